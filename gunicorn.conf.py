@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
 WORKERS = "RATELIMIT_WORKERS"
 WORKER_NUMBER = "RATELIMIT_WORKER_NUMBER"
-# See chatapp/valid_policy.py.
+# See chatapp/server/valid_files.py.
 VALID_FILES = "GUNICORN_VALID_FILES"
 HAS_SERVED = "GUNICORN_HAS_SERVED"
 # prometheus-client's own variable.
@@ -55,14 +55,14 @@ def provider_timeout_s() -> float:
     return timeout_s if 0 < timeout_s <= 3600 else 600
 
 
-call_worker = load(HERE / "chatapp" / "gunicorn_worker.py")
-master = load(HERE / "chatapp" / "gunicorn_master.py")
+call_worker = load(HERE / "chatapp" / "server" / "gunicorn_worker.py")
+master = load(HERE / "chatapp" / "server" / "gunicorn_master.py")
 
 # Reachable from this machine only by default, because a chat endpoint spends money.
 bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 8000}"
 
 # Threads, because a call waits for its provider for minutes without using the CPU. gunicorn's own
-# gthread gives threads to slow and idle connections; see chatapp/gunicorn_worker.py.
+# gthread gives threads to slow and idle connections; see chatapp/server/gunicorn_worker.py.
 worker_class = call_worker.CallWorker
 # Several processes, so that the GIL, a crash or a restart never stops the whole service. A worker
 # takes 220 MB, mostly for the SDKs and a tokenizer.

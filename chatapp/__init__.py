@@ -15,7 +15,7 @@ from limits.storage import RedisStorage
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, guards, services, settings, valid_policy
+from chatapp import catalogue, cli, guards_file, services, settings
 from chatapp.accounts.authentication import (
     AccountsLostError,
     AccountsUnavailableError,
@@ -40,7 +40,6 @@ from chatapp.blueprints import (
 )
 from chatapp.catalogue import Catalogue, CatalogueError, providers_file
 from chatapp.catalogue.providers_file import ProvidersFile
-from chatapp.conversation import Conversation, ModelUnavailableError, UnknownModelError
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.estimates.estimate import estimator_for
@@ -49,13 +48,15 @@ from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.operators import restoration
-from chatapp.providers import Timeouts
-from chatapp.providers.anthropic import Anthropic
-from chatapp.providers.keys import Keys
-from chatapp.providers.offline import Offline
-from chatapp.providers.openai import OpenAI
-from chatapp.providers.sdk import Upstream
+from chatapp.server import valid_files
 from chatapp.services import Services
+from chatapp.upstreams import Timeouts
+from chatapp.upstreams.anthropic import Anthropic
+from chatapp.upstreams.keys import Keys
+from chatapp.upstreams.offline import Offline
+from chatapp.upstreams.openai import OpenAI
+from chatapp.upstreams.router import Conversation, ModelUnavailableError, UnknownModelError
+from chatapp.upstreams.sdk import Upstream
 from chatapp.web import (
     allowed_models,
     authentication,
@@ -81,7 +82,7 @@ log = logging.getLogger(__name__)
 POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 PROVIDERS_FILE: Final = Path(__file__).with_name("providers.toml")
 #: The files that a reload reads, by the settings that name another one.
-FILES: Final = {valid_policy.POLICY: POLICY_FILE, valid_policy.PROVIDERS: PROVIDERS_FILE}
+FILES: Final = {valid_files.POLICY: POLICY_FILE, valid_files.PROVIDERS: PROVIDERS_FILE}
 #: The providers by their protocols.
 PROTOCOLS: Final = {"openai": OpenAI, "anthropic": Anthropic}
 BODY_MAX_BYTES: Final = 1024 * 1024
@@ -216,7 +217,7 @@ def _join_embedded_storage(app: Flask) -> None:
 
 
 def _init_limits(app: Flask, limiter: Limiter) -> None:
-    with guards.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
+    with guards_file.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
         limiter.init_app(app)
     limiter.check_policy(app)
 
@@ -232,7 +233,7 @@ def _policy(
     identities.check_plans(chosen.plans, policy.plans, policy_file=file)
     if cli.serves():  # `ratelimit check` and the server's log have them
         allowed_models.warn_of_unknown(policy, models)
-        if unlimited := identities.without_plan(policy, guards.calls(app.view_functions)):
+        if unlimited := identities.without_plan(policy, guards_file.calls(app.view_functions)):
             log.warning("%s: %s", file, unlimited)
     return policy
 

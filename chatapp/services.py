@@ -12,13 +12,13 @@ from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts
 from chatapp.calls.throttle import Throttle
 from chatapp.catalogue import Catalogue
-from chatapp.conversation import Conversation
 from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimator
 from chatapp.ledger.call import Ledger
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.settings import Settings
+from chatapp.upstreams.router import Conversation
 from ratelimit_ext import Limiter, Policy
 
 EXTENSION_KEY: Final = "chatapp"

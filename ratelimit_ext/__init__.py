@@ -15,6 +15,8 @@ from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, Sto
 from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
+from ratelimit_ext.records.overrides import Override
+from ratelimit_ext.records.restoration import RestoredUsage
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.commands import COMMANDS, GROUP, LateGroup
 from ratelimit_ext.web.declarations.callbacks import Callers, CheckedPolicy, DecideAgain
@@ -33,10 +35,8 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
-from ratelimit_ext.web.operators.overrides import Override
-from ratelimit_ext.web.operators.restoration import RestoredUsage
 from ratelimit_ext.web.request.request_state import RequestLimit
-from ratelimit_ext.web.settlements.reservation import Reservation
+from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.storage import register
 
 __all__ = [

@@ -17,10 +17,10 @@ import redis
 
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.nodes import Nodes
-from ratelimit_ext.web.operators.overrides import Overrides
-from ratelimit_ext.web.operators.recorder import Recorder
-from ratelimit_ext.web.settlements import journal
-from ratelimit_ext.web.settlements.queue import settlements
+from ratelimit_ext.records.overrides import Overrides
+from ratelimit_ext.records.recorder import Recorder
+from ratelimit_ext.settlements import journal
+from ratelimit_ext.settlements.queue import settlements
 from tests import servers
 
 DAY_S = 86_400

@@ -32,7 +32,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.ledger.reports import UNFINISHED, Reports
 from chatapp.per_process import PerProcess
-from chatapp.providers.keys import CappedKey
+from chatapp.upstreams.keys import CappedKey
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.requests import vendor
-from chatapp.web.requests.vendor import TokenCount
+from chatapp.web.requests import forwarded
+from chatapp.web.requests.forwarded import TokenCount
 from chatapp.web.responses import respond_as_vendor, respond_with_count
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
@@ -27,7 +27,7 @@ EXAMPLE: Final = (
 HEADERS: Final = ("anthropic-version", "anthropic-beta")
 
 
-class _Fields(vendor.MessageFields):
+class _Fields(forwarded.MessageFields):
     max_tokens: TokenCount
 
     @property
@@ -36,9 +36,9 @@ class _Fields(vendor.MessageFields):
 
 
 #: The bodies by the names of the views.
-BODIES: Final[Mapping[str, type[vendor.Fields]]] = {
+BODIES: Final[Mapping[str, type[forwarded.Fields]]] = {
     "messages": _Fields,
-    "count_tokens": vendor.MessageFields,
+    "count_tokens": forwarded.MessageFields,
 }
 QUERY: Final = ("beta",)
 
@@ -49,7 +49,7 @@ def read_request() -> None:
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         current = current_request()
-        current.model_request = vendor.read(
+        current.model_request = forwarded.read(
             request,
             BODIES[(request.endpoint or "").removeprefix(f"{bp.name}.")],
             protocol=ANTHROPIC.protocol,

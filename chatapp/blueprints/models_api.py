@@ -11,7 +11,7 @@ from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
 from chatapp.web.formats import current_format, speaks_anthropic
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.requests.vendor import OFFLINE, parameters, served_model
+from chatapp.web.requests.forwarded import OFFLINE, parameters, served_model
 
 bp = Blueprint("models_api", __name__, url_prefix="/v1")
 # Anthropic's value for an unknown date.

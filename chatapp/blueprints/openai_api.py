@@ -14,8 +14,8 @@ from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.requests import vendor
-from chatapp.web.requests.vendor import CHOICES_MOST, TokenCount
+from chatapp.web.requests import forwarded
+from chatapp.web.requests.forwarded import CHOICES_MOST, TokenCount
 from chatapp.web.responses import respond_as_vendor
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
@@ -31,7 +31,7 @@ INPUT_EXAMPLE: Final = '{"model": "offline", "input": "hello"}'
 EMBEDDING_EXAMPLE: Final = '{"model": "text-embedding-3-small", "input": "hello"}'
 
 
-class _ChatFields(vendor.MessageFields):
+class _ChatFields(forwarded.MessageFields):
     max_tokens: TokenCount | None = None
     max_completion_tokens: TokenCount | None = None
     n: Annotated[int, Field(ge=1, le=CHOICES_MOST)] | None = None
@@ -58,7 +58,7 @@ def _answered_whole(stream: bool | None) -> bool | None:  # noqa: FBT001
     return stream
 
 
-class _ResponseFields(vendor.InputFields):
+class _ResponseFields(forwarded.InputFields):
     max_output_tokens: TokenCount | None = None
     background: Annotated[object, AfterValidator(_answered_at_once)] = None
 
@@ -67,11 +67,11 @@ class _ResponseFields(vendor.InputFields):
         return self.max_output_tokens
 
 
-class _CompactionFields(vendor.InputFields):
+class _CompactionFields(forwarded.InputFields):
     stream: Annotated[bool | None, AfterValidator(_answered_whole)] = None
 
 
-class _EmbeddingFields(vendor.Fields):
+class _EmbeddingFields(forwarded.Fields):
     makes_embeddings = True
     # OpenAI accepts 300,000 tokens, which may come as numbers.
     most_json_tokens = 400_000
@@ -85,7 +85,7 @@ class _EmbeddingFields(vendor.Fields):
 
 
 class _Address(NamedTuple):
-    fields: type[vendor.Fields]
+    fields: type[forwarded.Fields]
     example: str
     path: str
 
@@ -105,7 +105,7 @@ def read_request() -> None:
     if request.method == "POST":
         address = ADDRESSES[(request.endpoint or "").removeprefix(f"{bp.name}.")]
         current = current_request()
-        current.model_request = vendor.read(
+        current.model_request = forwarded.read(
             request,
             address.fields,
             protocol=OPENAI.protocol,

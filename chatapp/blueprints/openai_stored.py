@@ -9,14 +9,14 @@ from typing import Final
 
 from flask import Blueprint, Response, request
 
-from chatapp.providers import RawRequest
 from chatapp.services import current_services
+from chatapp.upstreams import RawRequest
 from chatapp.web import allowed_models
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
 from chatapp.web.formats import OPENAI
 from chatapp.web.formats.errors import FormatErrors
-from chatapp.web.requests import vendor
+from chatapp.web.requests import forwarded
 from chatapp.web.responses import raw_response, respond_with_count
 
 bp = Blueprint("openai_stored", __name__, url_prefix="/v1/responses")
@@ -34,8 +34,8 @@ def read_request() -> None:
     """Check the body before the view, in which limits are decided."""
     if request.endpoint == f"{bp.name}.count":
         current = current_request()
-        current.model_request = vendor.read(
-            request, vendor.InputFields, protocol=OPENAI.protocol, example=EXAMPLE, path=PATH
+        current.model_request = forwarded.read(
+            request, forwarded.InputFields, protocol=OPENAI.protocol, example=EXAMPLE, path=PATH
         )
         allowed_models.check(current)
 
@@ -67,16 +67,16 @@ def input_items(id_: str) -> Response:
 
 def _forward(id_: str, object_path: str) -> Response:
     """The provider's answer to the current request, if the caller made the response."""
-    query = vendor.parameters(request, (*QUERY, STREAM))
+    query = forwarded.parameters(request, (*QUERY, STREAM))
     if query.pop(STREAM, ["false"]) != ["false"]:
         message = "A stored response cannot be streamed. Leave stream out to get it whole."
         raise ApiError(400, "unsupported_stream", message, param=STREAM)
-    answer = vendor.own_answers([id_]).get(id_)
+    answer = forwarded.own_answers([id_]).get(id_)
     if answer is None:
         raise ApiError(
             404,
             "response_not_found",
-            f"Response with id {id_[: vendor.SHOWN_CHARACTERS]!r} not found.",
+            f"Response with id {id_[: forwarded.SHOWN_CHARACTERS]!r} not found.",
             param="response_id",
         )
     return raw_response(

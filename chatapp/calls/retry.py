@@ -14,8 +14,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
-from chatapp.calls.provider_quota import exceeds
-from chatapp.providers import ErrorKind, ProviderError, Quota, QuotaUnit
+from chatapp.calls.upstream_quota import exceeds
+from chatapp.upstreams import ErrorKind, ProviderError, Quota, QuotaUnit
 
 #: Errors that tell a provider's load.
 REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "overloaded"})

@@ -14,7 +14,7 @@ from typing import Final
 from chatapp.catalogue import Model
 from chatapp.estimates.estimate import Estimate
 from chatapp.estimates.tokens import OPAQUE_BYTES_PER_TOKEN, generated_tokens
-from chatapp.providers import Progress, ProviderError, Usage
+from chatapp.upstreams import Progress, ProviderError, Usage
 
 NO_USAGE: Final = Usage(input_tokens=0, output_tokens=0)
 #: The assumed speed of a model: OpenAI promises 50 to 100 tokens per second for its current

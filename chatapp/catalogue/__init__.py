@@ -17,7 +17,7 @@ from chatapp.catalogue import models_file
 from chatapp.catalogue.models_file import CatalogueError, ModelEntry
 from chatapp.catalogue.price import Tariff
 from chatapp.catalogue.providers_file import ProvidersFile
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 
 log = logging.getLogger(__name__)
 

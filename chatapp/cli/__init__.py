@@ -17,7 +17,7 @@ from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, providers
 from chatapp.operators.callers import ChatCallers
-from chatapp.valid_policy import POLICY, WITHOUT_POLICY, WITHOUT_PROVIDERS
+from chatapp.server.valid_files import POLICY, WITHOUT_POLICY, WITHOUT_PROVIDERS
 from ratelimit_ext import Limiter
 
 # Flask sets this if it was started from the command line, also by `flask run`.

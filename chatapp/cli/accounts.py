@@ -10,7 +10,7 @@ from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, UnknownKeyError
-from chatapp.cli import output, own_limits, user_file
+from chatapp.cli import amounts, output, user_file
 from chatapp.operators import arguments, callers
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
@@ -33,9 +33,9 @@ plans = AppGroup("plans", help="List plans, and change the plan of a user.")
 users = AppGroup("users", help="List, import and export users; change their teams and amounts.")
 user_file.add_commands(users)
 teams = AppGroup("teams", help="Create and list teams, and change their budgets.")
-own_limits.add_commands(keys, "key")
-own_limits.add_commands(users, "user")
-own_limits.add_commands(teams, "team")
+amounts.add_commands(keys, "key")
+amounts.add_commands(users, "user")
+amounts.add_commands(teams, "team")
 
 
 # -- keys --------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from chatapp.cli import output
 from chatapp.operators import arguments
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
-from ratelimit_ext.cli import printable, with_json
+from ratelimit_ext.cli import with_json
+from ratelimit_ext.operators import printable
 
 HEADS: Final = ("AT", "IDENTITY", "BUDGET", "THRESHOLD", "SPENT", "OF", "RESETS AT")
 

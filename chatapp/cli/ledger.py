@@ -22,7 +22,8 @@ from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import team_identity
-from ratelimit_ext.cli import echo_json, printable, with_json
+from ratelimit_ext.cli import echo_json, with_json
+from ratelimit_ext.operators import printable
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."

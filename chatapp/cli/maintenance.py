@@ -9,7 +9,7 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from chatapp import catalogue, guards
+from chatapp import catalogue, guards_file
 from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.cli import output
@@ -17,9 +17,9 @@ from chatapp.database import backup as backups
 from chatapp.database import migration
 from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import turn_accounts_off
-from chatapp.providers.keys import Keys
+from chatapp.server.valid_files import POLICY, PROVIDERS, configured_file
 from chatapp.services import current_services
-from chatapp.valid_policy import POLICY, PROVIDERS, configured_file
+from chatapp.upstreams.keys import Keys
 from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import CheckedPolicy, toml_line
 from ratelimit_ext.cli import with_json
@@ -36,10 +36,10 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
     default = current_app.config.get(POLICY) or Path(current_app.root_path) / "policy.toml"
     file = file or configured_file(POLICY, default)
     services = current_services()
-    with guards.added(current_app.config, file):
+    with guards_file.added(current_app.config, file):
         checked = services.limiter.check_policy_file(current_app, file)
     check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
-    unlimited = without_plan(checked, guards.calls(current_app.view_functions))
+    unlimited = without_plan(checked, guards_file.calls(current_app.view_functions))
     return CheckedPolicy(checked, file, () if unlimited is None else (unlimited,))
 
 

@@ -27,7 +27,7 @@ from chatapp.estimates.outputs import (
 )
 from chatapp.estimates.redis_outputs import RedisOutputs
 from chatapp.estimates.tokens import input_tokens, predicted_tokens
-from chatapp.providers import Extras, Usage
+from chatapp.upstreams import Extras, Usage
 
 log = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from types import ModuleType
 from typing import Final, Literal, NamedTuple, Protocol, cast
 
 from chatapp.catalogue import Model
-from chatapp.providers.offline import BYTES_PER_TOKEN
+from chatapp.upstreams.offline import BYTES_PER_TOKEN
 
 Encoding = Literal["o200k_base", "cl100k_base"]
 

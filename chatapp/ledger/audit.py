@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from chatapp.ledger.table import usage_of
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 
 
 class Prices(Protocol):

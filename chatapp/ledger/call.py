@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from chatapp.providers import ErrorKind, Usage
+from chatapp.upstreams import ErrorKind, Usage
 
 Status = (
     Literal[

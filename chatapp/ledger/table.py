@@ -13,7 +13,7 @@ from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, String
 from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 
 CALLS: Final = Table(
     "calls",

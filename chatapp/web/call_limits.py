@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
-from chatapp.calls.provider_quota import quota_level
-from chatapp.providers import Quota
+from chatapp.calls.upstream_quota import quota_level
+from chatapp.upstreams import Quota
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, RequestLimit, Verdict
 

@@ -11,12 +11,12 @@ from flask import Request, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.provider_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S
 from chatapp.calls.throttle import Throttle
+from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.providers import OPEN_TOOLS
+from chatapp.upstreams import OPEN_TOOLS
 from chatapp.web import allowed_models
 from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request

@@ -18,8 +18,8 @@ from flask import Flask, Response, current_app, g, has_request_context, json, re
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from chatapp.providers import ErrorKind, ProviderError
 from chatapp.services import EXTENSION_KEY
+from chatapp.upstreams import ErrorKind, ProviderError
 from ratelimit_ext import Blocked, TemporarilyUnavailable, wait_text
 
 #: OpenAI's header, used by default, and Anthropic's.

@@ -21,7 +21,7 @@ from ratelimit_ext import Limiter
 
 log = logging.getLogger(__name__)
 
-#: Set for a call for which the worker has no thread; see chatapp/gunicorn_worker.py.
+#: Set for a call for which the worker has no thread; see chatapp/server/gunicorn_worker.py.
 OVERLOADED: Final = "chatapp.overloaded"
 SETTING: Final = "CHATAPP_TRUSTED_HOSTS"
 #: Any host name is trusted.

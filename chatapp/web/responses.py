@@ -8,13 +8,13 @@ from typing import Final
 
 from flask import Response, jsonify
 
-from chatapp.calls.provider_call import ProviderCall
-from chatapp.conversation import Conversation
+from chatapp.calls.upstream_call import ProviderCall
 from chatapp.estimates.estimate import UNKNOWN_HISTORY_TOKENS
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
-from chatapp.providers import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
-from chatapp.providers.event_stream import MIMETYPE
+from chatapp.upstreams import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
+from chatapp.upstreams.event_stream import MIMETYPE
+from chatapp.upstreams.router import Conversation
 from chatapp.web.current_call import begin_call
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat

@@ -1,7 +1,7 @@
 """``flask ratelimit``: see, check and change limits while workers run.
 
 The commands read and change the storage that the workers share. Nothing here charges a limit.
-Beside the group, these names are public, for an application's own commands and pages.
+Beside the group, these names are public, for an application's own commands.
 """
 
 from flask.cli import AppGroup
@@ -9,38 +9,17 @@ from flask.cli import AppGroup
 from ratelimit_ext.cli.arguments import UNTIL, by_operator, with_json
 from ratelimit_ext.cli.changes import override, reset, show_log
 from ratelimit_ext.cli.definitions import check, show
-from ratelimit_ext.cli.output import echo_json, echo_table, printable, span_text, time_text
-from ratelimit_ext.cli.reader import Block, State, blocked, states_of, used_states, wait_text
-from ratelimit_ext.cli.records import (
-    advice_text,
-    denials_of,
-    explained,
-    shadow,
-    trial_results,
-    why,
-)
+from ratelimit_ext.cli.output import echo_json, echo_table
+from ratelimit_ext.cli.records import shadow, why
 from ratelimit_ext.cli.simulation import simulate_command, suggest_command
 from ratelimit_ext.cli.usage import blocks, inspect, near, top
 
 __all__ = [
     "UNTIL",
-    "Block",
-    "State",
-    "advice_text",
-    "blocked",
     "by_operator",
-    "denials_of",
     "echo_json",
     "echo_table",
-    "explained",
-    "printable",
     "ratelimit",
-    "span_text",
-    "states_of",
-    "time_text",
-    "trial_results",
-    "used_states",
-    "wait_text",
     "with_json",
 ]
 

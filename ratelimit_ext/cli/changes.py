@@ -6,9 +6,10 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from ratelimit_ext.cli.arguments import UNTIL, by_operator, with_json
-from ratelimit_ext.cli.context import application, reported_errors, shared_limiters
-from ratelimit_ext.cli.output import echo_json, echo_table, time_text, with_times
-from ratelimit_ext.cli.reader import check_name, named_limits, readers_of_all
+from ratelimit_ext.cli.output import echo_json, echo_table
+from ratelimit_ext.operators.context import application, reported_errors, shared_limiters
+from ratelimit_ext.operators.texts import time_text, with_times
+from ratelimit_ext.operators.usage import check_name, named_limits, readers_of_all
 
 override = AppGroup("override", help="Give single identities another amount for some time.")
 

@@ -13,11 +13,11 @@ import flask
 from flask.cli import with_appcontext
 
 from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.context import application, enabled_limiters, reported_errors
 from ratelimit_ext.cli.output import echo_json, echo_table
+from ratelimit_ext.operators.context import application, enabled_limiters, reported_errors
 from ratelimit_ext.web.commands import EXTENSION
 from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.operators.inventory import Row
+from ratelimit_ext.web.inventory import Row
 
 
 @click.command()

@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
 from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.context import application, reported_errors, shared_limiters
-from ratelimit_ext.cli.output import (
-    echo_json,
-    echo_table,
-    iso_time,
-    printable,
-    span_text,
-)
-from ratelimit_ext.core.key import bucket_key, parsed_key
-from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.operators.denials import KEEP_S, MOST_READ, DenialRecord
-from ratelimit_ext.web.operators.trials import Counts, Trial
+from ratelimit_ext.cli.output import echo_json, echo_table
+from ratelimit_ext.operators.context import reported_errors
+from ratelimit_ext.operators.denials import denials_of, explained
+from ratelimit_ext.operators.shadow import advice_text, trial_results
+from ratelimit_ext.operators.texts import iso_time, printable, span_text
+from ratelimit_ext.records.denials import KEEP_S, DenialRecord
 
-#: How many identities a report names.
-WORST: Final = 10
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_DEGRADED: Final = {
-    "open": "without the storage, which was down",
-    "local": "by the worker's share, as the storage was down",
-    "closed": "as the storage was down",
-}
 
 
 class SpanType(click.ParamType[float]):
@@ -83,65 +66,6 @@ def why(identity: str, since: float, *, as_json: bool) -> None:
         )
 
 
-class Denied(NamedTuple):
-    """Denials, the first one first, and how many of any caller were too many to be kept."""
-
-    records: list[DenialRecord]
-    unkept: int
-
-
-def denials_of(*identities: str, since: float, most: int = MOST_READ) -> Denied:
-    """The denials of these identities, or of all, in that many seconds before now, of the ``most``
-    entries that were written last."""
-    found: list[DenialRecord] = []
-    unkept, is_counted = 0, not identities
-    for limiter in shared_limiters():
-        records = limiter.denials.read(time.time() - since, most=most)
-        meant = [_meant(limiter, text) for text in identities]
-        names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
-        own = [
-            each
-            for each in records
-            if each.limit and (not names.isdisjoint((each.identity, *each.callers)) or not names)
-        ]
-        is_counted = is_counted or any(meant) or bool(own)
-        if not own:
-            for kinds in meant:
-                _check(limiter, kinds)
-        found += own
-        unkept += sum(each.count for each in records if not each.limit)
-    if not is_counted:
-        raise click.ClickException(
-            f"No limit counts {identities[0]!r}; `flask ratelimit show` lists all."
-        )
-    return Denied(sorted(found, key=lambda record: record.at), unkept)
-
-
-def _meant(limiter: Limiter, text: str) -> dict[str, str]:
-    """The identities that an operator may mean, by the kind that a limit counts."""
-    kinds = dict.fromkeys(row.key for row in limiter.inventory.all_rows(application()))
-    meant = {kind: limiter.callers.identity(kind, text) for kind in kinds}
-    return {kind: identity for kind, identity in meant.items() if identity}
-
-
-def _check(limiter: Limiter, meant: Mapping[str, str]) -> None:
-    """Raise ``ValueError`` if the application knows none of the identities."""
-    mistakes = []
-    for kind, identity in meant.items():
-        try:
-            limiter.callers.check(kind, identity)
-        except ValueError as error:
-            mistakes.append(error)
-    if mistakes and len(mistakes) == len(meant):
-        raise mistakes[0]
-
-
-def _recorded(identity: str) -> str:
-    """The identity as records have it: a long one by its hash."""
-    name = parsed_key(bucket_key("", identity))
-    return name.identity if name else identity
-
-
 def _as_json(record: DenialRecord) -> dict[str, Any]:
     wait_ms = record.wait_ms
     return {
@@ -153,50 +77,6 @@ def _as_json(record: DenialRecord) -> dict[str, Any]:
     }
 
 
-class Explanation(NamedTuple):
-    """A denial in words; ``left``, ``wait``, ``degraded`` and ``more`` may be empty."""
-
-    at: str
-    limit: str
-    cause: str
-    left: str
-    free: str
-    wait: str
-    degraded: str
-    more: str
-
-
-def explained(record: DenialRecord) -> Explanation:
-    """Why the caller was denied, as ``flask ratelimit why`` says it."""
-    shown = "" if record.limit == record.amount else f" ({record.amount})"
-    cause, left, free, wait = record.reason, "", "no end", ""
-    wait_ms = record.wait_ms
-    if record.capacity and wait_ms is None:
-        cause = f"the call costs {_units(record, record.cost)}, more than it can ever hold"
-        free = ""
-    elif record.reason == "limit" and not record.capacity:
-        cause, free = "it allows nothing", ""
-    elif record.capacity and record.reason == "limit":
-        cause = f"{_units(record, record.capacity - record.remaining)} used"
-        left = f"{_units(record, record.remaining)} left"
-        if record.unit != "requests":
-            left += f", the call costs {_units(record, record.cost)}"
-    if wait_ms is not None:
-        free = f"next free at {_clock(record.at + wait_ms / 1000)}"
-        wait = span_text(wait_ms * 1000)
-    more = f"{record.count - 1} more like this until {_clock(record.until)}"
-    return Explanation(
-        at=_clock(record.at),
-        limit=f"{record.limit!r}{shown}",
-        cause=cause,
-        left=left,
-        free=free,
-        wait=wait,
-        degraded=_DEGRADED.get(record.degraded, ""),
-        more=more if record.count > 1 else "",
-    )
-
-
 def _sentence(record: DenialRecord) -> str:
     said = explained(record)
     parts = [f"{said.at} denied by {said.limit} at {record.endpoint or '-'}: "]
@@ -206,19 +86,6 @@ def _sentence(record: DenialRecord) -> str:
     if said.more:
         parts.append(f"; {said.more}")
     return "".join(parts)
-
-
-def _units(record: DenialRecord, units: int) -> str:
-    if record.unit == "usd":
-        return f"{shown_dollars(units)} usd"
-    return str(units) if record.unit == "requests" else f"{units} {record.unit}"
-
-
-def _clock(at_s: float) -> str:
-    """The time of day; with its date if that is another day."""
-    at = datetime.fromtimestamp(at_s, UTC)
-    is_today = at.date() == datetime.fromtimestamp(time.time(), UTC).date()
-    return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"
 
 
 # -- limits in shadow and candidates -------------------------------------------------------------
@@ -250,52 +117,6 @@ def report(limit: str | None, *, as_json: bool) -> None:
             click.echo(printable(f"{each['limit']}, {each['amount']}: {advice_text(each)}"))
 
 
-def trial_results(limit: str | None = None) -> list[dict[str, Any]]:
-    """What was counted of each trial, in the last hour and day; of that limit's alone if named."""
-    shown: list[dict[str, Any]] = []
-    known: dict[str, None] = {}
-    for limiter in shared_limiters():
-        tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
-        known.update(dict.fromkeys(row.limit.label for row in tried))
-        for period, hours in (("hour", 1), ("day", 24)):
-            found = limiter.trials.read(hours)
-            known.update(dict.fromkeys(trial.limit for trial in found))
-            shown += [_result(trial, counts, period) for trial, counts in found.items()]
-    if limit is not None and limit not in known:
-        names = ", ".join(known) or "none"
-        raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
-    own = [each for each in shown if limit in (None, each["limit"])]
-    return sorted(own, key=lambda each: (each["limit"], each["amount"]))
-
-
-def _is_tried(limit: Limit) -> bool:
-    is_shadow = limit.mode != "enforce" and limit.traits.on_trial
-    return is_shadow or limit.candidate is not None
-
-
-def _result(trial: Trial, counts: Counts, period: str) -> dict[str, Any]:
-    enough = counts.enough() if trial.is_window else None
-    is_above = enough is not None and not trial.enforced and enough > trial.capacity
-    return {
-        "limit": trial.limit,
-        "amount": trial.amount,
-        "enforced": trial.enforced or None,
-        "period": period,
-        "unit": trial.unit,
-        "requests": counts.requests,
-        "denied": counts.denied,
-        "identities": len(counts.used),
-        "identities_denied": len(counts.by_identity),
-        "is_estimate": counts.is_rough,
-        "worst": [
-            {"identity": identity, "denied": denied}
-            for identity, denied in counts.by_identity.most_common(WORST)
-        ],
-        "enough_for_99_percent": None if is_above else enough,
-        "source": "usage" if enough is not None and not is_above else "suggest",
-    }
-
-
 def _line(result: Mapping[str, Any]) -> tuple[str, ...]:
     about = "about " if result["is_estimate"] else ""
     worst = (f"{each['identity']} {about}{each['denied']}" for each in result["worst"][:3])
@@ -308,19 +129,4 @@ def _line(result: Mapping[str, Any]) -> tuple[str, ...]:
         str(result["denied"]),
         f"{'at least ' if result['is_estimate'] else ''}{result['identities_denied']}",
         ", ".join(worst) or "-",
-    )
-
-
-def advice_text(result: Mapping[str, Any]) -> str:
-    """The smallest amount that is enough for nearly all, by the result of a day."""
-    enough = result["enough_for_99_percent"]
-    if enough is None:
-        return (
-            "the smallest amount that denies nothing to 99 % is not known from what was counted; "
-            "`flask ratelimit suggest` proposes one from traffic or the ledger."
-        )
-    shown = f"{shown_dollars(enough)} usd" if result["unit"] == "usd" else f"{enough}"
-    return (
-        f"{shown} would have denied nothing to 99 % of {result['identities']} identities, by their "
-        "usage of the last day."
     )

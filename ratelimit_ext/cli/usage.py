@@ -6,9 +6,10 @@ import click
 from flask.cli import with_appcontext
 
 from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.context import reported_errors
-from ratelimit_ext.cli.output import echo_json, echo_table, iso_time, span_text, time_text
-from ratelimit_ext.cli.reader import (
+from ratelimit_ext.cli.output import echo_json, echo_table
+from ratelimit_ext.operators.context import reported_errors
+from ratelimit_ext.operators.texts import iso_time, span_text, time_text
+from ratelimit_ext.operators.usage import (
     MOST_NAMES,
     State,
     blocked,
@@ -16,7 +17,7 @@ from ratelimit_ext.cli.reader import (
     used_states,
     wait_text,
 )
-from ratelimit_ext.web.operators.overrides import Override
+from ratelimit_ext.records.overrides import Override
 
 
 @click.command()

@@ -26,13 +26,11 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
+from ratelimit_ext.engine.arguments import TEXTS, Words
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
-from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
-from ratelimit_ext.engine.redis import NOTE_MS
-from ratelimit_ext.engine.scripts import TEXTS
+from ratelimit_ext.engine.redis import NOTE_MS, SCAN_COUNT, stored_names
 from ratelimit_ext.engine.verdicts import Reply, applied, merged
-from ratelimit_ext.engine.words import Words
 
 #: What a script does: only look, or take.
 LOOK: Final = "0"

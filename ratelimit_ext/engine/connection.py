@@ -37,7 +37,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ratelimit_ext.engine.scripts import Script
+from ratelimit_ext.engine.arguments import Script
 
 try:
     from hiredis import pack_command

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
+from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.connection import (
     FORBIDDEN,
     FULL,
@@ -34,7 +35,6 @@ from ratelimit_ext.engine.connection import (
     PoolQueue,
     comes_late,
 )
-from ratelimit_ext.engine.scripts import Script
 
 #: How often a failed node, and the layout, are looked at.
 PROBE_S: Final = 0.1

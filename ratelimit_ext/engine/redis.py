@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
@@ -10,16 +11,18 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, holds_key
+from ratelimit_ext.engine.arguments import TEXTS, Script, Words
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
-from ratelimit_ext.engine.names import SCAN_COUNT, stored_names
-from ratelimit_ext.engine.scripts import TEXTS, Script
 from ratelimit_ext.engine.sentinel import MasterWatch
 from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
-from ratelimit_ext.engine.words import Words
 
 #: Workers that return to the server within this time of each other return together.
 NOTE_MS: Final = 2000
+#: How many names one SCAN step looks at, and how many are deleted at once.
+SCAN_COUNT: Final = 1000
+#: The number of holds in a bucket's string (1 byte) and beside it (3): see reservations.lua.
+_COUNTS: Final = 4
 
 
 class RedisEngine:
@@ -143,3 +146,26 @@ class RedisEngine:
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
         return reply
+
+
+# -- the names of buckets, for commands: no request looks for names -----------------------------
+
+
+def stored_names(client: Any, prefix: str, most: int | None = None) -> Iterator[str]:
+    """The names that begin with the prefix, by SCAN, which does not block the server; on a cluster,
+    of all masters. A name may come twice. At most ``most`` names. Raises the client's errors."""
+    pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
+    found = client.scan_iter(match=pattern, count=SCAN_COUNT)
+    for name in islice(found, most):
+        yield name if isinstance(name, str) else name.decode("utf-8", "replace")
+
+
+def held_calls(client: Any, keys: Sequence[str]) -> list[int]:
+    """How many calls hold an estimate in each of these buckets, whose limits reserve. Raises the
+    client's errors."""
+    heads = [client.getrange(key, 0, _COUNTS - 1) for key in keys]
+    return [raw[0] + int.from_bytes(raw[1:], "little") if raw else 0 for raw in map(_bytes, heads)]
+
+
+def _bytes(raw: str | bytes) -> bytes:
+    return raw if isinstance(raw, bytes) else raw.encode("utf-8", "surrogateescape")

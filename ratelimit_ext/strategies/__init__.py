@@ -15,7 +15,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
 from ratelimit_ext.strategies.fixed_window import FixedWindow
 from ratelimit_ext.strategies.guards.block import Block
-from ratelimit_ext.strategies.guards.provider_quota import ProviderQuota
+from ratelimit_ext.strategies.guards.quota import ProviderQuota
 from ratelimit_ext.strategies.guards.surge import Surge
 from ratelimit_ext.strategies.reservations import Reservations
 from ratelimit_ext.strategies.sliding_window import SlidingWindow

@@ -33,7 +33,7 @@ Snapshot: TypeAlias = Sequence[int]
 
 @cache
 def lua(file: Path) -> str:
-    """Return the text of a file beside the code, which is read once: see engine/scripts.py."""
+    """Return the text of a file beside the code, which is read once: see engine/arguments.py."""
     return file.read_text("utf-8")
 
 

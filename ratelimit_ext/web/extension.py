@@ -37,6 +37,15 @@ from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Policy
+from ratelimit_ext.records.counters import Tallies
+from ratelimit_ext.records.denials import Denials
+from ratelimit_ext.records.overrides import Override, Overrides
+from ratelimit_ext.records.recorder import Recorder
+from ratelimit_ext.records.restoration import RestoredUsage, restore
+from ratelimit_ext.records.shadow import Trials
+from ratelimit_ext.records.store import storage_prefix
+from ratelimit_ext.settlements.journal import journal_directory
+from ratelimit_ext.settlements.queue import EXIT_S
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.commands import (
@@ -46,6 +55,7 @@ from ratelimit_ext.web.commands import (
     point_at_ours,
     quiet_commands,
 )
+from ratelimit_ext.web.components import Parts
 from ratelimit_ext.web.declarations.callbacks import (
     Breach,
     Callbacks,
@@ -77,26 +87,16 @@ from ratelimit_ext.web.declarations.definitions import (
     stated,
 )
 from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.identities import Identity
-from ratelimit_ext.web.operators.denials import Denials
-from ratelimit_ext.web.operators.inventory import Inventory
-from ratelimit_ext.web.operators.overrides import Override, Overrides
-from ratelimit_ext.web.operators.recorder import Recorder
-from ratelimit_ext.web.operators.restoration import RestoredUsage, restore
-from ratelimit_ext.web.operators.tallies import Tallies
-from ratelimit_ext.web.operators.trials import Trials
-from ratelimit_ext.web.parts import Parts
-from ratelimit_ext.web.request.hooks import RequestHooks, requested_endpoint
+from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.resolver import Resolver
-from ratelimit_ext.web.settlements.journal import journal_directory
-from ratelimit_ext.web.settlements.queue import EXIT_S
-from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S, Reservation, lease_s
+from ratelimit_ext.web.request.reservation import DEFAULT_LEASE_S, Reservation, lease_s
+from ratelimit_ext.web.request.resolver import Resolver
 from ratelimit_ext.web.storage import (
     NOT_INITIALISED,
     cluster_may_be_down,
     deadline_s,
-    storage_prefix,
     with_deadline,
     workers,
 )

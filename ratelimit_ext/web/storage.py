@@ -23,7 +23,7 @@ from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Sto
 from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.decision import Degradation
-from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import SLOTS, escaped
 from ratelimit_ext.core.limit import Limit
@@ -36,11 +36,12 @@ from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.outage_store import outage_path
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.records.store import storage_prefix
+from ratelimit_ext.settlements.journal import Journal, storage_address
+from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.declarations.code_checks import checked_seconds
 from ratelimit_ext.web.declarations.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
-from ratelimit_ext.web.settlements.journal import Journal, storage_address
-from ratelimit_ext.web.settlements.queue import SettlementQueue
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
@@ -110,35 +111,6 @@ def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
     if isinstance(storage, RedisClusterStorage):
         return ClusterEngine(Nodes(client, errors), prefix=storage_prefix(storage))
     return RedisEngine(client, errors, prefix=storage_prefix(storage))
-
-
-def storage_prefix(storage: Storage) -> str:
-    """What every name in the storage begins with."""
-    return str(getattr(storage, "key_prefix", "LIMITS"))
-
-
-class SharedClient:
-    """The client of a storage, for what lies beside the limits."""
-
-    def __init__(self, storage: RedisStorage) -> None:
-        self._client: Any = storage.get_connection()
-        errors = storage.base_exceptions
-        # OSError: this process has no file descriptor left for a connection.
-        self._errors: tuple[Any, ...] = (
-            OSError,
-            *(errors if isinstance(errors, tuple) else (errors,)),
-        )
-
-    def run(self, command: str, *arguments: object) -> Any:
-        """The reply of a command. Raises ``StorageUnavailable``."""
-        try:
-            return getattr(self._client, command)(*arguments)
-        except Exception as error:
-            # Those of a cluster have no base in common with the client's others.
-            name = type(error).__name__
-            if not isinstance(error, self._errors) and not name.endswith("ClusterException"):
-                raise
-            raise StorageUnavailable(f"the storage failed: {error}") from error
 
 
 def deadline_s(config: Mapping[str, Any]) -> float:

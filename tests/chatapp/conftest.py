@@ -18,14 +18,14 @@ from chatapp import PROVIDERS_FILE, create_app, services
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from chatapp.providers import Timeouts
-from chatapp.providers.keys import Keys
-from chatapp.providers.sdk import Upstream
 from chatapp.services import services_of
+from chatapp.upstreams import Timeouts
+from chatapp.upstreams.keys import Keys
+from chatapp.upstreams.sdk import Upstream
 from ratelimit_ext import toml_line
 from ratelimit_ext.core import clock
 from tests import servers
-from tests.chatapp import provider_server
+from tests.chatapp import upstream_server
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
@@ -140,9 +140,9 @@ def client(make_app: AppMaker, stopped_clock: None) -> FlaskClient:
 
 
 @pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.ProviderServer]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[upstream_server.ProviderServer]:
     """A running provider; the SDKs' own variables point at it, with made-up keys."""
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
@@ -151,7 +151,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[provider_server.Provid
 
 
 @pytest.fixture
-def online(provider: provider_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
+def online(provider: upstream_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
     """A client of an application whose providers are `provider`, without retries, so that the
     test's script decides."""
     return make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
@@ -171,7 +171,7 @@ def ledger() -> RecordingLedger:
 
 @pytest.fixture
 def served(
-    provider: provider_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
+    provider: upstream_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
 ) -> Iterator[str]:
     """The address of a real server in front of `provider`, without retries; `ledger` has its
     calls. An answer of POST /chat is not longer than expected."""

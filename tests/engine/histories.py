@@ -24,7 +24,7 @@ from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, MOST_MULTIP
 from ratelimit_ext.engine.engine import Correction, Engine, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.strategies.guards.block import REASONS, NewBlock
-from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
+from ratelimit_ext.strategies.guards.quota import QuotaReport
 from tests.strategies import models
 from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import DAY, MINUTE, RATES, SECOND, START

@@ -23,12 +23,12 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.key import slot_of
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
-from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies import strategy_of
 from tests import servers
 from tests.engine.histories import Bucket, History, Storage, any_limits

@@ -22,9 +22,9 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import connection
+from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.connection import PoolQueue, ScriptConnections, comes_late
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.engine.scripts import Script
 from tests import servers
 from tests.engine.relay import Relay
 from tests.faults.replies import late

@@ -16,6 +16,7 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.engine import (
     Change,
     Engine,
@@ -26,7 +27,6 @@ from ratelimit_ext.engine.engine import (
 )
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies.reservations import GRACE_US, LATE_US, Reservations
 from tests import servers
 from tests.strategies.virtual_time import VirtualClient

@@ -14,11 +14,11 @@ import redis
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.engine.scripts import composed
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
 from ratelimit_ext.strategies.guards.block import NewBlock
-from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
+from ratelimit_ext.strategies.guards.quota import QuotaReport
 from tests.strategies.world import DAY, MINUTE, SECOND, START
 
 GUARDS = {name for name, strategy in STRATEGIES.items() if strategy.guard}

@@ -18,8 +18,8 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatapp.blueprints.anthropic_api import BODIES
 from chatapp.blueprints.openai_api import ADDRESSES
 from chatapp.catalogue import CatalogueError, providers_file
-from chatapp.providers import event_stream
-from chatapp.web.requests import json_body, vendor
+from chatapp.upstreams import event_stream
+from chatapp.web.requests import forwarded, json_body
 from chatapp.web.requests.chat import OneMessage, WholeConversation
 from chatapp.web.tags import HEADER, tags_of
 from ratelimit_ext import ConfigurationError, Limiter, client_ip, toml_line
@@ -31,7 +31,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 MODELS: Final[tuple[type[BaseModel], ...]] = (
     OneMessage,
     WholeConversation,
-    vendor.InputFields,
+    forwarded.InputFields,
     *BODIES.values(),
     *(address.fields for address in ADDRESSES.values()),
 )
@@ -67,7 +67,7 @@ def body(data: bytes) -> None:
             for model in MODELS:
                 with contextlib.suppress(ValidationError):
                     read = model.model_validate(fields)
-                    if isinstance(read, vendor.Fields):
+                    if isinstance(read, forwarded.Fields):
                         assert isinstance(read.last_text, str)
                         assert all((*read.referenced_items, *read.completed_items))
 

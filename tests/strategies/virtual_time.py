@@ -8,9 +8,9 @@ from typing import Any
 import redis
 
 from ratelimit_ext.core.key import holds_key
+from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.memory import Buckets
 from ratelimit_ext.engine.nodes import NodeCall
-from ratelimit_ext.engine.scripts import Script
 
 
 class VirtualClient:

@@ -9,7 +9,7 @@ from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Engine
 from ratelimit_ext.strategies.guards.block import NewBlock
-from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
+from ratelimit_ext.strategies.guards.quota import QuotaReport
 
 #: The strategies that limit a rate; what holds for each of them is shown for all.
 RATES = ("fixed-window", "sliding-window", "sliding-window-counter", "token-bucket")

@@ -17,7 +17,11 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.guards.block import NewBlock
-from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
+
+try:
+    from ratelimit_ext.strategies.guards.quota import QuotaReport
+except ModuleNotFoundError:  # in the last release it has another name
+    from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
 
 
 class Worker:

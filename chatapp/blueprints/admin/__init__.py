@@ -12,10 +12,10 @@ from chatapp.blueprints.admin import (
     formats,
     limits,
     live,
+    shadow,
     spending,
-    trials,
     users,
 )
 from chatapp.blueprints.admin.access import bp
 
-__all__ = ["bp", "changes", "denials", "formats", "limits", "live", "spending", "trials", "users"]
+__all__ = ["bp", "changes", "denials", "formats", "limits", "live", "shadow", "spending", "users"]

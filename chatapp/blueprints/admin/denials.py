@@ -14,7 +14,7 @@ from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.formats import choice, page_of
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
-from ratelimit_ext.cli import denials_of, explained
+from ratelimit_ext.operators import denials_of, explained
 
 #: The time that is shown, in seconds and in words.
 SPANS: Final = {

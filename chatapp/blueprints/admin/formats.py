@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 from chatapp.accounts import TEAM, USER
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import dollars
-from ratelimit_ext.cli import span_text, time_text, wait_text
+from ratelimit_ext.operators import span_text, time_text, wait_text
 
 T = TypeVar("T")
 

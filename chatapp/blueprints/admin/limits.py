@@ -15,7 +15,7 @@ from chatapp.operators import blocks, callers
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
-from ratelimit_ext.cli import Block, State, blocked, states_of, used_states, wait_text
+from ratelimit_ext.operators import Block, State, blocked, states_of, used_states, wait_text
 
 NEAR: Final = (50, 80, 95)
 #: How many names of the storage a view reads; a command reads more.

@@ -16,7 +16,7 @@ from chatapp.blueprints.admin.chart import decisions, small
 from chatapp.blueprints.admin.denials import check_remembered, latest
 from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
-from ratelimit_ext.cli import denials_of
+from ratelimit_ext.operators import denials_of
 
 MINUTES: Final = 60
 #: The minutes that are "now": the current one, which is not over, and the one before.

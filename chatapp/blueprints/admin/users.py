@@ -24,7 +24,7 @@ from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
 from chatapp.web.current_request import user_identity
 from chatapp.web.errors import ApiError
-from ratelimit_ext.cli import State, denials_of, states_of
+from ratelimit_ext.operators import State, denials_of, states_of
 
 #: How many denials the page of a user or team has; it looks back for a day.
 DENIALS: Final = 5

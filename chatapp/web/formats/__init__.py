@@ -7,8 +7,8 @@ from typing import Final, Protocol
 
 from flask import current_app, request
 
-from chatapp.conversation import Reply
-from chatapp.providers import Part, Progress, ProviderError
+from chatapp.upstreams import Part, Progress, ProviderError
+from chatapp.upstreams.router import Reply
 from chatapp.web.errors import ErrorReport
 from chatapp.web.formats.anthropic import AnthropicFormat
 from chatapp.web.formats.openai import OpenAIFormat

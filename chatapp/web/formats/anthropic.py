@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from chatapp.conversation import Reply
-from chatapp.providers import Part, Progress, ProviderError, Usage
-from chatapp.providers.event_stream import write
+from chatapp.upstreams import Part, Progress, ProviderError, Usage
+from chatapp.upstreams.event_stream import write
+from chatapp.upstreams.router import Reply
 from chatapp.web.errors import (
     ANTHROPIC_REQUEST_ID_HEADER,
     ErrorReport,

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from chatapp.calls.provider_call import ProviderCall
-from chatapp.conversation import Reply
-from chatapp.providers import Part, Progress, ProviderError, Usage
-from chatapp.providers.event_stream import write
+from chatapp.calls.upstream_call import ProviderCall
+from chatapp.upstreams import Part, Progress, ProviderError, Usage
+from chatapp.upstreams.event_stream import write
+from chatapp.upstreams.router import Reply
 from chatapp.web.errors import provider_report
 
 #: The fields of a usage that a chat has: it has no tools and no tiers.

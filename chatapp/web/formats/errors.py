@@ -9,7 +9,7 @@ from typing import Final
 from flask import Blueprint, Response, json, request
 from werkzeug.exceptions import HTTPException
 
-from chatapp.providers import ProviderError
+from chatapp.upstreams import ProviderError
 from chatapp.web.call_limits import scarcest_limits
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import (

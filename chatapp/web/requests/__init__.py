@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from chatapp.conversation import Turn
-from chatapp.providers import Extras, RawRequest
+from chatapp.upstreams import Extras, RawRequest
+from chatapp.upstreams.router import Turn
 
 
 @dataclass(frozen=True, slots=True)

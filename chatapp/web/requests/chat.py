@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chatapp import validation
-from chatapp.conversation import Conversation, ModelUnavailableError, Turn, UnknownModelError
-from chatapp.providers import Message
+from chatapp.upstreams import Message
+from chatapp.upstreams.router import Conversation, ModelUnavailableError, Turn, UnknownModelError
 from chatapp.web.errors import ApiError
 from chatapp.web.requests import ModelRequest, json_body
 

@@ -1,8 +1,9 @@
 """The JSON object in a request's body, parsed more strictly than Python does.
 
-A small body has arrived before a thread gets the request (see chatapp/gunicorn_worker.py). A larger
-one is read here and costs memory: only after the caller's edge limits admit it, and only while the
-large bodies of this process, each held to the end of its request, are below LARGE_BODIES_BYTES.
+A small body has arrived before a thread gets the request (chatapp/server/gunicorn_worker.py). A
+larger one is read here and costs memory: only after the caller's edge limits admit it, and only
+while the large bodies of this process, each held to the end of its request, are below
+LARGE_BODIES_BYTES.
 """
 
 from __future__ import annotations

@@ -5,91 +5,58 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from operator import attrgetter
-from typing import Final, NamedTuple, NoReturn, TypeAlias
+from typing import Final, TypeAlias
 
 import flask
 from flask_limiter import Limit
-from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, new_hold
+from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
-from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
+from ratelimit_ext.engine.denial_cache import Recollection
 from ratelimit_ext.engine.engine import Engine, Release
-from ratelimit_ext.engine.outage import UNAVAILABLE
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
-from ratelimit_ext.web.declarations.callbacks import Breach, Callbacks
+from ratelimit_ext.settlements.queue import SettlementQueue
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Records
+from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.errors import (
-    ENDLESS_MS,
     STORAGE_FULL_WAIT_MS,
-    Blocked,
-    Cause,
     LimitUnavailable,
-    RateLimitExceeded,
     Refusal,
-    RequestTooLarge,
     TemporarilyUnavailable,
-    is_endless,
-    known_wait_ms,
-    precedence,
 )
-from ratelimit_ext.web.request.ready_answer import MOST_ANSWERS, ReadyAnswer, Repetition, answer_key
-from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
-from ratelimit_ext.web.settlements.queue import SettlementQueue
-from ratelimit_ext.web.settlements.reservation import DEFAULT_LEASE_S
+from ratelimit_ext.web.request.cached_denial import (
+    ReadyAnswer,
+    Repetition,
+)
+from ratelimit_ext.web.request.charges import Charges
+from ratelimit_ext.web.request.refusals import (
+    AdmissionOutcome,
+    AdmissionSettings,
+    Denial,
+    IsFinal,
+    Refusals,
+)
+from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
 from ratelimit_ext.web.storage import Engines
 
-#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
-_new: Final = tuple.__new__
 _NO_LIMITS: Final = RouteLimits()
 #: No limit was asked.
 _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
-SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
 
-@dataclass(frozen=True, slots=True)
-class AdmissionSettings:
-    """What an application configures of its admissions; the names are Flask-Limiter's."""
-
-    lease_s: float = DEFAULT_LEASE_S
-    swallow_errors: bool = False
-    fail_on_first_breach: bool = True
-    #: The limits that replace all others while the storage is down.
-    in_memory_fallback: Sequence[Limit] = ()
-    on_breach: Breach | None = None
-    on_meta_breach: Breach | None = None
-
-
-class Denial(NamedTuple):
-    """A denied decision, its exception, and the records that callbacks and the log are given."""
-
-    decision: Decision
-    records: Records
-    error: Refusal
-    breached: list[ChargeRecord]
-
-
-#: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
-#: no limit applies.
-AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
 #: What listeners learn of.
 _Emitted: TypeAlias = (
     tuple[Decision, Records] | Denial | Repetition | LimitUnavailable | TemporarilyUnavailable
 )
-#: Whether the default response of an exception is the answer, and no code of the application has to
-#: see the exception.
-IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
 
 
 class Admission:
-    """Decides requests, for one extension. ``show`` makes the argument of breach callbacks."""
+    """Decides requests, for one extension."""
 
     def __init__(
         self,
@@ -100,17 +67,17 @@ class Admission:
         *,
         events: Events,
         settlements: SettlementQueue,
-        show: Callable[[ChargeRecord], RequestLimit],
+        refusals: Refusals,
         logger: logging.Logger,
     ) -> None:
         self._events = events
         self._settlements = settlements
         self._resolver = resolver
-        self._overrides = resolver.overrides
+        self.charges = Charges(resolver, logger)
         self._engines = engines
         self._callbacks = callbacks
         self._settings = settings
-        self._show = show
+        self._refusals = refusals
         self._logger = logger
 
     # -- the current request -------------------------------------------------------------------
@@ -136,7 +103,7 @@ class Admission:
             outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
             if isinstance(outcome, Denial) and self._callbacks.refusal_handler is not None:
                 again = partial(self._decide, state, route, definitions, lenient=lenient)
-                outcome = self._reconsidered(outcome, state, charged, again)
+                outcome = self._refusals.reconsidered(outcome, state, charged, again)
         except Exception as error:
             self._note_failure(error, state, route, began)
             is_refusal = isinstance(error, LimitUnavailable | TemporarilyUnavailable)
@@ -151,9 +118,9 @@ class Admission:
         if began is not None:
             self._emit(route.endpoint, outcome, began)
         if isinstance(outcome, Repetition):
-            return self._repeat(state, outcome)
+            return self._refusals.repeat(state, outcome)
         if isinstance(outcome, Denial):
-            self._refuse(state, outcome)
+            self._refusals.refuse(state, outcome)
         state.admit(*outcome)
         return None
 
@@ -181,7 +148,7 @@ class Admission:
             replace(bound, estimate=None, fixed_cost=0, is_late=False)
             for bound in self._resolver.limits(route).limits
         ]
-        charges = self.charges(limits, lenient=True)
+        charges = self.charges.of(limits, lenient=True)
         return self.decided(charges, take=False)[1]
 
     def decide_again(
@@ -191,7 +158,7 @@ class Admission:
         began = time.perf_counter()
         decision, records = self.decided(charges)
         if self._events.listeners:
-            denied = None if decision.admitted else self._denial(decision, records)
+            denied = None if decision.admitted else self._refusals.denial(decision, records)
             self._emit(endpoint, denied or (decision, records), began, again=True)
         return decision, records
 
@@ -310,9 +277,11 @@ class Admission:
         if not limits and (not found.metas or route.method == "OPTIONS"):
             return None
         swallow = self._settings.swallow_errors
-        charges = self.charges(limits, found.metas, lenient=lenient, swallow=swallow)
+        charges = self.charges.of(limits, found.metas, lenient=lenient, swallow=swallow)
         # Records of an earlier decision are in the headers, too: then no answer is ready.
-        repeated = self._repeated(engine, found, charges, is_final if charged is None else None)
+        repeated = self._refusals.repeated(
+            engine, found, charges, is_final if charged is None else None
+        )
         if repeated is not None:
             state.charged = charged | found.shared_ids if charged else found.shared_ids
             return repeated
@@ -340,7 +309,7 @@ class Admission:
         state.charged = charged | found.shared_ids if charged else found.shared_ids
         if decision.admitted:
             return decision, records.without_metas()
-        return self._denial(decision, records)
+        return self._refusals.denial(decision, records)
 
     def _route_limits(
         self,
@@ -360,252 +329,6 @@ class Admission:
             raise LimitUnavailable
         return found
 
-    def charges(
-        self,
-        limits: Iterable[BoundLimit],
-        metas: Sequence[BoundLimit] = (),
-        *,
-        lenient: bool = False,
-        swallow: bool = False,
-        as_bound: bool = False,
-    ) -> list[BoundCharge]:
-        """The charges of the current request; limits on denials come last. Each function is
-        called once, whatever the number of limits that use it. If one fails, its limits are left
-        out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
-        that were charged before keep their amounts, whatever the overrides are now."""
-        identities: dict[int, tuple[str, str]] = {}
-        costs: dict[tuple[int, bool], int | Guess] = {}
-        charges: list[BoundCharge] = []
-        on_denials: list[tuple[BoundLimit, tuple[int, ...]]] = []
-        for bound in limits:
-            charge = self._charge(bound, identities, costs, lenient, swallow)
-            if charge is not None:
-                if not as_bound and (self._overrides.by_limit or bound.optional):
-                    charge = self._overridden(charge, costs)
-                    if charge is None:
-                        continue
-                if bound.metas:
-                    on_denials += [(meta, (len(charges),)) for meta in bound.metas]
-                charges.append(charge)
-        if metas:
-            triggers = _triggers(charges)
-            on_denials[:0] = [(meta, triggers) for meta in metas]
-        for meta, on_denial in on_denials:
-            charge = self._charge(meta, identities, costs, lenient, swallow)
-            if charge is not None:
-                _, identity, own = charge
-                own = own._replace(meta=True, on_denial=on_denial)
-                charges.append((meta, identity, own))
-        return charges
-
-    def _charge(
-        self,
-        bound: BoundLimit,
-        identities: dict[int, tuple[str, str]],
-        costs: dict[tuple[int, bool], int | Guess],
-        lenient: bool,
-        swallow: bool,
-    ) -> BoundCharge | None:
-        """The charge of one limit; ``None`` if the request is exempt, or a function failed.
-        ``identities`` are the answers of identity functions, with their part of a bucket's name."""
-        runtime = bound.runtime
-        try:
-            if runtime.exempt_when is not None and runtime.exempt_when():
-                return None
-            known = identities.get(id(runtime.key_func))
-            if known is None:
-                identity: object = runtime.key_func()
-                name = "" if identity is None else str(identity)  # a user's id may be 0
-                known = name, bucket_key("", name)
-                identities[id(runtime.key_func)] = known
-            name, tag = known
-            if name:
-                cost = bound.fixed_cost
-                if cost is None:
-                    cost = bound.cost(costs)
-                key = bound.bucket_prefix + tag
-                at_once = 0 if bound.is_late else None
-                return bound, name, _new(Charge, (bound.limit, key, cost, False, (), at_once))
-        except Exception:
-            if lenient:
-                self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
-            elif swallow:
-                self._logger.exception(SWALLOWED)
-            else:
-                raise
-            return None
-        app = flask.current_app
-        if self._resolver.log_once(app, f"no identity: {bound.bucket_prefix}"):
-            # Flask-Limiter's logger has no handler, so by default nothing would show it.
-            app.logger.error(SKIPPED, runtime.limit)
-        return None
-
-    def _overridden(
-        self, charge: BoundCharge, costs: dict[tuple[int, bool], int | Guess]
-    ) -> BoundCharge | None:
-        """The charge with the amount of an override, if the identity has one."""
-        bound, identity, own = charge
-        overridden = self._resolver.overridden(bound, identity)
-        if overridden is None or overridden is bound:
-            return None if overridden is None else charge
-        cost = own.cost
-        if cost and (overridden.estimate is not None or overridden.fixed_cost is not None):
-            cost = overridden.cost(costs)  # a guess is bounded by the capacity
-        return overridden, identity, own._replace(limit=overridden.limit, cost=cost)
-
-    # -- denials -------------------------------------------------------------------------------
-
-    def _denial(self, decision: Decision, records: Records) -> Denial:
-        """Which exception answers a denied decision."""
-        own = records.without_metas()
-        for record in records[len(own) :]:
-            if record.verdict.reason == UNAVAILABLE:
-                wait_ms = decision.retry_after_ms
-                closed = TemporarilyUnavailable(record.bound, UNAVAILABLE, wait_ms)
-                return Denial(decision, own, closed, [])
-            if not record.verdict.allowed:
-                return Denial(decision, own, _exceeded(record, decision, "limit"), [record])
-        denied = [r for r in own if not r.verdict.allowed and r.verdict.enforced]
-        if len(denied) > 1:
-            denied.sort(key=lambda record: record.bound.rank)
-        for record in denied:
-            if record.verdict.retry_after_us is None and record.bound.limit.amount:
-                return Denial(decision, own, RequestTooLarge(record.bound, record.verdict), [])
-        cause = min((record.verdict.reason for record in denied), key=precedence)
-        denied = [record for record in denied if record.verdict.reason == cause]
-        longest = max(denied, key=attrgetter("wait_us"))
-        breached = [longest] if self._settings.fail_on_first_breach else denied
-        wait_ms = known_wait_ms(decision)
-        error: Refusal
-        if cause in ("closed", "overloaded", UNAVAILABLE):
-            error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
-        elif cause == "blocked" and is_endless(longest.verdict):
-            error = Blocked(longest.bound)
-        else:
-            error = _exceeded(longest, decision, cause)
-        return Denial(decision, own, error, breached)
-
-    def _repeated(
-        self,
-        engine: Engine,
-        route_limits: RouteLimits,
-        charges: Sequence[BoundCharge],
-        is_final: IsFinal | None,
-    ) -> Denial | Repetition | None:
-        """The denial that is repeated from memory: the ready answer, or at first the denial, from
-        which the answer is made. ``None`` if the engine has to decide."""
-        if is_final is None or not isinstance(engine, DenialCache):
-            return None
-        if self._callbacks.refusal_handler is not None:
-            return None
-        recalled = engine.recall([charge for _, _, charge in charges])
-        if recalled is None:
-            return None
-        key, answers = answer_key(route_limits, recalled), recalled.denial.answers
-        answer: ReadyAnswer | None = answers.get(key)
-        if answer is not None:
-            return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
-        denial = self._denial(recalled, Records(charges, recalled, engine, NO_HOLD))
-        error = denial.error
-        if (
-            key is not None
-            and len(answers) < MOST_ANSWERS
-            and isinstance(error, RateLimitExceeded)
-            and not self._has_callback(denial.breached)
-            and is_final(error)
-        ):
-            answers[key] = ReadyAnswer(route_limits, recalled, error, denial.breached)
-        return denial
-
-    def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
-        """Whether code of the application takes part in the answer."""
-        return self._settings.on_breach is not None or any(
-            record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
-            for record in breached
-        )
-
-    def _repeat(self, state: RequestState, repetition: Repetition) -> flask.Response:
-        """Record a denial that is repeated from memory, and answer it."""
-        answer, recalled, charges, passed_us = repetition
-        state.repetition = repetition
-        state.admit(recalled, Records(charges, recalled, self._engines.current, NO_HOLD))
-        if self._logger.isEnabledFor(logging.INFO):
-            identities = {charge.key: identity for _, identity, charge in charges}
-            for bound, key in answer.breached:
-                self._log_breach(bound, identities[key])
-        state.retry_ms = wait_ms = answer.wait_ms(passed_us)
-        state.refusal = True
-        return answer.response(wait_ms)
-
-    def _log_breach(self, bound: BoundLimit, identity: str) -> None:
-        self._logger.info(
-            "ratelimit %s (%s) exceeded at endpoint: %s",
-            bound.runtime.limit,
-            identity,
-            bound.scope,
-        )
-
-    def _reconsidered(
-        self,
-        denial: Denial,
-        state: RequestState,
-        charged: frozenset[int] | None,
-        decide_again: Callable[[], AdmissionOutcome],
-    ) -> AdmissionOutcome:
-        """What the application's refusal handler makes of a denial."""
-        outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
-
-        def again() -> HTTPException | None:
-            state.charged = charged  # a denial charges nothing
-            outcome = decide_again()
-            error = outcome.error if isinstance(outcome, Denial) else None
-            outcomes[error] = outcome
-            return error
-
-        assert self._callbacks.refusal_handler is not None
-        return outcomes.get(self._callbacks.refusal_handler(denial.error, again), denial)
-
-    def _refuse(self, state: RequestState, denial: Denial) -> NoReturn:
-        """Record the denial, call the callbacks, and raise its exception."""
-        decision, records, error, breached = denial
-        state.admit(decision, records)
-        is_ban = bool(breached) and breached[0].bound.is_meta
-        if is_ban:
-            state.records = list(breached)
-        else:
-            for record in breached:
-                self._log_breach(record.bound, record.identity)
-        if not isinstance(error, RequestTooLarge):
-            state.retry_ms = ENDLESS_MS if error.wait_ms is None else decision.retry_after_ms
-        if isinstance(error, RateLimitExceeded):
-            error.response = self._call_back(breached, is_ban=is_ban)
-        state.refusal = error
-        raise error
-
-    def _call_back(self, breached: list[ChargeRecord], *, is_ban: bool) -> flask.Response | None:
-        """Call the callbacks on a breach; returns the last response that one of them made."""
-        settings = self._settings
-        answer: flask.Response | None = None
-        for record in breached:
-            own = record.bound.runtime.on_breach
-            callbacks = [own or settings.on_meta_breach] if is_ban else [settings.on_breach, own]
-            for callback in dict.fromkeys(filter(None, callbacks)):
-                try:
-                    response = callback(self._show(record))
-                except Exception as error:
-                    if not settings.swallow_errors:
-                        raise
-                    kind = "on_meta_breach" if is_ban else "on_breach"
-                    self._logger.exception(  # Flask-Limiter's words
-                        "%s callback failed with error %s",
-                        kind,
-                        error,  # noqa: TRY401
-                    )
-                    continue
-                if isinstance(response, flask.Response):
-                    answer = response
-        return answer
-
 
 def decide(
     engine: Engine, charges: Sequence[BoundCharge], hold: Hold = NO_HOLD, *, take: bool = True
@@ -615,15 +338,3 @@ def decide(
     own = [charge for _, _, charge in charges]
     decision = engine.admit(own, take=take, hold=hold)
     return decision, Records(charges, decision, engine, hold)
-
-
-def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:
-    """The positions of the charges whose denial counts as the caller's; empty for all. A guard's
-    denial does not. If there are only guards, it is a position that does not exist."""
-    visible = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.visible])
-    return () if len(visible) == len(charges) else visible or (len(charges),)
-
-
-def _exceeded(record: ChargeRecord, decision: Decision, cause: Cause) -> RateLimitExceeded:
-    bound = record.bound
-    return RateLimitExceeded(bound.runtime, bound_limit=bound, decision=decision, cause=cause)

@@ -16,8 +16,8 @@ from werkzeug.wsgi import ClosingIterator
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord, LimitStatus, Records
-from ratelimit_ext.web.request.ready_answer import Repetition
-from ratelimit_ext.web.settlements.reservation import Reservation
+from ratelimit_ext.web.request.cached_denial import Repetition
+from ratelimit_ext.web.request.reservation import Reservation
 
 #: After a longer view, headers show what is left at its end.
 NOTICEABLE_S: Final = 0.05

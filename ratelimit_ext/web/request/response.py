@@ -21,7 +21,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.web.errors import ENDLESS_MS
-from ratelimit_ext.web.request.ready_answer import ReadyHeaders, Repetition
+from ratelimit_ext.web.request.cached_denial import ReadyHeaders, Repetition
 from ratelimit_ext.web.request.request_state import RequestState
 
 #: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).

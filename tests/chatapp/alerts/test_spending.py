@@ -20,7 +20,7 @@ from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ratelimit
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 from tests.servers import standalone
 
 #: One call costs 70 micro-dollars, and holds 30.

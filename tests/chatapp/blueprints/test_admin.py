@@ -26,7 +26,7 @@ from chatapp.ledger.call import new_call_id
 from chatapp.ledger.reports import DayTotal
 from chatapp.operators.callers import upstreams
 from chatapp.services import services_of
-from ratelimit_ext.cli import states_of
+from ratelimit_ext.operators import states_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 

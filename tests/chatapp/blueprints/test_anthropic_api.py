@@ -9,7 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     Answer,
     Cut,

@@ -19,14 +19,14 @@ from chatapp.estimates.tokens import input_tokens
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     COUNT_PATH,
     Answer,
     ProviderServer,
     anthropic_error,
 )
-from tests.chatapp.served import serving
 from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 

@@ -9,10 +9,10 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.conftest import replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     EMBEDDINGS_PATH,
     Answer,
     ProviderServer,

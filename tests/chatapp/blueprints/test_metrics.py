@@ -6,7 +6,7 @@ import pytest
 
 from ratelimit_ext.metrics import prometheus
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, openai_body
+from tests.chatapp.upstream_server import Answer, ProviderServer, openai_body
 
 TOKEN = "a token of some length"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}

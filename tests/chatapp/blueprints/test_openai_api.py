@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from chatapp.web.formats.openai import duration
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     Answer,
     Cut,
@@ -268,7 +268,7 @@ def test_calls_in_flight_are_reported_as_requests(
     make_app: AppMaker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenAI's errors know requests and tokens only."""
-    monkeypatch.setattr("chatapp.calls.provider_call.LEFT_S", 0.0)
+    monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.0)
     client = make_app().test_client()
     body = {"model": MODEL, "messages": [{"role": "user", "content": "ping"}], "stream": True}
     provider.script(*[Stream([*openai_chunks()[:2], Wait()])] * 4)

@@ -14,7 +14,7 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
     Answer,
     ProviderServer,

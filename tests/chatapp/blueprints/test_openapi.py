@@ -23,10 +23,10 @@ from pydantic import TypeAdapter
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import anthropic_api, openai_api
 from chatapp.database.connection import Database
-from chatapp.web.requests import vendor
+from chatapp.web.requests import forwarded
 from chatapp.web.requests.chat import OneMessage, WholeConversation
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 CASES = int(os.environ.get("OPENAPI_CASES", "4"))
 MODELS = ("offline", "gpt-5.4-mini", "claude-haiku-4-5", "text-embedding-3-small")
@@ -43,7 +43,7 @@ def bodies() -> dict[str, Any]:
         "chat.chat": OneMessage | WholeConversation,
         **{f"openai_api.{name}": each.fields for name, each in openai_api.ADDRESSES.items()},
         **{f"anthropic_api.{name}": body for name, body in anthropic_api.BODIES.items()},
-        "openai_stored.count": vendor.InputFields,
+        "openai_stored.count": forwarded.InputFields,
     }
 
 

@@ -12,11 +12,11 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp import catalogue
-from chatapp.providers import Usage
-from chatapp.providers.openai_responses import extras_of
+from chatapp.upstreams import Usage
+from chatapp.upstreams.openai_responses import extras_of
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
     Answer,
     Cut,

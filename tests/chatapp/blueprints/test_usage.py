@@ -14,13 +14,13 @@ from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import table
-from chatapp.providers import Usage
 from chatapp.services import services_of
+from chatapp.upstreams import Usage
 from tests import servers
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S, PAUSE_S, RETRYABLE, Retry
-from chatapp.providers import ErrorKind, ProviderError, Quota
+from chatapp.upstreams import ErrorKind, ProviderError, Quota
 
 QUOTA = Quota("requests", limit=60, remaining=3, reset_after_s=57.0)
 

@@ -15,7 +15,7 @@ from chatapp.calls.usage import (
     usage_without_answer,
 )
 from chatapp.estimates.estimate import Estimate
-from chatapp.providers import ErrorKind, Progress, ProviderError, Usage
+from chatapp.upstreams import ErrorKind, Progress, ProviderError, Usage
 
 GPT = catalogue.load().model("gpt-5.4", "openai")
 CLAUDE = catalogue.load().model("claude-opus-5", "anthropic")

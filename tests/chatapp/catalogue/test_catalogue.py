@@ -9,10 +9,10 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.catalogue import CatalogueError
-from chatapp.providers import Usage
-from chatapp.providers.anthropic import Anthropic
-from chatapp.providers.offline import Offline
-from chatapp.providers.openai import OpenAI
+from chatapp.upstreams import Usage
+from chatapp.upstreams.anthropic import Anthropic
+from chatapp.upstreams.offline import Offline
+from chatapp.upstreams.openai import OpenAI
 from tests.chatapp.conftest import upstream
 
 HEAD = "version = 1\nas_of = 2026-01-01\nsources = []\n[defaults]\n"

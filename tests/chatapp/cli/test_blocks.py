@@ -10,7 +10,7 @@ from flask import Flask
 
 from chatapp.accounts.api_key import parse
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer, openai_error
+from tests.chatapp.upstream_server import ProviderServer, openai_error
 
 HELLO = {"message": "hello", "user_id": "alice"}
 

@@ -14,7 +14,7 @@ from chatapp.catalogue import load
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators.errors import reported_errors
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import NOON, begun, finished
 

@@ -22,7 +22,7 @@ from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.provider_server import Answer, ProviderServer
+from tests.chatapp.upstream_server import Answer, ProviderServer
 from tests.servers import Server
 
 CALL = {"message": "hi", "model": "gpt-4o"}

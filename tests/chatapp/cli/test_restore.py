@@ -22,7 +22,7 @@ from ratelimit_ext import StorageEvent
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 from tests.servers import eventually
 
 CALL = {"message": "hi", "model": "gpt-4o"}

@@ -15,7 +15,7 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 CALL = {"message": "ping", "model": "gpt-4o"}
 

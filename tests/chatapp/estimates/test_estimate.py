@@ -19,7 +19,7 @@ from chatapp.estimates.outputs import (
     UNKNOWN_OUTPUT_TOKENS,
     MemoryOutputs,
 )
-from chatapp.providers import Extras, Usage
+from chatapp.upstreams import Extras, Usage
 from ratelimit_ext import Limiter
 from tests import servers
 

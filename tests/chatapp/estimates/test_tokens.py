@@ -23,8 +23,8 @@ from chatapp.estimates.tokens import (
     text_tokens,
     tokenizer,
 )
-from chatapp.providers import Message, Prompt
-from chatapp.providers.offline import Offline
+from chatapp.upstreams import Message, Prompt
+from chatapp.upstreams.offline import Offline
 
 
 def input_tokens(model: Model, fields: Mapping[str, object]) -> int:

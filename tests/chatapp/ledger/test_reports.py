@@ -10,7 +10,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import Call
 from chatapp.ledger.reports import DayTotal, ModelEstimates, Reports, Tokens
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)

@@ -9,7 +9,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.table import row_of, usage_of
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.ledger.calls import USAGE, begun, finished, renewed
 
 

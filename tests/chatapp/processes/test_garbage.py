@@ -9,10 +9,10 @@ from contextlib import contextmanager
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.calls.provider_call import ProviderCall
+from chatapp.calls.upstream_call import ProviderCall
 from chatapp.web.current_request import CurrentRequest
 from chatapp.web.responses import StreamBody
-from ratelimit_ext.web.settlements.reservation import Reservation
+from ratelimit_ext.web.request.reservation import Reservation
 
 OF_A_CALL = (ProviderCall, CurrentRequest, StreamBody, Reservation)
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 from tests.e2e.gunicorn_master import ROOT
 
 #: What takes long to import, and only calls of a model need.

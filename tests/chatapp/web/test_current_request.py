@@ -13,7 +13,7 @@ from chatapp.catalogue import Catalogue
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker, replace_services
-from tests.chatapp.provider_server import OPENAI_PATH, ProviderServer
+from tests.chatapp.upstream_server import OPENAI_PATH, ProviderServer
 
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
 #: Of Flask's proxies, by a whole call through OpenAI's endpoint: Flask's own, the extension's, and

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from chatapp import POLICY_FILE
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 ADDRESS = "198.51.100.7"
 

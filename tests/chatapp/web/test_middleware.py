@@ -12,7 +12,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, anthropic_error, openai_error
+from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_error, openai_error
 
 ASKED: Final = {"message": "hi", "model": "offline"}
 V1: Final = {"model": "offline", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}

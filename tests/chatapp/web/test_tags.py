@@ -20,7 +20,7 @@ from chatapp.web.tags import (
 )
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 from tests.chatapp.web.test_identities import left
 
 ASKED: Any = [{"role": "user", "content": "ping"}]

@@ -23,8 +23,8 @@ import httpx2
 import openai
 import pytest
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import (
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import (
     Answer,
     Call,
     ProviderServer,
@@ -145,7 +145,7 @@ def provider_with(blips: list[Blip]) -> Iterator[ProviderServer]:
         refusal = by_model[str(call.body["model"])].answer()
         return refusal or success(call.path, call.body)
 
-    with provider_server.running() as provider:
+    with upstream_server.running() as provider:
         provider.answer = answer  # type: ignore[method-assign, assignment]
         yield provider
 

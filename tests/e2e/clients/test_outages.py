@@ -19,8 +19,8 @@ from typing import Any
 
 import pytest
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import Call, anthropic_error, openai_error, success
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import Call, anthropic_error, openai_error, success
 from tests.e2e.clients.client_matrix import CACHE, CLIENTS, SAID, Client, variables
 from tests.e2e.gunicorn_master import gunicorn
 from tests.e2e.money.billed_gateway import roomy_policy
@@ -90,7 +90,7 @@ def outlives(client: Client, kind: str, seconds: int, folder: Path, *, through_u
         return success(call.path, call.body) if is_over else error
 
     with ExitStack() as stack:
-        provider = stack.enter_context(provider_server.running())
+        provider = stack.enter_context(upstream_server.running())
         provider.answer = answer  # type: ignore[method-assign, assignment]
         url = provider.url
         if through_us:

@@ -17,8 +17,9 @@ import pytest
 from flask import Flask, request
 
 from chatapp import create_app
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import (
+from tests.chatapp import upstream_server
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import (
     Answer,
     Cut,
     ProviderServer,
@@ -29,7 +30,6 @@ from tests.chatapp.provider_server import (
     openai_chunks,
     openai_error,
 )
-from tests.chatapp.served import serving
 
 pytestmark = [
     pytest.mark.sdk_matrix,
@@ -95,7 +95,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
         monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")

@@ -24,8 +24,8 @@ from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import Server, alive, eventually
 
@@ -40,7 +40,7 @@ JSON = {"Content-Type": "application/json"}
 
 @pytest.fixture
 def provider() -> Iterator[ProviderServer]:
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         yield server
 
 

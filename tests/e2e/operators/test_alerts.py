@@ -14,7 +14,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
-from tests.chatapp.provider_server import ProviderServer, running
+from tests.chatapp.upstream_server import ProviderServer, running
 from tests.e2e.gunicorn_master import Master, gunicorn
 
 #: One call costs 70 micro-dollars, and holds 30.

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import ProviderServer
 from tests.e2e.command import run
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import alive, eventually
@@ -29,7 +29,7 @@ CHECK = ("flask", "--app", "wsgi", "chat", "providers", "check")
 
 @pytest.fixture
 def server() -> Iterator[ProviderServer]:
-    with provider_server.running() as running:
+    with upstream_server.running() as running:
         yield running
 
 

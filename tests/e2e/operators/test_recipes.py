@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, gunicorn, served
 from tests.servers import eventually, free_port
 
@@ -181,7 +181,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[ProviderServer]:
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         yield server
 
 

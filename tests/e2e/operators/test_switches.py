@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import ProviderServer, openai_error
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import ProviderServer, openai_error
 from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
 from tests.servers import eventually
 
@@ -23,7 +23,7 @@ HELLO = {"message": "hello", "user_id": "alice", "model": "gpt-5.4-mini"}
 
 @pytest.fixture
 def provider() -> Iterator[ProviderServer]:
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         yield server
 
 

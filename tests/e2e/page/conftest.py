@@ -21,10 +21,10 @@ from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from tests.chatapp import provider_server
+from tests.chatapp import upstream_server
 from tests.chatapp.end_of_process import end_of_process
-from tests.chatapp.provider_server import ProviderServer
 from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import ProviderServer
 from tests.servers import START_SECONDS
 
 expect.set_options(timeout=START_SECONDS * 1000)
@@ -121,7 +121,7 @@ def key(accounts: Accounts) -> PresentedKey:
 
 @pytest.fixture
 def provider() -> Iterator[ProviderServer]:
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         yield server
 
 

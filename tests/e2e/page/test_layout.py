@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from chatapp.accounts.api_key import PresentedKey
-from tests.chatapp.provider_server import Cut, ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Cut, ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 from tests.e2e.page.conftest import Opener
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chatapp.provider_server import ProviderServer, Stream, openai_chunks
+from tests.chatapp.upstream_server import ProviderServer, Stream, openai_chunks
 from tests.e2e.page.actions import replies, say
 
 CODE = "def f(x):\n    return x  # <b>\n"

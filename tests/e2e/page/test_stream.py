@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.chatapp.provider_server import Cut, ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Cut, ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 
 HALF = openai_chunks("The first part ")[:2]

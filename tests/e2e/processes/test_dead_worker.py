@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.gunicorn_master import OURS, ROOT, Master, gunicorn
 from tests.servers import eventually
 
@@ -94,7 +94,7 @@ class Death:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[ProviderServer]:
     """A provider whose streams stop after their first word."""
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         server.script(*[Stream([*openai_chunks()[:2], Wait()]) for _ in range(STREAMS)])
         yield server
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import provider_server
-from tests.chatapp.provider_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp import upstream_server
+from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
@@ -26,7 +26,7 @@ CONTENT = {"Content-Type": "application/json"}
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[ProviderServer]:
-    with provider_server.running() as server:
+    with upstream_server.running() as server:
         yield server
 
 

@@ -12,7 +12,7 @@ import pytest
 from flask import Blueprint, Flask, g, request
 
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
-from ratelimit_ext.web.parts import Parts
+from ratelimit_ext.web.components import Parts
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 

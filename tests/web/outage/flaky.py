@@ -6,7 +6,7 @@ from typing import Any
 
 from ratelimit_ext import Limiter, StorageUnavailable
 from ratelimit_ext.core.charge import Hold
-from ratelimit_ext.web.settlements.queue import SettlementQueue
+from ratelimit_ext.settlements.queue import SettlementQueue
 
 
 class FlakyEngine:

@@ -23,7 +23,7 @@ from ratelimit_ext import (
     StorageEvent,
     StorageUnavailable,
 )
-from ratelimit_ext.web.settlements.queue import settlements
+from ratelimit_ext.settlements.queue import settlements
 from tests import servers
 from tests.engine.relay import Relay, whole
 from tests.web.calls import statuses

@@ -15,10 +15,10 @@ from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
     ProviderServer,

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     Answer,
     ProviderServer,
     Stream,

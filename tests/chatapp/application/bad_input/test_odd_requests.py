@@ -18,7 +18,7 @@ from chatapp.database.connection import Database
 from tests import servers
 from tests.chatapp.application.bad_input.odd_requests import OddRequest, OddRequests
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 REQUESTS = int(os.environ.get("CHATAPP_FUZZ_REQUESTS") or 1_000)
 #: Some of them more than a client may send at once.

@@ -14,7 +14,8 @@ import pytest
 from tests.chatapp.application.upstreams.workers import ANTHROPIC, OPENAI
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import (
     ProviderServer,
     Stream,
     Wait,
@@ -22,7 +23,6 @@ from tests.chatapp.provider_server import (
     openai_chunks,
     openai_error,
 )
-from tests.chatapp.served import serving
 
 MESSAGES = [{"role": "user", "content": "ping"}]
 WAYS = {
@@ -251,7 +251,7 @@ def test_a_silent_answer_is_read_on_for_its_bill(
     """It may have 128,000 tokens, and is expected to have 1,024: the client pays what it cost. If
     it does not end in time, it is charged 16,384 tokens."""
     if not ends:
-        monkeypatch.setattr("chatapp.calls.provider_call.LEFT_S", 0.3)
+        monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.3)
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1)
     replace_services(app, ledger=ledger)
     provider.think()

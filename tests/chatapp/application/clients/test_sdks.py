@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import (
     Answer,
     Cut,
     ProviderServer,
@@ -28,7 +29,6 @@ from tests.chatapp.provider_server import (
     response_body,
     response_events,
 )
-from tests.chatapp.served import serving
 
 SHORT = {"retry-after-ms": "20", "Retry-After": "1"}
 ASKED = {"messages": [{"role": "user", "content": "ping"}]}

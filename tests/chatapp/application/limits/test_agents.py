@@ -17,7 +17,7 @@ from chatapp.database.connection import Database
 from ratelimit_ext.cli.simulation import simulate_command
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, anthropic_body
+from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body
 from tests.chatapp.web.test_identities import left
 
 MODEL = "claude-haiku-4-5"

@@ -16,8 +16,8 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer, openai_error
 from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import ProviderServer, openai_error
 
 ASKED = [{"role": "user", "content": "ping"}]
 STARTER = 'title = "Starter"\n'

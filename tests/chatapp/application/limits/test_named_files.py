@@ -9,7 +9,7 @@ import pytest
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, anthropic_body, openai_body
+from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body, openai_body
 
 FILE = {"type": "file", "file_id": "file-1"}
 TEXT = {"type": "text", "text": "p"}

@@ -20,10 +20,10 @@ from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import Catalogue, load
 from chatapp.database.connection import Database
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, anthropic_body
+from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body
 from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 

@@ -20,7 +20,8 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import (
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import (
     Answer,
     ProviderServer,
     Stream,
@@ -28,7 +29,6 @@ from tests.chatapp.provider_server import (
     openai_body,
     openai_chunks,
 )
-from tests.chatapp.served import serving
 from tests.chatapp.web.test_identities import left
 
 CALL = {"message": "ping", "model": "gpt-4o"}

@@ -13,14 +13,14 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from chatapp.providers import Usage
-from chatapp.providers.anthropic import extras_of as anthropic_extras
-from chatapp.providers.openai import extras_of as openai_extras
-from chatapp.providers.openai_responses import extras_of as responses_extras
 from chatapp.services import services_of
+from chatapp.upstreams import Usage
+from chatapp.upstreams.anthropic import extras_of as anthropic_extras
+from chatapp.upstreams.openai import extras_of as openai_extras
+from chatapp.upstreams.openai_responses import extras_of as responses_extras
 from tests.chatapp.application.money.test_settlement import left
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     Answer,
     ProviderServer,
     Stream,

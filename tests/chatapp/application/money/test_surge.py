@@ -10,9 +10,9 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp.catalogue import load
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, openai_body
+from tests.chatapp.upstream_server import Answer, ProviderServer, openai_body
 
 MODEL = "gpt-5.4"
 HOUR_S = 3600

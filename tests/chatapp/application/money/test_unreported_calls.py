@@ -13,11 +13,12 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.providers import Usage
+from chatapp.upstreams import Usage
 from tests.chatapp.application.money.test_settlement import left
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import (
     Answer,
     Cut,
     ProviderServer,
@@ -30,7 +31,6 @@ from tests.chatapp.provider_server import (
     openai_chunks,
     openai_error,
 )
-from tests.chatapp.served import serving
 
 REASONING, PLAIN, CLAUDE = "gpt-5.4-mini", "gpt-4o", "claude-haiku-4-5"
 MESSAGES = [{"role": "user", "content": "ping"}]
@@ -380,7 +380,7 @@ def test_a_connection_that_breaks_late_had_the_request(
 ) -> None:
     """A stale idle connection breaks at once, and is retried. One that breaks while the provider
     works is charged as held and not retried, because it may be billed each time."""
-    monkeypatch.setattr("chatapp.calls.provider_call.STALE_S", 0.0 if waits else 60.0)
+    monkeypatch.setattr("chatapp.calls.upstream_call.STALE_S", 0.0 if waits else 60.0)
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)
     replace_services(app, ledger=ledger)
     provider.drop(1)

@@ -21,10 +21,10 @@ from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
 from chatapp.ledger.call import Call
 from chatapp.services import services_of
 from ratelimit_ext.engine import denial_cache
-from ratelimit_ext.web.settlements import reservation as reservation_module
-from ratelimit_ext.web.settlements.reservation import RENEW_EVERY_S
+from ratelimit_ext.web.request import reservation as reservation_module
+from ratelimit_ext.web.request.reservation import RENEW_EVERY_S
 from tests.chatapp.conftest import AppMaker, replace_services
-from tests.chatapp.provider_server import ProviderServer, Stream, openai_chunks, openai_error
+from tests.chatapp.upstream_server import ProviderServer, Stream, openai_chunks, openai_error
 from tests.servers import Server
 
 ASKED = {"message": "ping", "model": "gpt-5.4-mini"}

@@ -18,7 +18,7 @@ from tests import servers
 from tests.chatapp.application.bad_input.test_bad_input import BODIES, PATHS
 from tests.chatapp.blueprints.test_admin import TOKEN, VIEWS, log_in, send
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 TOPOLOGY = Path(__file__).parents[4] / "docs" / "topology.md"
 USER, PASSWORD = "chatapp", "secret"

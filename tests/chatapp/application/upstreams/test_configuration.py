@@ -13,13 +13,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.providers import Usage
 from chatapp.services import services_of
-from tests.chatapp import provider_server
+from chatapp.upstreams import Usage
+from tests.chatapp import upstream_server
 from tests.chatapp.application.upstreams.workers import MESSAGES, busy, chat, quota_headers
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
     RESPONSES_PATH,
@@ -47,14 +47,14 @@ Configured = Callable[..., Flask]
 
 @pytest.fixture
 def server() -> Iterator[ProviderServer]:
-    with provider_server.running() as running:
+    with upstream_server.running() as running:
         yield running
 
 
 @pytest.fixture
 def other() -> Iterator[ProviderServer]:
     """A second service."""
-    with provider_server.running() as running:
+    with upstream_server.running() as running:
         yield running
 
 
@@ -494,7 +494,7 @@ def test_a_quota_is_that_of_its_key(
     client = app.test_client()
     spent = Answer(
         200,
-        provider_server.openai_body(model="acme-1"),
+        upstream_server.openai_body(model="acme-1"),
         quota_headers(requests=(60, 0, "24h0m0s")),
     )
     server.script(spent)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chatapp.application.bad_input.test_bad_input import ANTHROPIC_PATH, BODIES, PATHS
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import Answer, ProviderServer, success
+from tests.chatapp.upstream_server import Answer, ProviderServer, success
 
 COOKIES = ["session=ada; Path=/", "caf\u00e9=\u00fc; Path=/", "a=b; Domain=127.0.0.1; Max-Age=9"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chatapp import catalogue
-from chatapp.providers import Usage
 from chatapp.services import services_of
 from chatapp.settings import SettingsError
+from chatapp.upstreams import Usage
 from tests.chatapp.application.upstreams.workers import (
     ANTHROPIC,
     MESSAGES,
@@ -21,7 +21,7 @@ from tests.chatapp.application.upstreams.workers import (
     left,
 )
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
     Answer,

@@ -13,7 +13,7 @@ from flask.testing import FlaskClient
 from tests.chatapp.application.upstreams.workers import ANTHROPIC, MESSAGES, OPENAI, left
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     Answer,
     ProviderServer,
     Stream,
@@ -222,7 +222,7 @@ def test_a_defect_leaves_no_call_open(
     asker: Asker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 500, and the caller is refunded, because the provider was not called."""
-    from chatapp.conversation import Conversation
+    from chatapp.upstreams.router import Conversation
 
     def oops(*_: object) -> None:
         raise RuntimeError("oops")
@@ -259,7 +259,7 @@ def test_an_endless_answer_is_malformed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Also if it is short and decodes to a long one: it must not fill the memory."""
-    monkeypatch.setattr("chatapp.providers.sdk.ANSWER_MAX_BYTES", 100_000)
+    monkeypatch.setattr("chatapp.upstreams.sdk.ANSWER_MAX_BYTES", 100_000)
     body = b'{"a": "' + b"a" * 200_000 + b'"}'
     headers = {"Content-Encoding": encoding} if encoding == "gzip" else {}
     sent = gzip.compress(body) if encoding == "gzip" else body

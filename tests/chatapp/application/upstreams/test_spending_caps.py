@@ -16,7 +16,7 @@ from chatapp.alerts import table
 from chatapp.services import services_of
 from tests.chatapp.application.upstreams.workers import MESSAGES, left
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import (
+from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     EMBEDDINGS_PATH,
     OPENAI_PATH,

@@ -8,7 +8,7 @@ from flask.testing import FlaskClient
 
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.provider_server import Answer, openai_error
+from tests.chatapp.upstream_server import Answer, openai_error
 
 OPENAI, ANTHROPIC = "gpt-5.4-mini", "claude-haiku-4-5"
 SMALLER = "gpt-5.4-nano"

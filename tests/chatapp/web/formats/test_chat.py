@@ -9,8 +9,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp import catalogue
-from chatapp.providers import Usage
-from tests.chatapp.provider_server import (
+from chatapp.upstreams import Usage
+from tests.chatapp.upstream_server import (
     Answer,
     Cut,
     ProviderServer,

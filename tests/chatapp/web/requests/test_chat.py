@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chatapp.web.requests.chat import CONVERSATION_MAX_BYTES, MESSAGE_MAX_BYTES
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.provider_server import ProviderServer
+from tests.chatapp.upstream_server import ProviderServer
 
 
 @dataclass(frozen=True)

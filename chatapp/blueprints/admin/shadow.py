@@ -1,0 +1,52 @@
+"""What limits in shadow and candidates would have denied, as `flask ratelimit shadow report`."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any, Final
+
+import click
+from flask import render_template
+from flask.typing import ResponseReturnValue
+
+from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.chart import dollars
+from chatapp.blueprints.admin.denials import check_remembered
+from chatapp.operators.errors import reported_errors
+from ratelimit_ext.operators import advice_text, trial_results
+
+#: How many trials the view has, and how many identities each.
+MOST_TRIALS: Final = 50
+WORST: Final = 5
+
+
+@bp.get("/shadow")
+def shadow() -> ResponseReturnValue:
+    found: list[dict[str, Any]] = []
+    problem = None
+    try:
+        with reported_errors():
+            check_remembered()
+            found = trial_results()
+    except click.ClickException as error:
+        problem = error.message
+    groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
+    trials = [(trial, list(results)) for trial, results in groups]
+    return render_template(
+        "admin/shadow.html",
+        trials=trials[:MOST_TRIALS],
+        count=len(trials),
+        worst=WORST,
+        advice=_advice,
+        amount=_amount,
+        problem=problem,
+    )
+
+
+def _advice(result: dict[str, Any]) -> str:
+    text = advice_text(result).replace("`", "")
+    return text[0].upper() + text[1:]
+
+
+def _amount(units: int, unit: str) -> str:
+    return dollars(units) if unit == "usd" else f"{units:,}"

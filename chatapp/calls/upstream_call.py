@@ -1,0 +1,535 @@
+"""One call of a provider: recorded in the ledger when it begins, and once when it ends.
+
+Limits, ledger and estimates learn the real usage of a call from `ProviderCall` alone. Every call
+ends there once: plain or streamed, answered, failed or abandoned by its client, with all attempts
+at the requested model and at its fallback.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any, Final, Protocol
+
+from chatapp.calls.disconnect import Disconnect
+from chatapp.calls.retry import REFUSED_FOR_LOAD, RETRYABLE, A, AttemptLimits, Retry
+from chatapp.calls.throttle import Throttle
+from chatapp.calls.usage import (
+    MOST_TOKENS_PER_S,
+    TOKENS_PER_S,
+    CallUsage,
+    Meter,
+    answer_usage,
+    stream_usage,
+    usage_so_far,
+    usage_without_answer,
+)
+from chatapp.catalogue import Catalogue, Model
+from chatapp.estimates.estimate import Estimate, Estimator
+from chatapp.ledger.call import Call, Ledger, Status
+from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, ProviderError, QuotaUnit, Usage
+from chatapp.upstreams.cancellation import Wait, waiting
+
+#: A connection that was idle for too long breaks at once; one that breaks later had the request.
+STALE_S: Final = 1.0
+#: Shorter pauses between two outputs are the usual pace of a model.
+PAUSE_S: Final = 1.0
+#: What is held for one answer beside other calls in flight, if the model and the request allow that
+#: many and the budget pays them.
+HELD_TOKENS: Final = 16_384
+#: A larger share of what is left is not needed: the largest plan has so many calls in flight.
+MOST_AT_ONCE: Final = 64
+#: Assumed for a model whose context is unknown.
+UNKNOWN_CONTEXT: Final = 1_000_000
+#: What reading on has to save: a tenth of a cent.
+WORTH_MICRO_USD: Final = 1_000
+#: How long an answer is read to its end for a client that has left.
+LEFT_S: Final = 60.0
+
+#: Makes one attempt: at that model, within these bounds.
+Attempt = Callable[[Model, Bounds], A]
+
+
+class CallLimits(AttemptLimits, Protocol):
+    """The limits of one request. Those that follow the call may be used after the request."""
+
+    @property
+    def was_not_billed(self) -> bool:
+        """Whether a recent call of the caller was not billed as far as we know."""
+        ...
+
+    @property
+    def renewal_is_due(self) -> bool:
+        """Whether the reservation must be renewed before it expires."""
+        ...
+
+    def admit_fallback(self) -> float | None:
+        """Charge the limits of the fallback model. Returns the wait in seconds if denied."""
+        ...
+
+    def hold(self, micro_usd: int) -> bool:
+        """Reserve that much in the dollar limits instead of less; False if one denies it."""
+        ...
+
+    def budget_micro_usd(self) -> int | None:
+        """What the caller's dollar limits have left for this call; None without such a limit."""
+        ...
+
+    def calls_in_flight(self) -> int:
+        """Among how many calls in flight, with this one, the budget is divided."""
+        ...
+
+    def note_unbilled(self) -> None:
+        """Record that this call may be billed although no usage was reported."""
+        ...
+
+    def renew(self, **costs: Any) -> None:
+        """Keep at least these costs reserved, by unit."""
+        ...
+
+    def settle(self, **costs: Any) -> None:
+        """Correct the reservation to these costs, by unit."""
+        ...
+
+    def cancel(self) -> None:
+        """Refund the whole reservation."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a request asks of one model.
+
+    ``bound`` is the longest single answer that the request allows, in tokens; ``may_hide_output``:
+    the model may generate what is billed and not sent; ``is_unbounded``: nothing bounds the answer;
+    ``quota_use`` is what its provider counts the request as.
+    """
+
+    model: Model
+    estimate: Estimate
+    bound: int | None
+    may_hide_output: bool
+    quota_use: Mapping[QuotaUnit, int]
+    is_unbounded: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the call may cost far more than its estimate, whatever bounds it is sent."""
+        has_open_tools = not OPEN_TOOLS.isdisjoint(self.estimate.tools)
+        return self.is_unbounded or has_open_tools or not self.estimate.input_is_known
+
+
+@dataclass(frozen=True, slots=True)
+class CallRequest:
+    """A request, as far as its call needs it.
+
+    ``fallback`` switches the request to its fallback model, and returns None if it has none.
+    ``other_key`` switches it to another key of the provider, and returns the model with that key,
+    or None if none is left. ``throttle`` is that of all calls whose upstreams have the same load.
+    """
+
+    demand: Demand
+    limits: CallLimits
+    disconnect: Disconnect
+    fallback: Callable[[], Demand | None]
+    other_key: Callable[[], Model | None] = lambda: None
+    throttle: Throttle = field(default_factory=Throttle)
+
+
+class BudgetHeldError(Exception):
+    """Other calls in flight hold what this one, which nothing bounds, has to hold."""
+
+
+class ProviderCall:
+    """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
+    `fail` ends it.
+
+    ``new_record`` makes the Call from what is held for it, and for which model. BudgetHeldError if
+    it cannot begin.
+    """
+
+    def __init__(
+        self,
+        new_record: Callable[..., Call],
+        request: CallRequest,
+        *,
+        catalogue: Catalogue,
+        ledger: Ledger,
+        estimator: Estimator,
+        most_attempts: int,
+    ) -> None:
+        self._demand = request.demand
+        self._limits = request.limits
+        self._fallback = request.fallback
+        self._other_key = request.other_key
+        self._throttle = request.throttle
+        #: After the client's disconnect the provider is not called any more.
+        self.disconnect = request.disconnect
+        self._catalogue = catalogue
+        self._ledger = ledger
+        self._estimator = estimator
+        self._retry = Retry(
+            request.limits,
+            quota_use=request.demand.quota_use,
+            most_attempts=most_attempts,
+            sleep=request.disconnect.wait,
+        )
+        #: When the provider was asked; when the last output came, in how many parts by then, and
+        #: the pauses so far.
+        self._asked_at = self._heard_at = time.monotonic()
+        self._heard = 0
+        self._silent_s = 0.0
+        #: Whether the tools of the provider have used up what the caller may spend.
+        self.is_overspent = False
+        self._metered: object = None
+        self._timer: threading.Timer | None = None
+        try:
+            self._bound_to_budget()
+        except BudgetHeldError:
+            self.disconnect.close()
+            self._limits.cancel()
+            raise
+        self._new_record = new_record
+        self.record = self._begun()
+        self._lock = threading.Lock()
+        self._is_over = False
+        self._wait = Wait()
+        ledger.begin(self.record)
+
+    @property
+    def model(self) -> Model:
+        """The model that is called: the requested one, or its fallback."""
+        return self._demand.model
+
+    def run(self, attempt: Attempt[A]) -> A:
+        """The answer, within the bounded attempts, of the requested model or else of its fallback.
+
+        Otherwise the call has failed, and the ProviderError is the requested model's.
+        """
+        self.disconnect.on_disconnect(self._leave)
+        try:
+            with waiting(self._wait):
+                return self._run(attempt)
+        except ProviderError:
+            raise  # the call has ended already
+        except Exception as error:
+            # A defect of this application: the answer is unknown, and the call must not stay open.
+            kind: Any = "malformed" if self._wait.was_asked else "unavailable"
+            self.fail(ProviderError(self.model.provider, kind, message=repr(error)))
+            raise
+
+    def _leave(self) -> None:
+        """The client has disconnected, and there is no answer yet."""
+        if self.reads_on(Progress(self.model.name)):
+            self.end_later(self._wait.end)
+        else:
+            self._wait.end()
+
+    def end_later(self, end: Callable[[], None]) -> None:
+        """Call this if the answer has not ended in LEFT_S; once."""
+        if self._timer is None:
+            self._timer = threading.Timer(LEFT_S, end)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _run(self, attempt: Attempt[A]) -> A:
+        try:
+            return self._retry.run(lambda: self._attempt(attempt), self._take_other_key)
+        except ProviderError as error:
+            if not self._switch_to_fallback(error):
+                self.fail(error)
+                raise
+            try:
+                return self._retry.run_once(lambda: self._attempt(attempt), self._take_other_key)
+            except ProviderError as second:
+                self.fail(second)
+                raise error from second
+
+    def _attempt(self, attempt: Attempt[A]) -> A:
+        if self.disconnect.has_happened:
+            raise ProviderError(self.model.provider, "unavailable", message="client disconnected")
+        if not self._throttle.admits(self.model.quota_identity):
+            raise ProviderError(self.model.provider, "overloaded", message="not called: throttled")
+        asked_at = self._asked_at = self._heard_at = time.monotonic()
+        self._wait.was_asked = False
+        try:
+            return attempt(self.model, self._bounds)
+        except ProviderError as error:
+            waited_s = time.monotonic() - asked_at
+            is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
+            if is_cut and waited_s > STALE_S and not self._wait.hung_up:
+                error.kind = "timeout"  # the provider had the request, and may bill it
+            self._note_refusal(error)
+            raise
+
+    def _note_refusal(self, error: ProviderError) -> None:
+        if error.kind in REFUSED_FOR_LOAD and error.retry_after_s is None:
+            self._throttle.note_refusal(self.model.quota_identity)
+
+    def _take_other_key(self) -> bool:
+        model = None if self.disconnect.has_happened else self._other_key()
+        if model is None:
+            return False
+        self._demand = replace(self._demand, model=model)
+        return True
+
+    def _bound_to_budget(self) -> None:
+        """Hold what the call may cost, and bound it by that.
+
+        A caller's only call in flight may use up the budget: an excess is debt. Any other is
+        bounded by what is held for it, so that calls in flight cannot spend the budget twice;
+        likewise after a call that had no bill. What nothing bounds holds what it costs at worst.
+        """
+        estimate, slug = self._demand.estimate, self.model.slug
+        self._meter = Meter(self.model)
+        self._bounds = Bounds()
+        self._held = self._catalogue.price(slug, estimate.usage)
+        self._unseen_tokens = estimate.output_tokens
+        #: What the call may spend; None without a budget.
+        self._spendable = budget = self._limits.budget_micro_usd()
+        if budget is None:
+            return
+        shares = self._limits.calls_in_flight()
+        is_alone = shares <= 1 and not self._limits.was_not_billed
+        prompt = replace(estimate.usage, output_tokens=0)
+        if self._demand.is_open:
+            worst = self._worst()
+            holds = any(self._hold(min(worst, budget) // part) for part in (1, 2))
+            if not holds or not (is_alone or 2 * self._held >= worst):
+                raise BudgetHeldError
+        if not is_alone:
+            prompt = replace(prompt, cached_input_tokens=0)
+            self._hold_more(prompt, budget)
+        may_spend = budget if is_alone else self._held
+        tool_uses = result_tokens = None
+        if estimate.tools:
+            pot = (may_spend if self._demand.is_open else budget // shares) // 2
+            uncached = replace(prompt, cached_input_tokens=0, tool_calls={})
+            tool_uses, result_tokens = self._catalogue.tools_for(
+                pot, slug, uncached, estimate.tools
+            )
+            if self._demand.is_open and not is_alone:
+                self._spendable, may_spend = self._held, self._held - pot
+        paid = self._catalogue.output_tokens_for(may_spend, slug, prompt)
+        paid = max(paid, estimate.output_tokens)
+        if not is_alone:
+            self._unseen_tokens = min(paid, self._longest())
+        most = self._catalogue.bound(self.model, self._demand.bound, paid // estimate.choices)
+        self._bounds = Bounds(most, tool_uses, result_tokens)
+
+    def _hold_more(self, prompt: Usage, budget: int) -> None:
+        """Hold a long answer to an uncached prompt, or more of a large budget; no more than half of
+        a small one, unless the prompt alone costs more."""
+        estimate, slug = self._demand.estimate, self.model.slug
+        output = min(self._longest(), max(estimate.output_tokens, HELD_TOKENS * estimate.choices))
+        longest = self._catalogue.price(slug, replace(prompt, output_tokens=self._longest()))
+        usual = self._catalogue.price(slug, replace(prompt, output_tokens=output))
+        least = self._catalogue.price(slug, replace(prompt, output_tokens=estimate.output_tokens))
+        wanted = min(longest, max(usual, budget // MOST_AT_ONCE))
+        self._hold(min(budget, max(least, min(wanted, budget // 2))))
+
+    def _worst(self) -> int:
+        """What a call costs at worst that nothing bounds: an input as long as the model takes, an
+        answer as long as it makes; one more reading of all that after an open tool."""
+        estimate, slug = self._demand.estimate, self.model.slug
+        context = self._catalogue.context_tokens(slug) or UNKNOWN_CONTEXT
+        usage = replace(
+            estimate.usage,
+            input_tokens=estimate.input_tokens if estimate.input_is_known else context,
+            cached_input_tokens=0,
+            output_tokens=self._longest() if self._demand.is_unbounded else estimate.output_tokens,
+        )
+        worst = self._catalogue.price(slug, usage)
+        if not OPEN_TOOLS.isdisjoint(estimate.tools):
+            worst += self._catalogue.price(slug, Usage(context, 0, tiers=usage.tiers))
+        return worst
+
+    def _longest(self) -> int:
+        """The most output tokens that all answers together can have."""
+        bound = self._bounds.output_tokens or self._demand.bound
+        return self._demand.estimate.choices * self._catalogue.longest_answer(self.model, bound)
+
+    def _hold(self, micro_usd: int) -> bool:
+        """Hold that much; False if that is more than is held, and a limit denies it."""
+        if micro_usd > self._held:
+            if not self._limits.hold(micro_usd):
+                return False
+            self._held = micro_usd
+        return True
+
+    def _switch_to_fallback(self, error: ProviderError) -> bool:
+        """Call the fallback from now on; False if it cannot be called, or could not help. The
+        requested model has used nothing."""
+        if error.kind not in RETRYABLE or self.disconnect.has_happened:
+            return False
+        demand = self._fallback()
+        if demand is None or self._limits.admit_fallback() is not None:
+            return False
+        # Another tokenizer and other answers: the estimate is another.
+        self._demand = demand
+        self._retry.quota_use = demand.quota_use
+        try:
+            self._bound_to_budget()
+        except BudgetHeldError:
+            return False
+        self.record = self._begun()
+        return True
+
+    def _begun(self) -> Call:
+        """The record of the call as it begins."""
+        return self._new_record(
+            slug=self.model.slug,
+            provider=self.model.provider,
+            estimated_input_tokens=self._demand.estimate.input_tokens,
+            estimated_output_tokens=self._demand.estimate.output_tokens,
+            cost_micro_usd=self._held,
+        )
+
+    def note_error(self, error: ProviderError) -> None:
+        """The stream broke off with this error; `finish_stream` ends the call."""
+        self._note_refusal(error)
+        self._retry.note(error, asked_at=time.monotonic())
+
+    def note_progress(self, progress: Progress) -> None:
+        """The stream goes on: renew what is reserved before it expires, and see whether the results
+        of tools cost more than the caller may spend."""
+        if len(progress.generated) > self._heard:
+            self._heard = len(progress.generated)
+            self._end_pause()
+        read = progress.rereads, progress.has_result, len(progress.results)
+        has_read = progress.runs_tools and read != self._metered
+        if not (has_read or self._limits.renewal_is_due):
+            return
+        self._metered = read
+        received = self._meter.count(progress)
+        usage = usage_so_far(
+            progress,
+            received,
+            self._demand.estimate.usage,
+            output_tokens=received.output_tokens,
+        )
+        cost = self._catalogue.price(self.record.slug, usage)
+        self.is_overspent = self._spendable is not None and cost > self._spendable
+        if self._limits.renewal_is_due:
+            self._limits.renew(**_costs(usage, cost))
+            # If this worker dies, the ledger knows what the limits know.
+            self._ledger.begin(
+                replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
+            )
+
+    def _end_pause(self) -> None:
+        now = time.monotonic()
+        self._silent_s += self._pause_s(now)
+        self._heard_at = now
+
+    def _pause_s(self, now: float) -> float:
+        """The pause since the last output, if it is one."""
+        return now - self._heard_at if now - self._heard_at > PAUSE_S else 0.0
+
+    def reads_on(self, progress: Progress) -> bool:
+        """Whether the call goes on for its bill although its client has left: then a whole answer
+        is expected to cost the client less than what may be billed if it is cut off."""
+        if self._spendable is None or progress.usage_is_final or progress.failed:
+            return False
+        if progress.runs_tools or (progress.usage is None and self._demand.is_open):
+            return True
+        estimate, slug = self._demand.estimate, self.model.slug
+        received = self._meter.count(progress)
+        output = max(received.output_tokens, estimate.output_tokens)
+        whole = usage_so_far(progress, received, estimate.usage, output_tokens=output)
+        cut_off = self._used(progress, left=True).usage
+        saved = self._catalogue.price(slug, cut_off) - self._catalogue.price(slug, whole)
+        return saved > WORTH_MICRO_USD
+
+    def _used(self, progress: Progress, *, left: bool) -> CallUsage:
+        """What a stream may be billed that has ended."""
+        now, choices = time.monotonic(), self._demand.estimate.choices
+        silent_s = self._silent_s + (self._pause_s(now) if left else 0.0)
+        if choices > 1:  # one may write while others reason
+            silent_s = now - self._asked_at
+        speed, most, unseen = TOKENS_PER_S, self._longest(), self._unseen_tokens
+        if left:
+            speed = MOST_TOKENS_PER_S
+            unseen = max(unseen, min(most, HELD_TOKENS * choices))
+        return stream_usage(
+            progress,
+            self._meter.count(progress),
+            self._demand.estimate,
+            hidden=int(choices * silent_s * speed) if self._demand.may_hide_output else None,
+            unseen_tokens=unseen,
+            most=most,
+            left=left,
+        )
+
+    def finish_answer(self, usage: Usage | None, *, generated: Sequence[str]) -> None:
+        """The answer is whole, with this usage, or these texts if the provider reports none."""
+        used = answer_usage(usage, self._demand.estimate, self.model, generated=generated)
+        self._finish(used, "answered", client_left=self.disconnect.has_happened)
+
+    def finish_stream(self, progress: Progress, *, client_left: bool) -> None:
+        """The stream has ended, whole or not."""
+        used = self._used(progress, left=client_left)
+        whole = progress.finish_reason is not None
+        self._finish(used, "answered" if whole else "cut_off", client_left=client_left)
+
+    def fail(self, error: ProviderError) -> None:
+        """There is no answer.
+
+        What may have been billed is charged: after a timeout, an unreadable answer, or a disconnect
+        of the client while the provider worked. A provider that rejects this request has done
+        nothing, but the call counts, without tokens and dollars. Any other failure is not the
+        caller's: everything is refunded.
+        """
+        if self._wait.hung_up and error.status in (None, 200):
+            self.finish_stream(Progress(self.model.name), client_left=True)
+            return
+        may_be_billed = self._used(Progress(self.model.name), left=self.disconnect.has_happened)
+        output_tokens = may_be_billed.usage.output_tokens
+        estimate = replace(self._demand.estimate, output_tokens=output_tokens)
+        used = usage_without_answer(error, estimate)
+        if not (used.estimated or error.is_callers):
+            self._limits.cancel()
+        self._finish(used, error.kind, client_left=self.disconnect.has_happened)
+
+    def _finish(self, used: CallUsage, status: Status, *, client_left: bool = False) -> None:
+        """Settle and record the call, once. May run after the request, without its context."""
+        with self._lock:
+            if self._is_over:
+                return
+            self._is_over = True
+        self.disconnect.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        usage, estimate = used.usage, self._demand.estimate
+        if usage.tiers is None:  # not reported: as requested
+            usage = replace(usage, tiers=estimate.tiers)
+        cost_micro_usd = self._catalogue.price(self.record.slug, usage)
+        self.record = replace(
+            self.record,
+            usage=usage,
+            estimated=used.estimated,
+            cost_micro_usd=cost_micro_usd,
+            status=status,
+            client_left=client_left,
+            attempts=self._retry.attempts,
+        )
+        costs = _costs(usage, cost_micro_usd)
+        self._limits.settle(**costs, cached_input_tokens=usage.cached_input_tokens)
+        self._ledger.finish(self.record)
+        if used.unseen:
+            self._limits.note_unbilled()
+        elif status == "answered" and not used.estimated:
+            self._estimator.observe(self.record.slug, estimate, usage, self.record.user)
+
+
+def _costs(usage: Usage, micro_usd: int) -> dict[str, Any]:
+    """A usage in each unit of a limit."""
+    return {
+        "tokens": usage.counted_tokens,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "usd": Decimal(micro_usd).scaleb(-6),
+    }

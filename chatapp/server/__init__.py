@@ -1,0 +1,1 @@
+"""Our gunicorn worker and master, and the last valid files."""

@@ -1,0 +1,140 @@
+"""The last valid policy and providers.toml, for workers and commands whose files are invalid.
+
+A typo in a file would end a worker that starts, and every command: also the one that revokes a
+leaked key. Each worker of gunicorn keeps the files that it has started with. A worker uses them if
+another one has served; the first start ends with the mistake.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import click
+from flask import Flask
+
+#: The directory of the last valid files. gunicorn's master sets the variable.
+DIRECTORY: Final = "GUNICORN_VALID_FILES"
+DEFAULT_DIRECTORY: Final = Path(__file__).parents[2] / "instance" / "valid-files"
+#: Set in a worker of gunicorn.conf.py: "1" if a worker has served before it, else empty.
+HAS_SERVED: Final = "GUNICORN_HAS_SERVED"
+#: The settings that name the files.
+POLICY: Final = "RATELIMIT_POLICY_FILE"
+PROVIDERS: Final = "CHATAPP_PROVIDERS_FILE"
+#: What a file is called in the log, and the command that checks it.
+NAMES: Final = {
+    POLICY: ("policy", "ratelimit check"),
+    PROVIDERS: ("providers file", "chat providers check"),
+}
+WITHOUT_POLICY: Final = {
+    POLICY: str(Path(__file__).with_name("no_policy.toml")),
+    "CHATAPP_PLANS": None,
+}
+WITHOUT_PROVIDERS: Final = {
+    PROVIDERS: None,
+    "CHATAPP_DEFAULT_MODEL": None,
+    "CHATAPP_FALLBACK_MODELS": None,
+}
+
+Config: TypeAlias = Mapping[str, object]
+Create: TypeAlias = Callable[[Config], Flask]
+
+
+def created(
+    create_app: Create,
+    defaults: Mapping[str, Path],
+    mistakes: tuple[type[Exception], ...],
+    *,
+    of_command: Config | None,
+) -> Flask:
+    """The application; with the last valid files instead of those that are invalid.
+
+    ``defaults`` are the files by their settings, if no variable names one. ``of_command`` is the
+    configuration of a command, which starts whatever its files are; None for a server. Raises one
+    of ``mistakes`` if the application cannot start.
+    """
+    own = dict(of_command or {})
+    files = {
+        setting: configured_file(setting, default)
+        for setting, default in defaults.items()
+        if setting not in own
+    }
+    before = {file: _content(file) for file in files.values()}
+    try:
+        app = create_app(own)
+    except mistakes as mistake:
+        if of_command is None and not os.environ.get(HAS_SERVED):
+            raise
+        for config in _replacements(files, is_command=of_command is not None):
+            with suppress(*mistakes):
+                app = create_app({**config, **own})
+                break
+        else:
+            raise
+        _report(app, config, mistake, is_command=of_command is not None)
+        return app
+    if HAS_SERVED in os.environ:
+        for file, content in before.items():
+            # Not if the file has changed since the application read it.
+            if content is not None and content == _content(file):
+                _keep(_last_valid(file), content)
+    return app
+
+
+def configured_file(setting: str, default: Path) -> Path:
+    """The file of the environment, or the default."""
+    return Path(os.environ.get(setting, "").strip() or default)
+
+
+def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Config]:
+    """The configurations to try: as few of the last valid files as possible. A command does without
+    a file if none was ever valid."""
+    spare: dict[str, Config] = {}
+    for setting, file in files.items():
+        if _content(last := _last_valid(file)):
+            spare[setting] = {setting: str(last)}
+        elif is_command:
+            spare[setting] = WITHOUT_POLICY if setting == POLICY else WITHOUT_PROVIDERS
+    yield from spare.values()
+    yield {name: value for config in spare.values() for name, value in config.items()}
+
+
+def _report(app: Flask, config: Config, mistake: Exception, *, is_command: bool) -> None:
+    """Name the files that are replaced, and the mistake."""
+    for setting in config.keys() & NAMES.keys():
+        name, command = NAMES[setting]
+        is_last = config[setting] not in {WITHOUT_POLICY[POLICY], None}
+        used = "the last valid one stays in use" if is_last else "none was valid before"
+        said = f"The {name} is invalid; {used}. Correct the file, "
+        said += f"check it with `flask --app wsgi {command}`, and send HUP to the master."
+        if is_command:
+            click.echo(f"Warning: {said}\n{mistake}", err=True)
+        else:
+            app.logger.error("%s %s", said, mistake)
+
+
+def _last_valid(file: Path) -> Path:
+    """Where the last valid content of that file is kept."""
+    directory = Path(os.environ.get(DIRECTORY) or DEFAULT_DIRECTORY)
+    return directory / f"{sha256(os.fsencode(file.absolute())).hexdigest()[:16]}.toml"
+
+
+def _content(file: Path) -> bytes | None:
+    try:
+        return file.read_bytes()
+    except OSError:
+        return None
+
+
+def _keep(kept: Path, content: bytes) -> None:
+    """Write it atomically: several workers start at once, and any may be killed meanwhile."""
+    written = kept.with_name(f"{kept.name}.{os.getpid()}")
+    try:
+        written.write_bytes(content)
+        written.replace(kept)
+    except OSError:
+        return  # a later mistake then stops starting workers, as without this file

@@ -1,0 +1,592 @@
+"""Anthropic's models, over its messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from pydantic import ValidationError, field_validator
+
+from chatapp.upstreams import (
+    Bounds,
+    Completion,
+    ErrorKind,
+    Extras,
+    FinishReason,
+    Part,
+    Progress,
+    Prompt,
+    ProviderError,
+    Quota,
+    QuotaUnit,
+    RawAnswer,
+    RawRequest,
+    Usage,
+)
+from chatapp.upstreams.answer import (
+    Fields,
+    OpenFields,
+    Tokens,
+    http_date,
+    quota,
+    regained_after_s,
+    texts_in,
+)
+from chatapp.upstreams.event_stream import Event
+from chatapp.upstreams.sdk import Api, SDKProvider, Upstream, Vendor
+
+if TYPE_CHECKING:
+    import anthropic
+
+NAME: Final = "anthropic"
+#: The minimum of `thinking.budget_tokens`, and what is left for the answer beside it.
+LEAST_THINKING: Final = 1024
+LEAST_ANSWER: Final = 256
+FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "refused",
+}
+#: Speeds and inference regions with the standard price.
+STANDARD: Final = frozenset({"", "standard", "global", "not_available"})
+#: Blocks with which the model calls a tool of Anthropic's, or a server that the caller named.
+RUN_BLOCKS: Final = frozenset({"server_tool_use", "mcp_tool_use"})
+#: Fields of a result that are no text.
+NOT_COUNTED: Final = frozenset({"type", "tool_use_id", "encrypted_index"})
+#: Fields of a block or its delta that the model does not generate.
+NOT_GENERATED: Final = frozenset(
+    {"type", "id", "tool_use_id", "signature", "citation", "citations"}
+)
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def _body(prompt: Prompt) -> dict[str, object]:
+    """The system messages go into a field of their own."""
+    system = "\n\n".join(m.text for m in prompt.messages if m.role == "system")
+    spoken = [{"role": m.role, "content": m.text} for m in prompt.messages if m.role != "system"]
+    return {
+        "model": prompt.model,
+        "max_tokens": prompt.max_tokens,
+        "messages": spoken,
+        **({"system": system} if system else {}),
+    }
+
+
+def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
+    request = _with_bounded_tools(request, bounds)
+    own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
+    most_output_tokens = bounds.output_tokens
+    if most_output_tokens is None or not isinstance(own, int) or own <= most_output_tokens:
+        return request
+    budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
+    if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
+        return request.with_fields(max_tokens=most_output_tokens)
+    # Thinking has a minimum budget, and must leave some tokens for the answer.
+    assert isinstance(thinking, dict)
+    most = min(own, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
+    less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
+    return request.with_fields(max_tokens=most, thinking=less)
+
+
+def _with_bounded_tools(request: RawRequest, bounds: Bounds) -> RawRequest:
+    """The request with at most so many uses of each of Anthropic's tools that search and fetch."""
+    listed = request.fields.get("tools")
+    if bounds.tool_uses is None or not isinstance(listed, list):
+        return request
+    tools = []
+    for tool in listed:
+        kind = str(tool.get("type")) if isinstance(tool, dict) else ""
+        most: dict[str, int | None] = {}
+        if kind.startswith((WEB_SEARCH, WEB_FETCH)):
+            most["max_uses"] = bounds.tool_uses
+        if kind.startswith(WEB_FETCH):
+            most["max_content_tokens"] = bounds.result_tokens
+        lowered = {n: m for n, m in most.items() if m is not None and _is_above(tool.get(n), m)}
+        tools.append({**tool, **lowered} if lowered else tool)
+    return request.with_fields(tools=tools)
+
+
+def _is_above(own: object, most: int) -> bool:
+    return not isinstance(own, int) or own > most
+
+
+#: Tools that the client runs, and the provider's tools that cost only tokens, by the start of their
+#: type.
+FREE_TOOLS: Final = (
+    *("custom", "bash_", "text_editor_", "computer_", "browser_", "memory_"),
+    *("tool_search_tool_", "tool_reference"),
+)
+WEB_SEARCH: Final = "web_search_"
+WEB_FETCH: Final = "web_fetch_"
+#: The tools of Anthropic's, by the start of their type.
+RUN_TOOLS: Final = {WEB_SEARCH: "web_search", WEB_FETCH: "web_fetch", "mcp_toolset": "mcp"}
+MCP_SERVERS: Final = "mcp_servers"
+#: The type and the name of the block of a search.
+SEARCH: Final = ("server_tool_use", "web_search")
+#: What is billed at another model's price, or is shared by all clients of this server's key.
+REFUSED: Final = {
+    "fallbacks": "is not supported: another model may answer, at another price",
+    "container": "is not supported: all clients of this server would share the container",
+    "thread": "is not supported: all clients of this server would share the thread",
+}
+#: A part of a message that adds a tool.
+TOOL_ADDITION: Final = "tool_addition"
+
+
+def extras_of(fields: Mapping[str, object]) -> Extras:
+    """See Forwarder. The fields and tools are those of anthropic 2.13's beta
+    `MessageCreateParams`."""
+    refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
+    billing = fields.get("billing_policy")
+    if isinstance(billing, dict) and billing.get("bill_to", "self") != "self":
+        refused["billing_policy"] = "is not supported: the bill goes to this server"
+    tiers = {}
+    for name in ("speed", "inference_geo"):
+        value = fields.get(name)
+        if isinstance(value, str) and value.lower() not in STANDARD:
+            tiers[name] = value.lower()
+        elif not isinstance(value, str | None):
+            refused[name] = "is not a string"
+    tools = ["mcp"] if fields.get(MCP_SERVERS) else []
+    for name, tool in (*_listed(fields, "tools"), *_added_tools(fields)):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if run := next((t for k, t in RUN_TOOLS.items() if str(kind).startswith(k)), None):
+            tools.append(run)
+        elif isinstance(kind, str) and not kind.startswith(FREE_TOOLS):
+            refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
+    thinking = fields.get("thinking")
+    thinks = thinking.get("type") if isinstance(thinking, dict) else None
+    return Extras(
+        tiers=tiers,
+        tools=tuple(dict.fromkeys(tools)),
+        refused=refused,
+        thinks=None if thinks is None else thinks != "disabled",
+    )
+
+
+def _listed(fields: object, name: str) -> Iterator[tuple[str, object]]:
+    """The entries of a list in that field, each with the field's name."""
+    listed = fields.get(name) if isinstance(fields, dict) else None
+    for each in listed if isinstance(listed, list) else ():
+        yield name, each
+
+
+def _added_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The tools that messages add within a conversation, also those that a compaction kept."""
+    for _, message in _listed(fields, "messages"):
+        for _, part in _listed(message, "content"):
+            for _, change in (("", part), *_listed(part, "tool_changes")):
+                if isinstance(change, dict) and change.get("type") == TOOL_ADDITION:
+                    tool = change.get("tool")
+                    defined = tool.get("definition", tool) if isinstance(tool, dict) else tool
+                    yield "messages", defined
+
+
+# -- whole answers -----------------------------------------------------------------------------
+
+
+class CacheWrites(Fields):
+    ephemeral_1h_input_tokens: Tokens | None = None
+    ephemeral_5m_input_tokens: Tokens | None = None
+
+
+class OutputDetails(Fields):
+    thinking_tokens: Tokens | None = None
+
+
+class ServerTools(Fields):
+    web_search_requests: Tokens | None = None
+
+
+class Generation(Fields):
+    """The tokens of one generation. Anthropic counts tokens that are read from or written to its
+    cache beside the input."""
+
+    type: str | None = None
+    input_tokens: Tokens
+    output_tokens: Tokens = 0
+    cache_read_input_tokens: Tokens | None = None
+    cache_creation_input_tokens: Tokens | None = None
+    cache_creation: CacheWrites | None = None
+    output_tokens_details: OutputDetails | None = None
+
+    @property
+    def all_input_tokens(self) -> int:
+        return (
+            self.input_tokens
+            + (self.cache_read_input_tokens or 0)
+            + (self.cache_creation_input_tokens or 0)
+        )
+
+    @property
+    def cache_write_1h_tokens(self) -> int:
+        """What was written for an hour. The end of a stream reports all writes, also those after
+        tools of the provider, without their lifetimes: if some of the first were for an hour, all
+        further ones are."""
+        first, written = self.cache_creation or CacheWrites(), self.cache_creation_input_tokens or 0
+        hour = first.ephemeral_1h_input_tokens or 0
+        return hour and max(hour, written - (first.ephemeral_5m_input_tokens or 0))
+
+
+#: Kinds of generations within one call.
+COMPACTION: Final = "compaction"
+READING: Final = "message"
+
+
+class Bill(Generation):
+    """What Anthropic calls usage."""
+
+    output_tokens: Tokens
+    server_tool_use: ServerTools | None = None
+    speed: str | None = None
+    inference_geo: str | None = None
+    iterations: list[Generation] | None = None
+
+    @field_validator("iterations", mode="before")
+    @classmethod
+    def _compactions(cls, found: object) -> object:
+        """Also the readings of the model, which the sums contain already."""
+        if not isinstance(found, list):
+            return None
+        listed = [each for each in found if isinstance(each, dict)]
+        return [
+            each
+            for each in listed
+            if each.get("type") == COMPACTION
+            or (each.get("type") == READING and isinstance(each.get("input_tokens"), int))
+        ]
+
+    def usage(self) -> Usage:
+        # The sums leave out the tokens of compacting the context.
+        parts = [self, *(i for i in self.iterations or () if i.type == COMPACTION)]
+        read = sum(part.cache_read_input_tokens or 0 for part in parts)
+        written = sum(part.cache_creation_input_tokens or 0 for part in parts)
+        details = (part.output_tokens_details or OutputDetails() for part in parts)
+        searches = (self.server_tool_use or ServerTools()).web_search_requests
+        return Usage(
+            input_tokens=sum(part.input_tokens for part in parts) + read + written,
+            output_tokens=sum(part.output_tokens for part in parts),
+            cached_input_tokens=read,
+            cache_write_tokens=written,
+            reasoning_tokens=sum(each.thinking_tokens or 0 for each in details),
+            cache_write_1h_tokens=sum(part.cache_write_1h_tokens for part in parts),
+            tool_calls={"web_search": searches} if searches else {},
+            tiers=_tiers(self.speed, self.inference_geo),
+            readings=self._readings(),
+        )
+
+    def _readings(self) -> tuple[int, ...]:
+        """Each of them, if there are several."""
+        readings = tuple(each.all_input_tokens for each in self.iterations or ())
+        return readings if len(readings) > 1 else ()
+
+
+class AnswerBill(Fields):
+    usage: Bill
+
+
+class Block(Fields):
+    type: str
+    text: str | None = None
+
+
+class Answer(Fields):
+    model: str
+    content: list[Block]
+    stop_reason: str | None = None
+
+
+def _completion(answer: RawAnswer) -> Completion:
+    read = Answer.model_validate(answer.fields)
+    return Completion(
+        text="".join(b.text for b in read.content if b.type == "text" and b.text),
+        model=read.model,
+        usage=answer.usage,
+        finish_reason=_finish_reason(read.stop_reason),
+        quotas=answer.quotas,
+    )
+
+
+def _usage(answer: object) -> Usage:
+    return AnswerBill.model_validate(answer).usage.usage()
+
+
+def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | None:
+    """The speed and region of a call, if they change its price."""
+    if speed is None and inference_geo is None:
+        return None
+    words = ((speed or "").lower(), (inference_geo or "").lower())
+    return tuple(word[:32] for word in words if word not in STANDARD)
+
+
+def _generated(answer: object) -> list[str]:
+    """What was generated for a whole answer, without the results of tools."""
+    blocks = answer.get("content") if isinstance(answer, dict) else None
+    listed = blocks if isinstance(blocks, list) else ()
+    return texts_in([b for b in listed if _is_generated(b)], without=NOT_GENERATED)
+
+
+def _is_generated(block: object) -> bool:
+    """Whether the model generated this block, and not a tool of the provider's."""
+    return isinstance(block, dict) and not str(block.get("type")).endswith("_result")
+
+
+def _add_result(progress: Progress, part: object) -> None:
+    """Count what a result has, at any depth; encrypted texts and files are in base64."""
+    match part:
+        case str():
+            progress.results.append(part)
+        case {"type": "base64", "data": str(data)}:
+            progress.opaque_bytes += len(data) * 3 // 4
+        case {"encrypted_content": str(data), **others}:
+            progress.opaque_bytes += len(data) * 3 // 4
+            _add_result(progress, others)
+        case dict():
+            for name, each in part.items():
+                if name not in NOT_COUNTED:
+                    _add_result(progress, each)
+        case list():
+            for each in part:
+                _add_result(progress, each)
+
+
+def _finish_reason(word: str | None) -> FinishReason:
+    return FINISH_REASONS.get(word or "", "other")
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+class Start(Fields):
+    model: str
+    usage: Bill
+
+
+class MessageStart(Fields):
+    message: Start
+
+
+class BlockStart(Fields):
+    content_block: dict[str, object] | None = None
+
+
+class Delta(OpenFields):
+    """What an event adds; its other fields are generated too (arguments, thinking)."""
+
+    text: str | None = None
+
+
+class BlockDelta(Fields):
+    delta: Delta
+
+
+class Stop(Fields):
+    stop_reason: str | None = None
+
+
+class MessageDelta(Fields):
+    """``usage`` is the usage so far; what is absent has not changed since the start."""
+
+    delta: Stop
+    usage: dict[str, object]
+
+
+class MessageReader:
+    """Reads events. The input tokens come with the first, the output tokens with later ones."""
+
+    def __init__(self, model: str) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._bill: dict[str, object] = {"input_tokens": 0}
+
+    def read(self, event: Event) -> Part:
+        text = ""
+        match event.name:
+            case "message_start":
+                start = MessageStart.model_validate_json(event.data).message
+                # Each later event has its own count of these.
+                self._bill = start.usage.model_dump(exclude={"output_tokens"})
+                self.progress.model = start.model
+                self.progress.usage = start.usage.usage()
+            case "content_block_start":
+                self._begin_block(BlockStart.model_validate_json(event.data).content_block or {})
+            case "content_block_delta":
+                text = self._text(BlockDelta.model_validate_json(event.data).delta)
+            case "message_delta":
+                self._count(MessageDelta.model_validate_json(event.data))
+            case "message_stop":
+                self.over = True
+                if self.progress.finish_reason is None:
+                    self.progress.finish_reason = "other"
+            case "error":
+                self.progress.failed = True
+                raise _stream_error(event.data)
+        return Part(text, event.raw)
+
+    def _begin_block(self, block: dict[str, object]) -> None:
+        progress = self.progress
+        if not _is_generated(block):
+            progress.runs_tools = progress.has_result = True
+            _add_result(progress, block)
+            return
+        progress.runs_tools |= str(block.get("type")) in RUN_BLOCKS
+        progress.generated += texts_in(block, without=NOT_GENERATED)
+        progress.rereads += progress.has_result
+        progress.has_result = False
+        if (block.get("type"), block.get("name")) == SEARCH:
+            searches = progress.tool_calls.get("web_search", 0) + 1
+            progress.tool_calls = {"web_search": searches}
+
+    def _text(self, delta: Delta) -> str:
+        text = delta.text or ""
+        self.progress.generated += texts_in([text, delta.model_extra], without=NOT_GENERATED)
+        return text
+
+    def _count(self, message: MessageDelta) -> None:
+        changed = {name: value for name, value in message.usage.items() if value is not None}
+        bill = Bill.model_validate({**self._bill, **changed})
+        self._bill = bill.model_dump(exclude={"output_tokens"})
+        self.progress.usage = bill.usage()
+        if message.delta.stop_reason is not None:
+            self.progress.finish_reason = _finish_reason(message.delta.stop_reason)
+            self.progress.usage_is_final = True
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+STREAM_KINDS: Final[dict[str, ErrorKind]] = {
+    "overloaded_error": "overloaded",
+    "rate_limit_error": "rate_limited",
+    "billing_error": "quota",
+    "timeout_error": "timeout",
+    # Their messages may quote a key. The log leaves messages of this kind out.
+    "authentication_error": "auth",
+    "permission_error": "auth",
+}
+
+
+CAP_CODE: Final = re.compile(r"spend_limit_reached|^contract_|^organization_on_hold$")
+#: Whole sentences without “: ”. A complaint about a field begins with the field's name, which a
+#: caller may choose, and goes on with a colon.
+CAP_MESSAGE: Final = re.compile(
+    r"(?:You have reached your specified [\w ]*usage limits|Your credit balance is too low)"
+    r"(?:(?!: ).)*"
+)
+
+
+class ErrorDetails(Fields):
+    error_code: str | None = None
+
+
+class ErrorReason(Fields):
+    type: str | None = None
+    message: str | None = None
+    details: ErrorDetails | None = None
+
+
+class ErrorEvent(Fields):
+    error: ErrorReason
+
+
+def _error_kind(error: anthropic.APIStatusError) -> ErrorKind | None:
+    try:
+        reason = ErrorEvent.model_validate(error.body).error
+    except ValidationError:
+        return None
+    if reason.type == "billing_error" or _is_spend_cap(reason):
+        return "quota"
+    return "overloaded" if reason.type == "overloaded_error" else None
+
+
+def _stream_error(data: str) -> ProviderError:
+    try:
+        reason = ErrorEvent.model_validate_json(data).error
+    except ValidationError:  # an error in any other form
+        return ProviderError(NAME, "unavailable", message=data, status=200)
+    kind = STREAM_KINDS.get(reason.type or "", "unavailable")
+    message, wait_s = reason.message or "", None
+    if _is_spend_cap(reason):
+        kind, wait_s = "quota", regained_after_s(message)
+    return ProviderError(NAME, kind, message=message, status=200, retry_after_s=wait_s)
+
+
+def _is_spend_cap(reason: ErrorReason) -> bool:
+    """Whether an error that looks like a rate limit, or like the caller's mistake, is a cap of this
+    server's account: neither a wait nor another request helps."""
+    code, message = reason.details and reason.details.error_code, reason.message or ""
+    return bool(CAP_CODE.search(code or "") or CAP_MESSAGE.fullmatch(message))
+
+
+# -- quotas ------------------------------------------------------------------------------------
+# https://platform.claude.com/docs/en/api/rate-limits, under “Response headers”.
+
+#: The period of all quotas. The reset does not tell it: it is rounded up to whole seconds.
+PERIOD_S: Final = 60
+# RFC 3339. Python alone also accepts weeks, any separator, and text after a NUL.
+INSTANT: Final = re.compile(r"[0-9-]{10}T[0-9:.]{8,30}(?:Z|[+-][0-9]{2}:[0-9]{2})?")
+
+
+def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
+    """The quotas in an answer's headers, each unit at most once, without invalid ones."""
+    # Both the reset and the date are of the provider's clock.
+    now = http_date(headers.get("date", "")) or datetime.now(UTC)
+
+    def reset_s(text: str) -> float | None:
+        return _seconds_until(text, now)
+
+    def found(unit: QuotaUnit, name: str) -> Quota | None:
+        name = f"anthropic-ratelimit-{name}-{{}}"
+        return quota(unit, headers, name, reset_s=reset_s, period_s=PERIOD_S)
+
+    parts = found("input_tokens", "input-tokens"), found("output_tokens", "output-tokens")
+    # Tokens of both directions only without these: they are a sum by rules that differ by model.
+    tokens = parts if any(parts) else (found("tokens", "tokens"),)
+    return tuple(each for each in (found("requests", "requests"), *tokens) if each)
+
+
+def _seconds_until(text: str, now: datetime) -> float | None:
+    """The time until an RFC 3339 instant; 0 if it is past."""
+    text = text.strip()
+    if not INSTANT.fullmatch(text):
+        return None
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:  # the 32nd of a month
+        return None
+    instant = instant.replace(tzinfo=instant.tzinfo or UTC)
+    return max(0.0, (instant - now).total_seconds())
+
+
+VENDOR: Final = Vendor(
+    name=NAME,
+    client_class="Anthropic",
+    error_class="AnthropicError",
+    request_id_header="request-id",
+    apis=(
+        Api(
+            path="/v1/messages",
+            extras=extras_of,
+            bounded=_bounded,
+            open_stream=lambda request: (request, MessageReader(str(request.fields.get("model")))),
+            usage=_usage,
+            generated=_generated,
+        ),
+    ),
+    body=_body,
+    completion=_completion,
+    count_path="/v1/messages/count_tokens",
+    quotas=quotas,
+    quotas_by_direction=True,
+    error_kind=_error_kind,
+)
+
+
+class Anthropic(SDKProvider):
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(VENDOR, upstream)

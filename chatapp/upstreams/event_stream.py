@@ -1,0 +1,155 @@
+"""Server-sent events: parsed from a provider, written to a client, and streams of answers in them.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as providers use it: an
+event ends with an empty line and has `event:` and `data:` fields.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from chatapp.upstreams import Part, Progress, ProviderError, Quota
+from chatapp.upstreams.cancellation import hang_up
+
+if TYPE_CHECKING:
+    import httpx2
+
+MIMETYPE: Final = "text/event-stream"
+#: Larger than any provider's event. An endless event must not fill the memory.
+EVENT_MAX_BYTES: Final = 8 * 1024 * 1024
+END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+LINE_END: Final = re.compile(r"\r\n|\n|\r")
+
+
+class Event(NamedTuple):
+    """One event: its name ("" without one), its data, and its bytes on the wire."""
+
+    name: str
+    data: str
+    raw: bytes
+
+
+def read(chunks: Iterable[bytes]) -> Iterator[Event]:
+    """The events in these bytes, each as soon as it is complete.
+
+    Comments and other blocks without data are events with empty data, so that every byte can be
+    passed on. An incomplete last event is dropped. ValueError if an event is not UTF-8 or is larger
+    than EVENT_MAX_BYTES.
+    """
+    pending = bytearray()
+    for chunk in chunks:
+        searched = max(0, len(pending) - 3)
+        pending += chunk
+        while end := END.search(pending, searched):
+            yield _event(bytes(pending[: end.end()]))
+            del pending[: end.end()]
+            searched = 0
+        if len(pending) > EVENT_MAX_BYTES:
+            raise ValueError(f"an event is larger than {EVENT_MAX_BYTES} bytes")
+    if pending.endswith((b"\n", b"\r")):  # complete lines: only the empty one is missing
+        yield _event(bytes(pending) + b"\n")
+
+
+def write(data: Mapping[str, object] | str, *, name: str | None = None) -> bytes:
+    """One event with this data; a mapping is written as JSON."""
+    # As ASCII, because a line separator within the data must not end its line.
+    text = data if isinstance(data, str) else json.dumps(data, separators=(",", ":"))
+    return (f"event: {name}\n" if name else "").encode() + f"data: {text}\n\n".encode()
+
+
+def _event(raw: bytes) -> Event:
+    name, data = "", []
+    for line in LINE_END.split(raw.decode("utf-8")):
+        field, _, value = line.partition(":")
+        if field == "event":
+            name = value.removeprefix(" ")
+        elif field == "data":
+            data.append(value.removeprefix(" "))
+    return Event(name, "\n".join(data), raw)
+
+
+class EventReader(Protocol):
+    """A vendor's meaning of events. ``over`` is set by the last event that matters."""
+
+    progress: Progress
+    over: bool
+
+    def read(self, event: Event) -> Part:
+        """What the event adds. ValueError if it cannot be parsed, ProviderError if it reports an
+        error."""
+        ...
+
+
+class EventStream:
+    """An AnswerStream over ``response``, whose body has not been read yet.
+
+    ``lenient`` passes events on that ``reader`` cannot parse, for clients that may understand them;
+    otherwise they are errors.
+    """
+
+    def __init__(
+        self,
+        response: httpx2.Response,
+        reader: EventReader,
+        *,
+        provider: str,
+        headers: Mapping[str, str],
+        quotas: tuple[Quota, ...],
+        lenient: bool,
+    ) -> None:
+        self._response = response
+        self._reader = reader
+        self._provider = provider
+        self._lenient = lenient
+        self.headers = headers
+        self.quotas = quotas
+        self.progress = reader.progress
+        found = response.headers.get("content-type", "")
+        if not found.startswith(MIMETYPE):
+            self.close()
+            raise ProviderError(provider, "malformed", message=f"not a stream: {found}", status=200)
+
+    def __iter__(self) -> Iterator[Part]:
+        try:
+            for event in read(self._chunks()):
+                part = self._part(event)
+                if part.text or part.raw:
+                    yield part
+        except ValueError as error:
+            raise ProviderError(self._provider, "malformed", message=str(error)) from error
+        finally:
+            self.close()
+        if self.progress.finish_reason is None and not self.progress.failed:
+            raise ProviderError(self._provider, "unavailable", message="the stream ended too early")
+
+    def close(self) -> None:
+        self._response.close()
+
+    def abort(self) -> None:
+        network = self._response.extensions.get("network_stream")
+        # Of a closed response, the connection may serve another call already.
+        if network is not None and not self._response.is_closed:
+            hang_up(network)
+
+    def _chunks(self) -> Iterator[bytes]:
+        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
+
+        try:
+            yield from self._response.iter_bytes()
+        except httpx2.TimeoutException as error:
+            if not self._reader.over:
+                raise ProviderError(self._provider, "timeout", message=str(error)) from error
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            if not self._reader.over:
+                raise ProviderError(self._provider, "unavailable", message=str(error)) from error
+
+    def _part(self, event: Event) -> Part:
+        try:
+            return self._reader.read(event)
+        except ValueError:
+            if not self._lenient:
+                raise
+            return Part("", event.raw)

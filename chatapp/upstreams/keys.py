@@ -1,0 +1,255 @@
+"""The keys of an upstream: where they come from, and which one is next.
+
+A secret is only in the header of a request: no log, error, representation or identity of a limit
+has it. They name a key by its variable or its file.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from stat import S_ISREG
+from typing import Final, NamedTuple, Protocol, runtime_checkable
+
+from chatapp.upstreams import ProviderError
+
+log = logging.getLogger(__name__)
+
+VARIABLE: Final = "env:"
+FILE: Final = "file:"
+ALLOWED: Final = '"env:NAME" (a variable) or "file:/PATH" (a file, with an absolute path)'
+NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: A header may not have more.
+SECRET_MAX_BYTES: Final = 16 * 1024
+#: How long a key that its upstream rejects is set aside, in seconds. A lack of credit, and even a
+#: rejection, can end without a change here.
+SET_ASIDE_S: Final = 600.0
+AGAIN: Final = "every 10 minutes"
+#: How long a call with the secret before the last change may still be rejected, in seconds.
+CHANGE_S: Final = 60.0
+#: The rest of a key that is used up, if its upstream names none, and the longest one, in seconds.
+REST_S: Final = 1.0
+LONGEST_REST_S: Final = 60.0
+#: Callers choose the names of models, and each may have its own rests.
+RESTS_MOST: Final = 1000
+#: What a rest applies to if not to one model.
+EVERY_MODEL: Final = ""
+
+
+class Key:
+    """A key by its source. ``name`` is the variable or the file; a file is read again when it
+    changes. ValueError if the source is invalid; the message does not quote it, as it may be the
+    key itself."""
+
+    __slots__ = ("_file", "_read_of", "_secret", "changed_at", "name", "version")
+
+    def __init__(self, source: str) -> None:
+        self._file: Path | None = None
+        self._read_of: tuple[int, int, int] | None = None
+        self._secret: str | None = None
+        #: Counts the secrets that the file has had, and since when it has the last one.
+        self.version = 0
+        self.changed_at = -math.inf
+        if source.startswith(VARIABLE) and NAME.fullmatch(source.removeprefix(VARIABLE)):
+            self.name = source.removeprefix(VARIABLE)
+            self._secret = self._valid(os.environ.get(self.name, ""))
+        elif source.startswith(FILE) and Path(source.removeprefix(FILE)).is_absolute():
+            self.name = source.removeprefix(FILE)
+            self._file = Path(self.name)
+            if self._file.exists() and not self._file.is_file():
+                raise ValueError("is no regular file; write the path of a file that holds the key")
+        else:
+            raise ValueError(
+                f"does not say where the key is; write {ALLOWED}, never the key itself"
+            )
+
+    def __repr__(self) -> str:
+        return f"Key({self.name!r})"
+
+    @property
+    def secret(self) -> str | None:
+        """The key; None if the variable is not set or the file has never had a valid one."""
+        if self._file is not None:
+            self._look_at(self._file)
+        return self._secret
+
+    def _look_at(self, file: Path) -> None:
+        """Read the file if it has changed. The last valid key stays in use."""
+        try:
+            stat = file.stat()
+            found = stat.st_mtime_ns, stat.st_ino, stat.st_size
+            if found == self._read_of or not S_ISREG(stat.st_mode):
+                return
+            with file.open("rb") as opened:
+                secret = self._valid(opened.read(SECRET_MAX_BYTES + 1).decode())
+        except (OSError, ValueError):
+            return
+        self._read_of = found
+        if secret is not None and secret != self._secret:
+            self.changed_at = -math.inf if self._secret is None else time.monotonic()
+            self._secret = secret
+            self.version += 1
+
+    def _valid(self, text: str) -> str | None:
+        """The key in this text; None, with a warning, if it could not be sent in a header."""
+        secret = text.strip()
+        is_word = secret.isascii() and secret.isprintable() and " " not in secret
+        if secret and not (is_word and len(secret) <= SECRET_MAX_BYTES):
+            log.warning("The key %s is not one word of printable ASCII, and is not used", self.name)
+            return None
+        return secret or None
+
+
+class Rest(NamedTuple):
+    """A key of that version is not used for a model (EVERY_MODEL: for none)."""
+
+    key: str
+    version: int
+    model: str
+
+
+class CappedKey(NamedTuple):
+    """A key that its upstream refuses because of a spending cap or a lack of credit, until then if
+    the upstream names a date."""
+
+    upstream: str
+    key: str
+    ends_at: datetime | None
+
+
+class Keys:
+    """The keys of one upstream, used in turn. Safe from any thread.
+
+    A key rests for a model that it may not call at the moment. While all rest, the one whose rest
+    ends first is used, so that its caller gets the upstream's answer.
+    """
+
+    def __init__(self, upstream: str, keys: Sequence[Key]) -> None:
+        self._upstream = upstream
+        self._keys = tuple(keys)
+        self._by_name = {key.name: key for key in keys}
+        self._rests: dict[Rest, float] = {}
+        self._logged: set[tuple[str, int, str]] = set()
+        self._turn = 0
+        self._lock = threading.Lock()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all keys."""
+        return tuple(self._by_name)
+
+    @property
+    def are_missing(self) -> bool:
+        """Whether the upstream needs a key and has none."""
+        return bool(self._keys) and all(key.secret is None for key in self._keys)
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The names of the keys without a secret."""
+        return tuple(key.name for key in self._keys if key.secret is None)
+
+    def secret(self, name: str) -> tuple[str, str] | None:
+        """The name and the secret of that key, or of the first one that has a secret; None if the
+        upstream needs none."""
+        for key in filter(None, (self._by_name.get(name), *self._keys)):
+            if (secret := key.secret) is not None:
+                return key.name, secret
+        return None
+
+    def next(self, model: str) -> str:
+        """The name of the key for the next call of that model; "" without keys."""
+        with self._lock:
+            usable = next(self._usable(model), None)
+            if usable is not None:
+                return usable
+            ready = [key for key in self._keys if key.secret is not None]
+            first = min(ready, key=lambda key: self._until(key, model), default=None)
+            return first.name if first else ""
+
+    def other(self, model: str, tried: Collection[str]) -> str | None:
+        """The name of another key for the same call, which does not rest; None without one."""
+        with self._lock:
+            return next((name for name in self._usable(model) if name not in tried), None)
+
+    def rest(self, name: str, model: str, for_s: float) -> None:
+        """Leave the key out for that model and time. A stored response may name a key that the
+        upstream no longer has."""
+        if name not in self._by_name:
+            return
+        with self._lock:
+            now = time.monotonic()
+            if len(self._rests) >= RESTS_MOST:
+                self._rests = {rest: end for rest, end in self._rests.items() if end > now}
+            if len(self._rests) < RESTS_MOST:
+                self._rests[Rest(name, self._by_name[name].version, model)] = now + for_s
+
+    def note(self, name: str, model: str, error: ProviderError) -> CappedKey | None:
+        """Let the key rest if the upstream has refused it. A rejected key is logged once, and one
+        that has reached a spending cap once a day, and returned."""
+        key = self._by_name.get(name or next(iter(self.names), ""))
+        if key is None:
+            return None
+        match error.kind:
+            case "overloaded" if error.retry_after_s is None:
+                pass  # the upstream is, for all its keys
+            case "rate_limited" | "overloaded":
+                wait_s = min(error.retry_after_s or REST_S, LONGEST_REST_S)
+                self.rest(key.name, model, wait_s)
+            case "auth" if error.status == 403:  # it may be allowed to call other models
+                self.rest(key.name, model, SET_ASIDE_S)
+                self._log(key, f"may not call {model}", "403")
+            case "auth" if time.monotonic() - key.changed_at < CHANGE_S:
+                pass
+            case "auth":
+                self.rest(key.name, EVERY_MODEL, SET_ASIDE_S)
+                self._log(key, "was rejected", "401")
+            case "quota":
+                self.rest(key.name, EVERY_MODEL, error.retry_after_s or SET_ASIDE_S)
+                now, rest_s = datetime.now(UTC), error.retry_after_s
+                ends_at = None if rest_s is None else now + timedelta(seconds=rest_s)
+                what = "has reached a spending cap or has no credit left"
+                if self._log(key, what, f"quota on {now:%Y-%m-%d}", ends_at=ends_at):
+                    return CappedKey(self._upstream, key.name, ends_at)
+        return None
+
+    def _log(self, key: Key, what: str, kind: str, *, ends_at: datetime | None = None) -> bool:
+        """Log it, unless that was done before."""
+        with self._lock:
+            known = (key.name, key.version, kind) in self._logged
+            self._logged.add((key.name, key.version, kind))
+        if not known:
+            again = f"at {ends_at:%Y-%m-%d %H:%M} UTC" if ends_at else AGAIN
+            log.error(
+                "The key %s of the upstream %s %s. It is tried again %s.",
+                *(key.name, self._upstream, what, again),
+            )
+        return not known
+
+    def _usable(self, model: str) -> Iterator[str]:
+        """The names of the keys that do not rest, in turn. The caller has the lock."""
+        count, now = len(self._keys), time.monotonic()
+        for place in range(self._turn, self._turn + count):
+            key = self._keys[place % count]
+            if key.secret is not None and self._until(key, model) <= now:
+                self._turn = (place + 1) % count
+                yield key.name
+
+    def _until(self, key: Key, model: str) -> float:
+        """When the key's rest ends; 0 if it does not rest."""
+        rests = (Rest(key.name, key.version, each) for each in (model, EVERY_MODEL))
+        return max(self._rests.get(rest, 0.0) for rest in rests)
+
+
+@runtime_checkable
+class KeyHolder(Protocol):
+    """A provider with keys."""
+
+    @property
+    def keys(self) -> Keys: ...

@@ -1,0 +1,80 @@
+"""A provider without a model, a key or a network, with the same answer every time.
+
+It is for trying the limits. It counts 4 bytes as a token, and its answer quotes the question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from chatapp.upstreams import (
+    AnswerStream,
+    Completion,
+    Part,
+    Progress,
+    Prompt,
+    Quota,
+    Usage,
+)
+
+QUOTED_CHARACTERS: Final = 200
+BYTES_PER_TOKEN: Final = 4
+
+
+class Offline:
+    name: Final = "offline"
+    patterns: Final = ("offline",)
+    missing: Final = None
+    quotas_by_direction: Final = False
+
+    def serves(self, model: str) -> bool:
+        return model in self.patterns
+
+    def complete(self, prompt: Prompt) -> Completion:
+        # JSON may contain a lone surrogate, which UTF-8 cannot.
+        asked = prompt.messages[-1].text.encode("utf-8", "replace").decode()
+        quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
+        characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
+        text = (
+            f"I am offline, so no model has answered. You said “{quoted}” ({characters}). "
+            "Set OPENAI_API_KEY or ANTHROPIC_API_KEY to talk to a model."
+        )
+        usage = Usage(
+            input_tokens=sum(_tokens(message.text) for message in prompt.messages),
+            output_tokens=_tokens(text),
+        )
+        return Completion(text=text, model=prompt.model, usage=usage, finish_reason="stop")
+
+    def stream(self, prompt: Prompt) -> AnswerStream:
+        return OfflineStream(self.complete(prompt))
+
+
+class OfflineStream:
+    """The same answer, word by word, without a delay."""
+
+    headers: Final[Mapping[str, str]] = {}
+    quotas: Final[tuple[Quota, ...]] = ()
+
+    def __init__(self, completion: Completion) -> None:
+        self._completion = completion
+        self.progress = Progress(model=completion.model)
+
+    def __iter__(self) -> Iterator[Part]:
+        for word in self._completion.text.split(" "):
+            text = f" {word}" if self.progress.generated else word
+            self.progress.generated.append(text)
+            yield Part(text, b"")
+        self.progress.usage = self._completion.usage
+        self.progress.usage_is_final = True
+        self.progress.finish_reason = self._completion.finish_reason
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+def _tokens(text: str) -> int:
+    return -(-len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN)

@@ -1,0 +1,388 @@
+"""OpenAI's models: the vendor, and its chat completions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Final
+
+from pydantic import Field
+
+from chatapp.upstreams import (
+    Bounds,
+    Completion,
+    ErrorKind,
+    Extras,
+    FinishReason,
+    Part,
+    Progress,
+    Prompt,
+    ProviderError,
+    Quota,
+    RawAnswer,
+    RawRequest,
+    Usage,
+)
+from chatapp.upstreams.answer import Fields, OpenFields, Tokens, quota, texts_in
+from chatapp.upstreams.event_stream import Event
+from chatapp.upstreams.openai_responses import COMPACTION, RESPONSES
+from chatapp.upstreams.openai_service import (
+    CAPS,
+    NAME,
+    InputDetails,
+    OutputDetails,
+    common_extras,
+    refused_parts,
+    stream_error,
+    tiers_of,
+)
+from chatapp.upstreams.sdk import Api, SDKProvider, Upstream, Vendor
+
+if TYPE_CHECKING:
+    import openai
+
+#: The fields that limit an answer's length; the first is the current one.
+BOUNDS: Final = ("max_completion_tokens", "max_tokens")
+FINISH_REASONS: Final[dict[str, FinishReason]] = {
+    "stop": "stop",
+    "length": "length",
+    "content_filter": "refused",
+}
+#: Tools of chat completions, which the client runs.
+TOOLS: Final = frozenset({"function", "custom"})
+#: Fields of a message that the model does not generate.
+NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def _body(prompt: Prompt) -> dict[str, object]:
+    return {
+        "model": prompt.model,
+        "messages": [{"role": m.role, "content": m.text} for m in prompt.messages],
+        "max_completion_tokens": prompt.max_tokens,
+    }
+
+
+def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
+    if (most_output_tokens := bounds.output_tokens) is None:
+        return request
+    found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
+    lowered = {
+        name: most_output_tokens
+        for name in found or BOUNDS[:1]
+        if not found or request.fields[name] > most_output_tokens  # type: ignore[operator]
+    }
+    return request.with_fields(**lowered)
+
+
+def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
+    """Every stream asks for its usage; the reader hides it from a client that did not."""
+    options, choices = request.fields.get("stream_options"), request.fields.get("n")
+    options, hides_usage = {} if options is None else options, False
+    if isinstance(options, dict) and options.get("include_usage") is not True:  # 1 is not True
+        hides_usage = True
+        fields = {**request.fields, "stream_options": {**options, "include_usage": True}}
+        try:
+            raw = json.dumps(fields, allow_nan=False).encode()
+        except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
+            raise ProviderError(NAME, "bad_request", message=str(error)) from error
+        request = replace(request, raw=raw, fields=fields)
+    return request, ChunkReader(
+        str(request.fields.get("model")),
+        hides_usage=hides_usage,
+        choices=choices if isinstance(choices, int) else 1,
+    )
+
+
+def extras_of(fields: Mapping[str, object]) -> Extras:
+    """See Forwarder. The fields are those of openai 3.57's `CompletionCreateParams`."""
+    common = common_extras(fields)
+    refused = {**common.refused, **refused_parts(fields, "messages")}
+    if fields.get("web_search_options") is not None:
+        refused["web_search_options"] = "has no price here"
+    modalities = fields.get("modalities")
+    if fields.get("audio") is not None or modalities not in (None, [], ["text"]):
+        refused["modalities"] = "may only be text; others, such as audio, have no price here"
+    tools = fields.get("tools")
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if isinstance(kind, str) and kind not in TOOLS:  # OpenAI has no others, but upstreams do
+            refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
+    return replace(
+        common,
+        refused=refused,
+        thinks=False if fields.get("reasoning_effort") == "none" else None,
+        effort=str(fields.get("reasoning_effort") or ""),
+        predicts=bool(fields.get("prediction")),
+    )
+
+
+# -- whole answers -----------------------------------------------------------------------------
+
+
+class Bill(Fields):
+    """What OpenAI calls usage."""
+
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    prompt_tokens_details: InputDetails | None = None
+    completion_tokens_details: OutputDetails | None = None
+
+    def usage(self, tiers: tuple[str, ...] | None) -> Usage:
+        cached, written = (self.prompt_tokens_details or InputDetails()).within(self.prompt_tokens)
+        generated = self.completion_tokens_details or OutputDetails()
+        return Usage(
+            input_tokens=self.prompt_tokens,
+            output_tokens=self.completion_tokens,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
+            reasoning_tokens=generated.reasoning_tokens or 0,
+            tiers=tiers,
+        )
+
+
+class AnswerBill(Fields):
+    usage: Bill
+    service_tier: str | None = None
+
+
+class Text(Fields):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class Choice(Fields):
+    finish_reason: str | None = None
+    message: Text
+
+
+class Answer(Fields):
+    model: str
+    choices: Annotated[list[Choice], Field(min_length=1)]
+
+
+def _completion(answer: RawAnswer) -> Completion:
+    read = Answer.model_validate(answer.fields)
+    choice = read.choices[0]
+    refused = choice.message.refusal
+    return Completion(
+        text=choice.message.content or refused or "",
+        model=read.model,
+        usage=answer.usage,
+        finish_reason="refused" if refused else _finish_reason(choice.finish_reason),
+        quotas=answer.quotas,
+    )
+
+
+def _usage(answer: object) -> Usage:
+    found = AnswerBill.model_validate(answer)
+    return found.usage.usage(tiers_of(found.service_tier))
+
+
+def _generated(answer: object) -> list[str]:
+    """What was generated for all choices."""
+    choices = answer.get("choices") if isinstance(answer, dict) else None
+    listed = choices if isinstance(choices, list) else ()
+    messages = [choice.get("message") for choice in listed if isinstance(choice, dict)]
+    return texts_in(messages, without=NOT_GENERATED)
+
+
+def _finish_reason(word: str | None) -> FinishReason:
+    return FINISH_REASONS.get(word or "", "other")
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+DONE: Final = "[DONE]"
+
+
+class Delta(OpenFields):
+    """What a chunk adds; its other fields are generated too (tool calls, reasoning)."""
+
+    content: str | None = None
+    refusal: str | None = None
+
+
+class DeltaChoice(Fields):
+    index: int | None = None
+    delta: Delta | None = None
+    finish_reason: str | None = None
+
+
+class Chunk(Fields):
+    model: str | None = None
+    choices: Annotated[list[DeltaChoice], Field(default_factory=list)]
+    usage: Bill | None = None
+    service_tier: str | None = None
+    error: object = None  # an error in any form
+
+
+class ChunkReader:
+    """Reads the chunks of so many ``choices``. ``hides_usage``: the client did not request the
+    chunk with the usage and does not get it, because code that reads `choices[0]` of every chunk
+    would fail on it."""
+
+    def __init__(self, model: str, *, hides_usage: bool, choices: int = 1) -> None:
+        self.progress = Progress(model=model)
+        self.over = False
+        self._choices = choices
+        self._finished: set[int] = set()
+        self._hides_usage = hides_usage
+
+    def read(self, event: Event) -> Part:
+        if not event.data:
+            return Part("", event.raw)
+        if event.data.startswith(DONE):
+            if not self._finished:
+                raise ProviderError(NAME, "unavailable", message="[DONE] before a finish_reason")
+            self.progress.finish_reason = self.progress.finish_reason or "other"
+            self.over = True
+            return Part("", event.raw)
+        chunk = Chunk.model_validate_json(event.data)
+        if chunk.error:
+            self.progress.failed = True
+            raise stream_error(chunk.error)
+        progress = self.progress
+        progress.model = chunk.model or progress.model
+        text = "".join([self._text(choice) for choice in chunk.choices])
+        if chunk.service_tier:
+            progress.tiers = tiers_of(chunk.service_tier)
+        if chunk.usage is not None:
+            progress.usage = chunk.usage.usage(progress.tiers)
+            progress.usage_is_final = True
+            if self._hides_usage and not chunk.choices:
+                return Part("", b"")
+        return Part(text, event.raw)
+
+    def _text(self, choice: DeltaChoice) -> str:
+        """The text that a chunk adds to a choice; everything generated is counted."""
+        progress, delta = self.progress, choice.delta or Delta()
+        text = delta.content or delta.refusal or ""
+        progress.generated += texts_in([text, delta.model_extra], without=NOT_GENERATED)
+        if choice.finish_reason is not None:
+            self._finished.add(choice.index or 0)
+            if len(self._finished) >= self._choices:
+                progress.finish_reason = _finish_reason(choice.finish_reason)
+        return text
+
+
+# -- embeddings --------------------------------------------------------------------------------
+
+
+class EmbeddingBill(Fields):
+    prompt_tokens: Tokens
+
+
+class Embeddings(Fields):
+    usage: EmbeddingBill
+
+
+def _embedding_usage(answer: object) -> Usage:
+    return Usage(Embeddings.model_validate(answer).usage.prompt_tokens, output_tokens=0)
+
+
+EMBEDDINGS: Final = Api(
+    path="/embeddings",
+    extras=common_extras,
+    bounded=lambda request, _: request,
+    usage=_embedding_usage,
+    generated=lambda _: [],
+)
+
+
+# -- errors ------------------------------------------------------------------------------------
+
+#: The start of a 429 for a request above the quota of a whole minute: "Request too large for gpt-4o
+#: in organization … on tokens per min (TPM): Limit 30000, Requested 36278."
+TOO_LARGE: Final = "Request too large"
+#: In the code or the message of a 429 when the tier `flex` is full; other tiers may not be:
+#: https://platform.openai.com/docs/guides/flex-processing.
+NO_FLEX: Final = "resource unavailable"
+
+
+def _error_kind(error: openai.APIStatusError) -> ErrorKind | None:
+    if CAPS.intersection(filter(None, (error.code, error.type))):
+        return "quota"  # mostly a 429, but waiting does not help
+    if error.status_code == 429 and TOO_LARGE in error.message:
+        return "too_large"  # nor here; only the message distinguishes it
+    words = f"{error.code} {error.message}".lower().replace("_", " ")
+    if error.status_code == 429 and NO_FLEX in words:
+        return "unavailable"
+    return None
+
+
+# -- quotas ------------------------------------------------------------------------------------
+# https://platform.openai.com/docs/guides/rate-limits, under “Rate limits in headers”.
+
+SECONDS_PER: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+STEP: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)")
+DURATION: Final = re.compile(rf"(?:{STEP.pattern}){{1,4}}")
+
+
+def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
+    """The quotas in an answer's headers, each unit at most once, without invalid ones."""
+    requests = quota("requests", headers, "x-ratelimit-{}-requests", reset_s=_duration_s)
+    # The organisation's tokens and the project's: a call uses both.
+    tokens = [
+        found
+        for name in ("x-ratelimit-{}-tokens", "x-ratelimit-{}-project-tokens")
+        if (found := quota("tokens", headers, name, reset_s=_duration_s))
+    ]
+    return tuple(found for found in (requests, _both(tokens)) if found)
+
+
+def _both(tokens: Sequence[Quota]) -> Quota | None:
+    """What both leave, as one quota. Its limit is always the smaller one: if it changed with the
+    quota that has less left, use of the larger would be mistaken for use of the smaller."""
+    if not tokens:
+        return None
+    if len(tokens) == 1:
+        return tokens[0]
+    smaller = min(tokens, key=lambda found: found.limit)
+    return replace(smaller, remaining=min(smaller.limit, *(found.remaining for found in tokens)))
+
+
+def _duration_s(text: str) -> float | None:
+    """The seconds in `12ms`, `6m0s` or `1h2m3s`; compatible servers send a number of seconds."""
+    text = text.strip()
+    for duration in (text, f"{text}s"):
+        if DURATION.fullmatch(duration):
+            steps = STEP.findall(duration)
+            return sum(float(count) * SECONDS_PER[unit] for count, unit in steps)
+    return None
+
+
+VENDOR: Final = Vendor(
+    name=NAME,
+    client_class="OpenAI",
+    error_class="OpenAIError",
+    request_id_header="x-request-id",
+    apis=(
+        Api(
+            path="/chat/completions",
+            extras=extras_of,
+            bounded=_bounded,
+            open_stream=_open_stream,
+            usage=_usage,
+            generated=_generated,
+        ),
+        RESPONSES,
+        COMPACTION,
+        EMBEDDINGS,
+    ),
+    body=_body,
+    completion=_completion,
+    count_path="/responses/input_tokens",
+    quotas=quotas,
+    quotas_by_direction=False,
+    error_kind=_error_kind,
+)
+
+
+class OpenAI(SDKProvider):
+    def __init__(self, upstream: Upstream) -> None:
+        super().__init__(VENDOR, upstream)

@@ -1,0 +1,375 @@
+"""OpenAI's Responses API: what is priced in its requests, and its answers, whole and in events."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Final
+
+from pydantic import ValidationError
+
+from chatapp.upstreams import Bounds, Extras, FinishReason, Part, Progress, RawRequest, Usage
+from chatapp.upstreams.answer import Fields, Tokens, readings_of, texts_in
+from chatapp.upstreams.event_stream import Event
+from chatapp.upstreams.openai_service import (
+    InputDetails,
+    OutputDetails,
+    common_extras,
+    refused_parts,
+    stream_error,
+    tiers_of,
+)
+from chatapp.upstreams.sdk import Api
+
+#: OpenAI rejects a lower `max_output_tokens`.
+LEAST_OUTPUT_TOKENS: Final = 16
+#: Tools that the client runs, and OpenAI's tools that cost only tokens.
+FREE_TOOLS: Final = frozenset(
+    {
+        *("function", "custom", "local_shell", "apply_patch", "tool_search"),
+        *("computer", "computer_use_preview"),
+    }
+)
+#: A server that the caller names; OpenAI calls it.
+MCP: Final = "mcp"
+#: Tools that OpenAI runs and bills by use, by the start of their type: the first one counts.
+BILLED_TOOLS: Final = (
+    *("web_search_preview", "web_search", "file_search", "code_interpreter", "image_generation"),
+)
+#: The tool of each type of call in an answer.
+TOOL_CALLS: Final = {f"{name}_call": name for name in BILLED_TOOLS}
+SEARCH_TOOLS: Final = BILLED_TOOLS[:2]
+#: The calls of tools that OpenAI runs before the model continues.
+RUN_CALLS: Final = frozenset({*TOOL_CALLS, "mcp_call"})
+#: The fields of an item that the model reads when it continues, where OpenAI shows them.
+RESULTS: Final = ("output", "outputs", "results", "tools")
+#: What is unknown here, or shared by all clients of this server's key.
+REFUSED: Final = {
+    "conversation": "is not supported; send previous_response_id or all messages instead",
+    "prompt": "is not supported: its content and its tools are unknown here",
+}
+#: The type of an item of an input that only names an item of a stored response.
+REFERENCE: Final = "item_reference"
+#: Fields of an item that the model does not generate, or that are not billed as output.
+NOT_GENERATED: Final = frozenset(
+    {
+        *("id", "type", "status", "role", "call_id", "annotations", "logprobs", "summary"),
+        *("encrypted_content", "result", "results", "output", "outputs", "sources", "tools"),
+        *("server_label", "container_id", "created_by"),
+    }
+)
+#: Of these, the ones that it does not read again either.
+NOT_READ: Final = NOT_GENERATED - {*RESULTS}
+ID: Final = re.compile(r"[\w-]{1,128}", re.ASCII)
+#: A summary is written besides the reasoning: it says nothing about how much of it there was.
+SUMMARY: Final = "response.reasoning_summary"
+ENDS: Final[dict[str, FinishReason | None]] = {
+    "response.completed": "stop",
+    "response.incomplete": "length",
+    "response.failed": None,
+    "response.cancelled": None,
+}
+
+
+# -- requests ----------------------------------------------------------------------------------
+
+
+def extras_of(fields: Mapping[str, object]) -> Extras:
+    """See Forwarder. The fields and tools are those of openai 3.57's `ResponseCreateParams`."""
+    common = common_extras(fields)
+    refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
+    refused |= refused_parts(fields, "input")
+    reasoning = fields.get("reasoning")
+    found = reasoning if isinstance(reasoning, dict) else {}
+    if found.get("mode") not in (None, "standard"):
+        refused["reasoning"] = "may only have the mode 'standard'; others have no price here"
+    tools = []
+    for name, tool in _all_tools(fields):
+        kind = tool.get("type") if isinstance(tool, dict) else None
+        if not isinstance(kind, str):
+            continue  # OpenAI refuses it
+        if kind == MCP:
+            tools.append(MCP)
+        elif billed := _billed(kind):
+            tools.append(billed)
+        elif kind not in FREE_TOOLS and not _is_local_shell(tool):
+            refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
+    return replace(
+        common,
+        refused={**common.refused, **refused},
+        tools=tuple(dict.fromkeys(tools)),
+        thinks=False if found.get("effort") == "none" else None,
+        effort=str(found.get("effort") or ""),
+    )
+
+
+def is_reference(item: Mapping[str, object]) -> bool:
+    """Whether an item of an input only names one of a stored response, for which OpenAI does not
+    require a type."""
+    kind = item.get("type")
+    return kind == REFERENCE or (kind is None and "role" not in item)
+
+
+def is_looked_up(item: Mapping[str, object]) -> bool:
+    """Whether OpenAI may look up the rest of this item by its id: reasoning, or an image, without
+    its content."""
+    match item.get("type"):
+        case "reasoning":
+            return not any(map(_has_text, (item.get("encrypted_content"), item.get("content"))))
+        case "image_generation_call":
+            return not item.get("result")
+        case _:
+            return False
+
+
+def _has_text(value: object) -> bool:
+    """Whether a text, or any text of these parts, is more than blank."""
+    return any(text.strip() for text in texts_in(value, without={"type"}))
+
+
+def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    """The tools of a request, and those that items of its input add within the conversation, each
+    with the field where it is."""
+    yield from (("tools", tool) for tool in _tools(fields.get("tools")))
+    items = fields.get("input")
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict):
+            yield from (("input", tool) for tool in _tools(item.get("tools")))
+
+
+def _tools(listed: object) -> Iterator[object]:
+    """The tools of a list, also those within a namespace."""
+    for tool in listed if isinstance(listed, list) else ():
+        if isinstance(tool, dict) and tool.get("type") == "namespace":
+            yield from _tools(tool.get("tools"))
+        else:
+            yield tool
+
+
+def _billed(kind: str) -> str | None:
+    """The name under which the uses of a tool have a price; None if OpenAI does not bill them."""
+    return next((name for name in BILLED_TOOLS if kind.startswith(name)), None)
+
+
+def _is_local_shell(tool: object) -> bool:
+    """Whether the client runs the tool's commands. Otherwise OpenAI does, in a container."""
+    if not isinstance(tool, dict) or tool.get("type") != "shell":
+        return False
+    environment = tool.get("environment")
+    return environment is None or (
+        isinstance(environment, dict) and environment.get("type") == "local"
+    )
+
+
+def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
+    changed = {}
+    if bounds.output_tokens is not None:
+        changed["max_output_tokens"] = max(LEAST_OUTPUT_TOKENS, bounds.output_tokens)
+    if bounds.tool_uses is not None:
+        changed["max_tool_calls"] = bounds.tool_uses
+    own = request.fields
+    lower = (n for n, most in changed.items() if isinstance(v := own.get(n), int) and v <= most)
+    for name in list(lower):
+        del changed[name]
+    return request.with_fields(**changed)
+
+
+# -- whole answers -----------------------------------------------------------------------------
+
+
+class Bill(Fields):
+    """What OpenAI calls usage."""
+
+    input_tokens: Tokens
+    output_tokens: Tokens
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
+
+
+class WebSearches(Fields):
+    num_requests: Tokens | None = None
+
+
+class ToolUsage(Fields):
+    web_search: WebSearches | None = None
+
+
+class Answer(Fields):
+    usage: Bill
+    service_tier: str | None = None
+    tool_usage: ToolUsage | None = None
+
+
+def _usage(answer: object) -> Usage:
+    found = Answer.model_validate(answer)
+    bill, tool_usage = found.usage, found.tool_usage or ToolUsage()
+    cached, wrote = (bill.input_tokens_details or InputDetails()).within(bill.input_tokens)
+    written = bill.output_tokens_details or OutputDetails()
+    tool_calls = _tool_calls(answer)
+    if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
+        tool_calls[_search_tool(answer)] = tool_usage.web_search.num_requests  # OpenAI's own count
+    return Usage(
+        input_tokens=bill.input_tokens,
+        output_tokens=bill.output_tokens,
+        cached_input_tokens=cached,
+        cache_write_tokens=wrote,
+        reasoning_tokens=written.reasoning_tokens or 0,
+        tool_calls={name: count for name, count in tool_calls.items() if count},
+        tiers=tiers_of(found.service_tier),
+        readings=readings_of(bill.input_tokens, _added(answer)),
+    )
+
+
+def _added(answer: object) -> list[list[str]]:
+    """What each further reading has in addition to the one before: everything until the model
+    went on after tools of the provider."""
+    added: list[list[str]] = []
+    since: list[str] = []
+    has_result = False
+    for item in _items(answer):
+        if has_result:
+            added.append(since)
+            since = []
+        has_result = str(item.get("type")) in RUN_CALLS
+        since += texts_in(item, without=NOT_READ)
+    return added
+
+
+def _tool_calls(answer: object) -> dict[str, int]:
+    """How often each billed tool was used for an answer."""
+    calls: dict[str, int] = {}
+    for item in _items(answer):
+        if name := _tool_of(item):
+            name = _search_tool(answer) if name == "web_search" else name
+            calls[name] = calls.get(name, 0) + 1
+    return calls
+
+
+def _tool_of(item: Mapping[str, object]) -> str | None:
+    """The billed tool that an item of an answer is a use of. Only a search is one of the web
+    search, which may also open pages."""
+    action = item.get("action")
+    if isinstance(action, dict) and action.get("type") not in (None, "search"):
+        return None
+    return TOOL_CALLS.get(str(item.get("type")))
+
+
+def _search_tool(answer: object) -> str:
+    """The name of the search tool that the request had; its preview has another price."""
+    listed = answer.get("tools") if isinstance(answer, dict) else None
+    kinds = [str(tool.get("type")) for tool in _tools(listed) if isinstance(tool, dict)]
+    return next((name for kind in kinds if (name := _billed(kind)) in SEARCH_TOOLS), "web_search")
+
+
+def _items(answer: object) -> list[dict[str, object]]:
+    output = answer.get("output") if isinstance(answer, dict) else None
+    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+
+
+def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
+    """The ids of a response and of its items, if OpenAI keeps them."""
+    if not isinstance(answer, dict) or False in (fields.get("store"), answer.get("store")):
+        return ()
+    found = (each.get("id") for each in (answer, *_items(answer)))
+    return tuple(id_ for id_ in found if isinstance(id_, str) and ID.fullmatch(id_))
+
+
+def _generated(answer: object) -> list[str]:
+    return texts_in(list(_items(answer)), without=NOT_GENERATED)
+
+
+# -- streams -----------------------------------------------------------------------------------
+
+
+class StreamEvent(Fields):
+    """The fields of all events that are read."""
+
+    type: str
+    item_id: str | None = None
+    delta: object = None
+    item: dict[str, object] | None = None
+    response: dict[str, object] | None = None
+    error: object = None
+    code: object = None
+    message: object = None
+
+
+class ResponseReader:
+    """Reads the events of a response. The last one has the usage."""
+
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        self.progress = Progress(model=str(fields.get("model")))
+        self.over = False
+        self._fields = fields
+        self._with_deltas: set[str] = set()
+
+    def read(self, event: Event) -> Part:
+        if not event.data:
+            return Part("", event.raw)
+        found = StreamEvent.model_validate_json(event.data)
+        kind, progress = found.type, self.progress
+        if kind.endswith(".delta") and not kind.startswith(SUMMARY):
+            self._with_deltas.add(str(found.item_id))
+            progress.generated += texts_in(found.delta, without=NOT_GENERATED)
+        elif kind == "response.output_item.added":
+            progress.runs_tools |= str((found.item or {}).get("type")) in RUN_CALLS
+            progress.rereads += progress.has_result
+            progress.has_result = False
+        elif kind == "response.output_item.done" and found.item is not None:
+            self._end_item(found.item)
+        elif kind in ENDS:
+            self._end(kind, found.response or {})
+        elif kind == "error":
+            progress.failed = True
+            raise stream_error(found.error or {"code": found.code, "message": found.message})
+        elif found.response is not None and not progress.ids:
+            progress.ids = _ids(self._fields, found.response)
+        return Part("", event.raw)
+
+    def _end_item(self, item: dict[str, object]) -> None:
+        progress = self.progress
+        if str(item.get("type")) in RUN_CALLS:
+            progress.runs_tools = progress.has_result = True
+        progress.results += texts_in([item.get(name) for name in RESULTS], without=())
+        if str(item.get("id")) not in self._with_deltas:
+            progress.generated += texts_in(item, without=NOT_GENERATED)
+        if name := _tool_of(item):
+            calls = progress.tool_calls
+            progress.tool_calls = {**calls, name: calls.get(name, 0) + 1}
+
+    def _end(self, kind: str, response: dict[str, object]) -> None:
+        progress = self.progress
+        try:
+            progress.usage = _usage(response)
+            progress.usage_is_final = True
+        except ValidationError:
+            pass  # not reported, or unreadable
+        progress.ids = _ids(self._fields, response)
+        progress.finish_reason = ENDS[kind]
+        self.over = True
+        if progress.finish_reason is None:
+            progress.failed = True
+            error = stream_error(response.get("error") or {"message": kind})
+            if error.is_accounts:
+                raise error
+            progress.error = error
+
+
+RESPONSES: Final = Api(
+    path="/responses",
+    extras=extras_of,
+    bounded=_bounded,
+    open_stream=lambda request: (request, ResponseReader(request.fields)),
+    usage=_usage,
+    generated=_generated,
+    ids=_ids,
+)
+#: A compaction rewrites a conversation as a shorter one. Nothing bounds its length.
+COMPACTION: Final = Api(
+    path="/responses/compact",
+    extras=lambda fields: replace(extras_of(fields), is_unbounded=True),
+    bounded=lambda request, _: request,
+    usage=_usage,
+    generated=_generated,
+)

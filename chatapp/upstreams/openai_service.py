@@ -1,0 +1,111 @@
+"""What all of OpenAI's APIs share: tiers, priced fields, usages, and errors within a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from chatapp.upstreams import ErrorKind, Extras, ProviderError
+from chatapp.upstreams.answer import Fields, Tokens
+
+NAME: Final = "openai"
+#: Tiers with a price of their own, under one name for each. All others have the standard price.
+TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
+STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
+#: How long the cache keeps a prompt at the price of a cache write.
+CACHE_TTLS: Final = (None, "30m")
+#: By an error's code, or else its type. OpenAI has words for both; compatible servers send the
+#: status as code.
+STREAM_KINDS: Final[dict[str, ErrorKind]] = {
+    "rate_limit_exceeded": "rate_limited",
+    "slow_down": "rate_limited",
+    "rate_limit_error": "rate_limited",
+    "requests": "rate_limited",
+    "tokens": "rate_limited",
+    "429": "rate_limited",
+    "server_is_overloaded": "overloaded",
+    "service_unavailable_error": "overloaded",
+    "503": "overloaded",
+}
+#: Types and codes of errors, of any status, that end only when the account is paid or its owner
+#: raises a cap.
+CAPS: Final = frozenset(
+    {
+        "insufficient_quota",
+        "project_spend_limit_exceeded",
+        "organization_spend_limit_exceeded",
+        "organization_usage_limit_exceeded",
+        "credit_balance_exhausted",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+    }
+)
+
+
+def common_extras(fields: Mapping[str, object]) -> Extras:
+    """What the fields that all APIs have change in the price."""
+    refused, tiers = {}, {}
+    tier = fields.get("service_tier")
+    if isinstance(tier, str):
+        tiers = dict(zip(["service_tier"], tiers_of(tier) or (), strict=False))
+    elif tier is not None:
+        refused["service_tier"] = "is not a tier"
+    cache = fields.get("prompt_cache_options")
+    if isinstance(cache, dict) and cache.get("ttl") not in CACHE_TTLS:
+        refused["prompt_cache_options"] = "may only have the ttl '30m'; others have no price here"
+    return Extras(tiers=tiers, refused=refused)
+
+
+def refused_parts(fields: Mapping[str, object], name: str) -> dict[str, str]:
+    """Why the messages or items in that field are refused; empty if they are not."""
+    for part in _parts(fields.get(name)):
+        if part.get("type") == "input_audio":
+            return {name: "may not contain input_audio, which has no price here"}
+        cache = part.get("prompt_cache_breakpoint")
+        if isinstance(cache, dict) and cache.get("ttl") not in CACHE_TTLS:
+            return {name: "may only be cached with the ttl '30m'; others have no price here"}
+    return {}
+
+
+def _parts(items: object) -> Iterator[dict[str, object]]:
+    """All objects in these messages or items: their contents, the outputs of tools."""
+    for item in items if isinstance(items, list) else ():
+        for value in item.values() if isinstance(item, dict) else ():
+            listed = value if isinstance(value, list) else (value,)
+            yield from (part for part in listed if isinstance(part, dict))
+
+
+def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
+    """A requested or served tier under the name that prices use; an unknown one by its own name."""
+    if service_tier is None:
+        return None
+    word = service_tier.lower()
+    return () if word in STANDARD_TIERS else (TIERS.get(word, word[:32]),)
+
+
+class InputDetails(Fields):
+    """Of a usage: how much of the input was read from the cache, and written to it."""
+
+    cached_tokens: Tokens | None = None
+    cache_write_tokens: Tokens | None = None
+
+    def within(self, input_tokens: int) -> tuple[int, int]:
+        """Both, as parts of that input: more than all of it would be an error of the provider."""
+        cached = min(self.cached_tokens or 0, input_tokens)
+        return cached, min(self.cache_write_tokens or 0, input_tokens - cached)
+
+
+class OutputDetails(Fields):
+    """Of a usage: how much of the output was not shown."""
+
+    reasoning_tokens: Tokens | None = None
+
+
+def stream_error(error: object) -> ProviderError:
+    """An error that was reported within a stream, in any form."""
+    found = error if isinstance(error, dict) else {"message": error}
+    words = (str(found.get("code")), str(found.get("type")))
+    kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
+    kind: ErrorKind = "quota" if CAPS.intersection(words) else next(kinds, "unavailable")
+    message = str(found.get("message") or "")
+    return ProviderError(NAME, kind, message=message, status=200)

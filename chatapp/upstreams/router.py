@@ -1,0 +1,344 @@
+"""Conversations: find a model and call its provider. No Flask."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Final
+
+from chatapp.catalogue import Catalogue, Model
+from chatapp.upstreams import (
+    AnswerStore,
+    AnswerStream,
+    Bounds,
+    Extras,
+    Forwarder,
+    Message,
+    Prompt,
+    Provider,
+    ProviderError,
+    Quota,
+    RawAnswer,
+    RawRequest,
+    TokenCounter,
+    Usage,
+)
+from chatapp.upstreams.cancellation import was_hung_up
+from chatapp.upstreams.keys import CappedKey, KeyHolder
+
+log = logging.getLogger(__name__)
+
+UNBOUNDED: Final = Bounds()
+NO_SUCH_ADDRESS: Final = frozenset({404, 405})
+
+
+class UnknownModelError(ValueError):
+    """No provider serves this name; the message lists the names that are served."""
+
+
+class ModelUnavailableError(ValueError):
+    """The model's provider is not configured. The message is for the client; ``missing`` is the
+    environment variable that the operator has not set, which is not for the client."""
+
+    def __init__(self, sentence: str, *, missing: str) -> None:
+        super().__init__(sentence)
+        self.missing = missing
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A message to a model, after the earlier messages of the conversation."""
+
+    message: str
+    model: Model
+    history: tuple[Message, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        """The whole conversation, which ends with the message."""
+        return (*self.history, Message(role="user", text=self.message))
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a turn. ``model`` is the provider's name of the model that answered, ``usage``
+    is None if the provider reported none, ``quotas`` are the provider's as of this answer."""
+
+    text: str
+    model: str
+    usage: Usage | None
+    quotas: tuple[Quota, ...] = ()
+
+
+class Conversation:
+    """Finds models and calls their providers.
+
+    ``providers`` are in order of preference: without ``default_model``, the default is that of the
+    first provider that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
+    model names, by the name of the model that they replace. ``on_capped`` learns once a day that a
+    provider refuses a key for its cost.
+    """
+
+    def __init__(
+        self,
+        providers: Sequence[Provider],
+        catalogue: Catalogue,
+        *,
+        default_model: str | None,
+        max_tokens: int,
+        fallbacks: Mapping[str, str] = MappingProxyType({}),
+        on_capped: Callable[[CappedKey], None] = lambda _: None,
+    ) -> None:
+        self._providers = {provider.name: provider for provider in providers}
+        self._forwarders = {each.name: each for each in providers if isinstance(each, Forwarder)}
+        self._keys = {p.name: p.keys for p in providers if isinstance(p, KeyHolder)}
+        self._catalogue = catalogue
+        self.max_tokens = max_tokens
+        self._on_capped = on_capped
+        self._missed: set[str] = set()
+        self.default_model = self._found(default_model or self._first_default())
+        self._fallbacks = {
+            self._found(name).quota_identity: self._other(name, other)
+            for name, other in fallbacks.items()
+        }
+
+    def model(self, name: str | None) -> Model:
+        """The model of that name, with the key to use; the default model without a name.
+
+        Raises UnknownModelError or ModelUnavailableError.
+        """
+        if name is None:
+            return self._with_key(self.default_model)
+        try:
+            return self._with_key(self._found(name))
+        except ModelUnavailableError as error:
+            if error.missing not in self._missed:
+                self._missed.add(error.missing)
+                log.warning("Model %r was requested but %s is not set", name, error.missing)
+            raise
+        except UnknownModelError as error:
+            raise UnknownModelError(
+                f'{error}. Leave "model" out for {self.default_model.name}.'
+            ) from error
+
+    def _found(self, name: str) -> Model:
+        missing = None
+        for provider, own in self._serving(name):
+            if provider.missing is None:
+                return self._catalogue.model(own, provider.name)
+            missing = missing or provider.missing
+        if missing is not None:
+            raise ModelUnavailableError(
+                f'The model "{name}" is not available on this server; available models: '
+                f"{self._patterns()}.",
+                missing=missing,
+            )
+        raise UnknownModelError(
+            f'The model "{name[:100]}" is unknown; available models: {self._patterns()}'
+        )
+
+    def provider_of(self, model: Model) -> Provider:
+        """The provider that serves the model."""
+        return self._providers[model.provider]
+
+    def _serving(self, name: str) -> Iterator[tuple[Provider, str]]:
+        """The providers that serve this name, in order, each with its own name for the model: only
+        one if the name begins with a provider's."""
+        first, _, rest = name.partition("/")
+        if rest and first in self._providers and self._providers[first].serves(rest):
+            yield self._providers[first], rest
+            return
+        for provider in self._providers.values():
+            if provider.serves(name):
+                yield provider, name
+
+    def fallback(self, model: Model) -> Model | None:
+        """The configured fallback of that model, if any, with the key to use."""
+        fallback = self._fallbacks.get(replace(model, key="").quota_identity)
+        return None if fallback is None else self._with_key(fallback)
+
+    # -- keys ----------------------------------------------------------------------------------
+
+    def _with_key(self, model: Model) -> Model:
+        """The model with the key that is next, if its provider has several."""
+        keys = self._keys.get(model.provider)
+        if keys is None or len(keys.names) < 2:
+            return model
+        return replace(model, key=keys.next(model.family))
+
+    def with_other_key(self, model: Model, tried: Collection[str]) -> Model | None:
+        """The model with another key than these, if one can be used now."""
+        if not model.key:
+            return None
+        other = self._keys[model.provider].other(model.family, tried)
+        return None if other is None else replace(model, key=other)
+
+    def rest_key(self, model: Model, for_s: float) -> None:
+        """Leave the model's key out for that time, if there are others."""
+        if model.key:
+            self._keys[model.provider].rest(model.key, model.family, for_s)
+
+    def quota_identities(self, model: Model) -> tuple[str, ...]:
+        """The identities of the model's cool-downs and quotas: one for each key."""
+        keys = self._keys.get(model.provider)
+        names = keys.names if keys and len(keys.names) > 1 else ("",)
+        return tuple(replace(model, key=name).quota_identity for name in names)
+
+    @contextmanager
+    def call(self, model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+        """A call of the model, or the rest of one: a failure is logged, and its key may have to
+        rest; ``unless`` this server hung up."""
+        try:
+            yield
+        except ProviderError as error:
+            if not (unless() or was_hung_up()):
+                _log_failure(model, error)
+                self._note(model, error)
+            raise
+
+    def _note(self, model: Model, error: ProviderError) -> None:
+        if (keys := self._keys.get(model.provider)) is None:
+            return
+        if capped := keys.note(model.key, model.family, error):
+            self._on_capped(capped)
+
+    # -- models --------------------------------------------------------------------------------
+
+    @property
+    def available_models(self) -> tuple[str, ...]:
+        """The slugs of all listed models with a configured provider, in the catalogue's order."""
+        return tuple(
+            slug
+            for slug, provider in self._catalogue.providers.items()
+            if provider in self._providers and self._providers[provider].missing is None
+        )
+
+    def models_of(self, *protocols: str) -> dict[str, str]:
+        """The available models in these protocols, each with its provider."""
+        catalogue = self._catalogue
+        found = {slug: catalogue.providers[slug] for slug in self.available_models}
+        return {s: name for s, name in found.items() if catalogue.protocols[name] in protocols}
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The models and their prices."""
+        return self._catalogue
+
+    def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Reply:
+        """Call the provider, and wait for the answer; ProviderError if it fails.
+
+        ``bounds`` are further ones of this call, here and below.
+        """
+        with self.call(turn.model):
+            prompt = self._prompt(turn, bounds)
+            completion = self._providers[turn.model.provider].complete(prompt)
+        return Reply(
+            text=completion.text,
+            model=completion.model,
+            usage=completion.usage,
+            quotas=completion.quotas,
+        )
+
+    def stream(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> AnswerStream:
+        """Call the provider for a stream; ProviderError if none begins."""
+        with self.call(turn.model):
+            prompt = self._prompt(turn, bounds)
+            return self._providers[turn.model.provider].stream(prompt)
+
+    def forward(
+        self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
+    ) -> RawAnswer:
+        """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
+        with self.call(model):
+            provider = self._forwarders[model.provider]
+            return provider.forward(_adapted(raw_request, model, provider, bounds))
+
+    def forward_stream(
+        self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
+    ) -> AnswerStream:
+        """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
+        with self.call(model):
+            provider = self._forwarders[model.provider]
+            return provider.forward_stream(_adapted(raw_request, model, provider, bounds))
+
+    def extras(self, model: Model, raw_request: RawRequest) -> Extras:
+        """What changes the price of a request in the provider's own protocol, besides tokens."""
+        provider = self._forwarders.get(model.provider)
+        return Extras() if provider is None else provider.extras(raw_request)
+
+    def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
+        """The provider's count of the input of a request in its own protocol; None if the provider
+        does not count, or does not answer in time."""
+        counter = self._providers[model.provider]
+        if not isinstance(counter, TokenCounter):
+            return None
+        with self.call(model):
+            try:
+                return counter.count(_adapted(raw_request, model))
+            except ProviderError as error:
+                if error.status not in NO_SUCH_ADDRESS and error.kind not in {"timeout", "quota"}:
+                    raise
+        return None
+
+    def fetch(self, provider: str, raw_request: RawRequest) -> RawAnswer:
+        """Read or change an answer that the provider keeps; ProviderError if that fails."""
+        store = self._providers[provider]
+        assert isinstance(store, AnswerStore), f"{provider} keeps no answers"
+        return store.fetch(raw_request)
+
+    def _prompt(self, turn: Turn, bounds: Bounds) -> Prompt:
+        return Prompt(
+            model=turn.model.name,
+            messages=turn.messages,
+            max_tokens=min(self.max_tokens, bounds.output_tokens or self.max_tokens),
+            key=turn.model.key,
+        )
+
+    def _other(self, name: str, other: str) -> Model:
+        """The model that replaces the one of that name."""
+        chosen = self._found(other)
+        if chosen.quota_identity == self._found(name).quota_identity:
+            raise UnknownModelError(
+                f'"{other}" and "{name}" are the same model; choose another fallback.'
+            )
+        return chosen
+
+    def _first_default(self) -> str:
+        defaults = self._catalogue.defaults
+        ready = (p.name for p in self._providers.values() if p.missing is None)
+        return next(defaults[name] for name in ready if name in defaults)
+
+    def _patterns(self) -> str:
+        ready = (p for p in self._providers.values() if p.missing is None)
+        return ", ".join(pattern for provider in ready for pattern in provider.patterns)
+
+
+def _adapted(
+    raw_request: RawRequest,
+    model: Model,
+    provider: Forwarder | None = None,
+    bounds: Bounds = UNBOUNDED,
+) -> RawRequest:
+    """The request to that model within these bounds; unchanged bytes if neither differs."""
+    try:
+        adapted = raw_request.with_fields(model=model.name)
+        if model.key:
+            adapted = replace(adapted, key=model.key)
+        return adapted if provider is None else provider.bounded(adapted, bounds)
+    except ValueError as error:  # 1e999 is JSON, but overflows here
+        raise ProviderError(model.provider, "bad_request", message=str(error)) from error
+
+
+def _log_failure(model: Model, error: ProviderError) -> None:
+    """Log why a provider did not answer."""
+    log.warning(
+        "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
+        *(model.provider, model.slug, error.kind, error.status),
+        *(error.retry_after_s, error.request_id),
+    )
+    # A provider's message may quote the prompt; these two kinds may quote a key.
+    if not error.is_accounts:
+        log.debug("%s said %r", model.provider, error.message[:500])

@@ -1,0 +1,481 @@
+"""A provider over its official synchronous SDK.
+
+A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
+address, its headers and the connections. Requests go to its HTTP client directly: the SDK itself
+takes as long for one as all of Flask does. Errors of the SDK and of its HTTP library become
+ProviderError here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import ValidationError
+
+from chatapp.per_process import PerProcess
+from chatapp.upstreams import (
+    Bounds,
+    Completion,
+    ErrorKind,
+    Extras,
+    Prompt,
+    ProviderError,
+    Quota,
+    RawAnswer,
+    RawRequest,
+    Timeouts,
+    Usage,
+)
+from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
+from chatapp.upstreams.cancellation import reads_within, with_cancellable_reads
+from chatapp.upstreams.event_stream import EventReader, EventStream
+from chatapp.upstreams.keys import Keys
+
+if TYPE_CHECKING:
+    import httpx2
+
+STATUS_KINDS: Final[dict[int, ErrorKind]] = {
+    401: "auth",
+    402: "quota",
+    403: "auth",
+    404: "unknown_model",
+    408: "timeout",
+    429: "rate_limited",
+    503: "overloaded",
+    504: "timeout",
+    529: "overloaded",
+}
+JSON: Final = "application/json"
+#: How long a count may take: it generates nothing, and an estimate can replace it.
+COUNT_WITHIN_S: Final = 10.0
+#: Above every real answer: 2,048 embeddings of 3,072 numbers have 140 MB.
+ANSWER_MAX_BYTES: Final = 256 * 1024 * 1024
+AUTHORIZATION: Final = "authorization"
+REDACTED: Final = "***"
+#: What the SDKs get instead of a key, which is put into their headers here.
+NO_KEY: Final = "no-key-yet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Api:
+    """One address of a vendor whose calls are billed, with its protocol.
+
+    ``extras`` (of a body) and ``bounded`` are those of Forwarder. ``open_stream`` returns the
+    request to send for a stream, and the reader of its events; None if there are no streams.
+    ``usage`` and ``generated`` read a whole answer's JSON, ``ids`` a request's and its answer's.
+    """
+
+    path: str
+    extras: Callable[[Mapping[str, object]], Extras]
+    bounded: Callable[[RawRequest, Bounds], RawRequest]
+    open_stream: Callable[[RawRequest], tuple[RawRequest, EventReader]] | None = None
+    usage: Callable[[object], Usage]
+    generated: Callable[[object], list[str]]
+    ids: Callable[[Mapping[str, object], object], tuple[str, ...]] = lambda *_: ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vendor:
+    """What differs between the vendors' SDKs and APIs.
+
+    ``name`` is that of its protocol and of the SDK's module, ``client_class`` its client and
+    ``error_class`` the base of its errors. ``request_id_header`` is passed on to clients, who may
+    need it to report a problem.
+
+    Prompts are sent to the first of the ``apis``: ``body`` writes one, and ``completion`` reads its
+    answer. ``count_path`` counts the tokens of an input. ``quotas`` reads an answer's headers.
+    ``quotas_by_direction`` is that of Provider. ``error_kind`` is the cause of an APIStatusError if
+    the status alone does not tell it.
+    """
+
+    name: str
+    client_class: str
+    error_class: str
+    request_id_header: str
+    apis: tuple[Api, ...]
+    body: Callable[[Prompt], dict[str, object]]
+    completion: Callable[[RawAnswer], Completion]
+    count_path: str
+    quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
+    quotas_by_direction: bool
+    error_kind: Callable[[Any], ErrorKind | None]
+
+    def api(self, path: str) -> Api:
+        """The API at that path; the first for an empty one."""
+        return next((api for api in self.apis if api.path == path), self.apis[0])
+
+    @property
+    def sdk(self) -> Any:
+        """The SDK's module. The SDKs are generated alike, and have the same names."""
+        return import_module(self.name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """A service that speaks a vendor's protocol.
+
+    ``patterns`` match the names of its models. Without ``base_url`` it is the vendor's own, and the
+    SDK's variables of the environment apply; else only what is here. ``headers`` and ``query`` are
+    sent with each request, the key in ``key_header`` (default: the SDK's). ``refused`` are fields
+    of a body that would change the price unseen.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    keys: Keys
+    timeouts: Timeouts
+    base_url: str | None = None
+    key_header: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    query: Mapping[str, str] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+
+
+class Connection:
+    """An SDK's HTTP client. Requests are those of the SDK, as it makes them once for each path: its
+    address and headers are the same for all."""
+
+    def __init__(self, client: Any, http_client: httpx2.Client, upstream: Upstream) -> None:
+        self._client = client
+        self._http_client = http_client
+        self._upstream = upstream
+        self._samples: dict[tuple[str, float], httpx2.Request] = {}
+        #: The key's secret and the headers with it, by path, timeout and name of the key.
+        self._headers: dict[tuple[str, float, str], tuple[str | None, httpx2.Headers]] = {}
+
+    def send(
+        self,
+        path: str,
+        request: RawRequest,
+        key: tuple[str, str] | None,
+        *,
+        read_s: float,
+    ) -> httpx2.Response:
+        """Send what the SDK would with this key, and return the response, whatever its status, with
+        its body unread. ``key`` is the key's name and secret."""
+        import httpx2  # noqa: PLC0415
+
+        sample = self._samples.get((path, read_s))
+        if sample is None:
+            timeout = httpx2.Timeout(read_s, connect=self._upstream.timeouts.connect_s)
+            sample = self._samples[path, read_s] = self._sample(path, timeout)
+        name, secret = key or ("", None)
+        known = self._headers.get((path, read_s, name))
+        if known is None or known[0] != secret:
+            known = secret, self._with_key(sample.headers, secret)
+            self._headers[path, read_s, name] = known
+        headers, url = httpx2.Headers(known[1]), sample.url
+        headers.update(request.headers)
+        if request.raw or request.method == "POST":
+            headers["Content-Length"] = str(len(request.raw))
+        if request.object_path:
+            url = url.copy_with(path=f"{url.path}/{request.object_path}")
+        if request.query:
+            url = url.copy_merge_params(request.query)
+        sent = httpx2.Request(
+            request.method,
+            url,
+            headers=headers,
+            stream=httpx2.ByteStream(request.raw),  # as `content`, without a look at its headers
+            extensions={"timeout": {**sample.extensions["timeout"]}},
+        )
+        return self._http_client.send(sent, stream=True)
+
+    def status_error(self, response: httpx2.Response) -> Any:
+        """The SDK's APIStatusError for a response that was read."""
+        return self._client._make_status_error_from_response(response)  # noqa: SLF001
+
+    def _sample(self, path: str, timeout: httpx2.Timeout) -> httpx2.Request:
+        """The request that the SDK makes for a call of this path, without a body."""
+        import httpx2  # noqa: PLC0415
+
+        made: list[httpx2.Request] = []
+
+        def keep(request: httpx2.Request) -> httpx2.Response:
+            made.append(request)
+            return httpx2.Response(200)
+
+        with httpx2.Client(transport=httpx2.MockTransport(keep)) as nowhere:
+            client = self._client.with_options(http_client=nowhere)
+            if self._upstream.base_url is not None:
+                _forget_environment(client, self._upstream.headers)
+            options = {"timeout": timeout}
+            client.post(path, cast_to=httpx2.Response, content=b"", options=options)
+        made[0].headers.pop("content-length", None)
+        return made[0]
+
+    def _with_key(self, headers: httpx2.Headers, secret: str | None) -> httpx2.Headers:
+        """The headers of a sample with this key, or without any."""
+        headers, own = headers.copy(), self._upstream.key_header
+        for name, value in list(headers.items()):
+            if NO_KEY in value:
+                del headers[name]
+                if secret is not None and own is None:
+                    headers[name] = value.replace(NO_KEY, secret)
+        if secret is not None and own is not None:
+            headers[own] = f"Bearer {secret}" if own.lower() == AUTHORIZATION else secret
+        return headers
+
+
+class SDKProvider:
+    """An upstream in a vendor's protocol."""
+
+    def __init__(self, vendor: Vendor, upstream: Upstream) -> None:
+        self._vendor = vendor
+        self._upstream = upstream
+        self._timeouts = upstream.timeouts
+        self._connection: PerProcess[Connection] = PerProcess(self._connect)
+        self.name: Final = upstream.name
+        self.patterns: Final = upstream.patterns
+        self.quotas_by_direction: Final = vendor.quotas_by_direction
+        self.keys: Final = upstream.keys
+
+    def prepare(self) -> None:
+        """Import the SDK and make its client, unless a key is missing. That takes a second: a
+        server does it at its start, rather than within its first call."""
+        if self.missing is None:
+            self._connection.get()
+
+    @property
+    def missing(self) -> str | None:
+        """A key that must be set; None if one is, or if the upstream needs none."""
+        return self.keys.names[0] if self.keys.are_missing else None
+
+    def serves(self, model: str) -> bool:
+        return any(fnmatchcase(model, pattern) for pattern in self.patterns)
+
+    def complete(self, prompt: Prompt) -> Completion:
+        answer = self.forward(RawRequest.of(self._vendor.body(prompt), key=prompt.key))
+        with provider_errors(self._vendor):
+            return self._vendor.completion(answer)
+
+    def stream(self, prompt: Prompt) -> EventStream:
+        body = {**self._vendor.body(prompt), "stream": True}
+        request = RawRequest.of(body, key=prompt.key)
+        return self._stream(request, lenient=False)
+
+    def extras(self, request: RawRequest) -> Extras:
+        api = self._vendor.api(request.path)
+        found, refused, fields = api.extras(request.fields), self._upstream.refused, request.fields
+        if not refused:
+            return found
+        own = {name: "has no price here" for name in refused if fields.get(name) is not None}
+        return replace(found, refused={**found.refused, **own})
+
+    def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
+        return self._vendor.api(request.path).bounded(request, bounds)
+
+    def forward(self, request: RawRequest) -> RawAnswer:
+        api = self._vendor.api(request.path)
+        answer = self._post(api.path, request, read_s=self._timeouts.read_s)
+        with provider_errors(self._vendor):
+            return replace(
+                answer,
+                usage=_usage(api, answer.fields),
+                generated=api.generated(answer.fields),
+                ids=api.ids(request.fields, answer.fields),
+            )
+
+    def forward_stream(self, request: RawRequest) -> EventStream:
+        return self._stream(request, lenient=True)
+
+    def count(self, request: RawRequest) -> RawAnswer:
+        read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
+        return self._post(self._vendor.count_path, request, read_s=read_s)
+
+    def fetch(self, request: RawRequest) -> RawAnswer:
+        return self._post(request.path, request, read_s=min(COUNT_WITHIN_S, self._timeouts.read_s))
+
+    def _post(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
+        """Send the request once and wait for the whole answer."""
+        vendor = self._vendor
+        with provider_errors(vendor), reads_within(read_s):
+            response = self._send(path, request, read_s=read_s)
+            headers = dict(response.headers.items())
+            return RawAnswer(
+                raw=response.content,
+                fields=json.loads(response.content),
+                content_type=sendable(headers, "content-type") or JSON,
+                headers=_request_id(vendor, headers),
+                quotas=vendor.quotas(headers),
+            )
+
+    def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
+        """Send the request once. ``lenient`` passes on events that cannot be parsed."""
+        vendor, timeouts = self._vendor, self._timeouts
+        api = vendor.api(request.path)
+        assert api.open_stream is not None, f"{api.path} has no streams"
+        request, reader = api.open_stream(request)
+        # Compression would delay events until a block is full.
+        plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
+        with provider_errors(vendor), reads_within(timeouts.first_byte_s):
+            response = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
+            # The stream has begun: from now on each read has the usual time.
+            response.request.extensions["timeout"]["read"] = timeouts.read_s
+        headers = dict(response.headers.items())
+        return EventStream(
+            response,
+            reader,
+            provider=vendor.name,
+            headers=_request_id(vendor, headers),
+            quotas=vendor.quotas(headers),
+            lenient=lenient,
+        )
+
+    def _send(
+        self, path: str, request: RawRequest, *, read_s: float, stream: bool = False
+    ) -> httpx2.Response:
+        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
+
+        connection, key = self._connection.get(), self.keys.secret(request.key)
+        response = connection.send(path, request, key, read_s=read_s)
+        if stream and response.is_success:
+            return response
+        try:
+            _read(response)
+        except (httpx2.HTTPError, ValueError) as error:
+            if response.is_success and isinstance(error, httpx2.TimeoutException):
+                raise
+            kind = _status_kind(response.status_code)
+            raise _status_error(self._vendor, response, kind, message=str(error)) from error
+        if response.is_success:
+            return response
+        raise _refusal(self._vendor, connection.status_error(response), secret=key and key[1])
+
+    def _connect(self) -> Connection:
+        import httpx2  # noqa: PLC0415
+
+        vendor, upstream = self._vendor, self._upstream
+        sdk, connect_s = vendor.sdk, self._timeouts.connect_s
+        timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
+        http_client = with_cancellable_reads(
+            sdk.DefaultHttpxClient(
+                timeout=timeout,
+                # A redirect would be a call to an unknown address that no limit has counted.
+                follow_redirects=False,
+                cookies=_no_cookies(),
+            )
+        )
+        # No retries: a call that timed out may have been billed, and no limit would count the next.
+        client = getattr(sdk, vendor.client_class)(
+            api_key=NO_KEY,
+            base_url=upstream.base_url,
+            default_headers=upstream.headers,
+            default_query=upstream.query,
+            timeout=timeout,
+            max_retries=0,
+            http_client=http_client,
+        )
+        return Connection(client, http_client, upstream)
+
+
+def _read(response: httpx2.Response) -> None:
+    """What ``response.read()`` does, with a bound: an answer must not fill the memory, nor a few
+    bytes that decode to gigabytes. ValueError above ANSWER_MAX_BYTES."""
+    if hasattr(response, "_content"):
+        return
+    pieces, size = [], 0
+    is_encoded = "content-encoding" in response.headers
+    received: Any = response.iter_bytes() if is_encoded else response.stream
+    response.is_stream_consumed = not is_encoded
+    try:
+        for piece in received:
+            pieces.append(piece)
+            size += len(piece)
+            if size > ANSWER_MAX_BYTES:
+                raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
+    finally:
+        response.close()
+    response._content = b"".join(pieces)  # noqa: SLF001
+
+
+def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:
+    """Keep what the SDK has read for its vendor (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …) from
+    another service."""
+    client._custom_headers = dict(headers)  # noqa: SLF001
+    for name in ("organization", "project"):
+        if isinstance(getattr(client, name, None), str):
+            setattr(client, name, None)
+
+
+def _usage(api: Api, fields: object) -> Usage | None:
+    try:
+        return api.usage(fields)
+    except ValidationError:
+        return None
+
+
+def _request_id(vendor: Vendor, headers: Mapping[str, str]) -> dict[str, str]:
+    """The header with the provider's id of the request, if it has one."""
+    found = sendable(headers, vendor.request_id_header)
+    return {vendor.request_id_header: found} if found else {}
+
+
+@contextmanager
+def provider_errors(vendor: Vendor) -> Iterator[None]:
+    """Turn the SDK's errors, and those of reading an answer, into ProviderError."""
+    import httpx2  # noqa: PLC0415
+
+    sdk, name = vendor.sdk, vendor.name
+    try:
+        yield
+    except httpx2.TimeoutException as error:
+        # Without a connection the prompt was not sent, and may be sent again.
+        is_late = not isinstance(error, httpx2.ConnectTimeout)
+        kind: ErrorKind = "timeout" if is_late else "unavailable"
+        raise ProviderError(name, kind, message=str(error)) from error
+    except (httpx2.HTTPError, OSError, getattr(sdk, vendor.error_class)) as error:
+        raise ProviderError(name, "unavailable", message=str(error)) from error
+    except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
+        raise ProviderError(name, "malformed", message=str(error), status=200) from error
+
+
+def _refusal(vendor: Vendor, error: Any, *, secret: str | None) -> ProviderError:
+    """The ProviderError of an APIStatusError, without the key, which providers may quote."""
+    response = error.response
+    kind = vendor.error_kind(error) or _status_kind(response.status_code)
+    message, text = error.message, response.text
+    if secret:
+        message, text = message.replace(secret, REDACTED), text.replace(secret, REDACTED)
+    raw = text.encode()
+    return _status_error(vendor, response, kind, message=message, raw=raw)
+
+
+def _status_kind(status: int) -> ErrorKind:
+    """The cause of a failure, if only the status of the answer tells it."""
+    if status in STATUS_KINDS:
+        return STATUS_KINDS[status]
+    if status < 300:
+        return "malformed"  # the call is billed, even if the rest of the answer does not arrive
+    # Neither a 3xx nor a 5xx blames the request.
+    return "bad_request" if 400 <= status < 500 else "unavailable"
+
+
+def _status_error(
+    vendor: Vendor, response: httpx2.Response, kind: ErrorKind, *, message: str, raw: bytes = b""
+) -> ProviderError:
+    return ProviderError(
+        vendor.name,
+        kind,
+        message=message,
+        status=response.status_code,
+        retry_after_s=(
+            regained_after_s(message) if kind == "quota" else retry_after_s(response.headers)
+        ),
+        raw=raw,
+        quotas=vendor.quotas(response.headers),
+        request_id=sendable(response.headers, vendor.request_id_header),
+    )
+
+
+def _no_cookies() -> CookieJar:
+    """A jar that stores nothing. All clients share one connection pool, and a cookie from one
+    client's answer would be sent with another client's request."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))

@@ -1,0 +1,414 @@
+"""The body of a request in a vendor's own protocol.
+
+Only the fields that limits and prices depend on are read and checked. All others are forwarded
+unread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Annotated, ClassVar, Final, NoReturn
+
+from flask import Request
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+from chatapp import validation
+from chatapp.catalogue import Model
+from chatapp.ledger.stored_answers import ID_MAX, StoredAnswer, StoredAnswersUnavailableError
+from chatapp.services import current_services
+from chatapp.upstreams import OPEN_TOOLS, Extras, RawRequest
+from chatapp.upstreams.openai_responses import ID, MCP, is_looked_up, is_reference
+from chatapp.upstreams.router import ModelUnavailableError, Turn, UnknownModelError
+from chatapp.web.current_request import current_request
+from chatapp.web.errors import ApiError, unavailable
+from chatapp.web.formats import addresses
+from chatapp.web.requests import ModelRequest, json_body
+from chatapp.web.requests.chat import ModelName
+
+# Far more than any conversation has.
+MESSAGES_MOST: Final = 10_000
+PARTS_MOST: Final = 20_000
+# More than any model can generate; the vendor checks its own maximum.
+TOKENS_MOST: Final = 1_000_000
+# Each choice is billed as a separate answer.
+CHOICES_MOST: Final = 8
+HEADER_MAX_CHARACTERS: Final = 1000
+OFFLINE: Final = "offline"
+SHOWN_CHARACTERS: Final = 100
+#: Codes at which the vendor's SDK sends the request again without the field, by the field.
+DECLINED: Final = {"thread": "thread_unsupported_request"}
+
+
+def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
+    contents = (message.get("content") for message in messages)
+    parts = sum(len(content) for content in contents if isinstance(content, list))
+    if len(messages) > MESSAGES_MOST or parts > PARTS_MOST:
+        raise PydanticCustomError(
+            "too_many_messages",
+            "has {messages} messages with {parts} parts; send at most {most} with {most_parts}",
+            {
+                "messages": len(messages),
+                "parts": parts,
+                "most": MESSAGES_MOST,
+                "most_parts": PARTS_MOST,
+            },
+        )
+    return messages
+
+
+TokenCount = Annotated[int, Field(ge=1, le=TOKENS_MOST)]
+Messages = Annotated[list[dict[str, object]], Field(min_length=1), AfterValidator(_countable)]
+
+
+class Fields(BaseModel):
+    """The fields that are read in every body."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    most_json_tokens: ClassVar[int] = json_body.TOKENS_MOST
+    makes_embeddings: ClassVar[bool] = False
+
+    model: ModelName
+    stream: bool | None = None
+
+    @property
+    def last_text(self) -> str:
+        """The text that the offline model answers."""
+        return ""
+
+    @property
+    def previous_answer(self) -> str | None:
+        """The id of the stored answer that the request continues."""
+        return None
+
+    @property
+    def referenced_items(self) -> tuple[str, ...]:
+        """The ids of items of stored answers that the request names."""
+        return ()
+
+    @property
+    def completed_items(self) -> tuple[str, ...]:
+        """The ids of items that the provider may complete from stored answers."""
+        return ()
+
+    @property
+    def choices(self) -> int:
+        """The number of requested answers."""
+        return 1
+
+    @property
+    def most_output_tokens(self) -> int | None:
+        """Of all choices together; None if the request sets no bound."""
+        return None
+
+
+class MessageFields(Fields):
+    """A body with messages, in either vendor's protocol."""
+
+    messages: Messages
+
+    @property
+    def last_text(self) -> str:
+        return text_of(self.messages[-1])
+
+
+def _bounded_input(items: object) -> object:
+    if isinstance(items, list):
+        _countable([item if isinstance(item, dict) else {} for item in items])
+    elif not isinstance(items, str | None):
+        raise PydanticCustomError("input", "is neither a text nor a list")
+    return items
+
+
+class InputFields(Fields):
+    """A body of OpenAI's Responses API: a text or items, which may continue a stored response."""
+
+    input: Annotated[object, AfterValidator(_bounded_input)] = None
+    previous_response_id: Annotated[str, Field(max_length=ID_MAX)] | None = None
+
+    @property
+    def previous_answer(self) -> str | None:
+        return self.previous_response_id
+
+    @property
+    def referenced_items(self) -> tuple[str, ...]:
+        return self._ids(is_reference)
+
+    @property
+    def completed_items(self) -> tuple[str, ...]:
+        return self._ids(is_looked_up)
+
+    def _ids(self, has: Callable[[dict[str, object]], bool]) -> tuple[str, ...]:
+        items = self.input if isinstance(self.input, list) else ()
+        found = (item.get("id") for item in items if isinstance(item, dict) and has(item))
+        return tuple(id_ for id_ in found if isinstance(id_, str) and id_)
+
+    @property
+    def last_text(self) -> str:
+        return text_of(
+            self.input[-1] if isinstance(self.input, list) and self.input else self.input
+        )
+
+
+def read(
+    request: Request,
+    fields_of: type[Fields],
+    *,
+    protocol: str,
+    example: str,
+    path: str = "",
+    headers: tuple[str, ...] = (),
+    query: tuple[str, ...] = (),
+) -> ModelRequest:
+    """The request's body, checked; ApiError if it is invalid, with ``example`` if it is no object.
+    ``path`` is its address at the provider; ``headers`` and ``query`` name what is forwarded of the
+    request besides its body."""
+    # It may be larger than at other endpoints, because it may contain images.
+    request.max_content_length = current_services().settings.max_body_bytes
+    document = json_body.read_document(
+        request, example=example, most_tokens=fields_of.most_json_tokens
+    )
+    try:
+        fields = fields_of.model_validate(document.fields)
+    except ValidationError as error:
+        refuse(error)
+    model = served_model(fields.model, protocol=protocol)
+    _check_kind(model, makes_embeddings=fields.makes_embeddings)
+    continued = _continued(fields, model)
+    if continued:
+        model = replace(model, key=continued[0].key)
+    raw_request = RawRequest(
+        raw=document.raw,
+        fields=document.fields,
+        headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
+        query=parameters(request, query),
+        path=path,
+    )
+    if names_file(document.fields):
+        _check_files()
+    extras = _extras(model, raw_request)
+    if MCP in extras.tools and not fields.stream:
+        raise ApiError(
+            400,
+            "unsupported_mcp",
+            "A call with an MCP server of the caller's has to be streamed: what the server returns "
+            'is counted as it passes. Send "stream": true.',
+            param="stream",
+        )
+    return ModelRequest(
+        turn=Turn(fields.last_text, model),
+        most_output_tokens=fields.most_output_tokens,
+        stream=fields.stream or False,
+        raw_request=raw_request,
+        choices=fields.choices,
+        extras=extras,
+        history_tokens=_history_tokens(fields, continued),
+        is_tied=bool(continued),
+    )
+
+
+def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
+    """ApiError (404) if the model cannot answer at an address of this kind."""
+    catalogue = current_services().conversation.catalogue
+    if makes_embeddings == (model.slug in catalogue.embedding):
+        return
+    if model.slug not in catalogue.slugs.values():
+        return  # the provider knows
+    if makes_embeddings:
+        names = ", ".join(sorted(catalogue.embedding))
+        raise _not_found(f'The model "{model.name}" makes no embeddings. Choose one of {names}.')
+    raise _not_found(f'The model "{model.name}" makes embeddings only. Use POST /v1/embeddings.')
+
+
+def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
+    """What the request names of the answers that the model's provider keeps; ApiError (404) unless
+    the caller made each of them there."""
+    previous, items = fields.previous_answer, fields.referenced_items
+    wanted = {*items, *([] if previous is None else [previous])}
+    if not wanted and not fields.completed_items:
+        return []
+    found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.provider}
+    if previous is not None and previous not in found:
+        raise ApiError(
+            404,
+            "previous_response_not_found",
+            f"Previous response with id {previous[:SHOWN_CHARACTERS]!r} not found.",
+            param="previous_response_id",
+        )
+    others = _answers_of_others(fields.completed_items, model.provider)
+    for id_ in (*items, *fields.completed_items):
+        if id_ in others or (id_ in wanted and id_ not in found):
+            message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
+            raise ApiError(404, "item_not_found", message, param="input")
+    return list(found.values())
+
+
+def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int | None:
+    """The tokens of the stored conversation that the request continues; None if unknown."""
+    return next((a.tokens for a in continued if a.id == fields.previous_answer), 0)
+
+
+def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
+    """Those of the stored answers that the caller has made. ApiError (503) if that is unknown."""
+    current = current_request()
+    with _available():
+        return current.services.stored_answers.find(
+            _possible(ids), user=current.user, before_wait=current.services.limiter.admit_edge
+        )
+
+
+def _answers_of_others(ids: Collection[str], provider: str) -> set[str]:
+    """Those of the provider's stored answers that another user has made. ApiError (503) if that is
+    unknown."""
+    if not ids:
+        return set()
+    current = current_request()
+    with _available():
+        return current.services.stored_answers.of_others(
+            _possible(ids), user=current.user, provider=provider
+        )
+
+
+def _possible(ids: Collection[str]) -> set[str]:
+    """The ids of a form that is recorded. Others may be no text for a database."""
+    return {id_ for id_ in ids if ID.fullmatch(id_)}
+
+
+@contextmanager
+def _available() -> Iterator[None]:
+    try:
+        yield
+    except StoredAnswersUnavailableError as error:
+        cause = "Stored responses cannot be checked at the moment."
+        raise unavailable("stored_responses_unavailable", cause) from error
+
+
+def served_model(name: str, *, protocol: str) -> Model:
+    """The model of that name at the endpoints of that protocol, which serve models in that protocol
+    and the offline model; ApiError (404) if they do not serve it."""
+    conversation = current_services().conversation
+    try:
+        model = conversation.model(name)
+    except ModelUnavailableError as error:
+        raise _not_found(str(error)) from error
+    except UnknownModelError as error:
+        names = ", ".join(conversation.models_of(protocol, OFFLINE))
+        raise _not_found(
+            f'Unknown model "{name[:SHOWN_CHARACTERS]}". Choose one of {names}.'
+        ) from error
+    if model.protocol not in {protocol, OFFLINE}:
+        known = " or ".join(addresses(f"{model.protocol}_"))
+        raise _not_found(
+            f'The model "{name}" belongs to the protocol {model.protocol}. Use {known} for it, or '
+            f"choose a model of the protocol {protocol}."
+        )
+    return model
+
+
+def _not_found(message: str) -> ApiError:
+    return ApiError(404, "model_not_found", message, param="model")
+
+
+def parameters(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:
+    """The query parameters of these names; ApiError (400) if they cannot be forwarded."""
+    if not request.query_string:
+        return {}
+    try:
+        found = request.args
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
+        ) from error
+    return {
+        name: [_plain(name, value) for value in found.getlist(name)]
+        for name in names
+        if name in found
+    }
+
+
+def _extras(model: Model, raw_request: RawRequest) -> Extras:
+    """What changes the price; ApiError (400) for a field without a known price."""
+    conversation = current_services().conversation
+    found = conversation.extras(model, raw_request)
+    for name, why in found.refused.items():
+        raise _unpriced(name, why)
+    for name, tier in found.tiers.items():
+        if not conversation.catalogue.prices_tier(model, tier):
+            raise _unpriced(name, f"has the value {tier!r}, which has no price for {model.name}")
+    for tool in found.tools:
+        if tool in OPEN_TOOLS and tool not in current_services().settings.open_tools:
+            raise ApiError(
+                400,
+                "tool_not_allowed",
+                f'"tools" has {tool!r}, which is off on this server. Leave it out, or have the '
+                f"operator allow it with CHATAPP_OPEN_TOOLS={tool}.",
+                param="tools",
+            )
+        if tool not in {*OPEN_TOOLS, *conversation.catalogue.tools.get(model.provider, ())}:
+            raise _unpriced("tools", f"has {tool!r}, which has no price here")
+    return found
+
+
+def names_file(fields: Mapping[str, object]) -> bool:
+    """Whether a message names a file that the provider keeps, in any part of its content."""
+    pending = [fields.get("messages"), fields.get("input")]
+    while pending:
+        match pending.pop():
+            case list() as parts:
+                pending += parts
+            case dict() as part:
+                places = (part, part.get("source"), part.get("file"), part.get("image_url"))
+                if any(isinstance(place, dict) and place.get("file_id") for place in places):
+                    return True
+                pending += [part.get(name) for name in ("content", "output")]
+    return False
+
+
+def _check_files() -> None:
+    """ApiError (403) unless the caller may name files."""
+    principal = current_request().principal
+    if principal is not None and principal.files:
+        return
+    raise ApiError(
+        403,
+        "file_not_allowed",
+        "All clients of this server share the files that a provider keeps for it, and this request "
+        "names one. Send the file, or have the operator allow it: `chat keys set-files KEY on`.",
+        param="file_id",
+    )
+
+
+def _unpriced(field: str, problem: str) -> ApiError:
+    code = DECLINED.get(field, "unpriced_field")
+    return ApiError(400, code, f'"{field}" {problem}. Leave it out.', param=field)
+
+
+def text_of(message: object) -> str:
+    """The text of a message, in any protocol."""
+    content = message.get("content") if isinstance(message, Mapping) else message
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else ()
+    texts = (part.get("text") for part in parts if isinstance(part, Mapping))
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def refuse(error: ValidationError) -> NoReturn:
+    """Raise an ApiError for the first error in the body."""
+    first = error.errors(include_url=False)[0]
+    place = validation.location(first)
+    field = str(first["loc"][0])
+    raise ApiError(
+        400, f"invalid_{field}", f'"{place}" {validation.problem(first)}.', param=place
+    ) from error
+
+
+def _plain(name: str, value: str) -> str:
+    if len(value) > HEADER_MAX_CHARACTERS or not (value.isascii() and value.isprintable()):
+        raise ApiError(
+            400, "invalid_header", f'The value of "{name}" is too long, or not printable ASCII.'
+        )
+    return value

@@ -1,0 +1,161 @@
+"""What is sent to a server: Lua scripts, put together from the parts that one evaluation needs, and
+their arguments, which ``admit.lua`` and ``settle.lua`` read as one flat list.
+
+An admission is the prelude, one fragment per strategy in use, and the driver: a script for each
+set of strategies, so that none pays for algorithms that it does not run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.verdicts import sent_cost
+from ratelimit_ext.strategies import strategy_of
+from ratelimit_ext.strategies.strategy import Strategy
+
+#: All Lua files here, read at the start. Later no file descriptor may be left, or another version
+#: may have replaced them.
+TEXTS: Final = {file.stem: file.read_text("utf-8") for file in Path(__file__).parent.glob("*.lua")}
+
+
+class Script(NamedTuple):
+    """A script's text, the digest by which a server knows it, and the same as a function library.
+
+    Both the library and its only function have the name ``function``.
+    """
+
+    text: str
+    sha: str
+    library: str
+    function: str
+
+
+@lru_cache(maxsize=1024)
+def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
+    """The script of a driver (``admit`` or ``settle``) over these strategies.
+
+    Neither their order nor how often they come makes another script.
+    """
+    distinct = tuple(sorted(set(strategies), key=lambda strategy: strategy.code))
+    if distinct != strategies:
+        return composed(driver, distinct)
+    fragments = dict.fromkeys(part for strategy in distinct for part in strategy.fragments())
+    head, body = "\n".join([TEXTS["prelude"], *fragments]), TEXTS[driver]
+    text = f"{head}\n{body}"
+    sha = sha1(text.encode("utf-8"), usedforsecurity=False).hexdigest()
+    name = f"ratelimit_{sha}"
+    library = (
+        f"#!lua name={name}\n{head}\n"
+        f"redis.register_function('{name}', function(KEYS, ARGV)\n{body}\nend)"
+    )
+    return Script(text, sha, library, name)
+
+
+#: For how many limits the words are kept.
+MOST_WORDS: Final = 4096
+#: And for how long: those of the calendar name the ends of the last, this and the next window, and
+#: are right for as long as a window.
+KEPT_US: Final = 60_000_000
+
+
+class Words:
+    """The words of one engine's scripts. Windows of the calendar are computed here, by the server's
+    clock as of its last reply."""
+
+    def __init__(self) -> None:
+        #: By how much the server's clock is ahead of this one.
+        self.ahead_us = 0
+        #: Since when the words below are kept, in KEPT_US.
+        self._since = 0
+        self._known: dict[int, tuple[Strategy, str, Limit]] = {}
+        #: The same for a charge of a limit and a cost.
+        self._ready: dict[tuple[int, int, int | None], tuple[Strategy, str, Limit]] = {}
+
+    def read_clock(self, now_us: int | None) -> int:
+        """The server's clock, unless ``now_us`` replaces it."""
+        return clock.now_us() + self.ahead_us if now_us is None else now_us
+
+    def admission(
+        self,
+        charges: Sequence[Charge],
+        now_us: int | None,
+        *,
+        part: str | None = None,
+    ) -> tuple[Script, str]:
+        """The script that decides the charges, and its words. ``part`` replaces the part of each
+        charge, as in admit.lua; such charges must be meta."""
+        now = clock.now_us() + self.ahead_us if now_us is None else now_us
+        if now // KEPT_US != self._since:
+            self._forget(now)
+        strategies, words = [], []
+        for charge in charges:
+            limit, _, cost, is_meta, _, at_once = charge
+            known = None if is_meta else self._ready.get((id(limit), cost, at_once))
+            if known is None:
+                strategy, parameters, _ = self._prepared(limit, now)
+                own = _part(charge) if part is None else part
+                stated = f'"{strategy.code}","{own}",{sent_cost(charge)}{parameters}'
+                known = strategy, stated, limit
+                if not is_meta:
+                    if len(self._ready) >= MOST_WORDS:
+                        self._ready.clear()
+                    self._ready[id(limit), cost, at_once] = known
+            strategies.append(known[0])
+            words.append(known[1])
+        return composed("admit", tuple(strategies)), f"[{','.join(words)}]"
+
+    def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
+        """The script that applies the changes, and its words. Raises ``ValueError`` for a change
+        that its strategy does not take."""
+        now = clock.now_us() + self.ahead_us if now_us is None else now_us
+        if now // KEPT_US != self._since:
+            self._forget(now)
+        strategies, words = [], []
+        for change in changes:
+            limit, hold, numbers = change.charge.limit, change.hold, change.numbers
+            strategy, parameters, _ = self._prepared(limit, now)
+            strategy.check_change(change)
+            strategies.append(strategy)
+            own = f",{hold.id},{hold.lease_us}" if limit.held else ""
+            stated = ",".join(map(str, (len(numbers), *numbers)))
+            words.append(f'"{strategy.code}","{change.verb}",{stated}{parameters}{own}')
+        return composed("settle", tuple(strategies)), f"[{','.join(words)}]"
+
+    def _forget(self, now_us: int) -> None:
+        """Forget words that were kept for too long."""
+        self._since = now_us // KEPT_US
+        self._known.clear()
+        self._ready.clear()
+
+    def _prepared(self, limit: Limit, now_us: int) -> tuple[Strategy, str, Limit]:
+        """The strategy, and its own arguments as they follow other words of a script.
+
+        The key is the limit's ``id``, as hashing a limit takes longer than the rest of this; the
+        entry holds the limit, so that no other gets its ``id``.
+        """
+        known = self._known.get(id(limit))
+        if known is None:
+            strategy = strategy_of(limit)
+            parameters = "".join([f",{each}" for each in strategy.parameters(limit, now_us)])
+            known = (strategy, parameters, limit)
+            if len(self._known) >= MOST_WORDS:
+                self._known.clear()
+            self._known[id(limit)] = known
+        return known
+
+
+def _part(charge: Charge) -> str:
+    """The charge's part as in admit.lua: enforced or shadow, with what is taken if that is not the
+    cost, or meta with its triggers."""
+    enforced = charge.limit.mode == "enforce"
+    if charge.meta:
+        triggers = ",".join(str(position + 1) for position in charge.on_denial)
+        return ("m" if enforced else "n") + triggers
+    return ("e" if enforced else "s") + ("" if charge.at_once is None else str(charge.at_once))

@@ -1,0 +1,139 @@
+"""Why callers were denied lately, as workers have written it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import click
+
+from ratelimit_ext.core.key import bucket_key, parsed_key
+from ratelimit_ext.core.money import shown_dollars
+from ratelimit_ext.operators.context import application, shared_limiters
+from ratelimit_ext.operators.texts import span_text
+from ratelimit_ext.records.denials import MOST_READ, DenialRecord
+from ratelimit_ext.web.extension import Limiter
+
+_DEGRADED: Final = {
+    "open": "without the storage, which was down",
+    "local": "by the worker's share, as the storage was down",
+    "closed": "as the storage was down",
+}
+
+
+class Denied(NamedTuple):
+    """Denials, the first one first, and how many of any caller were too many to be kept."""
+
+    records: list[DenialRecord]
+    unkept: int
+
+
+def denials_of(*identities: str, since: float, most: int = MOST_READ) -> Denied:
+    """The denials of these identities, or of all, in that many seconds before now, of the ``most``
+    entries that were written last."""
+    found: list[DenialRecord] = []
+    unkept, is_counted = 0, not identities
+    for limiter in shared_limiters():
+        records = limiter.denials.read(time.time() - since, most=most)
+        meant = [_meant(limiter, text) for text in identities]
+        names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
+        own = [
+            each
+            for each in records
+            if each.limit and (not names.isdisjoint((each.identity, *each.callers)) or not names)
+        ]
+        is_counted = is_counted or any(meant) or bool(own)
+        if not own:
+            for kinds in meant:
+                _check(limiter, kinds)
+        found += own
+        unkept += sum(each.count for each in records if not each.limit)
+    if not is_counted:
+        raise click.ClickException(
+            f"No limit counts {identities[0]!r}; `flask ratelimit show` lists all."
+        )
+    return Denied(sorted(found, key=lambda record: record.at), unkept)
+
+
+def _meant(limiter: Limiter, text: str) -> dict[str, str]:
+    """The identities that an operator may mean, by the kind that a limit counts."""
+    kinds = dict.fromkeys(row.key for row in limiter.inventory.all_rows(application()))
+    meant = {kind: limiter.callers.identity(kind, text) for kind in kinds}
+    return {kind: identity for kind, identity in meant.items() if identity}
+
+
+def _check(limiter: Limiter, meant: Mapping[str, str]) -> None:
+    """Raise ``ValueError`` if the application knows none of the identities."""
+    mistakes = []
+    for kind, identity in meant.items():
+        try:
+            limiter.callers.check(kind, identity)
+        except ValueError as error:
+            mistakes.append(error)
+    if mistakes and len(mistakes) == len(meant):
+        raise mistakes[0]
+
+
+def _recorded(identity: str) -> str:
+    """The identity as records have it: a long one by its hash."""
+    name = parsed_key(bucket_key("", identity))
+    return name.identity if name else identity
+
+
+class Explanation(NamedTuple):
+    """A denial in words; ``left``, ``wait``, ``degraded`` and ``more`` may be empty."""
+
+    at: str
+    limit: str
+    cause: str
+    left: str
+    free: str
+    wait: str
+    degraded: str
+    more: str
+
+
+def explained(record: DenialRecord) -> Explanation:
+    """Why the caller was denied, as ``flask ratelimit why`` says it."""
+    shown = "" if record.limit == record.amount else f" ({record.amount})"
+    cause, left, free, wait = record.reason, "", "no end", ""
+    wait_ms = record.wait_ms
+    if record.capacity and wait_ms is None:
+        cause = f"the call costs {_units(record, record.cost)}, more than it can ever hold"
+        free = ""
+    elif record.reason == "limit" and not record.capacity:
+        cause, free = "it allows nothing", ""
+    elif record.capacity and record.reason == "limit":
+        cause = f"{_units(record, record.capacity - record.remaining)} used"
+        left = f"{_units(record, record.remaining)} left"
+        if record.unit != "requests":
+            left += f", the call costs {_units(record, record.cost)}"
+    if wait_ms is not None:
+        free = f"next free at {_clock(record.at + wait_ms / 1000)}"
+        wait = span_text(wait_ms * 1000)
+    more = f"{record.count - 1} more like this until {_clock(record.until)}"
+    return Explanation(
+        at=_clock(record.at),
+        limit=f"{record.limit!r}{shown}",
+        cause=cause,
+        left=left,
+        free=free,
+        wait=wait,
+        degraded=_DEGRADED.get(record.degraded, ""),
+        more=more if record.count > 1 else "",
+    )
+
+
+def _units(record: DenialRecord, units: int) -> str:
+    if record.unit == "usd":
+        return f"{shown_dollars(units)} usd"
+    return str(units) if record.unit == "requests" else f"{units} {record.unit}"
+
+
+def _clock(at_s: float) -> str:
+    """The time of day; with its date if that is another day."""
+    at = datetime.fromtimestamp(at_s, UTC)
+    is_today = at.date() == datetime.fromtimestamp(time.time(), UTC).date()
+    return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"

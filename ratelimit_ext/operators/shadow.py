@@ -1,0 +1,75 @@
+"""What limits in shadow and candidates would have denied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.money import shown_dollars
+from ratelimit_ext.operators.context import application, shared_limiters
+from ratelimit_ext.records.shadow import Counts, Trial
+
+#: How many identities a report names.
+WORST: Final = 10
+
+
+def trial_results(limit: str | None = None) -> list[dict[str, Any]]:
+    """What was counted of each trial, in the last hour and day; of that limit's alone if named."""
+    shown: list[dict[str, Any]] = []
+    known: dict[str, None] = {}
+    for limiter in shared_limiters():
+        tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
+        known.update(dict.fromkeys(row.limit.label for row in tried))
+        for period, hours in (("hour", 1), ("day", 24)):
+            found = limiter.trials.read(hours)
+            known.update(dict.fromkeys(trial.limit for trial in found))
+            shown += [_result(trial, counts, period) for trial, counts in found.items()]
+    if limit is not None and limit not in known:
+        names = ", ".join(known) or "none"
+        raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
+    own = [each for each in shown if limit in (None, each["limit"])]
+    return sorted(own, key=lambda each: (each["limit"], each["amount"]))
+
+
+def _is_tried(limit: Limit) -> bool:
+    is_shadow = limit.mode != "enforce" and limit.traits.on_trial
+    return is_shadow or limit.candidate is not None
+
+
+def _result(trial: Trial, counts: Counts, period: str) -> dict[str, Any]:
+    enough = counts.enough() if trial.is_window else None
+    is_above = enough is not None and not trial.enforced and enough > trial.capacity
+    return {
+        "limit": trial.limit,
+        "amount": trial.amount,
+        "enforced": trial.enforced or None,
+        "period": period,
+        "unit": trial.unit,
+        "requests": counts.requests,
+        "denied": counts.denied,
+        "identities": len(counts.used),
+        "identities_denied": len(counts.by_identity),
+        "is_estimate": counts.is_rough,
+        "worst": [
+            {"identity": identity, "denied": denied}
+            for identity, denied in counts.by_identity.most_common(WORST)
+        ],
+        "enough_for_99_percent": None if is_above else enough,
+        "source": "usage" if enough is not None and not is_above else "suggest",
+    }
+
+
+def advice_text(result: Mapping[str, Any]) -> str:
+    """The smallest amount that is enough for nearly all, by the result of a day."""
+    enough = result["enough_for_99_percent"]
+    if enough is None:
+        return (
+            "the smallest amount that denies nothing to 99 % is not known from what was counted; "
+            "`flask ratelimit suggest` proposes one from traffic or the ledger."
+        )
+    shown = f"{shown_dollars(enough)} usd" if result["unit"] == "usd" else f"{enough}"
+    return (
+        f"{shown} would have denied nothing to 99 % of {result['identities']} identities, by their "
+        "usage of the last day."
+    )

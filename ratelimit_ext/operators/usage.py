@@ -1,0 +1,345 @@
+"""Reads what limits have counted, without charging them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import click
+import flask
+from limits.storage import RedisStorage
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.key import FORMAT, parsed_key
+from ratelimit_ext.core.traits import strategies_taking, traits_of
+from ratelimit_ext.engine.redis import held_calls, stored_names
+from ratelimit_ext.operators.context import application, shared_limiters
+from ratelimit_ext.operators.texts import span_text, with_times
+from ratelimit_ext.records.overrides import Override
+from ratelimit_ext.records.store import storage_prefix
+from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.web.inventory import Row
+
+#: How many buckets are asked for at once.
+AT_ONCE: Final = 200
+#: How many names of the storage a command reads by default.
+MOST_NAMES: Final = 100_000
+#: A block that lasts longer has no end.
+ENDLESS_US: Final = 5 * 365 * 86_400_000_000
+
+NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey can."
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a limit has counted of an identity. ``free_us`` is the wait of the smallest call."""
+
+    row: Row
+    identity: str
+    verdict: Verdict
+    now_us: int
+    override: Override | None = None
+    held: int = 0
+
+    @property
+    def used(self) -> int:
+        return max(0, self.row.limit.capacity - self.verdict.remaining)
+
+    @property
+    def share(self) -> float:
+        """Which part of the limit is used."""
+        return self.used / (self.row.limit.capacity or 1)
+
+    @property
+    def free_us(self) -> int | None:
+        """``None``: there is no wait that would be enough."""
+        return 0 if self.verdict.allowed else self.verdict.retry_after_us
+
+    @property
+    def is_guard(self) -> bool:
+        return not self.row.limit.visible
+
+    def as_json(self) -> dict[str, Any]:
+        limit, free_us = self.row.limit, self.free_us
+        shown = {
+            "limit": self.row.name,
+            "identity": self.identity,
+            "strategy": limit.strategy,
+            "key": self.row.key,
+            "plan": self.row.plan or None,
+            "mode": limit.mode,
+            "allowed": self.verdict.allowed,
+            "retry_after": None if free_us is None else free_us / 1_000_000,
+        }
+        if self.is_guard:
+            return shown
+        return {
+            **shown,
+            "unit": limit.unit,
+            "amount": limit.outside(limit.capacity),
+            "used": limit.outside(self.used),
+            "remaining": limit.outside(self.verdict.remaining),
+            "share": round(self.share, 4),
+            "reset_after": self.verdict.reset_after_us / 1_000_000,
+            "holds": self.held,
+            "override": None if self.override is None else with_times(self.override),
+        }
+
+
+class Reader:
+    """Reads the state of limits, without charging them."""
+
+    def __init__(self, limiter: Limiter, app: flask.Flask) -> None:
+        self._limiter = limiter
+        self._app = app
+        self.rows = limiter.inventory.all_rows(app)
+        self._overrides = {(o.limit, o.identity): o for o in _overrides(limiter)}
+        self._callers = limiter.callers
+        self._plans: dict[str, str | None] = {}
+        self._amounts: dict[str, Mapping[str, str]] = {}
+
+    def of_identities(self, *texts: str, kind: str | None = None) -> list[State]:
+        """The states of all limits that count these identities, each once; of one kind if named."""
+        wanted: dict[str, tuple[Row, str]] = {}
+        rows = [row for row in self.rows if kind in (None, row.key)]
+        for text in texts:
+            for row in rows:
+                identity = self._callers.identity(row.key, text)
+                if identity and self._applies(row, identity):
+                    wanted.setdefault(row.bucket(identity), (row, identity))
+        return self._states(wanted)
+
+    def _applies(self, row: Row, identity: str) -> bool:
+        """Whether the limit is of the identity's plan, and not for others alone."""
+        if row.plan and self._plan(identity) not in (row.plan, None):
+            return False
+        return not row.is_optional or self._text(row, identity) is not None
+
+    def used(self, limit: str | None, most: int) -> tuple[list[State], bool]:
+        """The states of what is stored of the limits, or of one by its name; and whether there are
+        more names than were read."""
+        by_prefix: dict[str, list[Row]] = {}
+        for row in self.rows:
+            if limit in (None, row.name, row.limit.name) and row.limit.visible:
+                by_prefix.setdefault(row.prefix, []).append(row)
+        names, has_more = self._names(most)
+        wanted: dict[str, tuple[Row, str]] = {}
+        for name in names:
+            parts = parsed_key(name)
+            if parts is not None and (rows := by_prefix.get(parts.prefix)):
+                wanted[name] = self._of_plan(rows, parts.identity), parts.identity
+        return [state for state in self._states(wanted) if state.used], has_more
+
+    def blocked(self, most: int) -> list[State]:
+        """The states of the identities that are blocked."""
+        by_prefix = {row.prefix: row for row in self.rows if row.limit.strategy in _blocks()}
+        wanted = {}
+        for strategy in _blocks():
+            for name in self._names(most, f"{traits_of(strategy).code}:")[0]:
+                parts = parsed_key(name)
+                if parts is not None and (row := by_prefix.get(parts.prefix)):
+                    wanted[name] = row, parts.identity
+        return [state for state in self._states(wanted) if not state.verdict.allowed]
+
+    def _of_plan(self, rows: list[Row], identity: str) -> Row:
+        plan = self._plan(identity) if len(rows) > 1 else None
+        return next((row for row in rows if row.plan == plan), rows[0])
+
+    def _plan(self, identity: str) -> str | None:
+        if identity not in self._plans:
+            self._plans[identity] = self._callers.plan(identity)
+        return self._plans[identity]
+
+    def _names(self, most: int, beginning: str = "") -> tuple[list[str], bool]:
+        """The names of buckets, and whether there are more than ``most``."""
+        storage = self._limiter.storage
+        if not isinstance(storage, RedisStorage):
+            raise click.ClickException(NOT_SEARCHABLE)
+        prefix = f"{storage_prefix(storage)}:{FORMAT}:{beginning}"
+        with self._errors():
+            names = list(stored_names(storage.get_connection(), prefix, most + 1))
+        return list(dict.fromkeys(names[:most])), len(names) > most
+
+    def _states(self, wanted: Mapping[str, tuple[Row, str]]) -> list[State]:
+        """The state of each bucket, with the amount that its identity has."""
+        states = []
+        items = list(wanted.items())
+        for start in range(0, len(items), AT_ONCE):
+            part = [(key, *self._own(row, name)) for key, (row, name) in items[start:][:AT_ONCE]]
+            charges = [Charge(row.limit, key) for key, row, _ in part]
+            decision = self._limiter.engine.admit(charges, take=False)
+            verdicts = {verdict.charge.key: verdict for verdict in decision.verdicts}
+            held = self._held([key for key, row, _ in part if row.limit.held])
+            states += [
+                State(
+                    row=row,
+                    identity=wanted[key][1],
+                    verdict=verdicts[key],
+                    now_us=decision.now_us,
+                    override=override,
+                    held=held.get(key, 0),
+                )
+                for key, row, override in part
+            ]
+        return states
+
+    def _own(self, row: Row, identity: str) -> tuple[Row, Override | None]:
+        """The limit with the identity's amount, and the override if it has one."""
+        override = self._overrides.get((row.limit.name, identity))
+        text = self._text(row, identity)
+        if text is not None:
+            with contextlib.suppress(ValueError):  # of an older policy: it does not apply
+                row = row.with_amount(text)
+        return row, override
+
+    def _text(self, row: Row, identity: str) -> str | None:
+        """The identity's own amount, by an override or by the application."""
+        if override := self._overrides.get((row.limit.name, identity)):
+            return override.amount
+        if identity not in self._amounts:
+            self._amounts[identity] = self._callers.amounts(identity)
+        return self._amounts[identity].get(row.limit.name)
+
+    def _held(self, keys: list[str]) -> dict[str, int]:
+        storage = self._limiter.storage
+        if not isinstance(storage, RedisStorage):
+            return {}
+        with self._errors():
+            return dict(zip(keys, held_calls(storage.get_connection(), keys), strict=True))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except self._limiter.storage.base_exceptions as error:
+            raise StorageUnavailable(f"the storage failed: {error}") from error
+
+
+class Named(NamedTuple):
+    """The limits of one name, and the identity that an operator means in them."""
+
+    limiter: Limiter
+    rows: list[Row]
+    identity: str
+
+
+def _blocks() -> tuple[str, ...]:
+    """Also surges, which no operator sets: what can be lifted."""
+    return strategies_taking("unblock")
+
+
+def _overrides(limiter: Limiter) -> list[Override]:
+    try:
+        return limiter.overrides.all()
+    except ValueError:  # this storage keeps none
+        return []
+
+
+def readers_of_all() -> list[Reader]:
+    return [Reader(limiter, application()) for limiter in shared_limiters()]
+
+
+def named_limits(name: str, text: str, amount: str | None = None) -> Named:
+    """The limits of that name. ``ValueError`` for an unknown name, amount or identity."""
+    app, error = application(), None
+    for limiter in shared_limiters():
+        try:
+            rows = limiter.inventory.overridable(app, name, amount)
+        except ValueError as found:
+            error = error or found
+            if text != name and any(
+                row.limit.name == text for row in limiter.inventory.all_rows(app)
+            ):
+                raise ValueError(
+                    f"{text!r} is the name of a limit. Write the identity first, then the limit."
+                ) from None
+            continue
+        kinds = dict.fromkeys(row.key for row in rows)
+        for kind in kinds:
+            if identity := limiter.callers.identity(kind, text):
+                limiter.callers.check(kind, identity)
+                return Named(limiter, rows, identity)
+        error = ValueError(f"{name} counts {', '.join(kinds)}; {text!r} cannot be one.")
+    assert error is not None
+    raise error
+
+
+def check_name(name: str, readers: Iterable[Reader]) -> None:
+    known = dict.fromkeys(row.name for reader in readers for row in reader.rows)
+    if name not in known:
+        raise ValueError(f"There is no limit {name!r}; limits: {', '.join(known)}.")
+
+
+# -- what commands and pages show --------------------------------------------------------------
+
+
+class Block(NamedTuple):
+    """A blocked identity, until when (None: until it is removed), and the log's entry of it: ``by``
+    is None if no operator blocked it. Times are in seconds since 1970."""
+
+    limit: str
+    identity: str
+    reason: str
+    until: float | None
+    by: str | None
+    note: str
+    at: float | None
+
+
+def states_of(*identities: str, kind: str | None = None) -> list[State]:
+    """What every limit has counted of these identities, or those of that ``kind``, as "user"."""
+    readers = readers_of_all()
+    return [state for reader in readers for state in reader.of_identities(*identities, kind=kind)]
+
+
+def used_states(
+    limit: str | None, *, least: float, scan: int = MOST_NAMES
+) -> tuple[list[State], bool]:
+    """What has used that share of a limit, or of the one of that name, the largest share first; and
+    whether the storage has more names than ``scan``, which were not read."""
+    readers = readers_of_all()
+    if limit is not None:
+        check_name(limit, readers)
+    found: list[State] = []
+    is_cut = False
+    for reader in readers:
+        states, has_more = reader.used(limit, scan)
+        found += [state for state in states if state.share >= least]
+        is_cut = is_cut or has_more
+    found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
+    return found, is_cut
+
+
+def blocked(*, scan: int = MOST_NAMES) -> list[Block]:
+    """What is blocked."""
+    found: dict[tuple[str, str], Block] = {}
+    for limiter in shared_limiters():
+        log = limiter.overrides.log()
+        for state in Reader(limiter, application()).blocked(scan):
+            subject = state.row.limit.name, state.identity
+            entries = (e for e in log if (e.limit, e.identity) == subject)
+            last = next((e for e in entries if e.action != "unblock"), None)
+            free_us = state.free_us
+            is_endless = free_us is None or free_us > ENDLESS_US
+            found[state.row.name, state.identity] = Block(
+                limit=state.row.name,
+                identity=state.identity,
+                reason=state.verdict.reason,
+                until=None if is_endless else (state.now_us + (free_us or 0)) / 1_000_000,
+                by=last.by if last else None,
+                note=last.reason if last else "",
+                at=last.at if last else None,
+            )
+    return list(found.values())
+
+
+def wait_text(state: State) -> str:
+    """The wait of the smallest call."""
+    free_us = state.free_us
+    if free_us is None or free_us > ENDLESS_US:
+        return "never"
+    return f"in {span_text(free_us)}" if free_us else "now"

@@ -1,0 +1,196 @@
+"""How many decisions each limit made, by the minute, for operators who watch.
+
+Each process counts, and :mod:`~ratelimit_ext.records.recorder` adds its counts to those in
+the limits' storage, which keeps them for two hours.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from limits.storage import RedisStorage, Storage
+
+from ratelimit_ext.core import clock
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.events import DecisionEvent
+from ratelimit_ext.core.key import escaped
+from ratelimit_ext.engine.denial_cache import Recollection
+from ratelimit_ext.records.store import SharedClient, storage_prefix
+
+#: By the minute since 1970, the name of the limit, and the outcome: allowed, denied, shadow (it
+#: would have denied), degraded (the storage was down; such a decision is also one of the others).
+Counts: TypeAlias = Counter[tuple[int, str, str]]
+
+#: The name under which whole requests are counted, which no limit has.
+REQUESTS: Final = ""
+KEEP_S: Final = 2 * 3600
+#: How many counts a process keeps between two writes, and the storage for an hour.
+MOST_COUNTS: Final = 2000
+MOST_GROUPS: Final = 500
+MOST_STORED: Final = 20_000
+HOUR: Final = 60
+
+NOT_KEPT: Final = (
+    "This storage keeps no counts of decisions; set RATELIMIT_STORAGE_URI to a Redis or Valkey "
+    "server."
+)
+SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
+
+
+class _Group(NamedTuple):
+    """What an admitted request counts: the names of its limits; ``is_tried``: some are in shadow,
+    whose verdicts count."""
+
+    names: tuple[str, ...]
+    is_tried: bool
+
+
+class Tallies:
+    """The counts of an extension: counts the decisions of this process, reads those of all."""
+
+    def __init__(self) -> None:
+        self.store: RedisTallies | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was counted, as a forked child: its parent writes it."""
+        self._changes = threading.Lock()
+        self._counts: Counts = Counter()
+        #: Requests by the minute, the outcome and the names of the limits that count it; if it was
+        #: denied, those that denied it. So a request is one step, whatever its limits.
+        self._requests: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
+        self._groups: dict[tuple[str, ...], _Group] = {}
+
+    def note(self, event: DecisionEvent) -> None:
+        """Count a decision. Does not wait."""
+        if self.store is None:
+            return
+        minute, decision, group = clock.now_us() // 60_000_000, event.decision, None
+        if event.reason is None:
+            outcome = "allowed"
+            limits = [charge.limit for _, _, charge in event.charges]
+            asked = tuple([limit.name or limit.label for limit in limits])
+            group = self._groups.get(asked) or self._group(asked, event)
+            names = group.names
+        else:
+            outcome = "denied"
+            if isinstance(decision, Recollection):  # its other verdicts would have to be computed
+                names = (decision.denial.verdict.charge.limit.label,)
+            else:
+                names = tuple([verdict.charge.limit.label for verdict in event.denials])
+        key = minute, outcome, names
+        with self._changes:
+            known = self._requests.get(key)
+            if known is not None or len(self._requests) < MOST_GROUPS:
+                self._requests[key] = (known or 0) + 1
+        if group is not None and group.is_tried:
+            tried = [verdict.charge.limit for verdict in event.shadow_denials]
+            labels = [limit.label for limit in tried if limit.traits.on_trial]
+            self._add(((minute, label, "shadow"), 1) for label in labels)
+        if decision.degraded:
+            self._add([((minute, REQUESTS, "degraded"), 1)])
+
+    def _group(self, names: tuple[str, ...], event: DecisionEvent) -> _Group:
+        """What the admitted request counts. A guard, which each request asks, counts only if it
+        denies."""
+        limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
+        allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
+        is_tried = any(limit.mode != "enforce" and limit.traits.on_trial for limit in limits)
+        group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
+        with self._changes:
+            if len(self._groups) < MOST_GROUPS:
+                self._groups[names] = group
+        return group
+
+    def flush(self) -> None:
+        """Write what was counted. Raises ``StorageUnavailable``: then it is kept."""
+        if self.store is None:
+            return
+        with self._changes:
+            others, self._counts = self._counts, Counter()
+            requests, self._requests = self._requests, Counter()
+            self._groups = {}
+        counted: Counts = Counter()
+        for (minute, outcome, names), count in requests.items():
+            for name in (REQUESTS, *names):
+                counted[minute, name, outcome] += count
+        counted.update(others)
+        hours: dict[int, Counts] = {}
+        for key, count in counted.items():
+            hours.setdefault(key[0] // HOUR, Counter())[key] = count
+        while hours:
+            hour = next(iter(hours))
+            try:
+                self.store.add(hour, hours[hour])
+            except StorageUnavailable:
+                self._add(each for rest in hours.values() for each in rest.items())
+                raise
+            del hours[hour]
+
+    def _add(self, counted: Iterable[tuple[tuple[int, str, str], int]]) -> None:
+        with self._changes:
+            counts = self._counts
+            for key, count in counted:
+                known = counts.get(key)
+                if known is not None or len(counts) < MOST_COUNTS:
+                    counts[key] = (known or 0) + count
+
+    def read(self, minutes: int) -> dict[int, dict[str, Counter[str]]]:
+        """The counts by the minute (since 1970, the first one first), the name of the limit and the
+        outcome, of the current minute and those before it, at most an hour. Minutes without
+        decisions are there, too. Raises ``ValueError`` if the storage keeps none, and
+        ``StorageUnavailable``."""
+        if self.store is None:
+            raise ValueError(NOT_KEPT)
+        self.flush()
+        now = clock.now_us() // 60_000_000
+        found: dict[int, dict[str, Counter[str]]] = {
+            each: {} for each in range(now - minutes + 1, now + 1)
+        }
+        for hour in (now // HOUR - 1, now // HOUR):
+            for (minute, name, outcome), count in self.store.read(hour).items():
+                if minute in found:
+                    found[minute].setdefault(name, Counter())[outcome] = count
+        return found
+
+
+class RedisTallies:
+    """In Redis or Valkey: a hash for each hour. All are in one slot of a cluster."""
+
+    def __init__(self, storage: RedisStorage, name: str) -> None:
+        self._run = SharedClient(storage).run
+        self._name = f"{name}:tallies:{{operators}}"
+
+    def add(self, hour: int, counts: Counts) -> None:
+        """Add to the counts of the hour. Raises ``StorageUnavailable``."""
+        words = [
+            word
+            for (minute, name, outcome), count in counts.items()
+            for word in (f"{minute}:{outcome}:{name}", count)
+        ]
+        self._run("eval", SCRIPT, 1, f"{self._name}:{hour}", KEEP_S * 1000, MOST_STORED, *words)
+
+    def read(self, hour: int) -> Mapping[tuple[int, str, str], int]:
+        """The counts of the hour. Raises ``StorageUnavailable``."""
+        stored: Mapping[Any, Any] = self._run("hgetall", f"{self._name}:{hour}")
+        found = {}
+        for raw, count in stored.items():
+            text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+            if ":" in text:
+                minute, outcome, name = text.split(":", 2)
+                found[int(minute), name, outcome] = int(count)
+        return found
+
+
+def tally_store(storage: Storage | None, key_prefix: str) -> RedisTallies | None:
+    """The store beside the limits; ``None`` if the storage is this process's memory, which no other
+    process can watch."""
+    if not isinstance(storage, RedisStorage):
+        return None
+    return RedisTallies(
+        storage, ":".join(filter(None, (storage_prefix(storage), escaped(key_prefix))))
+    )

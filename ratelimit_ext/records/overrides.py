@@ -1,0 +1,332 @@
+"""Overrides: amounts that an operator gives single identities at run time, for some time or until
+they are removed.
+
+They are kept in the limits' storage, beside a log of who changed what. Each process reads them at
+its first request and then from a thread, every two seconds. It decides with what it has read, so no
+later request waits, and an override acts in every process within five seconds. The end of an
+override is exact.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+from weakref import WeakSet, ref
+
+from limits.storage import MemoryStorage, RedisStorage, Storage
+
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.key import escaped
+from ratelimit_ext.records.store import SharedClient
+
+#: How often a process reads the overrides, in seconds.
+EVERY_S: Final = 2.0
+MOST_OVERRIDES: Final = 1000
+#: How many changes the log keeps.
+MOST_ENTRIES: Final = 1000
+LONGEST_REASON: Final = 200
+
+NOT_SUPPORTED: Final = (
+    "This storage keeps no overrides; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
+)
+
+_logger = logging.getLogger("ratelimit_ext")
+SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An identity's own ``amount`` of the limit of that name, as a limit string.
+
+    ``until`` and ``at``, when it was set, are in seconds since 1970; ``None``: until it is removed.
+    """
+
+    limit: str
+    identity: str
+    amount: str
+    until: float | None = None
+    reason: str = ""
+    by: str = ""
+    at: float = 0.0
+
+    def is_valid(self, now_s: float) -> bool:
+        """Whether it has not ended."""
+        return self.until is None or now_s < self.until
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """A change by an operator: ``action`` is ``override``, ``clear-override``, ``reset``, or an
+    application's word, such as ``block``. Times are as in :class:`Override`."""
+
+    action: str
+    identity: str
+    limit: str = ""
+    amount: str = ""
+    until: float | None = None
+    reason: str = ""
+    by: str = ""
+    at: float = 0.0
+
+
+class OverrideStore(Protocol):
+    """Where overrides and the log are kept. Every method may raise ``StorageUnavailable``."""
+
+    def read(self) -> list[Override]: ...
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
+        """Write the entry, and the override if its action is one; returns as overrides.lua."""
+        ...
+
+    def log(self) -> list[LogEntry]:
+        """The log, its newest entry first."""
+        ...
+
+
+class Overrides:
+    """The overrides of an extension, as this process has read them last.
+
+    ``by_limit`` are all by the name of the limit and the identity, also those that have ended; it
+    is replaced and never changed. It is empty if there are none, which is all that most requests
+    look at.
+    """
+
+    #: Whether processes read the overrides from a thread. Tests that count commands read by hand.
+    in_background = True
+
+    def __init__(self, store: OverrideStore | None) -> None:
+        self._store = store
+        self.by_limit: Mapping[str, Mapping[str, Override]] = MappingProxyType({})
+        #: Changes with ``by_limit``.
+        self.version = 0
+        #: Whether this process reads them, or does not have to.
+        self.is_watched = store is None
+        self._starting = threading.Lock()
+        self._ended = threading.Event()
+        _all.add(self)
+
+    def find(self, limit: str, identity: str) -> Override | None:
+        """The override that is valid now."""
+        found = self.by_limit.get(limit, _NONE).get(identity)
+        return found if found is not None and found.is_valid(time.time()) else None
+
+    def all(self) -> list[Override]:
+        """The valid overrides in the storage, by limit and identity. ``ValueError`` if the storage
+        keeps none."""
+        self.refresh()
+        now_s = time.time()
+        found = [each for limit in self.by_limit.values() for each in limit.values()]
+        valid = (each for each in found if each.is_valid(now_s))
+        return sorted(valid, key=lambda each: (each.limit, each.identity))
+
+    def set(
+        self,
+        limit: str,
+        identity: str,
+        amount: str,
+        *,
+        until: float | None = None,
+        reason: str = "",
+        by: str = "",
+    ) -> Override:
+        """Store an override, in place of the last one of the same limit and identity.
+
+        It is not checked whether the limit exists: :meth:`Limiter.override` does that. Raises
+        ``ValueError`` for an end that is not in the future, and if there are too many overrides.
+        """
+        now_s = time.time()
+        if until is not None and not until > now_s:
+            raise ValueError("The end of an override has to be in the future.")
+        override = Override(limit, identity, amount, until, reason[:LONGEST_REASON], by, now_s)
+        entry = LogEntry("override", identity, limit, amount, until, override.reason, by, now_s)
+        if self._write(entry, override) < 0:
+            raise ValueError(
+                f"There are {MOST_OVERRIDES} overrides, which is the most; remove some first."
+            )
+        self.refresh()
+        return override
+
+    def clear(self, limit: str, identity: str, *, reason: str = "", by: str = "") -> bool:
+        """Remove an override; False if there was none."""
+        entry = LogEntry("clear-override", identity, limit, reason=reason, by=by, at=time.time())
+        is_removed = self._write(entry, None) > 0
+        self.refresh()
+        return is_removed
+
+    def note(
+        self,
+        action: str,
+        identity: str,
+        *,
+        limit: str = "",
+        amount: str = "",
+        until: float | None = None,
+        reason: str = "",
+        by: str = "",
+    ) -> None:
+        """Write another change of an operator to the log."""
+        entry = LogEntry(action, identity, limit, amount, until, reason, by, time.time())
+        self._known().write(entry, None, ())
+
+    def log(self) -> list[LogEntry]:
+        """The latest changes, the newest first."""
+        return self._known().log()
+
+    def refresh(self) -> None:
+        """Read the overrides now. Raises ``ValueError`` if the storage keeps none."""
+        by_limit: dict[str, dict[str, Override]] = {}
+        for override in self._known().read():
+            by_limit.setdefault(override.limit, {})[override.identity] = override
+        if by_limit != self.by_limit:
+            self.by_limit = by_limit
+            self.version += 1
+
+    def watch(self) -> None:
+        """Read them now, and from now on in a thread; once in each process. Never raises."""
+        with self._starting:  # other first requests wait, too
+            if self.is_watched:
+                return
+            if self.in_background and not isinstance(self._store, MemoryStore):
+                self._try_refresh()
+                arguments = ref(self), self._ended
+                try:
+                    threading.Thread(
+                        target=_watch, args=arguments, name="ratelimit-overrides", daemon=True
+                    ).start()
+                except RuntimeError:  # no more threads: the next request tries
+                    return
+            self.is_watched = True
+
+    def close(self) -> None:
+        """End the thread, at most one reading later."""
+        self._ended.set()
+
+    def forget(self) -> None:
+        """In a forked child: the thread has stayed in the parent."""
+        self._starting = threading.Lock()
+        self.is_watched = self._store is None
+
+    def _try_refresh(self) -> None:
+        try:
+            self.refresh()
+        except StorageUnavailable as error:  # what was read last applies; an outage is logged once
+            _logger.debug("The overrides cannot be read: %s", error)
+        except Exception:
+            _logger.exception("The overrides cannot be read")
+
+    def _write(self, entry: LogEntry, override: Override | None) -> int:
+        now_s = time.time()
+        self.refresh()
+        known = (each for limit in self.by_limit.values() for each in limit.values())
+        ended = {field_of(each.limit, each.identity) for each in known if not each.is_valid(now_s)}
+        ended.discard(field_of(entry.limit, entry.identity))
+        return self._known().write(entry, override, ended)
+
+    def _known(self) -> OverrideStore:
+        if self._store is None:
+            raise ValueError(NOT_SUPPORTED)
+        return self._store
+
+
+class MemoryStore:
+    """In this process, under a name of a dictionary that its owner may empty."""
+
+    def __init__(self, kept: dict[str, Any], name: str) -> None:
+        self._kept = kept
+        self._name = name
+
+    def read(self) -> list[Override]:
+        return list(self._parts()[0].values())
+
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
+        overrides, log = self._parts()
+        for field in removed:
+            overrides.pop(field, None)
+        field = field_of(entry.limit, entry.identity)
+        if override is not None:
+            if field not in overrides and len(overrides) >= MOST_OVERRIDES:
+                return -1
+            overrides[field] = override
+        elif entry.action == "clear-override" and overrides.pop(field, None) is None:
+            return 0
+        log.insert(0, entry)
+        del log[MOST_ENTRIES:]
+        return 1
+
+    def log(self) -> list[LogEntry]:
+        return list(self._parts()[1])
+
+    def _parts(self) -> tuple[dict[str, Override], list[LogEntry]]:
+        parts: tuple[dict[str, Override], list[LogEntry]] = self._kept.setdefault(
+            self._name, ({}, [])
+        )
+        return parts
+
+
+class RedisStore:
+    """In Redis or Valkey. Both keys are in one slot of a cluster."""
+
+    def __init__(self, storage: RedisStorage, name: str) -> None:
+        self._run = SharedClient(storage).run
+        self._hash = f"{name}:overrides:{{operators}}"
+        self._log = f"{name}:log:{{operators}}"
+
+    def read(self) -> list[Override]:
+        stored: Mapping[Any, Any] = self._run("hgetall", self._hash)
+        return [Override(**json.loads(text)) for text in stored.values()]
+
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
+        is_override = override is not None or entry.action == "clear-override"
+        field = field_of(entry.limit, entry.identity) if is_override else ""
+        stored = "" if override is None else json.dumps(asdict(override))
+        most = MOST_ENTRIES, MOST_OVERRIDES
+        words = json.dumps(asdict(entry)), *most, field, stored, *removed
+        return int(self._run("eval", SCRIPT, 2, self._hash, self._log, *words))
+
+    def log(self) -> list[LogEntry]:
+        entries = self._run("lrange", self._log, 0, MOST_ENTRIES - 1)
+        return [LogEntry(**json.loads(text)) for text in entries]
+
+
+def store_for(storage: Storage | None, key_prefix: str) -> OverrideStore | None:
+    """The store beside the limits; ``None`` if the storage keeps no overrides."""
+    prefix = str(getattr(storage, "key_prefix", "LIMITS"))
+    name = f"{prefix}:{escaped(key_prefix)}" if key_prefix else prefix
+    if isinstance(storage, MemoryStorage):
+        held: Any = storage.storage
+        return MemoryStore(held, f"{name}:overrides")
+    if isinstance(storage, RedisStorage):  # also a cluster's
+        return RedisStore(storage, name)
+    return None
+
+
+def field_of(limit: str, identity: str) -> str:
+    """Where an override is kept in the hash."""
+    return json.dumps([limit, identity])
+
+
+def _watch(reference: ref[Overrides], ended: threading.Event) -> None:
+    """Read again and again, until the extension is gone."""
+    while not ended.wait(EVERY_S) and (overrides := reference()) is not None:
+        overrides._try_refresh()  # noqa: SLF001 - its own thread
+        del overrides
+
+
+_NONE: Final[Mapping[str, Override]] = MappingProxyType({})
+_all: Final[WeakSet[Overrides]] = WeakSet()
+
+
+def _forget_all() -> None:
+    for overrides in _all:
+        overrides.forget()
+
+
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_forget_all)

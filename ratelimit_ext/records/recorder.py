@@ -1,0 +1,169 @@
+"""What an extension writes of its decisions for operators, from a thread of its own.
+
+A request only counts in this process; the storage is asked every two seconds, by the thread.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+from weakref import WeakSet, ref
+
+from limits.storage import MemoryStorage, Storage
+
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.events import DecisionEvent, Event, Events
+from ratelimit_ext.records.counters import Tallies, tally_store
+from ratelimit_ext.records.denials import Denials, denial_store
+from ratelimit_ext.records.shadow import Trials, trial_store
+
+#: How often a process writes, in seconds.
+EVERY_S: Final = 2.0
+
+_logger = logging.getLogger("ratelimit_ext")
+
+
+class Recorder:
+    """A listener that gathers what happens, and writes it in the background."""
+
+    #: Whether a thread writes. Tests that count commands write by hand.
+    in_background = True
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._denials = Denials()
+        self._trials = Trials()
+        self._tallies = Tallies()
+        self._writes_at_once = False
+        self._was_refused = False
+        self.forget()
+        _all.add(self)
+
+    @property
+    def denials(self) -> Denials:
+        """What :meth:`remember` gathers. ``ValueError`` unless it was called."""
+        self._check()
+        return self._denials
+
+    @property
+    def trials(self) -> Trials:
+        """As :attr:`denials`."""
+        self._check()
+        return self._trials
+
+    @property
+    def tallies(self) -> Tallies:
+        """As :attr:`denials`."""
+        self._check()
+        return self._tallies
+
+    def _check(self) -> None:
+        if self.note not in self._events.listeners:
+            raise ValueError(
+                "Denials are not remembered; call limiter.remember_denials() in the application."
+            )
+
+    def remember(self, *, request_id: Callable[[], str] | None) -> None:
+        """See :meth:`Limiter.remember_denials`."""
+        self._denials.request_id = request_id
+        if self.note not in self._events.listeners:
+            self._events.add(self.note)
+
+    def use(self, storage: Storage | None, key_prefix: str) -> None:
+        """Write to this storage from now on."""
+        self._denials.store = denial_store(storage, key_prefix)
+        self._trials.store = trial_store(storage, key_prefix)
+        self._tallies.store = tally_store(storage, key_prefix)
+        self._writes_at_once = isinstance(storage, MemoryStorage)
+
+    def note(self, event: Event) -> None:
+        """Gather an event. Does not wait."""
+        if event.__class__ is not DecisionEvent:
+            return
+        self._tallies.note(event)
+        if event.reason is not None:
+            self._denials.note(event)
+        elif any(charge.limit.mode != "enforce" for _, _, charge in event.charges):
+            self._trials.note(event)
+        elif self._writes_at_once:
+            return
+        if self._writes_at_once:
+            self.flush()
+        elif not self._is_started:
+            self._start()
+
+    def flush(self, *, all_of_them: bool = False) -> None:
+        """Write what was gathered. Never raises."""
+        denials = partial(self._denials.flush, all_of_them=all_of_them)
+        for write in (denials, self._trials.flush, self._tallies.flush):
+            try:
+                write()
+            except StorageUnavailable as error:  # it is kept
+                if not _is_refusal(error):  # the others would wait for it, too
+                    _logger.debug("Denials cannot be written: %s", error)
+                    return
+                if not self._was_refused:  # only an outage is logged elsewhere
+                    _logger.error("What is recorded for operators cannot be written: %s", error)
+                self._was_refused = True
+            except Exception:
+                _logger.exception("Denials cannot be written")
+
+    def forget(self) -> None:
+        """In a forked child: the thread, and what it writes, have stayed in the parent."""
+        self._denials.forget()
+        self._trials.forget()
+        self._tallies.forget()
+        self._starting = threading.Lock()
+        self._is_started = False
+
+    def _start(self) -> None:
+        """Start the thread, once in each process."""
+        with self._starting:
+            if self._is_started:
+                return
+            if self.in_background:
+                try:
+                    threading.Thread(
+                        target=_write, args=(ref(self),), name="ratelimit-records", daemon=True
+                    ).start()
+                except RuntimeError:  # no more threads: the next decision tries
+                    return
+            self._is_started = True
+
+
+def _is_refusal(error: StorageUnavailable) -> bool:
+    """Whether the storage has answered: a right is missing, or its memory is full."""
+    cause = type(error.__cause__)
+    return any(each.__name__ == "ResponseError" for each in cause.__mro__)
+
+
+def _write(reference: ref[Recorder]) -> None:
+    """Write again and again, until the extension is gone."""
+    while not _ended.wait(EVERY_S) and (recorder := reference()) is not None:
+        recorder.flush()
+        del recorder
+
+
+_ended: Final = threading.Event()
+_all: Final[WeakSet[Recorder]] = WeakSet()
+
+
+def _forget_all() -> None:
+    for recorder in _all:
+        recorder.forget()
+
+
+def _close_all() -> None:
+    _ended.set()
+    for recorder in list(_all):
+        recorder.flush(all_of_them=True)
+
+
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=_forget_all)
+atexit.register(_close_all)

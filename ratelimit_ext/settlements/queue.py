@@ -1,0 +1,411 @@
+"""The settlement queue: sends changes to an engine, and retries while the storage is unavailable.
+
+A lost settlement is money that is not charged, or a slot that stays taken. So a failed one is sent
+again, with growing pauses, until its hold has expired: its lease plus ten minutes. A correction has
+a marker, so that a lost reply does not apply it twice; a settlement needs none, as a hold is
+settled once. The marker of a first attempt is kept for one minute, as each refund leaves one: if a
+reply is lost just before an outage of more than a minute, a refund may be applied twice.
+
+What is queued is also in a journal, so that it survives the process: see
+:mod:`~ratelimit_ext.settlements.journal`.
+
+Reports, blocks and renewals are not sent again: they would be out of date.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import math
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias
+from weakref import WeakKeyDictionary, WeakMethod
+
+from ratelimit_ext.core.charge import Change, Charge, Hold, new_hold
+from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
+from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
+from ratelimit_ext.engine.engine import Correction, Engine, Release, Settlement
+from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Journal, JournalFile, Line
+from ratelimit_ext.settlements.live_calls import LiveCalls
+
+#: How long after its lease a hold is kept, and its settlement sent again, in seconds.
+KEPT_AFTER_LEASE_S: Final = 600.0
+#: How many batches are queued at most; then the oldest is dropped.
+MOST_WAITING: Final = 10_000
+FIRST_MARKER_US: Final = 60_000_000
+FIRST_PAUSE_S: Final = 0.1
+LONGEST_PAUSE_S: Final = 1.0
+#: How often a process looks for the journals of others that have ended.
+LOOK_EVERY_S: Final = 1.0
+#: How long a process that ends waits for the storage.
+EXIT_S: Final = 1.0
+
+_logger = logging.getLogger("ratelimit_ext")
+
+UNAVAILABLE: Final = "The storage is unavailable; settlements are queued and sent again: %s"
+AVAILABLE: Final = "The storage is available again; queued settlements are sent"
+DROPPED: Final = "A settlement is lost (%s): %s"
+FAILED: Final = "Could not settle %d charges; they are freed when their lease expires"
+TAKEN_OVER: Final = "Sending %d settlements of an earlier process, from %s"
+RELEASED: Final = "Releasing what %d calls of a process that was killed held, from %s"
+LEFT: Final = "The storage is unavailable; %d settlements are left in %s for the next process"
+
+
+#: Takes changes that were queued, and when they were sent, by the monotonic clock.
+Note: TypeAlias = Callable[[float, Sequence[Change]], None]
+
+
+class Batch(NamedTuple):
+    """Changes that are sent together. ``until`` is of the queue's clock; ``file`` is the journal's
+    file that has them, and ``events`` are those of the extension that queued them."""
+
+    engine: Engine
+    changes: Sequence[Change]
+    marker: str | None
+    marker_us: int
+    until: float
+    file: JournalFile | None = None
+    events: Events | None = None
+
+    def send(self) -> None:
+        """Send them; raises as the engine does."""
+        self.engine.settle(self.changes, once=self.marker, once_for_us=self.marker_us)
+
+
+class SettlementQueue:
+    """Sends at once; queues what the storage could not take, and sends it again from a thread.
+
+    The thread exists only while something is queued. ``in_background=False`` starts none: then
+    :meth:`send_waiting` has to be called.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        epoch: Callable[[], float] = time.time,
+        most_waiting: int = MOST_WAITING,
+        in_background: bool = True,
+    ) -> None:
+        self._clock = clock
+        self._epoch = epoch
+        self._most_waiting = most_waiting
+        self._in_background = in_background
+        self._journals: WeakKeyDictionary[Engine, Journal] = WeakKeyDictionary()
+        #: Those of the extensions, for what is taken over.
+        self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
+        self._notes: WeakKeyDictionary[Engine, WeakMethod[Note]] = WeakKeyDictionary()
+        self._calls: WeakKeyDictionary[Engine, LiveCalls] = WeakKeyDictionary()
+        self.forget()
+
+    def forget(self) -> None:
+        """Empty the queue: in a forked child, whose parent sends what is queued."""
+        for journal in self._journals.values():
+            journal.forget()
+        for calls in self._calls.values():
+            calls.forget()
+        #: When to look for the journals of processes that have ended.
+        self._look_at = 0.0 if self._journals else math.inf
+        self._lost: Counter[str] = Counter()
+        self._waiting: dict[int, Batch] = {}  # the oldest first
+        self._numbers = itertools.count()
+        #: Those that could not take something, and whether it was logged: once it has failed again.
+        self._unavailable: dict[Engine, bool] = {}
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._one_sender = threading.Lock()
+        self._awake = threading.Event()
+
+    def __len__(self) -> int:
+        """How many batches are queued."""
+        return len(self._waiting)
+
+    @property
+    def lost(self) -> dict[str, int]:
+        """What this process has lost, by unit: costs that were not charged, refunds, and slots that
+        were not released before their lease ended."""
+        return dict(self._lost)
+
+    def keep(self, engine: Engine, journal: Journal, *, events: Events | None = None) -> None:
+        """Keep what is queued for the engine in the journal, and send what ended processes have
+        left there. Listeners of ``events`` learn what becomes of it."""
+        with self._changed:
+            shared = [self._calls[each] for each, its in self._journals.items() if its is journal]
+            self._calls[engine] = shared[0] if shared else LiveCalls(journal, KEPT_AFTER_LEASE_S)
+            self._journals[engine] = journal
+            if events is not None:
+                self._events[engine] = events
+        self._look()
+
+    def begin(self, engine: Engine, hold: Hold, charges: Sequence[Charge]) -> None:
+        """Note what a call will hold, before the engine admits it: if this process is killed, it is
+        released by another."""
+        if self._clock() >= self._look_at:
+            self._look()
+        if (calls := self._calls.get(engine)) is not None:
+            calls.begin(hold, [charge for charge in charges if charge.limit.held])
+
+    def end(self, engine: Engine, hold: Hold) -> None:
+        """Note that a call holds nothing any more, or that its changes are sent or queued."""
+        if (calls := self._calls.get(engine)) is not None:
+            calls.end(hold)
+
+    def inform(self, engine: Engine, note: Note) -> None:
+        """Call a method once for what the engine could not take, when it is queued. It lives as
+        long as its object."""
+        self._notes[engine] = WeakMethod(note)
+
+    def send(
+        self,
+        engine: Engine,
+        changes: Sequence[Change],
+        *,
+        lease_s: float,
+        events: Events | None = None,
+        later: bool = False,
+    ) -> SettlementOutcome:
+        """Send changes to the engine that took their charges; ``later``: when it is available
+        again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
+        began, now, kept_s = time.monotonic(), self._clock(), lease_s + KEPT_AFTER_LEASE_S
+        if now >= self._look_at:
+            self._look()
+        batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, now + kept_s)
+        is_retried = engine in self._unavailable and self._waiting  # by the thread
+        if not (later or is_retried):
+            try:
+                batch.send()
+            except ShardUnavailable:  # the other shards take what they are sent
+                pass
+            except StorageUnavailable:
+                self._unavailable.setdefault(engine, False)
+            except Exception:  # with its trace: an engine's own failures have a class
+                _logger.exception(FAILED, len(changes))
+                self._lose(_kept(changes), "an unexpected error")
+                return "lost"
+            else:
+                if engine in self._unavailable:
+                    self._note_available(engine)
+                return "sent"
+        again = batch._replace(
+            changes=_kept(changes), marker_us=int(kept_s * 1_000_000), events=events
+        )
+        return self._keep(again, None if later else began)
+
+    def take_over(self) -> None:
+        """Queue what ended processes have left in the journals, as long as half of the queue is
+        free for what this process has to send."""
+        self._look_at = self._clock() + LOOK_EVERY_S
+        for engine, journal in list(self._journals.items()):
+            files = journal.take_over(self._epoch())
+            while self._take_next(engine, files):
+                pass
+
+    def send_waiting(self) -> int:
+        """Send what is queued, the oldest first; returns how many batches are left."""
+        with self._one_sender:
+            failed: set[Engine] = set()
+            with self._changed:
+                waiting = tuple(self._waiting.items())
+            for number, batch in waiting:
+                if self._clock() >= batch.until:
+                    self._drop(number, "its hold has expired")
+                elif batch.engine not in failed:
+                    try:
+                        batch.send()
+                    except ShardUnavailable:
+                        self._postpone(number)
+                        continue
+                    except StorageUnavailable as error:
+                        failed.add(batch.engine)
+                        if not self._unavailable.get(batch.engine):
+                            self._unavailable[batch.engine] = True
+                            _logger.error(UNAVAILABLE, error)
+                        self._postpone(number)
+                        continue
+                    except Exception:
+                        _logger.exception(FAILED, len(batch.changes))
+                        self._drop(number, "an unexpected error")
+                        continue
+                    self._remove(number)
+                    _emit(batch, "sent")
+                    if batch.engine in self._unavailable:
+                        self._note_available(batch.engine)
+            return len(self._waiting)
+
+    def flush(self, timeout_s: float = EXIT_S) -> bool:
+        """Wait until the queue is empty, at most ``timeout_s``; False if it is not."""
+        self._awake.set()
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+
+    def close(self, timeout_s: float = EXIT_S) -> None:
+        """At the end of the process: :meth:`flush`, and say what is left and what is lost."""
+        self.flush(timeout_s)
+        for calls in self._calls.values():
+            calls.close()
+        with self._changed:
+            left = [batch.file for batch in self._waiting.values() if batch.file is not None]
+            for number in [n for n, batch in self._waiting.items() if batch.file is None]:
+                self._drop(number, "the process ends")
+        if left:
+            _logger.warning(LEFT, len(left), left[0].path.parent)
+
+    def _keep(self, batch: Batch, began: float | None = None) -> SettlementOutcome:
+        """Queue a batch; ``began`` is when it was sent, if it was."""
+        if not batch.changes:
+            return "lost"
+        reference = self._notes.get(batch.engine)
+        note = None if reference is None or began is None else reference()
+        if note is not None and began is not None:
+            note(began, batch.changes)
+        with self._changed:
+            journal = self._journals.get(batch.engine)
+            if journal is not None:
+                until = self._epoch() + batch.until - self._clock()
+                line = Line(batch.changes, batch.marker, batch.marker_us, until)
+                batch = batch._replace(file=journal.append(line))
+            self._put(batch)
+            self._start()
+        return "queued"
+
+    def _take_next(self, engine: Engine, files: Iterator[tuple[JournalFile, list[Line]]]) -> bool:
+        with self._changed:
+            if len(self._waiting) > self._most_waiting // 2:
+                return False
+            for file, lines in files:
+                is_of_calls = file.path.suffix == CALLS_SUFFIX
+                _logger.warning(RELEASED if is_of_calls else TAKEN_OVER, len(lines), file.path)
+                now, epoch = self._clock(), self._epoch()
+                for line in lines:
+                    # If the clock was set back, no longer than it may be sent at all.
+                    left_s = min(line.until - epoch, line.marker_us / 1_000_000)
+                    due = line._replace(until=now + left_s)
+                    self._put(Batch(engine, *due, file, self._events.get(engine)))
+                return True
+            return False
+
+    def _put(self, batch: Batch) -> None:
+        self._waiting[next(self._numbers)] = batch
+        if len(self._waiting) > self._most_waiting:
+            self._drop(next(iter(self._waiting)), "too many are queued")
+
+    def _start(self) -> None:
+        """Start the thread, unless it runs."""
+        if self._in_background and self._thread is None:
+            self._thread = threading.Thread(
+                target=self._run, name="ratelimit-settlements", daemon=True
+            )
+            try:
+                self._thread.start()
+            except RuntimeError:  # no more threads, or the interpreter ends: the next one tries
+                self._thread = None
+
+    def _look(self) -> None:
+        """Let the thread take over journals of processes that have ended, if there are files."""
+        with self._changed:
+            self._look_at = self._clock() + LOOK_EVERY_S
+            if self._others_exist():
+                self._start()
+
+    def _others_exist(self) -> bool:
+        return any(journal.has_others() for journal in list(self._journals.values()))
+
+    def _postpone(self, number: int) -> None:
+        """Put a batch last, so that one that always fails does not hold up the others."""
+        with self._changed:
+            if (batch := self._waiting.pop(number, None)) is not None:
+                self._waiting[next(self._numbers)] = batch
+
+    def _remove(self, number: int) -> Batch | None:
+        with self._changed:
+            batch = self._waiting.pop(number, None)
+            if batch is not None and batch.file is not None:
+                batch.file.release()
+            return batch
+
+    def _drop(self, number: int, why: str) -> None:
+        batch = self._remove(number)
+        if batch is not None:
+            self._lose(batch.changes, why)
+            _emit(batch, "lost")
+
+    def _lose(self, changes: Sequence[Change], why: str) -> None:
+        if not changes:
+            return
+        with self._changed:
+            for change in changes:
+                self._lost[change.charge.limit.unit] += _amount(change)
+        _logger.error(DROPPED, why, ", ".join(map(_described, changes)))
+
+    def _note_available(self, engine: Engine) -> None:
+        was_logged = self._unavailable.pop(engine, False)
+        self._awake.set()
+        if was_logged:
+            _logger.info(AVAILABLE)
+
+    def _run(self) -> None:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            if self._awake.wait(pause_s):
+                self._awake.clear()
+                pause_s = FIRST_PAUSE_S
+            else:
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            try:
+                self.take_over()
+                self.send_waiting()
+                with self._changed:
+                    if not self._waiting:
+                        self._changed.notify_all()
+                        if not self._others_exist():
+                            self._thread = None
+                            return
+            except Exception:  # the thread of a process that has no other
+                _logger.exception("Queued settlements could not be sent; trying again")
+
+
+def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
+    if batch.events is not None and batch.events.listeners:
+        batch.events.emit(SettlementEvent(batch.changes, outcome, 0.0))
+
+
+def _marker(changes: Sequence[Change]) -> str | None:
+    """The key that marks changes as applied: in the first bucket's slot of a cluster, and under its
+    prefix. ``None`` if they may be applied twice."""
+    if not any(isinstance(change, Correction) for change in changes):
+        return None
+    return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
+
+
+def _kept(changes: Iterable[Change]) -> list[Change]:
+    """The changes that are sent again if the storage could not take them."""
+    return [change for change in changes if isinstance(change, Correction | Settlement | Release)]
+
+
+def _amount(change: Change) -> int:
+    """What is lost with it, in the limit's unit."""
+    if isinstance(change, Correction):
+        return abs(change.delta)
+    if isinstance(change, Settlement) and not change.charge.limit.traits.one_per_call:
+        return change.actual
+    return change.charge.cost
+
+
+def _described(change: Change) -> str:
+    amount = f"{change.delta:+d}" if isinstance(change, Correction) else ""
+    if isinstance(change, Settlement):
+        amount = f"actual {change.actual}"
+    return f"{change.charge.key} {amount} {change.charge.limit.unit}"
+
+
+#: One queue, and at most one thread, for the whole process.
+settlements: Final = SettlementQueue()
+
+atexit.register(settlements.close)
+if hasattr(os, "register_at_fork"):  # where processes fork
+    os.register_at_fork(after_in_child=settlements.forget)

@@ -1,0 +1,178 @@
+"""The parts of an extension that depend on an application: on its settings, storage and policy."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import flask
+import flask_limiter
+from limits import RateLimitItem
+from limits.storage import Storage
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.events import Events
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY
+from ratelimit_ext.engine.outage import Workers
+from ratelimit_ext.records.overrides import Overrides, store_for
+from ratelimit_ext.records.recorder import Recorder
+from ratelimit_ext.records.store import storage_prefix
+from ratelimit_ext.settlements.queue import settlements
+from ratelimit_ext.web.blocks import Blocks
+from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
+from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.declarations.code_checks import KnownNames
+from ratelimit_ext.web.declarations.limits_adapter import limit_of
+from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.policies import Policies
+from ratelimit_ext.web.inventory import Decider, Inventory
+from ratelimit_ext.web.request.admission import Admission
+from ratelimit_ext.web.request.attempts import Attempts
+from ratelimit_ext.web.request.refusals import AdmissionSettings, Refusals
+from ratelimit_ext.web.request.request_state import RequestLimit
+from ratelimit_ext.web.request.reservation import Reservation
+from ratelimit_ext.web.request.resolver import Resolver
+from ratelimit_ext.web.request.response import ResponseWriter
+from ratelimit_ext.web.storage import Engines, FailurePolicy
+
+
+class Parts:
+    """The parts for one application; an extension without one has some, too, which have no storage.
+
+    ``settings`` is a copy of the extension with what Flask-Limiter has read for this application.
+    """
+
+    def __init__(
+        self,
+        settings: flask_limiter.Limiter,
+        callbacks: Callbacks,
+        *,
+        lease_s: float,
+        workers: Workers,
+        is_enabled: bool,
+        strict: bool,
+        decider: Decider,
+    ) -> None:
+        self.settings = settings
+        self.manager = cast(Manager, settings.limit_manager)
+        self.is_enabled = is_enabled
+        #: Whether mistakes are refused that are only logged otherwise: ``RATELIMIT_STRICT``.
+        self.strict = strict
+        self.lease_s = lease_s
+        self.workers = workers
+        self.settlements = settlements
+        self.events = Events()
+        self.recorder = Recorder(self.events)
+        self._callbacks = callbacks
+        self.known_names = KnownNames(self.manager.definitions)
+        self._decider = decider
+        self.policies = Policies(settings, self.manager, callbacks, check_item=self.check_item)
+        #: Of a storage that others can have, too.
+        self.address = ""
+        self.fail_on_first_breach = bool(settings._fail_on_first_breach)
+        self.use(settings._storage)
+
+    def use(self, storage: Storage | None) -> None:
+        """Decide by this storage from now on."""
+        settings, logger = self.settings, self.settings.logger
+        self.storage = settings._storage = storage
+        swallow_errors = bool(settings._swallow_errors)
+        failure_policy = FailurePolicy(bool(settings._in_memory_fallback_enabled), swallow_errors)
+        self.naming = Naming(
+            storage_prefix(storage) if storage is not None else "",
+            settings._key_prefix,
+            settings._strategy or DEFAULT_STRATEGY,
+        )
+        self.engines = Engines(
+            storage, failure_policy, self.workers, events=self.events, queue=settlements
+        )
+        self.overrides = Overrides(store_for(storage, settings._key_prefix))
+        self.recorder.use(storage, settings._key_prefix)
+        self.resolver = self.resolver_of(self.manager)
+        admission_settings = AdmissionSettings(
+            lease_s=self.lease_s,
+            swallow_errors=swallow_errors,
+            fail_on_first_breach=self.fail_on_first_breach,
+            in_memory_fallback=settings._in_memory_fallback,
+            on_breach=settings._on_breach,
+            on_meta_breach=settings._on_meta_breach,
+        )
+        self.admission = Admission(
+            self.resolver,
+            self.engines,
+            self._callbacks,
+            admission_settings,
+            events=self.events,
+            settlements=settlements,
+            refusals=Refusals(
+                self.engines, self._callbacks, admission_settings, show=self.shown, logger=logger
+            ),
+            logger=logger,
+        )
+        self.blocks = Blocks(self.resolver, self.engines)
+        self.attempts = Attempts(self.admission, self.known_names, logger=logger)
+        self.inventory = Inventory(
+            manager=self.manager,
+            identities=self._callbacks.identities,
+            metas=settings._meta_limits,
+            naming=self.naming,
+            failure_policy=failure_policy,
+            decider=self._decider,
+        )
+        self.response = ResponseWriter(
+            names=settings._header_mapping,
+            headers_enabled=bool(settings._headers_enabled),
+            retry_after_as_date=settings._retry_after == "http-date",
+            swallow_errors=swallow_errors,
+            logger=logger,
+        )
+
+    def shares_buckets_with(self, other: Parts) -> bool:
+        """Whether equal limits of both have the same names in the same storage."""
+        is_one_storage = bool(self.address) and self.address == other.address
+        return is_one_storage and self.naming.key_prefix == other.naming.key_prefix
+
+    def check_item(self, item: RateLimitItem) -> None:
+        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
+        self.engines.check(limit_of(item, self.naming.strategy))
+
+    def resolver_of(self, manager: Manager) -> Resolver:
+        """What finds the limits of routes, among those of this manager."""
+        return Resolver(
+            manager,
+            self.naming,
+            metas=self.settings._meta_limits,
+            callbacks=self._callbacks,
+            overrides=self.overrides,
+            swallow_errors=bool(self.settings._swallow_errors),
+            strict=self.strict,
+            logger=self.settings.logger,
+        )
+
+    def known_plan(self, name: str) -> str:
+        """The name if the policy has such a plan, or no plan at all; else that of its default plan,
+        which is logged, once for each name, unless the caller has no plan."""
+        policy = self.policies.policy
+        default = None if policy is None else policy.default_plan
+        if policy is None or default is None or name in policy.plans:
+            return name
+        app = flask.current_app
+        if name and self.resolver.log_once(app, f"plan {name}"):
+            try:
+                policy.plan(name)
+            except ConfigurationError as error:
+                app.logger.error("The default plan %r applies: %s", default.name, error)
+        return default.name
+
+    def reserve(self, taken: list[ChargeRecord]) -> Reservation:
+        """The reservation of what a request takes."""
+        return Reservation(
+            taken,
+            self.known_names,
+            settlements=self.settlements,
+            events=self.events,
+            lease_s=self.lease_s,
+        )
+
+    def shown(self, record: ChargeRecord) -> RequestLimit:
+        """The record as the application sees it."""
+        return RequestLimit.of(record, self.settings)

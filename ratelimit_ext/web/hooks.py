@@ -1,0 +1,275 @@
+"""Where a request meets its limits: before its view, in the wrapper around the view, at a block
+inside it, when it is answered, and when it ends.
+
+Each of them finds the request's state and its route, and has :mod:`admission` decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from operator import call
+from typing import Any, Final, cast
+
+import flask
+from flask.globals import request_ctx
+from flask_limiter.util import get_qualified_name
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.web.bound_limit import ChargeRecord, Records
+from ratelimit_ext.web.components import Parts
+from ratelimit_ext.web.declarations.code_checks import unknown_name
+from ratelimit_ext.web.declarations.definitions import (
+    RouteLimit,
+    is_unhandled,
+    is_wrapped,
+    methods_called,
+    wrap,
+)
+from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.policies import Policies
+from ratelimit_ext.web.request.admission import Admission
+from ratelimit_ext.web.request.refusals import IsFinal
+from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.reservation import Reservation
+from ratelimit_ext.web.request.resolver import EDGE, Route
+from ratelimit_ext.web.request.response import ResponseWriter, replaced
+
+BARE: Final = (
+    "The limits of the view %r do not apply: its route has the function without them. Write "
+    "@limiter.limit(…) below the route decorator."
+)
+#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
+_new: Final = tuple.__new__
+#: Flask's proxy, as an object whose attributes are ours, too.
+_request_context: Final[Any] = request_ctx
+
+
+class RequestHooks:
+    """The hooks of one extension, in one application."""
+
+    parts: Parts
+    _admission: Admission
+    _manager: Manager
+    _policies: Policies
+    _response: ResponseWriter
+    _reserve: Callable[[list[ChargeRecord]], Reservation]
+
+    def __init__(self, limiter: Any) -> None:
+        self._limiter = limiter
+        #: Whether the view itself has a wrapper, by endpoint and view.
+        self._wrapped_views: dict[tuple[str, Any], bool] = {}
+
+    def use(self, parts: Parts) -> None:
+        """Decide, answer and reserve by these from now on."""
+        self.parts = parts
+        self._manager = parts.manager
+        self._policies = parts.policies
+        self._identifier = parts.settings._request_identifier or requested_endpoint
+        self._admission = parts.admission
+        self._response = parts.response
+        self._reserve = parts.reserve
+
+    def install(self, app: flask.Flask) -> None:
+        """Take the places of Flask-Limiter's hooks. Two of them cannot be overridden: the one for
+        headers is a partial over a function of the base class, the one that ends a request has a
+        mangled name."""
+        limiter = self._limiter
+        before = app.before_request_funcs[None]
+        before[before.index(limiter._check_request_limit)] = self.before_request
+        after = app.after_request_funcs[None]
+        after[:] = [hook for hook in after if getattr(hook, "args", ())[:1] != (limiter,)]
+        app.after_request(self.finish)
+        at_end = app.teardown_request_funcs[None]
+        at_end[:] = [hook for hook in at_end if getattr(hook, "__self__", None) is not limiter]
+        app.teardown_request(self.release)
+
+    def forget_views(self) -> None:
+        """Find out again which views have wrappers."""
+        self._wrapped_views.clear()
+
+    # -- before the view -----------------------------------------------------------------------
+
+    def before_request(self) -> flask.Response | None:
+        """Decide before a view that has none of our wrappers. Returns as :meth:`admit_to_view`."""
+        context = _request_context._get_current_object()
+        endpoint = self._endpoint_in(context)
+        view = context.app.view_functions.get(endpoint) if endpoint else None
+        # A wrapper asks the request filters later, too: they may read who is logged in.
+        if view is None and context.request.endpoint is None:
+            return None
+        if view is not None and (
+            self._wrapped_views.get((endpoint, view))
+            or self.decider(endpoint, view, context.request.blueprint, context.request.method)
+        ):
+            return None
+        state = self.state_in(context)
+        if self._is_exempt(state, endpoint):
+            return None
+        route = _route(context, endpoint, None)
+        return self._admission.admit(state, route, is_final=is_unhandled)
+
+    def admit_to_view(
+        self, context: Any, name: str | None, is_final: IsFinal | None
+    ) -> flask.Response | None:
+        """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
+        from memory, if its exception ``is_final``."""
+        state, endpoint = self.state_in(context), self._endpoint_in(context)
+        if self._is_exempt(state, endpoint):
+            return None
+        view = context.app.view_functions.get(endpoint) if endpoint else None
+        if name and view is not None and get_qualified_name(view) != name:
+            request = context.request
+            if self.decider(endpoint, view, request.blueprint, request.method) != name:
+                self._manager.add_endpoint_hint(endpoint, name)
+        return self._admission.admit(state, _route(context, endpoint, name), is_final=is_final)
+
+    def admit_to_block(self, definition: RouteLimit, location: str) -> None:
+        """Decide the limit of a block inside a view; ``location`` is the block's."""
+        context = _request_context._get_current_object()
+        state, endpoint = self.state_in(context), self._endpoint_in(context)
+        if self._is_exempt(state, endpoint):
+            return
+        if location not in self._manager._decorated_limits:
+            self._manager.add_decorated_limit(location, definition)
+        self._manager.add_endpoint_hint(endpoint, location)
+        self._admission.admit(state, _route(context, endpoint, location), [definition])
+
+    def admit_edge(self) -> None:
+        """See :meth:`Limiter.admit_edge`."""
+        context = _request_context._get_current_object()
+        state, endpoint = self.state_in(context), self._endpoint_in(context)
+        if not self._is_exempt(state, endpoint):
+            self._admission.admit_edge(state, _route(context, endpoint, None))
+
+    def look(self, endpoint: str, method: str) -> Records:
+        """What the current caller has left at an endpoint; see :meth:`Limiter.peek`."""
+        app = cast(Any, flask.current_app)._get_current_object()
+        if endpoint not in app.view_functions:
+            endpoints = sorted(app.view_functions.keys() - {"static"})
+            raise ValueError(unknown_name("endpoint", endpoint, endpoints))
+        view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+        name = self.decider(endpoint, view, blueprint, method)
+        return self._admission.look(Route(app, endpoint, blueprint, method, name))
+
+    def decider(self, endpoint: str, view: Any, blueprint: str | None, method: str) -> str | None:
+        """The name of the callable whose wrapper decides the limits of an endpoint: the view's, or
+        that of the method that its class calls. ``None``: they are decided before the view."""
+        if self._is_wrapped(endpoint, view, blueprint):
+            return get_qualified_name(view)
+        for each in methods_called(view, method):
+            if is_wrapped(each, self._limiter):
+                return get_qualified_name(each)
+        return None
+
+    def _is_wrapped(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
+        """Whether one of our wrappers is around the view.
+
+        A view that only a policy limits gets its wrapper here, at its first request.
+        """
+        known = self._wrapped_views.get((endpoint, view))
+        if known is None:
+            app = cast(Any, flask.current_app)._get_current_object()
+            self._policies.complete(app)
+            known = is_wrapped(view, self._limiter)
+            if not known and self._manager.is_configured(endpoint, blueprint):
+                view = app.view_functions[endpoint] = wrap(view, self._limiter)
+                known = True
+            elif not known and self._manager.is_bare(app, view):
+                app.logger.error(BARE, endpoint)
+            self._wrapped_views[endpoint, view] = known
+        return known
+
+    # -- after it ------------------------------------------------------------------------------
+
+    def finish(self, response: flask.Response) -> flask.Response:
+        """Charge a request that reached no view, refund, write headers. Runs at most once."""
+        context = _request_context._get_current_object()
+        state = self.state_in(context)
+        if state.finished:  # a later hook has failed, and its error replaces the response
+            state.streams = False
+            return response
+        if not self._limiter.is_on:
+            return response
+        state.finished = True
+        states = context._ratelimit_ext.values()  # one for each extension of the application
+        if state.charged is None and not any(each.is_refused(response) for each in states):
+            response = self._decide_late(context, state, response)
+        has_origin = "HTTP_ORIGIN" in context.request.environ
+        self._response.finish(response, state, states, has_origin=has_origin)
+        return response
+
+    def release(self, _: BaseException | None = None) -> None:
+        """The request is over. Flask enters its context again for a stream ``with_context``."""
+        states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
+        if states and (state := states.get(self)) is not None:
+            state.close()
+            if not state.streams:
+                del states[self]
+
+    def _decide_late(
+        self, context: Any, state: RequestState, response: flask.Response
+    ) -> flask.Response:
+        """Charge a request that was answered before its view to the application's limits.
+
+        Raising here would be a 500: a refusal is made into a response.
+        """
+        endpoint = self._endpoint_in(context)
+        if self._is_exempt(state, endpoint):
+            return response
+        try:
+            self._admission.admit(state, _route(context, endpoint, EDGE), lenient=True)
+        except HTTPException as refusal:
+            state.refusal = True
+            app = flask.current_app
+            return replaced(response, app.make_response(app.handle_http_exception(refusal)))
+        return response
+
+    # -- the current request -------------------------------------------------------------------
+
+    def state_in(self, context: Any) -> RequestState:
+        """The state of the request of this context."""
+        states: dict[RequestHooks, RequestState] | None = context.__dict__.get("_ratelimit_ext")
+        if states is None:
+            states = context._ratelimit_ext = {}
+            context.request.__dict__.setdefault("_ratelimit_ext", states)
+        state = states.get(self)
+        if state is None:
+            state = states[self] = RequestState(self._reserve)
+        return state
+
+    def reservation_in(self, context: Any) -> Reservation:
+        """The reservation of the request of this context. In a copy of the context, as for another
+        thread, it is that of the request, unless the copy has taken something itself."""
+        state = self.state_in(context)
+        if state.reservation is None:
+            state = context.request._ratelimit_ext.get(self, state)
+        return state.reserved()
+
+    def _endpoint_in(self, context: Any) -> str:
+        """The request's identity, by default its endpoint: then the context is not looked up
+        again."""
+        if self._identifier is requested_endpoint:
+            return context.request.endpoint or ""
+        return self._identifier()
+
+    def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
+        """Whether no limit applies to the request. The request filters are called once."""
+        if state.exempt is None:
+            limiter = self._limiter
+            state.exempt = (
+                not (limiter.is_on and self.parts.is_enabled)
+                or endpoint.rpartition(".")[2] == "static"
+                or any(map(call, limiter._request_filters))
+            )
+        return state.exempt
+
+
+def requested_endpoint() -> str:
+    """The default identity of a request, as Flask-Limiter's."""
+    return flask.request.endpoint or ""
+
+
+def _route(context: Any, endpoint: str, name: str | None) -> Route:
+    request = context.request
+    method = "GET" if request.method == "HEAD" else request.method
+    return _new(Route, (context.app, endpoint, request.blueprint, method, name))

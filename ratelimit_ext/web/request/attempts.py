@@ -1,0 +1,85 @@
+"""Further attempts of an admitted request, such as a retry or a call of another model."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import flask
+
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
+from ratelimit_ext.web.declarations.code_checks import KnownNames
+from ratelimit_ext.web.request.admission import Admission
+from ratelimit_ext.web.request.request_state import RequestState
+
+
+class Attempts:
+    """Decides further attempts, for one extension."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        known_names: KnownNames,
+        *,
+        logger: logging.Logger,
+    ) -> None:
+        self._admission = admission
+        self._known_names = known_names
+        self._logger = logger
+
+    def admit(self, state: RequestState, names: tuple[str, ...]) -> float | None:
+        """See :meth:`Limiter.admit_again`."""
+        charges, replaced, superseded = self._charges(state, names)
+        decided = self._decide(charges)
+        if decided is None:
+            return None
+        decision, records = decided
+        if not decision.admitted:
+            wait_ms = decision.retry_after_ms
+            return math.inf if wait_ms is None else wait_ms / 1000
+        # What the failed attempt took stays charged: it was made.
+        gone = set(map(id, replaced))
+        state.taken[:] = [record for record in state.taken if id(record) not in gone]
+        if superseded:  # held of another identity, which the call no longer uses
+            state.reserved().give_back(superseded)
+        state.taken.extend(record for record in records if record.verdict.allowed)
+        return None
+
+    def _charges(
+        self, state: RequestState, names: tuple[str, ...]
+    ) -> tuple[list[BoundCharge], list[ChargeRecord], list[ChargeRecord]]:
+        """What an attempt is charged: by the limits of these names, and by all that hold an
+        estimate. With the records that it replaces, and those whose hold is not used any more."""
+        again = [
+            record
+            for record in state.taken
+            if record.bound.limit.name in names or record.bound.limit.held
+        ]
+        for name in set(names).difference(record.bound.limit.name for record in again):
+            self._known_names.check_name(name, "admit_again")
+        limits = list({id(record.bound): record.bound for record in again}.values())
+        charges: list[BoundCharge] = []
+        superseded: list[ChargeRecord] = []
+        for bound, identity, charge in self._admission.charges.of(limits, as_bound=True):
+            cost = charge.cost
+            if bound.limit.held:
+                own = [record for record in again if record.bound is bound]
+                held = [record for record in own if record.verdict.charge.key == charge.key]
+                superseded += [r for r in own if r.verdict.charge.key != charge.key]
+                cost -= sum(record.cost for record in held)
+                if held and cost <= 0:
+                    continue
+            charges.append((bound, identity, charge._replace(cost=cost)))
+        replaced = [record for record in again if not record.bound.limit.held]
+        return charges, replaced, superseded
+
+    def _decide(self, charges: list[BoundCharge]) -> tuple[Decision, Records] | None:
+        """``None`` if there are no charges, or if they could not be decided."""
+        if not charges:
+            return None
+        try:
+            return self._admission.decide_again(flask.request.endpoint or "", charges)
+        except Exception:
+            self._logger.exception("Another attempt could not be decided, and is admitted")
+            return None

@@ -1,0 +1,248 @@
+"""The refusal of a request: a denial becomes the exception that answers it, or its ready answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import NamedTuple, NoReturn, TypeAlias
+
+import flask
+from flask_limiter import Limit
+from werkzeug.exceptions import HTTPException
+
+from ratelimit_ext.core.charge import NO_HOLD
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.outage import UNAVAILABLE
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
+from ratelimit_ext.web.declarations.callbacks import Breach, Callbacks
+from ratelimit_ext.web.errors import (
+    ENDLESS_MS,
+    Blocked,
+    Cause,
+    RateLimitExceeded,
+    Refusal,
+    RequestTooLarge,
+    TemporarilyUnavailable,
+    is_endless,
+    known_wait_ms,
+    precedence,
+)
+from ratelimit_ext.web.request.cached_denial import (
+    MOST_ANSWERS,
+    ReadyAnswer,
+    Repetition,
+    answer_key,
+)
+from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
+from ratelimit_ext.web.request.reservation import DEFAULT_LEASE_S
+from ratelimit_ext.web.request.resolver import RouteLimits
+from ratelimit_ext.web.storage import Engines
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """What an application configures of its admissions; the names are Flask-Limiter's."""
+
+    lease_s: float = DEFAULT_LEASE_S
+    swallow_errors: bool = False
+    fail_on_first_breach: bool = True
+    #: The limits that replace all others while the storage is down.
+    in_memory_fallback: Sequence[Limit] = ()
+    on_breach: Breach | None = None
+    on_meta_breach: Breach | None = None
+
+
+class Denial(NamedTuple):
+    """A denied decision, its exception, and the records that callbacks and the log are given."""
+
+    decision: Decision
+    records: Records
+    error: Refusal
+    breached: list[ChargeRecord]
+
+
+#: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
+#: no limit applies.
+AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
+#: Whether the default response of an exception is the answer, and no code of the application has to
+#: see the exception.
+IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
+
+
+class Refusals:
+    """Refuses requests, for one extension. ``show`` makes the argument of breach callbacks."""
+
+    def __init__(
+        self,
+        engines: Engines,
+        callbacks: Callbacks,
+        settings: AdmissionSettings,
+        *,
+        show: Callable[[ChargeRecord], RequestLimit],
+        logger: logging.Logger,
+    ) -> None:
+        self._engines = engines
+        self._callbacks = callbacks
+        self._settings = settings
+        self._show = show
+        self._logger = logger
+
+    def denial(self, decision: Decision, records: Records) -> Denial:
+        """Which exception answers a denied decision."""
+        own = records.without_metas()
+        for record in records[len(own) :]:
+            if record.verdict.reason == UNAVAILABLE:
+                wait_ms = decision.retry_after_ms
+                closed = TemporarilyUnavailable(record.bound, UNAVAILABLE, wait_ms)
+                return Denial(decision, own, closed, [])
+            if not record.verdict.allowed:
+                return Denial(decision, own, _exceeded(record, decision, "limit"), [record])
+        denied = [r for r in own if not r.verdict.allowed and r.verdict.enforced]
+        if len(denied) > 1:
+            denied.sort(key=lambda record: record.bound.rank)
+        for record in denied:
+            if record.verdict.retry_after_us is None and record.bound.limit.amount:
+                return Denial(decision, own, RequestTooLarge(record.bound, record.verdict), [])
+        cause = min((record.verdict.reason for record in denied), key=precedence)
+        denied = [record for record in denied if record.verdict.reason == cause]
+        longest = max(denied, key=attrgetter("wait_us"))
+        breached = [longest] if self._settings.fail_on_first_breach else denied
+        wait_ms = known_wait_ms(decision)
+        error: Refusal
+        if cause in ("closed", "overloaded", UNAVAILABLE):
+            error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
+        elif cause == "blocked" and is_endless(longest.verdict):
+            error = Blocked(longest.bound)
+        else:
+            error = _exceeded(longest, decision, cause)
+        return Denial(decision, own, error, breached)
+
+    def repeated(
+        self,
+        engine: Engine,
+        route_limits: RouteLimits,
+        charges: Sequence[BoundCharge],
+        is_final: IsFinal | None,
+    ) -> Denial | Repetition | None:
+        """The denial that is repeated from memory: the ready answer, or at first the denial, from
+        which the answer is made. ``None`` if the engine has to decide."""
+        if is_final is None or not isinstance(engine, DenialCache):
+            return None
+        if self._callbacks.refusal_handler is not None:
+            return None
+        recalled = engine.recall([charge for _, _, charge in charges])
+        if recalled is None:
+            return None
+        key, answers = answer_key(route_limits, recalled), recalled.denial.answers
+        answer: ReadyAnswer | None = answers.get(key)
+        if answer is not None:
+            return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
+        denial = self.denial(recalled, Records(charges, recalled, engine, NO_HOLD))
+        error = denial.error
+        if (
+            key is not None
+            and len(answers) < MOST_ANSWERS
+            and isinstance(error, RateLimitExceeded)
+            and not self._has_callback(denial.breached)
+            and is_final(error)
+        ):
+            answers[key] = ReadyAnswer(route_limits, recalled, error, denial.breached)
+        return denial
+
+    def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
+        """Whether code of the application takes part in the answer."""
+        return self._settings.on_breach is not None or any(
+            record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
+            for record in breached
+        )
+
+    def repeat(self, state: RequestState, repetition: Repetition) -> flask.Response:
+        """Record a denial that is repeated from memory, and answer it."""
+        answer, recalled, charges, passed_us = repetition
+        state.repetition = repetition
+        state.admit(recalled, Records(charges, recalled, self._engines.current, NO_HOLD))
+        if self._logger.isEnabledFor(logging.INFO):
+            identities = {charge.key: identity for _, identity, charge in charges}
+            for bound, key in answer.breached:
+                self._log_breach(bound, identities[key])
+        state.retry_ms = wait_ms = answer.wait_ms(passed_us)
+        state.refusal = True
+        return answer.response(wait_ms)
+
+    def _log_breach(self, bound: BoundLimit, identity: str) -> None:
+        self._logger.info(
+            "ratelimit %s (%s) exceeded at endpoint: %s",
+            bound.runtime.limit,
+            identity,
+            bound.scope,
+        )
+
+    def reconsidered(
+        self,
+        denial: Denial,
+        state: RequestState,
+        charged: frozenset[int] | None,
+        decide_again: Callable[[], AdmissionOutcome],
+    ) -> AdmissionOutcome:
+        """What the application's refusal handler makes of a denial."""
+        outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
+
+        def again() -> HTTPException | None:
+            state.charged = charged  # a denial charges nothing
+            outcome = decide_again()
+            error = outcome.error if isinstance(outcome, Denial) else None
+            outcomes[error] = outcome
+            return error
+
+        assert self._callbacks.refusal_handler is not None
+        return outcomes.get(self._callbacks.refusal_handler(denial.error, again), denial)
+
+    def refuse(self, state: RequestState, denial: Denial) -> NoReturn:
+        """Record the denial, call the callbacks, and raise its exception."""
+        decision, records, error, breached = denial
+        state.admit(decision, records)
+        is_ban = bool(breached) and breached[0].bound.is_meta
+        if is_ban:
+            state.records = list(breached)
+        else:
+            for record in breached:
+                self._log_breach(record.bound, record.identity)
+        if not isinstance(error, RequestTooLarge):
+            state.retry_ms = ENDLESS_MS if error.wait_ms is None else decision.retry_after_ms
+        if isinstance(error, RateLimitExceeded):
+            error.response = self._call_back(breached, is_ban=is_ban)
+        state.refusal = error
+        raise error
+
+    def _call_back(self, breached: list[ChargeRecord], *, is_ban: bool) -> flask.Response | None:
+        """Call the callbacks on a breach; returns the last response that one of them made."""
+        settings = self._settings
+        answer: flask.Response | None = None
+        for record in breached:
+            own = record.bound.runtime.on_breach
+            callbacks = [own or settings.on_meta_breach] if is_ban else [settings.on_breach, own]
+            for callback in dict.fromkeys(filter(None, callbacks)):
+                try:
+                    response = callback(self._show(record))
+                except Exception as error:
+                    if not settings.swallow_errors:
+                        raise
+                    kind = "on_meta_breach" if is_ban else "on_breach"
+                    self._logger.exception(  # Flask-Limiter's words
+                        "%s callback failed with error %s",
+                        kind,
+                        error,  # noqa: TRY401
+                    )
+                    continue
+                if isinstance(response, flask.Response):
+                    answer = response
+        return answer
+
+
+def _exceeded(record: ChargeRecord, decision: Decision, cause: Cause) -> RateLimitExceeded:
+    bound = record.bound
+    return RateLimitExceeded(bound.runtime, bound_limit=bound, decision=decision, cause=cause)

@@ -1,0 +1,372 @@
+"""A reservation: an admitted request whose costs were estimates, until it is settled.
+
+Nothing is sent before the call is over: settling notes the actual cost, and closing corrects every
+charge of the request in one call per engine, which also frees its slots.
+
+:meth:`Reservation.give_back` is the only place that refunds: it takes the record out of the
+request, so that it is neither refunded nor settled again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.events import Events, SettlementEvent
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
+from ratelimit_ext.core.money import Dollars, micro_dollars
+from ratelimit_ext.engine.engine import Correction, Engine, Renewal, Settlement
+from ratelimit_ext.engine.outage import OutageEngine
+from ratelimit_ext.settlements.queue import SettlementQueue
+from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
+from ratelimit_ext.strategies.guards.quota import QuotaReport
+from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.declarations.code_checks import KnownNames, checked_seconds
+
+#: How long a call may go without renewal before its reservation expires.
+LEASE: Final = "RATELIMIT_LEASE_SECONDS"
+DEFAULT_LEASE_S: Final = 120.0
+#: A dead worker's calls keep their slots and amounts for a lease.
+LONGEST_LEASE_S: Final = 86_400
+
+#: A long call renews its lease at most this often, and three times within a shorter lease.
+RENEW_EVERY_S: Final = 5.0
+
+MICRO: Final = 1_000_000
+#: A provider's quota in input tokens does not count what was read from a cache.
+UNCACHED: Final = "uncached_input_tokens"
+
+#: A change, and the engine that took the charge.
+Addressed: TypeAlias = tuple[Engine, Change]
+
+
+def lease_s(config: Mapping[str, Any]) -> float:
+    """The configured lease in seconds. Raises ``ConfigurationError``."""
+    found = config.get(LEASE, DEFAULT_LEASE_S)
+    hint = "Set it longer than a call can go without a chunk."
+    return checked_seconds(LEASE, found, most=LONGEST_LEASE_S, hint=hint)
+
+
+class _Reported(NamedTuple):
+    """What was used of a provider's quota at an instant of the monotonic clock."""
+
+    engine: Engine
+    charge: Charge
+    amount: int
+    used: int
+    period_us: int
+    as_of: float
+
+    def by_now(self) -> QuotaReport:
+        """The report as of now: what was used has been refilling evenly since."""
+        elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
+        refilled = elapsed_us * self.amount // self.period_us
+        return QuotaReport(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
+
+
+class Reservation:
+    """The charges of one admitted request.
+
+    The response closes it: a stream at its end, a complete response with its request. Code that
+    needs it for longer, or has no response, calls :meth:`detach` and closes it. All methods may be
+    called from any thread. None of them raises if the storage is unavailable: settlements are kept
+    and sent again, and the lease expires if they never arrive.
+    """
+
+    def __init__(
+        self,
+        records: list[ChargeRecord],
+        names: KnownNames,
+        *,
+        settlements: SettlementQueue,
+        events: Events,
+        lease_s: float,
+    ) -> None:
+        self._names = names
+        self._settlements = settlements
+        self._events = events
+        self._lease_s = lease_s
+        self._records = records  # the request's own list: each admission adds to it
+        self._corrections: list[Addressed] = []  # due before the call is over
+        self._actual: dict[str, int] = {}
+        self._reported: dict[str, _Reported] = {}
+        self._cancelled = False
+        self._renewed_at = time.monotonic()
+        self._lock = threading.Lock()
+        #: Whether :meth:`detach` was called: the response does not close it.
+        self.detached = False
+
+    def settle(
+        self,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        cached_input_tokens: int = 0,
+        usd: Dollars | None = None,
+    ) -> None:
+        """Note the actual cost of the call. ``tokens`` defaults to input and output together.
+
+        ``cached_input_tokens`` are a part of the input, which a provider's quota in
+        ``input_tokens`` does not count. A unit that is not given stays at its estimate. The last
+        call before closing counts.
+        """
+        costs = _costs(tokens, input_tokens, output_tokens, usd)
+        if input_tokens is not None:
+            costs[UNCACHED] = max(0, input_tokens - cached_input_tokens)
+        self._actual |= costs
+
+    def report(
+        self,
+        unit: str,
+        *,
+        amount: int,
+        used: int,
+        period_s: int,
+        as_of: float | None = None,
+    ) -> None:
+        """Note what a provider reported of its quota in this unit: ``used`` of ``amount`` per
+        period, at ``as_of`` (of the monotonic clock; default: now).
+
+        It reaches the storage with the next changes, for the request's limits ``as reported``.
+        Without such a limit the report is ignored; if the whole application has none in the unit,
+        a warning is logged. Raises ``ValueError`` for invalid numbers.
+        """
+        whole = {"amount": (amount, 1, MOST_AMOUNT), "used": (used, 0, MOST_AMOUNT)}
+        whole["period_s"] = (period_s, 1, LONGEST_PERIOD_US // MICRO)
+        for word, (value, least, most) in whole.items():
+            if type(value) is not int or not least <= value <= most:
+                raise ValueError(
+                    f"report: {word} is {value!r}; allowed: a whole number from {least} to {most}."
+                )
+        since = time.monotonic() if as_of is None else as_of
+        records = [
+            record
+            for record in tuple(self._records)  # the current ones: a retry may use another model
+            if "report" in record.bound.limit.traits.changes and record.bound.limit.unit == unit
+        ]
+        for record in records:
+            charge = record.verdict.charge
+            self._reported[charge.key] = _Reported(
+                record.engine, charge, amount, used, period_s * MICRO, since
+            )
+        if not records:
+            self._names.check_unit(unit, "reservation.report")
+
+    def block(self, name: str, *, for_s: float, reason: BlockReason = "overloaded") -> None:
+        """Block the identity of the request's limit ``unless blocked`` of this name, in all
+        workers, for ``for_s`` seconds.
+
+        Ignored if the request has no such limit; if the whole application has none, a warning is
+        logged. Raises ``ValueError`` for an invalid length.
+        """
+        for_us = length_us(for_s)
+        check_reason(reason)
+        blocks: list[Addressed] = [
+            (record.engine, NewBlock(record.verdict.charge, for_us, reason))
+            for record in _one_per_verdict(self._records)
+            if "block" in record.bound.limit.traits.changes and record.bound.limit.name == name
+        ]
+        if not blocks:
+            self._names.check_name(name, "reservation.block", change="block")
+        self._send(blocks + self._reports())
+
+    @property
+    def renewal_is_due(self) -> bool:
+        """Whether :meth:`renew` would reach the storage now, for callers whose costs are expensive
+        to compute."""
+        pause_s = min(RENEW_EVERY_S, self._lease_s / 3)
+        return bool(self._records) and time.monotonic() - self._renewed_at >= pause_s
+
+    def renew(
+        self,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        usd: Dollars | None = None,
+    ) -> None:
+        """Extend the lease of a running call, with its cost so far. Cheap to call at every chunk:
+        it reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease."""
+        if not self.renewal_is_due:
+            return
+        self._renewed_at = time.monotonic()
+        spent = _costs(tokens, input_tokens, output_tokens, usd)
+        renewals: list[Addressed] = [
+            (
+                record.engine,
+                Renewal(
+                    record.verdict,
+                    record.hold,
+                    spent.get(record.bound.limit.unit, 0) if is_first else 0,
+                ),
+            )
+            for record, is_first in _charges(self._records)
+            if record.bound.limit.held
+        ]
+        self._send(renewals + self._reports())
+
+    def cancel(self) -> None:
+        """Note that the call failed without a cost: refund everything but the application's own
+        limits."""
+        self._cancelled = True
+
+    def detach(self) -> Reservation:
+        """Keep it open after the response; the caller closes it."""
+        self.detached = True
+        return self
+
+    def close(self) -> None:
+        """Correct the charges and free the slots. A second call changes nothing."""
+        if self._cancelled:
+            self.give_back(record for record in tuple(self._records) if _is_cancelled(record))
+        with self._lock:
+            records, self._records[:] = tuple(self._records), []
+        settled = [record for record in records if _may_change(record)]
+        changes = [change for each in _charges(settled) if (change := self._settled(*each))]
+        self._send(self._due_corrections() + changes + self._reports())
+        self.detached = False  # the response closes what the request takes from now on
+
+    def give_back(self, records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
+        """Refund these records with the next changes; returns those not refunded before."""
+        with self._lock:
+            chosen = set(map(id, records))
+            gone = [record for record in self._records if id(record) in chosen]
+            self._records[:] = [record for record in self._records if id(record) not in chosen]
+            in_use = {id(record.verdict) for record in self._records}
+            for record in gone:
+                verdict, engine = record.verdict, record.engine
+                if record.bound.limit.held:
+                    if id(verdict) not in in_use:  # one hold for all limits of a bucket
+                        in_use.add(id(verdict))
+                        self._corrections.append((engine, record.settlement(0)))
+                elif record.cost and _is_charged(record):
+                    self._corrections.append((engine, Correction(verdict, -record.cost)))
+        return gone
+
+    def charge_late(self, records: Iterable[ChargeRecord]) -> None:
+        """Charge what before the view only had to fit, to the windows that are open now, unless the
+        call was cancelled."""
+        with self._lock:
+            self._corrections += [
+                (record.engine, Correction(record.verdict._replace(receipt=0), record.cost))
+                for record in records
+                if record.cost
+                and _is_charged(record)
+                and not (self._cancelled and _is_cancelled(record))
+            ]
+
+    def refuse(self) -> list[ChargeRecord]:
+        """Refund a request that was admitted and then refused: everything but what was settled
+        before. Returns what was refunded."""
+        return self.give_back(record for record in tuple(self._records) if self._is_refused(record))
+
+    def send_corrections(self) -> None:
+        """Send refunds and late charges now instead of with the settlement."""
+        self._send(self._due_corrections())
+
+    def _is_refused(self, record: ChargeRecord) -> bool:
+        """Whether a refused request gets this back. If it settled anything, it has made its call,
+        which the provider's quota has counted."""
+        limit = record.bound.limit
+        if limit.traits.external and self._actual:
+            return False
+        return limit.unit not in self._actual
+
+    def _settled(self, record: ChargeRecord, is_first: bool) -> Addressed | None:
+        """The change that settles a charge, if any. The first of a bucket carries the actual cost
+        of the request, all others nothing."""
+        limit = record.bound.limit
+        cost = record.verdict.charge.taken
+        unit = limit.unit
+        if limit.traits.external and unit == "input_tokens":
+            unit = UNCACHED
+        actual = 0 if limit.traits.one_per_call else self._actual.get(unit)
+        if actual is None or self._cancelled:
+            actual = cost
+        elif not is_first:
+            actual = 0
+        if limit.held or (_is_charged(record) and actual != cost):
+            return record.engine, record.settlement(actual)
+        return None
+
+    def _due_corrections(self) -> list[Addressed]:
+        with self._lock:
+            corrections, self._corrections = self._corrections, []
+        return corrections
+
+    def _reports(self) -> list[Addressed]:
+        reported, self._reported = self._reported, {}
+        return [(each.engine, each.by_now()) for each in reported.values()]
+
+    def _send(self, changes: Iterable[Addressed]) -> None:
+        by_engine: dict[Engine, list[Change]] = {}
+        for engine, change in changes:
+            by_engine.setdefault(engine, []).append(change)
+        for engine, own in by_engine.items():
+            began = time.perf_counter() if self._events.listeners else 0.0
+            outcome = self._settlements.send(
+                engine, own, lease_s=self._lease_s, events=self._events
+            )
+            for hold in {change.hold for change in own if isinstance(change, Settlement)}:
+                if not any(record.hold == hold for record in tuple(self._records)):
+                    self._settlements.end(engine, hold)
+            if self._events.listeners:
+                self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))
+
+
+def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
+    """The records without those that share another's verdict: they are one charge."""
+    return list({id(record.verdict): record for record in tuple(records)}.values())
+
+
+def _charges(records: Iterable[ChargeRecord]) -> Iterator[tuple[ChargeRecord, bool]]:
+    """One record for each charge, and whether it is the first of its bucket: a request that is
+    charged to a limit several times has its cost once, also if an outage of the storage began or
+    ended in between. The storage's charges come first: in an outage a limit may not count."""
+    met: set[str] = set()
+    charged = _one_per_verdict(records)
+    for record in sorted(charged, key=lambda record: isinstance(record.engine, OutageEngine)):
+        bucket = record.verdict.charge.key
+        yield record, bucket not in met
+        met.add(bucket)
+
+
+def _may_change(record: ChargeRecord) -> bool:
+    """Whether the end of a call can change the charge: it is an estimate, or the provider's."""
+    limit = record.bound.limit
+    return limit.held or limit.traits.external
+
+
+def _is_charged(record: ChargeRecord) -> bool:
+    """Whether something was charged that can be corrected."""
+    return record.verdict.receipt is not None
+
+
+def _is_cancelled(record: ChargeRecord) -> bool:
+    """Whether a failed call gets this back: the application's own limits and a provider's quota
+    have counted it."""
+    limit = record.bound.limit
+    return limit.held or not (record.bound.is_edge or limit.traits.external)
+
+
+def _costs(
+    tokens: int | None,
+    input_tokens: int | None,
+    output_tokens: int | None,
+    usd: Dollars | None,
+) -> dict[str, int]:
+    """Costs by unit. Raises ``ValueError`` for an invalid one."""
+    if tokens is None and (input_tokens is not None or output_tokens is not None):
+        tokens = (input_tokens or 0) + (output_tokens or 0)
+    counts = {"tokens": tokens, "input_tokens": input_tokens, "output_tokens": output_tokens}
+    costs = {unit: count for unit, count in counts.items() if count is not None}
+    for unit, count in costs.items():
+        if type(count) is not int or count < 0:
+            raise ValueError(f"settle: {unit} is {count!r}; allowed: a whole number from 0 up.")
+    if usd is not None:
+        costs["usd"] = micro_dollars(usd)
+    return costs

@@ -1,0 +1,586 @@
+"""From a route to its bound limits, compiled once per route, method and callable.
+
+Only what depends on the request is asked at each request: limit strings that are functions, the
+caller's plan, and scopes that are functions.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import flask
+from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit, RouteLimit
+from flask_limiter._limits import RuntimeLimit
+from limits import RateLimitItem
+
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import Limit as CoreLimit
+from ratelimit_ext.records.overrides import Overrides
+from ratelimit_ext.web.bound_limit import (
+    BoundLimit,
+    Naming,
+    applies_to,
+    cost_in_units,
+    header_name,
+    policy_item,
+)
+from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.declarations.definitions import runtime_limits
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, rank, with_amount
+from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager, code_of
+from ratelimit_ext.web.identities import Identity
+
+#: How many answers of the limit functions of a route are kept compiled.
+MOST_VARIANTS: Final = 256
+#: How many routes are kept compiled: clients choose the method, and may choose the endpoint.
+MOST_ROUTES: Final = 4096
+
+#: Flask-Limiter's words.
+SWALLOWED: Final = "Failed to rate limit. Swallowing error"
+
+EDGE: Final = ""
+#: The answer of a function that failed: its definition has no limit for this request.
+_NO_ANSWER: Final = ("",)
+
+
+class Route(NamedTuple):
+    """What limits are resolved for.
+
+    ``name`` is the decorated callable, ``None`` before a view without decorators, and :data:`EDGE`
+    for a request that reaches no view.
+    """
+
+    app: flask.Flask
+    endpoint: str
+    blueprint: str | None
+    method: str
+    name: str | None
+
+    @property
+    def is_edge(self) -> bool:
+        """Whether only the application's own limits apply."""
+        return not self.endpoint or self.name == EDGE
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLimits:
+    """The bound limits of a route. ``shared`` ones have the id of their definition, as a request
+    is charged to them once.
+
+    ``invalid`` are definitions that deny, as their functions returned invalid limits.
+    """
+
+    shared: tuple[tuple[int, tuple[BoundLimit, ...]], ...] = ()
+    own: tuple[BoundLimit, ...] = ()
+    metas: tuple[BoundLimit, ...] = ()
+    invalid: tuple[Limit, ...] = ()
+    #: The own and the shared limits together.
+    limits: tuple[BoundLimit, ...] = field(init=False)
+    #: The ids of the shared definitions.
+    shared_ids: frozenset[int] = field(init=False)
+    #: Whether a scope has to be asked at each request.
+    asks_scopes: bool = field(init=False)
+    #: Whether a limit applies only to callers with an amount of their own.
+    has_optional: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        derive = object.__setattr__
+        limits = (*self.own, *[bound for _, limits in self.shared for bound in limits])
+        derive(self, "limits", limits)
+        derive(self, "shared_ids", frozenset(id_ for id_, _ in self.shared))
+        derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
+        derive(self, "has_optional", any(bound.optional for bound in limits))
+
+    def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
+        """The limits without the shared ones whose definitions are charged already."""
+        shared = [bound for id_, limits in self.shared if id_ not in charged for bound in limits]
+        return [*self.own, *shared]
+
+
+@dataclass(slots=True)
+class _CompiledRoute:
+    """A route's limits by what its questions were answered; each question is asked once a request.
+    ``question_of`` has the position of a definition's question, by the definition's id."""
+
+    questions: tuple[Callable[[], Any], ...]
+    question_of: dict[int, int]
+    variants: dict[tuple[Any, ...], RouteLimits] = field(default_factory=dict)
+    #: With own amounts of callers, each with the limits whose id is in the key.
+    with_own: dict[tuple[Any, ...], tuple[RouteLimits, RouteLimits]] = field(default_factory=dict)
+
+
+class Resolver:
+    """Compiles routes to their limits, for one application."""
+
+    def __init__(
+        self,
+        manager: Manager,
+        naming: Naming,
+        *,
+        metas: Sequence[MetaLimit] = (),
+        callbacks: Callbacks,
+        overrides: Overrides | None = None,
+        swallow_errors: bool = False,
+        strict: bool = False,
+        logger: logging.Logger,
+    ) -> None:
+        self.manager = manager
+        self.naming = naming
+        self.metas = metas
+        self.estimators = callbacks.estimators
+        self.overrides = overrides or Overrides(None)
+        self._callbacks = callbacks
+        self._swallow_errors = swallow_errors
+        self._strict = strict
+        self._logger = logger
+        self._routes: dict[Route, _CompiledRoute] = {}
+        self._revision = -1
+        self._logged: set[tuple[flask.Flask, str]] = set()
+        #: Limits with the amounts of overrides, each with the limit whose id is in the key.
+        self._overridden: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
+
+    def limits(self, route: Route) -> RouteLimits:
+        """The limits of a route for the current request."""
+        if not self.overrides.is_watched:
+            self.overrides.watch()
+        if self._revision != self.manager.revision:
+            self._routes.clear()
+            self._revision = self.manager.revision
+        compiled = self._routes.get(route)
+        if compiled is None:
+            if len(self._routes) >= MOST_ROUTES:
+                self._routes.clear()
+            compiled = self._routes[route] = self._questions(route)
+        answers = (
+            tuple([self._answer(question, route) for question in compiled.questions])
+            if compiled.questions
+            else ()
+        )
+        found = compiled.variants.get(answers)
+        if found is None:
+            if len(compiled.variants) >= MOST_VARIANTS:
+                compiled.variants.clear()
+            answered = {each: answers[at] for each, at in compiled.question_of.items()}
+            found = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
+        if (loader := self._callbacks.override_loader) is not None:
+            own = self._answer(loader, route)
+            if own or found.has_optional:
+                own = {} if own is _NO_ANSWER else own or {}
+                found = self._with_own_amounts(found, own, route, compiled)
+        return self._with_scopes(found, route) if found.asks_scopes else found
+
+    def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
+        """The limits of a route for callers on a plan, without a request. Those whose string is a
+        function are left out, as only a request has them."""
+        shared, own = self._candidates(route)
+        answers = {
+            id(each): plan if plan and getattr(each, "plan", "") else _NO_ANSWER
+            for each in (*shared, *own, *self.metas)
+            if _question(each) is not None
+        }
+        return _Binder(self, route, answers).route_limits()
+
+    def limits_of(self, route: Route, definitions: Iterable[Limit]) -> RouteLimits:
+        """Those of definitions that do not belong to a route: a block's, or the fallback's."""
+        found = _Binder(self, route, {}).limits_of(definitions)
+        return self._with_scopes(found, route) if found.asks_scopes else found
+
+    def overridden(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
+        """The limit as it applies to the identity, with the amount of an override; ``None`` for an
+        optional limit of an identity without one, and for the candidate of one with it."""
+        override = self.overrides.find(bound.limit.name, identity)
+        if override is None:
+            return None if bound.optional else bound
+        if bound.is_candidate:
+            return None
+        key = id(bound), override.amount
+        known = self._overridden.get(key)
+        if known is None:
+            own = self._with_own_amount(bound, override.amount, flask.current_app)
+            known = bound, replace(own, override=override.amount)
+            if len(self._overridden) >= MOST_VARIANTS:
+                self._overridden.clear()
+            self._overridden[key] = known
+        return known[1]
+
+    def denies_if_invalid(self, definition: Limit) -> bool:
+        """Whether a limit denies if its function returns an invalid one. In Flask-Limiter, a view's
+        or blueprint's is left out, so that the defaults apply, and any other is an error."""
+        return self._strict or not (isinstance(definition, RouteLimit) or self._swallow_errors)
+
+    def log_once(self, app: flask.Flask, subject: str) -> bool:
+        """Whether the subject has not been logged for the application yet."""
+        if (app, subject) in self._logged:
+            return False
+        if len(self._logged) >= MOST_VARIANTS:
+            self._logged.clear()
+        self._logged.add((app, subject))
+        return True
+
+    def _questions(self, route: Route) -> _CompiledRoute:
+        """What has to be asked at every request, for the definitions that may apply."""
+        shared, own = self._candidates(route)
+        questions: dict[Callable[[], Any], int] = {}
+        question_of: dict[int, int] = {}
+        for definition in (*shared, *own, *self.metas):
+            question = _question(definition)
+            if question is not None and id(definition) not in question_of:
+                question_of[id(definition)] = questions.setdefault(question, len(questions))
+        return _CompiledRoute(tuple(questions), question_of)
+
+    def _answer(self, question: Callable[[], Any], route: Route) -> Any:
+        """The answer. A request without a view may lack what the functions read."""
+        try:
+            return question()
+        except Exception:
+            if not route.is_edge:
+                if not self._swallow_errors:
+                    raise
+                self._logger.exception(SWALLOWED)
+                return _NO_ANSWER
+            self._logger.debug("%r failed for a request without a view", question, exc_info=True)
+            return _NO_ANSWER
+
+    def _candidates(self, route: Route) -> EndpointLimits:
+        app, endpoint, blueprint, _, name = route
+        if route.is_edge:
+            return self.manager.edge(app, endpoint, blueprint)
+        return self.manager.candidates(app, endpoint, blueprint, name)
+
+    def _with_own_amounts(
+        self, found: RouteLimits, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
+    ) -> RouteLimits:
+        """The limits with the amounts of the current caller, and without the optional ones of which
+        the caller has none. If there are overrides of one, each identity decides about it."""
+        overrides = self.overrides.by_limit
+        key = (id(found), self.overrides.version, *own.items())
+        known = compiled.with_own.get(key)
+        if known is not None:
+            return known[1]
+
+        def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
+            return tuple(
+                [
+                    self._with_own_amount(bound, own[bound.limit.name], route.app)
+                    if bound.limit.name in own
+                    else bound
+                    for bound in limits
+                    if not (bound.is_candidate and bound.limit.name in own)
+                    and (
+                        not bound.optional
+                        or bound.limit.name in own
+                        or bound.limit.name in overrides
+                    )
+                ]
+            )
+
+        changed = RouteLimits(
+            tuple((id_, applying(limits)) for id_, limits in found.shared),
+            applying(found.own),
+            found.metas,
+            found.invalid,
+        )
+        if len(compiled.with_own) >= MOST_VARIANTS:
+            compiled.with_own.clear()
+        compiled.with_own[key] = found, changed
+        return changed
+
+    def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
+        """The core's limit for an item. Raises ``ConfigurationError``."""
+        limit = limit_of(item, self.naming.strategy)
+        is_common = identity in self._callbacks.common_identities
+        return replace(limit, common=True) if is_common else limit
+
+    def _with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
+        """The limit with that amount; with the policy's if the string is invalid, which is
+        logged."""
+        try:
+            item, parsed = with_amount(bound.runtime, text, self.naming.strategy)
+            limit = self.core_limit(item, bound.runtime.key_func)
+        except ConfigurationError as error:
+            if self.log_once(app, f"{bound.limit.name}: {text}"):
+                app.logger.error(
+                    "A caller's own amount of the limit %r is invalid, and the usual one applies: "
+                    "%s",
+                    bound.limit.name,
+                    error,
+                )
+            return replace(bound, optional=False)
+        runtime = replace(bound.runtime, limit=item)
+        return replace(
+            bound,
+            runtime=runtime,
+            limit=limit,
+            policy=policy_item(limit),
+            rank=rank(item),
+            fixed_cost=None if bound.estimate else _fixed_cost(runtime, limit),
+            plan_sentence="" if bound.own_sentence is None else bound.own_sentence(parsed),
+            optional=False,
+        )
+
+    def _with_scopes(self, found: RouteLimits, route: Route) -> RouteLimits:
+        """The limits with the scopes of the current request, where a scope is a function."""
+
+        def scoped(bound: BoundLimit) -> BoundLimit:
+            if not callable(bound.runtime.scope):
+                return bound
+            scope = bound.runtime.scope_for(route.endpoint, route.method)
+            return replace(bound, scope=scope, bucket_prefix=self.naming.prefix(bound.limit, scope))
+
+        return RouteLimits(
+            tuple((id_, tuple(map(scoped, limits))) for id_, limits in found.shared),
+            tuple(map(scoped, found.own)),
+            found.metas,
+            found.invalid,
+        )
+
+
+class _Binder:
+    """Binds definitions to one route, each once. ``answers`` are by the definition's id."""
+
+    def __init__(self, resolver: Resolver, route: Route, answers: Mapping[int, Any]) -> None:
+        self._resolver = resolver
+        self._route = route
+        self._answers = answers
+        self._bound: dict[int, tuple[BoundLimit, ...]] = {}
+        self._invalid: list[Limit] = []
+
+    def route_limits(self) -> RouteLimits:
+        """What applies to the route."""
+        shared, own = self._applicable()
+        found = RouteLimits(
+            tuple((id(each), self._applying(self._limits(each))) for each in shared),
+            self._applying(bound for each in own for bound in self._limits(each)),
+            self._metas(),
+            self._denying(),
+        )
+        named: dict[str, BoundLimit] = {}
+        for bound in found.limits:
+            if bound.lacks_estimate:
+                self._warn_of_estimate(bound)
+            if bound.bucket_prefix:
+                other = named.setdefault(bound.bucket_prefix, bound)
+                if bound.limit.name and other.limit != bound.limit:
+                    self._log_one_name(other, bound)
+                code = code_of(bound.runtime.key_func)
+                if not bound.limit.name and code != code_of(other.runtime.key_func):
+                    self._log_one_bucket(bound)
+        return found
+
+    def limits_of(self, definitions: Iterable[Limit]) -> RouteLimits:
+        """Those of these definitions."""
+        own = self._applying(bound for each in definitions for bound in self._limits(each))
+        return RouteLimits((), own, self._metas(), self._denying())
+
+    def _applicable(self) -> EndpointLimits:
+        app, endpoint, blueprint, method, name = self._route
+        manager = self._resolver.manager
+        if self._route.is_edge:
+            return manager.edge(app, endpoint, blueprint)
+
+        def yields(definition: Limit) -> bool:
+            return bool(self._limits(definition))
+
+        if name is None:
+            return manager.before_view(app, endpoint, blueprint, method=method, yields=yields)
+        return manager.at_callable(app, endpoint, blueprint, name, method=method, yields=yields)
+
+    def _applying(self, limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
+        return tuple([bound for bound in limits if applies_to(bound.runtime, self._route.method)])
+
+    def _metas(self) -> tuple[BoundLimit, ...]:
+        app, endpoint, blueprint, _, _ = self._route
+        metas = [bound for each in self._resolver.metas for bound in self._limits(each)]
+        if metas and ExemptionScope.META & self._resolver.manager.exemption_scope(
+            app, endpoint, blueprint
+        ):
+            return ()
+        return tuple([replace(bound, is_meta=True) for bound in metas])
+
+    def _denying(self) -> tuple[Limit, ...]:
+        """The invalid definitions that apply to the method, without shadows."""
+        return tuple(
+            definition
+            for definition in self._invalid
+            if applies_to(definition, self._route.method)
+            and getattr(definition, "mode", "") != "shadow"
+        )
+
+    def _limits(self, definition: Limit) -> tuple[BoundLimit, ...]:
+        """The bound limits of a definition; none if it is invalid, which is logged."""
+        known = self._bound.get(id(definition))
+        if known is None:
+            answer = self._answers.get(id(definition))
+            try:
+                runtimes = _runtime_limits(definition, answer)
+                known = tuple(
+                    [
+                        bound
+                        for runtime in runtimes
+                        for bound in self._with_candidate(self._bind(runtime, definition))
+                    ]
+                )
+            except ValueError as error:
+                denies = self._resolver.denies_if_invalid(definition)
+                text = answer[0] if answer else definition.limit_provider
+                self._log_invalid(text, error, denies=denies)
+                if denies:
+                    self._invalid.append(definition)
+                known = ()
+            self._bound[id(definition)] = known
+        return known
+
+    def _bind(self, runtime: RuntimeLimit, definition: Limit | None) -> BoundLimit:
+        """``definition`` is None for a limit on the denials by another."""
+        naming, route = self._resolver.naming, self._route
+        limit = self._resolver.core_limit(runtime.limit, runtime.key_func)
+        asked, traits = callable(runtime.scope), limit.traits
+        # A slot is not charged: it is returned when the call is over.
+        is_conditional = runtime.deduct_when is not None and not traits.ends_with_calls
+        scope = "" if asked else runtime.scope_for(route.endpoint, route.method)
+        estimate = self._estimator(limit) if runtime.cost == 1 else None
+        return BoundLimit(
+            runtime=runtime,
+            limit=limit,
+            scope=scope,
+            bucket_prefix="" if asked else naming.prefix(limit, scope),
+            header=f'"{header_name(limit)}"',
+            policy=policy_item(limit),
+            rank=rank(runtime.limit),
+            metas=tuple([self._bind(meta, None) for meta in runtime.meta_limits or ()]),
+            estimate=estimate,
+            fixed_cost=None if estimate else _fixed_cost(runtime, limit),
+            is_edge=isinstance(definition, ApplicationLimit),
+            is_meta=definition is None,
+            optional=getattr(definition, "optional", False),
+            plan_sentence=getattr(definition, "plan_sentence", ""),
+            own_sentence=getattr(definition, "own_sentence", None),
+            is_conditional=is_conditional,
+            # An estimate is always reserved.
+            is_late=is_conditional and not (limit.reserve or limit.held),
+        )
+
+    def _with_candidate(self, bound: BoundLimit) -> tuple[BoundLimit, ...]:
+        """The limit, and beside it its candidate if it has one, in shadow."""
+        limit = bound.limit.with_candidate()
+        if limit is None:
+            return (bound,)
+        prefix = self._resolver.naming.prefix(limit, bound.scope) if bound.bucket_prefix else ""
+        candidate = replace(
+            bound,
+            limit=limit,
+            bucket_prefix=prefix,
+            fixed_cost=None if bound.estimate else _fixed_cost(bound.runtime, limit),
+            metas=(),
+            is_candidate=True,
+        )
+        return bound, candidate
+
+    def _estimator(self, limit: CoreLimit) -> Callable[[], Any] | None:
+        if limit.traits.one_per_call:
+            return None
+        estimators = self._resolver.estimators
+        return estimators.get((limit.unit, limit.name)) or estimators.get((limit.unit, ""))
+
+    def _warn_of_estimate(self, bound: BoundLimit) -> None:
+        """Log, once for each limit, that a call costs 1 until it is settled."""
+        app = self._route.app
+        if self._resolver.log_once(app, str(bound.limit)):
+            app.logger.warning(
+                "Limit %s has no estimate: each call costs %s %s until it is settled. Register "
+                "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without "
+                "this warning.",
+                bound.limit.name or bound.runtime.limit,
+                bound.limit.outside(bound.fixed_cost or 0),
+                bound.limit.unit,
+                bound.limit.unit,
+            )
+
+    def _log_one_name(self, one: BoundLimit, other: BoundLimit) -> None:
+        """Log, once for each name, that limits from different places share a bucket. Those of one
+        place are refused at the start."""
+        app = self._route.app
+        if self._resolver.log_once(app, f"one name: {one.limit.name}"):
+            app.logger.error(
+                "Limits %s and %s apply together to %s and have one name: each request is charged "
+                "twice, and the smaller amount decides. Give them different names.",
+                one.runtime.limit,
+                other.runtime.limit,
+                self._route.endpoint,
+            )
+
+    def _log_one_bucket(self, bound: BoundLimit) -> None:
+        """Log, once for each limit, that two of them count by different functions, of which both
+        may return the same text, such as the address of a caller without a key."""
+        app = self._route.app
+        if self._resolver.log_once(app, f"one bucket: {bound.bucket_prefix}"):
+            app.logger.warning(
+                "Two limits %s of %s have different key functions and no names: if both return "
+                "the same text, they share a bucket, and the request is charged twice. Give one of "
+                "them a name.",
+                bound.runtime.limit,
+                self._route.endpoint,
+            )
+
+    def _log_invalid(self, text: object, error: ValueError, *, denies: bool) -> None:
+        """Log an invalid limit of a function to the application's logger, which more people read
+        than Flask-Limiter's. Once for each string, as callers may choose it."""
+        route = self._route
+        if self._resolver.log_once(route.app, str(text)):
+            route.app.logger.error(
+                "The limit of %s is invalid, and %s: %s",
+                route.name or route.endpoint or "a request without a view",
+                "its requests are answered with 503" if denies else "its defaults apply instead",
+                error,
+            )
+
+
+def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:
+    """A cost that is no function; ``None`` if it is one, or invalid: then each charge raises. The
+    default in the place of an estimate is at most what the limit can hold."""
+    if callable(runtime.cost):
+        return None
+    try:
+        cost = cost_in_units(runtime.cost, limit, runtime)
+    except ValueError:
+        return None
+    if not isinstance(cost, int):
+        return None
+    return min(cost, limit.capacity or cost) if limit.held and runtime.cost == 1 else cost
+
+
+def _question(definition: Limit) -> Callable[[], Any] | None:
+    """What to ask for the definition at every request; None if nothing."""
+    plan_loader: Callable[[], Any] | None = getattr(definition, "plan_loader", None)
+    if plan_loader is not None:
+        return plan_loader
+    asked = (definition.limit_provider, *_meta_providers(definition))
+    return partial(_strings, definition) if any(map(callable, asked)) else None
+
+
+def _meta_providers(definition: Limit) -> list[Any]:
+    metas = definition.meta_limits or ()
+    return [meta.limit_provider if isinstance(meta, MetaLimit) else meta for meta in metas]
+
+
+def _strings(definition: Limit) -> tuple[Any, ...]:
+    """The definition's own limit string, then those of its meta limits that are functions. What is
+    returned instead of a string, such as a list, may not be hashable."""
+    provider = definition.limit_provider
+    own = provider() if callable(provider) else provider
+    metas = [meta() for meta in _meta_providers(definition) if callable(meta)]
+    return tuple([str(each or "") for each in (own, *metas)])
+
+
+def _runtime_limits(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
+    """The runtime limits of a definition, for the answer to its question if it has one."""
+    if answer is None:
+        return tuple(definition)
+    text = answer[0]
+    if plan := getattr(definition, "plan", ""):
+        text = definition.limit_provider if answer == plan else ""
+    return tuple(runtime_limits(definition, text))

@@ -1,0 +1,332 @@
+"""A call without Flask: what limits and ledger record, however it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+
+from chatapp import catalogue
+from chatapp.calls.disconnect import Disconnect
+from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
+from chatapp.catalogue import Model
+from chatapp.estimates.estimate import Estimate, estimator_for
+from chatapp.ledger.call import Call, new_call_id
+from chatapp.upstreams import Bounds, ErrorKind, Progress, ProviderError, Quota, Usage
+from chatapp.upstreams.router import Reply
+from tests.chatapp.ledger.recording_ledger import RecordingLedger
+
+CATALOGUE = catalogue.load()
+REQUESTED, FALLBACK = (CATALOGUE.model(n, "openai") for n in ("gpt-5.4-mini", "gpt-5.4-nano"))
+ESTIMATE = Estimate(input_tokens=10, output_tokens=100)
+USAGE = Usage(12, 34, cached_input_tokens=8)
+
+
+@dataclass
+class FakeLimits:
+    """Limits that record. ``budget`` is what dollar limits have left; ``fallback_wait_s`` denies
+    the fallback."""
+
+    budget: int | None = None
+    was_not_billed: bool = False
+    renewal_is_due: bool = False
+    fallback_wait_s: float | None = None
+    shares: int = 1
+    denies_hold: bool = False
+    held: list[int] = field(default_factory=list)
+    settled: list[dict[str, Any]] = field(default_factory=list)
+    renewed: list[dict[str, Any]] = field(default_factory=list)
+    cooled: list[float] = field(default_factory=list)
+    cancelled: int = 0
+    unbilled: int = 0
+
+    def admit_attempt(self) -> None:
+        return None
+
+    def admit_fallback(self) -> float | None:
+        return self.fallback_wait_s
+
+    def hold(self, micro_usd: int) -> bool:
+        self.held.append(micro_usd)
+        return not self.denies_hold
+
+    def budget_micro_usd(self) -> int | None:
+        return self.budget
+
+    def calls_in_flight(self) -> int:
+        return self.shares
+
+    def cool_down(self, for_s: float) -> None:
+        self.cooled.append(for_s)
+
+    def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
+        """test_retry tests quotas."""
+
+    def note_unbilled(self) -> None:
+        self.unbilled += 1
+
+    def renew(self, **costs: Any) -> None:
+        self.renewed.append(costs)
+
+    def settle(self, **costs: Any) -> None:
+        self.settled.append(costs)
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+def demand(model: Model, *, may_hide_output: bool = False) -> Demand:
+    return Demand(model, ESTIMATE, bound=None, may_hide_output=may_hide_output, quota_use={})
+
+
+def begin(
+    limits: FakeLimits,
+    ledger: RecordingLedger,
+    *,
+    fallback: Demand | None = None,
+    may_hide_output: bool = False,
+    wanted: Demand | None = None,
+) -> ProviderCall:
+    new_record = partial(
+        Call,
+        id=new_call_id(),
+        started_at=datetime.now(UTC),
+        user="user:alice",
+        key_id=None,
+        plan="starter",
+        endpoint="chat.chat",
+        model=REQUESTED.name,
+    )
+    wanted = wanted or demand(REQUESTED, may_hide_output=may_hide_output)
+    request = CallRequest(wanted, limits, Disconnect(None), lambda: fallback)
+    return ProviderCall(
+        new_record,
+        request,
+        catalogue=CATALOGUE,
+        ledger=ledger,
+        estimator=estimator_for(None, CATALOGUE),
+        most_attempts=1,
+    )
+
+
+class Provider:
+    """Attempts that fail for these models, with these errors, and succeed for all others."""
+
+    def __init__(self, **errors: ErrorKind) -> None:
+        self.errors = {name.replace("_", "-"): kind for name, kind in errors.items()}
+        self.called: list[tuple[str, int | None]] = []
+
+    def __call__(self, model: Model, bounds: Bounds) -> Reply:
+        self.called.append((model.name, bounds.output_tokens))
+        if kind := self.errors.get(model.slug.replace(".", "-")):
+            raise ProviderError("openai", kind, retry_after_s=9.0)
+        return Reply("hello", model.name, USAGE)
+
+
+def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None:
+    """The ledger has the estimate at first; limits and ledger have the usage at the end."""
+    limits, provider = FakeLimits(), Provider()
+    call = begin(limits, ledger)
+    assert ledger.begun[0].cost_micro_usd == CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)
+    reply = call.run(provider)
+    for _ in range(2):
+        call.finish_answer(reply.usage, generated=["hello"])
+    [record] = ledger.finished()
+    cost = CATALOGUE.price(REQUESTED.slug, USAGE)
+    assert (record.status, record.cost_micro_usd, record.attempts) == ("answered", cost, 1)
+    assert limits.settled == [
+        {
+            "tokens": 12 - 8 + 34,
+            "input_tokens": 12,
+            "output_tokens": 34,
+            "usd": Decimal(cost).scaleb(-6),
+            "cached_input_tokens": 8,
+        }
+    ]
+    assert provider.called == [(REQUESTED.name, None)]
+
+
+def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -> None:
+    """The record keeps the requested name, and has the price of the model that answered."""
+    limits, provider = FakeLimits(), Provider(gpt_5_4_mini="overloaded")
+    call = begin(limits, ledger, fallback=demand(FALLBACK))
+    call.finish_answer(call.run(provider).usage, generated=["hello"])
+    [record] = ledger.finished()
+    assert (record.model, record.slug, record.attempts) == (REQUESTED.name, FALLBACK.slug, 2)
+    assert record.cost_micro_usd == CATALOGUE.price(FALLBACK.slug, USAGE)
+    assert [name for name, _ in provider.called] == [REQUESTED.name, FALLBACK.name]
+    assert limits.cooled == [9.0]
+
+
+@pytest.mark.parametrize("denied", [False, True], ids=["none", "denied"])
+def test_without_a_fallback_the_call_is_refunded(ledger: RecordingLedger, denied: bool) -> None:
+    """No fallback exists, or its limits deny it: the client gets the requested model's error."""
+    limits, provider = FakeLimits(fallback_wait_s=3.0), Provider(gpt_5_4_mini="overloaded")
+    call = begin(limits, ledger, fallback=demand(FALLBACK) if denied else None)
+    with pytest.raises(ProviderError):
+        call.run(provider)
+    [record] = ledger.finished()
+    assert (record.status, record.slug, record.usage) == (
+        "overloaded",
+        REQUESTED.slug,
+        Usage(0, 0, tiers=()),
+    )
+    assert (limits.cancelled, len(provider.called)) == (1, 1)
+
+
+def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLedger) -> None:
+    """The provider may bill everything that was held."""
+    limits = FakeLimits()
+    with pytest.raises(ProviderError):
+        begin(limits, ledger).run(Provider(gpt_5_4_mini="timeout"))
+    [record] = ledger.finished()
+    assert (record.status, record.estimated, limits.unbilled) == ("timeout", True, 1)
+    assert (limits.cancelled, limits.settled[0]["output_tokens"]) == (0, 100)
+
+
+def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
+    """Nothing was sent, so the call is refunded, and the exception is re-raised."""
+
+    def attempt(model: Model, bounds: Bounds) -> Reply:
+        raise ZeroDivisionError
+
+    limits = FakeLimits()
+    with pytest.raises(ZeroDivisionError):
+        begin(limits, ledger).run(attempt)
+    assert ([each.status for each in ledger.finished()], limits.cancelled) == (["unavailable"], 1)
+
+
+def test_a_budget_bounds_the_answer(ledger: RecordingLedger) -> None:
+    """An answer is no longer than the budget pays, and not shorter than what is held for it."""
+    provider = Provider()
+    begin(FakeLimits(budget=2_000), ledger).run(provider)
+    [(_, bound)] = provider.called
+    prompt = Usage(10, 0)
+    assert bound == CATALOGUE.output_tokens_for(2_000, REQUESTED.slug, prompt)
+    begin(FakeLimits(budget=0), ledger).run(provider)
+    assert provider.called[1][1] == ESTIMATE.output_tokens
+
+
+def test_a_caller_with_unbilled_calls_has_more_held(ledger: RecordingLedger) -> None:
+    """Up to half of the budget, and the answer is bounded by it."""
+    limits, provider = FakeLimits(budget=10_000, was_not_billed=True), Provider()
+    begin(limits, ledger).run(provider)
+    half = CATALOGUE.output_tokens_for(5_000, REQUESTED.slug, Usage(10, 0))
+    assert (limits.held, provider.called[0][1]) == ([5_000], half)
+
+
+@pytest.mark.parametrize(
+    ("budget", "held"),
+    [
+        (10_000, 5_000),
+        (1_000_000, 8 + 16_384 * 9 // 2),
+        (10_000_000, 10_000_000 // 64),
+        (10**9, 8 + 128_000 * 9 // 2),
+    ],
+)
+def test_calls_beside_others_are_bounded_by_what_is_held(
+    ledger: RecordingLedger, budget: int, held: int
+) -> None:
+    """A long answer, or more of a large budget; no more than half of a small one."""
+    limits, provider = FakeLimits(budget=budget, shares=2), Provider()
+    begin(limits, ledger).run(provider)
+    assert limits.held == [held]
+    paid = CATALOGUE.output_tokens_for(held, REQUESTED.slug, Usage(10, 0))
+    assert provider.called[0][1] == (None if paid >= 128_000 else paid)
+
+
+@pytest.mark.parametrize(
+    ("shares", "denies_hold", "budget", "begins"),
+    [
+        (1, False, 10_000, True),
+        (2, False, 10_000, False),
+        (2, False, 10**6, True),
+        (1, True, 10_000, False),
+    ],
+)
+def test_a_call_that_nothing_bounds_holds_its_worst_case(
+    ledger: RecordingLedger, shares: int, denies_hold: bool, budget: int, begins: bool
+) -> None:
+    """Beside others only if the budget pays most of it. Otherwise all is refunded."""
+    limits = FakeLimits(budget=budget, shares=shares, denies_hold=denies_hold)
+    wanted = replace(demand(REQUESTED), is_unbounded=True)
+    if begins:
+        begin(limits, ledger, wanted=wanted)
+        assert limits.held[0] == min(budget, 8 + 128_000 * 9 // 2)
+    else:
+        with pytest.raises(BudgetHeldError):
+            begin(limits, ledger, wanted=wanted)
+        assert (limits.cancelled, ledger.begun) == (1, [])
+
+
+def rounds(results: int, tokens: int) -> Progress:
+    """A stream in which the model goes on after so many results."""
+    progress = Progress("m", generated=["a"], runs_tools=True, rereads=results)
+    progress.results = [" word"] * tokens * results
+    return progress
+
+
+def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: RecordingLedger) -> None:
+    """Each is read again after the next one."""
+    tools = replace(demand(REQUESTED), estimate=replace(ESTIMATE, tools=("mcp",)))
+    call = begin(FakeLimits(budget=40_000), ledger, wanted=tools)
+    call.run(Provider())
+    overspent = []
+    for count in range(1, 5):
+        call.note_progress(rounds(count, 10_000))
+        overspent.append(call.is_overspent)
+    assert overspent == [False, False, True, True]
+
+
+def test_a_call_is_read_on_if_that_costs_its_client_less(ledger: RecordingLedger) -> None:
+    """A whole answer as expected, against what may be billed for a call that is cut off."""
+    visible, silent = Progress("m", generated=["a"]), Progress("m")
+    rich = FakeLimits(budget=10**6)
+    plain = begin(rich, ledger)
+    assert not plain.reads_on(visible)
+    assert plain.reads_on(silent)
+    assert not begin(FakeLimits(), ledger).reads_on(silent)
+    bounded = replace(demand(REQUESTED), bound=100)
+    assert not begin(rich, ledger, wanted=bounded).reads_on(silent)
+    cached = replace(ESTIMATE, input_tokens=100_000, cached_input_tokens=99_000)
+    assert begin(rich, ledger, wanted=replace(bounded, estimate=cached)).reads_on(visible)
+    file = replace(bounded, estimate=replace(ESTIMATE, input_is_known=False))
+    unknown = begin(rich, ledger, wanted=file)
+    assert unknown.reads_on(visible)
+    assert not unknown.reads_on(replace(visible, usage=Usage(10, 1)))
+    assert plain.reads_on(replace(visible, usage=Usage(10, 1), runs_tools=True))
+    assert not plain.reads_on(replace(silent, usage=Usage(10, 1), usage_is_final=True))
+
+
+@pytest.mark.parametrize(("leaves", "hidden"), [(True, 250 * (9 + 60 + 30)), (False, 100 * 69)])
+def test_pauses_of_a_reasoning_model_are_charged(
+    ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch, leaves: bool, hidden: int
+) -> None:
+    """Before the first output and between two. At the end only until the client left, at the
+    highest speed: a provider that stalls is not charged to a client who waits for it."""
+    now = 1000.0
+    monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
+    call = begin(FakeLimits(), ledger, may_hide_output=True)
+    call.run(Provider())
+    for pause_s, pieces in [(9, 1), (0.5, 2), (0.5, 2), (59.5, 3), (0.9, 4)]:
+        now += pause_s
+        call.note_progress(Progress("m", generated=[" word"] * pieces))
+    now += 30
+    call.finish_stream(Progress("m", generated=[" word"] * 40), client_left=leaves)
+    [record] = ledger.finished()
+    assert record.usage is not None
+    assert record.usage.output_tokens == 40 + hidden
+
+
+def test_a_long_stream_is_renewed(ledger: RecordingLedger) -> None:
+    """Limits and ledger get the usage so far, before the reservation expires."""
+    limits = FakeLimits(renewal_is_due=True)
+    call = begin(limits, ledger)
+    call.note_progress(Progress("m", generated=[" word"] * 100))
+    assert limits.renewed[0]["output_tokens"] == 100
+    assert (len(ledger.begun), ledger.begun[1].estimated) == (2, True)

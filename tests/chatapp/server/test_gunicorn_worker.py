@@ -1,0 +1,266 @@
+"""The parts of the worker that decide: what a request is, which worker has free threads, which is
+replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from gunicorn.config import Config
+
+from chatapp.server import gunicorn_worker
+from chatapp.server.gunicorn_worker import (
+    BODY_BYTES,
+    HEAD_MAX_BYTES,
+    HEALTH,
+    PAGE,
+    AnswerSocket,
+    Board,
+    CallWorker,
+    Connection,
+    TimedUnreader,
+    can_be_answered,
+)
+
+HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends of a connection: the client's and the server's."""
+    client, server = socket.socketpair()
+    with client, server:
+        yield client, server
+
+
+@pytest.fixture
+def conn(pair: tuple[socket.socket, socket.socket]) -> Connection:
+    return Connection(Config(), pair[1], ("127.0.0.1", 1), ("127.0.0.1", 2), patience_s=10.0)
+
+
+WHOLE = {
+    "no body": HEAD + b"\r\n",
+    "a body": HEAD + b"Content-Length: 5\r\n\r\nhello",
+    "a body, with zeros before its size": HEAD + b"Content-Length: %020d\r\n\r\nhello" % 5,
+    "a body, in small letters": HEAD + b"content-length:5\r\n\r\nhello",
+    "more than a body": HEAD + b"Content-Length: 5\r\n\r\nhelloGET /",
+    "a large body, which a thread reads": HEAD + b"Content-Length: %d\r\n\r\n" % (BODY_BYTES + 1),
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+    "both, which gunicorn refuses": HEAD
+    + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "no number": HEAD + b"Content-Length: five\r\n\r\n",
+    "no number after many spaces": HEAD + b"Content-Length:" + b" " * 60_000 + b"x\r\n\r\n",
+    "an empty line before": b"\r\n\r\n" + HEAD + b"\r\n",
+}
+PARTS = {
+    "nothing but empty lines": b"\r\n\r\n\r\n\r\n",
+    "half a head": HEAD,
+    "nearly a head": HEAD + b"\r",
+    "half of a body that is larger than a head": HEAD + b"Content-Length: 65537\r\n\r\n{",
+    "half a body": HEAD + b"Content-Length: 5\r\n\r\nhell",
+}
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("name", [*WHOLE, *PARTS])
+def test_a_thread_gets_whole_requests(conn: Connection, name: str, at_once: bool) -> None:
+    """With their bodies, if these are small and their size is announced, in whatever pieces they
+    arrive."""
+    sent = {**WHOLE, **PARTS}[name]
+    for piece in [sent] if at_once else [sent[i : i + 1] for i in range(len(sent))]:
+        assert conn.take(piece) is None
+    assert conn.is_whole is (name in WHOLE)
+    assert len(conn.received) <= HEAD_MAX_BYTES + BODY_BYTES
+
+
+@pytest.mark.parametrize("size", [b"%d" % (BODY_BYTES + 1), b"9" * 16, b"0" * 20 + b"9" * 20])
+def test_a_body_of_any_announced_size_is_large(conn: Connection, size: bytes) -> None:
+    """Such bodies occupy a quarter of the threads, and none after the answer."""
+    assert conn.take(HEAD + b"Content-Length: " + size + b"\r\n\r\n") is None
+    assert conn.is_large
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"\x16\x03\x01", "400"), (b"GET / HTTP/1.1\r\nX: " + b"a" * 65536, "431")],
+    ids=["TLS", "a huge head"],
+)
+def test_data_that_is_no_request_is_refused(conn: Connection, sent: bytes, status: str) -> None:
+    """Without a thread, and without waiting for its end."""
+    refusal = conn.take(sent)
+    assert refusal is not None
+    assert refusal.startswith(status)
+
+
+def test_a_client_that_expects_it_gets_100_continue(
+    conn: Connection, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """Before a thread has its request, because it sends no body otherwise."""
+    conn.take(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n")
+    assert pair[0].recv(100) == b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "expected", "continues"),
+    [
+        (b"1.1", b"100-CONTINUE", True),
+        (b"1.0", b"100-continue", False),
+        (b"1.1", b"100-continues", False),
+    ],
+)
+def test_only_http_1_1_clients_get_100_continue(
+    conn: Connection,
+    pair: tuple[socket.socket, socket.socket],
+    version: bytes,
+    expected: bytes,
+    continues: bool,
+) -> None:
+    """A client of HTTP/1.0 would take an interim answer for the answer."""
+    head = HEAD.replace(b"1.1", version) + b"Expect: " + expected
+    conn.take(head + b"\r\nContent-Length: 5\r\n\r\n")
+    pair[0].setblocking(False)
+    received = b""
+    with contextlib.suppress(BlockingIOError):
+        received = pair[0].recv(100)
+    assert received == (b"HTTP/1.1 100 Continue\r\n\r\n" if continues else b"")
+
+
+@pytest.mark.parametrize(
+    "setting", [{"certfile": "a"}, {"http_protocols": "h1,h2"}, {"protocol": "uwsgi"}], ids=str
+)
+def test_an_unsupported_protocol_stops_the_start(setting: dict[str, str]) -> None:
+    """TLS and HTTP/2 need a proxy."""
+    cfg = Config()
+    for name, value in setting.items():
+        cfg.set(name, value)
+    with pytest.raises(SystemExit, match="Use a proxy"):
+        CallWorker.check_config(cfg, None)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?from=nginx"])
+def test_health_checks_are_recognized_by_their_request_line(path: str) -> None:
+    """They have reserved threads. Similar requests are not health checks."""
+    assert HEALTH.match(f"GET {path} HTTP/1.1\r\n".encode())
+    assert not HEALTH.match(f"POST {path} HTTP/1.1\r\n".encode())
+    assert not HEALTH.match(f"GET {path.partition('?')[0]}/x HTTP/1.1\r\n".encode())
+
+
+@pytest.mark.parametrize("path", ["/usage?days=7", "/v1/models", "/admin", "/admin/users/ada"])
+def test_pages_are_recognized_by_their_request_line(path: str) -> None:
+    """They have threads besides those for calls. A call has not."""
+    assert PAGE.match(f"GET {path} HTTP/1.1\r\n".encode())
+    assert not PAGE.match(f"GET /chat{path} HTTP/1.1\r\n".encode())
+    assert not PAGE.match(b"POST /v1/messages HTTP/1.1\r\n")
+
+
+def test_a_body_is_read_while_it_is_fast_enough(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the patience, and for the time that the received data takes at the minimum rate."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    client, server = pair
+    wire = TimedUnreader(server, 10.0)
+    client.sendall(b"a" * 5000)
+    assert len(wire.chunk()) == 5000
+    now += 10.05  # 5,000 bytes are 0.1 s more
+    client.sendall(b"b")
+    assert wire.chunk() == b"b"
+    now += 1
+    client.sendall(b"c")
+    assert wire.chunk() == b"c"  # it is there
+    with pytest.raises(TimeoutError):
+        wire.chunk()
+
+
+def test_a_client_that_reads_nothing_cannot_be_answered(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Until it reads."""
+    client, server = pair
+    assert can_be_answered(server)
+    server.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            server.send(b"a" * 65536)
+    assert not can_be_answered(server)
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while client.recv(65536):
+            pass
+    assert can_be_answered(server)
+
+
+def test_workers_see_each_others_free_threads() -> None:
+    """In other processes, too, and not after a worker has stopped."""
+    board = Board()
+    cells = [board.take() for _ in range(3)]
+    assert len(set(cells)) == 3
+    board.publish(cells[0], 5)
+    in_child(board.publish, cells[1], 7)
+    assert board.most_room(besides=cells[2]) == 7
+    assert board.most_room(besides=cells[1]) == 5
+    assert board.serving() == 2
+    board.publish(cells[0], 0)
+    assert board.serving() == 2
+    board.free(cells[1])
+    assert board.serving() == 1
+    assert board.most_room(besides=cells[2]) == 0
+    assert board.take() == cells[1]
+
+
+def test_one_worker_is_replaced_at_a_time() -> None:
+    """Until its process has ended, in any way."""
+    board = Board()
+    forked = multiprocessing.get_context("fork")
+    ours, theirs = forked.Pipe()
+
+    def replaced() -> None:
+        theirs.send(board.lock_replacement())
+        theirs.recv()
+
+    child = forked.Process(target=replaced)
+    child.start()
+    assert ours.recv()
+    assert not board.lock_replacement()
+    child.kill()
+    child.join()
+    assert board.lock_replacement()
+
+
+def in_child(function: object, *arguments: int) -> None:
+    child = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(("bytes_per_s", "is_too_slow"), [(1, False), (10**9, True)])
+def test_a_client_reads_at_a_minimum_rate(
+    monkeypatch: pytest.MonkeyPatch, bytes_per_s: int, is_too_slow: bool
+) -> None:
+    """It reads again and again, and the answer has more than a socket keeps. Whether that is fast
+    enough depends on the rate alone."""
+    monkeypatch.setattr(gunicorn_worker, "ANSWER_BYTES_PER_S", bytes_per_s)
+    server, client = socket.socketpair()
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.wait(0.01) and client.recv(16_384):
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    answer = AnswerSocket(server, patience_s=0.5, log=logging.getLogger())
+    outcome = pytest.raises(ConnectionResetError) if is_too_slow else contextlib.nullcontext()
+    with server, client, outcome:
+        for _ in range(32):
+            answer.sendall(b"x" * 65_536)
+    over.set()
+    reader.join()

@@ -1,0 +1,204 @@
+"""The vendors' real SDKs against a local server with their APIs, through POST /chat."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import anthropic
+import httpx2
+import openai
+import pytest
+from flask.testing import FlaskClient
+
+from chatapp import catalogue
+from chatapp.upstreams import Message, Prompt, RawRequest, Timeouts, Usage
+from chatapp.upstreams.anthropic import Anthropic
+from chatapp.upstreams.openai import OpenAI
+from chatapp.upstreams.sdk import SDKProvider
+from tests.chatapp.conftest import AppMaker, upstream
+from tests.chatapp.upstream_server import (
+    ANTHROPIC_PATH,
+    OPENAI_PATH,
+    Answer,
+    ProviderServer,
+    anthropic_body,
+    openai_body,
+)
+
+OPENAI, ANTHROPIC = "gpt-5.4-mini", "claude-haiku-4-5"
+MESSAGES: Final = [{"role": "user", "content": "ping"}]
+OPENAI_USAGE: Final = {
+    "input_tokens": 12,
+    "cached_input_tokens": 8,
+    "cache_write_tokens": 0,
+    "output_tokens": 5,
+    "reasoning_tokens": 2,
+}
+#: Tokens read from and written to the cache are part of the input, as with OpenAI.
+ANTHROPIC_USAGE: Final = {
+    "input_tokens": 23,
+    "cached_input_tokens": 8,
+    "cache_write_tokens": 3,
+    "output_tokens": 5,
+    "reasoning_tokens": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "key", "bound", "usage"),
+    [
+        (OPENAI, OPENAI_PATH, "sk-openai-test", "max_completion_tokens", OPENAI_USAGE),
+        (ANTHROPIC, ANTHROPIC_PATH, "sk-ant-test", "max_tokens", ANTHROPIC_USAGE),
+    ],
+)
+def test_an_answer_has_its_text_and_usage(
+    *,
+    online: FlaskClient,
+    provider: ProviderServer,
+    model: str,
+    path: str,
+    key: str,
+    bound: str,
+    usage: dict[str, int],
+) -> None:
+    """Every kind of token is reported. The call had the server's key, the model and the bound."""
+    response = online.post("/chat", json={"message": "ping", "model": model})
+    assert response.status_code == 200, response.text
+    cost_usd = catalogue.load().price(model, Usage(**usage)) / 1e6
+    assert response.json == {"reply": "pong", "model": model, "usage": usage, "cost_usd": cost_usd}
+    [call] = provider.calls
+    assert call.path == path
+    # Anthropic's SDK decides whether it is X-Api-Key or a bearer token.
+    assert any(key in value for value in call.headers.values())
+    assert call.body == {"model": model, bound: 2048, "messages": MESSAGES}
+
+
+@pytest.mark.parametrize(
+    ("provider_class", "client", "path", "query"),
+    [
+        (OpenAI, openai.OpenAI, "/chat/completions", {}),
+        (Anthropic, anthropic.Anthropic, "/v1/messages", {"beta": "true"}),
+    ],
+)
+def test_requests_are_those_of_the_sdk(
+    provider: ProviderServer,
+    monkeypatch: pytest.MonkeyPatch,
+    provider_class: type[SDKProvider],
+    client: type[openai.OpenAI | anthropic.Anthropic],
+    path: str,
+    query: dict[str, str],
+) -> None:
+    """They do not pass through the SDK, and yet have its address, its headers and its settings from
+    the environment, each time."""
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: a")
+    monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Team: a")
+    own = RawRequest(raw=b'{"n": 1}', fields={}, headers={"X-Beta": "b"}, query=query)
+    plain = RawRequest(raw=b'{"n": 22}', fields={})
+    forwarder = provider_class(upstream(client.__name__.lower()))
+    for request in (own, plain):
+        forwarder.forward(request)
+        options: Any = {
+            "headers": dict(request.headers),
+            "params": dict(request.query),
+            "timeout": httpx2.Timeout(Timeouts().read_s),
+        }
+        with client() as sdk:
+            sdk.post(path, cast_to=httpx2.Response, content=request.raw, options=options)
+    assert len(provider.calls) == 4
+    for ours, theirs in (provider.calls[:2], provider.calls[2:]):
+        assert ours == theirs
+        assert ours.headers["x-team"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [
+        ("gpt-4o-2024-08-06", OPENAI_PATH),
+        ("chatgpt-4o-latest", OPENAI_PATH),
+        ("o3", OPENAI_PATH),
+        ("o4-mini", OPENAI_PATH),
+        ("gpt-99", OPENAI_PATH),
+        ("claude-haiku-4-5-20251001", ANTHROPIC_PATH),
+        ("claude-3-5-haiku-latest", ANTHROPIC_PATH),
+        ("claude-99", ANTHROPIC_PATH),
+    ],
+)
+def test_the_name_of_a_model_chooses_its_provider(
+    online: FlaskClient, provider: ProviderServer, model: str, path: str
+) -> None:
+    """Listed or not, the name is sent unchanged."""
+    assert online.post("/chat", json={"message": "ping", "model": model}).status_code == 200
+    assert provider.calls[0].path == path
+    assert provider.calls[0].body["model"] == model
+
+
+@pytest.mark.parametrize(
+    ("without", "model"),
+    [("ANTHROPIC_API_KEY", "gpt-5.6-luna"), ("OPENAI_API_KEY", "claude-haiku-4-5")],
+)
+def test_one_key_is_enough_for_a_default_model(
+    provider: ProviderServer,
+    make_app: AppMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    without: str,
+    model: str,
+) -> None:
+    """A request needs no model."""
+    monkeypatch.delenv(without)
+    response = make_app().test_client().post("/chat", json={"message": "ping"})
+    assert response.json is not None
+    assert response.json["model"] == model
+
+
+# -- OpenAI ------------------------------------------------------------------------------------
+
+
+def test_the_default_model_is_openais(online: FlaskClient) -> None:
+    """If both keys are set."""
+    response = online.post("/chat", json={"message": "ping"})
+    assert response.json is not None
+    assert response.json["model"] == "gpt-5.6-luna"
+
+
+def test_a_refusal_is_shown_as_text(online: FlaskClient, provider: ProviderServer) -> None:
+    """OpenAI has a separate field for it."""
+    body = openai_body(text=None)
+    body["choices"][0]["message"]["refusal"] = "I would rather not."  # type: ignore[index]
+    provider.script(Answer(200, body))
+    response = online.post("/chat", json={"message": "ping", "model": OPENAI})
+    assert response.json is not None
+    assert response.json["reply"] == "I would rather not."
+
+
+# -- Anthropic ---------------------------------------------------------------------------------
+
+
+def test_only_text_is_shown(online: FlaskClient, provider: ProviderServer) -> None:
+    """The reply has all texts, without thinking and tools."""
+    blocks = [
+        {"type": "thinking", "thinking": "hm", "signature": "x"},
+        {"type": "text", "text": "po"},
+        {"type": "text", "text": "ng"},
+    ]
+    provider.script(Answer(200, anthropic_body() | {"content": blocks}))
+    response = online.post("/chat", json={"message": "ping", "model": ANTHROPIC})
+    assert response.json is not None
+    assert response.json["reply"] == "pong"
+
+
+def test_system_messages_are_not_in_the_conversation(provider: ProviderServer) -> None:
+    """A system message is sent in a separate field."""
+    messages = (Message("system", "Be brief."), Message("user", "ping"))
+    prompt = Prompt(model=ANTHROPIC, messages=messages, max_tokens=9)
+    assert Anthropic(upstream("anthropic")).complete(prompt).finish_reason == "stop"
+    assert provider.calls[0].body["system"] == "Be brief."
+    assert provider.calls[0].body["messages"] == MESSAGES
+
+
+def test_a_plain_answer_may_be_long(provider: ProviderServer) -> None:
+    """The SDK's own method refuses bounds above 21,333 tokens without a stream, at the default
+    timeouts, and cannot send a lone surrogate, which JSON may contain. The API takes both."""
+    prompt = Prompt(ANTHROPIC, (Message("user", "ping \ud800"),), max_tokens=64_000)
+    assert Anthropic(upstream("anthropic")).complete(prompt).text == "pong"
+    assert provider.calls[0].body["max_tokens"] == 64_000

@@ -1,0 +1,104 @@
+"""One turn, without HTTP."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import pytest
+
+from chatapp import catalogue
+from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, ProviderError, Quota, Usage
+from chatapp.upstreams.offline import Offline
+from chatapp.upstreams.router import (
+    Conversation,
+    ModelUnavailableError,
+    Reply,
+    Turn,
+    UnknownModelError,
+)
+
+QUOTAS = (Quota("requests", 60, 59, 1.0),)
+
+
+@dataclass
+class Parrot:
+    """A provider that repeats the message, or fails as scripted."""
+
+    missing: str | None = None
+    fails: ErrorKind | None = None
+    name: str = "openai"
+    quotas_by_direction: bool = False
+    patterns: tuple[str, ...] = ("gpt-*",)
+    asked: list[Prompt] = field(default_factory=list)
+
+    def serves(self, model: str) -> bool:
+        return model.startswith("gpt-")
+
+    def complete(self, prompt: Prompt) -> Completion:
+        self.asked.append(prompt)
+        if self.fails:
+            raise ProviderError(self.name, self.fails, message="key sk-1\nis bad", status=401)
+        return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop", QUOTAS)
+
+
+def conversation(parrot: Parrot, *, default_model: str | None = None) -> Conversation:
+    return Conversation(
+        (parrot, Offline()), catalogue.load(), default_model=default_model, max_tokens=7
+    )
+
+
+def test_a_turn_asks_the_models_provider_once() -> None:
+    """The prompt has the message, the requested name and the bound; the reply has the provider's
+    model and quotas."""
+    parrot = Parrot()
+    talk = conversation(parrot)
+    reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
+    assert reply == Reply("hi", "gpt-x", Usage(1, 2), QUOTAS)
+    assert parrot.asked == [Prompt("gpt-4o-2024-08-06", (Message("user", "hi"),), 7)]
+
+
+def test_the_default_is_the_first_provider_that_can_be_asked() -> None:
+    """With a key its cheap model, without a key offline; a setting takes precedence."""
+    assert conversation(Parrot()).model(None).name == "gpt-5.6-luna"
+    assert conversation(Parrot(missing="KEY")).model(None).name == "offline"
+    assert conversation(Parrot(), default_model="offline").model(None).name == "offline"
+
+
+def test_an_unavailable_model_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """The error lists the available models; a missing key is named only in the log, once."""
+    with pytest.raises(UnknownModelError, match=r"available models: gpt-\*, offline"):
+        conversation(Parrot()).model("llama")
+    talk = conversation(Parrot(missing="KEY"))
+    for _ in range(2):
+        with pytest.raises(ModelUnavailableError, match=r"available models: offline") as caught:
+            talk.model("gpt-4o")
+    assert "KEY" not in str(caught.value)
+    assert caught.value.missing == "KEY"
+    assert caplog.messages == ["Model 'gpt-4o' was requested but KEY is not set"]
+    with pytest.raises(ModelUnavailableError):
+        conversation(Parrot(missing="KEY"), default_model="gpt-4o")
+
+
+def test_only_models_with_a_configured_provider_are_available() -> None:
+    """A page offers nothing that would be refused."""
+    assert conversation(Parrot(missing="KEY")).available_models == ("offline",)
+    available = conversation(Parrot()).available_models
+    assert "gpt-4o" in available
+    assert "claude-haiku-4-5" not in available
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("auth", False), ("quota", False), ("timeout", True)])
+def test_a_failure_is_logged_without_secrets(
+    caplog: pytest.LogCaptureFixture, kind: ErrorKind, shown: bool
+) -> None:
+    """The reason is logged on one line; the provider's message, which may quote the prompt, only at
+    DEBUG, and never if it may quote a key."""
+    talk = conversation(Parrot(fails=kind))
+    with caplog.at_level(logging.DEBUG), pytest.raises(ProviderError) as caught:
+        talk.answer(Turn("hi", talk.model("gpt-4o")))
+    line, *debugging = caplog.messages
+    assert line.startswith(f"openai did not answer for gpt-4o: {kind}, status 401")
+    assert "sk-1" not in line + str(caught.value) + repr(caught.value)
+    assert ["sk-1" in each for each in debugging] == [True] * shown
+    assert "\n" not in "".join(caplog.messages)

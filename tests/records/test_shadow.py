@@ -1,0 +1,302 @@
+"""What limits in shadow and candidates would have denied, and the report of a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from click.testing import Result
+from flask import Blueprint, Flask
+
+from ratelimit_ext import ConfigurationError, Limiter, StorageUnavailable
+from ratelimit_ext.records import shadow as module
+from ratelimit_ext.records.shadow import Counts, Trial
+from tests import servers
+from tests.servers import Server
+from tests.web.calls import statuses
+from tests.web.conftest import Maker
+
+Site = tuple[Flask, Limiter]
+
+
+@pytest.fixture(params=["memory", "redis"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """Each kind of storage."""
+    if request.param == "memory":
+        return "memory://"
+    request.getfixturevalue("redis_client")
+    server: Server = request.getfixturevalue("redis_server")
+    return server.uri
+
+
+@pytest.fixture
+def shared(redis_client: redis.Redis, redis_server: Server) -> str:
+    """The storage that a command can see."""
+    return redis_server.uri
+
+
+def limited(make: Maker, uri: str) -> Site:
+    """An application with a limit in shadow, and candidates of a window and of a token bucket."""
+    app, limiter = make(storage_uri=uri)
+    limiter.remember_denials()
+
+    @app.get("/")
+    @limiter.limit("5/hour", name="calls", candidate="2/hour", strategy="sliding-window")
+    def index() -> str:
+        return "ok"
+
+    @app.get("/shadow")
+    @limiter.limit("3/hour", name="trial", mode="shadow")
+    def trial() -> str:
+        return "ok"
+
+    @app.get("/paced")
+    @limiter.limit("9/hour", name="pace", candidate="1/hour", strategy="token-bucket")
+    def paced() -> str:
+        return "ok"
+
+    return app, limiter
+
+
+def hit(site: Site, calls: int, path: str = "/", key: str = "ann") -> list[int]:
+    return statuses(site[0], path, calls, headers={"X-Key": key})
+
+
+def run(app: Flask, *words: str, status: int = 0) -> Result:
+    result = app.test_cli_runner().invoke(args=["ratelimit", "shadow", "report", *words])
+    assert result.exit_code == status, result.output
+    return result
+
+
+def counted(site: Site) -> dict[str, Counts]:
+    """By the name of the limit."""
+    return {trial.limit: counts for trial, counts in site[1].trials.read(1).items()}
+
+
+def test_a_candidate_denies_nothing_and_counts(make: Maker, uri: str) -> None:
+    """Beside the limit: with a count of its own, of admitted requests. Headers do not show it."""
+    site = app, _ = limited(make, uri)
+    assert hit(site, 7) == [200] * 5 + [429] * 2
+    assert hit(site, 1, key="bob") == [200]
+    found = counted(site)["calls"]
+    assert (found.requests, found.denied) == (6, 3)
+    assert (found.by_identity, found.used) == ({"ann": 3}, {"ann": 5, "bob": 1})
+    policy = app.test_client().get("/", headers={"X-Key": "zoe"}).headers["RateLimit-Policy"]
+    assert policy == '"calls";q=5;w=3600'
+
+
+def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
+    """What it would have denied is more than it holds."""
+    site = limited(make, uri)
+    assert hit(site, 5, "/shadow") == [200] * 5
+    found = counted(site)["trial"]
+    assert (found.requests, found.denied, found.used) == (5, 2, {"ann": 4})
+
+
+def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri: str) -> None:
+    """Of ten calls of which another limit admits five, neither a shadow of six nor a candidate of
+    six would deny any."""
+    app, limiter = make(storage_uri=uri)
+    limiter.remember_denials()
+
+    @app.get("/")
+    @limiter.limit("5/minute", name="pace")
+    @limiter.limit("6/day", name="trial", mode="shadow")
+    @limiter.limit("9/day", name="calls", candidate="6/day")
+    def index() -> str:
+        return "ok"
+
+    site = app, limiter
+    assert hit(site, 10) == [200] * 5 + [429] * 5
+    for name in ("trial", "calls"):
+        found = counted(site)[name]
+        assert (found.requests, found.denied, found.used) == (5, 0, {"ann": 5})
+
+
+def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:
+    """It has no amount that could be judged."""
+    app, limiter = make(storage_uri=uri)
+    limiter.remember_denials()
+
+    @app.get("/")
+    @limiter.limit("unless blocked", name="switch", mode="shadow")
+    def index() -> str:
+        return "ok"
+
+    assert hit((app, limiter), 3) == [200] * 3
+    assert counted((app, limiter)) == {}
+
+
+def test_a_candidate_costs_no_round_trip(make: Maker, shared: str) -> None:
+    """It is decided by the call of the script that decides the limit, in a bucket that has the
+    limit's name; counts are written together."""
+    site = limited(make, shared)
+    hit(site, 1)
+    with redis.Redis.from_url(shared) as client:
+        names = [name.decode() for name in client.keys("LIMITS:2:*")]
+        assert sorted(name.partition("hour")[0].split(":")[3] for name in names) == [
+            "3600",
+            "3600-candidate",
+        ]
+        assert all(name.endswith(":calls:{ann}") for name in names)
+        client.config_resetstat()
+        hit(site, 4)
+        stats = client.info("commandstats")
+        assert stats.get("cmdstat_fcall", stats.get("cmdstat_evalsha"))["calls"] == 4
+        assert "cmdstat_eval" not in stats
+        site[1]._recorder.flush()
+        assert client.info("commandstats")["cmdstat_eval"]["calls"] == 2  # one for all counts
+        assert all(0 < client.ttl(name) <= 48 * 3600 for name in client.keys("*:trials:*"))
+
+
+def test_callers_with_their_own_amount_try_no_candidate(make: Maker, uri: str) -> None:
+    """An operator has decided what they have: by an override, or by the application."""
+    site = app, limiter = limited(make, uri)
+    with app.app_context():
+        limiter.override("calls", "ann", "9/hour")
+    hit(site, 4)
+    hit(site, 1, key="bob")
+    assert counted(site)["calls"].used == {"bob": 1}
+    limiter.override_loader(lambda: {"calls": "8/hour"})
+    hit(site, 3, key="zoe")
+    assert counted(site)["calls"].used == {"bob": 1}
+
+
+def test_the_report_says_who_would_be_hit_and_which_amount_is_enough(
+    make: Maker, shared: str
+) -> None:
+    """From usage for windows; a token bucket's amount needs `suggest`."""
+    worker, console = limited(make, shared), limited(make, shared)[0]
+    assert run(console).stderr.startswith("No request of the last day")
+    hit(worker, 4)
+    hit(worker, 1, key="bob")
+    hit(worker, 3, "/paced")
+    worker[1]._recorder.flush()
+    found = {(r["limit"], r["period"]): r for r in json.loads(run(console, "--json").stdout)}
+    day = found["calls", "day"]
+    assert (day["requests"], day["denied"], day["identities"]) == (5, 2, 2)
+    assert (day["amount"], day["enforced"]) == ("2/hour", "5 per 1 hour")
+    assert day["worst"] == [{"identity": "ann", "denied": 2}]
+    assert (day["enough_for_99_percent"], day["source"]) == (4, "usage")
+    assert found["pace", "hour"]["source"] == "suggest"
+    shown = run(console, "--limit", "calls").stdout
+    assert "4 would have denied nothing to 99 % of 2 identities" in shown
+    assert "`flask ratelimit suggest`" in run(console, "--limit", "pace").stdout
+    error = "Error: No limit 'cals' is in shadow or has a candidate; found: calls, pace, trial."
+    assert run(console, "--limit", "cals", status=1).stderr.strip() == error
+
+
+def test_identities_are_bounded_and_the_report_says_so(
+    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The smallest count gives way; no count becomes too small, and totals stay exact."""
+    monkeypatch.setattr(module, "MOST_IDENTITIES", 3)
+    site = limited(make, uri)
+    for key in ("a", "a", "b", "c", "d", "e"):
+        hit(site, 2 if key != "a" else 5, key=key)
+        hit(site, 1, key=key)
+        site[1]._recorder.flush()
+    found = counted(site)["calls"]
+    assert found.is_partial
+    assert found.denied == 3 + 4
+    assert len(found.used) == 3
+    assert found.enough() is None
+    assert found.by_identity["a"] >= 3
+
+
+def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
+    """Merged over workers. A new identity takes the place and count of the smallest."""
+    store = limited(make, shared)[1].trials.store
+    assert store is not None
+    trial = Trial("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
+    for number in range(module.MOST_IDENTITIES):
+        counts = Counts(1, 1)
+        counts.by_identity["heavy" if number == 0 else f"light-{number}"] = 50 if number == 0 else 1
+        counts.used["heavy"] = number
+        if number % 100 == 0 or number > 990:
+            store.add(7, trial, counts)
+    many = Counts(2000, 2000)
+    many.by_identity.update({f"new-{number}": 2 for number in range(1100)})
+    store.add(7, trial, many)
+    found = store.read([7])[trial]
+    assert len(found.by_identity) == module.MOST_IDENTITIES
+    assert found.by_identity["heavy"] == 50
+    assert found.is_rough
+    assert found.used == {"heavy": 999}
+
+
+def test_an_outage_keeps_the_counts(make: Maker, shared: str) -> None:
+    """They are added when the storage is back."""
+
+    class Down:
+        def add(self, *_: Any) -> None:
+            raise StorageUnavailable("down")
+
+    site = limited(make, shared)
+    trials, store = site[1].trials, site[1].trials.store
+    for _ in range(2):
+        hit(site, 2)
+        trials.store = Down()  # type: ignore[assignment]
+        site[1]._recorder.flush()
+    trials.store = store
+    assert counted(site)["calls"].requests == 4
+
+
+def test_counts_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: servers.Cluster) -> None:
+    """Written by one call, read like on one server."""
+    with cluster_server.client() as client:
+        client.flushall()
+    site = limited(make, cluster_server.uri)
+    hit(site, 3)
+    assert (counted(site)["calls"].denied, counted(site)["calls"].used) == (1, {"ann": 3})
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error"),
+    [
+        (
+            {"candidate": "60/minute"},
+            "candidate: found '60/minute' (a string); allowed: '5/hour' with another",
+        ),
+        ({"candidate": "lots"}, "candidate: found 'lots' (a string); allowed: amount per period"),
+        (
+            {"candidate": "2/hour", "mode": "shadow"},
+            "candidate: found '2/hour' (a string) beside a limit in shadow",
+        ),
+    ],
+)
+def test_a_wrong_candidate_is_one_sentence(
+    make: Maker, keywords: dict[str, Any], error: str
+) -> None:
+    """What was found, and what is allowed."""
+    _, limiter = make()
+    with pytest.raises(ConfigurationError) as caught:
+        limiter.limit("5/hour", **keywords)
+    assert error in str(caught.value)
+
+
+def test_a_candidate_may_be_in_a_file_and_in_the_configuration(tmp_path: Path) -> None:
+    """Like every keyword; a mistake has its line."""
+    file = tmp_path / "policy.toml"
+    file.write_text('version = 1\n[[default]]\nlimit = "5/hour"\ncandidate = "2/hour"\n')
+    app = Flask("example")
+    app.config["RATELIMIT_POLICY_FILE"] = str(file)
+    app.config["RATELIMIT_BLUEPRINTS"] = {"shop": [{"limit": "4/hour", "candidate": "1/hour"}]}
+    shop = Blueprint("shop", "shop", url_prefix="/shop")
+    shop.add_url_rule("/", "all", lambda: "ok")
+    app.register_blueprint(shop)
+    app.add_url_rule("/", "index", lambda: "ok")
+    limiter = Limiter(lambda: "ann", app=app, storage_uri="memory://")
+    limiter.remember_denials()
+    assert hit((app, limiter), 3) == hit((app, limiter), 3, "/shop/") == [200] * 3
+    found = counted((app, limiter))
+    assert {name: counts.denied for name, counts in found.items()} == {
+        "5-per-3600s": 1,
+        "4-per-3600s": 2,
+    }
+    file.write_text('version = 1\n[[default]]\nlimit = "5/hour"\ncandidate = "2/day"\n')
+    with pytest.raises(ConfigurationError, match=r"policy\.toml:4: default\[0\]\.candidate: "):
+        limiter.check_policy_file(app, file)

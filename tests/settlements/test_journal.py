@@ -1,0 +1,571 @@
+"""What a process has queued survives it: the next process sends it, once."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import flask
+import pytest
+import redis
+
+from ratelimit_ext import ConfigurationError, Limiter
+from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.events import Events
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.engine import Correction, Release, Settlement
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.settlements import journal
+from ratelimit_ext.settlements.journal import (
+    Journal,
+    JournalFile,
+    Line,
+    journal_directory,
+    storage_address,
+)
+from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S
+from tests.servers import eventually, standalone
+from tests.settlements.test_queue import LEASE_S, Bench
+
+HERE = "redis://here/0"
+ELSEWHERE = "redis://elsewhere/0"
+
+
+class Process:
+    """A queue with a journal, as one process has it. It has no thread."""
+
+    def __init__(self, bench: Bench, directory: Path, storage: str = HERE, **words: Any) -> None:
+        clock = bench.clock
+        self.queue = bench.new_queue(epoch=lambda: clock.now_s, **words)
+        self.engine = bench.engine
+        self.journal = Journal(directory, storage)
+        self.events = Events()
+        self.queue.keep(self.engine, self.journal, events=self.events)
+
+    def send(self, changes: list[Any]) -> None:
+        self.queue.send(self.engine, changes, lease_s=LEASE_S)
+
+    def die(self) -> None:
+        """As after SIGKILL: the system unlocks its files, and nothing else happens."""
+        self.journal.forget()
+        self.queue._waiting.clear()
+
+    def start(self) -> int:
+        """Take over what is left; returns how many batches there are."""
+        self.queue.take_over()
+        return len(self.queue)
+
+
+@pytest.fixture
+def bench(redis_client: redis.Redis) -> Bench:
+    return Bench(RedisEngine(redis_client, redis.RedisError))
+
+
+@pytest.fixture(autouse=True)
+def default_directory(monkeypatch: pytest.MonkeyPatch, no_file_of_an_earlier_test: None) -> None:
+    """The applications of these tests have instance paths of their own."""
+    monkeypatch.setattr(journal, "DEFAULT_DIRECTORY", "settlements")
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "instance" / "settlements"
+
+
+def files(directory: Path, suffix: str = ".jsonl") -> list[Path]:
+    return sorted(directory.glob(f"*{suffix}"))
+
+
+def left_by_a_dead_process(bench: Bench, directory: Path, calls: int = 1) -> None:
+    process = Process(bench, directory)
+    bench.engine.is_away = True
+    for _ in range(calls):
+        process.send(bench.changes())
+    process.die()
+    bench.engine.is_away = False
+
+
+def test_the_next_process_sends_what_a_dead_one_left(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Settlement, slot and refund; then no file is left."""
+    left_by_a_dead_process(bench, directory)
+    assert bench.left() == (600, 1, 9)
+    following = Process(bench, directory)
+    assert following.start() == 1
+    assert following.queue.send_waiting() == 0
+    assert bench.left() == (850, 2, 10)
+    assert files(directory) == []
+    assert "Sending 1 settlements of an earlier process" in caplog.text
+
+
+def test_there_is_no_file_while_the_storage_answers(bench: Bench, directory: Path) -> None:
+    """Not even a directory. After an outage the file is gone, too."""
+    process = Process(bench, directory)
+    process.send(bench.changes())
+    assert not directory.exists()
+    bench.engine.is_away = True
+    for _ in range(2):
+        process.send(bench.changes())
+    assert len(files(directory)) == 1
+    bench.engine.is_away = False
+    assert process.queue.send_waiting() == 0
+    assert list(directory.iterdir()) == []
+
+
+def test_files_are_private(bench: Bench, directory: Path) -> None:
+    """They name callers."""
+    left_by_a_dead_process(bench, directory)
+    (file,) = files(directory)
+    assert (directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_the_file_of_a_living_process_is_left_alone(bench: Bench, directory: Path) -> None:
+    """After a reload, old workers finish their calls beside new ones."""
+    old, new = Process(bench, directory), Process(bench, directory)
+    bench.engine.is_away = True
+    old.send(bench.changes())
+    assert new.start() == 0
+    old.die()
+    assert new.start() == 1
+
+
+def test_one_of_many_starting_processes_takes_a_file(bench: Bench, directory: Path) -> None:
+    """Eight start at once: every batch is taken once."""
+    for _ in range(20):
+        left_by_a_dead_process(bench, directory)
+    processes = [Process(bench, directory) for _ in range(8)]
+    together = threading.Barrier(len(processes))
+
+    def start(process: Process) -> None:
+        together.wait(10)
+        process.start()
+
+    threads = [threading.Thread(target=start, args=[process]) for process in processes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert sum(len(process.queue) for process in processes) == 20
+
+
+def test_a_file_that_was_removed_meanwhile_is_not_taken(bench: Bench, directory: Path) -> None:
+    """It was opened before its owner removed it, and locked afterwards."""
+    left_by_a_dead_process(bench, directory)
+    (path,) = files(directory)
+    opened = os.open(path, os.O_RDWR)
+    path.unlink()
+    path.symlink_to(f"/proc/self/fd/{opened}")
+    assert JournalFile.claim(path) is None
+    os.close(opened)
+
+
+def test_a_process_may_die_again_before_it_has_sent_all(bench: Bench, directory: Path) -> None:
+    """The file stays as it is; what was sent changes nothing the second time."""
+    left_by_a_dead_process(bench, directory, calls=2)
+    second = Process(bench, directory)
+    assert second.start() == 2
+    second.queue._waiting[0].send()
+    second.die()
+    third = Process(bench, directory)
+    assert third.start() == 2
+    assert third.queue.send_waiting() == 0
+    assert bench.left() == (700, 2, 10)
+
+
+def test_a_lost_reply_applies_nothing_twice_after_a_restart(bench: Bench, directory: Path) -> None:
+    """The marker survives with the changes."""
+    first, _running = bench.changes(), bench.changes()
+    dying = Process(bench, directory)
+    bench.engine.loses_replies = True
+    dying.send(first)
+    assert bench.left() == (450, 1, 9)
+    dying.die()
+    bench.engine.loses_replies = False
+    following = Process(bench, directory)
+    assert following.start() == 1
+    assert following.queue.send_waiting() == 0
+    assert bench.left() == (450, 1, 9)
+
+
+def test_deadlines_are_of_the_calendar(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process that starts too late drops what it finds, with its amounts."""
+    left_by_a_dead_process(bench, directory)
+    bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S)
+    late = Process(bench, directory)
+    outcomes: list[str] = []
+    late.events.add(lambda event: outcomes.append(event.outcome))
+    assert late.start() == 1
+    assert late.queue.send_waiting() == 0
+    assert late.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
+    assert outcomes == ["lost"]
+    assert "T:{a} actual 150 tokens" in caplog.text
+    assert files(directory) == []
+    assert bench.left()[0] == 600
+
+
+def test_a_clock_that_was_set_back_prolongs_nothing(bench: Bench, directory: Path) -> None:
+    """A change is sent for its lease and ten minutes at most, for as long as its marker lives."""
+    left_by_a_dead_process(bench, directory)
+    bench.clock.forward(-3600)
+    following = Process(bench, directory)
+    following.start()
+    bench.engine.is_away = True
+    bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S - 1)
+    assert following.queue.send_waiting() == 1
+    bench.clock.forward(1)
+    assert following.queue.send_waiting() == 0
+
+
+def test_another_storage_gets_nothing(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names both, once; the file stays for a start with its own storage."""
+    left_by_a_dead_process(bench, directory)
+    (path,) = files(directory)
+    caplog.clear()
+    moved = Process(bench, directory, ELSEWHERE)
+    assert [moved.start(), moved.start()] == [0, 0]
+    (record,) = caplog.records
+    for named in (str(path), HERE, ELSEWHERE):
+        assert named in record.getMessage()
+    assert Process(bench, directory).start() == 1
+
+
+def test_what_another_storage_can_no_longer_take_is_counted_as_lost(
+    bench: Bench, directory: Path
+) -> None:
+    """The file does not stay for ever."""
+    left_by_a_dead_process(bench, directory)
+    bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S)
+    moved = Process(bench, directory, ELSEWHERE)
+    assert moved.start() == 1
+    bench.engine.calls = 0
+    moved.queue.send_waiting()
+    assert (bench.engine.calls, files(directory)) == (0, [])
+    assert moved.queue.lost["tokens"] == 150
+
+
+DAMAGES = {
+    "torn": lambda line: line[: len(line) // 2],
+    "no json": lambda _: b"\0\xff\n",
+    "another value": lambda _: b"[1]\n",
+    "deep": lambda _: b"[" * 100_000 + b"\n",
+    "no end": lambda line: line.replace(b'"until":1', b'"until":NaN,"no":1'),
+    "no number": lambda line: line.replace(b'"actual":150', b'"actual":"150"'),
+    "endless marker": lambda line: line.replace(b'"marker_us":', b'"marker_us":1' + b"0" * 400),
+    "unknown verb": lambda line: line.replace(b'"settle"', b'"forgive"'),
+    "unknown strategy": lambda line: line.replace(b'"concurrency"', b'"luck"'),
+    "unknown field": lambda line: line.replace(b'"amount"', b'"amounts"'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_line_costs_no_other_and_is_kept(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    """One line of the log says where; the file is kept under another name."""
+    left_by_a_dead_process(bench, directory, calls=2)
+    (path,) = files(directory)
+    head, first, second = path.read_bytes().splitlines(keepends=True)
+    damaged = DAMAGES[damage](second)
+    assert damaged != second
+    path.write_bytes(head + first + damaged)
+    caplog.clear()
+    following = Process(bench, directory)
+    assert following.start() == 1
+    (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.getMessage().startswith(f"1 of 2 settlements in {path} are unreadable")
+    assert following.queue.send_waiting() == 0
+    (kept,) = directory.iterdir()
+    assert (kept.suffix, kept.read_bytes()) == (".damaged", head + first + damaged)
+    assert Process(bench, directory).start() == 0
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"hello\n", b"[1]\n", b'{"settlements": 2, "storage": "redis://here/0"}\n{}\n']
+)
+def test_an_unknown_file_is_left_where_it_is(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture, text: bytes
+) -> None:
+    """A later release may have written it. The log says so once."""
+    directory.mkdir(parents=True)
+    path = directory / "1-2.jsonl"
+    path.write_bytes(text)
+    process = Process(bench, directory)
+    assert [process.start(), process.start()] == [0, 0]
+    (record,) = caplog.records
+    assert str(path) in record.getMessage()
+    assert path.read_bytes() == text
+    assert not process.journal.has_others()
+
+
+def test_a_file_of_any_size_is_not_read(
+    bench: Bench,
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Reading it would take the memory of the process."""
+    left_by_a_dead_process(bench, directory)
+    monkeypatch.setattr(journal, "MOST_BYTES", 100)
+    assert Process(bench, directory).start() == 0
+    assert "bytes" in caplog.text
+
+
+def test_a_file_system_without_locks_costs_no_descriptors(
+    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there stays, and is reported."""
+    left_by_a_dead_process(bench, directory)
+    (path,) = files(directory)
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(journal.fcntl, "flock", flock)
+    for _ in range(2):
+        with pytest.raises(OSError, match="No locks"):
+            JournalFile.claim(path)
+    descriptors = Path("/proc/self/fd").iterdir()
+    assert path.resolve() not in [each.resolve() for each in descriptors]
+
+
+def test_a_file_that_cannot_be_opened_now_is_tried_again(
+    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A process may have no descriptor left for a moment; that is logged once."""
+    left_by_a_dead_process(bench, directory)
+    following = Process(bench, directory)
+
+    def no_descriptor(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(journal.os, "open", no_descriptor)
+        assert (following.start(), following.start()) == (0, 0)
+    assert following.start() == 1
+    assert caplog.text.count("Too many open files") == 1
+
+
+def test_a_long_outage_begins_new_files(
+    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a file never has more lines than a batch of them, and what is sent leaves the disk."""
+    monkeypatch.setattr(journal, "MOST_LINES", 2)
+    process = Process(bench, directory, most_waiting=4)
+    changes = bench.changes()
+    bench.engine.is_away = True
+    for _ in range(10):
+        process.send(changes)
+    assert len(process.queue) == 4
+    assert len(files(directory)) == 2
+    assert process.queue.lost == {"tokens": 6 * 150, "calls": 6, "requests": 6}
+
+
+def test_taking_over_leaves_room_for_own_settlements(bench: Bench, directory: Path) -> None:
+    """Half of the queue; the rest stays for others, or for later."""
+    for _ in range(3):
+        left_by_a_dead_process(bench, directory, calls=2)
+    process = Process(bench, directory, most_waiting=4)
+    assert process.start() == 4
+    assert process.journal.has_others()
+    assert process.queue.send_waiting() == 0
+    assert process.start() == 2
+    assert process.queue.lost == {}
+
+
+def test_a_directory_that_cannot_be_written_is_logged_once(
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The queue works without it."""
+    directory.parent.mkdir(parents=True)
+    directory.write_text("a file")
+    process = Process(bench, directory)
+    bench.engine.is_away = True
+    for _ in range(2):
+        process.send(bench.changes())
+    assert caplog.text.count(f"cannot write to {directory}") == 1
+    bench.engine.is_away = False
+    assert process.queue.send_waiting() == 0
+    assert bench.left() == (700, 2, 10)
+
+
+def test_a_full_disk_leaves_no_half_line(bench: Bench, directory: Path) -> None:
+    """What is in the file stays readable."""
+    process = Process(bench, directory)
+    bench.engine.is_away = True
+    changes = bench.changes()
+    process.send(changes)
+    (path,) = files(directory)
+    before = path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, hard))
+    try:
+        process.send(changes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before
+    process.send(changes)
+    assert len(path.read_bytes().splitlines()) == 3
+    assert len(process.queue) == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_keep_its_parents_files(bench: Bench, directory: Path) -> None:
+    """Else they would stay locked as long as the child lives."""
+    process = Process(bench, directory)
+    bench.engine.is_away = True
+    process.send(bench.changes())
+    reads, writes = os.pipe()
+    waits, ends = os.pipe()
+    child = os.fork()
+    if child == 0:
+        process.queue.forget()
+        os.write(writes, b"1")
+        os.close(ends)
+        os.read(waits, 1)
+        os._exit(0)
+    os.read(reads, 1)
+    process.die()
+    assert Process(bench, directory).start() == 1
+    for descriptor in (ends, waits, reads, writes):
+        os.close(descriptor)
+    os.waitpid(child, 0)
+
+
+LIMITS = [
+    Limit(100, 60_000_000),
+    Limit(5, 1_000_000, "token-bucket", burst=10, name="é ☃"),
+    Limit(10**12, 2**48, "sliding-window", unit="usd", mode="shadow"),
+    Limit(1, 86_400_000_000, "fixed-window", anchor="day", timezone="Europe/Berlin"),
+    Limit(4, 60_000_000, "concurrency", unit="calls"),
+    Limit(7, 60_000_000, "surge", multiple=3, name="surge"),
+]
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=str)
+def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
+    """All that engines read of a change."""
+    charge = Charge(limit, "K:{ä\n\0}", 2**50)
+    verdict = Verdict(charge, True, 0, 0, 0, 2**52)
+    changes = [
+        Settlement(verdict._replace(receipt=None), Hold(2**48 - 1, 10**9), 0),
+        Release(charge, Hold(2**48 - 1, 10**9)),
+        Correction(verdict, -(2**50)),
+        Correction(verdict._replace(receipt=None), 5),
+    ]
+    line = Line(changes, "K:once:1", 10**11, 1_800_000_000.125)
+    encoded = line.encode()
+    assert encoded.count(b"\n") == 1
+    assert Line.decode(encoded) == line
+    assert Line.decode(line._replace(marker=None).encode()).marker is None
+
+
+def test_equal_limits_are_read_as_one_object(bench: Bench) -> None:
+    """Engines prepare a limit by its identity."""
+    line = Line(bench.changes(), None, 1, 1.0).encode()
+    first, second = Line.decode(line).changes[0], Line.decode(line).changes[0]
+    assert first.charge.limit is second.charge.limit
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        ("redis://user:p%40ss@host:6379/1", "redis://host:6379/1"),
+        ("redis://:p@ss@host:6379?db=3&password=x", "redis://host:6379?db=3"),
+        ("redis+unix:///run/redis.sock", "redis+unix:///run/redis.sock"),
+        ("redis+sentinel://:pw@a:1,b:2/mymaster", "redis+sentinel://a:1,b:2/mymaster"),
+    ],
+)
+def test_an_address_has_no_secrets(uri: str, address: str) -> None:
+    """A changed password is no other storage."""
+    assert storage_address(uri) == address
+
+
+def test_the_directory_is_configurable(tmp_path: Path) -> None:
+    """Relative to the instance path; none for an empty string."""
+    instance = str(tmp_path)
+    assert journal_directory({}, instance) == tmp_path / "settlements"
+    own = {"RATELIMIT_SETTLEMENTS_DIR": "own"}
+    assert journal_directory(own, instance) == tmp_path / "own"
+    assert journal_directory({"RATELIMIT_SETTLEMENTS_DIR": Path("/a")}, instance) == Path("/a")
+    assert journal_directory({"RATELIMIT_SETTLEMENTS_DIR": ""}, instance) is None
+    with pytest.raises(ConfigurationError, match="RATELIMIT_SETTLEMENTS_DIR: found 5"):
+        journal_directory({"RATELIMIT_SETTLEMENTS_DIR": 5}, instance)
+
+
+# -- an application, its storage and its processes --------------------------------------------
+
+SERVES = """
+import flask, os, signal, sys
+from ratelimit_ext import Limiter
+uri, instance, storage, end = sys.argv[1:]
+app = flask.Flask("shop", instance_path=instance)
+limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, storage_options={"socket_timeout": 1})
+@app.get("/")
+@limiter.limit("5 usd/day", cost=lambda: "0.5", name="budget")
+@limiter.limit("2 in flight", name="slots")
+def view():
+    os.kill(int(storage), signal.SIGKILL)
+    limiter.settle(usd="0.125")
+    return "ok"
+assert app.test_client().get("/").status_code == 200
+if end == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def shop(uri: str, instance: Path) -> tuple[flask.Flask, Limiter]:
+    """The same application, without the outage."""
+    app = flask.Flask("shop", instance_path=str(instance))
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri)
+    budget = limiter.limit("5 usd/day", cost=lambda: "0.5", name="budget")
+    slots = limiter.limit("2 in flight", name="slots")
+    app.add_url_rule("/", "view", budget(slots(lambda: "ok")))
+    return app, limiter
+
+
+@pytest.mark.parametrize("end", ["exit", "kill"])
+def test_a_charge_survives_its_storage_and_its_process(
+    tmp_path: Path, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The storage is killed during a call, and comes back with its data after the process has
+    ended: the next one charges the call and frees its slot, before any request."""
+    with standalone("--appendonly", "yes", "--appendfsync", "always") as server:
+        words = [server.uri, str(tmp_path), str(server.pid), end]
+        done = subprocess.run(
+            [sys.executable, "-c", SERVES, *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == (0 if end == "exit" else -signal.SIGKILL), done.stderr
+        if end == "exit":
+            assert f"1 settlements are left in {tmp_path / 'settlements'}" in done.stderr
+        server.process.wait(60)
+        (path,) = files(tmp_path / "settlements")
+        head, *lines = path.read_text().splitlines()
+        assert json.loads(head) == {"settlements": 1, "storage": server.uri}
+        assert len(lines) == 1
+        server.launch()
+        server.await_until(server.answers, "PONG")
+        app, limiter = shop(server.uri, tmp_path)
+        eventually(lambda: not files(tmp_path / "settlements"))
+        with app.test_request_context("/"):
+            slots, budget = limiter.peek("view")
+        assert (slots.remaining, budget.remaining) == (2, Decimal("4.875"))
+        assert limiter.lost_settlements() == {}
