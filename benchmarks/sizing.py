@@ -209,7 +209,6 @@ def by_identity(session: Session, charges: Sequence[Charge]) -> dict[str, float]
 def application(session: Session) -> Iterator[flask.Flask]:
     """chatapp in this process over a mock provider, with the limits of its policy."""
     from chatapp import create_app
-    from chatapp.services import services_of
 
     with mock_upstream() as port:
         environment = chatapp_environment(session, f"http://127.0.0.1:{port}/v1")
@@ -217,7 +216,4 @@ def application(session: Session) -> Iterator[flask.Flask]:
             name: environment.pop(name) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL")
         }
         app = create_app({**environment, "CHATAPP_DATABASE_URL": environment["DATABASE_URL"]})
-        try:
-            yield app
-        finally:
-            services_of(app).estimator.close()  # before the storage ends
+        yield app

@@ -42,7 +42,7 @@ from chatapp.catalogue import Catalogue, CatalogueError, providers_file
 from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
-from chatapp.estimates.estimate import estimator_for
+from chatapp.estimates.estimate import Estimator
 from chatapp.estimates.tokens import load_tokenizer
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
@@ -167,8 +167,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     cli.install(app, limiter)
     limiter.exempt(health_bp)
     _init_limits(app, limiter)
+    reports, estimator = Reports(database), Estimator(models)
     if cli.serves():
         _warn_without_accounts(app, authenticator)
+        _learn_outputs(estimator, reports)
         database.close()  # no open connection may cross a fork
     policy = _policy(app, limiter, chosen, models)
     services.install(
@@ -179,11 +181,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             limiter=limiter,
             catalogue=models,
             conversation=conversation,
-            estimator=estimator_for(
-                limiter.storage if limiter.initialized else None,
-                models,
-                is_down=lambda: limiter.storage_is_down,
-            ),
+            estimator=estimator,
             database=database,
             ledger=BackgroundLedger(
                 database,
@@ -191,7 +189,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
                 listeners=measured,
                 readers=[alerts.note_calls] if alerts else (),
             ),
-            reports=Reports(database),
+            reports=reports,
             stored_answers=StoredAnswers(database),
             alerts=alerts,
             accounts=accounts,
@@ -202,6 +200,14 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         limiter.listen(restoration.watch(app))
     _trust_proxies(app, chosen.trusted_hops)
     return app
+
+
+def _learn_outputs(estimator: Estimator, reports: Reports) -> None:
+    """Have estimates begin with what the ledger knows. Without it, they learn from new calls."""
+    try:
+        estimator.learn(reports.recent_outputs())
+    except SQLAlchemyError as error:
+        log.warning("Estimates begin without the ledger's calls: %s", error)
 
 
 def _join_embedded_storage(app: Flask) -> None:

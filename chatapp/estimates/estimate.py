@@ -10,22 +10,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from limits.storage import RedisStorage, Storage
-
 from chatapp.catalogue import Catalogue, Model
 from chatapp.estimates.outputs import (
     LEAST_OUTPUT_TOKENS,
+    MOST_CALLS,
     CallerHistory,
-    MemoryOutputs,
     Outputs,
     expected_output_tokens,
 )
-from chatapp.estimates.redis_outputs import RedisOutputs
 from chatapp.estimates.tokens import input_tokens, predicted_tokens
 from chatapp.upstreams import Extras, Usage
 
@@ -81,8 +78,8 @@ class Estimate:
 class Estimator:
     """Estimates calls, and learns from those that have ended. Safe from any thread."""
 
-    def __init__(self, outputs: Outputs, catalogue: Catalogue) -> None:
-        self._outputs = outputs
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._outputs = Outputs()
         self._catalogue = catalogue
         self._callers = CallerHistory()
 
@@ -101,7 +98,7 @@ class Estimator:
 
         ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
         the body (None: unknown), ``extras`` are what changes the price; ``caller`` is the identity
-        whose own calls count first. Never raises, and seldom reads the storage: see RedisOutputs.
+        whose own calls count first. Never raises.
         """
         choices = max(1, choices)
         counted = input_tokens(model, body)
@@ -137,6 +134,14 @@ class Estimator:
             return expected_output_tokens(self._outputs.recent(slug), effort=effort)
         return max(LEAST_OUTPUT_TOKENS, own)
 
+    def learn(self, outputs: Iterable[tuple[str, int]]) -> None:
+        """Learn from earlier calls: the slugs and output tokens, the latest first."""
+        by_slug: dict[str, list[int]] = {}
+        for slug, tokens in outputs:
+            by_slug.setdefault(slug, []).append(tokens)
+        for slug, latest in by_slug.items():
+            self._outputs.add(slug, *latest[:MOST_CALLS])
+
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
         """Learn from the reported usage of a call that has ended. Once a call; never raises.
 
@@ -153,10 +158,6 @@ class Estimator:
             max(0, actual.output_tokens) / max(1, estimate.output_tokens),
         )
 
-    def close(self) -> None:
-        """Share the last calls, and end. The end of the process does too."""
-        self._outputs.close()
-
     def cost_usd(self, estimate: Estimate, slug: str) -> Decimal:
         """The price of an estimate in dollars, for limits in `usd`; exact, in micro-dollars."""
         return Decimal(self._catalogue.price(slug, estimate.usage)).scaleb(-6)
@@ -165,15 +166,3 @@ class Estimator:
         """The least cost of the call: its prompt, all of it cached, and no answer."""
         least = Usage(estimate.least_input_tokens, 0, estimate.least_input_tokens)
         return Decimal(self._catalogue.price(slug, least)).scaleb(-6)
-
-
-def estimator_for(
-    storage: Storage | None, catalogue: Catalogue, *, is_down: Callable[[], bool] = lambda: False
-) -> Estimator:
-    """The estimator with recent outputs in the storage of the limits: in Redis for all workers
-    (also cluster and Sentinel); for any other storage, or none, in each worker's memory.
-    ``is_down``: whether the storage is known to be down, so that no request waits for it."""
-    if isinstance(storage, RedisStorage):
-        outputs = RedisOutputs(storage.get_connection(), storage.base_exceptions, is_down=is_down)
-        return Estimator(outputs, catalogue)
-    return Estimator(MemoryOutputs(), catalogue)

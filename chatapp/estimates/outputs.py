@@ -15,11 +15,11 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_left
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import median_low
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from chatapp.upstreams import Usage
 
@@ -89,7 +89,7 @@ class Histogram:
         return self.with_calls({bucket_of(tokens): 1})
 
     def with_calls(self, calls: Mapping[int, int]) -> Histogram:
-        """This histogram and ``calls`` by bucket. observe.lua does the same on the server."""
+        """This histogram and ``calls`` by bucket."""
         if not calls:
             return self
         weights = dict(self.weights)
@@ -109,22 +109,8 @@ def expected_output_tokens(histogram: Histogram, *, effort: str = "") -> int:
     return max(least, histogram.quantile(QUANTILE_PERCENT))
 
 
-class Outputs(Protocol):
-    """The recent outputs of each model. No method raises, even if the storage is unavailable."""
-
-    def recent(self, slug: str) -> Histogram: ...
-
-    def add(self, slug: str, output_tokens: int) -> None:
-        """Add a call of the model that has ended. Does not wait."""
-        ...
-
-    def close(self) -> None:
-        """Share what was added, within about a second, and end. The end of the process does too."""
-        ...
-
-
-class MemoryOutputs:
-    """The outputs of one process; a restart forgets them."""
+class Outputs:
+    """The recent outputs of each model, in this process. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -133,12 +119,11 @@ class MemoryOutputs:
     def recent(self, slug: str) -> Histogram:
         return self._histograms.get(slug, Histogram())
 
-    def add(self, slug: str, output_tokens: int) -> None:
+    def add(self, slug: str, *tokens: int) -> None:
+        """Add calls of the model that have ended."""
         with self._lock:
-            self._histograms[slug] = self.recent(slug).added(output_tokens)
-
-    def close(self) -> None:
-        """Nothing to share."""
+            calls = Counter(map(bucket_of, tokens))
+            self._histograms[slug] = self.recent(slug).with_calls(calls)
 
 
 class _Input(NamedTuple):

@@ -35,6 +35,8 @@ NO_FAILURE: Final[frozenset[Status]] = frozenset(
 )
 # How many rows are fetched at once when all calls are read.
 PAGE: Final = 1000
+#: From how many calls a worker learns at its start.
+RECENT_CALLS: Final = 5_000
 #: By what calls are summed, besides tags.
 SUBJECTS: Final = {
     "user": CALLS.c.user,
@@ -221,6 +223,18 @@ class Reports:
             )
             for row in rows
         ]
+
+    def recent_outputs(self) -> Sequence[tuple[str, int]]:
+        """Return the slugs and output tokens of the last RECENT_CALLS with a bill, the latest
+        first."""
+        query = (
+            select(CALLS.c.slug, CALLS.c.output_tokens)
+            .where(CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
+            .order_by(CALLS.c.started_at.desc())
+            .limit(RECENT_CALLS)
+        )
+        with self._database.reading() as connection:
+            return [(slug, tokens or 0) for slug, tokens in connection.execute(query)]
 
     def calls(
         self, *, user: str | None = None, since: datetime | None = None

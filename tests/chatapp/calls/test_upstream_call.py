@@ -15,7 +15,7 @@ from chatapp import catalogue
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.catalogue import Model
-from chatapp.estimates.estimate import Estimate, estimator_for
+from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import Bounds, ErrorKind, Progress, ProviderError, Quota, Usage
 from chatapp.upstreams.router import Reply
@@ -109,7 +109,7 @@ def begin(
         request,
         catalogue=CATALOGUE,
         ledger=ledger,
-        estimator=estimator_for(None, CATALOGUE),
+        estimator=Estimator(CATALOGUE),
         most_attempts=1,
     )
 

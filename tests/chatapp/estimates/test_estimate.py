@@ -6,22 +6,25 @@ import logging
 from decimal import Decimal
 
 import pytest
-import redis
 from hypothesis import given
 from hypothesis import strategies as st
-from limits.storage import Storage, storage_from_string
+from sqlalchemy import text
 
 from chatapp import catalogue
-from chatapp.estimates.estimate import Estimate, Estimator, estimator_for
+from chatapp.database.connection import Database
+from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.estimates.outputs import (
     ENOUGH_CALLS,
     LEAST_OUTPUT_TOKENS,
+    MOST_CALLS,
     UNKNOWN_OUTPUT_TOKENS,
-    MemoryOutputs,
 )
+from chatapp.ledger import table
+from chatapp.services import services_of
 from chatapp.upstreams import Extras, Usage
 from ratelimit_ext import Limiter
-from tests import servers
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
 
 MODELS = catalogue.load()
 GPT = MODELS.model("gpt-4o", "openai")
@@ -32,7 +35,7 @@ BODY = {"messages": [{"role": "user", "content": "hello"}]}
 @pytest.fixture
 def estimator() -> Estimator:
     """An estimator without calls."""
-    return Estimator(MemoryOutputs(), MODELS)
+    return Estimator(MODELS)
 
 
 def teach(
@@ -194,7 +197,7 @@ def test_the_cost_is_the_catalogues(estimator: Estimator) -> None:
 )
 def test_dollars_are_the_micro_dollars(input_tokens: int, output_tokens: int, slug: str) -> None:
     """No micro-dollar is lost on the way to the limiter, whatever the model and the tokens."""
-    cost = Estimator(MemoryOutputs(), MODELS).cost_usd(Estimate(input_tokens, output_tokens), slug)
+    cost = Estimator(MODELS).cost_usd(Estimate(input_tokens, output_tokens), slug)
     assert cost * 1_000_000 == MODELS.price(slug, Usage(input_tokens, output_tokens))
 
 
@@ -211,55 +214,37 @@ def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
     estimator.observe("gpt-4o", Estimate(0, 0), usage, "ada")
 
 
-@pytest.mark.parametrize(
-    "storage", [storage_from_string("memory://"), None], ids=["memory", "none"]
-)
-def test_memory_storage_keeps_them_in_memory(storage: Storage | None) -> None:
-    """With memory://, or limits switched off, every estimator learns for itself."""
-    taught, other = estimator_for(storage, MODELS), estimator_for(storage, MODELS)
-    teach(taught, 3_000)
-    taught.close()
-    assert taught.estimate(GPT, BODY).output_tokens > UNKNOWN_OUTPUT_TOKENS
-    assert other.estimate(GPT, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
+def test_it_begins_with_the_calls_of_the_ledger(estimator: Estimator) -> None:
+    """By model, and with the latest of many: older ones would weigh less."""
+    learned = [("gpt-4o", 3_000)] * MOST_CALLS + [("gpt-4o", 50_000)] * 9_000
+    estimator.learn([*learned, ("claude-haiku-4-5", 100)])
+    assert 3_000 <= estimator.estimate(GPT, BODY).output_tokens < 3_600
+    assert estimator.estimate(CLAUDE, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
 
 
-@pytest.mark.parametrize("uri", ["uri", "unix_uri"])
-def test_redis_storage_shares_them(
-    redis_server: servers.Server, redis_client: redis.Redis, uri: str
+def test_a_worker_begins_with_the_calls_of_its_ledger(
+    make_app: AppMaker, database_url: str
 ) -> None:
-    """With Redis, over TCP or a socket, workers share their calls, at the latest at their end."""
-    address = getattr(redis_server, uri)
-    taught = estimator_for(storage_from_string(address), MODELS)
-    teach(taught, 3_000)
-    taught.close()
-    other = estimator_for(storage_from_string(address), MODELS)
-    assert 3_000 <= other.estimate(GPT, BODY).output_tokens < 3_600
+    """Of those that have a bill, and not of others."""
+    usage = Usage(10, 3_000)
+    calls = [finished(begun(slug="gpt-4o"), usage=usage) for _ in range(ENOUGH_CALLS)]
+    guessed = [finished(begun(slug="gpt-4.1"), usage=usage, estimated=True) for _ in calls]
+    table.write(Database(database_url), [*calls, *guessed])
+    estimator = services_of(make_app()).estimator
+    assert 3_000 <= estimator.estimate(GPT, BODY).output_tokens < 3_600
+    other = MODELS.model("gpt-4.1", "openai")
+    assert estimator.estimate(other, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
 
 
-def test_decoded_replies_are_understood(
-    redis_server: servers.Server, redis_client: redis.Redis
+def test_a_worker_starts_without_its_ledger(
+    make_app: AppMaker, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Clients that decode replies work as well, with either protocol."""
-    for protocol in (2, 3):
-        options = {"decode_responses": True, "protocol": protocol}
-        storage = storage_from_string(redis_server.uri, **options)  # type: ignore[arg-type]
-        taught = estimator_for(storage, MODELS)
-        teach(taught, 3_000)
-        taught.close()
-        assert 3_000 <= taught.estimate(GPT, BODY).output_tokens < 3_600
-        again = estimator_for(storage, MODELS)
-        assert 3_000 <= again.estimate(GPT, BODY).output_tokens < 3_600
-
-
-def test_a_cluster_shares_them(cluster_server: servers.Cluster) -> None:
-    """With Redis Cluster a model's outputs are one key on one node."""
-    with cluster_server.client() as client:
-        client.flushall()
-    taught = estimator_for(storage_from_string(cluster_server.uri), MODELS)
-    teach(taught, 3_000)
-    taught.close()
-    other = estimator_for(storage_from_string(cluster_server.uri), MODELS)
-    assert 3_000 <= other.estimate(GPT, BODY).output_tokens < 3_600
+    """Its estimates begin without calls, and the log says so."""
+    with Database(database_url).writing() as connection:
+        connection.execute(text("DROP TABLE calls"))
+    estimator = services_of(make_app()).estimator
+    assert estimator.estimate(GPT, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
+    assert "Estimates begin without the ledger's calls" in caplog.text
 
 
 def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:

@@ -24,8 +24,8 @@ MOST_LOOK_UPS = 52
 class CountingEstimator(Estimator):
     """Counts what is asked of it."""
 
-    def __init__(self, inner: Estimator, catalogue: Catalogue) -> None:
-        super().__init__(inner._outputs, catalogue)
+    def __init__(self, catalogue: Catalogue) -> None:
+        super().__init__(catalogue)
         self.estimates = self.prices = 0
 
     def estimate(self, *args: object, **options: object) -> Estimate:
@@ -66,7 +66,7 @@ def test_a_call_is_estimated_and_priced_once(make_app: AppMaker, provider: Provi
     need the estimate, too."""
     app = make_app()
     services = services_of(app)
-    estimator = CountingEstimator(services.estimator, services.catalogue)
+    estimator = CountingEstimator(services.catalogue)
     replace_services(app, estimator=estimator)
     ask(app.test_client())
     assert (estimator.estimates, estimator.prices) == (1, 1)

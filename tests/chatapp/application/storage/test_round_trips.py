@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,12 +12,9 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 
-from chatapp import catalogue
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import table
 from chatapp.database.connection import Database
-from chatapp.estimates.estimate import Estimator
-from chatapp.estimates.redis_outputs import KEY_PREFIX, RedisOutputs
 from chatapp.ledger.call import Call
 from chatapp.services import services_of
 from ratelimit_ext.engine import denial_cache
@@ -33,9 +30,8 @@ ASKED = {"message": "ping", "model": "gpt-5.4-mini"}
 # once.
 LIMITS = 9
 LIMITS_WITHOUT_KEY = 10
-# What `seen` says of a script over the limits' buckets, and of one over a model's recent outputs.
-DECIDES = RENEWS = SETTLES = LOOKS = "fcall limits"
-LEARNS, READS = "evalsha outputs", "hgetall outputs"
+# What `seen` says of a script over the limits' buckets.
+DECIDES = RENEWS = SETTLES = LOOKS = "fcall"
 ASKS, ENDS = "the provider is asked", "the call is over"
 
 
@@ -56,48 +52,25 @@ class EchoingLedger:
 
 
 @pytest.fixture
-def make_outputs(redis_client: redis.Redis) -> Iterator[Callable[[], RedisOutputs]]:
-    """Makes recent outputs of an application, whose thread sends to the server when a test says
-    so."""
-    made = []
-
-    def make() -> RedisOutputs:
-        made.append(RedisOutputs(redis_client, redis.RedisError, every_s=3600))
-        return made[-1]
-
-    yield make
-    for outputs in made:
-        outputs.close()
-
-
-@pytest.fixture
-def outputs(make_outputs: Callable[[], RedisOutputs]) -> RedisOutputs:
-    """The recent outputs of `app`."""
-    return make_outputs()
-
-
-@pytest.fixture
 def make_quiet_app(
     make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: ProviderServer
-) -> Callable[[RedisOutputs], Flask]:
-    """Makes an application with the packaged policy, whose thread sends when a test says so."""
+) -> Callable[[], Flask]:
+    """Makes an application with the packaged policy."""
 
-    def make(outputs: RedisOutputs) -> Flask:
+    def make() -> Flask:
         app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
         replace_services(app, ledger=EchoingLedger(redis_client))
-        replace_services(app, estimator=Estimator(outputs, catalogue.load()))
         return app
 
     return make
 
 
 @pytest.fixture
-def app(make_quiet_app: Callable[[RedisOutputs], Flask], outputs: RedisOutputs) -> Flask:
+def app(make_quiet_app: Callable[[], Flask]) -> Flask:
     """The application, with its scripts loaded in the storage."""
-    app = make_quiet_app(outputs)
+    app = make_quiet_app()
     for _ in range(2):
         assert app.test_client().post("/chat", json=ASKED).status_code == 200
-    assert outputs.flush()
     return app
 
 
@@ -122,8 +95,7 @@ def seen(server: redis.Redis, act: Callable[[], object]) -> list[str]:
                     break
                 lines.append(rest)
             else:
-                what = "outputs" if KEY_PREFIX in rest else "limits"
-                lines.append(f"{name.lower()} {what}")
+                lines.append(name.lower())
     return lines
 
 
@@ -148,18 +120,16 @@ def test_an_answer_is_two_round_trips(
 
 
 def test_a_valid_key_costs_no_round_trip(
-    make_quiet_app: Callable[[RedisOutputs], Flask],
-    outputs: RedisOutputs,
+    make_quiet_app: Callable[[], Flask],
     redis_client: redis.Redis,
     database_url: str,
 ) -> None:
     """The key's limit replaces the address's limit in the same decision."""
     accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter")
-    client = make_quiet_app(outputs).test_client()
+    client = make_quiet_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
     answers = [ask(client) for _ in range(2)]  # the server learns the scripts
-    assert outputs.flush()
     commands = seen(redis_client, lambda: answers.append(ask(client)))
     assert answers[-1].headers["RateLimit"].count(";r=") == LIMITS
     assert commands == [DECIDES, ASKS, ENDS, SETTLES]
@@ -167,9 +137,8 @@ def test_a_valid_key_costs_no_round_trip(
 
 def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
     app: Flask,
-    make_quiet_app: Callable[[RedisOutputs], Flask],
+    make_quiet_app: Callable[[], Flask],
     redis_client: redis.Redis,
-    outputs: RedisOutputs,
     database_url: str,
 ) -> None:
     """The same two EVALSHA decide and settle them, with the amounts of the user, the team and the
@@ -183,7 +152,7 @@ def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
         "alice", plan="pro", default_plan="starter", team="research", limits=limits
     )
     accounts.set_limit("user", "alice", "usd-day", "7 usd/day")
-    client = make_quiet_app(outputs).test_client()
+    client = make_quiet_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
     answers = [ask(client) for _ in range(2)]  # the server learns the scripts
     commands = seen(redis_client, lambda: answers.append(ask(client)))
@@ -199,7 +168,6 @@ def test_alerts_cost_no_round_trip(
     redis_server: Server,
     redis_client: redis.Redis,
     provider: ProviderServer,
-    outputs: RedisOutputs,
     database_url: str,
 ) -> None:
     """A budget that nears its end is looked up in the database, by a thread. It asks the limit only
@@ -209,7 +177,6 @@ def test_alerts_cost_no_round_trip(
     accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter", limits=limits)
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, CHATAPP_ALERT_AT="1")
-    replace_services(app, estimator=Estimator(outputs, catalogue.load()))
     services, client = services_of(app), app.test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
 
@@ -221,27 +188,10 @@ def test_alerts_cost_no_round_trip(
 
     ask_and_raise()  # the server learns the scripts
     commands = seen(redis_client, lambda: [ask_and_raise() for _ in range(8)])
-    learns = "function limits"
+    learns = "function"
     assert sorted(commands) == sorted([DECIDES, SETTLES] * 8 + [LOOKS, learns, LOOKS])
     [alert] = table.alerts(services.database, since=None)
     assert (alert["name"], alert["threshold"]) == ("key-usd-day", 1)
-
-
-def test_usage_statistics_are_sent_outside_of_requests(
-    client: FlaskClient, redis_client: redis.Redis, outputs: RedisOutputs
-) -> None:
-    """A thread sends all calls of a model at once, and the reply is the base of further
-    estimates."""
-
-    def learn() -> None:
-        for stream in (False, True, False):
-            assert ask(client, stream=stream).status_code == 200
-        redis_client.echo("three answers")
-        assert outputs.flush()
-
-    commands = seen(redis_client, learn)
-    assert commands == [*[DECIDES, ASKS, ENDS, SETTLES] * 3, "three answers", LEARNS]
-    assert outputs.recent("gpt-5.4-mini").calls == 2 + 3
 
 
 def test_a_failure_is_two_round_trips(
@@ -277,19 +227,6 @@ def test_a_client_that_hammers_costs_none(
 
     assert seen(redis_client, hammer) == []
     assert statuses == [429] * 20
-
-
-def test_a_worker_without_statistics_reads_them_first(
-    app: Flask,
-    make_quiet_app: Callable[[RedisOutputs], Flask],
-    make_outputs: Callable[[], RedisOutputs],
-    redis_client: redis.Redis,
-) -> None:
-    """A new worker, or one that has not received the model's statistics for 30 s: one HGETALL
-    more."""
-    other = make_quiet_app(make_outputs())
-    commands = seen(redis_client, lambda: ask(other.test_client()))
-    assert commands == [READS, DECIDES, ASKS, ENDS, SETTLES]
 
 
 def test_a_long_stream_is_renewed_every_five_seconds(
