@@ -23,7 +23,6 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
 WORKERS = "RATELIMIT_WORKERS"
-WORKER_NUMBER = "RATELIMIT_WORKER_NUMBER"
 # See chatapp/server/valid_files.py.
 VALID_FILES = "GUNICORN_VALID_FILES"
 HAS_SERVED = "GUNICORN_HAS_SERVED"
@@ -191,11 +190,6 @@ def make_private(server: Any, directory: Path) -> None:
     os.chown(directory, server.cfg.uid, server.cfg.gid)
 
 
-def pre_fork(server: Any, worker: Any) -> None:
-    """Give the worker its number among those that share the limits while the storage is down."""
-    worker.number = master.free_number(server)
-
-
 def post_fork(server: Any, worker: Any) -> None:
     """A worker that hangs after its master's death does not keep the embedded server running."""
     if embedded := getattr(server, "embedded", None):
@@ -203,7 +197,6 @@ def post_fork(server: Any, worker: Any) -> None:
     os.environ["WEB_CONCURRENCY"] = str(server.num_workers)
     if not os.environ.get(WORKERS):  # set if several gunicorns share a storage
         os.environ[WORKERS] = str(server.num_workers)
-        os.environ[WORKER_NUMBER] = str(worker.number)
     os.environ[HAS_SERVED] = "1" if master.has_served(server) else ""
     limit_unread_answers(worker)
     worker.signals_of_master = server.SIG_QUEUE

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import signal
 import time
-from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
@@ -64,13 +63,6 @@ def install(server: Any) -> None:
 def has_served(server: Any) -> bool:
     """Whether any worker serves, or has."""
     return server.has_served or any(worker.boot.is_ready for worker in server.WORKERS.values())
-
-
-def free_number(server: Any) -> int:
-    """A number below the number of workers that as few serving workers as possible have: none but
-    during a reload, when the old workers stop soon."""
-    taken = Counter(getattr(worker, "number", None) for worker in _current(server))
-    return min(range(max(1, server.num_workers)), key=lambda number: taken[number])
 
 
 def _spawn_worker(server: Any, gunicorn_spawn_worker: Callable[[], int]) -> int:

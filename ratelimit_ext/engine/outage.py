@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
-from zlib import crc32
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
@@ -67,21 +66,11 @@ _logger = logging.getLogger("ratelimit_ext")
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """How many workers share the limits; which of them this one is, counted from 0, so that no unit
-    of an amount is lost by rounding (``None``: unknown); and how many of them this host has
-    (``None``: unknown, so it has the share of one)."""
+    """How many workers share the limits, and how many of them this host has (``None``: unknown, so
+    it has the share of one)."""
 
     count: int = 1
-    number: int | None = None
     here: int | None = None
-
-    def share(self, capacity: int, key: str) -> int:
-        """This worker's units of a bucket. Which workers get one more than others depends on the
-        bucket, so that no worker is always the one with less."""
-        units, rest = divmod(capacity, self.count)
-        if not rest or self.number is None:
-            return units
-        return units + ((self.number + crc32(key.encode())) % self.count < rest)
 
 
 class OutageDecision(Decision):
@@ -189,7 +178,7 @@ class OutageEngine:
         own: list[Charge] = []
         places: list[int] = []
         for place, (charge, policy) in enumerate(zip(charges, policies, strict=True)):
-            share = self._share(charge.limit, charge.key)
+            share = self._share(charge.limit)
             verdict = _without_count(charge, policy, share, take=take)
             verdicts.append(verdict)
             if verdict is None and share is not None:
@@ -226,7 +215,7 @@ class OutageEngine:
             self._store.set_clock(*self.last.ahead)
         if rest is None or (bucket is not None and rest.asked_at < bucket.known_at):
             return
-        left = self._units(rest.remaining, key)
+        left = self._units(rest.remaining)
         if bucket is not None and bucket.kept_limit is not None:
             # Another worker's verdict was earlier, or unknown.
             more = self._memory.missing(share, left, bucket.handed)
@@ -248,25 +237,24 @@ class OutageEngine:
 
     def _publish(self, charges: Iterable[Charge]) -> None:
         for charge in charges:
-            share = self._share(charge.limit, charge.key)
+            share = self._share(charge.limit)
             if share is not None and self._policy(charge.limit) == "local":
                 self._start(charge, share)
 
-    def _units(self, capacity: int, key: str) -> int:
-        """The share of a bucket's units."""
-        if not self._store.is_shared:
-            return self._workers.share(capacity, key)
-        here, count = self._workers.here or 1, self._workers.count
+    def _units(self, capacity: int) -> int:
+        """Return the share of this host, or without a file of this worker, rounded down."""
+        count = self._workers.count
+        here = (self._workers.here or 1) if self._store.is_shared else 1
         return capacity * min(here, count) // count
 
-    def _share(self, limit: Limit, key: str) -> Limit | None:
+    def _share(self, limit: Limit) -> Limit | None:
         """What is enforced of a limit here; ``None``: nothing. A guard has no amount to divide."""
         count = self._workers.count
         if self._store.is_shared:
             count = -(-count // (self._workers.here or 1))
         if limit.traits.guard or count == 1:
             return limit
-        units = self._units(limit.capacity, key)
+        units = self._units(limit.capacity)
         if not units:
             return None
         known = self._shares.get((id(limit), units))
@@ -339,7 +327,7 @@ class OutageEngine:
 
     def _own(self, change: Change) -> Change:
         charge = change.charge
-        limit = self._share(charge.limit, charge.key) or charge.limit
+        limit = self._share(charge.limit) or charge.limit
         own = charge._replace(limit=limit)
         return KeptChange(own, change.hold, change.verb, change.numbers)
 
@@ -352,11 +340,11 @@ class OutageEngine:
     def _credit(self, began: float, changes: Sequence[Change]) -> None:
         for change in changes:
             limit, key = change.charge.limit, change.charge.key
-            share, left = self._share(limit, key), self.last.change(began, change)
+            share, left = self._share(limit), self.last.change(began, change)
             bucket = self._store.bucket(key)
             if share is None or left is None or bucket is None:
                 continue
-            before, after = (self._units(each, key) for each in left)
+            before, after = map(self._units, left)
             handed = self._memory.credit(share, key, after - before, bucket.handed)
             self._store.note_handed(key, handed)  # as the storage will have it
 
@@ -430,7 +418,7 @@ class OutageEngine:
 
     def _moved(self, limit: Limit, key: str) -> list[KeptChange]:
         """What has changed in a bucket since it was handed back, with its holds."""
-        own, bucket = self._share(limit, key), self._store.bucket(key)
+        own, bucket = self._share(limit), self._store.bucket(key)
         self._store.note_changed(key, None)
         self._store.release(key)
         if own is None or bucket is None:

@@ -53,7 +53,6 @@ LONGEST_DEADLINE_S: Final = 60.0
 LONGEST_WAIT_S: Final = 3600.0
 #: How many workers share the limits, and the number of this one from 0, while the storage is down.
 WORKERS: Final = "RATELIMIT_WORKERS"
-WORKER_NUMBER: Final = "RATELIMIT_WORKER_NUMBER"
 #: gunicorn's, and other servers'.
 CONCURRENCY: Final = "WEB_CONCURRENCY"
 MOST_WORKERS: Final = 10_000
@@ -184,21 +183,20 @@ def workers(config: Mapping[str, Any]) -> Workers:
     """How many workers share the limits: from the configuration, the environment, or the number
     that gunicorn was started with, which is that of this host; 1 if unknown. Raises
     ``ConfigurationError``."""
-    count, here = (_whole(name, config, least=1) for name in (WORKERS, CONCURRENCY))
-    number = _whole(WORKER_NUMBER, config, least=0)
+    count, here = (_whole(name, config) for name in (WORKERS, CONCURRENCY))
     if count is None:
         count = here = here or 1
-    return Workers(count, None if number is None else number % count, here)
+    return Workers(count, here)
 
 
-def _whole(name: str, config: Mapping[str, Any], *, least: int) -> int | None:
+def _whole(name: str, config: Mapping[str, Any]) -> int | None:
     found = config.get(name, os.environ.get(name))
     if found is None or found == "":
         return None
     text = str(found)
-    if not (text.isascii() and text.isdecimal() and least <= int(text[:9]) <= MOST_WORKERS):
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_WORKERS):
         raise ConfigurationError(
-            f"{name}: found {found!r}; allowed: a whole number from {least} to {MOST_WORKERS}."
+            f"{name}: found {found!r}; allowed: a whole number from 1 to {MOST_WORKERS}."
         )
     return int(text)
 

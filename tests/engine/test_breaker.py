@@ -163,7 +163,7 @@ def test_a_full_server_is_no_failure(inner: Scripted, breaker: Breaker) -> None:
 def test_single_failures_are_charged_to_the_storage_at_once(inner: Scripted) -> None:
     """It decides other requests of the caller. A probe would need a connection, too."""
     breaker = Breaker(inner)
-    breaker.outage = OutageEngine(breaker, lambda _: "local", Workers(2, 0), wake=breaker.wake)
+    breaker.outage = OutageEngine(breaker, lambda _: "local", Workers(2), wake=breaker.wake)
     no_connection = unavailable(redis.exceptions.MaxConnectionsError("Too many connections"))
     inner.error, inner.probe_error = no_connection, no_connection
     fails(breaker)
@@ -274,7 +274,7 @@ class Guarded:
         self.events: list[StorageEvent] = []
         self.breaker.changed = self.events.append
         self.outage = OutageEngine(
-            self.breaker, lambda _: "local", Workers(2, 0), wake=self.breaker.wake
+            self.breaker, lambda _: "local", Workers(2), wake=self.breaker.wake
         )
         self.breaker.outage = self.outage
 

@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def worker_of(path: Path, storage: Any = None, *, count: int = 2, here: int = 2) -> OutageEngine:
-    workers = Workers(count, None, here)
+    workers = Workers(count, here)
     worker = OutageEngine(storage or MemoryEngine(), lambda _: "local", workers)
     worker.is_deciding = True
     worker.share(path)

@@ -33,7 +33,7 @@ SETTINGS: Final = frozenset(
         *(value for name, value in vars(ConfigVars).items() if name.isupper()),
         *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", "RATELIMIT_LEASE_SECONDS"),
         *("RATELIMIT_EMBEDDED_DIR", "RATELIMIT_SETTLEMENTS_DIR"),
-        *("RATELIMIT_DEADLINE_SECONDS", "RATELIMIT_WORKERS", "RATELIMIT_WORKER_NUMBER"),
+        *("RATELIMIT_DEADLINE_SECONDS", "RATELIMIT_WORKERS"),
         STRICT,
     }
 )

@@ -29,28 +29,6 @@ def test_a_new_worker_does_not_miss_a_stop() -> None:
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()) & gunicorn_master.STOP_SIGNALS
 
 
-def test_each_worker_has_a_number_of_its_own() -> None:
-    """While the storage is down it says which share of a limit is the worker's: that of a worker
-    that has ended is free again, and during a reload old and new workers share them."""
-    master = Master(WORKERS={}, num_workers=3)
-    gunicorn_master.install(master)
-
-    def start(pid: int) -> int:
-        number = gunicorn_master.free_number(master)
-        master.WORKERS[pid] = Worker(number)
-        return number
-
-    assert [start(pid) for pid in (1, 2, 3)] == [0, 1, 2]
-    del master.WORKERS[2]
-    assert start(4) == 1
-    assert [start(pid) for pid in (5, 6, 7)] == [0, 1, 2]
-    for pid in (1, 3, 4):
-        master.stopping.add(master.WORKERS[pid])
-    assert start(8) == 0
-    master.num_workers = 5
-    assert [start(pid) for pid in (9, 10)] == [3, 4]
-
-
 class Master(SimpleNamespace):
     """What is used of gunicorn's master."""
 
@@ -61,7 +39,7 @@ class Worker:
     """What the master keeps of a worker."""
 
     def __init__(self, number: int) -> None:
-        self.number = self.age = number
+        self.age = number
 
 
 def test_the_figures_of_workers_are_private(

@@ -31,7 +31,7 @@ from tests.web.conftest import Maker, asked_key
 
 DEGRADED = "X-RateLimit-Degraded"
 SCRIPT_CALLS = ("eval", "evalsha", "fcall")
-LONG = {"RATELIMIT_WORKERS": 2, "RATELIMIT_WORKER_NUMBER": 0}
+LONG = {"RATELIMIT_WORKERS": 2}
 
 
 @pytest.fixture
@@ -143,7 +143,6 @@ def test_an_unknown_policy_is_an_error(make: Maker, on_failure: str) -> None:
         ("RATELIMIT_DEADLINE_SECONDS", 0),
         ("RATELIMIT_WORKERS", 0),
         ("RATELIMIT_WORKERS", "many"),
-        ("RATELIMIT_WORKER_NUMBER", -1),
     ],
 )
 def test_an_invalid_setting_is_an_error(name: str, value: object) -> None:

@@ -42,7 +42,7 @@ def test_a_closed_budget_is_a_503_in_the_endpoints_format(
 def test_users_continue_within_their_share(make_app: AppMaker, uri: str, scheme: str) -> None:
     """The policy's budgets, and what is left of them, are those of the worker."""
     uri = uri.replace("redis", scheme)
-    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_WORKERS=2, RATELIMIT_WORKER_NUMBER=0)
+    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_WORKERS=2)
     client = app.test_client()
     asked = {"model": "offline", "message": "hi", "user_id": "ada"}
     answers = [client.post("/chat", json=asked) for _ in range(6)]
