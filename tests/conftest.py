@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from weakref import WeakSet
 
 import hypothesis
@@ -23,6 +24,23 @@ from ratelimit_ext.settlements import journal
 from ratelimit_ext.settlements.queue import settlements
 from tests import servers
 
+#: What a run takes: `--tier fast` the folders and files of "fast", `--tier long` those of "long",
+#: else all but those of "long". A path on the command line is run in any case.
+TIERS = {
+    # In this process, beside a server of limits at most: no request goes through a socket.
+    "fast": (
+        *("architecture", "core", "docs", "metrics", "operators", "policy", "records"),
+        *("settlements", "simulate", "strategies"),
+        *("web/declarations", "web/flask_limiter", "web/request", "web/test_blocks.py"),
+        *("web/test_bound_limit.py", "web/test_components.py", "web/test_errors.py"),
+        *("web/test_events.py", "web/test_extension.py", "web/test_identities.py"),
+        *("chatapp/accounts", "chatapp/alerts", "chatapp/calls", "chatapp/catalogue"),
+        *("chatapp/cli", "chatapp/estimates", "chatapp/upstreams"),
+    ),
+    # What takes long, or the machine for itself.
+    "long": ("benchmarks", "compat", "e2e/clients", "e2e/load", "e2e/money", "faults", "fuzz"),
+}
+HERE = Path(__file__).parent
 DAY_S = 86_400
 _tests = itertools.count()
 
@@ -38,6 +56,28 @@ hypothesis.settings.load_profile("untimed")
 # Servers and tests share the processors: a call that waits for one of them is no outage. Tests of
 # the deadline set their own.
 os.environ.setdefault("RATELIMIT_DEADLINE_SECONDS", "5")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    tiers = [*TIERS, "change", "named"]
+    parser.addoption("--tier", choices=tiers, help="the tests that TIERS in this file names")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A path on the command line is run, whichever tier it is of."""
+    if config.option.tier is None:
+        is_named = config.args_source is config.ArgsSource.ARGS
+        config.option.tier = "named" if is_named else "change"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out, without an import, what is of another tier."""
+    tier = config.option.tier
+    if tier == "named" or not collection_path.name.startswith("test_"):
+        return None
+    listed = TIERS["long" if tier == "change" else tier]
+    is_listed = any(collection_path.is_relative_to(HERE / each) for each in listed)
+    return None if is_listed == (tier != "change") else True
 
 
 def pytest_collection_finish() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from ratelimit_ext.strategies import STRATEGIES
+from tests.conftest import TIERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {
@@ -41,6 +42,13 @@ def test_the_top_level_has_only_what_belongs_there() -> None:
         pytest.skip("not a git checkout")
     entries = {name for name in listed.stdout.split() if not name.startswith(".")}
     assert entries <= TOP_LEVEL
+
+
+def test_the_tiers_name_what_exists() -> None:
+    """A folder or file of tests that moves stays in its tier, and it has one."""
+    named = [each for tier in TIERS.values() for each in tier]
+    assert not [each for each in named if not (ROOT / "tests" / each).exists()]
+    assert len(set(named)) == len(named)
 
 
 def test_lua_says_what_it_takes_and_returns() -> None:
