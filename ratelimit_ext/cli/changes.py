@@ -66,9 +66,8 @@ def set_override(
     """
     with reported_errors():
         named = named_limits(limit, identity, amount)
-        made = named.limiter.override(
-            limit, named.identity, amount, until=until, reason=reason, by=by
-        )
+        overrides, identity = named.limiter.overrides, named.identity
+        made = overrides.set(limit, identity, amount, until=until, reason=reason, by=by)
     if as_json:
         echo_json(with_times(made))
         return
@@ -86,9 +85,7 @@ def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: 
     removed = ""
     with reported_errors():
         for limiter in shared_limiters():
-            rows = [
-                row for row in limiter.inventory.all_rows(application()) if row.limit.name == limit
-            ]
+            rows = limiter.inventory.named(application(), limit)
             kinds = dict.fromkeys(row.key for row in rows)  # of a removed limit: as it was written
             meant = [limiter.callers.identity(kind, identity) for kind in kinds]
             for each in dict.fromkeys([*meant, identity]):

@@ -251,9 +251,7 @@ def named_limits(name: str, text: str, amount: str | None = None) -> Named:
             rows = limiter.inventory.overridable(app, name, amount)
         except ValueError as found:
             error = error or found
-            if text != name and any(
-                row.limit.name == text for row in limiter.inventory.all_rows(app)
-            ):
+            if text != name and limiter.inventory.named(app, text):
                 raise ValueError(
                     f"{text!r} is the name of a limit. Write the identity first, then the limit."
                 ) from None

@@ -108,7 +108,6 @@ class Parts:
             ),
             logger=logger,
         )
-        self.blocks = Blocks(self.resolver, self.engines)
         self.attempts = Attempts(self.admission, self.known_names, logger=logger)
         self.inventory = Inventory(
             manager=self.manager,
@@ -118,6 +117,7 @@ class Parts:
             failure_policy=failure_policy,
             decider=self._decider,
         )
+        self.blocks = Blocks(self.inventory, self.engines)
         self.response = ResponseWriter(
             names=settings._header_mapping,
             headers_enabled=bool(settings._headers_enabled),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import flask
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
+from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.declarations.definitions import runtime_limits
+from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.identities import Identity
@@ -35,11 +38,8 @@ class Group(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own.
-
-    ``key`` is the name of the identity that it counts, or of the function. ``source`` is where it
-    is written.
-    """
+    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own. ``key`` is
+    the name of the identity that it counts, or of the function."""
 
     runtime: RuntimeLimit
     limit: Limit
@@ -47,10 +47,15 @@ class Row(NamedTuple):
     method: str
     scope: str
     key: str
-    source: str
+    place: object
     prefix: str
     is_optional: bool
     on_failure: str
+
+    @property
+    def source(self) -> str:
+        """Where it is written. The line in a policy's file takes long to find."""
+        return str(getattr(self.place, "located", self.place))
 
     @property
     def name(self) -> str:
@@ -116,7 +121,6 @@ class Inventory:
         """The limits of one definition. May raise what its function raises without a request."""
         plan = getattr(definition, "plan", "")
         stated = runtime_limits(definition, definition.limit_provider) if plan else definition
-        source = getattr(definition, "source", "")
         for runtime in stated:
             for each in (runtime, *(runtime.meta_limits or ())):
                 limit = limit_of(each.limit, self.naming.strategy)
@@ -128,8 +132,8 @@ class Inventory:
                         plan=plan,
                         method=method,
                         scope=scope,
-                        key=self.key_name(each),
-                        source=str(getattr(source, "located", source)),
+                        key=self.key_name(each.key_func),
+                        place=getattr(definition, "source", ""),
                         prefix=self.naming.prefix(limit, scope),
                         is_optional=getattr(definition, "optional", False),
                         on_failure=self.failure_policy(limit),
@@ -137,13 +141,37 @@ class Inventory:
 
     def all_rows(self, app: flask.Flask) -> list[Row]:
         """Every limit once for each bucket and plan, without those that functions return."""
+        groups = self.groups(app)
+        return self._distinct((each, group) for group in groups for each in group.definitions)
+
+    def _distinct(self, sites: Iterable[tuple[Definition, Group]]) -> list[Row]:
         found: dict[tuple[str, str, Limit], Row] = {}
-        for group in self.groups(app):
-            for definition in group.definitions:
-                with contextlib.suppress(Exception):  # a function that needs a request
-                    for row in self.rows(definition, group):
-                        found.setdefault((row.prefix, row.plan, row.limit), row)
+        for definition, group in sites:
+            with contextlib.suppress(Exception):  # a function that needs a request
+                for row in self.rows(definition, group):
+                    found.setdefault((row.prefix, row.plan, row.limit), row)
         return list(found.values())
+
+    def sites(self, app: flask.Flask, name: str = "") -> Iterator[tuple[Definition, Group]]:
+        """Every definition, or those of that name, with each endpoint where it may apply, whatever
+        the method and the functions' answers. Nothing is compiled."""
+        self.manager.complete(app)
+        of_callable, of_blueprint = self.manager.of_callable, lru_cache(self.manager.of_blueprint)
+        for rule in app.url_map.iter_rules():
+            endpoint, methods = rule.endpoint, tuple(sorted(rule.methods or ()))
+            view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+            called = chain.from_iterable(methods_called(view, each) for each in methods)
+            names = dict.fromkeys(map(get_qualified_name, (view, *called)))
+            own = chain.from_iterable(of_callable(app, endpoint, each) for each in names)
+            found: Any = (*self.manager.shared(), *self.metas, *of_blueprint(app, blueprint), *own)
+            group = Group("", (), endpoint, methods)
+            yield from [
+                (each, group) for each in found if name in ("", each.name) or each.meta_limits
+            ]
+
+    def named(self, app: flask.Flask, name: str) -> list[Row]:
+        """The limits of that name, once for each bucket and plan."""
+        return [row for row in self._distinct(self.sites(app, name)) if row.limit.name == name]
 
     def overridable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
         """The limits of that name, whose amount an operator may change to ``amount``.
@@ -151,9 +179,9 @@ class Inventory:
         Raises ``ValueError`` for an unknown name, with the known ones, and for an amount that
         differs in more than the number, or that is below the cost of every call.
         """
-        known = [row for row in self.all_rows(app) if row.can_be_overridden]
-        rows = [row for row in known if row.limit.name == name]
+        rows = [row for row in self.named(app, name) if row.can_be_overridden]
         if not rows:
+            known = (row for row in self.all_rows(app) if row.can_be_overridden)
             listed = {row.limit.name: str(row.runtime.limit) for row in known}
             shown = ", ".join(f"{each} ({text})" for each, text in listed.items()) or "none"
             raise ValueError(
@@ -162,30 +190,26 @@ class Inventory:
             )
         if amount is not None:
             try:
-                fitting = [row.with_amount(amount) for row in rows]
+                for row in rows:
+                    row.with_amount(amount)
             except ConfigurationError as error:
                 raise ValueError(f"{name}: {error}") from None
-            assert fitting
         return rows
 
     def counts(self, app: flask.Flask, name: str, identity: str) -> list[str]:
         """The buckets in which the limits of that name, and their candidates, count an identity.
         Guards and calls in flight count nothing that is used up."""
         buckets = []
-        for row in self.all_rows(app):
+        for row in self.named(app, name):
             limit = row.limit
-            if limit.name == name and limit.visible and not limit.traits.ends_with_calls:
+            if limit.visible and not limit.traits.ends_with_calls:
                 buckets.append(row.bucket(identity))
                 if (candidate := limit.with_candidate()) is not None:
                     prefix = self.naming.prefix(candidate, row.scope)
                     buckets.append(bucket_key(prefix, identity))
         return buckets
 
-    def key_name(self, runtime: RuntimeLimit) -> str:
-        """The name of the identity that the limit counts, or of its function."""
-        names = [n for n, identity in self.identities.items() if identity is runtime.key_func]
-        return names[0] if names else function_name(runtime.key_func)
-
-
-def function_name(function: object) -> str:
-    return str(getattr(function, "__name__", function))
+    def key_name(self, function: Identity) -> str:
+        """The name of the identity that the function returns, or its own."""
+        names = (name for name, identity in self.identities.items() if identity is function)
+        return next(names, str(getattr(function, "__name__", function)))

@@ -227,7 +227,7 @@ class Manager(LimitManager):
                 if not any(limit.override_defaults for limit in hinted):
                     shared += tuple(self._default_limits)
                 return EndpointLimits(shared, ())
-        own = [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
+        own = [limit for limit in self.of_blueprint(app, blueprint) if yields(limit)]
         return self._with_defaults(shared, own, app, endpoint, blueprint, method)
 
     def at_callable(
@@ -247,7 +247,7 @@ class Manager(LimitManager):
             own += self._policy_endpoints.get(endpoint, ())
         own = [limit for limit in own if yields(limit)]
         if not any(limit.override_defaults for limit in own):
-            own += [limit for limit in self._of_blueprint(app, blueprint) if yields(limit)]
+            own += [limit for limit in self.of_blueprint(app, blueprint) if yields(limit)]
         shared = self.edge(app, endpoint, blueprint).shared
         return self._with_defaults(shared, own, app, endpoint, blueprint, method)
 
@@ -255,22 +255,24 @@ class Manager(LimitManager):
         self, app: flask.Flask, endpoint: str, blueprint: str | None, name: str | None
     ) -> EndpointLimits:
         """Everything that could apply, whatever the method and the functions' answers."""
+        own = self.of_callable(app, endpoint, name), self.of_blueprint(app, blueprint)
+        return EndpointLimits(self.shared(), (*own[0], *own[1]))
+
+    def shared(self) -> tuple[Limit, ...]:
+        """What may apply to every view."""
+        return (*self._application_limits, *self._default_limits)
+
+    def of_callable(self, app: flask.Flask, endpoint: str, name: str | None) -> list[Limit]:
+        """What may apply to an endpoint and a callable in it, without its blueprint's limits."""
         own = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
         hints = self._endpoint_hints.get(endpoint, ())
-        return EndpointLimits(
-            (*self._application_limits, *self._default_limits),
-            (
-                *own,
-                *(limit for hint in hints for limit in self._decorated(hint)),
-                *self._policy_endpoints.get(endpoint, ()),
-                *self._of_blueprint(app, blueprint),
-            ),
-        )
+        hinted = [limit for hint in hints for limit in self._decorated(hint)]
+        return [*own, *hinted, *self._policy_endpoints.get(endpoint, ())]
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
         """Return the runtime limits of a blueprint, with their meta limits."""
         self.complete(app)
-        return list(itertools.chain(*self._of_blueprint(app, blueprint)))
+        return list(itertools.chain(*self.of_blueprint(app, blueprint)))
 
     def resolve_limits(
         self,
@@ -316,7 +318,7 @@ class Manager(LimitManager):
         view = app.view_functions.get(endpoint)
         return view if view is not None and get_qualified_name(view) == name else None
 
-    def _of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
+    def of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
         """A blueprint's definitions, and its ancestors' unless it overrides or is exempt."""
         instance = app.blueprints.get(blueprint) if blueprint else None
         if instance is None or not blueprint:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import FrameType
 from typing import Any
 
 import click
 import pytest
 from flask import Flask
 
+import chatapp
+import ratelimit_ext
 from chatapp.accounts.api_key import parse, public_id_of
 from chatapp.accounts.store import Accounts
 from chatapp.cli import chat
@@ -156,6 +160,25 @@ def test_an_override_is_for_someone_who_exists(console: Flask) -> None:
         ("sales", "team-usd-day", "9 usd/day", "team-usd-day counts team; 'sales' cannot be one"),
     ):
         assert message in ratelimit(console, "override", "set", identity, limit, amount, status=1)
+
+
+def test_an_override_is_set_in_few_calls(console: Flask) -> None:
+    """Of both packages' functions: only the limits of that name are compiled, once."""
+    packages = tuple(each.__path__[0] for each in (chatapp, ratelimit_ext))
+    calls: list[str] = []
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(packages):
+            calls.append(frame.f_code.co_qualname)
+
+    new_key(console)
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        ratelimit(console, "override", "set", "alice", "usd-day", "50 usd/day")
+    finally:
+        sys.setprofile(before)
+    assert 0 < len(calls) <= 1500, len(calls)
 
 
 def test_an_override_needs_the_workers_storage(make_app: AppMaker) -> None:
