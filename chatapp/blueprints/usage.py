@@ -7,8 +7,8 @@ import logging
 from flask import Blueprint, Response, jsonify, request
 from sqlalchemy.exc import SQLAlchemyError
 
+from chatapp.catalogue.usage import Usage
 from chatapp.ledger.table import usage_of
-from chatapp.upstreams import Usage
 from chatapp.web import allowed_models
 from chatapp.web.call_limits import MICRO, remaining_limits
 from chatapp.web.current_request import current_request

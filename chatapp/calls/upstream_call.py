@@ -28,9 +28,10 @@ from chatapp.calls.usage import (
     usage_without_answer,
 )
 from chatapp.catalogue import Catalogue, Model
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, Ledger, Status
-from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, ProviderError, QuotaUnit, Usage
+from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, ProviderError, QuotaUnit
 from chatapp.upstreams.cancellation import Wait, waiting
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from chatapp.catalogue import Model
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate
 from chatapp.estimates.tokens import OPAQUE_BYTES_PER_TOKEN, generated_tokens
-from chatapp.upstreams import Progress, ProviderError, Usage
+from chatapp.upstreams import Progress, ProviderError
 
 NO_USAGE: Final = Usage(input_tokens=0, output_tokens=0)
 #: The assumed speed of a model: OpenAI promises 50 to 100 tokens per second for its current

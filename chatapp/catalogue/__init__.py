@@ -17,7 +17,7 @@ from chatapp.catalogue import models_file
 from chatapp.catalogue.models_file import CatalogueError, ModelEntry
 from chatapp.catalogue.price import Tariff
 from chatapp.catalogue.providers_file import ProvidersFile
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 
 log = logging.getLogger(__name__)
 

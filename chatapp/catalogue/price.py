@@ -10,7 +10,7 @@ from typing import Annotated, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 from chatapp.validation import type_name
 
 TOKENS_PER_PRICE: Final = 1_000_000

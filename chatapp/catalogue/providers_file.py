@@ -19,9 +19,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import ErrorDetails
 
 from chatapp import validation
+from chatapp.catalogue.key import Key
 from chatapp.catalogue.models_file import CatalogueError, ModelEntry, ModelsFile, ModelTable
 from chatapp.catalogue.price import LongPrice, Price
-from chatapp.upstreams.keys import Key
 
 #: The length of the ledger's columns for an upstream and for a model of it.
 NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}")

@@ -16,6 +16,7 @@ from decimal import Decimal
 from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates.outputs import (
     LEAST_OUTPUT_TOKENS,
     MOST_CALLS,
@@ -24,7 +25,7 @@ from chatapp.estimates.outputs import (
     expected_output_tokens,
 )
 from chatapp.estimates.tokens import input_tokens, predicted_tokens
-from chatapp.upstreams import Extras, Usage
+from chatapp.upstreams import Extras
 
 log = logging.getLogger(__name__)
 

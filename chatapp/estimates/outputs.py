@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Final, NamedTuple
 
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 
 #: The largest number of tokens in each bucket; the last bucket takes every larger number. Bounds
 #: grow by the fourth root of two: a quantile, which is its bucket's bound, is at most 19 % too high

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from chatapp.catalogue.usage import Usage
 from chatapp.ledger.table import usage_of
-from chatapp.upstreams import Usage
 
 
 class Prices(Protocol):

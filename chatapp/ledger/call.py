@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
-from chatapp.upstreams import ErrorKind, Usage
+from chatapp.catalogue.usage import Usage
+from chatapp.upstreams import ErrorKind
 
 Status = (
     Literal[

@@ -10,10 +10,10 @@ from typing import Any, Final
 
 from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, String, Table
 
+from chatapp.catalogue.usage import Usage
 from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
-from chatapp.upstreams import Usage
 
 CALLS: Final = Table(
     "calls",

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
+from chatapp.catalogue.usage import Usage
+
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "refused", "other"]
 QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
@@ -47,38 +49,6 @@ class Prompt:
     messages: tuple[Message, ...]
     max_tokens: int
     key: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """Tokens as the provider bills them.
-
-    ``input_tokens`` is the whole prompt. ``cached_input_tokens`` (read from the provider's cache)
-    and ``cache_write_tokens`` (written to it) are parts of it, however the provider reports them;
-    ``cache_write_1h_tokens``, written for an hour, are a part of the latter. ``output_tokens`` is
-    everything generated, ``reasoning_tokens`` a part of it. ``tool_calls`` counts the uses of the
-    provider's own tools, by the name of their price. ``tiers`` are the tiers and speeds that change
-    the price ("priority", "fast", …): empty for a standard call, None if none was reported.
-    ``readings`` is the input of each reading of a model that went on after such tools, ``()`` for a
-    single one.
-    """
-
-    input_tokens: int
-    output_tokens: int
-    cached_input_tokens: int = 0
-    cache_write_tokens: int = 0
-    reasoning_tokens: int = 0
-    cache_write_1h_tokens: int = 0
-    tool_calls: Mapping[str, int] = field(default_factory=dict)
-    tiers: tuple[str, ...] | None = None
-    readings: tuple[int, ...] = ()
-
-    @property
-    def counted_tokens(self) -> int:
-        """What limits in tokens count: not what was read from the provider's cache, as in the
-        providers' own limits."""
-        cached = min(self.cached_input_tokens, self.input_tokens)
-        return self.input_tokens - cached + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError, field_validator
 
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
     Bounds,
     Completion,
@@ -23,7 +24,6 @@ from chatapp.upstreams import (
     QuotaUnit,
     RawAnswer,
     RawRequest,
-    Usage,
 )
 from chatapp.upstreams.answer import (
     Fields,

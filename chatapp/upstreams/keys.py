@@ -1,4 +1,4 @@
-"""The keys of an upstream: where they come from, and which one is next.
+"""The keys of an upstream: which one is next.
 
 A secret is only in the header of a request: no log, error, representation or identity of a limit
 has it. They name a key by its variable or its file.
@@ -7,27 +7,17 @@ has it. They name a key by its variable or its file.
 from __future__ import annotations
 
 import logging
-import math
-import os
-import re
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from stat import S_ISREG
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from chatapp.catalogue.key import Key
 from chatapp.upstreams import ProviderError
 
 log = logging.getLogger(__name__)
 
-VARIABLE: Final = "env:"
-FILE: Final = "file:"
-ALLOWED: Final = '"env:NAME" (a variable) or "file:/PATH" (a file, with an absolute path)'
-NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-#: A header may not have more.
-SECRET_MAX_BYTES: Final = 16 * 1024
 #: How long a key that its upstream rejects is set aside, in seconds. A lack of credit, and even a
 #: rejection, can end without a change here.
 SET_ASIDE_S: Final = 600.0
@@ -41,70 +31,6 @@ LONGEST_REST_S: Final = 60.0
 RESTS_MOST: Final = 1000
 #: What a rest applies to if not to one model.
 EVERY_MODEL: Final = ""
-
-
-class Key:
-    """A key by its source. ``name`` is the variable or the file; a file is read again when it
-    changes. ValueError if the source is invalid; the message does not quote it, as it may be the
-    key itself."""
-
-    __slots__ = ("_file", "_read_of", "_secret", "changed_at", "name", "version")
-
-    def __init__(self, source: str) -> None:
-        self._file: Path | None = None
-        self._read_of: tuple[int, int, int] | None = None
-        self._secret: str | None = None
-        #: Counts the secrets that the file has had, and since when it has the last one.
-        self.version = 0
-        self.changed_at = -math.inf
-        if source.startswith(VARIABLE) and NAME.fullmatch(source.removeprefix(VARIABLE)):
-            self.name = source.removeprefix(VARIABLE)
-            self._secret = self._valid(os.environ.get(self.name, ""))
-        elif source.startswith(FILE) and Path(source.removeprefix(FILE)).is_absolute():
-            self.name = source.removeprefix(FILE)
-            self._file = Path(self.name)
-            if self._file.exists() and not self._file.is_file():
-                raise ValueError("is no regular file; write the path of a file that holds the key")
-        else:
-            raise ValueError(
-                f"does not say where the key is; write {ALLOWED}, never the key itself"
-            )
-
-    def __repr__(self) -> str:
-        return f"Key({self.name!r})"
-
-    @property
-    def secret(self) -> str | None:
-        """The key; None if the variable is not set or the file has never had a valid one."""
-        if self._file is not None:
-            self._look_at(self._file)
-        return self._secret
-
-    def _look_at(self, file: Path) -> None:
-        """Read the file if it has changed. The last valid key stays in use."""
-        try:
-            stat = file.stat()
-            found = stat.st_mtime_ns, stat.st_ino, stat.st_size
-            if found == self._read_of or not S_ISREG(stat.st_mode):
-                return
-            with file.open("rb") as opened:
-                secret = self._valid(opened.read(SECRET_MAX_BYTES + 1).decode())
-        except (OSError, ValueError):
-            return
-        self._read_of = found
-        if secret is not None and secret != self._secret:
-            self.changed_at = -math.inf if self._secret is None else time.monotonic()
-            self._secret = secret
-            self.version += 1
-
-    def _valid(self, text: str) -> str | None:
-        """The key in this text; None, with a warning, if it could not be sent in a header."""
-        secret = text.strip()
-        is_word = secret.isascii() and secret.isprintable() and " " not in secret
-        if secret and not (is_word and len(secret) <= SECRET_MAX_BYTES):
-            log.warning("The key %s is not one word of printable ASCII, and is not used", self.name)
-            return None
-        return secret or None
 
 
 class Rest(NamedTuple):

@@ -8,15 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatapp.upstreams import (
-    AnswerStream,
-    Completion,
-    Part,
-    Progress,
-    Prompt,
-    Quota,
-    Usage,
-)
+from chatapp.catalogue.usage import Usage
+from chatapp.upstreams import AnswerStream, Completion, Part, Progress, Prompt, Quota
 
 QUOTED_CHARACTERS: Final = 200
 BYTES_PER_TOKEN: Final = 4

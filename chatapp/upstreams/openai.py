@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import Field
 
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
     Bounds,
     Completion,
@@ -23,7 +24,6 @@ from chatapp.upstreams import (
     Quota,
     RawAnswer,
     RawRequest,
-    Usage,
 )
 from chatapp.upstreams.answer import Fields, OpenFields, Tokens, quota, texts_in
 from chatapp.upstreams.event_stream import Event

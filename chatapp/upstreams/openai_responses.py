@@ -9,7 +9,8 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from chatapp.upstreams import Bounds, Extras, FinishReason, Part, Progress, RawRequest, Usage
+from chatapp.catalogue.usage import Usage
+from chatapp.upstreams import Bounds, Extras, FinishReason, Part, Progress, RawRequest
 from chatapp.upstreams.answer import Fields, Tokens, readings_of, texts_in
 from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_service import (

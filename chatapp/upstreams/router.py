@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
     AnswerStore,
     AnswerStream,
@@ -24,7 +25,6 @@ from chatapp.upstreams import (
     RawAnswer,
     RawRequest,
     TokenCounter,
-    Usage,
 )
 from chatapp.upstreams.cancellation import was_hung_up
 from chatapp.upstreams.keys import CappedKey, KeyHolder

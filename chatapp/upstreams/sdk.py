@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from chatapp.catalogue.usage import Usage
 from chatapp.per_process import PerProcess
 from chatapp.upstreams import (
     Bounds,
@@ -31,7 +32,6 @@ from chatapp.upstreams import (
     RawAnswer,
     RawRequest,
     Timeouts,
-    Usage,
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
 from chatapp.upstreams.cancellation import reads_within, with_cancellable_reads

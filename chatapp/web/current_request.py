@@ -14,7 +14,7 @@ from chatapp.accounts.authentication import Principal
 from chatapp.catalogue import Model
 from chatapp.estimates.estimate import Estimate
 from chatapp.services import Services, services_of
-from chatapp.web.requests import ModelRequest
+from chatapp.web.model_request import ModelRequest
 from ratelimit_ext import Guess, client_ip
 
 #: The tier of a call whose input is long enough for another price, and other limits.

@@ -9,10 +9,11 @@ from typing import Final
 from flask import Response, jsonify
 
 from chatapp.calls.upstream_call import ProviderCall
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import UNKNOWN_HISTORY_TOKENS
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
-from chatapp.upstreams import AnswerStream, Part, Progress, ProviderError, RawAnswer, Usage
+from chatapp.upstreams import AnswerStream, Part, Progress, ProviderError, RawAnswer
 from chatapp.upstreams.event_stream import MIMETYPE
 from chatapp.upstreams.router import Conversation
 from chatapp.web.current_call import begin_call

@@ -23,6 +23,7 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.cli.arguments import with_json
 from ratelimit_ext.cli.output import echo_json
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.key import Identity
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.operators.context import application, enabled_limiters
 from ratelimit_ext.simulate.demand import suggestions
@@ -48,7 +49,6 @@ from ratelimit_ext.simulate.traffic import (
 )
 from ratelimit_ext.web.bound_limit import BoundLimit
 from ratelimit_ext.web.extension import Limiter
-from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.request.resolver import Resolver, Route
 
 _COUNT: Final = click.IntRange(min=1)

@@ -38,6 +38,12 @@ class Charge(NamedTuple):
         return self.cost if self.at_once is None else self.at_once
 
 
+#: How long a call may go without renewal before its reservation expires.
+DEFAULT_LEASE_S: Final = 120.0
+#: A dead worker's calls keep their slots and amounts for a lease.
+LONGEST_LEASE_S: Final = 86_400
+
+
 class Hold(NamedTuple):
     """The id under which a call reserves its estimates, and its lease in microseconds.
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 
 #: How a decision was made while the storage was down: by the ``on_failure`` of its limits. If they
 #: differ, the strictest. ``""``: by the storage.
 Degradation: TypeAlias = Literal["", "open", "local", "closed"]
+
+#: A block for longer than a year has no known end.
+LONGEST_BLOCK_MS: Final = 366 * 86_400 * 1000
+#: The wait of a refusal without a known end.
+ENDLESS_MS: Final = 2**63
 
 
 class Verdict(NamedTuple):
@@ -104,3 +109,13 @@ class Decision:
         waits = [denial.retry_after_ms for denial in self.denials]
         known = [wait for wait in waits if wait is not None]
         return None if len(known) < len(waits) else max(known, default=0)
+
+
+def is_endless(denial: Verdict) -> bool:
+    """Whether a denial has no known end, as that of a block for longer than a year."""
+    return denial.reason != "limit" and (denial.retry_after_ms or 0) > LONGEST_BLOCK_MS
+
+
+def known_wait_ms(decision: Decision) -> int | None:
+    """The wait in milliseconds; ``None`` if it has no known end."""
+    return None if any(map(is_endless, decision.denials)) else decision.retry_after_ms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class ConfigurationError(ValueError):
@@ -53,6 +54,31 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(name[:LONGEST_NAME], list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
+    """The sentence for a name that is not allowed.
+
+    >>> unknown_name("unit", "token", ["tokens", "usd"])
+    "unknown unit 'token'; allowed: 'tokens', 'usd'. Did you mean 'tokens'?"
+    """
+    allowed = list(allowed)
+    listed = ", ".join(map(repr, allowed)) or "none"
+    hint = did_you_mean(str(name), allowed)
+    return f"unknown {kind} {name!r}; allowed: {listed}.{hint}"
+
+
+def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
+    """A setting in seconds. Raises ``ConfigurationError`` unless it is above 0, up to ``most``."""
+    try:
+        seconds = float("nan") if isinstance(found, bool) else float(found)
+    except (TypeError, ValueError, OverflowError):
+        seconds = float("nan")
+    if not 0 < seconds <= most:  # a NaN is neither
+        raise ConfigurationError(
+            f"{name}: found {found!r}; allowed: a number of seconds above 0, up to {most:g}. {hint}"
+        )
+    return seconds
 
 
 def wait_text(wait_ms: int) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
@@ -21,6 +21,16 @@ SettlementOutcome: TypeAlias = Literal["sent", "queued", "lost"]
 LOG_EVERY_S: Final = 60.0
 
 _logger = logging.getLogger("ratelimit_ext")
+
+
+class ChargedLimit(Protocol):
+    """A limit as it is bound to a route. ``written`` is its string; ``tried`` the amount that is
+    evaluated beside it in shadow, if this is its candidate, else empty."""
+
+    @property
+    def written(self) -> str: ...
+    @property
+    def tried(self) -> str: ...
 
 
 class DecisionEvent(NamedTuple):
@@ -42,7 +52,7 @@ class DecisionEvent(NamedTuple):
     recalled: bool
     seconds: float
     #: For each charge its limit as it is bound to the route, the identity, and the charge.
-    charges: Sequence[tuple[object, str, Charge]]
+    charges: Sequence[tuple[ChargedLimit, str, Charge]]
 
     @property
     def admitted(self) -> bool:

@@ -12,12 +12,17 @@ count.
 from __future__ import annotations
 
 from binascii import crc_hqx
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from ratelimit_ext.core.limit import Limit
+
+#: Returns what a limit counts by: whose bucket it is.
+Identity: TypeAlias = Callable[[], str]
 
 FORMAT = 2
 LONGEST_PART = 64
@@ -127,3 +132,17 @@ def with_tag(key: str, tag: str) -> str:
     """
     own = hash_tag(key)
     return f"{{{tag}}}{key}" if own == key else key.replace(f"{{{own}}}", f"{{{tag}}}", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How an extension names its buckets: the storage's prefix, its own, its default strategy."""
+
+    storage_prefix: str
+    key_prefix: str
+    strategy: str
+
+    def prefix(self, limit: Limit, scope: str) -> str:
+        """The part of a bucket's name that all identities share."""
+        label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
+        return bucket_prefix(self.storage_prefix, limit.traits.code, limit, label)

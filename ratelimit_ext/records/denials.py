@@ -13,20 +13,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
-import flask
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Verdict, is_endless
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.core.key import escaped, parsed_key
 from ratelimit_ext.engine.denial_cache import Recollection
 from ratelimit_ext.records.store import SharedClient, storage_prefix
-from ratelimit_ext.web.bound_limit import BoundLimit
-from ratelimit_ext.web.errors import is_endless
 
 #: About how many records the storage keeps, and for how many seconds.
 MOST_RECORDS: Final = 10_000
@@ -112,7 +109,7 @@ class Denials:
 
     def __init__(self) -> None:
         self.store: DenialStore | None = None
-        #: Returns the id of the current request.
+        #: Returns the id of the current request, empty without one.
         self.request_id: Callable[[], str] | None = None
         self.forget()
 
@@ -209,16 +206,14 @@ class Denials:
         charge = verdict.charge
         names = [parsed_key(own.key) for _, _, own in event.charges] if has_caller else []
         callers = dict.fromkeys([each.identity for each in names if each])
-        bounds = [bound for bound, _, own in event.charges if own.key == charge.key]
-        bound = cast(BoundLimit, bounds[0])
+        written = next(found.written for found, _, own in event.charges if own.key == charge.key)
         name, limit = parsed_key(charge.key), charge.limit
-        asks = self.request_id is not None and flask.has_request_context()
         return DenialRecord(
             at=now_s,
             until=now_s,
             identity=name.identity if name else "",
-            limit=limit.name or _cut(str(bound.runtime.limit)),
-            amount=_cut(str(bound.runtime.limit)),
+            limit=limit.name or _cut(written),
+            amount=_cut(written),
             unit=limit.unit,
             capacity=limit.capacity if limit.visible else 0,
             remaining=verdict.remaining,
@@ -227,7 +222,7 @@ class Denials:
             endpoint=_cut(event.endpoint),
             reason=verdict.reason,
             degraded=event.degraded,
-            request_id=_cut(self.request_id()) if asks and self.request_id else "",
+            request_id=_cut(self.request_id()) if self.request_id else "",
             callers=[each for each in callers if name and each != name.identity][:MOST_NAMES],
         )
 

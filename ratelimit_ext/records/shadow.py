@@ -14,19 +14,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol, cast
+from typing import Any, Final, NamedTuple, Protocol
 
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.core.events import DecisionEvent
+from ratelimit_ext.core.events import ChargedLimit, DecisionEvent
 from ratelimit_ext.core.key import escaped, parsed_key
-from ratelimit_ext.core.limit import CANDIDATE
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.records.store import SharedClient, storage_prefix
-from ratelimit_ext.web.bound_limit import BoundLimit
-from ratelimit_ext.web.declarations.limits_adapter import options_of
 
 KEEP_HOURS: Final = 48
 #: How many identities a trial keeps for each hour.
@@ -136,13 +134,13 @@ class Trials:
                 continue
             if charge.meta or not charge.limit.traits.on_trial:
                 continue
-            bound, name = cast(BoundLimit, found), parsed_key(charge.key)
+            name = parsed_key(charge.key)
             # A candidate follows its limit, whose count also has what the candidate would deny.
-            counted = live if bound.is_candidate and live is not None else verdict
+            counted = live if found.tried and live is not None else verdict
             used = counted.charge.limit.capacity - counted.remaining
             if counted is verdict and not verdict.allowed:
                 used = charge.limit.capacity + 1
-            key = hour, _trial(bound)
+            key = hour, _trial(found, charge.limit)
             with self._changes:
                 counts = self._counts.get(key)
                 if counts is None:
@@ -263,13 +261,11 @@ def trial_store(storage: Storage | None, key_prefix: str) -> TrialStore | None:
     return RedisTrials(storage, name) if isinstance(storage, RedisStorage) else None
 
 
-def _trial(bound: BoundLimit) -> Trial:
-    item, limit = bound.runtime.limit, bound.limit
-    is_candidate = limit.mode == CANDIDATE
+def _trial(found: ChargedLimit, limit: Limit) -> Trial:
     return Trial(
         limit=limit.label,
-        amount=str(options_of(item).candidate) if is_candidate else str(item),
-        enforced=str(item) if is_candidate else "",
+        amount=found.tried or found.written,
+        enforced=found.written if found.tried else "",
         unit=limit.unit,
         capacity=limit.capacity,
         is_window=limit.strategy in WINDOWS,

@@ -14,27 +14,12 @@ from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Guess, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
-from ratelimit_ext.core.key import bucket_prefix
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.engine import Correction, Engine, Settlement
 from ratelimit_ext.engine.memory import parameters_of
 from ratelimit_ext.strategies import strategy_of
-
-
-@dataclass(frozen=True, slots=True)
-class Naming:
-    """How an extension names its buckets: the storage's prefix, its own, its default strategy."""
-
-    storage_prefix: str
-    key_prefix: str
-    strategy: str
-
-    def prefix(self, limit: Limit, scope: str) -> str:
-        """The part of a bucket's name that all identities share."""
-        label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
-        return bucket_prefix(self.storage_prefix, limit.traits.code, limit, label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +63,17 @@ class BoundLimit:
     def name(self) -> str:
         """The limit's name in headers, without the quotes."""
         return self.header[1:-1]
+
+    @property
+    def written(self) -> str:
+        """The limit's string."""
+        return str(self.runtime.limit)
+
+    @property
+    def tried(self) -> str:
+        """The amount of a candidate, as it is written; empty for other limits."""
+        options: LimitOptions = getattr(self.runtime.limit, "options", NO_OPTIONS)
+        return str(options.candidate) if self.is_candidate else ""
 
     @property
     def lacks_estimate(self) -> bool:

@@ -6,11 +6,11 @@ from typing import cast
 
 import flask
 import flask_limiter
-from limits import RateLimitItem
 from limits.storage import Storage
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events
+from ratelimit_ext.core.key import Naming
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.records.overrides import Overrides, store_for
@@ -18,10 +18,9 @@ from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.queue import settlements
 from ratelimit_ext.web.blocks import Blocks
-from ratelimit_ext.web.bound_limit import ChargeRecord, Naming
+from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.code_checks import KnownNames
-from ratelimit_ext.web.declarations.limits_adapter import limit_of
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.inventory import Decider, Inventory
@@ -65,7 +64,12 @@ class Parts:
         self._callbacks = callbacks
         self.known_names = KnownNames(self.manager.definitions)
         self._decider = decider
-        self.policies = Policies(settings, self.manager, callbacks, check_item=self.check_item)
+        self.policies = Policies(
+            settings,
+            self.manager,
+            callbacks,
+            check_item=lambda item: self.engines.check(item, self.naming.strategy),
+        )
         #: Of a storage that others can have, too.
         self.address = ""
         self.fail_on_first_breach = bool(settings._fail_on_first_breach)
@@ -103,12 +107,10 @@ class Parts:
             admission_settings,
             events=self.events,
             settlements=settlements,
-            refusals=Refusals(
-                self.engines, self._callbacks, admission_settings, show=self.shown, logger=logger
-            ),
+            refusals=Refusals(self._callbacks, admission_settings, show=self.shown, logger=logger),
             logger=logger,
         )
-        self.attempts = Attempts(self.admission, self.known_names, logger=logger)
+        self.attempts = Attempts(self.admission, self.known_names.check_name, logger=logger)
         self.inventory = Inventory(
             manager=self.manager,
             identities=self._callbacks.identities,
@@ -130,10 +132,6 @@ class Parts:
         """Whether equal limits of both have the same names in the same storage."""
         is_one_storage = bool(self.address) and self.address == other.address
         return is_one_storage and self.naming.key_prefix == other.naming.key_prefix
-
-    def check_item(self, item: RateLimitItem) -> None:
-        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out."""
-        self.engines.check(limit_of(item, self.naming.strategy))
 
     def resolver_of(self, manager: Manager) -> Resolver:
         """What finds the limits of routes, among those of this manager."""

@@ -18,7 +18,7 @@ from markupsafe import escape
 from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable, default_exceptions
 from werkzeug.wrappers import Response
 
-from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.decision import Decision, Verdict, known_wait_ms
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
@@ -38,10 +38,6 @@ PRECEDENCE: Final[tuple[Cause, ...]] = (
     "storage-unavailable",
 )
 
-#: A block for longer than a year has no known end.
-LONGEST_BLOCK_MS: Final = 366 * 86_400 * 1000
-#: The wait of a refusal without a known end.
-ENDLESS_MS: Final = 2**63
 #: The wait that is sent while the storage is full, in milliseconds.
 STORAGE_FULL_WAIT_MS: Final = 30_000
 
@@ -285,16 +281,6 @@ class LimitUnavailable(ServiceUnavailable):
 Refusal: TypeAlias = (
     RateLimitExceeded | RequestTooLarge | Blocked | TemporarilyUnavailable | LimitUnavailable
 )
-
-
-def is_endless(denial: Verdict) -> bool:
-    """Whether a denial has no known end, as that of a block for longer than a year."""
-    return denial.reason != "limit" and (denial.retry_after_ms or 0) > LONGEST_BLOCK_MS
-
-
-def known_wait_ms(decision: Decision) -> int | None:
-    """The wait in milliseconds; ``None`` if it has no known end."""
-    return None if any(map(is_endless, decision.denials)) else decision.retry_after_ms
 
 
 def try_again(wait_ms: int) -> str:

@@ -29,10 +29,11 @@ from limits.storage import Storage
 from limits.strategies import RateLimiter
 from werkzeug.local import LocalProxy
 
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, shown
 from ratelimit_ext.core.events import Events, Listener
-from ratelimit_ext.core.key import FORMAT
+from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
@@ -47,7 +48,6 @@ from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
 from ratelimit_ext.settlements.queue import EXIT_S
 from ratelimit_ext.strategies.guards.block import BlockReason
-from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.commands import (
     EXTENSION,
     install,
@@ -72,10 +72,8 @@ from ratelimit_ext.web.declarations.code_checks import (
     check_keywords,
     check_lists,
     check_settings,
-    check_storage_uri,
     check_strategy,
     check_target,
-    checked_options,
     keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import (
@@ -88,19 +86,24 @@ from ratelimit_ext.web.declarations.definitions import (
 )
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
-from ratelimit_ext.web.identities import Identity
 from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.request.reservation import DEFAULT_LEASE_S, Reservation, lease_s
+from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.resolver import Resolver
 from ratelimit_ext.web.storage import (
     NOT_INITIALISED,
     cluster_may_be_down,
     deadline_s,
+    lease_s,
     with_deadline,
     workers,
 )
-from ratelimit_ext.web.storage_mistakes import connect_once, refused_mistakes
+from ratelimit_ext.web.storage_mistakes import (
+    check_storage_uri,
+    checked_options,
+    connect_once,
+    refused_mistakes,
+)
 
 NAMESAKES: Final = (
     "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "
@@ -275,7 +278,7 @@ class Limiter(flask_limiter.Limiter):
             app.logger.warning(NAMESAKES, app.name, parts.naming.key_prefix)
         parts.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
         for item in parts.manager.static_items():
-            parts.check_item(item)
+            parts.engines.check(item, parts.naming.strategy)
         hooks.forget_views()
         try:
             parts.policies.apply(app)
@@ -530,9 +533,9 @@ class Limiter(flask_limiter.Limiter):
         if the application has one.
         """
         self._remembers = True
-        self._request_id = request_id
+        self._request_id = request_id and partial(_in_request, request_id)
         for hooks in self._live():
-            hooks.parts.recorder.remember(request_id=request_id)
+            hooks.parts.recorder.remember(request_id=self._request_id)
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -644,17 +647,15 @@ class Limiter(flask_limiter.Limiter):
     @property
     def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
         """All enforced limits that were decided in this request, the shortest period first."""
-        parts, _ = self._here()
-        return list(map(parts.shown, self._current_records()))
+        parts, state = self._here()
+        return list(map(parts.shown, state.by_period(to_first_breach=parts.fail_on_first_breach)))
 
     @property
     def current_verdicts(self) -> list[Verdict]:
         """The verdicts of `current_limits`, in the same order; a tenth of the work."""
-        return [record.verdict for record in self._current_records()]
-
-    def _current_records(self) -> list[ChargeRecord]:
         parts, state = self._here()
-        return state.by_period(to_first_breach=parts.fail_on_first_breach)
+        records = state.by_period(to_first_breach=parts.fail_on_first_breach)
+        return [record.verdict for record in records]
 
     @property
     def reservation(self) -> Reservation:
@@ -951,6 +952,11 @@ class Limiter(flask_limiter.Limiter):
         """Add a policy's limits before Flask-Limiter's commands list them, and name ours."""
         self._hooks_of(app).parts.policies.complete(app)
         point_at_ours()
+
+
+def _in_request(request_id: Callable[[], str]) -> str:
+    """The id of the current request; empty without one."""
+    return request_id() if flask.has_request_context() else ""
 
 
 def _lacks_key_func(found: object) -> Never:

@@ -6,7 +6,6 @@ Each of them finds the request's state and its route, and has :mod:`admission` d
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from operator import call
 from typing import Any, Final, cast
 
@@ -15,9 +14,9 @@ from flask.globals import request_ctx
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.web.bound_limit import ChargeRecord, Records
+from ratelimit_ext.core.errors import unknown_name
+from ratelimit_ext.web.bound_limit import Records
 from ratelimit_ext.web.components import Parts
-from ratelimit_ext.web.declarations.code_checks import unknown_name
 from ratelimit_ext.web.declarations.definitions import (
     RouteLimit,
     is_unhandled,
@@ -25,14 +24,11 @@ from ratelimit_ext.web.declarations.definitions import (
     methods_called,
     wrap,
 )
-from ratelimit_ext.web.declarations.manager import Manager
-from ratelimit_ext.web.declarations.policies import Policies
-from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.refusals import IsFinal
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.resolver import EDGE, Route
-from ratelimit_ext.web.request.response import ResponseWriter, replaced
+from ratelimit_ext.web.request.response import replaced
 
 BARE: Final = (
     "The limits of the view %r do not apply: its route has the function without them. Write "
@@ -48,11 +44,6 @@ class RequestHooks:
     """The hooks of one extension, in one application."""
 
     parts: Parts
-    _admission: Admission
-    _manager: Manager
-    _policies: Policies
-    _response: ResponseWriter
-    _reserve: Callable[[list[ChargeRecord]], Reservation]
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter

@@ -6,7 +6,7 @@ An application replaces one or adds its own with ``@limiter.identity("name")``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import flask
 
-Identity = Callable[[], str]
+from ratelimit_ext.core.key import Identity
 
 #: Longer text is no address, and is not cached.
 LONGEST_ADDRESS: Final = 256

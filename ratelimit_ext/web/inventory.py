@@ -15,13 +15,11 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
-from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.core.key import Identity, Naming, bucket_key
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.web.bound_limit import Naming
 from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager
-from ratelimit_ext.web.identities import Identity
 
 #: The name of the callable whose wrapper decides, for an endpoint, its view, its blueprint and a
 #: method; ``None``: they are decided before the view.

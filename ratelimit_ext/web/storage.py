@@ -22,10 +22,11 @@ from limits import RateLimitItem
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES
 
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S, LONGEST_LEASE_S
 from ratelimit_ext.core.decision import Degradation
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, checked_seconds
 from ratelimit_ext.core.events import Events, StorageEvent
-from ratelimit_ext.core.key import SLOTS, escaped
+from ratelimit_ext.core.key import SLOTS, Naming, escaped
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
@@ -39,9 +40,12 @@ from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import Journal, storage_address
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.web.bound_limit import Naming
-from ratelimit_ext.web.declarations.code_checks import checked_seconds
-from ratelimit_ext.web.declarations.limits_adapter import BucketLimiter, LimitsEngine, ScopedLimiter
+from ratelimit_ext.web.declarations.limits_adapter import (
+    BucketLimiter,
+    LimitsEngine,
+    ScopedLimiter,
+    limit_of,
+)
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
@@ -51,6 +55,8 @@ DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
 DEFAULT_DEADLINE_S: Final = 0.1
 LONGEST_DEADLINE_S: Final = 60.0
 LONGEST_WAIT_S: Final = 3600.0
+#: See ``DEFAULT_LEASE_S``.
+LEASE: Final = "RATELIMIT_LEASE_SECONDS"
 #: How many workers share the limits, and the number of this one from 0, while the storage is down.
 WORKERS: Final = "RATELIMIT_WORKERS"
 #: gunicorn's, and other servers'.
@@ -118,6 +124,13 @@ def deadline_s(config: Mapping[str, Any]) -> float:
     found = config.get(DEADLINE, os.environ.get(DEADLINE) or DEFAULT_DEADLINE_S)
     hint = "A request waits that long for a storage that hangs."
     return checked_seconds(DEADLINE, found, most=LONGEST_DEADLINE_S, hint=hint)
+
+
+def lease_s(config: Mapping[str, Any]) -> float:
+    """The configured lease in seconds. Raises ``ConfigurationError``."""
+    found = config.get(LEASE, DEFAULT_LEASE_S)
+    hint = "Set it longer than a call can go without a chunk."
+    return checked_seconds(LEASE, found, most=LONGEST_LEASE_S, hint=hint)
 
 
 def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict[str, Any]:
@@ -282,10 +295,11 @@ class Engines:
         assert self._primary is not None, NOT_INITIALISED
         return self._primary
 
-    def check(self, limit: Limit) -> None:
-        """Raise ``ConfigurationError`` if the storage cannot carry out the limit."""
+    def check(self, item: RateLimitItem, strategy: str) -> None:
+        """Raise ``ConfigurationError`` if the storage cannot carry out the limit; ``strategy`` is
+        that of an item that states none."""
         if self._guarded is not None and isinstance(self._guarded.inner, LimitsEngine):
-            self._guarded.inner.supports(limit)
+            self._guarded.inner.supports(limit_of(item, strategy))
 
     def check_storage(self) -> None:
         """Ask the storage whether it serves, unless it is known to be down."""

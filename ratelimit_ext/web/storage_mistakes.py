@@ -18,11 +18,10 @@ from typing import Any, Final
 
 import redis
 from limits.errors import ConfigurationError as LimitsConfigurationError
-from limits.storage import MemcachedStorage, RedisClusterStorage, RedisStorage, Storage
+from limits.storage import SCHEMES, MemcachedStorage, RedisClusterStorage, RedisStorage, Storage  # type: ignore[attr-defined]
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
 from ratelimit_ext.engine.breaker import causes
-from ratelimit_ext.web.declarations.code_checks import InvalidStorageError
 
 OPTIONS: Final = "The storage's options"
 
@@ -34,6 +33,33 @@ _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MISTAKES: Final = (ImportError, LimitsConfigurationError, OverflowError, TypeError, ValueError)
 #: Reasons of TLS errors that come again.
 _TLS_MISTAKES: Final = re.compile(r"CERT|UNKNOWN_CA|VERSION|NO_SHARED|HANDSHAKE_FAILURE")
+
+
+class InvalidStorageError(ConfigurationError, LimitsConfigurationError):
+    """An invalid address or option of a storage. The library `limits` raises its base for this."""
+
+
+def check_storage_uri(uri: str, where: str) -> None:
+    """Raise ``InvalidStorageError`` for a scheme that no storage has. The rest of the URI, which
+    may have a password, is not shown."""
+    scheme, colon, _ = uri.partition("://")
+    if uri and scheme not in SCHEMES:
+        found = f"the scheme {scheme!r}" if colon else "no scheme"
+        known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
+        hint = did_you_mean(scheme, SCHEMES) if colon else ""
+        raise InvalidStorageError(
+            f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
+            f"`limits`.{hint}"
+        )
+
+
+def checked_options(found: object, where: str) -> dict[str, Any]:
+    """The options of a storage. Raises ``InvalidStorageError`` unless they are a dictionary."""
+    if not isinstance(found, Mapping):
+        raise InvalidStorageError(
+            f"{where}: found {shown(found)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
+        )
+    return dict(found)
 
 
 @contextmanager

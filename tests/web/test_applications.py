@@ -17,8 +17,8 @@ import pytest
 from flask import Blueprint, Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Limiter
+from ratelimit_ext.core.key import Naming
 from ratelimit_ext.testing import RateLimits
-from ratelimit_ext.web.bound_limit import Naming
 from tests.web.calls import statuses
 from tests.web.conftest import asked_key
 

@@ -16,11 +16,12 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.events import Events
+from ratelimit_ext.core.key import Naming
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitOptions
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.web.bound_limit import BoundLimit, Naming
+from ratelimit_ext.web.bound_limit import BoundLimit
 from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.limits_adapter import items_of, rank
 from ratelimit_ext.web.request.admission import decide

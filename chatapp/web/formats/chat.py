@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatapp.calls.upstream_call import ProviderCall
-from chatapp.upstreams import Part, Progress, ProviderError, Usage
+from chatapp.catalogue.usage import Usage
+from chatapp.upstreams import Part, Progress, ProviderError
 from chatapp.upstreams.event_stream import write
 from chatapp.upstreams.router import Reply
 from chatapp.web.errors import provider_report

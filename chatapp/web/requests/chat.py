@@ -15,7 +15,8 @@ from chatapp import validation
 from chatapp.upstreams import Message
 from chatapp.upstreams.router import Conversation, ModelUnavailableError, Turn, UnknownModelError
 from chatapp.web.errors import ApiError
-from chatapp.web.requests import ModelRequest, json_body
+from chatapp.web.model_request import ModelRequest
+from chatapp.web.requests import json_body
 
 MESSAGE_MAX_BYTES: Final = 32_000
 #: All messages of a conversation together: about 100,000 tokens of English.

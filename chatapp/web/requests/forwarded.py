@@ -25,7 +25,8 @@ from chatapp.upstreams.router import ModelUnavailableError, Turn, UnknownModelEr
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
-from chatapp.web.requests import ModelRequest, json_body
+from chatapp.web.model_request import ModelRequest
+from chatapp.web.requests import json_body
 from chatapp.web.requests.chat import ModelName
 
 # Far more than any conversation has.

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import flask
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, unknown_name
+from ratelimit_ext.core.key import Identity
 from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.policy import Policy
-from ratelimit_ext.web.declarations.code_checks import check_function, unknown_name
-from ratelimit_ext.web.identities import BUILT_IN, COMMON, Identity, meant
+from ratelimit_ext.web.declarations.code_checks import check_function
+from ratelimit_ext.web.identities import BUILT_IN, COMMON, meant
 
 Estimate: TypeAlias = Callable[[], Any]
 #: Called with a ``RequestLimit``; a response replaces the default one.

@@ -11,10 +11,9 @@ from typing import Any, Final
 import flask
 from flask_limiter.constants import ConfigVars
 from limits.errors import ConfigurationError as LimitsConfigurationError
-from limits.storage import SCHEMES  # type: ignore[attr-defined]
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
+from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS
 from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.core.traits import strategies_taking
@@ -72,22 +71,6 @@ MOST_WARNINGS: Final = 100
 
 class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
     """The default strategy does not exist. The library `limits` raises its base for this."""
-
-
-class InvalidStorageError(ConfigurationError, LimitsConfigurationError):
-    """As :class:`UnknownStrategyError`, for a storage."""
-
-
-def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """The sentence for a name that is not allowed.
-
-    >>> unknown_name("unit", "token", ["tokens", "usd"])
-    "unknown unit 'token'; allowed: 'tokens', 'usd'. Did you mean 'tokens'?"
-    """
-    allowed = list(allowed)
-    listed = ", ".join(map(repr, allowed)) or "none"
-    hint = did_you_mean(str(name), allowed)
-    return f"unknown {kind} {name!r}; allowed: {listed}.{hint}"
 
 
 def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
@@ -173,42 +156,6 @@ def _switches_as_text(config: Mapping[str, Any]) -> Iterator[str]:
                 f"{name}: found {shown(found)}, which Python takes for true; allowed: True or "
                 "False."
             )
-
-
-def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
-    """A setting in seconds. Raises ``ConfigurationError`` unless it is above 0, up to ``most``."""
-    try:
-        seconds = float("nan") if isinstance(found, bool) else float(found)
-    except (TypeError, ValueError, OverflowError):
-        seconds = float("nan")
-    if not 0 < seconds <= most:  # a NaN is neither
-        raise ConfigurationError(
-            f"{name}: found {found!r}; allowed: a number of seconds above 0, up to {most:g}. {hint}"
-        )
-    return seconds
-
-
-def check_storage_uri(uri: str, where: str) -> None:
-    """Raise ``InvalidStorageError`` for a scheme that no storage has. The rest of the URI, which
-    may have a password, is not shown."""
-    scheme, colon, _ = uri.partition("://")
-    if uri and scheme not in SCHEMES:
-        found = f"the scheme {scheme!r}" if colon else "no scheme"
-        known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
-        hint = did_you_mean(scheme, SCHEMES) if colon else ""
-        raise InvalidStorageError(
-            f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
-            f"`limits`.{hint}"
-        )
-
-
-def checked_options(found: object, where: str) -> dict[str, Any]:
-    """The options of a storage. Raises ``InvalidStorageError`` unless they are a dictionary."""
-    if not isinstance(found, Mapping):
-        raise InvalidStorageError(
-            f"{where}: found {shown(found)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
-        )
-    return dict(found)
 
 
 def check_lists(options: Mapping[str, Any]) -> None:

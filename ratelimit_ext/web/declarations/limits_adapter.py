@@ -29,13 +29,12 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
-from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.core.key import Naming, bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import ALIASES, strategy_named
-from ratelimit_ext.web.bound_limit import Naming
 
 
 def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:

@@ -118,7 +118,7 @@ class Admission:
         if began is not None:
             self._emit(route.endpoint, outcome, began)
         if isinstance(outcome, Repetition):
-            return self._refusals.repeat(state, outcome)
+            return self._refusals.repeat(state, outcome, self._engines.current)
         if isinstance(outcome, Denial):
             self._refusals.refuse(state, outcome)
         state.admit(*outcome)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 
 import flask
 
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
-from ratelimit_ext.web.declarations.code_checks import KnownNames
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestState
 
@@ -20,12 +20,12 @@ class Attempts:
     def __init__(
         self,
         admission: Admission,
-        known_names: KnownNames,
+        check_name: Callable[[str, str], None],
         *,
         logger: logging.Logger,
     ) -> None:
         self._admission = admission
-        self._known_names = known_names
+        self._check_name = check_name
         self._logger = logger
 
     def admit(self, state: RequestState, names: tuple[str, ...]) -> float | None:
@@ -57,7 +57,7 @@ class Attempts:
             if record.bound.limit.name in names or record.bound.limit.held
         ]
         for name in set(names).difference(record.bound.limit.name for record in again):
-            self._known_names.check_name(name, "admit_again")
+            self._check_name(name, "admit_again")
         limits = list({id(record.bound): record.bound for record in again}.values())
         charges: list[BoundCharge] = []
         superseded: list[ChargeRecord] = []

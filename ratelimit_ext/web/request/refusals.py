@@ -12,23 +12,20 @@ import flask
 from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.charge import NO_HOLD
-from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S, NO_HOLD
+from ratelimit_ext.core.decision import ENDLESS_MS, Decision, is_endless, known_wait_ms
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import UNAVAILABLE
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.declarations.callbacks import Breach, Callbacks
 from ratelimit_ext.web.errors import (
-    ENDLESS_MS,
     Blocked,
     Cause,
     RateLimitExceeded,
     Refusal,
     RequestTooLarge,
     TemporarilyUnavailable,
-    is_endless,
-    known_wait_ms,
     precedence,
 )
 from ratelimit_ext.web.request.cached_denial import (
@@ -38,9 +35,6 @@ from ratelimit_ext.web.request.cached_denial import (
     answer_key,
 )
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.request.reservation import DEFAULT_LEASE_S
-from ratelimit_ext.web.request.resolver import RouteLimits
-from ratelimit_ext.web.storage import Engines
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +72,12 @@ class Refusals:
 
     def __init__(
         self,
-        engines: Engines,
         callbacks: Callbacks,
         settings: AdmissionSettings,
         *,
         show: Callable[[ChargeRecord], RequestLimit],
         logger: logging.Logger,
     ) -> None:
-        self._engines = engines
         self._callbacks = callbacks
         self._settings = settings
         self._show = show
@@ -124,7 +116,7 @@ class Refusals:
     def repeated(
         self,
         engine: Engine,
-        route_limits: RouteLimits,
+        route_limits: object,
         charges: Sequence[BoundCharge],
         is_final: IsFinal | None,
     ) -> Denial | Repetition | None:
@@ -160,11 +152,11 @@ class Refusals:
             for record in breached
         )
 
-    def repeat(self, state: RequestState, repetition: Repetition) -> flask.Response:
+    def repeat(self, state: RequestState, repetition: Repetition, engine: Engine) -> flask.Response:
         """Record a denial that is repeated from memory, and answer it."""
         answer, recalled, charges, passed_us = repetition
         state.repetition = repetition
-        state.admit(recalled, Records(charges, recalled, self._engines.current, NO_HOLD))
+        state.admit(recalled, Records(charges, recalled, engine, NO_HOLD))
         if self._logger.isEnabledFor(logging.INFO):
             identities = {charge.key: identity for _, identity, charge in charges}
             for bound, key in answer.breached:

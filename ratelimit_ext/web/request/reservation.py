@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.charge import Change, Charge
 from ratelimit_ext.core.events import Events, SettlementEvent
@@ -24,13 +24,7 @@ from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
 from ratelimit_ext.strategies.guards.quota import QuotaReport
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.declarations.code_checks import KnownNames, checked_seconds
-
-#: How long a call may go without renewal before its reservation expires.
-LEASE: Final = "RATELIMIT_LEASE_SECONDS"
-DEFAULT_LEASE_S: Final = 120.0
-#: A dead worker's calls keep their slots and amounts for a lease.
-LONGEST_LEASE_S: Final = 86_400
+from ratelimit_ext.web.declarations.code_checks import KnownNames
 
 #: A long call renews its lease at most this often, and three times within a shorter lease.
 RENEW_EVERY_S: Final = 5.0
@@ -41,13 +35,6 @@ UNCACHED: Final = "uncached_input_tokens"
 
 #: A change, and the engine that took the charge.
 Addressed: TypeAlias = tuple[Engine, Change]
-
-
-def lease_s(config: Mapping[str, Any]) -> float:
-    """The configured lease in seconds. Raises ``ConfigurationError``."""
-    found = config.get(LEASE, DEFAULT_LEASE_S)
-    hint = "Set it longer than a call can go without a chunk."
-    return checked_seconds(LEASE, found, most=LONGEST_LEASE_S, hint=hint)
 
 
 class _Reported(NamedTuple):

@@ -18,11 +18,11 @@ from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.key import Identity, Naming
 from ratelimit_ext.core.limit import Limit as CoreLimit
 from ratelimit_ext.records.overrides import Overrides
 from ratelimit_ext.web.bound_limit import (
     BoundLimit,
-    Naming,
     applies_to,
     cost_in_units,
     header_name,
@@ -32,7 +32,6 @@ from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.definitions import runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, rank, with_amount
 from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager, code_of
-from ratelimit_ext.web.identities import Identity
 
 #: How many answers of the limit functions of a route are kept compiled.
 MOST_VARIANTS: Final = 256

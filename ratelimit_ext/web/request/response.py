@@ -20,7 +20,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.http import http_date
 
 from ratelimit_ext.core.charge import Guess
-from ratelimit_ext.web.errors import ENDLESS_MS
+from ratelimit_ext.core.decision import ENDLESS_MS
 from ratelimit_ext.web.request.cached_denial import ReadyHeaders, Repetition
 from ratelimit_ext.web.request.request_state import RequestState
 

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp import catalogue
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams.openai_responses import extras_of
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger

@@ -12,10 +12,10 @@ from sqlalchemy import text
 from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.services import services_of
-from chatapp.upstreams import Usage
 from tests import servers
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker

@@ -15,9 +15,10 @@ from chatapp import catalogue
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.catalogue import Model
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.upstreams import Bounds, ErrorKind, Progress, ProviderError, Quota, Usage
+from chatapp.upstreams import Bounds, ErrorKind, Progress, ProviderError, Quota
 from chatapp.upstreams.router import Reply
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 

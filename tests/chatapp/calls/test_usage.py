@@ -14,8 +14,9 @@ from chatapp.calls.usage import (
     usage_so_far,
     usage_without_answer,
 )
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate
-from chatapp.upstreams import ErrorKind, Progress, ProviderError, Usage
+from chatapp.upstreams import ErrorKind, Progress, ProviderError
 
 GPT = catalogue.load().model("gpt-5.4", "openai")
 CLAUDE = catalogue.load().model("claude-opus-5", "anthropic")

@@ -9,7 +9,7 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.catalogue import CatalogueError
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.openai import OpenAI

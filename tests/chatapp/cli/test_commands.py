@@ -11,10 +11,10 @@ from flask import Flask
 from chatapp.accounts.api_key import parse
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import load
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators.errors import reported_errors
-from chatapp.upstreams import Usage
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import NOON, begun, finished
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from chatapp import catalogue
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.estimates.outputs import (
@@ -21,7 +22,7 @@ from chatapp.estimates.outputs import (
 )
 from chatapp.ledger import table
 from chatapp.services import services_of
-from chatapp.upstreams import Extras, Usage
+from chatapp.upstreams import Extras
 from ratelimit_ext import Limiter
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished

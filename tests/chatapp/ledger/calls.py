@@ -6,8 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from chatapp.catalogue.usage import Usage
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.upstreams import Usage
 
 NOON = datetime(2026, 11, 25, 12, 0, 0, 123456, tzinfo=UTC)
 USAGE = Usage(1000, 200, cached_input_tokens=600, cache_write_tokens=100, reasoning_tokens=50)

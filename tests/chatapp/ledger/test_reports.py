@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import Call
 from chatapp.ledger.reports import DayTotal, ModelEstimates, Reports, Tokens
-from chatapp.upstreams import Usage
 from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)

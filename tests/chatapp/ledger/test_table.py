@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.table import row_of, usage_of
-from chatapp.upstreams import Usage
 from tests.chatapp.ledger.calls import USAGE, begun, finished, renewed
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from chatapp.catalogue import key as key_module
+from chatapp.catalogue.key import Key
 from chatapp.upstreams import ErrorKind, ProviderError
 from chatapp.upstreams import keys as keys_module
-from chatapp.upstreams.keys import REST_S, SET_ASIDE_S, Key, Keys
+from chatapp.upstreams.keys import REST_S, SET_ASIDE_S, Keys
 
 NAMES = ("KEY_A", "KEY_B", "KEY_C")
 
@@ -26,7 +28,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(keys_module, "time", made)
+    for module in (key_module, keys_module):
+        monkeypatch.setattr(module, "time", made)
     return made
 
 

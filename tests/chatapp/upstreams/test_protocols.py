@@ -11,7 +11,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.upstreams import Message, Prompt, RawRequest, Timeouts, Usage
+from chatapp.catalogue.usage import Usage
+from chatapp.upstreams import Message, Prompt, RawRequest, Timeouts
 from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.openai import OpenAI
 from chatapp.upstreams.sdk import SDKProvider

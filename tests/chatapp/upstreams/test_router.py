@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import pytest
 
 from chatapp import catalogue
-from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, ProviderError, Quota, Usage
+from chatapp.catalogue.usage import Usage
+from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, ProviderError, Quota
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import (
     Conversation,

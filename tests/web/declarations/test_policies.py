@@ -12,7 +12,7 @@ import pytest
 from flask import Blueprint, Flask, g, request
 
 from ratelimit_ext import ConfigurationError, ExemptionScope, Limiter, RequestTooLarge
-from ratelimit_ext.web.components import Parts
+from ratelimit_ext.web.storage import Engines
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
@@ -779,10 +779,10 @@ def test_a_limit_that_the_storage_does_not_support_stops_the_start(
 ) -> None:
     """Also a limit of a group, whose members are not yet known."""
 
-    def refuse(parts: Parts, item: object) -> None:
+    def refuse(engines: Engines, item: object, strategy: str) -> None:
         raise ConfigurationError(f"{item} is not supported")
 
-    monkeypatch.setattr(Parts, "check_item", refuse)
+    monkeypatch.setattr(Engines, "check", refuse)
     with pytest.raises(ConfigurationError, match="3 per 1 hour is not supported"):
         make(config=policy(tmp_path, GROUP))
 

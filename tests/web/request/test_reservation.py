@@ -14,8 +14,9 @@ import pytest
 import redis
 
 from ratelimit_ext import ConfigurationError, Guess, Limiter, Reservation
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.web.request import reservation as reservation_module
-from ratelimit_ext.web.request.reservation import DEFAULT_LEASE_S, LEASE, lease_s
+from ratelimit_ext.web.storage import LEASE, lease_s
 from tests.web.conftest import Clock, Maker
 from tests.web.outage.flaky import make_flaky
 

@@ -14,8 +14,8 @@ from werkzeug.test import TestResponse
 from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
-from chatapp.upstreams import Usage
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (

@@ -19,8 +19,8 @@ from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import Catalogue, load
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
-from chatapp.upstreams import Usage
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body

@@ -12,9 +12,9 @@ from flask.testing import FlaskClient
 
 from chatapp import catalogue
 from chatapp.accounts.store import Accounts
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.services import services_of
-from chatapp.upstreams import Usage
 from chatapp.upstreams.anthropic import extras_of as anthropic_extras
 from chatapp.upstreams.openai import extras_of as openai_extras
 from chatapp.upstreams.openai_responses import extras_of as responses_extras

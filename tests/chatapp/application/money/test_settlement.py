@@ -8,8 +8,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
+from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
-from chatapp.upstreams import Usage
 from tests.chatapp.conftest import replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (

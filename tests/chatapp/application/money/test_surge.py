@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp.catalogue import load
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, ProviderServer, openai_body
 

@@ -13,7 +13,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 from tests.chatapp.application.money.test_settlement import left
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger

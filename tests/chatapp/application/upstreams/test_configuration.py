@@ -13,8 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
+from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
-from chatapp.upstreams import Usage
 from tests.chatapp import upstream_server
 from tests.chatapp.application.upstreams.workers import MESSAGES, busy, chat, quota_headers
 from tests.chatapp.conftest import AppMaker, replace_services

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from chatapp import catalogue
+from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
 from chatapp.settings import SettingsError
-from chatapp.upstreams import Usage
 from tests.chatapp.application.upstreams.workers import (
     ANTHROPIC,
     MESSAGES,

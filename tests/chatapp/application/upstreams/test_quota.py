@@ -10,8 +10,9 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.calls.throttle import RECENT_S, Throttle
+from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
-from chatapp.upstreams import ProviderError, Quota, Usage
+from chatapp.upstreams import ProviderError, Quota
 from chatapp.upstreams.anthropic import VENDOR as ANTHROPIC_VENDOR
 from chatapp.upstreams.openai import VENDOR as OPENAI_VENDOR
 from chatapp.upstreams.sdk import Vendor, provider_errors

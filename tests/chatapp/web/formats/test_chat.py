@@ -9,7 +9,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp import catalogue
-from chatapp.upstreams import Usage
+from chatapp.catalogue.usage import Usage
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
