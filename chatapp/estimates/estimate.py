@@ -19,10 +19,8 @@ from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.outputs import (
     LEAST_OUTPUT_TOKENS,
-    MOST_CALLS,
     CallerHistory,
     Outputs,
-    expected_output_tokens,
 )
 from chatapp.estimates.tokens import input_tokens, predicted_tokens
 from chatapp.upstreams import Extras
@@ -132,16 +130,13 @@ class Estimator:
         """The estimate for one answer: by the caller's own calls, else by the model's."""
         own = None if caller is None else self._callers.output_tokens(caller, slug)
         if own is None:
-            return expected_output_tokens(self._outputs.recent(slug), effort=effort)
+            return self._outputs.expected(slug, effort=effort)
         return max(LEAST_OUTPUT_TOKENS, own)
 
     def learn(self, outputs: Iterable[tuple[str, int]]) -> None:
-        """Learn from earlier calls: the slugs and output tokens, the latest first."""
-        by_slug: dict[str, list[int]] = {}
+        """Learn from earlier calls: their slugs and output tokens, the oldest first."""
         for slug, tokens in outputs:
-            by_slug.setdefault(slug, []).append(tokens)
-        for slug, latest in by_slug.items():
-            self._outputs.add(slug, *latest[:MOST_CALLS])
+            self._outputs.add(slug, tokens)
 
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
         """Learn from the reported usage of a call that has ended. Once a call; never raises.

@@ -14,25 +14,16 @@ from __future__ import annotations
 
 import math
 import threading
-from bisect import bisect_left
-from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Final, NamedTuple
 
 from chatapp.catalogue.usage import Usage
 
-#: The largest number of tokens in each bucket; the last bucket takes every larger number. Bounds
-#: grow by the fourth root of two: a quantile, which is its bucket's bound, is at most 19 % too high
-#: and never too low.
-BOUNDS: Final = tuple(sorted({math.ceil(2 ** (step / 4)) for step in range(81)}))
-#: The weight of a call. Above one, so that halving keeps the single calls of the tail, which decide
-#: a high quantile.
-CALL_WEIGHT: Final = 16
-MOST_CALLS: Final = 1_000
-MOST_WEIGHT: Final = MOST_CALLS * CALL_WEIGHT
-
+#: How many calls of a model are known.
+MOST_CALLS: Final = 200
 #: Fewer calls say nothing about a quantile of 95 %: one in twenty is its first sign.
 ENOUGH_CALLS: Final = 20
 QUANTILE_PERCENT: Final = 95
@@ -50,80 +41,35 @@ MOST_CALLERS: Final = 10_000
 FEW_CALLS: Final = 5
 
 
-def bucket_of(tokens: int) -> int:
-    """The bucket of a number of tokens."""
-    return min(bisect_left(BOUNDS, tokens), len(BOUNDS) - 1)
+def quantile(outputs: Iterable[int]) -> int:
+    """Return the tokens that QUANTILE_PERCENT of the answers did not exceed.
 
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """Weights by bucket; at MOST_CALLS all weights are halved.
-
-    So the last calls weigh most; a call of a thousand calls ago weighs half. Immutable: threads may
-    share one.
+    >>> quantile([*range(1, 100), 5_000])
+    95
     """
-
-    weights: Mapping[int, int] = field(default_factory=dict)
-
-    @property
-    def calls(self) -> int:
-        """About how many calls it remembers."""
-        return sum(self.weights.values()) // CALL_WEIGHT
-
-    def quantile(self, percent: int) -> int:
-        """The tokens that this percentage of calls did not exceed; 0 without calls.
-
-        >>> Histogram().added(100).added(5_000).quantile(95)
-        5793
-        """
-        wanted = sum(self.weights.values()) * percent
-        reached = 0
-        for bucket in sorted(self.weights):
-            reached += self.weights[bucket] * 100
-            if reached >= wanted:
-                return BOUNDS[bucket]
-        return 0
-
-    def added(self, tokens: int) -> Histogram:
-        """This histogram and one more call."""
-        return self.with_calls({bucket_of(tokens): 1})
-
-    def with_calls(self, calls: Mapping[int, int]) -> Histogram:
-        """This histogram and ``calls`` by bucket."""
-        if not calls:
-            return self
-        weights = dict(self.weights)
-        for bucket, count in calls.items():
-            weights[bucket] = weights.get(bucket, 0) + CALL_WEIGHT * count
-        if sum(weights.values()) > MOST_WEIGHT:
-            weights = {bucket: half for bucket, whole in weights.items() if (half := whole // 2)}
-        return Histogram(weights)
-
-
-def expected_output_tokens(histogram: Histogram, *, effort: str = "") -> int:
-    """The estimate for one answer to an unknown caller, from the model's recent calls, and at
-    least what is usual for that effort."""
-    least = UNKNOWN_OUTPUT_TOKENS * EFFORTS.get(effort, 1)
-    if histogram.calls < ENOUGH_CALLS:
-        return least
-    return max(least, histogram.quantile(QUANTILE_PERCENT))
+    ordered = sorted(outputs)
+    return ordered[math.ceil(QUANTILE_PERCENT * len(ordered) / 100) - 1]
 
 
 class Outputs:
-    """The recent outputs of each model, in this process. Safe from any thread."""
+    """The last calls of each model, in this process. Safe from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._histograms: dict[str, Histogram] = {}
+        self._calls: dict[str, deque[int]] = {}
 
-    def recent(self, slug: str) -> Histogram:
-        return self._histograms.get(slug, Histogram())
+    def expected(self, slug: str, *, effort: str = "") -> int:
+        """Return the estimate for one answer to an unknown caller: at least what is usual for that
+        effort."""
+        least = UNKNOWN_OUTPUT_TOKENS * EFFORTS.get(effort, 1)
+        with self._lock:
+            calls = tuple(self._calls.get(slug, ()))
+        return least if len(calls) < ENOUGH_CALLS else max(least, quantile(calls))
 
     def add(self, slug: str, *tokens: int) -> None:
-        """Add calls of the model that have ended."""
+        """Add calls of the model that have ended, in their order."""
         with self._lock:
-            calls = Counter(map(bucket_of, tokens))
-            self._histograms[slug] = self.recent(slug).with_calls(calls)
+            self._calls.setdefault(slug, deque(maxlen=MOST_CALLS)).extend(tokens)
 
 
 class _Input(NamedTuple):
@@ -165,8 +111,8 @@ class CallerHistory:
             calls = self._calls.get((caller, slug))
             if calls is None or len(calls.outputs) < ENOUGH_CALLS:
                 return None
-            outputs = sorted(calls.outputs)
-        return outputs[math.ceil(QUANTILE_PERCENT * len(outputs) / 100) - 1]
+            outputs = tuple(calls.outputs)
+        return quantile(outputs)
 
     def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
         """How many of these input tokens the provider's cache is expected to have: what the last

@@ -225,7 +225,7 @@ class Reports:
         ]
 
     def recent_outputs(self) -> Sequence[tuple[str, int]]:
-        """Return the slugs and output tokens of the last RECENT_CALLS with a bill, the latest
+        """Return the slugs and output tokens of the last RECENT_CALLS with a bill, the oldest
         first."""
         query = (
             select(CALLS.c.slug, CALLS.c.output_tokens)
@@ -234,7 +234,8 @@ class Reports:
             .limit(RECENT_CALLS)
         )
         with self._database.reading() as connection:
-            return [(slug, tokens or 0) for slug, tokens in connection.execute(query)]
+            latest = connection.execute(query).all()
+        return [(slug, tokens or 0) for slug, tokens in reversed(latest)]
 
     def calls(
         self, *, user: str | None = None, since: datetime | None = None

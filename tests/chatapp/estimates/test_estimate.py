@@ -216,9 +216,9 @@ def test_odd_usages_do_not_raise(estimator: Estimator, usage: Usage) -> None:
 
 
 def test_it_begins_with_the_calls_of_the_ledger(estimator: Estimator) -> None:
-    """By model, and with the latest of many: older ones would weigh less."""
-    learned = [("gpt-4o", 3_000)] * MOST_CALLS + [("gpt-4o", 50_000)] * 9_000
-    estimator.learn([*learned, ("claude-haiku-4-5", 100)])
+    """By model, and with the latest of many."""
+    learned = [("gpt-4o", 50_000)] * 900 + [("gpt-4o", 3_000)] * MOST_CALLS
+    estimator.learn([("claude-haiku-4-5", 100), *learned])
     assert 3_000 <= estimator.estimate(GPT, BODY).output_tokens < 3_600
     assert estimator.estimate(CLAUDE, BODY).output_tokens == UNKNOWN_OUTPUT_TOKENS
 
