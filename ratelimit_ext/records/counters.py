@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
-
-from limits.storage import RedisStorage, Storage
+from collections.abc import Iterable
+from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
-from ratelimit_ext.core.key import escaped
 from ratelimit_ext.engine.denial_cache import Recollection
-from ratelimit_ext.records.store import SharedClient, storage_prefix
+from ratelimit_ext.records.store import RecordStore, kept
 
 #: By the minute since 1970, the name of the limit, and the outcome: allowed, denied, shadow (it
 #: would have denied), degraded (the storage was down; such a decision is also one of the others).
@@ -33,12 +29,7 @@ MOST_COUNTS: Final = 2000
 MOST_GROUPS: Final = 500
 MOST_STORED: Final = 20_000
 HOUR: Final = 60
-
-NOT_KEPT: Final = (
-    "This storage keeps no counts of decisions; set RATELIMIT_STORAGE_URI to a Redis or Valkey "
-    "server."
-)
-SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
+KEPT: Final = "counts of decisions"
 
 
 class _Group(NamedTuple):
@@ -53,7 +44,8 @@ class Tallies:
     """The counts of an extension: counts the decisions of this process, reads those of all."""
 
     def __init__(self) -> None:
-        self.store: RedisTallies | None = None
+        #: None also in this process's memory, which no other process can watch.
+        self.store: RecordStore | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -125,7 +117,7 @@ class Tallies:
         while hours:
             hour = next(iter(hours))
             try:
-                self.store.add(hour, hours[hour])
+                self.add(hour, hours[hour])
             except StorageUnavailable:
                 self._add(each for rest in hours.values() for each in rest.items())
                 raise
@@ -144,26 +136,17 @@ class Tallies:
         outcome, of the current minute and those before it, at most an hour. Minutes without
         decisions are there, too. Raises ``ValueError`` if the storage keeps none, and
         ``StorageUnavailable``."""
-        if self.store is None:
-            raise ValueError(NOT_KEPT)
+        kept(self.store, KEPT)
         self.flush()
         now = clock.now_us() // 60_000_000
         found: dict[int, dict[str, Counter[str]]] = {
             each: {} for each in range(now - minutes + 1, now + 1)
         }
         for hour in (now // HOUR - 1, now // HOUR):
-            for (minute, name, outcome), count in self.store.read(hour).items():
+            for (minute, name, outcome), count in self.of_hour(hour).items():
                 if minute in found:
                     found[minute].setdefault(name, Counter())[outcome] = count
         return found
-
-
-class RedisTallies:
-    """In Redis or Valkey: a hash for each hour. All are in one slot of a cluster."""
-
-    def __init__(self, storage: RedisStorage, name: str) -> None:
-        self._run = SharedClient(storage).run
-        self._name = f"{name}:tallies:{{operators}}"
 
     def add(self, hour: int, counts: Counts) -> None:
         """Add to the counts of the hour. Raises ``StorageUnavailable``."""
@@ -172,25 +155,14 @@ class RedisTallies:
             for (minute, name, outcome), count in counts.items()
             for word in (f"{minute}:{outcome}:{name}", count)
         ]
-        self._run("eval", SCRIPT, 1, f"{self._name}:{hour}", KEEP_S * 1000, MOST_STORED, *words)
+        store = kept(self.store, KEPT)
+        store.change("counters", [f"tallies:{hour}"], KEEP_S * 1000, MOST_STORED, *words)
 
-    def read(self, hour: int) -> Mapping[tuple[int, str, str], int]:
+    def of_hour(self, hour: int) -> Counts:
         """The counts of the hour. Raises ``StorageUnavailable``."""
-        stored: Mapping[Any, Any] = self._run("hgetall", f"{self._name}:{hour}")
-        found = {}
-        for raw, count in stored.items():
-            text = raw if isinstance(raw, str) else raw.decode("utf-8", "replace")
+        found = Counts()
+        for text, count in kept(self.store, KEPT).table(f"tallies:{hour}").items():
             if ":" in text:
                 minute, outcome, name = text.split(":", 2)
                 found[int(minute), name, outcome] = int(count)
         return found
-
-
-def tally_store(storage: Storage | None, key_prefix: str) -> RedisTallies | None:
-    """The store beside the limits; ``None`` if the storage is this process's memory, which no other
-    process can watch."""
-    if not isinstance(storage, RedisStorage):
-        return None
-    return RedisTallies(
-        storage, ":".join(filter(None, (storage_prefix(storage), escaped(key_prefix))))
-    )

@@ -12,19 +12,17 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any, Final, Protocol
-
-from limits.storage import MemoryStorage, RedisStorage, Storage
+from typing import Final
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.decision import Verdict, is_endless
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
-from ratelimit_ext.core.key import escaped, parsed_key
+from ratelimit_ext.core.key import parsed_key
 from ratelimit_ext.engine.denial_cache import Recollection
-from ratelimit_ext.records.store import SharedClient, storage_prefix
+from ratelimit_ext.records.store import RecordStore, kept
 
+KIND: Final = "denials"
 #: About how many records the storage keeps, and for how many seconds.
 MOST_RECORDS: Final = 10_000
 KEEP_S: Final = 2 * 86_400
@@ -39,14 +37,8 @@ MOST_NAMES: Final = 4
 MOST_UNSENT: Final = 1000
 #: Longer texts are cut: a limit by a function and an endpoint have no length of their own.
 LONGEST_TEXT: Final = 100
-AT_ONCE: Final = 1000
 #: The storage may keep a few more than :data:`MOST_RECORDS`.
 MOST_READ: Final = 2 * MOST_RECORDS
-
-NOT_KEPT: Final = (
-    "This storage keeps no denials; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
-)
-SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +75,6 @@ class DenialRecord:
 FIELDS: Final = frozenset(each.name for each in fields(DenialRecord))
 
 
-class DenialStore(Protocol):
-    """Where records are kept. Every method may raise ``StorageUnavailable``."""
-
-    def write(self, records: Sequence[DenialRecord]) -> None: ...
-    def read(self, most: int) -> Iterable[DenialRecord]:
-        """Those that were written last, the first one first."""
-        ...
-
-
 class _Run:
     """The denials of one bucket and caller since the first."""
 
@@ -108,7 +91,7 @@ class Denials:
     """The latest denials of an extension: gathers those of this process, reads those of all."""
 
     def __init__(self) -> None:
-        self.store: DenialStore | None = None
+        self.store: RecordStore | None = None
         #: Returns the id of the current request, empty without one.
         self.request_id: Callable[[], str] | None = None
         self.forget()
@@ -151,8 +134,7 @@ class Denials:
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Raises ``StorageUnavailable``: then it is kept, and the oldest
         is dropped if it is too much."""
-        store = self.store
-        if store is None:
+        if self.store is None:
             return
         now_s = clock.now_us() / 1_000_000
         with self._changes:
@@ -162,11 +144,16 @@ class Denials:
         if not records:
             return
         try:
-            store.write(records)
+            self.write(records)
         except StorageUnavailable:
             with self._changes:
                 self._unsent.extendleft(reversed(records))
             raise
+
+    def write(self, records: Iterable[DenialRecord]) -> None:
+        """Write these. Raises ``StorageUnavailable``."""
+        texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
+        kept(self.store, KIND).change("denials", [KIND], MOST_RECORDS, KEEP_S, *texts)
 
     def read(self, since_s: float = 0.0, *, most: int = MOST_READ) -> list[DenialRecord]:
         """The denials since then, in seconds since 1970, the first one first, of the ``most``
@@ -175,12 +162,12 @@ class Denials:
 
         Raises ``ValueError`` if the storage keeps none, and ``StorageUnavailable``.
         """
-        if self.store is None:
-            raise ValueError(NOT_KEPT)
+        store = kept(self.store, KIND)
         self.flush()
         least_s = max(since_s, clock.now_us() / 1_000_000 - KEEP_S)
-        found = [each for each in self.store.read(most) if each.until >= least_s]
-        joined = _joined(sorted(found, key=lambda record: (record.at, record.until)))
+        found = [_record(text) for text in store.latest(KIND, most)]
+        late = [record for record in found if record.until >= least_s]
+        joined = _joined(sorted(late, key=lambda record: (record.at, record.until)))
         return sorted(joined, key=lambda record: record.at)
 
     def _due(self, now_s: float, *, all_of_them: bool) -> Iterator[DenialRecord]:
@@ -227,61 +214,9 @@ class Denials:
         )
 
 
-class MemoryDenials:
-    """In this process, under a name of a dictionary that its owner may empty."""
-
-    def __init__(self, kept: dict[str, Any], name: str) -> None:
-        self._kept = kept
-        self._name = name
-
-    def write(self, records: Sequence[DenialRecord]) -> None:
-        self._records().extend(records)
-
-    def read(self, most: int) -> Iterable[DenialRecord]:
-        return list(self._records())[-most:]
-
-    def _records(self) -> deque[DenialRecord]:
-        kept: deque[DenialRecord] = self._kept.setdefault(self._name, deque(maxlen=MOST_RECORDS))
-        return kept
-
-
-class RedisDenials:
-    """In a stream of Redis or Valkey."""
-
-    def __init__(self, storage: RedisStorage, name: str) -> None:
-        self._run = SharedClient(storage).run
-        self._stream = f"{name}:denials:{{operators}}"
-
-    def write(self, records: Sequence[DenialRecord]) -> None:
-        texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
-        self._run("eval", SCRIPT, 1, self._stream, MOST_RECORDS, KEEP_S, *texts)
-
-    def read(self, most: int) -> Iterable[DenialRecord]:
-        last = "+"
-        found: list[DenialRecord] = []
-        while len(found) < most:
-            count = min(most - len(found), AT_ONCE)
-            entries = self._run("xrevrange", self._stream, last, "-", count)
-            if not entries:
-                break
-            for _, entry in entries:
-                (text,) = entry.values()
-                stored = json.loads(text)  # a newer release may write more
-                found.append(DenialRecord(**{k: v for k, v in stored.items() if k in FIELDS}))
-            name = entries[-1][0]
-            last = f"({name.decode() if isinstance(name, bytes) else name}"
-        return reversed(found)
-
-
-def denial_store(storage: Storage | None, key_prefix: str) -> DenialStore | None:
-    """The store beside the limits; ``None`` if the storage keeps no denials."""
-    if storage is None:
-        return None
-    name = ":".join(filter(None, (storage_prefix(storage), escaped(key_prefix))))
-    if isinstance(storage, MemoryStorage):
-        held: Any = storage.storage
-        return MemoryDenials(held, f"{name}:denials")
-    return RedisDenials(storage, name) if isinstance(storage, RedisStorage) else None
+def _record(text: str) -> DenialRecord:
+    stored = json.loads(text)  # a newer release may write more
+    return DenialRecord(**{name: stored[name] for name in FIELDS & stored.keys()})
 
 
 def _joined(records: Iterable[DenialRecord]) -> Iterator[DenialRecord]:

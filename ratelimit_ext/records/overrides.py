@@ -16,30 +16,22 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Final
 from weakref import WeakSet, ref
 
-from limits.storage import MemoryStorage, RedisStorage, Storage
-
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.core.key import escaped
-from ratelimit_ext.records.store import SharedClient
+from ratelimit_ext.records.store import MemoryRecords, RecordStore, kept
 
 #: How often a process reads the overrides, in seconds.
 EVERY_S: Final = 2.0
 MOST_OVERRIDES: Final = 1000
+KIND: Final = "overrides"
 #: How many changes the log keeps.
 MOST_ENTRIES: Final = 1000
 LONGEST_REASON: Final = 200
 
-NOT_SUPPORTED: Final = (
-    "This storage keeps no overrides; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
-)
-
 _logger = logging.getLogger("ratelimit_ext")
-SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,19 +69,6 @@ class LogEntry:
     at: float = 0.0
 
 
-class OverrideStore(Protocol):
-    """Where overrides and the log are kept. Every method may raise ``StorageUnavailable``."""
-
-    def read(self) -> list[Override]: ...
-    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
-        """Write the entry, and the override if its action is one; returns as overrides.lua."""
-        ...
-
-    def log(self) -> list[LogEntry]:
-        """The log, its newest entry first."""
-        ...
-
-
 class Overrides:
     """The overrides of an extension, as this process has read them last.
 
@@ -101,7 +80,7 @@ class Overrides:
     #: Whether processes read the overrides from a thread. Tests that count commands read by hand.
     in_background = True
 
-    def __init__(self, store: OverrideStore | None) -> None:
+    def __init__(self, store: RecordStore | None) -> None:
         self._store = store
         self.by_limit: Mapping[str, Mapping[str, Override]] = MappingProxyType({})
         #: Changes with ``by_limit``.
@@ -173,16 +152,18 @@ class Overrides:
     ) -> None:
         """Write another change of an operator to the log."""
         entry = LogEntry(action, identity, limit, amount, until, reason, by, time.time())
-        self._known().write(entry, None, ())
+        self.write(entry, None)
 
     def log(self) -> list[LogEntry]:
         """The latest changes, the newest first."""
-        return self._known().log()
+        texts = kept(self._store, KIND).newest_first("log", MOST_ENTRIES)
+        return [LogEntry(**json.loads(text)) for text in texts]
 
     def refresh(self) -> None:
         """Read the overrides now. Raises ``ValueError`` if the storage keeps none."""
         by_limit: dict[str, dict[str, Override]] = {}
-        for override in self._known().read():
+        for text in kept(self._store, KIND).table(KIND).values():
+            override = Override(**json.loads(text))
             by_limit.setdefault(override.limit, {})[override.identity] = override
         if by_limit != self.by_limit:
             self.by_limit = by_limit
@@ -193,7 +174,7 @@ class Overrides:
         with self._starting:  # other first requests wait, too
             if self.is_watched:
                 return
-            if self.in_background and not isinstance(self._store, MemoryStore):
+            if self.in_background and not isinstance(self._store, MemoryRecords):
                 self._try_refresh()
                 arguments = ref(self), self._ended
                 try:
@@ -227,84 +208,15 @@ class Overrides:
         known = (each for limit in self.by_limit.values() for each in limit.values())
         ended = {field_of(each.limit, each.identity) for each in known if not each.is_valid(now_s)}
         ended.discard(field_of(entry.limit, entry.identity))
-        return self._known().write(entry, override, ended)
+        return self.write(entry, override, ended)
 
-    def _known(self) -> OverrideStore:
-        if self._store is None:
-            raise ValueError(NOT_SUPPORTED)
-        return self._store
-
-
-class MemoryStore:
-    """In this process, under a name of a dictionary that its owner may empty."""
-
-    def __init__(self, kept: dict[str, Any], name: str) -> None:
-        self._kept = kept
-        self._name = name
-
-    def read(self) -> list[Override]:
-        return list(self._parts()[0].values())
-
-    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
-        overrides, log = self._parts()
-        for field in removed:
-            overrides.pop(field, None)
-        field = field_of(entry.limit, entry.identity)
-        if override is not None:
-            if field not in overrides and len(overrides) >= MOST_OVERRIDES:
-                return -1
-            overrides[field] = override
-        elif entry.action == "clear-override" and overrides.pop(field, None) is None:
-            return 0
-        log.insert(0, entry)
-        del log[MOST_ENTRIES:]
-        return 1
-
-    def log(self) -> list[LogEntry]:
-        return list(self._parts()[1])
-
-    def _parts(self) -> tuple[dict[str, Override], list[LogEntry]]:
-        parts: tuple[dict[str, Override], list[LogEntry]] = self._kept.setdefault(
-            self._name, ({}, [])
-        )
-        return parts
-
-
-class RedisStore:
-    """In Redis or Valkey. Both keys are in one slot of a cluster."""
-
-    def __init__(self, storage: RedisStorage, name: str) -> None:
-        self._run = SharedClient(storage).run
-        self._hash = f"{name}:overrides:{{operators}}"
-        self._log = f"{name}:log:{{operators}}"
-
-    def read(self) -> list[Override]:
-        stored: Mapping[Any, Any] = self._run("hgetall", self._hash)
-        return [Override(**json.loads(text)) for text in stored.values()]
-
-    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str]) -> int:
+    def write(self, entry: LogEntry, override: Override | None, removed: Iterable[str] = ()) -> int:
+        """Write the entry, and the override if its action is one; returns as overrides.lua."""
         is_override = override is not None or entry.action == "clear-override"
         field = field_of(entry.limit, entry.identity) if is_override else ""
         stored = "" if override is None else json.dumps(asdict(override))
-        most = MOST_ENTRIES, MOST_OVERRIDES
-        words = json.dumps(asdict(entry)), *most, field, stored, *removed
-        return int(self._run("eval", SCRIPT, 2, self._hash, self._log, *words))
-
-    def log(self) -> list[LogEntry]:
-        entries = self._run("lrange", self._log, 0, MOST_ENTRIES - 1)
-        return [LogEntry(**json.loads(text)) for text in entries]
-
-
-def store_for(storage: Storage | None, key_prefix: str) -> OverrideStore | None:
-    """The store beside the limits; ``None`` if the storage keeps no overrides."""
-    prefix = str(getattr(storage, "key_prefix", "LIMITS"))
-    name = f"{prefix}:{escaped(key_prefix)}" if key_prefix else prefix
-    if isinstance(storage, MemoryStorage):
-        held: Any = storage.storage
-        return MemoryStore(held, f"{name}:overrides")
-    if isinstance(storage, RedisStorage):  # also a cluster's
-        return RedisStore(storage, name)
-    return None
+        words = json.dumps(asdict(entry)), MOST_ENTRIES, MOST_OVERRIDES, field, stored
+        return kept(self._store, KIND).change("overrides", [KIND, "log"], *words, *removed)
 
 
 def field_of(limit: str, identity: str) -> str:

@@ -14,13 +14,12 @@ from functools import partial
 from typing import Final
 from weakref import WeakSet, ref
 
-from limits.storage import MemoryStorage, Storage
-
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event, Events
-from ratelimit_ext.records.counters import Tallies, tally_store
-from ratelimit_ext.records.denials import Denials, denial_store
-from ratelimit_ext.records.shadow import Trials, trial_store
+from ratelimit_ext.records.counters import Tallies
+from ratelimit_ext.records.denials import Denials
+from ratelimit_ext.records.shadow import Trials
+from ratelimit_ext.records.store import MemoryRecords, RecordStore
 
 #: How often a process writes, in seconds.
 EVERY_S: Final = 2.0
@@ -74,12 +73,11 @@ class Recorder:
         if self.note not in self._events.listeners:
             self._events.add(self.note)
 
-    def use(self, storage: Storage | None, key_prefix: str) -> None:
-        """Write to this storage from now on."""
-        self._denials.store = denial_store(storage, key_prefix)
-        self._trials.store = trial_store(storage, key_prefix)
-        self._tallies.store = tally_store(storage, key_prefix)
-        self._writes_at_once = isinstance(storage, MemoryStorage)
+    def use(self, store: RecordStore | None) -> None:
+        """Write to this store from now on."""
+        self._denials.store = self._trials.store = store
+        self._writes_at_once = isinstance(store, MemoryRecords)
+        self._tallies.store = None if self._writes_at_once else store
 
     def note(self, event: Event) -> None:
         """Gather an event. Does not wait."""

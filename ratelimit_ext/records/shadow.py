@@ -10,13 +10,10 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
-
-from limits.storage import MemoryStorage, RedisStorage, Storage
+from typing import Final, NamedTuple
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.decision import Verdict
@@ -24,7 +21,7 @@ from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import ChargedLimit, DecisionEvent
 from ratelimit_ext.core.key import escaped, parsed_key
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.records.store import SharedClient, storage_prefix
+from ratelimit_ext.records.store import RecordStore, kept
 
 KEEP_HOURS: Final = 48
 #: How many identities a trial keeps for each hour.
@@ -32,14 +29,9 @@ MOST_IDENTITIES: Final = 1000
 #: How many trials a process counts between two writes.
 MOST_TRIALS: Final = 100
 HOUR_S: Final = 3600
+KEPT: Final = "counts of shadows"
 #: Of these strategies, the most that was used is the smallest amount that denies nothing.
 WINDOWS: Final = frozenset({"fixed-window", "sliding-window"})
-
-NOT_KEPT: Final = (
-    "This storage keeps no counts of shadows; set RATELIMIT_STORAGE_URI to a Redis or Valkey "
-    "server."
-)
-SCRIPT: Final = Path(__file__).with_suffix(".lua").read_text("utf-8")
 
 
 class Trial(NamedTuple):
@@ -103,18 +95,11 @@ class Counts:
         return len(identities) >= MOST_IDENTITIES
 
 
-class TrialStore(Protocol):
-    """Where counts are kept. Every method may raise ``StorageUnavailable``."""
-
-    def add(self, hour: int, trial: Trial, counts: Counts) -> None: ...
-    def read(self, hours: Iterable[int]) -> dict[Trial, Counts]: ...
-
-
 class Trials:
     """The trials of an extension: counts those of this process, reads those of all."""
 
     def __init__(self) -> None:
-        self.store: TrialStore | None = None
+        self.store: RecordStore | None = None
         self.forget()
 
     def forget(self) -> None:
@@ -158,7 +143,7 @@ class Trials:
         while counted:
             key = next(iter(counted))
             try:
-                self.store.add(*key, counted[key])
+                self.add(*key, counted[key])
             except StorageUnavailable:
                 with self._changes:
                     for known, counts in counted.items():
@@ -170,46 +155,17 @@ class Trials:
     def read(self, hours: int) -> dict[Trial, Counts]:
         """What was counted in the current hour and so many before it. Raises ``ValueError`` if the
         storage keeps none, and ``StorageUnavailable``."""
-        if self.store is None:
-            raise ValueError(NOT_KEPT)
+        kept(self.store, KEPT)
         self.flush()
         now = clock.now_us() // (HOUR_S * 1_000_000)
-        return self.store.read(range(now - hours, now + 1))
-
-
-class MemoryTrials:
-    """In this process, under a name of a dictionary that its owner may empty."""
-
-    def __init__(self, kept: dict[str, Any], name: str) -> None:
-        self._kept = kept
-        self._name = name
+        total: dict[Trial, Counts] = {}
+        for hour in range(now - hours, now + 1):
+            for trial, counts in self.of_hour(hour).items():
+                total.setdefault(trial, Counts()).add(counts)
+        return total
 
     def add(self, hour: int, trial: Trial, counts: Counts) -> None:
-        hours: dict[int, dict[Trial, Counts]] = self._kept.setdefault(self._name, {})
-        for old in [each for each in hours if each <= hour - KEEP_HOURS]:
-            del hours[old]
-        total = hours.setdefault(hour, {}).setdefault(trial, Counts())
-        total.add(counts)
-        if len(total.by_identity) > MOST_IDENTITIES:
-            total.by_identity = Counter(dict(total.by_identity.most_common(MOST_IDENTITIES)))
-            total.is_rough = True
-        if len(total.used) > MOST_IDENTITIES:
-            total.used = dict(list(total.used.items())[:MOST_IDENTITIES])
-            total.is_partial = True
-
-    def read(self, hours: Iterable[int]) -> dict[Trial, Counts]:
-        kept: dict[int, dict[Trial, Counts]] = self._kept.get(self._name, {})
-        return _summed(kept.get(hour, {}) for hour in hours)
-
-
-class RedisTrials:
-    """In Redis or Valkey. All keys are in one slot of a cluster."""
-
-    def __init__(self, storage: RedisStorage, name: str) -> None:
-        self._run = SharedClient(storage).run
-        self._name = f"{name}:trials:{{operators}}"
-
-    def add(self, hour: int, trial: Trial, counts: Counts) -> None:
+        """Add to the counts of the hour. Raises ``StorageUnavailable``."""
         text = json.dumps(trial, ensure_ascii=False)
         denied = [word for pair in counts.by_identity.items() for word in pair]
         used = [word for pair in counts.used.items() for word in pair]
@@ -217,48 +173,30 @@ class RedisTrials:
             *(KEEP_HOURS * HOUR_S * 1000, MOST_IDENTITIES, text, counts.requests, counts.denied),
             *(int(counts.is_rough or counts.is_partial), len(counts.by_identity)),
         )
-        self._run("eval", SCRIPT, 3, *self._keys(hour, text), *words, *denied, *used)
+        kept(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
 
-    def read(self, hours: Iterable[int]) -> dict[Trial, Counts]:
-        return _summed(self._of_hour(hour) for hour in hours)
-
-    def _of_hour(self, hour: int) -> dict[Trial, Counts]:
-        stored: Mapping[Any, Any] = self._run("hgetall", f"{self._name}:{hour}")
-        totals = {_text(name): int(value) for name, value in stored.items()}
-        found = {}
+    def of_hour(self, hour: int) -> dict[Trial, Counts]:
+        """What was counted in the hour. Raises ``StorageUnavailable``."""
+        store, found = kept(self.store, KEPT), {}
+        totals = {name: int(value) for name, value in store.table(f"trials:{hour}").items()}
         for name, requests in totals.items():
             text, _, word = name.rpartition(":")
-            if word != "requests":
-                continue
-            _, denied, used = self._keys(hour, text)
-            found[Trial(*json.loads(text))] = Counts(
-                requests,
-                totals.get(f"{text}:denied", 0),
-                Counter(self._scores(denied)),
-                self._scores(used),
-                f"{text}:rough" in totals,
-                f"{text}:partial" in totals,
-            )
+            if word == "requests":
+                _, denied, used = _names(hour, text)
+                found[Trial(*json.loads(text))] = Counts(
+                    requests,
+                    totals.get(f"{text}:denied", 0),
+                    Counter(store.scores(denied)),
+                    dict(store.scores(used)),
+                    f"{text}:rough" in totals,
+                    f"{text}:partial" in totals,
+                )
         return found
 
-    def _scores(self, key: str) -> dict[str, int]:
-        pairs = self._run("zrange", key, 0, -1, False, True)  # noqa: FBT003 - redis-py's order
-        return {_text(identity): int(score) for identity, score in pairs}
 
-    def _keys(self, hour: int, text: str) -> tuple[str, str, str]:
-        own = f"{self._name}:{hour}:{escaped(text)}"
-        return f"{self._name}:{hour}", f"{own}:denied", f"{own}:used"
-
-
-def trial_store(storage: Storage | None, key_prefix: str) -> TrialStore | None:
-    """The store beside the limits; ``None`` if the storage keeps no counts."""
-    if storage is None:
-        return None
-    name = ":".join(filter(None, (storage_prefix(storage), escaped(key_prefix))))
-    if isinstance(storage, MemoryStorage):
-        held: Any = storage.storage
-        return MemoryTrials(held, f"{name}:trials")
-    return RedisTrials(storage, name) if isinstance(storage, RedisStorage) else None
+def _names(hour: int, text: str) -> tuple[str, str, str]:
+    own = f"trials:{hour}:{escaped(text)}"
+    return f"trials:{hour}", f"{own}:denied", f"{own}:used"
 
 
 def _trial(found: ChargedLimit, limit: Limit) -> Trial:
@@ -270,15 +208,3 @@ def _trial(found: ChargedLimit, limit: Limit) -> Trial:
         capacity=limit.capacity,
         is_window=limit.strategy in WINDOWS,
     )
-
-
-def _summed(parts: Iterable[Mapping[Trial, Counts]]) -> dict[Trial, Counts]:
-    total: dict[Trial, Counts] = {}
-    for part in parts:
-        for trial, counts in part.items():
-            total.setdefault(trial, Counts()).add(counts)
-    return total
-
-
-def _text(raw: str | bytes) -> str:
-    return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")

@@ -1,12 +1,56 @@
-"""Where records lie: beside the limits, in their storage."""
+"""Where records lie: beside the limits, in their storage; with ``memory://``, in this process."""
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, cast
 
-from limits.storage import RedisStorage, Storage
+from limits.storage import MemoryStorage, RedisStorage, Storage
 
+from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.key import escaped
+
+#: How many entries are read at once.
+AT_ONCE = 1000
+
+
+class RecordStore(Protocol):
+    """The records of an extension. Their names begin with the kind of record. Every method may
+    raise ``StorageUnavailable``."""
+
+    def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
+        """Run a script of this folder. Its head says what the words are, and what it returns."""
+        ...
+
+    def table(self, name: str) -> Mapping[str, Any]: ...
+    def scores(self, name: str) -> Mapping[str, int]: ...
+    def newest_first(self, name: str, most: int) -> list[str]: ...
+    def latest(self, name: str, most: int) -> list[str]:
+        """Those of a stream that were written last, the first one first."""
+        ...
+
+
+def record_store(storage: Storage | None, key_prefix: str) -> RecordStore | None:
+    """The store beside the limits; ``None`` if the storage keeps no records."""
+    prefix = "" if storage is None else storage_prefix(storage)
+    prefix = f"{prefix}:{escaped(key_prefix)}" if key_prefix else prefix
+    if isinstance(storage, MemoryStorage):
+        return MemoryRecords(cast(Any, storage.storage), prefix)
+    return RedisRecords(storage, prefix) if isinstance(storage, RedisStorage) else None
+
+
+def kept(store: RecordStore | None, what: str) -> RecordStore:
+    """Return the store. Raises ``ValueError`` without one."""
+    if store is None:
+        raise ValueError(
+            f"This storage keeps no {what}; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
+        )
+    return store
 
 
 def storage_prefix(storage: Storage) -> str:
@@ -14,10 +58,11 @@ def storage_prefix(storage: Storage) -> str:
     return str(getattr(storage, "key_prefix", "LIMITS"))
 
 
-class SharedClient:
-    """The client of a storage, for what lies beside the limits."""
+class RedisRecords:
+    """In Redis or Valkey, a cluster's too: all names are in one slot."""
 
-    def __init__(self, storage: RedisStorage) -> None:
+    def __init__(self, storage: RedisStorage, prefix: str) -> None:
+        self._prefix = prefix
         self._client: Any = storage.get_connection()
         errors = storage.base_exceptions
         # OSError: this process has no file descriptor left for a connection.
@@ -26,8 +71,37 @@ class SharedClient:
             *(errors if isinstance(errors, tuple) else (errors,)),
         )
 
-    def run(self, command: str, *arguments: object) -> Any:
-        """The reply of a command. Raises ``StorageUnavailable``."""
+    def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
+        keys = [self._key(name) for name in names]
+        return cast(int, self._run("eval", _script(script), len(keys), *keys, *words))
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        stored = self._run("hgetall", self._key(name))
+        return {_text(field): _text(value) for field, value in stored.items()}
+
+    def scores(self, name: str) -> Mapping[str, int]:
+        pairs = self._run("zrange", self._key(name), 0, -1, False, True)  # noqa: FBT003 - redis-py's order
+        return {_text(member): int(score) for member, score in pairs}
+
+    def newest_first(self, name: str, most: int) -> list[str]:
+        return [_text(each) for each in self._run("lrange", self._key(name), 0, most - 1)]
+
+    def latest(self, name: str, most: int) -> list[str]:
+        last, found = "+", list[str]()
+        while len(found) < most:
+            count = min(most - len(found), AT_ONCE)
+            entries = self._run("xrevrange", self._key(name), last, "-", count)
+            if not entries:
+                break
+            found += [_text(text) for _, entry in entries for text in entry.values()]
+            last = f"({_text(entries[-1][0])}"
+        return found[::-1]
+
+    def _key(self, name: str) -> str:
+        kind, colon, rest = name.partition(":")
+        return f"{self._prefix}:{kind}:{{operators}}{colon}{rest}"
+
+    def _run(self, command: str, *arguments: object) -> Any:
         try:
             return getattr(self._client, command)(*arguments)
         except Exception as error:
@@ -36,3 +110,93 @@ class SharedClient:
             if not isinstance(error, self._errors) and not name.endswith("ClusterException"):
                 raise
             raise StorageUnavailable(f"the storage failed: {error}") from error
+
+
+class MemoryRecords:
+    """In a dictionary that its owner may empty. Each script is a method."""
+
+    def __init__(self, held: dict[str, Any], prefix: str) -> None:
+        self._held = held
+        self._prefix = prefix
+        self._changes = threading.Lock()
+
+    def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
+        run: Callable[..., int] = getattr(self, f"_{script}")
+        with self._changes:
+            return run(*names, *words)
+
+    def table(self, name: str) -> Mapping[str, Any]:
+        return dict(self._part(name, Counter))
+
+    scores = table
+
+    def newest_first(self, name: str, most: int) -> list[str]:
+        return self._part(name, list)[:most]  # type: ignore[no-any-return]
+
+    def latest(self, name: str, most: int) -> list[str]:
+        return self._part(name, list)[-most:]  # type: ignore[no-any-return]
+
+    def _part(self, name: str, made: Callable[[], Any]) -> Any:
+        return self._held.setdefault(f"{self._prefix}:records:{name}", made())
+
+    def _denials(self, name: str, most: int, _: int, *texts: str) -> int:
+        entries = self._part(name, list)
+        entries += texts
+        del entries[:-most]
+        return len(entries)
+
+    def _overrides(self, name: str, log: str, *words: Any) -> int:
+        entry, most_entries, most, field, override, *removed = words
+        overrides, entries = self._part(name, Counter), self._part(log, list)
+        for each in removed:
+            overrides.pop(each, None)
+        if override:
+            if field not in overrides and len(overrides) >= most:
+                return -1
+            overrides[field] = override
+        elif field and overrides.pop(field, None) is None:
+            return 0
+        entries.insert(0, entry)
+        del entries[most_entries:]
+        return 1
+
+    def _shadow(self, hour: str, denied: str, used: str, *words: Any) -> int:
+        lifetime_ms, most, trial, requests, denials, is_rough, pairs, *rest = words
+        self._expire((hour, denied, used), lifetime_ms)
+        totals, counts, maxima = (self._part(name, Counter) for name in (hour, denied, used))
+        totals[f"{trial}:requests"] += requests
+        totals[f"{trial}:denied"] += denials
+        notes = {"rough", "partial"} if is_rough else set()
+        for identity, count in _pairs(rest[: 2 * pairs]):
+            if identity not in counts and len(counts) >= most:
+                counts[identity] = counts.pop(min(counts, key=counts.__getitem__))
+                notes.add("rough")
+            counts[identity] += count
+        for identity, count in _pairs(rest[2 * pairs :]):
+            if identity in maxima or len(maxima) < most:
+                maxima[identity] = max(count, maxima[identity])
+            else:
+                notes.add("partial")
+        totals.update({f"{trial}:{note}": 1 for note in notes})
+        return 0
+
+    def _expire(self, names: Iterable[str], lifetime_ms: int) -> None:
+        """Keep these for their lifetime, and drop others whose lifetime is over."""
+        now_ms, ends = clock.now_us() // 1000, self._part("ends", dict)
+        ends.update(dict.fromkeys(names, now_ms + lifetime_ms))
+        for name in [each for each, end in ends.items() if end <= now_ms]:
+            self._held.pop(f"{self._prefix}:records:{name}", None)
+            del ends[name]
+
+
+@cache
+def _script(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.lua").read_text("utf-8")
+
+
+def _pairs(words: Sequence[Any]) -> Iterable[tuple[str, int]]:
+    return zip(words[::2], words[1::2], strict=True)
+
+
+def _text(raw: str | bytes) -> str:
+    return raw if isinstance(raw, str) else raw.decode("utf-8", "replace")

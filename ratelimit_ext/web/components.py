@@ -13,9 +13,9 @@ from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.key import Naming
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.records.overrides import Overrides, store_for
+from ratelimit_ext.records.overrides import Overrides
 from ratelimit_ext.records.recorder import Recorder
-from ratelimit_ext.records.store import storage_prefix
+from ratelimit_ext.records.store import record_store, storage_prefix
 from ratelimit_ext.settlements.queue import settlements
 from ratelimit_ext.web.blocks import Blocks
 from ratelimit_ext.web.bound_limit import ChargeRecord
@@ -89,8 +89,9 @@ class Parts:
         self.engines = Engines(
             storage, failure_policy, self.workers, events=self.events, queue=settlements
         )
-        self.overrides = Overrides(store_for(storage, settings._key_prefix))
-        self.recorder.use(storage, settings._key_prefix)
+        records = record_store(storage, settings._key_prefix)
+        self.overrides = Overrides(records)
+        self.recorder.use(records)
         self.resolver = self.resolver_of(self.manager)
         admission_settings = AdmissionSettings(
             lease_s=self.lease_s,

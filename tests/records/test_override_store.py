@@ -201,10 +201,9 @@ def test_overrides_are_bounded(site: Site) -> None:
     """As each process reads all of them; a change of one that exists is no new one."""
     overrides = site[1].overrides
     for number in range(MOST_OVERRIDES):
-        overrides._store.write(  # type: ignore[union-attr]
+        overrides.write(
             module.LogEntry("override", f"c{number}", "calls"),
             module.Override("calls", f"c{number}", NEW),
-            (),
         )
     with pytest.raises(ValueError, match=f"There are {MOST_OVERRIDES} overrides"):
         overrides.set("calls", "ann", NEW)

@@ -209,19 +209,18 @@ def test_identities_are_bounded_and_the_report_says_so(
 
 def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
     """Merged over workers. A new identity takes the place and count of the smallest."""
-    store = limited(make, shared)[1].trials.store
-    assert store is not None
+    trials = limited(make, shared)[1].trials
     trial = Trial("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
     for number in range(module.MOST_IDENTITIES):
         counts = Counts(1, 1)
         counts.by_identity["heavy" if number == 0 else f"light-{number}"] = 50 if number == 0 else 1
         counts.used["heavy"] = number
         if number % 100 == 0 or number > 990:
-            store.add(7, trial, counts)
+            trials.add(7, trial, counts)
     many = Counts(2000, 2000)
     many.by_identity.update({f"new-{number}": 2 for number in range(1100)})
-    store.add(7, trial, many)
-    found = store.read([7])[trial]
+    trials.add(7, trial, many)
+    found = trials.of_hour(7)[trial]
     assert len(found.by_identity) == module.MOST_IDENTITIES
     assert found.by_identity["heavy"] == 50
     assert found.is_rough
@@ -232,7 +231,7 @@ def test_an_outage_keeps_the_counts(make: Maker, shared: str) -> None:
     """They are added when the storage is back."""
 
     class Down:
-        def add(self, *_: Any) -> None:
+        def change(self, *_: Any) -> int:
             raise StorageUnavailable("down")
 
     site = limited(make, shared)
