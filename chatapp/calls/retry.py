@@ -1,7 +1,8 @@
 """Attempts at one call: how many, after which waits, and what a refusal means for other callers.
 
 After a provider has refused a call because of its load and named a wait, no worker calls that model
-with that key until it is over. Without a named wait, calls go on (throttle.py).
+with that key until it is over; requests wait that long if they may (web/current_call.py). Without a
+named wait, calls go on (throttle.py).
 
 The SDKs do not retry here: a call that timed out may have been billed, and no limit would see the
 second attempt. So each attempt is admitted like the first, and a timeout is not retried.

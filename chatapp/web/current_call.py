@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -11,14 +12,14 @@ from flask import Request, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.retry import LONGEST_COOL_DOWN_S
+from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S
 from chatapp.calls.throttle import Throttle
 from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
 from chatapp.web import allowed_models
-from chatapp.web.call_limits import INPUT_QUOTA, SURGE, RequestLimits
+from chatapp.web.call_limits import COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import CurrentRequest, current_request
 from chatapp.web.errors import ApiError
 from chatapp.web.tags import tags_of
@@ -36,7 +37,7 @@ RETRY_SOON: Final = {"Retry-After": "2"}
 def install(limiter: Limiter) -> None:
     """Charge limits in tokens and dollars with the estimate of the call, count a provider's quotas
     by model, key and tier, and decide again for another key, or the fallback, of a model that cools
-    down."""
+    down, or once it has."""
     limiter.estimator("tokens")(_tokens)
     limiter.estimator("input_tokens")(lambda: Guess(current_request().estimate.input_tokens))
     limiter.estimator("output_tokens")(lambda: Guess(current_request().estimate.output_tokens))
@@ -107,6 +108,28 @@ def _demand(current: CurrentRequest) -> Demand:
 
 
 def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+    """The decision for another key or model, or for the same one once a provider's short wait is
+    over; ``None`` admits the request."""
+    refused, patience_s = _decide_for_others(refusal, decide_again), PATIENCE_S
+    places = current_request().services.waiting
+    while (wait_s := _named_wait_s(refused)) <= patience_s and places.acquire(blocking=False):
+        try:
+            time.sleep(wait_s)
+        finally:
+            places.release()
+        patience_s -= wait_s
+        refused = decide_again()
+    return refused
+
+
+def _named_wait_s(refusal: HTTPException | None) -> float:
+    """The rest of the wait that a provider has named; infinite after another decision."""
+    if not isinstance(refusal, TemporarilyUnavailable):
+        return math.inf
+    return _wait_ms(refusal) / 1000 if refusal.bound_limit.limit.name == COOL_DOWN else math.inf
+
+
+def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
     """The decision for another key or for the fallback model if the requested model is overloaded;
     ``None`` admits the request. If none can serve it, the refusal with the shortest wait."""
     current, shortest = current_request(), refusal

@@ -3,6 +3,7 @@ workers on one storage."""
 
 from __future__ import annotations
 
+from threading import BoundedSemaphore
 from typing import Any
 
 import httpx2
@@ -88,6 +89,27 @@ def test_a_cool_down_has_anthropics_format(
     assert denied.json["error"]["type"] == "overloaded_error"
     assert denied.json["error"]["details"]["error_code"] == "server_is_overloaded"
     assert wait_ms - 1000 < int(denied.headers["retry-after-ms"]) <= wait_ms
+    assert len(provider.calls) == 1
+
+
+def test_a_short_wait_is_waited_for(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+    """At either worker a call is answered after it, and the provider is not called before."""
+    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
+    provider.script(busy("1"))
+    assert chat(workers.one).status_code == 503
+    assert [chat(client).status_code for client in (workers.other, workers.one)] == [200, 200]
+    assert len(provider.calls) == 3
+
+
+def test_few_threads_wait(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+    """A request for which no place is left is refused at once."""
+    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
+    replace_services(workers.other.application, waiting=BoundedSemaphore(0))
+    provider.script(busy("2"))
+    assert chat(workers.one).status_code == 503
+    denied = chat(workers.other)
+    assert (denied.status_code, denied.json["code"]) == (503, "server_is_overloaded")
+    assert "x-should-retry" not in denied.headers
     assert len(provider.calls) == 1
 
 
