@@ -1,0 +1,146 @@
+"""A provider's spending cap under gunicorn with two workers: each lets the capped key rest, the
+other key serves, the operator gets one alert, and no client reads of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chatapp import upstream_server
+from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
+from tests.chatapp.upstream_server import ProviderServer, anthropic_error, openai_error
+from tests.e2e.gunicorn_master import Master, gunicorn
+
+WORKERS = 2
+#: Until both have met the cap.
+MOST_ROUNDS = 20
+FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
+BILLING = "Your plan and billing details: https://example.com/billing"
+ENDS_AT = datetime.now(UTC) + timedelta(days=3)
+UPSTREAMS = """
+version = 1
+[upstreams.openai]
+protocol = "openai"
+base_url = "{url}/v1"
+keys = ["env:CAP_KEY_1", "env:CAP_KEY_2"]
+patterns = ["gpt-*"]
+models_of = "openai"
+[upstreams.anthropic]
+protocol = "anthropic"
+base_url = "{url}"
+keys = ["env:CAP_KEY_1", "env:CAP_KEY_2"]
+patterns = ["claude-*"]
+models_of = "anthropic"
+"""
+SPECIFIED = "You have reached your specified workspace API usage limits. You will regain access on "
+CAPS = {
+    "openai": openai_error(
+        429, code="project_spend_limit_exceeded", kind="insufficient_quota", message=BILLING
+    ),
+    "anthropic": anthropic_error(
+        400, kind="invalid_request_error", message=f"{SPECIFIED}{ENDS_AT:%Y-%m-%d} at 00:00 UTC."
+    ),
+}
+SAID = [{"role": "user", "content": "ping"}]
+CALLS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "openai": [
+        ("/chat", {"model": "gpt-5.4-mini", "message": "ping"}),
+        ("/v1/chat/completions", {"model": "gpt-5.4-mini", "messages": SAID}),
+        ("/v1/responses", {"model": "gpt-5.4-mini", "input": "ping"}),
+    ],
+    "anthropic": [
+        ("/chat", {"model": "claude-haiku-4-5", "message": "ping"}),
+        ("/v1/messages", {"model": "claude-haiku-4-5", "messages": SAID, "max_tokens": 9}),
+    ],
+}
+
+
+@pytest.fixture
+def provider() -> Iterator[ProviderServer]:
+    with upstream_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def master(provider: ProviderServer, receiver: Receiver, tmp_path: Path) -> Iterator[Master]:
+    file, policy = tmp_path / "upstreams.toml", tmp_path / "policy.toml"
+    file.write_text(UPSTREAMS.format(url=provider.url))
+    policy.write_text("version = 1\n")
+    with gunicorn(
+        "wsgi:app",
+        workers=WORKERS,
+        state=tmp_path / "state",
+        log=tmp_path / "log",
+        RATELIMIT_POLICY_FILE=str(policy),
+        CHATAPP_PROVIDERS_FILE=str(file),
+        CAP_KEY_1=FIRST,
+        CAP_KEY_2=SECOND,
+        NO_PROXY="127.0.0.1",
+        CHATAPP_ALERT_WEBHOOK_URL=receiver.url,
+        CHATAPP_ALERT_WEBHOOK_SECRET=SECRET,
+    ) as master:
+        yield master
+    assert "secret-of" not in master.log
+    assert "Traceback" not in master.log
+
+
+def ask_each(master: Master, vendor: str) -> list[int]:
+    """Every call of the vendor, plain and streamed, several times and some at once; none shows the
+    provider's text."""
+
+    def ask(call: tuple[str, dict[str, Any]]) -> int:
+        path, body = call
+        connection = HTTPConnection("127.0.0.1", master.port, timeout=30)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        text = response.read().decode().lower()
+        connection.close()
+        assert not any(each in text for each in ("billing", "usage limits", "secret-of"))
+        return response.status
+
+    plain = CALLS[vendor]
+    streamed = [(path, body | {"stream": True}) for path, body in plain]
+    with ThreadPoolExecutor(12) as pool:
+        return list(pool.map(ask, [*plain, *streamed] * 2))
+
+
+@pytest.mark.parametrize("vendor", CAPS)
+def test_a_capped_key_rests_in_all_workers(
+    master: Master, provider: ProviderServer, receiver: Receiver, vendor: str
+) -> None:
+    """The other key serves every call. Once it is capped, too, every call gets a 502."""
+    sentence = f"of the upstream {vendor} has reached a spending cap or has no credit left. It is"
+    provider.refuse(FIRST, CAPS[vendor])
+    for _ in range(MOST_ROUNDS):
+        assert set(ask_each(master, vendor)) == {200}
+        if master.log.count(f"The key CAP_KEY_1 {sentence}") == WORKERS:
+            break
+    asked = provider.keys().count(FIRST)
+    assert set(ask_each(master, vendor)) == {200}
+    assert provider.keys().count(FIRST) == asked
+    provider.refuse(SECOND, CAPS[vendor])
+    for _ in range(MOST_ROUNDS):
+        assert set(ask_each(master, vendor)) == {502}
+        if master.log.count(f"The key CAP_KEY_2 {sentence}") == WORKERS:
+            break
+    receiver.received(2)
+    master.signal(signal.SIGTERM)
+    master.process.wait(60)
+    data = [alert.body["data"] for alert in receiver.received(2)]
+    assert [each["key"] for each in data] == [f"{vendor}/CAP_KEY_1", f"{vendor}/CAP_KEY_2"]
+    for key in ("CAP_KEY_1", "CAP_KEY_2"):
+        assert master.log.count(f"The key {key} {sentence}") == WORKERS
