@@ -15,9 +15,9 @@ from chatapp.calls.throttle import Throttle
 from chatapp.catalogue import Catalogue
 from chatapp.database.connection import Database
 from chatapp.estimates.estimate import Estimator
-from chatapp.ledger.call import Ledger
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
+from chatapp.ledger.writer import BackgroundLedger
 from chatapp.settings import Settings
 from chatapp.upstreams.router import Conversation
 from ratelimit_ext import Limiter, Policy
@@ -39,7 +39,7 @@ class Services:
     conversation: Conversation
     estimator: Estimator
     database: Database
-    ledger: Ledger
+    ledger: BackgroundLedger
     reports: Reports
     stored_answers: StoredAnswers
     alerts: Alerts | None

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from hashlib import sha256
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from cachetools import TTLCache
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.api_key import PresentedKey, parse
-from chatapp.accounts.store import ApiKey, User, own_limits
+from chatapp.accounts.mark import AccountsMark
+from chatapp.accounts.store import Accounts, ApiKey, User, own_limits
 from chatapp.per_process import PerProcess
 
 log = logging.getLogger(__name__)
@@ -77,27 +78,11 @@ class Principal:
 Known: TypeAlias = tuple[Principal, datetime | None]
 
 
-class Store(Protocol):
-    """The queries of authentication."""
-
-    def any_key(self) -> bool: ...
-    def find(self, public_id: str) -> tuple[ApiKey, User] | None: ...
-    def note_use(self, public_id: str, day: date) -> None: ...
-
-
-class Mark(Protocol):
-    """See chatapp/accounts/mark.py."""
-
-    def is_set(self) -> bool | None: ...
-    def set(self) -> None: ...
-    def clear(self) -> None: ...
-
-
 class Authenticator:
     """Finds the owner of a key, and whether keys are required. Safe from any thread."""
 
     def __init__(
-        self, store: Store, mark: Mark, clock: Callable[[], float] = time.monotonic
+        self, store: Accounts, mark: AccountsMark, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.mark = mark
         self._store = store

@@ -30,7 +30,8 @@ from chatapp.calls.usage import (
 from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
-from chatapp.ledger.call import Call, Ledger, Status
+from chatapp.ledger.call import Call, Status
+from chatapp.ledger.writer import BackgroundLedger
 from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, ProviderError, QuotaUnit
 from chatapp.upstreams.cancellation import Wait, waiting
 
@@ -158,7 +159,7 @@ class ProviderCall:
         request: CallRequest,
         *,
         catalogue: Catalogue,
-        ledger: Ledger,
+        ledger: BackgroundLedger,
         estimator: Estimator,
         most_attempts: int,
     ) -> None:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
+from chatapp.catalogue import Catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.ledger.table import usage_of
-
-
-class Prices(Protocol):
-    """The part of the catalogue that an audit uses."""
-
-    def price(self, slug: str, usage: Usage) -> int: ...
 
 
 @dataclass(slots=True)
@@ -33,7 +28,7 @@ class Findings:
 
 def audit(
     rows: Iterable[Mapping[Any, Any]],
-    prices: Prices,
+    catalogue: Catalogue,
     *,
     now: datetime,
     lease: timedelta,
@@ -63,7 +58,7 @@ def audit(
         if row["started_at"] < priced_since:
             found.unpriced += 1
             continue
-        expected = _expected(row, prices)
+        expected = _expected(row, catalogue)
         if row["cost_micro_usd"] != expected and not _is_estimated(row):
             found.problems.append(
                 f"{row['id']} of {row['user']} cost {row['cost_micro_usd']} micro-dollars, but the "
@@ -72,11 +67,11 @@ def audit(
     return found
 
 
-def _expected(row: Mapping[Any, Any], prices: Prices) -> int:
+def _expected(row: Mapping[Any, Any], catalogue: Catalogue) -> int:
     usage = usage_of(row)
     if usage is None and row["status"] == "unfinished":
         usage = Usage(row["estimated_input_tokens"], row["estimated_output_tokens"])
-    return 0 if usage is None else prices.price(row["slug"], usage)
+    return 0 if usage is None else catalogue.price(row["slug"], usage)
 
 
 def _is_estimated(row: Mapping[Any, Any]) -> bool:

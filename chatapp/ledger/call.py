@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind
@@ -64,18 +64,6 @@ class Call:
     def cost_usd(self) -> float:
         """The cost in dollars, for a client."""
         return self.cost_micro_usd / 1_000_000
-
-
-class Ledger(Protocol):
-    """Keeps calls. No method waits for a database or raises."""
-
-    def begin(self, call: Call) -> None:
-        """The provider is being called; from now on the call may cost."""
-        ...
-
-    def finish(self, call: Call) -> None:
-        """The outcome: the same ``id``, with usage, cost and status."""
-        ...
 
 
 def new_call_id() -> str:
