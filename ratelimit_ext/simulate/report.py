@@ -99,69 +99,44 @@ def _hit(outcome: ReplayOutcome) -> list[tuple[str, Tally]]:
 # -- tables ----------------------------------------------------------------------------------
 
 Table = tuple[str, list[list[str]]]
+#: What the columns of tables are called, if not as in the data.
+HEADS: Final = {
+    "name": "limit",
+    "would_deny": "would deny (shadow)",
+    "false_positives": "false positives",
+    "spent_usd": "spent",
+    "saved_usd": "saved",
+}
+COUNTS: Final = ("admitted", "denied", "false_positives", "spent_usd", "saved_usd")
+LIMITS: Final = ("name", "denied", "would_deny", "false_positives")
 
 
-def tables(results: Sequence[Result]) -> list[Table]:
-    """The tables of a report, each with its title; the first row has the names of columns."""
-    found: list[Table] = [
-        (
-            "Policies",
-            [
-                ["policy", "admitted", "denied", "false positives", "spent", "saved"],
-                *(
-                    [
-                        policy,
-                        f"{outcome.total.admitted:,}",
-                        f"{outcome.total.denied:,}",
-                        f"{outcome.wronged.total():,}",
-                        _usd(outcome.total.spent),
-                        _usd(outcome.total.saved),
-                    ]
-                    for policy, outcome in results
-                ),
-            ],
-        )
-    ]
-    for policy, outcome in results:
-        if names := _limits(outcome):
-            found.append(
-                (
-                    f"{policy}: limits that denied",
-                    [
-                        ["limit", "denied", "would deny (shadow)", "false positives"],
-                        *(
-                            [
-                                name,
-                                f"{outcome.denials[name]:,}",
-                                f"{outcome.would_deny[name]:,}",
-                                f"{outcome.false_positives[name]:,}",
-                            ]
-                            for name in names
-                        ),
-                    ],
-                )
-            )
-        if hit := _hit(outcome):
-            found.append(
-                (
-                    f"{policy}: callers who were denied most",
-                    [
-                        ["caller", "admitted", "denied", "false positives", "spent", "saved"],
-                        *(
-                            [
-                                name or "(unknown)",
-                                f"{tally.admitted:,}",
-                                f"{tally.denied:,}",
-                                f"{outcome.wronged[name]:,}",
-                                _usd(tally.spent),
-                                _usd(tally.saved),
-                            ]
-                            for name, tally in hit
-                        ),
-                    ],
-                )
-            )
+def tables(results: Iterable[Result]) -> list[Table]:
+    """Return the tables of a report with their titles; the first row has the names of columns."""
+    data = as_data(results)
+    found = [_table("Policies", data, "policy", *COUNTS)]
+    for each in data:
+        policy, limits, callers = each["policy"], each["limits"], each["callers"]
+        if limits:
+            found.append(_table(f"{policy}: limits that denied", limits, *LIMITS))
+        if callers:
+            title = f"{policy}: callers who were denied most"
+            found.append(_table(title, callers, "caller", *COUNTS))
     return found
+
+
+def _table(title: str, rows: Iterable[Mapping[str, Any]], first: str, *names: str) -> Table:
+    head = [HEADS.get(name, name) for name in (first, *names)]
+    return title, [
+        head,
+        *(
+            [
+                row[first] or "(unknown)",
+                *(_usd(row[n]) if n.endswith("_usd") else f"{row[n]:,}" for n in names),
+            ]
+            for row in rows
+        ),
+    ]
 
 
 def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
@@ -200,12 +175,12 @@ def suggestion_data(found: Iterable[Suggestion]) -> list[dict[str, Any]]:
 
 def _amount(limit: Limit, amount: int) -> str:
     if limit.unit == "usd":
-        return _usd(amount)
+        return _usd(amount / MICRO)
     return f"{amount:,}" if limit.unit == "requests" else f"{amount:,} {limit.unit}"
 
 
-def _usd(micro: int) -> str:
-    return f"${micro / MICRO:,.2f}"
+def _usd(dollars: float) -> str:
+    return f"${dollars:,.2f}"
 
 
 def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, str]) -> list[str]:
