@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -326,9 +327,10 @@ def test_long_even_texts_are_not_underestimated(pieces: list[str], times: int) -
 
 
 @pytest.mark.parametrize("period", [512, 1_000, 32_768, 47_619, 100_000])
-def test_uneven_texts_are_not_underestimated(period: int) -> None:
+def test_uneven_texts_are_not_underestimated(period: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """If dense and plain text alternate, at any period, two standard errors compensate for what the
-    slices missed."""
+    slices missed. One draw in some dozens misses more, so the draw is always the same here."""
+    monkeypatch.setattr(tokens, "_random", Random(0).random)
     plain, dense = "hello world " * period, "x9Qz/4Kp+" * period
     whole = "".join(part[: period // 2] for part in [plain, dense]) * (3_000_000 // period)
     real = tokenizer("cl100k_base").count(whole)
