@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import shutil
 import signal
 import socket
@@ -32,6 +33,8 @@ START_SECONDS = 60.0
 POLL_SECONDS = 0.005
 NEVER_AGAIN = Retry(NoBackoff(), 0)
 PR_SET_PDEATHSIG = 1
+#: Runs at once, and tests that hypothesis seeds, draw different ports.
+_random = random.SystemRandom()
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -116,10 +119,13 @@ class Server:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that was free a moment ago, below those that systems give to connections: one of
+    another process would take it before its server starts, or while a test has it killed."""
+    while True:
+        port = _random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(condition: Callable[[], object], *, within_s: float = START_SECONDS) -> None:
