@@ -61,6 +61,7 @@ function submit(text) {
   transcript.clearProblems();
   const content = text.replace(/^(\s*\n)+|\s+$/g, ""); // an indentation may matter
   transcript.addMessage(conversation.add({ role: "user", content }));
+  transcript.scrollToEnd();
   retries = 0;
   ask();
   return true;
@@ -123,9 +124,10 @@ function finish(view, made, fields) {
   view.end(made);
   showSpent();
   refreshForm();
-  const more = view.text.length > MOST_READ_ALOUD ? " … The reply is longer." : "";
+  const { text } = view;
+  const more = text.length > MOST_READ_ALOUD ? " … The reply is longer." : "";
   const states = { stopped: "Stopped.", cut: "The reply was cut off." };
-  announce(states[made.end] ?? `Reply: ${view.text.slice(0, MOST_READ_ALOUD)}${more}`);
+  announce(states[made.end] ?? `Reply: ${text.slice(0, MOST_READ_ALOUD)}${more}`);
   refreshUsage(USAGE_DELAY_MS);
 }
 

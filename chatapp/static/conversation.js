@@ -1,6 +1,6 @@
 // What was said in this tab, in the chat that is open and in others, and how much of it a model gets.
 
-const KEY = "chatapp.upstreams.router";
+const KEY = "chatapp.conversation";
 // The history of a message may cost at most this, and at most this share of what the caller has left.
 const MOST_USD = 0.05;
 const SHARE_OF_BUDGET = 0.1;

@@ -20,6 +20,7 @@ export class Transcript {
   #welcome;
   #latest;
   #follows = true;
+  #latestOfUser = null;
   #observer = new ResizeObserver(() => this.follow());
 
   // `onRetry` gets a reply that is to be made again, `onEdit` a message to be changed; `onContinue` is for a reply that
@@ -42,6 +43,7 @@ export class Transcript {
 
   show({ messages, from, cutFor }) {
     this.#log.replaceChildren(this.#welcome);
+    this.#follows = false; // else each message would be laid out before the next one is made
     for (const message of messages) {
       if (message.role === "user") this.addMessage(message);
       else this.beginReply().end(message, message.content);
@@ -57,7 +59,7 @@ export class Transcript {
     text.dir = "auto";
     const edit = article.appendChild(button("Edit", "edit plain", () => this.onEdit(message)));
     edit.setAttribute("aria-label", "Edit your message");
-    this.scrollToEnd();
+    this.#markLatest();
     return article;
   }
 
@@ -83,6 +85,7 @@ export class Transcript {
 
   remove(message) {
     for (const article of this.#articles()) if (article.message === message) article.remove();
+    this.#markLatest();
     this.#refreshWelcome();
   }
 
@@ -102,6 +105,16 @@ export class Transcript {
     this.#follows = true;
     this.#latest.hidden = true;
     this.follow();
+  }
+
+  // Only the latest message of the user can be edited. A selector that finds it would look at all others.
+  #markLatest() {
+    let latest = this.#log.lastElementChild;
+    while (latest && !latest.classList.contains("me")) latest = latest.previousElementSibling;
+    if (latest === this.#latestOfUser) return;
+    this.#latestOfUser?.classList.remove("latest");
+    latest?.classList.add("latest");
+    this.#latestOfUser = latest;
   }
 
   #refreshWelcome() {
@@ -130,7 +143,6 @@ class Reply {
   #article;
   #content;
   #markdown;
-  text = ""; // what is on the page once the reply is over, without marks of Markdown
 
   constructor(transcript, article) {
     this.#transcript = transcript;
@@ -141,6 +153,11 @@ class Reply {
     const dots = article.appendChild(element("div", "dots"));
     dots.setAttribute("aria-hidden", "true");
     dots.append(element("span"), element("span"), element("span"));
+  }
+
+  // What is on the page, without marks of Markdown.
+  get text() {
+    return this.#content.innerText;
   }
 
   push(text) {
@@ -155,7 +172,6 @@ class Reply {
   end(message, text = "") {
     this.#markdown.push(text);
     this.#markdown.end();
-    this.text = this.#content.innerText;
     Object.assign(this.#article, { message, reply: this });
     this.#article.className = "model";
     this.#article.removeAttribute("aria-busy");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from playwright.sync_api import Page, expect
@@ -9,7 +10,7 @@ from playwright.sync_api import Page, expect
 from chatapp.accounts.api_key import PresentedKey
 from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
-from tests.e2e.page.conftest import MODELS
+from tests.e2e.page.conftest import MODELS, Opener
 
 
 def sent(provider: ProviderServer) -> list[tuple[str, str]]:
@@ -244,3 +245,28 @@ def test_a_history_fits_the_model_and_the_budget(page: Page) -> None:
         [559, "user", "context"],
         [69, "user", "context"],
     ]
+
+
+def test_a_long_chat_is_laid_out_once(open_page: Opener, url: str) -> None:
+    """And not after each of its messages, which would take minutes."""
+    messages = [
+        {"role": role, "content": f"{role} {number}", "end": "stop"}
+        for number in range(500)
+        for role in ("user", "assistant")
+    ]
+    kept = json.dumps(json.dumps({"messages": messages}))
+    page = open_page(url)
+    page.add_init_script(
+        f"""sessionStorage.setItem("chatapp.conversation", {kept});
+        window.layouts = 0;
+        for (const [owner, name] of [[Element, "scrollHeight"], [HTMLElement, "innerText"]]) {{
+          const found = Object.getOwnPropertyDescriptor(owner.prototype, name);
+          const get = function () {{ window.layouts += 1; return found.get.call(this); }};
+          Object.defineProperty(owner.prototype, name, {{ ...found, get }});
+        }}"""
+    )
+    page.reload()
+    expect(page.locator("#log article")).to_have_count(1000)
+    expect(replies(page).last).to_be_in_viewport()
+    expect(page.locator("#log .edit:visible")).to_have_count(1)
+    assert page.evaluate("window.layouts") < 50
