@@ -158,7 +158,7 @@ class OpenCalls:
         @app.get("/")
         @limiter.limit(limit, name="budget", **options)
         def view() -> str:
-            self._open.append(limiter.reservation.detach())
+            self._open.append(limiter.current.reservation.detach())
             return "ok"
 
         self._call = caller(app)

@@ -35,6 +35,7 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
+from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.storage import register
@@ -54,6 +55,7 @@ __all__ = [
     "HeaderNames",
     "Limit",
     "LimitUnavailable",
+    "LimitedRequest",
     "Limiter",
     "MetaLimit",
     "Override",

@@ -56,7 +56,7 @@ def usage() -> Response:
         ) from error
     return jsonify(
         user=None if principal is None else principal.user,
-        plan=limiter.present_plan(),
+        plan=limiter.current.plan,
         team=None if principal is None else principal.team,
         limits=limits,
         spent=services.reports.spent_usd(current.user),

@@ -61,7 +61,7 @@ def usage(user: str) -> None:
                 # Addresses and keys have limits of their own.
                 left = remaining_limits(limiter)
                 limits = [limit.as_json() for limit in left if limit.identity in own]
-            plan = limiter.present_plan()
+            plan = limiter.current.plan
     shown = {
         "user": callers.name_of(identity),
         "plan": plan,

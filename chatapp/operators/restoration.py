@@ -111,7 +111,7 @@ def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
         elif identity == EVERYONE:
             continue
         with callers.request_of(owner, callers.plan_of(owner, plans), key=key):
-            shown = services.limiter.peek(ENDPOINT, method=METHOD)
+            shown = services.limiter.current.peek(ENDPOINT, method=METHOD)
             for each in shown:
                 counted = each.request_args[-2]
                 if counted in {identity, EVERYONE} and each.verdict.charge.limit.unit in UNITS:

@@ -115,7 +115,7 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
     plans = services.policy.plans if services.policy else {}
     if any(KEYWORD in plan.keywords for plan in plans.values()):
         # Without limits, the extension has no policy, and knows no plan.
-        plan = plans[services.known_plan(services.limiter.present_plan()) or ""]
+        plan = plans[services.known_plan(services.limiter.current.plan) or ""]
         if KEYWORD in plan.keywords:
             found.append(Allowance(f"The {plan.title} plan", plan.keywords[KEYWORD]))
     if principal is not None and principal.models:

@@ -44,10 +44,10 @@ class RequestLimits:
     """
 
     def __init__(self, limiter: Limiter, *, shares_pauses: bool) -> None:
-        self._limiter = limiter
-        self._reservation = limiter.reservation
+        self._limits = limiter.current
+        self._reservation = self._limits.reservation
         self._shares_pauses = shares_pauses
-        self._unbilled = limiter.verdict(UNBILLED)
+        self._unbilled = self._limits.verdict(UNBILLED)
 
     @property
     def was_not_billed(self) -> bool:
@@ -58,25 +58,25 @@ class RequestLimits:
         return self._reservation.renewal_is_due
 
     def admit_attempt(self) -> float | None:
-        return self._limiter.admit_again(COOL_DOWN, *QUOTAS)
+        return self._limits.admit_again(COOL_DOWN, *QUOTAS)
 
     def admit_fallback(self) -> float | None:
-        return self._limiter.admit_again(*OF_THE_MODEL)
+        return self._limits.admit_again(*OF_THE_MODEL)
 
     def hold(self, micro_usd: int) -> bool:
         current = current_request()
         current.hold(micro_usd)
-        if self._limiter.admit_again() is None:
+        if self._limits.admit_again() is None:
             return True
         current.hold(None)
         return False
 
     def budget_micro_usd(self) -> int | None:
-        budget = self._limiter.remaining_budget()
+        budget = self._limits.remaining_budget
         return None if budget is None else int(budget.scaleb(6))
 
     def calls_in_flight(self) -> int:
-        return self._limiter.budget_shares()
+        return self._limits.budget_shares
 
     def cool_down(self, for_s: float) -> None:
         if self._shares_pauses:
@@ -110,7 +110,7 @@ class RequestLimits:
 def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[Verdict]:
     """For each of these units, the limit of the current request that is nearest to exhaustion."""
     found: dict[str, list[Verdict]] = {}
-    for verdict in limiter.current_verdicts:
+    for verdict in limiter.current.verdicts:
         unit = verdict.charge.limit.unit
         if unit in units:
             found.setdefault(unit, []).append(verdict)
@@ -167,7 +167,7 @@ def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     """What the current caller has left of the limits of a chat, the shortest period first; empty
     if limits are disabled. Nothing is charged. Limits of models are left out, because the current
     request names no model."""
-    return [_left(shown) for shown in limiter.peek(ENDPOINT, method=METHOD)]
+    return [_left(shown) for shown in limiter.current.peek(ENDPOINT, method=METHOD)]
 
 
 def _left(shown: RequestLimit) -> RemainingLimit:

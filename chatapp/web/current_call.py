@@ -60,7 +60,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         started_at=datetime.now(UTC),
         user=current.user,
         key_id=None if principal is None else principal.key_id,
-        plan=services.limiter.present_plan(),
+        plan=services.limiter.current.plan,
         endpoint=received.endpoint or "",
         model=current.requested_model or model.name,
         team=None if principal is None else principal.team,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import flask
@@ -37,7 +38,7 @@ from ratelimit_ext.web.storage import Engines, FailurePolicy
 class Parts:
     """The parts for one application; an extension without one has some, too, which have no storage.
 
-    ``settings`` is a copy of the extension with what Flask-Limiter has read for this application.
+    ``settings`` is what Flask-Limiter has read for this application.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Parts:
         is_enabled: bool,
         strict: bool,
         decider: Decider,
+        current_plan: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.manager = cast(Manager, settings.limit_manager)
@@ -69,6 +71,7 @@ class Parts:
             self.manager,
             callbacks,
             check_item=lambda item: self.engines.check(item, self.naming.strategy),
+            current_plan=current_plan,
         )
         #: Of a storage that others can have, too.
         self.address = ""
@@ -147,9 +150,14 @@ class Parts:
             logger=self.settings.logger,
         )
 
-    def known_plan(self, name: str) -> str:
-        """The name if the policy has such a plan, or no plan at all; else that of its default plan,
-        which is logged, once for each name, unless the caller has no plan."""
+    def asked_plan(self) -> str:
+        """The plan that the plan loader returns. One that the policy does not have is its default
+        one, and is logged, once for each name, unless the caller has no plan."""
+        if self._callbacks.plan_loader is None:
+            raise ConfigurationError(
+                "No function returns the caller's plan. Register one with @limiter.plan_loader."
+            )
+        name = self._callbacks.plan_loader()
         policy = self.policies.policy
         default = None if policy is None else policy.default_plan
         if policy is None or default is None or name in policy.plans:

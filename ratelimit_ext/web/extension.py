@@ -9,14 +9,11 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from copy import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Never, Protocol, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Never, Protocol, TypeAlias, cast, overload
 from weakref import ref
 
 import click
@@ -29,8 +26,6 @@ from limits.storage import Storage
 from limits.strategies import RateLimiter
 from werkzeug.local import LocalProxy
 
-from ratelimit_ext.core.charge import DEFAULT_LEASE_S
-from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, shown
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
@@ -87,8 +82,8 @@ from ratelimit_ext.web.declarations.definitions import (
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.inventory import Inventory
+from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.resolver import Resolver
 from ratelimit_ext.web.storage import (
     NOT_INITIALISED,
@@ -118,10 +113,8 @@ Deducts: TypeAlias = Callable[[flask.Response], bool]
 #: Flask's proxy, as an object whose attributes are ours, too.
 _request_context: Final[Any] = request_ctx
 _numbers: Final = itertools.count()
-#: What an extension has beside its settings, which an application may change.
-_OWN: Final = (
-    *("initialized", "is_on", "_attached", "_is_attaching", "_remembers", "_request_id", "_stated"),
-)
+#: Arguments of the constructor that each application gets by copies of the manager's.
+_DEFINITIONS: Final = ("default_limits", "application_limits", "meta_limits")
 
 
 class Exemption(Protocol):
@@ -140,14 +133,10 @@ class Limiter(flask_limiter.Limiter):
     Takes everything that ``flask_limiter.Limiter`` takes. ``strategy`` may also be
     ``"token-bucket"`` or ``"sliding-window"``, and every limit may name its own. ``strict``
     refuses mistakes that Flask-Limiter would ignore, and that are logged otherwise.
-    """
 
-    limit_manager: Manager
-    #: Whether limits apply in any application.
-    is_on: bool
-    #: Whether mistakes that Flask-Limiter would ignore are refused; ``None`` until ``init_app``, if
-    #: only ``RATELIMIT_STRICT`` says so. Each application's is ``Parts.strict``.
-    strict: bool | None
+    What Flask-Limiter reads for an application is in an object of that application
+    (``Parts.settings``). Here, its attributes are the current application's.
+    """
 
     def __init__(  # noqa: PLR0913 - Flask-Limiter's
         self,
@@ -197,33 +186,34 @@ class Limiter(flask_limiter.Limiter):
         else:
             arguments["key_func"] = partial(_lacks_key_func, found)
         check_lists(arguments)
-        stock_words = [word for word in _CONSTRUCTOR_KEYWORDS if word not in ("app", "strict")]
-        super().__init__(**{word: arguments[word] for word in stock_words})
-        stock = self.limit_manager
+        self._arguments = {
+            word: arguments[word] for word in _CONSTRUCTOR_KEYWORDS if word not in ("app", "strict")
+        }
+        #: Whether limits apply in any application.
+        self.is_on = enabled
+        self._strict = strict
+        self._request_filters: list[Callable[[], bool]] = []
+        self._marked_for_limiting: set[str] = set()
         #: Where an application, in ``app.extensions``, and a view have what belongs to them.
         self.app_key = f"{EXTENSION} {next(_numbers)}"
-        self.limit_manager = Manager(
-            key=self.app_key,
-            application_limits=stock._application_limits,
-            default_limits=stock._default_limits,
-            decorated_limits=stock._decorated_limits,
-            blueprint_limits=stock._blueprint_limits,
-            route_exemptions=stock._route_exemptions,
-            blueprint_exemptions=stock._blueprint_exemptions,
-        )
-        self.strict = strict
         self._callbacks = Callbacks()
         self._events = Events()
-        self._is_attaching = self._remembers = False
+        self._remembers = False
         self._request_id: Callable[[], str] | None = None
         #: What applications have of the extension, the latest last.
         self._attached: list[ref[RequestHooks]] = []
+        self._declared = flask_limiter.Limiter(**self._arguments)
+        self._declared.limit_manager = Manager(self._declared.limit_manager, key=self.app_key)
         self._without_app = RequestHooks(self)
-        self._attach(self._without_app, is_enabled=False)
-        self._stated: dict[str, Any] = {}
+        self._attach(self._without_app, self._declared, is_enabled=False)
         self.app = app
         if app:  # a proxy without an application is false
             self.init_app(app)
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._parts.settings, name)
 
     # -- set-up ------------------------------------------------------------------------------
 
@@ -234,44 +224,92 @@ class Limiter(flask_limiter.Limiter):
         if not isinstance(app, flask.Flask):
             raise ConfigurationError(f"init_app: found {shown(app)}; allowed: a Flask application.")
         config, again = app.config, self in app.extensions.get("limiter", ())
-        self._forget_app()
-        self.strict = bool(config.get(STRICT) if self.strict is None else self.strict)
-        check_settings(config, app.logger, strict=self.strict)
-        check_strategy(self._strategy, config)
-        self._request_identifier = self._request_identifier or config.get(
-            ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
-        )
-        uri = str(self._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
-        configured = config.get(ConfigVars.STORAGE_OPTIONS, {})
-        options = self._storage_options | checked_options(configured, ConfigVars.STORAGE_OPTIONS)
-        self._storage_options = with_deadline(uri, options, deadline_s(config))
+        strict = bool(config.get(STRICT) if self._strict is None else self._strict)
+        check_settings(config, app.logger, strict=strict)
+        check_strategy(self._declared._strategy, config)
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))
-        if is_enabled:
-            where = "Limiter, storage_uri" if self._storage_uri else ConfigVars.STORAGE_URI
-            check_storage_uri(uri, where)
-            with (
-                refused_mistakes(uri, where),
-                cluster_may_be_down(uri),
-                quiet_commands(),
-                self._attaching(),
-            ):
-                super().init_app(app)
-                connect_once(self._storage, self._storage_options)
+        settings = self._read(app) if is_enabled else self._new_settings()
         install(app, self)
         hooks: RequestHooks = app.extensions.setdefault(self.app_key, RequestHooks(self))
+        parts = self._attach(hooks, settings, app, is_enabled=is_enabled, strict=strict)
         if is_enabled:
-            self._enable(app, hooks, uri, again=again)
-        else:
-            self._attach(hooks, is_enabled=False)
+            self._enable(app, hooks, parts, again=again)
         others = [each for each in self._attached if each() not in (None, hooks)]
         self._attached = [*others, ref(hooks)]
 
-    def _enable(self, app: flask.Flask, hooks: RequestHooks, uri: str, *, again: bool) -> None:
+    def _new_settings(self) -> flask_limiter.Limiter:
+        """What the constructor says, with the limits that were declared so far."""
+        words = {word: value for word, value in self._arguments.items() if word not in _DEFINITIONS}
+        settings = flask_limiter.Limiter(**words)
+        logger = settings.logger
+        logger.removeHandler(logger.handlers[-1])  # each constructor adds one that drops everything
+        settings.limit_manager = manager = cast(Manager, self._declared.limit_manager).copy()
+        settings._meta_limits = self._declared._meta_limits
+        manager.complete = self._before_listing
+        return settings
+
+    def _read(self, app: flask.Flask) -> flask_limiter.Limiter:
+        """What the constructor and the application's configuration say, and the storage."""
+        config, settings = app.config, self._new_settings()
+        settings._request_identifier = settings._request_identifier or config.get(
+            ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
+        )
+        uri = _storage_uri(settings, config)
+        configured = config.get(ConfigVars.STORAGE_OPTIONS, {})
+        options = settings._storage_options | checked_options(
+            configured, ConfigVars.STORAGE_OPTIONS
+        )
+        settings._storage_options = with_deadline(uri, options, deadline_s(config))
+        where = "Limiter, storage_uri" if settings._storage_uri else ConfigVars.STORAGE_URI
+        check_storage_uri(uri, where)
+        extensions = app.extensions.setdefault("limiter", set())
+        with refused_mistakes(uri, where), cluster_may_be_down(uri), quiet_commands():
+            extensions.add(settings)  # so that it adds no hooks to the application
+            try:
+                settings.init_app(app)
+            finally:
+                extensions.discard(settings)
+            connect_once(settings._storage, settings._storage_options)
+        extensions.add(self)
+        manager, strategy = cast(Manager, settings.limit_manager), settings._strategy
+        manager.check_stated(strategy)
+        settings._meta_limits = stated(settings._meta_limits, strategy, "meta_limits")
+        settings._in_memory_fallback = stated(settings._in_memory_fallback, strategy)
+        manager.check_names()
+        return settings
+
+    def _attach(
+        self,
+        hooks: RequestHooks,
+        settings: flask_limiter.Limiter,
+        app: flask.Flask | None = None,
+        *,
+        is_enabled: bool,
+        strict: bool = False,
+    ) -> Parts:
+        """Make the parts of an application."""
+        config = app.config if app and is_enabled else {}
+        parts = Parts(
+            settings,
+            self._callbacks,
+            lease_s=lease_s(config),
+            workers=workers(config) if config else Workers(),
+            is_enabled=is_enabled,
+            strict=strict,
+            decider=hooks.decider,
+            current_plan=hooks.current_plan,
+        )
+        parts.events.listeners = self._events.listeners
+        if self._remembers:
+            parts.recorder.remember(request_id=self._request_id)
+        hooks.use(parts)
+        return parts
+
+    def _enable(self, app: flask.Flask, hooks: RequestHooks, parts: Parts, *, again: bool) -> None:
         config = app.config
         if not again:
             hooks.install(app)
-        self._check_definitions()
-        parts = self._attach(hooks, lease_s(config), workers(config))
+        uri = _storage_uri(parts.settings, config)
         parts.address = "" if uri.startswith("memory:") else uri
         others = [app.extensions[each.app_key].parts for each in app.extensions[EXTENSION]]
         if any(parts.shares_buckets_with(each) for each in others if each is not parts):
@@ -286,49 +324,6 @@ class Limiter(flask_limiter.Limiter):
             if is_checked():
                 raise click.ClickException(str(mistakes)) from mistakes
             raise
-
-    @contextmanager
-    def _attaching(self) -> Iterator[None]:
-        """Flask-Limiter asks here whether the new application is enabled."""
-        self._is_attaching = True
-        try:
-            yield
-        finally:
-            self._is_attaching = False
-
-    def _forget_app(self) -> None:
-        """Restore the settings as they were stated: what Flask-Limiter read for the last
-        application is not the next one's."""
-        if not self._stated:
-            self._stated = {name: vars(self)[name] for name in vars(self) if name not in _OWN}
-            self._stated["limit_manager"] = self.limit_manager
-        vars(self).update(self._stated)
-        self.limit_manager = self.limit_manager.copy()
-        self.limit_manager.complete = self._before_listing
-
-    def _attach(
-        self,
-        hooks: RequestHooks,
-        lease_s: float = DEFAULT_LEASE_S,
-        workers: Workers | None = None,
-        *,
-        is_enabled: bool = True,
-    ) -> Parts:
-        """Make the parts of an application, of the settings as they are now."""
-        parts = Parts(
-            copy(self),
-            self._callbacks,
-            lease_s=lease_s,
-            workers=workers or Workers(),
-            is_enabled=is_enabled,
-            strict=bool(self.strict),
-            decider=hooks.decider,
-        )
-        parts.events.listeners = self._events.listeners
-        if self._remembers:
-            parts.recorder.remember(request_id=self._request_id)
-        hooks.use(parts)
-        return parts
 
     @property
     def _hooks(self) -> RequestHooks:
@@ -368,21 +363,11 @@ class Limiter(flask_limiter.Limiter):
         but none that was attached while it was disabled.
         """
         hooks = self._hooks
-        if self._is_attaching or hooks is self._without_app:
-            return self.is_on
-        return self.is_on and hooks.parts.is_enabled
+        return self.is_on if hooks is self._without_app else hooks.is_enabled
 
     @enabled.setter
     def enabled(self, is_on: bool) -> None:
         self.is_on = is_on
-
-    def _check_definitions(self) -> None:
-        """Check the limits that apply without a decorator."""
-        manager, strategy = self.limit_manager, self._strategy
-        manager.check_stated(strategy)
-        self._meta_limits = stated(self._meta_limits, strategy, "meta_limits")
-        self._in_memory_fallback = stated(self._in_memory_fallback, strategy)
-        manager.check_names()
 
     # -- its policy ----------------------------------------------------------------------------
 
@@ -626,45 +611,26 @@ class Limiter(flask_limiter.Limiter):
     # -- the current request -------------------------------------------------------------------
 
     @property
+    def current(self) -> LimitedRequest:
+        """The current request, as its limits see it: plan, verdicts, reservation, attempts."""
+        context = _request_context._get_current_object()
+        return LimitedRequest(self._hooks_of(context.app), context)
+
+    @property
     def context(self) -> RequestState:  # type: ignore[override]
         """The state of the current request."""
-        return self._here()[1]
-
-    def _here(self) -> tuple[Parts, RequestState]:
-        """The parts of the current request's application, and the request's state, at the price of
-        one of Flask's proxies."""
         context = _request_context._get_current_object()
-        hooks: RequestHooks = context.app.extensions.get(self.app_key, self._without_app)
-        return hooks.parts, hooks.state_in(context)
+        return self._hooks_of(context.app).state_in(context)
 
     @property
     def current_limit(self) -> RequestLimit | None:
-        """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
-        parts, state = self._here()
-        record = state.nearest()
-        return None if record is None else parts.shown(record)
+        """See :attr:`LimitedRequest.limit`."""
+        return self.current.limit
 
     @property
     def current_limits(self) -> list[RequestLimit]:  # type: ignore[override]
-        """All enforced limits that were decided in this request, the shortest period first."""
-        parts, state = self._here()
-        return list(map(parts.shown, state.by_period(to_first_breach=parts.fail_on_first_breach)))
-
-    @property
-    def current_verdicts(self) -> list[Verdict]:
-        """The verdicts of `current_limits`, in the same order; a tenth of the work."""
-        parts, state = self._here()
-        records = state.by_period(to_first_breach=parts.fail_on_first_breach)
-        return [record.verdict for record in records]
-
-    @property
-    def reservation(self) -> Reservation:
-        """The charges of the current request, for their settlement.
-
-        Take it before a stream begins: it works after the request's context is gone.
-        """
-        context = _request_context._get_current_object()
-        return self._hooks_of(context.app).reservation_in(context)
+        """See :attr:`LimitedRequest.limits`."""
+        return self.current.limits
 
     def settle(
         self,
@@ -678,85 +644,13 @@ class Limiter(flask_limiter.Limiter):
         """Note the actual cost of the current request; see :meth:`Reservation.settle`. Every
         charge in such a unit is corrected when the response is closed; without such charges
         nothing is sent."""
-        self.reservation.settle(
+        self.current.reservation.settle(
             tokens=tokens,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cached_input_tokens=cached_input_tokens,
             usd=usd,
         )
-
-    def cancel(self) -> None:
-        """Note that the call of the current request failed without a cost: everything but the
-        application's own limits is refunded when the response is closed."""
-        self.reservation.cancel()
-
-    def remaining_budget(self) -> Decimal | None:
-        """What the current request may cost in dollars until one of its budgets is spent: the
-        least that an enforced limit in ``usd`` has left, with what the request itself holds of it.
-
-        As of the latest admission; the storage is not asked. ``None`` without such a limit. Guards
-        are not budgets.
-        """
-        return self.context.remaining_budget()
-
-    def verdict(self, name: str) -> Verdict | None:
-        """The verdict of the limit of that name on the current request; ``None`` without one.
-        Shadow limits and guards have verdicts, too. The storage is not asked."""
-        return self.context.verdict(name)
-
-    def budget_shares(self) -> int:
-        """Among how many calls in flight :meth:`remaining_budget` is to be divided, at least 1: so
-        that calls that share a budget do not spend it twice.
-
-        A budget that counts a team is shared by the team's calls, if a limit ``in flight`` counts
-        the team; otherwise by the most calls that such a limit counts. The storage is not asked.
-        """
-        return self.context.budget_shares()
-
-    def present_plan(self) -> str:
-        """The name of the current caller's plan; the plan loader is called once a request. A plan
-        that the policy does not have is the default one, and is logged once."""
-        parts, state = self._here()
-        if state.plan_name is None:
-            if self._callbacks.plan_loader is None:
-                raise ConfigurationError(
-                    "No function returns the caller's plan. Register one with @limiter.plan_loader."
-                )
-            state.plan_name = parts.known_plan(self._callbacks.plan_loader())
-        return state.plan_name
-
-    def admit_edge(self) -> None:
-        """Decide the application's own limits now, before a request that is expensive to read is
-        read. The view's other limits are decided before the view, in a second round trip."""
-        self._hooks.admit_edge()
-
-    def admit_again(self, *names: str) -> float | None:
-        """Charge the current request's limits of these names once more, for another attempt.
-
-        For a request that was admitted and whose call is made again. Identities and costs are
-        asked again, so it may use another model. What is held until the call is over (tokens,
-        money, calls in flight) is not charged again: if the estimate is higher now, the difference
-        is held as well, by every limit of the request whatever its name. Returns ``None`` if the
-        attempt is admitted, else the wait in seconds, with nothing charged. A name without a limit
-        in the request is ignored; if the whole application has no limit of the name, a warning is
-        logged.
-        """
-        parts, state = self._here()
-        return parts.attempts.admit(state, names)
-
-    def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
-        """What the current caller has left of each limit of an endpoint, the shortest period first.
-
-        Nothing is charged. A limit whose identity depends on more than the current request has,
-        such as the model of a call, is left out. Empty if limits are disabled. Raises
-        ``ValueError`` for an unknown endpoint.
-        """
-        if not self.enabled:
-            return []
-        shown = [record for record in self._hooks.look(endpoint, method) if record.is_shown]
-        shown.sort(key=lambda record: record.bound.rank)
-        return list(map(self._parts.shown, shown))
 
     # -- operators -----------------------------------------------------------------------------
 
@@ -964,6 +858,10 @@ def _lacks_key_func(found: object) -> Never:
     raise ConfigurationError(
         f"Limiter, key_func: found {shown(found)}; allowed: a function. Or give each limit its own."
     )
+
+
+def _storage_uri(settings: flask_limiter.Limiter, config: Mapping[str, Any]) -> str:
+    return str(settings._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)

@@ -61,18 +61,15 @@ class RequestHooks:
         self._reserve = parts.reserve
 
     def install(self, app: flask.Flask) -> None:
-        """Take the places of Flask-Limiter's hooks. Two of them cannot be overridden: the one for
-        headers is a partial over a function of the base class, the one that ends a request has a
-        mangled name."""
-        limiter = self._limiter
-        before = app.before_request_funcs[None]
-        before[before.index(limiter._check_request_limit)] = self.before_request
-        after = app.after_request_funcs[None]
-        after[:] = [hook for hook in after if getattr(hook, "args", ())[:1] != (limiter,)]
+        """Add the hooks to the application."""
+        app.before_request(self.before_request)
         app.after_request(self.finish)
-        at_end = app.teardown_request_funcs[None]
-        at_end[:] = [hook for hook in at_end if getattr(hook, "__self__", None) is not limiter]
         app.teardown_request(self.release)
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether limits apply in the application."""
+        return self._limiter.is_on and self.parts.is_enabled
 
     def forget_views(self) -> None:
         """Find out again which views have wrappers."""
@@ -125,15 +122,14 @@ class RequestHooks:
         self._manager.add_endpoint_hint(endpoint, location)
         self._admission.admit(state, _route(context, endpoint, location), [definition])
 
-    def admit_edge(self) -> None:
-        """See :meth:`Limiter.admit_edge`."""
-        context = _request_context._get_current_object()
-        state, endpoint = self.state_in(context), self._endpoint_in(context)
+    def admit_edge(self, context: Any, state: RequestState) -> None:
+        """See :meth:`LimitedRequest.admit_edge`."""
+        endpoint = self._endpoint_in(context)
         if not self._is_exempt(state, endpoint):
             self._admission.admit_edge(state, _route(context, endpoint, None))
 
     def look(self, endpoint: str, method: str) -> Records:
-        """What the current caller has left at an endpoint; see :meth:`Limiter.peek`."""
+        """What the current caller has left at an endpoint; see :meth:`LimitedRequest.peek`."""
         app = cast(Any, flask.current_app)._get_current_object()
         if endpoint not in app.view_functions:
             endpoints = sorted(app.view_functions.keys() - {"static"})
@@ -216,6 +212,16 @@ class RequestHooks:
         return response
 
     # -- the current request -------------------------------------------------------------------
+
+    def current_plan(self) -> str:
+        """The plan of the current request's caller."""
+        return self.plan_of(self.state_in(_request_context._get_current_object()))
+
+    def plan_of(self, state: RequestState) -> str:
+        """See :attr:`LimitedRequest.plan`."""
+        if state.plan_name is None:
+            state.plan_name = self.parts.asked_plan()
+        return state.plan_name
 
     def state_in(self, context: Any) -> RequestState:
         """The state of the request of this context."""

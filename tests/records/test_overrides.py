@@ -190,7 +190,7 @@ def test_what_is_left_is_shown_with_the_own_amount(tmp_path: Path) -> None:
         ("bob", {"plan": 2, "pace": 3}),
     ):
         with caller.app.test_request_context(headers={"X-Key": key}):
-            left = caller.limiter.peek("chat.one")
+            left = caller.limiter.current.peek("chat.one")
         assert {each.verdict.charge.limit.name: each.remaining for each in left} == shown
 
 

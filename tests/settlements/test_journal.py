@@ -566,6 +566,6 @@ def test_a_charge_survives_its_storage_and_its_process(
         app, limiter = shop(server.uri, tmp_path)
         eventually(lambda: not files(tmp_path / "settlements"))
         with app.test_request_context("/"):
-            slots, budget = limiter.peek("view")
+            slots, budget = limiter.current.peek("view")
         assert (slots.remaining, budget.remaining) == (2, Decimal("4.875"))
         assert limiter.lost_settlements() == {}

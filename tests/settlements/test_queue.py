@@ -412,7 +412,7 @@ def test_the_end_of_a_process_sends_what_waits(
     limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri)
     app.add_url_rule("/", "view", limiter.limit("2 in flight")(lambda: "ok"))
     with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.peek("view")] == [2]
+        assert [limit.remaining for limit in limiter.current.peek("view")] == [2]
 
 
 def test_an_extension_can_wait_for_its_settlements(
@@ -430,4 +430,4 @@ def test_an_extension_can_wait_for_its_settlements(
     engine.is_away = False
     assert limiter.flush_settlements(10)
     with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.peek("view")] == [2]
+        assert [limit.remaining for limit in limiter.current.peek("view")] == [2]

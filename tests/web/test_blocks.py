@@ -54,7 +54,7 @@ class Guarded:
         return [self.get().status_code for _ in range(calls)]
 
     def _view(self) -> str:
-        self.acts(self.limiter.reservation)
+        self.acts(self.limiter.current.reservation)
         return "ok"
 
 
@@ -349,7 +349,7 @@ def test_another_attempt_is_charged(make: Maker, uri: str) -> None:
     waits: list[float | None] = []
 
     def attempt(_: Reservation) -> None:
-        waits.append(guarded.limiter.admit_again("guard", "limit-1"))
+        waits.append(guarded.limiter.current.admit_again("guard", "limit-1"))
 
     guarded.acts = lambda reservation: (attempt(reservation), attempt(reservation))
     assert guarded.get().status_code == 200
@@ -370,7 +370,7 @@ def test_another_attempt_outlives_the_storage(make: Maker, monkeypatch: pytest.M
             raise StorageUnavailable("gone")
 
         monkeypatch.setattr(guarded.limiter._parts.engines.current, "admit", away)
-        waits.append(guarded.limiter.admit_again("guard"))
+        waits.append(guarded.limiter.current.admit_again("guard"))
         monkeypatch.undo()
 
     guarded.acts = attempt
@@ -392,7 +392,7 @@ def test_another_attempt_may_be_anothers(make: Maker) -> None:
     @limiter.limit("1/day", name="model", key_func=model)
     def view() -> str:
         flask.g.model = "small"
-        return str(limiter.admit_again("model"))
+        return str(limiter.current.admit_again("model"))
 
     client = app.test_client()
     assert client.get("/").text == "None"
@@ -443,9 +443,9 @@ def test_a_report_is_of_the_attempt_that_brought_it(make: Maker) -> None:
     @limiter.limit("as reported", name="quota", key_func=model)
     def view() -> str:
         if model() == "big":
-            limiter.reservation.report("requests", amount=60, used=60, period_s=60)
+            limiter.current.reservation.report("requests", amount=60, used=60, period_s=60)
             flask.g.model = "small"
-            assert limiter.admit_again("quota") is None
+            assert limiter.current.admit_again("quota") is None
         return model()
 
     client = app.test_client()
@@ -566,7 +566,9 @@ def test_a_rerouted_request_is_counted_once_in_shadow(make: Maker, uri: str) -> 
     @limiter.limit("100/day", name="trial", mode="shadow")
     @limiter.limit("5 usd/day", name="money", mode="shadow", cost=1)
     def view() -> str:
-        seen.append([limiter.verdict(name) is not None for name in ("guard", "trial", "money")])
+        seen.append(
+            [limiter.current.verdict(name) is not None for name in ("guard", "trial", "money")]
+        )
         limiter.settle(usd="0.25")
         return "ok"
 
@@ -591,7 +593,7 @@ def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
     guarded.app.view_functions["served"] = money(guarded.app.view_functions["served"])
 
     def attempt(reservation: Reservation) -> None:
-        assert guarded.limiter.admit_again("guard", "money", "limit-1") is None
+        assert guarded.limiter.current.admit_again("guard", "money", "limit-1") is None
         reservation.settle(usd="0.50")
 
     guarded.acts = attempt
@@ -599,7 +601,7 @@ def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:
     with guarded.app.test_request_context("/", headers={"X-Key": "ada"}):
         left = {
             shown.verdict.charge.limit.name: shown.verdict.remaining
-            for shown in guarded.limiter.peek("served")
+            for shown in guarded.limiter.current.peek("served")
         }
     assert (left["guard"], left["money"], left["limit-1"]) == (3, 4_500_000, 998)
 
@@ -668,10 +670,10 @@ def test_another_attempt_settles_its_own_quota(make: Maker) -> None:
     @limiter.limit("as reported", name="quota", key_func=model, unit="tokens", cost=100)
     def view() -> str:
         if "Report" in flask.request.headers:
-            limiter.reservation.report("tokens", amount=1000, used=0, period_s=86_400)
+            limiter.current.reservation.report("tokens", amount=1000, used=0, period_s=86_400)
             return "seen"
         flask.g.model = "small"
-        assert limiter.admit_again("quota") is None
+        assert limiter.current.admit_again("quota") is None
         limiter.settle(tokens=10)
         return "asked"
 

@@ -526,7 +526,7 @@ def test_a_disabled_extension_is_not_there(make: Maker) -> None:
     @limiter.limit("1/minute")
     def view() -> str:
         with limiter.limit("1/minute"):
-            return f"{limiter.peek('view')}"
+            return f"{limiter.current.peek('view')}"
 
     client = app.test_client()
     assert statuses(client, times=3) == [200] * 3

@@ -257,7 +257,9 @@ def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
     current = current_request()
     with _available():
         return current.services.stored_answers.find(
-            _possible(ids), user=current.user, before_wait=current.services.limiter.admit_edge
+            _possible(ids),
+            user=current.user,
+            before_wait=current.services.limiter.current.admit_edge,
         )
 
 

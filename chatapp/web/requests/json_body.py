@@ -92,7 +92,7 @@ def _read(request: Request) -> bytes:
     if encoding == "gzip" or _announces_large(request):
         # Decided here, and not with the other limits before the view: the body already costs. A
         # few compressed bytes may decode to a large one.
-        current_services().limiter.admit_edge()
+        current_services().limiter.current.admit_edge()
     announced, most = request.content_length or 0, request.max_content_length or 0
     if announced > most:
         raise RequestEntityTooLarge

@@ -41,10 +41,20 @@ class EndpointLimits(NamedTuple):
 
 
 class Manager(LimitManager):
-    """Flask-Limiter's manager, resolving to definitions. Every definition in it is upgraded."""
+    """Flask-Limiter's manager, resolving to definitions. Every definition in it is upgraded.
 
-    def __init__(self, *, key: str = "", **stock: Any) -> None:
-        super().__init__(**stock)
+    It begins with the definitions of another one.
+    """
+
+    def __init__(self, stock: LimitManager, *, key: str = "") -> None:
+        super().__init__(
+            application_limits=list(map(copy, stock._application_limits)),
+            default_limits=list(map(copy, stock._default_limits)),
+            decorated_limits=stock._decorated_limits,
+            blueprint_limits=stock._blueprint_limits,
+            route_exemptions=stock._route_exemptions,
+            blueprint_exemptions=stock._blueprint_exemptions,
+        )
         self.revision = 0
         #: The attribute in which the extension's wrapper of a view has the view's own limits.
         self._key = key
@@ -65,15 +75,7 @@ class Manager(LimitManager):
 
         Flask-Limiter writes an application's settings into the limits that apply to all views, so
         these are copied."""
-        other = Manager(
-            key=self._key,
-            application_limits=list(map(copy, self._application_limits)),
-            default_limits=list(map(copy, self._default_limits)),
-            decorated_limits=self._decorated_limits,
-            blueprint_limits=self._blueprint_limits,
-            route_exemptions=self._route_exemptions,
-            blueprint_exemptions=self._blueprint_exemptions,
-        )
+        other = Manager(self, key=self._key)
         other._limited_blueprints = self._limited_blueprints
         other._functions = self._functions
         other._copies = self._copies

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import flask
+import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
@@ -42,21 +43,23 @@ class Policies:
     """The policies of an application: loads and checks them, and applies the configured one.
 
     ``manager`` has the application's limits. ``check_item`` raises ``ConfigurationError`` for a
-    limit that the storage cannot carry out.
+    limit that the storage cannot carry out. ``current_plan`` is that of the current caller.
     """
 
     def __init__(
         self,
-        limiter: Any,
+        settings: flask_limiter.Limiter,
         manager: Manager,
         callbacks: Callbacks,
         *,
         check_item: Callable[[RateLimitItem], None],
+        current_plan: Callable[[], str],
     ) -> None:
-        self._limiter = limiter
+        self.settings = settings
+        self.callbacks = callbacks
+        self.check_item = check_item
+        self.current_plan = current_plan
         self._manager = manager
-        self._callbacks = callbacks
-        self._check_item = check_item
         self._applied: PolicyLimits | None = None
         #: The limits without those of a policy.
         self._others = manager.copy()
@@ -97,7 +100,7 @@ class Policies:
 
     def checked(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
         """See :meth:`Limiter.checked_policy`."""
-        if (checker := self._callbacks.policy_checker) is not None:
+        if (checker := self.callbacks.policy_checker) is not None:
             return checker(file)
         configured = app.config.get(FILE)
         if file is None and not configured:
@@ -115,7 +118,7 @@ class Policies:
         return manager
 
     def _limits_of(self, policy: Policy, manager: Manager) -> PolicyLimits:
-        return PolicyLimits(policy, self._limiter, manager, check_item=self._check_item)
+        return PolicyLimits(policy, self, manager)
 
     def _load(
         self,
@@ -132,17 +135,17 @@ class Policies:
         return load_policy(
             file=file,
             blueprints=blueprints,
-            default_strategy=self._limiter._strategy,
-            plan_keywords=self._callbacks.plan_keywords,
+            default_strategy=self.settings._strategy,
+            plan_keywords=self.callbacks.plan_keywords,
             check=check,
         )
 
     def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
         uses.check_identities(
-            self._callbacks.identities,
+            self.callbacks.identities,
             mistakes,
-            knows_plans=self._callbacks.plan_loader is not None,
-            knows_overrides=self._callbacks.override_loader is not None,
+            knows_plans=self.callbacks.plan_loader is not None,
+            knows_overrides=self.callbacks.override_loader is not None,
         )
 
 
@@ -153,18 +156,11 @@ class PolicyLimits:
     after all ``before_request`` functions too.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        limiter: Any,
-        manager: Manager,
-        *,
-        check_item: Callable[[RateLimitItem], None],
-    ) -> None:
+    def __init__(self, policy: Policy, policies: Policies, manager: Manager) -> None:
         self.policy = policy
-        self._limiter = limiter
+        self._policies = policies
+        self._limiter = policies.settings
         self._manager = manager
-        self._check_item = check_item
         self._plans: list[RouteLimit] = []
         self._targets: dict[str, list[RouteLimit]] = {}
         self._is_complete = False
@@ -233,11 +229,12 @@ class PolicyLimits:
         """The keywords of every kind of definition. Raises ``ConfigurationError`` if the storage
         does not support the limit."""
         for item in items_of(limit.text, limit.options):
-            self._check_item(item)
+            self._policies.check_item(item)
         key = self._limiter._key_func if limit.key is None else limit.key
+        identities = self._policies.callbacks.identities
         return {
             "limit_provider": limit.text,
-            "key_function": self._limiter.identities[key] if isinstance(key, str) else key,
+            "key_function": identities[key] if isinstance(key, str) else key,
             **{name: getattr(limit, name) for name in _COPIED},
             **dataclasses.asdict(limit.options),
             "source": limit.place or limit.source,
@@ -258,7 +255,7 @@ class PolicyLimits:
         return [self._route_limit(limit) for limit in limits]
 
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
-        keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._limiter.present_plan}
+        keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._policies.current_plan}
         if not states_guard(limit.text, limit.options):
             sentence = plan_sentence(plan, limit, self.policy.next_plan(plan))
             keywords |= {"plan_sentence": sentence, "own_sentence": partial(own_sentence, limit)}

@@ -14,7 +14,6 @@ from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
-from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord, LimitStatus, Records
 from ratelimit_ext.web.request.cached_denial import Repetition
 from ratelimit_ext.web.request.reservation import Reservation
@@ -252,14 +251,6 @@ class RequestState:
     def _is_outdated(self, decided: Records | ChargeRecord) -> bool:
         return self.retry_ms is None and time.monotonic() - decided.decided_at > NOTICEABLE_S
 
-    def by_period(self, *, to_first_breach: bool) -> list[ChargeRecord]:
-        """What callers see, the shortest period first; only ``to_first_breach`` if asked."""
-        records = sorted(self.records, key=lambda record: record.bound.rank)
-        if to_first_breach:
-            first = next((i for i, r in enumerate(records) if not r.verdict.allowed), len(records))
-            return records[: first + 1]
-        return records
-
     def nearest(self) -> ChargeRecord | None:
         """The record nearest to exhaustion; of those that denied, the longest wait."""
         statuses = [record.status() for record in self.records]
@@ -282,46 +273,6 @@ class RequestState:
             if left < least or (left == least and _order(bound) < _order(statuses[nearest][0])):
                 nearest, least = at, left
         return nearest
-
-    def verdict(self, name: str) -> Verdict | None:
-        """The verdict of the limit of that name; ``None`` if the request has no such limit."""
-        named = [r.verdict for r in self.decided if r.bound.limit.name == name]
-        return named[-1] if named else None
-
-    def remaining_budget(self) -> Decimal | None:
-        """The least that an enforced limit in dollars has left, and what the request holds of it;
-        ``None`` without such a limit."""
-        budgets = self._budgets()
-        return Decimal(min(left for left, _ in budgets)).scaleb(-6) if budgets else None
-
-    def budget_shares(self) -> int:
-        """Among how many calls in flight that budget is to be divided, so that none of them gets
-        more than its share of any budget. A budget is shared by the calls of the identity that it
-        counts; if no limit counts these, by the most calls that a limit counts."""
-        in_flight: dict[str, int] = {}
-        for record in self.decided:
-            verdict = record.verdict
-            if record.bound.limit.unit == "calls" and verdict.enforced:
-                count = verdict.charge.limit.amount - verdict.remaining
-                in_flight[record.identity] = max(count, in_flight.get(record.identity, 1))
-        most, budgets = max(in_flight.values(), default=1), self._budgets()
-        least = min((left for left, _ in budgets), default=0)
-        shares = [-(-least * in_flight.get(key, most) // left) for left, key in budgets if left]
-        return max(shares, default=1)
-
-    def _budgets(self) -> list[tuple[int, str]]:
-        """What each budget has left for the request, and the identity that it counts."""
-        left: dict[tuple[Engine, str], int] = {}
-        held: dict[tuple[Engine, str], int] = {}
-        identities: dict[tuple[Engine, str], str] = {}
-        for record in self.taken:  # in the order of admission
-            limit = record.bound.limit
-            if limit.unit == "usd" and limit.visible and record.verdict.enforced:
-                bucket = record.engine, record.verdict.charge.key
-                left[bucket] = record.verdict.remaining
-                held[bucket] = held.get(bucket, 0) + record.cost
-                identities[bucket] = record.identity
-        return [(left[each] + held[each], identities[each]) for each in left]
 
 
 def _is_stream(response: Response) -> bool:

@@ -179,7 +179,7 @@ def test_a_quota_by_direction_is_charged_where_the_provider_reports_it(
     @app.after_request
     def note(response: Response) -> Response:
         limiter = services_of(app).limiter
-        charged.update((name, limiter.verdict(name) is not None) for name in QUOTAS)
+        charged.update((name, limiter.current.verdict(name) is not None) for name in QUOTAS)
         return response
 
     answer = app.test_client().post("/chat", json={"message": "ping", "model": model})

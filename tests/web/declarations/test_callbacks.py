@@ -107,4 +107,4 @@ def test_a_plan_without_a_loader(make: Maker) -> None:
     """Is an error that names what to register."""
     app, limiter = make()
     with app.test_request_context(), pytest.raises(ConfigurationError, match="plan_loader"):
-        limiter.present_plan()
+        assert limiter.current.plan

@@ -436,21 +436,23 @@ NAMES = "'other quota', 'other switch', 'pace', 'provider', 'quota'"
     ("call", "message"),
     [
         (
-            lambda limiter: limiter.admit_again("provder", "pace"),
+            lambda limiter: limiter.current.admit_again("provder", "pace"),
             (
                 f"admit_again has no effect: unknown limit 'provder'; allowed: {NAMES}. "
                 "Did you mean 'provider'?"
             ),
         ),
         (
-            lambda limiter: limiter.reservation.block("pace", for_s=1),
+            lambda limiter: limiter.current.reservation.block("pace", for_s=1),
             (
                 "reservation.block has no effect: unknown 'unless blocked' limit 'pace'; allowed: "
                 "'other switch', 'provider'."
             ),
         ),
         (
-            lambda limiter: limiter.reservation.report("token", amount=5, used=1, period_s=60),
+            lambda limiter: limiter.current.reservation.report(
+                "token", amount=5, used=1, period_s=60
+            ),
             (
                 "reservation.report has no effect: unknown unit 'token'; allowed: 'requests', "
                 "'tokens'. Did you mean 'tokens'?"
@@ -468,16 +470,16 @@ def test_an_unknown_name_is_logged_once(
 
 def test_each_unknown_name_is_logged(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
     """Of several in one call."""
-    logged = warnings(make, caplog, lambda limiter: limiter.admit_again("nope", "provder"))
+    logged = warnings(make, caplog, lambda limiter: limiter.current.admit_again("nope", "provder"))
     assert len(logged) == 2
 
 
 def elsewhere(limiter: Limiter) -> None:
-    assert limiter.admit_again("other switch", "provider") is None
-    assert limiter.admit_again("other quota") is None
-    limiter.reservation.block("other switch", for_s=1)
-    limiter.reservation.report("requests", amount=5, used=1, period_s=60)
-    limiter.reservation.report("tokens", amount=500, used=1, period_s=60)
+    assert limiter.current.admit_again("other switch", "provider") is None
+    assert limiter.current.admit_again("other quota") is None
+    limiter.current.reservation.block("other switch", for_s=1)
+    limiter.current.reservation.report("requests", amount=5, used=1, period_s=60)
+    limiter.current.reservation.report("tokens", amount=500, used=1, period_s=60)
 
 
 def test_a_name_of_another_view_is_known(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
@@ -494,9 +496,9 @@ def test_there_is_no_warning_without_limits_of_that_kind(
     @app.get("/")
     @limiter.limit("30/minute")
     def view() -> str:
-        assert limiter.admit_again("provider") is None
-        limiter.reservation.block("provider", for_s=1)
-        limiter.reservation.report("requests", amount=5, used=1, period_s=60)
+        assert limiter.current.admit_again("provider") is None
+        limiter.current.reservation.block("provider", for_s=1)
+        limiter.current.reservation.report("requests", amount=5, used=1, period_s=60)
         return "ok"
 
     assert statuses(app, times=2) == [200, 200]
@@ -512,9 +514,9 @@ def test_a_limit_that_is_a_function_is_suggested_for_nothing(
     @app.get("/")
     @limiter.limit(lambda: "30/minute", name="pace")
     def view() -> str:
-        limiter.reservation.block("provider", for_s=1)
-        limiter.reservation.block("pace", for_s=1)
-        limiter.reservation.report("tokens", amount=5, used=1, period_s=60)
+        limiter.current.reservation.block("provider", for_s=1)
+        limiter.current.reservation.block("pace", for_s=1)
+        limiter.current.reservation.report("tokens", amount=5, used=1, period_s=60)
         return "ok"
 
     assert statuses(app, times=2) == [200, 200]
@@ -529,4 +531,4 @@ def test_peek_at_an_unknown_endpoint_is_an_error(make: Maker) -> None:
         app.test_request_context("/"),
         pytest.raises(ValueError, match=r"endpoint 'answer'; .*: 'answers'. Did you mean 'ans"),
     ):
-        limiter.peek("answer")
+        limiter.current.peek("answer")

@@ -198,7 +198,7 @@ def test_a_method_without_overriding_limits_is_charged_once(make: Maker) -> None
     app.register_blueprint(blueprint)
     assert statuses(app, times=3) == [200, 200, 429]
     with app.test_request_context("/"):
-        left = [limit.remaining for limit in limiter.peek("items.resource")]
+        left = [limit.remaining for limit in limiter.current.peek("items.resource")]
     assert left == [0, 3]
 
 

@@ -517,7 +517,7 @@ def test_an_unknown_plan_is_the_default_plan(
     assert f"default plan '{default}' applies: there is no plan 'gold'" in gold
     assert "known: 'starter', 'pro'" in silver
     with app.test_request_context(headers={"X-Plan": "gold"}):
-        assert limiter.present_plan() == default
+        assert limiter.current.plan == default
 
 
 def test_plans_without_a_loader_stop_the_start(make: Maker, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
 
     def left() -> int:
         with app.test_request_context("/"):
-            return int(limiter.peek("view")[0].remaining)
+            return int(limiter.current.peek("view")[0].remaining)
 
     # What the lost call holds is released by the queue, at about the same time.
     servers.eventually(lambda: left() >= 100 - 10 - degraded - first - 1)
@@ -268,7 +268,7 @@ def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.
 
         def left() -> list[int]:
             with app.test_request_context("/"):
-                return [status.remaining for status in limiter.peek("view")]
+                return [status.remaining for status in limiter.current.peek("view")]
 
         client = app.test_client()
         assert statuses(client) == [200]
@@ -342,7 +342,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
 
     def left() -> list[int]:
         with app.test_request_context("/"):
-            return sorted(int(limit.remaining) for limit in limiter.peek("view"))
+            return sorted(int(limit.remaining) for limit in limiter.current.peek("view"))
 
     before = start("/before/7")
     servers.eventually(lambda: left() == [9, 900])
@@ -392,13 +392,13 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
     def view() -> str:
         (go_on if down == "at first" else stop)()
         g.tokens = 500
-        assert limiter.admit_again() is None
+        assert limiter.current.admit_again() is None
         limiter.settle(tokens=300)
         return "ok"
 
     def left() -> list[int]:
         with app.test_request_context("/"):
-            return [int(limit.remaining) for limit in limiter.peek("view")]
+            return [int(limit.remaining) for limit in limiter.current.peek("view")]
 
     if down == "at first":
         stop()

@@ -168,11 +168,11 @@ def test_the_edge_decided_early_is_charged_once(
 
     @app.before_request
     def early() -> None:
-        limiter.admit_edge()
+        limiter.current.admit_edge()
         entered.append(request.path)
 
     def two() -> str:
-        assert limiter.verdict("edge") is not None
+        assert limiter.current.verdict("edge") is not None
         return "ok"
 
     app.add_url_rule("/two", "two", limiter.limit("2/minute")(two))

@@ -126,7 +126,7 @@ def test_what_callers_know_of_it(make: Maker, clock: Clock) -> None:
 
     @app.after_request
     def look(response: Response) -> Response:
-        verdict = limiter.verdict("hourly")
+        verdict = limiter.current.verdict("hourly")
         assert verdict is not None
         breached = [limit.breached for limit in limiter.current_limits]
         limit = limiter.current_limit
@@ -268,7 +268,11 @@ def test_what_was_decided_before_is_the_callers_own(make: Maker, clock: Clock) -
     """Limits that were charged earlier in the request are in its headers, and in no other's."""
     everyone = {"text": "1/minute", "key_func": lambda: "everyone"}
     app, limiter, _ = limited(make, everyone, application_limits=["9/hour"])
-    app.before_request(limiter.admit_edge)
+
+    @app.before_request
+    def early() -> None:
+        limiter.current.admit_edge()
+
     app.add_url_rule("/free", "free", lambda: "ok")
     client = app.test_client()
     for path in ("/", "/free", "/free"):

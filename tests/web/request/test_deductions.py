@@ -46,7 +46,7 @@ def log_in(uri: str, text: str = "5/minute", **options: Any) -> tuple[flask.Flas
 
 def left(app: flask.Flask, limiter: Limiter) -> list[int]:
     with app.test_request_context("/"):
-        return [int(limit.remaining) for limit in limiter.peek("view")]
+        return [int(limit.remaining) for limit in limiter.current.peek("view")]
 
 
 # -- calls at once ---------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_a_cancelled_call_is_charged_nothing_later(uri: str) -> None:
     edge = ApplicationLimit("9/hour", deduct_when=always)
     limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, application_limits=[edge])
     limited = limiter.limit("5/hour", deduct_when=always)
-    app.get("/", endpoint="view")(limited(lambda: limiter.cancel() or "cancelled"))
+    app.get("/", endpoint="view")(limited(lambda: limiter.current.cancel() or "cancelled"))
     assert statuses(app, times=2) == [200, 200]
     assert left(app, limiter) == [5, 7]
 
@@ -377,7 +377,7 @@ def test_failures_are_forgotten_after_a_good_log_in(uri: str, strategy: str, res
     assert statuses(app, "/page/200?user=ada") == [200]
     for user, remaining in (("ada", [3, 3]), ("bob", [1, 1])):
         with app.test_request_context(f"/?user={user}"):
-            looked = [limiter.peek("page"), limiter.peek("api")]
+            looked = [limiter.current.peek("page"), limiter.current.peek("api")]
         named = [{str(e.verdict.charge.limit.name): e.remaining for e in each} for each in looked]
         assert [each["login"] for each in named] == remaining
         assert [each["pace"] for each in named] == [6 + (user == "bob"), 7]
@@ -394,7 +394,7 @@ def test_nothing_to_forget(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     with app.test_request_context("/"):
         names = ("failures", "fialures", "fialures", "slots")
         assert [limiter.forget(name, "ada") for name in names] == [False] * 4
-        assert [limit.remaining for limit in limiter.peek("slots")] == [1]
+        assert [limit.remaining for limit in limiter.current.peek("slots")] == [1]
     running.close()
     [warning] = [each for each in caplog.records if each.name == app.logger.name]
     assert "Did you mean 'failures'?" in warning.getMessage()

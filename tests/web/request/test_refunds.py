@@ -64,7 +64,7 @@ class Refunded:
     def used(self) -> dict[str, int]:
         """How much of each limit is used, without those that are not."""
         with self.app.test_request_context("/"):
-            shown = self.limiter.peek("view")
+            shown = self.limiter.current.peek("view")
             names = {
                 limit.verdict.charge.limit.name or "edge": limit.verdict.remaining
                 for limit in shown
@@ -89,7 +89,7 @@ def _settles(limiter: Limiter) -> tuple[str, int]:
 
 
 def _cancels(limiter: Limiter) -> tuple[str, int]:
-    limiter.cancel()
+    limiter.current.cancel()
     return "cancelled", 500
 
 
@@ -103,7 +103,7 @@ def _fails(_: Limiter) -> str:
 
 
 def _settling_stream(limiter: Limiter) -> flask.Response:
-    reservation = limiter.reservation
+    reservation = limiter.current.reservation
 
     def chunks() -> Iterator[str]:
         yield "a"
@@ -192,7 +192,7 @@ def test_a_detached_reservation_does_not_refund_again(uri: str) -> None:
     """Nor does it settle what `deduct_when` gave back before."""
 
     def acts(limiter: Limiter) -> tuple[str, int]:
-        kept.append(limiter.reservation.detach())
+        kept.append(limiter.current.reservation.detach())
         return "later", 500
 
     kept: list[Any] = []
@@ -221,7 +221,7 @@ def test_equal_limits_of_which_one_is_conditional(uri: str) -> None:
     client = app.test_client()
     assert [client.get("/").status_code for _ in range(3)] == [200] * 3
     with app.test_request_context("/"):
-        assert {limit.remaining for limit in limiter.peek("view")} == {7}
+        assert {limit.remaining for limit in limiter.current.peek("view")} == {7}
 
 
 def test_a_shadow_that_was_full_gives_nothing_back(uri: str) -> None:
@@ -364,7 +364,7 @@ def test_a_refusal_leaves_a_detached_reservation_alone(uri: str) -> None:
     """The code that has detached it goes on, and closes it."""
 
     def acts(limiter: Limiter) -> str:
-        kept.append(limiter.reservation.detach())
+        kept.append(limiter.current.reservation.detach())
         return _denied_by_a_full_limit(limiter)
 
     kept: list[Any] = []
@@ -383,7 +383,7 @@ def test_a_refusal_in_a_view_without_limits_of_its_own(uri: str) -> None:
     app.add_url_rule("/", "view", lambda: _denied_by_a_full_limit(limiter))
     assert app.test_client().get("/").status_code == 429
     with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.peek("view")] == [100]
+        assert [limit.remaining for limit in limiter.current.peek("view")] == [100]
 
 
 def test_a_refund_of_a_refusal_is_one_call(redis_server: Any, redis_client: redis.Redis) -> None:
@@ -425,7 +425,7 @@ class Two:
 
     def left(self) -> list[int]:
         with self.app.test_request_context("/"):
-            return [limit.remaining for limit in self.first.peek("view")]
+            return [limit.remaining for limit in self.first.current.peek("view")]
 
 
 @pytest.mark.parametrize("inner", ["first", "second"])
@@ -452,7 +452,7 @@ def test_a_late_denial_by_another_extension_costs_nothing(uri: str, order: int) 
     client = app.test_client()
     assert [client.get("/nothing").status_code for _ in range(3)] == [404, 429, 429]
     with app.test_request_context("/"):
-        assert [limit.remaining for limit in first.peek("view")] == [9]
+        assert [limit.remaining for limit in first.current.peek("view")] == [9]
 
 
 # -- the engine that took the charge ---------------------------------------------------------------
@@ -497,7 +497,7 @@ def test_refunds_go_to_the_engine_that_took_the_charge(
     with app.test_request_context("/"):
         left = {
             limit.verdict.charge.limit.name: limit.verdict.remaining
-            for limit in limiter.peek("view")
+            for limit in limiter.current.peek("view")
         }
     assert left == {"calls": 9 if status == 200 else 10, "tokens": 990, "slots": 2}
 
@@ -524,4 +524,4 @@ def test_a_request_of_two_engines_settles_each(redis_server: servers.Server) -> 
     app.test_client().get("/")
     outage.is_deciding = False
     with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.peek("view")] == [990]
+        assert [limit.remaining for limit in limiter.current.peek("view")] == [990]

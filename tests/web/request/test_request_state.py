@@ -70,7 +70,7 @@ def test_the_verdicts_are_those_of_the_current_limits(make: Maker) -> None:
     @app.after_request
     def compare(response: Response) -> Response:
         limits = [limit.verdict for limit in limiter.current_limits]
-        seen.append((limits, limiter.current_verdicts))
+        seen.append((limits, limiter.current.verdicts))
         return response
 
     @app.get("/")
@@ -171,7 +171,7 @@ def test_an_admitted_answer_needs_no_verdicts(
     @limiter.limit("9/minute", strategy=strategy)
     @limiter.limit("7/hour", strategy=strategy)
     def view(reads: str) -> str:
-        return str([v.remaining for v in limiter.current_verdicts] if reads == "some" else "")
+        return str([v.remaining for v in limiter.current.verdicts] if reads == "some" else "")
 
     client = app.test_client()
     assert '"9-per-60s";r=8;' in client.get("/none").headers["RateLimit"]

@@ -86,7 +86,7 @@ def test_a_cancelled_request_costs_nothing_but_the_edge(uri: str) -> None:
     """The provider failed: the user's call, tokens and money go back; the application's do not."""
 
     def view(limiter: Limiter) -> tuple[str, int]:
-        limiter.cancel()
+        limiter.current.cancel()
         return "provider down", 502
 
     service = Service(uri, view)
@@ -118,7 +118,7 @@ def test_a_stream_settles_when_it_ends(uri: str) -> None:
     """Until then its slot is taken and its estimate held; two streams at once, not three."""
 
     def view(limiter: Limiter) -> flask.Response:
-        reservation = limiter.reservation
+        reservation = limiter.current.reservation
 
         def chunks() -> Iterator[str]:
             try:
@@ -229,7 +229,7 @@ def test_a_detached_reservation_outlives_its_response(uri: str) -> None:
     kept: list[Reservation] = []
 
     def view(limiter: Limiter) -> str:
-        kept.append(limiter.reservation.detach())
+        kept.append(limiter.current.reservation.detach())
         return "accepted"
 
     service = Service(uri, view)
@@ -269,7 +269,7 @@ def test_a_stream_renews_seldom(
     monkeypatch.setattr(reservation_module.time, "monotonic", lambda: here[0])
 
     def view(limiter: Limiter) -> flask.Response:
-        reservation = limiter.reservation
+        reservation = limiter.current.reservation
 
         def chunks() -> Iterator[str]:
             for _ in range(120):
@@ -346,7 +346,7 @@ def test_a_look_at_what_is_left(uri: str) -> None:
     service.client.get("/").close()
     for _ in range(3):
         with service.app.test_request_context(headers={"User": "ada"}):
-            limits = service.limiter.peek("served")
+            limits = service.limiter.current.peek("served")
         assert [(str(limit.limit), limit.remaining) for limit in limits] == [
             ("2 in flight", 2),
             ("10 per 1 day", 9),
@@ -365,12 +365,12 @@ def test_one_bucket_claimed_twice_is_given_back_once(uri: str) -> None:
     @limiter.limit("10/day", override_defaults=False)
     def view() -> str:
         if "fail" in flask.request.args:
-            limiter.cancel()
+            limiter.current.cancel()
         return "ok"
 
     def left() -> set[int]:
         with app.test_request_context():
-            return {limit.remaining for limit in limiter.peek("view")}
+            return {limit.remaining for limit in limiter.current.peek("view")}
 
     client = app.test_client()
     client.get("/")
@@ -425,7 +425,7 @@ class Repeated:
 
     def left(self) -> dict[str, int]:
         with self.app.test_request_context("/look"):
-            shown = self.limiter.peek("look")
+            shown = self.limiter.current.peek("look")
             return {limit.verdict.charge.limit.name: limit.verdict.remaining for limit in shown}
 
 
@@ -453,7 +453,7 @@ def test_a_limit_that_is_met_three_times_is_given_back_whole(uri: str) -> None:
     """A cancelled request has used nothing."""
 
     def acts(limiter: Limiter) -> str:
-        limiter.cancel()
+        limiter.current.cancel()
         return "ok"
 
     repeated = Repeated(uri, acts, how="by a helper")
@@ -467,7 +467,7 @@ def test_a_limit_that_is_met_three_times_is_renewed_at_its_actual_cost(clock: Cl
 
     def acts(limiter: Limiter) -> str:
         clock.forward(6)
-        limiter.reservation.renew(tokens=350)
+        limiter.current.reservation.renew(tokens=350)
         left.append(repeated.left()["tokens"])
         limiter.settle(tokens=360)
         return "ok"
@@ -493,14 +493,14 @@ def test_renewals_keep_within_the_lease(clock: Clock, lease_s: float, pause_s: f
     @app.get("/")
     @limiter.limit("2 in flight", name="slots")
     def view() -> str:
-        reservation, since = limiter.reservation, clock.now_s
+        reservation, since = limiter.current.reservation, clock.now_s
         for _ in range(200):
             clock.forward(0.25)
             if reservation.renewal_is_due:
                 pauses.append(clock.now_s - since)
                 since = clock.now_s
             reservation.renew()
-            slots.append(limiter.peek("view")[0].remaining)
+            slots.append(limiter.current.peek("view")[0].remaining)
         return "ok"
 
     app.test_client().get("/")
@@ -557,8 +557,8 @@ class Dearer:
     def retry(self, *names: str, **changed: Any) -> None:
         for word, value in changed.items():
             setattr(flask.g, word, value)
-        self.answers.append(self.limiter.admit_again(*names))
-        self.budgets.append(self.limiter.remaining_budget())
+        self.answers.append(self.limiter.current.admit_again(*names))
+        self.budgets.append(self.limiter.current.remaining_budget)
 
     def get(self) -> None:
         with self.client.get("/") as response:
@@ -566,7 +566,7 @@ class Dearer:
 
     def left(self, model: str = "small") -> dict[str, int]:
         with self.app.test_request_context("/", headers={"Model": model}):
-            shown = self.limiter.peek("view")
+            shown = self.limiter.current.peek("view")
             return {limit.verdict.charge.limit.name: limit.verdict.remaining for limit in shown}
 
 
@@ -647,12 +647,12 @@ def test_the_remaining_budget_is_what_this_call_may_cost(uri: str) -> None:
     """The least of the limits in dollars, with what the call itself holds; others' are gone."""
 
     def acts(dearer: Dearer) -> None:
-        dearer.budgets.append(dearer.limiter.remaining_budget())
+        dearer.budgets.append(dearer.limiter.current.remaining_budget)
         dearer.retry(*HELD, usd="4")
         with dearer.limiter.limit("3.5 usd/day", name="day", cost=lambda: "0.25"):
-            dearer.budgets.append(dearer.limiter.remaining_budget())
+            dearer.budgets.append(dearer.limiter.current.remaining_budget)
         with dearer.limiter.limit("3 usd/day", name="day", mode="shadow"):
-            dearer.budgets.append(dearer.limiter.remaining_budget())
+            dearer.budgets.append(dearer.limiter.current.remaining_budget)
 
     dearer = Dearer(uri, acts)
     dearer.get()
@@ -682,7 +682,7 @@ def test_calls_that_share_a_budget_divide_it() -> None:
         others = flask.request.args["others"]
         if others:  # while this call is in flight
             app.test_client().get(f"/?user={others[0]}&others={others[1:]}")
-        found.append((limiter.remaining_budget(), limiter.budget_shares()))
+        found.append((limiter.current.remaining_budget, limiter.current.budget_shares))
         return "ok"
 
     app.test_client().get("/?user=a&others=abcd")
@@ -701,7 +701,7 @@ def test_without_a_budget_there_is_none() -> None:
     @app.get("/")
     @limiter.limit("1 usd/hour or 20 x usual", cost=lambda: "0.1", override_defaults=False)
     def view() -> str:
-        return str(limiter.remaining_budget())
+        return str(limiter.current.remaining_budget)
 
     assert app.test_client().get("/").text == "None"
 
@@ -711,7 +711,7 @@ def test_the_remaining_budget_asks_no_storage(redis_server: Any, redis_client: r
 
     def acts(dearer: Dearer) -> None:
         for _ in range(3):
-            dearer.limiter.remaining_budget()
+            assert dearer.limiter.current.remaining_budget is not None
 
     dearer = Dearer(redis_server.uri, acts)
     dearer.get()
@@ -751,7 +751,7 @@ def test_a_guess_is_clamped_to_what_the_limit_can_hold(
     response = app.test_client().get("/")
     assert response.status_code == status
     with app.test_request_context("/"):
-        assert [limit.remaining for limit in limiter.peek("view")] == [1000 - used]
+        assert [limit.remaining for limit in limiter.current.peek("view")] == [1000 - used]
 
 
 def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
@@ -771,7 +771,7 @@ def test_a_guess_is_clamped_for_each_limit(uri: str) -> None:
         with app.test_request_context("/"):
             return {
                 limit.verdict.charge.limit.name: limit.verdict.remaining
-                for limit in limiter.peek("view")
+                for limit in limiter.current.peek("view")
             }
 
     app.test_client().get("/").close()

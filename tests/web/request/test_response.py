@@ -335,7 +335,7 @@ def test_dollars_are_dollars_wherever_a_person_reads_them(make: Maker, clock: Cl
     @app.get("/")
     @limiter.limit("5 usd/day", cost=lambda: request.args.get("cost", "0.75"))
     def view() -> dict[str, str]:
-        [look] = limiter.peek("view")
+        [look] = limiter.current.peek("view")
         exact = look.verdict.remaining
         return {"left": f"{look.remaining} of {look.amount}", "exact": str(exact)}
 

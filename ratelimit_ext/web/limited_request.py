@@ -1,0 +1,151 @@
+"""``limiter.current``: what the limits say of the current request, and do for it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.hooks import RequestHooks
+from ratelimit_ext.web.request.request_state import RequestLimit
+from ratelimit_ext.web.request.reservation import Reservation
+
+
+class LimitedRequest:
+    """The current request. Nothing here asks the storage but ``admit_edge``, ``admit_again`` and
+    ``peek``.
+
+    Take it once and keep it in a request that needs several of these.
+    """
+
+    __slots__ = ("_context", "_hooks", "_state")
+
+    def __init__(self, hooks: RequestHooks, context: Any) -> None:
+        self._hooks = hooks
+        self._context = context
+        self._state = hooks.state_in(context)
+
+    @property
+    def plan(self) -> str:
+        """The name of the caller's plan; the plan loader is called once a request. A plan that the
+        policy does not have is the default one, and is logged once."""
+        return self._hooks.plan_of(self._state)
+
+    @property
+    def limits(self) -> list[RequestLimit]:
+        """All enforced limits that were decided, the shortest period first."""
+        return list(map(self._hooks.parts.shown, self._records()))
+
+    @property
+    def limit(self) -> RequestLimit | None:
+        """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
+        record = self._state.nearest()
+        return None if record is None else self._hooks.parts.shown(record)
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The verdicts of `limits`, in the same order; a tenth of the work."""
+        return [record.verdict for record in self._records()]
+
+    def _records(self) -> list[ChargeRecord]:
+        records = sorted(self._state.records, key=lambda record: record.bound.rank)
+        if self._hooks.parts.fail_on_first_breach:
+            first = next((i for i, r in enumerate(records) if not r.verdict.allowed), len(records))
+            return records[: first + 1]
+        return records
+
+    def verdict(self, name: str) -> Verdict | None:
+        """The verdict of the limit of that name; ``None`` without one. Shadow limits and guards
+        have verdicts, too."""
+        named = [r.verdict for r in self._state.decided if r.bound.limit.name == name]
+        return named[-1] if named else None
+
+    @property
+    def reservation(self) -> Reservation:
+        """The charges of the request, for their settlement.
+
+        Take it before a stream begins: it works after the request's context is gone.
+        """
+        return self._hooks.reservation_in(self._context)
+
+    def cancel(self) -> None:
+        """Note that the call of the request failed without a cost: everything but the application's
+        own limits is refunded when the response is closed."""
+        self.reservation.cancel()
+
+    @property
+    def remaining_budget(self) -> Decimal | None:
+        """What the request may cost in dollars until one of its budgets is spent: the least that an
+        enforced limit in ``usd`` has left, with what the request itself holds of it.
+
+        As of the latest admission. ``None`` without such a limit. Guards are not budgets.
+        """
+        budgets = self._budgets()
+        return Decimal(min(left for left, _ in budgets)).scaleb(-6) if budgets else None
+
+    @property
+    def budget_shares(self) -> int:
+        """Among how many calls in flight :attr:`remaining_budget` is to be divided, at least 1: so
+        that calls that share a budget do not spend it twice.
+
+        A budget that counts a team is shared by the team's calls, if a limit ``in flight`` counts
+        the team; otherwise by the most calls that such a limit counts.
+        """
+        in_flight: dict[str, int] = {}
+        for record in self._state.decided:
+            verdict = record.verdict
+            if record.bound.limit.unit == "calls" and verdict.enforced:
+                count = verdict.charge.limit.amount - verdict.remaining
+                in_flight[record.identity] = max(count, in_flight.get(record.identity, 1))
+        most, budgets = max(in_flight.values(), default=1), self._budgets()
+        least = min((left for left, _ in budgets), default=0)
+        shares = [-(-least * in_flight.get(key, most) // left) for left, key in budgets if left]
+        return max(shares, default=1)
+
+    def _budgets(self) -> list[tuple[int, str]]:
+        """What each budget has left for the request, and the identity that it counts."""
+        left: dict[tuple[Engine, str], int] = {}
+        held: dict[tuple[Engine, str], int] = {}
+        identities: dict[tuple[Engine, str], str] = {}
+        for record in self._state.taken:  # in the order of admission
+            limit = record.bound.limit
+            if limit.unit == "usd" and limit.visible and record.verdict.enforced:
+                bucket = record.engine, record.verdict.charge.key
+                left[bucket] = record.verdict.remaining
+                held[bucket] = held.get(bucket, 0) + record.cost
+                identities[bucket] = record.identity
+        return [(left[each] + held[each], identities[each]) for each in left]
+
+    def admit_edge(self) -> None:
+        """Decide the application's own limits now, before a request that is expensive to read is
+        read. The view's other limits are decided before the view, in a second round trip."""
+        self._hooks.admit_edge(self._context, self._state)
+
+    def admit_again(self, *names: str) -> float | None:
+        """Charge the request's limits of these names once more, for another attempt.
+
+        For a request that was admitted and whose call is made again. Identities and costs are
+        asked again, so it may use another model. What is held until the call is over (tokens,
+        money, calls in flight) is not charged again: if the estimate is higher now, the difference
+        is held as well, by every limit of the request whatever its name. Returns ``None`` if the
+        attempt is admitted, else the wait in seconds, with nothing charged. A name without a limit
+        in the request is ignored; if the whole application has no limit of the name, a warning is
+        logged.
+        """
+        return self._hooks.parts.attempts.admit(self._state, names)
+
+    def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
+        """What the caller has left of each limit of an endpoint, the shortest period first.
+
+        Nothing is charged. A limit whose identity depends on more than the request has, such as the
+        model of a call, is left out. Empty if limits are disabled. Raises ``ValueError`` for an
+        unknown endpoint.
+        """
+        hooks = self._hooks
+        if not hooks.is_enabled:
+            return []
+        shown = [record for record in hooks.look(endpoint, method) if record.is_shown]
+        shown.sort(key=lambda record: record.bound.rank)
+        return list(map(hooks.parts.shown, shown))
