@@ -38,7 +38,10 @@ TIERS = {
         *("chatapp/cli", "chatapp/estimates", "chatapp/upstreams"),
     ),
     # What takes long, or the machine for itself.
-    "long": ("benchmarks", "compat", "e2e/clients", "e2e/load", "e2e/money", "faults", "fuzz"),
+    "long": (
+        *("benchmarks", "compat", "faults", "fuzz"),
+        *("e2e/clients", "e2e/load", "e2e/money", "e2e/page"),
+    ),
 }
 HERE = Path(__file__).parent
 DAY_S = 86_400
