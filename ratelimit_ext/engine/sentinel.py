@@ -25,6 +25,9 @@ from typing import Any, Final, NamedTuple
 #: How often the sentinels are asked: in general, and during a failover.
 ASK_S: Final = 1.0
 ASK_IN_FAILOVER_S: Final = 0.1
+#: How long the first call of a process waits for the first answer: most sentinels do not know yet
+#: of a failover that is going on.
+FIRST_S: Final = 0.5
 #: For how long an answer is used instead of asking when a connection is made.
 FRESH_S: Final = 3.0
 
@@ -63,6 +66,8 @@ class MasterWatch:
         self._clients = tuple(self._sentinels.sentinels)  # the list itself is reordered
         library = type(pool).__module__.partition(".")[0]
         self._errors = sys.modules[f"{library}.exceptions"]
+        base = "ValkeyError" if library == "valkey" else "RedisError"
+        self._failures = (getattr(self._errors, base), OSError)
         self._take, self._discover = pool.get_connection, self._sentinels.discover_master
         self._begin()
         pool.get_connection = self._get_connection
@@ -79,6 +84,8 @@ class MasterWatch:
         self._is_promoting = False
         self._answer: _Answer | None = None
         self._answered_at = float("-inf")
+        #: Whether the sentinels were asked, even if none has answered.
+        self._were_asked = threading.Event()
 
     # -- the pool ------------------------------------------------------------------------------
 
@@ -86,6 +93,8 @@ class MasterWatch:
         """A connection to the master; raises the client's error while it is being replaced."""
         if self._thread is None or self._process != os.getpid():
             self._start()
+        if not self._were_asked.is_set() and self._thread is not None:
+            self._were_asked.wait(FIRST_S)
         if self._is_promoting:
             raise self._errors.MasterDownError(IN_FAILOVER)
         return self._take(*words, **options)
@@ -116,9 +125,11 @@ class MasterWatch:
         """One turn of the thread: ask all sentinels, then wait for an announcement."""
         try:
             self._note(list(self._ask()))
+            self._were_asked.set()
             self._listen(ASK_IN_FAILOVER_S if self._is_promoting else ASK_S)
         except Exception:  # a thread that ends would not be missed until the next failover
             _logger.exception("The sentinels could not be asked")
+            self._were_asked.set()
             time.sleep(ASK_S)
 
     def _listen(self, within_s: float) -> None:
@@ -144,7 +155,7 @@ class MasterWatch:
                 if self._service in _text(message["data"]).split():
                     is_of_ours = True
                     self._is_promoting |= _text(message["channel"]) == PROMOTES
-        except (self._errors.RedisError, OSError):
+        except self._failures:
             self._drop(place)
             return True
         return is_of_ours
@@ -157,7 +168,7 @@ class MasterWatch:
                     self._subscribe(place, client)
                 state = client.sentinel_master(self._service)
                 address = client.sentinel_get_master_addr_by_name(self._service)
-            except (self._errors.RedisError, OSError):
+            except self._failures:
                 self._drop(place)
                 continue
             ip = getattr(self._sentinels, "_force_master_ip", None) or _text(address[0])

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from typing import Any
 
@@ -28,6 +30,7 @@ BEFORE = 1000
 #: A busy machine may let the announcement of a failover wait for longer than Sentinel does. Without
 #: it, ten seconds of charges are lost: about 100,000.
 MOST_LOST = 200
+CALLS_OF_A_PROCESS = 5
 
 
 def engine_of(uri: str) -> RedisEngine:
@@ -67,6 +70,53 @@ def test_a_master_is_replaced(client: str, *, dies: bool) -> None:
     )
     assert served - named < RECOVERY_S
     assert lost <= MOST_LOST
+
+
+@pytest.mark.parametrize("client", ["redis", "valkey"])
+def test_a_sentinel_is_down(client: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The others are followed."""
+    with servers.sentinel(3) as trio, trio.replica.client() as new_master:
+        trio.sentinels[1].kill()
+        with load(engine_of(trio.uri.replace("redis", client, 1)), (KEY,)) as callers:
+            trio.fail_over()
+            servers.eventually(lambda: trio.master_port() == trio.replica.port)
+            servers.eventually(lambda: new_master.info("replication")["connected_slaves"])
+        assert not [each for each in caplog.records if each.levelname == "ERROR"]
+        lost = callers[0].admitted - used(RedisEngine(new_master, redis.RedisError), KEY)
+    assert lost <= MOST_LOST
+
+
+def test_processes_begin_in_a_failover() -> None:
+    """Most sentinels name the old master then. A process loses nothing by its first calls, as it
+    waits for the answer of all sentinels."""
+    admitted, ends = list[float](), threading.Event()
+
+    def begin_again_and_again(uri: str) -> None:
+        while not ends.is_set():
+            engine = engine_of(uri)
+            for _ in range(CALLS_OF_A_PROCESS):
+                with contextlib.suppress(StorageUnavailable):
+                    engine.admit([Charge(ROOMY, KEY)])
+                    admitted.append(time.monotonic())
+
+    with servers.sentinel(3) as trio, trio.replica.client() as new_master:
+        threads = [
+            threading.Thread(target=begin_again_and_again, args=[trio.uri]) for _ in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            servers.eventually(lambda: len(admitted) > 50)
+            trio.fail_over()
+            servers.eventually(lambda: trio.master_port() == trio.replica.port)
+            servers.eventually(lambda: new_master.info("replication")["connected_slaves"])
+        finally:
+            ends.set()
+            for thread in threads:
+                thread.join()
+        lost = len(admitted) - used(RedisEngine(new_master, redis.RedisError), KEY)
+    report(f"processes that begin: {lost} of {len(admitted)} acknowledged charges lost")
+    assert lost <= CALLS_OF_A_PROCESS
 
 
 def test_a_failover_that_is_given_up(sentinel_server: servers.SentinelTrio) -> None:
