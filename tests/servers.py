@@ -247,6 +247,12 @@ class SentinelTrio:
         """The server that the first sentinel names as the master now."""
         return self.master if self.master_port() == self.master.port else self.replica
 
+    def replica_is_in_step(self) -> bool:
+        """Whether the server that is not the master has all that the master has."""
+        other = self.replica if self.current_master() is self.master else self.master
+        with other.client() as client:
+            return client.info("replication").get("master_link_status") == "up"
+
     def fail_over(self) -> None:
         """Let the last sentinel replace the master, as soon as it finds the replica good enough."""
         with self.sentinels[-1].client() as client:
@@ -254,9 +260,8 @@ class SentinelTrio:
 
     def settled(self) -> bool:
         """Whether the replica is in step and every sentinel knows it and its peers."""
-        with self.replica.client() as client:
-            if client.info("replication").get("master_link_status") != "up":
-                return False
+        if not self.replica_is_in_step():
+            return False
         for sentinel in self.sentinels:
             with sentinel.client() as client:
                 state = client.sentinel_master(self.service)

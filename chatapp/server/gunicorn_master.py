@@ -6,8 +6,9 @@ up to graceful_timeout until their calls have ended: meanwhile it replaces no de
 hung one and handles no signal. It also counts stopping workers as serving, and so starts too few.
 
 This one starts workers that cannot start again and again, with a growing pause. It stops old
-workers when new ones serve. HUPs that arrive meanwhile are one further reload. Only a first start
-ends with its mistake, as nothing serves yet.
+workers when new ones serve. HUPs that arrive meanwhile are one further reload, which does not wait
+for workers that hang in their start. Only a first start ends with its mistake, as nothing serves
+yet.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp.
 """
@@ -31,6 +32,8 @@ BETWEEN_STARTS_S: Final = 0.1
 #: The pause after a worker could not start, which each failure doubles.
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
+#: A further reload waits so long for the workers of the last one, which may hang in their start.
+LONGEST_BOOT_S: Final = 30.0
 #: gunicorn's status if a worker cannot start.
 CANNOT_START: Final = 3
 
@@ -47,7 +50,7 @@ def install(server: Any) -> None:
     server.reload_wanted = server.is_reloading = server.has_served = False
     #: The age of the last worker that could not start; an older one does not end the pause.
     server.failed_age = 0
-    server.pause_s = server.start_at = 0.0
+    server.pause_s = server.start_at = server.reloaded_at = 0.0
     # No exit status has this value: gunicorn ends by none.
     server.WORKER_BOOT_ERROR = server.APP_LOAD_ERROR = -1
     server.spawn_worker = partial(_spawn_worker, server, server.spawn_worker)
@@ -92,7 +95,8 @@ def _manage_workers(server: Any, reload: Callable[[], None]) -> None:
         _stop(server, server.replaced.intersection(server.WORKERS.values()))
         server.replaced.clear()
         server.log.info("Reloaded: the new workers serve.")
-    if server.reload_wanted and (server.pause_s or not server.replaced):
+    is_overdue = time.monotonic() - server.reloaded_at >= LONGEST_BOOT_S
+    if server.reload_wanted and (server.pause_s or is_overdue or not server.replaced):
         reload()
     current = _current(server)
     _stop(server, current[: max(0, len(current) - server.num_workers)])
@@ -114,6 +118,7 @@ def _reload(server: Any, gunicorn_reload: Callable[[], None]) -> None:
     """Read the settings; the current workers serve until new ones do, and stop after their calls.
     With invalid settings nothing changes."""
     server.reload_wanted, server.is_reloading = False, True
+    server.reloaded_at = time.monotonic()
     old = server.app.cfg
     try:
         gunicorn_reload()

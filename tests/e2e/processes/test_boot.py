@@ -133,6 +133,23 @@ def test_a_failing_hook_does_not_end_the_master(master: Master, config: Path) ->
     eventually(lambda: not any(map(alive, old)))
 
 
+def test_a_corrected_reload_does_not_wait_for_workers_that_hang(
+    master: Master, module: Path, config: Path
+) -> None:
+    """Which gunicorn kills after two minutes."""
+    config.write_text(f"{CONFIG}\nmaster.LONGEST_BOOT_S = 1.0\n")
+    old = set(master.workers())
+    module.write_text(f"{COUNTER}\nimport time\ntime.sleep(600)\n")
+    master.signal(signal.SIGHUP)
+    eventually(lambda: len(master.workers()) == 4)
+    hanging = set(master.workers()) - old
+    module.write_text(COUNTER.replace("VERSION = 1", "VERSION = 2"))
+    master.signal(signal.SIGHUP)
+    eventually(lambda: "Reloaded: the new workers serve." in master.log)
+    assert version(master) == 2
+    eventually(lambda: not any(map(alive, old | hanging)))
+
+
 def test_reloads_are_joined(master: Master, module: Path) -> None:
     """HUPs during a reload wait for its end together; the last one counts."""
     for number in range(2, 7):
