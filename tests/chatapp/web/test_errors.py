@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import get_args
+
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
+from chatapp.upstreams import ErrorKind, ProviderError
 from chatapp.web import errors
 from tests.chatapp.conftest import AppMaker
 
@@ -51,3 +55,24 @@ def test_an_invalid_host_is_no_500(make_app: AppMaker) -> None:
     """Any value of the Host header is handled."""
     response = make_app().test_client().get("/healthz", headers={"Host": "a b\\<>"})
     assert response.status_code < 500
+
+
+@pytest.mark.parametrize("kind", get_args(ErrorKind))
+@pytest.mark.parametrize("report", [errors.provider_report, errors.sdk_report])
+def test_a_providers_trouble_forbids_no_retry(
+    kind: ErrorKind, report: Callable[[ProviderError], errors.ErrorReport]
+) -> None:
+    """Except after a key that rests, for ten minutes or more, and after a spent budget. A load that
+    is over in a minute names its wait."""
+    headers = report(ProviderError("openai", kind, retry_after_s=60)).headers
+    is_final = kind in {"auth", "quota", "overspent"}
+    assert headers.get("x-should-retry") == ("false" if is_final else None)
+    is_load = kind in {"rate_limited", "overloaded"}
+    assert headers.get("Retry-After") == ("60" if is_load else None)
+
+
+@pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
+def test_a_wait_above_a_minute_is_not_retried(kind: ErrorKind) -> None:
+    """An SDK would sleep for it, or try again at once."""
+    headers = errors.sdk_report(ProviderError("openai", kind, retry_after_s=61)).headers
+    assert headers == {"Retry-After": "61", "x-should-retry": "false"}

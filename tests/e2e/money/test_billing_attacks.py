@@ -343,13 +343,17 @@ def test_3_a_plain_call_ends_when_its_caller_disconnects(
 def test_3_each_repetition_of_a_timeout_is_paid(
     gateway: Gateway, figures: Figures, model: str
 ) -> None:
-    """This server does not repeat a call that timed out. What an SDK repeats is billed and charged
-    each time, as without this server."""
+    """This server does not repeat a call that timed out, and does not forbid its repetition: what
+    an SDK repeats is billed and charged each time, as without this server."""
     said = says("timeout", caller="mallory", id="slow", tokens=1000)
     fields = {"max_tokens": 1000, "max_retries": 2}
     assert attempt(gateway, "mallory", model, said, **fields)
+    body = {"model": model, "max_tokens": 1000, "messages": said}
+    path = ANTHROPIC if model == CLAUDE else OPENAI
+    status, headers, _ = gateway.post("mallory", path, body)
+    assert (status, headers.get("x-should-retry")) == (504, None)
     account = figures(gateway)
-    assert len(gateway.provider.calls(id="slow")) == 3, account
+    assert len(gateway.provider.calls(id="slow")) == 3 + 1, account
     assert account.is_paid, account
 
 
@@ -596,12 +600,16 @@ def test_10_a_lasting_failure_is_not_amplified(
     patient: Gateway, figures: Figures, status: int, model: str
 ) -> None:
     """Each of the two tries of an SDK is at most two calls to the provider, by the server's one
-    retry, and none is charged."""
+    retry, and none is charged. A further try is not forbidden, and has its wait."""
     said = says("refuse", caller="mallory", id="lasting", status=status)
     assert attempt(patient, "mallory", model, said, max_tokens=100, max_retries=1)
+    assert len(patient.provider.calls(id="lasting")) <= 4
+    path = ANTHROPIC if model.startswith("claude") else OPENAI
+    body = {"model": model, "max_tokens": 100, "messages": said}
+    refused, headers, _ = patient.post("mallory", path, body)
+    assert (refused, headers["retry-after"], headers.get("x-should-retry")) == (503, "5", None)
     account = figures(patient)
     assert account.charged == account.billed == 0
-    assert len(patient.provider.calls(id="lasting")) <= 4
 
 
 # 28. One caller's special tier
