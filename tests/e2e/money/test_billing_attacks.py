@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from decimal import Decimal
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from tests.e2e.gunicorn_master import OURS
 from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import (
     MICRO,
+    MONTH_USD,
     Account,
     Gateway,
     roomy_policy,
@@ -676,6 +679,9 @@ def test_the_bystander_is_served_during_an_attack(gateway: Gateway) -> None:
 # 11. Free rides: what a caller uses and does not wait to pay
 
 HOUR = Decimal(STARTER_HOUR_USD * MICRO)
+HOUR_S, DAY_S = 3600, 86_400
+#: A file, and what a token of it costs at most.
+FILE_TOKENS, FILE_MICRO_USD = 900_000, 5
 OPEN_TOOLS = "mcp,web_fetch"
 MCP = {"type": "mcp", "server_label": "mine", "server_url": "https://example.com/mcp"}
 FETCH = {"type": "web_fetch_20250910", "name": "web_fetch"}
@@ -690,9 +696,7 @@ def word_and_leave(gateway: Gateway, caller: str, path: str, body: Any, *, after
     connection = gateway.begin(caller, path, {"stream": True, **body})
     try:
         if not after:
-            waits = {"within_s": 3.0}
-            with suppress(AssertionError):
-                eventually(lambda: gateway.provider.calls(id=call_id), **waits)
+            eventually(lambda: gateway.provider.calls(id=call_id) or is_answered(connection))
             reached = bool(gateway.provider.calls(id=call_id))
         else:
             with connection.getresponse() as response:
@@ -704,6 +708,10 @@ def word_and_leave(gateway: Gateway, caller: str, path: str, body: Any, *, after
     if reached:
         gateway.settle(caller)
     return reached
+
+
+def is_answered(connection: HTTPConnection) -> bool:
+    return bool(select.select([connection.sock], [], [], 0)[0])
 
 
 def is_within(account: Account, budget: Decimal = HOUR) -> bool:
@@ -880,6 +888,72 @@ def test_11_hidden_reasoning_at_250_tokens_a_second(
         gateway.settle("mallory")
     account = figures(gateway)
     assert account.charged >= account.billed * (1 - Decimal("0.02")), account
+
+
+@pytest.mark.parametrize("by_day", [True, False])
+def test_11_a_day_of_attacks(
+    make_gateway: MakeGateway, figures: Figures, monkeypatch: pytest.MonkeyPatch, *, by_day: bool
+) -> None:
+    """Every hour the attacks, until its budget is used up, by a clock that is set forward: the bill
+    exceeds no hour's budget, and not the day's, by more than one call. Then without the budget of
+    the day, which ends the attacks in its first hours."""
+    began_at, real = time.time(), time.time
+    midnight = began_at - began_at % DAY_S + DAY_S
+    at = [midnight]
+    monkeypatch.setattr(time, "time", lambda: at[0] + real() - began_at)
+    limits = {} if by_day else {"usd-day": f"{MONTH_USD} usd/day"}
+    gateway = make_gateway(keep=("at-once",), limits=limits, CHATAPP_PROVIDER_TIMEOUT_S=TIMEOUT_S)
+    gateway.key("mallory", plan="starter")
+    billed = [Decimal(0)]
+    for hour in range(24):
+        at[0] = midnight + hour * HOUR_S - (real() - began_at)
+        for number in range(len(ATTACKS)):
+            left, ask = gateway.left("mallory"), ATTACKS[(hour + number) % len(ATTACKS)]
+            if min(left["usd-hour"], left["usd-day"]) <= 0:
+                break
+            with ThreadPoolExecutor(4) as pool:
+                list(pool.map(ask, [gateway] * 4))
+            gateway.settle("mallory")
+        billed.append(gateway.provider.billed_micro_usd(caller="mallory"))
+    account = figures(gateway)
+    excess = account.one_call + FILE_TOKENS * FILE_MICRO_USD
+    assert account.is_paid, account
+    assert max(after - before for before, after in itertools.pairwise(billed)) <= HOUR + excess
+    assert account.billed <= (Decimal(5 * MICRO) if by_day else 24 * HOUR) + excess, account
+    assert account.billed >= 5 * MICRO * (1 if by_day else 4), account
+
+
+def leave_an_uncached_prompt(gateway: Gateway) -> None:
+    said = says("late", caller="mallory", input=200_000, tokens=1)
+    said[0]["content"] += " word" * 200_000
+    word_and_leave(gateway, "mallory", OPENAI, {"model": GPT, "messages": said})
+
+
+def leave_a_compaction(gateway: Gateway) -> None:
+    said = says("normal", caller="mallory", tokens="all", input=100, wait_ms=300)
+    body = {"model": GPT, "input": said, "stream": False}
+    word_and_leave(gateway, "mallory", f"{RESPONSES}/compact", body, after=0)
+
+
+def leave_a_file(gateway: Gateway) -> None:
+    file = {"type": "input_file", "file_url": "https://example.com/report.pdf"}
+    said = says("late", caller="mallory", input=FILE_TOKENS, tokens=1)
+    text = {"type": "input_text", "text": said[0]["content"]}
+    body = {"model": GPT, "input": [{"role": "user", "content": [file, text]}]}
+    word_and_leave(gateway, "mallory", RESPONSES, body)
+
+
+def wait_for_a_silent_answer(gateway: Gateway) -> None:
+    said = says("silent", caller="mallory", tokens="all")
+    attempt(gateway, "mallory", GPT, said, stream=True)
+
+
+ATTACKS = [
+    leave_an_uncached_prompt,
+    leave_a_compaction,
+    wait_for_a_silent_answer,
+    leave_a_file,
+]
 
 
 # 12. Honest clients, who must pay no more for the defences
