@@ -166,7 +166,7 @@ def recorded_charges(app: flask.Flask) -> Iterator[list[Charge]]:
     """The charges of the calls meanwhile."""
     from chatapp.services import services_of
 
-    engine = services_of(app).limiter._parts.engines.primary  # noqa: SLF001 - what decides
+    engine = services_of(app).limiter._components.engines.primary  # noqa: SLF001 - what decides
     charges: list[Charge] = []
     admit = engine.admit
 

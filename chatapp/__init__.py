@@ -55,7 +55,7 @@ from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.keys import Keys
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.openai import OpenAI
-from chatapp.upstreams.router import Conversation, ModelUnavailableError, UnknownModelError
+from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
 from chatapp.upstreams.sdk import Upstream
 from chatapp.web import (
     allowed_models,
@@ -159,7 +159,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         measured.append(figures.count_call)
         app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
     alerts = _alerts(chosen, database, limiter)
-    conversation = _conversation(chosen, models, upstreams, alerts)
+    router = _router(chosen, models, upstreams, alerts)
     if chosen.admin_token:
         app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
@@ -180,7 +180,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             policy=policy,
             limiter=limiter,
             catalogue=models,
-            conversation=conversation,
+            router=router,
             estimator=estimator,
             database=database,
             ledger=BackgroundLedger(
@@ -310,19 +310,19 @@ def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> 
     return alerts
 
 
-def _conversation(
+def _router(
     chosen: settings.Settings,
     models: Catalogue,
     upstreams: ProvidersFile,
     alerts: Alerts | None,
-) -> Conversation:
-    providers = [
+) -> Router:
+    routed = [
         PROTOCOLS[table.protocol](_upstream(name, chosen, models, upstreams))
         for name, table in upstreams.upstreams.items()
     ]
     try:
-        conversation = Conversation(
-            (*providers, Offline()),
+        router = Router(
+            (*routed, Offline()),
             models,
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
@@ -336,16 +336,16 @@ def _conversation(
     except UnknownModelError as error:
         raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
     if cli.serves():
-        for provider in providers:
+        for upstream in routed:
             try:
-                provider.prepare()
+                upstream.prepare()
             except (ValueError, OSError) as error:
                 raise settings.SettingsError(
-                    f"The client of the upstream {provider.name} cannot be made: {error}. Check "
+                    f"The client of the upstream {upstream.name} cannot be made: {error}. Check "
                     "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR."
                 ) from error
-        load_tokenizer(conversation.default_model)
-    return conversation
+        load_tokenizer(router.default_model)
+    return router
 
 
 def _upstream(

@@ -19,7 +19,7 @@ from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.settings import Settings
-from chatapp.upstreams.router import Conversation
+from chatapp.upstreams.router import Router
 from ratelimit_ext import Limiter, Policy
 
 EXTENSION_KEY: Final = "chatapp"
@@ -36,7 +36,7 @@ class Services:
     policy: Policy | None
     limiter: Limiter
     catalogue: Catalogue
-    conversation: Conversation
+    router: Router
     estimator: Estimator
     database: Database
     ledger: BackgroundLedger

@@ -17,7 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.api_key import PresentedKey, parse
 from chatapp.accounts.mark import AccountsMark
-from chatapp.accounts.store import Accounts, ApiKey, User, own_limits
+from chatapp.accounts.store import Accounts, ApiKey, User, amounts_of
 from chatapp.per_process import PerProcess
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         user.plan,
         key.public_id,
         team=user.team_name,
-        limits=own_limits(user.team, user, key),
+        limits=amounts_of(user.team, user, key),
         models=tuple(key.models or ()),
         files=bool(key.files),
     )

@@ -321,7 +321,7 @@ class Accounts:
                 _of(session, "team", team)
             _of(session, "user", user).team_name = team
 
-    def set_limit(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
+    def set_amount(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
         """Give an owner an amount of their own, or with None the policy's again; False if nothing
         changed. UnknownOwnerError if there is no such owner."""
         with self._writing() as session:
@@ -372,7 +372,7 @@ class Accounts:
             session.commit()
 
 
-def own_limits(*owners: Team | User | ApiKey | None) -> dict[str, str]:
+def amounts_of(*owners: Team | User | ApiKey | None) -> dict[str, str]:
     """The amounts of all these together. A limit counts users, keys or teams, so no two of them
     have an amount for the same one."""
     merged: dict[str, str] = {}

@@ -15,7 +15,7 @@ from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import TokenCount
-from chatapp.web.responses import respond_as_vendor, respond_with_count
+from chatapp.web.responses import respond_in_protocol, respond_with_count
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: ANTHROPIC).install(bp)
@@ -63,7 +63,7 @@ def read_request() -> None:
 @bp.post("/messages")
 def messages() -> Response:
     """A message, whole or in events."""
-    return respond_as_vendor(ANTHROPIC)
+    return respond_in_protocol(ANTHROPIC)
 
 
 @bp.post("/messages/count_tokens")

@@ -21,7 +21,7 @@ def read_request() -> None:
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         current = current_request()
-        current.model_request = chat_body.read(request, current.services.conversation)
+        current.model_request = chat_body.read(request, current.services.router)
         allowed_models.check(current)
 
 

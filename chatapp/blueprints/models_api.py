@@ -1,4 +1,4 @@
-"""GET /v1/models, an address that both vendors have, in the format of the client's vendor."""
+"""GET /v1/models, an address that both providers have, in the format of the client's provider."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FormatErrors(current_format).install(bp)
 def models() -> Response:
     """The models that the caller may use in their protocol."""
     current = current_request()
-    models = current.services.conversation.models_of(current_format().protocol, OFFLINE)
+    models = current.services.router.models_of(current_format().protocol, OFFLINE)
     names = allowed_models.allowed(current, models)
     if not speaks_anthropic():
         return jsonify(object="list", data=[_entry(*each) for each in names.items()])

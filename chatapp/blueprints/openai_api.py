@@ -16,7 +16,7 @@ from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import CHOICES_MOST, TokenCount
-from chatapp.web.responses import respond_as_vendor
+from chatapp.web.responses import respond_in_protocol
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
 RESPONSES_PATH: Final = "/v1/responses"
@@ -119,22 +119,22 @@ def read_request() -> None:
 @bp.post("/chat/completions")
 def chat_completions() -> Response:
     """A chat completion, whole or in chunks."""
-    return respond_as_vendor(OPENAI)
+    return respond_in_protocol(OPENAI)
 
 
 @bp.post("/responses")
 def responses() -> Response:
     """A response, whole or in events."""
-    return respond_as_vendor(RESPONSES)
+    return respond_in_protocol(RESPONSES)
 
 
 @bp.post("/responses/compact")
 def compact() -> Response:
     """A conversation as a shorter one."""
-    return respond_as_vendor(RESPONSES)
+    return respond_in_protocol(RESPONSES)
 
 
 @bp.post("/embeddings")
 def embeddings() -> Response:
     """Vectors of texts."""
-    return respond_as_vendor(OPENAI)
+    return respond_in_protocol(OPENAI)

@@ -80,7 +80,7 @@ def _forward(id_: str, object_path: str) -> Response:
             param="response_id",
         )
     return raw_response(
-        current_services().conversation.fetch(
+        current_services().router.fetch(
             answer.provider,
             RawRequest(
                 raw=b"",

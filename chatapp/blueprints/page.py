@@ -21,12 +21,12 @@ CONTENT_SECURITY_POLICY: Final = (
 @bp.get("/")
 def page() -> Response:
     """The page, which is the same for all users."""
-    conversation = current_services().conversation
-    embedding = conversation.catalogue.embedding
+    router = current_services().router
+    embedding = router.catalogue.embedding
     html = render_template(
         "chat.html",
-        default_model=conversation.default_model.name,
-        models=[m for m in conversation.available_models if m not in embedding],
+        default_model=router.default_model.name,
+        models=[m for m in router.available_models if m not in embedding],
         needs_key=_needs_key(),
     )
     response = make_response(html)

@@ -68,10 +68,10 @@ def models() -> Response:
     """The models that the caller may use at POST /chat, with their context in tokens and the price
     of a million tokens in dollars; `default` is null if they may use none that is available."""
     current = current_request()
-    catalogue, conversation = current.services.catalogue, current.services.conversation
+    catalogue, router = current.services.catalogue, current.services.router
     providers = {
         slug: catalogue.providers[slug]
-        for slug in conversation.available_models
+        for slug in router.available_models
         if slug not in catalogue.embedding
     }
     named = allowed_models.allowed(current, providers)
@@ -82,7 +82,7 @@ def models() -> Response:
         named = {default.name: default.provider, **named}
     return jsonify(
         default=default and (default.slug if default.slug in named else default.name),
-        most_output_tokens=conversation.max_tokens,
+        most_output_tokens=router.max_tokens,
         models=[
             {
                 "name": name,

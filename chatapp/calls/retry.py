@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol, TypeVar
 
 from chatapp.calls.upstream_quota import exceeds
-from chatapp.upstreams import ErrorKind, ProviderError, Quota, QuotaUnit
+from chatapp.upstreams import ErrorKind, Quota, QuotaUnit, UpstreamError
 
 #: Errors that tell a provider's load.
 REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "overloaded"})
@@ -92,14 +92,14 @@ class Retry:
         self.attempts = 0
 
     def run(self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False) -> A:
-        """The answer of the first successful attempt; raises the last attempt's ProviderError."""
+        """The answer of the first successful attempt; raises the last attempt's UpstreamError."""
         patience_s = PATIENCE_S
         while True:
             self.attempts += 1
             asked_at = time.monotonic()
             try:
                 answer = attempt()
-            except ProviderError as error:
+            except UpstreamError as error:
                 self.note(error, asked_at=asked_at)
                 patience_s = self._wait(error, patience_s, other_key)
             else:
@@ -113,7 +113,7 @@ class Retry:
         self._most_attempts = self.attempts + 1
         return self.run(attempt, other_key)
 
-    def note(self, error: ProviderError, *, asked_at: float) -> None:
+    def note(self, error: UpstreamError, *, asked_at: float) -> None:
         """Share what an error says about the provider, also one in the middle of a stream."""
         self._limits.report(error.quotas, asked_at=asked_at)
         # A call that is larger than the whole quota says nothing about the provider's load.
@@ -121,7 +121,7 @@ class Retry:
             self._limits.cool_down(min(error.retry_after_s or 0.0, LONGEST_COOL_DOWN_S))
 
     def _wait(
-        self, error: ProviderError, patience_s: float, other_key: Callable[[], bool]
+        self, error: UpstreamError, patience_s: float, other_key: Callable[[], bool]
     ) -> float:
         """Wait until another attempt is admitted. Returns the rest of the patience; raises the
         error if there is no further attempt."""
@@ -152,15 +152,15 @@ class Retry:
                 return True
         return False
 
-    def _is_too_large(self, error: ProviderError) -> bool:
+    def _is_too_large(self, error: UpstreamError) -> bool:
         return exceeds(self.quota_use, error.quotas)
 
 
-def _names_wait(error: ProviderError) -> bool:
+def _names_wait(error: UpstreamError) -> bool:
     return error.kind in REFUSED_FOR_LOAD and error.retry_after_s is not None
 
 
-def _with_wait(error: ProviderError, wait_s: float) -> ProviderError:
+def _with_wait(error: UpstreamError, wait_s: float) -> UpstreamError:
     """The same error with at least this wait, if the provider refused the call for its load."""
     if error.kind in REFUSED_FOR_LOAD:
         error.retry_after_s = max(wait_s, error.retry_after_s or 0.0)

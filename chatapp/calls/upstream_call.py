@@ -1,6 +1,6 @@
 """One call of a provider: recorded in the ledger when it begins, and once when it ends.
 
-Limits, ledger and estimates learn the real usage of a call from `ProviderCall` alone. Every call
+Limits, ledger and estimates learn the real usage of a call from `UpstreamCall` alone. Every call
 ends there once: plain or streamed, answered, failed or abandoned by its client, with all attempts
 at the requested model and at its fallback.
 """
@@ -32,7 +32,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, Status
 from chatapp.ledger.writer import BackgroundLedger
-from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, ProviderError, QuotaUnit
+from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, QuotaUnit, UpstreamError
 from chatapp.upstreams.cancellation import Wait, waiting
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.
@@ -145,7 +145,7 @@ class BudgetHeldError(Exception):
     """Other calls in flight hold what this one, which nothing bounds, has to hold."""
 
 
-class ProviderCall:
+class UpstreamCall:
     """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
     `fail` ends it.
 
@@ -209,18 +209,18 @@ class ProviderCall:
     def run(self, attempt: Attempt[A]) -> A:
         """The answer, within the bounded attempts, of the requested model or else of its fallback.
 
-        Otherwise the call has failed, and the ProviderError is the requested model's.
+        Otherwise the call has failed, and the UpstreamError is the requested model's.
         """
         self.disconnect.on_disconnect(self._leave)
         try:
             with waiting(self._wait):
                 return self._run(attempt)
-        except ProviderError:
+        except UpstreamError:
             raise  # the call has ended already
         except Exception as error:
             # A defect of this application: the answer is unknown, and the call must not stay open.
             kind: Any = "malformed" if self._wait.was_asked else "unavailable"
-            self.fail(ProviderError(self.model.provider, kind, message=repr(error)))
+            self.fail(UpstreamError(self.model.provider, kind, message=repr(error)))
             raise
 
     def _leave(self) -> None:
@@ -240,26 +240,26 @@ class ProviderCall:
     def _run(self, attempt: Attempt[A]) -> A:
         try:
             return self._retry.run(lambda: self._attempt(attempt), self._take_other_key)
-        except ProviderError as error:
+        except UpstreamError as error:
             if not self._switch_to_fallback(error):
                 self.fail(error)
                 raise
             try:
                 return self._retry.run_once(lambda: self._attempt(attempt), self._take_other_key)
-            except ProviderError as second:
+            except UpstreamError as second:
                 self.fail(second)
                 raise error from second
 
     def _attempt(self, attempt: Attempt[A]) -> A:
         if self.disconnect.has_happened:
-            raise ProviderError(self.model.provider, "unavailable", message="client disconnected")
+            raise UpstreamError(self.model.provider, "unavailable", message="client disconnected")
         if not self._throttle.admits(self.model.quota_identity):
-            raise ProviderError(self.model.provider, "overloaded", message="not called: throttled")
+            raise UpstreamError(self.model.provider, "overloaded", message="not called: throttled")
         asked_at = self._asked_at = self._heard_at = time.monotonic()
         self._wait.was_asked = False
         try:
             return attempt(self.model, self._bounds)
-        except ProviderError as error:
+        except UpstreamError as error:
             waited_s = time.monotonic() - asked_at
             is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
             if is_cut and waited_s > STALE_S and not self._wait.hung_up:
@@ -267,7 +267,7 @@ class ProviderCall:
             self._note_refusal(error)
             raise
 
-    def _note_refusal(self, error: ProviderError) -> None:
+    def _note_refusal(self, error: UpstreamError) -> None:
         if error.kind in REFUSED_FOR_LOAD and error.retry_after_s is None:
             self._throttle.note_refusal(self.model.quota_identity)
 
@@ -362,7 +362,7 @@ class ProviderCall:
             self._held = micro_usd
         return True
 
-    def _switch_to_fallback(self, error: ProviderError) -> bool:
+    def _switch_to_fallback(self, error: UpstreamError) -> bool:
         """Call the fallback from now on; False if it cannot be called, or could not help. The
         requested model has used nothing."""
         if error.kind not in RETRYABLE or self.disconnect.has_happened:
@@ -390,7 +390,7 @@ class ProviderCall:
             cost_micro_usd=self._held,
         )
 
-    def note_error(self, error: ProviderError) -> None:
+    def note_error(self, error: UpstreamError) -> None:
         """The stream broke off with this error; `finish_stream` ends the call."""
         self._note_refusal(error)
         self._retry.note(error, asked_at=time.monotonic())
@@ -477,7 +477,7 @@ class ProviderCall:
         whole = progress.finish_reason is not None
         self._finish(used, "answered" if whole else "cut_off", client_left=client_left)
 
-    def fail(self, error: ProviderError) -> None:
+    def fail(self, error: UpstreamError) -> None:
         """There is no answer.
 
         What may have been billed is charged: after a timeout, an unreadable answer, or a disconnect

@@ -1,8 +1,8 @@
 """A provider's quota, from its headers, as an amount per period and its used part.
 
-Both vendors report what is left and when all of it is back, but not the period. OpenAI counts
+Both providers report what is left and when all of it is back, but not the period. OpenAI counts
 requests by the minute or by the day, depending on the tier; everything else is by the minute
-(the vendors' pages on rate limits, as of October 2026).
+(the providers' pages on rate limits, as of October 2026).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate
 from chatapp.estimates.tokens import OPAQUE_BYTES_PER_TOKEN, generated_tokens
-from chatapp.upstreams import Progress, ProviderError
+from chatapp.upstreams import Progress, UpstreamError
 
 NO_USAGE: Final = Usage(input_tokens=0, output_tokens=0)
 #: The assumed speed of a model: OpenAI promises 50 to 100 tokens per second for its current
@@ -124,7 +124,7 @@ def usage_so_far(
     )
 
 
-def usage_without_answer(error: ProviderError, estimate: Estimate) -> CallUsage:
+def usage_without_answer(error: UpstreamError, estimate: Estimate) -> CallUsage:
     """The usage of a call without an answer. A provider that timed out or sent an unreadable answer
     may bill all of it; one that answers with an error bills nothing."""
     is_error = error.status is not None and error.status >= 400

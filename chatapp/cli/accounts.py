@@ -14,7 +14,7 @@ from chatapp.cli import amounts, output, user_file
 from chatapp.operators import arguments, callers
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
-from chatapp.operators.amounts import OwnAmounts, checked, listed
+from chatapp.operators.amounts import OwnersAmounts, checked, listed
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import state_of
@@ -109,7 +109,7 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
             raise click.ClickException(
                 f"There is no key of user {name!r}; `chat users list` lists the users."
             )
-    amounts = OwnAmounts()
+    amounts = OwnersAmounts()
     if as_json:
         echo_json([_key_json(key, amounts) for key in found])
         return
@@ -248,7 +248,7 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
     )
 
 
-def _key_json(key: ApiKey, amounts: OwnAmounts) -> dict[str, object]:
+def _key_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
     return {
         "id": key.public_id,
         "user": key.user,
@@ -263,7 +263,7 @@ def _key_json(key: ApiKey, amounts: OwnAmounts) -> dict[str, object]:
     }
 
 
-def _row(key: ApiKey, amounts: OwnAmounts) -> tuple[str, ...]:
+def _row(key: ApiKey, amounts: OwnersAmounts) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
     limits = listed(amounts.of("key", key.public_id, key.limits))
     files = "files" if key.files else ""
@@ -319,10 +319,10 @@ def list_plans(*, as_json: bool) -> None:
 @users.command("list")
 @with_json
 def list_users(*, as_json: bool) -> None:
-    """List the users with their plans, teams and own amounts."""
+    """List the users with their plans, teams and amounts."""
     with reported_errors():
         found = current_services().accounts.users()
-    amounts = OwnAmounts()
+    amounts = OwnersAmounts()
     output.echo_rows(
         [
             (user.name, user.plan, user.team_name, amounts.of("user", user.name, user.limits))
@@ -385,7 +385,7 @@ def list_teams(*, as_json: bool) -> None:
     with reported_errors():
         accounts = current_services().accounts
         found, everyone = accounts.teams(), accounts.users()
-    amounts = OwnAmounts()
+    amounts = OwnersAmounts()
     output.echo_rows(
         [
             (

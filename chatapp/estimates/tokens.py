@@ -165,7 +165,7 @@ def _size_bytes(text: str) -> int:
 
 @dataclass(slots=True)
 class Contents:
-    """What the model reads, in either vendor's protocol: texts, and numbers of other parts.
+    """What the model reads, in either provider's protocol: texts, and numbers of other parts.
 
     ``tokens`` are those that the client has made, ``files`` are documents at a URL or an id,
     ``references`` items of earlier responses; ``has_documents``: there are files in the request;

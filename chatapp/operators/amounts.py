@@ -30,7 +30,7 @@ def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]
     """The limits of the plan whose amounts can differ for such an owner, by their names."""
     services = current_services()
     plan = None if plan is None else services.known_plan(plan)
-    return services.policy.overridable(key=COUNTED[owner], plan=plan) if services.policy else {}
+    return services.policy.adjustable(key=COUNTED[owner], plan=plan) if services.policy else {}
 
 
 def checked(
@@ -55,7 +55,7 @@ def checked(
     return dict(amounts)
 
 
-class OwnAmounts:
+class OwnersAmounts:
     """The amounts of owners, with the overrides that apply now as far as they can be read."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ def set_amount(
     identity = identity_of(owner, name)
     checked(owner, [(limit, amount)], plan=_plan_of(owner, name))
     if until is None:
-        current_services().accounts.set_limit(owner, name, limit, amount)
+        current_services().accounts.set_amount(owner, name, limit, amount)
         callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)
     else:
         limiter = callers.shared_limiter()
@@ -92,7 +92,7 @@ def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -
     """Remove the owner's amount and its override; returns the change in a sentence."""
     identity = identity_of(owner, name)
     limiter = current_services().limiter
-    cleared = current_services().accounts.set_limit(owner, name, limit, None)
+    cleared = current_services().accounts.set_amount(owner, name, limit, None)
     if cleared:
         callers.note("clear-amount", identity, limit=limit, reason=reason, by=by)
     if callers.limits_are_shared(limiter):

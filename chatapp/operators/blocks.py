@@ -85,7 +85,7 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
         # Unlisted models are blocked together, but each has a pause of its own.
         if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
             model = services.catalogue.model(target.identity, provider)
-            for identity in services.conversation.quota_identities(model):
+            for identity in services.router.quota_identities(model):
                 lifted = _unblocked(limiter, COOL_DOWN, identity) or lifted
         forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
     if lifted or forgotten:

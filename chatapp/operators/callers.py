@@ -16,7 +16,7 @@ from limits.storage import MemoryStorage
 from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
-from chatapp.accounts.store import ApiKey, UnknownKeyError, UnknownUserError, own_limits
+from chatapp.accounts.store import ApiKey, UnknownKeyError, UnknownUserError, amounts_of
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, user_identity
 from chatapp.web.identities import team_identity
@@ -91,7 +91,7 @@ def request_of(identity: str, plan: str, *, key: ApiKey | None = None) -> Iterat
             plan,
             key_id="-" if key is None else key.public_id,
             team=None if team is None else team.name,
-            limits=own_limits(team, user, key),
+            limits=amounts_of(team, user, key),
         )
         yield
 
@@ -140,11 +140,11 @@ class ChatCallers:
     def amounts(self, identity: str) -> Mapping[str, str]:
         accounts = current_services().accounts
         if identity.startswith(TEAM):
-            return own_limits(accounts.team(identity.removeprefix(TEAM)))
+            return amounts_of(accounts.team(identity.removeprefix(TEAM)))
         if identity.startswith(USER):
-            return own_limits(accounts.user(name_of(identity)))
+            return amounts_of(accounts.user(name_of(identity)))
         found = accounts.find(identity)
-        return {} if found is None else own_limits(found[0])
+        return {} if found is None else amounts_of(found[0])
 
 
 def is_address(text: str) -> bool:
@@ -166,9 +166,9 @@ def slugs_by_upstream() -> dict[str, str]:
     of special tiers have others."""
     services = current_services()
     found: dict[str, str] = {}
-    for slug in services.conversation.available_models:
+    for slug in services.router.available_models:
         model = services.catalogue.model(slug, services.catalogue.providers[slug])
-        found |= dict.fromkeys(services.conversation.quota_identities(model), slug)
+        found |= dict.fromkeys(services.router.quota_identities(model), slug)
     return found
 
 

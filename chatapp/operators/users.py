@@ -35,7 +35,7 @@ def create_team(name: str, *, amounts: Mapping[str, str], reason: str, by: str) 
         current_services().accounts.create_team(name, limits=amounts)
     except ExistingTeamError:
         raise click.ClickException(
-            f"There is a team {name!r} already; `chat teams set-limit` changes its budgets."
+            f"There is a team {name!r} already; `chat teams set-amount` changes its budgets."
         ) from None
     callers.note("create-team", identity_of("team", name), reason=reason, by=by)
     with_what = f"with {listed(amounts)}" if amounts else "without budgets"

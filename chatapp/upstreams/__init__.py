@@ -41,7 +41,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request in no vendor's format. ``model`` is the provider's own name for the model, and
+    """A request in no provider's format. ``model`` is the provider's own name for the model, and
     ``max_tokens`` limits the answer, including reasoning. ``key`` is the name of the key to use; ""
     for any."""
 
@@ -197,11 +197,11 @@ class Progress:
     tiers: tuple[str, ...] | None = None
     finish_reason: FinishReason | None = None
     failed: bool = False
-    error: ProviderError | None = None
+    error: UpstreamError | None = None
     ids: tuple[str, ...] = ()
 
 
-class ProviderError(Exception):
+class UpstreamError(Exception):
     """A provider gave no usable answer.
 
     ``kind`` is the cause and ``status`` the provider's HTTP status, if it sent one (200: the error
@@ -249,7 +249,7 @@ class ProviderError(Exception):
 class AnswerStream(Protocol):
     """An answer while it is generated; iterating waits for the provider.
 
-    The iteration ends when the answer is complete, and raises ProviderError if it is cut off.
+    The iteration ends when the answer is complete, and raises UpstreamError if it is cut off.
     """
 
     @property
@@ -275,7 +275,7 @@ class AnswerStream(Protocol):
         ...
 
 
-class Provider(Protocol):
+class AnswerSource(Protocol):
     """A source of answers.
 
     ``patterns`` are the names of its models, as shell patterns. ``missing`` is the key that must be
@@ -298,11 +298,11 @@ class Provider(Protocol):
 
     def complete(self, prompt: Prompt) -> Completion:
         """Send the prompt once, without retries, and wait for the whole answer. Raises
-        ProviderError."""
+        UpstreamError."""
         ...
 
     def stream(self, prompt: Prompt) -> AnswerStream:
-        """Send the prompt once, without retries. Raises ProviderError if no stream begins."""
+        """Send the prompt once, without retries. Raises UpstreamError if no stream begins."""
         ...
 
 
@@ -319,11 +319,11 @@ class Forwarder(Protocol):
         ...
 
     def forward(self, request: RawRequest) -> RawAnswer:
-        """Send the request once and wait for the whole answer. Raises ProviderError."""
+        """Send the request once and wait for the whole answer. Raises UpstreamError."""
         ...
 
     def forward_stream(self, request: RawRequest) -> AnswerStream:
-        """Send the request once. Raises ProviderError if no stream begins."""
+        """Send the request once. Raises UpstreamError if no stream begins."""
         ...
 
 
@@ -332,7 +332,7 @@ class AnswerStore(Protocol):
     """A provider that keeps answers."""
 
     def fetch(self, request: RawRequest) -> RawAnswer:
-        """Read or change an object that is kept, once. Raises ProviderError."""
+        """Read or change an object that is kept, once. Raises UpstreamError."""
         ...
 
 
@@ -341,7 +341,7 @@ class TokenCounter(Protocol):
     """A provider that counts the input tokens of a request in its own format."""
 
     def count(self, request: RawRequest) -> RawAnswer:
-        """Have the request counted, once. Raises ProviderError."""
+        """Have the request counted, once. Raises UpstreamError."""
         ...
 
 

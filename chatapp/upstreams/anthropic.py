@@ -19,11 +19,11 @@ from chatapp.upstreams import (
     Part,
     Progress,
     Prompt,
-    ProviderError,
     Quota,
     QuotaUnit,
     RawAnswer,
     RawRequest,
+    UpstreamError,
 )
 from chatapp.upstreams.answer import (
     Fields,
@@ -35,7 +35,7 @@ from chatapp.upstreams.answer import (
     texts_in,
 )
 from chatapp.upstreams.event_stream import Event
-from chatapp.upstreams.sdk import Api, SDKProvider, Upstream, Vendor
+from chatapp.upstreams.sdk import Api, SDKUpstream, Upstream, UpstreamProtocol
 
 if TYPE_CHECKING:
     import anthropic
@@ -504,16 +504,16 @@ def _error_kind(error: anthropic.APIStatusError) -> ErrorKind | None:
     return "overloaded" if reason.type == "overloaded_error" else None
 
 
-def _stream_error(data: str) -> ProviderError:
+def _stream_error(data: str) -> UpstreamError:
     try:
         reason = ErrorEvent.model_validate_json(data).error
     except ValidationError:  # an error in any other form
-        return ProviderError(NAME, "unavailable", message=data, status=200)
+        return UpstreamError(NAME, "unavailable", message=data, status=200)
     kind = STREAM_KINDS.get(reason.type or "", "unavailable")
     message, wait_s = reason.message or "", None
     if _is_spend_cap(reason):
         kind, wait_s = "quota", regained_after_s(message)
-    return ProviderError(NAME, kind, message=message, status=200, retry_after_s=wait_s)
+    return UpstreamError(NAME, kind, message=message, status=200, retry_after_s=wait_s)
 
 
 def _is_spend_cap(reason: ErrorReason) -> bool:
@@ -563,7 +563,7 @@ def _seconds_until(text: str, now: datetime) -> float | None:
     return max(0.0, (instant - now).total_seconds())
 
 
-VENDOR: Final = Vendor(
+PROTOCOL: Final = UpstreamProtocol(
     name=NAME,
     client_class="Anthropic",
     error_class="AnthropicError",
@@ -587,6 +587,6 @@ VENDOR: Final = Vendor(
 )
 
 
-class Anthropic(SDKProvider):
+class Anthropic(SDKUpstream):
     def __init__(self, upstream: Upstream) -> None:
-        super().__init__(VENDOR, upstream)
+        super().__init__(PROTOCOL, upstream)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
-from chatapp.upstreams import Part, Progress, ProviderError, Quota
+from chatapp.upstreams import Part, Progress, Quota, UpstreamError
 from chatapp.upstreams.cancellation import hang_up
 
 if TYPE_CHECKING:
@@ -72,13 +72,13 @@ def _event(raw: bytes) -> Event:
 
 
 class EventReader(Protocol):
-    """A vendor's meaning of events. ``over`` is set by the last event that matters."""
+    """A provider's meaning of events. ``over`` is set by the last event that matters."""
 
     progress: Progress
     over: bool
 
     def read(self, event: Event) -> Part:
-        """What the event adds. ValueError if it cannot be parsed, ProviderError if it reports an
+        """What the event adds. ValueError if it cannot be parsed, UpstreamError if it reports an
         error."""
         ...
 
@@ -110,7 +110,7 @@ class EventStream:
         found = response.headers.get("content-type", "")
         if not found.startswith(MIMETYPE):
             self.close()
-            raise ProviderError(provider, "malformed", message=f"not a stream: {found}", status=200)
+            raise UpstreamError(provider, "malformed", message=f"not a stream: {found}", status=200)
 
     def __iter__(self) -> Iterator[Part]:
         try:
@@ -119,11 +119,11 @@ class EventStream:
                 if part.text or part.raw:
                     yield part
         except ValueError as error:
-            raise ProviderError(self._provider, "malformed", message=str(error)) from error
+            raise UpstreamError(self._provider, "malformed", message=str(error)) from error
         finally:
             self.close()
         if self.progress.finish_reason is None and not self.progress.failed:
-            raise ProviderError(self._provider, "unavailable", message="the stream ended too early")
+            raise UpstreamError(self._provider, "unavailable", message="the stream ended too early")
 
     def close(self) -> None:
         self._response.close()
@@ -141,10 +141,10 @@ class EventStream:
             yield from self._response.iter_bytes()
         except httpx2.TimeoutException as error:
             if not self._reader.over:
-                raise ProviderError(self._provider, "timeout", message=str(error)) from error
+                raise UpstreamError(self._provider, "timeout", message=str(error)) from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             if not self._reader.over:
-                raise ProviderError(self._provider, "unavailable", message=str(error)) from error
+                raise UpstreamError(self._provider, "unavailable", message=str(error)) from error
 
     def _part(self, event: Event) -> Part:
         try:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
 from chatapp.catalogue.key import Key
-from chatapp.upstreams import ProviderError
+from chatapp.upstreams import UpstreamError
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Keys:
             if len(self._rests) < RESTS_MOST:
                 self._rests[Rest(name, self._by_name[name].version, model)] = now + for_s
 
-    def note(self, name: str, model: str, error: ProviderError) -> CappedKey | None:
+    def note(self, name: str, model: str, error: UpstreamError) -> CappedKey | None:
         """Let the key rest if the upstream has refused it. A rejected key is logged once, and one
         that has reached a spending cap once a day, and returned."""
         key = self._by_name.get(name or next(iter(self.names), ""))

@@ -1,4 +1,4 @@
-"""OpenAI's models: the vendor, and its chat completions."""
+"""OpenAI's models: the provider, and its chat completions."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from chatapp.upstreams import (
     Part,
     Progress,
     Prompt,
-    ProviderError,
     Quota,
     RawAnswer,
     RawRequest,
+    UpstreamError,
 )
 from chatapp.upstreams.answer import Fields, OpenFields, Tokens, quota, texts_in
 from chatapp.upstreams.event_stream import Event
@@ -38,7 +38,7 @@ from chatapp.upstreams.openai_service import (
     stream_error,
     tiers_of,
 )
-from chatapp.upstreams.sdk import Api, SDKProvider, Upstream, Vendor
+from chatapp.upstreams.sdk import Api, SDKUpstream, Upstream, UpstreamProtocol
 
 if TYPE_CHECKING:
     import openai
@@ -89,7 +89,7 @@ def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
         try:
             raw = json.dumps(fields, allow_nan=False).encode()
         except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
-            raise ProviderError(NAME, "bad_request", message=str(error)) from error
+            raise UpstreamError(NAME, "bad_request", message=str(error)) from error
         request = replace(request, raw=raw, fields=fields)
     return request, ChunkReader(
         str(request.fields.get("model")),
@@ -238,7 +238,7 @@ class ChunkReader:
             return Part("", event.raw)
         if event.data.startswith(DONE):
             if not self._finished:
-                raise ProviderError(NAME, "unavailable", message="[DONE] before a finish_reason")
+                raise UpstreamError(NAME, "unavailable", message="[DONE] before a finish_reason")
             self.progress.finish_reason = self.progress.finish_reason or "other"
             self.over = True
             return Part("", event.raw)
@@ -356,7 +356,7 @@ def _duration_s(text: str) -> float | None:
     return None
 
 
-VENDOR: Final = Vendor(
+PROTOCOL: Final = UpstreamProtocol(
     name=NAME,
     client_class="OpenAI",
     error_class="OpenAIError",
@@ -383,6 +383,6 @@ VENDOR: Final = Vendor(
 )
 
 
-class OpenAI(SDKProvider):
+class OpenAI(SDKUpstream):
     def __init__(self, upstream: Upstream) -> None:
-        super().__init__(VENDOR, upstream)
+        super().__init__(PROTOCOL, upstream)

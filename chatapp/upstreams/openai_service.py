@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from chatapp.upstreams import ErrorKind, Extras, ProviderError
+from chatapp.upstreams import ErrorKind, Extras, UpstreamError
 from chatapp.upstreams.answer import Fields, Tokens
 
 NAME: Final = "openai"
@@ -101,11 +101,11 @@ class OutputDetails(Fields):
     reasoning_tokens: Tokens | None = None
 
 
-def stream_error(error: object) -> ProviderError:
+def stream_error(error: object) -> UpstreamError:
     """An error that was reported within a stream, in any form."""
     found = error if isinstance(error, dict) else {"message": error}
     words = (str(found.get("code")), str(found.get("type")))
     kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
     kind: ErrorKind = "quota" if CAPS.intersection(words) else next(kinds, "unavailable")
     message = str(found.get("message") or "")
-    return ProviderError(NAME, kind, message=message, status=200)
+    return UpstreamError(NAME, kind, message=message, status=200)

@@ -1,4 +1,4 @@
-"""Conversations: find a model and call its provider. No Flask."""
+"""The router: finds a model, and calls its upstream. No Flask."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Final
 from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
+    AnswerSource,
     AnswerStore,
     AnswerStream,
     Bounds,
@@ -19,12 +20,11 @@ from chatapp.upstreams import (
     Forwarder,
     Message,
     Prompt,
-    Provider,
-    ProviderError,
     Quota,
     RawAnswer,
     RawRequest,
     TokenCounter,
+    UpstreamError,
 )
 from chatapp.upstreams.cancellation import was_hung_up
 from chatapp.upstreams.keys import CappedKey, KeyHolder
@@ -73,18 +73,18 @@ class Reply:
     quotas: tuple[Quota, ...] = ()
 
 
-class Conversation:
-    """Finds models and calls their providers.
+class Router:
+    """Finds models and calls their upstreams.
 
-    ``providers`` are in order of preference: without ``default_model``, the default is that of the
-    first provider that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
+    ``upstreams`` are in order of preference: without ``default_model``, the default is that of the
+    first upstream that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
     model names, by the name of the model that they replace. ``on_capped`` learns once a day that a
     provider refuses a key for its cost.
     """
 
     def __init__(
         self,
-        providers: Sequence[Provider],
+        upstreams: Sequence[AnswerSource],
         catalogue: Catalogue,
         *,
         default_model: str | None,
@@ -92,9 +92,9 @@ class Conversation:
         fallbacks: Mapping[str, str] = MappingProxyType({}),
         on_capped: Callable[[CappedKey], None] = lambda _: None,
     ) -> None:
-        self._providers = {provider.name: provider for provider in providers}
-        self._forwarders = {each.name: each for each in providers if isinstance(each, Forwarder)}
-        self._keys = {p.name: p.keys for p in providers if isinstance(p, KeyHolder)}
+        self._upstreams = {upstream.name: upstream for upstream in upstreams}
+        self._forwarders = {each.name: each for each in upstreams if isinstance(each, Forwarder)}
+        self._keys = {p.name: p.keys for p in upstreams if isinstance(p, KeyHolder)}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self._on_capped = on_capped
@@ -126,10 +126,10 @@ class Conversation:
 
     def _found(self, name: str) -> Model:
         missing = None
-        for provider, own in self._serving(name):
-            if provider.missing is None:
-                return self._catalogue.model(own, provider.name)
-            missing = missing or provider.missing
+        for upstream, own in self._serving(name):
+            if upstream.missing is None:
+                return self._catalogue.model(own, upstream.name)
+            missing = missing or upstream.missing
         if missing is not None:
             raise ModelUnavailableError(
                 f'The model "{name}" is not available on this server; available models: '
@@ -140,20 +140,20 @@ class Conversation:
             f'The model "{name[:100]}" is unknown; available models: {self._patterns()}'
         )
 
-    def provider_of(self, model: Model) -> Provider:
-        """The provider that serves the model."""
-        return self._providers[model.provider]
+    def upstream_of(self, model: Model) -> AnswerSource:
+        """The upstream that serves the model."""
+        return self._upstreams[model.provider]
 
-    def _serving(self, name: str) -> Iterator[tuple[Provider, str]]:
-        """The providers that serve this name, in order, each with its own name for the model: only
-        one if the name begins with a provider's."""
+    def _serving(self, name: str) -> Iterator[tuple[AnswerSource, str]]:
+        """The upstreams that serve this name, in order, each with its own name for the model: only
+        one if the name begins with an upstream's."""
         first, _, rest = name.partition("/")
-        if rest and first in self._providers and self._providers[first].serves(rest):
-            yield self._providers[first], rest
+        if rest and first in self._upstreams and self._upstreams[first].serves(rest):
+            yield self._upstreams[first], rest
             return
-        for provider in self._providers.values():
-            if provider.serves(name):
-                yield provider, name
+        for upstream in self._upstreams.values():
+            if upstream.serves(name):
+                yield upstream, name
 
     def fallback(self, model: Model) -> Model | None:
         """The configured fallback of that model, if any, with the key to use."""
@@ -193,13 +193,13 @@ class Conversation:
         rest; ``unless`` this server hung up."""
         try:
             yield
-        except ProviderError as error:
+        except UpstreamError as error:
             if not (unless() or was_hung_up()):
                 _log_failure(model, error)
                 self._note(model, error)
             raise
 
-    def _note(self, model: Model, error: ProviderError) -> None:
+    def _note(self, model: Model, error: UpstreamError) -> None:
         if (keys := self._keys.get(model.provider)) is None:
             return
         if capped := keys.note(model.key, model.family, error):
@@ -213,7 +213,7 @@ class Conversation:
         return tuple(
             slug
             for slug, provider in self._catalogue.providers.items()
-            if provider in self._providers and self._providers[provider].missing is None
+            if provider in self._upstreams and self._upstreams[provider].missing is None
         )
 
     def models_of(self, *protocols: str) -> dict[str, str]:
@@ -228,13 +228,13 @@ class Conversation:
         return self._catalogue
 
     def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Reply:
-        """Call the provider, and wait for the answer; ProviderError if it fails.
+        """Call the provider, and wait for the answer; UpstreamError if it fails.
 
         ``bounds`` are further ones of this call, here and below.
         """
         with self.call(turn.model):
             prompt = self._prompt(turn, bounds)
-            completion = self._providers[turn.model.provider].complete(prompt)
+            completion = self._upstreams[turn.model.provider].complete(prompt)
         return Reply(
             text=completion.text,
             model=completion.model,
@@ -243,49 +243,49 @@ class Conversation:
         )
 
     def stream(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> AnswerStream:
-        """Call the provider for a stream; ProviderError if none begins."""
+        """Call the provider for a stream; UpstreamError if none begins."""
         with self.call(turn.model):
             prompt = self._prompt(turn, bounds)
-            return self._providers[turn.model.provider].stream(prompt)
+            return self._upstreams[turn.model.provider].stream(prompt)
 
     def forward(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> RawAnswer:
-        """Forward a request in the provider's own protocol; ProviderError if there is no answer."""
+        """Forward a request in the provider's own protocol; UpstreamError if there is no answer."""
         with self.call(model):
-            provider = self._forwarders[model.provider]
-            return provider.forward(_adapted(raw_request, model, provider, bounds))
+            upstream = self._forwarders[model.provider]
+            return upstream.forward(_adapted(raw_request, model, upstream, bounds))
 
     def forward_stream(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> AnswerStream:
-        """Forward a request in the provider's own protocol; ProviderError if no stream begins."""
+        """Forward a request in the provider's own protocol; UpstreamError if no stream begins."""
         with self.call(model):
-            provider = self._forwarders[model.provider]
-            return provider.forward_stream(_adapted(raw_request, model, provider, bounds))
+            upstream = self._forwarders[model.provider]
+            return upstream.forward_stream(_adapted(raw_request, model, upstream, bounds))
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
         """What changes the price of a request in the provider's own protocol, besides tokens."""
-        provider = self._forwarders.get(model.provider)
-        return Extras() if provider is None else provider.extras(raw_request)
+        upstream = self._forwarders.get(model.provider)
+        return Extras() if upstream is None else upstream.extras(raw_request)
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None if the provider
         does not count, or does not answer in time."""
-        counter = self._providers[model.provider]
+        counter = self._upstreams[model.provider]
         if not isinstance(counter, TokenCounter):
             return None
         with self.call(model):
             try:
                 return counter.count(_adapted(raw_request, model))
-            except ProviderError as error:
+            except UpstreamError as error:
                 if error.status not in NO_SUCH_ADDRESS and error.kind not in {"timeout", "quota"}:
                     raise
         return None
 
     def fetch(self, provider: str, raw_request: RawRequest) -> RawAnswer:
-        """Read or change an answer that the provider keeps; ProviderError if that fails."""
-        store = self._providers[provider]
+        """Read or change an answer that the provider keeps; UpstreamError if that fails."""
+        store = self._upstreams[provider]
         assert isinstance(store, AnswerStore), f"{provider} keeps no answers"
         return store.fetch(raw_request)
 
@@ -308,18 +308,18 @@ class Conversation:
 
     def _first_default(self) -> str:
         defaults = self._catalogue.defaults
-        ready = (p.name for p in self._providers.values() if p.missing is None)
+        ready = (p.name for p in self._upstreams.values() if p.missing is None)
         return next(defaults[name] for name in ready if name in defaults)
 
     def _patterns(self) -> str:
-        ready = (p for p in self._providers.values() if p.missing is None)
-        return ", ".join(pattern for provider in ready for pattern in provider.patterns)
+        ready = (p for p in self._upstreams.values() if p.missing is None)
+        return ", ".join(pattern for upstream in ready for pattern in upstream.patterns)
 
 
 def _adapted(
     raw_request: RawRequest,
     model: Model,
-    provider: Forwarder | None = None,
+    upstream: Forwarder | None = None,
     bounds: Bounds = UNBOUNDED,
 ) -> RawRequest:
     """The request to that model within these bounds; unchanged bytes if neither differs."""
@@ -327,12 +327,12 @@ def _adapted(
         adapted = raw_request.with_fields(model=model.name)
         if model.key:
             adapted = replace(adapted, key=model.key)
-        return adapted if provider is None else provider.bounded(adapted, bounds)
+        return adapted if upstream is None else upstream.bounded(adapted, bounds)
     except ValueError as error:  # 1e999 is JSON, but overflows here
-        raise ProviderError(model.provider, "bad_request", message=str(error)) from error
+        raise UpstreamError(model.provider, "bad_request", message=str(error)) from error
 
 
-def _log_failure(model: Model, error: ProviderError) -> None:
+def _log_failure(model: Model, error: UpstreamError) -> None:
     """Log why a provider did not answer."""
     log.warning(
         "%s did not answer for %s: %s, status %s, retry after %s s, request %s",

@@ -3,7 +3,7 @@
 A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
 address, its headers and the connections. Requests go to its HTTP client directly: the SDK itself
 takes as long for one as all of Flask does. Errors of the SDK and of its HTTP library become
-ProviderError here, and nowhere else.
+UpstreamError here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from chatapp.upstreams import (
     ErrorKind,
     Extras,
     Prompt,
-    ProviderError,
     Quota,
     RawAnswer,
     RawRequest,
     Timeouts,
+    UpstreamError,
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
 from chatapp.upstreams.cancellation import reads_within, with_cancellable_reads
@@ -65,7 +65,7 @@ NO_KEY: Final = "no-key-yet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """One address of a vendor whose calls are billed, with its protocol.
+    """One address of a provider whose calls are billed, with its protocol.
 
     ``extras`` (of a body) and ``bounded`` are those of Forwarder. ``open_stream`` returns the
     request to send for a stream, and the reader of its events; None if there are no streams.
@@ -82,8 +82,8 @@ class Api:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Vendor:
-    """What differs between the vendors' SDKs and APIs.
+class UpstreamProtocol:
+    """What differs between the providers' SDKs and APIs.
 
     ``name`` is that of its protocol and of the SDK's module, ``client_class`` its client and
     ``error_class`` the base of its errors. ``request_id_header`` is passed on to clients, who may
@@ -119,12 +119,12 @@ class Vendor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """A service that speaks a vendor's protocol.
+    """A service that speaks a provider's protocol.
 
-    ``patterns`` match the names of its models. Without ``base_url`` it is the vendor's own, and the
-    SDK's variables of the environment apply; else only what is here. ``headers`` and ``query`` are
-    sent with each request, the key in ``key_header`` (default: the SDK's). ``refused`` are fields
-    of a body that would change the price unseen.
+    ``patterns`` match the names of its models. Without ``base_url`` it is the provider's own, and
+    the SDK's variables of the environment apply; else only what is here. ``headers`` and ``query``
+    are sent with each request, the key in ``key_header`` (default: the SDK's). ``refused`` are
+    fields of a body that would change the price unseen.
     """
 
     name: str
@@ -224,17 +224,17 @@ class Connection:
         return headers
 
 
-class SDKProvider:
-    """An upstream in a vendor's protocol."""
+class SDKUpstream:
+    """An upstream in a provider's protocol."""
 
-    def __init__(self, vendor: Vendor, upstream: Upstream) -> None:
-        self._vendor = vendor
+    def __init__(self, protocol: UpstreamProtocol, upstream: Upstream) -> None:
+        self._protocol = protocol
         self._upstream = upstream
         self._timeouts = upstream.timeouts
         self._connection: PerProcess[Connection] = PerProcess(self._connect)
         self.name: Final = upstream.name
         self.patterns: Final = upstream.patterns
-        self.quotas_by_direction: Final = vendor.quotas_by_direction
+        self.quotas_by_direction: Final = protocol.quotas_by_direction
         self.keys: Final = upstream.keys
 
     def prepare(self) -> None:
@@ -252,17 +252,17 @@ class SDKProvider:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
     def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(RawRequest.of(self._vendor.body(prompt), key=prompt.key))
-        with provider_errors(self._vendor):
-            return self._vendor.completion(answer)
+        answer = self.forward(RawRequest.of(self._protocol.body(prompt), key=prompt.key))
+        with upstream_errors(self._protocol):
+            return self._protocol.completion(answer)
 
     def stream(self, prompt: Prompt) -> EventStream:
-        body = {**self._vendor.body(prompt), "stream": True}
+        body = {**self._protocol.body(prompt), "stream": True}
         request = RawRequest.of(body, key=prompt.key)
         return self._stream(request, lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
-        api = self._vendor.api(request.path)
+        api = self._protocol.api(request.path)
         found, refused, fields = api.extras(request.fields), self._upstream.refused, request.fields
         if not refused:
             return found
@@ -270,12 +270,12 @@ class SDKProvider:
         return replace(found, refused={**found.refused, **own})
 
     def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
-        return self._vendor.api(request.path).bounded(request, bounds)
+        return self._protocol.api(request.path).bounded(request, bounds)
 
     def forward(self, request: RawRequest) -> RawAnswer:
-        api = self._vendor.api(request.path)
+        api = self._protocol.api(request.path)
         answer = self._post(api.path, request, read_s=self._timeouts.read_s)
-        with provider_errors(self._vendor):
+        with upstream_errors(self._protocol):
             return replace(
                 answer,
                 usage=_usage(api, answer.fields),
@@ -288,34 +288,34 @@ class SDKProvider:
 
     def count(self, request: RawRequest) -> RawAnswer:
         read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
-        return self._post(self._vendor.count_path, request, read_s=read_s)
+        return self._post(self._protocol.count_path, request, read_s=read_s)
 
     def fetch(self, request: RawRequest) -> RawAnswer:
         return self._post(request.path, request, read_s=min(COUNT_WITHIN_S, self._timeouts.read_s))
 
     def _post(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
         """Send the request once and wait for the whole answer."""
-        vendor = self._vendor
-        with provider_errors(vendor), reads_within(read_s):
+        protocol = self._protocol
+        with upstream_errors(protocol), reads_within(read_s):
             response = self._send(path, request, read_s=read_s)
             headers = dict(response.headers.items())
             return RawAnswer(
                 raw=response.content,
                 fields=json.loads(response.content),
                 content_type=sendable(headers, "content-type") or JSON,
-                headers=_request_id(vendor, headers),
-                quotas=vendor.quotas(headers),
+                headers=_request_id(protocol, headers),
+                quotas=protocol.quotas(headers),
             )
 
     def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
         """Send the request once. ``lenient`` passes on events that cannot be parsed."""
-        vendor, timeouts = self._vendor, self._timeouts
-        api = vendor.api(request.path)
+        protocol, timeouts = self._protocol, self._timeouts
+        api = protocol.api(request.path)
         assert api.open_stream is not None, f"{api.path} has no streams"
         request, reader = api.open_stream(request)
         # Compression would delay events until a block is full.
         plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
-        with provider_errors(vendor), reads_within(timeouts.first_byte_s):
+        with upstream_errors(protocol), reads_within(timeouts.first_byte_s):
             response = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
             # The stream has begun: from now on each read has the usual time.
             response.request.extensions["timeout"]["read"] = timeouts.read_s
@@ -323,9 +323,9 @@ class SDKProvider:
         return EventStream(
             response,
             reader,
-            provider=vendor.name,
-            headers=_request_id(vendor, headers),
-            quotas=vendor.quotas(headers),
+            provider=protocol.name,
+            headers=_request_id(protocol, headers),
+            quotas=protocol.quotas(headers),
             lenient=lenient,
         )
 
@@ -344,16 +344,16 @@ class SDKProvider:
             if response.is_success and isinstance(error, httpx2.TimeoutException):
                 raise
             kind = _status_kind(response.status_code)
-            raise _status_error(self._vendor, response, kind, message=str(error)) from error
+            raise _status_error(self._protocol, response, kind, message=str(error)) from error
         if response.is_success:
             return response
-        raise _refusal(self._vendor, connection.status_error(response), secret=key and key[1])
+        raise _refusal(self._protocol, connection.status_error(response), secret=key and key[1])
 
     def _connect(self) -> Connection:
         import httpx2  # noqa: PLC0415
 
-        vendor, upstream = self._vendor, self._upstream
-        sdk, connect_s = vendor.sdk, self._timeouts.connect_s
+        protocol, upstream = self._protocol, self._upstream
+        sdk, connect_s = protocol.sdk, self._timeouts.connect_s
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
         http_client = with_cancellable_reads(
             sdk.DefaultHttpxClient(
@@ -364,7 +364,7 @@ class SDKProvider:
             )
         )
         # No retries: a call that timed out may have been billed, and no limit would count the next.
-        client = getattr(sdk, vendor.client_class)(
+        client = getattr(sdk, protocol.client_class)(
             api_key=NO_KEY,
             base_url=upstream.base_url,
             default_headers=upstream.headers,
@@ -397,7 +397,7 @@ def _read(response: httpx2.Response) -> None:
 
 
 def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:
-    """Keep what the SDK has read for its vendor (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …) from
+    """Keep what the SDK has read for its provider (OPENAI_ORG_ID, OPENAI_CUSTOM_HEADERS …) from
     another service."""
     client._custom_headers = dict(headers)  # noqa: SLF001
     for name in ("organization", "project"):
@@ -412,40 +412,40 @@ def _usage(api: Api, fields: object) -> Usage | None:
         return None
 
 
-def _request_id(vendor: Vendor, headers: Mapping[str, str]) -> dict[str, str]:
+def _request_id(protocol: UpstreamProtocol, headers: Mapping[str, str]) -> dict[str, str]:
     """The header with the provider's id of the request, if it has one."""
-    found = sendable(headers, vendor.request_id_header)
-    return {vendor.request_id_header: found} if found else {}
+    found = sendable(headers, protocol.request_id_header)
+    return {protocol.request_id_header: found} if found else {}
 
 
 @contextmanager
-def provider_errors(vendor: Vendor) -> Iterator[None]:
-    """Turn the SDK's errors, and those of reading an answer, into ProviderError."""
+def upstream_errors(protocol: UpstreamProtocol) -> Iterator[None]:
+    """Turn the SDK's errors, and those of reading an answer, into UpstreamError."""
     import httpx2  # noqa: PLC0415
 
-    sdk, name = vendor.sdk, vendor.name
+    sdk, name = protocol.sdk, protocol.name
     try:
         yield
     except httpx2.TimeoutException as error:
         # Without a connection the prompt was not sent, and may be sent again.
         is_late = not isinstance(error, httpx2.ConnectTimeout)
         kind: ErrorKind = "timeout" if is_late else "unavailable"
-        raise ProviderError(name, kind, message=str(error)) from error
-    except (httpx2.HTTPError, OSError, getattr(sdk, vendor.error_class)) as error:
-        raise ProviderError(name, "unavailable", message=str(error)) from error
+        raise UpstreamError(name, kind, message=str(error)) from error
+    except (httpx2.HTTPError, OSError, getattr(sdk, protocol.error_class)) as error:
+        raise UpstreamError(name, "unavailable", message=str(error)) from error
     except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
-        raise ProviderError(name, "malformed", message=str(error), status=200) from error
+        raise UpstreamError(name, "malformed", message=str(error), status=200) from error
 
 
-def _refusal(vendor: Vendor, error: Any, *, secret: str | None) -> ProviderError:
-    """The ProviderError of an APIStatusError, without the key, which providers may quote."""
+def _refusal(protocol: UpstreamProtocol, error: Any, *, secret: str | None) -> UpstreamError:
+    """The UpstreamError of an APIStatusError, without the key, which providers may quote."""
     response = error.response
-    kind = vendor.error_kind(error) or _status_kind(response.status_code)
+    kind = protocol.error_kind(error) or _status_kind(response.status_code)
     message, text = error.message, response.text
     if secret:
         message, text = message.replace(secret, REDACTED), text.replace(secret, REDACTED)
     raw = text.encode()
-    return _status_error(vendor, response, kind, message=message, raw=raw)
+    return _status_error(protocol, response, kind, message=message, raw=raw)
 
 
 def _status_kind(status: int) -> ErrorKind:
@@ -459,10 +459,15 @@ def _status_kind(status: int) -> ErrorKind:
 
 
 def _status_error(
-    vendor: Vendor, response: httpx2.Response, kind: ErrorKind, *, message: str, raw: bytes = b""
-) -> ProviderError:
-    return ProviderError(
-        vendor.name,
+    protocol: UpstreamProtocol,
+    response: httpx2.Response,
+    kind: ErrorKind,
+    *,
+    message: str,
+    raw: bytes = b"",
+) -> UpstreamError:
+    return UpstreamError(
+        protocol.name,
         kind,
         message=message,
         status=response.status_code,
@@ -470,8 +475,8 @@ def _status_error(
             regained_after_s(message) if kind == "quota" else retry_after_s(response.headers)
         ),
         raw=raw,
-        quotas=vendor.quotas(response.headers),
-        request_id=sendable(response.headers, vendor.request_id_header),
+        quotas=protocol.quotas(response.headers),
+        request_id=sendable(response.headers, protocol.request_id_header),
     )
 
 

@@ -80,7 +80,7 @@ def check(current: CurrentRequest) -> None:
 
 def default(current: CurrentRequest) -> Model | None:
     """The caller's model if a request names none; None if they may use no available one."""
-    found, model = allowances(current), current.services.conversation.model(None)
+    found, model = allowances(current), current.services.router.model(None)
     if _allows(found, model, current.services.catalogue):
         return model
     return _default(current.services, found)
@@ -147,14 +147,14 @@ def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
     """An allowed model for a request that names none: a provider's default, or else the first one
     in the order of the patterns."""
     catalogue = services.catalogue
-    available = set(services.conversation.available_models) - set(catalogue.embedding)
+    available = set(services.router.available_models) - set(catalogue.embedding)
     names = {s: _names(s, name) for s, name in catalogue.providers.items() if s in available}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]
     for pattern in found[-1].patterns:
         ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]
     for slug in ranked:
         if all(each.has(names[slug]) for each in found):
-            return services.conversation.model(slug)
+            return services.router.model(slug)
     return None
 
 
@@ -164,7 +164,7 @@ def _refusal(current: CurrentRequest, found: Sequence[Allowance], model: Model) 
     catalogue = current.services.catalogue
     refusing = next(each for each in found if not _allows([each], model, catalogue))
     name, providers = _requested(model, catalogue), catalogue.providers
-    available = {slug: providers[slug] for slug in current.services.conversation.available_models}
+    available = {slug: providers[slug] for slug in current.services.router.available_models}
     listed = ", ".join(allowed(current, available)) or " and ".join(
         ", ".join(allowance.patterns) for allowance in found
     )

@@ -29,7 +29,7 @@ SURGE: Final = "surge"
 #: Everything that is counted by model: charged again for a fallback.
 OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
 
-# The endpoint with the caller's limits in the policy; the vendors' endpoints share their buckets.
+# The endpoint with the caller's limits in the policy; the providers' endpoints share their buckets.
 ENDPOINT: Final = "chat.chat"
 METHOD: Final = "POST"
 MICRO: Final = 1_000_000

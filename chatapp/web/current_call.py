@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S
 from chatapp.calls.throttle import Throttle
-from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
+from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
@@ -48,7 +48,7 @@ def install(limiter: Limiter) -> None:
     limiter.refusal_handler(_decide_elsewhere)
 
 
-def begin_call(current: CurrentRequest) -> ProviderCall:
+def begin_call(current: CurrentRequest) -> UpstreamCall:
     """Begin the call of the current request; its provider is called next."""
     services, demand, principal = current.services, _demand(current), current.principal
     model = demand.model
@@ -75,7 +75,7 @@ def begin_call(current: CurrentRequest) -> ProviderCall:
         Throttle() if current.tiers else services.throttle,
     )
     try:
-        return ProviderCall(
+        return UpstreamCall(
             new_record,
             call_request,
             catalogue=services.catalogue,
@@ -136,7 +136,7 @@ def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTT
     while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
         if not current.tiers:
             wait_s = min(_wait_ms(refusal) / 1000, LONGEST_COOL_DOWN_S)
-            current.services.conversation.rest_key(current.wanted.turn.model, wait_s)
+            current.services.router.rest_key(current.wanted.turn.model, wait_s)
         if current.use_other_key() is None:
             return _decide_for_fallback(shortest, decide_again)
         other = decide_again()
@@ -173,10 +173,10 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
     if wanted is None or current.requested_model is not None:  # a page calls no model
         return False
     services, model = current.services, wanted.turn.model
-    fallback = services.conversation.fallback(model)
+    fallback = services.router.fallback(model)
     if fallback is None or not allowed_models.allows(current, fallback):
         return False
-    # A request in a vendor's protocol is not translated.
+    # A request in a provider's protocol is not translated.
     has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol
     has_history = not wanted.is_tied or fallback.provider == model.provider
     if not (has_protocol and has_history and _is_priced(current, fallback)):
@@ -190,7 +190,7 @@ def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
     wanted, catalogue = current.wanted, current.services.catalogue
     extras = wanted.extras
     if wanted.raw_request is not None and fallback.provider != wanted.turn.model.provider:
-        extras = current.services.conversation.extras(fallback, wanted.raw_request)
+        extras = current.services.router.extras(fallback, wanted.raw_request)
     return (
         not extras.refused
         and all(catalogue.prices_tier(fallback, tier) for tier in extras.tiers.values())
@@ -220,7 +220,7 @@ def has_no_quota_by_direction() -> bool:
     """Whether the provider of the model reports no quota in input or output tokens: limits that
     follow such a quota would never deny."""
     current = current_request()
-    provider = current.services.conversation.provider_of(current.wanted.turn.model)
+    provider = current.services.router.upstream_of(current.wanted.turn.model)
     return not provider.quotas_by_direction
 
 

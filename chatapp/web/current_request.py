@@ -149,7 +149,7 @@ class CurrentRequest:
             return None
         model = wanted.turn.model
         self.tried_keys.add(model.key)
-        other = self.services.conversation.with_other_key(model, self.tried_keys)
+        other = self.services.router.with_other_key(model, self.tried_keys)
         if other is not None:
             self.model_request = replace(wanted, turn=replace(wanted.turn, model=other))
         return other

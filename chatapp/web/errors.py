@@ -1,6 +1,6 @@
 """Errors for clients: an ErrorReport first, then the body that the endpoint's clients read.
 
-chatapp's own endpoints answer {"error": "<sentence>", "code": "<word>"}. Endpoints in a vendor's
+chatapp's own endpoints answer {"error": "<sentence>", "code": "<word>"}. Endpoints in a provider's
 protocol answer in its wire format (formats/errors.py).
 """
 
@@ -19,7 +19,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.services import EXTENSION_KEY
-from chatapp.upstreams import ErrorKind, ProviderError
+from chatapp.upstreams import ErrorKind, UpstreamError
 from ratelimit_ext import Blocked, TemporarilyUnavailable, wait_text
 
 #: OpenAI's header, used by default, and Anthropic's.
@@ -29,7 +29,7 @@ ANTHROPIC_REQUEST_ID_HEADER: Final = "request-id"
 # retry at once, so they are asked not to retry.
 LONGEST_OBEYED_WAIT_S: Final = 60
 # The wait after an overload, if the provider names none or this server is overloaded, in seconds.
-DEFAULT_PROVIDER_WAIT_S: Final = 5
+DEFAULT_UPSTREAM_WAIT_S: Final = 5
 DEFAULT_WAIT_S: Final = 2
 
 CODES: Final = {
@@ -45,12 +45,12 @@ UNAVAILABLE_CODES: Final = {
     "storage-unavailable": "storage_unavailable",
 }
 MESSAGES: Final = {
-    404: "Unknown address. Use POST /chat, GET / for the chat page, or /v1 with a vendor's SDK.",
+    404: "Unknown address. Use POST /chat, GET / for the chat page, or /v1 with a provider's SDK.",
     500: "Internal server error. Try again, or send the x-request-id to the operator.",
 }
 #: Status, code and cause by the kind of a provider's error, and what to do by the code. The
 #: provider's own text is not shown.
-PROVIDER_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
+UPSTREAM_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
     "rate_limited": (503, "server_is_overloaded", "is limiting this server's requests"),
     "overloaded": (503, "server_is_overloaded", "is overloaded"),
     "timeout": (504, "provider_timeout", "did not answer in time"),
@@ -145,7 +145,7 @@ def overloaded() -> ApiError:
 
 
 def new_request_id() -> str:
-    """A new id in the form that both vendors use."""
+    """A new id in the form that both providers use."""
     return f"req_{uuid.uuid4().hex}"
 
 
@@ -194,29 +194,29 @@ def report_of(error: HTTPException) -> ErrorReport:
     return ErrorReport(status, CODES.get(status, "http_error"), message)
 
 
-def provider_report(error: ProviderError) -> ErrorReport:
+def upstream_report(error: UpstreamError) -> ErrorReport:
     """A provider's error for a client of POST /chat."""
-    return _provider_report(error, *PROVIDER_ERRORS[error.kind])
+    return _upstream_report(error, *UPSTREAM_ERRORS[error.kind])
 
 
-def sdk_report(error: ProviderError) -> ErrorReport:
+def sdk_report(error: UpstreamError) -> ErrorReport:
     """A provider's error for a client of its SDK, with the statuses that the SDK knows.
 
     An internal failure of the provider is worth a retry like an overload. A rejected key is this
     server's: no 401 for the client, and no retry helps.
     """
-    status, code, cause = PROVIDER_ERRORS[error.kind]
+    status, code, cause = UPSTREAM_ERRORS[error.kind]
     if error.kind == "unavailable" and (error.status or 0) >= 500:
         status, code = 503, "server_is_overloaded"
     elif error.kind == "bad_request":
         status = error.status or 400
     elif error.kind == "unknown_model":
         status = 404
-    return _provider_report(error, status, code, cause)
+    return _upstream_report(error, status, code, cause)
 
 
-def _provider_report(error: ProviderError, status: int, code: str, cause: str) -> ErrorReport:
-    wait_s = _whole_seconds(error.retry_after_s or DEFAULT_PROVIDER_WAIT_S)
+def _upstream_report(error: UpstreamError, status: int, code: str, cause: str) -> ErrorReport:
+    wait_s = _whole_seconds(error.retry_after_s or DEFAULT_UPSTREAM_WAIT_S)
     remedy = REMEDIES[code].format(wait=wait_text(wait_s * 1000))
     return ErrorReport(
         status=status,
@@ -257,7 +257,7 @@ def install(
         return error if _has_response(error) else _json_answer(error)
 
     app.register_error_handler(HTTPException, answer)
-    app.register_error_handler(ProviderError, _answer_provider_error)
+    app.register_error_handler(UpstreamError, _answer_upstream_error)
 
 
 def error_body(report: ErrorReport) -> dict[str, object]:
@@ -279,8 +279,8 @@ def _json_answer(error: HTTPException) -> WerkzeugResponse:
     return response
 
 
-def _answer_provider_error(error: ProviderError) -> Response:
-    report = provider_report(error)
+def _answer_upstream_error(error: UpstreamError) -> Response:
+    report = upstream_report(error)
     body = error_body(report)
     if report.retry_after_s is not None:
         body["retry_after"] = report.retry_after_s

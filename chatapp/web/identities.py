@@ -41,8 +41,8 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
             return current.user  # counts alone
         return team_identity(current.principal.team)
 
-    @limiter.override_loader
-    def own_limits() -> Mapping[str, str]:
+    @limiter.amount_loader
+    def amounts() -> Mapping[str, str]:
         principal = current_request().principal
         return {} if principal is None else principal.limits
 

@@ -13,7 +13,7 @@ from ratelimit_ext import DecisionEvent, Event, Limiter
 from ratelimit_ext.metrics.measures import Measure
 
 MICRO: Final = 1_000_000
-#: Of both vendors' SDKs: 0 at the first attempt.
+#: Of both providers' SDKs: 0 at the first attempt.
 RETRY_COUNT: Final = "x-stainless-retry-count"
 
 CALLS: Final = Measure("calls", "Calls of providers, by their end", ("model", "status"))

@@ -18,10 +18,10 @@ class ModelRequest:
     streamed. ``extras`` change the price.
 
     ``raw_request`` is the request in its provider's own protocol, None for POST /chat. ``turn`` is
-    for POST /chat and for the offline model. ``user_id`` is None for a vendor's protocol: the user
-    that such a body names is not an identity here. ``history_tokens`` are those of the conversation
-    that the request continues without sending it, None if unknown. ``is_tied``: only the
-    provider and key of its model have what it continues.
+    for POST /chat and for the offline model. ``user_id`` is None for a provider's protocol: the
+    user that such a body names is not an identity here. ``history_tokens`` are those of the
+    conversation that the request continues without sending it, None if unknown. ``is_tied``: only
+    the provider and key of its model have what it continues.
     """
 
     turn: Turn
@@ -37,7 +37,7 @@ class ModelRequest:
 
     @property
     def fields(self) -> Mapping[str, object]:
-        """The body in a vendor's protocol."""
+        """The body in a provider's protocol."""
         if self.raw_request is not None:
             return self.raw_request.fields
         return {"messages": [{"role": m.role, "content": m.text} for m in self.turn.messages]}

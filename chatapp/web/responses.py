@@ -8,14 +8,14 @@ from typing import Final
 
 from flask import Response, jsonify
 
-from chatapp.calls.upstream_call import ProviderCall
+from chatapp.calls.upstream_call import UpstreamCall
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import UNKNOWN_HISTORY_TOKENS
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
-from chatapp.upstreams import AnswerStream, Part, Progress, ProviderError, RawAnswer
+from chatapp.upstreams import AnswerStream, Part, Progress, RawAnswer, UpstreamError
 from chatapp.upstreams.event_stream import MIMETYPE
-from chatapp.upstreams.router import Conversation
+from chatapp.upstreams.router import Router
 from chatapp.web.current_call import begin_call
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
@@ -26,36 +26,36 @@ CALL_ID_HEADER: Final = "x-call-id"
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 
-def respond(format_of: Callable[[ProviderCall], AnswerFormat]) -> Response:
+def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
     """Call the model of the current request, and write its answer in the format of the call."""
     current = current_request()
-    wanted, conversation, call = current.wanted, current.services.conversation, begin_call(current)
+    wanted, router, call = current.wanted, current.services.router, begin_call(current)
     turn, answer_format = wanted.turn, format_of(call)
     if wanted.stream:
-        stream = call.run(lambda model, most: conversation.stream(replace(turn, model=model), most))
+        stream = call.run(lambda model, most: router.stream(replace(turn, model=model), most))
         writer = answer_format.stream_writer(turn.model.name, wanted.fields)
         response = _stream_response(stream, writer, call)
     else:
-        reply = call.run(lambda model, most: conversation.answer(replace(turn, model=model), most))
+        reply = call.run(lambda model, most: router.answer(replace(turn, model=model), most))
         call.finish_answer(reply.usage, generated=[reply.text])
         response = jsonify(answer_format.answer_body(reply))
     response.headers[CALL_ID_HEADER] = call.record.id
     return response
 
 
-def respond_as_vendor(wire_format: WireFormat) -> Response:
-    """Forward the current request to its vendor, and the answer to the client; the offline model's
-    answer is written here."""
+def respond_in_protocol(wire_format: WireFormat) -> Response:
+    """Forward the current request to its upstream, and the answer to the client; the answer of the
+    offline model is written here."""
     current = current_request()
     wanted = current.wanted
     if wanted.raw_request is None or wanted.turn.model.protocol != wire_format.protocol:
         return respond(lambda _: wire_format)
     raw_request = wanted.raw_request
-    conversation, call = current.services.conversation, begin_call(current)
+    router, call = current.services.router, begin_call(current)
     if wanted.stream:
-        stream = call.run(lambda model, most: conversation.forward_stream(model, raw_request, most))
+        stream = call.run(lambda model, most: router.forward_stream(model, raw_request, most))
         return _stream_response(stream, ForwardWriter(wire_format), call)
-    answer = call.run(lambda model, most: conversation.forward(model, raw_request, most))
+    answer = call.run(lambda model, most: router.forward(model, raw_request, most))
     call.finish_answer(answer.usage, generated=answer.generated)
     _note(answer.ids, answer.usage, call, current.services.stored_answers)
     return raw_response(answer)
@@ -69,7 +69,7 @@ def respond_with_count(**beside: str) -> Response:
     wanted = current.wanted
     model, raw_request = wanted.turn.model, wanted.raw_request
     assert raw_request is not None
-    counted = current.services.conversation.count(model, raw_request)
+    counted = current.services.router.count(model, raw_request)
     if counted is not None:
         return raw_response(counted)
     history_tokens = wanted.history_tokens
@@ -98,7 +98,7 @@ class ForwardWriter:
         self._parts += 1
         return part.raw
 
-    def error(self, error: ProviderError) -> bytes:
+    def error(self, error: UpstreamError) -> bytes:
         return self._format.error_event(error, number=self._parts)
 
     def end(self, progress: Progress) -> bytes:
@@ -116,18 +116,18 @@ class StreamBody:
         self,
         stream: AnswerStream,
         writer: StreamWriter,
-        call: ProviderCall,
-        conversation: Conversation,
+        call: UpstreamCall,
+        router: Router,
         stored_answers: StoredAnswers,
     ) -> None:
         self._stream = stream
         self._writer = writer
         self._call = call
-        self._conversation = conversation
+        self._router = router
         self._stored_answers = stored_answers
         self._ids: tuple[str, ...] = ()
         self._client_left = False
-        self._provider_is_done = False
+        self._upstream_is_done = False
         self._bytes = self._written()
         call.disconnect.on_disconnect(self._abort)
 
@@ -162,7 +162,7 @@ class StreamBody:
     def _is_decided(self) -> bool:
         """Whether the client can no longer change the outcome: the answer has ended, and at most
         its usage is still to come, or the provider has broken off."""
-        return self._provider_is_done or self._stream.progress.finish_reason is not None
+        return self._upstream_is_done or self._stream.progress.finish_reason is not None
 
     def _abort(self) -> None:
         """The client has disconnected: end the provider's call, unless its bill is waited for."""
@@ -185,19 +185,19 @@ class StreamBody:
         try:
             if start := writer.start():
                 yield start
-            with self._conversation.call(self._call.model, unless=lambda: self._client_left):
+            with self._router.call(self._call.model, unless=lambda: self._client_left):
                 yield from self._parts(writer)
             if self._client_left and not self._is_decided:
                 return
-        except ProviderError as error:
+        except UpstreamError as error:
             self._stream.close()
-            self._provider_is_done = True
+            self._upstream_is_done = True
             if not self._client_left:
                 self._call.note_error(error)
             self._finish()  # before the client knows that it is over, and may read what it cost
             yield writer.error(error)
         else:
-            self._provider_is_done = True
+            self._upstream_is_done = True
             if reported := self._stream.progress.error:
                 self._call.note_error(reported)
             self._finish()
@@ -212,7 +212,7 @@ class StreamBody:
             progress = self._stream.progress
             self._note_progress(progress)
             if self._call.is_overspent:
-                raise ProviderError(self._call.model.provider, "overspent", status=200)
+                raise UpstreamError(self._call.model.provider, "overspent", status=200)
             if not self._client_left:
                 if written := writer.part(part):
                     yield written
@@ -223,7 +223,7 @@ class StreamBody:
 
 
 def _note(
-    ids: tuple[str, ...], usage: Usage | None, call: ProviderCall, answers: StoredAnswers
+    ids: tuple[str, ...], usage: Usage | None, call: UpstreamCall, answers: StoredAnswers
 ) -> None:
     """Remember whose answer that is, if the provider keeps it."""
     if ids:
@@ -232,10 +232,10 @@ def _note(
         answers.note(ids, user=user, provider=model.provider, key=model.key, tokens=tokens)
 
 
-def _stream_response(stream: AnswerStream, writer: StreamWriter, call: ProviderCall) -> Response:
+def _stream_response(stream: AnswerStream, writer: StreamWriter, call: UpstreamCall) -> Response:
     """The response to the current request with this stream as its body."""
     services = current_request().services
-    body = StreamBody(stream, writer, call, services.conversation, services.stored_answers)
+    body = StreamBody(stream, writer, call, services.router, services.stored_answers)
     response = Response(
         body,
         content_type=f"{MIMETYPE}; charset=utf-8",

@@ -62,7 +62,8 @@ def set_override(
 ) -> None:
     """Give IDENTITY the AMOUNT of LIMIT, as in "50 usd/day"; usage is kept.
 
-    All workers apply it within 5 s. Without --until, it holds until `override clear`.
+    All workers apply it within 5 s. Without --until, it holds until `override clear`. An amount
+    for good is the account's, if the application keeps some, as `flask chat users set-amount`.
     """
     with reported_errors():
         named = named_limits(limit, identity, amount)

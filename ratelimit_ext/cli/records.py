@@ -14,7 +14,7 @@ from ratelimit_ext.cli.arguments import with_json
 from ratelimit_ext.cli.output import echo_json, echo_table
 from ratelimit_ext.operators.context import reported_errors
 from ratelimit_ext.operators.denials import denials_of, explained
-from ratelimit_ext.operators.shadow import advice_text, trial_results
+from ratelimit_ext.operators.shadow import advice_text, shadow_results
 from ratelimit_ext.operators.texts import iso_time, printable, span_text
 from ratelimit_ext.records.denials import KEEP_S, DenialRecord
 
@@ -103,7 +103,7 @@ def report(limit: str | None, *, as_json: bool) -> None:
     amount of their own.
     """
     with reported_errors():
-        shown = trial_results(limit)
+        shown = shadow_results(limit)
     if as_json:
         echo_json(shown)
         return

@@ -39,7 +39,7 @@ class DecisionEvent(NamedTuple):
     ``decision`` makes its verdicts when they are first read. ``reason`` is ``None`` if the request
     is admitted, else the cause of the refusal: ``limit``, ``too-large``, ``storage-unavailable``
     (docs/events.md has all). ``wait_ms`` is the wait of a refusal in milliseconds, ``None`` if it
-    has no end. ``again``: it was another attempt of an admitted request. ``recalled``: the denial
+    has no end. ``again``: it was another attempt of an admitted request. ``cached``: the denial
     was repeated from the worker's memory. ``seconds`` is the time that the decision took, with the
     application's own functions.
     """
@@ -49,7 +49,7 @@ class DecisionEvent(NamedTuple):
     reason: str | None
     wait_ms: int | None
     again: bool
-    recalled: bool
+    cached: bool
     seconds: float
     #: For each charge its limit as it is bound to the route, the identity, and the charge.
     charges: Sequence[tuple[ChargedLimit, str, Charge]]

@@ -74,7 +74,7 @@ class Traits:
     #: Whether the count is kept elsewhere, and this one only follows it.
     external: bool = False
     #: Whether one in shadow is judged: a block has no amount to try.
-    on_trial: bool = True
+    can_shadow: bool = True
     #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.
     cacheable: bool = True
     #: The changes that its buckets take, by their verbs. ``unblock``: an operator may clear them.

@@ -59,13 +59,13 @@ def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
 
 
 #: For how many limits the words are kept.
-MOST_WORDS: Final = 4096
+MOST_ARGUMENTS: Final = 4096
 #: And for how long: those of the calendar name the ends of the last, this and the next window, and
 #: are right for as long as a window.
 KEPT_US: Final = 60_000_000
 
 
-class Words:
+class Arguments:
     """The words of one engine's scripts. Windows of the calendar are computed here, by the server's
     clock as of its last reply."""
 
@@ -104,7 +104,7 @@ class Words:
                 stated = f'"{strategy.code}","{own}",{sent_cost(charge)}{parameters}'
                 known = strategy, stated, limit
                 if not is_meta:
-                    if len(self._ready) >= MOST_WORDS:
+                    if len(self._ready) >= MOST_ARGUMENTS:
                         self._ready.clear()
                     self._ready[id(limit), cost, at_once] = known
             strategies.append(known[0])
@@ -145,7 +145,7 @@ class Words:
             strategy = strategy_of(limit)
             parameters = "".join([f",{each}" for each in strategy.parameters(limit, now_us)])
             known = (strategy, parameters, limit)
-            if len(self._known) >= MOST_WORDS:
+            if len(self._known) >= MOST_ARGUMENTS:
                 self._known.clear()
             self._known[id(limit)] = known
         return known

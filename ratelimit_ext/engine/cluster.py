@@ -26,7 +26,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
-from ratelimit_ext.engine.arguments import TEXTS, Words
+from ratelimit_ext.engine.arguments import TEXTS, Arguments
 from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
 from ratelimit_ext.engine.redis import NOTE_MS, SCAN_COUNT, stored_names
@@ -85,7 +85,7 @@ class ClusterEngine:
     def __init__(self, nodes: Nodes, *, prefix: str = "LIMITS") -> None:
         self._nodes = nodes
         self._note = f"{prefix}:recovery"
-        self._words = Words()
+        self._arguments = Arguments()
 
     def admit(
         self,
@@ -98,10 +98,10 @@ class ClusterEngine:
         """See :meth:`Engine.admit`. One script call for each identity: those of the caller's own at
         the same time, then the common ones at the same time."""
         if not charges:
-            return Decision(admitted=True, now_us=self._words.read_clock(now_us), verdicts=())
+            return Decision(admitted=True, now_us=self._arguments.read_clock(now_us), verdicts=())
         charges = merged(charges)
         groups = _groups(charges)
-        request = _Request(self._nodes, self._words, groups, hold, now_us)
+        request = _Request(self._nodes, self._arguments, groups, hold, now_us)
         if len(groups) == 1:
             request.decide(groups, TAKE if take else LOOK)
         elif not take:
@@ -109,7 +109,7 @@ class ClusterEngine:
         else:
             request.take(charges)
         if now_us is None:
-            self._words.ahead_us = groups[0].reply[0] - clock.now_us()
+            self._arguments.ahead_us = groups[0].reply[0] - clock.now_us()
         return request.decision(take=take)
 
     def settle(
@@ -126,7 +126,7 @@ class ClusterEngine:
         for change in changes:
             by_tag.setdefault(hash_tag(change.charge.key), []).append(change)
         calls = [
-            _settlement(self._words, tag, own, now_us, once, once_for_us)
+            _settlement(self._arguments, tag, own, now_us, once, once_for_us)
             for tag, own in by_tag.items()
         ]
         return sum(map(applied, by_tag.values(), self._run(calls)))
@@ -183,13 +183,13 @@ class _Request:
     def __init__(
         self,
         nodes: Nodes,
-        words: Words,
+        arguments: Arguments,
         groups: Sequence[_Group],
         hold: Hold,
         now_us: int | None,
     ) -> None:
         self._nodes = nodes
-        self._words = words
+        self._arguments = arguments
         self._groups = groups
         self._hold = hold
         self._now_us = now_us
@@ -251,11 +251,11 @@ class _Request:
                 else each
                 for each in charges
             ]
-        script, words = self._words.admission(charges, self._now_us, part=part)
+        script, words = self._arguments.admission(charges, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        arguments = (now, mode[0], words, *(self._hold if self._hold.id else ()))
-        return NodeCall(group.slot, len(keys), *keys, *arguments, script=script)
+        sent = (now, mode[0], words, *(self._hold if self._hold.id else ()))
+        return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
 
     def _refund(self) -> None:
         """Give back what was taken, as far as the nodes answer."""
@@ -271,7 +271,7 @@ class _Request:
             changes = [c for verdict in verdicts if (c := _refund_of(verdict, self._hold))]
             if changes:
                 tag = hash_tag(group.charges[0].key)
-                calls.append(_settlement(self._words, tag, changes, self._now_us))
+                calls.append(_settlement(self._arguments, tag, changes, self._now_us))
         return calls
 
     def _triggered(self, charges: Sequence[Charge]) -> list[NodeCall]:
@@ -344,7 +344,7 @@ def _groups(charges: Sequence[Charge], places: Sequence[int] | None = None) -> l
 
 
 def _settlement(
-    words: Words,
+    arguments: Arguments,
     tag: str,
     changes: Sequence[Change],
     now_us: int | None,
@@ -353,13 +353,13 @@ def _settlement(
 ) -> NodeCall:
     """The call that applies changes of one hash tag. ``once`` becomes a marker in their slot, whose
     name depends on the tag alone: a part of the changes may be sent again."""
-    script, list_of_words = words.settlement(changes, now_us)
+    script, listed = arguments.settlement(changes, now_us)
     keys = [change.charge.key for change in changes]
-    arguments = ["" if now_us is None else now_us, list_of_words]
+    sent = ["" if now_us is None else now_us, listed]
     if once is not None:
         keys.append(with_tag(once, tag))
-        arguments.append(once_for_us)
-    return NodeCall(slot_of(tag), len(keys), *keys, *arguments, script=script)
+        sent.append(once_for_us)
+    return NodeCall(slot_of(tag), len(keys), *keys, *sent, script=script)
 
 
 def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:

@@ -68,7 +68,7 @@ class Allowance(NamedTuple):
     taken: int
 
 
-class Recollection(Decision):
+class CachedDecision(Decision):
     """A denial that is repeated, ``elapsed_us`` after it was decided. ``known`` are the verdicts
     that are known, as they were then, in the order of the charges; ``ages_us`` is the time that has
     passed since each of them."""
@@ -115,9 +115,9 @@ class DenialCache:
         """See :meth:`Engine.admit`. A decision from memory has the verdicts that are known."""
         if not take or now_us is not None:
             return self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
-        recalled = self.recall(charges)
-        if recalled is not None:
-            return recalled
+        cached = self.cached(charges)
+        if cached is not None:
+            return cached
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
@@ -128,7 +128,7 @@ class DenialCache:
             self._remember(decision, began)
         return decision
 
-    def recall(self, charges: Sequence[Charge]) -> Recollection | None:
+    def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
         """The denial of these charges from memory; ``None`` if the engine has to decide."""
         known = self._denials
         if not known:
@@ -138,9 +138,9 @@ class DenialCache:
                 break
         else:
             return None
-        return self._recollection(merged(charges))
+        return self._cached_decision(merged(charges))
 
-    def _recollection(self, charges: Sequence[Charge]) -> Recollection | None:
+    def _cached_decision(self, charges: Sequence[Charge]) -> CachedDecision | None:
         """The denials of these charges, with what was decided together with the longest of them;
         ``None`` if another limit may deny for longer."""
         here = time.monotonic()
@@ -167,7 +167,7 @@ class DenialCache:
         found: Mapping[str, CachedDenial],
         longest: CachedDenial,
         here: float,
-    ) -> Recollection | None:
+    ) -> CachedDecision | None:
         """The longest denial with what else is known, if that is enough."""
         elapsed_us = int((here - longest.since) * 1_000_000)
         known, ages_us = [], []
@@ -194,7 +194,7 @@ class DenialCache:
                     ages_us.append(elapsed_us)
             elif not _is_shorter(charge, longest.ends - here):
                 return None
-        return Recollection(longest, elapsed_us, known, ages_us)
+        return CachedDecision(longest, elapsed_us, known, ages_us)
 
     def settle(
         self,

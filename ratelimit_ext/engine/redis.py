@@ -11,7 +11,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, holds_key
-from ratelimit_ext.engine.arguments import TEXTS, Script, Words
+from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.sentinel import MasterWatch
@@ -46,7 +46,7 @@ class RedisEngine:
             MasterWatch(pool)
         self._connections = ScriptConnections(client)
         self._errors = errors
-        self._words = Words()
+        self._arguments = Arguments()
 
     def admit(
         self,
@@ -58,9 +58,9 @@ class RedisEngine:
     ) -> Decision:
         """See :meth:`Engine.admit`. One EVALSHA for any number of charges."""
         if not charges:
-            return Decision(admitted=True, now_us=self._words.read_clock(now_us), verdicts=())
+            return Decision(admitted=True, now_us=self._arguments.read_clock(now_us), verdicts=())
         charges = merged(charges)
-        script, words = self._words.admission(charges, now_us)
+        script, words = self._arguments.admission(charges, now_us)
         reply = self._evaluate(
             script,
             list(map(key_of, charges)),
@@ -70,7 +70,7 @@ class RedisEngine:
             *(hold if hold.id else ()),
         )
         if now_us is None:
-            self._words.ahead_us = reply[0] - clock.now_us()
+            self._arguments.ahead_us = reply[0] - clock.now_us()
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)
         return Reply(charges, reply, take=take)
@@ -86,7 +86,7 @@ class RedisEngine:
         """See :meth:`Engine.settle`. One EVALSHA."""
         if not changes:
             return 0
-        script, words = self._words.settlement(changes, now_us)
+        script, words = self._arguments.settlement(changes, now_us)
         keys = [change.charge.key for change in changes]
         arguments = ["" if now_us is None else now_us, words]
         if once is not None:

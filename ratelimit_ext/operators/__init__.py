@@ -4,7 +4,7 @@ They read the storage that the workers share. Nothing here charges a limit.
 """
 
 from ratelimit_ext.operators.denials import denials_of, explained
-from ratelimit_ext.operators.shadow import advice_text, trial_results
+from ratelimit_ext.operators.shadow import advice_text, shadow_results
 from ratelimit_ext.operators.texts import printable, span_text, time_text
 from ratelimit_ext.operators.usage import Block, State, blocked, states_of, used_states, wait_text
 
@@ -16,10 +16,10 @@ __all__ = [
     "denials_of",
     "explained",
     "printable",
+    "shadow_results",
     "span_text",
     "states_of",
     "time_text",
-    "trial_results",
     "used_states",
     "wait_text",
 ]

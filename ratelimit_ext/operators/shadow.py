@@ -8,23 +8,23 @@ from typing import Any, Final
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import shown_dollars
 from ratelimit_ext.operators.context import application, shared_limiters
-from ratelimit_ext.records.shadow import Counts, Trial
+from ratelimit_ext.records.shadow import Counts, Shadow
 
 #: How many identities a report names.
 WORST: Final = 10
 
 
-def trial_results(limit: str | None = None) -> list[dict[str, Any]]:
-    """What was counted of each trial, in the last hour and day; of that limit's alone if named."""
+def shadow_results(limit: str | None = None) -> list[dict[str, Any]]:
+    """What was counted of each shadow, in the last hour and day; of that limit's alone if named."""
     shown: list[dict[str, Any]] = []
     known: dict[str, None] = {}
     for limiter in shared_limiters():
         tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
         known.update(dict.fromkeys(row.limit.label for row in tried))
         for period, hours in (("hour", 1), ("day", 24)):
-            found = limiter.trials.read(hours)
-            known.update(dict.fromkeys(trial.limit for trial in found))
-            shown += [_result(trial, counts, period) for trial, counts in found.items()]
+            found = limiter.shadows.read(hours)
+            known.update(dict.fromkeys(shadow.limit for shadow in found))
+            shown += [_result(shadow, counts, period) for shadow, counts in found.items()]
     if limit is not None and limit not in known:
         names = ", ".join(known) or "none"
         raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
@@ -33,19 +33,19 @@ def trial_results(limit: str | None = None) -> list[dict[str, Any]]:
 
 
 def _is_tried(limit: Limit) -> bool:
-    is_shadow = limit.mode != "enforce" and limit.traits.on_trial
+    is_shadow = limit.mode != "enforce" and limit.traits.can_shadow
     return is_shadow or limit.candidate is not None
 
 
-def _result(trial: Trial, counts: Counts, period: str) -> dict[str, Any]:
-    enough = counts.enough() if trial.is_window else None
-    is_above = enough is not None and not trial.enforced and enough > trial.capacity
+def _result(shadow: Shadow, counts: Counts, period: str) -> dict[str, Any]:
+    enough = counts.enough() if shadow.is_window else None
+    is_above = enough is not None and not shadow.enforced and enough > shadow.capacity
     return {
-        "limit": trial.limit,
-        "amount": trial.amount,
-        "enforced": trial.enforced or None,
+        "limit": shadow.limit,
+        "amount": shadow.amount,
+        "enforced": shadow.enforced or None,
         "period": period,
-        "unit": trial.unit,
+        "unit": shadow.unit,
         "requests": counts.requests,
         "denied": counts.denied,
         "identities": len(counts.used),

@@ -197,7 +197,7 @@ class Reader:
         return row, override
 
     def _text(self, row: Row, identity: str) -> str | None:
-        """The identity's own amount, by an override or by the application."""
+        """The identity's amount, by an override or by the application."""
         if override := self._overrides.get((row.limit.name, identity)):
             return override.amount
         if identity not in self._amounts:
@@ -248,7 +248,7 @@ def named_limits(name: str, text: str, amount: str | None = None) -> Named:
     app, error = application(), None
     for limiter in shared_limiters():
         try:
-            rows = limiter.inventory.overridable(app, name, amount)
+            rows = limiter.inventory.adjustable(app, name, amount)
         except ValueError as found:
             error = error or found
             if text != name and limiter.inventory.named(app, text):

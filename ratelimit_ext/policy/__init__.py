@@ -18,7 +18,7 @@ from typing import Any, Final
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
-from ratelimit_ext.policy.plan_sentence import own_sentence, period_words, plan_sentence
+from ratelimit_ext.policy.plan_sentence import amount_sentence, period_words, plan_sentence
 from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit, Uses
 from ratelimit_ext.policy.rules import check_limit
 from ratelimit_ext.policy.toml_file import read_file
@@ -29,9 +29,9 @@ __all__ = [
     "Policy",
     "PolicyLimit",
     "Uses",
+    "amount_sentence",
     "check_in_code",
     "load_policy",
-    "own_sentence",
     "period_words",
     "plan_sentence",
 ]

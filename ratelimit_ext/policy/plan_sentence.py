@@ -40,7 +40,7 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
     return f"The {plan.title} plan allows {allowance}{spent if parsed.amount else ''}{more}."
 
 
-def own_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
+def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
     """A sentence for a caller with an amount of their own in place of the plan's."""
     unit = _unit(limit, parsed)
     period = _per(parsed, unit, limit.options.anchor)

@@ -120,7 +120,7 @@ class Uses:
         mistakes: Mistakes,
         *,
         knows_plans: bool,
-        knows_overrides: bool,
+        knows_amounts: bool,
     ) -> None:
         """Note identities that are not registered, plans without a plan loader, and optional
         limits without an override loader."""
@@ -138,11 +138,11 @@ class Uses:
                 "no function returns the caller's plan. Register one before init_app with "
                 "@limiter.plan_loader.",
             )
-        for place in () if knows_overrides else self.optional:
+        for place in () if knows_amounts else self.optional:
             mistakes.add(
                 place,
-                "no function returns the caller's own amounts. Register one before init_app with "
-                "@limiter.override_loader.",
+                "no function returns the caller's amounts. Register one before init_app with "
+                "@limiter.amount_loader.",
             )
 
 
@@ -196,7 +196,7 @@ class Policy:
         """The plan that allows more, if there is one."""
         return None if plan.next is None else self.plans.get(plan.next)
 
-    def overridable(self, *, key: str, plan: str | None = None) -> dict[str, PolicyLimit]:
+    def adjustable(self, *, key: str, plan: str | None = None) -> dict[str, PolicyLimit]:
         """The limits whose amount may be another for single callers, by name.
 
         ``key`` is the identity that they count. Of the limits of plans, those of ``plan``.

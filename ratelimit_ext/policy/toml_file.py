@@ -181,7 +181,7 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
 def _element_lines(statement: str, number: int) -> dict[Path, int]:
     """The lines of the elements of a list that goes over several.
 
-    After each line, the list is closed for a trial: what it then holds began no later than there.
+    After each line, the list is closed once for this: what it then holds began no later than there.
     """
     lines: dict[Path, int] = {}
     rows = [row + "\n" for row in statement.split("\n")[:-1]]

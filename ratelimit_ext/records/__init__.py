@@ -1,1 +1,1 @@
-"""What operators see and change while workers run: denials, trials, overrides, and all limits."""
+"""What operators see and change while workers run: denials, shadows, overrides, and all limits."""

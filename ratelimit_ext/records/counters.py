@@ -14,7 +14,7 @@ from typing import Final, NamedTuple, TypeAlias
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
-from ratelimit_ext.engine.denial_cache import Recollection
+from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.records.store import RecordStore, kept
 
 #: By the minute since 1970, the name of the limit, and the outcome: allowed, denied, shadow (it
@@ -40,7 +40,7 @@ class _Group(NamedTuple):
     is_tried: bool
 
 
-class Tallies:
+class Counters:
     """The counts of an extension: counts the decisions of this process, reads those of all."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Tallies:
             names = group.names
         else:
             outcome = "denied"
-            if isinstance(decision, Recollection):  # its other verdicts would have to be computed
+            if isinstance(decision, CachedDecision):  # its other verdicts would have to be computed
                 names = (decision.denial.verdict.charge.limit.label,)
             else:
                 names = tuple([verdict.charge.limit.label for verdict in event.denials])
@@ -81,7 +81,7 @@ class Tallies:
                 self._requests[key] = (known or 0) + 1
         if group is not None and group.is_tried:
             tried = [verdict.charge.limit for verdict in event.shadow_denials]
-            labels = [limit.label for limit in tried if limit.traits.on_trial]
+            labels = [limit.label for limit in tried if limit.traits.can_shadow]
             self._add(((minute, label, "shadow"), 1) for label in labels)
         if decision.degraded:
             self._add([((minute, REQUESTS, "degraded"), 1)])
@@ -91,7 +91,7 @@ class Tallies:
         denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
-        is_tried = any(limit.mode != "enforce" and limit.traits.on_trial for limit in limits)
+        is_tried = any(limit.mode != "enforce" and limit.traits.can_shadow for limit in limits)
         group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
         with self._changes:
             if len(self._groups) < MOST_GROUPS:

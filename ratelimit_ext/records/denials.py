@@ -19,7 +19,7 @@ from ratelimit_ext.core.decision import Verdict, is_endless
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.core.key import parsed_key
-from ratelimit_ext.engine.denial_cache import Recollection
+from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.records.store import RecordStore, kept
 
 KIND: Final = "denials"
@@ -110,7 +110,7 @@ class Denials:
         """Gather the denials of a decision. Does not wait."""
         decision, now_s = event.decision, clock.now_us() / 1_000_000
         # Of a denial from memory, verdicts of now would have to be computed.
-        verdicts = decision.known if isinstance(decision, Recollection) else decision.verdicts
+        verdicts = decision.known if isinstance(decision, CachedDecision) else decision.verdicts
         identities = tuple([identity for _, identity, _ in event.charges])
         with self._changes:
             for verdict in verdicts:

@@ -16,9 +16,9 @@ from weakref import WeakSet, ref
 
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event, Events
-from ratelimit_ext.records.counters import Tallies
+from ratelimit_ext.records.counters import Counters
 from ratelimit_ext.records.denials import Denials
-from ratelimit_ext.records.shadow import Trials
+from ratelimit_ext.records.shadow import Shadows
 from ratelimit_ext.records.store import MemoryRecords, RecordStore
 
 #: How often a process writes, in seconds.
@@ -36,8 +36,8 @@ class Recorder:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._denials = Denials()
-        self._trials = Trials()
-        self._tallies = Tallies()
+        self._shadows = Shadows()
+        self._counters = Counters()
         self._writes_at_once = False
         self._was_refused = False
         self.forget()
@@ -50,16 +50,16 @@ class Recorder:
         return self._denials
 
     @property
-    def trials(self) -> Trials:
+    def shadows(self) -> Shadows:
         """As :attr:`denials`."""
         self._check()
-        return self._trials
+        return self._shadows
 
     @property
-    def tallies(self) -> Tallies:
+    def counters(self) -> Counters:
         """As :attr:`denials`."""
         self._check()
-        return self._tallies
+        return self._counters
 
     def _check(self) -> None:
         if self.note not in self._events.listeners:
@@ -75,19 +75,19 @@ class Recorder:
 
     def use(self, store: RecordStore | None) -> None:
         """Write to this store from now on."""
-        self._denials.store = self._trials.store = store
+        self._denials.store = self._shadows.store = store
         self._writes_at_once = isinstance(store, MemoryRecords)
-        self._tallies.store = None if self._writes_at_once else store
+        self._counters.store = None if self._writes_at_once else store
 
     def note(self, event: Event) -> None:
         """Gather an event. Does not wait."""
         if event.__class__ is not DecisionEvent:
             return
-        self._tallies.note(event)
+        self._counters.note(event)
         if event.reason is not None:
             self._denials.note(event)
         elif any(charge.limit.mode != "enforce" for _, _, charge in event.charges):
-            self._trials.note(event)
+            self._shadows.note(event)
         elif self._writes_at_once:
             return
         if self._writes_at_once:
@@ -98,7 +98,7 @@ class Recorder:
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Never raises."""
         denials = partial(self._denials.flush, all_of_them=all_of_them)
-        for write in (denials, self._trials.flush, self._tallies.flush):
+        for write in (denials, self._shadows.flush, self._counters.flush):
             try:
                 write()
             except StorageUnavailable as error:  # it is kept
@@ -114,8 +114,8 @@ class Recorder:
     def forget(self) -> None:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""
         self._denials.forget()
-        self._trials.forget()
-        self._tallies.forget()
+        self._shadows.forget()
+        self._counters.forget()
         self._starting = threading.Lock()
         self._is_started = False
 

@@ -1,23 +1,23 @@
--- Add what a worker has counted of a trial (a limit in shadow, or a candidate) to its hour.
+-- Add what a worker has counted of a shadow (a limit in shadow, or a candidate) to its hour.
 --
--- KEYS     a hash of the hour's totals; the sorted sets of this trial: identities by how often it
+-- KEYS     a hash of the hour's totals; the sorted sets of this shadow: identities by how often it
 --          would have denied them, and by the most that they used
 -- ARGV     how long the hour is kept, in milliseconds; how many identities each set keeps; the
---          trial; its requests; those that it would have denied; 1 where the worker has left
+--          shadow; its requests; those that it would have denied; 1 where the worker has left
 --          identities out, else 0; how many pairs of identity and count follow; pairs of identity
 --          and the most used
--- stored   <trial>:requests, <trial>:denied; <trial>:rough once counts of denials are estimates;
---          <trial>:partial once identities are missing among the most used
+-- stored   <shadow>:requests, <shadow>:denied; <shadow>:rough once counts of denials are estimates;
+--          <shadow>:partial once identities are missing among the most used
 -- returns  nothing
 --
 -- Counts of denials are a space-saving sketch: a new identity takes the place, and the count, of the
 -- smallest. So no count is too small, and none too large by more than the smallest.
 
-local lifetime, most, trial, pairs_of_denied = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7])
-redis.call('HINCRBY', KEYS[1], trial .. ':requests', ARGV[4])
-redis.call('HINCRBY', KEYS[1], trial .. ':denied', ARGV[5])
+local lifetime, most, shadow, pairs_of_denied = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[7])
+redis.call('HINCRBY', KEYS[1], shadow .. ':requests', ARGV[4])
+redis.call('HINCRBY', KEYS[1], shadow .. ':denied', ARGV[5])
 if ARGV[6] == '1' then
-  redis.call('HSET', KEYS[1], trial .. ':rough', 1, trial .. ':partial', 1)
+  redis.call('HSET', KEYS[1], shadow .. ':rough', 1, shadow .. ':partial', 1)
 end
 local at = 8
 for _ = 1, pairs_of_denied do
@@ -27,7 +27,7 @@ for _ = 1, pairs_of_denied do
     local smallest = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
     redis.call('ZREM', KEYS[2], smallest[1])
     known = smallest[2]
-    redis.call('HSET', KEYS[1], trial .. ':rough', 1)
+    redis.call('HSET', KEYS[1], shadow .. ':rough', 1)
   end
   redis.call('ZADD', KEYS[2], string.format('%.0f', (tonumber(known) or 0) + count), identity)
   at = at + 2
@@ -40,7 +40,7 @@ while at < #ARGV do
   elseif redis.call('ZCARD', KEYS[3]) < most then
     redis.call('ZADD', KEYS[3], used, identity)
   else
-    redis.call('HSET', KEYS[1], trial .. ':partial', 1)
+    redis.call('HSET', KEYS[1], shadow .. ':partial', 1)
   end
   at = at + 2
 end

@@ -1,7 +1,7 @@
 """What limits in shadow and candidates would have denied, by the hour.
 
 Each process counts, and :mod:`~ratelimit_ext.records.recorder` adds its counts to those in
-the limits' storage, which keeps them for two days: totals for each trial, and up to 1,000
+the limits' storage, which keeps them for two days: totals for each shadow, and up to 1,000
 identities an hour, by how often it would have denied them and by the most that they used.
 """
 
@@ -24,17 +24,17 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.records.store import RecordStore, kept
 
 KEEP_HOURS: Final = 48
-#: How many identities a trial keeps for each hour.
+#: How many identities a shadow keeps for each hour.
 MOST_IDENTITIES: Final = 1000
-#: How many trials a process counts between two writes.
-MOST_TRIALS: Final = 100
+#: How many shadows a process counts between two writes.
+MOST_SHADOWS: Final = 100
 HOUR_S: Final = 3600
 KEPT: Final = "counts of shadows"
 #: Of these strategies, the most that was used is the smallest amount that denies nothing.
 WINDOWS: Final = frozenset({"fixed-window", "sliding-window"})
 
 
-class Trial(NamedTuple):
+class Shadow(NamedTuple):
     """What is tried: a limit, its amount, and the amount that is enforced (empty: it is in shadow).
 
     ``capacity`` is the most that it holds, in units. ``is_window``: see :data:`WINDOWS`.
@@ -50,7 +50,7 @@ class Trial(NamedTuple):
 
 @dataclass(slots=True)
 class Counts:
-    """What was counted of a trial: admitted requests, and those that it would have denied;
+    """What was counted of a shadow: admitted requests, and those that it would have denied;
     identities by their denials, and by the most that they used. ``is_rough``: the denials of an
     identity may be too many. ``is_partial``: not all identities are among the most used."""
 
@@ -95,8 +95,8 @@ class Counts:
         return len(identities) >= MOST_IDENTITIES
 
 
-class Trials:
-    """The trials of an extension: counts those of this process, reads those of all."""
+class Shadows:
+    """The shadows of an extension: counts those of this process, reads those of all."""
 
     def __init__(self) -> None:
         self.store: RecordStore | None = None
@@ -105,7 +105,7 @@ class Trials:
     def forget(self) -> None:
         """Drop what was counted, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
-        self._counts: dict[tuple[int, Trial], Counts] = {}
+        self._counts: dict[tuple[int, Shadow], Counts] = {}
 
     def note(self, event: DecisionEvent) -> None:
         """Count an admitted decision. Does not wait."""
@@ -117,7 +117,7 @@ class Trials:
             if charge.limit.mode == "enforce":
                 live = verdict
                 continue
-            if charge.meta or not charge.limit.traits.on_trial:
+            if charge.meta or not charge.limit.traits.can_shadow:
                 continue
             name = parsed_key(charge.key)
             # A candidate follows its limit, whose count also has what the candidate would deny.
@@ -125,11 +125,11 @@ class Trials:
             used = counted.charge.limit.capacity - counted.remaining
             if counted is verdict and not verdict.allowed:
                 used = charge.limit.capacity + 1
-            key = hour, _trial(found, charge.limit)
+            key = hour, _shadow(found, charge.limit)
             with self._changes:
                 counts = self._counts.get(key)
                 if counts is None:
-                    if len(self._counts) >= MOST_TRIALS:
+                    if len(self._counts) >= MOST_SHADOWS:
                         continue
                     counts = self._counts[key] = Counts()
                 counts.note(name.identity if name else "", used, is_denied=not verdict.allowed)
@@ -147,26 +147,26 @@ class Trials:
             except StorageUnavailable:
                 with self._changes:
                     for known, counts in counted.items():
-                        if len(self._counts) < MOST_TRIALS or known in self._counts:
+                        if len(self._counts) < MOST_SHADOWS or known in self._counts:
                             self._counts.setdefault(known, Counts()).add(counts)
                 raise
             del counted[key]
 
-    def read(self, hours: int) -> dict[Trial, Counts]:
+    def read(self, hours: int) -> dict[Shadow, Counts]:
         """What was counted in the current hour and so many before it. Raises ``ValueError`` if the
         storage keeps none, and ``StorageUnavailable``."""
         kept(self.store, KEPT)
         self.flush()
         now = clock.now_us() // (HOUR_S * 1_000_000)
-        total: dict[Trial, Counts] = {}
+        total: dict[Shadow, Counts] = {}
         for hour in range(now - hours, now + 1):
-            for trial, counts in self.of_hour(hour).items():
-                total.setdefault(trial, Counts()).add(counts)
+            for shadow, counts in self.of_hour(hour).items():
+                total.setdefault(shadow, Counts()).add(counts)
         return total
 
-    def add(self, hour: int, trial: Trial, counts: Counts) -> None:
+    def add(self, hour: int, shadow: Shadow, counts: Counts) -> None:
         """Add to the counts of the hour. Raises ``StorageUnavailable``."""
-        text = json.dumps(trial, ensure_ascii=False)
+        text = json.dumps(shadow, ensure_ascii=False)
         denied = [word for pair in counts.by_identity.items() for word in pair]
         used = [word for pair in counts.used.items() for word in pair]
         words = (
@@ -175,7 +175,7 @@ class Trials:
         )
         kept(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
 
-    def of_hour(self, hour: int) -> dict[Trial, Counts]:
+    def of_hour(self, hour: int) -> dict[Shadow, Counts]:
         """What was counted in the hour. Raises ``StorageUnavailable``."""
         store, found = kept(self.store, KEPT), {}
         totals = {name: int(value) for name, value in store.table(f"trials:{hour}").items()}
@@ -183,7 +183,7 @@ class Trials:
             text, _, word = name.rpartition(":")
             if word == "requests":
                 _, denied, used = _names(hour, text)
-                found[Trial(*json.loads(text))] = Counts(
+                found[Shadow(*json.loads(text))] = Counts(
                     requests,
                     totals.get(f"{text}:denied", 0),
                     Counter(store.scores(denied)),
@@ -199,8 +199,8 @@ def _names(hour: int, text: str) -> tuple[str, str, str]:
     return f"trials:{hour}", f"{own}:denied", f"{own}:used"
 
 
-def _trial(found: ChargedLimit, limit: Limit) -> Trial:
-    return Trial(
+def _shadow(found: ChargedLimit, limit: Limit) -> Shadow:
+    return Shadow(
         limit=limit.label,
         amount=found.tried or found.written,
         enforced=found.written if found.tried else "",

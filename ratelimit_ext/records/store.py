@@ -161,11 +161,11 @@ class MemoryRecords:
         return 1
 
     def _shadow(self, hour: str, denied: str, used: str, *words: Any) -> int:
-        lifetime_ms, most, trial, requests, denials, is_rough, pairs, *rest = words
+        lifetime_ms, most, shadow, requests, denials, is_rough, pairs, *rest = words
         self._expire((hour, denied, used), lifetime_ms)
         totals, counts, maxima = (self._part(name, Counter) for name in (hour, denied, used))
-        totals[f"{trial}:requests"] += requests
-        totals[f"{trial}:denied"] += denials
+        totals[f"{shadow}:requests"] += requests
+        totals[f"{shadow}:denied"] += denials
         notes = {"rough", "partial"} if is_rough else set()
         for identity, count in _pairs(rest[: 2 * pairs]):
             if identity not in counts and len(counts) >= most:
@@ -177,7 +177,7 @@ class MemoryRecords:
                 maxima[identity] = max(count, maxima[identity])
             else:
                 notes.add("partial")
-        totals.update({f"{trial}:{note}": 1 for note in notes})
+        totals.update({f"{shadow}:{note}": 1 for note in notes})
         return 0
 
     def _expire(self, names: Iterable[str], lifetime_ms: int) -> None:

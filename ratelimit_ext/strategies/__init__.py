@@ -15,7 +15,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
 from ratelimit_ext.strategies.fixed_window import FixedWindow
 from ratelimit_ext.strategies.guards.block import Block
-from ratelimit_ext.strategies.guards.quota import ProviderQuota
+from ratelimit_ext.strategies.guards.quota import Quota
 from ratelimit_ext.strategies.guards.surge import Surge
 from ratelimit_ext.strategies.reservations import Reservations
 from ratelimit_ext.strategies.sliding_window import SlidingWindow
@@ -59,6 +59,6 @@ register(FixedWindow())
 register(Concurrency())
 register(Surge())
 register(Block())
-register(ProviderQuota())
+register(Quota())
 for _strategy in _with_reservations.values():
     _strategy.fragments()  # reads the Lua of both, once

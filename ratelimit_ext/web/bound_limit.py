@@ -31,9 +31,9 @@ class BoundLimit:
     first. ``metas`` are limits on denials by this one. ``estimate`` is the estimator, for a limit
     that states no cost; ``fixed_cost`` a cost that needs no function, in units. ``is_edge``: it is
     one of the application's limits, which are not refunded when a call is cancelled.
-    ``plan_sentence`` says what the caller's plan allows, ``own_sentence`` makes that of an amount
-    of their own. An ``optional`` limit applies only to callers with such an amount. ``override`` is
-    the amount that an operator has set instead.
+    ``plan_sentence`` says what the caller's plan allows, ``amount_sentence`` makes that of the
+    account's amount. An ``optional`` limit applies only to accounts with such an amount.
+    ``override`` is the amount that an operator has set instead.
     ``is_candidate``: it is another amount of the limit before it, tried in shadow.
     ``is_conditional``: the response decides by its ``deduct_when`` whether it is charged;
     ``is_late``: then alone, and before the view it only has to fit.
@@ -53,7 +53,7 @@ class BoundLimit:
     is_meta: bool = False
     optional: bool = False
     plan_sentence: str = ""
-    own_sentence: Callable[[ParsedLimit], str] | None = None
+    amount_sentence: Callable[[ParsedLimit], str] | None = None
     override: str = ""
     is_candidate: bool = False
     is_conditional: bool = False

@@ -1,4 +1,4 @@
-"""The parts of an extension that depend on an application: on its settings, storage and policy."""
+"""What of an extension depends on an application: on its settings, storage and policy."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from ratelimit_ext.web.request.response import ResponseWriter
 from ratelimit_ext.web.storage import Engines, FailurePolicy
 
 
-class Parts:
-    """The parts for one application; an extension without one has some, too, which have no storage.
+class Components:
+    """The components for one application; without one, an extension has some that have no storage.
 
     ``settings`` is what Flask-Limiter has read for this application.
     """
@@ -132,7 +132,7 @@ class Parts:
             logger=logger,
         )
 
-    def shares_buckets_with(self, other: Parts) -> bool:
+    def shares_buckets_with(self, other: Components) -> bool:
         """Whether equal limits of both have the same names in the same storage."""
         is_one_storage = bool(self.address) and self.address == other.address
         return is_one_storage and self.naming.key_prefix == other.naming.key_prefix

@@ -1,8 +1,8 @@
 """The extension: a ``flask_limiter.Limiter`` that decides a request's limits together.
 
 :class:`Limiter` is the public API and overrides Flask-Limiter's seams. :mod:`policies` has the
-limits of policy files, :mod:`hooks` meets requests, and :mod:`parts` are what decides, answers and
-lists.
+limits of policy files, :mod:`hooks` meets requests, and :mod:`components` has what decides, answers
+and lists.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Policy
-from ratelimit_ext.records.counters import Tallies
+from ratelimit_ext.records.counters import Counters
 from ratelimit_ext.records.denials import Denials
 from ratelimit_ext.records.overrides import Override, Overrides
 from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.records.restoration import RestoredUsage, restore
-from ratelimit_ext.records.shadow import Trials
+from ratelimit_ext.records.shadow import Shadows
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
 from ratelimit_ext.settlements.queue import EXIT_S
@@ -50,14 +50,14 @@ from ratelimit_ext.web.commands import (
     point_at_ours,
     quiet_commands,
 )
-from ratelimit_ext.web.components import Parts
+from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.callbacks import (
+    AmountLoader,
     Breach,
     Callbacks,
     Callers,
     CheckedPolicy,
     Estimate,
-    OverrideLoader,
     PolicyChecker,
     RefusalHandler,
 )
@@ -135,7 +135,7 @@ class Limiter(flask_limiter.Limiter):
     refuses mistakes that Flask-Limiter would ignore, and that are logged otherwise.
 
     What Flask-Limiter reads for an application is in an object of that application
-    (``Parts.settings``). Here, its attributes are the current application's.
+    (``Components.settings``). Here, its attributes are the current application's.
     """
 
     def __init__(  # noqa: PLR0913 - Flask-Limiter's
@@ -213,7 +213,7 @@ class Limiter(flask_limiter.Limiter):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._parts.settings, name)
+            return getattr(self._components.settings, name)
 
     # -- set-up ------------------------------------------------------------------------------
 
@@ -231,9 +231,9 @@ class Limiter(flask_limiter.Limiter):
         settings = self._read(app) if is_enabled else self._new_settings()
         install(app, self)
         hooks: RequestHooks = app.extensions.setdefault(self.app_key, RequestHooks(self))
-        parts = self._attach(hooks, settings, app, is_enabled=is_enabled, strict=strict)
+        components = self._attach(hooks, settings, app, is_enabled=is_enabled, strict=strict)
         if is_enabled:
-            self._enable(app, hooks, parts, again=again)
+            self._enable(app, hooks, components, again=again)
         others = [each for each in self._attached if each() not in (None, hooks)]
         self._attached = [*others, ref(hooks)]
 
@@ -286,10 +286,10 @@ class Limiter(flask_limiter.Limiter):
         *,
         is_enabled: bool,
         strict: bool = False,
-    ) -> Parts:
-        """Make the parts of an application."""
+    ) -> Components:
+        """Make the components of an application."""
         config = app.config if app and is_enabled else {}
-        parts = Parts(
+        components = Components(
             settings,
             self._callbacks,
             lease_s=lease_s(config),
@@ -299,27 +299,29 @@ class Limiter(flask_limiter.Limiter):
             decider=hooks.decider,
             current_plan=hooks.current_plan,
         )
-        parts.events.listeners = self._events.listeners
+        components.events.listeners = self._events.listeners
         if self._remembers:
-            parts.recorder.remember(request_id=self._request_id)
-        hooks.use(parts)
-        return parts
+            components.recorder.remember(request_id=self._request_id)
+        hooks.use(components)
+        return components
 
-    def _enable(self, app: flask.Flask, hooks: RequestHooks, parts: Parts, *, again: bool) -> None:
+    def _enable(
+        self, app: flask.Flask, hooks: RequestHooks, components: Components, *, again: bool
+    ) -> None:
         config = app.config
         if not again:
             hooks.install(app)
-        uri = _storage_uri(parts.settings, config)
-        parts.address = "" if uri.startswith("memory:") else uri
-        others = [app.extensions[each.app_key].parts for each in app.extensions[EXTENSION]]
-        if any(parts.shares_buckets_with(each) for each in others if each is not parts):
-            app.logger.warning(NAMESAKES, app.name, parts.naming.key_prefix)
-        parts.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
-        for item in parts.manager.static_items():
-            parts.engines.check(item, parts.naming.strategy)
+        uri = _storage_uri(components.settings, config)
+        components.address = "" if uri.startswith("memory:") else uri
+        others = [app.extensions[each.app_key].components for each in app.extensions[EXTENSION]]
+        if any(components.shares_buckets_with(each) for each in others if each is not components):
+            app.logger.warning(NAMESAKES, app.name, components.naming.key_prefix)
+        components.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
+        for item in components.manager.static_items():
+            components.engines.check(item, components.naming.strategy)
         hooks.forget_views()
         try:
-            parts.policies.apply(app)
+            components.policies.apply(app)
         except ConfigurationError as mistakes:
             if is_checked():
                 raise click.ClickException(str(mistakes)) from mistakes
@@ -348,12 +350,12 @@ class Limiter(flask_limiter.Limiter):
         return self._without_app
 
     @property
-    def _parts(self) -> Parts:
-        return self._hooks.parts
+    def _components(self) -> Components:
+        return self._hooks.components
 
     @property
     def _recorder(self) -> Recorder:
-        return self._parts.recorder
+        return self._components.recorder
 
     @property
     def enabled(self) -> bool:
@@ -373,13 +375,13 @@ class Limiter(flask_limiter.Limiter):
 
     def policy(self, app: flask.Flask) -> Policy | None:
         """The application's policy, with its plans; ``None`` without one."""
-        return self._hooks_of(app).parts.policies.policy
+        return self._hooks_of(app).components.policies.policy
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
         application does not have. Call it when all are registered; otherwise the first request
         logs them, and all other limits apply."""
-        self._hooks_of(app).parts.policies.check_targets(app)
+        self._hooks_of(app).components.policies.check_targets(app)
 
     def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         """The policy in a file, checked as at a start of the application, and not applied.
@@ -387,7 +389,7 @@ class Limiter(flask_limiter.Limiter):
         Raises ``ConfigurationError`` with every mistake and its line, names of blueprints,
         endpoints and identities included.
         """
-        return self._hooks_of(app).parts.policies.check_file(app, file)
+        return self._hooks_of(app).components.policies.check_file(app, file)
 
     def policy_checker(self, function: PolicyChecker) -> PolicyChecker:
         """Register the function that ``flask ratelimit check`` calls with the file of its argument,
@@ -398,16 +400,16 @@ class Limiter(flask_limiter.Limiter):
     def checked_policy(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
         """What ``flask ratelimit check`` checks: the file, or the configured one. Raises
         ``ConfigurationError``."""
-        return self._hooks_of(app).parts.policies.checked(app, file)
+        return self._hooks_of(app).components.policies.checked(app, file)
 
     def resolver(self, app: flask.Flask, file: str | os.PathLike[str] | None = None) -> Resolver:
         """What finds the limits of the application's routes; with the policy of ``file`` in place
         of its own, for a simulation. Raises ``ConfigurationError`` as :meth:`check_policy_file`."""
-        parts = self._hooks_of(app).parts
-        parts.policies.complete(app)
+        components = self._hooks_of(app).components
+        components.policies.complete(app)
         if file is None:
-            return parts.resolver
-        return parts.resolver_of(parts.policies.manager_with(app, Path(file)))
+            return components.resolver
+        return components.resolver_of(components.policies.manager_with(app, Path(file)))
 
     # -- what the application registers --------------------------------------------------------
 
@@ -445,7 +447,7 @@ class Limiter(flask_limiter.Limiter):
 
         return self._callbacks.plan_keyword(name)
 
-    def override_loader(self, function: OverrideLoader) -> OverrideLoader:
+    def amount_loader(self, function: AmountLoader) -> AmountLoader:
         """Register the function that returns the amounts of the current caller: limit strings by
         the names of limits, empty or ``None`` for a caller without any.
 
@@ -453,7 +455,7 @@ class Limiter(flask_limiter.Limiter):
         and nothing else; usage is kept. The function is called at every request, so it must not
         wait.
         """
-        self._callbacks.override_loader = function
+        self._callbacks.amount_loader = function
         return function
 
     def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:
@@ -502,7 +504,7 @@ class Limiter(flask_limiter.Limiter):
         """Those of the extension, which later applications begin with, and of each application."""
         yield self._events
         for hooks in self._live():
-            yield hooks.parts.events
+            yield hooks.components.events
 
     def _live(self) -> Iterator[RequestHooks]:
         """What applications have of the extension, and what it has without one."""
@@ -520,7 +522,7 @@ class Limiter(flask_limiter.Limiter):
         self._remembers = True
         self._request_id = request_id and partial(_in_request, request_id)
         for hooks in self._live():
-            hooks.parts.recorder.remember(request_id=self._request_id)
+            hooks.components.recorder.remember(request_id=self._request_id)
 
     # -- definitions -------------------------------------------------------------------------
 
@@ -657,12 +659,12 @@ class Limiter(flask_limiter.Limiter):
     @property
     def inventory(self) -> Inventory:
         """Every limit, for commands."""
-        return self._parts.inventory
+        return self._components.inventory
 
     @property
     def engine(self) -> Engine:
         """The storage's engine, for commands: also while it is down."""
-        return self._parts.engines.primary
+        return self._components.engines.primary
 
     @property
     def callers(self) -> Callers:
@@ -676,7 +678,7 @@ class Limiter(flask_limiter.Limiter):
     @property
     def overrides(self) -> Overrides:
         """The overrides: to list and remove them, and the log of changes by operators."""
-        return self._parts.overrides
+        return self._components.overrides
 
     @property
     def denials(self) -> Denials:
@@ -684,14 +686,14 @@ class Limiter(flask_limiter.Limiter):
         return self._recorder.denials
 
     @property
-    def trials(self) -> Trials:
+    def shadows(self) -> Shadows:
         """What limits in shadow and candidates would have denied, as :attr:`denials`."""
-        return self._recorder.trials
+        return self._recorder.shadows
 
     @property
-    def tallies(self) -> Tallies:
+    def counters(self) -> Counters:
         """How many decisions each limit made, by the minute, as :attr:`denials`."""
-        return self._recorder.tallies
+        return self._recorder.counters
 
     def override(
         self,
@@ -703,7 +705,7 @@ class Limiter(flask_limiter.Limiter):
         reason: str = "",
         by: str = "",
     ) -> Override:
-        """Give an identity its own amount of the limits of that name, in all workers within five
+        """Give an identity its amount of the limits of that name, in all workers within five
         seconds; usage is kept.
 
         ``identity`` is what the limit's key function returns. ``until`` is in seconds since 1970;
@@ -711,8 +713,10 @@ class Limiter(flask_limiter.Limiter):
         unknown limit, an amount that changes more than the number or is below a call's fixed cost,
         and ``StorageUnavailable``.
         """
-        self.inventory.overridable(self._current_app(), limit, amount)
-        return self._parts.overrides.set(limit, identity, amount, until=until, reason=reason, by=by)
+        self.inventory.adjustable(self._current_app(), limit, amount)
+        return self._components.overrides.set(
+            limit, identity, amount, until=until, reason=reason, by=by
+        )
 
     def block(
         self,
@@ -729,13 +733,13 @@ class Limiter(flask_limiter.Limiter):
         longer one. Raises ``ValueError`` for an unknown name, and ``StorageUnavailable``.
         """
         app = self._app_with_limits()
-        return self._parts.blocks.block(app, name, identity, for_s=for_s, reason=reason)
+        return self._components.blocks.block(app, name, identity, for_s=for_s, reason=reason)
 
     def unblock(self, name: str, identity: str) -> bool:
         """Lift all blocks of that name from the identity; False if there were none.
 
         The history of a surge of that name is forgotten. Raises as :meth:`block`."""
-        return self._parts.blocks.unblock(self._app_with_limits(), name, identity)
+        return self._components.blocks.unblock(self._app_with_limits(), name, identity)
 
     def forget(self, name: str, identity: str) -> bool:
         """Forget what the limits of that name have counted of an identity, such as failed log-ins
@@ -746,13 +750,13 @@ class Limiter(flask_limiter.Limiter):
         a warning is logged. It never raises: while the storage is down, nothing is forgotten, which
         is logged.
         """
-        parts, app = self._parts, self._current_app()
-        buckets = parts.inventory.counts(app, name, identity)
+        components, app = self._components, self._current_app()
+        buckets = components.inventory.counts(app, name, identity)
         if not buckets:
-            parts.known_names.check_name(name, "forget")
+            components.known_names.check_name(name, "forget")
             return False
         try:
-            return parts.engines.primary.clear(buckets) > 0
+            return components.engines.primary.clear(buckets) > 0
         except StorageUnavailable as error:
             app.logger.warning(KEPT, name, error)
             return False
@@ -771,47 +775,47 @@ class Limiter(flask_limiter.Limiter):
 
     def blocks(self) -> list[str]:
         """The names that :meth:`block` knows."""
-        return self._parts.blocks.names(self._current_app())
+        return self._components.blocks.names(self._current_app())
 
     def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
         """Wait until the storage has taken all pending settlements of this process, at most
         ``timeout_s``; False if some are left. For tests and the end of a process."""
-        return self._parts.settlements.flush(timeout_s)
+        return self._components.settlements.flush(timeout_s)
 
     def lost_settlements(self) -> dict[str, int]:
         """What this process could not settle, by unit (dollars in micro-dollars): costs that were
         not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
         the log, with its bucket."""
-        return self._parts.settlements.lost
+        return self._components.settlements.lost
 
     def use_storage(self, storage: Storage) -> Storage | None:
         """Decide by this storage from now on; returns the one before. For tests."""
         hooks = self._hooks
-        before = hooks.parts.storage
-        hooks.parts.use(storage)
-        hooks.use(hooks.parts)
+        before = hooks.components.storage
+        hooks.components.use(storage)
+        hooks.use(hooks.components)
         return before
 
     @property
     def storage(self) -> Storage:
         """The storage of the current application's limits, or of the one that was attached last."""
-        storage = self._parts.storage
+        storage = self._components.storage
         assert storage is not None, NOT_INITIALISED
         return storage
 
     @property
     def storage_is_down(self) -> bool:
         """Whether limits are decided without the storage now. It is not asked."""
-        return self._parts.engines.is_down
+        return self._components.engines.is_down
 
     def check_storage(self) -> None:
         """Ask the storage whether it serves, so that an outage is noticed without a request."""
-        self._parts.engines.check_storage()
+        self._components.engines.check_storage()
 
     def reset(self) -> None:
         """Forget everything that was charged. Overrides stay."""
         try:
-            self._parts.engines.current.reset(f"{storage_prefix(self.storage)}:{FORMAT}:")
+            self._components.engines.current.reset(f"{storage_prefix(self.storage)}:{FORMAT}:")
             self.logger.info("Storage has been reset and all limits cleared")
         except NotImplementedError:
             self.logger.warning("This storage type does not support being reset")
@@ -823,7 +827,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _current_app(self) -> flask.Flask:
         app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
-        self._parts.policies.complete(app)
+        self._components.policies.complete(app)
         return app
 
     # -- Flask-Limiter's seams -----------------------------------------------------------------
@@ -831,7 +835,7 @@ class Limiter(flask_limiter.Limiter):
     @property
     def limiter(self) -> RateLimiter:
         """Flask-Limiter's strategy object, over our buckets."""
-        return self._parts.engines.strategy_object(self._parts.naming)
+        return self._components.engines.strategy_object(self._components.naming)
 
     def _check_request_limit(  # type: ignore[override] # Flask sends what a hook returns
         self, callable_name: str | None = None, in_middleware: bool = True
@@ -844,7 +848,7 @@ class Limiter(flask_limiter.Limiter):
 
     def _before_listing(self, app: flask.Flask) -> None:
         """Add a policy's limits before Flask-Limiter's commands list them, and name ours."""
-        self._hooks_of(app).parts.policies.complete(app)
+        self._hooks_of(app).components.policies.complete(app)
         point_at_ours()
 
 

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import unknown_name
 from ratelimit_ext.web.bound_limit import Records
-from ratelimit_ext.web.components import Parts
+from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.definitions import (
     RouteLimit,
     is_unhandled,
@@ -43,22 +43,22 @@ _request_context: Final[Any] = request_ctx
 class RequestHooks:
     """The hooks of one extension, in one application."""
 
-    parts: Parts
+    components: Components
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
         #: Whether the view itself has a wrapper, by endpoint and view.
         self._wrapped_views: dict[tuple[str, Any], bool] = {}
 
-    def use(self, parts: Parts) -> None:
+    def use(self, components: Components) -> None:
         """Decide, answer and reserve by these from now on."""
-        self.parts = parts
-        self._manager = parts.manager
-        self._policies = parts.policies
-        self._identifier = parts.settings._request_identifier or requested_endpoint
-        self._admission = parts.admission
-        self._response = parts.response
-        self._reserve = parts.reserve
+        self.components = components
+        self._manager = components.manager
+        self._policies = components.policies
+        self._identifier = components.settings._request_identifier or requested_endpoint
+        self._admission = components.admission
+        self._response = components.response
+        self._reserve = components.reserve
 
     def install(self, app: flask.Flask) -> None:
         """Add the hooks to the application."""
@@ -69,7 +69,7 @@ class RequestHooks:
     @property
     def is_enabled(self) -> bool:
         """Whether limits apply in the application."""
-        return self._limiter.is_on and self.parts.is_enabled
+        return self._limiter.is_on and self.components.is_enabled
 
     def forget_views(self) -> None:
         """Find out again which views have wrappers."""
@@ -220,7 +220,7 @@ class RequestHooks:
     def plan_of(self, state: RequestState) -> str:
         """See :attr:`LimitedRequest.plan`."""
         if state.plan_name is None:
-            state.plan_name = self.parts.asked_plan()
+            state.plan_name = self.components.asked_plan()
         return state.plan_name
 
     def state_in(self, context: Any) -> RequestState:
@@ -254,7 +254,7 @@ class RequestHooks:
         if state.exempt is None:
             limiter = self._limiter
             state.exempt = (
-                not (limiter.is_on and self.parts.is_enabled)
+                not (limiter.is_on and self.components.is_enabled)
                 or endpoint.rpartition(".")[2] == "static"
                 or any(map(call, limiter._request_filters))
             )

@@ -61,7 +61,7 @@ class Row(NamedTuple):
         return self.limit.name or str(self.runtime.limit)
 
     @property
-    def can_be_overridden(self) -> bool:
+    def is_adjustable(self) -> bool:
         """Whether single identities may have another amount."""
         form = self.limit.traits.form
         return bool(self.limit.name) and (form is None or form.has_amount)
@@ -171,15 +171,15 @@ class Inventory:
         """The limits of that name, once for each bucket and plan."""
         return [row for row in self._distinct(self.sites(app, name)) if row.limit.name == name]
 
-    def overridable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
+    def adjustable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
         """The limits of that name, whose amount an operator may change to ``amount``.
 
         Raises ``ValueError`` for an unknown name, with the known ones, and for an amount that
         differs in more than the number, or that is below the cost of every call.
         """
-        rows = [row for row in self.named(app, name) if row.can_be_overridden]
+        rows = [row for row in self.named(app, name) if row.is_adjustable]
         if not rows:
-            known = (row for row in self.all_rows(app) if row.can_be_overridden)
+            known = (row for row in self.all_rows(app) if row.is_adjustable)
             listed = {row.limit.name: str(row.runtime.limit) for row in known}
             shown = ", ".join(f"{each} ({text})" for each, text in listed.items()) or "none"
             raise ValueError(

@@ -36,13 +36,13 @@ class LimitedRequest:
     @property
     def limits(self) -> list[RequestLimit]:
         """All enforced limits that were decided, the shortest period first."""
-        return list(map(self._hooks.parts.shown, self._records()))
+        return list(map(self._hooks.components.shown, self._records()))
 
     @property
     def limit(self) -> RequestLimit | None:
         """The limit nearest to exhaustion; in a denied request, the one with the longest wait."""
         record = self._state.nearest()
-        return None if record is None else self._hooks.parts.shown(record)
+        return None if record is None else self._hooks.components.shown(record)
 
     @property
     def verdicts(self) -> list[Verdict]:
@@ -51,7 +51,7 @@ class LimitedRequest:
 
     def _records(self) -> list[ChargeRecord]:
         records = sorted(self._state.records, key=lambda record: record.bound.rank)
-        if self._hooks.parts.fail_on_first_breach:
+        if self._hooks.components.fail_on_first_breach:
             first = next((i for i, r in enumerate(records) if not r.verdict.allowed), len(records))
             return records[: first + 1]
         return records
@@ -134,7 +134,7 @@ class LimitedRequest:
         in the request is ignored; if the whole application has no limit of the name, a warning is
         logged.
         """
-        return self._hooks.parts.attempts.admit(self._state, names)
+        return self._hooks.components.attempts.admit(self._state, names)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """What the caller has left of each limit of an endpoint, the shortest period first.
@@ -148,4 +148,4 @@ class LimitedRequest:
             return []
         shown = [record for record in hooks.look(endpoint, method) if record.is_shown]
         shown.sort(key=lambda record: record.bound.rank)
-        return list(map(hooks.parts.shown, shown))
+        return list(map(hooks.components.shown, shown))

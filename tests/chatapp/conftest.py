@@ -42,7 +42,7 @@ def replace_services(app: Flask, **changed: object) -> None:
 
 
 def upstream(name: str) -> Upstream:
-    """A vendor by the file that chatapp has if no other is configured."""
+    """A provider by the file that chatapp has if no other is configured."""
     table = providers_file.read(PROVIDERS_FILE, toml_line).upstreams[name]
     keys, patterns = Keys(name, table.keys), tuple(table.patterns)
     return Upstream(name=name, patterns=patterns, keys=keys, timeouts=Timeouts())
@@ -140,7 +140,7 @@ def client(make_app: AppMaker, stopped_clock: None) -> FlaskClient:
 
 
 @pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[upstream_server.ProviderServer]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[upstream_server.UpstreamServer]:
     """A running provider; the SDKs' own variables point at it, with made-up keys."""
     with upstream_server.running() as server:
         monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
@@ -151,7 +151,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[upstream_server.Provid
 
 
 @pytest.fixture
-def online(provider: upstream_server.ProviderServer, make_app: AppMaker) -> FlaskClient:
+def online(provider: upstream_server.UpstreamServer, make_app: AppMaker) -> FlaskClient:
     """A client of an application whose providers are `provider`, without retries, so that the
     test's script decides."""
     return make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
@@ -171,7 +171,7 @@ def ledger() -> RecordingLedger:
 
 @pytest.fixture
 def served(
-    provider: upstream_server.ProviderServer, make_app: AppMaker, ledger: RecordingLedger
+    provider: upstream_server.UpstreamServer, make_app: AppMaker, ledger: RecordingLedger
 ) -> Iterator[str]:
     """The address of a real server in front of `provider`, without retries; `ledger` has its
     calls. An answer of POST /chat is not longer than expected."""

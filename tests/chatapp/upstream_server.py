@@ -59,7 +59,7 @@ class Call:
     method: str = "POST"
 
 
-class ProviderServer:
+class UpstreamServer:
     """The server of a test: `url`, `calls`, `script` and `silence`."""
 
     def __init__(self, port: int) -> None:
@@ -384,7 +384,7 @@ def anthropic_error(
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
-    provider: ProviderServer
+    provider: UpstreamServer
 
     def do_POST(self) -> None:
         length = int(self.headers.get("Content-Length", "0"))
@@ -439,11 +439,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def running() -> Iterator[ProviderServer]:
+def running() -> Iterator[UpstreamServer]:
     """A server on a free port, within the block."""
     handler = type("Handler", (_Handler,), {})
     with _Server(("127.0.0.1", 0), handler) as http:
-        provider = handler.provider = ProviderServer(http.server_address[1])
+        provider = handler.provider = UpstreamServer(http.server_address[1])
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -9,7 +9,7 @@ import pytest
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import denial_cache
-from ratelimit_ext.engine.denial_cache import DenialCache, Recollection
+from ratelimit_ext.engine.denial_cache import CachedDecision, DenialCache
 from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 
@@ -101,8 +101,8 @@ def test_it_ends_with_the_wait(clock: Clock, behind: CountingEngine) -> None:
     charge = Charge(Limit(2, SECOND, "token-bucket", burst=1), "bucket")
     denied(engine, 3, charge)
     clock.now += 0.2
-    recalled = engine.admit([charge])
-    assert recalled.retry_after_ms == 300
+    cached = engine.admit([charge])
+    assert cached.retry_after_ms == 300
     clock.now += 0.299
     assert not engine.admit([charge]).admitted
     clock.now += 0.001
@@ -225,7 +225,7 @@ def hammering(engine: DenialCache, *others: Charge) -> None:
     """A caller whose brief limit denies, from memory."""
     assert engine.admit([BRIEF, *others]).admitted
     assert not any(engine.admit([BRIEF, *others]).admitted for _ in range(3))
-    assert isinstance(engine.admit([BRIEF, *others]), Recollection)
+    assert isinstance(engine.admit([BRIEF, *others]), CachedDecision)
 
 
 def test_a_limit_that_may_deny_for_longer_is_asked(clock: Clock, behind: CountingEngine) -> None:
@@ -244,7 +244,7 @@ def test_what_this_worker_has_taken_since_is_not_left(clock: Clock, behind: Coun
     engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
     hammering(engine, shared)
     assert engine.admit([Charge(DAILY, "everyone", 990)]).admitted
-    assert isinstance(engine.admit([BRIEF, shared]), Recollection)  # nine are left
+    assert isinstance(engine.admit([BRIEF, shared]), CachedDecision)  # nine are left
     assert engine.admit([Charge(DAILY, "everyone", 9)]).admitted
     clock.now += 0.016
     assert engine.admit([BRIEF, shared]).retry_after_ms == 86_399_984
@@ -278,7 +278,7 @@ def test_of_a_hammering_caller_a_busy_limit_is_not_asked(
     asked = behind.asked
     for _ in range(100):
         assert engine.admit([shared]).admitted
-        assert isinstance(engine.admit([BRIEF, shared]), Recollection)
+        assert isinstance(engine.admit([BRIEF, shared]), CachedDecision)
     assert behind.asked == asked + 100
 
 

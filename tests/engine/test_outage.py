@@ -615,7 +615,7 @@ def test_a_shadow_that_would_be_closed_denies_nothing() -> None:
 
 def test_a_shadow_counts_what_it_would_count_if_it_were_enforced() -> None:
     """Denied requests take nothing from it, whichever limit denies, and hand nothing back."""
-    worker, shadow = outage_of(Storage()), Limit(5, DAY, mode="shadow", name="trial")
+    worker, shadow = outage_of(Storage()), Limit(5, DAY, mode="shadow", name="shadow")
     calls = Limit(1, DAY, name="calls")
     for _ in range(3):
         worker.admit([Charge(calls, "calls"), Charge(shadow, "bucket")])

@@ -28,7 +28,7 @@ def application() -> tuple[Flask, Limiter]:
 
     @app.get("/")
     @limiter.limit("10/minute", name="pace", strategy="token-bucket")
-    @limiter.limit("3/minute", name="trial", mode="shadow")
+    @limiter.limit("3/minute", name="shadow", mode="shadow")
     def view() -> str:
         return "ok"
 
@@ -64,7 +64,7 @@ def test_requests_and_their_limits_are_counted() -> None:
     assert found['ratelimit_requests_total{outcome="limit"}'] == 2
     assert found[decided("pace", "token-bucket", "allowed")] == 10
     assert found[decided("pace", "token-bucket", "denied")] == 2
-    assert found[decided("trial", "fixed-window", "shadow")] == 9
+    assert found[decided("shadow", "fixed-window", "shadow")] == 9
     assert found["ratelimit_decision_seconds_count"] == 12
     assert found["ratelimit_storage_up"] == 1
 

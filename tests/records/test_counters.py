@@ -27,7 +27,7 @@ def limited(make: Maker, uri: str) -> Site:
 
     @app.get("/")
     @limiter.limit("3/hour", name="calls", candidate="2/hour")
-    @limiter.limit("1/hour", name="trial", mode="shadow")
+    @limiter.limit("1/hour", name="shadow", mode="shadow")
     @limiter.limit("unless blocked", name="stop")
     def index() -> str:
         return "ok"
@@ -54,11 +54,11 @@ def test_decisions_of_all_workers_are_counted(make: Maker, uri: str) -> None:
     assert hit(one, 2, key="bob") == [403, 403]
     for site in (one, other):
         site[1]._recorder.flush()
-    [counts] = other[1].tallies.read(1).values()
+    [counts] = other[1].counters.read(1).values()
     assert counts == {
         REQUESTS: {"allowed": 3, "denied": 4},
         "calls": {"allowed": 3, "denied": 2, "shadow": 1},
-        "trial": {"shadow": 2},
+        "shadow": {"shadow": 2},
         "stop": {"denied": 2},
     }
 
@@ -69,13 +69,13 @@ def test_counts_are_by_the_minute_for_an_hour(make: Maker, uri: str, clock: Cloc
     hit(site, 1)
     clock.forward(60)
     hit(site, 1, key="bob")
-    found = site[1].tallies.read(60)
+    found = site[1].counters.read(60)
     assert len(found) == 60
     assert list(found) == sorted(found)
     shown = [minute[REQUESTS]["allowed"] if minute else 0 for minute in found.values()]
     assert shown == [0] * 58 + [1, 1]
     clock.forward(59 * 60)
-    assert [each for each in site[1].tallies.read(60).values() if each] == [
+    assert [each for each in site[1].counters.read(60).values() if each] == [
         {REQUESTS: {"allowed": 1}, "calls": {"allowed": 1}}
     ]
 
@@ -87,15 +87,15 @@ def test_counts_are_bounded_and_end(
     monkeypatch.setattr(module, "MOST_COUNTS", 2)
     site = limited(make, uri)
     hit(site, 4)
-    assert len(site[1].tallies._counts) == 2
+    assert len(site[1].counters._counts) == 2
     monkeypatch.setattr(module, "MOST_STORED", 2)
     site[1]._recorder.flush()
-    minute = next(iter(site[1].tallies.read(1)))
+    minute = next(iter(site[1].counters.read(1)))
     more: Any = {(minute, "", "allowed"): 1, (minute, "new", "allowed"): 1}
-    site[1].tallies.add(minute // 60, more)
+    site[1].counters.add(minute // 60, more)
     (key,) = redis_client.keys(KEYS)
     assert len(redis_client.hgetall(key)) == 3
-    assert site[1].tallies.read(1)[minute][REQUESTS]["allowed"] == 4
+    assert site[1].counters.read(1)[minute][REQUESTS]["allowed"] == 4
     assert 7000 < redis_client.ttl(key) <= 7200
 
 
@@ -106,28 +106,28 @@ def test_an_outage_is_counted(make: Maker, uri: str) -> None:
     hit(site, 2)
     for _ in range(2):
         site[1]._recorder.flush()
-    site[1].tallies.store = limited(make, uri)[1].tallies.store
-    [counts] = site[1].tallies.read(1).values()
+    site[1].counters.store = limited(make, uri)[1].counters.store
+    [counts] = site[1].counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 2, "degraded": 2}
 
 
 def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, uri: str) -> None:
     """The names of its limits were found before, and it is counted after."""
     site = limited(make, uri)
-    tallies = site[1].tallies
+    counters = site[1].counters
 
     class Names(dict[Any, Any]):
         def get(self, *arguments: Any) -> Any:
             found = super().get(*arguments)
-            tallies.flush()
+            counters.flush()
             return found
 
     hit(site, 1)
-    tallies._groups = Names(tallies._groups)
+    counters._groups = Names(counters._groups)
     hit(site, 1)
-    assert not isinstance(tallies._groups, Names)  # it was written
-    [counts] = tallies.read(1).values()
-    assert counts == {REQUESTS: {"allowed": 2}, "calls": {"allowed": 2}, "trial": {"shadow": 1}}
+    assert not isinstance(counters._groups, Names)  # it was written
+    [counts] = counters.read(1).values()
+    assert counts == {REQUESTS: {"allowed": 2}, "calls": {"allowed": 2}, "shadow": {"shadow": 1}}
 
 
 def test_a_missing_right_is_logged_once(
@@ -147,7 +147,7 @@ def test_a_missing_right_is_logged_once(
     logged = [each.getMessage() for each in caplog.records if "for operators" in each.msg]
     assert len(logged) == 1
     assert "no permissions to run the 'xadd' command" in logged[0]
-    [counts] = limited(make, uri)[1].tallies.read(1).values()
+    [counts] = limited(make, uri)[1].counters.read(1).values()
     assert counts["calls"] == {"allowed": 3, "denied": 1, "shadow": 1}
 
 
@@ -157,7 +157,7 @@ def test_a_cluster_has_them_in_one_slot(make: Maker, cluster_server: servers.Clu
     with cluster_server.client() as client:
         client.flushall()
     hit(site, 3)
-    [counts] = site[1].tallies.read(1).values()
+    [counts] = site[1].counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 3}
 
 
@@ -165,6 +165,6 @@ def test_memory_keeps_no_counts(make: Maker) -> None:
     """No other process could see them."""
     site = limited(make, "memory://")
     hit(site, 1)
-    assert not site[1].tallies._counts
+    assert not site[1].counters._counts
     with pytest.raises(ValueError, match="set RATELIMIT_STORAGE_URI"):
-        site[1].tallies.read(1)
+        site[1].counters.read(1)

@@ -119,11 +119,11 @@ def test_a_denial_by_a_shared_limit_is_of_its_callers(
 
     monkeypatch.setattr(module, "MOST_CALLERS", 3)
     assert hit(app, 9, "/shared") == [200] * 3 + [429] * 6
-    recalled: list[bool] = []
-    limiter.listen(lambda event: recalled.append(event.recalled))
+    cached: list[bool] = []
+    limiter.listen(lambda event: cached.append(event.cached))
     for name in ("bob", "bob", "eve", "dan", "joe"):
         assert hit(app, 1, "/shared", name) == [429]
-    assert recalled == [True] * 5
+    assert cached == [True] * 5
     flushed(site)
     assert "denied by 'all' (3 per 1 day) at shared: 3 used" in run(app, "bob").stdout
     (found,) = json.loads(run(app, "bob", "--json").stdout)

@@ -144,7 +144,7 @@ def test_an_override_costs_no_round_trip(make: Maker, redis_server: Server) -> N
 def test_an_optional_limit_applies_by_an_override(make: Maker) -> None:
     """To that identity alone."""
     app, limiter = make()
-    limiter.override_loader(dict)
+    limiter.amount_loader(dict)
     definition = limiter.limit("1/hour", name="calls", key_func=asked_key)
     definition.optional = True
     app.add_url_rule("/", "index", definition(lambda: "ok"))

@@ -58,7 +58,7 @@ class Caller:
         self.limiter = Limiter(asked_key, storage_uri=uri, headers_enabled=True)
         self.limiter.identity("caller")(asked_key)
         self.limiter.plan_loader(lambda: "free")
-        self.limiter.override_loader(lambda: self.own.get(asked_key()))  # None: as if empty
+        self.limiter.amount_loader(lambda: self.own.get(asked_key()))  # None: as if empty
         blueprint = Blueprint("chat", "chat")
         blueprint.add_url_rule("/", "one", lambda: "ok")
         self.app.register_blueprint(blueprint)
@@ -153,7 +153,7 @@ def test_an_invalid_amount_leaves_the_policys(
         assert caller.left("ann") == {"pace": 2, "plan": 1, "budget": 750_000}
         caller.left("ann")
     logged = "\n".join(record.getMessage() for record in caplog.records)
-    assert logged.count("A caller's own amount") == 2
+    assert logged.count("A caller's amount") == 2
     assert all(f"found {text!r}" in logged for text in caller.own["ann"].values())
 
 
@@ -202,14 +202,14 @@ def test_an_optional_limit_needs_a_loader(tmp_path: Path) -> None:
     app.config["RATELIMIT_POLICY_FILE"] = str(file)
     limiter = Limiter(asked_key, storage_uri="memory://")
     limiter.plan_loader(lambda: "free")
-    with pytest.raises(ConfigurationError, match=r"policy.toml:20: .*@limiter.override_loader"):
+    with pytest.raises(ConfigurationError, match=r"policy.toml:20: .*@limiter.amount_loader"):
         limiter.init_app(app)
 
 
 def test_a_request_that_reaches_no_view_asks_no_more_than_it_can(tmp_path: Path) -> None:
     """The loader may read what such a request lacks."""
     caller = Caller(tmp_path / "policy.toml", POLICY + '[[application]]\nlimit = "9/minute"\n')
-    caller.limiter.override_loader(lambda: {"plan": request.headers["X-Amount"]})
+    caller.limiter.amount_loader(lambda: {"plan": request.headers["X-Amount"]})
     answer = caller.app.test_client().get("/nowhere")
     assert answer.status_code == 404
     assert answer.headers["RateLimit"].startswith('"9-per-60s";r=8')
@@ -220,10 +220,10 @@ def test_the_amounts_that_a_caller_may_have_are_listed(tmp_path: Path) -> None:
     caller = Caller(tmp_path / "policy.toml", POLICY)
     policy = caller.limiter.policy(caller.app)
     assert policy is not None
-    assert sorted(policy.overridable(key="caller", plan="free")) == ["budget", "pace", "plan"]
-    assert sorted(policy.overridable(key="caller")) == ["budget", "pace"]
-    assert policy.overridable(key="ip") == {}
-    plan = policy.overridable(key="caller", plan="free")["plan"]
+    assert sorted(policy.adjustable(key="caller", plan="free")) == ["budget", "pace", "plan"]
+    assert sorted(policy.adjustable(key="caller")) == ["budget", "pace"]
+    assert policy.adjustable(key="ip") == {}
+    plan = policy.adjustable(key="caller", plan="free")["plan"]
     plan.check_amount("7/day")
     with pytest.raises(ConfigurationError, match="allowed: '2/day' with another amount"):
         plan.check_amount("7/hour")

@@ -13,7 +13,7 @@ from flask import Blueprint, Flask
 
 from ratelimit_ext import ConfigurationError, Limiter, StorageUnavailable
 from ratelimit_ext.records import shadow as module
-from ratelimit_ext.records.shadow import Counts, Trial
+from ratelimit_ext.records.shadow import Counts, Shadow
 from tests import servers
 from tests.servers import Server
 from tests.web.calls import statuses
@@ -49,8 +49,8 @@ def limited(make: Maker, uri: str) -> Site:
         return "ok"
 
     @app.get("/shadow")
-    @limiter.limit("3/hour", name="trial", mode="shadow")
-    def trial() -> str:
+    @limiter.limit("3/hour", name="shadow", mode="shadow")
+    def shadow() -> str:
         return "ok"
 
     @app.get("/paced")
@@ -73,7 +73,7 @@ def run(app: Flask, *words: str, status: int = 0) -> Result:
 
 def counted(site: Site) -> dict[str, Counts]:
     """By the name of the limit."""
-    return {trial.limit: counts for trial, counts in site[1].trials.read(1).items()}
+    return {shadow.limit: counts for shadow, counts in site[1].shadows.read(1).items()}
 
 
 def test_a_candidate_denies_nothing_and_counts(make: Maker, uri: str) -> None:
@@ -92,7 +92,7 @@ def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
     """What it would have denied is more than it holds."""
     site = limited(make, uri)
     assert hit(site, 5, "/shadow") == [200] * 5
-    found = counted(site)["trial"]
+    found = counted(site)["shadow"]
     assert (found.requests, found.denied, found.used) == (5, 2, {"ann": 4})
 
 
@@ -104,14 +104,14 @@ def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri
 
     @app.get("/")
     @limiter.limit("5/minute", name="pace")
-    @limiter.limit("6/day", name="trial", mode="shadow")
+    @limiter.limit("6/day", name="shadow", mode="shadow")
     @limiter.limit("9/day", name="calls", candidate="6/day")
     def index() -> str:
         return "ok"
 
     site = app, limiter
     assert hit(site, 10) == [200] * 5 + [429] * 5
-    for name in ("trial", "calls"):
+    for name in ("shadow", "calls"):
         found = counted(site)[name]
         assert (found.requests, found.denied, found.used) == (5, 0, {"ann": 5})
 
@@ -160,7 +160,7 @@ def test_callers_with_their_own_amount_try_no_candidate(make: Maker, uri: str) -
     hit(site, 4)
     hit(site, 1, key="bob")
     assert counted(site)["calls"].used == {"bob": 1}
-    limiter.override_loader(lambda: {"calls": "8/hour"})
+    limiter.amount_loader(lambda: {"calls": "8/hour"})
     hit(site, 3, key="zoe")
     assert counted(site)["calls"].used == {"bob": 1}
 
@@ -185,7 +185,7 @@ def test_the_report_says_who_would_be_hit_and_which_amount_is_enough(
     shown = run(console, "--limit", "calls").stdout
     assert "4 would have denied nothing to 99 % of 2 identities" in shown
     assert "`flask ratelimit suggest`" in run(console, "--limit", "pace").stdout
-    error = "Error: No limit 'cals' is in shadow or has a candidate; found: calls, pace, trial."
+    error = "Error: No limit 'cals' is in shadow or has a candidate; found: calls, pace, shadow."
     assert run(console, "--limit", "cals", status=1).stderr.strip() == error
 
 
@@ -209,18 +209,18 @@ def test_identities_are_bounded_and_the_report_says_so(
 
 def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
     """Merged over workers. A new identity takes the place and count of the smallest."""
-    trials = limited(make, shared)[1].trials
-    trial = Trial("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
+    shadows = limited(make, shared)[1].shadows
+    shadow = Shadow("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
     for number in range(module.MOST_IDENTITIES):
         counts = Counts(1, 1)
         counts.by_identity["heavy" if number == 0 else f"light-{number}"] = 50 if number == 0 else 1
         counts.used["heavy"] = number
         if number % 100 == 0 or number > 990:
-            trials.add(7, trial, counts)
+            shadows.add(7, shadow, counts)
     many = Counts(2000, 2000)
     many.by_identity.update({f"new-{number}": 2 for number in range(1100)})
-    trials.add(7, trial, many)
-    found = trials.of_hour(7)[trial]
+    shadows.add(7, shadow, many)
+    found = shadows.of_hour(7)[shadow]
     assert len(found.by_identity) == module.MOST_IDENTITIES
     assert found.by_identity["heavy"] == 50
     assert found.is_rough
@@ -235,12 +235,12 @@ def test_an_outage_keeps_the_counts(make: Maker, shared: str) -> None:
             raise StorageUnavailable("down")
 
     site = limited(make, shared)
-    trials, store = site[1].trials, site[1].trials.store
+    shadows, store = site[1].shadows, site[1].shadows.store
     for _ in range(2):
         hit(site, 2)
-        trials.store = Down()  # type: ignore[assignment]
+        shadows.store = Down()  # type: ignore[assignment]
         site[1]._recorder.flush()
-    trials.store = store
+    shadows.store = store
     assert counted(site)["calls"].requests == 4
 
 

@@ -390,7 +390,7 @@ app = flask.Flask("exit")
 limiter = Limiter(lambda: "ada", app=app, storage_uri=sys.argv[1])
 limiter.limit("2 in flight", name="slots")
 app.add_url_rule("/", "view", limiter.limit("2 in flight")(lambda: "ok"))
-behind, away = limiter._parts.engines.primary._engine, [True]
+behind, away = limiter._components.engines.primary._engine, [True]
 settle = behind.settle
 def fails(*arguments, **words):
     if away:
@@ -399,7 +399,7 @@ def fails(*arguments, **words):
     return settle(*arguments, **words)
 behind.settle = fails
 assert app.test_client().get("/").status_code == 200
-assert len(limiter._parts.settlements) == 1
+assert len(limiter._components.settlements) == 1
 """
 
 
@@ -422,8 +422,8 @@ def test_an_extension_can_wait_for_its_settlements(
     app = flask.Flask("flush")
     limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri)
     app.add_url_rule("/", "view", limiter.limit("2 in flight")(lambda: "ok"))
-    engine = FlakyEngine(limiter._parts.engines.primary)
-    limiter._parts.engines._primary = engine  # type: ignore[assignment]
+    engine = FlakyEngine(limiter._components.engines.primary)
+    limiter._components.engines._primary = engine  # type: ignore[assignment]
     engine.is_away = True
     assert app.test_client().get("/").status_code == 200
     assert not limiter.flush_settlements(0)

@@ -32,7 +32,7 @@ LIMITS = (
     rule("all", "global", 40, MINUTE_US, "fixed-window"),
     rule("plan", "user", 25, 3 * MINUTE_US, "sliding-window"),
     rule("approximate", "ip", 70, MINUTE_US, "sliding-window-counter"),
-    rule("trial", "user", 10, MINUTE_US, "fixed-window", mode="shadow"),
+    rule("shadow", "user", 10, MINUTE_US, "fixed-window", mode="shadow"),
     rule("candidate", "user", 3, MINUTE_US, "token-bucket", mode="candidate"),
     rule("day", "user", 300, DAY_US, "fixed-window", anchor="day"),
     rule("surge", "ip", 30, MINUTE_US, "surge", multiple=2),
@@ -106,7 +106,7 @@ def test_the_same_decisions_as_an_engine():
             )
     assert denied.keys() >= {"pace", "all", "plan", "day", *units}
     assert replay.outcome.would_deny == would_deny
-    assert would_deny.keys() == {"trial", "candidate", *(each.name for each in tried)}
+    assert would_deny.keys() == {"shadow", "candidate", *(each.name for each in tried)}
 
 
 def test_forgetting_what_is_over_changes_nothing(monkeypatch: pytest.MonkeyPatch):

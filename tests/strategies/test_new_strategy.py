@@ -62,7 +62,7 @@ def test_from_the_string_to_the_answer(uri: str) -> None:
     assert body["error"].startswith("Your credits are used up. Buy more.")
     problem = client.get("/", headers={"Accept": "application/problem+json"})
     assert (problem.status_code, problem.content_type) == (429, "application/problem+json")
-    assert limiter._parts.engines.current.settle([TopUp(denied[0], 1)]) == 1
+    assert limiter._components.engines.current.settle([TopUp(denied[0], 1)]) == 1
     assert [client.get("/").status_code for _ in range(2)] == [200, 429]
 
 

@@ -369,7 +369,7 @@ def test_another_attempt_outlives_the_storage(make: Maker, monkeypatch: pytest.M
         def away(*_: object, **__: object) -> None:
             raise StorageUnavailable("gone")
 
-        monkeypatch.setattr(guarded.limiter._parts.engines.current, "admit", away)
+        monkeypatch.setattr(guarded.limiter._components.engines.current, "admit", away)
         waits.append(guarded.limiter.current.admit_again("guard"))
         monkeypatch.undo()
 
@@ -563,11 +563,11 @@ def test_a_rerouted_request_is_counted_once_in_shadow(make: Maker, uri: str) -> 
 
     @app.get("/")
     @limiter.limit("unless blocked", name="guard", key_func=model)
-    @limiter.limit("100/day", name="trial", mode="shadow")
+    @limiter.limit("100/day", name="shadow", mode="shadow")
     @limiter.limit("5 usd/day", name="money", mode="shadow", cost=1)
     def view() -> str:
         seen.append(
-            [limiter.current.verdict(name) is not None for name in ("guard", "trial", "money")]
+            [limiter.current.verdict(name) is not None for name in ("guard", "shadow", "money")]
         )
         limiter.settle(usd="0.25")
         return "ok"
@@ -583,7 +583,7 @@ def test_a_rerouted_request_is_counted_once_in_shadow(make: Maker, uri: str) -> 
         (limit,) = definition
         stats = limiter.limiter.get_window_stats(limit.limit, "someone", "view")
         left[limit.limit.options.name] = stats.remaining
-    assert (left["trial"], left["money"]) == (97, 4_250_000)
+    assert (left["shadow"], left["money"]) == (97, 4_250_000)
 
 
 def test_what_is_held_is_not_charged_again(make: Maker, uri: str) -> None:

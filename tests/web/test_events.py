@@ -41,7 +41,7 @@ def test_an_admission_and_a_denial_say_what_was_decided(make: Maker, clock: Cloc
     assert isinstance(second, DecisionEvent)
     assert (first.endpoint, first.admitted, first.reason, first.wait_ms) == ("view", True, None, 0)
     assert (second.admitted, second.reason, second.wait_ms) == (False, "limit", A_MINUTE_MS)
-    assert (second.degraded, second.recalled, second.again) == ("", False, False)
+    assert (second.degraded, second.cached, second.again) == ("", False, False)
     (denial,) = second.denials
     assert denial.charge.limit.name == "calls"
     assert second.identities[denial.charge.key] == "ada"
@@ -103,7 +103,7 @@ def test_a_denial_from_memory_is_an_event_of_its_own(
     for _ in range(5):
         client.get("/")
     decisions = [event for event in events if isinstance(event, DecisionEvent)]
-    assert [(event.admitted, event.recalled) for event in decisions] == [
+    assert [(event.admitted, event.cached) for event in decisions] == [
         (True, False),
         (False, False),
         (False, False),

@@ -62,10 +62,10 @@ def denials() -> ResponseReturnValue:
 
 
 def check_remembered() -> None:
-    """ClickException if neither denials nor trials are remembered."""
+    """ClickException if neither denials nor shadows are remembered."""
     if not current_services().settings.remember_denials:
         raise click.ClickException(
-            "Denials and trials are not remembered, as CHATAPP_REMEMBER_DENIALS is false."
+            "Denials and shadows are not remembered, as CHATAPP_REMEMBER_DENIALS is false."
         )
 
 

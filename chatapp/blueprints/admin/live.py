@@ -44,7 +44,7 @@ def live() -> ResponseReturnValue:
         with reported_errors():
             check_remembered()
             denied = denials_of(since=MINUTES * 60, most=MOST_ENTRIES).records
-            counted = current_services().limiter.tallies.read(MINUTES)
+            counted = current_services().limiter.counters.read(MINUTES)
     except click.ClickException as error:
         problem = error.message
     minutes = {each: f"{datetime.fromtimestamp(each * 60, UTC):%H:%M}" for each in counted}

@@ -13,10 +13,10 @@ from chatapp.blueprints.admin.access import bp
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.blueprints.admin.denials import check_remembered
 from chatapp.operators.errors import reported_errors
-from ratelimit_ext.operators import advice_text, trial_results
+from ratelimit_ext.operators import advice_text, shadow_results
 
-#: How many trials the view has, and how many identities each.
-MOST_TRIALS: Final = 50
+#: How many shadows the view has, and how many identities each.
+MOST_SHADOWS: Final = 50
 WORST: Final = 5
 
 
@@ -27,15 +27,15 @@ def shadow() -> ResponseReturnValue:
     try:
         with reported_errors():
             check_remembered()
-            found = trial_results()
+            found = shadow_results()
     except click.ClickException as error:
         problem = error.message
     groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
-    trials = [(trial, list(results)) for trial, results in groups]
+    shadows = [(shadow, list(results)) for shadow, results in groups]
     return render_template(
         "admin/shadow.html",
-        trials=trials[:MOST_TRIALS],
-        count=len(trials),
+        shadows=shadows[:MOST_SHADOWS],
+        count=len(shadows),
         worst=WORST,
         advice=_advice,
         amount=_amount,

@@ -16,7 +16,7 @@ from chatapp.blueprints.admin.access import bp, query, sessions
 from chatapp.blueprints.admin.denials import latest
 from chatapp.blueprints.admin.formats import MOST, Page, page_of
 from chatapp.operators import amounts
-from chatapp.operators.amounts import OwnAmounts
+from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH
 from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import state_of
@@ -41,7 +41,7 @@ def users() -> ResponseReturnValue:
         keys = services.accounts.all_keys()
         teams = services.accounts.teams()
         spent = _spent_this_month(by="user")
-    own = OwnAmounts()
+    own = OwnersAmounts()
     found = [each for each in everyone if searched.lower() in each.name.lower()]
     return render_template(
         "admin/users.html",
@@ -112,7 +112,7 @@ def team() -> ResponseReturnValue:
     return render_template(
         "admin/team.html",
         team=found,
-        page=_with_facts(page_of(members), keys, OwnAmounts()),
+        page=_with_facts(page_of(members), keys, OwnersAmounts()),
         others=[each for each in everyone if each.team_name != name][:MOST],
         spent=spent,
         identity_of=user_identity,
@@ -139,7 +139,7 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
         "owner": owner,
         "name": found.name,
         "identity": identities[0],
-        "amounts": OwnAmounts().of(owner, found.name, found.limits),
+        "amounts": OwnersAmounts().of(owner, found.name, found.limits),
         "lasting": found.limits or {},
         "known": amounts.known_limits(owner, plan=plan),
         "states": [each for each in states if not each.is_guard],
@@ -151,7 +151,7 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
 
 
 def _with_facts(
-    page: Page[User], keys: Sequence[ApiKey], own: OwnAmounts
+    page: Page[User], keys: Sequence[ApiKey], own: OwnersAmounts
 ) -> Page[tuple[User, int, Mapping[str, str]]]:
     """The users of the page, each with the number of valid keys and the amounts of their own."""
     now = datetime.now(UTC)

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from flask import current_app, request
 
-from chatapp.upstreams import Part, Progress, ProviderError
+from chatapp.upstreams import Part, Progress, UpstreamError
 from chatapp.upstreams.router import Reply
 from chatapp.web.errors import ErrorReport
 from chatapp.web.formats.anthropic import AnthropicFormat
@@ -28,7 +28,7 @@ class StreamWriter(Protocol):
         """The bytes after the last part of a whole answer."""
         ...
 
-    def error(self, error: ProviderError) -> bytes:
+    def error(self, error: UpstreamError) -> bytes:
         """The bytes that end a stream that broke off."""
         ...
 
@@ -44,7 +44,7 @@ class AnswerFormat(Protocol):
 
 
 class WireFormat(AnswerFormat, Protocol):
-    """A vendor's wire format. Its endpoints serve the models in ``protocol`` and the offline model.
+    """A protocol's wire format. Its endpoints serve the models in ``protocol`` and the offline one.
 
     ``hints`` is what to correct in the base_url, by the number of /v1 at the beginning of an
     unknown address: 0, 1, or 2 for more.
@@ -56,24 +56,24 @@ class WireFormat(AnswerFormat, Protocol):
     def hints(self) -> tuple[str, str, str]: ...
     @property
     def request_id_header(self) -> str:
-        """The header in which the vendor's SDK looks for a request id."""
+        """The header in which the provider's SDK looks for a request id."""
         ...
 
     def error_body(self, report: ErrorReport) -> dict[str, object]: ...
 
-    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         """The event that ends a stream of ``number`` events with an error."""
         ...
 
     @property
     def limit_units(self) -> Collection[str]:
-        """The units of limits for which the vendor has headers."""
+        """The units of limits for which the provider has headers."""
         ...
 
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:
-        """The vendor's headers for the state of a limit in one of these units."""
+        """The provider's headers for the state of a limit in one of these units."""
         ...
 
 
@@ -88,14 +88,14 @@ def speaks_anthropic() -> bool:
 
 
 def current_format() -> WireFormat:
-    """The format of a request to an address that both vendors have: Anthropic's for Anthropic's
+    """The format of a request to an address that both providers have: Anthropic's for Anthropic's
     clients, OpenAI's for all others."""
     return ANTHROPIC if speaks_anthropic() else OPENAI
 
 
 def addresses(*blueprints: str) -> list[str]:
     """The addresses of blueprints whose names begin like this, without those of stored objects.
-    Those of a vendor's protocol begin with the protocol's name."""
+    Those of a provider's protocol begin with the protocol's name."""
     return [
         f"{method} {rule.rule.replace('<path:', '<')}"
         for rule in current_app.url_map.iter_rules()

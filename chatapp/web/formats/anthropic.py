@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, ProviderError
+from chatapp.upstreams import Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
 from chatapp.upstreams.router import Reply
 from chatapp.web.errors import (
@@ -61,7 +61,7 @@ class AnthropicFormat:
         request_id = report.request_id or new_request_id()
         return {"type": "error", "error": error, "request_id": request_id}
 
-    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         return write(self.error_body(sdk_report(error)), name="error")
 
     def limit_headers(

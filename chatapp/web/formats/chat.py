@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from chatapp.calls.upstream_call import ProviderCall
+from chatapp.calls.upstream_call import UpstreamCall
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, ProviderError
+from chatapp.upstreams import Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
 from chatapp.upstreams.router import Reply
-from chatapp.web.errors import provider_report
+from chatapp.web.errors import upstream_report
 
 #: The fields of a usage that a chat has: it has no tools and no tiers.
 USAGE: Final = (
@@ -41,7 +41,7 @@ def answer_fields(reply: Reply, cost_usd: float) -> dict[str, object]:
 class ChatFormat:
     """Answers with the cost of their call, which has ended before they are written."""
 
-    def __init__(self, call: ProviderCall) -> None:
+    def __init__(self, call: UpstreamCall) -> None:
         self._call = call
 
     def answer_body(self, reply: Reply) -> dict[str, object]:
@@ -52,7 +52,7 @@ class ChatFormat:
 
 
 class ChatStreamWriter:
-    def __init__(self, call: ProviderCall) -> None:
+    def __init__(self, call: UpstreamCall) -> None:
         self._call = call
 
     def start(self) -> bytes:
@@ -72,8 +72,8 @@ class ChatStreamWriter:
             name="done",
         )
 
-    def error(self, error: ProviderError) -> bytes:
-        report = provider_report(error)
+    def error(self, error: UpstreamError) -> bytes:
+        report = upstream_report(error)
         cost_usd = self._call.record.cost_usd
         return write(
             {"error": report.message, "code": report.code, "cost_usd": cost_usd}, name="error"

@@ -1,4 +1,4 @@
-"""Errors and limit headers in a vendor's wire format."""
+"""Errors and limit headers in a provider's wire format."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from flask import Blueprint, Response, json, request
 from werkzeug.exceptions import HTTPException
 
-from chatapp.upstreams import ProviderError
+from chatapp.upstreams import UpstreamError
 from chatapp.web.call_limits import scarcest_limits
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import (
@@ -29,7 +29,7 @@ from chatapp.web.formats import (
 )
 from ratelimit_ext import RateLimitExceeded, RequestTooLarge
 
-# Errors that the client can correct: it gets the vendor's own text.
+# Errors that the client can correct: it gets the provider's own text.
 CLIENT_ERRORS: Final = frozenset({"bad_request", "unknown_model"})
 VERSION: Final = "v1"
 # The first segments of OpenAI's paths after the base_url, which its user may have got wrong.
@@ -40,7 +40,7 @@ OPENAI_RESOURCES: Final = frozenset(
         *("realtime", "responses", "threads", "uploads", "vector_stores", "videos"),
     }
 )
-# The first segments of what both vendors have and this server has not.
+# The first segments of what both providers have and this server has not.
 UNSUPPORTED: Final = OPENAI_RESOURCES - {"embeddings", "models", "responses"} | {
     "complete",
     "messages",
@@ -68,7 +68,7 @@ class FormatErrors:
         bp.register_error_handler(HTTPException, self.http_error)
         bp.register_error_handler(RateLimitExceeded, self.denied)
         bp.register_error_handler(RequestTooLarge, self.too_large)
-        bp.register_error_handler(ProviderError, self.provider_error)
+        bp.register_error_handler(UpstreamError, self.upstream_error)
 
     def add_limits(self, response: Response) -> Response:
         wire_format, limiter = self._current(), current_request().services.limiter
@@ -94,7 +94,7 @@ class FormatErrors:
         if error.response is not None or error.code is None or error.code < 400:
             return error
         report = report_of(error)
-        if report.status == 422:  # the vendors have a 400 for it
+        if report.status == 422:  # the providers have a 400 for it
             report = replace(report, status=400)
         answered = self._answer(report)
         for name, value in error.get_headers():
@@ -111,7 +111,7 @@ class FormatErrors:
     def too_large(self, error: RequestTooLarge) -> Response:
         return self._answer(ErrorReport(400, "request_too_large", error.description or ""))
 
-    def provider_error(self, error: ProviderError) -> Response:
+    def upstream_error(self, error: UpstreamError) -> Response:
         answered = self._answer(sdk_report(error))
         if error.kind in CLIENT_ERRORS and _has_error(error.raw):
             answered.set_data(error.raw)
@@ -158,11 +158,11 @@ def _has_error(raw: bytes) -> bool:
 
 
 def unknown_address(error: HTTPException) -> ErrorAnswer | None:
-    """The answer to a vendor's client whose request reaches no endpoint, with the known addresses;
-    None if the request is in no vendor's protocol.
+    """The answer to an SDK's request that reaches no endpoint, with the known addresses; None if it
+    is in no provider's protocol.
 
     The SDK's method has no endpoint here, or its base_url is wrong. Header and address show which
-    vendor's SDK it is.
+    provider's SDK it is.
     """
     parts = request.path.strip("/").split("/")
     versions = next((n for n, part in enumerate(parts) if part != VERSION), len(parts))

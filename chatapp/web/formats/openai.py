@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, ProviderError
+from chatapp.upstreams import Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
 from chatapp.upstreams.router import Reply
 from chatapp.web.errors import REQUEST_ID_HEADER, ErrorReport, sdk_report
@@ -66,7 +66,7 @@ class OpenAIService:
 class OpenAIFormat(OpenAIService):
     """The format of POST /v1/chat/completions."""
 
-    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         return write(self.error_body(sdk_report(error)))
 
     def answer_body(self, reply: Reply) -> dict[str, object]:

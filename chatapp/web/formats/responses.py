@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, ProviderError
+from chatapp.upstreams import Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
 from chatapp.upstreams.router import Reply
 from chatapp.web.errors import ErrorReport, sdk_report
@@ -38,7 +38,7 @@ COMMON: Final[Mapping[str, object]] = {
 class ResponsesFormat(OpenAIService):
     """The format of POST /v1/responses."""
 
-    def error_event(self, error: ProviderError, *, number: int = 0) -> bytes:
+    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         """With the error in both forms: OpenAI documents the flat one, and its SDK raises the
         other."""
         report = sdk_report(error)
@@ -104,7 +104,7 @@ class ResponsesStreamWriter:
             ]
         )
 
-    def error(self, error: ProviderError) -> bytes:
+    def error(self, error: UpstreamError) -> bytes:
         return self._format.error_event(error, number=self._number)
 
     @property

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chatapp import validation
 from chatapp.upstreams import Message
-from chatapp.upstreams.router import Conversation, ModelUnavailableError, Turn, UnknownModelError
+from chatapp.upstreams.router import ModelUnavailableError, Router, Turn, UnknownModelError
 from chatapp.web.errors import ApiError
 from chatapp.web.model_request import ModelRequest
 from chatapp.web.requests import json_body
@@ -47,7 +47,7 @@ ELSEWHERE: Final = {
 }
 
 
-def read(request: Request, conversation: Conversation) -> ModelRequest:
+def read(request: Request, router: Router) -> ModelRequest:
     """The request's body, checked; ApiError (400, 413 or 422) if it is invalid."""
     fields = json_body.read_object(request, example=EXAMPLE)
     for field in fields:
@@ -64,7 +64,7 @@ def read(request: Request, conversation: Conversation) -> ModelRequest:
     except ValidationError as error:
         _refuse(error.errors(include_url=False)[0])
     try:
-        model = conversation.model(body.model)
+        model = router.model(body.model)
     except UnknownModelError as error:
         raise ApiError(422, "unknown_model", str(error)) from error
     except ModelUnavailableError as error:
@@ -73,7 +73,7 @@ def read(request: Request, conversation: Conversation) -> ModelRequest:
     return ModelRequest(
         turn=Turn(last.text, model, tuple(history)),
         user_id=body.user_id,
-        most_output_tokens=conversation.max_tokens,
+        most_output_tokens=router.max_tokens,
         stream=body.stream or False,
         names_model=body.model is not None,
     )
@@ -152,7 +152,7 @@ ModelName = Annotated[str, AfterValidator(_model), _described(maxLength=MODEL_MA
 
 
 class SpokenMessage(BaseModel):
-    """One message of a conversation, as both vendors write it."""
+    """One message of a conversation, as both providers write it."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""The body of a request in a vendor's own protocol.
+"""The body of a request in a provider's own protocol.
 
 Only the fields that limits and prices depend on are read and checked. All others are forwarded
 unread.
@@ -32,14 +32,14 @@ from chatapp.web.requests.chat import ModelName
 # Far more than any conversation has.
 MESSAGES_MOST: Final = 10_000
 PARTS_MOST: Final = 20_000
-# More than any model can generate; the vendor checks its own maximum.
+# More than any model can generate; the provider checks its own maximum.
 TOKENS_MOST: Final = 1_000_000
 # Each choice is billed as a separate answer.
 CHOICES_MOST: Final = 8
 HEADER_MAX_CHARACTERS: Final = 1000
 OFFLINE: Final = "offline"
 SHOWN_CHARACTERS: Final = 100
-#: Codes at which the vendor's SDK sends the request again without the field, by the field.
+#: Codes at which the provider's SDK sends the request again without the field, by the field.
 DECLINED: Final = {"thread": "thread_unsupported_request"}
 
 
@@ -107,7 +107,7 @@ class Fields(BaseModel):
 
 
 class MessageFields(Fields):
-    """A body with messages, in either vendor's protocol."""
+    """A body with messages, in either provider's protocol."""
 
     messages: Messages
 
@@ -213,7 +213,7 @@ def read(
 
 def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
     """ApiError (404) if the model cannot answer at an address of this kind."""
-    catalogue = current_services().conversation.catalogue
+    catalogue = current_services().router.catalogue
     if makes_embeddings == (model.slug in catalogue.embedding):
         return
     if model.slug not in catalogue.slugs.values():
@@ -292,13 +292,13 @@ def _available() -> Iterator[None]:
 def served_model(name: str, *, protocol: str) -> Model:
     """The model of that name at the endpoints of that protocol, which serve models in that protocol
     and the offline model; ApiError (404) if they do not serve it."""
-    conversation = current_services().conversation
+    router = current_services().router
     try:
-        model = conversation.model(name)
+        model = router.model(name)
     except ModelUnavailableError as error:
         raise _not_found(str(error)) from error
     except UnknownModelError as error:
-        names = ", ".join(conversation.models_of(protocol, OFFLINE))
+        names = ", ".join(router.models_of(protocol, OFFLINE))
         raise _not_found(
             f'Unknown model "{name[:SHOWN_CHARACTERS]}". Choose one of {names}.'
         ) from error
@@ -334,12 +334,12 @@ def parameters(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]
 
 def _extras(model: Model, raw_request: RawRequest) -> Extras:
     """What changes the price; ApiError (400) for a field without a known price."""
-    conversation = current_services().conversation
-    found = conversation.extras(model, raw_request)
+    router = current_services().router
+    found = router.extras(model, raw_request)
     for name, why in found.refused.items():
         raise _unpriced(name, why)
     for name, tier in found.tiers.items():
-        if not conversation.catalogue.prices_tier(model, tier):
+        if not router.catalogue.prices_tier(model, tier):
             raise _unpriced(name, f"has the value {tier!r}, which has no price for {model.name}")
     for tool in found.tools:
         if tool in OPEN_TOOLS and tool not in current_services().settings.open_tools:
@@ -350,7 +350,7 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
                 f"operator allow it with CHATAPP_OPEN_TOOLS={tool}.",
                 param="tools",
             )
-        if tool not in {*OPEN_TOOLS, *conversation.catalogue.tools.get(model.provider, ())}:
+        if tool not in {*OPEN_TOOLS, *router.catalogue.tools.get(model.provider, ())}:
             raise _unpriced("tools", f"has {tool!r}, which has no price here")
     return found
 

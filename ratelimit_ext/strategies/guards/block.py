@@ -69,7 +69,7 @@ class Block(Strategy):
     visible = False
     denial_reason = "blocked"
     one_per_call = True
-    on_trial = False
+    can_shadow = False
     cacheable = False
     changes = ("adjust", "block", "unblock")
 

@@ -14,7 +14,7 @@ GCRA of ATM Forum TM 4.0; a unit's refill is rounded up to a microsecond.
 
 Not for: limits of your own. It enforces what was reported, and nothing otherwise.
 
->>> quota = ProviderQuota()
+>>> quota = Quota()
 >>> state = quota.report(None, 0, (), 60, 58, 60_000_000)
 >>> quota.check(state, 0, 2, ())[:2]
 (True, (0, 2, 58000000))
@@ -57,7 +57,7 @@ class QuotaReport:
         return self.amount, self.used, self.period_us
 
 
-class ProviderQuota(Strategy):
+class Quota(Strategy):
     name = "reported"
     code = "rp"
     form = Form(

@@ -21,7 +21,7 @@ Estimate: TypeAlias = Callable[[], Any]
 Breach: TypeAlias = Callable[[Any], flask.Response | None]
 #: Decides the current request again; returns the new refusal, or ``None`` if it is admitted.
 DecideAgain: TypeAlias = Callable[[], HTTPException | None]
-OverrideLoader: TypeAlias = Callable[[], Mapping[str, str] | None]
+AmountLoader: TypeAlias = Callable[[], Mapping[str, str] | None]
 RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException | None]
 
 
@@ -54,7 +54,7 @@ class Callers(Protocol):
         ...
 
     def amounts(self, identity: str) -> Mapping[str, str]:
-        """The identity's own amounts, as of ``override_loader``."""
+        """The identity's amounts, as of ``amount_loader``."""
         ...
 
 
@@ -90,7 +90,7 @@ class Callbacks:
         #: Returns the name of the current caller's plan.
         self.plan_loader: Callable[[], str] | None = None
         #: Returns the amounts of the current caller, by the names of limits.
-        self.override_loader: OverrideLoader | None = None
+        self.amount_loader: AmountLoader | None = None
         #: What a plan may have in a policy besides the extension's keywords.
         self.plan_keywords: dict[str, Callable[[Any], Any]] = {}
         self.refusal_handler: RefusalHandler | None = None

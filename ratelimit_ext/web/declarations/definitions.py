@@ -168,7 +168,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
 
     A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name;
     ``plan_sentence`` says what the plan allows. An ``optional`` one applies to callers with an
-    amount of their own, for whom ``own_sentence`` makes that sentence. ``source`` is where the
+    amount of their own, for whom ``amount_sentence`` makes that sentence. ``source`` is where the
     limit is written: a place of a policy, or text.
     """
 
@@ -176,7 +176,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     plan_loader: Callable[[], str] | None = None
     optional: bool = False
     plan_sentence: str = ""
-    own_sentence: Callable[[ParsedLimit], str] | None = None
+    amount_sentence: Callable[[ParsedLimit], str] | None = None
     source: object = dataclasses.field(default="", compare=False)
 
     def __iter__(self) -> Iterator[RuntimeLimit]:

@@ -22,8 +22,8 @@ from ratelimit_ext.policy import (
     Policy,
     PolicyLimit,
     Uses,
+    amount_sentence,
     load_policy,
-    own_sentence,
     plan_sentence,
 )
 from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
@@ -145,7 +145,7 @@ class Policies:
             self.callbacks.identities,
             mistakes,
             knows_plans=self.callbacks.plan_loader is not None,
-            knows_overrides=self.callbacks.override_loader is not None,
+            knows_amounts=self.callbacks.amount_loader is not None,
         )
 
 
@@ -258,7 +258,10 @@ class PolicyLimits:
         keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._policies.current_plan}
         if not states_guard(limit.text, limit.options):
             sentence = plan_sentence(plan, limit, self.policy.next_plan(plan))
-            keywords |= {"plan_sentence": sentence, "own_sentence": partial(own_sentence, limit)}
+            keywords |= {
+                "plan_sentence": sentence,
+                "amount_sentence": partial(amount_sentence, limit),
+            }
         return self._route_limit(limit, **keywords)
 
     def _plans_at(self, name: str) -> list[RouteLimit]:

@@ -17,7 +17,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
-from ratelimit_ext.engine.denial_cache import Recollection
+from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.engine.engine import Engine, Release
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Records
@@ -29,8 +29,8 @@ from ratelimit_ext.web.errors import (
     TemporarilyUnavailable,
 )
 from ratelimit_ext.web.request.cached_denial import (
+    CachedAnswer,
     ReadyAnswer,
-    Repetition,
 )
 from ratelimit_ext.web.request.charges import Charges
 from ratelimit_ext.web.request.refusals import (
@@ -51,7 +51,7 @@ _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
 
 #: What listeners learn of.
 _Emitted: TypeAlias = (
-    tuple[Decision, Records] | Denial | Repetition | LimitUnavailable | TemporarilyUnavailable
+    tuple[Decision, Records] | Denial | CachedAnswer | LimitUnavailable | TemporarilyUnavailable
 )
 
 
@@ -117,7 +117,7 @@ class Admission:
             return None
         if began is not None:
             self._emit(route.endpoint, outcome, began)
-        if isinstance(outcome, Repetition):
+        if isinstance(outcome, CachedAnswer):
             return self._refusals.repeat(state, outcome, self._engines.current)
         if isinstance(outcome, Denial):
             self._refusals.refuse(state, outcome)
@@ -227,8 +227,8 @@ class Admission:
         charges: Sequence[BoundCharge] = ()
         refusal: Refusal | ReadyAnswer | None = None
         wait_ms: int | None = 0
-        if isinstance(outcome, Repetition):
-            decision, charges, refusal = outcome.recalled, outcome.charges, outcome.answer
+        if isinstance(outcome, CachedAnswer):
+            decision, charges, refusal = outcome.cached, outcome.charges, outcome.answer
             wait_ms = outcome.answer.wait_ms(outcome.passed_us)
         elif isinstance(outcome, tuple):
             decision, charges = outcome[0], outcome[1].charges
@@ -244,7 +244,7 @@ class Admission:
                 reason=None if refusal is None else refusal.cause,
                 wait_ms=wait_ms,
                 again=again,
-                recalled=isinstance(decision, Recollection),
+                cached=isinstance(decision, CachedDecision),
                 seconds=time.perf_counter() - began,
                 charges=charges,
             )

@@ -15,7 +15,7 @@ from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
 
 from ratelimit_ext.core.errors import wait_text
-from ratelimit_ext.engine.denial_cache import Recollection
+from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.errors import RateLimitExceeded, try_again
 
@@ -51,16 +51,16 @@ class ReadyAnswer:
     def __init__(
         self,
         route_limits: object,
-        recalled: Recollection,
+        cached: CachedDecision,
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
-        self._kept = route_limits, recalled.known  # as their ids are the key
+        self._kept = route_limits, cached.known  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
-        self._wait_us = max(verdict.retry_after_us or 0 for verdict in recalled.denials)
-        self._wait_ms = recalled.retry_after_ms or 0
-        self.made_us = recalled.elapsed_us
+        self._wait_us = max(verdict.retry_after_us or 0 for verdict in cached.denials)
+        self._wait_ms = cached.retry_after_ms or 0
+        self.made_us = cached.elapsed_us
         #: With the names of the buckets, as the limits may be compiled again meanwhile.
         self.breached = [(record.bound, record.verdict.charge.key) for record in breached]
         self.is_budget = error.is_budget
@@ -101,20 +101,20 @@ class ReadyAnswer:
         return text, response.content_type or ""
 
 
-class Repetition(NamedTuple):
+class CachedAnswer(NamedTuple):
     """A ready answer to the current request, with what is needed to show its limits. ``passed_us``
     is the time since the answer was made."""
 
     answer: ReadyAnswer
-    recalled: Recollection
+    cached: CachedDecision
     charges: Sequence[BoundCharge]
     passed_us: int
 
 
-def answer_key(route_limits: object, recalled: Recollection) -> tuple[int, ...] | None:
+def answer_key(route_limits: object, cached: CachedDecision) -> tuple[int, ...] | None:
     """The key of the answer among those of the denial; ``None`` if its verdicts were not all
     decided together, so that each has a time of its own."""
-    ages_us = recalled.ages_us
-    if ages_us.count(recalled.elapsed_us) < len(ages_us):
+    ages_us = cached.ages_us
+    if ages_us.count(cached.elapsed_us) < len(ages_us):
         return None
-    return (id(route_limits), *map(id, recalled.known))
+    return (id(route_limits), *map(id, cached.known))

@@ -47,7 +47,7 @@ class Charges:
             charge = self._charge(bound, identities, costs, lenient, swallow)
             if charge is not None:
                 if not as_bound and (self._overrides.by_limit or bound.optional):
-                    charge = self._overridden(charge, costs)
+                    charge = self._adjusted(charge, costs)
                     if charge is None:
                         continue
                 if bound.metas:
@@ -106,18 +106,18 @@ class Charges:
             app.logger.error(SKIPPED, runtime.limit)
         return None
 
-    def _overridden(
+    def _adjusted(
         self, charge: BoundCharge, costs: dict[tuple[int, bool], int | Guess]
     ) -> BoundCharge | None:
         """The charge with the amount of an override, if the identity has one."""
         bound, identity, own = charge
-        overridden = self._resolver.overridden(bound, identity)
-        if overridden is None or overridden is bound:
-            return None if overridden is None else charge
+        adjusted = self._resolver.adjusted(bound, identity)
+        if adjusted is None or adjusted is bound:
+            return None if adjusted is None else charge
         cost = own.cost
-        if cost and (overridden.estimate is not None or overridden.fixed_cost is not None):
-            cost = overridden.cost(costs)  # a guess is bounded by the capacity
-        return overridden, identity, own._replace(limit=overridden.limit, cost=cost)
+        if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
+            cost = adjusted.cost(costs)  # a guess is bounded by the capacity
+        return adjusted, identity, own._replace(limit=adjusted.limit, cost=cost)
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

@@ -30,8 +30,8 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.request.cached_denial import (
     MOST_ANSWERS,
+    CachedAnswer,
     ReadyAnswer,
-    Repetition,
     answer_key,
 )
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
@@ -61,7 +61,7 @@ class Denial(NamedTuple):
 
 #: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
 #: no limit applies.
-AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | Repetition | None
+AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | CachedAnswer | None
 #: Whether the default response of an exception is the answer, and no code of the application has to
 #: see the exception.
 IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
@@ -119,21 +119,21 @@ class Refusals:
         route_limits: object,
         charges: Sequence[BoundCharge],
         is_final: IsFinal | None,
-    ) -> Denial | Repetition | None:
+    ) -> Denial | CachedAnswer | None:
         """The denial that is repeated from memory: the ready answer, or at first the denial, from
         which the answer is made. ``None`` if the engine has to decide."""
         if is_final is None or not isinstance(engine, DenialCache):
             return None
         if self._callbacks.refusal_handler is not None:
             return None
-        recalled = engine.recall([charge for _, _, charge in charges])
-        if recalled is None:
+        cached = engine.cached([charge for _, _, charge in charges])
+        if cached is None:
             return None
-        key, answers = answer_key(route_limits, recalled), recalled.denial.answers
+        key, answers = answer_key(route_limits, cached), cached.denial.answers
         answer: ReadyAnswer | None = answers.get(key)
         if answer is not None:
-            return Repetition(answer, recalled, charges, recalled.elapsed_us - answer.made_us)
-        denial = self.denial(recalled, Records(charges, recalled, engine, NO_HOLD))
+            return CachedAnswer(answer, cached, charges, cached.elapsed_us - answer.made_us)
+        denial = self.denial(cached, Records(charges, cached, engine, NO_HOLD))
         error = denial.error
         if (
             key is not None
@@ -142,7 +142,7 @@ class Refusals:
             and not self._has_callback(denial.breached)
             and is_final(error)
         ):
-            answers[key] = ReadyAnswer(route_limits, recalled, error, denial.breached)
+            answers[key] = ReadyAnswer(route_limits, cached, error, denial.breached)
         return denial
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
@@ -152,11 +152,13 @@ class Refusals:
             for record in breached
         )
 
-    def repeat(self, state: RequestState, repetition: Repetition, engine: Engine) -> flask.Response:
+    def repeat(
+        self, state: RequestState, cached_answer: CachedAnswer, engine: Engine
+    ) -> flask.Response:
         """Record a denial that is repeated from memory, and answer it."""
-        answer, recalled, charges, passed_us = repetition
-        state.repetition = repetition
-        state.admit(recalled, Records(charges, recalled, engine, NO_HOLD))
+        answer, cached, charges, passed_us = cached_answer
+        state.cached_answer = cached_answer
+        state.admit(cached, Records(charges, cached, engine, NO_HOLD))
         if self._logger.isEnabledFor(logging.INFO):
             identities = {charge.key: identity for _, identity, charge in charges}
             for bound, key in answer.breached:

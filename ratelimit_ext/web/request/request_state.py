@@ -15,7 +15,7 @@ from werkzeug.wsgi import ClosingIterator
 
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord, LimitStatus, Records
-from ratelimit_ext.web.request.cached_denial import Repetition
+from ratelimit_ext.web.request.cached_denial import CachedAnswer
 from ratelimit_ext.web.request.reservation import Reservation
 
 #: After a longer view, headers show what is left at its end.
@@ -67,6 +67,7 @@ class RequestState:
         "_reserve",
         "_taken",
         "_unread",
+        "cached_answer",
         "charged",
         "conditional",
         "degraded",
@@ -75,7 +76,6 @@ class RequestState:
         "is_denied",
         "plan_name",
         "refusal",
-        "repetition",
         "reservation",
         "retry_ms",
         "streams",
@@ -96,7 +96,7 @@ class RequestState:
         #: How it was decided while the storage was down; empty if the storage decided.
         self.degraded: Degradation = ""
         #: A denial that is repeated from memory.
-        self.repetition: Repetition | None = None
+        self.cached_answer: CachedAnswer | None = None
         #: Records that the response decides: it may charge those that are late, refund the others.
         self.conditional: list[ChargeRecord] = []
         #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.

@@ -108,7 +108,7 @@ class _CompiledRoute:
     questions: tuple[Callable[[], Any], ...]
     question_of: dict[int, int]
     variants: dict[tuple[Any, ...], RouteLimits] = field(default_factory=dict)
-    #: With own amounts of callers, each with the limits whose id is in the key.
+    #: With amounts of callers, each with the limits whose id is in the key.
     with_own: dict[tuple[Any, ...], tuple[RouteLimits, RouteLimits]] = field(default_factory=dict)
 
 
@@ -140,7 +140,7 @@ class Resolver:
         self._revision = -1
         self._logged: set[tuple[flask.Flask, str]] = set()
         #: Limits with the amounts of overrides, each with the limit whose id is in the key.
-        self._overridden: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
+        self._adjusted: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
 
     def limits(self, route: Route) -> RouteLimits:
         """The limits of a route for the current request."""
@@ -165,7 +165,7 @@ class Resolver:
                 compiled.variants.clear()
             answered = {each: answers[at] for each, at in compiled.question_of.items()}
             found = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
-        if (loader := self._callbacks.override_loader) is not None:
+        if (loader := self._callbacks.amount_loader) is not None:
             own = self._answer(loader, route)
             if own or found.has_optional:
                 own = {} if own is _NO_ANSWER else own or {}
@@ -188,7 +188,7 @@ class Resolver:
         found = _Binder(self, route, {}).limits_of(definitions)
         return self._with_scopes(found, route) if found.asks_scopes else found
 
-    def overridden(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
+    def adjusted(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
         """The limit as it applies to the identity, with the amount of an override; ``None`` for an
         optional limit of an identity without one, and for the candidate of one with it."""
         override = self.overrides.find(bound.limit.name, identity)
@@ -197,13 +197,13 @@ class Resolver:
         if bound.is_candidate:
             return None
         key = id(bound), override.amount
-        known = self._overridden.get(key)
+        known = self._adjusted.get(key)
         if known is None:
             own = self._with_own_amount(bound, override.amount, flask.current_app)
             known = bound, replace(own, override=override.amount)
-            if len(self._overridden) >= MOST_VARIANTS:
-                self._overridden.clear()
-            self._overridden[key] = known
+            if len(self._adjusted) >= MOST_VARIANTS:
+                self._adjusted.clear()
+            self._adjusted[key] = known
         return known[1]
 
     def denies_if_invalid(self, definition: Limit) -> bool:
@@ -303,8 +303,7 @@ class Resolver:
         except ConfigurationError as error:
             if self.log_once(app, f"{bound.limit.name}: {text}"):
                 app.logger.error(
-                    "A caller's own amount of the limit %r is invalid, and the usual one applies: "
-                    "%s",
+                    "A caller's amount of the limit %r is invalid, and the usual one applies: %s",
                     bound.limit.name,
                     error,
                 )
@@ -317,7 +316,7 @@ class Resolver:
             policy=policy_item(limit),
             rank=rank(item),
             fixed_cost=None if bound.estimate else _fixed_cost(runtime, limit),
-            plan_sentence="" if bound.own_sentence is None else bound.own_sentence(parsed),
+            plan_sentence="" if bound.amount_sentence is None else bound.amount_sentence(parsed),
             optional=False,
         )
 
@@ -457,7 +456,7 @@ class _Binder:
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
             plan_sentence=getattr(definition, "plan_sentence", ""),
-            own_sentence=getattr(definition, "own_sentence", None),
+            amount_sentence=getattr(definition, "amount_sentence", None),
             is_conditional=is_conditional,
             # An estimate is always reserved.
             is_late=is_conditional and not (limit.reserve or limit.held),

@@ -21,7 +21,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import ENDLESS_MS
-from ratelimit_ext.web.request.cached_denial import ReadyHeaders, Repetition
+from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyHeaders
 from ratelimit_ext.web.request.request_state import RequestState
 
 #: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).
@@ -99,8 +99,8 @@ class ResponseWriter:
         if state.retry_ms is not None and response.status_code in (429, 503):
             self._write_refusal(headers, present, state, state.retry_ms)
         if self.headers_enabled:
-            if state.repetition is not None:
-                self._write_repetition(headers, state, state.repetition)
+            if state.cached_answer is not None:
+                self._write_cached_answer(headers, state, state.cached_answer)
             else:
                 self._write_limits(headers, state)
         if state.reservation is not None:
@@ -160,20 +160,20 @@ class ResponseWriter:
             ],
         )
 
-    def _write_repetition(
-        self, headers: Headers, state: RequestState, repetition: Repetition
+    def _write_cached_answer(
+        self, headers: Headers, state: RequestState, cached_answer: CachedAnswer
     ) -> None:
         """The same for a denial that is repeated: only the time to each reset changes."""
-        ready = repetition.answer.headers
+        ready = cached_answer.answer.headers
         if ready is None:
             written = Headers()
             self._write_limits(written, state)
-            ready = repetition.answer.headers = ReadyHeaders(
+            ready = cached_answer.answer.headers = ReadyHeaders(
                 [(name, value) for name, value in written if name != "RateLimit"],
                 [(bound.header, left, reset_us) for bound, left, reset_us, _ in state.statuses()],
-                repetition.passed_us,
+                cached_answer.passed_us,
             )
-        later_us = repetition.passed_us - ready.written_us
+        later_us = cached_answer.passed_us - ready.written_us
         items = [
             f"{name};r={left};t={-(-max(0, reset_us - later_us) // 1_000_000)}"
             for name, left, reset_us in ready.items
@@ -217,8 +217,8 @@ def replaced(response: flask.Response, refusal: flask.Response) -> flask.Respons
 
 def _is_budget(state: RequestState) -> bool:
     """Whether a limit in dollars denied."""
-    if state.repetition is not None:
-        return state.repetition.answer.is_budget
+    if state.cached_answer is not None:
+        return state.cached_answer.answer.is_budget
     if state.degraded:
         return False
     return any(not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records)

@@ -31,7 +31,7 @@ GOOD = "sk-chat-0123456789abcdef-" + "A" * 43
 BAD = {
     "empty": "",
     "blank": " ",
-    "another vendor's": "sk-proj-0123456789abcdef",
+    "another provider's": "sk-proj-0123456789abcdef",
     "no secret": "sk-chat-0123456789abcdef-",
     "secret too short": GOOD[:-1],
     "secret too long": GOOD + "A",

@@ -15,7 +15,7 @@ from chatapp.accounts.store import (
     UnknownKeyError,
     UnknownTeamError,
     UnknownUserError,
-    own_limits,
+    amounts_of,
 )
 from chatapp.database.connection import Database
 
@@ -115,7 +115,7 @@ def test_a_name_is_only_a_name(accounts: Accounts, name: str) -> None:
     assert accounts.find("' OR '1'='1") is None
 
 
-# -- teams and own amounts -------------------------------------------------------------------------
+# -- teams and amounts -------------------------------------------------------------------------
 
 
 def test_a_key_is_found_with_its_users_team(accounts: Accounts) -> None:
@@ -129,12 +129,12 @@ def test_a_key_is_found_with_its_users_team(accounts: Accounts) -> None:
         limits={"key-usd-day": "1 usd/day"},
         models=["gpt-5*"],
     )
-    accounts.set_limit("user", "alice", "plan", "7/day")
+    accounts.set_amount("user", "alice", "plan", "7/day")
     found = accounts.find(made.public_id)
     assert found is not None
     key, user = found
     assert user.team is not None
-    assert own_limits(user.team, user, key) == {
+    assert amounts_of(user.team, user, key) == {
         "team-usd-day": "9 usd/day",
         "plan": "7/day",
         "key-usd-day": "1 usd/day",
@@ -146,22 +146,22 @@ def test_an_amount_is_set_and_cleared(accounts: Accounts) -> None:
     """Of one limit; the others stay."""
     accounts.create_team("research")
     for amount, changed in (("9 usd/day", True), ("9 usd/day", False), ("8 usd/day", True)):
-        assert accounts.set_limit("team", "research", "team-usd-day", amount) is changed
-    accounts.set_limit("team", "research", "team-at-once", "5 in flight")
+        assert accounts.set_amount("team", "research", "team-usd-day", amount) is changed
+    accounts.set_amount("team", "research", "team-at-once", "5 in flight")
     for changed in (True, False):
-        assert accounts.set_limit("team", "research", "team-usd-day", None) is changed
+        assert accounts.set_amount("team", "research", "team-usd-day", None) is changed
     (team,) = accounts.teams()
     assert team.limits == {"team-at-once": "5 in flight"}
-    accounts.set_limit("team", "research", "team-at-once", None)
+    accounts.set_amount("team", "research", "team-at-once", None)
     assert accounts.team("research").limits is None  # type: ignore[union-attr]
     with pytest.raises(ExistingTeamError):
         accounts.create_team("research")
 
 
 UNKNOWN = {
-    "user": (lambda a: a.set_limit("user", "zoe", "plan", "1/day"), UnknownUserError),
-    "key": (lambda a: a.set_limit("key", "0" * 16, "plan", "1/day"), UnknownKeyError),
-    "team": (lambda a: a.set_limit("team", "zoe", "plan", "1/day"), UnknownTeamError),
+    "user": (lambda a: a.set_amount("user", "zoe", "plan", "1/day"), UnknownUserError),
+    "key": (lambda a: a.set_amount("key", "0" * 16, "plan", "1/day"), UnknownKeyError),
+    "team": (lambda a: a.set_amount("team", "zoe", "plan", "1/day"), UnknownTeamError),
     "member": (lambda a: a.set_team("zoe", None), UnknownUserError),
     "membership": (lambda a: a.set_team("zoe", "sales"), UnknownTeamError),
     "models": (lambda a: a.set_models("0" * 16, ["gpt-5*"]), UnknownKeyError),

@@ -20,7 +20,7 @@ from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ratelimit
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import standalone
 
 #: One call costs 70 micro-dollars, and holds 30.
@@ -48,7 +48,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def start(
-    make_app: AppMaker, provider: ProviderServer, uri: str, receiver: Receiver
+    make_app: AppMaker, provider: UpstreamServer, uri: str, receiver: Receiver
 ) -> Callable[..., Flask]:
     """Starts a worker on the shared storage, which sends its alerts to `receiver`."""
     return partial(
@@ -100,9 +100,10 @@ def test_the_amount_is_the_callers_own(
     joins = ("--team", "research") if owner == "team" else ()
     key = new_key(app, "alice", *joins, *(own if owner == "key" else ()))
     identity = {"key": public_id_of(key), "team": "team:research"}.get(owner, "user:alice")
-    until = ("--until", "2h") if owner == "override" else ()
-    if owner in ("user", "override"):
-        run(app, "users", "set-limit", "alice", name, THREE_CALLS, *until)
+    if owner == "user":
+        run(app, "users", "set-amount", "alice", name, THREE_CALLS)
+    elif owner == "override":
+        ratelimit(app, "override", "set", "alice", name, THREE_CALLS, "--until", "2h")
     app = start()
     services_of(app).limiter.overrides.refresh()
     seen = []
@@ -134,7 +135,7 @@ def test_the_alert_has_what_the_limit_has(
     policy.write_text(POLICY_FILE.read_text() + BUDGET_OF_SOME)
     app = start(RATELIMIT_POLICY_FILE=str(policy))
     key = new_key(app, "alice")
-    run(app, "users", "set-limit", "alice", "some-usd-day", "0.0006 usd/day")
+    run(app, "users", "set-amount", "alice", "some-usd-day", "0.0006 usd/day")
     if case == "after a reset":
         assert [ask(app, key) for _ in range(3)] == [200] * 3
         assert raised(app) == []
@@ -189,7 +190,7 @@ def test_a_receiver_that_hangs_delays_no_call(
 
 
 def test_a_storage_that_is_down_stops_no_alert(
-    make_app: AppMaker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
+    make_app: AppMaker, provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Meanwhile the ledger counts, against the amount that was last known; a worker's share of it
     is no budget."""

@@ -600,7 +600,7 @@ def test_what_limits_hold_is_shown(
     """Who is near a limit, what is blocked, and the pause of a provider; also of one user."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
     key = accounts.create_key("bob", plan=None, default_plan="starter")
-    accounts.set_limit("user", "bob", "plan", "1/day")
+    accounts.set_amount("user", "bob", "plan", "1/day")
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
     client = app.test_client()
     body = {"message": "hi", "model": "offline"}
@@ -649,7 +649,7 @@ def test_a_surge_is_listed_and_ended(
 def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
     """As `flask ratelimit why` does; by identity, limit and time, and on the user's page."""
     key = accounts.create_key("bob", plan=None, default_plan="starter")
-    accounts.set_limit("user", "bob", "plan", "1/day")
+    accounts.set_amount("user", "bob", "plan", "1/day")
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
     client = app.test_client()
     log_in(client)
@@ -680,10 +680,10 @@ def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts)
     assert "No denial of this user or their keys" in client.get("/admin/user?name=alice").text
 
 
-def test_trials_are_reported(
+def test_shadows_are_reported(
     make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path
 ) -> None:
-    """As `flask ratelimit shadow report` does, for each trial in one table."""
+    """As `flask ratelimit shadow report` does, for each shadow in one table."""
     policy = POLICY_FILE.read_text().replace(
         'limit = "100/day"\n', 'limit = "100/day"\ncandidate = "2/day"\n', 1
     )
@@ -722,7 +722,7 @@ def test_denials_may_be_off(make_app: AppMaker, uri: str, accounts: Accounts) ->
 def test_decisions_are_shown_live(make_app: AppMaker, uri: str, accounts: Accounts) -> None:
     """Of all workers, by limit and minute, with the latest denials."""
     key = accounts.create_key("bob", plan=None, default_plan="starter")
-    accounts.set_limit("user", "bob", "plan", "2/day")
+    accounts.set_amount("user", "bob", "plan", "2/day")
     config = {"RATELIMIT_STORAGE_URI": uri, "CHATAPP_ADMIN_TOKEN": TOKEN}
     worker, app = make_app(**config), make_app(**config)
     client = app.test_client()

@@ -13,8 +13,8 @@ from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_body,
     anthropic_error,
     anthropic_events,
@@ -40,7 +40,7 @@ def error_of(response: TestResponse) -> dict[str, object]:
 
 
 def test_body_and_answer_are_forwarded_byte_for_byte(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """So are the headers and the parameter that choose the protocol's version and betas."""
     sent = json.dumps(
@@ -79,7 +79,7 @@ def test_body_and_answer_are_forwarded_byte_for_byte(
     assert call.headers["anthropic-beta"] == "x-2026"
 
 
-def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: ProviderServer) -> None:
+def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: UpstreamServer) -> None:
     """Including pings."""
     response = ask(online, stream=True)
     assert response.data == b"".join(anthropic_events())
@@ -98,7 +98,7 @@ BREAKS = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_stream_that_breaks_off_ends_with_an_error_event(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """The SDK raises on it."""
     piece, kind = BREAKS[name]
@@ -136,7 +136,7 @@ BAD = {
     "no model": ({"model": "absent"}, 400, "invalid_model"),
     "a model of a wrong type": ({"model": ["x"]}, 400, "invalid_model"),
     "an unknown model": ({"model": "llama"}, 404, "model_not_found"),
-    "a model of the other vendor": ({"model": "gpt-4o"}, 404, "model_not_found"),
+    "a model of the other provider": ({"model": "gpt-4o"}, 404, "model_not_found"),
     "no messages": ({"messages": []}, 400, "invalid_messages"),
     "stream of a wrong type": ({"stream": 1}, 400, "invalid_stream"),
     "34 MB": ({"x": "a" * 34_000_000}, 413, "body_too_large"),
@@ -145,7 +145,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_invalid_field_is_refused_and_costs_nothing(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """4xx in Anthropic's format. Neither the plan is charged nor the provider called."""
     fields, status, code = BAD[name]
@@ -160,7 +160,7 @@ def test_an_invalid_field_is_refused_and_costs_nothing(
 
 @pytest.mark.parametrize("value", ["é", "x" * 5000])
 def test_a_header_that_cannot_be_forwarded_is_refused(
-    online: FlaskClient, provider: ProviderServer, value: str
+    online: FlaskClient, provider: UpstreamServer, value: str
 ) -> None:
     """400 for any such value, and the provider is not called."""
     response = online.post(
@@ -174,7 +174,7 @@ def test_a_header_that_cannot_be_forwarded_is_refused(
 
 
 def test_the_providers_rejection_is_passed_on(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """With its status and body, without the server's key."""
     provider.script(
@@ -209,7 +209,7 @@ TROUBLES = {
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", TROUBLES)
 def test_provider_errors_have_statuses_that_the_sdk_knows(
-    online: FlaskClient, provider: ProviderServer, name: str, stream: bool
+    online: FlaskClient, provider: UpstreamServer, name: str, stream: bool
 ) -> None:
     """A 503 with a wait if a retry helps; otherwise the SDK is asked not to retry. The server's key
     is never shown, and the provider is called once."""

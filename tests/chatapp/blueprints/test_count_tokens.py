@@ -24,7 +24,7 @@ from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     COUNT_PATH,
     Answer,
-    ProviderServer,
+    UpstreamServer,
     anthropic_error,
 )
 from tests.chatapp.web.test_identities import left
@@ -40,7 +40,7 @@ def count(client: FlaskClient, **fields: object) -> TestResponse:
 
 
 @pytest.fixture
-def sdk(provider: ProviderServer, make_app: AppMaker) -> Iterator[anthropic.Anthropic]:
+def sdk(provider: UpstreamServer, make_app: AppMaker) -> Iterator[anthropic.Anthropic]:
     """The SDK in front of a real server in front of `provider`."""
     with (
         serving(make_app(CHATAPP_PROVIDER_TIMEOUT_S=5)) as url,
@@ -58,7 +58,7 @@ def test_the_sdk_gets_the_providers_count(sdk: anthropic.Anthropic) -> None:
 
 
 def test_request_and_answer_are_forwarded_byte_for_byte(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """With the headers and the parameter of the protocol."""
     sent = json.dumps(
@@ -120,7 +120,7 @@ def test_it_has_a_separate_limit(make_app: AppMaker, database_url: str) -> None:
 
 @pytest.mark.parametrize("status", [404, 405])
 def test_a_provider_without_this_address_is_estimated(
-    online: FlaskClient, provider: ProviderServer, status: int
+    online: FlaskClient, provider: UpstreamServer, status: int
 ) -> None:
     """Servers that speak Anthropic's protocol need not have it."""
     provider.script(anthropic_error(status, kind="not_found_error"))
@@ -179,7 +179,7 @@ TROUBLES = {
 
 @pytest.mark.parametrize("name", TROUBLES)
 def test_errors_have_anthropics_format(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """As for a message. They do not pause the model, because calls have a separate quota."""
     answer, status, kind = TROUBLES[name]
@@ -197,13 +197,13 @@ BAD = {
     "no messages": ({"messages": []}, 400),
     "a model of a wrong type": ({"model": 1}, 400),
     "an unknown model": ({"model": "llama"}, 404),
-    "a model of the other vendor": ({"model": "gpt-4o"}, 404),
+    "a model of the other provider": ({"model": "gpt-4o"}, 404),
 }
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_invalid_field_is_refused(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """4xx in Anthropic's format, and the provider is not called."""
     fields, status = BAD[name]
@@ -228,7 +228,7 @@ def test_the_switches_apply(
     make_app: AppMaker,
     redis_client: Any,
     redis_server: Server,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     database_url: str,
     words: list[str],
     status: int,

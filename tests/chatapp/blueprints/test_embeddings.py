@@ -15,7 +15,7 @@ from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     EMBEDDINGS_PATH,
     Answer,
-    ProviderServer,
+    UpstreamServer,
     embeddings_body,
     openai_error,
 )
@@ -28,7 +28,7 @@ def embed(client: FlaskClient, **fields: object) -> TestResponse:
 
 
 def test_body_and_answer_are_forwarded_byte_for_byte(
-    online: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    online: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """It is billed by its usage: 7 tokens at 2 cents a million, rounded up once."""
     replace_services(online.application, ledger=ledger)
@@ -84,7 +84,7 @@ def test_the_input_is_estimated(
 )
 def test_an_invalid_request_is_refused(
     online: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     fields: dict[str, object],
     status: int,
     code: str,
@@ -105,7 +105,7 @@ def test_other_addresses_do_not_take_its_models(online: FlaskClient) -> None:
 
 
 def test_a_failure_costs_nothing(
-    online: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    online: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """As for other calls."""
     replace_services(online.application, ledger=ledger)

@@ -6,7 +6,7 @@ import pytest
 
 from ratelimit_ext.metrics import prometheus
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, openai_body
+from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
 
 TOKEN = "a token of some length"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -18,7 +18,7 @@ def one_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_calls_tokens_and_retries_are_counted(make_app: AppMaker) -> None:
-    """By model; a retry is what the vendors' SDKs call one."""
+    """By model; a retry is what the providers' SDKs call one."""
     client = make_app(CHATAPP_METRICS_TOKEN=TOKEN).test_client()
     for count in ("0", "1", "2"):
         body = {"message": "hello", "user_id": "ada"}
@@ -35,7 +35,7 @@ def test_calls_tokens_and_retries_are_counted(make_app: AppMaker) -> None:
     assert "ada" not in found
 
 
-def test_invented_models_make_no_series(make_app: AppMaker, provider: ProviderServer) -> None:
+def test_invented_models_make_no_series(make_app: AppMaker, provider: UpstreamServer) -> None:
     """Each has quotas of its own, and they share the label of unlisted models."""
     client = make_app(CHATAPP_METRICS_TOKEN=TOKEN).test_client()
     quotas = {

@@ -1,4 +1,4 @@
-"""GET /v1/models: each vendor's SDK gets the list that it can read."""
+"""GET /v1/models: each provider's SDK gets the list that it can read."""
 
 from __future__ import annotations
 
@@ -82,13 +82,13 @@ def test_openais_sdk_lists_its_models(served: str) -> None:
 
 
 def test_without_keys_only_the_offline_model_is_listed(client: FlaskClient) -> None:
-    """For either vendor's client."""
+    """For either provider's client."""
     shown = client.get("/v1/models", headers=SPEAKS_ANTHROPIC).json
     assert shown is not None
     assert (shown["first_id"], shown["last_id"], shown["has_more"]) == ("offline", "offline", False)
 
 
-def test_a_missing_key_has_the_vendors_format(make_app: AppMaker, database_url: str) -> None:
+def test_a_missing_key_has_the_providers_format(make_app: AppMaker, database_url: str) -> None:
     """The SDK's error has a type."""
     Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
     client = make_app().test_client()

@@ -15,8 +15,8 @@ from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     Wait,
     openai_body,
     openai_chunks,
@@ -41,7 +41,7 @@ def error_of(response: TestResponse) -> dict[str, object]:
 
 
 def test_body_and_answer_are_forwarded_byte_for_byte(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """Tools, images and unknown fields reach the provider, and its JSON comes back unchanged. The
     key is the server's, and the headers of its quotas are not forwarded."""
@@ -73,7 +73,7 @@ def test_body_and_answer_are_forwarded_byte_for_byte(
     assert call.headers["authorization"] == "Bearer sk-openai-test"
 
 
-def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: ProviderServer) -> None:
+def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: UpstreamServer) -> None:
     """With its usage if the client requested that."""
     response = ask(online, stream=True, stream_options={"include_usage": True})
     assert response.data == b"".join(openai_chunks())
@@ -81,7 +81,7 @@ def test_a_stream_comes_back_byte_for_byte(online: FlaskClient, provider: Provid
     assert response.headers["X-Accel-Buffering"] == "no"
 
 
-def test_unrequested_usage_is_hidden(online: FlaskClient, provider: ProviderServer) -> None:
+def test_unrequested_usage_is_hidden(online: FlaskClient, provider: UpstreamServer) -> None:
     """The server requests it, but a client that reads `choices[0]` of every chunk would fail on
     it."""
     response = ask(online, stream=True)
@@ -91,7 +91,7 @@ def test_unrequested_usage_is_hidden(online: FlaskClient, provider: ProviderServ
 
 
 def test_a_stream_that_breaks_off_ends_with_an_error(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """The SDK raises. Without an error it would take the partial answer for a whole one."""
     provider.script(Stream([*openai_chunks()[:3], Cut()]))
@@ -120,7 +120,7 @@ BAD = {
     "a model of 10 kB": ({"model": "m" * 10_000}, 400, "invalid_model"),
     "a model with a line break": ({"model": "gpt-4\r\nX: y"}, 400, "invalid_model"),
     "an unknown model": ({"model": "llama"}, 404, "model_not_found"),
-    "a model of the other vendor": ({"model": "claude-haiku-4-5"}, 404, "model_not_found"),
+    "a model of the other provider": ({"model": "claude-haiku-4-5"}, 404, "model_not_found"),
     "no messages": ({"messages": []}, 400, "invalid_messages"),
     "messages of a wrong type": ({"messages": "hi"}, 400, "invalid_messages"),
     "a message of a wrong type": ({"messages": ["hi"]}, 400, "invalid_messages"),
@@ -143,7 +143,7 @@ BAD = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_invalid_field_is_refused_and_costs_nothing(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """4xx in OpenAI's format, with the name of the field. Neither the plan is charged nor the
     provider called."""
@@ -165,7 +165,7 @@ def test_a_body_without_an_object_is_refused(client: FlaskClient, body: bytes) -
 
 
 def test_a_prompt_of_three_megabytes_exceeds_the_plan(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """The body is read, and refused by the plan's limit in tokens. The provider is not called, and
     nothing is charged."""
@@ -177,7 +177,7 @@ def test_a_prompt_of_three_megabytes_exceeds_the_plan(
 
 
 def test_a_number_that_python_cannot_write_is_refused(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """1e999 is JSON, but cannot be written again when stream options are added."""
     raw = json.dumps({"model": MODEL, "messages": MESSAGES, "stream": True})[:-1] + ', "x": 1e999}'
@@ -187,7 +187,7 @@ def test_a_number_that_python_cannot_write_is_refused(
 
 
 def test_the_providers_rejection_is_passed_on(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """With its status and body, without the server's key."""
     answer = openai_error(
@@ -232,7 +232,7 @@ TROUBLES = {
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("name", TROUBLES)
 def test_provider_errors_have_statuses_that_the_sdk_knows(
-    online: FlaskClient, provider: ProviderServer, name: str, stream: bool
+    online: FlaskClient, provider: UpstreamServer, name: str, stream: bool
 ) -> None:
     """A 503 with a wait if a retry helps; otherwise the SDK is asked not to retry. The server's key
     is never shown, its rejection is no 401, and the provider is called once."""
@@ -265,7 +265,7 @@ def test_a_denial_has_openais_format(client: FlaskClient) -> None:
 
 
 def test_calls_in_flight_are_reported_as_requests(
-    make_app: AppMaker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
+    make_app: AppMaker, provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """OpenAI's errors know requests and tokens only."""
     monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.0)
@@ -311,7 +311,7 @@ def test_the_user_of_a_body_is_not_an_identity(client: FlaskClient) -> None:
 
 
 def test_the_models_are_those_that_can_be_called(online: FlaskClient, client: FlaskClient) -> None:
-    """As a list and one by one, without the other vendor's, at no cost to the plan."""
+    """As a list and one by one, without the other provider's, at no cost to the plan."""
     listed = online.get("/v1/models")
     assert listed.json is not None
     assert listed.json["object"] == "list"

@@ -17,8 +17,8 @@ from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     openai_error,
     response_body,
     response_events,
@@ -40,7 +40,7 @@ def keys(database_url: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def client(make_app: AppMaker, provider: ProviderServer, keys: dict[str, str]) -> FlaskClient:
+def client(make_app: AppMaker, provider: UpstreamServer, keys: dict[str, str]) -> FlaskClient:
     return make_app(CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
 
 
@@ -64,7 +64,7 @@ ADDRESSES = [
 
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
 def test_a_response_is_only_its_users(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, method: str, path: str
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, method: str, path: str
 ) -> None:
     """With any of their keys. For another user it does not exist, and the provider is not asked."""
     assert ask(client, keys["alice"]).status_code == 200
@@ -83,7 +83,7 @@ def test_a_response_is_only_its_users(
 
 
 def test_an_unknown_response_is_the_same_404(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer
 ) -> None:
     """Nothing tells another user's response from none."""
     ask(client, keys["alice"])
@@ -96,7 +96,7 @@ def test_an_unknown_response_is_the_same_404(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_only_its_user_continues_a_response(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, stream: bool
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, stream: bool
 ) -> None:
     """By its id or by an item of it, which reach the provider unchanged."""
     assert ask(client, keys["alice"], stream=stream).data
@@ -110,7 +110,7 @@ def test_only_its_user_continues_a_response(
 
 @pytest.mark.parametrize("kind", ["reasoning", "image_generation_call"])
 def test_an_item_without_its_content_is_not_another_users(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, kind: str
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, kind: str
 ) -> None:
     """The provider would complete it. One that no user is known to have made may be a copy."""
     item = {"type": kind, "id": "rs_1"}
@@ -128,7 +128,7 @@ def test_an_item_without_its_content_is_not_another_users(
 
 
 def test_the_next_turn_reserves_the_conversation_so_far(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """Which the request does not contain: 40,000 tokens and their answer."""
     replace_services(client.application, ledger=ledger)
@@ -142,7 +142,7 @@ def test_the_next_turn_reserves_the_conversation_so_far(
 
 
 def test_a_conversation_of_unknown_length_reserves_more(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """After an answer that was cut off: its id came with its first event."""
     replace_services(client.application, ledger=ledger)
@@ -153,7 +153,7 @@ def test_a_conversation_of_unknown_length_reserves_more(
 
 
 def test_what_the_provider_does_not_store_is_not_recorded(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer
 ) -> None:
     """With `store: false` the provider does not know its id either, whatever its answer says."""
     provider.script(Answer(200, response_body(store=False)), Stream(response_events(store=False)))
@@ -166,7 +166,7 @@ def test_what_the_provider_does_not_store_is_not_recorded(
 
 
 def test_another_worker_knows_a_response_at_once(
-    make_app: AppMaker, provider: ProviderServer, keys: dict[str, str]
+    make_app: AppMaker, provider: UpstreamServer, keys: dict[str, str]
 ) -> None:
     """Through the database, also if it is not written yet."""
     one, other = make_app().test_client(), make_app().test_client()
@@ -189,7 +189,7 @@ def test_an_id_never_changes_its_user(client: FlaskClient, keys: dict[str, str])
 
 
 def test_reading_uses_no_plan(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer
 ) -> None:
     """It has the limit of counting tokens, and headers like all answers."""
     ask(client, keys["alice"])
@@ -199,7 +199,7 @@ def test_reading_uses_no_plan(
 
 
 def test_the_parameters_of_the_address_are_forwarded(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer
 ) -> None:
     """Those that OpenAI defines; a stored response is not streamed."""
     ask(client, keys["alice"])
@@ -211,7 +211,7 @@ def test_the_parameters_of_the_address_are_forwarded(
 
 
 def test_the_providers_errors_are_passed_on(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer
 ) -> None:
     """As of a response that was not in the background, or is deleted."""
     ask(client, keys["alice"])
@@ -254,7 +254,7 @@ def count(client: FlaskClient, key: str, **fields: object) -> TestResponse:
 
 
 def test_input_tokens_are_counted_by_the_provider(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """It is not a call: no plan, no tokens, no dollars, no row in the ledger."""
     replace_services(client.application, ledger=ledger)
@@ -266,7 +266,7 @@ def test_input_tokens_are_counted_by_the_provider(
 
 @pytest.mark.parametrize("answer", [404, 405])
 def test_input_tokens_are_estimated_otherwise(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer, answer: int
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer, answer: int
 ) -> None:
     """For the offline model, and where a provider has no such address; with instructions, tools
     and images."""
@@ -284,7 +284,7 @@ def test_input_tokens_are_estimated_otherwise(
 
 
 def test_only_its_user_counts_a_conversation(
-    client: FlaskClient, keys: dict[str, str], provider: ProviderServer
+    client: FlaskClient, keys: dict[str, str], provider: UpstreamServer
 ) -> None:
     """The count would tell its length."""
     ask(client, keys["alice"])

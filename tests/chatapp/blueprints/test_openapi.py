@@ -26,7 +26,7 @@ from chatapp.database.connection import Database
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.chat import OneMessage, WholeConversation
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 CASES = int(os.environ.get("OPENAPI_CASES", "4"))
 MODELS = ("offline", "gpt-5.4-mini", "claude-haiku-4-5", "text-embedding-3-small")
@@ -116,7 +116,7 @@ def test_a_429_has_the_described_headers(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("mode", ["POSITIVE", "NEGATIVE"])
-def test_answers_are_as_described(make_app: AppMaker, provider: ProviderServer, mode: str) -> None:
+def test_answers_are_as_described(make_app: AppMaker, provider: UpstreamServer, mode: str) -> None:
     """Of valid requests and of others: the status, the type, the headers and the body."""
     schemathesis = pytest.importorskip("schemathesis")
     from schemathesis.specs.openapi.checks import positive_data_acceptance

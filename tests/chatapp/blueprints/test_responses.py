@@ -20,8 +20,8 @@ from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     Wait,
     compaction_body,
     named,
@@ -51,7 +51,7 @@ def recorded(online: FlaskClient, ledger: RecordingLedger) -> Callable[[], Any]:
 
 
 def test_body_and_answer_are_forwarded_byte_for_byte(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """Items, tools and unknown fields reach the provider, and its JSON comes back unchanged. The
     key is the server's."""
@@ -91,7 +91,7 @@ def test_body_and_answer_are_forwarded_byte_for_byte(
 
 @pytest.mark.parametrize("end", ["completed", "incomplete"])
 def test_a_stream_comes_back_byte_for_byte(
-    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any], end: str
+    online: FlaskClient, provider: UpstreamServer, recorded: Callable[[], Any], end: str
 ) -> None:
     """With events that are unknown here, and it is billed by its last event."""
     events = response_events(end=end)
@@ -110,7 +110,7 @@ def test_a_stream_comes_back_byte_for_byte(
 
 
 def test_a_failed_response_reaches_its_client_unchanged(
-    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+    online: FlaskClient, provider: UpstreamServer, recorded: Callable[[], Any]
 ) -> None:
     """It is billed by the usage that it reports; the next call is sent."""
     error = {"code": "rate_limit_exceeded", "message": "no"}
@@ -138,7 +138,7 @@ BREAKS: dict[str, tuple[list[Any], str]] = {
 
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_stream_that_breaks_off_ends_with_an_error(
-    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any], name: str
+    online: FlaskClient, provider: UpstreamServer, recorded: Callable[[], Any], name: str
 ) -> None:
     """In the form that the SDK raises and in the documented one; what was received is charged."""
     pieces, code = BREAKS[name]
@@ -157,7 +157,7 @@ def test_a_stream_that_breaks_off_ends_with_an_error(
 
 
 def test_a_terminal_event_without_usage_is_estimated(
-    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+    online: FlaskClient, provider: UpstreamServer, recorded: Callable[[], Any]
 ) -> None:
     """By what was received, as for every answer without a bill."""
     provider.script(Stream(response_events(usage={"input_tokens": "many"})))
@@ -167,7 +167,7 @@ def test_a_terminal_event_without_usage_is_estimated(
 
 
 def test_a_disconnect_ends_the_providers_call(
-    served: str, provider: ProviderServer, ledger: RecordingLedger
+    served: str, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """A silent reasoning model is charged what was expected of it, if that is all it may have."""
     import openai
@@ -187,7 +187,7 @@ def test_a_disconnect_ends_the_providers_call(
     assert call.usage.output_tokens >= 1_024
 
 
-def test_an_answer_is_bounded_by_the_budget(make_app: AppMaker, provider: ProviderServer) -> None:
+def test_an_answer_is_bounded_by_the_budget(make_app: AppMaker, provider: UpstreamServer) -> None:
     """By what two dollars pay: 30 dollars a million tokens."""
     limits = [{"name": "d", "limit": "2 usd/day", "key": "user"}]
     app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": limits})
@@ -253,7 +253,7 @@ def test_a_long_wait_is_a_usage_limit(make_app: AppMaker) -> None:
 BAD: dict[str, tuple[dict[str, object], int, str]] = {
     "no model": ({"model": None}, 400, "invalid_model"),
     "an unknown model": ({"model": "llama"}, 404, "model_not_found"),
-    "a model of the other vendor": ({"model": "claude-haiku-4-5"}, 404, "model_not_found"),
+    "a model of the other provider": ({"model": "claude-haiku-4-5"}, 404, "model_not_found"),
     "a model for embeddings": ({"model": "text-embedding-3-small"}, 404, "model_not_found"),
     "input of a wrong type": ({"input": 5}, 400, "invalid_input"),
     "too many items": ({"input": [{}] * 10_001}, 400, "invalid_input"),
@@ -291,7 +291,7 @@ BAD: dict[str, tuple[dict[str, object], int, str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 def test_an_invalid_field_is_refused_and_costs_nothing(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """4xx in OpenAI's format. Neither the plan is charged nor the provider called."""
     fields, status, code = BAD[name]
@@ -356,7 +356,7 @@ SEARCHES = [
 @pytest.mark.parametrize("stream", [False, True])
 def test_tool_calls_are_billed(
     online: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     recorded: Callable[[], Any],
     tool_usage: object,
     searches: int,
@@ -377,7 +377,7 @@ def test_tool_calls_are_billed(
 
 
 def test_tool_calls_of_a_cut_stream_are_billed(
-    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+    online: FlaskClient, provider: UpstreamServer, recorded: Callable[[], Any]
 ) -> None:
     """Those that were received; and the input again for each time that the model went on, with what
     there was by then."""
@@ -397,7 +397,7 @@ def test_tool_calls_of_a_cut_stream_are_billed(
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_odd_item_is_forwarded(
-    online: FlaskClient, provider: ProviderServer, stream: bool, item: dict[str, object]
+    online: FlaskClient, provider: UpstreamServer, stream: bool, item: dict[str, object]
 ) -> None:
     """It fails no answer that was paid for."""
     events = response_events()
@@ -414,7 +414,7 @@ def test_an_odd_item_is_forwarded(
 )
 def test_the_served_tier_is_billed(
     online: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     recorded: Callable[[], Any],
     tier: str | None,
     multiple: float,
@@ -427,7 +427,7 @@ def test_the_served_tier_is_billed(
 
 
 def test_a_compaction_is_a_call(
-    online: FlaskClient, provider: ProviderServer, recorded: Callable[[], Any]
+    online: FlaskClient, provider: UpstreamServer, recorded: Callable[[], Any]
 ) -> None:
     """Forwarded unchanged, and billed by its usage."""
     answer = json.dumps(compaction_body(), indent=1).encode()
@@ -444,7 +444,7 @@ def test_a_compaction_is_a_call(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_provider_errors_are_those_of_chat_completions(
-    online: FlaskClient, provider: ProviderServer, stream: bool
+    online: FlaskClient, provider: UpstreamServer, stream: bool
 ) -> None:
     """An overload is a 503 with the wait; a rejection is passed on."""
     rejection = openai_error(400, code="context_length_exceeded", message="too long")

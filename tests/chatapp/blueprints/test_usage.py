@@ -20,7 +20,7 @@ from tests import servers
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_models_have_their_context_and_price(online: FlaskClient) -> None:
     assert shown["most_output_tokens"] == 2048
 
 
-def test_an_unlisted_default_model_is_shown(make_app: AppMaker, provider: ProviderServer) -> None:
+def test_an_unlisted_default_model_is_shown(make_app: AppMaker, provider: UpstreamServer) -> None:
     """By its name, at the price of its provider's dearest model."""
     client = make_app(CHATAPP_DEFAULT_MODEL="gpt-77-nova").test_client()
     shown = usage(client, "/models")
@@ -222,7 +222,7 @@ def test_an_unlisted_default_model_is_shown(make_app: AppMaker, provider: Provid
 
 
 def test_only_models_that_the_key_allows_are_shown(
-    provider: ProviderServer, make_app: AppMaker, database_url: str
+    provider: UpstreamServer, make_app: AppMaker, database_url: str
 ) -> None:
     """The default is one of them, or null."""
     accounts = Accounts(Database(database_url))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S, PAUSE_S, RETRYABLE, Retry
-from chatapp.upstreams import ErrorKind, ProviderError, Quota
+from chatapp.upstreams import ErrorKind, Quota, UpstreamError
 
 QUOTA = Quota("requests", limit=60, remaining=3, reset_after_s=57.0)
 
@@ -44,7 +44,7 @@ class FakeLimits:
 class Script:
     """An attempt that fails with these errors, one after the other, and then succeeds."""
 
-    def __init__(self, *errors: ProviderError) -> None:
+    def __init__(self, *errors: UpstreamError) -> None:
         self.errors = list(errors)
 
     def __call__(self) -> Answer:
@@ -68,8 +68,8 @@ def made() -> MakeRetry:
     return make
 
 
-def failure(kind: ErrorKind, retry_after_s: float | None = None) -> ProviderError:
-    return ProviderError("openai", kind, retry_after_s=retry_after_s, quotas=(QUOTA,))
+def failure(kind: ErrorKind, retry_after_s: float | None = None) -> UpstreamError:
+    return UpstreamError("openai", kind, retry_after_s=retry_after_s, quotas=(QUOTA,))
 
 
 def test_an_answer_takes_one_attempt(made: MakeRetry) -> None:
@@ -107,7 +107,7 @@ def test_a_named_wait_is_of_the_key(made: MakeRetry) -> None:
 def test_a_long_wait_is_left_to_the_caller(made: MakeRetry) -> None:
     """No thread sleeps for 7 s. The error has the wait, and the model cools down."""
     limits, slept, retry = made()
-    with pytest.raises(ProviderError) as caught:
+    with pytest.raises(UpstreamError) as caught:
         retry.run(Script(failure("rate_limited", 7.0)))
     assert (caught.value.retry_after_s, slept, limits.cooled) == (7.0, [], [7.0])
     assert limits.admitted == 0
@@ -117,7 +117,7 @@ def test_attempts_are_bounded(made: MakeRetry) -> None:
     """The caller gets the last error."""
     limits, slept, retry = made(most_attempts=3)
     last = failure("overloaded", 0.3)
-    with pytest.raises(ProviderError) as caught:
+    with pytest.raises(UpstreamError) as caught:
         retry.run(Script(failure("overloaded", 0.1), failure("overloaded", 0.2), last))
     assert caught.value is last
     assert (retry.attempts, slept, limits.cooled) == (3, [0.1, 0.2], [0.1, 0.2, 0.3])
@@ -126,7 +126,7 @@ def test_attempts_are_bounded(made: MakeRetry) -> None:
 def test_waits_are_bounded_together(made: MakeRetry) -> None:
     """Their sum never exceeds the patience."""
     _, slept, retry = made(most_attempts=99)
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run(Script(*[failure("overloaded", 0.7) for _ in range(99)]))
     assert 0 < sum(slept) <= PATIENCE_S
 
@@ -141,7 +141,7 @@ def test_another_attempt_waits_until_it_is_admitted(made: MakeRetry) -> None:
 def test_a_denied_attempt_has_the_wait_of_the_limits(made: MakeRetry) -> None:
     """They know the rest of the cool-down."""
     _, slept, retry = made(30.0)
-    with pytest.raises(ProviderError) as caught:
+    with pytest.raises(UpstreamError) as caught:
         retry.run(Script(failure("rate_limited", 0.3)))
     assert (caught.value.retry_after_s, slept, retry.attempts) == (30.0, [0.3], 1)
 
@@ -161,7 +161,7 @@ def test_a_timeout_and_a_rejection_are_not_retried(made: MakeRetry, kind: ErrorK
     """A timeout may be billed twice; a rejection stays one."""
     assert kind not in RETRYABLE
     limits, slept, retry = made()
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run(Script(failure(kind, 0.1)))
     assert (retry.attempts, slept, limits.cooled) == (1, [], [])
 
@@ -170,7 +170,7 @@ def test_a_call_that_is_too_large_causes_no_cool_down(made: MakeRetry) -> None:
     """It says nothing about the provider's load, and is not retried."""
     limits, slept, retry = made()
     retry.quota_use = {"requests": QUOTA.limit + 1}
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run(Script(failure("rate_limited", 0.1)))
     assert (retry.attempts, slept, limits.cooled) == (1, [], [])
 
@@ -178,7 +178,7 @@ def test_a_call_that_is_too_large_causes_no_cool_down(made: MakeRetry) -> None:
 def test_a_cool_down_is_bounded(made: MakeRetry) -> None:
     """Even if Retry-After is years."""
     limits, _, retry = made()
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run(Script(failure("rate_limited", 1e9)))
     assert limits.cooled == [LONGEST_COOL_DOWN_S]
 
@@ -186,9 +186,9 @@ def test_a_cool_down_is_bounded(made: MakeRetry) -> None:
 def test_a_fallback_is_called_once(made: MakeRetry) -> None:
     """However many attempts the first model has had."""
     _, _, retry = made(most_attempts=1)
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run(Script(failure("overloaded", 9.0)))
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run_once(Script(failure("overloaded", 0.1)))
     assert retry.attempts == 2
 
@@ -198,6 +198,6 @@ def test_a_disconnect_ends_the_attempts(kind: ErrorKind) -> None:
     """If it happens during the wait, no attempt is charged or made."""
     limits = FakeLimits()
     retry = Retry(limits, quota_use={}, most_attempts=3, sleep=lambda _: True)
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         retry.run(Script(failure(kind), failure(kind)))
     assert (retry.attempts, limits.admitted) == (1, 0)

@@ -13,12 +13,12 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, ProviderCall
+from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.upstreams import Bounds, ErrorKind, Progress, ProviderError, Quota
+from chatapp.upstreams import Bounds, ErrorKind, Progress, Quota, UpstreamError
 from chatapp.upstreams.router import Reply
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
@@ -92,7 +92,7 @@ def begin(
     fallback: Demand | None = None,
     may_hide_output: bool = False,
     wanted: Demand | None = None,
-) -> ProviderCall:
+) -> UpstreamCall:
     new_record = partial(
         Call,
         id=new_call_id(),
@@ -105,7 +105,7 @@ def begin(
     )
     wanted = wanted or demand(REQUESTED, may_hide_output=may_hide_output)
     request = CallRequest(wanted, limits, Disconnect(None), lambda: fallback)
-    return ProviderCall(
+    return UpstreamCall(
         new_record,
         request,
         catalogue=CATALOGUE,
@@ -115,7 +115,7 @@ def begin(
     )
 
 
-class Provider:
+class AnswerSource:
     """Attempts that fail for these models, with these errors, and succeed for all others."""
 
     def __init__(self, **errors: ErrorKind) -> None:
@@ -125,13 +125,13 @@ class Provider:
     def __call__(self, model: Model, bounds: Bounds) -> Reply:
         self.called.append((model.name, bounds.output_tokens))
         if kind := self.errors.get(model.slug.replace(".", "-")):
-            raise ProviderError("openai", kind, retry_after_s=9.0)
+            raise UpstreamError("openai", kind, retry_after_s=9.0)
         return Reply("hello", model.name, USAGE)
 
 
 def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None:
     """The ledger has the estimate at first; limits and ledger have the usage at the end."""
-    limits, provider = FakeLimits(), Provider()
+    limits, provider = FakeLimits(), AnswerSource()
     call = begin(limits, ledger)
     assert ledger.begun[0].cost_micro_usd == CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)
     reply = call.run(provider)
@@ -154,7 +154,7 @@ def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None
 
 def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -> None:
     """The record keeps the requested name, and has the price of the model that answered."""
-    limits, provider = FakeLimits(), Provider(gpt_5_4_mini="overloaded")
+    limits, provider = FakeLimits(), AnswerSource(gpt_5_4_mini="overloaded")
     call = begin(limits, ledger, fallback=demand(FALLBACK))
     call.finish_answer(call.run(provider).usage, generated=["hello"])
     [record] = ledger.finished()
@@ -167,9 +167,9 @@ def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -
 @pytest.mark.parametrize("denied", [False, True], ids=["none", "denied"])
 def test_without_a_fallback_the_call_is_refunded(ledger: RecordingLedger, denied: bool) -> None:
     """No fallback exists, or its limits deny it: the client gets the requested model's error."""
-    limits, provider = FakeLimits(fallback_wait_s=3.0), Provider(gpt_5_4_mini="overloaded")
+    limits, provider = FakeLimits(fallback_wait_s=3.0), AnswerSource(gpt_5_4_mini="overloaded")
     call = begin(limits, ledger, fallback=demand(FALLBACK) if denied else None)
-    with pytest.raises(ProviderError):
+    with pytest.raises(UpstreamError):
         call.run(provider)
     [record] = ledger.finished()
     assert (record.status, record.slug, record.usage) == (
@@ -183,8 +183,8 @@ def test_without_a_fallback_the_call_is_refunded(ledger: RecordingLedger, denied
 def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLedger) -> None:
     """The provider may bill everything that was held."""
     limits = FakeLimits()
-    with pytest.raises(ProviderError):
-        begin(limits, ledger).run(Provider(gpt_5_4_mini="timeout"))
+    with pytest.raises(UpstreamError):
+        begin(limits, ledger).run(AnswerSource(gpt_5_4_mini="timeout"))
     [record] = ledger.finished()
     assert (record.status, record.estimated, limits.unbilled) == ("timeout", True, 1)
     assert (limits.cancelled, limits.settled[0]["output_tokens"]) == (0, 100)
@@ -204,7 +204,7 @@ def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
 
 def test_a_budget_bounds_the_answer(ledger: RecordingLedger) -> None:
     """An answer is no longer than the budget pays, and not shorter than what is held for it."""
-    provider = Provider()
+    provider = AnswerSource()
     begin(FakeLimits(budget=2_000), ledger).run(provider)
     [(_, bound)] = provider.called
     prompt = Usage(10, 0)
@@ -215,7 +215,7 @@ def test_a_budget_bounds_the_answer(ledger: RecordingLedger) -> None:
 
 def test_a_caller_with_unbilled_calls_has_more_held(ledger: RecordingLedger) -> None:
     """Up to half of the budget, and the answer is bounded by it."""
-    limits, provider = FakeLimits(budget=10_000, was_not_billed=True), Provider()
+    limits, provider = FakeLimits(budget=10_000, was_not_billed=True), AnswerSource()
     begin(limits, ledger).run(provider)
     half = CATALOGUE.output_tokens_for(5_000, REQUESTED.slug, Usage(10, 0))
     assert (limits.held, provider.called[0][1]) == ([5_000], half)
@@ -234,7 +234,7 @@ def test_calls_beside_others_are_bounded_by_what_is_held(
     ledger: RecordingLedger, budget: int, held: int
 ) -> None:
     """A long answer, or more of a large budget; no more than half of a small one."""
-    limits, provider = FakeLimits(budget=budget, shares=2), Provider()
+    limits, provider = FakeLimits(budget=budget, shares=2), AnswerSource()
     begin(limits, ledger).run(provider)
     assert limits.held == [held]
     paid = CATALOGUE.output_tokens_for(held, REQUESTED.slug, Usage(10, 0))
@@ -276,7 +276,7 @@ def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: Recordin
     """Each is read again after the next one."""
     tools = replace(demand(REQUESTED), estimate=replace(ESTIMATE, tools=("mcp",)))
     call = begin(FakeLimits(budget=40_000), ledger, wanted=tools)
-    call.run(Provider())
+    call.run(AnswerSource())
     overspent = []
     for count in range(1, 5):
         call.note_progress(rounds(count, 10_000))
@@ -313,7 +313,7 @@ def test_pauses_of_a_reasoning_model_are_charged(
     now = 1000.0
     monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
     call = begin(FakeLimits(), ledger, may_hide_output=True)
-    call.run(Provider())
+    call.run(AnswerSource())
     for pause_s, pieces in [(9, 1), (0.5, 2), (0.5, 2), (59.5, 3), (0.9, 4)]:
         now += pause_s
         call.note_progress(Progress("m", generated=[" word"] * pieces))

@@ -16,7 +16,7 @@ from chatapp.calls.usage import (
 )
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate
-from chatapp.upstreams import ErrorKind, Progress, ProviderError
+from chatapp.upstreams import ErrorKind, Progress, UpstreamError
 
 GPT = catalogue.load().model("gpt-5.4", "openai")
 CLAUDE = catalogue.load().model("claude-opus-5", "anthropic")
@@ -153,5 +153,5 @@ def test_a_call_without_an_answer_may_be_billed(
     kind: ErrorKind, status: int | None, usage: Usage
 ) -> None:
     """After a timeout or an unreadable answer, not after an error."""
-    spent = usage_without_answer(ProviderError("p", kind, status=status), EXPECTED)
+    spent = usage_without_answer(UpstreamError("p", kind, status=status), EXPECTED)
     assert (spent.usage, spent.estimated) == (usage, usage != NO_USAGE)

@@ -125,7 +125,7 @@ def test_a_timeout_is_at_most_the_settings(make_app: AppMaker, tmp_path: Path) -
 
 
 def test_a_default_model_must_be_served(make_app: AppMaker, tmp_path: Path) -> None:
-    """The vendors are served only if the file has them."""
+    """The providers are served only if the file has them."""
     path = tmp_path / "providers.toml"
     path.write_text(HEAD + PRICE + 'patterns = ["llama*"]')
     with pytest.raises(SettingsError, match=r"available models: llama\*, offline"):
@@ -154,7 +154,7 @@ def test_the_prices_are_as_of_the_later_date(tmp_path: Path) -> None:
         assert loaded(path).as_of == max(listed, day)
 
 
-def test_the_default_file_has_the_vendors() -> None:
+def test_the_default_file_has_the_providers() -> None:
     """With their keys in the environment, and the catalogue of models.toml alone."""
     file = providers_file.read(PROVIDERS_FILE, toml_line)
     assert {name: [key.name for key in table.keys] for name, table in file.upstreams.items()} == {

@@ -10,7 +10,7 @@ from flask import Flask
 
 from chatapp.accounts.api_key import parse
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer, openai_error
+from tests.chatapp.upstream_server import UpstreamServer, openai_error
 
 HELLO = {"message": "hello", "user_id": "alice"}
 
@@ -115,7 +115,7 @@ def test_nothing_is_blocked_without_limits(make_app: AppMaker) -> None:
 
 
 def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
-    """For an hour, with the rest as Retry-After; in a vendor's protocol in its form."""
+    """For an hour, with the rest as Retry-After; in a provider's protocol in its form."""
     run(console, "block", "all", "--for", "1h")
     refused = ask(worker)
     assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
@@ -131,13 +131,13 @@ def test_everything_is_switched_off(worker: Flask, console: Flask) -> None:
     assert run(console, "unblock", "all").output.startswith("There was no block of all calls;")
 
 
-VENDORS = {
+PROTOCOLS = {
     "/v1/chat/completions": ("server_error", "service_unavailable_error"),
     "/v1/messages": ("api_error", "overloaded_error"),
 }
 
 
-@pytest.mark.parametrize("path", VENDORS)
+@pytest.mark.parametrize("path", PROTOCOLS)
 @pytest.mark.parametrize(
     ("words", "is_useless"), [([], True), (["--for", "1h"], True), (["--for", "30s"], False)]
 )
@@ -151,13 +151,13 @@ def test_a_useless_retry_is_no_overload(
     body = {"model": "offline", "max_tokens": 10, "messages": messages}
     answer = worker.test_client().post(path, json=body)
     assert answer.status_code == 503
-    useless, useful = VENDORS[path]
+    useless, useful = PROTOCOLS[path]
     assert answer.json["error"]["type"] == (useless if is_useless else useful)
     assert (answer.headers.get("x-should-retry") == "false") is is_useless
     assert ("Retry-After" in answer.headers) is bool(words)
 
 
-@pytest.mark.parametrize("path", VENDORS)
+@pytest.mark.parametrize("path", PROTOCOLS)
 @pytest.mark.parametrize(("words", "status"), [([], 403), (["--abnormal"], 429)])
 def test_a_block_without_an_end_is_not_retried(
     worker: Flask, console: Flask, path: str, words: list[str], status: int
@@ -247,7 +247,7 @@ def test_the_switches_work_with_any_policy(make_app: AppMaker, uri: str, tmp_pat
 
 
 def test_a_surge_is_lifted_with_a_block(
-    provider: ProviderServer, worker: Flask, console: Flask
+    provider: UpstreamServer, worker: Flask, console: Flask
 ) -> None:
     """The usual amount is forgotten."""
     with ask(worker, model="gpt-5.4-mini") as answered:
@@ -292,7 +292,7 @@ def test_an_impossible_name_is_refused(console: Flask, name: str) -> None:
 
 
 def test_a_providers_pause_is_lifted_with_its_model(
-    provider: ProviderServer, worker: Flask, console: Flask
+    provider: UpstreamServer, worker: Flask, console: Flask
 ) -> None:
     """An operator may end the pause of a provider early."""
     provider.script(openai_error(429, code="slow_down", headers={"Retry-After": "3000"}))

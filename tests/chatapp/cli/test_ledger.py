@@ -22,7 +22,7 @@ from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.upstream_server import Answer, ProviderServer
+from tests.chatapp.upstream_server import Answer, UpstreamServer
 from tests.servers import Server
 
 CALL = {"message": "hi", "model": "gpt-4o"}
@@ -33,7 +33,7 @@ def app(
     make_app: AppMaker,
     redis_server: Server,
     redis_client: redis.Redis,
-    provider: ProviderServer,
+    provider: UpstreamServer,
 ) -> Iterator[Flask]:
     """The application on a real storage, with a provider that answers."""
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
@@ -84,7 +84,7 @@ def test_with_accounts_it_is_the_plan_of_the_account(
 
 
 def test_a_failed_call_is_in_no_limit(
-    app: Flask, client: FlaskClient, provider: ProviderServer, database_url: str
+    app: Flask, client: FlaskClient, provider: UpstreamServer, database_url: str
 ) -> None:
     """The reservation was refunded; only the ledger has the cost of the prompt."""
     provider.script(Answer(200, b"nonsense"))

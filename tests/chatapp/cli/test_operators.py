@@ -66,36 +66,35 @@ def new_key(app: Flask, user: str = "alice", *words: str) -> str:
 
 
 def test_a_users_amount_is_raised_until_tomorrow(worker: Flask, console: Flask) -> None:
-    """By the command that sets it for good. It is listed with its end, comes before the account's
-    own amount, and `clear-limit` removes both."""
+    """An override is listed with its end, comes before the account's amount, and `clear-amount`
+    removes both."""
     key = new_key(console)
     overrides = services_of(worker).limiter.overrides
-    run(console, "users", "set-limit", "alice", "plan", "1/day")
+    run(console, "users", "set-amount", "alice", "plan", "1/day")
     assert [ask(worker, key).status_code for _ in range(2)] == [200, 429]
-    output = run(
-        console, "users", "set-limit", "alice", "plan", "3/day", "--until", "tomorrow 9:00"
-    ).output
+    words = ("override", "set", "alice", "plan", "3/day", "--until", "tomorrow 9:00")
+    made = ratelimit(console, *words)
     tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d} 09:00 UTC"
-    assert output == f"alice has plan=3/day until {tomorrow}; all workers apply it within 5 s.\n"
+    assert (made["identity"], made["until"][:10]) == ("user:alice", f"{tomorrow[:10]}")
     overrides.refresh()
     assert [ask(worker, key).status_code for _ in range(3)] == [200, 200, 429]
     assert f"plan=3/day until {tomorrow}" in run(console, "users", "list").output
     (listed,) = ratelimit(console, "override", "list")
     assert (listed["identity"], listed["limit"]) == ("user:alice", "plan")
-    run(console, "users", "clear-limit", "alice", "plan")
+    run(console, "users", "clear-amount", "alice", "plan")
     assert ratelimit(console, "override", "list") == []
     assert json.loads(run(console, "users", "list", "--json").stdout)[0]["limits"] == {}
     actions = [entry["action"] for entry in ratelimit(console, "log")]
     assert actions == ["clear-override", "clear-amount", "override", "amount", "create-key"]
-    run(console, "users", "clear-limit", "alice", "plan", status=1)
+    run(console, "users", "clear-amount", "alice", "plan", status=1)
 
 
 def test_a_teams_budget_may_exist_for_some_time(worker: Flask, console: Flask) -> None:
     """It is optional, and applies to the team's calls alone while the override does."""
     run(console, "teams", "create", "research")
     key, other = new_key(console, "alice", "--team", "research"), new_key(console, "bob")
-    words = ("research", "team-usd-day", "1 usd/day", "--until", "2h")
-    run(console, "teams", "set-limit", *words)
+    words = ("team:research", "team-usd-day", "1 usd/day", "--until", "2h")
+    ratelimit(console, "override", "set", *words)
     services_of(worker).limiter.overrides.refresh()
     assert '"team-usd-day"' in ask(worker, key).headers["RateLimit"]
     assert '"team-usd-day"' not in ask(worker, other).headers["RateLimit"]
@@ -185,18 +184,19 @@ def test_an_override_needs_the_workers_storage(make_app: AppMaker) -> None:
     """A permanent amount does not: it is in the database."""
     app = make_app()
     new_key(app)
-    words = ("users", "set-limit", "alice", "usd-day", "9 usd/day")
-    assert "cannot be changed" in run(app, *words, "--until", "2h", status=1).stderr
-    run(app, *words)
+    words = ("alice", "usd-day", "9 usd/day")
+    refused = ratelimit(app, "override", "set", *words, "--until", "2h", status=1)
+    assert "no command can see or change" in refused
+    run(app, "users", "set-amount", *words)
 
 
 # -- states ------------------------------------------------------------------------------------
 
 
 def test_inspect_shows_the_limits_of_a_callers_plan(worker: Flask, console: Flask) -> None:
-    """With their own amounts, in dollars, and no other plan's."""
+    """With their amounts, in dollars, and no other plan's."""
     key = new_key(console, "alice", "--plan", "pro")
-    run(console, "users", "set-limit", "alice", "usd-day", "7 usd/day")
+    run(console, "users", "set-amount", "alice", "usd-day", "7 usd/day")
     assert ask(worker, key).status_code == 200
     states = {state["limit"]: state for state in ratelimit(console, "inspect", "alice")}
     assert {state["plan"] for state in states.values()} == {"pro", None}
@@ -419,7 +419,7 @@ JSON = [
     ("block", "user", "alice"),
     ("unblock", "user", "alice"),
     ("keys", "create", "--user", "alice"),
-    ("users", "set-limit", "alice", "usd-day", "9 usd/day"),
+    ("users", "set-amount", "alice", "usd-day", "9 usd/day"),
 ]
 
 
@@ -462,7 +462,7 @@ def test_a_denial_has_the_request_id_of_its_answer(
     """In the record, by the name, address or key of the caller, and in the line of the log."""
     caplog.set_level("INFO")
     key = new_key(console)
-    run(console, "users", "set-limit", "alice", "user", "1/minute")
+    run(console, "users", "set-amount", "alice", "user", "1/minute")
     answers = [ask(worker, key) for _ in range(12)]
     denied = next(answer for answer in answers if answer.status_code == 429)
     request_id = denied.headers["x-request-id"]

@@ -22,7 +22,7 @@ from ratelimit_ext import StorageEvent
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import eventually
 
 CALL = {"message": "hi", "model": "gpt-4o"}
@@ -51,7 +51,7 @@ def keys(accounts: Accounts) -> dict[str, str]:
 
 
 @pytest.fixture
-def app(keys: dict[str, str], make_app: AppMaker, uri: str, provider: ProviderServer) -> Flask:
+def app(keys: dict[str, str], make_app: AppMaker, uri: str, provider: UpstreamServer) -> Flask:
     """A worker that started when the keys existed."""
     return make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_PROVIDER_TIMEOUT_S=5)
 
@@ -196,7 +196,7 @@ def test_a_worker_looks_once_and_after_an_outage(
     age(database_url, timedelta(seconds=15))
     redis_client.flushall()
     worker = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_PROVIDER_TIMEOUT_S=5)
-    events = services_of(worker).limiter._parts.events
+    events = services_of(worker).limiter._components.events
     with caplog.at_level(logging.ERROR):
         call(worker, keys["bob"], 2)
         eventually(lambda: caplog.text.count("Budgets begin anew") == 1)

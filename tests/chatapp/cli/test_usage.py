@@ -15,7 +15,7 @@ from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 CALL = {"message": "ping", "model": "gpt-4o"}
 
@@ -28,7 +28,7 @@ def key(database_url: str) -> PresentedKey:
 
 @pytest.fixture
 def app(
-    make_app: AppMaker, provider: ProviderServer, redis_client: Any, redis_server: Any
+    make_app: AppMaker, provider: UpstreamServer, redis_client: Any, redis_server: Any
 ) -> Flask:
     """The application on a shared storage."""
     return make_app(RATELIMIT_STORAGE_URI=str(redis_server.uri))

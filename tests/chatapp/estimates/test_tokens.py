@@ -1,4 +1,4 @@
-"""Input tokens of prompts and bodies, against counts that the vendors published."""
+"""Input tokens of prompts and bodies, against counts that the providers published."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.calls.upstream_call import ProviderCall
+from chatapp.calls.upstream_call import UpstreamCall
 from chatapp.web.current_request import CurrentRequest
 from chatapp.web.responses import StreamBody
 from ratelimit_ext.web.request.reservation import Reservation
 
-OF_A_CALL = (ProviderCall, CurrentRequest, StreamBody, Reservation)
+OF_A_CALL = (UpstreamCall, CurrentRequest, StreamBody, Reservation)
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
 
 

@@ -13,7 +13,7 @@ from chatapp import POLICY_FILE, guards_file
 from chatapp.services import services_of
 from chatapp.web.call_limits import QUOTAS
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 HEAD = "version = 1\n[plans.starter]\n"
 PLAN = '[[plans.starter.limits]]\nname = "plan"\nlimit = "100/day"\nkey = "user"\n'
@@ -123,7 +123,7 @@ def test_without_a_policy_there_are_no_guards() -> None:
 
 
 @pytest.fixture
-def replacing(make_app: AppMaker, tmp_path: Path, provider: ProviderServer) -> Flask:
+def replacing(make_app: AppMaker, tmp_path: Path, provider: UpstreamServer) -> Flask:
     """An application whose policy has a surge of its own, in shadow."""
     policy = tmp_path / "policy.toml"
     surge = '[[groups.mine.limits]]\nname = "surge"\nlimit = "1 usd/hour or 2 x usual"\n'
@@ -170,7 +170,7 @@ def test_an_older_policy_does_not_leave_calls_unlimited_unnoticed(
     ("model", "has_both"), [("gpt-5.4-mini", False), ("claude-haiku-4-5", True), ("offline", False)]
 )
 def test_a_quota_by_direction_is_charged_where_the_provider_reports_it(
-    make_app: AppMaker, provider: ProviderServer, model: str, has_both: bool
+    make_app: AppMaker, provider: UpstreamServer, model: str, has_both: bool
 ) -> None:
     """A call of another provider is spared two charges that could never deny."""
     app = make_app()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.e2e.gunicorn_master import ROOT
 
 #: What takes long to import, and only calls of a model need.
@@ -71,7 +71,7 @@ def last_line(program: str, *arguments: str) -> Any:
 
 @pytest.fixture(autouse=True)
 def configured(
-    monkeypatch: pytest.MonkeyPatch, provider: ProviderServer, uri: str, database_url: str
+    monkeypatch: pytest.MonkeyPatch, provider: UpstreamServer, uri: str, database_url: str
 ) -> None:
     """All that commands share with their server: its providers with keys, storage and database."""
     assert provider.url

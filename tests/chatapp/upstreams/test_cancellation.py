@@ -10,7 +10,7 @@ import pytest
 from httpcore2 import SyncBackend
 
 from chatapp.upstreams.cancellation import JOINED_MAX_BYTES, Backend
-from tests.chatapp.upstream_server import OPENAI_PATH, ProviderServer
+from tests.chatapp.upstream_server import OPENAI_PATH, UpstreamServer
 
 HEAD_END = b"\r\n\r\n"
 
@@ -49,7 +49,7 @@ def client(recorded: Recorded) -> Iterator[httpx2.Client]:
 
 @pytest.mark.parametrize("body", [b"{}", b"{}" + HEAD_END])
 def test_head_and_body_are_one_write(
-    client: httpx2.Client, recorded: Recorded, provider: ProviderServer, body: bytes
+    client: httpx2.Client, recorded: Recorded, provider: UpstreamServer, body: bytes
 ) -> None:
     """Whatever the body ends with, on a new connection and on one that was used before."""
     for count in (1, 2):
@@ -61,7 +61,7 @@ def test_head_and_body_are_one_write(
 
 
 def test_a_large_body_is_not_copied(
-    client: httpx2.Client, recorded: Recorded, provider: ProviderServer
+    client: httpx2.Client, recorded: Recorded, provider: UpstreamServer
 ) -> None:
     """It follows its head in a second write."""
     body = b"{}" + b" " * JOINED_MAX_BYTES
@@ -72,7 +72,7 @@ def test_a_large_body_is_not_copied(
 
 
 def test_a_request_without_a_body_is_sent(
-    client: httpx2.Client, recorded: Recorded, provider: ProviderServer
+    client: httpx2.Client, recorded: Recorded, provider: UpstreamServer
 ) -> None:
     """Nothing follows its head."""
     client.get(f"{provider.url}/v1/models")

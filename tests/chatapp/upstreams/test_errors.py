@@ -13,8 +13,8 @@ from flask.testing import FlaskClient
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_body,
     anthropic_error,
     openai_body,
@@ -26,11 +26,11 @@ MODELS = {"openai": "gpt-5.4-mini", "anthropic": "claude-haiku-4-5"}
 
 BODIES = {"openai": openai_body, "anthropic": anthropic_body}
 
-every_vendor = pytest.mark.parametrize("vendor", MODELS)
+every_protocol = pytest.mark.parametrize("protocol", MODELS)
 
 
-def asked(vendor: str) -> dict[str, object]:
-    return {"message": "ping", "model": MODELS[vendor]}
+def asked(protocol: str) -> dict[str, object]:
+    return {"message": "ping", "model": MODELS[protocol]}
 
 
 OPENAI_ERRORS = {
@@ -130,25 +130,25 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize(("vendor", "name"), ERRORS)
+@pytest.mark.parametrize(("protocol", "name"), ERRORS)
 def test_an_error_has_its_cause(
-    online: FlaskClient, provider: ProviderServer, vendor: str, name: str
+    online: FlaskClient, provider: UpstreamServer, protocol: str, name: str
 ) -> None:
     """The client gets the cause after one attempt, without the provider's name or message, or the
     server's key."""
-    answer, status, code, retry_after = ERRORS[vendor, name]
+    answer, status, code, retry_after = ERRORS[protocol, name]
     provider.script(answer)
-    response = online.post("/chat", json=asked(vendor))
+    response = online.post("/chat", json=asked(protocol))
     assert response.status_code == status, response.text
     assert response.json is not None
     assert response.json["code"] == code
     assert response.headers.get("Retry-After") == retry_after
-    assert vendor not in response.json["error"]
+    assert protocol not in response.json["error"]
     assert "sk-" not in response.text
     assert len(provider.calls) == 1
 
 
-def test_a_long_wait_forbids_retries(online: FlaskClient, provider: ProviderServer) -> None:
+def test_a_long_wait_forbids_retries(online: FlaskClient, provider: UpstreamServer) -> None:
     """SDKs sleep for days or retry at once after more than a minute: such an answer forbids it."""
     provider.script(openai_error(429, code="slow_down", headers={"Retry-After": "3600"}))
     response = online.post("/chat", json=asked("openai"))
@@ -156,14 +156,14 @@ def test_a_long_wait_forbids_retries(online: FlaskClient, provider: ProviderServ
     assert response.headers["x-should-retry"] == "false"
 
 
-@every_vendor
+@every_protocol
 def test_a_silent_provider_is_a_timeout(
-    provider: ProviderServer, make_app: AppMaker, vendor: str
+    provider: UpstreamServer, make_app: AppMaker, protocol: str
 ) -> None:
     """The call ends after the configured time, is not repeated, and is a 504."""
     provider.silence()
     client = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.2).test_client()
-    response = client.post("/chat", json=asked(vendor))
+    response = client.post("/chat", json=asked(protocol))
     assert response.status_code == 504
     assert response.json is not None
     assert response.json["code"] == "provider_timeout"
@@ -171,9 +171,9 @@ def test_a_silent_provider_is_a_timeout(
     assert len(provider.calls) == 1
 
 
-@every_vendor
+@every_protocol
 def test_an_answer_that_drips_is_a_timeout(
-    provider: ProviderServer, make_app: AppMaker, vendor: str
+    provider: UpstreamServer, make_app: AppMaker, protocol: str
 ) -> None:
     """Although something arrives again and again before the time of a single read is over."""
     over = threading.Event()
@@ -189,26 +189,26 @@ def test_an_answer_that_drips_is_a_timeout(
             if index < 100:
                 return b" "
             if index == 100:
-                return json.dumps(BODIES[vendor]()).encode()
+                return json.dumps(BODIES[protocol]()).encode()
             raise IndexError
 
     provider.script(Stream(Drops(), {"Content-Type": "application/json"}))
     client = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.4).test_client()
-    response = client.post("/chat", json=asked(vendor))
+    response = client.post("/chat", json=asked(protocol))
     over.set()
     assert response.status_code == 504, response.text
     assert response.json is not None
     assert response.json["code"] == "provider_timeout"
 
 
-@every_vendor
+@every_protocol
 def test_an_unreachable_provider_is_a_502(
-    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, vendor: str
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     """A refused connection is the provider's failure."""
-    monkeypatch.setenv(f"{vendor.upper()}_API_KEY", "sk-test")
-    monkeypatch.setenv(f"{vendor.upper()}_BASE_URL", "http://127.0.0.1:1/v1")
-    response = make_app().test_client().post("/chat", json=asked(vendor))
+    monkeypatch.setenv(f"{protocol.upper()}_API_KEY", "sk-test")
+    monkeypatch.setenv(f"{protocol.upper()}_BASE_URL", "http://127.0.0.1:1/v1")
+    response = make_app().test_client().post("/chat", json=asked(protocol))
     assert response.status_code == 502
     assert response.json is not None
     assert response.json["code"] == "provider_unavailable"

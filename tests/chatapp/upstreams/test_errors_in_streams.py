@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from chatapp.upstreams import ErrorKind, Message, Prompt, ProviderError, RawRequest
+from chatapp.upstreams import ErrorKind, Message, Prompt, RawRequest, UpstreamError
 from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.openai import OpenAI
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import (
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_events,
     event,
     named,
@@ -52,7 +52,7 @@ ANTHROPIC_ERRORS: list[tuple[object, ErrorKind]] = [
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
 @pytest.mark.parametrize(("error", "kind"), OPENAI_ERRORS)
 def test_openais_error_chunk_has_its_cause(
-    provider: ProviderServer, error: object, kind: ErrorKind, forwarded: bool
+    provider: UpstreamServer, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
     """The code decides, or else the type. An error in any form ends the answer as an error."""
     provider.script(Stream([*openai_chunks()[:2], event({"error": error})]))
@@ -66,7 +66,7 @@ def test_openais_error_chunk_has_its_cause(
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
 @pytest.mark.parametrize(("error", "kind"), ANTHROPIC_ERRORS)
 def test_anthropics_error_event_has_its_cause(
-    provider: ProviderServer, error: object, kind: ErrorKind, forwarded: bool
+    provider: UpstreamServer, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
     """The type decides. An error in any form ends the answer as an error."""
     provider.script(Stream([*anthropic_events()[:4], named("error", error=error)]))
@@ -84,6 +84,6 @@ def failure(
     else:
         stream = asked.stream(Prompt(model, (Message("user", "ping"),), 9))
     texts: list[str] = []
-    with pytest.raises(ProviderError) as failed:
+    with pytest.raises(UpstreamError) as failed:
         texts.extend(part.text for part in stream)
     return "".join(texts), failed.value.kind, failed.value.status

@@ -8,7 +8,7 @@ import pytest
 
 from chatapp.catalogue import key as key_module
 from chatapp.catalogue.key import Key
-from chatapp.upstreams import ErrorKind, ProviderError
+from chatapp.upstreams import ErrorKind, UpstreamError
 from chatapp.upstreams import keys as keys_module
 from chatapp.upstreams.keys import REST_S, SET_ASIDE_S, Keys
 
@@ -42,8 +42,8 @@ def keys(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Keys:
 
 def refusal(
     kind: ErrorKind, status: int | None = None, wait_s: float | None = None
-) -> ProviderError:
-    return ProviderError("openai", kind, status=status, retry_after_s=wait_s)
+) -> UpstreamError:
+    return UpstreamError("openai", kind, status=status, retry_after_s=wait_s)
 
 
 def test_keys_are_next_in_turn(keys: Keys) -> None:
@@ -68,7 +68,7 @@ def test_keys_are_next_in_turn(keys: Keys) -> None:
     ids=lambda value: getattr(value, "kind", None),
 )
 def test_a_refused_key_rests(
-    keys: Keys, clock: Clock, error: ProviderError, rest_s: float, others_too: bool
+    keys: Keys, clock: Clock, error: UpstreamError, rest_s: float, others_too: bool
 ) -> None:
     """For the model or, if it is rejected, for all; then it is used again."""
     keys.note("KEY_B", "x", error)

@@ -1,4 +1,4 @@
-"""The vendors' real SDKs against a local server with their APIs, through POST /chat."""
+"""The providers' real SDKs against a local server with their APIs, through POST /chat."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Message, Prompt, RawRequest, Timeouts
 from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.openai import OpenAI
-from chatapp.upstreams.sdk import SDKProvider
+from chatapp.upstreams.sdk import SDKUpstream
 from tests.chatapp.conftest import AppMaker, upstream
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
     Answer,
-    ProviderServer,
+    UpstreamServer,
     anthropic_body,
     openai_body,
 )
@@ -55,7 +55,7 @@ ANTHROPIC_USAGE: Final = {
 def test_an_answer_has_its_text_and_usage(
     *,
     online: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     model: str,
     path: str,
     key: str,
@@ -82,9 +82,9 @@ def test_an_answer_has_its_text_and_usage(
     ],
 )
 def test_requests_are_those_of_the_sdk(
-    provider: ProviderServer,
+    provider: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
-    provider_class: type[SDKProvider],
+    provider_class: type[SDKUpstream],
     client: type[openai.OpenAI | anthropic.Anthropic],
     path: str,
     query: dict[str, str],
@@ -126,7 +126,7 @@ def test_requests_are_those_of_the_sdk(
     ],
 )
 def test_the_name_of_a_model_chooses_its_provider(
-    online: FlaskClient, provider: ProviderServer, model: str, path: str
+    online: FlaskClient, provider: UpstreamServer, model: str, path: str
 ) -> None:
     """Listed or not, the name is sent unchanged."""
     assert online.post("/chat", json={"message": "ping", "model": model}).status_code == 200
@@ -139,7 +139,7 @@ def test_the_name_of_a_model_chooses_its_provider(
     [("ANTHROPIC_API_KEY", "gpt-5.6-luna"), ("OPENAI_API_KEY", "claude-haiku-4-5")],
 )
 def test_one_key_is_enough_for_a_default_model(
-    provider: ProviderServer,
+    provider: UpstreamServer,
     make_app: AppMaker,
     monkeypatch: pytest.MonkeyPatch,
     without: str,
@@ -162,7 +162,7 @@ def test_the_default_model_is_openais(online: FlaskClient) -> None:
     assert response.json["model"] == "gpt-5.6-luna"
 
 
-def test_a_refusal_is_shown_as_text(online: FlaskClient, provider: ProviderServer) -> None:
+def test_a_refusal_is_shown_as_text(online: FlaskClient, provider: UpstreamServer) -> None:
     """OpenAI has a separate field for it."""
     body = openai_body(text=None)
     body["choices"][0]["message"]["refusal"] = "I would rather not."  # type: ignore[index]
@@ -175,7 +175,7 @@ def test_a_refusal_is_shown_as_text(online: FlaskClient, provider: ProviderServe
 # -- Anthropic ---------------------------------------------------------------------------------
 
 
-def test_only_text_is_shown(online: FlaskClient, provider: ProviderServer) -> None:
+def test_only_text_is_shown(online: FlaskClient, provider: UpstreamServer) -> None:
     """The reply has all texts, without thinking and tools."""
     blocks = [
         {"type": "thinking", "thinking": "hm", "signature": "x"},
@@ -188,7 +188,7 @@ def test_only_text_is_shown(online: FlaskClient, provider: ProviderServer) -> No
     assert response.json["reply"] == "pong"
 
 
-def test_system_messages_are_not_in_the_conversation(provider: ProviderServer) -> None:
+def test_system_messages_are_not_in_the_conversation(provider: UpstreamServer) -> None:
     """A system message is sent in a separate field."""
     messages = (Message("system", "Be brief."), Message("user", "ping"))
     prompt = Prompt(model=ANTHROPIC, messages=messages, max_tokens=9)
@@ -197,7 +197,7 @@ def test_system_messages_are_not_in_the_conversation(provider: ProviderServer) -
     assert provider.calls[0].body["messages"] == MESSAGES
 
 
-def test_a_plain_answer_may_be_long(provider: ProviderServer) -> None:
+def test_a_plain_answer_may_be_long(provider: UpstreamServer) -> None:
     """The SDK's own method refuses bounds above 21,333 tokens without a stream, at the default
     timeouts, and cannot send a lone surrogate, which JSON may contain. The API takes both."""
     prompt = Prompt(ANTHROPIC, (Message("user", "ping \ud800"),), max_tokens=64_000)

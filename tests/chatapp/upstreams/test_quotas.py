@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from chatapp.upstreams import Message, Prompt, ProviderError, Quota, RawRequest, anthropic, openai
+from chatapp.upstreams import Message, Prompt, Quota, RawRequest, UpstreamError, anthropic, openai
 from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.openai import OpenAI
@@ -18,8 +18,8 @@ from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_error,
     openai_error,
     success,
@@ -348,67 +348,67 @@ def case(request: pytest.FixtureRequest) -> Case:
     return CASES[request.param]
 
 
-def test_whole_answers_have_quotas(provider: ProviderServer, case: Case) -> None:
+def test_whole_answers_have_quotas(provider: UpstreamServer, case: Case) -> None:
     """A prompt and a forwarded request both return the quotas."""
     provider.script(case.answer(stream=False), case.answer(stream=False))
-    vendor = case.make(upstream(case.make.__name__.lower()))
-    completion = vendor.complete(case.prompt())
+    protocol = case.make(upstream(case.make.__name__.lower()))
+    completion = protocol.complete(case.prompt())
     assert (completion.text, completion.quotas) == ("pong", case.quotas)
-    assert vendor.forward(case.raw_request(stream=False)).quotas == case.quotas
+    assert protocol.forward(case.raw_request(stream=False)).quotas == case.quotas
 
 
-def test_streams_have_quotas_from_their_beginning(provider: ProviderServer, case: Case) -> None:
+def test_streams_have_quotas_from_their_beginning(provider: UpstreamServer, case: Case) -> None:
     """A stream has them before its first part, and they do not change."""
     provider.script(case.answer(stream=True), case.answer(stream=True))
-    vendor = case.make(upstream(case.make.__name__.lower()))
+    protocol = case.make(upstream(case.make.__name__.lower()))
     for stream in (
-        vendor.stream(case.prompt()),
-        vendor.forward_stream(case.raw_request(stream=True)),
+        protocol.stream(case.prompt()),
+        protocol.forward_stream(case.raw_request(stream=True)),
     ):
         assert stream.quotas == case.quotas
         assert "".join(part.text for part in stream) == "pong"
         assert stream.quotas == case.quotas
 
 
-def test_refusals_have_quotas(provider: ProviderServer, case: Case) -> None:
+def test_refusals_have_quotas(provider: UpstreamServer, case: Case) -> None:
     """The quotas of a 429 are on the error, for prompts and forwarded requests."""
-    vendor = case.make(upstream(case.make.__name__.lower()))
+    protocol = case.make(upstream(case.make.__name__.lower()))
     for ask in (
-        lambda: vendor.complete(case.prompt()),
-        lambda: vendor.forward(case.raw_request(stream=False)),
-        lambda: vendor.stream(case.prompt()),
-        lambda: vendor.forward_stream(case.raw_request(stream=True)),
+        lambda: protocol.complete(case.prompt()),
+        lambda: protocol.forward(case.raw_request(stream=False)),
+        lambda: protocol.stream(case.prompt()),
+        lambda: protocol.forward_stream(case.raw_request(stream=True)),
     ):
         provider.script(case.refusal)
-        with pytest.raises(ProviderError) as refused:
+        with pytest.raises(UpstreamError) as refused:
             ask()
         assert (refused.value.kind, refused.value.quotas) == ("rate_limited", case.quotas)
 
 
-def test_answers_without_headers_have_no_quotas(provider: ProviderServer, case: Case) -> None:
+def test_answers_without_headers_have_no_quotas(provider: UpstreamServer, case: Case) -> None:
     """An answer without such headers has no quotas."""
-    vendor = case.make(upstream(case.make.__name__.lower()))
-    assert vendor.complete(case.prompt()).quotas == ()
-    assert vendor.forward(case.raw_request(stream=False)).quotas == ()
-    stream = vendor.stream(case.prompt())
+    protocol = case.make(upstream(case.make.__name__.lower()))
+    assert protocol.complete(case.prompt()).quotas == ()
+    assert protocol.forward(case.raw_request(stream=False)).quotas == ()
+    stream = protocol.stream(case.prompt())
     assert stream.quotas == ()
     assert "".join(part.text for part in stream) == "pong"
     provider.script(Answer(500, b""))
-    with pytest.raises(ProviderError) as failed:
-        vendor.complete(case.prompt())
+    with pytest.raises(UpstreamError) as failed:
+        protocol.complete(case.prompt())
     assert failed.value.quotas == ()
 
 
 @pytest.mark.parametrize("odd", ["", "-1", "9" * 10_000, "inf", "nan", "1e999", "\xb2\xff", "\t"])
-def test_invalid_headers_fail_no_answer(provider: ProviderServer, case: Case, odd: str) -> None:
+def test_invalid_headers_fail_no_answer(provider: UpstreamServer, case: Case, odd: str) -> None:
     """Invalid headers do not affect the answer."""
     headers = dict.fromkeys(case.headers, odd)
     provider.script(Answer(200, _body(case), headers), Answer(429, b"{}", headers))
-    vendor = case.make(upstream(case.make.__name__.lower()))
-    completion = vendor.complete(case.prompt())
+    protocol = case.make(upstream(case.make.__name__.lower()))
+    completion = protocol.complete(case.prompt())
     assert (completion.text, completion.quotas) == ("pong", ())
-    with pytest.raises(ProviderError) as refused:
-        vendor.complete(case.prompt())
+    with pytest.raises(UpstreamError) as refused:
+        protocol.complete(case.prompt())
     assert (refused.value.kind, refused.value.quotas) == ("rate_limited", ())
 
 

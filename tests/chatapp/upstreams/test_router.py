@@ -9,12 +9,12 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, ProviderError, Quota
+from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, Quota, UpstreamError
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import (
-    Conversation,
     ModelUnavailableError,
     Reply,
+    Router,
     Turn,
     UnknownModelError,
 )
@@ -39,21 +39,19 @@ class Parrot:
     def complete(self, prompt: Prompt) -> Completion:
         self.asked.append(prompt)
         if self.fails:
-            raise ProviderError(self.name, self.fails, message="key sk-1\nis bad", status=401)
+            raise UpstreamError(self.name, self.fails, message="key sk-1\nis bad", status=401)
         return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop", QUOTAS)
 
 
-def conversation(parrot: Parrot, *, default_model: str | None = None) -> Conversation:
-    return Conversation(
-        (parrot, Offline()), catalogue.load(), default_model=default_model, max_tokens=7
-    )
+def router(parrot: Parrot, *, default_model: str | None = None) -> Router:
+    return Router((parrot, Offline()), catalogue.load(), default_model=default_model, max_tokens=7)
 
 
 def test_a_turn_asks_the_models_provider_once() -> None:
     """The prompt has the message, the requested name and the bound; the reply has the provider's
     model and quotas."""
     parrot = Parrot()
-    talk = conversation(parrot)
+    talk = router(parrot)
     reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
     assert reply == Reply("hi", "gpt-x", Usage(1, 2), QUOTAS)
     assert parrot.asked == [Prompt("gpt-4o-2024-08-06", (Message("user", "hi"),), 7)]
@@ -61,16 +59,16 @@ def test_a_turn_asks_the_models_provider_once() -> None:
 
 def test_the_default_is_the_first_provider_that_can_be_asked() -> None:
     """With a key its cheap model, without a key offline; a setting takes precedence."""
-    assert conversation(Parrot()).model(None).name == "gpt-5.6-luna"
-    assert conversation(Parrot(missing="KEY")).model(None).name == "offline"
-    assert conversation(Parrot(), default_model="offline").model(None).name == "offline"
+    assert router(Parrot()).model(None).name == "gpt-5.6-luna"
+    assert router(Parrot(missing="KEY")).model(None).name == "offline"
+    assert router(Parrot(), default_model="offline").model(None).name == "offline"
 
 
 def test_an_unavailable_model_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     """The error lists the available models; a missing key is named only in the log, once."""
     with pytest.raises(UnknownModelError, match=r"available models: gpt-\*, offline"):
-        conversation(Parrot()).model("llama")
-    talk = conversation(Parrot(missing="KEY"))
+        router(Parrot()).model("llama")
+    talk = router(Parrot(missing="KEY"))
     for _ in range(2):
         with pytest.raises(ModelUnavailableError, match=r"available models: offline") as caught:
             talk.model("gpt-4o")
@@ -78,13 +76,13 @@ def test_an_unavailable_model_is_refused(caplog: pytest.LogCaptureFixture) -> No
     assert caught.value.missing == "KEY"
     assert caplog.messages == ["Model 'gpt-4o' was requested but KEY is not set"]
     with pytest.raises(ModelUnavailableError):
-        conversation(Parrot(missing="KEY"), default_model="gpt-4o")
+        router(Parrot(missing="KEY"), default_model="gpt-4o")
 
 
 def test_only_models_with_a_configured_provider_are_available() -> None:
     """A page offers nothing that would be refused."""
-    assert conversation(Parrot(missing="KEY")).available_models == ("offline",)
-    available = conversation(Parrot()).available_models
+    assert router(Parrot(missing="KEY")).available_models == ("offline",)
+    available = router(Parrot()).available_models
     assert "gpt-4o" in available
     assert "claude-haiku-4-5" not in available
 
@@ -95,8 +93,8 @@ def test_a_failure_is_logged_without_secrets(
 ) -> None:
     """The reason is logged on one line; the provider's message, which may quote the prompt, only at
     DEBUG, and never if it may quote a key."""
-    talk = conversation(Parrot(fails=kind))
-    with caplog.at_level(logging.DEBUG), pytest.raises(ProviderError) as caught:
+    talk = router(Parrot(fails=kind))
+    with caplog.at_level(logging.DEBUG), pytest.raises(UpstreamError) as caught:
         talk.answer(Turn("hi", talk.model("gpt-4o")))
     line, *debugging = caplog.messages
     assert line.startswith(f"openai did not answer for gpt-4o: {kind}, status 401")

@@ -13,7 +13,7 @@ from chatapp.catalogue import Catalogue
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker, replace_services
-from tests.chatapp.upstream_server import OPENAI_PATH, ProviderServer
+from tests.chatapp.upstream_server import OPENAI_PATH, UpstreamServer
 
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
 #: Of Flask's proxies, by a whole call through OpenAI's endpoint: Flask's own, the extension's, and
@@ -61,7 +61,7 @@ def ask(client: FlaskClient) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_a_call_is_estimated_and_priced_once(make_app: AppMaker, provider: ProviderServer) -> None:
+def test_a_call_is_estimated_and_priced_once(make_app: AppMaker, provider: UpstreamServer) -> None:
     """Although eight limits count tokens or dollars, and the call, its ledger row and its bound
     need the estimate, too."""
     app = make_app()
@@ -72,7 +72,7 @@ def test_a_call_is_estimated_and_priced_once(make_app: AppMaker, provider: Provi
     assert (estimator.estimates, estimator.prices) == (1, 1)
 
 
-def test_a_call_looks_up_few_proxies(online: FlaskClient, provider: ProviderServer) -> None:
+def test_a_call_looks_up_few_proxies(online: FlaskClient, provider: UpstreamServer) -> None:
     """Each look-up takes a microsecond: a function that needs several attributes of the request
     takes its object once."""
     ask(online)  # compiles the route

@@ -11,7 +11,7 @@ from werkzeug.test import TestResponse
 
 from chatapp import POLICY_FILE
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 ADDRESS = "198.51.100.7"
 
@@ -93,7 +93,7 @@ def test_a_user_id_like_an_address_is_no_address(client: FlaskClient) -> None:
 
 
 def test_all_names_of_a_model_share_its_limit(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """An alias, a date or an invented name gets no new limit."""
     assert left(ask(online, model="gpt-4o"))["model"] == 2999

@@ -12,7 +12,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_error, openai_error
+from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_error, openai_error
 
 ASKED: Final = {"message": "hi", "model": "offline"}
 V1: Final = {"model": "offline", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
@@ -126,23 +126,23 @@ def test_the_log_has_the_id_of_a_500(
 ) -> None:
     """The operator finds the error by it."""
     app = make_app()
-    monkeypatch.setattr(services_of(app).conversation, "answer", None)
+    monkeypatch.setattr(services_of(app).router, "answer", None)
     response = ask(app.test_client(), path)
     assert response.status_code == 500
     assert f"Request {own_id(path, response)} failed" in caplog.text
 
 
-PROVIDER_ERRORS: Final = (400, 401, 404, 429, 500, 503)
+UPSTREAM_ERRORS: Final = (400, 401, 404, 429, 500, 503)
 
 
-@pytest.mark.parametrize("status", PROVIDER_ERRORS)
+@pytest.mark.parametrize("status", UPSTREAM_ERRORS)
 @pytest.mark.parametrize("path", HEADERS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_an_error_of_the_provider_keeps_its_id(
-    online: FlaskClient, provider: ProviderServer, path: str, status: int, stream: bool
+    online: FlaskClient, provider: UpstreamServer, path: str, status: int, stream: bool
 ) -> None:
     """Whether its body is forwarded or replaced."""
-    provider.script(provider_error(path, status, "req_7"))
+    provider.script(upstream_error(path, status, "req_7"))
     response = ask(online, path, model=MODELS[path], stream=stream)
     assert response.status_code >= 400
     assert response.headers[HEADERS[path]] == "req_7"
@@ -152,10 +152,10 @@ def test_an_error_of_the_provider_keeps_its_id(
 
 @pytest.mark.parametrize("path", HEADERS)
 def test_an_invalid_id_of_the_provider_is_replaced(
-    online: FlaskClient, provider: ProviderServer, path: str
+    online: FlaskClient, provider: UpstreamServer, path: str
 ) -> None:
     """The server would reject the header, and the whole answer with it."""
-    provider.script(provider_error(path, 500, "a\x01b"))
+    provider.script(upstream_error(path, 500, "a\x01b"))
     response = ask(online, path, model=MODELS[path])
     assert response.status_code in {502, 503}
     own_id(path, response)
@@ -169,7 +169,7 @@ def test_an_answer_of_the_provider_without_an_id_gets_one(online: FlaskClient, p
     own_id(path, response)
 
 
-def provider_error(path: str, status: int, request_id: str) -> Answer:
+def upstream_error(path: str, status: int, request_id: str) -> Answer:
     """An error of the provider behind that address."""
     if path == ANTHROPIC:
         headers = {"request-id": request_id}

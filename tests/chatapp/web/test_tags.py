@@ -20,14 +20,14 @@ from chatapp.web.tags import (
 )
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.chatapp.web.test_identities import left
 
 ASKED: Any = [{"role": "user", "content": "ping"}]
 
 
 def test_openais_tags_are_in_the_ledger(
-    served: str, ledger: RecordingLedger, provider: ProviderServer
+    served: str, ledger: RecordingLedger, provider: UpstreamServer
 ) -> None:
     """The header's, the user's, the cache's key, and all of the metadata; the provider gets the
     body unchanged, and not the header."""

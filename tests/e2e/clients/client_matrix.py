@@ -152,9 +152,11 @@ class Client:
 
 
 def _of_both(name: str, driver: str, **options: Any) -> list[Client]:
-    """A client with a model of each vendor."""
+    """A client with a model of each provider."""
     models = {"openai": GPT, "anthropic": CLAUDE}
-    return [Client(f"{name}, {vendor}", driver, models[vendor], **options) for vendor in models]
+    return [
+        Client(f"{name}, {protocol}", driver, models[protocol], **options) for protocol in models
+    ]
 
 
 # The packages of Node need a newer Node than Debian's.
@@ -275,7 +277,7 @@ def tool_calls(fields: Mapping[str, Any], folder: Path) -> Script:
 
 def answer(fields: Mapping[str, Any]) -> Script:
     """The script of a model that answers in the form that the request states: a schema is a tool,
-    or in a field whose name depends on client and vendor."""
+    or in a field whose name depends on client and provider."""
     for tool in fields.get("tools") or ():
         if "degrees" in json.dumps(tool):
             return [ToolCall(_name(tool), REPORT), SAID]

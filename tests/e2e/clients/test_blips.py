@@ -27,7 +27,7 @@ from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import (
     Answer,
     Call,
-    ProviderServer,
+    UpstreamServer,
     anthropic_error,
     openai_error,
     success,
@@ -75,9 +75,9 @@ class Blip:
     asked: int = 0
 
     def __post_init__(self) -> None:
-        vendor = "claude" if self.status == 529 else "gpt"
+        protocol = "claude" if self.status == 529 else "gpt"
         share = str(self.share).replace("/", "-of-")
-        self.model = f"{vendor}-{self.status}-{share}-{self.seconds}-s-{self.way}"
+        self.model = f"{protocol}-{self.status}-{share}-{self.seconds}-s-{self.way}"
         self._random = random.Random(self.model)
         self._lock = threading.Lock()
 
@@ -137,7 +137,7 @@ def play(blip: Blip, url: str) -> None:
 
 
 @contextmanager
-def provider_with(blips: list[Blip]) -> Iterator[ProviderServer]:
+def provider_with(blips: list[Blip]) -> Iterator[UpstreamServer]:
     """A provider with these blips."""
     by_model = {blip.model: blip for blip in blips}
 

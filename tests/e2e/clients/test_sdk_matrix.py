@@ -1,4 +1,4 @@
-"""Several years of the vendors' SDKs against this server: each retries when it should, waits as
+"""Several years of the providers' SDKs against this server: each retries when it should, waits as
 long as it should, and stops when it should. Opt-in, because it creates an environment per version
 and needs a package index: RATELIMIT_SDK_MATRIX=1."""
 
@@ -22,8 +22,8 @@ from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_error,
     anthropic_events,
     named,
@@ -63,14 +63,21 @@ class Outcome:
 class Sdk:
     """One version of an SDK in front of this server; `attempts` are its requests."""
 
-    vendor: str
+    protocol: str
     python: Path
     url: str
     attempts: list[str]
 
     def call(self, way: str = "whole", model: str | None = None) -> Outcome:
         before = len(self.attempts)
-        command = [self.python, CLIENT, self.vendor, self.url, way, model or MODELS[self.vendor]]
+        command = [
+            self.python,
+            CLIENT,
+            self.protocol,
+            self.url,
+            way,
+            model or MODELS[self.protocol],
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
         said = json.loads(done.stdout)
@@ -82,7 +89,7 @@ class Sdk:
 def environment(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[str, Path]:
-    """The vendor, and the interpreter of an environment with that version of its SDK."""
+    """The provider, and the interpreter of an environment with that version of its SDK."""
     directory = tmp_path_factory.mktemp("sdk")
     venv.create(directory, with_pip=True, symlinks=True)
     python = directory / "bin" / "python"
@@ -91,7 +98,7 @@ def environment(
 
 
 @pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpstreamServer]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
@@ -106,7 +113,7 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[ProviderServer]:
 @pytest.fixture
 def sdk(
     environment: tuple[str, Path],
-    provider: ProviderServer,
+    provider: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     request: pytest.FixtureRequest,
@@ -119,10 +126,10 @@ def sdk(
     if limit:
         config["RATELIMIT_POLICY_FILE"] = None
         config["RATELIMIT_BLUEPRINTS"] = {"openai_api": [limit], "anthropic_api": [limit]}
-    vendor, python = environment
+    protocol, python = environment
     app = create_app(config)
     with serving(app) as url:
-        yield Sdk(vendor, python, url, counted(app))
+        yield Sdk(protocol, python, url, counted(app))
 
 
 def counted(app: Flask) -> list[str]:
@@ -133,9 +140,9 @@ def counted(app: Flask) -> list[str]:
 
 
 def trouble(sdk: Sdk, status: int, code: str, **headers: str) -> Answer:
-    """The vendor's error."""
+    """The provider's error."""
     written = {name.replace("_", "-"): value for name, value in headers.items()}
-    if sdk.vendor == "openai":
+    if sdk.protocol == "openai":
         return openai_error(status, code=code, headers=written)
     return anthropic_error(status, kind=code, headers=written)
 
@@ -150,11 +157,11 @@ def test_it_answers_and_streams(sdk: Sdk) -> None:
 @pytest.mark.parametrize("way", ["whole", "stream"])
 @pytest.mark.parametrize(("wait_s", "attempts"), [(1, 1), (4, 2)])
 def test_an_overloaded_provider_is_tried_again_after_its_wait(
-    sdk: Sdk, provider: ProviderServer, way: str, wait_s: int, attempts: int
+    sdk: Sdk, provider: UpstreamServer, way: str, wait_s: int, attempts: int
 ) -> None:
     """The server waits for a short time, and the client sees one call. For a longer wait the client
     waits, and its retry is admitted."""
-    status = 429 if sdk.vendor == "openai" else 529
+    status = 429 if sdk.protocol == "openai" else 529
     provider.script(trouble(sdk, status, "overloaded_error", Retry_After=str(wait_s)))
     outcome = sdk.call(way)
     assert (outcome.text, outcome.attempts, len(provider.calls)) == ("pong", attempts, 2)
@@ -162,7 +169,7 @@ def test_an_overloaded_provider_is_tried_again_after_its_wait(
 
 
 def test_the_sdk_does_not_retry_what_the_server_has_retried(
-    sdk: Sdk, provider: ProviderServer
+    sdk: Sdk, provider: UpstreamServer
 ) -> None:
     """Without a wait the server retries after 1 s. Three attempts of the SDK times two of the
     server would be six."""
@@ -175,7 +182,7 @@ def test_the_sdk_does_not_retry_what_the_server_has_retried(
 
 @pytest.mark.parametrize("wait_s", ["61", "3600", "277403"])
 def test_the_sdk_does_not_retry_after_a_long_wait(
-    sdk: Sdk, provider: ProviderServer, wait_s: str
+    sdk: Sdk, provider: UpstreamServer, wait_s: str
 ) -> None:
     """Without the header, some SDKs sleep for days and others retry at once."""
     provider.script(trouble(sdk, 429, "rate_limit_error", Retry_After=wait_s))
@@ -185,9 +192,9 @@ def test_the_sdk_does_not_retry_after_a_long_wait(
     assert outcome.took_s < OWN_TIME_S
 
 
-def test_the_sdk_does_not_retry_without_credit(sdk: Sdk, provider: ProviderServer) -> None:
+def test_the_sdk_does_not_retry_without_credit(sdk: Sdk, provider: UpstreamServer) -> None:
     """Without the header it would, twice."""
-    code = "insufficient_quota" if sdk.vendor == "openai" else "billing_error"
+    code = "insufficient_quota" if sdk.protocol == "openai" else "billing_error"
     provider.script(trouble(sdk, 429, code))
     outcome = sdk.call()
     assert (outcome.error, outcome.attempts) == ("InternalServerError", 1)
@@ -212,9 +219,9 @@ def test_the_sdk_waits_for_a_short_denial(sdk: Sdk) -> None:
     assert second.took_s < 5 + OWN_TIME_S
 
 
-def test_a_stream_that_breaks_off_raises(sdk: Sdk, provider: ProviderServer) -> None:
+def test_a_stream_that_breaks_off_raises(sdk: Sdk, provider: UpstreamServer) -> None:
     """Cut off or with an error inside a 200: a partial answer is never taken for a whole one."""
-    if sdk.vendor == "openai":
+    if sdk.protocol == "openai":
         broken = [[*openai_chunks()[:3], Cut()], openai_chunks()[:3]]
     else:
         error = named("error", error={"type": "overloaded_error", "message": "no"})

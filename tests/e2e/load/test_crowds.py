@@ -25,7 +25,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import Server, alive, eventually
 
@@ -39,7 +39,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with upstream_server.running() as server:
         yield server
 
@@ -57,7 +57,7 @@ def start(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Mas
 Start = Callable[..., contextlib.AbstractContextManager[Master]]
 
 
-def upstream(provider: ProviderServer) -> dict[str, str]:
+def upstream(provider: UpstreamServer) -> dict[str, str]:
     return {
         "OPENAI_API_KEY": "sk-openai-test",
         "OPENAI_BASE_URL": f"{provider.url}/v1",
@@ -117,7 +117,7 @@ class Pulse:
 
 
 def test_streams_block_neither_each_other_nor_the_health_check(
-    start: Start, provider: ProviderServer, tmp_path: Path
+    start: Start, provider: UpstreamServer, tmp_path: Path
 ) -> None:
     """60 streams at the default settings: all get their first byte before one of them ends, and
     every health check is answered within a second."""
@@ -146,7 +146,7 @@ def test_streams_block_neither_each_other_nor_the_health_check(
 
 
 def test_pages_are_answered_while_calls_occupy_all_threads(
-    start: Start, provider: ProviderServer, tmp_path: Path
+    start: Start, provider: UpstreamServer, tmp_path: Path
 ) -> None:
     """Operators and users see what happens while further calls are refused."""
     (key,) = keys(tmp_path, 1)
@@ -254,8 +254,8 @@ def test_slow_bodies_leave_threads_for_others(
         assert pulse.statuses == {200: len(pulse.seconds)}
 
 
-def test_a_call_without_a_thread_is_refused_in_its_vendors_format(
-    start: Start, provider: ProviderServer
+def test_a_call_without_a_thread_is_refused_in_its_providers_format(
+    start: Start, provider: UpstreamServer
 ) -> None:
     """Each stream goes to a worker with a free thread. Without one, a call is refused soon and
     costs nothing, health checks are answered, and calls are accepted again when a stream ends."""
@@ -282,7 +282,7 @@ def test_a_call_without_a_thread_is_refused_in_its_vendors_format(
 
 
 def test_a_hanging_worker_does_not_delay_clients_of_others(
-    start: Start, provider: ProviderServer
+    start: Start, provider: UpstreamServer
 ) -> None:
     """It appears to have free threads and accepts nothing. Other workers soon accept the
     connections left to it, including health checks behind a crowd."""
@@ -406,7 +406,7 @@ def test_idle_clients_do_not_delay_a_stop(start: Start, number: signal.Signals) 
         eventually(lambda: not any(map(alive, first)))
 
 
-def test_a_reload_does_not_wait_for_calls(start: Start, provider: ProviderServer) -> None:
+def test_a_reload_does_not_wait_for_calls(start: Start, provider: UpstreamServer) -> None:
     """While an old worker has a call, the master replaces dead workers and handles HUP and TERM;
     the call ends normally."""
     pieces = openai_chunks()

@@ -50,7 +50,7 @@ MOST_OUTPUT_TOKENS = 128_000
 #: Used for prompts that state no `input=`.
 PROMPT_BYTES_PER_TOKEN = 4
 
-# Prices that models.toml did not have on 26 November 2026, as the vendors publish them.
+# Prices that models.toml did not have on 26 November 2026, as the providers publish them.
 ONE_HOUR_WRITE = 2  # times the input
 WEB_SEARCH_MICRO_USD = 10_000
 TIERS: Mapping[str, Decimal] = {

@@ -98,7 +98,7 @@ def patient(make_gateway: MakeGateway) -> Gateway:
 
 
 def be_served(gateway: Gateway) -> None:
-    """The bystander's ordinary calls: one to each vendor."""
+    """The bystander's ordinary calls: one to each provider."""
     said = says("normal", caller=BYSTANDER, tokens=20)
     answer = gateway.openai(BYSTANDER).chat.completions.create(model=GPT, messages=said)
     said = says("normal", caller=BYSTANDER, tokens=20)
@@ -116,7 +116,7 @@ def says(scenario: str, *, caller: str, **options: object) -> Any:
 
 
 def attempt(gateway: Gateway, caller: str, model: str, messages: Any, **more: Any) -> str | None:
-    """One call through the vendor's SDK, read to its end. Returns the name of its error, if any."""
+    """One call through the SDK, read to its end. Returns the name of its error, if any."""
     retries = more.pop("max_retries", 0)
     try:
         if model.startswith("claude"):
@@ -547,7 +547,7 @@ def test_8_chat_without_usage_is_charged_by_its_text(
 def test_8_an_answer_without_usage_is_charged_by_its_text(
     patient: Gateway, figures: Figures, model: str, scenario: str, stream: bool, tokens: int
 ) -> None:
-    """The vendors' endpoints: by the text in the answer, not by the JSON around it."""
+    """The providers' endpoints: by the text in the answer, not by the JSON around it."""
     for _ in range(3):
         said = says(scenario, caller="mallory", tokens=tokens)
         attempt(patient, "mallory", model, said, max_tokens=2000, stream=stream)

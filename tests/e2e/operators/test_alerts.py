@@ -14,7 +14,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
-from tests.chatapp.upstream_server import ProviderServer, running
+from tests.chatapp.upstream_server import UpstreamServer, running
 from tests.e2e.gunicorn_master import Master, gunicorn
 
 #: One call costs 70 micro-dollars, and holds 30.
@@ -25,7 +25,7 @@ MEMBERS = ("ada", "bob", "cleo", "dan", "eve", "fay")
 
 
 @pytest.fixture
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with running() as server:
         yield server
 
@@ -48,7 +48,7 @@ def ask(master: Master, keys: Sequence[str], calls: int) -> list[int]:
 
 
 def test_two_workers_raise_each_threshold_once(
-    provider: ProviderServer, receiver: Receiver, tmp_path: Path
+    provider: UpstreamServer, receiver: Receiver, tmp_path: Path
 ) -> None:
     """Half of a team's budget, and all of it just before the server stops."""
     url = f"sqlite:///{tmp_path / 'calls.db'}"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.e2e.command import run
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import alive, eventually
@@ -28,13 +28,13 @@ CHECK = ("flask", "--app", "wsgi", "chat", "providers", "check")
 
 
 @pytest.fixture
-def server() -> Iterator[ProviderServer]:
+def server() -> Iterator[UpstreamServer]:
     with upstream_server.running() as running:
         yield running
 
 
 @pytest.fixture
-def file(server: ProviderServer, tmp_path: Path) -> Path:
+def file(server: UpstreamServer, tmp_path: Path) -> Path:
     """A valid file whose first key is in the file `key` beside it."""
     file, key = tmp_path / "upstreams.toml", tmp_path / "key"
     key.write_text(FIRST)
@@ -67,7 +67,7 @@ def reload(master: Master) -> None:
 
 
 def test_a_reload_with_a_mistake_keeps_the_last_valid_file(
-    master: Master, file: Path, server: ProviderServer
+    master: Master, file: Path, server: UpstreamServer
 ) -> None:
     """The mistake is logged with its line; a corrected file takes effect at the next reload, with
     its keys."""

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, gunicorn, served
 from tests.servers import eventually, free_port
 
@@ -180,13 +180,13 @@ class Proxy:
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with upstream_server.running() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def proxy(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+def proxy(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     """nginx with the recipe's settings, on other ports and with a certificate of its own, in front
     of chatapp."""
     if NGINX is None or shutil.which("openssl") is None:
@@ -234,7 +234,7 @@ def proxy(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) ->
             process.wait(60)
 
 
-def test_a_stream_is_not_held_back(proxy: Proxy, provider: ProviderServer) -> None:
+def test_a_stream_is_not_held_back(proxy: Proxy, provider: UpstreamServer) -> None:
     """The first word arrives before the second is generated."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))

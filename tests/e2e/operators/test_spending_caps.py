@@ -16,7 +16,7 @@ import pytest
 
 from tests.chatapp import upstream_server
 from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
-from tests.chatapp.upstream_server import ProviderServer, anthropic_error, openai_error
+from tests.chatapp.upstream_server import UpstreamServer, anthropic_error, openai_error
 from tests.e2e.gunicorn_master import Master, gunicorn
 
 WORKERS = 2
@@ -64,7 +64,7 @@ CALLS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.fixture
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with upstream_server.running() as server:
         yield server
 
@@ -76,7 +76,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def master(provider: ProviderServer, receiver: Receiver, tmp_path: Path) -> Iterator[Master]:
+def master(provider: UpstreamServer, receiver: Receiver, tmp_path: Path) -> Iterator[Master]:
     file, policy = tmp_path / "upstreams.toml", tmp_path / "policy.toml"
     file.write_text(UPSTREAMS.format(url=provider.url))
     policy.write_text("version = 1\n")
@@ -98,9 +98,9 @@ def master(provider: ProviderServer, receiver: Receiver, tmp_path: Path) -> Iter
     assert "Traceback" not in master.log
 
 
-def ask_each(master: Master, vendor: str) -> list[int]:
-    """Every call of the vendor, plain and streamed, several times and some at once; none shows the
-    provider's text."""
+def ask_each(master: Master, protocol: str) -> list[int]:
+    """Every call of the upstream, plain and streamed, several times and some at once; none shows
+    the provider's text."""
 
     def ask(call: tuple[str, dict[str, Any]]) -> int:
         path, body = call
@@ -112,35 +112,35 @@ def ask_each(master: Master, vendor: str) -> list[int]:
         assert not any(each in text for each in ("billing", "usage limits", "secret-of"))
         return response.status
 
-    plain = CALLS[vendor]
+    plain = CALLS[protocol]
     streamed = [(path, body | {"stream": True}) for path, body in plain]
     with ThreadPoolExecutor(12) as pool:
         return list(pool.map(ask, [*plain, *streamed] * 2))
 
 
-@pytest.mark.parametrize("vendor", CAPS)
+@pytest.mark.parametrize("protocol", CAPS)
 def test_a_capped_key_rests_in_all_workers(
-    master: Master, provider: ProviderServer, receiver: Receiver, vendor: str
+    master: Master, provider: UpstreamServer, receiver: Receiver, protocol: str
 ) -> None:
     """The other key serves every call. Once it is capped, too, every call gets a 502."""
-    sentence = f"of the upstream {vendor} has reached a spending cap or has no credit left. It is"
-    provider.refuse(FIRST, CAPS[vendor])
+    sentence = f"of the upstream {protocol} has reached a spending cap or has no credit left. It is"
+    provider.refuse(FIRST, CAPS[protocol])
     for _ in range(MOST_ROUNDS):
-        assert set(ask_each(master, vendor)) == {200}
+        assert set(ask_each(master, protocol)) == {200}
         if master.log.count(f"The key CAP_KEY_1 {sentence}") == WORKERS:
             break
     asked = provider.keys().count(FIRST)
-    assert set(ask_each(master, vendor)) == {200}
+    assert set(ask_each(master, protocol)) == {200}
     assert provider.keys().count(FIRST) == asked
-    provider.refuse(SECOND, CAPS[vendor])
+    provider.refuse(SECOND, CAPS[protocol])
     for _ in range(MOST_ROUNDS):
-        assert set(ask_each(master, vendor)) == {502}
+        assert set(ask_each(master, protocol)) == {502}
         if master.log.count(f"The key CAP_KEY_2 {sentence}") == WORKERS:
             break
     receiver.received(2)
     master.signal(signal.SIGTERM)
     master.process.wait(60)
     data = [alert.body["data"] for alert in receiver.received(2)]
-    assert [each["key"] for each in data] == [f"{vendor}/CAP_KEY_1", f"{vendor}/CAP_KEY_2"]
+    assert [each["key"] for each in data] == [f"{protocol}/CAP_KEY_1", f"{protocol}/CAP_KEY_2"]
     for key in ("CAP_KEY_1", "CAP_KEY_2"):
         assert master.log.count(f"The key {key} {sentence}") == WORKERS

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import ProviderServer, openai_error
+from tests.chatapp.upstream_server import UpstreamServer, openai_error
 from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
 from tests.servers import eventually
 
@@ -22,13 +22,13 @@ HELLO = {"message": "hello", "user_id": "alice", "model": "gpt-5.4-mini"}
 
 
 @pytest.fixture
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with upstream_server.running() as server:
         yield server
 
 
 @pytest.fixture
-def master(provider: ProviderServer, tmp_path: Path) -> Iterator[Master]:
+def master(provider: UpstreamServer, tmp_path: Path) -> Iterator[Master]:
     """Four workers on the embedded server, in front of a scripted provider."""
     with gunicorn(
         "wsgi:app",
@@ -88,7 +88,7 @@ def test_everything_can_be_switched_off(master: Master, tmp_path: Path) -> None:
     assert {answer.status for answer in answers} == {503}
 
 
-def test_a_cool_down_is_obeyed_by_all_workers(master: Master, provider: ProviderServer) -> None:
+def test_a_cool_down_is_obeyed_by_all_workers(master: Master, provider: UpstreamServer) -> None:
     """The provider names a wait of 30 s to one worker, once; no worker calls it again."""
     provider.script(openai_error(429, code="rate_limit_exceeded", headers={"Retry-After": "30"}))
     first = master.request("/chat", HELLO)

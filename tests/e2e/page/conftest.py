@@ -24,7 +24,7 @@ from chatapp.database.connection import Database
 from tests.chatapp import upstream_server
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.served import serving
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import START_SECONDS
 
 expect.set_options(timeout=START_SECONDS * 1000)
@@ -120,14 +120,14 @@ def key(accounts: Accounts) -> PresentedKey:
 
 
 @pytest.fixture
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with upstream_server.running() as server:
         yield server
 
 
 @pytest.fixture
 def online_url(
-    accounts: Accounts, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    accounts: Accounts, provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[str]:
     """The application in front of `provider`, without retries. Accounts are on if the test has a
     `key`."""

@@ -68,7 +68,7 @@ def site(
     table.write(database, [finished(call, cost_micro_usd=1_500_000) for call in calls])
     facts = {"identity": "user:bob", "name": "usd-day", "threshold": 80, "since": now}
     remember(database, Alert(type="budget.reached", spent=4_000_000, amount=5_000_000, **facts))
-    accounts.set_limit("user", "bob", "plan", "1/day")
+    accounts.set_amount("user", "bob", "plan", "1/day")
     app = create_app(
         {
             "RATELIMIT_STORAGE_URI": redis_server.uri,

@@ -8,19 +8,19 @@ import re
 from playwright.sync_api import Page, expect
 
 from chatapp.accounts.api_key import PresentedKey
-from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 from tests.e2e.page.conftest import MODELS, Opener
 
 
-def sent(provider: ProviderServer) -> list[tuple[str, str]]:
+def sent(provider: UpstreamServer) -> list[tuple[str, str]]:
     """The messages of the last call, as role and text."""
     messages = provider.calls[-1].body["messages"]
     assert isinstance(messages, list)
     return [(each["role"], each["content"]) for each in messages]
 
 
-def test_the_model_gets_what_was_said_before(chat: Page, provider: ProviderServer) -> None:
+def test_the_model_gets_what_was_said_before(chat: Page, provider: UpstreamServer) -> None:
     """In its order, with the role of each message."""
     say(chat, "My name is Ada.")
     say(chat, "Who am I?")
@@ -33,7 +33,7 @@ def test_the_model_gets_what_was_said_before(chat: Page, provider: ProviderServe
 
 
 def test_chats_survive_a_reload_until_they_are_deleted(
-    chat: Page, provider: ProviderServer
+    chat: Page, provider: UpstreamServer
 ) -> None:
     """They are in the tab's storage only: another tab does not have them."""
     provider.script(Stream(openai_chunks("**Hi** there")))
@@ -70,7 +70,7 @@ def test_chats_survive_a_reload_until_they_are_deleted(
     assert "Ada" not in chat.evaluate("Object.values(sessionStorage).join()")
 
 
-def test_the_latest_message_can_be_changed(chat: Page, provider: ProviderServer) -> None:
+def test_the_latest_message_can_be_changed(chat: Page, provider: UpstreamServer) -> None:
     """It goes back into the form, and its reply with it."""
     say(chat, "one")
     say(chat, "two")
@@ -84,7 +84,7 @@ def test_the_latest_message_can_be_changed(chat: Page, provider: ProviderServer)
 
 
 def test_a_reload_in_the_middle_of_a_reply_keeps_what_had_come(
-    chat: Page, provider: ProviderServer
+    chat: Page, provider: UpstreamServer
 ) -> None:
     """The provider's call ends, its cost is shown, and the reply can be asked for again."""
     provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
@@ -101,7 +101,7 @@ def test_a_reload_in_the_middle_of_a_reply_keeps_what_had_come(
 
 
 def test_a_reload_before_the_reply_gives_the_message_back(
-    chat: Page, provider: ProviderServer
+    chat: Page, provider: UpstreamServer
 ) -> None:
     """It can be sent again, or changed."""
     provider.think()
@@ -113,7 +113,7 @@ def test_a_reload_before_the_reply_gives_the_message_back(
     provider.go_on()
 
 
-def test_a_new_chat_in_the_middle_of_a_reply_stops_it(chat: Page, provider: ProviderServer) -> None:
+def test_a_new_chat_in_the_middle_of_a_reply_stops_it(chat: Page, provider: UpstreamServer) -> None:
     """Nothing of it comes into the new one; what had come is in its own."""
     provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
     begin(chat, "Tell me more")
@@ -138,7 +138,7 @@ def test_each_reply_has_its_cost(chat: Page) -> None:
     expect(chat.locator("#spent")).to_have_text(f"This chat has cost under ${cost}.")
 
 
-def test_a_long_history_is_cut_and_the_page_says_so(chat: Page, provider: ProviderServer) -> None:
+def test_a_long_history_is_cut_and_the_page_says_so(chat: Page, provider: UpstreamServer) -> None:
     """Of a dear model, $10 per million tokens, it may cost 5 cents: 15,000 bytes."""
     chat.get_by_label("Model").select_option("gpt-6-astra")
     say(chat, "a" * 6_000)
@@ -164,7 +164,7 @@ def test_a_first_message_has_no_line_above_it(chat: Page) -> None:
 
 
 def test_the_model_is_chosen_from_those_that_the_key_allows(
-    key: PresentedKey, chat: Page, provider: ProviderServer
+    key: PresentedKey, chat: Page, provider: UpstreamServer
 ) -> None:
     """The choice is remembered in the browser."""
     page = chat
@@ -196,7 +196,7 @@ def test_a_model_that_is_gone_is_a_clear_problem(page: Page) -> None:
     expect(problem(page)).to_have_count(0)
 
 
-def test_two_tabs_have_two_conversations(chat: Page, provider: ProviderServer) -> None:
+def test_two_tabs_have_two_conversations(chat: Page, provider: UpstreamServer) -> None:
     """Each sends its own, and the limits of both are the same."""
     other = chat.context.new_page()
     other.goto(chat.url)

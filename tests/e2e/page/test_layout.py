@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 from chatapp.accounts.api_key import PresentedKey
-from tests.chatapp.upstream_server import Cut, ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Cut, Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 from tests.e2e.page.conftest import Opener
 
@@ -72,7 +72,7 @@ def test_axe_finds_nothing(
     key: PresentedKey,
     open_page: Opener,
     online_url: str,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     scheme: str,
     width: int,
 ) -> None:
@@ -113,7 +113,7 @@ def test_axe_finds_nothing(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_the_keyboard_is_enough(chat: Page, provider: ProviderServer) -> None:
+def test_the_keyboard_is_enough(chat: Page, provider: UpstreamServer) -> None:
     """Enter sends, Shift+Enter begins a line, and the way back from a reply is short."""
     expect(message(chat)).to_be_focused()
     message(chat).press_sequentially("one")
@@ -141,7 +141,7 @@ def test_enter_while_composing_a_character_sends_nothing(page: Page) -> None:
     expect(page.locator("#log article")).to_have_count(0)
 
 
-def test_a_screen_reader_hears_a_reply_once(chat: Page, provider: ProviderServer) -> None:
+def test_a_screen_reader_hears_a_reply_once(chat: Page, provider: UpstreamServer) -> None:
     """When it is complete; not its parts, and not the seconds of a countdown."""
     chat.evaluate(
         """() => {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chatapp.upstream_server import ProviderServer, Stream, openai_chunks
+from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks
 from tests.e2e.page.actions import replies, say
 
 CODE = "def f(x):\n    return x  # <b>\n"
@@ -47,7 +47,7 @@ ATTACKS = [
 ]
 
 
-def test_a_reply_is_formatted(chat: Page, provider: ProviderServer) -> None:
+def test_a_reply_is_formatted(chat: Page, provider: UpstreamServer) -> None:
     """Emphasis, lists, tables, quotes, code, and characters of every plane."""
     text = (
         "# Title\n\n**bold** *soft* `code` ~~gone~~ 😀\n\n1. one\n2. two\n\n- [x] done\n\n"
@@ -63,7 +63,7 @@ def test_a_reply_is_formatted(chat: Page, provider: ProviderServer) -> None:
     expect(reply).to_contain_text("😀")
 
 
-def test_code_is_copied(chat: Page, provider: ProviderServer) -> None:
+def test_code_is_copied(chat: Page, provider: UpstreamServer) -> None:
     """Exactly as it was written, without the marks around it."""
     chat.context.grant_permissions(["clipboard-read", "clipboard-write"])
     provider.script(Stream(openai_chunks("Look:\n\n```python\n", CODE, "```\n", "That is all.")))
@@ -86,7 +86,7 @@ def test_a_message_is_text_and_a_replys_html_too(page: Page) -> None:
     expect(page.locator("#log img, #log b")).to_have_count(0)
 
 
-def test_formulas_are_drawn(chat: Page, provider: ProviderServer) -> None:
+def test_formulas_are_drawn(chat: Page, provider: UpstreamServer) -> None:
     """In all four ways to mark one; amounts of dollars are none, and nothing in one runs."""
     text = (
         "For $ax^2$ and \\(b_1 + b_2\\):\n\n$$\n\\frac{1}{2}\n$$\nand\n\\[\n- c\n\\]\n\n"
@@ -104,7 +104,7 @@ def test_formulas_are_drawn(chat: Page, provider: ProviderServer) -> None:
     expect(reply.locator("img, a, li, em")).to_have_count(0)
 
 
-def test_a_paragraph_with_thousands_of_marks_is_text(chat: Page, provider: ProviderServer) -> None:
+def test_a_paragraph_with_thousands_of_marks_is_text(chat: Page, provider: UpstreamServer) -> None:
     """It looks as it was written, and what follows is formatted."""
     crossing = "*a_\n" * 3_000
     provider.script(Stream(openai_chunks(crossing, "\n*soft*\n\n", "**bold** " * 200)))
@@ -116,7 +116,7 @@ def test_a_paragraph_with_thousands_of_marks_is_text(chat: Page, provider: Provi
     assert third.locator("strong").count() == 200
 
 
-def test_links_open_elsewhere_and_images_are_links(chat: Page, provider: ProviderServer) -> None:
+def test_links_open_elsewhere_and_images_are_links(chat: Page, provider: UpstreamServer) -> None:
     """The other site does not learn who reads the reply. `chat` fails for a request to it."""
     text = "[a](https://a.example) ![b](https://b.example/b.png) https://c.example"
     provider.script(Stream(openai_chunks(text)))
@@ -256,7 +256,7 @@ def test_a_long_reply_is_not_rendered_again_and_again(page: Page) -> None:
     assert found == {"removed": 0, "isSame": True, "paragraphs": 200, "isWhole": True, "nodes": 11}
 
 
-def test_right_to_left_text_has_its_direction(chat: Page, provider: ProviderServer) -> None:
+def test_right_to_left_text_has_its_direction(chat: Page, provider: UpstreamServer) -> None:
     """Each paragraph its own; code is always left to right."""
     provider.script(Stream(openai_chunks("שלום עולם\n\nHello\n\n```\nשלום\n```\n")))
     say(chat, "שלום")

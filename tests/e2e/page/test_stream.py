@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.chatapp.upstream_server import Cut, ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Cut, Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 
 HALF = openai_chunks("The first part ")[:2]
 
 
 @pytest.fixture
-def halfway(chat: Page, provider: ProviderServer) -> Page:
+def halfway(chat: Page, provider: UpstreamServer) -> Page:
     """A reply that goes on."""
     provider.script(Stream([*HALF, Wait(), *openai_chunks("and the rest")[1:]]))
     begin(chat, "Tell me a story")
@@ -24,7 +24,7 @@ def halfway(chat: Page, provider: ProviderServer) -> Page:
     return chat
 
 
-def test_a_reply_is_shown_while_it_is_written(halfway: Page, provider: ProviderServer) -> None:
+def test_a_reply_is_shown_while_it_is_written(halfway: Page, provider: UpstreamServer) -> None:
     """Meanwhile the form stops it; nothing else can be sent, but typed."""
     expect(button(halfway, "Send")).to_have_count(0)
     message(halfway).fill("the next question")
@@ -38,7 +38,7 @@ def test_a_reply_is_shown_while_it_is_written(halfway: Page, provider: ProviderS
 
 @pytest.mark.parametrize("way", ["button", "Escape"])
 def test_stop_ends_the_providers_call_and_shows_what_it_cost(
-    halfway: Page, provider: ProviderServer, tmp_path: Path, way: str
+    halfway: Page, provider: UpstreamServer, tmp_path: Path, way: str
 ) -> None:
     """The cost is the ledger's; what had come stays, and is a part of the conversation."""
     if way == "button":
@@ -62,7 +62,7 @@ def test_stop_ends_the_providers_call_and_shows_what_it_cost(
     ]
 
 
-def test_a_reply_can_be_stopped_before_it_begins(chat: Page, provider: ProviderServer) -> None:
+def test_a_reply_can_be_stopped_before_it_begins(chat: Page, provider: UpstreamServer) -> None:
     """An empty reply is no part of the conversation."""
     provider.think()
     begin(chat, "Tell me a story")
@@ -76,7 +76,7 @@ def test_a_reply_can_be_stopped_before_it_begins(chat: Page, provider: ProviderS
 
 
 def test_a_reply_that_the_provider_cuts_can_be_asked_for_again(
-    chat: Page, provider: ProviderServer
+    chat: Page, provider: UpstreamServer
 ) -> None:
     """What had come is shown with its cost; the new reply replaces it."""
     provider.script(Stream([*HALF, Cut()]))
@@ -129,7 +129,7 @@ def test_a_server_that_is_away_is_a_clear_problem(page: Page) -> None:
     expect(message(page)).to_have_value("")
 
 
-def test_a_message_is_sent_once(chat: Page, provider: ProviderServer) -> None:
+def test_a_message_is_sent_once(chat: Page, provider: UpstreamServer) -> None:
     """Two clicks, and Enter on top, before the answer begins."""
     provider.think()
     message(chat).fill("hello")
@@ -142,7 +142,7 @@ def test_a_message_is_sent_once(chat: Page, provider: ProviderServer) -> None:
     expect(chat.locator("#log .me")).to_have_count(1)
 
 
-def test_a_reply_that_became_too_long_can_go_on(chat: Page, provider: ProviderServer) -> None:
+def test_a_reply_that_became_too_long_can_go_on(chat: Page, provider: UpstreamServer) -> None:
     """The page says why it ends, and asks for the rest."""
     provider.script(Stream(openai_chunks("Once upon", finish_reason="length")))
     say(chat, "Tell me a story")
@@ -155,7 +155,7 @@ def test_a_reply_that_became_too_long_can_go_on(chat: Page, provider: ProviderSe
 
 
 def test_the_log_follows_a_reply_unless_the_reader_scrolls(
-    chat: Page, provider: ProviderServer
+    chat: Page, provider: UpstreamServer
 ) -> None:
     """Reading on above is not disturbed; one click leads back to the end."""
     lines = "\n\n".join(f"Line {number}" for number in range(60))

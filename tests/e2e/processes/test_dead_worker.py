@@ -20,7 +20,7 @@ import pytest
 import redis
 
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import OURS, ROOT, Master, gunicorn
 from tests.servers import eventually
 
@@ -92,7 +92,7 @@ class Death:
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     """A provider whose streams stop after their first word."""
     with upstream_server.running() as server:
         server.script(*[Stream([*openai_chunks()[:2], Wait()]) for _ in range(STREAMS)])
@@ -100,7 +100,7 @@ def provider() -> Iterator[ProviderServer]:
 
 
 @pytest.fixture(scope="module")
-def death(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) -> Death:
+def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -> Death:
     """One worker that has all of the streams is killed; the master starts another."""
     directory = tmp_path_factory.mktemp("death")
     database, policy = directory / "chatapp.db", directory / "policy.toml"

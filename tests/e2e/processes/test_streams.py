@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import ProviderServer, Stream, Wait, openai_chunks
+from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
@@ -25,13 +25,13 @@ CONTENT = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[ProviderServer]:
+def provider() -> Iterator[UpstreamServer]:
     with upstream_server.running() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def master(provider: ProviderServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
+def master(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
     """One worker with two threads in front of `provider`."""
     directory: Path = tmp_path_factory.mktemp("streams")
     with gunicorn(
@@ -57,7 +57,7 @@ def begun(master: Master) -> tuple[http.client.HTTPConnection, http.client.HTTPR
 
 
 def test_the_first_word_arrives_before_the_second_is_generated(
-    master: Master, provider: ProviderServer
+    master: Master, provider: UpstreamServer
 ) -> None:
     """Nothing between provider and client buffers it."""
     pieces = openai_chunks()
@@ -72,7 +72,7 @@ def test_the_first_word_arrives_before_the_second_is_generated(
 
 
 def test_a_disconnect_frees_the_provider_and_the_thread(
-    master: Master, provider: ProviderServer
+    master: Master, provider: UpstreamServer
 ) -> None:
     """Although the provider is silent, for ten minutes if need be: as many clients as there are
     threads disconnect, and one more is served."""
@@ -90,7 +90,7 @@ def test_a_disconnect_frees_the_provider_and_the_thread(
     assert "Traceback" not in master.log
 
 
-def test_an_abandoned_request_is_not_sent(provider: ProviderServer, tmp_path: Path) -> None:
+def test_an_abandoned_request_is_not_sent(provider: UpstreamServer, tmp_path: Path) -> None:
     """Its client disconnected while the worker hung: the provider does not get the request, and the
     caller is charged nothing. One that has waited is answered."""
     with gunicorn(
@@ -136,7 +136,7 @@ def test_an_abandoned_request_is_not_sent(provider: ProviderServer, tmp_path: Pa
 
 @pytest.mark.parametrize("reads", [False, True], ids=["nothing", "slowly"])
 def test_a_client_that_does_not_read_keeps_no_thread(
-    provider: ProviderServer, tmp_path: Path, reads: bool
+    provider: UpstreamServer, tmp_path: Path, reads: bool
 ) -> None:
     """As many clients as there are threads stop reading their streams, or read a few bytes at a
     time: each is disconnected, which the log says in a line, and the next caller is served."""

@@ -81,7 +81,7 @@ def test_what_a_stream_used_can_be_charged_when_it_has_ended(make: Maker) -> Non
 
         def generated() -> object:
             yield from ("one ", "two")
-            limiter._parts.engines.current.settle([Correction(verdict, 32)])
+            limiter._components.engines.current.settle([Correction(verdict, 32)])
 
         return Response(generated())
 

@@ -36,8 +36,8 @@ class FlakyEngine:
 
 def make_flaky(limiter: Limiter) -> tuple[FlakyEngine, SettlementQueue]:
     """A flaky engine for the extension, and a queue of its own that starts no thread."""
-    engine = FlakyEngine(limiter._parts.engines.primary)
+    engine = FlakyEngine(limiter._components.engines.primary)
     queue = SettlementQueue(in_background=False)
-    limiter._parts.engines._primary = engine
-    limiter._parts.settlements = queue
+    limiter._components.engines._primary = engine
+    limiter._components.settlements = queue
     return engine, queue

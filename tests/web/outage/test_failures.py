@@ -228,11 +228,11 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     assert statuses(client) == [200]
     os.kill(server.pid, signal.SIGSTOP)
     servers.eventually(lambda: client.get("/?used=1").headers[DEGRADED] and limiter.storage_is_down)
-    degraded = sum(limiter._parts.engines.outage.decided.values())  # type: ignore[union-attr]
+    degraded = sum(limiter._components.engines.outage.decided.values())  # type: ignore[union-attr]
     os.kill(server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.storage_is_down)
     first = 1  # it was decided when the breaker was still closed, and is not in the count
-    servers.eventually(lambda: limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
+    servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
 
     def left() -> int:
         with app.test_request_context("/"):
@@ -276,7 +276,7 @@ def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.
         relay.forward = hold_up
         assert client.get("/").headers[DEGRADED] == "local"
         relay.forward = whole
-        outage = limiter._parts.engines.outage
+        outage = limiter._components.engines.outage
         assert outage is not None
         servers.eventually(lambda: outage.is_handed_back and not settlements)
         before = decisions()
@@ -347,7 +347,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
     before = start("/before/7")
     servers.eventually(lambda: left() == [9, 900])
     os.kill(server.pid, signal.SIGSTOP)
-    breaker: Any = limiter._parts.engines.primary
+    breaker: Any = limiter._components.engines.primary
     breaker._engine._open("stopped")  # as if calls had waited for the deadline
     breaker._engine.wake()
     during = start("/during/20")
@@ -376,7 +376,7 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
 ) -> None:
     """A dearer attempt holds the difference, in another engine than the first attempt."""
     app, limiter = made(server.uri, LONG)
-    breaker: Any = limiter._parts.engines.primary
+    breaker: Any = limiter._components.engines.primary
 
     def stop() -> None:
         os.kill(server.pid, signal.SIGSTOP)
@@ -405,7 +405,7 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
     assert app.test_client().get("/").status_code == 200
     if down == "for the retry":
         go_on()
-    servers.eventually(lambda: limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
+    servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
     assert limiter.flush_settlements(timeout_s=20)
     servers.eventually(lambda: left() == [700])
 
@@ -413,10 +413,10 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
 def test_a_call_that_was_never_sent_releases_nothing() -> None:
     """A refused connection has charged nothing."""
     app, limiter = made(AWAY)
-    before = len(limiter._parts.settlements)
+    before = len(limiter._components.settlements)
     app.get("/")(limiter.limit("9/day", unit="tokens", cost=1)(lambda: "ok"))
     assert statuses(app, times=3) == [200] * 3
-    assert len(limiter._parts.settlements) == before
+    assert len(limiter._components.settlements) == before
 
 
 def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
@@ -450,7 +450,9 @@ def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     os.kill(server.pid, signal.SIGCONT)
     servers.eventually(lambda: not limiter.storage_is_down)
-    servers.eventually(lambda: not settlements and limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
+    servers.eventually(
+        lambda: not settlements and limiter._components.engines.outage.is_handed_back
+    )  # type: ignore[union-attr]
     assert client.get("/long?holds=1").headers["X-RateLimit-Remaining"] == "699"
 
 
@@ -475,7 +477,7 @@ def test_what_was_handed_back_survives_its_process_in_the_next_outage(
     call.start()
     assert is_running.wait(20)
     revive(server, limiter)
-    servers.eventually(lambda: limiter._parts.engines.outage.is_handed_back)  # type: ignore[union-attr]
+    servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
     server.kill()
     ends.set()
     call.join()

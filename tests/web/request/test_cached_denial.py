@@ -32,7 +32,7 @@ class CountingEngine(MemoryEngine):
 def cached(limiter: Limiter) -> CountingEngine:
     """Put the cache of denials in front of an engine that counts."""
     engine = CountingEngine()
-    limiter._parts.engines._primary = DenialCache(engine)
+    limiter._components.engines._primary = DenialCache(engine)
     return engine
 
 

@@ -233,7 +233,7 @@ def test_a_shadow_that_was_full_gives_nothing_back(uri: str) -> None:
     @limiter.limit(
         "2/day",
         mode="shadow",
-        name="trial",
+        name="shadow",
         deduct_when=lambda response: response.status_code == 200,
         reserve=True,
     )
@@ -478,7 +478,7 @@ def test_refunds_go_to_the_engine_that_took_the_charge(
     """The storage dies while the view runs: the fallback is not given what it never took, and the
     storage is settled."""
     app, limiter = _fallback(redis_server.uri)
-    outage = limiter._parts.engines.outage
+    outage = limiter._components.engines.outage
     assert outage is not None
     deducts: Any = lambda response: response.status_code == 200  # noqa: E731
 
@@ -506,7 +506,7 @@ def test_refunds_go_to_the_engine_that_took_the_charge(
 def test_a_request_of_two_engines_settles_each(redis_server: servers.Server) -> None:
     """What it took before the storage failed goes there; what came afterwards, to the fallback."""
     app, limiter = _fallback(redis_server.uri)
-    outage = limiter._parts.engines.outage
+    outage = limiter._components.engines.outage
     assert outage is not None
 
     @app.get("/")

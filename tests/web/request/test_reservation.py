@@ -541,7 +541,7 @@ class Dearer:
         for name, text, words in [
             ("tokens", "1000/day", {"unit": "tokens"}),
             ("money", "9 usd/day", {}),
-            ("trial", "9 usd/day", {"mode": "shadow"}),
+            ("shadow", "9 usd/day", {"mode": "shadow"}),
             ("slots", "5 in flight", {}),
             ("calls", "10/day", {}),
             ("model", "1000/day", {"unit": "tokens", "key_func": self._model}),
@@ -571,7 +571,7 @@ class Dearer:
 
 
 FRESH = {"tokens": 1000, "money": 9_000_000, "slots": 5, "calls": 10, "model": 1000}
-HELD = ("tokens", "money", "trial", "slots")
+HELD = ("tokens", "money", "shadow", "slots")
 
 
 def test_a_dearer_attempt_is_held_in_full(uri: str) -> None:

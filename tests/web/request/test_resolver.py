@@ -23,7 +23,7 @@ def test_methods_and_paths_that_clients_invent_take_no_room(make: Maker) -> None
     client = app.test_client()
     for number in range(MOST_ROUTES + 20):
         client.open(f"/{number}", method=f"M{number}")
-    assert len(limiter._parts.resolver._routes) <= MOST_ROUTES
+    assert len(limiter._components.resolver._routes) <= MOST_ROUTES
 
 
 def test_a_limit_that_is_added_later_applies(make: Maker) -> None:
@@ -51,7 +51,7 @@ def test_a_scope_is_asked_at_each_request(make: Maker) -> None:
 
 
 def test_a_dynamic_limits_answers_are_not_confused(make: Maker) -> None:
-    """More answers than are kept prepared, each with its own amount."""
+    """More answers than are kept prepared, each with its amount."""
     app, limiter = make()
     app.get("/")(limiter.limit(lambda: f"{request.args['n']}/minute")(root))
     client = app.test_client()

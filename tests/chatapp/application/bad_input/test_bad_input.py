@@ -21,7 +21,7 @@ from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
-    ProviderServer,
+    UpstreamServer,
     anthropic_error,
     openai_error,
 )
@@ -104,7 +104,7 @@ class Asker:
 
 
 @pytest.fixture
-def asker(make_app: AppMaker, provider: ProviderServer, database_url: str) -> Asker:
+def asker(make_app: AppMaker, provider: UpstreamServer, database_url: str) -> Asker:
     return Asker(make_app, Accounts(Database(database_url)))
 
 
@@ -138,8 +138,8 @@ class Refused:
     environ: Mapping[str, str] = field(default_factory=dict)
 
 
-def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
-    """Mistakes at both vendors' endpoints."""
+def in_an_upstreams_protocol(protocol: str, path: str) -> dict[str, Refused]:
+    """Mistakes at both providers' endpoints."""
     cases: dict[str, tuple[Mapping[str, object], int, str]] = {
         "34 MB": ({"messages": said("a" * 34_000_000)}, 413, "body_too_large"),
         "max_tokens negative": ({"max_tokens": -1}, 400, "invalid_max_tokens"),
@@ -150,12 +150,12 @@ def in_a_vendors_protocol(vendor: str, path: str) -> dict[str, Refused]:
         "SQL for stream": ({"stream": SQL}, 400, "invalid_stream"),
         "SQL for messages": ({"messages": SQL}, 400, "invalid_messages"),
     }
-    return {f"{name}, {vendor}": Refused(path, *case) for name, case in cases.items()}
+    return {f"{name}, {protocol}": Refused(path, *case) for name, case in cases.items()}
 
 
 REFUSED = {
-    **in_a_vendors_protocol("OpenAI", OPENAI_PATH),
-    **in_a_vendors_protocol("Anthropic", ANTHROPIC_PATH),
+    **in_an_upstreams_protocol("OpenAI", OPENAI_PATH),
+    **in_an_upstreams_protocol("Anthropic", ANTHROPIC_PATH),
     "3 MB, OpenAI": Refused(OPENAI_PATH, {"messages": said(THREE_MB)}, 400, "request_too_large"),
     "3 MB to /chat": Refused(CHAT_PATH, {"message": THREE_MB}, 413, "body_too_large"),
     "a header for /chat's model": Refused(CHAT_PATH, {"model": HEADER}, 422, "invalid_model"),
@@ -188,7 +188,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_refused_request_costs_nothing(asker: Asker, provider: ProviderServer, name: str) -> None:
+def test_a_refused_request_costs_nothing(asker: Asker, provider: UpstreamServer, name: str) -> None:
     """The provider is not called, the ledger has no row, and only the address is charged."""
     case = REFUSED[name]
     before = asker.left()
@@ -263,7 +263,7 @@ ANSWERED: dict[str, tuple[str, dict[str, object]]] = {
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("name", ANSWERED)
 def test_an_unusual_request_costs_what_it_used(
-    asker: Asker, provider: ProviderServer, name: str, stream: bool
+    asker: Asker, provider: UpstreamServer, name: str, stream: bool
 ) -> None:
     """The provider gets it unchanged. Its bill is charged to the micro-dollar, once, to the key's
     owner, whichever user the body names."""
@@ -316,7 +316,7 @@ def test_any_n_is_one_answer_to_anthropic(asker: Asker, n: object) -> None:
     assert odd.estimated_output_tokens == one.estimated_output_tokens
 
 
-def test_a_body_without_max_tokens_is_unchanged(asker: Asker, provider: ProviderServer) -> None:
+def test_a_body_without_max_tokens_is_unchanged(asker: Asker, provider: UpstreamServer) -> None:
     """OpenAI's own default applies."""
     assert asker.ask(OPENAI_PATH).status_code == 200
     assert provider.calls[0].body == BODIES[OPENAI_PATH]
@@ -325,7 +325,7 @@ def test_a_body_without_max_tokens_is_unchanged(asker: Asker, provider: Provider
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 @pytest.mark.parametrize("path", PATHS)
 def test_a_call_that_the_provider_rejects_is_counted(
-    asker: Asker, provider: ProviderServer, path: str, stream: bool
+    asker: Asker, provider: UpstreamServer, path: str, stream: bool
 ) -> None:
     """Such as a prompt that is too long for the model: nothing is generated and billed, but a
     thousand of them would use up the provider's quota for all users."""
@@ -370,7 +370,7 @@ BAD_KEYS: dict[str, Callable[[Asker], str]] = {
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("name", BAD_KEYS)
 def test_an_invalid_key_costs_its_owner_nothing(
-    asker: Asker, provider: ProviderServer, name: str, path: str
+    asker: Asker, provider: UpstreamServer, name: str, path: str
 ) -> None:
     """401 in the endpoint's format; neither the provider nor the ledger nor Alice's limits are
     touched."""

@@ -143,7 +143,7 @@ def run(
 
 def last_verdicts_of(services: Services) -> LastVerdicts:
     """What the worker knows of the storage's buckets."""
-    outage = services.limiter._parts.engines.outage
+    outage = services.limiter._components.engines.outage
     assert outage is not None
     return outage.last
 

@@ -15,8 +15,8 @@ from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_body,
     anthropic_events,
     named,
@@ -135,7 +135,7 @@ def mutated(chance: random.Random, valid: Any) -> Any:
 
 
 @pytest.fixture
-def client(make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger) -> FlaskClient:
+def client(make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger) -> FlaskClient:
     """A client without limits."""
     app = make_app(RATELIMIT_ENABLED=False, CHATAPP_PROVIDER_ATTEMPTS=1)
     replace_services(app, ledger=ledger)
@@ -164,7 +164,7 @@ def test_a_request_with_another_value_is_no_500(
 
 @pytest.mark.parametrize("path", ANSWERS)
 def test_an_answer_with_another_value_is_no_500(
-    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger, path: str
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger, path: str
 ) -> None:
     """It is forwarded, or a 502; each call ends."""
     chance = random.Random(path)

@@ -18,7 +18,7 @@ from chatapp.database.connection import Database
 from tests import servers
 from tests.chatapp.application.bad_input.odd_requests import OddRequest, OddRequests
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 REQUESTS = int(os.environ.get("CHATAPP_FUZZ_REQUESTS") or 1_000)
 #: Some of them more than a client may send at once.
@@ -86,7 +86,7 @@ def answer(app: Flask, environ: dict[str, Any]) -> int:
 @pytest.mark.parametrize("with_keys", [False, True])
 def test_no_request_makes_a_500_or_hangs(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     redis_server: servers.Server,
     database_url: str,
     with_keys: bool,

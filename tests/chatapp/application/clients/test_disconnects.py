@@ -16,8 +16,8 @@ from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
-    ProviderServer,
     Stream,
+    UpstreamServer,
     Wait,
     anthropic_events,
     openai_chunks,
@@ -53,7 +53,7 @@ def begun(url: str, path: str, body: dict[str, object]) -> http.client.HTTPRespo
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_disconnect_is_noticed_in_silence(
-    served: str, provider: ProviderServer, ledger: RecordingLedger, way: str
+    served: str, provider: UpstreamServer, ledger: RecordingLedger, way: str
 ) -> None:
     """Not at the next word, which may be a minute away. The call is recorded once, as an
     estimate."""
@@ -78,7 +78,7 @@ def test_a_disconnect_is_noticed_in_silence(
 
 
 def test_an_unread_stream_ends(
-    served: str, provider: ProviderServer, ledger: RecordingLedger
+    served: str, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The first byte need not have arrived."""
     provider.script(Stream([Wait()]))
@@ -96,7 +96,7 @@ def test_an_unread_stream_ends(
 
 
 def test_a_client_may_disconnect_after_the_last_word(
-    served: str, provider: ProviderServer, ledger: RecordingLedger
+    served: str, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The usage that follows is still received, and is the bill."""
     pieces = openai_chunks()
@@ -119,7 +119,7 @@ def test_a_client_may_disconnect_after_the_last_word(
 
 
 def test_a_provider_that_does_not_end_its_stream_is_disconnected(
-    served: str, provider: ProviderServer, ledger: RecordingLedger
+    served: str, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The client has everything and leaves, as the SDKs do after the last event: its slot is free,
     and the call answered."""
@@ -139,7 +139,7 @@ def test_a_provider_that_does_not_end_its_stream_is_disconnected(
 
 
 def test_there_is_no_retry_after_a_disconnect(
-    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
+    make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The provider named a wait of a second, and the client disconnects meanwhile."""
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=3, CHATAPP_FALLBACK_MODELS={OPENAI: ANTHROPIC})
@@ -169,7 +169,7 @@ def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: floa
 
 
 def test_a_disconnect_at_any_moment_ends_the_call(
-    served: str, provider: ProviderServer, ledger: RecordingLedger
+    served: str, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """Before, during and after the connection to the provider. It is charged as held if a prompt
     was sent."""
@@ -185,7 +185,7 @@ def test_a_disconnect_at_any_moment_ends_the_call(
 
 def test_a_disconnect_during_an_outage_costs_nothing(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -206,7 +206,7 @@ def test_a_disconnect_during_an_outage_costs_nothing(
 @pytest.mark.parametrize("warm", [False, True], ids=["new connection", "old connection"])
 def test_a_provider_that_has_not_begun_is_disconnected_at_once(
     served: str,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     caplog: pytest.LogCaptureFixture,
     way: str,
@@ -242,7 +242,7 @@ def test_a_provider_that_has_not_begun_is_disconnected_at_once(
 @pytest.mark.parametrize("ends", [False, True], ids=["endless", "ends"])
 def test_a_silent_answer_is_read_on_for_its_bill(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     monkeypatch: pytest.MonkeyPatch,
     ends: bool,

@@ -1,4 +1,4 @@
-"""The vendors' current SDKs, unchanged except for their base_url, against a real server."""
+"""The providers' current SDKs, unchanged except for their base_url, against a real server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     Wait,
     anthropic_body,
     anthropic_error,
@@ -87,7 +87,7 @@ def test_openais_responses(gpt: openai.OpenAI, ledger: RecordingLedger) -> None:
 
 
 def test_openais_responses_have_items_and_counts(
-    gpt: openai.OpenAI, provider: ProviderServer
+    gpt: openai.OpenAI, provider: UpstreamServer
 ) -> None:
     """The other addresses of the Responses API."""
     first = gpt.responses.create(**RESPONSE)
@@ -100,7 +100,7 @@ def test_openais_responses_have_items_and_counts(
     assert (compacted.object, compacted.usage.output_tokens) == ("response.compaction", 5)
 
 
-def test_openais_responses_are_parsed(gpt: openai.OpenAI, provider: ProviderServer) -> None:
+def test_openais_responses_are_parsed(gpt: openai.OpenAI, provider: UpstreamServer) -> None:
     """A structured output arrives as the program's own class."""
 
     class Size(BaseModel):
@@ -130,7 +130,7 @@ def test_anthropic_answers_and_streams(
 
 
 def test_tools_pass(
-    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: UpstreamServer
 ) -> None:
     """The model gets the tools that a program declares."""
     function = {"name": "f", "description": "é", "parameters": {"type": "object"}}
@@ -142,7 +142,7 @@ def test_tools_pass(
 
 
 def test_anthropics_tool_runner_continues_without_a_thread(
-    claude: anthropic.Anthropic, provider: ProviderServer
+    claude: anthropic.Anthropic, provider: UpstreamServer
 ) -> None:
     """It requests a thread by default. The refusal has the code at which it sends the whole
     conversation instead."""
@@ -163,7 +163,7 @@ def test_anthropics_tool_runner_continues_without_a_thread(
 
 
 def test_an_overloaded_provider_is_tried_again(
-    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: UpstreamServer
 ) -> None:
     """By the SDK, after the provider's wait; each call of the server is one attempt."""
     began = time.monotonic()
@@ -176,7 +176,7 @@ def test_an_overloaded_provider_is_tried_again(
 
 
 def test_a_permanent_error_is_not_retried(
-    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: UpstreamServer
 ) -> None:
     """Credit, a rejected key, an hour of waiting: the error is raised at once."""
     provider.script(openai_error(429, code="insufficient_quota"))
@@ -191,8 +191,8 @@ def test_a_permanent_error_is_not_retried(
     assert len(provider.calls) == 3
 
 
-def test_mistakes_raise_the_vendors_exceptions(
-    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer
+def test_mistakes_raise_the_providers_exceptions(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: UpstreamServer
 ) -> None:
     """The `except` clauses of a program stay valid."""
     with pytest.raises(openai.NotFoundError, match="Unknown model") as missing:
@@ -241,7 +241,7 @@ def test_the_sdk_waits_for_a_short_denial(make_app: AppMaker) -> None:
 def test_a_stream_that_breaks_off_raises(
     gpt: openai.OpenAI,
     claude: anthropic.Anthropic,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
 ) -> None:
     """A partial answer is never taken for a whole one; generated output is charged as an
@@ -263,16 +263,16 @@ def test_a_stream_that_breaks_off_raises(
         assert call.usage.output_tokens >= 1
 
 
-@pytest.mark.parametrize("vendor", ["openai", "anthropic"])
+@pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 def test_the_first_part_arrives_before_the_second_is_generated(
-    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: ProviderServer, vendor: str
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, provider: UpstreamServer, protocol: str
 ) -> None:
     """Nothing between provider and client buffers it."""
-    pieces = openai_chunks() if vendor == "openai" else anthropic_events()
+    pieces = openai_chunks() if protocol == "openai" else anthropic_events()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     stream = (
         gpt.chat.completions.create(stream=True, **GPT)
-        if vendor == "openai"
+        if protocol == "openai"
         else claude.messages.create(stream=True, **CLAUDE)
     )
     next(stream)

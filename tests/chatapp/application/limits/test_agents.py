@@ -17,7 +17,7 @@ from chatapp.database.connection import Database
 from ratelimit_ext.cli.simulation import simulate_command
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body
+from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body
 from tests.chatapp.web.test_identities import left
 
 MODEL = "claude-haiku-4-5"
@@ -47,7 +47,7 @@ def answer(*, cached: int, written: int) -> Answer:
 )
 def test_an_agent_is_not_refused_for_what_is_cached(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     database_url: str,
     monkeypatch: pytest.MonkeyPatch,
     begin: int,

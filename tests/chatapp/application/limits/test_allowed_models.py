@@ -1,4 +1,4 @@
-"""The models that a plan and a key allow, for the vendors' SDKs and for POST /chat."""
+"""The models that a plan and a key allow, for the providers' SDKs and for POST /chat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from chatapp.database.connection import Database
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.served import serving
-from tests.chatapp.upstream_server import ProviderServer, openai_error
+from tests.chatapp.upstream_server import UpstreamServer, openai_error
 
 ASKED = [{"role": "user", "content": "ping"}]
 STARTER = 'title = "Starter"\n'
@@ -39,7 +39,7 @@ def accounts(database_url: str) -> Accounts:
 
 
 @pytest.fixture
-def start(make_app: AppMaker, provider: ProviderServer, tmp_path: Path) -> Callable[..., Flask]:
+def start(make_app: AppMaker, provider: UpstreamServer, tmp_path: Path) -> Callable[..., Flask]:
     """Starts a worker with that policy."""
     file = policy(tmp_path)
     return lambda **config: make_app(
@@ -60,7 +60,7 @@ def key_of(accounts: Accounts, user: str, plan: str = "starter", **options: Any)
 
 
 def test_openais_sdk_gets_the_models_of_the_plan(
-    url: str, accounts: Accounts, provider: ProviderServer
+    url: str, accounts: Accounts, provider: UpstreamServer
 ) -> None:
     """Those and no others, in the list and in calls; the refusal lists them."""
     with openai.OpenAI(base_url=f"{url}/v1", api_key=key_of(accounts, "ada")) as sdk:
@@ -92,7 +92,7 @@ def test_openais_sdk_gets_the_models_of_the_plan(
 
 
 def test_anthropics_sdk_gets_the_models_of_the_plan(url: str, accounts: Accounts) -> None:
-    """Counting tokens included; the error is the vendor's `permission_error`."""
+    """Counting tokens included; the error is the provider's `permission_error`."""
     with anthropic.Anthropic(base_url=url, api_key=key_of(accounts, "ada")) as sdk:
         listed = [model.id for model in sdk.models.list()]
         assert listed
@@ -162,7 +162,7 @@ def test_a_plan_without_an_available_model_refuses(
 
 
 def test_a_fallback_that_is_not_allowed_is_not_called(
-    accounts: Accounts, start: Callable[..., Flask], provider: ProviderServer
+    accounts: Accounts, start: Callable[..., Flask], provider: UpstreamServer
 ) -> None:
     """The overload is answered as such; a plan that allows it gets the fallback's answer."""
     ada, zoe = key_of(accounts, "ada"), key_of(accounts, "zoe", "pro")
@@ -193,7 +193,7 @@ def test_a_refusal_charges_only_the_edge(accounts: Accounts, start: Callable[...
 
 
 def test_without_accounts_the_plan_of_the_user_id_applies(
-    make_app: AppMaker, provider: ProviderServer, tmp_path: Path
+    make_app: AppMaker, provider: UpstreamServer, tmp_path: Path
 ) -> None:
     """As for its limits."""
     app = make_app(RATELIMIT_POLICY_FILE=policy(tmp_path), CHATAPP_PLANS={"zoe": "pro"})
@@ -264,7 +264,7 @@ name = "gpt-5.4-deployment"
 
 
 def test_a_pattern_matches_what_callers_call_a_model(
-    start: Callable[..., Flask], provider: ProviderServer, tmp_path: Path
+    start: Callable[..., Flask], provider: UpstreamServer, tmp_path: Path
 ) -> None:
     """With or without its upstream; not what the upstream calls it. In calls, counts and lists."""
     file = tmp_path / "upstreams.toml"
@@ -292,7 +292,7 @@ def test_a_pattern_matches_what_callers_call_a_model(
 
 
 def test_an_upstreams_name_may_be_a_pattern(
-    make_app: AppMaker, provider: ProviderServer, tmp_path: Path
+    make_app: AppMaker, provider: UpstreamServer, tmp_path: Path
 ) -> None:
     """Also of models that are not listed."""
     file = tmp_path / "upstreams.toml"

@@ -9,7 +9,7 @@ import pytest
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body, openai_body
+from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body, openai_body
 
 FILE = {"type": "file", "file_id": "file-1"}
 TEXT = {"type": "text", "text": "p"}
@@ -37,7 +37,7 @@ def body(path: str, part: dict[str, object]) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_file_is_named_only_by_a_key_that_may(
-    make_app: AppMaker, provider: ProviderServer, database_url: str, name: str
+    make_app: AppMaker, provider: UpstreamServer, database_url: str, name: str
 ) -> None:
     """By the command; anyone else gets a 403 that names it, and nothing is sent."""
     accounts, app = Accounts(Database(database_url)), make_app()
@@ -64,7 +64,7 @@ def test_a_file_is_named_only_by_a_key_that_may(
 
 @pytest.mark.parametrize("part", [USE, DATA])
 def test_what_a_client_sends_itself_is_no_file(
-    make_app: AppMaker, provider: ProviderServer, part: dict[str, object]
+    make_app: AppMaker, provider: UpstreamServer, part: dict[str, object]
 ) -> None:
     """Arguments of its own tools may have any name."""
     assert make_app().test_client().post(MESSAGES, json=body(MESSAGES, part)).status_code == 200

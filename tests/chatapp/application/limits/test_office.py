@@ -23,7 +23,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, anthropic_body
+from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body
 from tests.chatapp.web.test_identities import left
 from tests.servers import Server
 
@@ -120,7 +120,7 @@ def turns(agents: Sequence[PresentedKey], seconds: float) -> Iterator[tuple[floa
 
 
 def turn(
-    provider: ProviderServer, client: FlaskClient, key: PresentedKey, size: int
+    provider: UpstreamServer, client: FlaskClient, key: PresentedKey, size: int
 ) -> TestResponse:
     """One turn with so many tokens of input, all but 2,000 of them in the provider's cache."""
     usage = {"input_tokens": 2000, "cache_read_input_tokens": size - 2000, "output_tokens": 600}
@@ -140,7 +140,7 @@ def cost_usd(catalogue: Catalogue, answer: TestResponse) -> float:
 
 @pytest.mark.slow
 def test_25_agents_spend_the_budget_of_their_team(
-    provider: ProviderServer, make_app: AppMaker, clock: Clock, database_url: str
+    provider: UpstreamServer, make_app: AppMaker, clock: Clock, database_url: str
 ) -> None:
     """At the pace of coding agents, each inside its plan, for over 20 minutes: no turn is refused
     while the team's budget lasts, and it is spent within 2 %."""

@@ -23,8 +23,8 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     Wait,
     openai_body,
     openai_chunks,
@@ -37,7 +37,7 @@ ONE_CALL = "0.0001 usd/day"
 
 
 @pytest.fixture
-def start(make_app: AppMaker, provider: ProviderServer, uri: str) -> Callable[[], Flask]:
+def start(make_app: AppMaker, provider: UpstreamServer, uri: str) -> Callable[[], Flask]:
     """Starts a worker on the shared storage; it knows what the commands have changed."""
     return lambda: make_app(RATELIMIT_STORAGE_URI=uri)
 
@@ -83,13 +83,13 @@ def test_a_higher_budget_keeps_what_was_spent(start: Callable[[], Flask]) -> Non
     key = new_key(app, "ada", "--team", "research")
     app = start()
     assert [ask(app, key).status_code for _ in range(2)] == [200, 429]
-    run(app, "teams", "set-limit", "research", "team-usd-day", "1 usd/day")
+    run(app, "teams", "set-amount", "research", "team-usd-day", "1 usd/day")
     app = start()
     assert ask(app, key).status_code == 200
     (budget,) = [limit for limit in usage_of(app, key)["limits"] if limit["name"] == "team-usd-day"]
     assert budget["limit"] == 1
     assert budget["remaining"] == pytest.approx(1 - 2 * 0.00007, abs=0.00002)
-    run(app, "teams", "clear-limit", "research", "team-usd-day")
+    run(app, "teams", "clear-amount", "research", "team-usd-day")
     assert "team-usd-day" not in left(ask(start(), key))
 
 
@@ -164,8 +164,8 @@ def test_a_key_has_a_budget_of_its_own(start: Callable[[], Flask]) -> None:
     assert [ask(app, ci).status_code for _ in range(2)] == [200, 429]
     assert "The budget of this API key" in str(ask(app, ci).json)
     assert "key-usd-day" not in left(ask(app, laptop))
-    run(app, "keys", "set-limit", laptop, "key-usd-month", "3 usd/month")
-    run(app, "keys", "clear-limit", ci, "key-usd-day")
+    run(app, "keys", "set-amount", laptop, "key-usd-month", "3 usd/month")
+    run(app, "keys", "clear-amount", ci, "key-usd-day")
     app = start()
     assert left(ask(app, laptop))["key-usd-month"] < 3_000_000
     assert "key-usd-day" not in left(ask(app, ci))
@@ -177,14 +177,14 @@ def test_a_user_has_an_amount_in_place_of_the_plans(start: Callable[[], Flask]) 
     key = new_key(app, "ada")
     app = start()
     assert left(ask(app, key))["plan"] == 99
-    run(app, "users", "set-limit", "user:ada", "plan", "2/day")
+    run(app, "users", "set-amount", "user:ada", "plan", "2/day")
     assert "plan=2/day" in run(app, "users", "list").output
     app = start()
     assert left(ask(app, key))["plan"] == 0
     refusal = ask(app, key)
     assert refusal.status_code == 429
     assert str(refusal.json).count("Your own limit of 2 calls a day is used up.") == 1
-    run(app, "users", "clear-limit", "ada", "plan")
+    run(app, "users", "clear-amount", "ada", "plan")
     assert left(ask(start(), key))["plan"] == 97
 
 
@@ -203,7 +203,7 @@ def test_openais_sdk_understands_a_spent_team(start: Callable[[], Flask]) -> Non
 
 
 def test_25_members_at_once_spend_the_budget_and_no_more(
-    start: Callable[[], Flask], provider: ProviderServer
+    start: Callable[[], Flask], provider: UpstreamServer
 ) -> None:
     """To 2 %, in calls of a hundredth of it; no other limit refuses any of them."""
     admin = start()
@@ -242,7 +242,7 @@ def test_25_members_at_once_spend_the_budget_and_no_more(
 
 
 def test_calls_of_a_team_divide_its_budget(
-    start: Callable[[], Flask], provider: ProviderServer
+    start: Callable[[], Flask], provider: UpstreamServer
 ) -> None:
     """A second member's answer is bounded by half of what the first one's call leaves, although the
     member's own budget pays more."""
@@ -267,32 +267,32 @@ def test_calls_of_a_team_divide_its_budget(
 
 BAD = {
     "an unknown limit": (
-        ("users", "set-limit", "ada", "usd-dya", "20 usd/day"),
+        ("users", "set-amount", "ada", "usd-dya", "20 usd/day"),
         "The plan pro has no limit 'usd-dya' that counts users; it has: ",
     ),
     "a misspelt limit": (
-        ("users", "set-limit", "ada", "usd-dya", "20 usd/day"),
+        ("users", "set-amount", "ada", "usd-dya", "20 usd/day"),
         "usd-day (60 usd/day), usd-month (500 usd/month). Did you mean usd-day?",
     ),
     "another period": (
-        ("users", "set-limit", "ada", "usd-day", "20 usd/hour"),
+        ("users", "set-amount", "ada", "usd-day", "20 usd/hour"),
         "usd-day: found '20 usd/hour' (a string); allowed: '60 usd/day' with another amount.",
     ),
     "no dollars": (
-        ("users", "set-limit", "ada", "usd-day", "20/day"),
+        ("users", "set-amount", "ada", "usd-day", "20/day"),
         "allowed: '60 usd/day' with another amount.",
     ),
     "a limit of teams": (
-        ("users", "set-limit", "ada", "team-usd-day", "1 usd/day"),
+        ("users", "set-amount", "ada", "team-usd-day", "1 usd/day"),
         "no limit 'team-usd-day' that counts users",
     ),
     "a limit of users": (
         ("teams", "create", "sales", "--limit", "usd-day=1 usd/day"),
         "The policy has no limit 'usd-day' that counts teams; it has: team-usd-day (100 usd/day),",
     ),
-    "a switch": (("users", "set-limit", "ada", "blocked-user", "unless blocked"), "no limit"),
-    "an unknown user": (("users", "set-limit", "zoe", "plan", "1/day"), "There is no user 'zoe'"),
-    "an unknown key": (("keys", "set-limit", "0" * 16, "key", "1/minute"), "There is no key"),
+    "a switch": (("users", "set-amount", "ada", "blocked-user", "unless blocked"), "no limit"),
+    "an unknown user": (("users", "set-amount", "zoe", "plan", "1/day"), "There is no user 'zoe'"),
+    "an unknown key": (("keys", "set-amount", "0" * 16, "key", "1/minute"), "There is no key"),
     "an unknown team": (("users", "set-team", "ada", "sales"), "There is no team 'sales'"),
     "a team of an unknown user": (
         ("users", "set-team", "zoe", "research"),
@@ -307,7 +307,7 @@ BAD = {
         "ada has no team; no key was created",
     ),
     "a team twice": (("teams", "create", "research"), "There is a team 'research' already"),
-    "no amount to clear": (("users", "clear-limit", "ada", "plan"), "ada has no amount of 'plan'"),
+    "no amount to clear": (("users", "clear-amount", "ada", "plan"), "ada has no amount of 'plan'"),
 }
 
 

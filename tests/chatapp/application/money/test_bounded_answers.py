@@ -22,8 +22,8 @@ from tests.chatapp.application.money.test_settlement import left
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_body,
     anthropic_events,
     openai_body,
@@ -56,7 +56,7 @@ def ask(client: FlaskClient, path: str, body: dict[str, object]) -> Any:
 )
 def test_an_expensive_answer_is_bounded_by_the_budget(
     online: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     sent: dict[str, object],
     asked: dict[str, object],
     stream: bool,
@@ -72,7 +72,7 @@ def test_an_expensive_answer_is_bounded_by_the_budget(
 
 
 def test_a_request_within_the_budget_is_unchanged(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """The bytes stay the same if the budget pays the model's longest answer."""
     raw = b'{"model":"gpt-4o-mini",  "messages":[{"role":"user","content":"p\\u0069ng"}]}'
@@ -82,7 +82,7 @@ def test_a_request_within_the_budget_is_unchanged(
 
 
 def test_anthropics_bound_leaves_room_for_an_answer(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """`max_tokens` is lowered together with the thinking budget: Anthropic rejects a budget above
     the bound."""
@@ -102,7 +102,7 @@ def test_anthropics_bound_leaves_room_for_an_answer(
 
 
 def test_parallel_calls_without_a_bound_cannot_spend_a_multiple(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """Each further bound is lower by what is held; an excess is debt, and the next call waits."""
     long = openai_body(model=DEAR)
@@ -222,12 +222,12 @@ COMPACTION = {
 )
 def test_a_field_without_a_price_is_refused(
     online: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     path: str,
     fields: dict[str, object],
     param: str | None,
 ) -> None:
-    """By name, in the vendor's format, before anything is charged or sent."""
+    """By name, in the provider's format, before anything is charged or sent."""
     response = ask(online, path, {"max_tokens": 10, **fields})
     assert response.status_code == 400
     assert (
@@ -258,7 +258,7 @@ def test_a_field_without_a_price_is_refused(
     ],
 )
 def test_a_field_with_a_price_is_forwarded(
-    online: FlaskClient, provider: ProviderServer, path: str, fields: dict[str, object]
+    online: FlaskClient, provider: UpstreamServer, path: str, fields: dict[str, object]
 ) -> None:
     """Unchanged."""
     assert ask(online, path, {"max_tokens": 10, **fields}).status_code == 200
@@ -266,7 +266,7 @@ def test_a_field_with_a_price_is_forwarded(
 
 
 def test_a_call_that_may_search_holds_one_search(
-    make_app: AppMaker, provider: ProviderServer, database_url: str
+    make_app: AppMaker, provider: UpstreamServer, database_url: str
 ) -> None:
     """A cent more than the same call without; what the provider reports is charged."""
     accounts, held = Accounts(Database(database_url)), {}
@@ -289,7 +289,7 @@ def test_a_call_that_may_search_holds_one_search(
     assert 10_000 <= held["searching"] - held["plain"] < 12_000, held
 
 
-def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: ProviderServer) -> None:
+def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: UpstreamServer) -> None:
     """Not the requested one: a call in a tier without capacity is served as a standard one, and a
     project may have another default."""
     body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
@@ -309,7 +309,7 @@ def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: Provi
     assert round((before - left(online)["usd-day"]) * 1e6) == priority
 
 
-def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: ProviderServer) -> None:
+def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: UpstreamServer) -> None:
     """Speed, region, one-hour writes, searches, and the compaction of the context."""
     usage = {
         "input_tokens": 100,
@@ -347,7 +347,7 @@ def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: Provi
     ("hour", "minutes", "in_the_end"), [(40, 10, 290), (0, 50, 0), (50, 0, 300)]
 )
 def test_writes_after_a_search_have_the_lifetime_of_the_first(
-    online: FlaskClient, provider: ProviderServer, hour: int, minutes: int, in_the_end: int
+    online: FlaskClient, provider: UpstreamServer, hour: int, minutes: int, in_the_end: int
 ) -> None:
     """The end of a stream has their sum alone."""
     start, *events = anthropic_events(model=OPUS)
@@ -393,7 +393,7 @@ def test_invalid_fields_do_not_raise(odd: object) -> None:
 
 
 def test_after_a_call_without_a_bill_every_cost_is_counted(
-    make_app: AppMaker, provider: ProviderServer, redis_client: Any, redis_server: Any
+    make_app: AppMaker, provider: UpstreamServer, redis_client: Any, redis_server: Any
 ) -> None:
     """For an hour, in every worker, up to half of the remaining budget is held for each call and
     bounds its answer, so that unreported usage is charged."""
@@ -414,7 +414,7 @@ def test_after_a_call_without_a_bill_every_cost_is_counted(
 
 
 def test_a_reported_call_releases_its_reservation(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """A caller who has stopped one stream is not kept from further calls."""
     limiter = services_of(online.application).limiter
@@ -429,7 +429,7 @@ def test_a_reported_call_releases_its_reservation(
 
 
 def test_an_unreported_tier_is_billed_as_requested(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """If the answer does not name the served one."""
     body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
@@ -439,7 +439,7 @@ def test_an_unreported_tier_is_billed_as_requested(
     assert round((before - left(online)["usd-day"]) * 1e6) == billed
 
 
-def test_only_more_dollars_are_held(make_app: AppMaker, provider: ProviderServer) -> None:
+def test_only_more_dollars_are_held(make_app: AppMaker, provider: UpstreamServer) -> None:
     """Not tokens, and not the usual spending of the key: three agents at once continue."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
     with app.app_context():
@@ -454,7 +454,7 @@ def test_only_more_dollars_are_held(make_app: AppMaker, provider: ProviderServer
 
 
 def test_the_answer_of_an_unlisted_model_is_bounded(
-    make_app: AppMaker, provider: ProviderServer, tmp_path: Any
+    make_app: AppMaker, provider: UpstreamServer, tmp_path: Any
 ) -> None:
     """By the most that any model can generate, even with a large budget."""
     config = {"CHATAPP_PLANS": {"ada": "team"}}
@@ -480,7 +480,7 @@ OPEN: dict[str, tuple[str, str, dict[str, object]]] = {
 
 @pytest.mark.parametrize("name", OPEN)
 def test_a_tool_with_endless_results_is_off_until_it_is_allowed(
-    make_app: AppMaker, provider: ProviderServer, name: str
+    make_app: AppMaker, provider: UpstreamServer, name: str
 ) -> None:
     """With the setting's name. Allowed MCP has to be streamed, so that its results are counted."""
     tool, path, body = OPEN[name]
@@ -499,7 +499,7 @@ def test_a_tool_with_endless_results_is_off_until_it_is_allowed(
 )
 def test_uses_of_tools_are_bounded_by_the_budget(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     own: dict[str, object],
     uses: int,
     size: int,
@@ -529,7 +529,7 @@ def test_each_reading_has_the_price_of_its_length() -> None:
 
 
 def test_no_more_input_is_cached_than_there_is(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """A provider that reports more of it, or of what was written, is charged as if all was."""
     details = {"cached_tokens": 9_000_000, "cache_write_tokens": 9_000_000}

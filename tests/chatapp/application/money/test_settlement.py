@@ -14,8 +14,8 @@ from tests.chatapp.conftest import replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     openai_body,
     openai_chunks,
     openai_error,
@@ -55,7 +55,7 @@ def test_a_whole_answer_costs_what_was_billed(online: FlaskClient) -> None:
     assert remaining["plan"] == 99
 
 
-def test_a_stream_costs_what_was_billed(online: FlaskClient, provider: ProviderServer) -> None:
+def test_a_stream_costs_what_was_billed(online: FlaskClient, provider: UpstreamServer) -> None:
     """Its usage comes last, and counts when the stream is over."""
     provider.script(Stream(openai_chunks()))
     assert ask(online, stream=True).status_code == 200
@@ -76,7 +76,7 @@ def test_a_stream_costs_what_was_billed(online: FlaskClient, provider: ProviderS
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_a_failed_call_is_refunded(
-    online: FlaskClient, provider: ProviderServer, trouble: Answer, stream: bool
+    online: FlaskClient, provider: UpstreamServer, trouble: Answer, stream: bool
 ) -> None:
     """The day's calls, the tokens and the dollars, but not the request of the address."""
     before = left(online)
@@ -100,7 +100,7 @@ def test_limits_and_ledger_agree(online: FlaskClient) -> None:
 
 
 def test_a_prompt_above_the_plan_is_refused_before_it_is_sent(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """A call that exceeds the plan's whole minute costs nothing."""
     body = {"model": "gpt-5.4", "messages": [{"role": "user", "content": "word " * 240_000}]}
@@ -131,7 +131,7 @@ def test_a_spent_budget_stops_the_sdk(online: FlaskClient) -> None:
 
 
 def test_a_body_without_usage_keeps_an_estimate(
-    online: FlaskClient, provider: ProviderServer
+    online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """An answer without usage is charged by its size, never nothing."""
     body = openai_body(text="word " * 100)

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from chatapp.catalogue import load
 from chatapp.catalogue.usage import Usage
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, openai_body
+from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
 
 MODEL = "gpt-5.4"
 HOUR_S = 3600
@@ -58,7 +58,7 @@ def ask(client: FlaskClient, key: str, **headers: str) -> Any:
 
 
 def test_a_runaway_key_is_stopped(
-    make_app: AppMaker, provider: ProviderServer, clock: Clock
+    make_app: AppMaker, provider: UpstreamServer, clock: Clock
 ) -> None:
     """Half a dollar an hour is usual: at 10 dollars within an hour the key is stopped until the
     hour ends, with the reason. The owner's other key continues, and so does the key in the next
@@ -86,7 +86,7 @@ def test_a_runaway_key_is_stopped(
 
 
 def test_a_new_key_is_limited_by_its_plan(
-    make_app: AppMaker, provider: ProviderServer, clock: Clock
+    make_app: AppMaker, provider: UpstreamServer, clock: Clock
 ) -> None:
     """It may begin with an expensive day."""
     key = made_key(make_app(), "alice")

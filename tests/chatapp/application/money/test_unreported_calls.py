@@ -21,8 +21,8 @@ from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     Wait,
     anthropic_events,
     event,
@@ -38,7 +38,7 @@ PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUD
 
 
 @pytest.fixture
-def client(make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger) -> FlaskClient:
+def client(make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger) -> FlaskClient:
     """A client of an application whose calls are in `ledger`."""
     app = make_app()
     replace_services(app, ledger=ledger)
@@ -56,7 +56,7 @@ def ask(client: FlaskClient, model: str, **more: object) -> Any:
 @pytest.mark.parametrize("model", PATHS)
 def test_a_timeout_is_charged_as_it_was_held(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     model: str,
     stream: bool,
@@ -114,7 +114,7 @@ CLAUDES_KINDS: dict[str, list[bytes]] = {
 
 
 def test_searches_of_a_cut_stream_are_billed(
-    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """A cent each; and the prompt again for each time that Claude went on with results."""
     use = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
@@ -134,7 +134,7 @@ def test_searches_of_a_cut_stream_are_billed(
 
 
 def test_the_tier_of_a_cut_stream_is_billed(
-    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The one that is served, which each chunk has: a project may have another default."""
     pieces = [
@@ -149,7 +149,7 @@ def test_the_tier_of_a_cut_stream_is_billed(
 
 
 def test_a_rejected_prediction_is_billed(
-    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """OpenAI bills the tokens of a predicted answer that are not in the answer, and sends none of
     them. They are held, and charged if the stream is cut."""
@@ -171,7 +171,7 @@ def test_a_rejected_prediction_is_billed(
 )
 def test_every_kind_of_output_that_streams_is_counted(
     client: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     model: str,
     kind: str,
@@ -200,7 +200,7 @@ def test_every_kind_of_output_that_streams_is_counted(
 )
 def test_hidden_output_is_charged_as_held(
     client: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     model: str,
     more: dict[str, object],
@@ -219,7 +219,7 @@ def test_hidden_output_is_charged_as_held(
 
 @pytest.mark.parametrize("way", ["/chat", *dict.fromkeys(PATHS.values())])
 def test_a_plain_call_ends_with_its_client(
-    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, way: str
+    make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger, way: str
 ) -> None:
     """The provider is disconnected at once, and the call is charged as it was held."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=30, CHATAPP_MAX_TOKENS=1000)
@@ -242,7 +242,7 @@ def test_a_plain_call_ends_with_its_client(
 
 
 def test_a_client_that_stays_for_a_plain_answer_gets_it(
-    served: str, provider: ProviderServer, ledger: RecordingLedger
+    served: str, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """Also over a reused connection."""
     connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
@@ -255,7 +255,7 @@ def test_a_client_that_stays_for_a_plain_answer_gets_it(
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 def test_the_first_byte_of_a_stream_has_a_separate_timeout(
-    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger, stream: bool
+    make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger, stream: bool
 ) -> None:
     """A plain answer may take as long as it takes to generate; a stream must begin."""
     app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=30)
@@ -269,7 +269,7 @@ def test_the_first_byte_of_a_stream_has_a_separate_timeout(
 
 
 def test_a_pause_within_a_stream_may_be_longer(
-    make_app: AppMaker, provider: ProviderServer, ledger: RecordingLedger
+    make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The timeout for the first byte ends with it: thinking may take minutes after that."""
     app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.5, CHATAPP_PROVIDER_TIMEOUT_S=30)
@@ -289,7 +289,7 @@ def test_a_pause_within_a_stream_may_be_longer(
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1}])
 def test_an_answer_with_an_unreadable_usage_is_delivered(
     client: FlaskClient,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     way: str,
     usage: object,
@@ -309,7 +309,7 @@ def test_an_answer_with_an_unreadable_usage_is_delivered(
 
 @pytest.mark.parametrize("status", [500, 502, 503, 529])
 def test_a_failure_that_the_server_has_retried_may_be_retried(
-    make_app: AppMaker, provider: ProviderServer, status: int
+    make_app: AppMaker, provider: UpstreamServer, status: int
 ) -> None:
     """An SDK tries three times, Claude Code ten: they outlive a provider's bad half minute here as
     they do without this server."""
@@ -324,7 +324,7 @@ def test_a_failure_that_the_server_has_retried_may_be_retried(
 
 
 def test_cached_input_is_not_counted_in_tokens(
-    client: FlaskClient, provider: ProviderServer
+    client: FlaskClient, provider: UpstreamServer
 ) -> None:
     """As the providers count: of an agent's turn of 95,000 tokens, only the uncached ones count.
     Its dollars are those of the cache."""
@@ -340,7 +340,7 @@ def test_cached_input_is_not_counted_in_tokens(
 
 
 def test_all_choices_must_end(
-    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The first finished one does not make the answer whole: the others may still be generated."""
     first = event({"choices": [{"index": 0, "delta": {"content": "po"}, "finish_reason": "stop"}]})
@@ -356,7 +356,7 @@ def test_all_choices_must_end(
 
 
 def test_an_invalid_event_at_the_end_is_not_the_bill(
-    client: FlaskClient, provider: ProviderServer, ledger: RecordingLedger
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """With an unreadable usage, the received output is charged."""
     delta = named(
@@ -373,7 +373,7 @@ def test_an_invalid_event_at_the_end_is_not_the_bill(
 @pytest.mark.parametrize("waits", [False, True], ids=["at once", "after a while"])
 def test_a_connection_that_breaks_late_had_the_request(
     make_app: AppMaker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     ledger: RecordingLedger,
     monkeypatch: pytest.MonkeyPatch,
     waits: bool,

@@ -62,7 +62,7 @@ def test_no_part_of_a_request_asks_a_storage_that_is_down(
     storage: Any = limiter.storage
     asked_for: list[object] = []
     pool = storage.get_connection().connection_pool
-    breaker: Any = limiter._parts.engines.primary
+    breaker: Any = limiter._components.engines.primary
     monkeypatch.setattr(breaker._engine, "_look", lambda: 1 / 0)  # its thread may ask
     monkeypatch.setattr(pool, "get_connection", asked_for.append)
     for model in ("offline", "gpt-4o"):

@@ -21,7 +21,7 @@ from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.request.reservation import RENEW_EVERY_S
 from tests.chatapp.conftest import AppMaker, replace_services
-from tests.chatapp.upstream_server import ProviderServer, Stream, openai_chunks, openai_error
+from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks, openai_error
 from tests.servers import Server
 
 ASKED = {"message": "ping", "model": "gpt-5.4-mini"}
@@ -53,7 +53,7 @@ class EchoingLedger:
 
 @pytest.fixture
 def make_quiet_app(
-    make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: ProviderServer
+    make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: UpstreamServer
 ) -> Callable[[], Flask]:
     """Makes an application with the packaged policy."""
 
@@ -151,7 +151,7 @@ def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
     key = accounts.create_key(
         "alice", plan="pro", default_plan="starter", team="research", limits=limits
     )
-    accounts.set_limit("user", "alice", "usd-day", "7 usd/day")
+    accounts.set_amount("user", "alice", "usd-day", "7 usd/day")
     client = make_quiet_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
     answers = [ask(client) for _ in range(2)]  # the server learns the scripts
@@ -167,7 +167,7 @@ def test_alerts_cost_no_round_trip(
     make_app: AppMaker,
     redis_server: Server,
     redis_client: redis.Redis,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     database_url: str,
 ) -> None:
     """A budget that nears its end is looked up in the database, by a thread. It asks the limit only
@@ -195,7 +195,7 @@ def test_alerts_cost_no_round_trip(
 
 
 def test_a_failure_is_two_round_trips(
-    client: FlaskClient, redis_client: redis.Redis, provider: ProviderServer
+    client: FlaskClient, redis_client: redis.Redis, provider: UpstreamServer
 ) -> None:
     """It adds nothing to the statistics; one FCALL refunds its charges."""
     provider.script(*[openai_error(500, code="trouble") for _ in range(2)])
@@ -232,7 +232,7 @@ def test_a_client_that_hammers_costs_none(
 def test_a_long_stream_is_renewed_every_five_seconds(
     client: FlaskClient,
     redis_client: redis.Redis,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A minute of two words a second is renewed twelve times."""

@@ -18,7 +18,7 @@ from tests import servers
 from tests.chatapp.application.bad_input.test_bad_input import BODIES, PATHS
 from tests.chatapp.blueprints.test_admin import TOKEN, VIEWS, log_in, send
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 TOPOLOGY = Path(__file__).parents[4] / "docs" / "topology.md"
 USER, PASSWORD = "chatapp", "secret"
@@ -81,7 +81,7 @@ def make(admin: redis.Redis, redis_server: servers.Server, make_app: AppMaker) -
 
 @pytest.mark.parametrize("path", PATHS)
 def test_serving_needs_no_other_command(
-    make: AppMaker, admin: redis.Redis, provider: ProviderServer, path: str
+    make: AppMaker, admin: redis.Redis, provider: UpstreamServer, path: str
 ) -> None:
     """Calls, streams, renewals, refunds, usage, estimates and the readiness probe."""
     app = make(RATELIMIT_LEASE_SECONDS=0.001)
@@ -151,16 +151,16 @@ def test_a_serving_user_cannot_clear_limits_and_an_operator_can(
     """Only commands look for keys or delete by pattern."""
     limiter: Limiter = services_of(make()).limiter
     with pytest.raises(Exception, match="scan"):
-        limiter._parts.engines.primary.reset("LIMITS:")
+        limiter._components.engines.primary.reset("LIMITS:")
     assert [each for _, each in refused(admin)] == ["scan"]
     operator: Limiter = services_of(make(resets=True)).limiter
-    operator._parts.engines.primary.reset("LIMITS:")
+    operator._components.engines.primary.reset("LIMITS:")
     assert refused(admin) == []
 
 
 @pytest.mark.parametrize("path", PATHS[:1])
 def test_a_cluster_needs_no_other_command(
-    make_app: AppMaker, cluster_server: servers.Cluster, provider: ProviderServer, path: str
+    make_app: AppMaker, cluster_server: servers.Cluster, provider: UpstreamServer, path: str
 ) -> None:
     """Calls, streams, refunds, usage, estimates, switches, the readiness probe and a reset, with
     the limits of each identity on a node of its own."""
@@ -186,7 +186,7 @@ def test_a_cluster_needs_no_other_command(
     limiter._recorder.flush()
     names = [name for node in cluster_server.nodes for name in node.client().keys("LIMITS:*")]
     assert b"LIMITS:denials:{operators}" in names
-    assert limiter._parts.engines.primary.reset("LIMITS:") > 5
+    assert limiter._components.engines.primary.reset("LIMITS:") > 5
     for node in cluster_server.nodes:
         with node.client(decode_responses=True) as admin:
             assert refused(admin) == []

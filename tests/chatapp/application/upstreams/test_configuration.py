@@ -24,7 +24,7 @@ from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     RESPONSES_PATH,
     Answer,
-    ProviderServer,
+    UpstreamServer,
     anthropic_error,
     openai_error,
     response_body,
@@ -46,13 +46,13 @@ Configured = Callable[..., Flask]
 
 
 @pytest.fixture
-def server() -> Iterator[ProviderServer]:
+def server() -> Iterator[UpstreamServer]:
     with upstream_server.running() as running:
         yield running
 
 
 @pytest.fixture
-def other() -> Iterator[ProviderServer]:
+def other() -> Iterator[UpstreamServer]:
     """A second service."""
     with upstream_server.running() as running:
         yield running
@@ -79,7 +79,7 @@ def configured(make_app: AppMaker, tmp_path: Path) -> Configured:
 
 
 @pytest.fixture
-def keyed(configured: Configured, server: ProviderServer) -> FlaskClient:
+def keyed(configured: Configured, server: UpstreamServer) -> FlaskClient:
     """A client of an application whose upstream has two keys."""
     return configured(KEYED.format(url=server.url)).test_client()
 
@@ -131,7 +131,7 @@ context = 8192
 
 @pytest.fixture
 def two(
-    configured: Configured, server: ProviderServer, other: ProviderServer
+    configured: Configured, server: UpstreamServer, other: UpstreamServer
 ) -> tuple[FlaskClient, RecordingLedger]:
     """A client before an Azure-like service and one without a key, and the ledger."""
     ledger = RecordingLedger()
@@ -142,7 +142,7 @@ def two(
 
 def test_an_upstream_has_its_own_address_key_and_parameters(
     two: tuple[FlaskClient, RecordingLedger],
-    server: ProviderServer,
+    server: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As Azure wants them; what the environment says for OpenAI is not sent there."""
@@ -161,7 +161,7 @@ def test_an_upstream_has_its_own_address_key_and_parameters(
 
 
 def test_an_upstream_without_keys_gets_none(
-    two: tuple[FlaskClient, RecordingLedger], other: ProviderServer
+    two: tuple[FlaskClient, RecordingLedger], other: UpstreamServer
 ) -> None:
     """Streams work as well."""
     client, _ = two
@@ -197,8 +197,8 @@ def test_a_name_chooses_upstream_and_price(
     sent: str,
     slug: str,
     cost: int | None,
-    server: ProviderServer,
-    other: ProviderServer,
+    server: UpstreamServer,
+    other: UpstreamServer,
 ) -> None:
     """By the first pattern, or by the upstream's name; the bill is exact, by the upstream's own
     prices."""
@@ -220,8 +220,8 @@ def test_a_name_chooses_upstream_and_price(
     assert round((2 - left) * 1e6) == cost
 
 
-def test_a_vendors_model_can_have_another_price(
-    configured: Configured, server: ProviderServer
+def test_a_providers_model_can_have_another_price(
+    configured: Configured, server: UpstreamServer
 ) -> None:
     """That of the operator's contract; all else is as in models.toml."""
     text = f"""
@@ -257,7 +257,7 @@ price = {{ input = 1.0, cached_input = 1.0, cache_write = 1.0, output = 1.0 }}
 
 
 def test_a_price_for_all_models_is_not_all_of_their_price(
-    configured: Configured, server: ProviderServer
+    configured: Configured, server: UpstreamServer
 ) -> None:
     """Tools and tiers cost what they cost with the listed models of the upstream."""
     app, ledger = configured(COPIED.format(url=server.url)), RecordingLedger()
@@ -275,7 +275,7 @@ def test_a_price_for_all_models_is_not_all_of_their_price(
 
 
 def test_names_are_listed_with_their_upstream(
-    two: tuple[FlaskClient, RecordingLedger], server: ProviderServer
+    two: tuple[FlaskClient, RecordingLedger], server: UpstreamServer
 ) -> None:
     """For clients of the upstream's protocol; the default is that of the first with one."""
     client, _ = two
@@ -293,7 +293,7 @@ def test_names_are_listed_with_their_upstream(
 
 
 def test_the_messages_protocol_works_elsewhere_too(
-    configured: Configured, server: ProviderServer
+    configured: Configured, server: UpstreamServer
 ) -> None:
     """With the key in the header that the service reads."""
     text = f"""
@@ -318,7 +318,7 @@ def test_the_messages_protocol_works_elsewhere_too(
 
 
 def test_a_field_that_changes_the_price_there_is_refused(
-    configured: Configured, server: ProviderServer
+    configured: Configured, server: UpstreamServer
 ) -> None:
     """As the operator says; null is no request for it."""
     text = KEYED.format(url=server.url) + 'refuse = ["plugins", "models"]'
@@ -333,7 +333,7 @@ def test_a_field_that_changes_the_price_there_is_refused(
 
 
 def test_a_fallback_may_be_the_same_model_elsewhere(
-    configured: Configured, server: ProviderServer, other: ProviderServer
+    configured: Configured, server: UpstreamServer, other: UpstreamServer
 ) -> None:
     """In the same protocol: the request is forwarded, with the name alone changed."""
     text = TWO.format(azure=server.url, vllm=other.url)
@@ -346,7 +346,7 @@ def test_a_fallback_may_be_the_same_model_elsewhere(
 
 
 def test_a_fallback_elsewhere_must_have_a_price(
-    configured: Configured, server: ProviderServer, other: ProviderServer
+    configured: Configured, server: UpstreamServer, other: UpstreamServer
 ) -> None:
     """For each field of the request, by the rules of its own upstream."""
     text = TWO.format(azure=server.url, vllm=other.url).replace(
@@ -360,7 +360,7 @@ def test_a_fallback_elsewhere_must_have_a_price(
     assert len(other.calls) == 1
 
 
-def test_an_upstream_has_its_own_timeouts(configured: Configured, server: ProviderServer) -> None:
+def test_an_upstream_has_its_own_timeouts(configured: Configured, server: UpstreamServer) -> None:
     """Shorter ones than the settings'."""
     server.silence()
     text = KEYED.format(url=server.url) + "timeouts = { read_s = 0.2, first_byte_s = 0.2 }"
@@ -370,7 +370,7 @@ def test_an_upstream_has_its_own_timeouts(configured: Configured, server: Provid
 # -- several keys ------------------------------------------------------------------------------
 
 
-def test_keys_are_used_in_turn(keyed: FlaskClient, server: ProviderServer) -> None:
+def test_keys_are_used_in_turn(keyed: FlaskClient, server: UpstreamServer) -> None:
     """Each call has one."""
     for _ in range(4):
         assert chat(keyed, "acme-1").status_code == 200
@@ -378,7 +378,7 @@ def test_keys_are_used_in_turn(keyed: FlaskClient, server: ProviderServer) -> No
     assert server.keys()[:2] != [server.keys()[0]] * 2
 
 
-def test_a_stored_response_stays_with_its_key(keyed: FlaskClient, server: ProviderServer) -> None:
+def test_a_stored_response_stays_with_its_key(keyed: FlaskClient, server: UpstreamServer) -> None:
     """Other organisations do not have it, so that no other key takes over either."""
     body = {"model": "acme-1", "input": "ping"}
     assert keyed.post(RESPONSES_PATH, json=body).status_code == 200
@@ -405,7 +405,7 @@ def test_a_stored_response_stays_with_its_key(keyed: FlaskClient, server: Provid
 )
 @pytest.mark.parametrize("stream", [False, True])
 def test_another_key_takes_over_at_once(
-    keyed: FlaskClient, server: ProviderServer, refusal: Answer, stream: bool
+    keyed: FlaskClient, server: UpstreamServer, refusal: Answer, stream: bool
 ) -> None:
     """Within the call, although it has one attempt; from then on the refused key is left alone."""
     server.refuse(FIRST, refusal)
@@ -417,7 +417,7 @@ def test_another_key_takes_over_at_once(
 
 
 def test_a_rejected_key_is_logged_once(
-    keyed: FlaskClient, server: ProviderServer, caplog: pytest.LogCaptureFixture
+    keyed: FlaskClient, server: UpstreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """By its variable."""
     server.refuse(FIRST, openai_error(401, code="invalid_api_key", message=f"wrong: {FIRST}"))
@@ -429,7 +429,7 @@ def test_a_rejected_key_is_logged_once(
     ]
 
 
-def test_a_key_may_be_forbidden_one_model(keyed: FlaskClient, server: ProviderServer) -> None:
+def test_a_key_may_be_forbidden_one_model(keyed: FlaskClient, server: UpstreamServer) -> None:
     """It is still used for the others: no caller can put it out of use."""
     server.refuse(FIRST, openai_error(403, code="forbidden"))
     for _ in range(2):
@@ -441,7 +441,7 @@ def test_a_key_may_be_forbidden_one_model(keyed: FlaskClient, server: ProviderSe
 
 
 def test_the_operator_learns_which_upstream_rejects_all_keys(
-    keyed: FlaskClient, server: ProviderServer, caplog: pytest.LogCaptureFixture
+    keyed: FlaskClient, server: UpstreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client gets a 502 that names neither upstream nor key; each key was tried once."""
     for key in (FIRST, SECOND):
@@ -463,7 +463,7 @@ def test_the_operator_learns_which_upstream_rejects_all_keys(
 
 
 def test_an_exhausted_key_pauses_no_other(
-    configured: Configured, server: ProviderServer, uri: str
+    configured: Configured, server: UpstreamServer, uri: str
 ) -> None:
     """A refusal to one worker is known to all, for that key. With no key left, the client gets the
     shortest wait."""
@@ -487,7 +487,7 @@ def test_an_exhausted_key_pauses_no_other(
 
 
 def test_a_quota_is_that_of_its_key(
-    configured: Configured, server: ProviderServer, uri: str
+    configured: Configured, server: UpstreamServer, uri: str
 ) -> None:
     """One key has nothing left by its own report; the other one serves all further calls."""
     app = configured(KEYED.format(url=server.url), RATELIMIT_STORAGE_URI=uri)
@@ -505,7 +505,7 @@ def test_a_quota_is_that_of_its_key(
 
 
 def test_a_key_in_a_file_is_read_again(
-    configured: Configured, server: ProviderServer, tmp_path: Path
+    configured: Configured, server: UpstreamServer, tmp_path: Path
 ) -> None:
     """As soon as it changes, also a rejected one; an empty file changes nothing."""
     file = tmp_path / "key"
@@ -524,7 +524,7 @@ def test_a_key_in_a_file_is_read_again(
 
 
 def test_a_pause_is_lifted_for_all_keys(
-    configured: Configured, server: ProviderServer, uri: str
+    configured: Configured, server: UpstreamServer, uri: str
 ) -> None:
     """By `chat unblock model`."""
     text = KEYED.format(url=server.url) + "\n[upstreams.acme.models.acme-1]\ncontext = 1000\n"
@@ -543,12 +543,12 @@ def test_a_pause_is_lifted_for_all_keys(
 
 def test_a_missing_key_leaves_the_others_in_use(
     configured: Configured,
-    server: ProviderServer,
+    server: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is logged at the start. Without any key the models are unavailable, as without a vendor's
-    key."""
+    """It is logged at the start. Without any key the models are unavailable, as without that of a
+    provider."""
     monkeypatch.delenv("ACME_KEY_1")
     client = configured(KEYED.format(url=server.url)).test_client()
     assert "Upstream acme: there is no key in ACME_KEY_1" in caplog.messages
@@ -562,8 +562,8 @@ def test_a_missing_key_leaves_the_others_in_use(
 
 def test_a_named_upstream_is_not_replaced_by_another(
     configured: Configured,
-    server: ProviderServer,
-    other: ProviderServer,
+    server: UpstreamServer,
+    other: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without its key a pattern leads to the next upstream, and its name to nothing."""
@@ -579,15 +579,15 @@ def test_a_named_upstream_is_not_replaced_by_another(
 def test_no_representation_has_a_secret(keyed: FlaskClient) -> None:
     """Not of a provider, its keys, or the services."""
     services = services_of(keyed.application)
-    conversation: Any = services.conversation
-    provider = conversation._providers["acme"]
+    router: Any = services.router
+    provider = router._upstreams["acme"]
     shown = repr([services, provider, vars(provider), vars(provider.keys), provider.keys._keys])
     assert "secret-of" not in shown
     assert "ACME_KEY_1" in shown
 
 
 def test_anthropics_refusals_change_the_key_too(
-    configured: Configured, server: ProviderServer
+    configured: Configured, server: UpstreamServer
 ) -> None:
     """In its own errors."""
     text = KEYED.format(url=server.url).replace('"openai"', '"anthropic"').replace("/v1", "")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.chatapp.application.bad_input.test_bad_input import ANTHROPIC_PATH, BODIES, PATHS
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, ProviderServer, success
+from tests.chatapp.upstream_server import Answer, UpstreamServer, success
 
 COOKIES = ["session=ada; Path=/", "caf\u00e9=\u00fc; Path=/", "a=b; Domain=127.0.0.1; Max-Age=9"]
 
@@ -15,7 +15,7 @@ COOKIES = ["session=ada; Path=/", "caf\u00e9=\u00fc; Path=/", "a=b; Domain=127.0
 @pytest.mark.parametrize("cookie", COOKIES)
 @pytest.mark.parametrize("path", PATHS)
 def test_a_cookie_is_not_sent_with_the_next_call(
-    provider: ProviderServer, make_app: AppMaker, path: str, cookie: str, status: int
+    provider: UpstreamServer, make_app: AppMaker, path: str, cookie: str, status: int
 ) -> None:
     """A cookie that is not ASCII does not break later calls."""
     client = make_app(CHATAPP_PROVIDER_ATTEMPTS=1).test_client()

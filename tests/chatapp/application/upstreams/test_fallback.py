@@ -25,7 +25,7 @@ from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
     Answer,
-    ProviderServer,
+    UpstreamServer,
     anthropic_error,
     openai_body,
     openai_error,
@@ -36,14 +36,14 @@ UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
 
 
 @pytest.fixture
-def choosy(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
+def choosy(make_app: AppMaker, provider: UpstreamServer, uri: str) -> Workers:
     """Workers whose models have fallbacks."""
     fallbacks = {OPENAI: ANTHROPIC, ANTHROPIC: SMALLER}
     return Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks)
 
 
 def test_a_fallback_answers_for_an_overloaded_model(
-    choosy: Workers, provider: ProviderServer
+    choosy: Workers, provider: UpstreamServer
 ) -> None:
     """At the refusal, and from then on without calling the first model. It is billed and counted as
     itself, and is in the ledger under both names."""
@@ -67,7 +67,7 @@ def test_a_fallback_answers_for_an_overloaded_model(
 
 
 def test_the_ledger_has_the_fallbacks_price(
-    make_app: AppMaker, provider: ProviderServer, uri: str
+    make_app: AppMaker, provider: UpstreamServer, uri: str
 ) -> None:
     """The database has the call under the model that answered."""
     fallbacks = {OPENAI: ANTHROPIC}
@@ -80,7 +80,7 @@ def test_the_ledger_has_the_fallbacks_price(
     assert "limits of 1 user compared; 0 problems" in checked.output
 
 
-def test_a_fallback_has_no_fallback(choosy: Workers, provider: ProviderServer) -> None:
+def test_a_fallback_has_no_fallback(choosy: Workers, provider: UpstreamServer) -> None:
     """If both models cool down, the client gets an error, and no third model is called."""
     overloaded = anthropic_error(529, kind="overloaded_error", headers={"Retry-After": "7"})
     provider.script(busy("7"), overloaded)
@@ -89,8 +89,8 @@ def test_a_fallback_has_no_fallback(choosy: Workers, provider: ProviderServer) -
     assert len(provider.calls) == 2
 
 
-def test_a_vendors_endpoint_falls_back_within_its_protocol(
-    make_app: AppMaker, provider: ProviderServer, uri: str
+def test_a_providers_endpoint_falls_back_within_its_protocol(
+    make_app: AppMaker, provider: UpstreamServer, uri: str
 ) -> None:
     """The body is forwarded with another model's name, otherwise unchanged."""
     workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={OPENAI: SMALLER})
@@ -106,7 +106,7 @@ def test_a_vendors_endpoint_falls_back_within_its_protocol(
     assert len(provider.calls) == 3
 
 
-def test_no_request_is_translated(choosy: Workers, provider: ProviderServer) -> None:
+def test_no_request_is_translated(choosy: Workers, provider: UpstreamServer) -> None:
     """At OpenAI's endpoint a model of Anthropic is no fallback."""
     provider.script(busy("7"))
     body = {"model": OPENAI, "messages": MESSAGES}
@@ -115,7 +115,7 @@ def test_no_request_is_translated(choosy: Workers, provider: ProviderServer) -> 
     assert len(provider.calls) == 1
 
 
-def test_a_blocked_fallback_is_not_called(choosy: Workers, provider: ProviderServer) -> None:
+def test_a_blocked_fallback_is_not_called(choosy: Workers, provider: UpstreamServer) -> None:
     """An operator's block applies to it."""
     app = choosy.one.application
     with app.app_context():
@@ -132,7 +132,7 @@ def block(workers: Workers, name: str, model: str, **more: Any) -> None:
 
 
 def test_a_blocked_fallback_is_not_called_in_flight(
-    choosy: Workers, provider: ProviderServer
+    choosy: Workers, provider: UpstreamServer
 ) -> None:
     """The provider refuses the requested model, and the fallback is blocked."""
     block(choosy, "blocked-model", ANTHROPIC, reason="closed")
@@ -144,7 +144,7 @@ def test_a_blocked_fallback_is_not_called_in_flight(
 
 
 def test_a_fallback_in_flight_is_counted_for_its_model(
-    choosy: Workers, provider: ProviderServer
+    choosy: Workers, provider: UpstreamServer
 ) -> None:
     """By the limit that all callers of that model share."""
     provider.script(busy("7"))
@@ -161,7 +161,7 @@ def test_a_fallback_in_flight_is_counted_for_its_model(
     ids=["switched off", "paused for longer"],
 )
 def test_a_refusal_names_the_requested_model(
-    choosy: Workers, provider: ProviderServer, name: str, words: dict[str, Any]
+    choosy: Workers, provider: UpstreamServer, name: str, words: dict[str, Any]
 ) -> None:
     """Whatever keeps the fallback from answering, the wait is the requested model's three
     seconds."""
@@ -174,14 +174,14 @@ def test_a_refusal_names_the_requested_model(
     assert provider.calls == []
 
 
-def test_the_wait_is_the_shorter_of_both_models(choosy: Workers, provider: ProviderServer) -> None:
+def test_the_wait_is_the_shorter_of_both_models(choosy: Workers, provider: UpstreamServer) -> None:
     """A retry is useful when either can answer."""
     block(choosy, "provider", UPSTREAM[OPENAI], for_s=3000, reason="overloaded")
     block(choosy, "provider", UPSTREAM[ANTHROPIC], for_s=3, reason="overloaded")
     assert chat(choosy.other).headers["Retry-After"] == "3"
 
 
-def test_a_fallback_is_called_once(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+def test_a_fallback_is_called_once(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
     """However many attempts the first model has; the client gets the first model's wait."""
     fallbacks = {OPENAI: ANTHROPIC}
     workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS=fallbacks, CHATAPP_PROVIDER_ATTEMPTS=5)
@@ -194,7 +194,7 @@ def test_a_fallback_is_called_once(make_app: AppMaker, provider: ProviderServer,
     assert (call.slug, call.attempts, call.cost_micro_usd) == (ANTHROPIC, 2, 0)
 
 
-def test_a_fallback_has_a_separate_estimate(choosy: Workers, provider: ProviderServer) -> None:
+def test_a_fallback_has_a_separate_estimate(choosy: Workers, provider: UpstreamServer) -> None:
     """By another tokenizer, and the same before the call and in flight."""
     long = "antidisestablishmentarianism " * 500
     chat(choosy.one, ANTHROPIC, message=long)
@@ -210,7 +210,7 @@ def test_a_fallback_has_a_separate_estimate(choosy: Workers, provider: ProviderS
 
 
 def test_a_dated_name_has_the_fallback_of_its_family(
-    choosy: Workers, provider: ProviderServer
+    choosy: Workers, provider: UpstreamServer
 ) -> None:
     """It is the same model."""
     provider.script(busy("7"))
@@ -218,7 +218,7 @@ def test_a_dated_name_has_the_fallback_of_its_family(
 
 
 def test_an_unlisted_model_has_its_own_fallback(
-    make_app: AppMaker, provider: ProviderServer, uri: str
+    make_app: AppMaker, provider: UpstreamServer, uri: str
 ) -> None:
     """Unlisted models are counted as one, and have fallbacks by name."""
     workers = Workers(make_app, uri, CHATAPP_FALLBACK_MODELS={"gpt-99-new": SMALLER})
@@ -228,7 +228,7 @@ def test_an_unlisted_model_has_its_own_fallback(
     assert chat(workers.one, "gpt-98-new").status_code == 503
 
 
-def test_no_model_is_its_own_fallback(make_app: AppMaker, provider: ProviderServer) -> None:
+def test_no_model_is_its_own_fallback(make_app: AppMaker, provider: UpstreamServer) -> None:
     """Under no name of its family; this is an error at the start."""
     with pytest.raises(SettingsError, match="are the same model"):
         make_app(CHATAPP_FALLBACK_MODELS={OPENAI: f"{OPENAI}-2026-03-17"})
@@ -238,7 +238,7 @@ DEAR = "o1-pro"  # holds 0.62 dollars for a call, and 2 are left of the hour
 
 
 def test_an_expensive_fallback_must_fit_into_the_budget(
-    make_app: AppMaker, provider: ProviderServer, uri: str
+    make_app: AppMaker, provider: UpstreamServer, uri: str
 ) -> None:
     """It is decided by its own estimate: three calls spend the hour's dollars. The fourth is
     refused as the requested model, and charges nothing."""
@@ -265,7 +265,7 @@ def test_an_expensive_fallback_must_fit_into_the_budget(
 
 
 def test_a_fallbacks_answer_is_bounded_by_its_price(
-    make_app: AppMaker, provider: ProviderServer, uri: str
+    make_app: AppMaker, provider: UpstreamServer, uri: str
 ) -> None:
     """The budget pays any answer of the cheap model, and 3,000 tokens of the expensive one."""
     workers = Workers(

@@ -15,8 +15,8 @@ from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_body,
     anthropic_events,
     event,
@@ -50,7 +50,7 @@ class Asker:
 
 
 @pytest.fixture
-def asker(make_app: AppMaker, provider: ProviderServer) -> Asker:
+def asker(make_app: AppMaker, provider: UpstreamServer) -> Asker:
     app = make_app(CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_PROVIDER_TIMEOUT_S=5)
     ledger = RecordingLedger()
     replace_services(app, ledger=ledger)
@@ -60,7 +60,7 @@ def asker(make_app: AppMaker, provider: ProviderServer) -> Asker:
 @every_way
 @pytest.mark.parametrize("status", [200, 400, 500])
 def test_a_deeply_nested_answer_is_malformed(
-    asker: Asker, provider: ProviderServer, way: str, status: int
+    asker: Asker, provider: UpstreamServer, way: str, status: int
 ) -> None:
     """The call is over in the ledger. A 200 may have been billed, and is charged as held; a refusal
     is not."""
@@ -90,7 +90,7 @@ ODD_CONTENT = {"a number": 7, "nested": nested(700)}
 @every_way
 @pytest.mark.parametrize("content", ODD_CONTENT.values(), ids=ODD_CONTENT)
 def test_unexpected_content_is_no_500(
-    asker: Asker, provider: ProviderServer, way: str, content: object
+    asker: Asker, provider: UpstreamServer, way: str, content: object
 ) -> None:
     """Generated content in an unexpected form is forwarded, or malformed."""
     body = anthropic_body() if "anthropic" in way else openai_body()
@@ -114,7 +114,7 @@ UNREADABLE = {
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("body", UNREADABLE)
 def test_an_unreadable_refusal_is_a_refusal(
-    asker: Asker, provider: ProviderServer, way: str, body: str, stream: bool
+    asker: Asker, provider: UpstreamServer, way: str, body: str, stream: bool
 ) -> None:
     """Its status and the wait that it names are known, also for a stream."""
     provider.script(Answer(429, b'{"err', {**UNREADABLE[body], "retry-after-ms": "90000"}))
@@ -127,7 +127,7 @@ def test_an_unreadable_refusal_is_a_refusal(
 @every_way
 @pytest.mark.parametrize("body", UNREADABLE)
 def test_an_unreadable_answer_is_charged_as_held(
-    asker: Asker, provider: ProviderServer, way: str, body: str
+    asker: Asker, provider: UpstreamServer, way: str, body: str
 ) -> None:
     """It was generated and is billed, however early its connection broke; a second attempt would be
     billed, too."""
@@ -139,7 +139,7 @@ def test_an_unreadable_answer_is_charged_as_held(
 
 
 @pytest.mark.parametrize("value", ["a\x01b", "caf\xc3\xa9"])
-def test_an_invalid_header_is_dropped(asker: Asker, provider: ProviderServer, value: str) -> None:
+def test_an_invalid_header_is_dropped(asker: Asker, provider: UpstreamServer, value: str) -> None:
     """gunicorn would reject it, and with it the answer, which was paid for."""
     headers = {"x-request-id": value, "Content-Type": f"application/json; x={value}"}
     provider.script(Answer(200, openai_body(), headers))
@@ -161,7 +161,7 @@ def absurd(way: str, tokens: int) -> Answer:
 @every_way
 @pytest.mark.parametrize("tokens", ABSURD.values(), ids=ABSURD)
 def test_an_impossible_number_of_tokens_is_no_usage(
-    asker: Asker, provider: ProviderServer, way: str, tokens: int
+    asker: Asker, provider: UpstreamServer, way: str, tokens: int
 ) -> None:
     """More than any model can generate: the call is charged as held at most."""
     provider.script(absurd(way, tokens))
@@ -175,7 +175,7 @@ def test_an_impossible_number_of_tokens_is_no_usage(
 @every_way
 @pytest.mark.parametrize("tokens", ABSURD.values(), ids=ABSURD)
 def test_an_impossible_number_in_a_stream_is_no_usage(
-    asker: Asker, provider: ProviderServer, way: str, tokens: int
+    asker: Asker, provider: UpstreamServer, way: str, tokens: int
 ) -> None:
     """The stream ends in its format, and the call with it."""
     if "anthropic" in way:
@@ -199,7 +199,7 @@ def test_an_impossible_number_in_a_stream_is_no_usage(
 @every_way
 @pytest.mark.parametrize("stream", [False, True])
 def test_no_redirect_is_followed(
-    asker: Asker, provider: ProviderServer, way: str, stream: bool
+    asker: Asker, provider: UpstreamServer, way: str, stream: bool
 ) -> None:
     """It would be an uncounted call to an unknown address."""
     provider.script(Answer(307, {}, {"Location": "/v1/elsewhere"}))
@@ -210,7 +210,7 @@ def test_no_redirect_is_followed(
 
 
 @pytest.mark.parametrize("wait", ["1e300", "99999999", "1e999"])
-def test_an_impossible_wait_is_dropped(asker: Asker, provider: ProviderServer, wait: str) -> None:
+def test_an_impossible_wait_is_dropped(asker: Asker, provider: UpstreamServer, wait: str) -> None:
     """Such as a year."""
     provider.script(Answer(429, {"error": {"message": "no"}}, {"Retry-After": wait}))
     response = asker.ask("/chat with openai")
@@ -219,16 +219,16 @@ def test_an_impossible_wait_is_dropped(asker: Asker, provider: ProviderServer, w
 
 
 def test_a_defect_leaves_no_call_open(
-    asker: Asker, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
+    asker: Asker, provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A 500, and the caller is refunded, because the provider was not called."""
-    from chatapp.upstreams.router import Conversation
+    from chatapp.upstreams.router import Router
 
     def oops(*_: object) -> None:
         raise RuntimeError("oops")
 
     before = left(asker.client)
-    monkeypatch.setattr(Conversation, "answer", oops)
+    monkeypatch.setattr(Router, "answer", oops)
     assert asker.ask("/chat with openai").status_code == 500
     (call,) = asker.ledger.finished()
     assert call.status == "unavailable"
@@ -237,8 +237,8 @@ def test_a_defect_leaves_no_call_open(
     assert after["at-once"] == before["at-once"]
 
 
-def test_an_endless_event_ends_a_stream(asker: Asker, provider: ProviderServer) -> None:
-    """With an error in the format of /chat. Vendors' endpoints forward unreadable events."""
+def test_an_endless_event_ends_a_stream(asker: Asker, provider: UpstreamServer) -> None:
+    """With an error in the format of /chat. Providers' endpoints forward unreadable events."""
     pieces = openai_chunks()
     deep = b"data: " + DEEP + b"\n\n"
     provider.script(Stream([*pieces[:2], deep, *pieces[2:]]))
@@ -252,7 +252,7 @@ def test_an_endless_event_ends_a_stream(asker: Asker, provider: ProviderServer) 
 @pytest.mark.parametrize("encoding", ["identity", "gzip"])
 def test_an_endless_answer_is_malformed(
     asker: Asker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     way: str,
     status: int,
     encoding: str,
@@ -273,7 +273,7 @@ def test_an_endless_answer_is_malformed(
 @pytest.mark.parametrize("status", [400, 401, 500])
 def test_errors_do_not_quote_the_key(
     asker: Asker,
-    provider: ProviderServer,
+    provider: UpstreamServer,
     way: str,
     status: int,
     caplog: pytest.LogCaptureFixture,
@@ -289,7 +289,7 @@ def test_errors_do_not_quote_the_key(
     assert own not in caplog.text
 
 
-def test_addresses_in_a_request_are_not_opened(asker: Asker, provider: ProviderServer) -> None:
+def test_addresses_in_a_request_are_not_opened(asker: Asker, provider: UpstreamServer) -> None:
     """Pictures and documents by address are the provider's to fetch: this server would reach
     addresses of its own network."""
     with socket.create_server(("127.0.0.1", 0)) as inside:

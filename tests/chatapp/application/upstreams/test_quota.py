@@ -13,10 +13,10 @@ from chatapp import catalogue
 from chatapp.calls.throttle import RECENT_S, Throttle
 from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
-from chatapp.upstreams import ProviderError, Quota
-from chatapp.upstreams.anthropic import VENDOR as ANTHROPIC_VENDOR
-from chatapp.upstreams.openai import VENDOR as OPENAI_VENDOR
-from chatapp.upstreams.sdk import Vendor, provider_errors
+from chatapp.upstreams import Quota, UpstreamError
+from chatapp.upstreams.anthropic import PROTOCOL as ANTHROPIC_PROTOCOL
+from chatapp.upstreams.openai import PROTOCOL as OPENAI_PROTOCOL
+from chatapp.upstreams.sdk import UpstreamProtocol, upstream_errors
 from chatapp.web.call_limits import RequestLimits
 from tests.chatapp.application.upstreams.workers import (
     ANTHROPIC,
@@ -32,8 +32,8 @@ from tests.chatapp.application.upstreams.workers import (
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.upstream_server import (
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_error,
     anthropic_events,
     named,
@@ -45,7 +45,7 @@ DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
 
 
 @pytest.fixture
-def workers(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
+def workers(make_app: AppMaker, provider: UpstreamServer, uri: str) -> Workers:
     return Workers(make_app, uri)
 
 
@@ -54,7 +54,7 @@ def workers(make_app: AppMaker, provider: ProviderServer, uri: str) -> Workers:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_cool_down_applies_to_all_workers_at_once(
-    workers: Workers, provider: ProviderServer, status: int
+    workers: Workers, provider: UpstreamServer, status: int
 ) -> None:
     """OpenAI names a wait of 7 s to one worker: the other does not call it, and its client gets the
     wait."""
@@ -77,7 +77,7 @@ def test_a_cool_down_applies_to_all_workers_at_once(
     ],
 )
 def test_a_cool_down_has_anthropics_format(
-    workers: Workers, provider: ProviderServer, refusal: Answer, wait_ms: int
+    workers: Workers, provider: UpstreamServer, refusal: Answer, wait_ms: int
 ) -> None:
     """At its endpoint."""
     provider.script(refusal)
@@ -92,7 +92,7 @@ def test_a_cool_down_has_anthropics_format(
     assert len(provider.calls) == 1
 
 
-def test_a_short_wait_is_waited_for(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+def test_a_short_wait_is_waited_for(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
     """At either worker a call is answered after it, and the provider is not called before."""
     workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
     provider.script(busy("1"))
@@ -101,7 +101,7 @@ def test_a_short_wait_is_waited_for(make_app: AppMaker, provider: ProviderServer
     assert len(provider.calls) == 3
 
 
-def test_few_threads_wait(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+def test_few_threads_wait(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
     """A request for which no place is left is refused at once."""
     workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
     replace_services(workers.other.application, waiting=BoundedSemaphore(0))
@@ -113,7 +113,7 @@ def test_few_threads_wait(make_app: AppMaker, provider: ProviderServer, uri: str
     assert len(provider.calls) == 1
 
 
-def test_other_models_are_not_affected(workers: Workers, provider: ProviderServer) -> None:
+def test_other_models_are_not_affected(workers: Workers, provider: UpstreamServer) -> None:
     """A cool-down is of one model's family, including its dated names."""
     provider.script(busy("7"))
     chat(workers.one)
@@ -122,7 +122,7 @@ def test_other_models_are_not_affected(workers: Workers, provider: ProviderServe
     assert chat(workers.other, f"{OPENAI}-2026-03-17").status_code == 503
 
 
-def test_an_unlisted_model_cools_down_alone(workers: Workers, provider: ProviderServer) -> None:
+def test_an_unlisted_model_cools_down_alone(workers: Workers, provider: UpstreamServer) -> None:
     """Unlisted models share a limit, but not a cool-down."""
     provider.script(busy("7"))
     assert chat(workers.one, "gpt-99-new").status_code == 503
@@ -140,7 +140,7 @@ def test_an_unlisted_model_cools_down_alone(workers: Workers, provider: Provider
     ids=["fast mode", "priority", "long context"],
 )
 def test_a_special_tiers_refusal_stops_no_other_call(
-    workers: Workers, provider: ProviderServer, path: str, model: str, special: dict[str, str]
+    workers: Workers, provider: UpstreamServer, path: str, model: str, special: dict[str, str]
 ) -> None:
     """A tier has separate limits, which few may use: its callers get its wait, and all other calls
     continue."""
@@ -152,7 +152,7 @@ def test_a_special_tiers_refusal_stops_no_other_call(
     assert workers.other.post(path, json=body).status_code == 200
 
 
-def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: ProviderServer) -> None:
+def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: UpstreamServer) -> None:
     """Even if a provider names a longer wait, a few calls try again after a minute."""
     provider.script(busy("3000"))
     assert chat(workers.one).headers["Retry-After"] == "3000"
@@ -165,7 +165,7 @@ TOO_LARGE = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, 
 
 
 def test_a_request_above_the_quota_stops_no_other_call(
-    workers: Workers, provider: ProviderServer
+    workers: Workers, provider: UpstreamServer
 ) -> None:
     """OpenAI refuses it with a 429. Its sender learns that it never fits, in either format."""
     body = {"model": OPENAI, "messages": MESSAGES}
@@ -186,7 +186,7 @@ def test_a_request_above_the_quota_stops_no_other_call(
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_prompt_above_anthropics_quota_stops_no_other_call(
-    workers: Workers, provider: ProviderServer, cached: bool
+    workers: Workers, provider: UpstreamServer, cached: bool
 ) -> None:
     """Anthropic's message is the same for both, and its headers show it: 100 tokens a minute, and a
     prompt of thousands, cached or not."""
@@ -207,7 +207,7 @@ def test_a_prompt_above_anthropics_quota_stops_no_other_call(
 
 
 def test_a_tier_without_capacity_stops_no_other_call(
-    workers: Workers, provider: ProviderServer
+    workers: Workers, provider: UpstreamServer
 ) -> None:
     """OpenAI refuses a call of the tier `flex`, which its caller chose."""
     body = {"model": OPENAI, "messages": MESSAGES, "service_tier": "flex"}
@@ -231,7 +231,7 @@ def test_a_request_without_a_model_has_no_fallback(
     assert app.test_client().get("/usage").status_code == 503
 
 
-def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: ProviderServer) -> None:
+def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: UpstreamServer) -> None:
     """No call, token or dollar is charged, neither for the refused call nor for the denied one."""
     before = left(workers.one)
     provider.script(busy("7"))
@@ -248,7 +248,7 @@ IN_STREAM = named("error", error={"type": "overloaded_error", "message": "no"})
 
 @pytest.mark.parametrize("in_stream", [False, True])
 def test_a_model_that_names_no_wait_stays_open(
-    make_app: AppMaker, provider: ProviderServer, uri: str, in_stream: bool
+    make_app: AppMaker, provider: UpstreamServer, uri: str, in_stream: bool
 ) -> None:
     """One refusal concerns its own call. When it refuses all, the worker sends a part of the calls,
     and all of them a second later."""
@@ -284,7 +284,7 @@ def test_a_model_that_names_no_wait_stays_open(
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_short_pause_is_waited_out(
-    workers: Workers, provider: ProviderServer, stream: bool
+    workers: Workers, provider: UpstreamServer, stream: bool
 ) -> None:
     """The caller gets the answer, the ledger has two attempts, and the bill one call."""
     provider.script(openai_error(429, code="slow_down", headers={"retry-after-ms": "50"}))
@@ -300,7 +300,7 @@ def test_a_short_pause_is_waited_out(
     assert remaining["plan"] == 99
 
 
-def test_attempts_are_bounded(workers: Workers, provider: ProviderServer) -> None:
+def test_attempts_are_bounded(workers: Workers, provider: UpstreamServer) -> None:
     """Two by default, and the client gets a wait."""
     headers = {"retry-after-ms": "20"}
     provider.script(*[openai_error(503, code="server_is_overloaded", headers=headers)] * 5)
@@ -310,14 +310,14 @@ def test_attempts_are_bounded(workers: Workers, provider: ProviderServer) -> Non
     assert (call.attempts, call.cost_micro_usd) == (2, 0)
 
 
-def test_an_internal_error_is_retried(workers: Workers, provider: ProviderServer) -> None:
+def test_an_internal_error_is_retried(workers: Workers, provider: UpstreamServer) -> None:
     """Another attempt may succeed after a 500."""
     provider.script(Answer(500, {"error": {"message": "no"}}))
     assert chat(workers.one).status_code == 200
     assert len(provider.calls) == 2
 
 
-def test_a_timeout_is_not_retried(make_app: AppMaker, provider: ProviderServer, uri: str) -> None:
+def test_a_timeout_is_not_retried(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
     """It may have been billed."""
     workers = Workers(make_app, uri, CHATAPP_PROVIDER_TIMEOUT_S=0.3)
     provider.silence()
@@ -331,12 +331,14 @@ def test_a_timeout_is_not_retried(make_app: AppMaker, provider: ProviderServer, 
     [(httpx2.ConnectTimeout("no"), "unavailable"), (httpx2.ReadTimeout("no"), "timeout")],
     ids=["no connection", "no answer"],
 )
-@pytest.mark.parametrize("vendor", [OPENAI_VENDOR, ANTHROPIC_VENDOR], ids=["openai", "anthropic"])
+@pytest.mark.parametrize(
+    "protocol", [OPENAI_PROTOCOL, ANTHROPIC_PROTOCOL], ids=["openai", "anthropic"]
+)
 def test_a_connect_timeout_is_retried(
-    vendor: Vendor, cause: httpx2.TimeoutException, kind: str
+    protocol: UpstreamProtocol, cause: httpx2.TimeoutException, kind: str
 ) -> None:
     """Only a provider that has read the prompt can bill it."""
-    with pytest.raises(ProviderError) as quota_headers, provider_errors(vendor):
+    with pytest.raises(UpstreamError) as quota_headers, upstream_errors(protocol):
         raise cause
     assert quota_headers.value.kind == kind
 
@@ -346,7 +348,7 @@ def test_a_connect_timeout_is_retried(
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
 def test_a_used_up_quota_is_respected(
-    workers: Workers, provider: ProviderServer, unit: str
+    workers: Workers, provider: UpstreamServer, unit: str
 ) -> None:
     """An answer reports that nothing is left: the other worker's client gets a wait, and OpenAI is
     not called."""
@@ -359,7 +361,7 @@ def test_a_used_up_quota_is_respected(
     assert len(provider.calls) == 1
 
 
-def test_the_rest_of_a_quota_can_be_used(workers: Workers, provider: ProviderServer) -> None:
+def test_the_rest_of_a_quota_can_be_used(workers: Workers, provider: UpstreamServer) -> None:
     """Two of sixty are left: two calls pass, at either worker, and the third waits."""
     provider.script(Answer(200, openai_body(), quota_headers(requests=(60, 2, "58s"))))
     answers = [chat(client).status_code for client in (workers.one, workers.other, workers.one)]
@@ -368,7 +370,7 @@ def test_the_rest_of_a_quota_can_be_used(workers: Workers, provider: ProviderSer
 
 
 def test_a_cached_prompt_is_not_counted_by_anthropic(
-    workers: Workers, provider: ProviderServer
+    workers: Workers, provider: UpstreamServer
 ) -> None:
     """A cached prompt of 20,000 tokens hardly uses a limit of 2,000 input tokens: the next call
     passes."""

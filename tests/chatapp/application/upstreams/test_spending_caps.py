@@ -22,8 +22,8 @@ from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     RESPONSES_PATH,
     Answer,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_error,
     anthropic_events,
     event,
@@ -110,7 +110,7 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "messages": (ANTHROPIC_PATH, {"messages": MESSAGES, "max_tokens": 9}),
     "messages stream": (ANTHROPIC_PATH, {"messages": MESSAGES, "max_tokens": 9, "stream": True}),
 }
-#: Each cap at a vendor's main address, and one cap in every way.
+#: Each cap at a provider's main address, and one cap in every way.
 CASES = [
     pytest.param(cap, way, model, id=f"{name}-{way}")
     for caps, model, paths in (
@@ -125,7 +125,7 @@ CASES = [
 
 @pytest.fixture
 def client(
-    make_app: AppMaker, provider: ProviderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_app: AppMaker, provider: UpstreamServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> FlaskClient:
     """A client of an application with one attempt per call, and two keys for each protocol."""
     monkeypatch.setenv("KEY_1", FIRST)
@@ -148,7 +148,7 @@ def hides_billing(answer: Any) -> bool:
 
 @pytest.mark.parametrize(("cap", "way", "model"), CASES)
 def test_another_key_serves_the_same_call(
-    client: FlaskClient, provider: ProviderServer, cap: Answer, way: str, model: str
+    client: FlaskClient, provider: UpstreamServer, cap: Answer, way: str, model: str
 ) -> None:
     """The capped one is left alone from then on."""
     provider.refuse(FIRST, cap)
@@ -162,7 +162,7 @@ def test_another_key_serves_the_same_call(
 
 @pytest.mark.parametrize(("cap", "way", "model"), CASES)
 def test_without_another_key_the_client_reads_no_bill(
-    client: FlaskClient, provider: ProviderServer, cap: Answer, way: str, model: str
+    client: FlaskClient, provider: UpstreamServer, cap: Answer, way: str, model: str
 ) -> None:
     """A 502 that blames neither the request nor its sender, who is charged nothing."""
     before = left(client)
@@ -196,7 +196,7 @@ BREAKS: dict[str, Callable[[], list[bytes]]] = {
 
 @pytest.mark.parametrize("way", BREAKS)
 def test_a_cap_within_a_stream_is_hidden(
-    client: FlaskClient, provider: ProviderServer, way: str
+    client: FlaskClient, provider: UpstreamServer, way: str
 ) -> None:
     """The stream ends with an error, and its key rests."""
     provider.script(Stream(BREAKS[way]()))
@@ -211,7 +211,7 @@ def test_a_cap_within_a_stream_is_hidden(
 
 
 def test_the_operator_learns_of_a_cap(
-    client: FlaskClient, provider: ProviderServer, caplog: pytest.LogCaptureFixture
+    client: FlaskClient, provider: UpstreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An ERROR and an alert, once a day, with the date that the provider has named."""
     app = client.application
@@ -248,7 +248,7 @@ def test_the_operator_learns_of_a_cap(
     ],
 )
 def test_no_caller_can_have_a_key_set_aside(
-    client: FlaskClient, provider: ProviderServer, message: str
+    client: FlaskClient, provider: UpstreamServer, message: str
 ) -> None:
     """Anthropic's complaint about a field begins with the field's name, which a caller chooses."""
     provider.script(anthropic_error(400, kind="invalid_request_error", message=message))
@@ -258,7 +258,7 @@ def test_no_caller_can_have_a_key_set_aside(
     assert {*provider.keys()[1:]} == {FIRST, SECOND}
 
 
-def test_a_ramp_limit_is_no_cap(client: FlaskClient, provider: ProviderServer) -> None:
+def test_a_ramp_limit_is_no_cap(client: FlaskClient, provider: UpstreamServer) -> None:
     """It names its wait, like any rate limit."""
     error = anthropic_error(
         429,
@@ -272,7 +272,7 @@ def test_a_ramp_limit_is_no_cap(client: FlaskClient, provider: ProviderServer) -
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
 
 
-def test_a_count_needs_no_key(client: FlaskClient, provider: ProviderServer) -> None:
+def test_a_count_needs_no_key(client: FlaskClient, provider: UpstreamServer) -> None:
     """The tokens of a prompt are estimated while the provider does not count them."""
     for key in (FIRST, SECOND):
         provider.refuse(key, ANTHROPIC_CAPS["specified"])

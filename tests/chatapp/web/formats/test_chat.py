@@ -13,8 +13,8 @@ from chatapp.catalogue.usage import Usage
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
-    ProviderServer,
     Stream,
+    UpstreamServer,
     anthropic_error,
     anthropic_events,
     event,
@@ -43,7 +43,7 @@ def events(response: TestResponse) -> list[tuple[str, dict[str, object]]]:
     ("model", "written"), [(OPENAI, {"input": 12, "cached": 8}), (ANTHROPIC, {"input": 23})]
 )
 def test_text_comes_in_deltas_and_ends_with_its_usage(
-    online: FlaskClient, provider: ProviderServer, model: str, written: dict[str, int]
+    online: FlaskClient, provider: UpstreamServer, model: str, written: dict[str, int]
 ) -> None:
     """The parts are the provider's, and `done` has what the whole answer would have had."""
     response = ask(online, model)
@@ -71,7 +71,7 @@ def test_the_offline_answer_is_streamed(client: FlaskClient) -> None:
     assert done["finish_reason"] == "stop"
 
 
-def test_the_usage_of_a_stream_is_requested(online: FlaskClient, provider: ProviderServer) -> None:
+def test_the_usage_of_a_stream_is_requested(online: FlaskClient, provider: UpstreamServer) -> None:
     """OpenAI reports it only on request."""
     ask(online, OPENAI)
     [call] = provider.calls
@@ -89,7 +89,7 @@ def test_the_usage_of_a_stream_is_requested(online: FlaskClient, provider: Provi
     ],
 )
 def test_an_error_before_the_stream_is_an_ordinary_error(
-    online: FlaskClient, provider: ProviderServer, model: str, answer: Answer, status: int
+    online: FlaskClient, provider: UpstreamServer, model: str, answer: Answer, status: int
 ) -> None:
     """With a status and a JSON body, as without "stream"."""
     provider.script(answer)
@@ -130,7 +130,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_stream_that_breaks_off_ends_with_an_error(
-    online: FlaskClient, provider: ProviderServer, name: str
+    online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
     """The client gets what was received, and the last event reports the error in the server's
     words."""

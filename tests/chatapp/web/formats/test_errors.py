@@ -1,4 +1,4 @@
-"""A vendor's client that calls an unknown address gets the known ones, in its wire format."""
+"""A provider's client that calls an unknown address gets the known ones, in its wire format."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_sdk_shows_the_mistake_and_the_known_addresses(url: str, name: str) -
 
 
 @pytest.mark.parametrize(
-    ("method", "path", "status", "vendor"),
+    ("method", "path", "status", "protocol"),
     [
         ("POST", "/messages", 404, "anthropic"),
         ("GET", "/messages", 404, "anthropic"),
@@ -150,7 +150,7 @@ def test_an_sdk_shows_the_mistake_and_the_known_addresses(url: str, name: str) -
     ],
 )
 def test_the_address_shows_the_protocol_of_a_client_without_headers(
-    client: FlaskClient, method: str, path: str, status: int, vendor: str | None
+    client: FlaskClient, method: str, path: str, status: int, protocol: str | None
 ) -> None:
     """The answer has chatapp's own format if it shows none."""
     response = client.open(path, method=method)
@@ -158,11 +158,11 @@ def test_the_address_shows_the_protocol_of_a_client_without_headers(
     body = response.json
     assert body is not None
     error = body["error"]
-    assert isinstance(error, str) == (vendor is None)
-    if vendor is not None:
-        is_missing = vendor == "anthropic" and status == 404
+    assert isinstance(error, str) == (protocol is None)
+    if protocol is not None:
+        is_missing = protocol == "anthropic" and status == 404
         assert error["type"] == ("not_found_error" if is_missing else "invalid_request_error")
-    assert ("request_id" in body) == (vendor == "anthropic")
+    assert ("request_id" in body) == (protocol == "anthropic")
 
 
 def test_a_long_address_is_cut(client: FlaskClient) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chatapp.web.requests.chat import CONVERSATION_MAX_BYTES, MESSAGE_MAX_BYTES
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import ProviderServer
+from tests.chatapp.upstream_server import UpstreamServer
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def test_what_is_merely_odd_is_answered(client: FlaskClient, name: str) -> None:
     ("model", "path"), [("gpt-5.4-mini", "/chat/c"), ("claude-haiku-4-5", "/m")]
 )
 def test_the_provider_gets_the_whole_conversation(
-    online: FlaskClient, provider: ProviderServer, model: str, path: str
+    online: FlaskClient, provider: UpstreamServer, model: str, path: str
 ) -> None:
     """In its order and with its roles, plain and streamed."""
     messages = [
@@ -265,7 +265,7 @@ def test_a_history_is_estimated(client: FlaskClient) -> None:
     assert int(tokens) < 200_000 - 2002
 
 
-def test_a_vendor_json_type_counts_as_json(client: FlaskClient) -> None:
+def test_a_provider_json_type_counts_as_json(client: FlaskClient) -> None:
     """application/*+json and a charset are JSON too."""
     for content_type in ("application/vnd.chat+json", "application/json; charset=utf-8"):
         response = client.post("/chat", data=fields(), content_type=content_type)

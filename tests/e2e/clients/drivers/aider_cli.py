@@ -6,9 +6,9 @@ from driver import Request, command, run
 
 
 def aider(request: Request, *options: str) -> str:
-    vendor = "anthropic" if request.is_anthropic else "openai"
+    protocol = "anthropic" if request.is_anthropic else "openai"
     return command(
-        *("aider", "--model", f"{vendor}/{request.model}", "--chat-mode", "ask", *options),
+        *("aider", "--model", f"{protocol}/{request.model}", "--chat-mode", "ask", *options),
         *("--no-git", "--no-check-update", "--analytics-disable", "--no-show-model-warnings"),
         *("--no-pretty", "--yes-always", "--no-show-release-notes", "--message", request.prompt),
         OPENAI_API_BASE=f"{request.url}/v1",

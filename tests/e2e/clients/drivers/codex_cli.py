@@ -26,7 +26,7 @@ wire_api = "responses"
 def codex(request: Request, *options: str) -> str:
     folder = Path(os.environ["HOME"], ".codex")
     folder.mkdir(exist_ok=True)
-    (folder / "config.toml").write_text(CONFIG.format(url=request.vendor_url))
+    (folder / "config.toml").write_text(CONFIG.format(url=request.upstream_url))
     # Codex's sandbox needs user namespaces, which containers rarely have.
     skip = ("--skip-git-repo-check", "--sandbox", "danger-full-access")
     words = ("codex", "exec", "--model", request.model, *skip, *options, request.prompt)

@@ -36,7 +36,7 @@ SCHEMA = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a driver is asked to do. `vendor_url` is what OpenAI's clients call the base URL."""
+    """What a driver is asked to do. `upstream_url` is what OpenAI's clients call the base URL."""
 
     url: str
     key: str
@@ -44,7 +44,7 @@ class Request:
     prompt: str
 
     @property
-    def vendor_url(self) -> str:
+    def upstream_url(self) -> str:
         return self.url if self.is_anthropic else f"{self.url}/v1"
 
     @property

@@ -14,11 +14,11 @@ litellm.telemetry = False
 
 
 def completion(request: Request, messages: list | None = None, **fields: object) -> object:
-    vendor = "anthropic" if request.is_anthropic else "openai"
+    protocol = "anthropic" if request.is_anthropic else "openai"
     return litellm.completion(
-        model=f"{vendor}/{request.model}",
+        model=f"{protocol}/{request.model}",
         messages=messages or [{"role": "user", "content": request.prompt}],
-        api_base=request.vendor_url,
+        api_base=request.upstream_url,
         api_key=request.key,
         **fields,
     )

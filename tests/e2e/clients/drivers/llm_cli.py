@@ -24,7 +24,7 @@ def llm(request: Request, *options: str) -> str:
         entry = {
             "model_id": model,
             "model_name": request.model,
-            "api_base": request.vendor_url,
+            "api_base": request.upstream_url,
             "api_key_name": "gateway",
             "supports_schema": True,
             "supports_tools": True,

@@ -15,8 +15,8 @@ class Report(pydantic.BaseModel):
 
 
 def agent(request: Request, **options: object) -> pydantic_ai.Agent:
-    vendor = "anthropic" if request.is_anthropic else "openai"
-    return pydantic_ai.Agent(f"{vendor}:{request.model}", **options)
+    protocol = "anthropic" if request.is_anthropic else "openai"
+    return pydantic_ai.Agent(f"{protocol}:{request.model}", **options)
 
 
 def plain(request: Request) -> str:

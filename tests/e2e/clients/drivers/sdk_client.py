@@ -34,9 +34,9 @@ def with_anthropic(url: str, way: str, model: str) -> str:
 
 
 def main() -> None:
-    vendor, url, way, model = sys.argv[1:]
-    call = {"openai": with_openai, "anthropic": with_anthropic}[vendor]
-    version = __import__(vendor).__version__
+    protocol, url, way, model = sys.argv[1:]
+    call = {"openai": with_openai, "anthropic": with_anthropic}[protocol]
+    version = __import__(protocol).__version__
     began = time.monotonic()
     try:
         text, error = call(url, way, model), None
