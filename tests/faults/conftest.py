@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 Start = Callable[..., AbstractContextManager[Master]]
 Record = Callable[..., None]
 
-#: The scenarios of a run of all tests. `pytest tests/faults` has the others, too.
+#: The scenarios of `--tier long`. `pytest tests/faults` has the others, too.
 IN_EVERY_RUN = frozenset(
     {
         *("test_killed", "test_stopped", "test_full", "test_functions_are_flushed", "test_reset"),
