@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import itertools
 import logging
@@ -22,6 +23,7 @@ from ratelimit_ext.records.overrides import Overrides
 from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.settlements import journal
 from ratelimit_ext.settlements.queue import settlements
+from ratelimit_ext.web import storage
 from tests import servers
 
 #: What a run takes: `--tier fast` the folders and files of "fast", `--tier long` those of "long",
@@ -88,6 +90,12 @@ def pytest_collection_finish() -> None:
     module and every test again and again."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Applications of tests leave nothing for a next process: they would wait for servers that have
+    ended. That a process leaves its outages is tested with processes."""
+    atexit.unregister(storage._leave)
 
 
 @pytest.fixture(scope="session")
