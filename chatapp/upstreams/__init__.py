@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol
 
 from chatapp.catalogue.usage import Usage
 
@@ -303,45 +303,6 @@ class AnswerSource(Protocol):
 
     def stream(self, prompt: Prompt) -> AnswerStream:
         """Send the prompt once, without retries. Raises UpstreamError if no stream begins."""
-        ...
-
-
-@runtime_checkable
-class Forwarder(Protocol):
-    """A provider that also takes requests in its own format."""
-
-    def extras(self, request: RawRequest) -> Extras:
-        """What changes the price of the request. Accepts everything that JSON can express."""
-        ...
-
-    def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
-        """The request within these bounds; unchanged if its own are lower."""
-        ...
-
-    def forward(self, request: RawRequest) -> RawAnswer:
-        """Send the request once and wait for the whole answer. Raises UpstreamError."""
-        ...
-
-    def forward_stream(self, request: RawRequest) -> AnswerStream:
-        """Send the request once. Raises UpstreamError if no stream begins."""
-        ...
-
-
-@runtime_checkable
-class AnswerStore(Protocol):
-    """A provider that keeps answers."""
-
-    def fetch(self, request: RawRequest) -> RawAnswer:
-        """Read or change an object that is kept, once. Raises UpstreamError."""
-        ...
-
-
-@runtime_checkable
-class TokenCounter(Protocol):
-    """A provider that counts the input tokens of a request in its own format."""
-
-    def count(self, request: RawRequest) -> RawAnswer:
-        """Have the request counted, once. Raises UpstreamError."""
         ...
 
 

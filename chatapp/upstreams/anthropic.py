@@ -140,8 +140,7 @@ TOOL_ADDITION: Final = "tool_addition"
 
 
 def extras_of(fields: Mapping[str, object]) -> Extras:
-    """See Forwarder. The fields and tools are those of anthropic 2.13's beta
-    `MessageCreateParams`."""
+    """Return what of anthropic 2.13's beta `MessageCreateParams` changes the price."""
     refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
     billing = fields.get("billing_policy")
     if isinstance(billing, dict) and billing.get("bill_to", "self") != "self":

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, Protocol, runtime_checkable
+from typing import Final, NamedTuple
 
 from chatapp.catalogue.key import Key
 from chatapp.upstreams import UpstreamError
@@ -171,11 +171,3 @@ class Keys:
         """When the key's rest ends; 0 if it does not rest."""
         rests = (Rest(key.name, key.version, each) for each in (model, EVERY_MODEL))
         return max(self._rests.get(rest, 0.0) for rest in rests)
-
-
-@runtime_checkable
-class KeyHolder(Protocol):
-    """A provider with keys."""
-
-    @property
-    def keys(self) -> Keys: ...

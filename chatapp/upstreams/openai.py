@@ -99,7 +99,7 @@ def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
 
 
 def extras_of(fields: Mapping[str, object]) -> Extras:
-    """See Forwarder. The fields are those of openai 3.57's `CompletionCreateParams`."""
+    """Return what of openai 3.57's `CompletionCreateParams` changes the price."""
     common = common_extras(fields)
     refused = {**common.refused, **refused_parts(fields, "messages")}
     if fields.get("web_search_options") is not None:

@@ -77,7 +77,7 @@ ENDS: Final[dict[str, FinishReason | None]] = {
 
 
 def extras_of(fields: Mapping[str, object]) -> Extras:
-    """See Forwarder. The fields and tools are those of openai 3.57's `ResponseCreateParams`."""
+    """Return what of openai 3.57's `ResponseCreateParams` changes the price."""
     common = common_extras(fields)
     refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
     refused |= refused_parts(fields, "input")

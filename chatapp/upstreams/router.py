@@ -13,21 +13,19 @@ from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
     AnswerSource,
-    AnswerStore,
     AnswerStream,
     Bounds,
     Extras,
-    Forwarder,
     Message,
     Prompt,
     Quota,
     RawAnswer,
     RawRequest,
-    TokenCounter,
     UpstreamError,
 )
 from chatapp.upstreams.cancellation import was_hung_up
-from chatapp.upstreams.keys import CappedKey, KeyHolder
+from chatapp.upstreams.keys import CappedKey
+from chatapp.upstreams.sdk import SDKUpstream
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +91,8 @@ class Router:
         on_capped: Callable[[CappedKey], None] = lambda _: None,
     ) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
-        self._forwarders = {each.name: each for each in upstreams if isinstance(each, Forwarder)}
-        self._keys = {p.name: p.keys for p in upstreams if isinstance(p, KeyHolder)}
+        self._forwarders = {each.name: each for each in upstreams if isinstance(each, SDKUpstream)}
+        self._keys = {name: each.keys for name, each in self._forwarders.items()}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self._on_capped = on_capped
@@ -272,8 +270,8 @@ class Router:
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
         """The provider's count of the input of a request in its own protocol; None if the provider
         does not count, or does not answer in time."""
-        counter = self._upstreams[model.provider]
-        if not isinstance(counter, TokenCounter):
+        counter = self._forwarders.get(model.provider)
+        if counter is None:
             return None
         with self.call(model):
             try:
@@ -285,9 +283,7 @@ class Router:
 
     def fetch(self, provider: str, raw_request: RawRequest) -> RawAnswer:
         """Read or change an answer that the provider keeps; UpstreamError if that fails."""
-        store = self._upstreams[provider]
-        assert isinstance(store, AnswerStore), f"{provider} keeps no answers"
-        return store.fetch(raw_request)
+        return self._forwarders[provider].fetch(raw_request)
 
     def _prompt(self, turn: Turn, bounds: Bounds) -> Prompt:
         return Prompt(
@@ -319,7 +315,7 @@ class Router:
 def _adapted(
     raw_request: RawRequest,
     model: Model,
-    upstream: Forwarder | None = None,
+    upstream: SDKUpstream | None = None,
     bounds: Bounds = UNBOUNDED,
 ) -> RawRequest:
     """The request to that model within these bounds; unchanged bytes if neither differs."""

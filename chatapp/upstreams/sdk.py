@@ -67,7 +67,7 @@ NO_KEY: Final = "no-key-yet"
 class Api:
     """One address of a provider whose calls are billed, with its protocol.
 
-    ``extras`` (of a body) and ``bounded`` are those of Forwarder. ``open_stream`` returns the
+    ``extras`` (of a body) and ``bounded`` are those of SDKUpstream. ``open_stream`` returns the
     request to send for a stream, and the reader of its events; None if there are no streams.
     ``usage`` and ``generated`` read a whole answer's JSON, ``ids`` a request's and its answer's.
     """
@@ -262,6 +262,8 @@ class SDKUpstream:
         return self._stream(request, lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
+        """Return what changes the price of the request. Accepts everything that JSON can
+        express."""
         api = self._protocol.api(request.path)
         found, refused, fields = api.extras(request.fields), self._upstream.refused, request.fields
         if not refused:
@@ -270,9 +272,11 @@ class SDKUpstream:
         return replace(found, refused={**found.refused, **own})
 
     def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
+        """Return the request within these bounds; unchanged if its own are lower."""
         return self._protocol.api(request.path).bounded(request, bounds)
 
     def forward(self, request: RawRequest) -> RawAnswer:
+        """Send the request once and wait for the whole answer. Raises UpstreamError."""
         api = self._protocol.api(request.path)
         answer = self._post(api.path, request, read_s=self._timeouts.read_s)
         with upstream_errors(self._protocol):
