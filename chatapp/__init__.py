@@ -257,7 +257,6 @@ def _add_log_handlers(app: Flask) -> None:
 
 
 def _database(app: Flask, chosen: settings.Settings) -> Database:
-    """The database with its schema."""
     default = f"sqlite:///{Path(app.instance_path) / 'chatapp.db'}"
     try:
         database = Database(chosen.database_url or default)

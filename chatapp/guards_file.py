@@ -31,7 +31,6 @@ def added(config: MutableMapping[str, Any], policy_file: str | Path | None) -> I
 
 
 def calls(endpoints: Iterable[str]) -> list[str]:
-    """Those of the endpoints that call models."""
     members = {*_groups()["calls"]["members"]}
     return [each for each in endpoints if members & {each, each.rpartition(".")[0]}]
 
@@ -70,7 +69,6 @@ def _document(file: str | Path) -> dict[str, object]:
 
 
 def _names(value: object) -> Iterator[str]:
-    """The names of all limits in a document."""
     if isinstance(value, list | tuple):
         for entry in value:
             yield from _names(entry)

@@ -42,7 +42,6 @@ class PresentedKey:
 
 
 def new_key() -> PresentedKey:
-    """A new random key."""
     return PresentedKey(secrets.token_hex(8), secrets.token_urlsafe(SECRET_BYTES))
 
 

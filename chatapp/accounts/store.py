@@ -276,22 +276,18 @@ class Accounts:
             return session.scalars(select(ApiKey).order_by(ApiKey.user, ApiKey.created_at)).all()
 
     def users(self) -> Sequence[User]:
-        """All users, by name."""
         with self._reading() as session:
             return session.scalars(select(User).order_by(User.name)).all()
 
     def user(self, name: str) -> User | None:
-        """The user of that name."""
         with self._reading() as session:
             return session.get(User, name)
 
     def team(self, name: str) -> Team | None:
-        """The team of that name."""
         with self._reading() as session:
             return session.get(Team, name)
 
     def teams(self) -> Sequence[Team]:
-        """All teams, by name."""
         with self._reading() as session:
             return session.scalars(select(Team).order_by(Team.name)).all()
 

@@ -156,6 +156,5 @@ class Deliveries:
 
 
 def signature(key: bytes, id_: str, sent_at: int, body: str) -> str:
-    """The header `webhook-signature`."""
     digest = hmac.digest(key, f"{id_}.{sent_at}.{body}".encode(), hashlib.sha256)
     return f"v1,{base64.b64encode(digest).decode()}"

@@ -203,7 +203,6 @@ class UpstreamCall:
 
     @property
     def model(self) -> Model:
-        """The model that is called: the requested one, or its fallback."""
         return self._demand.model
 
     def run(self, attempt: Attempt[A]) -> A:
@@ -472,7 +471,6 @@ class UpstreamCall:
         self._finish(used, "answered", client_left=self.disconnect.has_happened)
 
     def finish_stream(self, progress: Progress, *, client_left: bool) -> None:
-        """The stream has ended, whole or not."""
         used = self._used(progress, left=client_left)
         whole = progress.finish_reason is not None
         self._finish(used, "answered" if whole else "cut_off", client_left=client_left)
@@ -528,7 +526,6 @@ class UpstreamCall:
 
 
 def _costs(usage: Usage, micro_usd: int) -> dict[str, Any]:
-    """A usage in each unit of a limit."""
     return {
         "tokens": usage.counted_tokens,
         "input_tokens": usage.input_tokens,

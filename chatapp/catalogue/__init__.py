@@ -219,7 +219,6 @@ class Catalogue:
 
     @property
     def unlisted_slugs(self) -> tuple[str, ...]:
-        """The slug of all unlisted models, of each provider."""
         return tuple(map(_other, self.protocols))
 
 
@@ -277,7 +276,6 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
 
 
 def _slugs(models: Mapping[str, ModelEntry], path: Path) -> dict[str, str]:
-    """The slug of each name."""
     slugs: dict[str, str] = {}
     for slug, entry in models.items():
         for name in (slug, *entry.aliases):

@@ -46,8 +46,6 @@ class ModelEntry(ModelTable):
 
 
 class ModelsFile(BaseModel):
-    """The whole file."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
     version: int
     as_of: date
@@ -58,7 +56,6 @@ class ModelsFile(BaseModel):
     models: dict[str, ModelEntry]
 
     def tariffs(self) -> Mapping[str, Tariff]:
-        """The tariffs of all models with a price, by slug."""
         return {
             slug: replace(
                 self.tariff(entry.provider, entry.price),

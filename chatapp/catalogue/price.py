@@ -123,7 +123,6 @@ class Tariff:
         return tokens + uses
 
     def is_long(self, input_tokens: int) -> bool:
-        """Whether a call with this input is priced as a long one."""
         return self.long is not None and input_tokens > self.long.over
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:

@@ -244,11 +244,9 @@ class ProvidersFile:
         return listed.models[model.like].model_copy(update=update)
 
     def _mistake(self, path: KeyPath, sentence: str) -> CatalogueError:
-        """A mistake in the table of an upstream."""
         return CatalogueError(self.located(("upstreams", *path), sentence))
 
     def located(self, path: KeyPath, sentence: str) -> str:
-        """A mistake with its file, line and key."""
         line = self.line_of(self.text, path)
         place = f"{self.path}:{line}" if line else str(self.path)
         return f"{place}: {'.'.join(map(str, path))} {sentence}"
@@ -301,7 +299,6 @@ def _sentence(error: ErrorDetails) -> str:
 
 
 def _keys_beside(path: KeyPath) -> Iterable[str]:
-    """The keys of the table in which the last one of the path is."""
     match path[2:-1]:
         case ("timeouts",):
             return TimeoutTable.model_fields

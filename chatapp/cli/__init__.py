@@ -51,7 +51,6 @@ def install(app: Flask, limiter: Limiter) -> None:
 
 
 def from_command_line() -> bool:
-    """Whether this process is a `flask` command."""
     return os.environ.get(FROM_COMMAND_LINE) == "true"
 
 

@@ -357,7 +357,6 @@ def _differences(
 
 
 def _with_dollars(row: dict[str, Any]) -> dict[str, Any]:
-    """The row, with its cost in dollars."""
     return {**row, "cost_usd": row.pop("cost_micro_usd") / MICRO}
 
 

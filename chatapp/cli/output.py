@@ -39,7 +39,6 @@ def echo_rows(
 
 
 def _cell(value: object) -> str:
-    """A value in a table."""
     match value:
         case dict():
             text = ", ".join(f"{name}={each}" for name, each in value.items())

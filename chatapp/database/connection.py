@@ -39,7 +39,6 @@ class Database:
 
     @property
     def file(self) -> Path | None:
-        """The file of a SQLite database."""
         return Path(self.url.database or "") if self.is_sqlite else None
 
     @property
@@ -54,7 +53,6 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that only reads."""
         with self._engine.get().connect() as connection:
             yield connection
 

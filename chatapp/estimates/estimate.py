@@ -54,7 +54,6 @@ class Estimate:
 
     @property
     def usage(self) -> Usage:
-        """The estimate in the form of a bill."""
         return Usage(
             self.input_tokens,
             self.output_tokens,

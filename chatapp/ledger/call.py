@@ -62,10 +62,8 @@ class Call:
 
     @property
     def cost_usd(self) -> float:
-        """The cost in dollars, for a client."""
         return self.cost_micro_usd / 1_000_000
 
 
 def new_call_id() -> str:
-    """A new unique id."""
     return uuid.uuid4().hex

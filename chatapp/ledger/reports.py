@@ -271,7 +271,6 @@ class Reports:
 
 
 def _subject(by: str) -> ColumnElement[Any]:
-    """The column of a subject or a tag."""
     tag = by.removeprefix(TAG)
     column = CALLS.c.tags[tag].as_string() if tag != by else SUBJECTS[by]
     return column.label("subject")

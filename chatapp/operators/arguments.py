@@ -53,8 +53,6 @@ class NewNameType(NameType):
 
 
 class PlanType(click.ParamType[str]):
-    """A plan of the policy."""
-
     name = "plan"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:

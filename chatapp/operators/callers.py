@@ -62,7 +62,6 @@ def known_identity(text: str | None) -> str | None:
 
 
 def plans_by_name() -> dict[str, str]:
-    """The plan of each account."""
     return {user.name: user.plan for user in current_services().accounts.users()}
 
 
@@ -148,7 +147,6 @@ class ChatCallers:
 
 
 def is_address(text: str) -> bool:
-    """Whether it is an IP address."""
     try:
         ip_address(text)
     except ValueError:
@@ -179,7 +177,6 @@ def public_id(text: str) -> str | None:
 
 
 def limits_are_shared(limiter: Limiter) -> bool:
-    """Whether this process sees the workers' limits."""
     return bool(limiter.enabled) and not isinstance(limiter.storage, MemoryStorage)
 
 

@@ -64,7 +64,6 @@ def install(server: Any) -> None:
 
 
 def has_served(server: Any) -> bool:
-    """Whether any worker serves, or has."""
     return server.has_served or any(worker.boot.is_ready for worker in server.WORKERS.values())
 
 

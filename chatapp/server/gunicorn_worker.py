@@ -136,7 +136,6 @@ class Board:
         return max(0, most - 1)
 
     def serving(self) -> int:
-        """The number of serving workers."""
         return sum(map(bool, self._cells))
 
     def lock_replacement(self) -> bool:
@@ -387,7 +386,6 @@ class Threads:
         self._queue.put(conn)
 
     def done(self) -> None:
-        """A thread has become free."""
         self._busy -= 1
 
     def shutdown(self, *, wait: bool) -> None:

@@ -86,7 +86,6 @@ def created(
 
 
 def configured_file(setting: str, default: Path) -> Path:
-    """The file of the environment, or the default."""
     return Path(os.environ.get(setting, "").strip() or default)
 
 

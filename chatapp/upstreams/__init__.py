@@ -33,8 +33,6 @@ OPEN_TOOLS: Final = frozenset({"mcp", "web_fetch"})
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a conversation."""
-
     role: Role
     text: str
 
@@ -260,9 +258,7 @@ class AnswerStream(Protocol):
         ...
 
     @property
-    def quotas(self) -> tuple[Quota, ...]:
-        """The quotas that came with the start of the stream."""
-        ...
+    def quotas(self) -> tuple[Quota, ...]: ...
 
     def __iter__(self) -> Iterator[Part]: ...
 

@@ -170,7 +170,6 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
 
 
 def _listed(fields: object, name: str) -> Iterator[tuple[str, object]]:
-    """The entries of a list in that field, each with the field's name."""
     listed = fields.get(name) if isinstance(fields, dict) else None
     for each in listed if isinstance(listed, list) else ():
         yield name, each

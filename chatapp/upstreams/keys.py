@@ -68,7 +68,6 @@ class Keys:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all keys."""
         return tuple(self._by_name)
 
     @property

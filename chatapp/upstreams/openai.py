@@ -184,7 +184,6 @@ def _usage(answer: object) -> Usage:
 
 
 def _generated(answer: object) -> list[str]:
-    """What was generated for all choices."""
     choices = answer.get("choices") if isinstance(answer, dict) else None
     listed = choices if isinstance(choices, list) else ()
     messages = [choice.get("message") for choice in listed if isinstance(choice, dict)]

@@ -284,8 +284,6 @@ def _generated(answer: object) -> list[str]:
 
 
 class StreamEvent(Fields):
-    """The fields of all events that are read."""
-
     type: str
     item_id: str | None = None
     delta: object = None

@@ -139,7 +139,6 @@ class Router:
         )
 
     def upstream_of(self, model: Model) -> AnswerSource:
-        """The upstream that serves the model."""
         return self._upstreams[model.provider]
 
     def _serving(self, name: str) -> Iterator[tuple[AnswerSource, str]]:
@@ -222,7 +221,6 @@ class Router:
 
     @property
     def catalogue(self) -> Catalogue:
-        """The models and their prices."""
         return self._catalogue
 
     def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Reply:
@@ -294,7 +292,6 @@ class Router:
         )
 
     def _other(self, name: str, other: str) -> Model:
-        """The model that replaces the one of that name."""
         chosen = self._found(other)
         if chosen.quota_identity == self._found(name).quota_identity:
             raise UnknownModelError(

@@ -417,7 +417,6 @@ def _usage(api: Api, fields: object) -> Usage | None:
 
 
 def _request_id(protocol: UpstreamProtocol, headers: Mapping[str, str]) -> dict[str, str]:
-    """The header with the provider's id of the request, if it has one."""
     found = sendable(headers, protocol.request_id_header)
     return {protocol.request_id_header: found} if found else {}
 

@@ -50,7 +50,6 @@ def _is_budget(limit: Any) -> bool:
 
 
 def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
-    """How the budgets of a decision stand."""
     identities = event.identities
     user = next((i for i in identities.values() if i.startswith((USER, ADDRESS))), None)
     for verdict in event.decision.verdicts:

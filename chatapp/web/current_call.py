@@ -88,7 +88,6 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
 
 
 def _demand(current: CurrentRequest) -> Demand:
-    """What the request asks of its model."""
     wanted, estimate = current.wanted, current.estimate
     model, longest = wanted.turn.model, wanted.most_output_tokens
     most = estimate.output_tokens if longest is None else longest
@@ -186,7 +185,6 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
 
 
 def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
-    """Whether the fallback has a price for all that the request asks of its model."""
     wanted, catalogue = current.wanted, current.services.catalogue
     extras = wanted.extras
     if wanted.raw_request is not None and fallback.provider != wanted.turn.model.provider:

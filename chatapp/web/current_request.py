@@ -64,7 +64,6 @@ class CurrentRequest:
 
     @property
     def wanted(self) -> ModelRequest:
-        """What the request asks of a model."""
         if self.model_request is None:
             raise LookupError("The current request calls no model.")
         return self.model_request
@@ -172,5 +171,4 @@ def current_request() -> CurrentRequest:
 
 
 def user_identity(name: str) -> str:
-    """The identity of a user in limits and in the ledger."""
     return f"{USER}{name}"

@@ -76,13 +76,11 @@ def names_no_model() -> bool:
 
 
 def has_no_team() -> bool:
-    """Whether the user is in no team."""
     principal = current_request().principal
     return principal is None or principal.team is None
 
 
 def team_identity(name: str) -> str:
-    """The identity of a team in limits."""
     return f"{TEAM}{name}"
 
 

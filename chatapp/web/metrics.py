@@ -37,7 +37,6 @@ class Metrics:
         limiter.listen(self._count_retries)
 
     def count_call(self, call: Call) -> None:
-        """A call has ended."""
         own, model = self._own, call.slug
         own.add(CALLS, (model, call.status))
         own.add(DOLLARS, (model,), call.cost_micro_usd / MICRO)

@@ -140,7 +140,6 @@ class _Asked(NamedTuple):
 
 
 def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that choose or make the traffic."""
     options: list[Any] = [
         click.option(
             "--traffic",

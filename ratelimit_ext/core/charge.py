@@ -34,7 +34,6 @@ class Charge(NamedTuple):
 
     @property
     def taken(self) -> int:
-        """What is taken if the request is admitted."""
         return self.cost if self.at_once is None else self.at_once
 
 

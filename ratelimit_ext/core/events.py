@@ -65,7 +65,6 @@ class DecisionEvent(NamedTuple):
 
     @property
     def denials(self) -> tuple[Verdict, ...]:
-        """The verdicts that denied the request."""
         return self.decision.denials
 
     @property

@@ -137,7 +137,6 @@ class ParsedLimit:
 
     @property
     def form(self) -> Form:
-        """The form in which it is written."""
         return (TABLE[self.strategy].form if self.strategy else None) or RATE_FORM
 
     def __str__(self) -> str:
@@ -227,7 +226,6 @@ def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, 
 
 @lru_cache(maxsize=1024)
 def _strategies(text: str) -> frozenset[str | None]:
-    """The strategies that the limits of a string state."""
     try:
         return frozenset([limit.strategy for limit in parse(text)])
     except ConfigurationError:
@@ -241,7 +239,6 @@ def states_guard(text: object, options: LimitOptions) -> bool:
 
 
 def _forms() -> list[tuple[str | None, Form]]:
-    """The forms, and the strategies that they state."""
     own: list[tuple[str | None, Form]] = [(t.name, t.form) for t in TABLE.values() if t.form]
     return [(None, RATE_FORM), *own]
 

@@ -39,7 +39,6 @@ class Form:
 
     @property
     def has_amount(self) -> bool:
-        """Whether a string of this form states an amount."""
         return self.has_rate or "(?P<amount>" in self.pattern
 
 
@@ -109,5 +108,4 @@ def strategies_taking(change: str) -> tuple[str, ...]:
 
 
 def strategies_with(option: str) -> tuple[str, ...]:
-    """The names of the strategies that have this option."""
     return tuple(name for name, traits in TABLE.items() if option in traits.options)

@@ -98,8 +98,6 @@ class StorageEngine(Engine, Protocol):
 
 
 class Breaker:
-    """See the module."""
-
     def __init__(self, engine: StorageEngine) -> None:
         self._engine = engine
         #: Decides while this one is open.
@@ -139,7 +137,6 @@ class Breaker:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`."""
         if self.is_open:
             raise self._refusal()
         began = time.monotonic()
@@ -161,7 +158,6 @@ class Breaker:
         once_for_us: int = ONCE_US,
         now_us: int | None = None,
     ) -> int:
-        """See :meth:`Engine.settle`."""
         began = time.monotonic()
         applied = self._guarded(
             lambda: self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
@@ -171,14 +167,12 @@ class Breaker:
         return applied
 
     def clear(self, keys: Sequence[str]) -> int:
-        """See :meth:`Engine.clear`."""
         count = self._guarded(lambda: self._engine.clear(keys))
         if self.outage is not None:
             self.outage.last.forget(frozenset(keys).__contains__)
         return count
 
     def reset(self, prefix: str) -> int:
-        """See :meth:`Engine.reset`."""
         count = self._guarded(lambda: self._engine.reset(prefix))
         if self.outage is not None:
             self.outage.last.forget(lambda key: key.startswith(prefix))

@@ -68,7 +68,6 @@ class _Group:
 
     @property
     def took(self) -> bool:
-        """Whether the group has charged all that is enforced."""
         call = self.call
         return call is not None and call.reply is not None and call.reply[1] == 1
 
@@ -132,7 +131,6 @@ class ClusterEngine:
         return sum(map(applied, by_tag.values(), self._run(calls)))
 
     def clear(self, keys: Sequence[str]) -> int:
-        """See :meth:`Engine.clear`."""
         slots = [slot_of(hash_tag(key)) for key in keys]
         buckets = [NodeCall(slot, "DEL", key) for slot, key in zip(slots, keys, strict=True)]
         holds = [NodeCall(slot, "DEL", holds_key(k)) for slot, k in zip(slots, keys, strict=True)]
@@ -336,7 +334,6 @@ class _Joined(Decision):
 
 
 def _groups(charges: Sequence[Charge], places: Sequence[int] | None = None) -> list[_Group]:
-    """The groups of these places, or all."""
     by_tag: dict[str, list[int]] = {}
     for place in range(len(charges)) if places is None else places:
         by_tag.setdefault(hash_tag(charges[place].key), []).append(place)

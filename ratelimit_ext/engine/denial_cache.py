@@ -204,17 +204,14 @@ class DenialCache:
         once_for_us: int = ONCE_US,
         now_us: int | None = None,
     ) -> int:
-        """See :meth:`Engine.settle`."""
         with self._changing([change.charge.key for change in changes]):
             return self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
-        """See :meth:`Engine.clear`."""
         with self._changing(keys):
             return self._engine.clear(keys)
 
     def reset(self, prefix: str) -> int:
-        """See :meth:`Engine.reset`."""
         with self._changing(None):
             return self._engine.reset(prefix)
 

@@ -45,8 +45,6 @@ class Rest(NamedTuple):
 
 
 class LastVerdicts:
-    """See the module."""
-
     def __init__(self) -> None:
         self._notes: deque[Note] = deque(maxlen=MOST_NOTES)
         #: Takes a :data:`Note`. Each request does so.

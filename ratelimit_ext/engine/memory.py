@@ -71,7 +71,6 @@ class Buckets:
         return sum(self._states.pop(key, None) is not None for key in keys)
 
     def named(self, prefix: str) -> list[str]:
-        """The names that begin with the prefix."""
         return [key for key in self._states if key.startswith(prefix)]
 
     def sweep(self, now_us: int) -> None:
@@ -107,7 +106,6 @@ class MemoryEngine:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`."""
         charges = merged(charges)
         buckets = self._buckets()
         with buckets.lock:
@@ -173,7 +171,6 @@ class MemoryEngine:
         once_for_us: int = ONCE_US,
         now_us: int | None = None,
     ) -> int:
-        """See :meth:`Engine.settle`."""
         for change in changes:
             strategy_of(change.charge.limit).check_change(change)
         buckets = self._buckets()
@@ -259,13 +256,11 @@ class MemoryEngine:
         return earlier
 
     def clear(self, keys: Sequence[str]) -> int:
-        """See :meth:`Engine.clear`."""
         buckets = self._buckets()
         with buckets.lock:
             return buckets.drop(keys)
 
     def reset(self, prefix: str) -> int:
-        """See :meth:`Engine.reset`."""
         buckets = self._buckets()
         with buckets.lock:
             return buckets.drop(buckets.named(prefix))

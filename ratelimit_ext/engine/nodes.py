@@ -82,7 +82,6 @@ class NodeCall:
         return self.reply is not None or self.error is not None
 
     def packed(self) -> list[tuple[Any, ...]]:
-        """The commands to send."""
         script = self.script
         own: tuple[Any, ...] = self.words
         if script is not None:
@@ -155,7 +154,6 @@ class Nodes:
             )
 
     def masters(self) -> list[Any]:
-        """A client of each master."""
         return [self._client_of(node) for node in self._client.get_primaries()]
 
     def _round(self, calls: Sequence[NodeCall], until: float | None) -> None:

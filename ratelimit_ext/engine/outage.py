@@ -363,7 +363,6 @@ class OutageEngine:
         self._goes_on.clear()
 
     def go_on(self) -> None:
-        """Let them go on."""
         self._goes_on.set()
 
     @property

@@ -95,7 +95,6 @@ class RedisEngine:
         return applied(changes, self._evaluate(script, keys, *arguments))
 
     def clear(self, keys: Sequence[str]) -> int:
-        """See :meth:`Engine.clear`."""
         if not keys:
             return 0
         try:

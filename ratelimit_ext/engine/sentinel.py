@@ -161,7 +161,6 @@ class MasterWatch:
         return is_of_ours
 
     def _ask(self) -> Iterator[_Answer]:
-        """What each sentinel says that answers."""
         for place, client in enumerate(self._clients):
             try:
                 if place not in self._lines and place not in self._refused:

@@ -75,9 +75,7 @@ class Exporter(Protocol):
         """Add a value to a histogram."""
         ...
 
-    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        """Set a gauge."""
-        ...
+    def set(self, measure: Measure, labels: Sequence[str], value: float) -> None: ...
 
 
 class Measures:

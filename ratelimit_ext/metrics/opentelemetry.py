@@ -35,7 +35,6 @@ class OpenTelemetryExporter:
         self._instruments[measure].record(value, _attributes(measure, labels))
 
     def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        """Set a gauge."""
         self._instruments[measure].set(value, _attributes(measure, labels))
 
 

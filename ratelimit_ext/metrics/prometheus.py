@@ -53,7 +53,6 @@ class PrometheusExporter:
         self._child(measure, labels).observe(value)
 
     def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        """Set a gauge."""
         self._child(measure, labels).set(value)
 
     def scrape(self) -> tuple[bytes, int, dict[str, str]]:

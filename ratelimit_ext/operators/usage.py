@@ -135,7 +135,6 @@ class Reader:
         return [state for state in self._states(wanted) if state.used], has_more
 
     def blocked(self, most: int) -> list[State]:
-        """The states of the identities that are blocked."""
         by_prefix = {row.prefix: row for row in self.rows if row.limit.strategy in _blocks()}
         wanted = {}
         for strategy in _blocks():
@@ -313,7 +312,6 @@ def used_states(
 
 
 def blocked(*, scan: int = MOST_NAMES) -> list[Block]:
-    """What is blocked."""
     found: dict[tuple[str, str], Block] = {}
     for limiter in shared_limiters():
         log = limiter.overrides.log()

@@ -67,7 +67,6 @@ class Code(Origin):
     """A limit in a decorator or a constructor."""
 
     def source(self, path: Path) -> str:
-        """The limit and the keyword."""
         text = str(_part(self.document, "limit"))
         return ", ".join([f"limit {text!r}", *(str(key) for key in path if key != "limit")])
 
@@ -149,7 +148,6 @@ class Mistakes:
         self._places: set[tuple[Origin, Path]] = set()
 
     def add(self, place: Place, text: object) -> None:
-        """Note a mistake, as one line."""
         self._found.append((place, " ".join(str(text).split())))
         ends = range(len(place.path) + 1)
         self._places.update((place.origin, place.path[:end]) for end in ends)

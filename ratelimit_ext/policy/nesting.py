@@ -161,7 +161,6 @@ class Nesting:
     def _limits(
         self, tables: Sequence[schema.LimitTable | None] | None, place: Place, scope: str | None
     ) -> list[PolicyLimit]:
-        """The limits of a list that have no mistakes."""
         found = []
         for position, table in enumerate(tables or ()):
             if table is None or table.limit is None:

@@ -121,7 +121,6 @@ def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, counted: Limit) -> None
 
 
 def _check_type(cost: Any, unit: str) -> None:
-    """Check a cost that is not a function."""
     if unit != "usd":
         try:
             checked_cost(cost, unit)

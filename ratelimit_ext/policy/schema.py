@@ -395,7 +395,6 @@ def read(model: type[_M], place: Place, mistakes: Mistakes) -> _M | None:
 
 
 def _keys(model: type[BaseModel], path: Path) -> Collection[str]:
-    """The keys of the table at a path of a document."""
     if path and isinstance(path[-1], int):
         model = LimitTable
     elif len(path) > 1 and path[-2] == "plans" and issubclass(model, Document):

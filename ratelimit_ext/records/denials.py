@@ -171,7 +171,6 @@ class Denials:
         return sorted(joined, key=lambda record: record.at)
 
     def _due(self, now_s: float, *, all_of_them: bool) -> Iterator[DenialRecord]:
-        """What is to be written now."""
         for key, run in list(self._runs.items()):
             if not run.is_written:
                 run.is_written = True

@@ -50,7 +50,6 @@ class Override:
     at: float = 0.0
 
     def is_valid(self, now_s: float) -> bool:
-        """Whether it has not ended."""
         return self.until is None or now_s < self.until
 
 

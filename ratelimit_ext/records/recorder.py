@@ -51,13 +51,11 @@ class Recorder:
 
     @property
     def shadows(self) -> Shadows:
-        """As :attr:`denials`."""
         self._check()
         return self._shadows
 
     @property
     def counters(self) -> Counters:
-        """As :attr:`denials`."""
         self._check()
         return self._counters
 
@@ -68,7 +66,6 @@ class Recorder:
             )
 
     def remember(self, *, request_id: Callable[[], str] | None) -> None:
-        """See :meth:`Limiter.remember_denials`."""
         self._denials.request_id = request_id
         if self.note not in self._events.listeners:
             self._events.add(self.note)

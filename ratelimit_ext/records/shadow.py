@@ -72,7 +72,6 @@ class Counts:
         self.is_partial = self.is_partial or other.is_partial
 
     def note(self, identity: str, used: int, *, is_denied: bool) -> None:
-        """Count a request."""
         self.requests += 1
         self.denied += is_denied
         if is_denied and (identity in self.by_identity or not self._is_full(self.by_identity)):

@@ -76,7 +76,6 @@ class Line(NamedTuple):
         return f'{{"verb":"release","limit":{json.dumps(dict(limit.words()))},'
 
     def encode(self) -> bytes:
-        """As one line of a file."""
         words = self._asdict() | {"changes": [_plain(change) for change in self.changes]}
         return json.dumps(words, separators=(",", ":")).encode() + b"\n"
 
@@ -190,7 +189,6 @@ class JournalFile:
         self.close()
 
     def close(self) -> None:
-        """Unlock it."""
         # The number may be another file's soon.
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)

@@ -143,7 +143,6 @@ class _Usages:
         self._states: dict[tuple[str, str], Any] = {}
 
     def after(self, rule: Rule, identity: str, call: TrafficCall) -> int:
-        """The usage after a call."""
         place, cost, limit = (rule.bucket, identity), rule.cost_of(call), rule.limit
         if limit not in self._measures:
             self._measures[limit] = _measure(limit)

@@ -53,7 +53,6 @@ class Rule(NamedTuple):
         return call.costs.get(self.limit.unit, 0)
 
     def applies(self, call: TrafficCall) -> bool:
-        """Whether the limit counts the call."""
         return (
             not self.optional and self.name not in call.exempt and self.identity(call) is not None
         )

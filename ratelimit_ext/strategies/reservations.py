@@ -64,7 +64,6 @@ class State(NamedTuple):
     inner: Any = None
 
     def add(self, record: Record) -> State:
-        """With one more hold."""
         return State(
             (*self.records, record),
             min(self.change, record.change),

@@ -26,7 +26,6 @@ class Blocks:
         self._engines = engines
 
     def names(self, app: flask.Flask, taking: str = "block") -> list[str]:
-        """The names of all guards that take this act."""
         guards = self._guards(app, taking)
         return sorted({options_of(runtime.limit).name for _, runtime in guards} - {""})
 
@@ -39,7 +38,6 @@ class Blocks:
         for_s: float | None,
         reason: BlockReason,
     ) -> bool:
-        """See :meth:`Limiter.block`."""
         for_us = length_us(for_s)
         check_reason(reason)
         charges = self._charges(app, name, identity, "block")
@@ -47,7 +45,6 @@ class Blocks:
         return self._engines.primary.settle(blocks) > 0
 
     def unblock(self, app: flask.Flask, name: str, identity: str) -> bool:
-        """See :meth:`Limiter.unblock`."""
         charges = self._charges(app, name, identity, "unblock")
         return self._engines.primary.clear([charge.key for charge in charges]) > 0
 

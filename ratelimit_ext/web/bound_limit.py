@@ -66,7 +66,6 @@ class BoundLimit:
 
     @property
     def written(self) -> str:
-        """The limit's string."""
         return str(self.runtime.limit)
 
     @property
@@ -167,7 +166,6 @@ class ChargeRecord(NamedTuple):
         return self.bound.limit.visible and self.verdict.enforced
 
     def status(self) -> LimitStatus:
-        """What headers show of it."""
         verdict = self.verdict
         reset_us = shown_us = verdict.reset_after_us
         if not verdict.allowed and verdict.retry_after_us is not None:

@@ -171,7 +171,6 @@ class Components:
         return default.name
 
     def reserve(self, taken: list[ChargeRecord]) -> Reservation:
-        """The reservation of what a request takes."""
         return Reservation(
             taken,
             self.known_names,
@@ -181,5 +180,4 @@ class Components:
         )
 
     def shown(self, record: ChargeRecord) -> RequestLimit:
-        """The record as the application sees it."""
         return RequestLimit.of(record, self.settings)

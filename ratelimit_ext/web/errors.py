@@ -204,7 +204,6 @@ class RequestTooLarge(BadRequest):
         self.verdict = verdict
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        """The default body."""
         bound = self.bound_limit
         body = {
             "error": self.description,
@@ -229,7 +228,6 @@ class Blocked(Forbidden):
         self.bound_limit = bound_limit
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        """The default body."""
         body = _guard_body(self.description, "blocked", self.bound_limit)
         return _response(403, body, "blocked")
 
@@ -253,7 +251,6 @@ class TemporarilyUnavailable(ServiceUnavailable):
         self.wait_ms = wait_ms
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        """The default body."""
         body = _guard_body(self.description, self.cause, self.bound_limit, self.wait_ms)
         return _response(503, body, self.cause)
 
@@ -269,7 +266,6 @@ class LimitUnavailable(ServiceUnavailable):
         super().__init__(f"{_ANSWERS['unavailable'].sentence} Try again later.")
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        """The default body."""
         body = {
             "error": self.description,
             "code": _ANSWERS["unavailable"].code,
@@ -305,7 +301,6 @@ def _own_message(bound: BoundLimit, cause: Cause) -> Any:
 def _guard_body(
     sentence: Any, cause: Cause, bound: BoundLimit, wait_ms: int | None = None
 ) -> dict[str, Any]:
-    """The body of a refusal that has no amount."""
     wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
     code = _answer_to(cause, bound.limit).code
     return {"error": sentence, "code": code, "policy": bound.name, **wait}

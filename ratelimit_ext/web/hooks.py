@@ -123,7 +123,6 @@ class RequestHooks:
         self._admission.admit(state, _route(context, endpoint, location), [definition])
 
     def admit_edge(self, context: Any, state: RequestState) -> None:
-        """See :meth:`LimitedRequest.admit_edge`."""
         endpoint = self._endpoint_in(context)
         if not self._is_exempt(state, endpoint):
             self._admission.admit_edge(state, _route(context, endpoint, None))
@@ -214,17 +213,14 @@ class RequestHooks:
     # -- the current request -------------------------------------------------------------------
 
     def current_plan(self) -> str:
-        """The plan of the current request's caller."""
         return self.plan_of(self.state_in(_request_context._get_current_object()))
 
     def plan_of(self, state: RequestState) -> str:
-        """See :attr:`LimitedRequest.plan`."""
         if state.plan_name is None:
             state.plan_name = self.components.asked_plan()
         return state.plan_name
 
     def state_in(self, context: Any) -> RequestState:
-        """The state of the request of this context."""
         states: dict[RequestHooks, RequestState] | None = context.__dict__.get("_ratelimit_ext")
         if states is None:
             states = context._ratelimit_ext = {}

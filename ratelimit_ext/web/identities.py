@@ -85,7 +85,6 @@ def api_key() -> str:
 
 
 def key_identity(key: str) -> str:
-    """The identity of an API key."""
     return "key-" + blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 

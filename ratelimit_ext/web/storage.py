@@ -273,7 +273,6 @@ class Engines:
 
     @property
     def current(self) -> Engine:
-        """The engine that decides now."""
         outage = self.outage
         if outage is not None and outage.is_deciding:
             return outage
@@ -282,7 +281,6 @@ class Engines:
 
     @property
     def is_down(self) -> bool:
-        """Whether the storage is down."""
         return self.outage is not None and self.outage.is_deciding
 
     def instead_of(self, failed: Engine) -> OutageEngine | None:
@@ -366,14 +364,10 @@ class RegisteredLimiter(BucketLimiter):
 
 
 class TokenBucketRateLimiter(RegisteredLimiter):
-    """See :mod:`ratelimit_ext.strategies.token_bucket`."""
-
     STRATEGY = "token-bucket"
 
 
 class SlidingWindowRateLimiter(RegisteredLimiter):
-    """See :mod:`ratelimit_ext.strategies.sliding_window`."""
-
     STRATEGY = "sliding-window"
 
 

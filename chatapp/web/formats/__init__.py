@@ -16,8 +16,6 @@ from chatapp.web.formats.responses import ResponsesFormat
 
 
 class StreamWriter(Protocol):
-    """Writes one stream."""
-
     def start(self) -> bytes:
         """The bytes before the first part."""
         ...
@@ -38,9 +36,7 @@ class AnswerFormat(Protocol):
 
     def answer_body(self, reply: Reply) -> dict[str, object]: ...
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter:
-        """The writer of a stream for a request with these fields."""
-        ...
+    def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter: ...
 
 
 class WireFormat(AnswerFormat, Protocol):
@@ -66,9 +62,7 @@ class WireFormat(AnswerFormat, Protocol):
         ...
 
     @property
-    def limit_units(self) -> Collection[str]:
-        """The units of limits for which the provider has headers."""
-        ...
+    def limit_units(self) -> Collection[str]: ...
 
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int

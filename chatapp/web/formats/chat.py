@@ -29,7 +29,6 @@ def usage_fields(usage: Usage | None) -> dict[str, int] | None:
 
 
 def answer_fields(reply: Reply, cost_usd: float) -> dict[str, object]:
-    """The body of an answer."""
     return {
         "reply": reply.text,
         "model": reply.model,

@@ -240,7 +240,6 @@ def _refuse(error: ErrorDetails) -> NoReturn:
 
 
 def _unknown(field: str) -> str:
-    """The message for a field that POST /chat does not have."""
     shown = json.dumps(field[:NAME_SHOWN])
     if instead := ELSEWHERE.get(field):
         return f"{shown} is not a field of POST /chat; {instead}."

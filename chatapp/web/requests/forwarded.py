@@ -390,7 +390,6 @@ def _unpriced(field: str, problem: str) -> ApiError:
 
 
 def text_of(message: object) -> str:
-    """The text of a message, in any protocol."""
     content = message.get("content") if isinstance(message, Mapping) else message
     if isinstance(content, str):
         return content

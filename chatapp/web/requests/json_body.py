@@ -61,7 +61,6 @@ class _Share:
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Increase the share to this size."""
         if size <= max(self._size, SMALL_BYTES):
             return
         large_bodies.take(size - self._size)

@@ -98,8 +98,6 @@ class Callbacks:
         self.policy_checker: PolicyChecker | None = None
 
     def identity(self, name: str, *, common: bool) -> Callable[[Identity], Identity]:
-        """See :meth:`Limiter.identity`."""
-
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
             self.identities[name] = function
@@ -110,8 +108,6 @@ class Callbacks:
         return register
 
     def plan_keyword(self, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-        """See :meth:`Limiter.plan_keyword`."""
-
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
             check_function(function, 1, f"plan keyword {name!r}")
             self.plan_keywords[name] = function
@@ -120,7 +116,6 @@ class Callbacks:
         return register
 
     def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
-        """See :meth:`Limiter.estimator`."""
         if unit not in UNITS:  # a call in flight always counts as one, so "calls" has no estimate
             raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
 

@@ -272,7 +272,6 @@ class Manager(LimitManager):
         return [*own, *hinted, *self._policy_endpoints.get(endpoint, ())]
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
-        """Return the runtime limits of a blueprint, with their meta limits."""
         self.complete(app)
         return list(itertools.chain(*self.of_blueprint(app, blueprint)))
 

@@ -83,13 +83,10 @@ class Policies:
             self._applied.complete(app)
 
     def check_targets(self, app: flask.Flask) -> None:
-        """See :meth:`Limiter.check_policy`."""
         if self._applied is not None:
             self._applied.check_targets(app)
 
     def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
-        """See :meth:`Limiter.check_policy_file`."""
-
         def check(uses: Uses, mistakes: Mistakes) -> None:
             self._check_identities(uses, mistakes)
             uses.check_targets(app.blueprints, app.view_functions, mistakes)
@@ -99,7 +96,6 @@ class Policies:
         return policy
 
     def checked(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
-        """See :meth:`Limiter.checked_policy`."""
         if (checker := self.callbacks.policy_checker) is not None:
             return checker(file)
         configured = app.config.get(FILE)

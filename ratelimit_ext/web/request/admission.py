@@ -251,7 +251,6 @@ class Admission:
         )
 
     def hold_for(self, limits: Iterable[BoundLimit]) -> Hold:
-        """The hold of one admission, if a limit holds estimates."""
         for bound in limits:
             if bound.limit.held:
                 return new_hold(int(self._settings.lease_s * 1_000_000))

@@ -29,7 +29,6 @@ class Attempts:
         self._logger = logger
 
     def admit(self, state: RequestState, names: tuple[str, ...]) -> float | None:
-        """See :meth:`LimitedRequest.admit_again`."""
         charges, replaced, superseded = self._charges(state, names)
         decided = self._decide(charges)
         if decided is None:

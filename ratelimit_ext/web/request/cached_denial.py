@@ -73,7 +73,6 @@ class ReadyAnswer:
         return -(-max(1, self._wait_us - passed_us) // 1000)
 
     def response(self, wait_ms: int) -> flask.Response:
-        """The response to the current request."""
         context = _request_context._get_current_object()
         accept = context.request.environ.get("HTTP_ACCEPT", "")
         known = self._bodies.get(accept)

@@ -36,7 +36,6 @@ class RequestLimit(flask_limiter.RequestLimit):
 
     @property
     def remaining(self) -> int | Decimal:  # type: ignore[override]
-        """What is left of the limit."""
         return self.verdict.charge.limit.outside(self.verdict.remaining)
 
     @classmethod

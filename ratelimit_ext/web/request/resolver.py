@@ -143,7 +143,6 @@ class Resolver:
         self._adjusted: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
 
     def limits(self, route: Route) -> RouteLimits:
-        """The limits of a route for the current request."""
         if not self.overrides.is_watched:
             self.overrides.watch()
         if self._revision != self.manager.revision:
@@ -348,7 +347,6 @@ class _Binder:
         self._invalid: list[Limit] = []
 
     def route_limits(self) -> RouteLimits:
-        """What applies to the route."""
         shared, own = self._applicable()
         found = RouteLimits(
             tuple((id(each), self._applying(self._limits(each))) for each in shared),
@@ -370,7 +368,6 @@ class _Binder:
         return found
 
     def limits_of(self, definitions: Iterable[Limit]) -> RouteLimits:
-        """Those of these definitions."""
         own = self._applying(bound for each in definitions for bound in self._limits(each))
         return RouteLimits((), own, self._metas(), self._denying())
 
@@ -463,7 +460,6 @@ class _Binder:
         )
 
     def _with_candidate(self, bound: BoundLimit) -> tuple[BoundLimit, ...]:
-        """The limit, and beside it its candidate if it has one, in shadow."""
         limit = bound.limit.with_candidate()
         if limit is None:
             return (bound,)
@@ -575,7 +571,6 @@ def _strings(definition: Limit) -> tuple[Any, ...]:
 
 
 def _runtime_limits(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:
-    """The runtime limits of a definition, for the answer to its question if it has one."""
     if answer is None:
         return tuple(definition)
     text = answer[0]
