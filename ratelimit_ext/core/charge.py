@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.limit import Limit
 
@@ -61,20 +61,6 @@ def new_hold(lease_us: int) -> Hold:
 
 #: For charges that are final.
 NO_HOLD = Hold(0, 0)
-
-
-class Change(Protocol):
-    """A change of a bucket. ``verb`` names the function of the strategy that applies it, in Python
-    and in Lua; ``numbers`` are its arguments."""
-
-    @property
-    def charge(self) -> Charge: ...
-    @property
-    def hold(self) -> Hold: ...
-    @property
-    def verb(self) -> str: ...
-    @property
-    def numbers(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 
-from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 
 #: Of a settlement: ``queued`` until the storage is back.

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.verdicts import sent_cost
 from ratelimit_ext.strategies import strategy_of

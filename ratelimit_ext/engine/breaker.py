@@ -34,7 +34,8 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NoReturn, Protocol, TypeVar
 
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import (
     ConfigurationError,

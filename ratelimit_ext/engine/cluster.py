@@ -22,12 +22,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
 from ratelimit_ext.engine.arguments import TEXTS, Arguments
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Settlement
+from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
 from ratelimit_ext.engine.redis import NOTE_MS, SCAN_COUNT, stored_names
 from ratelimit_ext.engine.verdicts import Reply, applied, merged
@@ -365,8 +366,8 @@ def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:
     if verdict.charge.meta or not verdict.allowed:
         return None
     if limit.held and hold.lease_us:
-        return Settlement(verdict, hold, 0)
-    return Correction(verdict, -cost) if cost and verdict.receipt is not None else None
+        return Change.settle(verdict, hold, 0)
+    return Change.adjust(verdict, -cost) if cost and verdict.receipt is not None else None
 
 
 def _unlinked(client: Any, keys: Sequence[str]) -> int:

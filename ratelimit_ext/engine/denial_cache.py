@@ -25,7 +25,8 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US, Engine

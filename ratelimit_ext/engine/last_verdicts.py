@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.memory import parameters_of
 from ratelimit_ext.strategies import strategy_of
 
@@ -126,7 +126,7 @@ class _Known(NamedTuple):
     began: float
     decision: Decision
     place: int
-    changes: tuple[Settlement | Correction, ...]
+    changes: tuple[Change, ...]
     is_taken: bool
 
     @property
@@ -138,9 +138,8 @@ class _Known(NamedTuple):
         it; one that was queued is confirmed later; one without a receipt is of a call whose
         decision is not known."""
         if (
-            not isinstance(change, Settlement | Correction)
-            or change.verdict.receipt is None
-            or change in self.changes
+            change.receipt is None
+            or any(each is change for each in self.changes)
             or began < self.began
         ):
             return self
@@ -173,12 +172,12 @@ class _Known(NamedTuple):
         for change in self.changes:
             delta = _delta(change)
             if delta > 0 or overdrawn is not None:
-                correction = Correction(change.verdict, delta)
+                correction = Change.adjust(verdict._replace(receipt=change.receipt), delta)
                 adjusted = strategy.apply(correction, state, now_us, parameters)
                 state = state if adjusted is None else adjusted
         return returned + used - strategy.usage(state, now_us, parameters)
 
 
-def _delta(change: Settlement | Correction) -> int:
+def _delta(change: Change) -> int:
     """By how many units the charge was wrong."""
-    return change.actual - change.charge.cost if isinstance(change, Settlement) else change.delta
+    return change.numbers[1] - (change.charge.cost if change.verb == "settle" else 0)

@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit

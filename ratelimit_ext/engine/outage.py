@@ -29,14 +29,15 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, new_hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Release, Resumption
+from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, KeptChange, OutageStore
+from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
 
@@ -144,7 +145,7 @@ class OutageEngine:
         now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`. Never raises ``StorageUnavailable``."""
-        releases: list[Release] = []
+        releases: list[Change] = []
         charges = merged(charges)
         if not self._goes_on.is_set():
             self._goes_on.wait(PAUSE_S)
@@ -153,11 +154,11 @@ class OutageEngine:
             except StorageUnavailable as error:
                 if error.may_have_charged and hold.id:
                     held = [charge for charge in charges if charge.limit.held]
-                    releases = [Release(charge, hold) for charge in held]
+                    releases = [Change.release(charge, hold) for charge in held]
 
         def decide() -> OutageDecision:
             until_us = self._store.now_us() + hold.lease_us
-            self._send([_until(until_us, each) for each in releases])
+            self._send([each._replace(expiry_us=until_us) for each in releases])
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
             if take:
                 self._note(charges, decision, hold)
@@ -328,8 +329,7 @@ class OutageEngine:
     def _own(self, change: Change) -> Change:
         charge = change.charge
         limit = self._share(charge.limit) or charge.limit
-        own = charge._replace(limit=limit)
-        return KeptChange(own, change.hold, change.verb, change.numbers)
+        return change._replace(charge=charge._replace(limit=limit))
 
     def credit(self, began: float, changes: Sequence[Change]) -> None:
         """Note changes of charges that the storage has taken, when they are queued for it: of what
@@ -409,13 +409,13 @@ class OutageEngine:
         batch = self._store.next_batch(but=later)
         if batch is not None:
             return batch
-        changes: list[KeptChange] = []
+        changes: list[Change] = []
         for key, limit in self._store.changed(BATCH):
             changes += self._moved(limit, key)
         self._send(changes)
         return self._next_batch(later) if changes or self._store.changed(1) else None
 
-    def _moved(self, limit: Limit, key: str) -> list[KeptChange]:
+    def _moved(self, limit: Limit, key: str) -> list[Change]:
         """What has changed in a bucket since it was handed back, with its holds."""
         own, bucket = self._share(limit), self._store.bucket(key)
         self._store.note_changed(key, None)
@@ -427,13 +427,13 @@ class OutageEngine:
         self._store.note_handed(key, taken.state)
         changes: list[Change] = []
         for hold, amount, spent in taken.holds:
-            changes.append(Resumption(Charge(limit, key, amount), hold, amount, spent))
+            changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
             self._store.hold(key, hold, moves=True)
         if taken.used > 0:
-            changes.append(Correction(_verdict(Charge(limit, key, 0)), taken.used))
-        return [_until(until_us, change) for change in changes]
+            changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), taken.used))
+        return [change._replace(expiry_us=until_us) for change in changes]
 
-    def _send(self, changes: Sequence[KeptChange]) -> None:
+    def _send(self, changes: Sequence[Change]) -> None:
         """Put changes on their way to the storage."""
         for start in range(0, len(changes), BATCH):
             some = changes[start : start + BATCH]
@@ -457,10 +457,6 @@ def _without_count(
     if policy == "local" and charge.meta:
         return _verdict(charge)  # no denial is counted here, so none is too many
     return _verdict(charge, wait_us=WAIT_US if cost else 0)
-
-
-def _until(expiry_us: int, change: Change) -> KeptChange:
-    return KeptChange(change.charge, change.hold, change.verb, change.numbers, expiry_us)
 
 
 def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> Verdict:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ratelimit_ext.core import clock
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit, limit_of
 from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets
@@ -67,22 +68,12 @@ T = TypeVar("T")
 _logger = logging.getLogger("ratelimit_ext")
 
 
-class KeptChange(NamedTuple):
-    """A change that the storage shall make, until ``expiry_us``: then its bucket is over."""
-
-    charge: Charge
-    hold: Hold
-    verb: str
-    numbers: tuple[int, ...]
-    expiry_us: int = 0
-
-
 class Batch(NamedTuple):
     """Changes that are sent together, under a marker."""
 
     number: int
     marker: str
-    changes: Sequence[KeptChange]
+    changes: Sequence[Change]
 
 
 @dataclass(slots=True)
@@ -389,11 +380,11 @@ class OutageStore(Buckets):
         """When something was last handed back, by the monotonic clock."""
         return self._fact("handed at") or 0.0
 
-    def add(self, marker: str, changes: Iterable[KeptChange]) -> None:
+    def add(self, marker: str, changes: Iterable[Change]) -> None:
         """Add a batch to what is on its way."""
         plain = [
-            (each.charge.limit.words(), *each.charge[1:3], tuple(each.hold), *each[2:])
-            for each in changes
+            (charge.limit.words(), charge.key, charge.cost, tuple(hold), verb, numbers, expiry_us)
+            for charge, hold, verb, numbers, _, expiry_us in changes
         ]
         self._all("INSERT INTO batches (marker, changes) VALUES (?, ?)", marker, _bytes(plain))
 
@@ -485,9 +476,9 @@ def _value(data: bytes | None, made: Callable[[Any], Any] = lambda value: value)
         raise sqlite3.DatabaseError(f"a value is unreadable: {error}") from error
 
 
-def _changes(plain: Any) -> list[KeptChange]:
+def _changes(plain: Any) -> list[Change]:
     return [
-        KeptChange(Charge(limit_of(words), key, cost), Hold(*hold), verb, numbers, expiry_us)
+        Change(Charge(limit_of(words), key, cost), Hold(*hold), verb, numbers, None, expiry_us)
         for words, key, cost, hold, verb, numbers, expiry_us in plain
     ]
 

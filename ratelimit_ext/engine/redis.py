@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, holds_key

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from operator import attrgetter
 from typing import Final
 
-from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.strategy import MOST_USED

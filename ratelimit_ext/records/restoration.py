@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias, cast
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.engine.engine import Correction, Engine
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.strategies.strategy import Strategy
 
 #: A bucket gets at most about so many charges. More are joined, each at the latest instant.
@@ -44,10 +45,10 @@ def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool)
     if apply and missing:
         late = verdict._replace(charge=charge, receipt=0)
         if held:
-            engine.settle([Correction(late, missing)])
+            engine.settle([Change.adjust(late, missing)])
         else:
             for at_us, units in _joined(charges, now_us):
-                engine.settle([Correction(late, units)], now_us=at_us)
+                engine.settle([Change.adjust(late, units)], now_us=at_us)
     return RestoredUsage(held, recorded, missing)
 
 

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
-from ratelimit_ext.core.charge import Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import ConfigurationError, shown
 from ratelimit_ext.core.limit import Limit, limit_of
-from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Where an application keeps its journal; relative to its instance path. ``""``: nowhere.
@@ -364,27 +364,25 @@ def _plain(change: Change) -> dict[str, Any]:
         "limit": dict(limit.words()),
         "cost": cost,
     }
-    if isinstance(change, Release):
-        return words | {"hold": list(change.hold)}
-    if isinstance(change, Settlement):
-        return words | {"hold": list(change.hold), "actual": change.actual}
-    assert isinstance(change, Correction)
-    return words | {"receipt": change.verdict.receipt, "delta": change.delta}
+    if change.verb == "adjust":
+        return words | {"receipt": change.receipt, "delta": change.numbers[1]}
+    words["hold"] = list(change.hold)
+    return words | ({"actual": change.numbers[1]} if change.verb == "settle" else {})
 
 
-def _change(words: dict[str, Any]) -> Settlement | Release | Correction:
+def _change(words: dict[str, Any]) -> Change:
     limit = limit_of(tuple(words["limit"].items()))
     charge = Charge(limit, _text(words["key"]), _whole(words["cost"]))
     receipt = words.get("receipt")
     # Only what changes read of a verdict matters here.
     verdict = Verdict(charge, True, 0, 0, 0, None if receipt is None else _whole(receipt))  # noqa: FBT003
     if words["verb"] == "adjust":
-        return Correction(verdict, _whole(words["delta"]))
+        return Change.adjust(verdict, _whole(words["delta"]))
     hold_id, lease_us = map(_whole, words["hold"])
     if words["verb"] == "settle":
-        return Settlement(verdict, Hold(hold_id, lease_us), _whole(words["actual"]))
+        return Change.settle(verdict, Hold(hold_id, lease_us), _whole(words["actual"]))
     if words["verb"] == "release":
-        return Release(charge, Hold(hold_id, lease_us))
+        return Change.release(charge, Hold(hold_id, lease_us))
     raise ValueError(f"unknown change {words['verb']!r}")
 
 

@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
-from ratelimit_ext.core.charge import Change, Charge, Hold, new_hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
-from ratelimit_ext.engine.engine import Correction, Engine, Release, Settlement
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Journal, JournalFile, Line
 from ratelimit_ext.settlements.live_calls import LiveCalls
 
@@ -37,6 +38,8 @@ from ratelimit_ext.settlements.live_calls import LiveCalls
 KEPT_AFTER_LEASE_S: Final = 600.0
 #: How many batches are queued at most; then the oldest is dropped.
 MOST_WAITING: Final = 10_000
+#: What is sent again if the storage could not take it: the rest would be out of date.
+SENT_AGAIN: Final = frozenset({"adjust", "settle", "release"})
 FIRST_MARKER_US: Final = 60_000_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
@@ -377,29 +380,29 @@ def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
 def _marker(changes: Sequence[Change]) -> str | None:
     """The key that marks changes as applied: in the first bucket's slot of a cluster, and under its
     prefix. ``None`` if they may be applied twice."""
-    if not any(isinstance(change, Correction) for change in changes):
+    if not any(change.verb == "adjust" for change in changes):
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
 
 
 def _kept(changes: Iterable[Change]) -> list[Change]:
     """The changes that are sent again if the storage could not take them."""
-    return [change for change in changes if isinstance(change, Correction | Settlement | Release)]
+    return [change for change in changes if change.verb in SENT_AGAIN]
 
 
 def _amount(change: Change) -> int:
     """What is lost with it, in the limit's unit."""
-    if isinstance(change, Correction):
-        return abs(change.delta)
-    if isinstance(change, Settlement) and not change.charge.limit.traits.one_per_call:
-        return change.actual
+    if change.verb == "adjust":
+        return abs(change.numbers[1])
+    if change.verb == "settle" and not change.charge.limit.traits.one_per_call:
+        return change.numbers[1]
     return change.charge.cost
 
 
 def _described(change: Change) -> str:
-    amount = f"{change.delta:+d}" if isinstance(change, Correction) else ""
-    if isinstance(change, Settlement):
-        amount = f"actual {change.actual}"
+    amount = f"{change.numbers[1]:+d}" if change.verb == "adjust" else ""
+    if change.verb == "settle":
+        amount = f"actual {change.numbers[1]}"
     return f"{change.charge.key} {amount} {change.charge.limit.unit}"
 
 

@@ -11,7 +11,7 @@ from flask_limiter._limits import RuntimeLimit
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.traits import strategies_taking
-from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
+from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.web.declarations.definitions import runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of
 from ratelimit_ext.web.inventory import Group, Inventory
@@ -41,7 +41,7 @@ class Blocks:
         for_us = length_us(for_s)
         check_reason(reason)
         charges = self._charges(app, name, identity, "block")
-        blocks = [NewBlock(charge, for_us, reason) for charge in charges]
+        blocks = [new_block(charge, for_us, reason) for charge in charges]
         return self._engines.primary.settle(blocks) > 0
 
     def unblock(self, app: flask.Flask, name: str, identity: str) -> bool:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple, TypeAlias
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Guess, Hold, checked_cost
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
-from ratelimit_ext.engine.engine import Correction, Engine, Settlement
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import parameters_of
 from ratelimit_ext.strategies import strategy_of
 
@@ -137,8 +138,8 @@ class ChargeRecord(NamedTuple):
     def settlement(self, actual: int) -> Change:
         """The change that replaces the estimate of the verdict's charge by the actual cost."""
         if self.bound.limit.held:
-            return Settlement(self.verdict, self.hold, actual)
-        return Correction(self.verdict, actual - self.verdict.charge.taken)
+            return Change.settle(self.verdict, self.hold, actual)
+        return Change.adjust(self.verdict, actual - self.verdict.charge.taken)
 
     def charged(self, cost: int) -> ChargeRecord:
         """The record as it reads after so many units more are taken now."""

@@ -17,14 +17,15 @@ import redis
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, MOST_MULTIPLE, Limit
-from ratelimit_ext.engine.engine import Correction, Engine, Renewal, Settlement
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.strategies.guards.block import REASONS, NewBlock
-from ratelimit_ext.strategies.guards.quota import QuotaReport
+from ratelimit_ext.strategies.guards.block import REASONS, new_block
+from ratelimit_ext.strategies.guards.quota import quota_report
 from tests.strategies import models
 from tests.strategies.virtual_time import OpenBuckets, VirtualClient
 from tests.strategies.world import DAY, MINUTE, RATES, SECOND, START
@@ -314,7 +315,7 @@ class History(RuleBasedStateMachine):
             limit, key, cost = verdict.charge[:3]
             if verdict.charge.at_once is not None and verdict.allowed:
                 delta = cost - verdict.charge.taken + late
-                changes.append(Correction(verdict._replace(receipt=0), delta))
+                changes.append(Change.adjust(verdict._replace(receipt=0), delta))
                 if model := self.model(key):
                     self.numbers += 1
                     model.rule.take(limit, self.now, self.numbers, delta)
@@ -474,7 +475,7 @@ class History(RuleBasedStateMachine):
             verdict = self.by_now(taken.verdict)
             limit, key, cost = verdict.charge[:3]
             delta = int(limit.amount * share) + unit if more else -min(int(cost * share) + 1, cost)
-            changes.append(Correction(verdict, delta))
+            changes.append(Change.adjust(verdict, delta))
             model = self.model(key)
             if not (taken.is_final and taken.is_known and delta):
                 model = self.buckets[key].model = None
@@ -497,7 +498,7 @@ class History(RuleBasedStateMachine):
             verdict = self.by_now(taken.verdict)
             limit, key, cost = verdict.charge[:3]
             actual = 0 if limit.strategy == "concurrency" else int(cost * share) + unit
-            changes.append(Settlement(verdict, taken.hold, actual))
+            changes.append(Change.settle(verdict, taken.hold, actual))
             model = self.model(key)
             expected.append(model and model.settle(limit, self.now, taken.hold.id, actual))
         return changes, self.all_known(expected)
@@ -518,7 +519,7 @@ class History(RuleBasedStateMachine):
             verdict, hold = self.by_now(taken.verdict), taken.hold
             limit, key, cost = verdict.charge[:3]
             spent = 0 if limit.strategy == "concurrency" else int(cost * share) + unit
-            changes.append(Renewal(verdict, hold, spent))
+            changes.append(Change.renew(verdict, hold, spent))
             model = self.model(key)
             expected.append(model and model.renew(limit, self.now, hold.id, spent, hold.lease_us))
         self.change(changes, self.all_known(expected))
@@ -551,7 +552,7 @@ class History(RuleBasedStateMachine):
         if limit.strategy == "block":
             for_us = int(min(limit.period_us, DAY) * share) + 1
             changed = rule and rule.block(self.now, for_us)
-            block = NewBlock(charge, for_us, REASONS[kind % 4])
+            block = new_block(charge, for_us, REASONS[kind % 4])
             self.change([block], self.all_known([changed]))
         if limit.strategy == "reported":
             amount, period = (
@@ -562,7 +563,7 @@ class History(RuleBasedStateMachine):
             if rule:
                 rule.report(self.now, amount, used, period)
             self.change(
-                [QuotaReport(charge, amount, used, period)], self.all_known([rule and True])
+                [quota_report(charge, amount, used, period)], self.all_known([rule and True])
             )
 
     @rule(place=st.integers(0, 3), amount=amounts, times=st.integers(1, 3))

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, World
 
 WIDE = Limit(100, MINUTE, "token-bucket", name="wide")
@@ -261,7 +261,9 @@ def test_corrections_of_one_bucket_are_all_applied(world: World) -> None:
     """Two refunds on one bucket in one settlement both count."""
     limit = Limit(10, MINUTE)
     one, two = world.call(limit, 4), world.call(limit, 4)
-    settled = world.engine.settle([Correction(one, -2), Correction(two, -1)], now_us=world.now_us)
+    settled = world.engine.settle(
+        [Change.adjust(one, -2), Change.adjust(two, -1)], now_us=world.now_us
+    )
     assert settled == 2
     assert world.left(limit) == 5
 

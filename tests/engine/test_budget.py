@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 
 DAY = 86_400_000_000
@@ -58,7 +58,7 @@ def test_a_crowd_cannot_overspend(
             with account.lock:
                 account.spent += real
                 account.dearest_excess = max(account.dearest_excess, real - ESTIMATE)
-            assert engine.settle([Settlement(decision.verdicts[0], hold, real)]) == 1
+            assert engine.settle([Change.settle(decision.verdicts[0], hold, real)]) == 1
 
     with ThreadPoolExecutor(STREAMS) as crowd:
         list(crowd.map(stream, range(STREAMS)))
@@ -79,7 +79,7 @@ def test_debt_is_repaid_before_the_next_call(redis_client: redis.Redis) -> None:
     now = 1_764_000_000_000_000
     hold = Hold(1, LEASE)
     verdict = engine.admit([Charge(limit, "b", ESTIMATE)], hold=hold, now_us=now).verdicts[0]
-    engine.settle([Settlement(verdict, hold, BUDGET + 500_000)], now_us=now)
+    engine.settle([Change.settle(verdict, hold, BUDGET + 500_000)], now_us=now)
     denied = engine.admit([Charge(limit, "b", ESTIMATE)], hold=hold, now_us=now)
     wait_ms = denied.retry_after_ms
     assert wait_ms == (500_000 + ESTIMATE) * DAY // BUDGET // 1000

@@ -7,9 +7,9 @@ import time
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.fixed_window import calendar_window
 from tests.strategies.world import DAY, HOUR, SECOND
@@ -108,5 +108,5 @@ def test_a_debt_is_carried_into_the_servers_window(
     worker.call(Limit(1, DAY), 0)
     verdict = worker.engine.admit([charge]).verdicts[0]
     redis_client.flushdb()
-    assert worker.engine.settle([Correction(verdict, 5)]) == 1
+    assert worker.engine.settle([Change.adjust(verdict, 5)]) == 1
     assert worker.call(DAILY) == (False, end_of(redis_client, DAILY))

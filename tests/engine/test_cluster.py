@@ -19,6 +19,7 @@ from hypothesis.stateful import initialize
 from limits.storage import storage_from_string
 from redis.cluster import ClusterNode
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.key import slot_of
@@ -26,7 +27,6 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
-from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.strategies import strategy_of
@@ -195,7 +195,7 @@ def test_one_decision_over_three_nodes(cluster: servers.Cluster, engine: Cluster
     charges = [Charge(TOKENS, keys[0], 300), Charge(BUCKET, keys[1]), Charge(COMMON, keys[2])]
     verdicts = engine.admit(charges, hold=LEASE).verdicts
     assert [verdict.remaining for verdict in verdicts] == [700, 99, 99]
-    changes = [Settlement(verdicts[0], LEASE, 50), *[Correction(v, 9) for v in verdicts[1:]]]
+    changes = [Change.settle(verdicts[0], LEASE, 50), *[Change.adjust(v, 9) for v in verdicts[1:]]]
     once = f"{keys[0]}:once:1"
     assert [engine.settle(changes, once=once) for _ in range(2)] == [3, 0]
     assert engine.settle(changes[1:], once=once) == 0, "a part of them may be sent again"
@@ -213,7 +213,7 @@ def test_an_admission_after_its_release_holds_nothing(
     """On each node that it reaches late; what is not held is charged."""
     keys = [f"LIMITS:{{{tag_on(cluster, node)}}}" for node in range(3)]
     charges = [Charge(TOKENS, keys[0], 300), Charge(TOKENS, keys[1], 300), Charge(BUCKET, keys[2])]
-    releases = [Release(charge, LEASE) for charge in charges[:2]]
+    releases = [Change.release(charge, LEASE) for charge in charges[:2]]
     assert engine.settle(releases) == 2
     engine.admit(charges, hold=LEASE)
     found = engine.admit(charges, take=False).verdicts

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.engine.denial_cache import CachedDecision, DenialCache
-from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 
 SECOND = 1_000_000
@@ -124,7 +124,7 @@ def test_what_this_worker_gives_back_is_seen_at_once(clock: Clock, behind: Count
     engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     assert not any(engine.admit([ONE_A_MINUTE]).admitted for _ in range(3))
-    engine.settle([Correction(verdict, -1)])
+    engine.settle([Change.adjust(verdict, -1)])
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
@@ -255,7 +255,7 @@ def test_what_was_charged_meanwhile_is_not_left(clock: Clock, behind: CountingEn
     engine, shared = DenialCache(behind), Charge(DAILY, "everyone")
     (verdict,) = engine.admit([shared]).verdicts
     hammering(engine, shared)
-    engine.settle([Correction(verdict, 1000)])
+    engine.settle([Change.adjust(verdict, 1000)])
     assert engine.admit([BRIEF, shared]).retry_after_ms == 86_400_000
 
 
@@ -327,7 +327,7 @@ def test_what_others_are_given_back_changes_nothing(clock: Clock, behind: Counti
     denied(engine, 3)
     asked = behind.asked
     for _ in range(10):
-        engine.settle([Correction(verdict, -1)])
+        engine.settle([Change.adjust(verdict, -1)])
         engine.clear(["a third one's"])
         assert not engine.admit([ONE_A_MINUTE]).admitted
     assert behind.asked == asked
@@ -341,7 +341,7 @@ def test_what_is_denied_while_a_refund_is_on_its_way_is_forgotten(clock: Clock) 
     engine = DenialCache(behind)
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     behind.before_settling = lambda: [engine.admit([ONE_A_MINUTE]) for _ in range(3)]
-    engine.settle([Correction(verdict, -1)])
+    engine.settle([Change.adjust(verdict, -1)])
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
@@ -353,7 +353,7 @@ def test_a_denial_that_a_refund_overtakes_is_not_remembered(clock: Clock, by: st
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     assert not engine.admit([ONE_A_MINUTE]).admitted
     behind.after_deciding = {
-        "settle": lambda: engine.settle([Correction(verdict, -1)]),
+        "settle": lambda: engine.settle([Change.adjust(verdict, -1)]),
         "clear": lambda: engine.clear(["bucket"]),
         "reset": lambda: engine.reset(""),
     }[by]
@@ -375,7 +375,7 @@ def test_a_refund_that_fails_forgets_as_well(clock: Clock) -> None:
     verdict = engine.admit([ONE_A_MINUTE]).verdicts[0]
     behind.before_settling = lost
     with pytest.raises(ConnectionError):
-        engine.settle([Correction(verdict, -1)])
+        engine.settle([Change.adjust(verdict, -1)])
     assert engine.admit([ONE_A_MINUTE]).admitted
 
 
@@ -386,7 +386,7 @@ def test_no_denial_of_a_slot_is_remembered(clock: Clock, behind: CountingEngine)
     hold = Hold(7, 60 * SECOND)
     verdict = engine.admit([slot], hold=hold).verdicts[0]
     assert not any(engine.admit([slot], hold=Hold(8, SECOND)).admitted for _ in range(5))
-    behind.settle([Settlement(verdict, hold, 0)])
+    behind.settle([Change.settle(verdict, hold, 0)])
     assert engine.admit([slot], hold=Hold(8, SECOND)).admitted
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.embedded.server import EmbeddedServer
-from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards.block import new_block
 from tests import servers
 from tests.strategies.world import DAY, HOUR, MINUTE
 
@@ -157,12 +157,12 @@ def test_calls_that_are_under_way_are_settled(client: redis.Redis, engine: Redis
     verdict = engine.admit([charge(MONEY, "ada", 100)], hold=hold).verdicts[0]
     paid = engine.admit([charge(DAILY, "ada")]).verdicts[0]
     fill(client)
-    assert engine.settle([Renewal(verdict, hold, 50)]) == 1
-    assert engine.settle([Settlement(verdict, hold, 70)]) == 1
-    assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 1
-    assert engine.settle([Correction(paid, -1)], once="LIMITS:once:{ada}") == 0
+    assert engine.settle([Change.renew(verdict, hold, 50)]) == 1
+    assert engine.settle([Change.settle(verdict, hold, 70)]) == 1
+    assert engine.settle([Change.adjust(paid, -1)], once="LIMITS:once:{ada}") == 1
+    assert engine.settle([Change.adjust(paid, -1)], once="LIMITS:once:{ada}") == 0
     block = Charge(Limit(1, MINUTE, "block", name="stop"), "LIMITS:stop:{ada}")
-    assert engine.settle([NewBlock(block, MINUTE, "closed")]) == 1
+    assert engine.settle([new_block(block, MINUTE, "closed")]) == 1
     assert engine.admit([charge(MONEY, "ada", 0)]).verdicts[0].remaining == 930
 
 

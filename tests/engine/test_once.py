@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine, Settlement
+from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.verdicts import UNREADABLE
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
@@ -40,7 +41,7 @@ def sender(request: pytest.FixtureRequest, world: World) -> World:
 def test_a_correction_sent_twice_is_applied_once(sender: World) -> None:
     """The second call returns 0 and gives back nothing more."""
     one, two = sender.call(LIMIT, 30), sender.call(LIMIT, 30, "other")
-    changes = [Correction(one, -10), Correction(two, 20)]
+    changes = [Change.adjust(one, -10), Change.adjust(two, 20)]
     assert sender.engine.settle(changes, once=MARKER, now_us=sender.now_us) == 2
     sender.wait(60)
     assert sender.engine.settle(changes, once=MARKER, now_us=sender.now_us) == 0
@@ -51,7 +52,7 @@ def test_two_markers_are_two_corrections(sender: World) -> None:
     """The marker, not the change, identifies a sending."""
     verdict = sender.call(LIMIT, 30)
     for number in range(2):
-        changes = [Correction(verdict, -10)]
+        changes = [Change.adjust(verdict, -10)]
         assert sender.engine.settle(changes, once=f"{MARKER}{number}", now_us=sender.now_us) == 1
     assert sender.left(LIMIT) == 90
 
@@ -60,7 +61,7 @@ def test_without_a_marker_every_call_counts(sender: World) -> None:
     """Plain corrections are as they were."""
     verdict = sender.call(LIMIT, 30)
     for _ in range(2):
-        assert sender.engine.settle([Correction(verdict, -10)], now_us=sender.now_us) == 1
+        assert sender.engine.settle([Change.adjust(verdict, -10)], now_us=sender.now_us) == 1
     assert sender.left(LIMIT) == 90
 
 
@@ -69,7 +70,7 @@ def test_all_kinds_of_changes_are_applied_once(sender: World) -> None:
     hold = Hold(7, MINUTE)
     charges = [Charge(LIMIT, "bucket", 30), Charge(SLOTS, "slots", 1)]
     verdicts = sender.engine.admit(charges, hold=hold, now_us=sender.now_us).verdicts
-    changes = [Correction(verdicts[0], -30), Settlement(verdicts[1], hold, 0)]
+    changes = [Change.adjust(verdicts[0], -30), Change.settle(verdicts[1], hold, 0)]
     replies = [sender.engine.settle(changes, once=MARKER, now_us=sender.now_us) for _ in range(3)]
     assert replies == [2, 0, 0]
     assert (sender.left(LIMIT), sender.left(SLOTS, "slots")) == (100, 5)
@@ -83,7 +84,7 @@ def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
 
     def settled() -> int:
         return sender.engine.settle(
-            [Correction(verdict, -10)], once=MARKER, once_for_us=for_us, now_us=sender.now_us
+            [Change.adjust(verdict, -10)], once=MARKER, once_for_us=for_us, now_us=sender.now_us
         )
 
     assert settled() == 1
@@ -107,7 +108,7 @@ def test_an_unreadable_bucket_loses_its_own_change_only(
     limit = Limit(10, DAY, unit="tokens")
     charges = [Charge(limit, f"{name}{{user}}", 0) for name in ("one", "broken", "other")]
     redis_client.set("broken{user}", b"\x01" * 20)  # a hold that is cut off
-    changes = [Correction(Verdict(charge, True, 0, 0, 0, 0), 4) for charge in charges]
+    changes = [Change.adjust(Verdict(charge, True, 0, 0, 0, 0), 4) for charge in charges]
     assert engine.settle(changes, once=once, now_us=START) == 2
     readable = [charges[0], charges[2]]
     verdicts = engine.admit(readable, take=False, now_us=START).verdicts
@@ -127,10 +128,10 @@ def test_a_marker_costs_no_round_trip_and_always_expires(redis_client: redis.Red
     """One EVALSHA either way; one SET more with a marker, and none without."""
     engine = RedisEngine(redis_client, redis.RedisError)
     verdict = engine.admit([Charge(LIMIT, "bucket", 30)]).verdicts[0]
-    engine.settle([Correction(verdict, -1)])
+    engine.settle([Change.adjust(verdict, -1)])
     for once, keys, writes in [(None, 1, 1), (MARKER, 2, 2)]:
         redis_client.config_resetstat()
-        assert engine.settle([Correction(verdict, -1)], once=once) == 1
+        assert engine.settle([Change.adjust(verdict, -1)], once=once) == 1
         statistics = redis_client.info("commandstats")
         assert statistics["cmdstat_evalsha"]["calls"] == 1
         assert statistics["cmdstat_mget"]["calls"] == 1

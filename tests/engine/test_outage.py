@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
-from ratelimit_ext.engine.engine import Correction, Settlement
 from ratelimit_ext.engine.last_verdicts import MOST_BUCKETS as MOST_KNOWN
 from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Rest
 from ratelimit_ext.engine.memory import MemoryEngine
@@ -28,7 +28,7 @@ from ratelimit_ext.engine.outage import (
     OutageEngine,
     Workers,
 )
-from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards.block import new_block
 from tests.strategies.world import DAY, HOUR, RATES
 from tests.web.conftest import Clock
 
@@ -300,7 +300,7 @@ def test_what_was_settled_before_the_outage_is_known() -> None:
     for actual, admitted in ((100, 9), (1200, 0)):
         worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
         verdicts = worker.before(Charge(limit, "ada", 1000), hold=Hold(7, LEASE))
-        worker.breaker.settle([Settlement(verdicts[0], Hold(7, LEASE), actual)])
+        worker.breaker.settle([Change.settle(verdicts[0], Hold(7, LEASE), actual)])
         assert worker.admits(Charge(limit, "ada", 100)) == admitted
 
 
@@ -310,7 +310,7 @@ def test_a_settlement_that_changes_nothing_gives_nothing_back() -> None:
     (verdict,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
     worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
     for hold in (7, 7, 9):
-        worker.breaker.settle([Settlement(verdict, Hold(hold, LEASE), 0)])
+        worker.breaker.settle([Change.settle(verdict, Hold(hold, LEASE), 0)])
     assert worker.admits(Charge(limit, "ada", 100)) == 6
 
 
@@ -318,7 +318,7 @@ def test_a_settlement_that_the_verdict_may_include_gives_nothing_back() -> None:
     """It was sent before the decision, and its reply came after it."""
     worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
     (verdict,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
-    sent_at, settlement = time.monotonic() - 1, Settlement(verdict, Hold(7, LEASE), 0)
+    sent_at, settlement = time.monotonic() - 1, Change.settle(verdict, Hold(7, LEASE), 0)
     worker.storage.settle([settlement])
     worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
     worker.outage.last.note((sent_at, [settlement]))
@@ -330,9 +330,9 @@ def test_what_comes_back_to_an_overdrawn_bucket_is_left_out() -> None:
     worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
     (first,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
     (second,) = worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
-    worker.breaker.settle([Settlement(first, Hold(7, LEASE), 2000)])
+    worker.breaker.settle([Change.settle(first, Hold(7, LEASE), 2000)])
     worker.before(Charge(limit, "ada", 400))
-    worker.breaker.settle([Settlement(second, Hold(8, LEASE), 0)])
+    worker.breaker.settle([Change.settle(second, Hold(8, LEASE), 0)])
     assert worker.admits(Charge(limit, "ada", 100)) == 0
 
 
@@ -340,7 +340,7 @@ def test_debt_is_paid_off_at_the_rate_of_the_bucket(clock: Clock) -> None:
     """The verdict was from before the debt: by it, the bucket would be full again after 6 s."""
     worker, limit = Worker(Storage(), 1), Limit(10, 60_000_000, "token-bucket", unit="tokens")
     (verdict,) = worker.before(Charge(limit, "ada"), hold=Hold(7, LEASE))
-    worker.breaker.settle([Settlement(verdict, Hold(7, LEASE), 100)])
+    worker.breaker.settle([Change.settle(verdict, Hold(7, LEASE), 100)])
     clock.forward(7)
     assert worker.admits(Charge(limit, "ada")) == 0
 
@@ -352,7 +352,7 @@ def test_a_sliding_window_frees_a_large_estimate_alone(clock: Clock) -> None:
     clock.forward(10)
     worker.before(Charge(limit, "ada", 39))
     (verdict,) = worker.before(Charge(limit, "ada", 60), hold=Hold(7, LEASE))
-    worker.breaker.settle([Settlement(verdict, Hold(7, LEASE), 1)])
+    worker.breaker.settle([Change.settle(verdict, Hold(7, LEASE), 1)])
     clock.forward(50)
     assert worker.admits(Charge(limit, "ada"), calls=100) <= 60
 
@@ -365,7 +365,7 @@ def test_what_the_storage_left_later_replaces_what_is_remembered_here(clock: Clo
     assert worker.admits(Charge(limit, "ada", 100), calls=2) == 1
     assert worker.outage.hand_back(worker.storage, within_s=9)
     clock.forward(1)
-    worker.breaker.settle([Settlement(verdict, Hold(7, LEASE), 100)])
+    worker.breaker.settle([Change.settle(verdict, Hold(7, LEASE), 100)])
     assert worker.before(Charge(limit, "ada", 0))[0].remaining == 800
     assert worker.admits(Charge(limit, "ada", 100)) == 8
     assert worker.outage.hand_back(worker.storage, within_s=9)
@@ -388,7 +388,7 @@ def test_a_call_that_held_the_whole_budget_frees_it_when_it_is_settled_in_the_ou
         worker.before(charge._replace(cost=100 if when == "denied before" else 0))
     if when == "denied in the outage":
         assert [worker.admits(charge) for worker in workers] == [0] * count
-    settlement = Settlement(verdict, hold, 100)
+    settlement = Change.settle(verdict, hold, 100)
     workers[0].outage.credit(time.monotonic(), [settlement])
     assert workers[0].admits(charge) == 900 // count // 100
     assert [worker.admits(charge) for worker in workers[1:]] == [0] * (count - 1)
@@ -404,7 +404,7 @@ def test_a_settlement_of_the_outage_is_credited_once(begun: bool) -> None:
     worker, limit = Worker(Storage(), 1), Limit(1000, DAY, unit="tokens")
     hold, charge = Hold(7, LEASE), Charge(limit, "ada", 100)
     (verdict,) = worker.before(Charge(limit, "ada", 600), hold=hold)
-    settlement = Settlement(verdict, hold, 300)
+    settlement = Change.settle(verdict, hold, 300)
     if begun:
         assert worker.admits(charge, calls=1) == 1
     for _ in range(3):
@@ -421,7 +421,7 @@ def test_a_call_that_cost_more_than_it_held_leaves_less() -> None:
         charge, hold = Charge(limit, "ada", 100), Hold(7, LEASE)
         (verdict,) = worker.before(charge, hold=hold)
         assert left(worker.outage, limit, "ada") == 900
-        worker.outage.credit(time.monotonic(), [Settlement(verdict, hold, actual)])
+        worker.outage.credit(time.monotonic(), [Change.settle(verdict, hold, actual)])
         assert worker.admits(charge) == admitted
 
 
@@ -430,7 +430,7 @@ def test_a_refund_of_the_outage_comes_back() -> None:
     worker, charge = Worker(Storage(), 1), Charge(Limit(10, DAY), "ada")
     (verdict,) = worker.before(charge, calls=10)
     assert worker.admits(charge) == 0
-    worker.outage.credit(time.monotonic(), [Correction(verdict, -1)])
+    worker.outage.credit(time.monotonic(), [Change.adjust(verdict, -1)])
     assert worker.admits(charge) == 1
 
 
@@ -441,12 +441,12 @@ def test_what_comes_back_in_the_outage_pays_debt_first() -> None:
         (first,) = worker.before(Charge(limit, "ada", 400), hold=Hold(7, LEASE))
         (second,) = worker.before(Charge(limit, "ada", 400), hold=Hold(8, LEASE))
         (third,) = worker.before(Charge(limit, "ada", 200), hold=Hold(9, LEASE))
-        worker.storage.settle([Settlement(first, Hold(7, LEASE), 800)])
+        worker.storage.settle([Change.settle(first, Hold(7, LEASE), 800)])
         worker.before(Charge(limit, "ada", cost))
         assert left(worker.outage, limit, "ada") == 0
-        worker.outage.credit(time.monotonic(), [Settlement(second, Hold(8, LEASE), 0)])
+        worker.outage.credit(time.monotonic(), [Change.settle(second, Hold(8, LEASE), 0)])
         assert left(worker.outage, limit, "ada") == 0
-        worker.outage.credit(time.monotonic(), [Settlement(third, Hold(9, LEASE), 0)])
+        worker.outage.credit(time.monotonic(), [Change.settle(third, Hold(9, LEASE), 0)])
         assert left(worker.outage, limit, "ada") == 200
 
 
@@ -457,18 +457,18 @@ def test_what_the_worker_does_not_know_gives_nothing_back() -> None:
     worker, hold, charge = Worker(storage, 1), Hold(7, LEASE), Charge(limit, "ada", 100)
     call = Charge(limit, "ada", 600)
     (verdict,) = storage.admit([call], hold=hold).verdicts
-    worker.outage.credit(time.monotonic(), [Settlement(verdict, hold, 0)])
+    worker.outage.credit(time.monotonic(), [Change.settle(verdict, hold, 0)])
     assert left(worker.outage, limit, "ada") == 1000
     worker.before(charge)
     assert left(worker.outage, limit, "ada") == 300
     for number in range(MOST_NOTES):
         worker.before(Charge(limit, f"identity {number}"))
-    worker.outage.credit(time.monotonic(), [Settlement(verdict, hold, 0)])
+    worker.outage.credit(time.monotonic(), [Change.settle(verdict, hold, 0)])
     assert left(worker.outage, limit, "ada") == 300
     worker.before(charge)
     lost = Verdict(call, True, 0, 0, 0, None)
-    worker.outage.credit(time.monotonic(), [Settlement(lost, hold, 0)])
-    worker.outage.credit(time.monotonic() - 1, [Settlement(verdict, hold, 0)])
+    worker.outage.credit(time.monotonic(), [Change.settle(lost, hold, 0)])
+    worker.outage.credit(time.monotonic() - 1, [Change.settle(verdict, hold, 0)])
     assert left(worker.outage, limit, "ada") == 200
 
 
@@ -492,7 +492,7 @@ def test_a_worker_admits_nothing_that_the_storage_would_not_while_calls_are_sett
         if running and chance.random() < 0.4:
             verdict, hold = running.pop(chance.randrange(len(running)))
             actual = chance.randint(0, verdict.charge.cost)
-            settlement = Settlement(verdict, hold, actual)
+            settlement = Change.settle(verdict, hold, actual)
             worker.storage.settle([settlement])
             worker.outage.credit(time.monotonic(), [settlement])
         else:
@@ -510,7 +510,7 @@ def test_what_is_credited_is_not_handed_back(strategy: str, seed: int) -> None:
     holds = [Hold(number + 1, LEASE) for number in range(5)]
     calls = [worker.before(Charge(limit, "ada", 190), hold=hold)[0] for hold in holds]
     settlements = [
-        Settlement(verdict, hold, chance.choice((0, 30, 190, 250)))
+        Change.settle(verdict, hold, chance.choice((0, 30, 190, 250)))
         for verdict, hold in zip(calls, holds, strict=True)
     ]
     admitted = 0
@@ -519,7 +519,7 @@ def test_what_is_credited_is_not_handed_back(strategy: str, seed: int) -> None:
         worker.outage.credit(time.monotonic(), [settlement])
     assert worker.outage.hand_back(worker.storage, within_s=9)
     assert worker.storage.settle(settlements) == 5
-    used = sum(settlement.actual for settlement in settlements) + admitted
+    used = sum(settlement.numbers[1] for settlement in settlements) + admitted
     assert worker.storage.take_over(limit, "ada", None).used == used
 
 
@@ -658,7 +658,7 @@ def test_a_guard_is_not_divided_and_not_handed_back() -> None:
     worker = outage_of(Storage(), 4)
     guard = Limit(1, 1_000_000, "block")
     assert worker.admit([Charge(guard, "upstream")]).admitted
-    worker.settle([NewBlock(Charge(guard, "upstream"), 10_000_000)])
+    worker.settle([new_block(Charge(guard, "upstream"), 10_000_000)])
     assert not worker.admit([Charge(guard, "upstream")]).admitted
     assert worker.is_handed_back
 
@@ -745,7 +745,7 @@ def test_a_call_in_flight_is_settled_in_the_storage() -> None:
     worker.is_deciding = False
     assert worker.hand_back(storage, within_s=9)
     assert (left(storage, DOLLARS, "usd"), left(storage, SLOTS, "slots")) == (4_000_000, 3)
-    settled = [Settlement(verdicts[0], hold, 123_456), Settlement(verdicts[1], hold, 0)]
+    settled = [Change.settle(verdicts[0], hold, 123_456), Change.settle(verdicts[1], hold, 0)]
     assert worker.settle(settled) == 2
     assert (left(storage, DOLLARS, "usd"), left(storage, SLOTS, "slots")) == (4_876_544, 4)
     assert worker.is_handed_back
@@ -757,7 +757,7 @@ def test_a_call_that_ends_in_the_outage_is_settled_here() -> None:
     worker, hold = outage_of(storage, 2), Hold(7, LEASE)
     charges = [Charge(DOLLARS, "usd", 1_000_000), Charge(SLOTS, "slots")]
     verdicts = worker.admit(charges, hold=hold).verdicts
-    settled = [Settlement(verdicts[0], hold, 123_456), Settlement(verdicts[1], hold, 0)]
+    settled = [Change.settle(verdicts[0], hold, 123_456), Change.settle(verdicts[1], hold, 0)]
     assert worker.settle(settled) == 2
     assert left(worker, SLOTS, "slots") == 2
     assert worker.hand_back(storage, within_s=9)
@@ -769,9 +769,9 @@ def test_a_cost_above_the_estimate_is_handed_back_whole() -> None:
     storage = Storage()
     worker, hold = outage_of(storage, 2), Hold(7, LEASE)
     (verdict,) = worker.admit([Charge(DOLLARS, "usd", 1_000_000)], hold=hold).verdicts
-    worker.settle([Settlement(verdict, hold, 6_000_000)])
+    worker.settle([Change.settle(verdict, hold, 6_000_000)])
     assert worker.hand_back(storage, within_s=9)
-    credit = Correction(verdict._replace(receipt=_receipt(storage)), -2_000_000)
+    credit = Change.adjust(verdict._replace(receipt=_receipt(storage)), -2_000_000)
     storage.settle([credit])
     assert left(storage, DOLLARS, "usd") == 1_000_000
 
@@ -791,9 +791,9 @@ def test_a_settlement_waits_while_its_call_is_handed_back() -> None:
         worker.hand_back(storage, within_s=9)
     storage.is_away = False
     with pytest.raises(StorageUnavailable, match="handed back"):
-        worker.settle([Settlement(verdict, hold, 5)])
+        worker.settle([Change.settle(verdict, hold, 5)])
     assert worker.hand_back(storage, within_s=9)
-    assert worker.settle([Settlement(verdict, hold, 5)]) == 1
+    assert worker.settle([Change.settle(verdict, hold, 5)]) == 1
     assert left(storage, DOLLARS, "usd") == 4_999_995
 
 
@@ -802,11 +802,11 @@ def test_a_refund_goes_where_the_charge_is() -> None:
     storage, limit = Storage(), Limit(10, DAY, "fixed-window", anchor="day")
     worker = outage_of(storage)
     first, second = [worker.admit([Charge(limit, "bucket", 2)]).verdicts[0] for _ in range(2)]
-    assert worker.settle([Correction(first, -2)]) == 1
+    assert worker.settle([Change.adjust(first, -2)]) == 1
     assert left(worker, limit) == 8
     worker.is_deciding = False
     assert worker.hand_back(storage, within_s=9)
-    assert worker.settle([Correction(second, -2)]) == 1
+    assert worker.settle([Change.adjust(second, -2)]) == 1
     assert left(storage, limit) == 10
 
 
@@ -834,7 +834,7 @@ def test_a_call_is_held_once_if_the_storage_fails_while_workers_return() -> None
         worker.pause()
         calls = worker.admit(charges, hold=hold).verdicts
         worker.go_on()
-        settlements = [Settlement(calls[0], hold, 30), Settlement(calls[1], hold, 0)]
+        settlements = [Change.settle(calls[0], hold, 30), Change.settle(calls[1], hold, 0)]
         assert left(storage, SLOTS, "slots") == SLOTS.amount - 1
         if is_over:
             assert worker.settle(settlements) == 2
@@ -874,7 +874,7 @@ def test_a_shard_that_is_down_keeps_back_only_its_own() -> None:
     assert not worker.hand_back(storage, within_s=9)
     assert left(storage, limit, f"b{2 * BATCH - 1}") == 8
     verdict = storage.admit([Charge(limit, f"b{2 * BATCH - 1}", 0)], take=False).verdicts[0]
-    assert worker.settle([Settlement(verdict, Hold(2 * BATCH, LEASE), 5)]) == 1
+    assert worker.settle([Change.settle(verdict, Hold(2 * BATCH, LEASE), 5)]) == 1
     worker.admit([Charge(limit, "new", 2)])
     assert not worker.hand_back(storage, within_s=9)
     assert left(storage, limit, "new") == 8
@@ -896,10 +896,10 @@ def test_a_few_buckets_at_a_time_are_taken_out_of_the_workers_memory() -> None:
     assert is_moving.count(True) == BATCH
     pairs = list(zip(call.verdicts, is_moving, strict=True))
     moving, here = ([v for v, moves in pairs if moves is wanted] for wanted in (True, False))
-    assert worker.settle([Settlement(each, hold, 20) for each in here]) == len(here)
+    assert worker.settle([Change.settle(each, hold, 20) for each in here]) == len(here)
     storage.is_away = False
     assert worker.hand_back(storage, within_s=9)
-    assert worker.settle([Settlement(each, hold, 20) for each in moving]) == BATCH
+    assert worker.settle([Change.settle(each, hold, 20) for each in moving]) == BATCH
     assert worker.hand_back(storage, within_s=9)
     assert {left(storage, DOLLARS, each.key) for each in charges} == {DOLLARS.amount - 20}
 
@@ -909,7 +909,7 @@ def test_markers_do_not_pile_up_in_the_storage(clock: Clock) -> None:
     storage, limit = Storage(), Limit(10, DAY)
     worker = outage_of(storage)
     (verdict,) = worker.admit([Charge(limit, "bucket")]).verdicts
-    correction = Correction(verdict, 1)
+    correction = Change.adjust(verdict, 1)
     assert worker.hand_back(storage, within_s=9)
     (marker,) = storage._buckets().named("bucket:once:")
     clock.forward(HANDED_ONCE_US / 1_000_000 + 0.001)

@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import outage_store
 from ratelimit_ext.engine.breaker import Breaker
-from ratelimit_ext.engine.engine import Renewal, Settlement
 from ratelimit_ext.engine.memory import SWEEP_EVERY, MemoryEngine
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.outage_store import outage_path
@@ -106,9 +106,9 @@ def test_a_call_may_be_settled_by_the_successor(path: Path) -> None:
     storage, hold = MemoryEngine(), Hold(7, LEASE)
     first = worker_of(path, storage)
     (verdict,) = first.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
-    first.settle([Renewal(verdict, hold, 30)])
+    first.settle([Change.renew(verdict, hold, 30)])
     second = worker_of(path, storage)
-    assert second.settle([Settlement(verdict, hold, 120)]) == 1
+    assert second.settle([Change.settle(verdict, hold, 120)]) == 1
     assert second.hand_back(storage, within_s=9)
     assert first.hand_back(storage, within_s=9)
     assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 120

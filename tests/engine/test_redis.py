@@ -13,11 +13,11 @@ import pytest
 import redis
 from limits.storage import storage_from_string
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.engine.relay import Relay
@@ -57,9 +57,9 @@ def test_a_settlement_is_one_round_trip(redis_client: redis.Redis) -> None:
     """All corrections of a request go together."""
     engine = engine_of(redis_client)
     verdicts = engine.admit(LAYERS).verdicts
-    engine.settle([Correction(verdict, 0) for verdict in verdicts])
+    engine.settle([Change.adjust(verdict, 0) for verdict in verdicts])
     redis_client.config_resetstat()
-    assert engine.settle([Correction(verdict, -1) for verdict in verdicts]) == len(LAYERS)
+    assert engine.settle([Change.adjust(verdict, -1) for verdict in verdicts]) == len(LAYERS)
     assert calls_of(redis_client, "evalsha") == 1
 
 
@@ -207,7 +207,7 @@ def test_a_server_that_dies_and_comes_back() -> None:
         server.kill()
         for call in (
             lambda: engine.admit(LAYERS),
-            lambda: engine.settle([Correction(verdict, -1)]),
+            lambda: engine.settle([Change.adjust(verdict, -1)]),
             lambda: engine.clear(["bucket"]),
             lambda: engine.reset("LIMITS"),
         ):

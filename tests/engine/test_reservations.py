@@ -12,19 +12,13 @@ import pytest
 import redis
 from limits.storage import storage_from_string
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import composed
-from ratelimit_ext.engine.engine import (
-    Change,
-    Engine,
-    Release,
-    Renewal,
-    Resumption,
-    Settlement,
-)
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.reservations import GRACE_US, LATE_US, Reservations
@@ -74,8 +68,8 @@ def test_the_real_cost_replaces_the_estimate(
     hold = Hold(7, LEASE)
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     assert verdict.remaining == 600
-    assert engine.settle([Settlement(verdict, hold, actual)], now_us=START) == 1
-    assert engine.settle([Settlement(verdict, hold, actual)], now_us=START) == 0
+    assert engine.settle([Change.settle(verdict, hold, actual)], now_us=START) == 1
+    assert engine.settle([Change.settle(verdict, hold, actual)], now_us=START) == 0
     assert left(engine, limit) == remaining
 
 
@@ -84,7 +78,7 @@ def test_debt_is_carried(engine: Engine, limit: Limit) -> None:
     """A call that cost more than the remainder leaves nothing, and the next one waits longer."""
     hold = Hold(7, LEASE)
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
-    engine.settle([Settlement(verdict, hold, 3000)], now_us=START)
+    engine.settle([Change.settle(verdict, hold, 3000)], now_us=START)
     assert left(engine, limit) == 0
     denied = reserved(engine, limit, 1, Hold(8, LEASE))
     assert not denied.admitted
@@ -98,7 +92,7 @@ def test_what_a_dead_worker_held_goes_back(engine: Engine, limit: Limit) -> None
     silent, streaming = Hold(7, LEASE), Hold(8, LEASE)
     reserved(engine, limit, 300, silent)
     verdict = reserved(engine, limit, 300, streaming).verdicts[0]
-    engine.settle([Renewal(verdict, streaming, 100)], now_us=START)
+    engine.settle([Change.renew(verdict, streaming, 100)], now_us=START)
     before, after = START + LEASE - 1, START + LEASE
     if limit.strategy != "token-bucket":
         assert left(engine, limit, before) == 400
@@ -114,11 +108,11 @@ def test_a_slow_worker_still_settles(engine: Engine, limit: Limit) -> None:
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     late = START + LEASE + SECOND
     assert left(engine, limit, late) == 1000
-    assert engine.settle([Settlement(verdict, hold, 250)], now_us=late) == 1
+    assert engine.settle([Change.settle(verdict, hold, 250)], now_us=late) == 1
     assert left(engine, limit, late) == 750
     forgotten = reserved(engine, limit, 100, hold, late).verdicts[0]
     long_after = late + LEASE + GRACE_US
-    assert engine.settle([Settlement(forgotten, hold, 90)], now_us=long_after) == 0
+    assert engine.settle([Change.settle(forgotten, hold, 90)], now_us=long_after) == 0
 
 
 def test_a_renewed_lease_goes_on(engine: Engine) -> None:
@@ -127,7 +121,7 @@ def test_a_renewed_lease_goes_on(engine: Engine) -> None:
     verdict = reserved(engine, SLOTS, 1, hold).verdicts[0]
     for minute in range(1, 20):
         now = START + minute * MINUTE
-        assert engine.settle([Renewal(verdict, hold, 0)], now_us=now) == 1
+        assert engine.settle([Change.renew(verdict, hold, 0)], now_us=now) == 1
         assert left(engine, SLOTS, now) == 1
     assert left(engine, SLOTS, now + LEASE - 1) == 1
     assert left(engine, SLOTS, now + LEASE) == 2
@@ -140,7 +134,7 @@ def test_slots_are_taken_and_given_back(engine: Engine) -> None:
     assert first.admitted
     assert second.admitted
     assert not third.admitted
-    engine.settle([Settlement(first.verdicts[0], holds[0], 0)], now_us=START)
+    engine.settle([Change.settle(first.verdicts[0], holds[0], 0)], now_us=START)
     assert reserved(engine, SLOTS, 1, holds[2]).admitted
 
 
@@ -155,15 +149,15 @@ def test_an_admission_that_arrives_after_its_release_holds_nothing(
     limit = replace(limit, amount=1000)
     crowd(engine, limit, others)
     hold, charge = Hold(700, LEASE), Charge(limit, "b", cost)
-    assert engine.settle([Release(charge, hold)], now_us=START) == 1
-    assert engine.settle([Release(charge, hold)], now_us=START) == 0
+    assert engine.settle([Change.release(charge, hold)], now_us=START) == 1
+    assert engine.settle([Change.release(charge, hold)], now_us=START) == 0
     late = START + LATE_US - 1
     for now_us in (START, late):
         before = left(engine, limit, now_us)
         reserved(engine, limit, cost, hold, now_us)
         assert left(engine, limit, now_us) == before
-        settlement = Settlement(Verdict(charge, True, 0, 0, 0, None), hold, 0)
-        assert engine.settle([settlement._replace(hold=Hold(701, LEASE))], now_us=now_us) == 0
+        unknown = Change.settle(Verdict(charge, True, 0, 0, 0, None), Hold(701, LEASE), 0)
+        assert engine.settle([unknown], now_us=now_us) == 0
     before = left(engine, limit, late)
     reserved(engine, limit, 1, Hold(702, LEASE), late)
     assert left(engine, limit, late) == before - 1
@@ -173,7 +167,7 @@ def test_an_admission_that_arrives_after_its_release_holds_nothing(
 def test_a_release_forgets_what_it_has_seen(redis_client: redis.Redis, limit: Limit) -> None:
     """Two minutes later the storage has nothing of a call that never came."""
     engine = RedisEngine(redis_client, redis.RedisError)
-    engine.settle([Release(Charge(limit, "b", 1), Hold(7, LEASE))])
+    engine.settle([Change.release(Charge(limit, "b", 1), Hold(7, LEASE))])
     assert LATE_US // 1000 - 5000 < redis_client.pttl("b") <= LATE_US // 1000 + 1
 
 
@@ -183,12 +177,12 @@ def test_a_release_gives_back_what_is_not_known_to_be_spent(engine: Engine, limi
     hold, other = Hold(7, LEASE), Hold(8, LEASE)
     verdict = reserved(engine, limit, 300, hold).verdicts[0]
     reserved(engine, limit, 300, other)
-    engine.settle([Renewal(verdict, hold, 100)], now_us=START)
-    assert engine.settle([Release(verdict.charge, hold)], now_us=START) == 1
+    engine.settle([Change.renew(verdict, hold, 100)], now_us=START)
+    assert engine.settle([Change.release(verdict.charge, hold)], now_us=START) == 1
     assert left(engine, limit) == 600
-    assert engine.settle([Release(verdict.charge, other)], now_us=START + LEASE) == 0
+    assert engine.settle([Change.release(verdict.charge, other)], now_us=START + LEASE) == 0
     assert left(engine, limit, START + LEASE) == 900
-    slow = Settlement(verdict, hold, 250)
+    slow = Change.settle(verdict, hold, 250)
     assert engine.settle([slow], now_us=START + LEASE) == 1
     assert left(engine, limit, START + LEASE) == 750
 
@@ -198,7 +192,7 @@ def test_many_releases_before_their_admissions(engine: Engine) -> None:
     limit = MANY[1]
     crowd(engine, limit, 20)
     holds = [Hold(1000 + number, LEASE) for number in range(300)]
-    engine.settle([Release(Charge(limit, "b", 1), hold) for hold in holds], now_us=START)
+    engine.settle([Change.release(Charge(limit, "b", 1), hold) for hold in holds], now_us=START)
     for hold in holds:
         reserved(engine, limit, 1, hold)
     assert left(engine, limit) == limit.amount - 20
@@ -222,7 +216,7 @@ def test_no_more_commands_however_many_are_held(redis_client: redis.Redis) -> No
     for _ in range(2):  # the first time the server has to learn the scripts
         redis_client.config_resetstat()
         verdicts = engine.admit(charges, hold=hold).verdicts
-        engine.settle([Settlement(verdict, hold, 1) for verdict in verdicts])
+        engine.settle([Change.settle(verdict, hold, 1) for verdict in verdicts])
     statistics = redis_client.info("commandstats")
     assert statistics["cmdstat_evalsha"]["calls"] == 2
     assert "cmdstat_eval" not in statistics
@@ -246,8 +240,8 @@ def test_a_call_costs_the_same_beside_a_thousand(redis_client: redis.Redis, limi
     """Admission, renewal and settlement: so many commands in the script, so many bytes."""
     engine = RedisEngine(redis_client, redis.RedisError)
     for verdict, hold in crowd(engine, limit, 30)[:2]:  # the server knows the scripts
-        engine.settle([Renewal(verdict, hold, 0)], now_us=START)
-        engine.settle([Settlement(verdict, hold, 0)], now_us=START)
+        engine.settle([Change.renew(verdict, hold, 0)], now_us=START)
+        engine.settle([Change.settle(verdict, hold, 0)], now_us=START)
     crowd(engine, limit, 1000)
     assert redis_client.strlen("b") <= 700
     last = Hold(2000, LEASE)
@@ -266,7 +260,7 @@ def test_a_call_costs_the_same_beside_a_thousand(redis_client: redis.Redis, limi
     verdicts: list[Verdict] = []
     always = {"mget": 1, "set": 1, "pexpire": 1}
     assert commands(admit)[0] == always | {"zadd": 1}
-    renewal, settlement = Renewal(verdicts[0], last, 0), Settlement(verdicts[0], last, 0)
+    renewal, settlement = Change.renew(verdicts[0], last, 0), Change.settle(verdicts[0], last, 0)
     found = always | {"zrangebyscore": 1, "zrem": 1}
     assert commands(lambda: engine.settle([renewal], now_us=START))[0] == found | {"zadd": 1}
     assert commands(lambda: engine.settle([settlement], now_us=START))[0] == found
@@ -278,15 +272,15 @@ def test_a_crowd_comes_and_goes(engine: Engine, limit: Limit) -> None:
     calls = crowd(engine, limit, 40)
     random.Random(1).shuffle(calls)
     for verdict, hold in calls[:30]:
-        assert engine.settle([Settlement(verdict, hold, 0)], now_us=START) == 1
-        assert engine.settle([Settlement(verdict, hold, 0)], now_us=START) == 0
+        assert engine.settle([Change.settle(verdict, hold, 0)], now_us=START) == 1
+        assert engine.settle([Change.settle(verdict, hold, 0)], now_us=START) == 0
     assert left(engine, limit) == limit.amount - 10
     assert left(engine, limit, START + LEASE - 1) == limit.amount - 10
     late = START + LEASE + GRACE_US - 1
     assert left(engine, limit, late) == limit.amount
     for number, (verdict, hold) in enumerate(calls[30:]):
         now_us = late + number // 5  # half of them are forgotten by then
-        assert engine.settle([Settlement(verdict, hold, 0)], now_us=now_us) == 1 - number // 5
+        assert engine.settle([Change.settle(verdict, hold, 0)], now_us=now_us) == 1 - number // 5
 
 
 @pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
@@ -294,13 +288,13 @@ def test_a_call_of_another_engine_goes_on(engine: Engine, limit: Limit) -> None:
     """It holds its amount from then on, once, also if that overdraws; it settles its real cost."""
     call, other = Hold(1, LEASE), Hold(2, LEASE)
     charge = Charge(limit, "b", 700)
-    resumed = [Resumption(charge, hold, 700, 50) for hold in (call, other, call)]
+    resumed = [Change.resume(charge, hold, 700, 50) for hold in (call, other, call)]
     assert engine.settle(resumed, now_us=START) == 2
     assert left(engine, limit) == 0
     verdict = Verdict(charge, True, 0, 0, 0, None)
-    assert engine.settle([Settlement(verdict, other, 100)], now_us=START) == 1
+    assert engine.settle([Change.settle(verdict, other, 100)], now_us=START) == 1
     assert left(engine, limit) == 200
-    assert engine.settle([Settlement(verdict, call, 300)], now_us=START) == 1
+    assert engine.settle([Change.settle(verdict, call, 300)], now_us=START) == 1
     assert left(engine, limit) == 600
 
 
@@ -324,7 +318,7 @@ def test_holds_of_a_dropped_bucket_are_not_found_again(redis_client: redis.Redis
     holds = [Hold(number + 100, LEASE) for number in range(20)]
     for hold in holds:
         reserved(engine, MANY[0], 1, hold)
-    assert engine.settle([Settlement(*call, 0) for call in old], now_us=START) == 0
+    assert engine.settle([Change.settle(*call, 0) for call in old], now_us=START) == 0
     assert redis_client.zcard("b:holds") == 2 * 4
 
 
@@ -356,7 +350,7 @@ def test_a_crowd_on_a_cluster() -> None:
             charge = Charge(MANY[0], bucket_key(shared, identity))
             holds = [Hold(number + 1, LEASE) for number in range(30)]
             verdicts = [engine.admit([charge], hold=hold).verdicts[0] for hold in holds]
-            ends = [Settlement(v, hold, 0) for v, hold in zip(verdicts, holds, strict=True)]
+            ends = [Change.settle(v, hold, 0) for v, hold in zip(verdicts, holds, strict=True)]
             assert sum(engine.settle([end]) for end in ends) == 30
             assert engine.clear([charge.key]) == 1
 
@@ -368,7 +362,7 @@ def test_what_is_usual_is_what_was_spent(engine: Engine) -> None:
         now = START + minute * (MINUTE + SECOND)
         hold = Hold(minute + 1, LEASE)
         verdict = reserved(engine, SURGE, 900, hold, now).verdicts[0]
-        engine.settle([Settlement(verdict, hold, 300)], now_us=now + SECOND)
+        engine.settle([Change.settle(verdict, hold, 300)], now_us=now + SECOND)
     later = START + 2 * DAY // 24
     assert reserved(engine, SURGE, 600, Hold(8, LEASE), later).admitted
     assert left(engine, SURGE, later) == 300
@@ -420,17 +414,17 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
         changes = list[Change]()
         for verdict, held in chance.sample(known, min(3, len(known))):
             amount = 0 if verdict.charge.limit is SLOTS else chance.choice([0, 1, 80, 900])
-            kind = chance.choice([Settlement, Renewal, Release, None])
-            if kind is Release:
+            kind: Any = chance.choice([Change.settle, Change.renew, Change.release, None])
+            if kind == Change.release:
                 early = Hold(chance.getrandbits(48), LEASE)
                 released.append(early)
-                changes += [Release(verdict.charge, each) for each in (held, early)]
+                changes += [Change.release(verdict.charge, each) for each in (held, early)]
                 continue
             if kind is not None:
                 changes.append(kind(verdict, held, amount))
                 continue
             resumed = chance.choice([held, Hold(chance.getrandbits(48), LEASE)])
-            changes.append(Resumption(verdict.charge, resumed, amount, chance.choice([0, 40])))
+            changes.append(Change.resume(verdict.charge, resumed, amount, chance.choice([0, 40])))
             known.append((verdict, resumed))
         assert lua.settle(changes, now_us=now) == reference.settle(changes, now_us=now)
         known, released = known[-40:], released[-4:]
@@ -448,12 +442,12 @@ def test_a_cost_that_nothing_has_room_for_is_cut_off(
     for engine in (memory, server):
         hold, other = Hold(7, LEASE), Hold(8, LEASE)
         verdict = reserved(engine, limit, 100, hold).verdicts[0]
-        engine.settle([Renewal(verdict, hold, cost)], now_us=START)
+        engine.settle([Change.renew(verdict, hold, cost)], now_us=START)
         renewed = engine.admit([Charge(limit, "b", 1)], now_us=START).verdicts[0]
-        engine.settle([Settlement(verdict, hold, 50)], now_us=START)
+        engine.settle([Change.settle(verdict, hold, 50)], now_us=START)
         settled = left(engine, limit)
         verdict = reserved(engine, limit, 1, other, START + 2).verdicts[0]
-        engine.settle([Settlement(verdict, other, cost)], now_us=START + 2)
+        engine.settle([Change.settle(verdict, other, cost)], now_us=START + 2)
         last = engine.admit([Charge(limit, "b", 1)], now_us=START + 3).verdicts[0]
         seen.append((renewed[1:], settled, verdict[1:], last[1:]))
     assert seen[0] == seen[1]
@@ -475,8 +469,8 @@ def test_no_expiry_forgives_a_token_bucket(engine: Engine, renewed: bool) -> Non
             passed += 20
             verdict = decision.verdicts[0]
             if renewed:
-                engine.settle([Renewal(verdict, hold, 20)], now_us=now)
-            engine.settle([Settlement(verdict, hold, 20)], now_us=now)
+                engine.settle([Change.renew(verdict, hold, 20)], now_us=now)
+            engine.settle([Change.settle(verdict, hold, 20)], now_us=now)
     assert passed == 1660
 
 
@@ -484,7 +478,7 @@ def test_a_bill_is_remembered_until_it_is_refilled(engine: Engine) -> None:
     """900,000 on 100,000 a minute are 540 s, and not two periods."""
     limit, hold = Limit(100_000, MINUTE, "token-bucket", unit="tokens"), Hold(7, SECOND)
     verdict = reserved(engine, limit, 1000, hold).verdicts[0]
-    engine.settle([Settlement(verdict, hold, 900_000)], now_us=START)
+    engine.settle([Change.settle(verdict, hold, 900_000)], now_us=START)
     for seconds in (120, 480, 539):
         left_then = max(0, 100_000 - 900_000 + seconds * 100_000 // 60)
         assert left(engine, limit, START + seconds * SECOND) == left_then
@@ -497,8 +491,8 @@ def test_an_estimate_of_nothing_is_settled(engine: Engine, limit: Limit) -> None
     hold = Hold(7, LEASE)
     verdict = reserved(engine, limit, 0, hold).verdicts[0]
     before = left(engine, limit)
-    assert engine.settle([Settlement(verdict, hold, 150)], now_us=START) == 1
-    assert engine.settle([Settlement(verdict, hold, 150)], now_us=START) == 0
+    assert engine.settle([Change.settle(verdict, hold, 150)], now_us=START) == 1
+    assert engine.settle([Change.settle(verdict, hold, 150)], now_us=START) == 0
     assert left(engine, limit) == before - 150
 
 
@@ -527,7 +521,7 @@ def test_what_a_call_cost_beyond_its_hold_is_carried(
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     if opened:
         reserved(engine, limit, 100, Hold(8, 5 * DAY), later)
-    assert engine.settle([Settlement(verdict, hold, 1150)], now_us=later) == 1
+    assert engine.settle([Change.settle(verdict, hold, 1150)], now_us=later) == 1
     assert left(engine, limit, later) == 250 - 100 * opened
     assert reserved(engine, limit, 251, Hold(9, LEASE), later).admitted is False
 
@@ -536,7 +530,7 @@ def test_what_has_left_the_log_is_carried_as_a_call_of_now(engine: Engine) -> No
     """The same of the sliding window: its entry has left, the excess is an entry of the present."""
     limit, hold, later = TOKENS[1], Hold(7, 5 * DAY), START + 3 * DAY
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
-    assert engine.settle([Settlement(verdict, hold, 1150)], now_us=later) == 1
+    assert engine.settle([Change.settle(verdict, hold, 1150)], now_us=later) == 1
     assert [left(engine, limit, later + wait) for wait in (0, DAY - 1, DAY)] == [250, 250, 1000]
 
 
@@ -547,7 +541,7 @@ def test_a_refund_is_never_carried(engine: Engine, limit: Limit, actual: int) ->
     hold, later = Hold(7, 5 * DAY), START + 3 * DAY
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     reserved(engine, limit, 600, Hold(8, 5 * DAY), later)
-    assert engine.settle([Settlement(verdict, hold, actual)], now_us=later) == 1
+    assert engine.settle([Change.settle(verdict, hold, actual)], now_us=later) == 1
     assert left(engine, limit, later) == 400
 
 
@@ -565,7 +559,7 @@ def test_a_hold_goes_back_as_of_the_end_of_its_lease(
     if looked:
         assert left(engine, limit, START + 59 * MINUTE) == (1000 if ended == "before" else 600)
         reserved(engine, limit, 1, Hold(8, LEASE), START + 59 * MINUTE + 1)
-    assert engine.settle([Settlement(verdict, hold, 500)], now_us=later) == 1
+    assert engine.settle([Change.settle(verdict, hold, 500)], now_us=later) == 1
     assert left(engine, limit, later) == (500 if ended == "before" else 900)
 
 
@@ -582,15 +576,15 @@ def test_a_renewal_takes_a_lapsed_hold_again(engine: Engine, limit: Limit) -> No
         verdict = engine.admit([charge], hold=hold, now_us=START).verdicts[0]
         late = START + LEASE + MINUTE
         assert left_at(late) == 1000
-        assert engine.settle([Renewal(verdict, hold, spent)], now_us=late) == 1
+        assert engine.settle([Change.renew(verdict, hold, spent)], now_us=late) == 1
         assert left_at(late + LEASE - 1) == 1000 - held
         assert left_at(late + LEASE) == 1000 - spent
         later = late + LEASE + MINUTE
-        assert engine.settle([Renewal(verdict, hold, 0)], now_us=later) == 1
+        assert engine.settle([Change.renew(verdict, hold, 0)], now_us=later) == 1
         assert left_at(later) == 1000 - held
-        assert engine.settle([Settlement(verdict, hold, 300)], now_us=later) == 1
+        assert engine.settle([Change.settle(verdict, hold, 300)], now_us=later) == 1
         assert left_at(later) == 700
-        assert engine.settle([Settlement(verdict, hold, 300)], now_us=later) == 0
+        assert engine.settle([Change.settle(verdict, hold, 300)], now_us=later) == 0
 
 
 def test_a_renewal_takes_a_lapsed_slot_again(engine: Engine) -> None:
@@ -601,10 +595,10 @@ def test_a_renewal_takes_a_lapsed_slot_again(engine: Engine) -> None:
     assert left(engine, SLOTS, late) == 2
     for hold in (second, third):
         assert reserved(engine, SLOTS, 1, hold, late).admitted
-    assert engine.settle([Renewal(verdict, first, 0)], now_us=late) == 1
-    engine.settle([Settlement(verdict, second, 0)], now_us=late)
+    assert engine.settle([Change.renew(verdict, first, 0)], now_us=late) == 1
+    engine.settle([Change.settle(verdict, second, 0)], now_us=late)
     assert not reserved(engine, SLOTS, 1, Hold(4, LEASE), late).admitted
-    engine.settle([Settlement(verdict, first, 0)], now_us=late)
+    engine.settle([Change.settle(verdict, first, 0)], now_us=late)
     assert left(engine, SLOTS, late) == 1
 
 
@@ -612,12 +606,12 @@ def test_a_lapsed_hold_is_taken_from_the_present_window(engine: Engine) -> None:
     """Its own is over, and what it had spent stays there; a refund goes to the present one."""
     limit, hold = Limit(1000, 60 * MINUTE, "fixed-window", unit="usd"), Hold(7, 55 * MINUTE)
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
-    engine.settle([Renewal(verdict, hold, 100)], now_us=START + SECOND)
+    engine.settle([Change.renew(verdict, hold, 100)], now_us=START + SECOND)
     assert left(engine, limit, START + 56 * MINUTE) == 900
     late = START + 61 * MINUTE
-    assert engine.settle([Renewal(verdict, hold, 100)], now_us=late) == 1
+    assert engine.settle([Change.renew(verdict, hold, 100)], now_us=late) == 1
     assert left(engine, limit, late) == 700
-    assert engine.settle([Settlement(verdict, hold, 250)], now_us=late) == 1
+    assert engine.settle([Change.settle(verdict, hold, 250)], now_us=late) == 1
     assert left(engine, limit, late) == 850
 
 
@@ -628,9 +622,9 @@ def test_a_refund_takes_nothing_from_others(engine: Engine, limit: Limit) -> Non
     hold, late = Hold(7, 2 * DAY + 2 * LEASE), START + 2 * DAY + 3 * LEASE
     verdict = reserved(engine, limit, 400, hold).verdicts[0]
     reserved(engine, limit, 90, Hold(8, DAY), late)
-    assert engine.settle([Renewal(verdict, hold, 900)], now_us=late) == 1
+    assert engine.settle([Change.renew(verdict, hold, 900)], now_us=late) == 1
     assert left(engine, limit, late) == 1000 - 90 - 500
-    assert engine.settle([Settlement(verdict, hold, 0)], now_us=late) == 1
+    assert engine.settle([Change.settle(verdict, hold, 0)], now_us=late) == 1
     assert left(engine, limit, late) == 1000 - 90
 
 

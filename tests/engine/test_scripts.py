@@ -17,8 +17,8 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
-from ratelimit_ext.strategies.guards.block import NewBlock
-from ratelimit_ext.strategies.guards.quota import QuotaReport
+from ratelimit_ext.strategies.guards.block import new_block
+from ratelimit_ext.strategies.guards.quota import quota_report
 from tests.strategies.world import DAY, MINUTE, SECOND, START
 
 GUARDS = {name for name, strategy in STRATEGIES.items() if strategy.guard}
@@ -108,9 +108,9 @@ def test_what_is_stored_is_what_is_documented(redis_client: redis.Redis, strateg
         Charge(limit_of(strategy, 5), "bucket"),
     )
     if strategy == "block":
-        engine.settle([NewBlock(charge, SECOND, "closed")])
+        engine.settle([new_block(charge, SECOND, "closed")])
     elif strategy == "reported":
-        engine.settle([QuotaReport(charge, 60, 1, MINUTE)])
+        engine.settle([quota_report(charge, 60, 1, MINUTE)])
     engine.admit([charge])
     stored = header_of(fragment_of(strategy))["stored"]
     fields = re.findall(r"\((\d+) bytes\)", stored)

@@ -8,11 +8,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from ratelimit_ext import Limiter, client_ip
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.events import SettlementEvent, StorageEvent
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Settlement
 from ratelimit_ext.metrics import opentelemetry, prometheus
 from ratelimit_ext.metrics.measures import MEASURES, Measures
 
@@ -95,7 +95,7 @@ def test_estimates_are_compared_with_costs() -> None:
     measures = Measures(exporter)
     limit = Limit(5_000_000, 3_600_000_000, "fixed-window", unit="usd", name="budget")
     verdict = Verdict(Charge(limit, "key", 200_000), True, 1, 0, 0, 0)
-    settled = Settlement(verdict, Hold(1, 1), 100_000)
+    settled = Change.settle(verdict, Hold(1, 1), 100_000)
     measures(SettlementEvent((settled,), "sent", 0.001))
     measures(SettlementEvent((settled,), "lost", 0.001))
     found = figures(exporter)

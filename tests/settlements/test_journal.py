@@ -19,11 +19,11 @@ import pytest
 import redis
 
 from ratelimit_ext import ConfigurationError, Limiter
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Release, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements import journal
 from ratelimit_ext.settlements.journal import (
@@ -462,10 +462,10 @@ def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
     charge = Charge(limit, "K:{ä\n\0}", 2**50)
     verdict = Verdict(charge, True, 0, 0, 0, 2**52)
     changes = [
-        Settlement(verdict._replace(receipt=None), Hold(2**48 - 1, 10**9), 0),
-        Release(charge, Hold(2**48 - 1, 10**9)),
-        Correction(verdict, -(2**50)),
-        Correction(verdict._replace(receipt=None), 5),
+        Change.settle(verdict._replace(receipt=None), Hold(2**48 - 1, 10**9), 0),
+        Change.release(charge, Hold(2**48 - 1, 10**9)),
+        Change.adjust(verdict, -(2**50)),
+        Change.adjust(verdict._replace(receipt=None), 5),
     ]
     line = Line(changes, "K:once:1", 10**11, 1_800_000_000.125)
     encoded = line.encode()

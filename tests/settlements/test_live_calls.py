@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements import live_calls
 from ratelimit_ext.settlements.journal import CALLS_SUFFIX, CELL, JournalFile
@@ -43,7 +43,7 @@ class Worker(Process):
         hold = Hold(number, LEASE_US)
         self.queue.begin(self.engine, hold, charges)
         verdicts = self.engine.admit(charges, hold=hold).verdicts
-        return [Settlement(each, hold, 0) for each in verdicts if each.charge.limit.held]
+        return [Change.settle(each, hold, 0) for each in verdicts if each.charge.limit.held]
 
     def finish(self, settlements: list[Any]) -> None:
         self.send(settlements)
@@ -70,7 +70,8 @@ def test_what_a_killed_process_held_is_free_at_once(
     for number in range(20, 25):
         killed.finish(killed.begin(number))
     renewed, _ = killed.begin(1), killed.begin(2)
-    bench.engine.settle([Renewal(renewed[0].verdict, renewed[0].hold, 30)])
+    renewal = renewed[0]._replace(verb="renew", numbers=(renewed[0].charge.cost, 30))
+    bench.engine.settle([renewal])
     assert left(bench) == [700, 5]
     assert following.start() == 0
     killed.kill()

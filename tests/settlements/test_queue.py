@@ -15,11 +15,11 @@ import pytest
 import redis
 
 from ratelimit_ext import Limiter
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.errors import ShardUnavailable
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements.queue import (
@@ -27,7 +27,7 @@ from ratelimit_ext.settlements.queue import (
     SettlementQueue,
     settlements,
 )
-from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards.block import new_block
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock
 from tests.web.outage.flaky import FlakyEngine
@@ -57,7 +57,11 @@ class Bench:
         hold = Hold(next(self.numbers), int(LEASE_S * 1_000_000))
         charges = [Charge(TOKENS, "T:{a}", 400), Charge(SLOTS, "S:{a}"), Charge(CALLS, "C:{a}")]
         tokens, slot, call = self.engine.admit(charges, hold=hold).verdicts
-        return [Settlement(tokens, hold, 150), Settlement(slot, hold, 0), Correction(call, -1)]
+        return [
+            Change.settle(tokens, hold, 150),
+            Change.settle(slot, hold, 0),
+            Change.adjust(call, -1),
+        ]
 
     def send(self, changes: list[Any]) -> None:
         self.queue.send(self.engine, changes, lease_s=LEASE_S)
@@ -168,12 +172,12 @@ def test_settlements_alone_need_no_marker(redis_client: redis.Redis) -> None:
 def test_only_settlements_and_corrections_are_kept(bench: Bench) -> None:
     """A block or a renewal that is sent later is out of date."""
     changes = bench.changes()
-    tokens, hold = changes[0].verdict, changes[0].hold
+    renewal = changes[0]._replace(verb="renew", numbers=(400, 10))
     block = Charge(Limit(1, 1_000_000, "block", name="b"), "B:{a}")
     bench.engine.is_away = True
-    bench.send([Renewal(tokens, hold, 10), NewBlock(block, 1_000_000)])
+    bench.send([renewal, new_block(block, 1_000_000)])
     assert len(bench.queue) == 0
-    bench.send([NewBlock(block, 1_000_000), *changes])
+    bench.send([new_block(block, 1_000_000), *changes])
     bench.engine.is_away = False
     bench.queue.send_waiting()
     assert bench.left() == (850, 2, 10)
@@ -199,7 +203,7 @@ def test_the_queue_is_bounded(bench: Bench, caplog: pytest.LogCaptureFixture) ->
     """When it is full the oldest goes, and is logged with its amount."""
     bench.queue = bench.new_queue(most_waiting=2)
     calls = [bench.changes()[:1], bench.changes()[:1]]
-    calls.append([calls[0][0]._replace(actual=7)])
+    calls.append([calls[0][0]._replace(numbers=(calls[0][0].hold.id, 7))])
     bench.engine.is_away = True
     for changes in calls:
         bench.send(changes)

@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Settlement
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.simulate import replay as module
 from ratelimit_ext.simulate.demand import false_positives, suggestions
@@ -74,7 +74,7 @@ def test_the_same_decisions_as_an_engine():
     )
     rules = (*LIMITS, *units.values(), *tried)
     engine, replay = MemoryEngine(), Replay(lambda *_: rules)
-    running: list[tuple[int, list[Settlement]]] = []
+    running: list[tuple[int, list[Change]]] = []
     denied: Counter[str] = Counter()
     would_deny: Counter[str] = Counter()
     for number, drawn in enumerate(calls(), 1):
@@ -98,7 +98,7 @@ def test_the_same_decisions_as_an_engine():
                 (
                     call.at_us + 20_000_000,
                     [
-                        Settlement(verdict, hold, cost[verdict.charge.limit.unit])
+                        Change.settle(verdict, hold, cost[verdict.charge.limit.unit])
                         for verdict in decision.verdicts
                         if verdict.charge.limit.held
                     ],

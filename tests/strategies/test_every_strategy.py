@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies import STRATEGIES, strategy_named
@@ -346,7 +346,7 @@ def test_every_bucket_has_a_time_to_live(redis_client: redis.Redis, strategy: st
         charge = Charge(Limit(amount, period, strategy, burst=burst), f"b{number}", amount)
         verdict = engine.admit([charge]).verdicts[0]
         if number % 2:
-            engine.settle([Correction(verdict, chance.choice((-amount, -1, 1, 10**30)))])
+            engine.settle([Change.adjust(verdict, chance.choice((-amount, -1, 1, 10**30)))])
     names = list(redis_client.scan_iter())
     assert names
     assert all(redis_client.pttl(name) != -1 for name in names)

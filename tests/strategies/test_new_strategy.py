@@ -14,7 +14,7 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit
 from ratelimit_ext.core.limit_string import parse, states_guard
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards.block import new_block
 from tests.strategies.toy.credits import Credits, TopUp
 
 #: Parsed limits are remembered, with their strategy.
@@ -82,7 +82,7 @@ def test_other_strategies_do_not_take_its_change() -> None:
     with pytest.raises(ValueError, match="'block' does not take the change 'top_up'"):
         MemoryEngine().settle([TopUp(Charge(Limit(1, 1, "block"), "b"), 1)])
     with pytest.raises(ValueError, match="'credits' does not take the change 'block'; it takes"):
-        MemoryEngine().settle([NewBlock(Charge(Limit(1, 1, "credits", unit="credits"), "b"), 1)])
+        MemoryEngine().settle([new_block(Charge(Limit(1, 1, "credits", unit="credits"), "b"), 1)])
 
 
 def test_a_name_or_a_code_is_taken_once() -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import redis
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests.strategies.virtual_time import VirtualClient
@@ -36,7 +36,7 @@ def test_a_log_at_its_largest_has_one_outcome(redis_client: redis.Redis, seed: i
         taken += decision.verdicts if take else ()
         if chance.random() < 0.1:
             verdict = chance.choice(taken[-600:])
-            change = Correction(verdict, chance.randint(-verdict.charge.cost, 30))
+            change = Change.adjust(verdict, chance.randint(-verdict.charge.cost, 30))
             assert memory.settle([change], now_us=now) == server.settle([change], now_us=now)
         if call > 1200 and chance.random() < 0.01:
             now += chance.choice((-1, -SECOND, -period // 9, period // 2))

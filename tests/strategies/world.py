@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Engine
-from ratelimit_ext.strategies.guards.block import NewBlock
-from ratelimit_ext.strategies.guards.quota import QuotaReport
+from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.strategies.guards.block import new_block
+from ratelimit_ext.strategies.guards.quota import quota_report
 
 #: The strategies that limit a rate; what holds for each of them is shown for all.
 RATES = ("fixed-window", "sliding-window", "sliding-window-counter", "token-bucket")
@@ -53,13 +54,13 @@ class World:
 
     def block(self, limit: Limit, seconds: float, key: str = "bucket", **how: Any) -> int:
         """Block the bucket from now on."""
-        block = NewBlock(Charge(limit, key), round(seconds * SECOND), **how)
+        block = new_block(Charge(limit, key), round(seconds * SECOND), **how)
         return self.engine.settle([block], now_us=self.now_us)
 
     def report(self, limit: Limit, amount: int, used: int, period_us: int) -> int:
         """What the provider reports."""
-        report = QuotaReport(Charge(limit, "bucket"), amount, used, period_us)
+        report = quota_report(Charge(limit, "bucket"), amount, used, period_us)
         return self.engine.settle([report], now_us=self.now_us)
 
     def settle(self, verdict: Verdict, delta: int) -> int:
-        return self.engine.settle([Correction(verdict, delta)], now_us=self.now_us)
+        return self.engine.settle([Change.adjust(verdict, delta)], now_us=self.now_us)

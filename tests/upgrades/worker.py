@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Correction, Renewal, Settlement
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies.guards.block import NewBlock
+from ratelimit_ext.strategies.guards import block
 
-try:
-    from ratelimit_ext.strategies.guards.quota import QuotaReport
-except ModuleNotFoundError:  # in the last release it has another name
-    from ratelimit_ext.strategies.guards.provider_quota import QuotaReport
+#: In the last release it has another name.
+new_block: Any = vars(block).get("new_block") or vars(block)["NewBlock"]
+
+
+class Change(NamedTuple):
+    """What engines of all versions read of a change."""
+
+    charge: Charge
+    hold: Hold
+    verb: str
+    numbers: tuple[int, ...]
 
 
 class Worker:
@@ -42,21 +48,14 @@ class Worker:
 
     def change(self, charge: Charge, now_us: int, verb: str, numbers: list[Any]) -> int:
         """How many changes were applied: 0 or 1."""
-        (verdict,) = self.engine.admit(
-            [charge._replace(cost=0)], take=False, now_us=now_us
-        ).verdicts
-        verdict = verdict._replace(charge=charge)
+        change: Any = Change(charge, NO_HOLD, verb, tuple(numbers))
         match verb:
-            case "settle":
-                change: Any = Settlement(verdict, Hold(*numbers[:2]), numbers[2])
-            case "renew":
-                change = Renewal(verdict, Hold(*numbers[:2]), numbers[2])
-            case "adjust":
-                change = Correction(verdict._replace(receipt=numbers[0]), numbers[1])
+            case "settle" | "renew":
+                hold, amount = Hold(*numbers[:2]), numbers[2]
+                first = hold.id if verb == "settle" else charge.cost
+                change = Change(charge, hold, verb, (first, amount))
             case "block":
-                change = NewBlock(charge, *numbers)
-            case _:
-                change = QuotaReport(charge, *numbers)
+                change = new_block(charge, *numbers)
         return self.engine.settle([change], now_us=now_us)
 
 

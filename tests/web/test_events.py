@@ -11,7 +11,6 @@ from flask import request
 
 from ratelimit_ext import DecisionEvent, Event, Limiter, SettlementEvent
 from ratelimit_ext.core.events import Events
-from ratelimit_ext.engine.engine import Settlement
 from tests.servers import Server
 from tests.web.conftest import Clock, Maker
 
@@ -128,8 +127,8 @@ def test_a_settlement_says_what_it_cost(make: Maker, clock: Clock) -> None:
     app.test_client().get("/")
     (settled,) = [event for event in events if isinstance(event, SettlementEvent)]
     (change,) = settled.changes
-    assert isinstance(change, Settlement)
-    assert (settled.outcome, change.charge.cost, change.actual) == ("sent", 40, 25)
+    assert (settled.outcome, change.charge.cost, change.verb) == ("sent", 40, "settle")
+    assert change.numbers[1] == 25
 
 
 def test_a_listener_that_fails_harms_nothing(

@@ -1,7 +1,7 @@
 """Block: nothing passes a blocked identity until the block ends.
 
 A kill switch, a ban, and the cool-down of whatever a call needs: an operator or the program sets it
-(:class:`NewBlock`), for some time and for a reason. Without a block a request pays one empty look.
+(:func:`new_block`), for some time and for a reason. Without a block a request pays one empty look.
 
 Not for: a pace. It knows no amount.
 
@@ -17,10 +17,10 @@ Not for: a pace. It knows no amount.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, TypeAlias, get_args
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.core.traits import Form
@@ -36,23 +36,10 @@ State: TypeAlias = tuple[int, int, int]  # since, end, reason
 Parameters: TypeAlias = tuple[int, ...]  # none: all is in the state
 
 
-@dataclass(frozen=True, slots=True)
-class NewBlock:
-    """A block from now on. Raises ``ValueError`` for an unknown reason."""
-
-    verb: ClassVar[str] = "block"
-    hold: ClassVar[Hold] = NO_HOLD
-
-    charge: Charge
-    for_us: int
-    reason: BlockReason = "blocked"
-
-    def __post_init__(self) -> None:
-        check_reason(self.reason)
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        return self.for_us, REASONS.index(self.reason) + 1
+def new_block(charge: Charge, for_us: int, reason: BlockReason = "blocked") -> Change:
+    """Block from now on. Raises ``ValueError`` for an unknown reason."""
+    check_reason(reason)
+    return Change(charge, NO_HOLD, "block", (for_us, REASONS.index(reason) + 1))
 
 
 class Block(Strategy):

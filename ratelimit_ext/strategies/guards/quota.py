@@ -24,10 +24,10 @@ Not for: limits of your own. It enforces what was reported, and nothing otherwis
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar, Final, TypeAlias
+from typing import Final, TypeAlias
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.core.traits import Form
@@ -40,21 +40,9 @@ State: TypeAlias = tuple[int, int, int, int]  # full, at, amount, period
 Parameters: TypeAlias = tuple[int, ...]  # none: all is in the state
 
 
-@dataclass(frozen=True, slots=True)
-class QuotaReport:
-    """The provider reports that of ``amount`` units per period ``used`` are used now."""
-
-    verb: ClassVar[str] = "report"
-    hold: ClassVar[Hold] = NO_HOLD
-
-    charge: Charge
-    amount: int
-    used: int
-    period_us: int
-
-    @property
-    def numbers(self) -> tuple[int, ...]:
-        return self.amount, self.used, self.period_us
+def quota_report(charge: Charge, amount: int, used: int, period_us: int) -> Change:
+    """Return the provider's report that of ``amount`` units per period ``used`` are used now."""
+    return Change(charge, NO_HOLD, "report", (amount, used, period_us))
 
 
 class Quota(Strategy):

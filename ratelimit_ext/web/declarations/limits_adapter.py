@@ -26,13 +26,14 @@ from limits.strategies import (
 )
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.charge import NO_HOLD, Change, Charge, Hold, checked_cost
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.key import Naming, bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
-from ratelimit_ext.engine.engine import ONCE_US, Correction, Engine
+from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import ALIASES, strategy_named
 
@@ -302,9 +303,9 @@ class LimitsEngine:
         ``once`` is ignored: these storages cannot apply changes and mark them in one step.
         """
         return sum(
-            self._hits(change.charge._replace(cost=change.delta, at_once=None))
+            self._hits(change.charge._replace(cost=change.numbers[1], at_once=None))
             for change in changes
-            if isinstance(change, Correction) and change.delta > 0
+            if change.verb == "adjust" and change.numbers[1] > 0
         )
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -13,12 +13,13 @@ from typing import Final, TypeAlias
 import flask
 from flask_limiter import Limit
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
 from ratelimit_ext.engine.denial_cache import CachedDecision
-from ratelimit_ext.engine.engine import Engine, Release
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Records
 from ratelimit_ext.web.declarations.callbacks import Callbacks
@@ -215,9 +216,8 @@ class Admission:
         holds for it is released as soon as the storage is back."""
         if not error.may_have_charged:
             return
-        changes = [
-            Release(charge, hold) for _, _, charge in charges if hold.id and charge.limit.held
-        ]
+        held = [charge for _, _, charge in charges if hold.id and charge.limit.held]
+        changes = [Change.release(charge, hold) for charge in held]
         if changes:
             self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
 

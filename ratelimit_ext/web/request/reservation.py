@@ -14,15 +14,16 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.charge import Change, Charge
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
 from ratelimit_ext.core.money import Dollars, micro_dollars
-from ratelimit_ext.engine.engine import Correction, Engine, Renewal, Settlement
+from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.strategies.guards.block import BlockReason, NewBlock, check_reason, length_us
-from ratelimit_ext.strategies.guards.quota import QuotaReport
+from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
+from ratelimit_ext.strategies.guards.quota import quota_report
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.declarations.code_checks import KnownNames
 
@@ -47,11 +48,11 @@ class _Reported(NamedTuple):
     period_us: int
     as_of: float
 
-    def by_now(self) -> QuotaReport:
+    def by_now(self) -> Change:
         """The report as of now: what was used has been refilling evenly since."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
-        return QuotaReport(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
+        return quota_report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
 
 
 class Reservation:
@@ -153,7 +154,7 @@ class Reservation:
         for_us = length_us(for_s)
         check_reason(reason)
         blocks: list[Addressed] = [
-            (record.engine, NewBlock(record.verdict.charge, for_us, reason))
+            (record.engine, new_block(record.verdict.charge, for_us, reason))
             for record in _one_per_verdict(self._records)
             if "block" in record.bound.limit.traits.changes and record.bound.limit.name == name
         ]
@@ -185,7 +186,7 @@ class Reservation:
         renewals: list[Addressed] = [
             (
                 record.engine,
-                Renewal(
+                Change.renew(
                     record.verdict,
                     record.hold,
                     spent.get(record.bound.limit.unit, 0) if is_first else 0,
@@ -231,7 +232,7 @@ class Reservation:
                         in_use.add(id(verdict))
                         self._corrections.append((engine, record.settlement(0)))
                 elif record.cost and _is_charged(record):
-                    self._corrections.append((engine, Correction(verdict, -record.cost)))
+                    self._corrections.append((engine, Change.adjust(verdict, -record.cost)))
         return gone
 
     def charge_late(self, records: Iterable[ChargeRecord]) -> None:
@@ -239,7 +240,7 @@ class Reservation:
         call was cancelled."""
         with self._lock:
             self._corrections += [
-                (record.engine, Correction(record.verdict._replace(receipt=0), record.cost))
+                (record.engine, Change.adjust(record.verdict._replace(receipt=0), record.cost))
                 for record in records
                 if record.cost
                 and _is_charged(record)
@@ -298,7 +299,7 @@ class Reservation:
             outcome = self._settlements.send(
                 engine, own, lease_s=self._lease_s, events=self._events
             )
-            for hold in {change.hold for change in own if isinstance(change, Settlement)}:
+            for hold in {change.hold for change in own if change.verb == "settle"}:
                 if not any(record.hold == hold for record in tuple(self._records)):
                     self._settlements.end(engine, hold)
             if self._events.listeners:

@@ -17,7 +17,7 @@ from flask_limiter import commands
 from limits import parse
 
 from ratelimit_ext import Limiter, MetaLimit
-from ratelimit_ext.engine.engine import Correction
+from ratelimit_ext.core.change import Change
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
@@ -81,7 +81,7 @@ def test_what_a_stream_used_can_be_charged_when_it_has_ended(make: Maker) -> Non
 
         def generated() -> object:
             yield from ("one ", "two")
-            limiter._components.engines.current.settle([Correction(verdict, 32)])
+            limiter._components.engines.current.settle([Change.adjust(verdict, 32)])
 
         return Response(generated())
 

@@ -1,0 +1,53 @@
+"""A change of a bucket, mostly of an earlier charge."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.decision import Verdict
+
+
+class Change(NamedTuple):
+    """``verb`` names the function of the strategy that applies it, in Python and in Lua;
+    ``numbers`` are its arguments. ``receipt`` is the charge's, if it is known. A change that is
+    kept for a storage that is down no longer matters from ``expiry_us`` on.
+
+    Those of guards are made beside their strategies.
+    """
+
+    charge: Charge
+    hold: Hold
+    verb: str
+    numbers: tuple[int, ...]
+    receipt: int | None = None
+    expiry_us: int = 0
+
+    @classmethod
+    def adjust(cls, verdict: Verdict, delta: int) -> Change:
+        """Correct an earlier charge by so many units (negative: give back)."""
+        receipt = verdict.receipt
+        return cls(verdict.charge, NO_HOLD, "adjust", (receipt or 0, delta), receipt)
+
+    @classmethod
+    def settle(cls, verdict: Verdict, hold: Hold, actual: int) -> Change:
+        """End a call that has really cost ``actual`` units. Once is enough: the hold is gone then,
+        and a second settlement changes nothing."""
+        return cls(verdict.charge, hold, "settle", (hold.id, actual), verdict.receipt)
+
+    @classmethod
+    def release(cls, charge: Charge, hold: Hold) -> Change:
+        """End a call that is over, or never was: its reply was lost, or its worker died. What it is
+        not known to have spent goes back, and an admission that arrives later holds nothing."""
+        return cls(charge, hold, "release", (hold.id,))
+
+    @classmethod
+    def renew(cls, verdict: Verdict, hold: Hold, spent: int) -> Change:
+        """Extend the lease of a call that has cost ``spent`` units so far."""
+        return cls(verdict.charge, hold, "renew", (verdict.charge.cost, spent))
+
+    @classmethod
+    def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int) -> Change:
+        """Hold ``amount`` for a call in flight that another engine has admitted, of which ``spent``
+        is known to be real. Once is enough: a hold that is known is not changed."""
+        return cls(charge, hold, "resume", (amount, spent))
