@@ -9,17 +9,17 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import math
+import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import urlsplit
 
-from flask_limiter.constants import ConfigVars
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from chatapp import validation
+from ratelimit_ext import setting_value
 
 log = logging.getLogger(__name__)
 
@@ -27,32 +27,9 @@ PREFIX: Final = "CHATAPP_"
 LIMITER_PREFIX: Final = "RATELIMIT_"
 # The name that hosting providers use; CHATAPP_DATABASE_URL takes precedence.
 DATABASE_URL: Final = "DATABASE_URL"
-TRUE_WORDS: Final = frozenset({"true", "yes", "on", "1"})
-FALSE_WORDS: Final = frozenset({"false", "no", "off", "0"})
-# Flask-Limiter tests these for truth, and the string "false" is true.
-LIMITER_SWITCHES: Final = frozenset(
-    {
-        "RATELIMIT_ENABLED",
-        "RATELIMIT_FAIL_ON_FIRST_BREACH",
-        "RATELIMIT_SWALLOW_ERRORS",
-        "RATELIMIT_APPLICATION_PER_METHOD",
-        "RATELIMIT_DEFAULTS_PER_METHOD",
-        "RATELIMIT_HEADERS_ENABLED",
-        "RATELIMIT_IN_MEMORY_FALLBACK_ENABLED",
-        "RATELIMIT_STRICT",
-    }
-)
-LIMITER_TABLES: Final = frozenset({"RATELIMIT_STORAGE_OPTIONS", "RATELIMIT_BLUEPRINTS"})
-LIMITER_COSTS: Final = frozenset({"RATELIMIT_APPLICATION_COST", "RATELIMIT_DEFAULTS_COST"})
-LEASE: Final = "RATELIMIT_LEASE_SECONDS"
-# Functions, which only a program can set.
-LIMITER_FUNCTIONS: Final = frozenset(
-    value
-    for value in map(str, vars(ConfigVars).values())
-    if value.endswith(("_FUNC", "_CALLBACK", "_WHEN", "_IDENTIFIER"))
-)
 # Prefix of a signing secret: https://www.standardwebhooks.com
 WHSEC: Final = "whsec_"
+_LINK: Final = re.compile(r"\[(.*?)\]\(.*?\)")
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -78,7 +55,7 @@ def _names(value: object) -> object:
 def _percents(value: object) -> object:
     """Shares in percent, in order; none for "off"."""
     if isinstance(value, str):
-        value = () if value.strip().lower() in FALSE_WORDS else value.split(",")
+        value = () if value.strip().lower() in ("off", "no", "false", "0") else value.split(",")
     try:
         found = sorted({int(each) for each in value})  # type: ignore[attr-defined]
     except (TypeError, ValueError):
@@ -86,116 +63,130 @@ def _percents(value: object) -> object:
     return tuple(found) if all(1 <= each <= 100 for each in found) else None
 
 
+def setting(
+    meaning: str,
+    default: object = None,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    shown: str = "",
+    **field: Any,
+) -> Any:
+    """Return the field of a setting. ``meaning`` is what errors and docs/settings.md say, where its
+    links stay; ``shown`` is the default there if it is not plain."""
+    if "default_factory" not in field:
+        field["default"] = default
+    field["json_schema_extra"] = {"shown": shown}
+    return Field(description=meaning, ge=least, le=most, **field)
+
+
 class Settings(BaseModel):
     """chatapp's own settings, each from the variable CHATAPP_<NAME>."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    default_model: Annotated[
-        str | None,
-        Field(description="model for requests that name none"),
-    ] = None
-    plans: Annotated[
-        dict[str, str],
-        BeforeValidator(_json_object),
-        Field(description='plans by user id, as {"alice": "pro"}'),
-    ] = Field(default_factory=dict)
-    database_url: Annotated[
-        str | None,
-        Field(description="database of accounts and ledger"),
-    ] = None
-    providers_file: Annotated[
-        str | None,
-        Field(description="path of the file with the upstreams"),
-    ] = None
-    trusted_hops: Annotated[
-        int,
-        Field(ge=0, le=10, description="trusted proxies in front, which append to X-Forwarded-For"),
-    ] = 0
-    trusted_hosts: Annotated[
-        tuple[str, ...],
-        BeforeValidator(_names),
-        Field(description="accepted host names"),
-    ] = ()
-    ledger_keep_days: Annotated[
-        int | None,
-        Field(ge=62, le=36_500, description="days that a call stays in the ledger"),
-    ] = None
-    metrics_token: Annotated[
-        str | None,
-        Field(min_length=16, description="token of GET /metrics, of at least 16 characters"),
-    ] = None
-    remember_denials: Annotated[
-        bool,
-        Field(description="keep the latest denials, for `flask ratelimit why`"),
-    ] = True
-    admin_token: Annotated[
-        str | None,
-        Field(min_length=16, description="token of /admin, of at least 16 characters"),
-    ] = None
-    alert_at: Annotated[
-        tuple[int, ...],
-        BeforeValidator(_percents),
-        Field(description="shares of a budget that raise an alert, in percent"),
-    ] = (50, 80, 100)
-    alert_unusual_times: Annotated[
-        float,
-        Field(ge=0, le=1000, description="how many usual days' spending is unusual; 0: none"),
-    ] = 5.0
-    alert_unusual_usd: Annotated[
-        float,
-        Field(ge=0, le=1_000_000, description="least spending of an unusual day, in dollars"),
-    ] = 10.0
-    alert_webhook_url: Annotated[
-        str | None,
-        Field(repr=False, description="where alerts are sent"),
-    ] = None
-    alert_webhook_secret: Annotated[
-        str | None,
-        Field(repr=False, description="with which alerts are signed"),
-    ] = None
-    max_tokens: Annotated[
-        int,
-        Field(ge=1, le=128_000, description="longest answer of /chat, in tokens with thinking"),
-    ] = 2048
-    max_body_bytes: Annotated[
-        int,
-        Field(
-            ge=65_536,
-            le=64 * 1024 * 1024,
-            description="largest request body under /v1, in bytes",
-        ),
-    ] = 32 * 1024 * 1024
-    provider_connect_timeout_s: Annotated[
-        float, Field(gt=0, le=60, description="time to connect to a provider, in seconds")
-    ] = 5.0
-    provider_first_byte_timeout_s: Annotated[
-        float, Field(gt=0, le=3600, description="time until a stream begins, in seconds")
-    ] = 600.0
-    provider_timeout_s: Annotated[
-        float,
-        Field(gt=0, le=3600, description="time between two pieces of an answer, in seconds"),
-    ] = 600.0
-    provider_attempts: Annotated[
-        int,
-        Field(ge=1, le=5, description="attempts per call"),
-    ] = 2
-    open_tools: Annotated[
-        frozenset[Literal["mcp", "web_fetch"]],
-        BeforeValidator(_names),
-        Field(
-            description="tools of the providers whose results a caller makes as large as it likes"
-        ),
-    ] = frozenset()
-    fallback_models: Annotated[
-        dict[str, str],
-        BeforeValidator(_json_object),
-        Field(description='model to use when another is overloaded, as {"gpt-4o": "o3"}'),
-    ] = Field(default_factory=dict)
+    providers_file: str | None = setting(
+        "path of the file with the [upstreams](providers.md): Azure, vLLM, Ollama …, several keys",
+        shown="`chatapp/providers.toml`: OpenAI and Anthropic",
+    )
+    default_model: str | None = setting(
+        "model for requests that name none", shown="by the keys that are set"
+    )
+    plans: Annotated[dict[str, str], BeforeValidator(_json_object)] = setting(
+        'plans by user id without API keys, as {"alice": "pro"}; else the policy\'s default',
+        default_factory=dict,
+    )
+    trusted_hops: int = setting(
+        "trusted [proxies](deployment.md#behind-a-proxy) in front, which append to X-Forwarded-For",
+        *(0, 0, 10),
+    )
+    trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = setting(
+        "accepted [host names](deployment.md#behind-a-proxy), `*` for any",
+        (),
+        shown="loopback without API keys, else any",
+    )
+    max_body_bytes: int = setting(
+        "largest request body under /v1, in bytes; /chat accepts 1 MB",
+        *(32 * 1024 * 1024, 65_536, 64 * 1024 * 1024),
+        shown="32 MB",
+    )
+    metrics_token: str | None = setting(
+        "token of [GET /metrics](metrics.md), of at least 16 characters",
+        shown="no metrics",
+        min_length=16,
+    )
+    remember_denials: bool = setting(
+        "keep the latest denials, for [`flask ratelimit why`](operators.md#denials)",
+        default=True,
+    )
+    admin_token: str | None = setting(
+        "token of [/admin](admin.md), of at least 16 characters",
+        shown="no admin page",
+        min_length=16,
+    )
+    alert_at: Annotated[tuple[int, ...], BeforeValidator(_percents)] = setting(
+        "shares of a budget that raise [an alert](alerts.md), in percent; `off` or 0 for none",
+        (50, 80, 100),
+    )
+    alert_unusual_times: float = setting(
+        "how many usual days' spending is [unusual](alerts.md#what-raises-an-alert); 0: none",
+        *(5.0, 0, 1000),
+    )
+    alert_unusual_usd: float = setting(
+        "least spending of an unusual day, in dollars", *(10.0, 0, 1_000_000)
+    )
+    alert_webhook_url: str | None = setting(
+        "where alerts are sent: https, or http on this machine; it is not logged",
+        shown="log only",
+        repr=False,
+    )
+    alert_webhook_secret: str | None = setting(
+        "with which alerts [are signed](alerts.md#the-webhook): `whsec_` and 24 to 64 bytes in "
+        "base64",
+        repr=False,
+    )
+    max_tokens: int = setting(
+        "longest answer of /chat, in tokens with thinking", *(2048, 1, 128_000)
+    )
+    provider_connect_timeout_s: float = setting(
+        "time to connect to a provider, in seconds", 5.0, gt=0, most=60
+    )
+    provider_first_byte_timeout_s: float = setting(
+        "time until a stream begins, in seconds", 600.0, gt=0, most=3600
+    )
+    provider_timeout_s: float = setting(
+        "time between two pieces of a stream, or for a whole plain answer, in seconds",
+        600.0,
+        gt=0,
+        most=3600,
+    )
+    provider_attempts: int = setting(
+        "attempts per call; see [retries](guards.md#in-chatapp)", *(2, 1, 5)
+    )
+    open_tools: Annotated[frozenset[Literal["mcp", "web_fetch"]], BeforeValidator(_names)] = (
+        setting(
+            "`mcp`, `web_fetch`: [tools whose results a caller makes as large as it likes]"
+            "(compatible-endpoints.md#tools-that-a-provider-runs)",
+            frozenset(),
+        )
+    )
+    fallback_models: Annotated[dict[str, str], BeforeValidator(_json_object)] = setting(
+        'model to use when another is overloaded, as {"gpt-4o": "o3"}', default_factory=dict
+    )
+    ledger_keep_days: int | None = setting(
+        "days that a call stays in the [ledger](accounts.md#the-ledger)",
+        *(None, 62, 36_500),
+        shown="keep all",
+    )
+    database_url: str | None = setting(
+        "[accounts and ledger](accounts.md#the-database); else `DATABASE_URL`",
+        shown="SQLite in `instance/`",
+    )
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
-    """The settings in the environment, by their names in `app.config`; SettingsError if invalid.
+    """The settings in the environment, by their names in `app.config`; SettingsError or
+    ConfigurationError if invalid.
 
     An empty variable counts as not set. Logs every unknown CHATAPP_* variable; the extension
     refuses a misspelt RATELIMIT_* one.
@@ -210,7 +201,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
             _warn_if_unknown(name)
             config[name] = text
         elif name.startswith(LIMITER_PREFIX):
-            config[name] = _limiter_value(name, text)
+            config[name] = setting_value(name, text)
     return config
 
 
@@ -283,47 +274,6 @@ def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:
     field = Settings.model_fields[name]
     is_secret = name.endswith("_token")  # the error is logged
     value = f"{len(str(found[name]))} characters" if is_secret else repr(found[name])
-    return (
-        f"{PREFIX}{name.upper()}: found {value}; allowed: {validation.allowed(field)} "
-        f"({field.description})"
-    )
-
-
-def _limiter_value(name: str, text: str) -> object:
-    if name in LIMITER_SWITCHES:
-        word = text.strip().lower()
-        if word not in TRUE_WORDS | FALSE_WORDS:
-            raise SettingsError(f"{name}: found {text!r}; allowed: true or false")
-        return word in TRUE_WORDS
-    if name in LIMITER_TABLES:
-        try:
-            table = json.loads(text)
-        except ValueError as error:
-            raise SettingsError(
-                f"{name}: found {text!r}, which is not JSON ({error}); allowed: a JSON object"
-            ) from error
-        if not isinstance(table, dict):
-            raise SettingsError(f"{name}: found {text!r}; allowed: a JSON object")
-        return table
-    if name in LIMITER_FUNCTIONS:
-        raise SettingsError(
-            f"{name}: found {text!r}; allowed: a function, in the `config` of `create_app`. Remove "
-            "the variable."
-        )
-    if name == LEASE:
-        return _seconds(name, text)
-    if name in LIMITER_COSTS:
-        if not (text.strip().isascii() and text.strip().isdigit()):
-            raise SettingsError(f"{name}: found {text!r}; allowed: a whole number from 0")
-        return int(text)
-    return text
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise SettingsError(f"{name}: found {text!r}; allowed: a number of seconds above 0")
-    return seconds
+    meaning = _LINK.sub(r"\1", field.description or "")
+    allowed = validation.allowed(field)
+    return f"{PREFIX}{name.upper()}: found {value}; allowed: {allowed} ({meaning})"

@@ -26,6 +26,7 @@ from ratelimit_ext.web.declarations.definitions import (
     MetaLimit,
     RouteLimit,
 )
+from ratelimit_ext.web.declarations.settings import SETTINGS, Setting, setting_value
 from ratelimit_ext.web.errors import (
     Blocked,
     LimitUnavailable,
@@ -41,6 +42,7 @@ from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.storage import register
 
 __all__ = [
+    "SETTINGS",
     "ApplicationLimit",
     "BlockReason",
     "Blocked",
@@ -67,6 +69,7 @@ __all__ = [
     "Reservation",
     "RestoredUsage",
     "RouteLimit",
+    "Setting",
     "SettlementEvent",
     "StorageEvent",
     "StorageUnavailable",
@@ -75,6 +78,7 @@ __all__ = [
     "address_identity",
     "client_ip",
     "embedded_uri",
+    "setting_value",
     "toml_line",
     "wait_text",
 ]

@@ -62,11 +62,9 @@ from ratelimit_ext.web.declarations.callbacks import (
     RefusalHandler,
 )
 from ratelimit_ext.web.declarations.code_checks import (
-    STRICT,
     check_function,
     check_keywords,
     check_lists,
-    check_settings,
     check_strategy,
     check_target,
     keywords_of_signature,
@@ -80,6 +78,7 @@ from ratelimit_ext.web.declarations.definitions import (
     stated,
 )
 from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.settings import check_settings
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.limited_request import LimitedRequest
@@ -224,7 +223,7 @@ class Limiter(flask_limiter.Limiter):
         if not isinstance(app, flask.Flask):
             raise ConfigurationError(f"init_app: found {shown(app)}; allowed: a Flask application.")
         config, again = app.config, self in app.extensions.get("limiter", ())
-        strict = bool(config.get(STRICT) if self._strict is None else self._strict)
+        strict = bool(config.get("RATELIMIT_STRICT") if self._strict is None else self._strict)
         check_settings(config, app.logger, strict=strict)
         check_strategy(self._declared._strategy, config)
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))

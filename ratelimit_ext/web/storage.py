@@ -22,7 +22,7 @@ from limits import RateLimitItem
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.charge import DEFAULT_LEASE_S, LONGEST_LEASE_S
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.core.decision import Degradation
 from ratelimit_ext.core.errors import ConfigurationError, checked_seconds
 from ratelimit_ext.core.events import Events, StorageEvent
@@ -46,6 +46,7 @@ from ratelimit_ext.web.declarations.limits_adapter import (
     ScopedLimiter,
     limit_of,
 )
+from ratelimit_ext.web.declarations.settings import seconds
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 OWN_BUCKETS: Final = "ratelimit_ext"
@@ -53,7 +54,6 @@ OWN_BUCKETS: Final = "ratelimit_ext"
 #: How long a call of the storage takes at most, in seconds.
 DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
 DEFAULT_DEADLINE_S: Final = 0.1
-LONGEST_DEADLINE_S: Final = 60.0
 LONGEST_WAIT_S: Final = 3600.0
 #: See ``DEFAULT_LEASE_S``.
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
@@ -121,16 +121,12 @@ def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
 def deadline_s(config: Mapping[str, Any]) -> float:
     """The deadline in seconds: from the configuration or the environment. Raises
     ``ConfigurationError``."""
-    found = config.get(DEADLINE, os.environ.get(DEADLINE) or DEFAULT_DEADLINE_S)
-    hint = "A request waits that long for a storage that hangs."
-    return checked_seconds(DEADLINE, found, most=LONGEST_DEADLINE_S, hint=hint)
+    return seconds(DEADLINE, config.get(DEADLINE, os.environ.get(DEADLINE) or DEFAULT_DEADLINE_S))
 
 
 def lease_s(config: Mapping[str, Any]) -> float:
     """The configured lease in seconds. Raises ``ConfigurationError``."""
-    found = config.get(LEASE, DEFAULT_LEASE_S)
-    hint = "Set it longer than a call can go without a chunk."
-    return checked_seconds(LEASE, found, most=LONGEST_LEASE_S, hint=hint)
+    return seconds(LEASE, config.get(LEASE, DEFAULT_LEASE_S))
 
 
 def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict[str, Any]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
 import flask
@@ -21,21 +20,6 @@ from ratelimit_ext.policy.errors import Mistake
 from ratelimit_ext.policy.functions import checked
 
 _logger: Final = logging.getLogger("ratelimit_ext")
-_PREFIX: Final = "RATELIMIT_"
-#: Two settings that are this alike (1 is equal) are a misspelling and what was meant.
-_LIKENESS: Final = 0.8
-#: Whether mistakes that Flask-Limiter would ignore are refused; otherwise they are logged.
-STRICT: Final = "RATELIMIT_STRICT"
-#: The settings that are read from ``app.config`` and the environment.
-SETTINGS: Final = frozenset(
-    {
-        *(value for name, value in vars(ConfigVars).items() if name.isupper()),
-        *("RATELIMIT_POLICY_FILE", "RATELIMIT_BLUEPRINTS", "RATELIMIT_LEASE_SECONDS"),
-        *("RATELIMIT_EMBEDDED_DIR", "RATELIMIT_SETTLEMENTS_DIR"),
-        *("RATELIMIT_DEADLINE_SECONDS", "RATELIMIT_WORKERS"),
-        STRICT,
-    }
-)
 #: The number of arguments that the functions of a limit are called with.
 _ARGUMENTS: Final = {
     "limit_value": 0,
@@ -50,21 +34,8 @@ _ARGUMENTS: Final = {
 }
 #: The others may be values.
 _ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach")
-#: Settings that are named as an argument of the constructor, and are called otherwise.
-_ALIASES: Final = {
-    f"{_PREFIX}{name}": value
-    for name, value in vars(ConfigVars).items()
-    if name.isupper() and f"{_PREFIX}{name}" not in SETTINGS
-}
-_SWITCHES: Final = tuple(
-    name
-    for name in sorted(SETTINGS)
-    if name.endswith(("ENABLED", "_ERRORS", "_BREACH", "_METHOD", "_STRICT"))
-)
 #: A decorator without parentheses takes the view for a function that returns limits.
 _NOT_A_VIEW: Final = ' If it is a view, write the limit: @limiter.limit("30/minute").'
-#: What a switch may be as text: any text is true in Python.
-_TRUE_WORDS: Final = ("1", "true", "yes", "on")
 #: Names built from request data would fill the log and memory.
 MOST_WARNINGS: Final = 100
 
@@ -119,43 +90,6 @@ def check_function(function: object, arguments: int, where: str, *, hint: str = 
         if arguments == 0 and "request" in str(mistake):
             hint = " Remove the argument and import `request` from flask instead."
         raise ConfigurationError(f"{where}: {mistake}{hint}") from None
-
-
-def check_settings(config: Mapping[str, Any], logger: logging.Logger, *, strict: bool) -> None:
-    """Log each key of ``app.config`` that is a misspelt setting, and each switch such as
-    ``"false"``, which is on. ``strict``: raise ``ConfigurationError`` instead.
-
-    Other keys with the prefix may be the application's own.
-    """
-    mistakes = [*_misspelt_settings(config), *_switches_as_text(config)]
-    if strict and mistakes:
-        raise ConfigurationError("\n".join(mistakes))
-    for mistake in mistakes:
-        logger.error(mistake)
-
-
-def _misspelt_settings(config: Mapping[str, Any]) -> Iterator[str]:
-    settings = {name.removeprefix(_PREFIX): name for name in SETTINGS}
-    for name in config:
-        if name.startswith(_PREFIX) and name not in SETTINGS:
-            near = difflib.get_close_matches(
-                name.removeprefix(_PREFIX), settings, n=1, cutoff=_LIKENESS
-            )
-            if meant := _ALIASES.get(name) or (settings[near[0]] if near else ""):
-                yield (
-                    f"app.config: the setting {name!r} is unknown and has no effect. Did you mean "
-                    f"{meant!r}? Rename it if it is the application's own."
-                )
-
-
-def _switches_as_text(config: Mapping[str, Any]) -> Iterator[str]:
-    for name in _SWITCHES:
-        found = config.get(name)
-        if found and isinstance(found, str) and found.lower() not in _TRUE_WORDS:
-            yield (
-                f"{name}: found {shown(found)}, which Python takes for true; allowed: True or "
-                "False."
-            )
 
 
 def check_lists(options: Mapping[str, Any]) -> None:
