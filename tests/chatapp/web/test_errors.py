@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from chatapp.upstreams import ErrorKind, ProviderError
+from chatapp.upstreams import ErrorKind, UpstreamError
 from chatapp.web import errors
 from tests.chatapp.conftest import AppMaker
 
@@ -58,13 +58,13 @@ def test_an_invalid_host_is_no_500(make_app: AppMaker) -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(ErrorKind))
-@pytest.mark.parametrize("report", [errors.provider_report, errors.sdk_report])
+@pytest.mark.parametrize("report", [errors.upstream_report, errors.sdk_report])
 def test_a_providers_trouble_forbids_no_retry(
-    kind: ErrorKind, report: Callable[[ProviderError], errors.ErrorReport]
+    kind: ErrorKind, report: Callable[[UpstreamError], errors.ErrorReport]
 ) -> None:
     """Except after a key that rests, for ten minutes or more, and after a spent budget. A load that
     is over in a minute names its wait."""
-    headers = report(ProviderError("openai", kind, retry_after_s=60)).headers
+    headers = report(UpstreamError("openai", kind, retry_after_s=60)).headers
     is_final = kind in {"auth", "quota", "overspent"}
     assert headers.get("x-should-retry") == ("false" if is_final else None)
     is_load = kind in {"rate_limited", "overloaded"}
@@ -74,5 +74,5 @@ def test_a_providers_trouble_forbids_no_retry(
 @pytest.mark.parametrize("kind", ["rate_limited", "overloaded"])
 def test_a_wait_above_a_minute_is_not_retried(kind: ErrorKind) -> None:
     """An SDK would sleep for it, or try again at once."""
-    headers = errors.sdk_report(ProviderError("openai", kind, retry_after_s=61)).headers
+    headers = errors.sdk_report(UpstreamError("openai", kind, retry_after_s=61)).headers
     assert headers == {"Retry-After": "61", "x-should-retry": "false"}

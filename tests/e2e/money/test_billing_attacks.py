@@ -343,10 +343,8 @@ def test_3_a_plain_call_ends_when_its_caller_disconnects(
 
 
 @pytest.mark.parametrize("model", [GPT, CLAUDE])
-def test_3_each_repetition_of_a_timeout_is_paid(
-    gateway: Gateway, figures: Figures, model: str
-) -> None:
-    """This server does not repeat a call that timed out, and does not forbid its repetition: what
+def test_3_each_retry_of_a_timeout_is_paid(gateway: Gateway, figures: Figures, model: str) -> None:
+    """This server does not repeat a call that timed out, and does not forbid its retry: what
     an SDK repeats is billed and charged each time, as without this server."""
     said = says("timeout", caller="mallory", id="slow", tokens=1000)
     fields = {"max_tokens": 1000, "max_retries": 2}
