@@ -20,14 +20,13 @@ from ratelimit_ext.records.store import record_store, storage_prefix
 from ratelimit_ext.settlements.queue import settlements
 from ratelimit_ext.web.blocks import Blocks
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.declarations.code_checks import KnownNames
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.inventory import Decider, Inventory
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.attempts import Attempts
-from ratelimit_ext.web.request.refusals import AdmissionSettings, Refusals
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.resolver import Resolver
@@ -96,22 +95,21 @@ class Components:
         self.overrides = Overrides(records)
         self.recorder.use(records)
         self.resolver = self.resolver_of(self.manager)
-        admission_settings = AdmissionSettings(
-            lease_s=self.lease_s,
-            swallow_errors=swallow_errors,
-            fail_on_first_breach=self.fail_on_first_breach,
-            in_memory_fallback=settings._in_memory_fallback,
-            on_breach=settings._on_breach,
-            on_meta_breach=settings._on_meta_breach,
-        )
         self.admission = Admission(
             self.resolver,
             self.engines,
             self._callbacks,
-            admission_settings,
+            AdmissionSettings(
+                lease_s=self.lease_s,
+                swallow_errors=swallow_errors,
+                fail_on_first_breach=self.fail_on_first_breach,
+                in_memory_fallback=settings._in_memory_fallback,
+                on_breach=settings._on_breach,
+                on_meta_breach=settings._on_meta_breach,
+            ),
             events=self.events,
             settlements=settlements,
-            refusals=Refusals(self._callbacks, admission_settings, show=self.shown, logger=logger),
+            show=self.shown,
             logger=logger,
         )
         self.attempts = Attempts(self.admission, self.known_names.check_name, logger=logger)

@@ -6,6 +6,7 @@ Each of them finds the request's state and its route, and has :mod:`admission` d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from operator import call
 from typing import Any, Final, cast
 
@@ -24,7 +25,6 @@ from ratelimit_ext.web.declarations.definitions import (
     methods_called,
     wrap,
 )
-from ratelimit_ext.web.request.refusals import IsFinal
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.resolver import EDGE, Route
@@ -97,7 +97,7 @@ class RequestHooks:
         return self._admission.admit(state, route, is_final=is_unhandled)
 
     def admit_to_view(
-        self, context: Any, name: str | None, is_final: IsFinal | None
+        self, context: Any, name: str | None, is_final: Callable[[Any], bool] | None
     ) -> flask.Response | None:
         """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
         from memory, if its exception ``is_final``."""

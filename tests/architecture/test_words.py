@@ -21,7 +21,7 @@ OLD = {
     r"\bProviderQuota\b": "quota",
     r"\bfrom chatapp\.conversation\b|: Conversation\b": "router",
     r"\bpresent_plan\b|\b_here\(": "current_…",
-    r"\b[Rr]ecollection|\b[Rr]epetition\b|\b[Rr]ecall(?:ed|s)?\b": "cached denial",
+    r"\bRecollection\b|\bRepetition\b|\.recall\(|\brecalled\b": "cached denial",
     r"\bclass (?:Words|Parts)\b": "arguments, components",
 }
 #: The same for names of files and folders.

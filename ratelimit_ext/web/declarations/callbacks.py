@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import flask
+from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.core.errors import ConfigurationError, unknown_name
 from ratelimit_ext.core.key import Identity
 from ratelimit_ext.core.traits import UNITS
@@ -124,3 +127,16 @@ class Callbacks:
             return function
 
         return register
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionSettings:
+    """What an application configures of its admissions; the names are Flask-Limiter's."""
+
+    lease_s: float = DEFAULT_LEASE_S
+    swallow_errors: bool = False
+    fail_on_first_breach: bool = True
+    #: The limits that replace all others while the storage is down.
+    in_memory_fallback: Sequence[Limit] = ()
+    on_breach: Breach | None = None
+    on_meta_breach: Breach | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Final, TypeAlias
@@ -21,8 +21,8 @@ from ratelimit_ext.core.events import DecisionEvent, Events
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Records
-from ratelimit_ext.web.declarations.callbacks import Callbacks
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
+from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.errors import (
     STORAGE_FULL_WAIT_MS,
     LimitUnavailable,
@@ -36,12 +36,11 @@ from ratelimit_ext.web.request.cached_denial import (
 from ratelimit_ext.web.request.charges import Charges
 from ratelimit_ext.web.request.refusals import (
     AdmissionOutcome,
-    AdmissionSettings,
     Denial,
     IsFinal,
     Refusals,
 )
-from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
 from ratelimit_ext.web.storage import Engines
 
@@ -57,7 +56,7 @@ _Emitted: TypeAlias = (
 
 
 class Admission:
-    """Decides requests, for one extension."""
+    """Decides requests, for one extension. ``show`` makes the argument of breach callbacks."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Admission:
         *,
         events: Events,
         settlements: SettlementQueue,
-        refusals: Refusals,
+        show: Callable[[ChargeRecord], RequestLimit],
         logger: logging.Logger,
     ) -> None:
         self._events = events
@@ -78,7 +77,7 @@ class Admission:
         self._engines = engines
         self._callbacks = callbacks
         self._settings = settings
-        self._refusals = refusals
+        self._refusals = Refusals(callbacks, settings, show=show, logger=logger)
         self._logger = logger
 
     # -- the current request -------------------------------------------------------------------

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, NoReturn, TypeAlias
 
 import flask
-from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.charge import DEFAULT_LEASE_S, NO_HOLD
+from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.core.decision import ENDLESS_MS, Decision, is_endless, known_wait_ms
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import UNAVAILABLE
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
-from ratelimit_ext.web.declarations.callbacks import Breach, Callbacks
+from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.errors import (
     Blocked,
     Cause,
@@ -35,19 +33,6 @@ from ratelimit_ext.web.request.cached_denial import (
     answer_key,
 )
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-
-
-@dataclass(frozen=True, slots=True)
-class AdmissionSettings:
-    """What an application configures of its admissions; the names are Flask-Limiter's."""
-
-    lease_s: float = DEFAULT_LEASE_S
-    swallow_errors: bool = False
-    fail_on_first_breach: bool = True
-    #: The limits that replace all others while the storage is down.
-    in_memory_fallback: Sequence[Limit] = ()
-    on_breach: Breach | None = None
-    on_meta_breach: Breach | None = None
 
 
 class Denial(NamedTuple):
