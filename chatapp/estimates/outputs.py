@@ -100,8 +100,7 @@ class CallerHistory:
     Another worker may know a caller differently; settling a call corrects what was held.
     """
 
-    def __init__(self, most: int = MOST_CALLERS) -> None:
-        self._most = most
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: OrderedDict[tuple[str, str], _Calls] = OrderedDict()
 
@@ -138,7 +137,7 @@ class CallerHistory:
         with self._lock:
             calls = self._calls.setdefault((caller, slug), _Calls())
             self._calls.move_to_end((caller, slug))
-            if len(self._calls) > self._most:
+            if len(self._calls) > MOST_CALLERS:
                 self._calls.popitem(last=False)
             calls.outputs.append(output_tokens)
             calls.inputs.append(used)

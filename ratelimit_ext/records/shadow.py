@@ -83,12 +83,12 @@ class Counts:
         else:
             self.is_partial = True
 
-    def enough(self, share: float = 0.99) -> int | None:
-        """The smallest amount that denies nothing to that share of the identities; ``None`` if it
-        is not known."""
+    def enough(self) -> int | None:
+        """The smallest amount that denies nothing to 99 of 100 identities; ``None`` if it is not
+        known."""
         if self.is_partial or not self.used:
             return None
-        return sorted(self.used.values())[ceil(share * len(self.used)) - 1]
+        return sorted(self.used.values())[ceil(0.99 * len(self.used)) - 1]
 
     def _is_full(self, identities: Mapping[str, int]) -> bool:
         return len(identities) >= MOST_IDENTITIES

@@ -142,16 +142,14 @@ def _table(title: str, rows: Iterable[Mapping[str, Any]], first: str, *names: st
 def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
     """Amounts that would do, beside the present ones."""
     rows = [["limit", "key", "now", "suggested", "identities", "above now", "largest"]]
-    for rule, identities, denied, amount, burst, peaks in (
-        (each.rule, each.identities, each.denied, each.amount, each.burst, each.peaks)
-        for each in suggestions
-    ):
-        limit = rule.limit
+    for each in suggestions:
+        rule, limit, burst = each.rule, each.rule.limit, each.burst
         now = _amount(limit, limit.amount) + (f", burst {limit.burst:,}" if limit.burst else "")
-        then = _amount(limit, amount) + (f", burst {burst:,}" if burst else "")
-        largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in peaks)
+        then = _amount(limit, each.amount) + (f", burst {burst:,}" if burst else "")
+        largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in each.peaks)
         name = f"{rule.name} (shadow)" if rule.is_shadow else rule.name
-        rows.append([name, rule.key, now, then, f"{identities:,}", f"{denied:,}", largest])
+        counts = f"{each.identities:,}", f"{each.denied:,}"
+        rows.append([name, rule.key, now, then, *counts, largest])
     return "Suggested amounts", rows
 
 
