@@ -30,15 +30,15 @@ NAMES: Final = {
     POLICY: ("policy", "ratelimit check"),
     PROVIDERS: ("providers file", "chat providers check"),
 }
+#: The settings that name what the files define.
+WITHOUT_NAMES: Final = dict.fromkeys(
+    ("CHATAPP_PLANS", "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS")
+)
 WITHOUT_POLICY: Final = {
+    **WITHOUT_NAMES,
     POLICY: str(Path(__file__).with_name("no_policy.toml")),
-    "CHATAPP_PLANS": None,
 }
-WITHOUT_PROVIDERS: Final = {
-    PROVIDERS: None,
-    "CHATAPP_DEFAULT_MODEL": None,
-    "CHATAPP_FALLBACK_MODELS": None,
-}
+WITHOUT_PROVIDERS: Final = {**WITHOUT_NAMES, PROVIDERS: None}
 
 Config: TypeAlias = Mapping[str, object]
 Create: TypeAlias = Callable[[Config], Flask]
@@ -91,7 +91,9 @@ def configured_file(setting: str, default: Path) -> Path:
 
 def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Config]:
     """The configurations to try: as few of the last valid files as possible. A command does without
-    a file if none was ever valid."""
+    the settings that name what the files define, or without a file if none was ever valid."""
+    if is_command:
+        yield WITHOUT_NAMES
     spare: dict[str, Config] = {}
     for setting, file in files.items():
         if _content(last := _last_valid(file)):
@@ -104,6 +106,11 @@ def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Co
 
 def _report(app: Flask, config: Config, mistake: Exception, *, is_command: bool) -> None:
     """Name the files that are replaced, and the mistake."""
+    if config is WITHOUT_NAMES:
+        said = (
+            f"This command does without {', '.join(config)}. Correct the mistake before the start"
+        )
+        click.echo(f"Warning: {said}:\n{mistake}", err=True)
     for setting in config.keys() & NAMES.keys():
         name, command = NAMES[setting]
         is_last = config[setting] not in {WITHOUT_POLICY[POLICY], None}

@@ -164,6 +164,26 @@ def test_commands_work_without_a_valid_policy(file: Path, tmp_path: Path) -> Non
         assert "policy" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("setting", "value", "mistake"),
+    [
+        ("CHATAPP_PLANS", "nope", "CHATAPP_PLANS: found 'nope'"),
+        ("CHATAPP_PLANS", '{"ada": "gold"}', "unknown plan 'gold' of the user 'ada'"),
+        ("CHATAPP_DEFAULT_MODEL", "gpt-0", "gpt-0"),
+    ],
+)
+def test_a_wrong_setting_is_not_called_an_invalid_policy(
+    file: Path, tmp_path: Path, setting: str, value: str, mistake: str
+) -> None:
+    """The command does without it, and says which it is."""
+    words = ("flask", "--app", "wsgi", *CREATE)
+    made = run(tmp_path, *words, RATELIMIT_POLICY_FILE=str(file), **{setting: value})
+    assert made.returncode == 0, made.stderr
+    assert "Warning: This command does without CHATAPP_PLANS" in made.stderr
+    assert mistake in made.stderr
+    assert "is invalid" not in made.stderr
+
+
 def test_a_block_without_a_valid_policy_holds(
     file: Path, tmp_path: Path, redis_server: Server
 ) -> None:
