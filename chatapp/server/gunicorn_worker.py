@@ -65,6 +65,7 @@ RECEIVED_MAX_BYTES: Final = 32 * 1024 * 1024
 STEP_BYTES: Final = 64 * 1024
 # Of glibc's malloc.h.
 M_ARENA_MAX: Final = -8
+M_MMAP_THRESHOLD: Final = -3
 # The minimum rate of a body, after the first `patience_s`: 400 kbit/s.
 BODY_BYTES_PER_S: Final = 50_000
 # The minimum rate at which a client reads its answer: 40 kbit/s. It may pause for `unread_s`.
@@ -258,11 +259,13 @@ class AnswerSocket:
         return sent
 
 
-def share_heaps() -> None:
-    """Have glibc serve all threads from two heaps instead of one each, in which the bodies of
-    denied requests would stay."""
+def return_memory() -> None:
+    """Have glibc return freed memory: large bodies have none of their heaps, small ones share two,
+    instead of one for each thread, in which those of denied requests would stay."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 2)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, 2)
+        libc.mallopt(M_MMAP_THRESHOLD, BODY_BYTES)  # it would rise to 32 MB by itself
 
 
 def unread_bytes(sock: socket.socket) -> int:
@@ -476,7 +479,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- the main thread's loop -----------------------------------------------------------------
 
     def run(self) -> None:
-        share_heaps()
+        return_memory()
         self.poller.register(self.method_queue, 1, self.method_queue.run_callbacks)
         self.publish()
         self.boot.succeed()
