@@ -101,10 +101,10 @@ def contents_of(file: Path) -> Contents:
                 raise BackupError(f"{file} is damaged: {state}")
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             schema = str(found[0]) if found else "none"
-            if schema > migration.HEAD:
+            if not migration.OLDEST <= schema <= migration.HEAD:
                 raise BackupError(
-                    f"{file} has schema {schema}, which is newer than {migration.HEAD} of this "
-                    "version; use the version that made it."
+                    f"{file} has schema {schema}; this version reads {migration.OLDEST} to "
+                    f"{migration.HEAD}. Use the version that made it."
                 )
             users, keys, calls, latest = connection.execute(
                 "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM api_keys), "

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 COMMAND: Final = "flask --app wsgi chat db upgrade"
 # The newest revision under chatapp/migrations/versions (a test compares them).
 HEAD: Final = "0007"
+# The oldest one, whose databases are upgraded.
+OLDEST: Final = "0006"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 # PostgreSQL's advisory lock of the upgrade: an arbitrary number.
 ADVISORY_LOCK: Final = 0x63686174617070
@@ -102,8 +104,8 @@ def _run(connection: Connection, found: str | None) -> None:
         command.upgrade(config, HEAD)
     except CommandError as error:
         raise UnknownSchemaError(
-            f"the database has schema {found}, which this version, with {HEAD}, does not know; "
-            "run the version that made it, or use another database"
+            f"the database has schema {found}; this version reads {OLDEST} to {HEAD}; run the "
+            "version that made it, or use another database"
         ) from error
 
 

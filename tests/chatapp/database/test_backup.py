@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import stat
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -134,16 +135,20 @@ def damage(file: Path) -> None:
     file.write_bytes(content[:4096] + b"\1" * (len(content) - 4096))
 
 
-def of_newer_schema(file: Path) -> None:
-    with closing(sqlite3.connect(file)) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+def of_schema(number: str) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        with closing(sqlite3.connect(file)) as connection, connection:
+            connection.execute("UPDATE alembic_version SET version_num = ?", [number])
+
+    return change
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (damage, "damaged|not a backup"),
-        (of_newer_schema, "schema 9999, which is newer"),
+        (of_schema("9999"), "schema 9999; this version reads 0006 to 0007"),
+        (of_schema("0005"), "schema 0005; this version reads 0006 to 0007"),
         (lambda file: file.write_text("no database"), "not a backup of chatapp"),
         (lambda file: file.write_bytes(b""), "not a backup of chatapp"),
     ],

@@ -148,13 +148,19 @@ def test_a_migration_that_fails_leaves_the_old_schema(
     database.close()
 
 
-def test_a_newer_schema_is_not_touched(database: Database) -> None:
-    """An older version reports the newer schema and changes nothing."""
+@pytest.mark.parametrize("schema", ["9999", "0005"])
+def test_an_unknown_schema_is_not_touched(database: Database, schema: str) -> None:
+    """A newer one, or one from before the first release. The error says which are known."""
     with database.writing() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(migration.UnknownSchemaError, match="schema 9999"):
+        connection.execute(text("UPDATE alembic_version SET version_num = :s"), {"s": schema})
+    with pytest.raises(migration.UnknownSchemaError, match=f"schema {schema}; this version reads"):
         migration.upgrade(database)
-    assert migration.revision(database) == "9999"
+    assert migration.revision(database) == schema
+
+
+def test_the_oldest_revision_is_the_first(database: Database) -> None:
+    """The constant OLDEST equals the base of the revisions."""
+    assert ScriptDirectory(str(migration.MIGRATIONS)).get_bases() == [migration.OLDEST]
 
 
 def test_a_server_is_looked_at_and_left_alone(
