@@ -107,11 +107,13 @@ class Demand:
 
     ``bound`` is the longest single answer that the request allows, in tokens; ``may_hide_output``:
     the model may generate what is billed and not sent; ``is_unbounded``: nothing bounds the answer;
+    ``cost_micro_usd`` is the price of the estimate;
     ``quota_use`` is what its provider counts the request as.
     """
 
     model: Model
     estimate: Estimate
+    cost_micro_usd: int
     bound: int | None
     may_hide_output: bool
     quota_use: Mapping[QuotaUnit, int]
@@ -287,7 +289,7 @@ class UpstreamCall:
         estimate, slug = self._demand.estimate, self.model.slug
         self._meter = Meter(self.model)
         self._bounds = Bounds()
-        self._held = self._catalogue.price(slug, estimate.usage)
+        self._held = self._demand.cost_micro_usd
         self._unseen_tokens = estimate.output_tokens
         #: What the call may spend; None without a budget.
         self._spendable = budget = self._limits.budget_micro_usd()

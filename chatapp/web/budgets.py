@@ -30,7 +30,8 @@ def listener(alerts: Alerts, limiter: Limiter) -> Callable[[Event], None]:
         # Shares of a limit, and what is repeated from memory, tell nothing new.
         if event.__class__ is not DecisionEvent or event.degraded or event.cached:
             return
-        buckets = tuple([charge.key for _, _, charge in event.charges if _is_budget(charge.limit)])
+        dollars = [charge for _, _, charge in event.charges if charge.limit.unit == "usd"]
+        buckets = tuple([charge.key for charge in dollars if _is_budget(charge.limit)])
         if buckets:
             refused = event.reason == "limit" and any(
                 _is_budget(verdict.charge.limit) for verdict in event.denials

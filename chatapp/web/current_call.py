@@ -94,6 +94,7 @@ def _demand(current: CurrentRequest) -> Demand:
     return Demand(
         model=model,
         estimate=estimate,
+        cost_micro_usd=int(current.cost.cost.scaleb(6)),
         bound=longest and longest // estimate.choices,
         may_hide_output=wanted.extras.predicts
         or current.services.catalogue.may_hide_output(model, thinks=wanted.extras.thinks),

@@ -19,7 +19,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.verdicts import Reply, merged, sent_cost
 from ratelimit_ext.strategies import strategy_of
-from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot
+from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot, Strategy
 
 #: How many admissions pass between two looks for expired buckets.
 SWEEP_EVERY: Final = 1024
@@ -113,31 +113,24 @@ class MemoryEngine:
             now = self._now_us() if now_us is None else now_us
             buckets.sweep(now)
             checked = [_check(buckets, charge, now, hold) for charge in charges]
-            denied = any(
-                not fits and charge.limit.mode == "enforce"
-                for charge, (fits, _, _) in zip(charges, checked, strict=True)
-            )
+            denied = bool([c for c in checked if not c.fits and c.charge.limit.mode == "enforce"])
             if take:
-                self._take(buckets, charges, checked, denied=denied, now=now, hold=hold)
+                self._take(buckets, checked, denied=denied, now=now)
         reply = [now, 0 if denied else 1]
-        for fits, snapshot, _ in checked:
-            reply += (int(fits), *snapshot)
+        for each in checked:
+            reply += (int(each.fits), *each.snapshot)
         return Reply(charges, reply, take=take)
 
     def _take(
-        self,
-        buckets: Buckets,
-        charges: Sequence[Charge],
-        checked: Sequence[tuple[bool, Snapshot, Any]],
-        *,
-        denied: bool,
-        now: int,
-        hold: Hold,
+        self, buckets: Buckets, checked: Sequence[_Checked], *, denied: bool, now: int
     ) -> None:
-        failed = {i for i, (fits, _, _) in enumerate(checked) if not fits}
-        changes: list[tuple[Charge, Any, int]] = []
-        banned = any(charges[i].meta and charges[i].limit.mode == "enforce" for i in failed)
-        for i, charge in enumerate(charges):
+        failed = {i for i, each in enumerate(checked) if not each.fits}
+        kept: list[tuple[_Checked, Any, int]] = []
+        metas = [checked[i].charge.limit for i in failed if checked[i].charge.meta]
+        banned = any(limit.mode == "enforce" for limit in metas)
+        for i, each in enumerate(checked):
+            charge, strategy, parameters, cost, before, _, _, state = each
+            taken = charge.cost if charge.at_once is None else charge.at_once
             if charge.meta:
                 triggers = charge.on_denial or failed
                 wanted = (
@@ -145,24 +138,21 @@ class MemoryEngine:
                 )
             else:
                 wanted = i not in failed and not denied
-            strategy, state = strategy_of(charge.limit), buckets.get(charge.key, now)
-            parameters = parameters_of(charge.limit, now, hold)
-            kept = None
-            if wanted and charge.taken:
-                units = min(charge.taken, sent_cost(charge))
-                kept = strategy.take(checked[i][2], now, units, parameters)
+            after = None
+            if wanted and taken:
+                after = strategy.take(state, now, min(taken, cost), parameters)
             else:
-                if strategy.is_stale(state, now, parameters):
-                    kept = state = strategy.take(checked[i][2], now, 0, parameters)
+                if strategy.is_stale(before, now, parameters):
+                    after = before = strategy.take(state, now, 0, parameters)
                 if wanted and not denied:
-                    reserved = strategy.reserve(state, now, parameters)
-                    kept = kept if reserved is None else reserved
-            if kept is not None:
-                changes.append((charge, kept, strategy.lifetime(kept, now, parameters)))
+                    reserved = strategy.reserve(before, now, parameters)
+                    after = after if reserved is None else reserved
+            if after is not None:
+                kept.append((each, after, strategy.lifetime(after, now, parameters)))
         if buckets.are_full:
-            changes = _kept_by_full(buckets, charges, changes, now, hold)
-        for charge, kept, lifetime in changes:
-            _keep(buckets, charge.key, kept, lifetime, now)
+            kept = _kept_by_full(checked, kept, now)
+        for each, after, lifetime in kept:
+            _keep(buckets, each.charge.key, after, lifetime, now)
 
     def settle(
         self,
@@ -172,8 +162,9 @@ class MemoryEngine:
         once_for_us: int = ONCE_US,
         now_us: int | None = None,
     ) -> int:
-        for change in changes:
-            strategy_of(change.charge.limit).check_change(change)
+        strategies = [strategy_of(change.charge.limit) for change in changes]
+        for strategy, change in zip(strategies, changes, strict=True):
+            strategy.check_change(change)
         buckets = self._buckets()
         applied = 0
         with buckets.lock:
@@ -183,10 +174,10 @@ class MemoryEngine:
                 _keep(buckets, once, (), once_for_us, now)
                 if is_known:
                     return 0
-            for change in changes:
+            for strategy, change in zip(strategies, changes, strict=True):
                 charge = change.charge
-                strategy = strategy_of(charge.limit)
-                parameters = parameters_of(charge.limit, now, change.hold)
+                own = strategy.parameters(charge.limit, now)
+                parameters = (own, change.hold) if charge.limit.held else own
                 state = strategy.apply(change, buckets.get(charge.key, now), now, parameters)
                 if state is not None:
                     applied += 1
@@ -267,35 +258,46 @@ class MemoryEngine:
             return buckets.drop(buckets.named(prefix))
 
 
-def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> tuple[bool, Snapshot, Any]:
-    fits, snapshot, state = strategy_of(charge.limit).check(
-        buckets.get(charge.key, now),
-        now,
-        sent_cost(charge),
-        parameters_of(charge.limit, now, hold),
-    )
-    return fits or (charge.cost == 0 and charge.at_once is None), snapshot, state
+class _Checked(NamedTuple):
+    """A charge with its strategy and parameters, and the cost as the strategy sees it; the state as
+    it is stored; and the strategy's answer."""
+
+    charge: Charge
+    strategy: Strategy
+    parameters: Any
+    cost: int
+    before: Any
+    fits: bool
+    snapshot: Snapshot
+    state: Any
+
+
+def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> _Checked:
+    limit, strategy = charge.limit, strategy_of(charge.limit)
+    own = strategy.parameters(limit, now)
+    parameters: Any = (own, hold) if limit.held else own
+    before, cost = buckets.get(charge.key, now), sent_cost(charge)
+    fits, snapshot, state = strategy.check(before, now, cost, parameters)
+    fits = fits or (charge.cost == 0 and charge.at_once is None)
+    return _Checked(charge, strategy, parameters, cost, before, fits, snapshot, state)
 
 
 def _kept_by_full(
-    buckets: Buckets,
-    charges: Sequence[Charge],
-    changes: Sequence[tuple[Charge, Any, int]],
-    now: int,
-    hold: Hold,
-) -> list[tuple[Charge, Any, int]]:
+    checked: Sequence[_Checked], changes: Sequence[tuple[_Checked, Any, int]], now: int
+) -> list[tuple[_Checked, Any, int]]:
     """Those changes that are made although no bucket may be added; StorageFull if the request has
     an unknown identity. The rule is that of ``admit.lua``."""
     known = {_EVERYONE}
-    for charge in charges:
-        state, limit = buckets.get(charge.key, now), charge.limit
-        if state is not None and not limit.traits.ends_with_calls:
-            left_us = strategy_of(limit).lifetime(state, now, parameters_of(limit, now, hold))
-            if left_us > BRIEF_US:
-                known.add(_identity_of(charge.key))
+    for charge, strategy, parameters, _, before, *_ in checked:
+        if (
+            before is not None
+            and not charge.limit.traits.ends_with_calls
+            and strategy.lifetime(before, now, parameters) > BRIEF_US
+        ):
+            known.add(_identity_of(charge.key))
     kept = []
     for change in changes:
-        charge, _, lifetime_us = change
+        charge, lifetime_us = change[0].charge, change[2]
         if (
             lifetime_us <= BRIEF_US
             or charge.limit.traits.ends_with_calls

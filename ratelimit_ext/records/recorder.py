@@ -83,7 +83,7 @@ class Recorder:
         self._counters.note(event)
         if event.reason is not None:
             self._denials.note(event)
-        elif any(charge.limit.mode != "enforce" for _, _, charge in event.charges):
+        elif [charge for _, _, charge in event.charges if charge.limit.mode != "enforce"]:
             self._shadows.note(event)
         elif self._writes_at_once:
             return

@@ -380,7 +380,7 @@ def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
 def _marker(changes: Sequence[Change]) -> str | None:
     """The key that marks changes as applied: in the first bucket's slot of a cluster, and under its
     prefix. ``None`` if they may be applied twice."""
-    if not any(change.verb == "adjust" for change in changes):
+    if not [change for change in changes if change.verb == "adjust"]:
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
 

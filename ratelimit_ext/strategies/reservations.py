@@ -77,8 +77,10 @@ class State(NamedTuple):
 
     def find(self, hold_id: int) -> int | None:
         """Where the hold of this id is."""
-        ids = (place for place, record in enumerate(self.records) if record[0] == hold_id)
-        return next(ids, None)
+        for place, record in enumerate(self.records):
+            if record[0] == hold_id:
+                return place
+        return None
 
 
 Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold

@@ -172,15 +172,19 @@ class RequestState:
                 self._add(records)
 
     def _add(self, records: Records) -> None:
-        self._decided += records
-        self._records += [record for record in records if record.is_shown]
+        made = list(records)
+        self._decided += made
+        for record in made:
+            limit = record.bound.limit
+            if limit.visible and limit.mode == "enforce":
+                self._records.append(record)
         if not records.decision.admitted:
             return
-        taken = [record for record in records if record.verdict.allowed]
+        taken = [record for record in made if record.verdict.allowed]
         self.conditional += [record for record in taken if record.bound.is_conditional]
         taken = [record for record in taken if not record.bound.is_late]
         self._taken += taken
-        if any(record.bound.limit.held for record in taken):
+        if [record for record in taken if record.bound.limit.held]:
             self.reserved()
 
     def reserved(self) -> Reservation:

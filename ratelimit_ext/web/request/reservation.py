@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.change import Change
@@ -213,7 +213,8 @@ class Reservation:
             self.give_back(record for record in tuple(self._records) if _is_cancelled(record))
         with self._lock:
             records, self._records[:] = tuple(self._records), []
-        settled = [record for record in records if _may_change(record)]
+        # The end of a call can change an estimate, and what is the provider's to count.
+        settled = [r for r in records if r.bound.limit.held or r.bound.limit.traits.external]
         changes = [change for each in _charges(settled) if (change := self._settled(*each))]
         self._send(self._due_corrections() + changes + self._reports())
         self.detached = False  # the response closes what the request takes from now on
@@ -311,22 +312,16 @@ def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
     return list({id(record.verdict): record for record in tuple(records)}.values())
 
 
-def _charges(records: Iterable[ChargeRecord]) -> Iterator[tuple[ChargeRecord, bool]]:
+def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]:
     """One record for each charge, and whether it is the first of its bucket: a request that is
     charged to a limit several times has its cost once, also if an outage of the storage began or
     ended in between. The storage's charges come first: in an outage a limit may not count."""
-    met: set[str] = set()
     charged = _one_per_verdict(records)
-    for record in sorted(charged, key=lambda record: isinstance(record.engine, OutageEngine)):
-        bucket = record.verdict.charge.key
-        yield record, bucket not in met
-        met.add(bucket)
-
-
-def _may_change(record: ChargeRecord) -> bool:
-    """Whether the end of a call can change the charge: it is an estimate, or the provider's."""
-    limit = record.bound.limit
-    return limit.held or limit.traits.external
+    here = [record for record in charged if isinstance(record.engine, OutageEngine)]
+    if here:
+        charged = [r for r in charged if not isinstance(r.engine, OutageEngine)] + here
+    first: dict[str, ChargeRecord] = {}
+    return [(r, first.setdefault(r.verdict.charge.key, r) is r) for r in charged]
 
 
 def _is_charged(record: ChargeRecord) -> bool:

@@ -82,7 +82,8 @@ class FakeLimits:
 
 
 def demand(model: Model, *, may_hide_output: bool = False) -> Demand:
-    return Demand(model, ESTIMATE, bound=None, may_hide_output=may_hide_output, quota_use={})
+    price = CATALOGUE.price(model.slug, ESTIMATE.usage)
+    return Demand(model, ESTIMATE, price, None, may_hide_output=may_hide_output, quota_use={})
 
 
 def begin(
