@@ -52,7 +52,6 @@ class Meter:
         self._added: list[int] = []
 
     def count(self, progress: Progress) -> Received:
-        """What has come so far."""
         output = generated_tokens(self._model, progress.generated)
         if not (progress.rereads or progress.has_result):
             return Received(output)

@@ -221,7 +221,6 @@ class ProvidersFile:
         }
 
     def _own(self, name: str, own: str, model: OwnModel, listed: ModelsFile) -> ModelEntry:
-        """A model of the upstream's own table."""
         path, most = (name, "models", own), SLUG_MAX_CHARACTERS - len(name) - 1
         if not 0 < len(own) <= most:
             raise self._mistake(path, f"is empty or too long; write 1 to {most} characters")

@@ -95,8 +95,6 @@ def new_writer(
     linger_s: float = LINGER_S,
     patience: Patience | None = None,
 ) -> Writer:
-    """The thread that writes calls with that function."""
-
     def send(calls: Mapping[str, Call]) -> bool:
         return _written(write, list(calls.values()))
 

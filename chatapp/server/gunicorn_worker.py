@@ -364,7 +364,6 @@ def can_be_answered(sock: socket.socket) -> bool:
 
 
 def is_unread(body: Any) -> bool:
-    """Whether a part of a body has not been read."""
     length = getattr(body.reader, "length", None)  # the rest of an announced length
     chunks = getattr(body.reader, "parser", None)
     return chunks is not None if length is None else length > 0
@@ -523,7 +522,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     @property
     def room(self) -> int:
-        """The number of free threads for calls."""
         threads: int = self.cfg.threads
         return max(0, threads - len(self.calls))
 
@@ -692,7 +690,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             conn.close()
 
     def may_be_replaced(self) -> bool:
-        """Whether all workers serve, and no other is being replaced."""
         return self.board.serving() >= self.cfg.workers and self.board.lock_replacement()
 
     def work(self, conn: Connection) -> None:

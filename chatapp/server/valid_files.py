@@ -124,7 +124,6 @@ def _report(app: Flask, config: Config, mistake: Exception, *, is_command: bool)
 
 
 def _last_valid(file: Path) -> Path:
-    """Where the last valid content of that file is kept."""
     directory = Path(os.environ.get(DIRECTORY) or DEFAULT_DIRECTORY)
     return directory / f"{sha256(os.fsencode(file.absolute())).hexdigest()[:16]}.toml"
 

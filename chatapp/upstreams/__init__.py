@@ -288,9 +288,7 @@ class AnswerSource(Protocol):
     @property
     def quotas_by_direction(self) -> bool: ...
 
-    def serves(self, model: str) -> bool:
-        """Whether a model of this name belongs to this provider."""
-        ...
+    def serves(self, model: str) -> bool: ...
 
     def complete(self, prompt: Prompt) -> Completion:
         """Send the prompt once, without retries, and wait for the whole answer. Raises

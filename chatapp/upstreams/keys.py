@@ -77,7 +77,6 @@ class Keys:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The names of the keys without a secret."""
         return tuple(key.name for key in self._keys if key.secret is None)
 
     def secret(self, name: str) -> tuple[str, str] | None:

@@ -56,7 +56,6 @@ class Turn:
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        """The whole conversation, which ends with the message."""
         return (*self.history, Message(role="user", text=self.message))
 
 

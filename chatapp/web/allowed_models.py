@@ -94,7 +94,6 @@ def require(current: CurrentRequest, model: Model) -> None:
 
 
 def allows(current: CurrentRequest, model: Model) -> bool:
-    """Whether the caller may use the model."""
     return _allows(allowances(current), model, current.services.catalogue)
 
 

@@ -148,7 +148,6 @@ def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTT
 
 
 def _decide_for_fallback(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
-    """The decision for the fallback model, if there is one."""
     if not _switch_to_fallback(current_request()):
         return refusal
     second = decide_again()

@@ -88,7 +88,6 @@ class CurrentRequest:
 
     @property
     def estimate(self) -> Estimate:
-        """What the call is expected to use."""
         if self._estimate is None:
             wanted = self.wanted
             self._estimate = self.services.estimator.estimate(
@@ -114,7 +113,6 @@ class CurrentRequest:
 
     @property
     def cost(self) -> Guess:
-        """What the call is expected to cost, in dollars."""
         if self._cost is None:
             self._cost = self._cost_of(self.estimate)
         return self._cost

@@ -233,7 +233,6 @@ def _note(
 
 
 def _stream_response(stream: AnswerStream, writer: StreamWriter, call: UpstreamCall) -> Response:
-    """The response to the current request with this stream as its body."""
     services = current_request().services
     body = StreamBody(stream, writer, call, services.router, services.stored_answers)
     response = Response(

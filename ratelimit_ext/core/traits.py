@@ -103,7 +103,6 @@ def units() -> tuple[str, ...]:
 
 
 def strategies_taking(change: str) -> tuple[str, ...]:
-    """The names of the strategies whose buckets take this change."""
     return tuple(name for name, traits in TABLE.items() if change in traits.changes)
 
 

@@ -389,7 +389,6 @@ class OutageStore(Buckets):
         self._all("INSERT INTO batches (marker, changes) VALUES (?, ?)", marker, _bytes(plain))
 
     def batches(self) -> bool:
-        """Whether batches are on their way."""
         return bool(self._all("SELECT 1 FROM batches LIMIT 1"))
 
     def next_batch(self, *, but: Collection[int] = ()) -> Batch | None:

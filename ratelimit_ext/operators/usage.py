@@ -164,7 +164,6 @@ class Reader:
         return list(dict.fromkeys(names[:most])), len(names) > most
 
     def _states(self, wanted: Mapping[str, tuple[Row, str]]) -> list[State]:
-        """The state of each bucket, with the amount that its identity has."""
         states = []
         items = list(wanted.items())
         for start in range(0, len(items), AT_ONCE):

@@ -302,7 +302,6 @@ class Nesting:
         return [place for named in self._named for place in named.plans.values()]
 
     def _limited(self) -> dict[str, None]:
-        """Every name with limits or plans."""
         names = [name for each in self._named for name in (*each.limits, *each.plans)]
         return dict.fromkeys([*names, *(name for group in self._groups for name in group.members)])
 
@@ -314,7 +313,6 @@ class Nesting:
         return _Layers(lists, self._limited())
 
     def _target_limits(self, layers: _Layers) -> dict[str, list[PolicyLimit]]:
-        """The targets with the limits of their groups, each of which is charged once."""
         targets = defaultdict(list, {name: [*own] for name, own in self._targets.limits.items()})
         for group in self._groups:
             for name in layers.once(group.members, group.members):

@@ -315,7 +315,6 @@ class Journal:
 
 
 def head_of(storage: str) -> bytes:
-    """The first line of a file."""
     return json.dumps({"settlements": VERSION, "storage": storage}).encode() + b"\n"
 
 

@@ -125,7 +125,6 @@ class SettlementQueue:
         self._awake = threading.Event()
 
     def __len__(self) -> int:
-        """How many batches are queued."""
         return len(self._waiting)
 
     @property

@@ -232,7 +232,6 @@ def _tally(tallies: dict[_Key, Tally], key: _Key) -> Tally:
 
 
 def _parameters(limit: Limit) -> Callable[[int], tuple[int, ...]]:
-    """The strategy's parameters at an instant."""
     strategy = strategy_named(limit.strategy)
     if limit.anchor is not None:
         return partial(strategy.parameters, limit)

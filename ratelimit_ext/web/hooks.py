@@ -68,7 +68,6 @@ class RequestHooks:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether limits apply in the application."""
         return self._limiter.is_on and self.components.is_enabled
 
     def forget_views(self) -> None:

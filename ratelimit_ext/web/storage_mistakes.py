@@ -119,7 +119,6 @@ def _check_cluster_options(storage: RedisClusterStorage, options: Mapping[str, A
 
 
 def _parameters(*classes: type) -> list[str]:
-    """The names that the constructors take."""
     makers = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)]
     return [name for make in makers for name in inspect.signature(make).parameters]
 

@@ -97,7 +97,6 @@ class Fields(BaseModel):
 
     @property
     def choices(self) -> int:
-        """The number of requested answers."""
         return 1
 
     @property

@@ -109,7 +109,6 @@ class Charges:
     def _adjusted(
         self, charge: BoundCharge, costs: dict[tuple[int, bool], int | Guess]
     ) -> BoundCharge | None:
-        """The charge with the amount of an override, if the identity has one."""
         bound, identity, own = charge
         adjusted = self._resolver.adjusted(bound, identity)
         if adjusted is None or adjusted is bound:

@@ -188,7 +188,6 @@ class RequestState:
             self.reserved()
 
     def reserved(self) -> Reservation:
-        """The reservation of what the request has taken and will take."""
         if self.reservation is None:
             self.reservation = self._reserve(self.taken)
         return self.reservation

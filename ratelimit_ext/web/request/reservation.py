@@ -325,7 +325,6 @@ def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]
 
 
 def _is_charged(record: ChargeRecord) -> bool:
-    """Whether something was charged that can be corrected."""
     return record.verdict.receipt is not None
 
 

@@ -216,7 +216,6 @@ def replaced(response: flask.Response, refusal: flask.Response) -> flask.Respons
 
 
 def _is_budget(state: RequestState) -> bool:
-    """Whether a limit in dollars denied."""
     if state.cached_answer is not None:
         return state.cached_answer.answer.is_budget
     if state.degraded:
