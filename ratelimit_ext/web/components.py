@@ -21,14 +21,13 @@ from ratelimit_ext.settlements.queue import settlements
 from ratelimit_ext.web.blocks import Blocks
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
-from ratelimit_ext.web.declarations.code_checks import KnownNames
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.inventory import Decider, Inventory
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.attempts import Attempts
 from ratelimit_ext.web.request.request_state import RequestLimit
-from ratelimit_ext.web.request.reservation import Reservation
+from ratelimit_ext.web.request.reservation import KnownNames, Reservation
 from ratelimit_ext.web.request.resolver import Resolver
 from ratelimit_ext.web.request.response import ResponseWriter
 from ratelimit_ext.web.storage import Engines, FailurePolicy

@@ -1,10 +1,9 @@
-"""Checks of what a program states: keywords, settings, functions, and the names of limits."""
+"""Checks of what a program states: keywords, settings, functions and targets."""
 
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 import flask
@@ -13,13 +12,10 @@ from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
-from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS
-from ratelimit_ext.core.limit_string import states_strategy
-from ratelimit_ext.core.traits import strategies_taking
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.policy.errors import Mistake
 from ratelimit_ext.policy.functions import checked
 
-_logger: Final = logging.getLogger("ratelimit_ext")
 #: The number of arguments that the functions of a limit are called with.
 _ARGUMENTS: Final = {
     "limit_value": 0,
@@ -36,8 +32,6 @@ _ARGUMENTS: Final = {
 _ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach")
 #: A decorator without parentheses takes the view for a function that returns limits.
 _NOT_A_VIEW: Final = ' If it is a view, write the limit: @limiter.limit("30/minute").'
-#: Names built from request data would fill the log and memory.
-MOST_WARNINGS: Final = 100
 
 
 class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
@@ -124,46 +118,3 @@ def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:
         raise UnknownStrategyError(
             f"{where}: {unknown_name('strategy', strategy, sorted(STRATEGIES))}"
         )
-
-
-class KnownNames:
-    """Warns, once for each, of names of limits that no limit has.
-
-    An application may refer to a limit that its operator's policy leaves out. This is no error,
-    but it may be a misspelling. There is no warning if no limit has a name of the kind.
-    """
-
-    def __init__(self, definitions: Callable[[], Iterable[Any]]) -> None:
-        self._definitions = definitions
-        self._warned: set[tuple[str, str]] = set()
-
-    def check_name(self, name: str, caller: str, *, change: str = "") -> None:
-        """Warn if no limit has the name; with a ``change``, no limit whose strategy may take it."""
-        kind = "'unless blocked' limit" if change else "limit"
-        self._warn(name, caller, kind, change, lambda each: getattr(each, "name", ""))
-
-    def check_unit(self, unit: str, caller: str) -> None:
-        """Warn if no limit ``as reported`` has the unit."""
-        self._warn(
-            unit, caller, "unit", "report", lambda each: getattr(each, "unit", "") or "requests"
-        )
-
-    def _warn(
-        self, name: str, caller: str, kind: str, change: str, name_of: Callable[[Any], str]
-    ) -> None:
-        strategies = strategies_taking(change)
-        known: set[str] = set()
-        for each in self._definitions():
-            if not change or states_strategy(
-                each.limit_provider, getattr(each, "options", NO_OPTIONS), strategies
-            ):
-                known.add(name_of(each))
-            elif callable(each.limit_provider) and name_of(each) == name:
-                return  # a function can return any string
-        known.discard("")
-        warned = (caller, name) in self._warned or len(self._warned) >= MOST_WARNINGS
-        if not known or name in known or warned:
-            return
-        self._warned.add((caller, name))
-        logger = flask.current_app.logger if flask.has_app_context() else _logger
-        logger.warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(known)))

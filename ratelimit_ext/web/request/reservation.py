@@ -9,23 +9,28 @@ request, so that it is neither refunded nor settled again.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import flask
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import unknown_name
 from ratelimit_ext.core.events import Events, SettlementEvent
-from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT
+from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS
+from ratelimit_ext.core.limit_string import states_strategy
 from ratelimit_ext.core.money import Dollars, micro_dollars
+from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
 from ratelimit_ext.web.bound_limit import ChargeRecord
-from ratelimit_ext.web.declarations.code_checks import KnownNames
 
 #: A long call renews its lease at most this often, and three times within a shorter lease.
 RENEW_EVERY_S: Final = 5.0
@@ -34,8 +39,55 @@ MICRO: Final = 1_000_000
 #: A provider's quota in input tokens does not count what was read from a cache.
 UNCACHED: Final = "uncached_input_tokens"
 
+#: Names built from request data would fill the log and memory.
+MOST_WARNINGS: Final = 100
 #: A change, and the engine that took the charge.
 Addressed: TypeAlias = tuple[Engine, Change]
+
+_logger = logging.getLogger("ratelimit_ext")
+
+
+class KnownNames:
+    """Warns, once for each, of names of limits that no limit has.
+
+    An application may refer to a limit that its operator's policy leaves out. This is no error,
+    but it may be a misspelling. There is no warning if no limit has a name of the kind.
+    """
+
+    def __init__(self, definitions: Callable[[], Iterable[Any]]) -> None:
+        self._definitions = definitions
+        self._warned: set[tuple[str, str]] = set()
+
+    def check_name(self, name: str, caller: str, *, change: str = "") -> None:
+        """Warn if no limit has the name; with a ``change``, no limit whose strategy may take it."""
+        kind = "'unless blocked' limit" if change else "limit"
+        self._warn(name, caller, kind, change, lambda each: getattr(each, "name", ""))
+
+    def check_unit(self, unit: str, caller: str) -> None:
+        """Warn if no limit ``as reported`` has the unit."""
+        self._warn(
+            unit, caller, "unit", "report", lambda each: getattr(each, "unit", "") or "requests"
+        )
+
+    def _warn(
+        self, name: str, caller: str, kind: str, change: str, name_of: Callable[[Any], str]
+    ) -> None:
+        strategies = strategies_taking(change)
+        known: set[str] = set()
+        for each in self._definitions():
+            if not change or states_strategy(
+                each.limit_provider, getattr(each, "options", NO_OPTIONS), strategies
+            ):
+                known.add(name_of(each))
+            elif callable(each.limit_provider) and name_of(each) == name:
+                return  # a function can return any string
+        known.discard("")
+        warned = (caller, name) in self._warned or len(self._warned) >= MOST_WARNINGS
+        if not known or name in known or warned:
+            return
+        self._warned.add((caller, name))
+        logger = flask.current_app.logger if flask.has_app_context() else _logger
+        logger.warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(known)))
 
 
 class _Reported(NamedTuple):
