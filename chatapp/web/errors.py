@@ -20,7 +20,13 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from chatapp.services import EXTENSION_KEY
 from chatapp.upstreams import ErrorKind, UpstreamError
-from ratelimit_ext import Blocked, TemporarilyUnavailable, wait_text
+from ratelimit_ext import (
+    Blocked,
+    LimitUnavailable,
+    RequestTooLarge,
+    TemporarilyUnavailable,
+    wait_text,
+)
 
 #: OpenAI's header, used by default, and Anthropic's.
 REQUEST_ID_HEADER: Final = "x-request-id"
@@ -38,11 +44,6 @@ CODES: Final = {
     405: "method_not_allowed",
     413: "body_too_large",
     500: "internal_error",
-}
-UNAVAILABLE_CODES: Final = {
-    "closed": "switched_off",
-    "storage-full": "storage_unavailable",
-    "storage-unavailable": "storage_unavailable",
 }
 MESSAGES: Final = {
     404: "Unknown address. Use POST /chat, GET / for the chat page, or /v1 with a provider's SDK.",
@@ -173,18 +174,11 @@ def report_of(error: HTTPException) -> ErrorReport:
     status = error.code or 500
     if isinstance(error, ApiError):
         return ErrorReport(status, error.error_code, error.description or "", error.param)
-    if isinstance(error, Blocked):
-        return ErrorReport(status, "blocked", error.description or "", is_final=True)
-    if isinstance(error, TemporarilyUnavailable):
-        code = UNAVAILABLE_CODES.get(error.cause, "server_is_overloaded")
+    if isinstance(error, Blocked | LimitUnavailable | RequestTooLarge | TemporarilyUnavailable):
+        message = error.message if isinstance(error, TemporarilyUnavailable) else error.description
         wait_s = None if error.wait_ms is None else _whole_seconds(error.wait_ms / 1000)
-        return ErrorReport(
-            status,
-            code,
-            error.message,
-            retry_after_s=wait_s,
-            is_final=wait_s is None,
-        )
+        is_final = wait_s is None and status != 400
+        return ErrorReport(status, error.error_code, message or "", None, wait_s, is_final)
     message = MESSAGES.get(status, error.description or "")
     if isinstance(error, MethodNotAllowed) and (methods := _allowed_methods(error)):
         message = f"{request.method} is not allowed at this address. Use {methods}."

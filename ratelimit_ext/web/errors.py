@@ -27,17 +27,6 @@ from ratelimit_ext.web.bound_limit import BoundLimit, header_name
 #: limit itself is invalid; ``storage-full``.
 Cause: TypeAlias = str
 
-#: If several limits deny, the answer names the first of these causes. What the caller can change
-#: comes before an overload.
-PRECEDENCE: Final[tuple[Cause, ...]] = (
-    "blocked",
-    "closed",
-    "abnormal-usage",
-    "limit",
-    "overloaded",
-    "storage-unavailable",
-)
-
 #: The wait that is sent while the storage is full, in milliseconds.
 STORAGE_FULL_WAIT_MS: Final = 30_000
 
@@ -49,38 +38,42 @@ _REDUCED: Final = f"{_IANA}temporary-reduced-capacity", "Temporarily reduced cap
 
 
 class _Answer(NamedTuple):
-    """How a cause is reported: ``code``, sentence, and RFC 9457's type and title."""
+    """How a cause is reported: status, ``code``, sentence, and RFC 9457's type and title."""
 
+    status: int
     code: str
     sentence: str
     problem_type: str
     title: str
 
 
+#: If several limits deny, the answer names the first of these causes. What the caller can change
+#: comes before an overload. A block without an end is a 403.
 _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
     {
-        "limit": _Answer("rate_limited", "", f"{_IANA}quota-exceeded", "Quota exceeded"),
         "blocked": _Answer(
-            "blocked", "Access blocked. Contact the operator.", "about:blank", "Blocked"
+            429, "blocked", "Access blocked. Contact the operator.", "about:blank", "Blocked"
         ),
+        "closed": _Answer(503, "switched_off", "This service is switched off.", *_REDUCED),
         "abnormal-usage": _Answer(
+            429,
             "abnormal_usage",
             "Stopped for abnormal usage.",
             f"{_IANA}abnormal-usage-detected",
             "Abnormal usage detected",
         ),
+        "limit": _Answer(429, "rate_limited", "", f"{_IANA}quota-exceeded", "Quota exceeded"),
         "overloaded": _Answer(
-            "server_is_overloaded", "The upstream service is overloaded.", *_REDUCED
-        ),
-        "closed": _Answer("switched_off", "This service is switched off.", *_REDUCED),
-        "storage-full": _Answer(
-            "storage_unavailable", "The rate limit storage is full.", *_REDUCED
+            503, "server_is_overloaded", "The upstream service is overloaded.", *_REDUCED
         ),
         "storage-unavailable": _Answer(
-            "storage_unavailable", "The rate limit storage is unavailable.", *_REDUCED
+            503, "storage_unavailable", "The rate limit storage is unavailable.", *_REDUCED
+        ),
+        "storage-full": _Answer(
+            503, "storage_unavailable", "The rate limit storage is full.", *_REDUCED
         ),
         "unavailable": _Answer(
-            "limit_unavailable", "A rate limit of this request is invalid.", *_REDUCED
+            503, "limit_unavailable", "A rate limit of this request is invalid.", *_REDUCED
         ),
     }
 )
@@ -88,7 +81,12 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
 
 def precedence(cause: Cause) -> int:
     """The place of a cause among several; a guard's without a place comes just before limits."""
-    return PRECEDENCE.index(cause if cause in PRECEDENCE else "abnormal-usage")
+    return [*_ANSWERS].index(cause if cause in _ANSWERS else "abnormal-usage")
+
+
+def is_temporary(cause: Cause) -> bool:
+    """Whether what the request needs is unavailable, through no fault of the caller's: 503."""
+    return cause in _ANSWERS and _ANSWERS[cause].status == 503
 
 
 def _answer_to(cause: Cause, limit: Limit) -> _Answer:
@@ -143,6 +141,13 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return any(d.charge.limit.unit == "usd" and d.charge.limit.visible for d in self.denials)
 
     @property
+    def error_code(self) -> str:
+        """The ``code`` of the default body."""
+        if self.cause == "limit" or self.bound_limit is None:
+            return "insufficient_quota" if self.is_budget else _ANSWERS["limit"].code
+        return _answer_to(self.cause, self.bound_limit.limit).code
+
+    @property
     def message(self) -> str:
         """What is exceeded, what the plan allows and how long to wait, for a person."""
         if self.decision is None or self.bound_limit is None:
@@ -161,13 +166,13 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
     def _body(self, bound: BoundLimit) -> dict[str, Any]:
         sentence = self.description if self.has_own_message else self.message
         if self.cause != "limit":
-            return _guard_body(sentence, self.cause, bound, self.wait_ms)
+            return _guard_body(self, sentence)
         own = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
         wait = {} if self.wait_ms is None else {"retry_after": self.wait_ms / 1000}
         return {
             "error": sentence,
             **({"plan": self.plan_sentence} if self.has_own_message and self.plan_sentence else {}),
-            "code": "insufficient_quota" if self.is_budget else _ANSWERS["limit"].code,
+            "code": self.error_code,
             "limit": str(bound.runtime.limit),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
@@ -191,6 +196,7 @@ class RequestTooLarge(BadRequest):
     """The request costs more than a limit can ever allow: 400, as waiting cannot help."""
 
     cause: Final[Cause] = "too-large"
+    error_code: Final = "request_too_large"
     wait_ms: Final = None
 
     def __init__(self, bound_limit: BoundLimit, verdict: Verdict) -> None:
@@ -207,7 +213,7 @@ class RequestTooLarge(BadRequest):
         bound = self.bound_limit
         body = {
             "error": self.description,
-            "code": "request_too_large",
+            "code": self.error_code,
             "limit": str(bound.runtime.limit),
             "policy": bound.name,
             "cost": bound.limit.outside(self.verdict.charge.cost),
@@ -220,6 +226,7 @@ class Blocked(Forbidden):
     """The caller is blocked without an end: 403, as waiting cannot help."""
 
     cause: Final[Cause] = "blocked"
+    error_code: Final = _ANSWERS["blocked"].code
     wait_ms: Final = None
 
     def __init__(self, bound_limit: BoundLimit) -> None:
@@ -228,8 +235,7 @@ class Blocked(Forbidden):
         self.bound_limit = bound_limit
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        body = _guard_body(self.description, "blocked", self.bound_limit)
-        return _response(403, body, "blocked")
+        return _response(403, _guard_body(self, self.description), "blocked")
 
 
 class TemporarilyUnavailable(ServiceUnavailable):
@@ -248,17 +254,18 @@ class TemporarilyUnavailable(ServiceUnavailable):
         super().__init__(self.message if own is None else own)
         self.bound_limit = bound_limit
         self.cause = cause
+        self.error_code = _answer_to(cause, bound_limit.limit).code
         self.wait_ms = wait_ms
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        body = _guard_body(self.description, self.cause, self.bound_limit, self.wait_ms)
-        return _response(503, body, self.cause)
+        return _response(503, _guard_body(self, self.description), self.cause)
 
 
 class LimitUnavailable(ServiceUnavailable):
     """The function of a limit returned an invalid limit: 503."""
 
     cause: Final[Cause] = "unavailable"
+    error_code: Final = _ANSWERS["unavailable"].code
     #: When the caller may try again; the application has to correct the function.
     wait_ms: Final = 30_000
 
@@ -268,7 +275,7 @@ class LimitUnavailable(ServiceUnavailable):
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         body = {
             "error": self.description,
-            "code": _ANSWERS["unavailable"].code,
+            "code": self.error_code,
             "retry_after": self.wait_ms / 1000,
         }
         return _response(503, body, "unavailable")
@@ -298,12 +305,9 @@ def _own_message(bound: BoundLimit, cause: Cause) -> Any:
     return own() if callable(own) else own or None
 
 
-def _guard_body(
-    sentence: Any, cause: Cause, bound: BoundLimit, wait_ms: int | None = None
-) -> dict[str, Any]:
-    wait = {} if wait_ms is None else {"retry_after": wait_ms / 1000}
-    code = _answer_to(cause, bound.limit).code
-    return {"error": sentence, "code": code, "policy": bound.name, **wait}
+def _guard_body(error: Any, sentence: Any) -> dict[str, Any]:
+    wait = {} if error.wait_ms is None else {"retry_after": error.wait_ms / 1000}
+    return {"error": sentence, "code": error.error_code, "policy": error.bound_limit.name, **wait}
 
 
 def _response(

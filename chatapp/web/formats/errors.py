@@ -27,7 +27,7 @@ from chatapp.web.formats import (
     addresses,
     speaks_anthropic,
 )
-from ratelimit_ext import RateLimitExceeded, RequestTooLarge
+from ratelimit_ext import RateLimitExceeded
 
 # Errors that the client can correct: it gets the provider's own text.
 CLIENT_ERRORS: Final = frozenset({"bad_request", "unknown_model"})
@@ -67,7 +67,6 @@ class FormatErrors:
         bp.after_request(self.add_request_id)
         bp.register_error_handler(HTTPException, self.http_error)
         bp.register_error_handler(RateLimitExceeded, self.denied)
-        bp.register_error_handler(RequestTooLarge, self.too_large)
         bp.register_error_handler(UpstreamError, self.upstream_error)
 
     def add_limits(self, response: Response) -> Response:
@@ -108,9 +107,6 @@ class FormatErrors:
         # With the headers: a request that is denied at its end is past `after_request` already.
         return self.add_limits(self._answer(_denial(error)))
 
-    def too_large(self, error: RequestTooLarge) -> Response:
-        return self._answer(ErrorReport(400, "request_too_large", error.description or ""))
-
     def upstream_error(self, error: UpstreamError) -> Response:
         answered = self._answer(sdk_report(error))
         if error.kind in CLIENT_ERRORS and _has_error(error.raw):
@@ -128,17 +124,15 @@ class FormatErrors:
 
 
 def _denial(error: RateLimitExceeded) -> ErrorReport:
-    code, unit = "rate_limit_exceeded", "requests"
+    code, unit = error.error_code, "requests"
     units = {denial.charge.limit.unit for denial in error.denials}
-    if error.cause != "limit":
-        code = "abnormal_usage" if error.cause == "abnormal-usage" else "blocked"
-    elif "usd" in units:
-        code, unit = "insufficient_quota", "usd"
-    elif units and not units & {"requests", "calls"}:
+    if error.cause == "limit" and "usd" in units:
+        unit = "usd"
+    elif error.cause == "limit" and units and not units & {"requests", "calls"}:
         unit = "tokens"
     return ErrorReport(
         429,
-        code,
+        "rate_limit_exceeded" if code == "rate_limited" else code,  # the providers' word
         error.message,
         retry_after_s=-(-error.wait_ms // 1000) if error.wait_ms else None,
         is_final=code == "insufficient_quota",

@@ -24,6 +24,7 @@ from ratelimit_ext.web.errors import (
     Refusal,
     RequestTooLarge,
     TemporarilyUnavailable,
+    is_temporary,
     precedence,
 )
 from ratelimit_ext.web.request.cached_denial import (
@@ -90,7 +91,7 @@ class Refusals:
         breached = [longest] if self._settings.fail_on_first_breach else denied
         wait_ms = known_wait_ms(decision)
         error: Refusal
-        if cause in ("closed", "overloaded", UNAVAILABLE):
+        if is_temporary(cause):
             error = TemporarilyUnavailable(longest.bound, cause, wait_ms)
         elif cause == "blocked" and is_endless(longest.verdict):
             error = Blocked(longest.bound)
