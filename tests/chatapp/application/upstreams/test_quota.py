@@ -404,11 +404,14 @@ def test_a_quota_counts_as_of_its_request() -> None:
         def report(self, unit: str, **what: object) -> None:
             reported.append(what)
 
-    class Limiter:
+    class Current:
         reservation = Reservation()
 
         def verdict(self, name: str) -> None:
             """There is no limit of that name."""
+
+    class Limiter:
+        current = Current()
 
     limits = RequestLimits(Limiter(), shares_pauses=True)  # type: ignore[arg-type]
     limits.report([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
