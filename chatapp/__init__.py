@@ -235,7 +235,9 @@ def _policy(
     file, policy = app.config["RATELIMIT_POLICY_FILE"], limiter.policy(app)
     if not file:
         return policy
-    policy = policy or limiter.check_policy_file(app, file)
+    if policy is None:
+        with app.app_context():
+            policy = limiter.operators.check_policy_file(file)
     identities.check_plans(chosen.plans, policy.plans, policy_file=file)
     if cli.serves():  # `ratelimit check` and the server's log have them
         allowed_models.warn_of_unknown(policy, models)
@@ -274,7 +276,7 @@ def _accounts_mark(app: Flask, database: Database, limiter: Limiter) -> Accounts
     return AccountsMark(
         database,
         storage,
-        is_down=lambda: limiter.storage_is_down,
+        is_down=lambda: limiter.operators.storage_is_down,
         prefix=app.config.get("RATELIMIT_KEY_PREFIX") or "",
     )
 

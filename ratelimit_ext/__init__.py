@@ -10,9 +10,15 @@ from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, wait_text
+from ratelimit_ext.core.errors import (
+    ConfigurationError,
+    OperatorError,
+    StorageUnavailable,
+    wait_text,
+)
 from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
 from ratelimit_ext.embedded.server import embedded_uri
+from ratelimit_ext.extension import Limiter
 from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.records.overrides import Override
@@ -34,7 +40,6 @@ from ratelimit_ext.web.errors import (
     RequestTooLarge,
     TemporarilyUnavailable,
 )
-from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.identities import address_identity, client_ip
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
@@ -60,6 +65,7 @@ __all__ = [
     "LimitedRequest",
     "Limiter",
     "MetaLimit",
+    "OperatorError",
     "Override",
     "Policy",
     "PolicyLimit",

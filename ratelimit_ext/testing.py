@@ -29,7 +29,7 @@ from werkzeug.test import TestResponse
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.events import DecisionEvent, Event
-from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.extension import Limiter
 
 #: An instant at which every calendar window begins: 1 January 2029, 0:00 UTC, a Monday.
 START_US = 1_861_920_000_000_000
@@ -96,7 +96,8 @@ class RateLimits:
 
     def _use(self, storage: Storage) -> Storage | None:
         with self._app.app_context() if self._app else nullcontext():
-            return self._limiter.use_storage(storage)
+            hooks = self._limiter._hooks  # noqa: SLF001 - no user may call it
+            return hooks.use_storage(storage)
 
     def _note(self, event: Event) -> None:
         app = flask.current_app

@@ -27,12 +27,17 @@ def blueprint(limiter: Limiter) -> Blueprint:
 
         One request checks it at a time: few threads serve health checks.
         """
+        operators = limiter.operators
         # Limits may be switched off.
-        if limiter.initialized and not limiter.storage_is_down and checking.acquire(blocking=False):
+        if (
+            limiter.initialized
+            and not operators.storage_is_down
+            and checking.acquire(blocking=False)
+        ):
             try:
-                limiter.check_storage()
+                operators.check_storage()
             finally:
                 checking.release()
-        return jsonify(status="ready", storage="down" if limiter.storage_is_down else "up")
+        return jsonify(status="ready", storage="down" if operators.storage_is_down else "up")
 
     return bp

@@ -9,16 +9,19 @@ from typing import Final
 
 import click
 from flask import Flask
-from flask.cli import AppGroup
 
 from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.alerts import alerts
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, providers
+from chatapp.database.migration import COMMAND
+from chatapp.operators.amounts import COUNTED
 from chatapp.operators.callers import ChatCallers
+from chatapp.operators.errors import operator_error
 from chatapp.server.valid_files import POLICY, WITHOUT_POLICY, WITHOUT_PROVIDERS
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, OperatorError
+from ratelimit_ext.terminal import OperatorGroup
 
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
@@ -33,8 +36,32 @@ UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
     ),
 }
 
-chat = AppGroup(
-    "chat", help="Manage users, teams, keys, plans, blocks and alerts; report usage; check files."
+#: What to do about an error, by its code.
+HINTS: Final[Mapping[str, str]] = {
+    **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
+    "unknown_caller": "`chat users list` and `chat ledger show` list the users.",
+    "other_plan": "`chat plans set` changes it.",
+    "other_team": "`chat users set-team` moves a user.",
+    "existing_team": "`chat teams set-amount` changes its budgets.",
+    "has_keys": "`chat keys revoke` revokes a key.",
+    "unusable_key": "`chat keys create` creates another.",
+    "no_amount": "`list` of users, keys and teams lists the amounts.",
+    "no_name": "Write `chat block KIND NAME`.",
+    "database": f"If it is new, or of another version, run `{COMMAND}`.",
+}
+
+
+class ChatGroup(OperatorGroup):
+    """Commands that change accounts and limits."""
+
+    def operator_error(self, error: Exception) -> OperatorError | None:
+        return operator_error(error) or super().operator_error(error)
+
+
+chat = ChatGroup(
+    "chat",
+    hints=HINTS,
+    help="Manage users, teams, keys, plans, blocks and alerts; report usage; check files.",
 )
 for command in (
     *(keys, users, teams, plans, usage, spend, block, unblock),
@@ -46,8 +73,9 @@ for command in (
 def install(app: Flask, limiter: Limiter) -> None:
     """Add the commands to the application, and what `flask ratelimit` asks of it."""
     app.cli.add_command(chat)
-    limiter.callers = ChatCallers()
-    limiter.policy_checker(checked_policy)
+    operators = limiter.operators
+    operators.callers = ChatCallers()
+    operators.policy_checker(checked_policy)
 
 
 def from_command_line() -> bool:

@@ -10,16 +10,16 @@ from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, UnknownKeyError
-from chatapp.cli import amounts, output, user_file
-from chatapp.operators import arguments, callers
+from chatapp.cli import amounts, arguments, output, user_file
+from chatapp.operators import callers
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
 from chatapp.operators.amounts import OwnersAmounts, checked, listed
 from chatapp.operators.callers import name_of
-from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
-from ratelimit_ext.cli import by_operator, echo_json, echo_table, with_json
+from ratelimit_ext import OperatorError
+from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
 LONGEST_OVERLAP_H: Final = 24 * 366
@@ -43,7 +43,7 @@ amounts.add_commands(teams, "team")
 
 @keys.command("create")
 @click.option("--user", type=arguments.NEW_USER, required=True, help="The user of the key.")
-@click.option("--plan", type=arguments.PLAN, help="The plan of a new user.")
+@click.option("--plan", help="The plan of a new user.")
 @click.option("--team", type=arguments.TEAM, help="The team of a new user.")
 @click.option("--name", type=arguments.KEY_NAME, default="key", help="A name for the key.")
 @click.option(
@@ -71,19 +71,18 @@ def create_key(  # noqa: PLR0913 - one for each option
     The first key turns accounts on: from then on every request needs a key.
     """
     expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
-    with reported_errors():
-        is_first = not current_services().accounts.any_key()
-        made = known_keys.create_key(
-            user,
-            plan=plan,
-            team=team,
-            name=name,
-            expires_at=expires_at,
-            limits=limits,
-            models=models,
-            reason=reason,
-            by=by,
-        )
+    is_first = not current_services().accounts.any_key()
+    made = known_keys.create_key(
+        user,
+        plan=plan,
+        team=team,
+        name=name,
+        expires_at=expires_at,
+        limits=limits,
+        models=models,
+        reason=reason,
+        by=by,
+    )
     if as_json:
         end = None if expires_at is None else expires_at.isoformat(timespec="seconds")
         echo_json({"key": made.text, "id": made.public_id, "user": user, "expires": end})
@@ -102,13 +101,10 @@ def create_key(  # noqa: PLR0913 - one for each option
 def list_keys(user: str | None, *, as_json: bool) -> None:
     """List keys, without their secrets."""
     name = None if user is None else name_of(user)
-    with reported_errors():
-        accounts = current_services().accounts
-        found = [key for key in accounts.all_keys() if name in {None, key.user}]
-        if not found and accounts.any_key():
-            raise click.ClickException(
-                f"There is no key of user {name!r}; `chat users list` lists the users."
-            )
+    accounts = current_services().accounts
+    found = [key for key in accounts.all_keys() if name in {None, key.user}]
+    if not found and accounts.any_key():
+        raise OperatorError("unknown_user", f"There is no key of user {name!r}.")
     amounts = OwnersAmounts()
     if as_json:
         echo_json([_key_json(key, amounts) for key in found])
@@ -137,10 +133,9 @@ def rotate(key: str, overlap: int, *, reason: str, by: str, as_json: bool) -> No
     overrides of KEY do not apply to it.
     """
     public_id = public_id_of(key)
-    with reported_errors():
-        made, old, end = known_keys.rotate_key(
-            public_id, overlap=timedelta(hours=overlap), reason=reason, by=by
-        )
+    made, old, end = known_keys.rotate_key(
+        public_id, overlap=timedelta(hours=overlap), reason=reason, by=by
+    )
     assert old.expires_at is not None
     if as_json:
         replaced = {"id": public_id, "expires": old.expires_at.isoformat(timespec="seconds")}
@@ -166,15 +161,14 @@ def revoke(keys: tuple[str, ...], *, user: str | None, reason: str, by: str, as_
     """
     if bool(keys) == bool(user):
         raise click.UsageError("Name the keys, or a user by --user.")
-    with reported_errors():
-        accounts = current_services().accounts
-        public_ids = list(dict.fromkeys(map(public_id_of, keys)))
-        if user:
-            public_ids = known_keys.usable_keys(name_of(user))
-        unknown = next((each for each in public_ids if accounts.find(each) is None), None)
-        if unknown is not None:
-            raise UnknownKeyError(unknown)
-        done = [known_keys.revoke_key(each, reason=reason, by=by) for each in public_ids]
+    accounts = current_services().accounts
+    public_ids = list(dict.fromkeys(map(public_id_of, keys)))
+    if user:
+        public_ids = known_keys.usable_keys(name_of(user))
+    unknown = next((each for each in public_ids if accounts.find(each) is None), None)
+    if unknown is not None:
+        raise UnknownKeyError(unknown)
+    done = [known_keys.revoke_key(each, reason=reason, by=by) for each in public_ids]
     if as_json:
         echo_json(
             [
@@ -197,8 +191,7 @@ def turn_off(*, reason: str, by: str, as_json: bool) -> None:
 
     Until then the server refuses all requests, as a lost database must not open it.
     """
-    with reported_errors():
-        known_keys.turn_accounts_off(reason=reason, by=by)
+    known_keys.turn_accounts_off(reason=reason, by=by)
     output.echo_done("Accounts are off; no request needs a key.", as_json=as_json, accounts="off")
 
 
@@ -213,8 +206,7 @@ def set_models(key: str, models: tuple[str, ...], *, reason: str, by: str, as_js
     What its plan does not allow stays forbidden.
     """
     public_id = public_id_of(key)
-    with reported_errors():
-        current_services().accounts.set_models(public_id, models)
+    current_services().accounts.set_models(public_id, models)
     allowed = ", ".join(models) or "all models of its plan"
     callers.note("models", public_id, amount=allowed, reason=reason, by=by)
     output.echo_done(
@@ -236,8 +228,7 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
     All uploads of this server's key can be named: they are not any one caller's.
     """
     public_id, allowed = public_id_of(key), files == "on"
-    with reported_errors():
-        current_services().accounts.set_files(public_id, allowed=allowed)
+    current_services().accounts.set_files(public_id, allowed=allowed)
     callers.note("files", public_id, amount=files, reason=reason, by=by)
     may = "may" if allowed else "may not"
     output.echo_done(
@@ -280,14 +271,13 @@ def _models(key: ApiKey) -> str:
 
 @plans.command("set")
 @click.argument("user", type=arguments.USER)
-@click.argument("plan", type=arguments.PLAN)
+@click.argument("plan")
 @by_operator
 @with_json
 def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> None:
     """Change the plan of USER to PLAN; usage is kept."""
     user = name_of(user)
-    with reported_errors():
-        done = known_users.set_plan(user, plan, reason=reason, by=by)
+    done = known_users.set_plan(user, plan, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, user=user, plan=plan)
 
 
@@ -296,8 +286,7 @@ def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> No
 def list_plans(*, as_json: bool) -> None:
     """List the plans of the policy, each with its users."""
     services = current_services()
-    with reported_errors():
-        found = services.accounts.users()
+    found = services.accounts.users()
     defined = services.plans
     members = {
         plan: [user.name for user in found if user.plan == plan]
@@ -320,8 +309,7 @@ def list_plans(*, as_json: bool) -> None:
 @with_json
 def list_users(*, as_json: bool) -> None:
     """List the users with their plans, teams and amounts."""
-    with reported_errors():
-        found = current_services().accounts.users()
+    found = current_services().accounts.users()
     amounts = OwnersAmounts()
     output.echo_rows(
         [
@@ -344,8 +332,7 @@ def set_team(user: str, team: str, *, reason: str, by: str, as_json: bool) -> No
 
     Calls from then on count toward its budgets.
     """
-    with reported_errors():
-        done = known_users.set_team(name_of(user), team, reason=reason, by=by)
+    done = known_users.set_team(name_of(user), team, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, user=name_of(user), team=team)
 
 
@@ -355,8 +342,7 @@ def set_team(user: str, team: str, *, reason: str, by: str, as_json: bool) -> No
 @with_json
 def clear_team(user: str, *, reason: str, by: str, as_json: bool) -> None:
     """Remove USER from their team."""
-    with reported_errors():
-        done = known_users.set_team(name_of(user), None, reason=reason, by=by)
+    done = known_users.set_team(name_of(user), None, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, user=name_of(user), team=None)
 
 
@@ -372,9 +358,8 @@ def create_team(
     name: str, limits: tuple[tuple[str, str], ...], *, reason: str, by: str, as_json: bool
 ) -> None:
     """Create TEAM, without members."""
-    with reported_errors():
-        amounts = checked("team", limits, plan=None)
-        done = known_users.create_team(name, amounts=amounts, reason=reason, by=by)
+    amounts = checked("team", limits, plan=None)
+    done = known_users.create_team(name, amounts=amounts, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, team=name, limits=amounts)
 
 
@@ -382,9 +367,8 @@ def create_team(
 @with_json
 def list_teams(*, as_json: bool) -> None:
     """List the teams with their budgets and members."""
-    with reported_errors():
-        accounts = current_services().accounts
-        found, everyone = accounts.teams(), accounts.users()
+    accounts = current_services().accounts
+    found, everyone = accounts.teams(), accounts.users()
     amounts = OwnersAmounts()
     output.echo_rows(
         [

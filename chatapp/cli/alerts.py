@@ -12,12 +12,10 @@ from chatapp.accounts import EVERYONE
 from chatapp.alerts import table
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
-from chatapp.cli import output
-from chatapp.operators import arguments
-from chatapp.operators.errors import reported_errors
+from chatapp.cli import arguments, output
 from chatapp.services import current_services
-from ratelimit_ext.cli import with_json
 from ratelimit_ext.operators import printable
+from ratelimit_ext.terminal import with_json
 
 HEADS: Final = ("AT", "IDENTITY", "BUDGET", "THRESHOLD", "SPENT", "OF", "RESETS AT")
 
@@ -32,8 +30,7 @@ def list_alerts(since: datetime | None, *, as_json: bool) -> None:
 
     One without a budget is about unusual usage; OF is a usual day then.
     """
-    with reported_errors():
-        found = table.alerts(current_services().database, since=since)
+    found = table.alerts(current_services().database, since=since)
     rows = [
         (
             _time(row["at"]),

@@ -7,10 +7,9 @@ from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import Owner
-from chatapp.cli import output
-from chatapp.operators import amounts, arguments, callers
-from chatapp.operators.errors import reported_errors
-from ratelimit_ext.cli import by_operator, with_json
+from chatapp.cli import arguments, output
+from chatapp.operators import amounts, callers
+from ratelimit_ext.terminal import by_operator, with_json
 
 
 def add_commands(group: AppGroup, owner: Owner) -> None:
@@ -37,8 +36,7 @@ def add_commands(group: AppGroup, owner: Owner) -> None:
         comes before it.
         """
         name = _name_of(owner, named[owner])
-        with reported_errors():
-            done = amounts.set_amount(owner, name, limit, amount, until=None, reason=reason, by=by)
+        done = amounts.set_amount(owner, name, limit, amount, until=None, reason=reason, by=by)
         output.echo_done(
             done,
             as_json=as_json,
@@ -58,8 +56,7 @@ def add_commands(group: AppGroup, owner: Owner) -> None:
         An optional limit no longer applies then.
         """
         name = _name_of(owner, named[owner])
-        with reported_errors():
-            done = amounts.clear_amount(owner, name, limit, reason=reason, by=by)
+        done = amounts.clear_amount(owner, name, limit, reason=reason, by=by)
         output.echo_done(done, as_json=as_json, **{owner: name}, limit=limit)
 
 

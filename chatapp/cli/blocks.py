@@ -7,10 +7,10 @@ from datetime import timedelta
 import click
 from flask.cli import with_appcontext
 
-from chatapp.cli import output
-from chatapp.operators import arguments, blocks
+from chatapp.cli import arguments, output
+from chatapp.operators import blocks
 from chatapp.operators.blocks import KINDS, Kind
-from ratelimit_ext.cli import by_operator, with_json
+from ratelimit_ext.terminal import by_operator, with_json
 
 
 @click.command()

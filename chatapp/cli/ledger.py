@@ -12,18 +12,17 @@ from flask import json
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts import ADDRESS, TEAM
-from chatapp.cli import output, user_file
+from chatapp.cli import arguments, output, user_file
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.reports import MICRO, TAG
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
-from chatapp.operators import arguments, callers, restoration
-from chatapp.operators.errors import reported_errors
+from chatapp.operators import callers, restoration
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import team_identity
-from ratelimit_ext.cli import echo_json, with_json
-from ratelimit_ext.operators import printable
+from ratelimit_ext.operators import NOT_SHARED, printable
+from ratelimit_ext.terminal import echo_json, with_json
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
@@ -49,19 +48,18 @@ def usage(user: str) -> None:
     """
     services = current_services()
     limiter = services.limiter
-    is_readable = not limiter.enabled or callers.limits_are_shared(limiter)
-    with reported_errors():
-        identity = callers.known_identity(user)
-        assert identity is not None
-        plan = callers.plan_of(identity, callers.plans_by_name())
-        with callers.request_of(identity, plan):
-            limits, team = None, limiter.identities["team"]()
-            own = {identity, team}
-            if is_readable:
-                # Addresses and keys have limits of their own.
-                left = remaining_limits(limiter)
-                limits = [limit.as_json() for limit in left if limit.identity in own]
-            plan = limiter.current.plan
+    is_readable = not limiter.enabled or limiter.operators.is_shared
+    identity = callers.known_identity(user)
+    assert identity is not None
+    plan = callers.plan_of(identity, callers.plans_by_name())
+    with callers.request_of(identity, plan):
+        limits, team = None, limiter.identities["team"]()
+        own = {identity, team}
+        if is_readable:
+            # Addresses and keys have limits of their own.
+            left = remaining_limits(limiter)
+            limits = [limit.as_json() for limit in left if limit.identity in own]
+        plan = limiter.current.plan
     shown = {
         "user": callers.name_of(identity),
         "plan": plan,
@@ -71,7 +69,7 @@ def usage(user: str) -> None:
     }
     click.echo(json.dumps(shown, indent=2, sort_keys=False))
     if not is_readable:
-        click.echo(f"The limits are missing: {callers.NOT_SHARED}", err=True)
+        click.echo(f"The limits are missing. {NOT_SHARED}", err=True)
 
 
 @click.command()
@@ -91,8 +89,7 @@ def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_
     if as_csv and as_json:
         raise click.UsageError("Pass --csv or --json, not both.")
     since = since or datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    with reported_errors():
-        found = current_services().reports.spending(by=by, since=since, top=top)
+    found = current_services().reports.spending(by=by, since=since, top=top)
     name = by.removeprefix(TAG)
     rows = [
         (each.subject, each.calls, each.input_tokens, each.output_tokens, each.cost_micro_usd)
@@ -122,10 +119,9 @@ def traffic(user: str | None, since: datetime | None) -> None:
 
     The ledger has no denied calls.
     """
-    with reported_errors():
-        identity = callers.known_identity(user)
-        for row in current_services().reports.calls(user=identity, since=since):
-            click.echo(json.dumps(_as_traffic(row), sort_keys=False))
+    identity = callers.known_identity(user)
+    for row in current_services().reports.calls(user=identity, since=since):
+        click.echo(json.dumps(_as_traffic(row), sort_keys=False))
 
 
 def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
@@ -164,9 +160,8 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
 @with_json
 def show(user: str | None, since: datetime | None, by: str, *, as_json: bool) -> None:
     """Show calls, tokens and dollars by day, the newest first."""
-    with reported_errors():
-        identity = callers.known_identity(user)
-        totals = current_services().reports.totals(user=identity, since=since, by=by)
+    identity = callers.known_identity(user)
+    totals = current_services().reports.totals(user=identity, since=since, by=by)
     if as_json:
         echo_json([_with_dollars(asdict(total)) for total in totals])
         return
@@ -190,8 +185,7 @@ def estimates(since: datetime | None, *, as_json: bool) -> None:
     little. "over" is the share of calls that used more than estimated. Only answered calls with a
     reported usage count.
     """
-    with reported_errors():
-        models = current_services().reports.estimates(since=since)
+    models = current_services().reports.estimates(since=since)
     if as_json:
         echo_json([asdict(model) for model in models])
         return
@@ -217,15 +211,14 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     services = current_services()
     models = services.catalogue
     lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
-    with reported_errors():
-        found = audit(
-            services.reports.calls(user=callers.known_identity(user), since=since),
-            models,
-            now=datetime.now(UTC),
-            lease=lease,
-            priced_since=datetime.combine(models.as_of, time(), UTC),
-        )
-        compared = _compare_limits(found, lease=lease)
+    found = audit(
+        services.reports.calls(user=callers.known_identity(user), since=since),
+        models,
+        now=datetime.now(UTC),
+        lease=lease,
+        priced_since=datetime.combine(models.as_of, time(), UTC),
+    )
+    compared = _compare_limits(found, lease=lease)
     if as_json:
         spent = [
             {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
@@ -260,9 +253,8 @@ def prune(keep_days: int | None, *, as_json: bool) -> None:
     days = keep_days or services.settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    with reported_errors():
-        before = datetime.now(UTC) - timedelta(days=days)
-        deleted = delete_calls(services.database, before=before)
+    before = datetime.now(UTC) - timedelta(days=days)
+    deleted = delete_calls(services.database, before=before)
     done = f"Deleted {_counted(deleted, 'call')} older than {days} days."
     output.echo_done(done, as_json=as_json, deleted=deleted, days=days)
 
@@ -279,8 +271,7 @@ def restore(user: str | None, *, apply: bool, as_json: bool) -> None:
     For a storage that has lost its data: each limit that counts less than the ledger has is charged
     the difference. Others are left alone, and a second time changes nothing.
     """
-    with reported_errors():
-        found = restoration.restore(callers.known_identity(user), apply=apply)
+    found = restoration.restore(callers.known_identity(user), apply=apply)
 
     def amount(unit: str, units: int) -> float | str:
         if unit != "usd":
@@ -303,7 +294,7 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared. Running calls are held as estimates, so their users are left out."""
     services = current_services()
-    if not callers.limits_are_shared(services.limiter):
+    if not services.limiter.operators.is_shared:
         return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage"
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}

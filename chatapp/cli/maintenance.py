@@ -15,14 +15,13 @@ from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.cli import output
 from chatapp.database import backup as backups
 from chatapp.database import migration
-from chatapp.operators.errors import reported_errors
 from chatapp.operators.keys import turn_accounts_off
 from chatapp.server.valid_files import POLICY, PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
 from chatapp.web.identities import check_plans, without_plan
 from ratelimit_ext import CheckedPolicy, toml_line
-from ratelimit_ext.cli import with_json
+from ratelimit_ext.terminal import with_json
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -37,7 +36,7 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
     file = file or configured_file(POLICY, default)
     services = current_services()
     with guards_file.added(current_app.config, file):
-        checked = services.limiter.check_policy_file(current_app, file)
+        checked = services.limiter.operators.check_policy_file(file)
     check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
     unlimited = without_plan(checked, guards_file.calls(current_app.view_functions))
     return CheckedPolicy(checked, file, () if unlimited is None else (unlimited,))
@@ -79,8 +78,7 @@ def _shown(name: str, table: UpstreamTable) -> str:
 @with_json
 def upgrade(*, as_json: bool) -> None:
     """Upgrade the schema to this version. May run repeatedly and concurrently."""
-    with reported_errors():
-        changed = migration.upgrade(current_services().database)
+    changed = migration.upgrade(current_services().database)
     state = "is now at" if changed else "was already at"
     done = f"The schema {state} {migration.HEAD}."
     output.echo_done(done, as_json=as_json, schema=migration.HEAD, changed=changed)
@@ -94,8 +92,7 @@ def backup(file: Path, *, as_json: bool) -> None:
 
     The copy is checked before it replaces a former backup in FILE.
     """
-    with reported_errors():
-        made = backups.backup(current_services().database, file)
+    made = backups.backup(current_services().database, file)
     done = f"{file} has {made}; schema {made.schema}."
     output.echo_done(done, as_json=as_json, file=str(file), **asdict(made))
 
@@ -111,14 +108,13 @@ def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None
     The backup is checked first: that it is whole, that this version knows its schema, and that it
     does not turn accounts off. The database of before is kept beside it.
     """
-    with reported_errors():
-        found = backups.contents_of(file)
-        if not yes:
-            click.confirm(f"{file} has {found}. Replace the database?", abort=True, err=True)
-        database = current_services().database
-        kept = backups.restore(database, file, without_keys=without_keys)
-        if not found.keys:
-            turn_accounts_off(reason=f"restored {file.name}", by="")
+    found = backups.contents_of(file)
+    if not yes:
+        click.confirm(f"{file} has {found}. Replace the database?", abort=True, err=True)
+    database = current_services().database
+    kept = backups.restore(database, file, without_keys=without_keys)
+    if not found.keys:
+        turn_accounts_off(reason=f"restored {file.name}", by="")
     state = "on" if found.keys else "off"
     done = (
         f"Restored {found}; accounts are {state}. The database of before is {kept}. Compare the "

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import click
 
-from ratelimit_ext.cli import echo_json, echo_table
+from ratelimit_ext.terminal import echo_json, echo_table
 
 
 def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:

@@ -21,9 +21,9 @@ from chatapp.accounts import EVERYONE
 from chatapp.accounts.store import User, UserChange
 from chatapp.operators import arguments, callers
 from chatapp.operators.amounts import checked
-from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
-from ratelimit_ext.cli import by_operator, echo_json, with_json
+from ratelimit_ext import OperatorError
+from ratelimit_ext.terminal import by_operator, echo_json, with_json
 
 COLUMNS: Final = ("user", "plan", "team", "limits")
 # Some spreadsheets read the full-width signs for = + - @ as well.
@@ -61,24 +61,23 @@ def import_users(
     plan=50/day". An empty cell removes the team or the amounts, and keeps the plan; a missing
     column changes nothing. With --keys, the keys are printed as CSV, this one time.
     """
-    with reported_errors():
-        accounts = current_services().accounts
-        known = {user.name: user for user in accounts.users()}
-        read = _read(file, known, {team.name for team in accounts.teams()})
-        if read.mistakes:
-            for mistake in read.mistakes:
-                click.echo(mistake, err=True)
-            count = f"{len(read.mistakes)} mistake{'s' * (len(read.mistakes) != 1)}"
-            raise click.ClickException(f"{count} in {file.name}; nothing was changed.")
-        new = [change.name for change in read.changes if change.name not in known]
-        changed = [c.name for c in read.changes if c.name in known and _differs(c, known[c.name])]
-        made = {}
-        if not dry_run:
-            made = accounts.import_users(
-                read.changes,
-                default_plan=current_services().default_plan,
-                with_keys=with_keys,
-            )
+    accounts = current_services().accounts
+    known = {user.name: user for user in accounts.users()}
+    read = _read(file, known, {team.name for team in accounts.teams()})
+    if read.mistakes:
+        for mistake in read.mistakes:
+            click.echo(mistake, err=True)
+        count = f"{len(read.mistakes)} mistake{'s' * (len(read.mistakes) != 1)}"
+        raise click.ClickException(f"{count} in {file.name}; nothing was changed.")
+    new = [change.name for change in read.changes if change.name not in known]
+    changed = [c.name for c in read.changes if c.name in known and _differs(c, known[c.name])]
+    made = {}
+    if not dry_run:
+        made = accounts.import_users(
+            read.changes,
+            default_plan=current_services().default_plan,
+            with_keys=with_keys,
+        )
     keys = {name: key.text for name, key in made.items() if key is not None}
     if not dry_run and (new or changed):
         counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"
@@ -99,8 +98,7 @@ def import_users(
 @with_appcontext
 def export_users(*, as_json: bool) -> None:
     """Print all users as CSV, as `import` takes it."""
-    with reported_errors():
-        found = current_services().accounts.users()
+    found = current_services().accounts.users()
     if as_json:
         echo_json([dict(zip(COLUMNS, _exported(user), strict=True)) for user in found])
         return
@@ -171,9 +169,9 @@ def _read_line(
         return
     cells = {name: _unsafe(text.strip()) for name, text in row.items()}
     try:
-        name = arguments.NEW_USER.convert(cells["user"], None, None)
-    except click.UsageError as error:
-        found.mistakes.append(f"line {line}: user: {error.message}")
+        name = arguments.new_user(cells["user"])
+    except OperatorError as error:
+        found.mistakes.append(f"line {line}: user: {error}")
         return
     if (first := lines.setdefault(name, line)) != line:
         mistakes.append(f"user: {name!r} is also in line {first}")
@@ -190,16 +188,16 @@ def _read_line(
     if "limits" in cells:
         try:
             values["limits"] = dict(_amounts(cells["limits"], plan)) or None
-        except click.ClickException as error:
-            mistakes.append(f"limits: {error.message}")
+        except OperatorError as error:
+            mistakes.append(f"limits: {error}")
     found.mistakes += [f"line {line}: {mistake}" for mistake in mistakes]
     found.changes.append(UserChange(name, values))
 
 
 def _amounts(text: str, plan: str) -> Iterator[tuple[str, str]]:
-    """The amounts in a cell. ClickException for an invalid one."""
+    """The amounts in a cell. OperatorError for an invalid one."""
     parts = [part for part in text.split(";") if part.strip()]
-    amounts = [arguments.OWN_LIMIT.convert(part, None, None) for part in parts]
+    amounts = [arguments.own_limit(part) for part in parts]
     yield from checked("user", amounts, plan=plan).items()
 
 

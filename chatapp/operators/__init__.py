@@ -1,2 +1,1 @@
-"""What operators do, from the command line and the admin page: users, amounts, blocks. Errors are
-click's, each one sentence."""
+"""What operators do, from the command line and the admin page: users, amounts, blocks."""

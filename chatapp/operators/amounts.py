@@ -12,15 +12,19 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Final
 
-import click
-
 from chatapp.accounts.store import Owner
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from chatapp.web.identities import team_identity
-from ratelimit_ext import ConfigurationError, Override, PolicyLimit, StorageUnavailable
+from ratelimit_ext import (
+    ConfigurationError,
+    OperatorError,
+    Override,
+    PolicyLimit,
+    StorageUnavailable,
+)
 
 #: The identity that the limits of an owner count, by the policy's name.
 COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team": "team"}
@@ -36,7 +40,7 @@ def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]
 def checked(
     owner: Owner, amounts: Iterable[tuple[str, str]], *, plan: str | None
 ) -> dict[str, str]:
-    """The amounts by name. ClickException for a name that the plan does not have, which lists its
+    """The amounts by name. OperatorError for a name that the plan does not have, which lists its
     names, and for an amount in another unit or period."""
     known = known_limits(owner, plan=plan)
     for name, amount in amounts:
@@ -45,13 +49,14 @@ def checked(
             near = get_close_matches(name, known, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
             where = "The policy" if plan is None else f"The plan {plan}"
-            raise click.ClickException(
-                f"{where} has no limit {name!r} that counts {owner}s; it has: {listed}.{meant}"
+            raise OperatorError(
+                "unknown_limit",
+                f"{where} has no limit {name!r} that counts {owner}s; it has: {listed}.{meant}",
             )
         try:
             known[name].check_amount(amount)
         except ConfigurationError as error:
-            raise click.ClickException(f"{name}: {error}") from None
+            raise OperatorError("invalid_amount", f"{name}: {error}") from None
     return dict(amounts)
 
 
@@ -59,11 +64,9 @@ class OwnersAmounts:
     """The amounts of owners, with the overrides that apply now as far as they can be read."""
 
     def __init__(self) -> None:
-        limiter = current_services().limiter
         self._overrides: list[Override] = []
-        with contextlib.suppress(ValueError, StorageUnavailable):
-            if callers.limits_are_shared(limiter):
-                self._overrides = limiter.overrides.all()
+        with contextlib.suppress(OperatorError, StorageUnavailable):
+            self._overrides = callers.shared_operators().overrides()
 
     def of(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
         """An owner's amounts by the names of limits, each with its end if it has one."""
@@ -82,8 +85,8 @@ def set_amount(
         current_services().accounts.set_amount(owner, name, limit, amount)
         callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)
     else:
-        limiter = callers.shared_limiter()
-        limiter.override(limit, identity, amount, until=until, reason=reason, by=by)
+        operators = callers.shared_operators()
+        operators.override(limit, identity, amount, until=until, reason=reason, by=by)
     end = "" if until is None else f" until {time_text(until)}"
     return f"{name} has {limit}={amount}{end}; all workers apply it within 5 s."
 
@@ -91,16 +94,15 @@ def set_amount(
 def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -> str:
     """Remove the owner's amount and its override; returns the change in a sentence."""
     identity = identity_of(owner, name)
-    limiter = current_services().limiter
+    operators = current_services().limiter.operators
     cleared = current_services().accounts.set_amount(owner, name, limit, None)
     if cleared:
         callers.note("clear-amount", identity, limit=limit, reason=reason, by=by)
-    if callers.limits_are_shared(limiter):
-        cleared = limiter.overrides.clear(limit, identity, reason=reason, by=by) or cleared
+    if operators.is_shared:
+        removed = operators.clear_override(limit, identity, reason=reason, by=by)
+        cleared = cleared or removed is not None
     if not cleared:
-        raise click.ClickException(
-            f"{name} has no amount of {limit!r}; `chat {owner}s list` lists the amounts."
-        )
+        raise OperatorError("no_amount", f"{name} has no amount of {limit!r}.")
     return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
 
 
@@ -130,7 +132,7 @@ def _shown(override: Override) -> str:
 
 
 def _plan_of(owner: Owner, name: str) -> str | None:
-    """The plan of an owner; None for a team. ClickException if there is no such owner."""
+    """The plan of an owner; None for a team. OperatorError if there is no such owner."""
     accounts = current_services().accounts
     match owner:
         case "user":

@@ -6,17 +6,16 @@ import contextlib
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, TypeAlias
 
-import click
-
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import STALE_HOLDS_S
 from chatapp.operators import callers
-from chatapp.operators.errors import reported_errors, unknown
+from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, SURGE
 from chatapp.web.current_request import user_identity
-from ratelimit_ext import BlockReason, Limiter, StorageUnavailable
+from ratelimit_ext import BlockReason, OperatorError, StorageUnavailable
+from ratelimit_ext.operators import Operators
 
 Kind: TypeAlias = Literal["user", "key", "model", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("user", "key", "model", "all")
@@ -45,11 +44,10 @@ class Change(NamedTuple):
 
 def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> Change:
     """Block it for that time; None: until it is unblocked. Running calls continue."""
-    limiter = callers.shared_limiter()
+    operators = callers.shared_operators()
     for_s = None if length is None else length.total_seconds()
-    with reported_errors():
-        is_new = limiter.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
-    until, text = None, "until `chat unblock`"
+    is_new = operators.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
+    until, text = None, "until it is unblocked"
     if length is not None:
         until = datetime.now(UTC) + length
         text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
@@ -65,11 +63,9 @@ def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> 
 def stop_key(public_id: str) -> bool:
     """Have no worker accept another call with a key that was valid until now: blocked until each
     has looked it up again. False if that cannot be done, as the limits cannot be reached."""
-    limiter = current_services().limiter
-    with contextlib.suppress(ValueError, StorageUnavailable):  # there may be no policy
-        if callers.limits_are_shared(limiter):
-            limiter.block(KEY_SWITCH, public_id, for_s=STOP_S)
-            return True
+    with contextlib.suppress(OperatorError, StorageUnavailable):  # there may be no policy
+        callers.shared_operators().block(KEY_SWITCH, public_id, for_s=STOP_S)
+        return True
     return False
 
 
@@ -78,16 +74,15 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
 
     After a surge, the usual amount of the user or key is forgotten.
     """
-    limiter = callers.shared_limiter()
-    with reported_errors():
-        lifted = limiter.unblock(target.limit, target.identity)
-        services = current_services()
-        # Unlisted models are blocked together, but each has a pause of its own.
-        if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
-            model = services.catalogue.model(target.identity, provider)
-            for identity in services.router.quota_identities(model):
-                lifted = _unblocked(limiter, COOL_DOWN, identity) or lifted
-        forgotten = kind in ("user", "key") and _unblocked(limiter, SURGE, target.identity)
+    operators = callers.shared_operators()
+    lifted = operators.unblock(target.limit, target.identity)
+    services = current_services()
+    # Unlisted models are blocked together, but each has a pause of its own.
+    if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
+        model = services.catalogue.model(target.identity, provider)
+        for identity in services.router.quota_identities(model):
+            lifted = _unblocked(operators, COOL_DOWN, identity) or lifted
+    forgotten = kind in ("user", "key") and _unblocked(operators, SURGE, target.identity)
     if lifted or forgotten:
         callers.note("unblock", target.identity, limit=target.limit, reason=reason, by=by)
     if kind == "all":
@@ -100,13 +95,13 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
 
 
 def target_of(kind: Kind, name: str | None) -> Target:
-    """What that name means. ClickException if there is no such user, key or model."""
+    """What that name means. OperatorError if there is no such user, key or model."""
     if kind == "all":
         if name is not None:
-            raise click.UsageError(f"`all` takes no name; found {name!r}.")
+            raise OperatorError("needless_name", f"`all` takes no name; found {name!r}.")
         return Target("blocked-all", EVERYONE, "Every call", "closed")
     if name is None:
-        raise click.UsageError(f"The name is missing: `chat block {kind} NAME`.")
+        raise OperatorError("no_name", f"The name of the {kind} is missing.")
     if kind == "user":
         return _user(name)
     if kind == "key":
@@ -115,16 +110,17 @@ def target_of(kind: Kind, name: str | None) -> Target:
     slug = name if name in catalogue.unlisted_slugs else catalogue.slug_of(name)
     if slug is None:
         others = " or ".join(catalogue.unlisted_slugs[1:])  # the first is the offline model's
-        raise click.ClickException(
+        raise OperatorError(
+            "unknown_model",
             f"There is no model {name!r} in models.toml; choose one of its models, or {others} for "
-            "all unlisted models of a provider."
+            "all unlisted models of a provider.",
         )
     return Target("blocked-model", slug, f"The model {slug}", "closed")
 
 
-def _unblocked(limiter: Limiter, limit: str, identity: str) -> bool:
-    with contextlib.suppress(ValueError):  # there may be no policy
-        return limiter.unblock(limit, identity)
+def _unblocked(operators: Operators, limit: str, identity: str) -> bool:
+    with contextlib.suppress(OperatorError):  # there may be no policy
+        return operators.unblock(limit, identity)
     return False
 
 
@@ -135,9 +131,8 @@ def _user(name: str) -> Target:
         identity = callers.identity_of(name)
         return Target("blocked-user", identity, f"The address {address}", "blocked")
     name = callers.name_of(name)
-    with reported_errors():
-        accounts = current_services().accounts
-        known = callers.plans_by_name() if accounts.any_key() else {name}
+    accounts = current_services().accounts
+    known = callers.plans_by_name() if accounts.any_key() else {name}
     if name not in known:
         raise unknown("user", name)
     return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
@@ -145,8 +140,7 @@ def _user(name: str) -> Target:
 
 def _key(text: str) -> Target:
     public_id = public_id_of(text)
-    with reported_errors():
-        known = {key.public_id for key in current_services().accounts.all_keys()}
+    known = {key.public_id for key in current_services().accounts.all_keys()}
     if public_id not in known:
         raise unknown("key", public_id)
     return Target(KEY_SWITCH, public_id, f"The key {public_id}", "blocked")

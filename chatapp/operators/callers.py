@@ -9,24 +9,20 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any, Final
 
-import click
 from flask import current_app
-from limits.storage import MemoryStorage
 
 from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
-from chatapp.accounts.store import ApiKey, UnknownKeyError, UnknownUserError, amounts_of
+from chatapp.accounts.store import ApiKey, amounts_of
+from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, user_identity
 from chatapp.web.identities import team_identity
-from ratelimit_ext import Limiter, StorageUnavailable, address_identity
+from ratelimit_ext import OperatorError, StorageUnavailable, address_identity
+from ratelimit_ext.operators import Operators
 
 PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
-NOT_SHARED: Final = (
-    "they are in the memory of each worker, which commands cannot read. Run it beside gunicorn, "
-    "whose embedded server it finds, or set RATELIMIT_STORAGE_URI to the storage of the workers."
-)
 
 
 def name_of(text: str) -> str:
@@ -44,7 +40,7 @@ def identity_of(text: str) -> str:
 def known_identity(text: str | None) -> str | None:
     """The identity of a user with an account or a call; None for None.
 
-    ClickException for any other user: for a misspelt name, an empty result would look like good
+    OperatorError for any other user: for a misspelt name, an empty result would look like good
     news.
     """
     if text is None:
@@ -54,9 +50,8 @@ def known_identity(text: str | None) -> str | None:
     name, identity = name_of(text), identity_of(text)
     reports = current_services().reports
     if name not in plans_by_name() and not reports.totals(user=identity, since=None):
-        raise click.ClickException(
-            f"There is no user {name!r}: no account and no call has this name. "
-            "`chat users list` and `chat ledger show` list the users."
+        raise OperatorError(
+            "unknown_caller", f"There is no user {name!r}: no account and no call has this name."
         )
     return identity
 
@@ -128,9 +123,9 @@ class ChatCallers:
         if identity.startswith(ADDRESS) or not accounts.any_key():
             return
         if kind == "user" and accounts.user(name_of(identity)) is None:
-            raise UnknownUserError(name_of(identity))
+            raise unknown("user", name_of(identity))
         if kind == "api_key" and accounts.find(identity) is None:
-            raise UnknownKeyError(identity)
+            raise unknown("key", identity)
 
     def plan(self, identity: str) -> str | None:
         user = current_services().accounts.user(name_of(identity))
@@ -176,21 +171,13 @@ def public_id(text: str) -> str | None:
     return found if PUBLIC_ID.fullmatch(found) else None
 
 
-def limits_are_shared(limiter: Limiter) -> bool:
-    return bool(limiter.enabled) and not isinstance(limiter.storage, MemoryStorage)
-
-
-def shared_limiter() -> Limiter:
-    """The limiter. ClickException if a change by this process does not reach the workers."""
-    limiter = current_services().limiter
-    if limiter.enabled and not limits_are_shared(limiter):  # else the limiter says so
-        raise click.ClickException(f"The limits cannot be changed: {NOT_SHARED}")
-    return limiter
+def shared_operators() -> Operators:
+    """What operators see and change. OperatorError if this process does not see what the workers
+    count."""
+    return current_services().limiter.operators.shared()
 
 
 def note(action: str, identity: str, **facts: Any) -> None:
     """Write a change to the log of the operators, if it can be reached."""
-    limiter = current_services().limiter
-    if limits_are_shared(limiter):
-        with contextlib.suppress(ValueError, StorageUnavailable):
-            limiter.overrides.note(action, identity, **facts)
+    with contextlib.suppress(OperatorError, StorageUnavailable):
+        shared_operators().note(action, identity, **facts)

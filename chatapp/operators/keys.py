@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
-import click
-
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
@@ -20,10 +18,10 @@ from chatapp.accounts.store import (
     UnknownUserError,
     UnusableKeyError,
 )
-from chatapp.operators import blocks, callers
+from chatapp.operators import arguments, blocks, callers
 from chatapp.operators.amounts import checked
 from chatapp.services import current_services
-from ratelimit_ext import StorageUnavailable
+from ratelimit_ext import OperatorError, StorageUnavailable
 
 
 def create_key(  # noqa: PLR0913 - what a key has, and what the log has
@@ -38,10 +36,11 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     reason: str,
     by: str,
 ) -> PresentedKey:
-    """Make a key, and its user if new. ClickException if the user has another plan or team."""
+    """Make a key, and its user if new. OperatorError if the user has another plan or team."""
     services = current_services()
     accounts = services.accounts
     known = accounts.user(user)
+    plan = plan and arguments.plan(plan)
     own_plan = known.plan if known else plan or services.default_plan
     amounts: Mapping[str, str] = checked("key", limits, plan=own_plan)
     try:
@@ -56,22 +55,20 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
             models=models,
         )
     except OtherPlanError as error:
-        raise click.ClickException(
-            f"{user} has the plan {error.plan}; no key was created, as all keys of a user have "
-            "the user's plan. Leave --plan out, or change the plan first: "
-            f"`chat plans set {user} {plan}`."
+        raise OperatorError(
+            "other_plan",
+            f"{user} has the plan {error.plan}; no key was created, as all keys of a user have the "
+            "user's plan. Leave the plan out, or change the user's first.",
         ) from None
     except OtherTeamError as error:
         own = "no team" if error.team is None else f"the team {error.team}"
-        raise click.ClickException(
-            f"{user} has {own}; no key was created, as all keys of a user count toward the "
-            "user's team. Leave --team out, or move the user first: "
-            f"`chat users set-team {user} {team}`."
+        raise OperatorError(
+            "other_team",
+            f"{user} has {own}; no key was created, as all keys of a user count toward the user's "
+            "team. Leave the team out, or move the user first.",
         ) from None
     except UnknownTeamError:
-        raise click.ClickException(
-            f"There is no team {team!r}; `chat teams create {team}` creates it."
-        ) from None
+        raise OperatorError("unknown_team", f"There is no team {team!r}.") from None
     callers.note("create-key", made.public_id, reason=reason or f"of {user}", by=by)
     return made
 
@@ -104,12 +101,10 @@ def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
 
 
 def turn_accounts_off(*, reason: str = "", by: str) -> None:
-    """Forget that accounts were on: no request needs a key. ClickException if there are keys."""
+    """Forget that accounts were on: no request needs a key. OperatorError if there are keys."""
     services = current_services()
     if services.accounts.any_key():
-        raise click.ClickException(
-            "The database has keys, and accounts stay on. `chat keys revoke` revokes a key."
-        )
+        raise OperatorError("has_keys", "The database has keys, and accounts stay on.")
     try:
         services.authenticator.mark.clear()
     except services.limiter.storage.base_exceptions as error:
@@ -131,13 +126,11 @@ def rotate_key(
     public_id: str, *, overlap: timedelta, reason: str, by: str
 ) -> tuple[PresentedKey, ApiKey, str]:
     """Make a key like that one, which expires after the overlap; the new one, the old one, and
-    until when that is valid, in words. ClickException if the old one is not valid."""
+    until when that is valid, in words. OperatorError if the old one is not valid."""
     try:
         made, old = current_services().accounts.rotate(public_id, overlap=overlap)
     except UnusableKeyError:
-        raise click.ClickException(
-            f"Key {public_id} is revoked or has expired; `chat keys create` creates another."
-        ) from None
+        raise OperatorError("unusable_key", f"Key {public_id} is revoked or has expired.") from None
     end = None if old.expires_at is None else old.expires_at.timestamp()
     replaced = reason or f"of {old.user}, replaced by {made.public_id}"
     callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)

@@ -54,7 +54,7 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
     """The limits in dollars and tokens that count less than the ledger has; with ``apply`` they are
     charged the difference. Of all users, keys and teams, or only of a user. Each call counts when
     it began; a running one counts as its estimate, as in its limits."""
-    limiter = callers.shared_limiter()
+    operators = callers.shared_operators()
     spent = _spent(user)
     found, seen = [], set()
     for identity, shown in _limits(spent):
@@ -64,7 +64,7 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
         seen.add(name)
         limit = shown.verdict.charge.limit
         counted = [(at, micro if limit.unit == "usd" else tokens) for at, micro, tokens in uses]
-        usage = limiter.restore(shown, counted, apply=apply)
+        usage = operators.restore(shown, counted, apply=apply)
         if usage.missing:
             found.append(Restored(identity, limit.label, limit.unit, usage))
     return found
@@ -145,8 +145,8 @@ def warn_if_lost() -> bool:
     its window that was settled or refunded long ago. Returns whether that is so. A budget that is
     new in the policy lacks calls, too, but not those beside it."""
     services = current_services()
-    limiter = services.limiter
-    if not callers.limits_are_shared(limiter):
+    operators = services.limiter.operators
+    if not operators.is_shared:
         return False
     now = datetime.now(UTC)
     settled = now - timedelta(seconds=2 * services.settings.provider_timeout_s)
@@ -159,7 +159,7 @@ def warn_if_lost() -> bool:
             limit = shown.verdict.charge.limit
             if limit.unit != "usd" or limit.anchor is None:
                 continue
-            usage = limiter.restore(shown, uses, apply=False)
+            usage = operators.restore(shown, uses, apply=False)
             if usage.recorded and not usage.missing:
                 return False
             if usage.missing:

@@ -87,10 +87,11 @@ def _used(verdict: Verdict) -> int:
 
 def _counted(limiter: Limiter, charge: Any) -> int | None:
     """What the limit has counted by now; None if the storage is down."""
-    if limiter.storage_is_down:
+    operators = limiter.operators
+    if operators.storage_is_down:
         return None
     try:
-        (verdict,) = limiter.engine.admit([charge], take=False).verdicts
+        verdict = operators.look(charge)
     except StorageUnavailable:
         return None
     return _used(verdict)

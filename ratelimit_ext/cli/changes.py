@@ -5,11 +5,9 @@ from __future__ import annotations
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from ratelimit_ext.cli.arguments import UNTIL, by_operator, with_json
-from ratelimit_ext.cli.output import echo_json, echo_table
-from ratelimit_ext.operators.context import application, reported_errors, shared_limiters
+from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import time_text, with_times
-from ratelimit_ext.operators.usage import check_name, named_limits, readers_of_all
+from ratelimit_ext.terminal import UNTIL, by_operator, echo_json, echo_table, with_json
 
 override = AppGroup("override", help="Give single identities another amount for some time.")
 
@@ -22,21 +20,7 @@ override = AppGroup("override", help="Give single identities another amount for 
 @with_json
 def reset(identity: str, limit: str | None, reason: str, by: str, *, as_json: bool) -> None:
     """Forget what limits have counted of IDENTITY."""
-    cleared: list[str] = []
-    with reported_errors():
-        readers = readers_of_all()
-        if limit is not None:
-            check_name(limit, readers)
-        for limiter, reader in zip(shared_limiters(), readers, strict=True):
-            for state in reader.of_identities(identity):
-                wanted = state.row.limit.visible if limit is None else state.row.name == limit
-                key = state.verdict.charge.key
-                if wanted and limiter.engine.clear([key]):
-                    cleared.append(state.row.name)
-            if cleared:
-                limiter.overrides.note("reset", identity, limit=limit or "", reason=reason, by=by)
-    if not cleared:
-        raise click.ClickException(f"Nothing was counted of {identity!r}.")
+    cleared = all_operators().shared().reset(identity, limit, reason=reason, by=by)
     if as_json:
         echo_json({"identity": identity, "reset": cleared})
         return
@@ -65,10 +49,11 @@ def set_override(
     All workers apply it within 5 s. Without --until, it holds until `override clear`. An amount
     for good is the account's, if the application keeps some, as `flask chat users set-amount`.
     """
-    with reported_errors():
-        named = named_limits(limit, identity, amount)
-        overrides, identity = named.limiter.overrides, named.identity
-        made = overrides.set(limit, identity, amount, until=until, reason=reason, by=by)
+    made = (
+        all_operators()
+        .shared()
+        .override(limit, identity, amount, until=until, reason=reason, by=by, as_written=True)
+    )
     if as_json:
         echo_json(with_times(made))
         return
@@ -83,15 +68,7 @@ def set_override(
 @with_json
 def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: bool) -> None:
     """Remove the override of LIMIT from IDENTITY."""
-    removed = ""
-    with reported_errors():
-        for limiter in shared_limiters():
-            rows = limiter.inventory.named(application(), limit)
-            kinds = dict.fromkeys(row.key for row in rows)  # of a removed limit: as it was written
-            meant = [limiter.callers.identity(kind, identity) for kind in kinds]
-            for each in dict.fromkeys([*meant, identity]):
-                if each and limiter.overrides.clear(limit, each, reason=reason, by=by):
-                    removed = each
+    removed = all_operators().shared().clear_override(limit, identity, reason=reason, by=by)
     if not removed:
         raise click.ClickException(
             f"{identity} has no override of {limit!r}; `flask ratelimit override list` lists them."
@@ -106,8 +83,7 @@ def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: 
 @with_json
 def list_overrides(*, as_json: bool) -> None:
     """List the overrides that apply."""
-    with reported_errors():
-        found = [each for limiter in shared_limiters() for each in limiter.overrides.all()]
+    found = all_operators().shared().overrides()
     if as_json:
         echo_json([with_times(each) for each in found])
         return
@@ -138,9 +114,7 @@ def list_overrides(*, as_json: bool) -> None:
 @with_json
 def show_log(most: int, *, as_json: bool) -> None:
     """List the latest changes by operators: overrides, resets and blocks."""
-    with reported_errors():
-        entries = [each for limiter in shared_limiters() for each in limiter.overrides.log()]
-    entries = sorted(entries, key=lambda entry: -entry.at)[:most]
+    entries = all_operators().shared().log()[:most]
     if as_json:
         echo_json([with_times(each) for each in entries])
         return

@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-import flask
 from flask.cli import with_appcontext
 
-from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.output import echo_json, echo_table
-from ratelimit_ext.operators.context import application, enabled_limiters, reported_errors
-from ratelimit_ext.web.commands import EXTENSION
-from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.core.errors import OperatorError
+from ratelimit_ext.operators.operators import all_operators
+from ratelimit_ext.terminal import echo_json, echo_table, with_json
 from ratelimit_ext.web.inventory import Row
 
 
@@ -29,9 +26,10 @@ def check(file: Path | None, *, as_json: bool) -> None:
 
     Prints every mistake with its line, and then exits with 1. Needs no storage.
     """
-    limiters: list[Limiter] = flask.current_app.extensions[EXTENSION]
-    with reported_errors():
-        checked = limiters[0].checked_policy(application(), file)
+    try:
+        checked = all_operators().checked_policy(file)
+    except ValueError as error:  # every mistake of the files
+        raise OperatorError("invalid_policy", str(error)) from error
     policy = checked.policy
     # Limits of app.config are checked, too, and are not of the file.
     places = [limit.place for limit in policy.all_limits()]
@@ -56,21 +54,10 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
 
     Endpoints that have the same limits are listed together.
     """
-    app = application()
-    if endpoint is not None and endpoint not in app.view_functions:
-        known = ", ".join(sorted(app.view_functions.keys() - {"static"}))
-        raise click.ClickException(f"There is no endpoint {endpoint!r}; endpoints: {known}.")
     listed: dict[str, list[dict[str, Any]]] = {}
-    for limiter in enabled_limiters():
-        for group in limiter.inventory.groups(app, endpoint or ""):
-            shown = listed.setdefault(group.title, [])
-            for definition in group.definitions:
-                try:
-                    rows = list(limiter.inventory.rows(definition, group))
-                except Exception:  # noqa: BLE001 - a function that needs a request
-                    shown.append(_dynamic(definition))
-                    continue
-                shown += [_definition(row) for row in rows]
+    for group, found in all_operators().groups(endpoint or ""):
+        shown = listed.setdefault(group.title, [])
+        shown += [_definition(each) if isinstance(each, Row) else _dynamic(each) for each in found]
     if as_json:
         echo_json([{"endpoint": title, "limits": limits} for title, limits in listed.items()])
         return

@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.output import echo_json, echo_table
-from ratelimit_ext.operators.context import reported_errors
-from ratelimit_ext.operators.denials import denials_of, explained
-from ratelimit_ext.operators.shadow import advice_text, shadow_results
-from ratelimit_ext.operators.texts import iso_time, printable, span_text
+from ratelimit_ext.operators.denials import explained
+from ratelimit_ext.operators.operators import all_operators
+from ratelimit_ext.operators.shadow import advice_text
+from ratelimit_ext.operators.texts import iso_time, printable, span_s, span_text
 from ratelimit_ext.records.denials import KEEP_S, DenialRecord
+from ratelimit_ext.terminal import Parsed, echo_json, echo_table, with_json
 
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class SpanType(click.ParamType[float]):
-    """A length of time before now, in seconds: 90s, 15m, 1h, 2d."""
-
-    name = "time"
-
-    def convert(
-        self, value: str, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        found = re.fullmatch(r"(\d{1,9})([smhd])", value.strip().lower())
-        if found is None or not (seconds := int(found[1]) * _SECONDS[found[2]]):
-            self.fail(f"{value!r} is not a length of time; write it as 15m, 1h or 2d", param, ctx)
-        if seconds > KEEP_S:
-            self.fail(f"{value!r} is too long; denials are kept for 2d", param, ctx)
-        return float(seconds)
+SPAN: Final = Parsed("time", partial(span_s, most_s=KEEP_S))
 
 
 @click.command()
 @click.argument("identity")
-@click.option(
-    "--since", type=SpanType(), default="1d", help="How far back: 15m, 1h, 2d; default 1d."
-)
+@click.option("--since", type=SPAN, default="1d", help="How far back: 15m, 1h, 2d; default 1d.")
 @with_json
 @with_appcontext
-def why(identity: str, since: float, *, as_json: bool) -> None:
+def why(identity: str, since: int, *, as_json: bool) -> None:
     """Say why IDENTITY was denied lately, and when its next call is free.
 
     IDENTITY is written as for `inspect`. Times are by UTC.
     """
-    with reported_errors():
-        found, unkept = denials_of(identity, since=since)
+    found, unkept = all_operators().shared().denials(identity, since=since)
     if as_json:
         echo_json([_as_json(record) for record in found])
     else:
         for record in found:
             click.echo(printable(_sentence(record)))
-    span = span_text(int(since * 1_000_000))
+    span = span_text(since * 1_000_000)
     if not found:
         click.echo(f"No denial of {identity} is known in the last {span}.", err=True)
     if unkept:
@@ -102,8 +82,7 @@ def report(limit: str | None, *, as_json: bool) -> None:
     In the last hour and day, by whole hours: of admitted requests, and for callers without an
     amount of their own.
     """
-    with reported_errors():
-        shown = shadow_results(limit)
+    shown = all_operators().shared().shadow_report(limit)
     if as_json:
         echo_json(shown)
         return

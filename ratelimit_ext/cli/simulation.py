@@ -20,12 +20,9 @@ from flask.cli import with_appcontext
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.output import echo_json
-from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.key import Identity
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.operators.context import application, enabled_limiters
+from ratelimit_ext.operators.operators import Operators, all_operators, application
 from ratelimit_ext.simulate.demand import suggestions
 from ratelimit_ext.simulate.replay import EVERYONE, Rule, Tally
 from ratelimit_ext.simulate.report import (
@@ -47,8 +44,8 @@ from ratelimit_ext.simulate.traffic import (
     made_up,
     read_lines,
 )
+from ratelimit_ext.terminal import echo_json, with_json
 from ratelimit_ext.web.bound_limit import BoundLimit
-from ratelimit_ext.web.extension import Limiter
 from ratelimit_ext.web.request.resolver import Resolver, Route
 
 _COUNT: Final = click.IntRange(min=1)
@@ -134,7 +131,7 @@ def endpoint_finder(app: flask.Flask) -> EndpointOf:
 class _Asked(NamedTuple):
     """What the options of both commands ask for."""
 
-    limiter: Limiter
+    operators: Operators
     app: flask.Flask
     traffic: Traffic
 
@@ -237,7 +234,7 @@ def suggest_command(share: float, *, as_json: bool, **traffic: Any) -> None:
 
 def _asked(source: str, **made_up_of: Any) -> _Asked:
     app = application()
-    return _Asked(enabled_limiters()[0], app, _traffic(app, source, **made_up_of))
+    return _Asked(all_operators(), app, _traffic(app, source, **made_up_of))
 
 
 def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
@@ -260,11 +257,8 @@ def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
 
 
 def _compiled(asked: _Asked, file: str | None) -> SimulatedPolicy:
-    try:
-        resolver = asked.limiter.resolver(asked.app, file)
-    except ConfigurationError as error:
-        raise click.ClickException(str(error)) from None
-    return SimulatedPolicy(asked.app, resolver, asked.limiter.identities)
+    resolver = asked.operators.resolver(file)
+    return SimulatedPolicy(asked.app, resolver, asked.operators.identities)
 
 
 @contextmanager

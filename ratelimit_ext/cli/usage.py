@@ -5,19 +5,12 @@ from __future__ import annotations
 import click
 from flask.cli import with_appcontext
 
-from ratelimit_ext.cli.arguments import with_json
-from ratelimit_ext.cli.output import echo_json, echo_table
-from ratelimit_ext.operators.context import reported_errors
+from ratelimit_ext.operators.denials import uncounted
+from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import iso_time, span_text, time_text
-from ratelimit_ext.operators.usage import (
-    MOST_NAMES,
-    State,
-    blocked,
-    states_of,
-    used_states,
-    wait_text,
-)
+from ratelimit_ext.operators.usage import MOST_NAMES, State, wait_text
 from ratelimit_ext.records.overrides import Override
+from ratelimit_ext.terminal import echo_json, echo_table, with_json
 
 
 @click.command()
@@ -29,12 +22,9 @@ def inspect(identity: str, *, as_json: bool) -> None:
 
     IDENTITY is a user, an address, or what the key function of a limit returns.
     """
-    with reported_errors():
-        states = states_of(identity)
+    states = all_operators().shared().states(identity)
     if not states:
-        raise click.ClickException(
-            f"No limit counts {identity!r}; `flask ratelimit show` lists all."
-        )
+        raise uncounted(identity)
     if as_json:
         echo_json([state.as_json() for state in states])
         return
@@ -96,8 +86,7 @@ def near(at: int, limit: str | None, most: int, scan: int, *, as_json: bool) -> 
 
 
 def _ranked(limit: str | None, least: float, most: int, scan: int, *, as_json: bool) -> None:
-    with reported_errors():
-        found, is_cut = used_states(limit, least=least, scan=scan)
+    found, is_cut = all_operators().shared().used(limit, least=least, scan=scan)
     if is_cut:
         click.echo(f"Only {scan} names of the storage were read; --scan reads more.", err=True)
     if as_json:
@@ -130,8 +119,7 @@ def _ranking(state: State) -> tuple[str, ...]:
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
     """List what is blocked, until when, why, and who did it."""
-    with reported_errors():
-        found = blocked(scan=scan)
+    found = all_operators().shared().blocks(scan=scan)
     if as_json:
         times = [{"until": iso_time(each.until), "at": iso_time(each.at)} for each in found]
         echo_json([{**each._asdict(), **at} for each, at in zip(found, times, strict=True)])

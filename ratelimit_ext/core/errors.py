@@ -15,6 +15,15 @@ class ConfigurationError(ValueError):
     """
 
 
+class OperatorError(ValueError):
+    """What an operator asked for cannot be done: a sentence for a terminal and for a page. Programs
+    read the ``code``."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
 class StorageUnavailable(RuntimeError):
     """The storage did not answer in time, or answered that it cannot serve.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
 
-import click
+import flask
 
+from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import bucket_key, parsed_key
 from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.operators.context import application, shared_limiters
 from ratelimit_ext.operators.texts import span_text
-from ratelimit_ext.records.denials import MOST_READ, DenialRecord
-from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.records.denials import DenialRecord
+from ratelimit_ext.web.components import Components
 
 _DEGRADED: Final = {
     "open": "without the storage, which was down",
@@ -30,14 +30,20 @@ class Denied(NamedTuple):
     unkept: int
 
 
-def denials_of(*identities: str, since: float, most: int = MOST_READ) -> Denied:
-    """The denials of these identities, or of all, in that many seconds before now, of the ``most``
-    entries that were written last."""
+def denials_of(
+    enabled: Iterable[Components],
+    app: flask.Flask,
+    identities: Sequence[str],
+    *,
+    since: float,
+    most: int,
+) -> Denied:
+    """See :meth:`Operators.denials`."""
     found: list[DenialRecord] = []
     unkept, is_counted = 0, not identities
-    for limiter in shared_limiters():
-        records = limiter.denials.read(time.time() - since, most=most)
-        meant = [_meant(limiter, text) for text in identities]
+    for components in enabled:
+        records = components.recorder.denials.read(time.time() - since, most=most)
+        meant = [_meant(components, app, text) for text in identities]
         names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
         own = [
             each
@@ -47,29 +53,31 @@ def denials_of(*identities: str, since: float, most: int = MOST_READ) -> Denied:
         is_counted = is_counted or any(meant) or bool(own)
         if not own:
             for kinds in meant:
-                _check(limiter, kinds)
+                _check(components, kinds)
         found += own
         unkept += sum(each.count for each in records if not each.limit)
     if not is_counted:
-        raise click.ClickException(
-            f"No limit counts {identities[0]!r}; `flask ratelimit show` lists all."
-        )
+        raise uncounted(identities[0])
     return Denied(sorted(found, key=lambda record: record.at), unkept)
 
 
-def _meant(limiter: Limiter, text: str) -> dict[str, str]:
+def uncounted(identity: str) -> OperatorError:
+    return OperatorError("uncounted", f"No limit counts {identity!r}.")
+
+
+def _meant(components: Components, app: flask.Flask, text: str) -> dict[str, str]:
     """The identities that an operator may mean, by the kind that a limit counts."""
-    kinds = dict.fromkeys(row.key for row in limiter.inventory.all_rows(application()))
-    meant = {kind: limiter.callers.identity(kind, text) for kind in kinds}
+    kinds = dict.fromkeys(row.key for row in components.inventory.all_rows(app))
+    meant = {kind: components.callbacks.callers.identity(kind, text) for kind in kinds}
     return {kind: identity for kind, identity in meant.items() if identity}
 
 
-def _check(limiter: Limiter, meant: Mapping[str, str]) -> None:
+def _check(components: Components, meant: Mapping[str, str]) -> None:
     """Raise ``ValueError`` if the application knows none of the identities."""
     mistakes = []
     for kind, identity in meant.items():
         try:
-            limiter.callers.check(kind, identity)
+            components.callbacks.callers.check(kind, identity)
         except ValueError as error:
             mistakes.append(error)
     if mistakes and len(mistakes) == len(meant):

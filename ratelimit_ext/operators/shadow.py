@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+import flask
+
+from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.operators.context import application, shared_limiters
 from ratelimit_ext.records.shadow import Counts, Shadow
+from ratelimit_ext.web.components import Components
 
 #: How many identities a report names.
 WORST: Final = 10
 
 
-def shadow_results(limit: str | None = None) -> list[dict[str, Any]]:
-    """What was counted of each shadow, in the last hour and day; of that limit's alone if named."""
+def shadow_results(
+    enabled: Iterable[Components], app: flask.Flask, limit: str | None
+) -> list[dict[str, Any]]:
+    """See :meth:`Operators.shadow_report`."""
     shown: list[dict[str, Any]] = []
     known: dict[str, None] = {}
-    for limiter in shared_limiters():
-        tried = (r for r in limiter.inventory.all_rows(application()) if _is_tried(r.limit))
+    for components in enabled:
+        tried = (r for r in components.inventory.all_rows(app) if _is_tried(r.limit))
         known.update(dict.fromkeys(row.limit.label for row in tried))
         for period, hours in (("hour", 1), ("day", 24)):
-            found = limiter.shadows.read(hours)
+            found = components.recorder.shadows.read(hours)
             known.update(dict.fromkeys(shadow.limit for shadow in found))
             shown += [_result(shadow, counts, period) for shadow, counts in found.items()]
     if limit is not None and limit not in known:
         names = ", ".join(known) or "none"
-        raise ValueError(f"No limit {limit!r} is in shadow or has a candidate; found: {names}.")
+        raise OperatorError(
+            "not_in_shadow", f"No limit {limit!r} is in shadow or has a candidate; found: {names}."
+        )
     own = [each for each in shown if limit in (None, each["limit"])]
     return sorted(own, key=lambda each: (each["limit"], each["amount"]))
 

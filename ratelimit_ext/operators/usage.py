@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
-import click
 import flask
-from limits.storage import RedisStorage
+from limits.storage import RedisStorage, Storage
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import FORMAT, parsed_key
 from ratelimit_ext.core.traits import strategies_taking, traits_of
 from ratelimit_ext.engine.redis import held_calls, stored_names
-from ratelimit_ext.operators.context import application, shared_limiters
 from ratelimit_ext.operators.texts import span_text, with_times
-from ratelimit_ext.records.overrides import Override
+from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.store import storage_prefix
-from ratelimit_ext.web.extension import Limiter
+from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.inventory import Row
 
 #: How many buckets are asked for at once.
@@ -32,6 +30,19 @@ MOST_NAMES: Final = 100_000
 ENDLESS_US: Final = 5 * 365 * 86_400_000_000
 
 NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey can."
+
+
+class Block(NamedTuple):
+    """A blocked identity, until when (None: until it is removed), and the log's entry of it: ``by``
+    is None if no operator blocked it. Times are in seconds since 1970."""
+
+    limit: str
+    identity: str
+    reason: str
+    until: float | None
+    by: str | None
+    note: str
+    at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +104,11 @@ class State:
 class Reader:
     """Reads the state of limits, without charging them."""
 
-    def __init__(self, limiter: Limiter, app: flask.Flask) -> None:
-        self._limiter = limiter
-        self._app = app
-        self.rows = limiter.inventory.all_rows(app)
-        self._overrides = {(o.limit, o.identity): o for o in _overrides(limiter)}
-        self._callers = limiter.callers
+    def __init__(self, components: Components, app: flask.Flask) -> None:
+        self.components = components
+        self.rows = components.inventory.all_rows(app)
+        self._overrides = {(o.limit, o.identity): o for o in _overrides(components)}
+        self._callers = components.callbacks.callers
         self._plans: dict[str, str | None] = {}
         self._amounts: dict[str, Mapping[str, str]] = {}
 
@@ -134,7 +144,12 @@ class Reader:
                 wanted[name] = self._of_plan(rows, parts.identity), parts.identity
         return [state for state in self._states(wanted) if state.used], has_more
 
-    def blocked(self, most: int) -> list[State]:
+    def blocks(self, most: int) -> list[Block]:
+        """What is blocked, of so many names."""
+        log = self.components.overrides.log()
+        return [_block(state, log) for state in self._blocked(most)]
+
+    def _blocked(self, most: int) -> list[State]:
         by_prefix = {row.prefix: row for row in self.rows if row.limit.strategy in _blocks()}
         wanted = {}
         for strategy in _blocks():
@@ -155,9 +170,9 @@ class Reader:
 
     def _names(self, most: int, beginning: str = "") -> tuple[list[str], bool]:
         """The names of buckets, and whether there are more than ``most``."""
-        storage = self._limiter.storage
+        storage = self.components.storage
         if not isinstance(storage, RedisStorage):
-            raise click.ClickException(NOT_SEARCHABLE)
+            raise OperatorError("not_searchable", NOT_SEARCHABLE)
         prefix = f"{storage_prefix(storage)}:{FORMAT}:{beginning}"
         with self._errors():
             names = list(stored_names(storage.get_connection(), prefix, most + 1))
@@ -169,7 +184,7 @@ class Reader:
         for start in range(0, len(items), AT_ONCE):
             part = [(key, *self._own(row, name)) for key, (row, name) in items[start:][:AT_ONCE]]
             charges = [Charge(row.limit, key) for key, row, _ in part]
-            decision = self._limiter.engine.admit(charges, take=False)
+            decision = self.components.engines.primary.admit(charges, take=False)
             verdicts = {verdict.charge.key: verdict for verdict in decision.verdicts}
             held = self._held([key for key, row, _ in part if row.limit.held])
             states += [
@@ -203,7 +218,7 @@ class Reader:
         return self._amounts[identity].get(row.limit.name)
 
     def _held(self, keys: list[str]) -> dict[str, int]:
-        storage = self._limiter.storage
+        storage = self.components.storage
         if not isinstance(storage, RedisStorage):
             return {}
         with self._errors():
@@ -213,16 +228,8 @@ class Reader:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except self._limiter.storage.base_exceptions as error:
+        except cast(Storage, self.components.storage).base_exceptions as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
-
-
-class Named(NamedTuple):
-    """The limits of one name, and the identity that an operator means in them."""
-
-    limiter: Limiter
-    rows: list[Row]
-    identity: str
 
 
 def _blocks() -> tuple[str, ...]:
@@ -230,106 +237,28 @@ def _blocks() -> tuple[str, ...]:
     return strategies_taking("unblock")
 
 
-def _overrides(limiter: Limiter) -> list[Override]:
+def _overrides(components: Components) -> list[Override]:
     try:
-        return limiter.overrides.all()
-    except ValueError:  # this storage keeps none
+        return components.overrides.all()
+    except OperatorError:  # this storage keeps none
         return []
 
 
-def readers_of_all() -> list[Reader]:
-    return [Reader(limiter, application()) for limiter in shared_limiters()]
-
-
-def named_limits(name: str, text: str, amount: str | None = None) -> Named:
-    """The limits of that name. ``ValueError`` for an unknown name, amount or identity."""
-    app, error = application(), None
-    for limiter in shared_limiters():
-        try:
-            rows = limiter.inventory.adjustable(app, name, amount)
-        except ValueError as found:
-            error = error or found
-            if text != name and limiter.inventory.named(app, text):
-                raise ValueError(
-                    f"{text!r} is the name of a limit. Write the identity first, then the limit."
-                ) from None
-            continue
-        kinds = dict.fromkeys(row.key for row in rows)
-        for kind in kinds:
-            if identity := limiter.callers.identity(kind, text):
-                limiter.callers.check(kind, identity)
-                return Named(limiter, rows, identity)
-        error = ValueError(f"{name} counts {', '.join(kinds)}; {text!r} cannot be one.")
-    assert error is not None
-    raise error
-
-
-def check_name(name: str, readers: Iterable[Reader]) -> None:
-    known = dict.fromkeys(row.name for reader in readers for row in reader.rows)
-    if name not in known:
-        raise ValueError(f"There is no limit {name!r}; limits: {', '.join(known)}.")
-
-
-# -- what commands and pages show --------------------------------------------------------------
-
-
-class Block(NamedTuple):
-    """A blocked identity, until when (None: until it is removed), and the log's entry of it: ``by``
-    is None if no operator blocked it. Times are in seconds since 1970."""
-
-    limit: str
-    identity: str
-    reason: str
-    until: float | None
-    by: str | None
-    note: str
-    at: float | None
-
-
-def states_of(*identities: str, kind: str | None = None) -> list[State]:
-    """What every limit has counted of these identities, or those of that ``kind``, as "user"."""
-    readers = readers_of_all()
-    return [state for reader in readers for state in reader.of_identities(*identities, kind=kind)]
-
-
-def used_states(
-    limit: str | None, *, least: float, scan: int = MOST_NAMES
-) -> tuple[list[State], bool]:
-    """What has used that share of a limit, or of the one of that name, the largest share first; and
-    whether the storage has more names than ``scan``, which were not read."""
-    readers = readers_of_all()
-    if limit is not None:
-        check_name(limit, readers)
-    found: list[State] = []
-    is_cut = False
-    for reader in readers:
-        states, has_more = reader.used(limit, scan)
-        found += [state for state in states if state.share >= least]
-        is_cut = is_cut or has_more
-    found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
-    return found, is_cut
-
-
-def blocked(*, scan: int = MOST_NAMES) -> list[Block]:
-    found: dict[tuple[str, str], Block] = {}
-    for limiter in shared_limiters():
-        log = limiter.overrides.log()
-        for state in Reader(limiter, application()).blocked(scan):
-            subject = state.row.limit.name, state.identity
-            entries = (e for e in log if (e.limit, e.identity) == subject)
-            last = next((e for e in entries if e.action != "unblock"), None)
-            free_us = state.free_us
-            is_endless = free_us is None or free_us > ENDLESS_US
-            found[state.row.name, state.identity] = Block(
-                limit=state.row.name,
-                identity=state.identity,
-                reason=state.verdict.reason,
-                until=None if is_endless else (state.now_us + (free_us or 0)) / 1_000_000,
-                by=last.by if last else None,
-                note=last.reason if last else "",
-                at=last.at if last else None,
-            )
-    return list(found.values())
+def _block(state: State, log: Sequence[LogEntry]) -> Block:
+    subject = state.row.limit.name, state.identity
+    entries = (each for each in log if (each.limit, each.identity) == subject)
+    last = next((each for each in entries if each.action != "unblock"), None)
+    free_us = state.free_us
+    is_endless = free_us is None or free_us > ENDLESS_US
+    return Block(
+        limit=state.row.name,
+        identity=state.identity,
+        reason=state.verdict.reason,
+        until=None if is_endless else (state.now_us + (free_us or 0)) / 1_000_000,
+        by=last.by if last else None,
+        note=last.reason if last else "",
+        at=last.at if last else None,
+    )
 
 
 def wait_text(state: State) -> str:

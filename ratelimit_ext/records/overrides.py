@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import Final
 from weakref import WeakSet, ref
 
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.records.store import MemoryRecords, RecordStore, kept
 
 #: How often a process reads the overrides, in seconds.
@@ -96,8 +96,8 @@ class Overrides:
         return found if found is not None and found.is_valid(time.time()) else None
 
     def all(self) -> list[Override]:
-        """The valid overrides in the storage, by limit and identity. ``ValueError`` if the storage
-        keeps none."""
+        """The valid overrides in the storage, by limit and identity. ``OperatorError`` if the
+        storage keeps none."""
         self.refresh()
         now_s = time.time()
         found = [each for limit in self.by_limit.values() for each in limit.values()]
@@ -117,16 +117,17 @@ class Overrides:
         """Store an override, in place of the last one of the same limit and identity.
 
         It is not checked whether the limit exists: :meth:`Limiter.override` does that. Raises
-        ``ValueError`` for an end that is not in the future, and if there are too many overrides.
+        ``OperatorError`` for an end that is not in the future, and if there are too many overrides.
         """
         now_s = time.time()
         if until is not None and not until > now_s:
-            raise ValueError("The end of an override has to be in the future.")
+            raise OperatorError("past_time", "The end of an override has to be in the future.")
         override = Override(limit, identity, amount, until, reason[:LONGEST_REASON], by, now_s)
         entry = LogEntry("override", identity, limit, amount, until, override.reason, by, now_s)
         if self._write(entry, override) < 0:
-            raise ValueError(
-                f"There are {MOST_OVERRIDES} overrides, which is the most; remove some first."
+            raise OperatorError(
+                "too_many_overrides",
+                f"There are {MOST_OVERRIDES} overrides, which is the most; remove some first.",
             )
         self.refresh()
         return override
@@ -159,7 +160,7 @@ class Overrides:
         return [LogEntry(**json.loads(text)) for text in texts]
 
     def refresh(self) -> None:
-        """Read the overrides now. Raises ``ValueError`` if the storage keeps none."""
+        """Read the overrides now. Raises ``OperatorError`` if the storage keeps none."""
         by_limit: dict[str, dict[str, Override]] = {}
         for text in kept(self._store, KIND).table(KIND).values():
             override = Override(**json.loads(text))

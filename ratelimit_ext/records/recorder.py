@@ -14,7 +14,7 @@ from functools import partial
 from typing import Final
 from weakref import WeakSet, ref
 
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event, Events
 from ratelimit_ext.records.counters import Counters
 from ratelimit_ext.records.denials import Denials
@@ -45,7 +45,7 @@ class Recorder:
 
     @property
     def denials(self) -> Denials:
-        """What :meth:`remember` gathers. ``ValueError`` unless it was called."""
+        """What :meth:`remember` gathers. ``OperatorError`` unless it was called."""
         self._check()
         return self._denials
 
@@ -61,8 +61,9 @@ class Recorder:
 
     def _check(self) -> None:
         if self.note not in self._events.listeners:
-            raise ValueError(
-                "Denials are not remembered; call limiter.remember_denials() in the application."
+            raise OperatorError(
+                "not_remembered",
+                "Denials are not remembered; call limiter.remember_denials() in the application.",
             )
 
     def remember(self, *, request_id: Callable[[], str] | None) -> None:

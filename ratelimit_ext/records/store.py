@@ -12,7 +12,7 @@ from typing import Any, Protocol, cast
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import escaped
 
 #: How many entries are read at once.
@@ -45,10 +45,11 @@ def record_store(storage: Storage | None, key_prefix: str) -> RecordStore | None
 
 
 def kept(store: RecordStore | None, what: str) -> RecordStore:
-    """Return the store. Raises ``ValueError`` without one."""
+    """Return the store. Raises ``OperatorError`` without one."""
     if store is None:
-        raise ValueError(
-            f"This storage keeps no {what}; set RATELIMIT_STORAGE_URI to a Redis or Valkey server."
+        raise OperatorError(
+            "not_kept",
+            f"This storage keeps no {what}; set RATELIMIT_STORAGE_URI to a Redis or Valkey server.",
         )
     return store
 

@@ -9,6 +9,7 @@ import flask
 from flask_limiter._limits import RuntimeLimit
 
 from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
@@ -38,6 +39,7 @@ class Blocks:
         for_s: float | None,
         reason: BlockReason,
     ) -> bool:
+        """See :meth:`Operators.block`."""
         for_us = length_us(for_s)
         check_reason(reason)
         charges = self._charges(app, name, identity, "block")
@@ -45,19 +47,21 @@ class Blocks:
         return self._engines.primary.settle(blocks) > 0
 
     def unblock(self, app: flask.Flask, name: str, identity: str) -> bool:
+        """See :meth:`Operators.unblock`."""
         charges = self._charges(app, name, identity, "unblock")
         return self._engines.primary.clear([charge.key for charge in charges]) > 0
 
     def _charges(self, app: flask.Flask, name: str, identity: str, taking: str) -> list[Charge]:
-        """The identity's charges to the guards of that name, one per bucket. Raises ``ValueError``
-        if there is no such guard."""
+        """The identity's charges to the guards of that name, one per bucket. Raises
+        ``OperatorError`` if there is no such guard."""
         charges: dict[str, Charge] = {}
         naming = self._inventory.naming
         for group, runtime in self._guards(app, taking, name):
             if callable(runtime.scope):
-                raise ValueError(  # noqa: TRY004 - the name is invalid here, not a type
+                raise OperatorError(
+                    "unfit_scope",
                     f"The scope of the limit {name!r} is a function of the request, so it cannot "
-                    "be blocked by name. Give the limit a fixed scope, or none."
+                    "be blocked by name. Give the limit a fixed scope, or none.",
                 )
             limit = limit_of(runtime.limit, naming.strategy)
             for method in group.methods if runtime.per_method else [""]:
@@ -66,9 +70,10 @@ class Blocks:
                 charges[key] = Charge(limit, key)
         if not charges:
             known = ", ".join(map(repr, self.names(app, taking))) or "none"
-            raise ValueError(
+            raise OperatorError(
+                "unknown_limit",
                 f"No limit 'unless blocked' is named {name!r}; known names: {known}. Give the "
-                "limit that name."
+                "limit that name.",
             )
         return list(charges.values())
 

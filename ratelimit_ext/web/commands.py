@@ -30,6 +30,9 @@ class LateGroup(click.Group):
         super().__init__(name, **attributes)
         self._load = load
 
+    def invoke(self, ctx: click.Context) -> Any:
+        return self._load().invoke(ctx)
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return self._load().list_commands(ctx)
 

@@ -61,7 +61,7 @@ class Components:
         self.settlements = settlements
         self.events = Events()
         self.recorder = Recorder(self.events)
-        self._callbacks = callbacks
+        self.callbacks = callbacks
         self.known_names = KnownNames(self.manager.definitions)
         self._decider = decider
         self.policies = Policies(
@@ -97,7 +97,7 @@ class Components:
         self.admission = Admission(
             self.resolver,
             self.engines,
-            self._callbacks,
+            self.callbacks,
             AdmissionSettings(
                 lease_s=self.lease_s,
                 swallow_errors=swallow_errors,
@@ -114,7 +114,7 @@ class Components:
         self.attempts = Attempts(self.admission, self.known_names.check_name, logger=logger)
         self.inventory = Inventory(
             manager=self.manager,
-            identities=self._callbacks.identities,
+            identities=self.callbacks.identities,
             metas=settings._meta_limits,
             naming=self.naming,
             failure_policy=failure_policy,
@@ -140,7 +140,7 @@ class Components:
             manager,
             self.naming,
             metas=self.settings._meta_limits,
-            callbacks=self._callbacks,
+            callbacks=self.callbacks,
             overrides=self.overrides,
             swallow_errors=bool(self.settings._swallow_errors),
             strict=self.strict,
@@ -150,11 +150,11 @@ class Components:
     def asked_plan(self) -> str:
         """The plan that the plan loader returns. One that the policy does not have is its default
         one, and is logged, once for each name, unless the caller has no plan."""
-        if self._callbacks.plan_loader is None:
+        if self.callbacks.plan_loader is None:
             raise ConfigurationError(
                 "No function returns the caller's plan. Register one with @limiter.plan_loader."
             )
-        name = self._callbacks.plan_loader()
+        name = self.callbacks.plan_loader()
         policy = self.policies.policy
         default = None if policy is None else policy.default_plan
         if policy is None or default is None or name in policy.plans:

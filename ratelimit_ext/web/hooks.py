@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 import flask
 from flask.globals import request_ctx
 from flask_limiter.util import get_qualified_name
+from limits.storage import Storage
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import unknown_name
@@ -59,6 +60,13 @@ class RequestHooks:
         self._admission = components.admission
         self._response = components.response
         self._reserve = components.reserve
+
+    def use_storage(self, storage: Storage) -> Storage | None:
+        """Decide by this storage from now on; returns the one before. For tests."""
+        before = self.components.storage
+        self.components.use(storage)
+        self.use(self.components)
+        return before
 
     def install(self, app: flask.Flask) -> None:
         """Add the hooks to the application."""

@@ -14,7 +14,7 @@ from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+from ratelimit_ext.core.errors import ConfigurationError, OperatorError, did_you_mean
 from ratelimit_ext.core.key import Identity, Naming, bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
@@ -174,7 +174,7 @@ class Inventory:
     def adjustable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
         """The limits of that name, whose amount an operator may change to ``amount``.
 
-        Raises ``ValueError`` for an unknown name, with the known ones, and for an amount that
+        Raises ``OperatorError`` for an unknown name, with the known ones, and for an amount that
         differs in more than the number, or that is below the cost of every call.
         """
         rows = [row for row in self.named(app, name) if row.is_adjustable]
@@ -182,16 +182,17 @@ class Inventory:
             known = (row for row in self.all_rows(app) if row.is_adjustable)
             listed = {row.limit.name: str(row.runtime.limit) for row in known}
             shown = ", ".join(f"{each} ({text})" for each, text in listed.items()) or "none"
-            raise ValueError(
+            raise OperatorError(
+                "unknown_limit",
                 f"There is no limit {name!r} whose amount can be changed; named limits: {shown}."
-                f"{did_you_mean(name, listed)}"
+                f"{did_you_mean(name, listed)}",
             )
         if amount is not None:
             try:
                 for row in rows:
                     row.with_amount(amount)
             except ConfigurationError as error:
-                raise ValueError(f"{name}: {error}") from None
+                raise OperatorError("invalid_amount", f"{name}: {error}") from None
         return rows
 
     def counts(self, app: flask.Flask, name: str, identity: str) -> list[str]:

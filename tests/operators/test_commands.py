@@ -17,8 +17,9 @@ from flask import Blueprint, Flask, g
 from flask.views import MethodView
 from limits.storage import MemoryStorage
 
-from ratelimit_ext import CheckedPolicy, Limiter, cli
+from ratelimit_ext import CheckedPolicy, Limiter
 from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.operators import texts
 from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
@@ -139,10 +140,10 @@ def test_an_application_checks_more(console: Flask, policy_file: Path) -> None:
     """By a function of its own, whose warnings are printed."""
     (limiter,) = console.extensions["ratelimit_ext"]
 
-    @limiter.policy_checker
+    @limiter.operators.policy_checker
     def checked(file: Path | None) -> object:
         path = file or policy_file
-        policy = limiter.check_policy_file(console, path)
+        policy = limiter.operators.check_policy_file(path)
         return CheckedPolicy(policy, path, ("no limit by address",))
 
     assert "Warning: no limit by address" in run(console, "check").output
@@ -281,8 +282,9 @@ def test_identities_are_printed_without_control_characters(worker: Flask, consol
     """Callers choose them, and an operator's terminal would obey."""
     with worker.test_request_context():
         limiter: Limiter = worker.extensions["ratelimit_ext"][0]
-        row = next(r for r in limiter.inventory.all_rows(worker) if r.limit.name == "pace")
-    limiter.engine.admit([Charge(row.limit, row.bucket("\x1b[2Jann\nbob"))])
+        rows = limiter._components.inventory.all_rows(worker)
+        row = next(row for row in rows if row.limit.name == "pace")
+    limiter._components.engines.primary.admit([Charge(row.limit, row.bucket("\x1b[2Jann\nbob"))])
     output = run(console, "top").output
     assert "\\x1b[2Jann\\nbob" in output
     assert "\x1b" not in output
@@ -293,9 +295,9 @@ def test_blocks_say_who_and_until_when(worker: Flask, console: Flask) -> None:
     assert "Nothing is blocked" in run(console, "blocks").stderr
     limiter: Limiter = worker.extensions["ratelimit_ext"][0]
     with worker.app_context():
-        limiter.block("stop", "ann", for_s=3600)
-        limiter.block("stop", "bob")
-    limiter.overrides.note("block", "ann", limit="stop", reason="leaked key", by="olga")
+        limiter.operators.block("stop", "ann", for_s=3600)
+        limiter.operators.block("stop", "bob")
+    limiter.operators.note("block", "ann", limit="stop", reason="leaked key", by="olga")
     found = {each["identity"]: each for each in read(console, "blocks")}
     assert (found["ann"]["by"], found["ann"]["note"]) == ("olga", "leaked key")
     until = datetime.fromisoformat(found["ann"]["until"])
@@ -315,7 +317,7 @@ def test_reset_forgets_what_was_counted(worker: Flask, console: Flask) -> None:
     assert run(console, "reset", "ann", "--limit", "pace").output == "Reset pace of ann.\n"
     assert call(worker, "/chat/", 4) == [200, 200, 200, 429]
     with worker.app_context():
-        limiter.block("stop", "ann")
+        limiter.operators.block("stop", "ann")
     assert read(console, "reset", "ann", "--by", "olga")["reset"] == ["50 per 1 hour", "pace"]
     assert [each["identity"] for each in read(console, "blocks")] == ["ann"]
     assert call(worker, "/chat/", 1, "bob") == [429]
@@ -363,7 +365,7 @@ def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
     assert call(worker, "/chat/", 4)[-1] == 429
     words = ("ann", "pace", "5/minute", "--until", "2h", "--reason", "launch", "--by", "olga")
     assert run(console, "override", "set", *words).output.startswith("ann has pace=5/minute until ")
-    limiter.overrides.refresh()
+    limiter._components.overrides.refresh()
     assert call(worker, "/chat/", 3) == [200, 200, 429]
     (listed,) = read(console, "override", "list")
     assert (listed["amount"], listed["by"], listed["reason"]) == ("5/minute", "olga", "launch")
@@ -373,7 +375,7 @@ def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
     assert (inspected["amount"], inspected["override"]["by"]) == (5, "olga")
     assert "override until" in run(console, "inspect", "ann").output
     assert "ann has the usual pace again" in run(console, "override", "clear", "ann", "pace").output
-    limiter.overrides.refresh()
+    limiter._components.overrides.refresh()
     assert call(worker, "/chat/") == [429]
     assert run(console, "override", "list").stdout == ""
     refused = run(console, "override", "clear", "ann", "pace", status=1)
@@ -427,7 +429,7 @@ def test_a_wrong_override_is_one_sentence(
 def test_an_end_may_be_written_in_several_ways(text: str, expected: str) -> None:
     """By UTC, unless it states another offset."""
     now = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
-    assert cli.UNTIL._instant(text, now).astimezone(UTC).strftime("%Y-%m-%d %H:%M") == expected
+    assert texts._instant(text, now).astimezone(UTC).strftime("%Y-%m-%d %H:%M") == expected
 
 
 @pytest.mark.parametrize(
@@ -454,7 +456,7 @@ def test_the_memory_of_another_process_cannot_be_seen(make: Maker, words: tuple[
 def test_an_unavailable_storage_is_one_sentence(make: Maker) -> None:
     """Without a trace."""
     app, _ = make(storage_uri="redis://127.0.0.1:1")
-    assert "The limits cannot be read: the storage failed" in run(app, "top", status=1).stderr
+    assert "The limits cannot be reached: the storage failed" in run(app, "top", status=1).stderr
 
 
 def test_disabled_limits_are_reported(make: Maker) -> None:

@@ -50,11 +50,11 @@ def test_decisions_of_all_workers_are_counted(make: Maker, uri: str) -> None:
     one, other = limited(make, uri), limited(make, uri)
     assert hit(one, 4) + hit(other, 1) == [200, 200, 200, 429, 429]
     with one[0].app_context():
-        one[1].block("stop", "bob")
+        one[1].operators.block("stop", "bob")
     assert hit(one, 2, key="bob") == [403, 403]
     for site in (one, other):
-        site[1]._recorder.flush()
-    [counts] = other[1].counters.read(1).values()
+        site[1]._components.recorder.flush()
+    [counts] = other[1]._components.recorder.counters.read(1).values()
     assert counts == {
         REQUESTS: {"allowed": 3, "denied": 4},
         "calls": {"allowed": 3, "denied": 2, "shadow": 1},
@@ -69,13 +69,13 @@ def test_counts_are_by_the_minute_for_an_hour(make: Maker, uri: str, clock: Cloc
     hit(site, 1)
     clock.forward(60)
     hit(site, 1, key="bob")
-    found = site[1].counters.read(60)
+    found = site[1]._components.recorder.counters.read(60)
     assert len(found) == 60
     assert list(found) == sorted(found)
     shown = [minute[REQUESTS]["allowed"] if minute else 0 for minute in found.values()]
     assert shown == [0] * 58 + [1, 1]
     clock.forward(59 * 60)
-    assert [each for each in site[1].counters.read(60).values() if each] == [
+    assert [each for each in site[1]._components.recorder.counters.read(60).values() if each] == [
         {REQUESTS: {"allowed": 1}, "calls": {"allowed": 1}}
     ]
 
@@ -87,15 +87,15 @@ def test_counts_are_bounded_and_end(
     monkeypatch.setattr(module, "MOST_COUNTS", 2)
     site = limited(make, uri)
     hit(site, 4)
-    assert len(site[1].counters._counts) == 2
+    assert len(site[1]._components.recorder.counters._counts) == 2
     monkeypatch.setattr(module, "MOST_STORED", 2)
-    site[1]._recorder.flush()
-    minute = next(iter(site[1].counters.read(1)))
+    site[1]._components.recorder.flush()
+    minute = next(iter(site[1]._components.recorder.counters.read(1)))
     more: Any = {(minute, "", "allowed"): 1, (minute, "new", "allowed"): 1}
-    site[1].counters.add(minute // 60, more)
+    site[1]._components.recorder.counters.add(minute // 60, more)
     (key,) = redis_client.keys(KEYS)
     assert len(redis_client.hgetall(key)) == 3
-    assert site[1].counters.read(1)[minute][REQUESTS]["allowed"] == 4
+    assert site[1]._components.recorder.counters.read(1)[minute][REQUESTS]["allowed"] == 4
     assert 7000 < redis_client.ttl(key) <= 7200
 
 
@@ -105,16 +105,17 @@ def test_an_outage_is_counted(make: Maker, uri: str) -> None:
     site = limited(make, "redis://127.0.0.1:1")
     hit(site, 2)
     for _ in range(2):
-        site[1]._recorder.flush()
-    site[1].counters.store = limited(make, uri)[1].counters.store
-    [counts] = site[1].counters.read(1).values()
+        site[1]._components.recorder.flush()
+    other = limited(make, uri)[1]._components.recorder
+    site[1]._components.recorder.counters.store = other.counters.store
+    [counts] = site[1]._components.recorder.counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 2, "degraded": 2}
 
 
 def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, uri: str) -> None:
     """The names of its limits were found before, and it is counted after."""
     site = limited(make, uri)
-    counters = site[1].counters
+    counters = site[1]._components.recorder.counters
 
     class Names(dict[Any, Any]):
         def get(self, *arguments: Any) -> Any:
@@ -141,13 +142,13 @@ def test_a_missing_right_is_logged_once(
         site = limited(make, uri.replace("://", "://few:pw@"))
         hit(site, 4)
         for _ in range(2):
-            site[1]._recorder.flush()
+            site[1]._components.recorder.flush()
     finally:
         redis_client.acl_deluser("few")
     logged = [each.getMessage() for each in caplog.records if "for operators" in each.msg]
     assert len(logged) == 1
     assert "no permissions to run the 'xadd' command" in logged[0]
-    [counts] = limited(make, uri)[1].counters.read(1).values()
+    [counts] = limited(make, uri)[1]._components.recorder.counters.read(1).values()
     assert counts["calls"] == {"allowed": 3, "denied": 1, "shadow": 1}
 
 
@@ -157,7 +158,7 @@ def test_a_cluster_has_them_in_one_slot(make: Maker, cluster_server: servers.Clu
     with cluster_server.client() as client:
         client.flushall()
     hit(site, 3)
-    [counts] = site[1].counters.read(1).values()
+    [counts] = site[1]._components.recorder.counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 3}
 
 
@@ -165,6 +166,6 @@ def test_memory_keeps_no_counts(make: Maker) -> None:
     """No other process could see them."""
     site = limited(make, "memory://")
     hit(site, 1)
-    assert not site[1].counters._counts
+    assert not site[1]._components.recorder.counters._counts
     with pytest.raises(ValueError, match="set RATELIMIT_STORAGE_URI"):
-        site[1].counters.read(1)
+        site[1]._components.recorder.counters.read(1)

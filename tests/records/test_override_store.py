@@ -60,7 +60,7 @@ def passed(app: Flask, calls: int, key: str = "ann") -> int:
 def override(site: Site, amount: str = NEW, **how: Any) -> None:
     app, limiter = site
     with app.app_context():
-        limiter.override("calls", "ann", amount, **how)
+        limiter.operators.override("calls", "ann", amount, **how)
 
 
 def test_an_override_changes_one_amount_of_one_identity(site: Site) -> None:
@@ -75,8 +75,8 @@ def test_an_override_changes_one_amount_of_one_identity(site: Site) -> None:
     assert passed(app, 9) == 2
     assert get(app).json["limit"] == "5 per 1 hour"
     assert passed(app, 3, "bob") == 2
-    assert limiter.overrides.clear("calls", "ann")
-    assert not limiter.overrides.clear("calls", "ann")
+    assert limiter._components.overrides.clear("calls", "ann")
+    assert not limiter._components.overrides.clear("calls", "ann")
     assert get(app).json["limit"] == "2 per 1 hour"
 
 
@@ -98,7 +98,7 @@ def test_an_override_below_the_cost_of_every_call_is_refused(make: Maker) -> Non
 
     with pytest.raises(ValueError, match=r"calls: found 2 requests, but each call costs 3, .*0 to"):
         override((app, limiter), "2/hour")
-    assert limiter.overrides.all() == []
+    assert limiter.operators.overrides() == []
     override((app, limiter), "3/hour")
     assert passed(app, 2) == 1
     override((app, limiter), "0/hour")
@@ -117,10 +117,10 @@ def test_an_override_ends_at_its_instant(make: Maker, clock: Clock) -> None:
     assert get(app).json["limit"] == "5 per 1 hour"
     clock.forward(0.1)
     assert get(app).json["limit"] == "2 per 1 hour"
-    assert limiter.overrides.all() == []
-    assert len(limiter.overrides.by_limit["calls"]) == 1
-    limiter.overrides.set("calls", "bob", NEW)
-    assert [*limiter.overrides.by_limit["calls"]] == ["bob"]
+    assert limiter.operators.overrides() == []
+    assert len(limiter._components.overrides.by_limit["calls"]) == 1
+    limiter._components.overrides.set("calls", "bob", NEW)
+    assert [*limiter._components.overrides.by_limit["calls"]] == ["bob"]
 
 
 def test_an_override_costs_no_round_trip(make: Maker, redis_server: Server) -> None:
@@ -164,7 +164,7 @@ def test_a_retry_keeps_the_amount_of_its_call(make: Maker) -> None:
     def index() -> str:
         if g.get("is_changed") is None:
             g.is_changed = True
-            limiter.override("calls", "ann", "50/hour")
+            limiter.operators.override("calls", "ann", "50/hour")
         assert limiter.current.admit_again("calls") is None
         limiter.settle(tokens=10)
         return "ok"
@@ -187,8 +187,8 @@ def test_a_mistake_names_what_is_allowed(site: Site, limit: str, amount: str, me
     """An unknown limit, another unit or period, and no limit at all; nothing is stored."""
     app, limiter = site
     with app.app_context(), pytest.raises(ValueError, match=message):
-        limiter.override(limit, "ann", amount)
-    assert limiter.overrides.all() == limiter.overrides.log() == []
+        limiter.operators.override(limit, "ann", amount)
+    assert limiter.operators.overrides() == limiter.operators.log() == []
 
 
 def test_an_end_in_the_past_is_refused(site: Site) -> None:
@@ -199,7 +199,7 @@ def test_an_end_in_the_past_is_refused(site: Site) -> None:
 
 def test_overrides_are_bounded(site: Site) -> None:
     """As each process reads all of them; a change of one that exists is no new one."""
-    overrides = site[1].overrides
+    overrides = site[1]._components.overrides
     for number in range(MOST_OVERRIDES):
         overrides.write(
             module.LogEntry("override", f"c{number}", "calls"),
@@ -217,10 +217,10 @@ def test_every_change_is_logged(site: Site) -> None:
     """With who, what, until when and why, the newest first; a removal of nothing is no change."""
     _app, limiter = site
     override(site, until=9e9, reason="launch", by="olga")
-    limiter.overrides.clear("calls", "ann", by="omar")
-    limiter.overrides.clear("calls", "ann", by="omar")
-    limiter.overrides.note("reset", "bob", by="olga")
-    log = limiter.overrides.log()
+    limiter._components.overrides.clear("calls", "ann", by="omar")
+    limiter._components.overrides.clear("calls", "ann", by="omar")
+    limiter.operators.note("reset", "bob", by="olga")
+    log = limiter.operators.log()
     assert [(e.action, e.identity, e.by) for e in log] == [
         ("reset", "bob", "olga"),
         ("clear-override", "ann", "omar"),
@@ -236,7 +236,7 @@ def test_a_reset_of_all_limits_keeps_overrides(site: Site) -> None:
     assert passed(app, 9) == 5
     limiter.reset()
     assert passed(app, 9) == 5
-    assert len(limiter.overrides.all()) == 1
+    assert len(limiter.operators.overrides()) == 1
 
 
 def test_another_process_reads_overrides_from_a_thread(
@@ -256,7 +256,7 @@ def test_another_process_reads_overrides_from_a_thread(
     override(limited(make, redis_server.uri))
     eventually(lambda: get(worker).status_code == 200)
     assert passed(worker, 9) == 2
-    limiter.overrides.close()
+    limiter._components.overrides.close()
     thread.join(10)
     assert threads() == []
 
@@ -271,7 +271,7 @@ def test_the_first_request_of_a_process_knows_the_overrides(
     redis_client.config_resetstat()
     assert passed(worker, 9) == 1
     assert redis_client.info("commandstats")["cmdstat_hgetall"]["calls"] == 1
-    limiter.overrides.close()
+    limiter._components.overrides.close()
 
 
 def test_a_process_without_room_for_a_thread_reads_with_each_request(
@@ -285,10 +285,10 @@ def test_a_process_without_room_for_a_thread_reads_with_each_request(
         assert passed(worker, 3) == 2
         override(limited(make, redis_server.uri))
         assert get(worker).status_code == 200
-        assert not limiter.overrides.is_watched
+        assert not limiter._components.overrides.is_watched
     get(worker)
-    assert limiter.overrides.is_watched
-    limiter.overrides.close()
+    assert limiter._components.overrides.is_watched
+    limiter._components.overrides.close()
 
 
 def no_more_threads(_: threading.Thread) -> None:
@@ -299,11 +299,11 @@ def test_a_child_process_reads_for_itself(site: Site) -> None:
     """The thread has stayed in the parent."""
     app, limiter = site
     get(app)
-    assert limiter.overrides.is_watched
+    assert limiter._components.overrides.is_watched
     module._forget_all()
-    assert not limiter.overrides.is_watched
+    assert not limiter._components.overrides.is_watched
     get(app)
-    assert limiter.overrides.is_watched
+    assert limiter._components.overrides.is_watched
 
 
 def test_overrides_survive_an_outage(make: Maker) -> None:
@@ -313,10 +313,10 @@ def test_overrides_survive_an_outage(make: Maker) -> None:
         override(site)
         server.kill()
         with pytest.raises(StorageUnavailable):
-            limiter.overrides.all()
+            limiter.operators.overrides()
         with pytest.raises(StorageUnavailable):
             override(site, "9/hour")
-    found = limiter.overrides.find("calls", "ann")
+    found = limiter._components.overrides.find("calls", "ann")
     assert found is not None
     assert found.amount == NEW
 

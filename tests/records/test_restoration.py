@@ -1,4 +1,4 @@
-"""`limiter.restore`: a limit counts again what its storage has lost."""
+"""`limiter.operators.restore`: a limit counts again what its storage has lost."""
 
 from __future__ import annotations
 

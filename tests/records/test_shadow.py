@@ -73,7 +73,8 @@ def run(app: Flask, *words: str, status: int = 0) -> Result:
 
 def counted(site: Site) -> dict[str, Counts]:
     """By the name of the limit."""
-    return {shadow.limit: counts for shadow, counts in site[1].shadows.read(1).items()}
+    found = site[1]._components.recorder.shadows.read(1)
+    return {shadow.limit: counts for shadow, counts in found.items()}
 
 
 def test_a_candidate_denies_nothing_and_counts(make: Maker, uri: str) -> None:
@@ -147,7 +148,7 @@ def test_a_candidate_costs_no_round_trip(make: Maker, shared: str) -> None:
         stats = client.info("commandstats")
         assert stats.get("cmdstat_fcall", stats.get("cmdstat_evalsha"))["calls"] == 4
         assert "cmdstat_eval" not in stats
-        site[1]._recorder.flush()
+        site[1]._components.recorder.flush()
         assert client.info("commandstats")["cmdstat_eval"]["calls"] == 2  # one for all counts
         assert all(0 < client.ttl(name) <= 48 * 3600 for name in client.keys("*:trials:*"))
 
@@ -156,7 +157,7 @@ def test_callers_with_their_own_amount_try_no_candidate(make: Maker, uri: str) -
     """An operator has decided what they have: by an override, or by the application."""
     site = app, limiter = limited(make, uri)
     with app.app_context():
-        limiter.override("calls", "ann", "9/hour")
+        limiter.operators.override("calls", "ann", "9/hour")
     hit(site, 4)
     hit(site, 1, key="bob")
     assert counted(site)["calls"].used == {"bob": 1}
@@ -174,7 +175,7 @@ def test_the_report_says_who_would_be_hit_and_which_amount_is_enough(
     hit(worker, 4)
     hit(worker, 1, key="bob")
     hit(worker, 3, "/paced")
-    worker[1]._recorder.flush()
+    worker[1]._components.recorder.flush()
     found = {(r["limit"], r["period"]): r for r in json.loads(run(console, "--json").stdout)}
     day = found["calls", "day"]
     assert (day["requests"], day["denied"], day["identities"]) == (5, 2, 2)
@@ -198,7 +199,7 @@ def test_identities_are_bounded_and_the_report_says_so(
     for key in ("a", "a", "b", "c", "d", "e"):
         hit(site, 2 if key != "a" else 5, key=key)
         hit(site, 1, key=key)
-        site[1]._recorder.flush()
+        site[1]._components.recorder.flush()
     found = counted(site)["calls"]
     assert found.is_partial
     assert found.denied == 3 + 4
@@ -209,7 +210,7 @@ def test_identities_are_bounded_and_the_report_says_so(
 
 def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
     """Merged over workers. A new identity takes the place and count of the smallest."""
-    shadows = limited(make, shared)[1].shadows
+    shadows = limited(make, shared)[1]._components.recorder.shadows
     shadow = Shadow("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
     for number in range(module.MOST_IDENTITIES):
         counts = Counts(1, 1)
@@ -235,11 +236,12 @@ def test_an_outage_keeps_the_counts(make: Maker, shared: str) -> None:
             raise StorageUnavailable("down")
 
     site = limited(make, shared)
-    shadows, store = site[1].shadows, site[1].shadows.store
+    shadows = site[1]._components.recorder.shadows
+    store = shadows.store
     for _ in range(2):
         hit(site, 2)
         shadows.store = Down()  # type: ignore[assignment]
-        site[1]._recorder.flush()
+        site[1]._components.recorder.flush()
     shadows.store = store
     assert counted(site)["calls"].requests == 4
 
@@ -297,5 +299,6 @@ def test_a_candidate_may_be_in_a_file_and_in_the_configuration(tmp_path: Path) -
         "4-per-3600s": 2,
     }
     file.write_text('version = 1\n[[default]]\nlimit = "5/hour"\ncandidate = "2/day"\n')
-    with pytest.raises(ConfigurationError, match=r"policy\.toml:4: default\[0\]\.candidate: "):
-        limiter.check_policy_file(app, file)
+    wrong = pytest.raises(ConfigurationError, match=r"policy\.toml:4: default\[0\]\.candidate: ")
+    with app.app_context(), wrong:
+        limiter.operators.check_policy_file(file)

@@ -568,4 +568,4 @@ def test_a_charge_survives_its_storage_and_its_process(
         with app.test_request_context("/"):
             slots, budget = limiter.current.peek("view")
         assert (slots.remaining, budget.remaining) == (2, Decimal("4.875"))
-        assert limiter.lost_settlements() == {}
+        assert limiter.operators.lost_settlements() == {}

@@ -430,8 +430,8 @@ def test_an_extension_can_wait_for_its_settlements(
     limiter._components.engines._primary = engine  # type: ignore[assignment]
     engine.is_away = True
     assert app.test_client().get("/").status_code == 200
-    assert not limiter.flush_settlements(0)
+    assert not limiter.operators.flush_settlements(0)
     engine.is_away = False
-    assert limiter.flush_settlements(10)
+    assert limiter.operators.flush_settlements(10)
     with app.test_request_context("/"):
         assert [limit.remaining for limit in limiter.current.peek("view")] == [2]

@@ -72,7 +72,7 @@ def app(policy: Path) -> Flask:
 
 
 def run(app: Flask, command: Any, *arguments: str, text: str | None = None) -> Result:
-    return app.test_cli_runner().invoke(command, arguments, input=text)
+    return app.test_cli_runner().invoke(args=["ratelimit", command.name, *arguments], input=text)
 
 
 def test_a_policy_is_replayed(app: Flask):

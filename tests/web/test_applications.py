@@ -60,9 +60,9 @@ def test_each_application_has_its_settings() -> None:
     assert shown_limit(second) == '"7-per-3600s";q=7;w=3600'
     assert shown_limit(silent) == ""
     with first.app_context():
-        assert limiter.inventory.naming == Naming("LIMITS", "one", "fixed-window")
+        assert limiter._components.inventory.naming == Naming("LIMITS", "one", "fixed-window")
     with second.app_context():
-        assert limiter.inventory.naming == Naming("LIMITS", "", "sliding-window")
+        assert limiter._components.inventory.naming == Naming("LIMITS", "", "sliding-window")
 
 
 def test_settings_of_defaults_are_each_applications() -> None:
@@ -169,7 +169,7 @@ def test_overrides_are_each_applications() -> None:
     named = {"RATELIMIT_BLUEPRINTS": {"api": [{"limit": "1/minute", "name": "pace"}]}}
     first, second = factory(limiter, **named), factory(limiter, **named)
     with first.app_context():
-        limiter.override("pace", "someone", "3/minute")
+        limiter.operators.override("pace", "someone", "3/minute")
     assert statuses(first, "/plain", 4) == [200] * 3 + [429]
     assert statuses(second, "/plain", 2) == [200, 429]
 
@@ -199,7 +199,8 @@ def test_denials_are_remembered_for_each_application() -> None:
     found = []
     for app in (first, second):
         with app.app_context():
-            found.append(sum(record.count for record in limiter.denials.read()))
+            denials = limiter._components.recorder.denials.read()
+            found.append(sum(record.count for record in denials))
     assert found == [1, 0]
 
 
@@ -265,7 +266,7 @@ def objects_of_many_applications() -> tuple[int, int]:
 
         assert statuses(app) + statuses(app, "/plain") + statuses(app, "/limited") == [200] * 3
         with app.app_context():
-            assert limiter.inventory.all_rows(app)
+            assert limiter._components.inventory.all_rows(app)
         return app
 
     def objects() -> int:

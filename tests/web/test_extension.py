@@ -9,6 +9,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import flask_limiter
 import pytest
 import redis
 from flask import Blueprint, Flask, Response, abort, g, jsonify, redirect, request
@@ -572,10 +573,10 @@ def test_the_fallback_decides_in_memory_until_the_storage_is_back() -> None:
         assert statuses(client, times=2) == [200] * 2
         server.kill()
         assert statuses(client, times=2) == [200, 429]
-        assert limiter.storage_is_down
+        assert limiter.operators.storage_is_down
         server.launch()
         server.await_until(server.answers, "PONG")
-        servers.eventually(lambda: not limiter.storage_is_down)
+        servers.eventually(lambda: not limiter.operators.storage_is_down)
         assert statuses(client, times=4) == [200, 200, 200, 429]
 
 
@@ -671,3 +672,20 @@ def test_a_request_takes_few_calls(daily: str, most: int, redis_server: Any) -> 
     finally:
         sys.setprofile(None)
     assert len(calls) <= most, calls
+
+
+#: What `Limiter` has beside Flask-Limiter's names.
+NAMES = {
+    *("current", "operators", "settle", "forget"),
+    *("identity", "identities", "plan_loader", "plan_keyword", "amount_loader", "estimator"),
+    *("refusal_handler", "remember_denials", "listen", "unlisten"),
+    *("policy", "check_policy", "enabled", "is_on", "app_key"),
+}
+
+
+def test_the_extension_has_few_names_of_its_own(make: Maker) -> None:
+    """What belongs to a request or to operators is of `current` and `operators`."""
+    _, limiter = make()
+    own = {name for name in dir(limiter) if not name.startswith("_")}
+    assert own - {*dir(flask_limiter.Limiter), "app"} == NAMES
+    assert len(NAMES) <= 30

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import Final, cast
 
-import click
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException
@@ -13,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
 from chatapp.operators import arguments
+from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
 from ratelimit_ext import client_ip
@@ -85,10 +85,13 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
     return response
 
 
-@bp.errorhandler(click.ClickException)
-def report(error: click.ClickException) -> ResponseReturnValue:
+def report(error: Exception) -> ResponseReturnValue:
     """What a command would print."""
-    return render_template("admin/problem.html", sentence=error.message), 400
+    return render_template("admin/problem.html", sentence=str(operator_error(error))), 400
+
+
+for kind in REPORTED:
+    bp.register_error_handler(kind, report)
 
 
 @bp.post("/login")
@@ -100,7 +103,7 @@ def login() -> ResponseReturnValue:
         return login_page(next_, problem="This is not the token.")
     name = request.form.get("name", "").strip()
     if name:
-        name = arguments.OPERATOR.convert(name, None, None)
+        name = arguments.name(name, most=arguments.OPERATOR)
     # Only addresses of this page: a link must not lead elsewhere after the login.
     is_own = next_.startswith((f"{PATH}?", f"{PATH}/")) and next_.isprintable()
     response = cast(Response, redirect(next_ if is_own else url_for("admin.spending"), 303))

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import click
 from flask import Response, after_this_request, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
@@ -17,10 +16,9 @@ from chatapp.accounts.store import Owner
 from chatapp.blueprints.admin.access import bp, query, sessions
 from chatapp.blueprints.admin.formats import page_of
 from chatapp.operators import amounts, arguments, blocks, callers, keys, users
-from chatapp.operators.errors import reported_errors
-from chatapp.services import current_services
-from ratelimit_ext import client_ip
-from ratelimit_ext.cli import UNTIL
+from chatapp.operators.errors import REPORTED, operator_error
+from ratelimit_ext import OperatorError, client_ip
+from ratelimit_ext.operators import instant_s
 
 log = logging.getLogger(__name__)
 #: How long a key stays valid that is replaced, as by the command.
@@ -34,10 +32,9 @@ def changes() -> ResponseReturnValue:
     problem = None
     searched = query("q").strip()
     try:
-        with reported_errors():
-            entries = callers.shared_limiter().overrides.log()
-    except click.ClickException as error:
-        problem = error.message
+        entries = callers.shared_operators().log()
+    except REPORTED as error:
+        problem = str(operator_error(error))
     found = [each for each in entries if searched.lower() in _words(each).lower()]
     return render_template(
         "admin/changes.html", entries=page_of(found), searched=searched, problem=problem
@@ -52,8 +49,7 @@ def change(
 
     def add(function: Callable[[], tuple[str, str]]) -> Callable[[], ResponseReturnValue]:
         def view() -> ResponseReturnValue:
-            with reported_errors():
-                address, sentence = function()
+            address, sentence = function()
             _log(sentence)
             joint = "&" if "?" in address else "?"
             return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
@@ -67,12 +63,12 @@ def change(
 @change("/keys/create")
 def new_key() -> tuple[str, str]:
     days = request.form.get("expires", "").strip()
-    name = arguments.NEW_USER.convert(_field("user"), None, None)
+    name = arguments.new_user(_field("user"))
     made = keys.create_key(
         name,
-        plan=_plan(request.form.get("plan", "")),
+        plan=request.form.get("plan") or None,
         team=request.form.get("team") or None,
-        name=arguments.KEY_NAME.convert(_field("name"), None, None),
+        name=arguments.name(_field("name"), most=arguments.KEY_NAME),
         expires_at=_end_of(days) if days else None,
         reason=_reason(),
         by=g.admin.by,
@@ -107,9 +103,8 @@ def revoke_key() -> tuple[str, str]:
 
 @change("/plan")
 def set_plan() -> tuple[str, str]:
-    name, plan = _field("user"), _plan(_field("plan"))
-    assert plan is not None
-    return _address(name), users.set_plan(name, plan, reason=_reason(), by=g.admin.by)
+    name = _field("user")
+    return _address(name), users.set_plan(name, _field("plan"), reason=_reason(), by=g.admin.by)
 
 
 @change("/team")
@@ -122,7 +117,7 @@ def set_team() -> tuple[str, str]:
 
 @change("/teams/create")
 def new_team() -> tuple[str, str]:
-    name = arguments.TEAM.convert(_field("team"), None, None)
+    name = arguments.name(_field("team"), most=arguments.TEAM)
     done = users.create_team(name, amounts={}, reason=_reason(), by=g.admin.by)
     return _address(name, "team"), done
 
@@ -131,7 +126,7 @@ def new_team() -> tuple[str, str]:
 def set_amount() -> tuple[str, str]:
     owner, name = _owner()
     until = request.form.get("until", "").strip()
-    end = UNTIL.convert(until, None, None) if until else None
+    end = instant_s(until) if until else None
     limit, amount = _field("limit"), _field("amount")
     return _address(name, owner), amounts.set_amount(
         owner, name, limit, amount, until=end, reason=_reason(), by=g.admin.by
@@ -152,7 +147,7 @@ def block() -> tuple[str, str]:
     length = request.form.get("for", "").strip()
     done = blocks.block(
         blocks.target_of(kind, name),
-        length=arguments.DURATION.convert(length, None, None) if length else None,
+        length=arguments.duration(length) if length else None,
         reason=_reason(),
         by=g.admin.by,
     )
@@ -186,10 +181,10 @@ def _log(sentence: str) -> None:
 
 
 def _field(name: str) -> str:
-    """The value in the form. ClickException without one."""
+    """The value in the form. OperatorError without one."""
     value = request.form.get(name, "").strip()
     if not value:
-        raise click.ClickException(f"The field {name!r} is empty.")
+        raise OperatorError("empty_field", f"The field {name!r} is empty.")
     return value
 
 
@@ -203,23 +198,18 @@ def _reason() -> str:
     return request.form.get("reason", "").strip()
 
 
-def _plan(name: str) -> str | None:
-    known = current_services().plans
-    if name and name not in known:
-        raise click.ClickException(f"Unknown plan {name!r}; choose one of {', '.join(known)}.")
-    return name or None
-
-
 def _end_of(days: str) -> datetime:
     if not (days.isascii() and days.isdigit() and 1 <= int(days[:6]) <= 36_500):
-        raise click.ClickException(f"{days!r} is not a number of days from 1 to 36500.")
+        raise OperatorError("invalid_days", f"{days!r} is not a number of days from 1 to 36500.")
     return datetime.now(UTC) + timedelta(days=int(days))
 
 
 def _target() -> tuple[blocks.Kind, str | None]:
     kind = _field("kind")
     if kind not in blocks.KINDS:
-        raise click.ClickException(f"{kind!r} cannot be blocked; choose {', '.join(blocks.KINDS)}.")
+        raise OperatorError(
+            "unknown_kind", f"{kind!r} cannot be blocked; choose {', '.join(blocks.KINDS)}."
+        )
     return kind, request.form.get("name", "").strip() or None
 
 

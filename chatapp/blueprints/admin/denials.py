@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
-import click
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.formats import choice, page_of
-from chatapp.operators.errors import reported_errors
+from chatapp.operators.callers import shared_operators
+from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
-from ratelimit_ext.operators import denials_of, explained
+from ratelimit_ext import OperatorError
+from ratelimit_ext.operators import explained
 
 #: The time that is shown, in seconds and in words.
 SPANS: Final = {
@@ -36,11 +37,10 @@ def denials() -> ResponseReturnValue:
     records: list[Any] = []
     unkept, problem = 0, None
     try:
-        with reported_errors():
-            check_remembered()
-            records, unkept = denials_of(*filter(None, [identity]), since=seconds)
-    except click.ClickException as error:
-        problem = error.message
+        check_remembered()
+        records, unkept = shared_operators().denials(*filter(None, [identity]), since=seconds)
+    except REPORTED as error:
+        problem = str(operator_error(error))
     limits = [name for name, _ in _counted((each.limit, each) for each in records)]
     records = [each for each in records if limit in ("", each.limit)]
     return render_template(
@@ -62,10 +62,11 @@ def denials() -> ResponseReturnValue:
 
 
 def check_remembered() -> None:
-    """ClickException if neither denials nor shadows are remembered."""
+    """OperatorError if neither denials nor shadows are remembered."""
     if not current_services().settings.remember_denials:
-        raise click.ClickException(
-            "Denials and shadows are not remembered, as CHATAPP_REMEMBER_DENIALS is false."
+        raise OperatorError(
+            "not_remembered",
+            "Denials and shadows are not remembered, as CHATAPP_REMEMBER_DENIALS is false.",
         )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-import click
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp
 from chatapp.blueprints.admin.formats import MOST, choice
 from chatapp.operators import blocks, callers
-from chatapp.operators.errors import reported_errors
+from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
-from ratelimit_ext.operators import Block, State, blocked, states_of, used_states, wait_text
+from ratelimit_ext.operators import Block, State, wait_text
 
 NEAR: Final = (50, 80, 95)
 #: How many names of the storage a view reads; a command reads more.
@@ -34,16 +33,15 @@ def limits() -> ResponseReturnValue:
     upstreams: list[dict[str, Any]] = []
     is_cut = False
     problem = None
-    with reported_errors():
-        an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-        outcomes = current_services().reports.outcomes(since=an_hour_ago, top=MOST)
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    outcomes = current_services().reports.outcomes(since=an_hour_ago, top=MOST)
     try:
-        with reported_errors():
-            near, is_cut = used_states(None, least=at / 100, scan=MOST_NAMES)
-            found = blocked(scan=MOST_NAMES)
-            upstreams = _upstreams()
-    except click.ClickException as error:
-        problem = error.message
+        operators = callers.shared_operators()
+        near, is_cut = operators.used(least=at / 100, scan=MOST_NAMES)
+        found = operators.blocks(scan=MOST_NAMES)
+        upstreams = _upstreams()
+    except REPORTED as error:
+        problem = str(operator_error(error))
     return render_template(
         "admin/limits.html",
         at=at,
@@ -79,7 +77,7 @@ def _upstreams() -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {
         name: {"name": name, "pause": None, "left": {}} for name in names
     }
-    for state in states_of(*names, kind="upstream"):
+    for state in callers.shared_operators().states(*names, kind="upstream"):
         row = rows[state.identity]
         if state.row.limit.name == COOL_DOWN:
             row["pause"] = None if state.verdict.allowed else wait_text(state)

@@ -7,16 +7,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import click
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp
 from chatapp.blueprints.admin.chart import decisions, small
 from chatapp.blueprints.admin.denials import check_remembered, latest
-from chatapp.operators.errors import reported_errors
-from chatapp.services import current_services
-from ratelimit_ext.operators import denials_of
+from chatapp.operators.callers import shared_operators
+from chatapp.operators.errors import REPORTED, operator_error
 
 MINUTES: Final = 60
 #: The minutes that are "now": the current one, which is not over, and the one before.
@@ -41,12 +39,12 @@ def live() -> ResponseReturnValue:
     denied: list[Any] = []
     problem = None
     try:
-        with reported_errors():
-            check_remembered()
-            denied = denials_of(since=MINUTES * 60, most=MOST_ENTRIES).records
-            counted = current_services().limiter.counters.read(MINUTES)
-    except click.ClickException as error:
-        problem = error.message
+        check_remembered()
+        operators = shared_operators()
+        denied = operators.denials(since=MINUTES * 60, most=MOST_ENTRIES).records
+        counted = operators.counters(MINUTES)
+    except REPORTED as error:
+        problem = str(operator_error(error))
     minutes = {each: f"{datetime.fromtimestamp(each * 60, UTC):%H:%M}" for each in counted}
     names = {name for limits in counted.values() for name in limits}
     rows = [_row(name, counted, minutes) for name in names]

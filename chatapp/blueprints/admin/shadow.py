@@ -5,15 +5,15 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, Final
 
-import click
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.blueprints.admin.denials import check_remembered
-from chatapp.operators.errors import reported_errors
-from ratelimit_ext.operators import advice_text, shadow_results
+from chatapp.operators.callers import shared_operators
+from chatapp.operators.errors import REPORTED, operator_error
+from ratelimit_ext.operators import advice_text
 
 #: How many shadows the view has, and how many identities each.
 MOST_SHADOWS: Final = 50
@@ -25,11 +25,10 @@ def shadow() -> ResponseReturnValue:
     found: list[dict[str, Any]] = []
     problem = None
     try:
-        with reported_errors():
-            check_remembered()
-            found = shadow_results()
-    except click.ClickException as error:
-        problem = error.message
+        check_remembered()
+        found = shared_operators().shadow_report()
+    except REPORTED as error:
+        problem = str(operator_error(error))
     groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
     shadows = [(shadow, list(results)) for shadow, results in groups]
     return render_template(

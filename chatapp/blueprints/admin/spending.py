@@ -13,7 +13,6 @@ from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
 from chatapp.blueprints.admin.formats import choice, page_of
 from chatapp.ledger.reports import SUBJECTS
-from chatapp.operators.errors import reported_errors
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from chatapp.web.identities import team_identity
@@ -33,11 +32,10 @@ def spending() -> ResponseReturnValue:
     services = current_services()
     identity = user and user_identity(user)
     whose = identity or (team and team_identity(team))
-    with reported_errors():
-        totals = services.reports.totals(user=identity, team=team, since=since, by=by)
-        found = services.reports.spending(user=identity, team=team, since=since, by=by)
-        keys = services.accounts.all_keys() if by == "key" else ()
-        raised = alerts(services.database, since=since)
+    totals = services.reports.totals(user=identity, team=team, since=since, by=by)
+    found = services.reports.spending(user=identity, team=team, since=since, by=by)
+    keys = services.accounts.all_keys() if by == "key" else ()
+    raised = alerts(services.database, since=since)
     return render_template(
         "admin/spending.html",
         by=by,

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-import click
 from flask import g, make_response, render_template
 from flask.typing import ResponseReturnValue
 
@@ -18,13 +17,14 @@ from chatapp.blueprints.admin.formats import MOST, Page, page_of
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH
-from chatapp.operators.errors import reported_errors
+from chatapp.operators.callers import shared_operators
+from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
 from chatapp.web.current_request import user_identity
 from chatapp.web.errors import ApiError
-from ratelimit_ext.operators import State, denials_of, states_of
+from ratelimit_ext.operators import State
 
 #: How many denials the page of a user or team has; it looks back for a day.
 DENIALS: Final = 5
@@ -36,11 +36,10 @@ def users() -> ResponseReturnValue:
     """The users, with what they have spent this month, and the teams."""
     services = current_services()
     searched = query("q").strip()
-    with reported_errors():
-        everyone = services.accounts.users()
-        keys = services.accounts.all_keys()
-        teams = services.accounts.teams()
-        spent = _spent_this_month(by="user")
+    everyone = services.accounts.users()
+    keys = services.accounts.all_keys()
+    teams = services.accounts.teams()
+    spent = _spent_this_month(by="user")
     own = OwnersAmounts()
     found = [each for each in everyone if searched.lower() in each.name.lower()]
     return render_template(
@@ -61,14 +60,13 @@ def user() -> ResponseReturnValue:
     """One user: plan, keys, amounts, what limits have counted, and the latest denials."""
     name, services = query("name"), current_services()
     identity = user_identity(name)
-    with reported_errors():
-        found = services.accounts.user(name)
-        if found is None:
-            raise ApiError(404, "not_found", f"There is no user {name!r}.")
-        all_keys = services.accounts.all_keys()
-        keys = [each for each in all_keys if each.user == name]
-        spent = services.reports.spent_micro_usd(identity, _month())
-        teams = services.accounts.teams()
+    found = services.accounts.user(name)
+    if found is None:
+        raise ApiError(404, "not_found", f"There is no user {name!r}.")
+    all_keys = services.accounts.all_keys()
+    keys = [each for each in all_keys if each.user == name]
+    spent = services.reports.spent_micro_usd(identity, _month())
+    teams = services.accounts.teams()
     public_ids = [each.public_id for each in keys if each.revoked_at is None]
     limits = _limits("user", found, identity, *public_ids, plan=found.plan)
     denied = {(each.row.name, each.identity) for each in limits["denying"]}
@@ -100,14 +98,13 @@ def team() -> ResponseReturnValue:
     """One team: its members, what they have spent on its account, its budgets, and the latest
     denials by these."""
     name, services = query("name"), current_services()
-    with reported_errors():
-        found = services.accounts.team(name)
-        if found is None:
-            raise ApiError(404, "not_found", f"There is no team {name!r}.")
-        everyone = services.accounts.users()
-        members = [each for each in everyone if each.team_name == name]
-        keys = services.accounts.all_keys()
-        spent = _spent_this_month(by="user", team=name)
+    found = services.accounts.team(name)
+    if found is None:
+        raise ApiError(404, "not_found", f"There is no team {name!r}.")
+    everyone = services.accounts.users()
+    members = [each for each in everyone if each.team_name == name]
+    keys = services.accounts.all_keys()
+    spent = _spent_this_month(by="user", team=name)
     members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
     return render_template(
         "admin/team.html",
@@ -129,12 +126,12 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
     remembers = current_services().settings.remember_denials
     problem = None
     try:
-        with reported_errors():
-            states = states_of(*identities)
-            if remembers:
-                denials = denials_of(*identities, since=DAY_S).records
-    except click.ClickException as error:
-        problem = error.message
+        operators = shared_operators()
+        states = operators.states(*identities)
+        if remembers:
+            denials = operators.denials(*identities, since=DAY_S).records
+    except REPORTED as error:
+        problem = str(operator_error(error))
     return {
         "owner": owner,
         "name": found.name,

@@ -49,7 +49,7 @@ class Callers(Protocol):
         ...
 
     def check(self, kind: str, identity: str) -> None:
-        """Raise ``ValueError`` if the application knows that there is no such identity."""
+        """Raise ``OperatorError`` if the application knows that there is no such identity."""
         ...
 
     def plan(self, identity: str) -> str | None:

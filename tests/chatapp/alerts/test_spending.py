@@ -105,7 +105,7 @@ def test_the_amount_is_the_callers_own(
     elif owner == "override":
         ratelimit(app, "override", "set", "alice", name, THREE_CALLS, "--until", "2h")
     app = start()
-    services_of(app).limiter.overrides.refresh()
+    services_of(app).limiter._components.overrides.refresh()
     seen = []
     for _ in range(4):
         status = ask(app, key)

@@ -24,9 +24,8 @@ from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import new_call_id
 from chatapp.ledger.reports import DayTotal
-from chatapp.operators.callers import upstreams
+from chatapp.operators.callers import shared_operators, upstreams
 from chatapp.services import services_of
-from ratelimit_ext.operators import states_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 
@@ -79,7 +78,7 @@ def send(client: FlaskClient, path: str, **fields: str) -> Any:
 
 
 def actions(app: Flask) -> list[tuple[str, str, str]]:
-    log = services_of(app).limiter.overrides.log()
+    log = services_of(app).limiter.operators.log()
     return [(entry.action, entry.identity, entry.by) for entry in log]
 
 
@@ -294,7 +293,7 @@ def test_plan_amount_and_block_of_a_user(
     amount = {"user": "alice", "limit": "usd-day", "amount": "90 usd/day"}
     page = send(admin, "amount", **amount, until="2h", reason="launch").text
     assert "90 usd/day until" in page
-    [override] = services_of(app).limiter.overrides.all()
+    [override] = services_of(app).limiter.operators.overrides()
     assert (override.identity, override.reason) == ("user:alice", "launch")
     cleared = send(admin, "amount/clear", user="alice", limit="usd-day").text
     assert "alice has the policy's usd-day again" in unescape(cleared)
@@ -363,7 +362,7 @@ def test_a_change_names_the_operator(
         ("amount/clear", {"user": "alice", "limit": "usd-day"}, "has no amount of"),
         ("block", {"kind": "planet", "name": "x"}, "'planet' cannot be blocked"),
         ("block", {"kind": "user", "name": "eve"}, "There is no user 'eve'"),
-        ("block", {"kind": "user", "name": "alice", "for": "long"}, "is not a duration"),
+        ("block", {"kind": "user", "name": "alice", "for": "long"}, "is not a length of time"),
         ("block", {"kind": "all", "name": "x"}, "takes no name"),
     ],
 )
@@ -542,7 +541,7 @@ def test_denials_by_a_limit_of_a_team_are_on_its_page(
         asked.post("/chat", json={"message": "hi"}, headers=bearer).status_code for _ in range(2)
     ]
     assert statuses == [200, 429]
-    services_of(app).limiter._recorder.flush()
+    services_of(app).limiter._components.recorder.flush()
     client = app.test_client()
     log_in(client)
     page = client.get("/admin/team?name=research").text.partition("Denied in the last 24 hours")[2]
@@ -608,7 +607,7 @@ def test_what_limits_hold_is_shown(
     assert client.post("/chat", json=body, headers=headers).status_code == 200
     with app.app_context():
         upstream = next(each for each in upstreams() if each.startswith("openai/"))
-        services_of(app).limiter.block("provider", upstream, for_s=60)
+        services_of(app).limiter.operators.block("provider", upstream, for_s=60)
     log_in(client)
     page = client.get("/admin/limits").text
     assert "1 of 1 requests" in page
@@ -628,7 +627,9 @@ def test_a_surge_is_listed_and_ended(
     key = accounts.create_key("bob", plan=None, default_plan="starter")
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
     with app.app_context():
-        [surge] = [each for each in states_of(key.public_id) if each.row.name == "surge"]
+        [surge] = [
+            each for each in shared_operators().states(key.public_id) if each.row.name == "surge"
+        ]
     name = surge.verdict.charge.key
     end = int((time.time() + 3600) * 1_000_000)
     used_end_usual = (number.to_bytes(7, "little") for number in (9_000_000, end, 100))
@@ -660,7 +661,7 @@ def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts)
     for _ in range(30):
         client.post("/chat", json=body, environ_base={"REMOTE_ADDR": "203.0.113.9"})
     limiter = services_of(app).limiter
-    limiter._recorder.flush(all_of_them=True)
+    limiter._components.recorder.flush(all_of_them=True)
     page = client.get("/admin/denials").text
     assert '<a href="/admin/user?name=bob">bob</a>' in page
     assert "203.0.113.9</th>" in page
@@ -729,7 +730,7 @@ def test_decisions_are_shown_live(make_app: AppMaker, uri: str, accounts: Accoun
     body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
     for _ in range(5):
         worker.test_client().post("/chat", json=body, headers=headers)
-    services_of(worker).limiter._recorder.flush(all_of_them=True)
+    services_of(worker).limiter._components.recorder.flush(all_of_them=True)
     log_in(client)
     page = client.get("/admin/live").text
     cells = r'<a href="/admin/denials\?limit=plan">plan</a></th>((\s|<td.*?</td>)*)</tr>'
@@ -765,7 +766,7 @@ def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Acc
     views = ("limits", "user?name=alice", "live", "denials", "shadow")
     for view in views:
         assert "(memory://), which no command can see" in client.get(f"/admin/{view}").text
-    assert "they are in the memory of each worker" in client.get("/admin/changes").text
+    assert "are in the memory of each worker" in client.get("/admin/changes").text
     assert client.get("/admin/users").status_code == 200
     down = make_app(CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_STORAGE_URI="redis://127.0.0.1:1")
     other = down.test_client()

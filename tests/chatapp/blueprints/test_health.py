@@ -9,6 +9,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp.services import services_of
+from ratelimit_ext.operators import Operators
 from tests import servers
 from tests.chatapp.conftest import AppMaker
 
@@ -34,7 +35,7 @@ def test_a_lost_storage_keeps_the_process_in_rotation(make_app: AppMaker) -> Non
     client = app.test_client()
     assert client.get("/healthz").status_code == 200
     assert client.get("/readyz").json == {"status": "ready", "storage": "down"}
-    assert services_of(app).limiter.storage_is_down  # before any request paid for it
+    assert services_of(app).limiter.operators.storage_is_down  # before any request paid for it
 
 
 @pytest.mark.usefixtures("stopped_clock")
@@ -65,11 +66,11 @@ def test_a_hanging_storage_occupies_one_thread(
     assert client.get("/readyz").status_code == 200
     asked, answers = threading.Event(), threading.Event()
 
-    def hangs() -> None:
+    def hangs(_: Operators) -> None:
         asked.set()
         assert answers.wait(10)
 
-    monkeypatch.setattr(services_of(app).limiter, "check_storage", hangs)
+    monkeypatch.setattr(Operators, "check_storage", hangs)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(lambda: app.test_client().get("/readyz").status_code)
         assert asked.wait(10)

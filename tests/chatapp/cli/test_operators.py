@@ -69,7 +69,7 @@ def test_a_users_amount_is_raised_until_tomorrow(worker: Flask, console: Flask) 
     """An override is listed with its end, comes before the account's amount, and `clear-amount`
     removes both."""
     key = new_key(console)
-    overrides = services_of(worker).limiter.overrides
+    overrides = services_of(worker).limiter._components.overrides
     run(console, "users", "set-amount", "alice", "plan", "1/day")
     assert [ask(worker, key).status_code for _ in range(2)] == [200, 429]
     words = ("override", "set", "alice", "plan", "3/day", "--until", "tomorrow 9:00")
@@ -95,7 +95,7 @@ def test_a_teams_budget_may_exist_for_some_time(worker: Flask, console: Flask) -
     key, other = new_key(console, "alice", "--team", "research"), new_key(console, "bob")
     words = ("team:research", "team-usd-day", "1 usd/day", "--until", "2h")
     ratelimit(console, "override", "set", *words)
-    services_of(worker).limiter.overrides.refresh()
+    services_of(worker).limiter._components.overrides.refresh()
     assert '"team-usd-day"' in ask(worker, key).headers["RateLimit"]
     assert '"team-usd-day"' not in ask(worker, other).headers["RateLimit"]
     assert "team-usd-day=1 usd/day until " in run(console, "teams", "list").output
@@ -155,7 +155,7 @@ def test_an_override_is_for_someone_who_exists(console: Flask) -> None:
         assert ratelimit(console, "override", "set", identity, limit, amount)["identity"] == known
     for identity, limit, amount, message in (
         ("alcie", "usd-day", "9 usd/day", "There is no user 'alcie'"),
-        ("f" * 16, "key-usd-day", "9 usd/day", f"There is no key '{'f' * 16}'"),
+        ("f" * 16, "key-usd-day", "9 usd/day", f"There is no key {'f' * 16}"),
         ("sales", "team-usd-day", "9 usd/day", "team-usd-day counts team; 'sales' cannot be one"),
     ):
         assert message in ratelimit(console, "override", "set", identity, limit, amount, status=1)
@@ -466,7 +466,7 @@ def test_a_denial_has_the_request_id_of_its_answer(
     answers = [ask(worker, key) for _ in range(12)]
     denied = next(answer for answer in answers if answer.status_code == 429)
     request_id = denied.headers["x-request-id"]
-    services_of(worker).limiter._recorder.flush()
+    services_of(worker).limiter._components.recorder.flush()
     (shown,) = ratelimit(console, "why", "alice")
     assert (shown["request_id"], shown["identity"]) == (request_id, "user:alice")
     assert any(f"(request {request_id})" in message for message in caplog.messages)

@@ -134,7 +134,7 @@ def test_dead_calls_count_what_was_settled(
 
 def test_memory_cannot_be_rebuilt(make_app: AppMaker) -> None:
     """The limits are in the memory of other processes."""
-    assert "cannot be changed" in run(make_app(), "ledger", "restore", status=1).output
+    assert "memory of each worker" in run(make_app(), "ledger", "restore", status=1).output
 
 
 def age(database_url: str, by: timedelta) -> None:

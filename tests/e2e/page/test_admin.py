@@ -81,8 +81,8 @@ def site(
     denied(Site(app, key.text))
     with app.app_context():
         limiter = services_of(app).limiter
-        limiter.block("blocked-user", "user:alice", for_s=3600)
-        limiter.block("provider", "openai/gpt-4o", for_s=60)
+        limiter.operators.block("blocked-user", "user:alice", for_s=3600)
+        limiter.operators.block("provider", "openai/gpt-4o", for_s=60)
     return Site(app, key.text)
 
 
@@ -100,7 +100,7 @@ def denied(site: Site) -> None:
     """A denial of bob, which is written as a worker's thread does."""
     answer = site.app.test_client().post("/chat", json=BODY, headers=bearer(site.key))
     assert answer.status_code == 429
-    services_of(site.app).limiter._recorder.flush()
+    services_of(site.app).limiter._components.recorder.flush()
 
 
 def log_in(page: Page) -> None:

@@ -249,15 +249,16 @@ def test_a_file_can_be_checked_without_being_applied(make: Maker, tmp_path: Path
         limits = [{ name = "plan", limit = "1/day" }]
     """
     file.write_text("version = 1\n" + mistaken)
-    with pytest.raises(ConfigurationError) as raised:
-        limiter.check_policy_file(app, file)
+    with app.app_context(), pytest.raises(ConfigurationError) as raised:
+        limiter.operators.check_policy_file(file)
     found = ["'1/dya'", "no blueprint 'caht'", "no identity 'usr'", "@limiter.plan_loader"]
     count, *lines = str(raised.value).split("\n")
     assert count.startswith("4 mistakes")
     for line, words in zip(lines, found, strict=True):
         assert words in line
     file.write_text('version = 1\n[blueprints.chat]\nlimits = ["1/day"]')
-    assert len(limiter.check_policy_file(app, file).all_limits()) == 1
+    with app.app_context():
+        assert len(limiter.operators.check_policy_file(file).all_limits()) == 1
     assert statuses(app, "/chat/one", 3) == [200] * 3
 
 
@@ -310,7 +311,8 @@ def test_a_file_can_be_simulated_in_place_of_the_configured_one(
     other = tmp_path / "other.toml"
     other.write_text("version = 1\n" + limit.format(2))
     for _ in range(2):
-        manager = limiter.resolver(app, other).manager
+        with app.app_context():
+            manager = limiter.operators.resolver(other).manager
         assert [str(each.limit) for each in manager.application_limits] == ["2 per 1 minute"]
         limiter.init_app(app)
 

@@ -166,7 +166,7 @@ def test_limits_shows_exemptions(make: Maker) -> None:
 
 def block(app: Flask, limiter: Limiter, identity: str) -> None:
     with app.app_context():
-        limiter.block("switch", identity)
+        limiter.operators.block("switch", identity)
 
 
 def test_clear_that_is_not_confirmed_clears_nothing(app: Flask) -> None:

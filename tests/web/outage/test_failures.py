@@ -50,7 +50,7 @@ def made(uri: str, config: dict[str, Any] | None = None, **options: Any) -> tupl
 def revive(server: servers.Server, limiter: Limiter) -> None:
     server.launch()
     server.await_until(server.answers, "PONG")
-    servers.eventually(lambda: not limiter.storage_is_down)
+    servers.eventually(lambda: not limiter.operators.storage_is_down)
 
 
 AWAY = "redis://127.0.0.1:1"
@@ -227,10 +227,12 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     client = app.test_client()
     assert statuses(client) == [200]
     os.kill(server.pid, signal.SIGSTOP)
-    servers.eventually(lambda: client.get("/?used=1").headers[DEGRADED] and limiter.storage_is_down)
+    servers.eventually(
+        lambda: client.get("/?used=1").headers[DEGRADED] and limiter.operators.storage_is_down
+    )
     degraded = sum(limiter._components.engines.outage.decided.values())  # type: ignore[union-attr]
     os.kill(server.pid, signal.SIGCONT)
-    servers.eventually(lambda: not limiter.storage_is_down)
+    servers.eventually(lambda: not limiter.operators.storage_is_down)
     first = 1  # it was decided when the breaker was still closed, and is not in the count
     servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
 
@@ -294,21 +296,21 @@ def test_a_worker_starts_while_its_cluster_is_down(scheme: str) -> None:
         app, limiter = made(cluster.uri.replace("redis", scheme, 1), LONG)
         app.add_url_rule("/", view_func=limiter.limit("10/day")(lambda: "ok"))
         with pytest.raises(StorageUnavailable):
-            limiter.engine.reset("LIMITS")
+            limiter._components.engines.primary.reset("LIMITS")
         with pytest.raises(StorageUnavailable):
-            limiter.overrides.all()
+            limiter.operators.overrides()
         client = app.test_client()
         responses = [client.get("/") for _ in range(6)]
         assert [response.status_code for response in responses] == [200] * 5 + [429]
         assert {response.headers[DEGRADED] for response in responses} == {"local"}
-        assert limiter.storage_is_down
+        assert limiter.operators.storage_is_down
         for node in cluster.nodes:
             node.relaunch()
-        servers.eventually(lambda: not limiter.storage_is_down)
+        servers.eventually(lambda: not limiter.operators.storage_is_down)
         response = client.get("/")
         assert (response.status_code, DEGRADED in response.headers) == (200, False)
         assert response.headers["X-RateLimit-Remaining"] == "4"
-        limiter.overrides.all()
+        limiter.operators.overrides()
 
 
 @pytest.mark.parametrize("uri", ["redis+cluster://{}", "valkey+cluster://{}"])
@@ -359,7 +361,7 @@ def test_a_call_in_flight_costs_what_it_cost(server: servers.Server, ends: str) 
         before.join()
         during.join()
     os.kill(server.pid, signal.SIGCONT)
-    servers.eventually(lambda: not limiter.storage_is_down)
+    servers.eventually(lambda: not limiter.operators.storage_is_down)
     if ends == "afterwards":
         servers.eventually(lambda: left() == [8, 797])
         goes_on["before"].set()
@@ -385,7 +387,7 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
 
     def go_on() -> None:
         os.kill(server.pid, signal.SIGCONT)
-        servers.eventually(lambda: not limiter.storage_is_down)
+        servers.eventually(lambda: not limiter.operators.storage_is_down)
 
     @app.get("/")
     @limiter.limit("1000/day", unit="tokens", cost=lambda: g.get("tokens", 100))
@@ -406,7 +408,7 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
     if down == "for the retry":
         go_on()
     servers.eventually(lambda: limiter._components.engines.outage.is_handed_back)  # type: ignore[union-attr]
-    assert limiter.flush_settlements(timeout_s=20)
+    assert limiter.operators.flush_settlements(timeout_s=20)
     servers.eventually(lambda: left() == [700])
 
 
@@ -442,14 +444,14 @@ def test_a_caller_whose_call_ends_in_the_outage_gets_the_rest_of_its_estimate(
     assert is_running.wait(20)
     assert client.get("/long?holds=900").status_code == 429
     os.kill(server.pid, signal.SIGSTOP)
-    servers.eventually(lambda: client.get("/long?holds=901") and limiter.storage_is_down)
+    servers.eventually(lambda: client.get("/long?holds=901") and limiter.operators.storage_is_down)
     assert client.get("/long?holds=900").status_code == 429
     ends.set()
     call.join()
     answers = [client.get("/long?holds=800") for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
     os.kill(server.pid, signal.SIGCONT)
-    servers.eventually(lambda: not limiter.storage_is_down)
+    servers.eventually(lambda: not limiter.operators.storage_is_down)
     servers.eventually(
         lambda: not settlements and limiter._components.engines.outage.is_handed_back
     )  # type: ignore[union-attr]

@@ -158,8 +158,8 @@ def test_it_is_logged_after_its_limit_was_compiled_again(
     monkeypatch.setattr(resolver, "MOST_VARIANTS", 1)
     app, limiter, _ = limited(make, {"text": "1/minute", "name": "pace"})
     with app.app_context():
-        limiter.override("pace", "a", "2/minute")
-        limiter.override("pace", "b", "3/minute")
+        limiter.operators.override("pace", "a", "2/minute")
+        limiter.operators.override("pace", "b", "3/minute")
     with caplog.at_level(logging.INFO, "flask-limiter"):
         for caller in "aaaaabbbbbab":
             app.test_client().get("/", headers={"X-Key": caller})

@@ -345,7 +345,7 @@ def test_what_an_outage_has_counted_is_charged_afterwards() -> None:
         assert statuses(app, "/200", 3) + statuses(app, "/401", 3) == [200] * 3 + [401] * 3
         server.launch()
         server.await_until(server.answers, "PONG")
-        servers.eventually(lambda: not limiter.storage_is_down)
+        servers.eventually(lambda: not limiter.operators.storage_is_down)
         servers.eventually(lambda: left(app, limiter) == [1])
         assert statuses(app, "/401") + statuses(app, "/200") == [401, 429]
 

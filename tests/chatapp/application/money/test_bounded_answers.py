@@ -419,7 +419,7 @@ def test_a_reported_call_releases_its_reservation(
     """A caller who has stopped one stream is not kept from further calls."""
     limiter = services_of(online.application).limiter
     with online.application.app_context():
-        limiter.block("unbilled", "ip:127.0.0.1")
+        limiter.operators.block("unbilled", "ip:127.0.0.1")
     for _ in range(5):
         before = left(online)
         assert ask(online, "/v1/chat/completions", {"model": "gpt-5.4"}).status_code == 200
@@ -443,7 +443,7 @@ def test_only_more_dollars_are_held(make_app: AppMaker, provider: UpstreamServer
     """Not tokens, and not the usual spending of the key: three agents at once continue."""
     app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
     with app.app_context():
-        services_of(app).limiter.block("unbilled", "ip:127.0.0.1")
+        services_of(app).limiter.operators.block("unbilled", "ip:127.0.0.1")
     provider.silence()  # all that is held stays charged
     body = {"model": "claude-haiku-4-5", "max_tokens": 64_000}
     client = app.test_client()

@@ -57,8 +57,8 @@ def test_no_part_of_a_request_asks_a_storage_that_is_down(
     """Neither the limits, nor the estimate, nor the settlement, nor the usage page."""
     app = make_app(RATELIMIT_STORAGE_URI=uri)
     client, limiter = app.test_client(), services_of(app).limiter
-    limiter.check_storage()
-    assert limiter.storage_is_down
+    limiter.operators.check_storage()
+    assert limiter.operators.storage_is_down
     storage: Any = limiter.storage
     asked_for: list[object] = []
     pool = storage.get_connection().connection_pool

@@ -102,12 +102,12 @@ def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> N
     app = make()
     limiter: Limiter = services_of(app).limiter
     with app.app_context():
-        assert limiter.block("blocked-all", "*", for_s=60)
+        assert limiter.operators.block("blocked-all", "*", for_s=60)
         asked = {"message": "hi", "model": "offline"}
         assert app.test_client().post("/chat", json=asked).status_code == 429
-        assert limiter.unblock("blocked-all", "*")
+        assert limiter.operators.unblock("blocked-all", "*")
     assert app.test_client().post("/chat", json=asked).status_code == 200
-    limiter._recorder.flush()
+    limiter._components.recorder.flush()
     assert len(admin.keys("LIMITS:denials:*")) == 1
     assert refused(admin) == []
 
@@ -134,10 +134,10 @@ def test_the_admin_page_needs_no_other_command(
     ):
         assert send(client, path, **fields).status_code == 200
     asked, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
-    limiter.overrides.refresh()
+    limiter._components.overrides.refresh()
     statuses = [client.post("/chat", json=asked, headers=headers).status_code for _ in range(2)]
     assert statuses == [200, 429]
-    limiter._recorder.flush()
+    limiter._components.recorder.flush()
     for view in VIEWS:
         assert client.get(view).status_code == 200
     assert "1 used" in client.get("/admin/denials").text
@@ -180,10 +180,10 @@ def test_a_cluster_needs_no_other_command(
     assert client.get("/usage").status_code == 200
     assert client.get("/readyz").status_code == 200
     with app.app_context():
-        assert limiter.block("blocked-all", "*", for_s=60)
+        assert limiter.operators.block("blocked-all", "*", for_s=60)
         assert client.post(path, json=BODIES[path]).status_code in {403, 429}
-        assert limiter.unblock("blocked-all", "*")
-    limiter._recorder.flush()
+        assert limiter.operators.unblock("blocked-all", "*")
+    limiter._components.recorder.flush()
     names = [name for node in cluster_server.nodes for name in node.client().keys("LIMITS:*")]
     assert b"LIMITS:denials:{operators}" in names
     assert limiter._components.engines.primary.reset("LIMITS:") > 5

@@ -119,7 +119,7 @@ def test_a_blocked_fallback_is_not_called(choosy: Workers, provider: UpstreamSer
     """An operator's block applies to it."""
     app = choosy.one.application
     with app.app_context():
-        services_of(app).limiter.block("blocked-model", OPENAI, reason="closed")
+        services_of(app).limiter.operators.block("blocked-model", OPENAI, reason="closed")
     refused = chat(choosy.one)
     assert (refused.status_code, refused.json["code"]) == (503, "switched_off")
     assert provider.calls == []
@@ -128,7 +128,7 @@ def test_a_blocked_fallback_is_not_called(choosy: Workers, provider: UpstreamSer
 def block(workers: Workers, name: str, model: str, **more: Any) -> None:
     app = workers.one.application
     with app.app_context():
-        assert services_of(app).limiter.block(name, model, **more)
+        assert services_of(app).limiter.operators.block(name, model, **more)
 
 
 def test_a_blocked_fallback_is_not_called_in_flight(

@@ -227,7 +227,7 @@ def test_a_request_without_a_model_has_no_fallback(
     )
     app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     with app.app_context():
-        services_of(app).limiter.block("whole", "*", for_s=9, reason="overloaded")
+        services_of(app).limiter.operators.block("whole", "*", for_s=9, reason="overloaded")
     assert app.test_client().get("/usage").status_code == 503
 
 

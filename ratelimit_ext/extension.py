@@ -1,18 +1,14 @@
 """The extension: a ``flask_limiter.Limiter`` that decides a request's limits together.
 
-:class:`Limiter` is the public API and overrides Flask-Limiter's seams. :mod:`policies` has the
-limits of policy files, :mod:`hooks` meets requests, and :mod:`components` has what decides, answers
-and lists.
+:class:`Limiter` is the public API and overrides Flask-Limiter's seams. In :mod:`web`,
+:mod:`hooks` meets requests, and :mod:`components` are what decides, answers and lists.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Never, Protocol, TypeAlias, cast, overload
 from weakref import ref
 
@@ -30,19 +26,11 @@ from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, sh
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.money import Dollars
-from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import Workers
+from ratelimit_ext.operators.operators import Operators, application
 from ratelimit_ext.policy import Policy
-from ratelimit_ext.records.counters import Counters
-from ratelimit_ext.records.denials import Denials
-from ratelimit_ext.records.overrides import Override, Overrides
-from ratelimit_ext.records.recorder import Recorder
-from ratelimit_ext.records.restoration import RestoredUsage, restore
-from ratelimit_ext.records.shadow import Shadows
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
-from ratelimit_ext.settlements.queue import EXIT_S
-from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.commands import (
     EXTENSION,
     install,
@@ -55,10 +43,7 @@ from ratelimit_ext.web.declarations.callbacks import (
     AmountLoader,
     Breach,
     Callbacks,
-    Callers,
-    CheckedPolicy,
     Estimate,
-    PolicyChecker,
     RefusalHandler,
 )
 from ratelimit_ext.web.declarations.code_checks import (
@@ -80,10 +65,8 @@ from ratelimit_ext.web.declarations.definitions import (
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.settings import check_settings
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
-from ratelimit_ext.web.inventory import Inventory
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.request.resolver import Resolver
 from ratelimit_ext.web.storage import (
     NOT_INITIALISED,
     cluster_may_be_down,
@@ -109,6 +92,8 @@ Text: TypeAlias = str | Callable[[], str]
 #: What :meth:`Limiter.exempt` exempts from, as in Flask-Limiter.
 EXEMPTION: Final = ExemptionScope.APPLICATION | ExemptionScope.DEFAULT | ExemptionScope.META
 Deducts: TypeAlias = Callable[[flask.Response], bool]
+#: The class also where ours takes its name, as in a test of an application.
+Stock: TypeAlias = flask_limiter.Limiter
 #: Flask's proxy, as an object whose attributes are ours, too.
 _request_context: Final[Any] = request_ctx
 _numbers: Final = itertools.count()
@@ -201,7 +186,7 @@ class Limiter(flask_limiter.Limiter):
         self._request_id: Callable[[], str] | None = None
         #: What applications have of the extension, the latest last.
         self._attached: list[ref[RequestHooks]] = []
-        self._declared = flask_limiter.Limiter(**self._arguments)
+        self._declared = Stock(**self._arguments)
         self._declared.limit_manager = Manager(self._declared.limit_manager, key=self.app_key)
         self._without_app = RequestHooks(self)
         self._attach(self._without_app, self._declared, is_enabled=False)
@@ -239,7 +224,7 @@ class Limiter(flask_limiter.Limiter):
     def _new_settings(self) -> flask_limiter.Limiter:
         """What the constructor says, with the limits that were declared so far."""
         words = {word: value for word, value in self._arguments.items() if word not in _DEFINITIONS}
-        settings = flask_limiter.Limiter(**words)
+        settings = Stock(**words)
         logger = settings.logger
         logger.removeHandler(logger.handlers[-1])  # each constructor adds one that drops everything
         settings.limit_manager = manager = cast(Manager, self._declared.limit_manager).copy()
@@ -353,10 +338,6 @@ class Limiter(flask_limiter.Limiter):
         return self._hooks.components
 
     @property
-    def _recorder(self) -> Recorder:
-        return self._components.recorder
-
-    @property
     def enabled(self) -> bool:
         """Whether limits apply, in the current application or the one that was attached last.
 
@@ -381,34 +362,6 @@ class Limiter(flask_limiter.Limiter):
         application does not have. Call it when all are registered; otherwise the first request
         logs them, and all other limits apply."""
         self._hooks_of(app).components.policies.check_targets(app)
-
-    def check_policy_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
-        """The policy in a file, checked as at a start of the application, and not applied.
-
-        Raises ``ConfigurationError`` with every mistake and its line, names of blueprints,
-        endpoints and identities included.
-        """
-        return self._hooks_of(app).components.policies.check_file(app, file)
-
-    def policy_checker(self, function: PolicyChecker) -> PolicyChecker:
-        """Register the function that ``flask ratelimit check`` calls with the file of its argument,
-        or ``None``, in place of :meth:`check_policy_file`: for an application that checks more."""
-        self._callbacks.policy_checker = function
-        return function
-
-    def checked_policy(self, app: flask.Flask, file: Path | None) -> CheckedPolicy:
-        """What ``flask ratelimit check`` checks: the file, or the configured one. Raises
-        ``ConfigurationError``."""
-        return self._hooks_of(app).components.policies.checked(app, file)
-
-    def resolver(self, app: flask.Flask, file: str | os.PathLike[str] | None = None) -> Resolver:
-        """What finds the limits of the application's routes; with the policy of ``file`` in place
-        of its own, for a simulation. Raises ``ConfigurationError`` as :meth:`check_policy_file`."""
-        components = self._hooks_of(app).components
-        components.policies.complete(app)
-        if file is None:
-            return components.resolver
-        return components.resolver_of(components.policies.manager_with(app, Path(file)))
 
     # -- what the application registers --------------------------------------------------------
 
@@ -653,92 +606,12 @@ class Limiter(flask_limiter.Limiter):
             usd=usd,
         )
 
-    # -- operators -----------------------------------------------------------------------------
+    # -- operators, and the storage ------------------------------------------------------------
 
     @property
-    def inventory(self) -> Inventory:
-        """Every limit, for commands."""
-        return self._components.inventory
-
-    @property
-    def engine(self) -> Engine:
-        """The storage's engine, for commands: also while it is down."""
-        return self._components.engines.primary
-
-    @property
-    def callers(self) -> Callers:
-        """What the application knows of its callers, for commands; to be replaced by it."""
-        return self._callbacks.callers
-
-    @callers.setter
-    def callers(self, callers: Callers) -> None:
-        self._callbacks.callers = callers
-
-    @property
-    def overrides(self) -> Overrides:
-        """The overrides: to list and remove them, and the log of changes by operators."""
-        return self._components.overrides
-
-    @property
-    def denials(self) -> Denials:
-        """The latest denials. ``ValueError`` unless :meth:`remember_denials` was called."""
-        return self._recorder.denials
-
-    @property
-    def shadows(self) -> Shadows:
-        """What limits in shadow and candidates would have denied, as :attr:`denials`."""
-        return self._recorder.shadows
-
-    @property
-    def counters(self) -> Counters:
-        """How many decisions each limit made, by the minute, as :attr:`denials`."""
-        return self._recorder.counters
-
-    def override(
-        self,
-        limit: str,
-        identity: str,
-        amount: str,
-        *,
-        until: float | None = None,
-        reason: str = "",
-        by: str = "",
-    ) -> Override:
-        """Give an identity its amount of the limits of that name, in all workers within five
-        seconds; usage is kept.
-
-        ``identity`` is what the limit's key function returns. ``until`` is in seconds since 1970;
-        ``None``: until ``limiter.overrides.clear(limit, identity)``. Raises ``ValueError`` for an
-        unknown limit, an amount that changes more than the number or is below a call's fixed cost,
-        and ``StorageUnavailable``.
-        """
-        self.inventory.adjustable(self._current_app(), limit, amount)
-        return self._components.overrides.set(
-            limit, identity, amount, until=until, reason=reason, by=by
-        )
-
-    def block(
-        self,
-        name: str,
-        identity: str,
-        *,
-        for_s: float | None = None,
-        reason: BlockReason = "blocked",
-    ) -> bool:
-        """Block an identity at the limits ``unless blocked`` of that name, in all workers.
-
-        For ``for_s`` seconds, or until :meth:`unblock`. ``identity`` is what the limit's key
-        function returns. False if it is blocked for as long already: a shorter block never ends a
-        longer one. Raises ``ValueError`` for an unknown name, and ``StorageUnavailable``.
-        """
-        app = self._app_with_limits()
-        return self._components.blocks.block(app, name, identity, for_s=for_s, reason=reason)
-
-    def unblock(self, name: str, identity: str) -> bool:
-        """Lift all blocks of that name from the identity; False if there were none.
-
-        The history of a surge of that name is forgotten. Raises as :meth:`block`."""
-        return self._components.blocks.unblock(self._app_with_limits(), name, identity)
+    def operators(self) -> Operators:
+        """What operators see and change of the current application's limits."""
+        return Operators(self._hooks)
 
     def forget(self, name: str, identity: str) -> bool:
         """Forget what the limits of that name have counted of an identity, such as failed log-ins
@@ -749,7 +622,7 @@ class Limiter(flask_limiter.Limiter):
         a warning is logged. It never raises: while the storage is down, nothing is forgotten, which
         is logged.
         """
-        components, app = self._components, self._current_app()
+        components, app = self._components, application()
         buckets = components.inventory.counts(app, name, identity)
         if not buckets:
             components.known_names.check_name(name, "forget")
@@ -760,56 +633,12 @@ class Limiter(flask_limiter.Limiter):
             app.logger.warning(KEPT, name, error)
             return False
 
-    def restore(
-        self, shown: RequestLimit, uses: Iterable[tuple[datetime, int]], *, apply: bool = True
-    ) -> RestoredUsage:
-        """Charge a limit of :meth:`peek` what it should have counted after these ``uses``, each
-        with its instant and units (dollars in micro-dollars), and has not: the storage lost it.
-
-        Without ``apply``, only say how much that is. A limit that counts more is left alone.
-        Raises ``StorageUnavailable``.
-        """
-        exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
-        return restore(self.engine, shown.verdict.charge, exact, apply=apply)
-
-    def blocks(self) -> list[str]:
-        """The names that :meth:`block` knows."""
-        return self._components.blocks.names(self._current_app())
-
-    def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
-        """Wait until the storage has taken all pending settlements of this process, at most
-        ``timeout_s``; False if some are left. For tests and the end of a process."""
-        return self._components.settlements.flush(timeout_s)
-
-    def lost_settlements(self) -> dict[str, int]:
-        """What this process could not settle, by unit (dollars in micro-dollars): costs that were
-        not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
-        the log, with its bucket."""
-        return self._components.settlements.lost
-
-    def use_storage(self, storage: Storage) -> Storage | None:
-        """Decide by this storage from now on; returns the one before. For tests."""
-        hooks = self._hooks
-        before = hooks.components.storage
-        hooks.components.use(storage)
-        hooks.use(hooks.components)
-        return before
-
     @property
     def storage(self) -> Storage:
         """The storage of the current application's limits, or of the one that was attached last."""
         storage = self._components.storage
         assert storage is not None, NOT_INITIALISED
         return storage
-
-    @property
-    def storage_is_down(self) -> bool:
-        """Whether limits are decided without the storage now. It is not asked."""
-        return self._components.engines.is_down
-
-    def check_storage(self) -> None:
-        """Ask the storage whether it serves, so that an outage is noticed without a request."""
-        self._components.engines.check_storage()
 
     def reset(self) -> None:
         """Forget everything that was charged. Overrides stay."""
@@ -818,16 +647,6 @@ class Limiter(flask_limiter.Limiter):
             self.logger.info("Storage has been reset and all limits cleared")
         except NotImplementedError:
             self.logger.warning("This storage type does not support being reset")
-
-    def _app_with_limits(self) -> flask.Flask:
-        if not self.enabled:
-            raise ValueError("Rate limits are disabled (RATELIMIT_ENABLED); nothing is blocked.")
-        return self._current_app()
-
-    def _current_app(self) -> flask.Flask:
-        app = cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
-        self._components.policies.complete(app)
-        return app
 
     # -- Flask-Limiter's seams -----------------------------------------------------------------
 

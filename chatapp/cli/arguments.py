@@ -1,0 +1,17 @@
+"""The types of the commands' arguments: see chatapp/operators/arguments.py."""
+
+from functools import partial
+from typing import Final
+
+from chatapp.operators import arguments
+from ratelimit_ext.terminal import Parsed
+
+USER: Final = Parsed("name", partial(arguments.name, most=arguments.USER))
+NEW_USER: Final = Parsed("name", arguments.new_user)
+TEAM: Final = Parsed("name", partial(arguments.name, most=arguments.TEAM))
+KEY_NAME: Final = Parsed("name", partial(arguments.name, most=arguments.KEY_NAME))
+OWN_LIMIT: Final = Parsed("limit=amount", arguments.own_limit)
+MODELS: Final = Parsed("model", arguments.models)
+DAY: Final = Parsed("day", arguments.day)
+SUBJECT: Final = Parsed("subject", arguments.subject)
+DURATION: Final = Parsed("duration", arguments.duration)

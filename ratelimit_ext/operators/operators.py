@@ -1,0 +1,383 @@
+"""``limiter.operators``: what operators see and change of the limits, from code or a command."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import flask
+from limits.storage import MemoryStorage
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.errors import OperatorError
+from ratelimit_ext.core.key import Identity
+from ratelimit_ext.operators.denials import Denied, denials_of
+from ratelimit_ext.operators.shadow import shadow_results
+from ratelimit_ext.operators.usage import MOST_NAMES, Block, Reader, State
+from ratelimit_ext.policy import Policy
+from ratelimit_ext.records.denials import MOST_READ
+from ratelimit_ext.records.overrides import LogEntry, Override
+from ratelimit_ext.records.restoration import RestoredUsage, restore
+from ratelimit_ext.settlements.queue import EXIT_S
+from ratelimit_ext.strategies.guards.block import BlockReason
+from ratelimit_ext.web.commands import EXTENSION
+from ratelimit_ext.web.components import Components
+from ratelimit_ext.web.declarations.callbacks import Callers, CheckedPolicy
+from ratelimit_ext.web.hooks import RequestHooks
+from ratelimit_ext.web.inventory import Group, Row
+from ratelimit_ext.web.request.request_state import RequestLimit
+from ratelimit_ext.web.request.resolver import Resolver
+
+T = TypeVar("T")
+
+NOT_SHARED: Final = (
+    "The limits are in the memory of each worker (memory://), which no command can see or change. "
+    "Set RATELIMIT_STORAGE_URI to a storage that all share, or start the server that has it."
+)
+
+
+class Operators:
+    """The limits of the current application, by one of its extensions or by all of them.
+
+    Nothing here charges a limit but :meth:`restore`. Raises :class:`OperatorError` for what cannot
+    be done, and ``StorageUnavailable``. An ``identity`` is what a limit's key function returns; as
+    an operator writes it, it may be ``user:ada`` or an address.
+    """
+
+    def __init__(self, *attached: RequestHooks) -> None:
+        self._attached = attached
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether limits apply, and this process sees those of the workers."""
+        enabled = [hooks.components.storage for hooks in self._attached if hooks.is_enabled]
+        return bool(enabled) and not any(isinstance(each, MemoryStorage) for each in enabled)
+
+    def shared(self) -> Operators:
+        """These, if they are the workers'. ``OperatorError`` if they are this process's own."""
+        self._enabled()
+        if not self.is_shared:
+            raise OperatorError("not_shared", NOT_SHARED)
+        return self
+
+    def _enabled(self) -> list[Components]:
+        """What applications have of the extensions that limit something."""
+        enabled = [hooks.components for hooks in self._attached if hooks.is_enabled]
+        if not enabled:
+            raise OperatorError("disabled", "Rate limits are disabled (RATELIMIT_ENABLED).")
+        return enabled
+
+    def _readers(self) -> list[Reader]:
+        return [Reader(components, application()) for components in self._enabled()]
+
+    def _first(self, act: Callable[[Components], T]) -> T:
+        """What the first extension answers that has such a limit."""
+        error: OperatorError | None = None
+        for components in self._enabled():
+            try:
+                return act(components)
+            except OperatorError as found:
+                error = error or found
+        assert error is not None
+        raise error
+
+    # -- what there is ---------------------------------------------------------------------------
+
+    def groups(self, endpoint: str = "") -> Iterator[tuple[Group, list[Row | Any]]]:
+        """The endpoints, or one, each with its limits: rows, and definitions whose string is known
+        only in a request."""
+        app = application()
+        if endpoint and endpoint not in app.view_functions:
+            known = ", ".join(sorted(app.view_functions.keys() - {"static"}))
+            raise OperatorError(
+                "unknown_endpoint", f"There is no endpoint {endpoint!r}; endpoints: {known}."
+            )
+        for components in self._enabled():
+            for group in components.inventory.groups(app, endpoint):
+                found: list[Row | Any] = []
+                for definition in group.definitions:
+                    try:
+                        found += components.inventory.rows(definition, group)
+                    except Exception:  # noqa: BLE001 - a function that needs a request
+                        found.append(definition)
+                yield group, found
+
+    def rows(self) -> list[Row]:
+        """Every limit once for each bucket and plan."""
+        app = application()
+        return [row for components in self._enabled() for row in components.inventory.all_rows(app)]
+
+    def checked_policy(self, file: Path | None = None) -> CheckedPolicy:
+        """The policy in the file, or the configured one, with what the application warns of. Raises
+        ``ConfigurationError`` with every mistake."""
+        return self._attached[0].components.policies.checked(application(), file)
+
+    def check_policy_file(self, file: str | os.PathLike[str]) -> Policy:
+        """The policy in a file, checked as at a start of the application, and not applied. Raises
+        ``ConfigurationError`` with every mistake and its line."""
+        return self._attached[0].components.policies.check_file(application(), file)
+
+    def resolver(self, file: str | os.PathLike[str] | None = None) -> Resolver:
+        """What finds the limits of the application's routes; with the policy of ``file`` in place
+        of its own, for a simulation. Raises ``ConfigurationError``."""
+        components = self._enabled()[0]
+        if file is None:
+            return components.resolver
+        return components.resolver_of(components.policies.manager_with(application(), Path(file)))
+
+    @property
+    def identities(self) -> Mapping[str, Identity]:
+        """The identity functions by the names that a policy can use."""
+        return self._attached[0].components.callbacks.identities
+
+    @property
+    def callers(self) -> Callers:
+        """What the application knows of its callers; to be replaced by it."""
+        return self._attached[0].components.callbacks.callers
+
+    @callers.setter
+    def callers(self, callers: Callers) -> None:
+        for hooks in self._attached:
+            hooks.components.callbacks.callers = callers
+
+    def policy_checker(
+        self, function: Callable[[Path | None], CheckedPolicy]
+    ) -> Callable[[Path | None], CheckedPolicy]:
+        """Register the function that ``flask ratelimit check`` calls with the file of its argument,
+        or ``None``, in place of :meth:`check_policy_file`: for an application that checks more."""
+        for hooks in self._attached:
+            hooks.components.callbacks.policy_checker = function
+        return function
+
+    # -- what limits have counted ----------------------------------------------------------------
+
+    def states(self, *identities: str, kind: str | None = None) -> list[State]:
+        """What every limit has counted of these identities, or those of that ``kind``, as "user".
+        They are written as by operators."""
+        readers = self._readers()
+        return [each for reader in readers for each in reader.of_identities(*identities, kind=kind)]
+
+    def used(
+        self, limit: str | None = None, *, least: float = 0.0, scan: int = MOST_NAMES
+    ) -> tuple[list[State], bool]:
+        """What has used that share of a limit, or of the one of that name, the largest share first;
+        and whether the storage has more names than ``scan``, which were not read."""
+        readers = self._readers()
+        if limit is not None:
+            _check_name(limit, readers)
+        read = [reader.used(limit, scan) for reader in readers]
+        found = [state for states, _ in read for state in states if state.share >= least]
+        found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
+        return found, any(is_cut for _, is_cut in read)
+
+    def reset(
+        self, identity: str, limit: str | None = None, *, reason: str = "", by: str = ""
+    ) -> list[str]:
+        """Forget what all limits but guards have counted of an identity, or the one of that name;
+        returns their names. It is written as by operators."""
+        cleared: list[str] = []
+        readers = self._readers()
+        if limit is not None:
+            _check_name(limit, readers)
+        for reader in readers:
+            for state in reader.of_identities(identity):
+                row = state.row
+                wanted = row.limit.visible if limit is None else row.name == limit
+                if wanted and reader.components.engines.primary.clear([state.verdict.charge.key]):
+                    cleared.append(row.name)
+        if not cleared:
+            raise OperatorError("nothing_counted", f"Nothing was counted of {identity!r}.")
+        self.note("reset", identity, limit=limit or "", reason=reason, by=by)
+        return cleared
+
+    def look(self, charge: Charge) -> Verdict:
+        """The verdict on a charge of an event as of now; it is not charged."""
+        engine = self._attached[0].components.engines.primary
+        return engine.admit([charge], take=False).verdicts[0]
+
+    def restore(
+        self, shown: RequestLimit, uses: Iterable[tuple[datetime, int]], *, apply: bool = True
+    ) -> RestoredUsage:
+        """Charge a limit of :meth:`LimitedRequest.peek` what it should have counted after these
+        ``uses``, each with its instant and units (dollars in micro-dollars), and has not: the
+        storage lost it.
+
+        Without ``apply``, only say how much that is. A limit that counts more is left alone.
+        """
+        exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
+        engine = self._enabled()[0].engines.primary
+        return restore(engine, shown.verdict.charge, exact, apply=apply)
+
+    # -- what was decided ------------------------------------------------------------------------
+
+    def denials(self, *identities: str, since: float, most: int = MOST_READ) -> Denied:
+        """The denials of these identities, or of all, in that many seconds before now, of the
+        ``most`` entries that were written last."""
+        return denials_of(self._enabled(), application(), identities, since=since, most=most)
+
+    def shadow_report(self, limit: str | None = None) -> list[dict[str, Any]]:
+        """What limits in shadow and candidates would have denied in the last hour and day; of that
+        limit alone if named."""
+        return shadow_results(self._enabled(), application(), limit)
+
+    def counters(self, minutes: int) -> Mapping[int, Mapping[str, Counter[str]]]:
+        """How many decisions each limit made, in each of the last minutes."""
+        return self._enabled()[0].recorder.counters.read(minutes)
+
+    # -- blocks ----------------------------------------------------------------------------------
+
+    def block(
+        self,
+        name: str,
+        identity: str,
+        *,
+        for_s: float | None = None,
+        reason: BlockReason = "blocked",
+    ) -> bool:
+        """Block an identity at the limits ``unless blocked`` of that name, in all workers.
+
+        For ``for_s`` seconds, or until :meth:`unblock`. False if it is blocked for as long already:
+        a shorter block never ends a longer one.
+        """
+        app = application()
+        return self._first(
+            lambda each: each.blocks.block(app, name, identity, for_s=for_s, reason=reason)
+        )
+
+    def unblock(self, name: str, identity: str) -> bool:
+        """Lift all blocks of that name from the identity; False if there were none.
+
+        The history of a surge of that name is forgotten."""
+        app = application()
+        return self._first(lambda components: components.blocks.unblock(app, name, identity))
+
+    def blocks(self, *, scan: int = MOST_NAMES) -> list[Block]:
+        """What is blocked, of so many names that are read in the storage."""
+        found = {
+            (each.limit, each.identity): each
+            for reader in self._readers()
+            for each in reader.blocks(scan)
+        }
+        return list(found.values())
+
+    # -- overrides, and the log ------------------------------------------------------------------
+
+    def override(
+        self,
+        limit: str,
+        identity: str,
+        amount: str,
+        *,
+        until: float | None = None,
+        reason: str = "",
+        by: str = "",
+        as_written: bool = False,
+    ) -> Override:
+        """Give an identity its amount of the limits of that name, in all workers within five
+        seconds; usage is kept.
+
+        ``until`` is in seconds since 1970; ``None``: until :meth:`clear_override`. ``as_written``:
+        the identity is as an operator writes it.
+        """
+
+        def act(components: Components) -> Override:
+            app = application()
+            rows = components.inventory.adjustable(app, limit, amount)
+            meant = _meant(components, limit, identity, rows) if as_written else identity
+            return components.overrides.set(limit, meant, amount, until=until, reason=reason, by=by)
+
+        try:
+            return self._first(act)
+        except OperatorError:
+            enabled, app = self._enabled(), application()
+            if identity != limit and any(p.inventory.named(app, identity) for p in enabled):
+                raise OperatorError(
+                    "swapped",
+                    f"{identity!r} is the name of a limit. Write the identity first, then the "
+                    "limit.",
+                ) from None
+            raise
+
+    def overrides(self) -> list[Override]:
+        """The overrides that apply."""
+        return [each for components in self._enabled() for each in components.overrides.all()]
+
+    def clear_override(
+        self, limit: str, identity: str, *, reason: str = "", by: str = ""
+    ) -> str | None:
+        """Remove an override, also of a limit that is gone; returns the identity that had it. That
+        may be written as by operators."""
+        app, removed = application(), None
+        for components in self._enabled():
+            kinds = dict.fromkeys(row.key for row in components.inventory.named(app, limit))
+            meant = [components.callbacks.callers.identity(kind, identity) for kind in kinds]
+            for each in dict.fromkeys([*meant, identity]):
+                if each and components.overrides.clear(limit, each, reason=reason, by=by):
+                    removed = each
+        return removed
+
+    def log(self) -> list[LogEntry]:
+        """The latest changes by operators, the newest first."""
+        entries = [each for components in self._enabled() for each in components.overrides.log()]
+        return sorted(entries, key=lambda entry: -entry.at)
+
+    def note(self, action: str, identity: str, **facts: Any) -> None:
+        """Write another change of an operator to the log."""
+        self._enabled()[0].overrides.note(action, identity, **facts)
+
+    # -- the storage -----------------------------------------------------------------------------
+
+    @property
+    def storage_is_down(self) -> bool:
+        """Whether limits are decided without the storage now. It is not asked."""
+        return any(hooks.components.engines.is_down for hooks in self._attached)
+
+    def check_storage(self) -> None:
+        """Ask the storage whether it serves, so that an outage is noticed without a request."""
+        for hooks in self._attached:
+            hooks.components.engines.check_storage()
+
+    def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
+        """Wait until the storage has taken all pending settlements of this process, at most
+        ``timeout_s``; False if some are left. For tests and the end of a process."""
+        return self._attached[0].components.settlements.flush(timeout_s)
+
+    def lost_settlements(self) -> dict[str, int]:
+        """What this process could not settle, by unit (dollars in micro-dollars): costs that were
+        not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
+        the log, with its bucket."""
+        return self._attached[0].components.settlements.lost
+
+
+def all_operators() -> Operators:
+    """Those of all extensions of the current application."""
+    extensions = flask.current_app.extensions
+    return Operators(*(extensions[each.app_key] for each in extensions[EXTENSION]))
+
+
+def application() -> flask.Flask:
+    return cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
+
+
+def _check_name(name: str, readers: Iterable[Reader]) -> None:
+    known = dict.fromkeys(row.name for reader in readers for row in reader.rows)
+    if name not in known:
+        listed = ", ".join(known)
+        raise OperatorError("unknown_limit", f"There is no limit {name!r}; limits: {listed}.")
+
+
+def _meant(components: Components, limit: str, text: str, rows: list[Row]) -> str:
+    """The identity that an operator means in the limits of that name."""
+    callers, kinds = components.callbacks.callers, dict.fromkeys(row.key for row in rows)
+    for kind in kinds:
+        if identity := callers.identity(kind, text):
+            callers.check(kind, identity)
+            return identity
+    raise OperatorError(
+        "unknown_identity", f"{limit} counts {', '.join(kinds)}; {text!r} cannot be one."
+    )

@@ -1,0 +1,103 @@
+"""What ``flask ratelimit`` and an application's own commands share: group, options, output."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+import click
+from flask.cli import AppGroup
+
+from ratelimit_ext.core.errors import ConfigurationError, OperatorError, StorageUnavailable
+from ratelimit_ext.operators.texts import instant_s, printable
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class OperatorGroup(AppGroup):
+    """Commands whose errors are one sentence, with exit status 1. ``hints`` are what to do, by the
+    codes of errors."""
+
+    def __init__(self, name: str, *, hints: Mapping[str, str], **attributes: Any) -> None:
+        super().__init__(name, **attributes)
+        self._hints = hints
+
+    def operator_error(self, error: Exception) -> OperatorError | None:
+        """The error as one of an operator's; ``None`` for one that no operator can mend."""
+        if isinstance(error, StorageUnavailable):
+            return OperatorError("storage", f"The limits cannot be reached: {error}")
+        if isinstance(error, ConfigurationError):
+            return OperatorError("configuration", str(error))
+        return error if isinstance(error, OperatorError) else None
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            found = self.operator_error(error)
+            if found is None:
+                raise
+            sentence = " ".join(filter(None, [str(found), self._hints.get(found.code)]))
+            raise click.ClickException(sentence) from error
+
+
+class Parsed(click.ParamType[T]):
+    """An argument that a function reads, which raises ``OperatorError``."""
+
+    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
+        try:
+            return self._parse(value)
+        except OperatorError as error:
+            self.fail(str(error), param, ctx)
+
+
+UNTIL: Final = Parsed("time", instant_s)
+
+
+def with_json(command: F) -> F:
+    """Give a command the option ``--json``, which it gets as ``as_json``."""
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+    return option(command)
+
+
+def by_operator(command: F) -> F:
+    """Give a command the options of the log: who changes something, and why."""
+    for option in (
+        click.option("--by", default=_operator, help="Who does it; default: the user here."),
+        click.option("--reason", default="", help="Why, for the log."),
+    ):
+        command = option(command)
+    return command
+
+
+def _operator() -> str:
+    with contextlib.suppress(Exception):  # a container may know no user of this number
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    return "unknown"
+
+
+def echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def echo_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print aligned columns. Callers choose some of the texts, so control characters are shown."""
+    lines = [heads, *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
