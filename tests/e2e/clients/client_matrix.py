@@ -427,6 +427,27 @@ class _Cell:
         return list(self.gateway.rows("client"))
 
 
+def said(client: Client, url: str, model: str, folder: Path, prompt: str, within_s: int) -> str:
+    """What the client answers when it is run in an empty folder; "" if it does not."""
+    (folder / "home").mkdir(parents=True)
+    environment = client.environment()
+    words = [*client.command(environment), url, "sk-any", model, client.ways[0], prompt]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=folder,
+            env=variables(environment, folder / "home"),
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=within_s,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        return ""
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result["text"] or ""
+
+
 def variables(environment: Path, home: Path) -> dict[str, str]:
     """An environment without the user's, in which no other address can be reached."""
     paths = (environment / "bin", environment / "node_modules" / ".bin")

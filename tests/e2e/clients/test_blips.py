@@ -1,219 +1,376 @@
-"""A provider that refuses some or all calls for a while: what callers of the real SDKs get through
-this server, and what they get without it. `RATELIMIT_BLIPS=write` measures the long blips too, and
-writes the table into docs/clients.md."""
+"""A provider that refuses some or all calls for a while: what callers get through this server, and
+what they get without it. Always with the installed SDKs; RATELIMIT_CLIENT_MATRIX=1 tries every
+client of the matrix and longer blips, =write puts the tables into docs/clients.md."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
 import os
 import random
 import re
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
-import anthropic
-import httpx2
-import openai
 import pytest
 
 from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import (
-    Answer,
-    Call,
-    UpstreamServer,
-    anthropic_error,
-    openai_error,
-    success,
+from tests.chatapp.upstream_server import Answer, Call, anthropic_error, openai_error, success
+from tests.e2e.clients.client_matrix import (
+    CACHE,
+    CLAUDE,
+    CLIENTS,
+    SAID,
+    Client,
+    said,
+    variables,
 )
 from tests.e2e.gunicorn_master import gunicorn
 from tests.e2e.money.billed_gateway import roomy_policy
 
 pytestmark = pytest.mark.slow
 
-WRITES = os.environ.get("RATELIMIT_BLIPS") == "write"
+MATRIX = os.environ.get("RATELIMIT_CLIENT_MATRIX")
+in_matrix = pytest.mark.skipif(
+    not MATRIX, reason="RATELIMIT_CLIENT_MATRIX=1 makes an environment for each client"
+)
 FILE = "tests/e2e/clients/test_blips.py"
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "clients.md"
-TABLE = re.compile(r"(?<=<!-- blips -->\n).*(?=<!-- /blips -->)", re.DOTALL)
-SHARES = [Fraction(1, 50), Fraction(1, 10), Fraction(1, 2), Fraction(2, 3), Fraction(1)]
-CALLS_PER_S = 3
+OUTCOMES = CACHE / "blips"
+WAIT = {"Retry-After": "2"}
+BROKEN, OVERLOADED, LIMITED = "500", "503 or 529", "429, wait 2 s"
+ERRORS = {
+    (BROKEN, False): openai_error(500, code="server_error"),
+    (BROKEN, True): anthropic_error(500, kind="api_error"),
+    (OVERLOADED, False): openai_error(503, code="server_is_overloaded"),
+    (OVERLOADED, True): anthropic_error(529, kind="overloaded_error"),
+    (LIMITED, False): openai_error(429, code="rate_limit_exceeded", headers=WAIT),
+    (LIMITED, True): anthropic_error(429, kind="rate_limit_error", headers=WAIT),
+}
+KINDS = (BROKEN, OVERLOADED, LIMITED)
+ALL, HALF = Fraction(1), Fraction(1, 2)
+SHARES = [Fraction(1, 50), Fraction(1, 10), HALF, Fraction(2, 3), ALL]
+LENGTHS = (8, 40) if MATRIX else (8,)
+CALLS_PER_S = {8: 3, 40: 1}
 #: How long calls go on after the recovery of the provider.
 AFTERWARDS_S = 4
-#: The time after the recovery from which no caller may be refused.
-RECOVERED_S = 1
+#: The time after the recovery, and after the last named wait, from which no caller may be refused.
+RECOVERED_S = {BROKEN: 1, OVERLOADED: 1, LIMITED: 3}
 WITHIN = 0.02
+#: A client that takes longer is ended.
+TIMEOUT_S = 300
+#: So many commands run at once.
+RUNS = 6
 BUDGETS = {"usd_hour": "1000000 usd/hour", "usd_day": "1000000 usd/day"}
-COLUMNS = (
-    *("status", "refused", "for", "answered, direct", "here", "attempts, direct", "here"),
-    "refused late",
-)
-ERRORS = {
-    500: openai_error(500, code="server_error"),
-    503: openai_error(503, code="server_is_overloaded"),
-    529: anthropic_error(529, kind="overloaded_error"),
+PROMPT = re.compile(rb"ping-\d+")
+
+#: In the environment of the tests.
+INSTALLED = [
+    Client("installed openai", "openai_sdk.py"),
+    Client("installed anthropic", "anthropic_sdk.py", CLAUDE),
+]
+#: Those with retries of their own, of which one process makes many calls.
+RETRYING = {
+    *("openai 1.109", "openai 2", "openai 3", "anthropic 0.60", "anthropic 1", "anthropic 2"),
+    *("openai, Node", "@anthropic-ai/sdk", "Vercel ai, openai", "Vercel ai, anthropic"),
+    "litellm, anthropic",
 }
+#: Those that are commands, with retries of their own, which go on for longer.
+COMMANDS = {"aider, openai", "aider, anthropic", "Claude Code", "Codex"}
+TRIED = [client for client in CLIENTS if client.name in RETRYING] if MATRIX else INSTALLED
+RUN = [client for client in CLIENTS if client.name in COMMANDS]
+#: All others leave retries to an SDK.
+FRAMEWORKS = [client for client in CLIENTS if client.name not in RETRYING | COMMANDS]
 
 
 @dataclass
 class Blip:
-    """Calls of one model, of which the provider refuses a share with that status at first."""
+    """Calls of one model, of which the provider refuses a share for some seconds from the first on.
+    Whether it refuses an attempt of a call does not depend on `way`: direct, or here."""
 
-    status: int
+    client: Client
+    kind: str
     share: Fraction
     seconds: int
     way: str
-    begins_at: float = 0.0
-    answered: list[bool] = field(default_factory=list)
-    #: When a client received a refusal, in seconds after the provider's recovery.
-    refused_at: list[float] = field(default_factory=list)
-    asked: int = 0
+    began_at: float | None = None
+    calls: int = 0
+    answered: int = 0
+    #: Refusals that this server has sent after RECOVERED_S.
+    late: int = 0
 
     def __post_init__(self) -> None:
-        protocol = "claude" if self.status == 529 else "gpt"
-        share = str(self.share).replace("/", "-of-")
-        self.model = f"{protocol}-{self.status}-{share}-{self.seconds}-s-{self.way}"
-        self._random = random.Random(self.model)
+        words = f"{self.client.name} {self.kind} {self.share} {self.seconds} {self.way}"
+        begin = "claude" if self.client.is_anthropic else "gpt"
+        self.model = f"{begin}-{re.sub('[^a-z0-9]+', '-', words.lower())}"
+        self._attempts = Counter[bytes]()
         self._lock = threading.Lock()
 
-    def answer(self) -> Answer | None:
+    @property
+    def attempts(self) -> int:
+        return self._attempts.total()
+
+    def answer(self, prompt: bytes) -> Answer | None:
         """What the provider says; None: what was asked for."""
         with self._lock:
-            self.asked += 1
-            is_over = time.monotonic() - self.begins_at >= self.seconds
-            is_refused = not is_over and self._random.random() < self.share
-        return ERRORS[self.status] if is_refused else None
+            now = time.monotonic()
+            self.began_at = began_at = self.began_at or now
+            self._attempts[prompt] += 1
+            chance = random.Random(f"{self.kind} {prompt!r} {self._attempts[prompt]}").random()
+        is_refused = now - began_at < self.seconds and chance < self.share
+        return ERRORS[self.kind, self.client.is_anthropic] if is_refused else None
 
-    def note(self, response: httpx2.Response) -> None:
-        """A client has received this."""
-        if response.is_error:
-            self.refused_at.append(time.monotonic() - self.begins_at - self.seconds)
-
-    @property
-    def share_answered(self) -> float:
-        return sum(self.answered) / len(self.answered)
-
-    @property
-    def refused_late(self) -> int:
-        return sum(at > RECOVERED_S for at in self.refused_at)
+    def note_refusal(self, at: float) -> None:
+        recovered_at = (self.began_at or at) + self.seconds
+        self.late += at > recovered_at + RECOVERED_S[self.kind]
 
 
-def play(blip: Blip, url: str) -> None:
-    """One call after the other begins, whatever becomes of those before, as the SDK makes it."""
-    http = httpx2.Client(event_hooks={"response": [blip.note]}, trust_env=False)
-    message: Any = {"role": "user", "content": "ping"}
-    if blip.status == 529:
-        claude = anthropic.Anthropic(base_url=url, api_key="sk-any", http_client=http)
-
-        def call() -> object:
-            return claude.messages.create(model=blip.model, max_tokens=9, messages=[message])
-    else:
-        gpt = openai.OpenAI(base_url=f"{url}/v1", api_key="sk-any", http_client=http)
-
-        def call() -> object:
-            return gpt.chat.completions.create(
-                model=blip.model, max_completion_tokens=9, messages=[message]
-            )
-
-    def succeeds() -> bool:
-        try:
-            return bool(call())
-        except (openai.APIStatusError, anthropic.APIStatusError):
-            return False
-
-    calls = CALLS_PER_S * (blip.seconds + AFTERWARDS_S)
-    blip.begins_at = began_at = time.monotonic()
-    with closing(http), ThreadPoolExecutor(calls) as pool:
-        waiting = []
-        for number in range(calls):
-            time.sleep(max(0.0, began_at + number / CALLS_PER_S - time.monotonic()))
-            waiting.append(pool.submit(succeeds))
-        blip.answered = [each.result() for each in waiting]
+Pair = tuple[Blip, Blip]
 
 
-@contextmanager
-def provider_with(blips: list[Blip]) -> Iterator[UpstreamServer]:
-    """A provider with these blips."""
-    by_model = {blip.model: blip for blip in blips}
+@dataclass
+class Place:
+    """A provider with these blips by model, and a gateway before it."""
+
+    folder: Path
+    urls: dict[str, str]
+    blips: dict[str, Blip]
+
+    def pairs(self, client: Client, shares: Sequence[Fraction], *lengths: int) -> list[Pair]:
+        """New blips, each direct and here."""
+        whats = [(kind, share, each) for kind in KINDS for share in shares for each in lengths]
+        pairs = [(Blip(client, *what, "direct"), Blip(client, *what, "here")) for what in whats]
+        self.blips |= {blip.model: blip for pair in pairs for blip in pair}
+        return pairs
+
+    def judge(self, pairs: list[Pair]) -> None:
+        """Keep what became of the calls. No client may be worse off here."""
+        here_by_model = {here.model: here for _, here in pairs}
+        for line in (self.folder / "refusals").read_text().splitlines():
+            at, model = line.split()
+            if model in here_by_model:
+                here_by_model[model].note_refusal(float(at))
+        for direct, here in pairs:
+            keep(here, direct)
+            print(here.model, direct.answered, here.answered, here.calls, here.late)  # noqa: T201
+        for direct, here in pairs:
+            assert here.answered >= direct.answered - WITHIN * direct.calls, here
+            assert here.late == 0, here
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder, blips = tmp_path_factory.mktemp("blips"), dict[str, Blip]()
+    (folder / "refusals").touch()
 
     def answer(call: Call) -> object:
-        refusal = by_model[str(call.body["model"])].answer()
+        blip, prompt = blips.get(str(call.body.get("model"))), PROMPT.search(call.raw)
+        refusal = blip.answer(prompt[0]) if blip and prompt else None
         return refusal or success(call.path, call.body)
 
     with upstream_server.running() as provider:
         provider.answer = answer  # type: ignore[method-assign, assignment]
-        yield provider
+        with gunicorn(
+            "tests.e2e.apps.notes_refusals:app",
+            state=folder / "state",
+            log=folder / "log",
+            RATELIMIT_POLICY_FILE=str(roomy_policy(folder / "policy.toml", **BUDGETS)),
+            OPENAI_API_KEY="sk-openai-test",
+            OPENAI_BASE_URL=f"{provider.url}/v1",
+            ANTHROPIC_API_KEY="sk-ant-test",
+            ANTHROPIC_BASE_URL=provider.url,
+            NO_PROXY="127.0.0.1",
+            REFUSALS=str(folder / "refusals"),
+        ) as master:
+            urls = {"direct": provider.url, "here": f"http://127.0.0.1:{master.port}"}
+            yield Place(folder, urls, blips)
+            assert "Traceback" not in master.log
 
 
-@pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Blip, Blip]]:
-    """Each blip without this server and with it, all of one length at the same time."""
-    folder = tmp_path_factory.mktemp("blips")
-    found = [
-        tuple(Blip(status, share, seconds, way) for way in ("direct", "gateway"))
-        for seconds in ((8, 40) if WRITES else (8,))
-        for status in ERRORS
-        for share in SHARES
-    ]
-    with ExitStack() as stack:
-        provider = stack.enter_context(provider_with([blip for pair in found for blip in pair]))
-        master = stack.enter_context(
-            gunicorn(
-                "wsgi:app",
-                state=folder / "state",
-                log=folder / "log",
-                RATELIMIT_POLICY_FILE=str(roomy_policy(folder / "policy.toml", **BUDGETS)),
-                OPENAI_API_KEY="sk-openai-test",
-                OPENAI_BASE_URL=f"{provider.url}/v1",
-                ANTHROPIC_API_KEY="sk-ant-test",
-                ANTHROPIC_BASE_URL=provider.url,
-                NO_PROXY="127.0.0.1",
+@pytest.fixture(scope="module", autouse=True)
+def page() -> Iterator[None]:
+    """Write the tables into the page at the end: outcomes of this run and of earlier ones."""
+    OUTCOMES.mkdir(parents=True, exist_ok=True)
+    yield
+    if MATRIX == "write":
+        text = PAGE.read_text()
+        for name, table in (("blips", table_of_calls()), ("outages", table_of_runs())):
+            text = re.sub(
+                f"(?<=<!-- {name} -->\n).*(?=<!-- /{name} -->)",
+                lambda _, table=table: table,  # type: ignore[misc]
+                text,
+                flags=re.DOTALL,
             )
-        )
-        urls = {"direct": provider.url, "gateway": f"http://127.0.0.1:{master.port}"}
-        for seconds in sorted({pair[0].seconds for pair in found}):
-            blips = [blip for pair in found for blip in pair if blip.seconds == seconds]
-            with ThreadPoolExecutor(len(blips)) as pool:
-                list(pool.map(lambda blip: play(blip, urls[blip.way]), blips))
-        assert "Traceback" not in master.log
-    return found  # type: ignore[return-value]
+        PAGE.write_text(text)
 
 
-def test_a_blip_is_no_worse_than_without_us(pairs: list[tuple[Blip, Blip]]) -> None:
-    """Of the calls of each blip as many are answered as without this server, or more, and none is
+@pytest.mark.parametrize("client", TRIED, ids=lambda client: client.name)
+@pytest.mark.parametrize("seconds", LENGTHS)
+def test_a_blip_is_no_worse_than_without_us(place: Place, client: Client, seconds: int) -> None:
+    """Of the calls in each blip as many are answered as without this server, or more, and none is
     refused once the provider has recovered for a second."""
-    print(*map(line, pairs), sep="\n")  # noqa: T201 - shown if the test fails
-    if WRITES:
-        PAGE.write_text(TABLE.sub(lambda _: table(pairs), PAGE.read_text()))
-    for direct, gateway in pairs:
-        assert gateway.share_answered >= direct.share_answered - WITHIN, gateway.model
-        assert gateway.refused_late == 0, gateway.model
+    pairs = place.pairs(client, SHARES, seconds)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda blips: call_each(place, blips), zip(*pairs, strict=True)))
+    place.judge(pairs)
 
 
-def line(pair: tuple[Blip, Blip]) -> str:
-    direct, gateway = pair
-    refused = "all" if direct.share == 1 else str(direct.share).replace("/", " of ")
-    answered = (f"{blip.share_answered:.0%}".replace("%", " %") for blip in pair)
-    asked = f"{direct.asked} | {gateway.asked}"
-    late = f"{gateway.refused_late}"
-    cells = [f"{direct.status}", refused, f"{direct.seconds} s", *answered, asked, late]
-    return f"| {' | '.join(cells)} |"
+def call_each(place: Place, blips: Sequence[Blip]) -> None:
+    """One call after the other begins in each of the blips, whatever becomes of those before, all
+    by one process of the client."""
+    client, way, by_model = blips[0].client, blips[0].way, {blip.model: blip for blip in blips}
+    home = place.folder / f"{client.name} {way}".replace("/", "-")
+    home.mkdir(exist_ok=True)
+    environment = client.environment() if client.pip or client.npm else Path(sys.prefix)
+    process = subprocess.Popen(
+        [*client.command(environment), place.urls[way], "sk-any", client.model, "many", "ping"],
+        cwd=home,
+        env=variables(environment, home),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    asks, says = process.stdin, process.stdout
+    assert asks is not None
+    assert says is not None
+
+    def call(model: str, number: int) -> None:
+        asks.write(f"{model} ping-{number}\n")
+        asks.flush()
+
+    try:
+        call(client.model, 0)  # so that everything is imported
+        assert SAID in json.loads(says.readline())["text"]
+        began_at, seconds = time.monotonic(), blips[0].seconds
+        per_s = CALLS_PER_S[seconds]
+        with ThreadPoolExecutor(1) as pool:
+            reading = pool.submit(says.readlines)
+            for number in range(per_s * (seconds + AFTERWARDS_S)):
+                for place_in_turn, blip in enumerate(blips):
+                    turn = number + place_in_turn / len(blips)
+                    time.sleep(max(0.0, began_at + turn / per_s - time.monotonic()))
+                    blip.calls += 1
+                    call(blip.model, number)
+            asks.close()
+            process.wait(TIMEOUT_S)
+            for said_by in map(json.loads, reading.result()):
+                by_model[said_by["model"]].answered += SAID in (said_by["text"] or "")
+    finally:
+        process.kill()
+        process.wait()
 
 
-def table(pairs: list[tuple[Blip, Blip]]) -> str:
-    """The table of the page."""
+@in_matrix
+@pytest.mark.parametrize("client", RUN, ids=lambda client: client.name)
+def test_a_run_outlives_what_it_outlives_without_us(place: Place, client: Client) -> None:
+    """Or more. Each run begins with the blip."""
+    pairs = place.pairs(client, [HALF, ALL], *LENGTHS)
+    with ThreadPoolExecutor(RUNS) as pool:
+        list(pool.map(lambda blip: run(place, blip), (blip for pair in pairs for blip in pair)))
+    place.judge(pairs)
+
+
+def run(place: Place, blip: Blip) -> None:
+    folder, url = place.folder / blip.model, place.urls[blip.way]
+    text = said(blip.client, url, blip.model, folder, "ping-1", TIMEOUT_S)
+    blip.calls, blip.answered = 1, int(SAID in text)
+
+
+@in_matrix
+@pytest.mark.parametrize("client", FRAMEWORKS, ids=lambda client: client.name)
+def test_a_framework_leaves_retries_to_an_sdk(client: Client, tmp_path: Path) -> None:
+    """All attempts at its call are of one of the SDKs above, which count them in a header."""
+    seen: list[tuple[str, str]] = []
+    soon = {"retry-after-ms": "10"}
+    if client.is_anthropic:
+        error = anthropic_error(500, kind="api_error", headers=soon)
+    else:
+        error = openai_error(500, code="server_error", headers=soon)
+
+    def answer(call: Call) -> object:
+        headers = call.headers
+        seen.append((headers["x-stainless-package-version"], headers["x-stainless-retry-count"]))
+        return error
+
+    with upstream_server.running() as provider:
+        provider.answer = answer  # type: ignore[method-assign, assignment]
+        said(client, provider.url, client.model, tmp_path / "run", "ping", TIMEOUT_S)
+    ((version, _), *_) = seen
+    assert seen == [(version, str(number)) for number in range(3)]
+    sdk = "anthropic" if client.is_anthropic else "openai"
+    assert f"{sdk} {version.partition('.')[0]}" in RETRYING
+
+
+# -- the tables --------------------------------------------------------------------------------
+
+
+def keep(here: Blip, direct: Blip) -> None:
+    """Note the outcome for the tables."""
+    words = f"{here.client.name} {here.kind} {here.share} {here.seconds}".replace("/", "-")
+    figures = {"direct": direct.answered, "here": here.answered, "calls": here.calls}
+    (OUTCOMES / f"{words}.json").write_text(json.dumps(figures))
+
+
+def kept(client: Client, kind: str, share: Fraction, seconds: int) -> dict[str, int] | None:
+    words = f"{client.name} {kind} {share} {seconds}".replace("/", "-")
+    file = OUTCOMES / f"{words}.json"
+    return json.loads(file.read_text()) if file.exists() else None  # type: ignore[no-any-return]
+
+
+def table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
     today = dt.datetime.now(dt.UTC).date()
     return "\n".join(
         [
-            f"Generated on {today} by `RATELIMIT_BLIPS=write python -m pytest {FILE}`.\n",
-            f"| {' | '.join(COLUMNS)} |",
-            "| --- " * len(COLUMNS) + "|",
-            *map(line, pairs),
+            f"Generated on {today} by `RATELIMIT_CLIENT_MATRIX=write python -m pytest {FILE}`.\n",
+            *(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)),
             "",
         ]
     )
+
+
+def table_of_calls() -> str:
+    """The share that is answered, of all kinds together: direct, and here."""
+
+    def rows() -> Iterator[Sequence[str]]:
+        for client in CLIENTS:
+            for seconds in (8, 40):
+                cells = []
+                for share in SHARES:
+                    found = [kept(client, kind, share, seconds) for kind in KINDS]
+                    if client.name in RETRYING and all(found):
+                        calls = sum(each["calls"] for each in found if each)
+                        direct, here = (
+                            100 * sum(each[way] for each in found if each) // calls
+                            for way in ("direct", "here")
+                        )
+                        cells.append(f"{direct} / {here}")
+                if cells:
+                    yield [client.name, f"{seconds} s", *cells]
+
+    shares = ("1 of 50", "1 of 10", "1 of 2", "2 of 3", "all")
+    return table(["client", "for", *shares], rows())
+
+
+def table_of_runs() -> str:
+    """Whether a run has ended with its answer: direct, and here."""
+    columns = [(kind, seconds) for seconds in (8, 40) for kind in KINDS]
+
+    def rows() -> Iterator[Sequence[str]]:
+        for client in RUN:
+            for share, refused in ((HALF, "1 of 2"), (ALL, "all")):
+                found = [kept(client, kind, share, seconds) for kind, seconds in columns]
+                if all(found):
+                    marks = ("–✓"[each["direct"]] + " / " + "–✓"[each["here"]] for each in found)
+                    yield [client.name, refused, *marks]
+
+    heads = [f"{kind}, {seconds} s" for kind, seconds in columns]
+    return table(["client", "refused", *heads], rows())

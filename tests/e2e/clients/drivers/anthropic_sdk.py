@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import anthropic
 from driver import Request, run, weather
@@ -11,6 +12,7 @@ CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 REPORT = {"city": {"type": "string"}, "degrees": {"type": "integer"}}
 
 
+@cache
 def messages() -> anthropic.resources.Messages:
     return anthropic.Anthropic().messages
 

@@ -1,5 +1,6 @@
 // driver.py for Node.
 import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
 
 const [url, key, model, way, prompt] = process.argv.slice(2);
 // What most clients read.
@@ -23,6 +24,7 @@ export const schema = {
 };
 
 export async function run(name, ways) {
+  if (way === "many") return many(Object.values(ways)[0]);
   const { version } = createRequire(import.meta.url)(`./node_modules/${name}/package.json`);
   let text = null;
   let error = null;
@@ -32,4 +34,14 @@ export async function run(name, ways) {
     error = `${raised.name}: ${raised.message}`;
   }
   console.log(JSON.stringify({ version, text, error }));
+}
+
+async function many(call) {
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [model, prompt] = line.split(" ");
+    call({ url, key, model, prompt }).then(
+      (text) => console.log(JSON.stringify({ model, text })),
+      () => console.log(JSON.stringify({ model, text: null })),
+    );
+  }
 }

@@ -3,7 +3,10 @@
     python openai_sdk.py BASE_URL KEY MODEL WAY PROMPT
 
 BASE_URL has no path, WAY is one of the driver's functions. It prints one line of JSON: the client's
-version, the text it returned, and the error it raised or showed."""
+version, the text it returned, and the error it raised or showed.
+
+If WAY is `many`, a call begins at once, in the first way, for each model and prompt in a line of
+the standard input, and prints its model and its text."""
 
 from __future__ import annotations
 
@@ -13,8 +16,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
+from threading import Thread
 
 CITY, DEGREES = "Oslo", 7
 #: In the form of chat completions.
@@ -94,6 +98,9 @@ def run(version: str, *ways: Callable[[Request], str]) -> None:
     url, key, model, way, prompt = sys.argv[1:]
     request = Request(url, key, model, prompt)
     os.environ |= request.variables
+    if way == "many":
+        many(request, ways[0])
+        return
     by_name = {each.__name__: each for each in ways}
     text, error = None, None
     try:
@@ -103,3 +110,23 @@ def run(version: str, *ways: Callable[[Request], str]) -> None:
     if not version[0].isdigit():
         version = metadata.version(version)
     print(json.dumps({"version": version, "text": text, "error": error}))  # noqa: T201
+
+
+def many(request: Request, way: Callable[[Request], str]) -> None:
+    """A call for each line of the standard input. What a client prints is not a result."""
+    results, sys.stdout = sys.stdout, sys.stderr
+
+    def call(model: str, prompt: str) -> None:
+        try:
+            text = way(replace(request, model=model, prompt=prompt))
+        except Exception:  # noqa: BLE001 - whatever it is, there is no answer
+            text = None
+        results.write(json.dumps({"model": model, "text": text}) + "\n")
+        results.flush()
+
+    threads = []
+    for line in sys.stdin:
+        threads.append(Thread(target=call, args=line.split()))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import openai
 from driver import SCHEMA, TOOL, Request, run, weather
 
 
+@cache
 def chat() -> openai.resources.chat.Completions:
     return openai.OpenAI().chat.completions
 
