@@ -250,8 +250,9 @@ class SentinelTrio:
     def replica_is_in_step(self) -> bool:
         """Whether the server that is not the master has all that the master has."""
         other = self.replica if self.current_master() is self.master else self.master
-        with other.client() as client:
+        with contextlib.suppress(redis.exceptions.ConnectionError), other.client() as client:
             return client.info("replication").get("master_link_status") == "up"
+        return False  # it disconnects its clients when it becomes a replica
 
     def fail_over(self) -> None:
         """Let the last sentinel replace the master, as soon as it finds the replica good enough."""
