@@ -17,7 +17,13 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
-from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit, LimitOptions
+from ratelimit_ext.core.limit import (
+    LONGEST_PERIOD_US,
+    MOST_AMOUNT,
+    OPTION_NAMES,
+    Limit,
+    LimitOptions,
+)
 from ratelimit_ext.core.money import MICRO, shown_dollars
 from ratelimit_ext.core.traits import TABLE, Form, traits_of
 
@@ -95,21 +101,10 @@ class ParsedLimit:
                 f"found {self.text!r} with the strategy {strategy!r}. Write {form.example!r}, or "
                 "change the strategy."
             )
-        return Limit(
-            amount=self.amount,
-            period_us=self.period_us,
-            strategy=strategy,
-            burst=options.burst,
-            unit=self.unit or options.unit or "requests",
-            name=options.name,
-            mode=options.mode,
-            anchor=options.anchor,
-            timezone=options.timezone,
-            multiple=self.multiple,
-            on_failure=options.on_failure,
-            candidate=self._candidate(options),
-            reserve=options.reserve,
-        )
+        words: dict[str, Any] = {word: getattr(options, word) for word in OPTION_NAMES}
+        words |= {"strategy": strategy, "unit": self.unit or options.unit or "requests"}
+        words["candidate"] = self._candidate(options)
+        return Limit(self.amount, self.period_us, multiple=self.multiple, **words)
 
     def _candidate(self, options: LimitOptions) -> int | None:
         """The amount of the candidate. Raises :class:`ConfigurationError`."""

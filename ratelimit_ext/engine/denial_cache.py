@@ -116,9 +116,10 @@ class DenialCache:
         """See :meth:`Engine.admit`. A decision from memory has the verdicts that are known."""
         if not take or now_us is not None:
             return self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
-        cached = self.cached(charges)
-        if cached is not None:
-            return cached
+        return self.cached(charges) or self.ask(charges, hold)
+
+    def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
+        """Decide charges that have no denial in memory."""
         began = self._forgotten
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:

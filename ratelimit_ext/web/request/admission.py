@@ -18,7 +18,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
-from ratelimit_ext.engine.denial_cache import CachedDecision
+from ratelimit_ext.engine.denial_cache import CachedDecision, DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
@@ -186,14 +186,19 @@ class Admission:
         return decide(engine, charges, take=take)
 
     def _held(
-        self, engine: Engine, charges: Sequence[BoundCharge], hold: Hold
+        self,
+        engine: Engine,
+        charges: Sequence[BoundCharge],
+        hold: Hold,
+        *,
+        is_new: bool = False,
     ) -> tuple[Decision, Records]:
         """Decide charges of which some are held. These are released if the engine fails, or this
         process is killed."""
         self._settlements.begin(engine, hold, [charge for _, _, charge in charges])
         admitted = False
         try:
-            decided = decide(engine, charges, hold)
+            decided = decide(engine, charges, hold, is_new=is_new)
             admitted = decided[0].admitted
         except StorageUnavailable as error:
             if self._engines.instead_of(engine) is not None:
@@ -286,9 +291,9 @@ class Admission:
         hold = self.hold_for(limits)
         try:
             if hold.id:
-                decision, records = self._held(engine, charges, hold)
+                decision, records = self._held(engine, charges, hold, is_new=True)
             else:
-                decision, records = decide(engine, charges)
+                decision, records = decide(engine, charges, is_new=True)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
@@ -329,10 +334,19 @@ class Admission:
 
 
 def decide(
-    engine: Engine, charges: Sequence[BoundCharge], hold: Hold = NO_HOLD, *, take: bool = True
+    engine: Engine,
+    charges: Sequence[BoundCharge],
+    hold: Hold = NO_HOLD,
+    *,
+    take: bool = True,
+    is_new: bool = False,
 ) -> tuple[Decision, Records]:
-    """Decide charges, or only look at them. Charges of one bucket share a verdict. A denial that
-    is repeated from memory has a record of each charge whose verdict is known."""
+    """Decide charges, or only look at them; ``is_new``: none has a denial in memory. Charges of
+    one bucket share a verdict. A denial that is repeated from memory has a record of each charge
+    whose verdict is known."""
     own = [charge for _, _, charge in charges]
-    decision = engine.admit(own, take=take, hold=hold)
+    if is_new and isinstance(engine, DenialCache):
+        decision = engine.ask(own, hold)
+    else:
+        decision = engine.admit(own, take=take, hold=hold)
     return decision, Records(charges, decision, engine, hold)

@@ -106,15 +106,15 @@ class Refusals:
         charges: Sequence[BoundCharge],
         is_final: IsFinal | None,
     ) -> Denial | CachedAnswer | None:
-        """The denial that is repeated from memory: the ready answer, or at first the denial, from
-        which the answer is made. ``None`` if the engine has to decide."""
-        if is_final is None or not isinstance(engine, DenialCache):
-            return None
-        if self._callbacks.refusal_handler is not None:
+        """The denial that is repeated from memory: the ready answer, or the denial where code of
+        the application takes part, and at first. ``None`` if the engine has to decide."""
+        if not isinstance(engine, DenialCache):
             return None
         cached = engine.cached([charge for _, _, charge in charges])
         if cached is None:
             return None
+        if is_final is None or self._callbacks.refusal_handler is not None:
+            return self.denial(cached, Records(charges, cached, engine, NO_HOLD))
         key, answers = answer_key(route_limits, cached), cached.denial.answers
         answer: ReadyAnswer | None = answers.get(key)
         if answer is not None:

@@ -51,6 +51,27 @@ def limited(make: Maker, *limits: Any, **options: Any) -> tuple[Flask, Limiter, 
     return app, limiter, engine
 
 
+@pytest.mark.parametrize("has_handler", [False, True])
+def test_a_request_looks_into_the_memory_once(
+    make: Maker, monkeypatch: pytest.MonkeyPatch, has_handler: bool
+) -> None:
+    """Also where code of the application takes part in the answer; a repeated denial reaches no
+    engine."""
+    app, limiter, engine = limited(make, "2/minute")
+    if has_handler:
+        limiter.refusal_handler(lambda refusal, _: refusal)
+    looks: list[int] = []
+    original = DenialCache.cached
+
+    def counted(self: DenialCache, charges: Any) -> Any:
+        looks.append(1)
+        return original(self, charges)
+
+    monkeypatch.setattr(DenialCache, "cached", counted)
+    statuses = [app.test_client().get("/").status_code for _ in range(5)]
+    assert (statuses, len(looks), engine.asked) == ([200, 200, 429, 429, 429], 5, 4)
+
+
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One item for each time that an exception was rendered."""
