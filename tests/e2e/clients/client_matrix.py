@@ -220,7 +220,9 @@ CLIENTS = [
         CLAUDE,
         npm=["@anthropic-ai/claude-code@latest"],
         ways=["stream", "tools", "structured"],
-        habits=dict.fromkeys(["cut", "error event"], "asks once more, without a stream"),
+        habits=dict.fromkeys(
+            ["cut", "error event"], "asks again without a stream, for longer than 90 s"
+        ),
         is_command=True,
     ),
     Client(
