@@ -22,10 +22,16 @@ from limits.storage import Storage
 from limits.strategies import RateLimiter
 from werkzeug.local import LocalProxy
 
-from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, shown
+from ratelimit_ext.core.errors import (
+    ConfigurationError,
+    StorageUnavailable,
+    shown,
+    unknown_name,
+)
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.money import Dollars
+from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.operators.operators import Operators, application
 from ratelimit_ext.policy import Policy
@@ -382,7 +388,15 @@ class Limiter(flask_limiter.Limiter):
             def user() -> str:
                 return str(g.user.id)
         """
-        return self._callbacks.identity(name, common=common)
+
+        def register(function: Identity) -> Identity:
+            check_function(function, 0, f"identity {name!r}")
+            self.identities[name] = function
+            if common:
+                self._callbacks.common_identities.add(function)
+            return function
+
+        return register
 
     def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
         """Register the function that returns the name of the current caller's plan."""
@@ -397,7 +411,12 @@ class Limiter(flask_limiter.Limiter):
         ``ValueError`` with what was found and what is allowed; the error names the line.
         """
 
-        return self._callbacks.plan_keyword(name)
+        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            check_function(function, 1, f"plan keyword {name!r}")
+            self._callbacks.plan_keywords[name] = function
+            return function
+
+        return register
 
     def amount_loader(self, function: AmountLoader) -> AmountLoader:
         """Register the function that returns the amounts of the current caller: limit strings by
@@ -417,7 +436,14 @@ class Limiter(flask_limiter.Limiter):
         ``limit`` is the name of one limit that has its own estimate. Raises
         ``ConfigurationError`` for an unknown unit.
         """
-        return self._callbacks.estimator(unit, limit=limit)
+        if unit not in UNITS:  # a call in flight always counts as one, so "calls" has no estimate
+            raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
+
+        def register(function: Estimate) -> Estimate:
+            self._callbacks.estimators[unit, limit] = function
+            return function
+
+        return register
 
     def refusal_handler(self, function: RefusalHandler) -> RefusalHandler:
         """Register a function that may reroute a denied request.

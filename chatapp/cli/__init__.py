@@ -39,6 +39,7 @@ UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
 #: What to do about an error, by its code.
 HINTS: Final[Mapping[str, str]] = {
     **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
+    "unknown_team": "`chat teams list` lists the teams; `chat teams create` creates one.",
     "unknown_caller": "`chat users list` and `chat ledger show` list the users.",
     "other_plan": "`chat plans set` changes it.",
     "other_team": "`chat users set-team` moves a user.",

@@ -16,6 +16,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import Identity
+from ratelimit_ext.operators.blocks import guard_charges
 from ratelimit_ext.operators.denials import Denied, denials_of
 from ratelimit_ext.operators.shadow import shadow_results
 from ratelimit_ext.operators.usage import MOST_NAMES, Block, Reader, State
@@ -24,7 +25,7 @@ from ratelimit_ext.records.denials import MOST_READ
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.restoration import RestoredUsage, restore
 from ratelimit_ext.settlements.queue import EXIT_S
-from ratelimit_ext.strategies.guards.block import BlockReason
+from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.web.commands import EXTENSION
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.callbacks import Callers, CheckedPolicy
@@ -125,10 +126,11 @@ class Operators:
     def resolver(self, file: str | os.PathLike[str] | None = None) -> Resolver:
         """What finds the limits of the application's routes; with the policy of ``file`` in place
         of its own, for a simulation. Raises ``ConfigurationError``."""
-        components = self._enabled()[0]
+        components, app = self._enabled()[0], application()
+        components.policies.complete(app)
         if file is None:
             return components.resolver
-        return components.resolver_of(components.policies.manager_with(application(), Path(file)))
+        return components.resolver_of(components.policies.manager_with(app, Path(file)))
 
     @property
     def identities(self) -> Mapping[str, Identity]:
@@ -244,17 +246,26 @@ class Operators:
         For ``for_s`` seconds, or until :meth:`unblock`. False if it is blocked for as long already:
         a shorter block never ends a longer one.
         """
-        app = application()
-        return self._first(
-            lambda each: each.blocks.block(app, name, identity, for_s=for_s, reason=reason)
-        )
+        for_us = length_us(for_s)
+        check_reason(reason)
+
+        def act(components: Components) -> bool:
+            charges = guard_charges(components.inventory, application(), name, identity, "block")
+            blocks = [new_block(charge, for_us, reason) for charge in charges]
+            return components.engines.primary.settle(blocks) > 0
+
+        return self._first(act)
 
     def unblock(self, name: str, identity: str) -> bool:
         """Lift all blocks of that name from the identity; False if there were none.
 
         The history of a surge of that name is forgotten."""
-        app = application()
-        return self._first(lambda components: components.blocks.unblock(app, name, identity))
+
+        def act(components: Components) -> bool:
+            charges = guard_charges(components.inventory, application(), name, identity, "unblock")
+            return components.engines.primary.clear([charge.key for charge in charges]) > 0
+
+        return self._first(act)
 
     def blocks(self, *, scan: int = MOST_NAMES) -> list[Block]:
         """What is blocked, of so many names that are read in the storage."""

@@ -18,7 +18,6 @@ from ratelimit_ext.records.overrides import Overrides
 from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.records.store import record_store, storage_prefix
 from ratelimit_ext.settlements.queue import settlements
-from ratelimit_ext.web.blocks import Blocks
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.declarations.manager import Manager
@@ -120,7 +119,6 @@ class Components:
             failure_policy=failure_policy,
             decider=self._decider,
         )
-        self.blocks = Blocks(self.inventory, self.engines)
         self.response = ResponseWriter(
             names=settings._header_mapping,
             headers_enabled=bool(settings._headers_enabled),

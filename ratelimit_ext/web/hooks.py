@@ -54,12 +54,7 @@ class RequestHooks:
     def use(self, components: Components) -> None:
         """Decide, answer and reserve by these from now on."""
         self.components = components
-        self._manager = components.manager
-        self._policies = components.policies
         self._identifier = components.settings._request_identifier or requested_endpoint
-        self._admission = components.admission
-        self._response = components.response
-        self._reserve = components.reserve
 
     def use_storage(self, storage: Storage) -> Storage | None:
         """Decide by this storage from now on; returns the one before. For tests."""
@@ -101,7 +96,7 @@ class RequestHooks:
         if self._is_exempt(state, endpoint):
             return None
         route = _route(context, endpoint, None)
-        return self._admission.admit(state, route, is_final=is_unhandled)
+        return self.components.admission.admit(state, route, is_final=is_unhandled)
 
     def admit_to_view(
         self, context: Any, name: str | None, is_final: Callable[[Any], bool] | None
@@ -115,8 +110,10 @@ class RequestHooks:
         if name and view is not None and get_qualified_name(view) != name:
             request = context.request
             if self.decider(endpoint, view, request.blueprint, request.method) != name:
-                self._manager.add_endpoint_hint(endpoint, name)
-        return self._admission.admit(state, _route(context, endpoint, name), is_final=is_final)
+                self.components.manager.add_endpoint_hint(endpoint, name)
+        return self.components.admission.admit(
+            state, _route(context, endpoint, name), is_final=is_final
+        )
 
     def admit_to_block(self, definition: RouteLimit, location: str) -> None:
         """Decide the limit of a block inside a view; ``location`` is the block's."""
@@ -124,15 +121,15 @@ class RequestHooks:
         state, endpoint = self.state_in(context), self._endpoint_in(context)
         if self._is_exempt(state, endpoint):
             return
-        if location not in self._manager._decorated_limits:
-            self._manager.add_decorated_limit(location, definition)
-        self._manager.add_endpoint_hint(endpoint, location)
-        self._admission.admit(state, _route(context, endpoint, location), [definition])
+        if location not in self.components.manager._decorated_limits:
+            self.components.manager.add_decorated_limit(location, definition)
+        self.components.manager.add_endpoint_hint(endpoint, location)
+        self.components.admission.admit(state, _route(context, endpoint, location), [definition])
 
     def admit_edge(self, context: Any, state: RequestState) -> None:
         endpoint = self._endpoint_in(context)
         if not self._is_exempt(state, endpoint):
-            self._admission.admit_edge(state, _route(context, endpoint, None))
+            self.components.admission.admit_edge(state, _route(context, endpoint, None))
 
     def look(self, endpoint: str, method: str) -> Records:
         """What the current caller has left at an endpoint; see :meth:`LimitedRequest.peek`."""
@@ -142,7 +139,7 @@ class RequestHooks:
             raise ValueError(unknown_name("endpoint", endpoint, endpoints))
         view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
         name = self.decider(endpoint, view, blueprint, method)
-        return self._admission.look(Route(app, endpoint, blueprint, method, name))
+        return self.components.admission.look(Route(app, endpoint, blueprint, method, name))
 
     def decider(self, endpoint: str, view: Any, blueprint: str | None, method: str) -> str | None:
         """The name of the callable whose wrapper decides the limits of an endpoint: the view's, or
@@ -162,12 +159,12 @@ class RequestHooks:
         known = self._wrapped_views.get((endpoint, view))
         if known is None:
             app = cast(Any, flask.current_app)._get_current_object()
-            self._policies.complete(app)
+            self.components.policies.complete(app)
             known = is_wrapped(view, self._limiter)
-            if not known and self._manager.is_configured(endpoint, blueprint):
+            if not known and self.components.manager.is_configured(endpoint, blueprint):
                 view = app.view_functions[endpoint] = wrap(view, self._limiter)
                 known = True
-            elif not known and self._manager.is_bare(app, view):
+            elif not known and self.components.manager.is_bare(app, view):
                 app.logger.error(BARE, endpoint)
             self._wrapped_views[endpoint, view] = known
         return known
@@ -188,7 +185,7 @@ class RequestHooks:
         if state.charged is None and not any(each.is_refused(response) for each in states):
             response = self._decide_late(context, state, response)
         has_origin = "HTTP_ORIGIN" in context.request.environ
-        self._response.finish(response, state, states, has_origin=has_origin)
+        self.components.response.finish(response, state, states, has_origin=has_origin)
         return response
 
     def release(self, _: BaseException | None = None) -> None:
@@ -210,7 +207,7 @@ class RequestHooks:
         if self._is_exempt(state, endpoint):
             return response
         try:
-            self._admission.admit(state, _route(context, endpoint, EDGE), lenient=True)
+            self.components.admission.admit(state, _route(context, endpoint, EDGE), lenient=True)
         except HTTPException as refusal:
             state.refusal = True
             app = flask.current_app
@@ -234,7 +231,7 @@ class RequestHooks:
             context.request.__dict__.setdefault("_ratelimit_ext", states)
         state = states.get(self)
         if state is None:
-            state = states[self] = RequestState(self._reserve)
+            state = states[self] = RequestState(self.components.reserve)
         return state
 
     def reservation_in(self, context: Any) -> Reservation:

@@ -12,11 +12,8 @@ from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
-from ratelimit_ext.core.errors import ConfigurationError, unknown_name
 from ratelimit_ext.core.key import Identity
-from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.policy import Policy
-from ratelimit_ext.web.declarations.code_checks import check_function
 from ratelimit_ext.web.identities import BUILT_IN, COMMON, meant
 
 Estimate: TypeAlias = Callable[[], Any]
@@ -99,34 +96,6 @@ class Callbacks:
         self.refusal_handler: RefusalHandler | None = None
         self.callers: Callers = AnyCallers(self.identities)
         self.policy_checker: PolicyChecker | None = None
-
-    def identity(self, name: str, *, common: bool) -> Callable[[Identity], Identity]:
-        def register(function: Identity) -> Identity:
-            check_function(function, 0, f"identity {name!r}")
-            self.identities[name] = function
-            if common:
-                self.common_identities.add(function)
-            return function
-
-        return register
-
-    def plan_keyword(self, name: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            check_function(function, 1, f"plan keyword {name!r}")
-            self.plan_keywords[name] = function
-            return function
-
-        return register
-
-    def estimator(self, unit: str, *, limit: str) -> Callable[[Estimate], Estimate]:
-        if unit not in UNITS:  # a call in flight always counts as one, so "calls" has no estimate
-            raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
-
-        def register(function: Estimate) -> Estimate:
-            self.estimators[unit, limit] = function
-            return function
-
-        return register
 
 
 @dataclass(frozen=True, slots=True)

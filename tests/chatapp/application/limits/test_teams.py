@@ -300,7 +300,7 @@ BAD = {
     ),
     "a key for an unknown team": (
         ("keys", "create", "--user", "zoe", "--team", "sales"),
-        "There is no team 'sales'; `chat teams create sales` creates it.",
+        "There is no team 'sales'. `chat teams list` lists the teams; `chat teams create` creates",
     ),
     "a key for another team": (
         ("keys", "create", "--user", "ada", "--team", "research"),
