@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import click
@@ -22,7 +22,6 @@ from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
-LONGEST_OVERLAP_H: Final = 24 * 366
 LIMIT_HELP: Final = (
     'An amount in place of the policy\'s, as in "usd-day=20 usd/day"; may be repeated.'
 )
@@ -46,9 +45,7 @@ amounts.add_commands(teams, "team")
 @click.option("--plan", help="The plan of a new user.")
 @click.option("--team", type=arguments.TEAM, help="The team of a new user.")
 @click.option("--name", type=arguments.KEY_NAME, default="key", help="A name for the key.")
-@click.option(
-    "--expires", type=click.IntRange(1, 36_500), metavar="DAYS", help="Days until the key expires."
-)
+@click.option("--expires", type=arguments.END, help="When it expires: 90d, 2026-11-27.")
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
 @click.option("--model", "models", type=arguments.MODELS, multiple=True, help=MODEL_HELP)
 @by_operator
@@ -59,7 +56,7 @@ def create_key(  # noqa: PLR0913 - one for each option
     plan: str | None,
     team: str | None,
     name: str,
-    expires: int | None,
+    expires: datetime | None,
     limits: tuple[tuple[str, str], ...],
     models: tuple[str, ...],
     reason: str,
@@ -70,26 +67,25 @@ def create_key(  # noqa: PLR0913 - one for each option
 
     The first key turns accounts on: from then on every request needs a key.
     """
-    expires_at = None if expires is None else datetime.now(UTC) + timedelta(days=expires)
     is_first = not current_services().accounts.any_key()
     made = known_keys.create_key(
         user,
         plan=plan,
         team=team,
         name=name,
-        expires_at=expires_at,
+        expires_at=expires,
         limits=limits,
         models=models,
         reason=reason,
         by=by,
     )
     if as_json:
-        end = None if expires_at is None else expires_at.isoformat(timespec="seconds")
+        end = None if expires is None else expires.isoformat(timespec="seconds")
         echo_json({"key": made.text, "id": made.public_id, "user": user, "expires": end})
         return
     # The key alone on standard output, for scripts.
     click.echo(made.text)
-    until = "without expiry" if expires_at is None else f"until {expires_at:%Y-%m-%d}"
+    until = "without expiry" if expires is None else f"until {expires:%Y-%m-%d}"
     click.echo(f"Key {made.public_id} of {user}, {until}. It is shown only this once.", err=True)
     if is_first:
         click.echo("Accounts are on: every request now needs a key.", err=True)
@@ -119,23 +115,20 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
 @click.argument("key")
 @click.option(
     "--overlap",
-    type=click.IntRange(0, LONGEST_OVERLAP_H),
-    default=24,
-    metavar="HOURS",
-    help="How long KEY stays valid; default 24.",
+    type=arguments.OVERLAP,
+    default="24h",
+    help="How long KEY stays valid: 0s, 2h, 7d; default 24h.",
 )
 @by_operator
 @with_json
-def rotate(key: str, overlap: int, *, reason: str, by: str, as_json: bool) -> None:
+def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool) -> None:
     """Create a key like KEY and print it, this one time; KEY expires after the overlap.
 
     The new key has the same user, name, amounts, models and end, and budgets of its own. Blocks and
     overrides of KEY do not apply to it.
     """
     public_id = public_id_of(key)
-    made, old, end = known_keys.rotate_key(
-        public_id, overlap=timedelta(hours=overlap), reason=reason, by=by
-    )
+    made, old, end = known_keys.rotate_key(public_id, overlap=overlap, reason=reason, by=by)
     assert old.expires_at is not None
     if as_json:
         replaced = {"id": public_id, "expires": old.expires_at.isoformat(timespec="seconds")}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -11,7 +10,7 @@ from chatapp.ledger.reports import SUBJECTS, TAG
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
 from ratelimit_ext import OperatorError
-from ratelimit_ext.operators import span_s
+from ratelimit_ext.operators import instant_s, span_s
 
 IDENTITIES: Final = ("user:", "ip:")
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -69,16 +68,14 @@ def models(text: str) -> str:
 
 
 def day(text: str) -> datetime:
-    """A day by UTC, as 2026-11-25, or 7d: that many days ago."""
-    try:
-        if ago := re.fullmatch("([0-9]{1,5})d", text):
-            today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-            return today - timedelta(days=int(ago[1]))
-        return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
-    except ValueError:
-        raise OperatorError(
-            "invalid_day", f"{text!r} is not a day; write it as 2026-11-25 or 7d"
-        ) from None
+    """The day, by UTC, of an instant in the past, as 2026-11-25 or 7d."""
+    found = datetime.fromtimestamp(instant_s(text, past=True), UTC)
+    return found.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def end(text: str) -> datetime:
+    """An instant in the future, as 90d, tomorrow or 2026-11-25."""
+    return datetime.fromtimestamp(instant_s(text), UTC)
 
 
 def subject(text: str) -> str:
@@ -91,5 +88,5 @@ def subject(text: str) -> str:
     return text
 
 
-def duration(text: str) -> timedelta:
-    return timedelta(seconds=span_s(text))
+def duration(text: str, *, least_s: int = 1) -> timedelta:
+    return timedelta(seconds=span_s(text, least_s=least_s))

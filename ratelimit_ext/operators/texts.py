@@ -11,49 +11,54 @@ from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.records.overrides import LogEntry, Override
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_SPAN: Final = re.compile(r"([0-9]{1,99})([smhd])")
 
 
-def span_s(text: str, *, most_s: int = 366 * 86_400) -> int:
+def span_s(text: str, *, least_s: int = 1, most_s: int = 366 * 86_400) -> int:
     """Read a length of time: 90s, 15m, 2h or 7d."""
-    found = re.fullmatch(r"([0-9]{1,99})([smhd])", text.strip().lower())
+    found = _SPAN.fullmatch(text.strip().lower())
     if found is None:
         raise OperatorError(
             "invalid_span", f"{text!r} is not a length of time; write it as 90s, 15m, 2h or 7d"
         )
     length_s = int(found[1]) * UNITS[found[2]]
-    if not 0 < length_s <= most_s:
-        raise OperatorError("invalid_span", f"{text!r} is not from 1s to {most_s // 86_400}d")
+    if not least_s <= length_s <= most_s:
+        raise OperatorError(
+            "invalid_span", f"{text!r} is not from {least_s}s to {most_s // 86_400}d"
+        )
     return length_s
 
 
-def instant_s(text: str) -> float:
-    """Read an instant in the future, in seconds since 1970: a length of time from now, a time of
-    day, a date, or a date and a time; by UTC unless it states an offset."""
-    now = datetime.now(UTC)
+def instant_s(text: str, *, past: bool = False) -> float:
+    """Read an instant in the future or the ``past``, in seconds since 1970: a length of time from
+    now, a time of day, a date, or a date and a time; by UTC unless it states an offset."""
+    now, example = datetime.now(UTC), "" if past else "tomorrow, tomorrow 9:00, "
     try:
-        until = _instant(text.strip().lower(), now)
+        found = _instant(text.strip().lower(), now, past=past)
     except (ValueError, OverflowError):
         raise OperatorError(
             "invalid_time",
-            f"{text!r} is not a time; write it as 2h, 7d, 17:30, tomorrow, tomorrow 9:00, "
-            "2026-11-27 or '2026-11-27 09:00'",
+            f"{text!r} is not a time; write it as 2h, 7d, 17:30, {example}2026-11-27 or "
+            "'2026-11-27 09:00'",
         ) from None
-    if until <= now:
-        raise OperatorError(
-            "past_time", f"{text!r} is not in the future: it is {now:%Y-%m-%d %H:%M} UTC"
-        )
-    return until.timestamp()
+    if found > now if past else found <= now:
+        side, code = ("past", "future_time") if past else ("future", "past_time")
+        raise OperatorError(code, f"{text!r} is not in the {side}: it is {now:%Y-%m-%d %H:%M} UTC")
+    return found.timestamp()
 
 
-def _instant(text: str, now: datetime) -> datetime:
-    if length := re.fullmatch(r"([0-9]+)([smhd])", text):
-        return now + timedelta(seconds=int(length[1]) * UNITS[length[2]])
+def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
+    one_day = timedelta(days=1)
+    if length := _SPAN.fullmatch(text):
+        span = timedelta(seconds=int(length[1]) * UNITS[length[2]])
+        return now - span if past else now + span
     if text == "tomorrow":
-        text = f"{now + timedelta(days=1):%Y-%m-%d}"
+        text = f"{now + one_day:%Y-%m-%d}"
     if at := re.fullmatch(r"(tomorrow )?(\d{1,2}):(\d\d)", text):
         found = now.replace(hour=int(at[2]), minute=int(at[3]), second=0, microsecond=0)
-        is_next = at[1] is not None or found <= now
-        return found + timedelta(days=1) if is_next else found
+        if past and found > now:
+            return found - one_day
+        return found + one_day if at[1] or (not past and found <= now) else found
     found = datetime.fromisoformat(text.upper())
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 

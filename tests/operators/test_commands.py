@@ -17,7 +17,7 @@ from flask import Blueprint, Flask, g
 from flask.views import MethodView
 from limits.storage import MemoryStorage
 
-from ratelimit_ext import CheckedPolicy, Limiter
+from ratelimit_ext import CheckedPolicy, Limiter, OperatorError
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.operators import texts
 from tests.servers import Server
@@ -430,6 +430,39 @@ def test_an_end_may_be_written_in_several_ways(text: str, expected: str) -> None
     """By UTC, unless it states another offset."""
     now = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
     assert texts._instant(text, now).astimezone(UTC).strftime("%Y-%m-%d %H:%M") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("90m", "2026-11-26 14:30"),
+        ("7d", "2026-11-19 16:00"),
+        ("17:30", "2026-11-25 17:30"),
+        ("15:00", "2026-11-26 15:00"),
+        ("2026-11-20", "2026-11-20 00:00"),
+    ],
+)
+def test_a_beginning_is_written_as_an_end(text: str, expected: str) -> None:
+    """Lengths go back from now, and a time of day is the last one."""
+    now = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
+    assert texts._instant(text, now, past=True).strftime("%Y-%m-%d %H:%M") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "past", "code"),
+    [
+        ("2001-01-01", False, "past_time"),
+        ("tomorrow", True, "future_time"),
+        ("30", False, "invalid_time"),
+        ("2026-13-01", True, "invalid_time"),
+        (f"{10**20}d", False, "invalid_time"),
+    ],
+)
+def test_a_wrong_time_is_quoted(text: str, past: bool, code: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(OperatorError, match=text) as caught:
+        texts.instant_s(text, past=past)
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final
 
 from flask import Response, after_this_request, g, redirect, render_template, request, url_for
@@ -62,14 +62,14 @@ def change(
 
 @change("/keys/create")
 def new_key() -> tuple[str, str]:
-    days = request.form.get("expires", "").strip()
+    expires = request.form.get("expires", "").strip()
     name = arguments.new_user(_field("user"))
     made = keys.create_key(
         name,
         plan=request.form.get("plan") or None,
         team=request.form.get("team") or None,
         name=arguments.name(_field("name"), most=arguments.KEY_NAME),
-        expires_at=_end_of(days) if days else None,
+        expires_at=arguments.end(expires) if expires else None,
         reason=_reason(),
         by=g.admin.by,
     )
@@ -196,12 +196,6 @@ def _owner() -> tuple[Owner, str]:
 
 def _reason() -> str:
     return request.form.get("reason", "").strip()
-
-
-def _end_of(days: str) -> datetime:
-    if not (days.isascii() and days.isdigit() and 1 <= int(days[:6]) <= 36_500):
-        raise OperatorError("invalid_days", f"{days!r} is not a number of days from 1 to 36500.")
-    return datetime.now(UTC) + timedelta(days=int(days))
 
 
 def _target() -> tuple[blocks.Kind, str | None]:

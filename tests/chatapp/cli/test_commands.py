@@ -68,7 +68,7 @@ def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
 
 def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
     """Days from now."""
-    run(app, "keys", "create", "--user", "alice", "--expires", "30")
+    run(app, "keys", "create", "--user", "alice", "--expires", "30d")
     expires_at = accounts.all_keys()[0].expires_at
     assert expires_at is not None
     assert abs(expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
@@ -158,7 +158,7 @@ BAD_WORDS = {
     "a user like an address": ("keys", "create", "--user", "ip:192.0.2.7"),
     "a long name": ("keys", "create", "--user", "a", "--name", "n" * 101),
     "an unknown plan": ("keys", "create", "--user", "a", "--plan", "gold"),
-    "no days": ("keys", "create", "--user", "a", "--expires", "0"),
+    "no days": ("keys", "create", "--user", "a", "--expires", "0d"),
     "days that are none": ("keys", "create", "--user", "a", "--expires", "soon"),
     "an unknown plan to set": ("plans", "set", "a", "gold"),
     "no day": ("ledger", "show", "--since", "yesterday"),

@@ -288,7 +288,7 @@ def test_a_rotated_key_works_for_the_overlap(worker: Flask, accounts: Accounts) 
     """Both keys do, and the new one is like the old one; afterwards it alone."""
     words = ("--name", "ci", "--limit", "key-usd-day=2 usd/day", "--model", "gpt-5*")
     old = new_key(worker, "alice", *words)
-    made = run(worker, "keys", "rotate", old, "--overlap", "2")
+    made = run(worker, "keys", "rotate", old, "--overlap", "2h")
     new = parse(made.stdout.strip())
     assert new is not None
     assert f"replaces {public_id_of(old)}, which is valid until" in made.stderr
@@ -302,7 +302,7 @@ def test_a_rotated_key_works_for_the_overlap(worker: Flask, accounts: Accounts) 
     assert abs(before.expires_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
     assert [ask(worker, key).status_code for key in (old, new.text)] == [403, 403]  # of a model
     shown = json.loads(
-        run(worker, "keys", "rotate", new.public_id, "--overlap", "0", "--json").stdout
+        run(worker, "keys", "rotate", new.public_id, "--overlap", "0s", "--json").stdout
     )
     assert shown["replaces"]["id"] == new.public_id
     refused = run(worker, "keys", "rotate", new.public_id, status=1)
@@ -311,8 +311,8 @@ def test_a_rotated_key_works_for_the_overlap(worker: Flask, accounts: Accounts) 
 
 def test_an_overlap_does_not_prolong_a_key(console: Flask, accounts: Accounts) -> None:
     """The new key ends when the old one would have."""
-    old = new_key(console, "alice", "--expires", "1")
-    run(console, "keys", "rotate", old, "--overlap", "72")
+    old = new_key(console, "alice", "--expires", "1d")
+    run(console, "keys", "rotate", old, "--overlap", "3d")
     ends = {key.expires_at for key in accounts.all_keys()}
     assert len(ends) == 1
 
@@ -324,7 +324,7 @@ def test_a_key_that_ends_now_serves_no_further_call(
     """Although the worker has just checked it: its limits stop the key. Other keys go on."""
     key, other = new_key(console), new_key(console)
     assert [ask(worker, each).status_code for each in (key, other)] == [200, 200]
-    words = () if command == "revoke" else ("--overlap", "0")
+    words = () if command == "revoke" else ("--overlap", "0s")
     done = run(console, "keys", command, key, *words)
     assert "no worker accepts a call with it." in done.output
     refused = ask(worker, key)
