@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Never, Protocol, TypeAlias, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Never, Protocol, TypeAlias, Unpack, cast, overload
 from weakref import ref
 
 import click
@@ -30,6 +30,7 @@ from ratelimit_ext.core.errors import (
 )
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
+from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.core.traits import UNITS
 from ratelimit_ext.engine.outage import Workers
@@ -504,7 +505,7 @@ class Limiter(flask_limiter.Limiter):
 
     # -- definitions -------------------------------------------------------------------------
 
-    def limit(  # noqa: PLR0913 - Flask-Limiter's, and the keywords of LimitOptions
+    def limit(  # noqa: PLR0913 - Flask-Limiter's
         self,
         limit_value: Text,
         *,
@@ -519,17 +520,7 @@ class Limiter(flask_limiter.Limiter):
         cost: Any = 1,
         scope: str | Callable[[str], str] | None = None,
         meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
-        strategy: str | None = None,
-        burst: int | None = None,
-        unit: str | None = None,
-        name: str = "",
-        mode: str = "enforce",
-        anchor: str | None = None,
-        timezone: str = "UTC",
-        on_failure: str | None = None,
-        candidate: str | None = None,
-        reserve: bool = False,
-        **unknown: Never,
+        **options: Unpack[LimitKeywords],
     ) -> RouteLimit:
         """A limit for a view, a blueprint, or (as a context manager) a block of code.
 
@@ -552,17 +543,7 @@ class Limiter(flask_limiter.Limiter):
         on_breach: Breach | None = None,
         cost: Any = 1,
         meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
-        strategy: str | None = None,
-        burst: int | None = None,
-        unit: str | None = None,
-        name: str = "",
-        mode: str = "enforce",
-        anchor: str | None = None,
-        timezone: str = "UTC",
-        on_failure: str | None = None,
-        candidate: str | None = None,
-        reserve: bool = False,
-        **unknown: Never,
+        **options: Unpack[LimitKeywords],
     ) -> RouteLimit:
         """A limit that several views share; see :meth:`limit`."""
         return route_limit(locals(), _SHARED_LIMIT_KEYWORDS, self, shared=True)
@@ -713,5 +694,5 @@ def _storage_uri(settings: flask_limiter.Limiter, config: Mapping[str, Any]) -> 
 
 
 _CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)
-_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.limit)
-_SHARED_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.shared_limit)
+_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.limit, *OPTION_NAMES)
+_SHARED_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.shared_limit, *OPTION_NAMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
@@ -56,6 +56,21 @@ class LimitOptions:
     #: Whether ``deduct_when`` refunds what was charged before the view, instead of charging after
     #: it.
     reserve: bool = False
+
+
+class LimitKeywords(TypedDict, total=False):
+    """The same for signatures: see :class:`LimitOptions`."""
+
+    strategy: str | None
+    burst: int | None
+    unit: str | None
+    name: str
+    mode: str
+    anchor: str | None
+    timezone: str
+    on_failure: str | None
+    candidate: str | None
+    reserve: bool
 
 
 #: The names of the keywords.

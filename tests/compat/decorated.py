@@ -73,7 +73,7 @@ limiter.limit("5/minute")(blueprint)
 assert_type(limiter.exempt(blueprint), Blueprint)
 assert_type(limiter.exempt(flags=ExemptionScope.APPLICATION)(blueprint), Blueprint)
 limiter.limit("5/minute")("pages")  # type: ignore[call-overload]
-limiter.limit("5/minute", brust=3)  # type: ignore[arg-type]
+limiter.limit("5/minute", brust=3)  # type: ignore[call-arg]
 
 with limiter.limit("1/second"):
     view(1)

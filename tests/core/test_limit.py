@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields
+from typing import Any, get_type_hints
 
 import pytest
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, Limit
+from ratelimit_ext.core.limit import (
+    LONGEST_PERIOD_US,
+    MOST_AMOUNT,
+    Limit,
+    LimitKeywords,
+    LimitOptions,
+)
 
 MINUTE = 60_000_000
+
+
+def test_signatures_have_the_keywords_of_a_limit() -> None:
+    """With their types; the core's limit has a field for each."""
+    assert get_type_hints(LimitKeywords) == get_type_hints(LimitOptions)
+    assert {each.name for each in fields(LimitOptions)} < {each.name for each in fields(Limit)}
 
 
 @pytest.mark.parametrize(

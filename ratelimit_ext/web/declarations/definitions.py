@@ -254,9 +254,10 @@ def route_limit(
     ``ConfigurationError`` if it is invalid."""
     text = arguments["limit_value"]
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
-    check_keywords(arguments["unknown"], keywords, where)
+    arguments |= arguments.pop("options")
+    check_keywords(arguments, ("self", *keywords), where)
     check_functions(arguments, where)
-    options = {word: deferred(arguments[word]) for word in keywords}
+    options = {word: deferred(arguments[word]) for word in keywords if word in arguments}
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")
     key_function = options.pop("key_func") or limiter._key_func
     definition = RouteLimit(
