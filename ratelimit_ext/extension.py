@@ -73,7 +73,7 @@ from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.settings import check_settings
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.limited_request import LimitedRequest
-from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
+from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.storage import (
     NOT_INITIALISED,
     cluster_may_be_down,
@@ -576,12 +576,6 @@ class Limiter(flask_limiter.Limiter):
         """The current request, as its limits see it: plan, verdicts, reservation, attempts."""
         context = _request_context._get_current_object()
         return LimitedRequest(self._hooks_of(context.app), context)
-
-    @property
-    def context(self) -> RequestState:  # type: ignore[override]
-        """The state of the current request."""
-        context = _request_context._get_current_object()
-        return self._hooks_of(context.app).state_in(context)
 
     @property
     def current_limit(self) -> RequestLimit | None:

@@ -98,7 +98,9 @@ def target_of(kind: Kind, name: str | None) -> Target:
     """What that name means. OperatorError if there is no such user, key or model."""
     if kind == "all":
         if name is not None:
-            raise OperatorError("needless_name", f"`all` takes no name; found {name!r}.")
+            raise OperatorError(
+                "needless_name", f"A block of all calls takes no name; found {name!r}."
+            )
         return Target("blocked-all", EVERYONE, "Every call", "closed")
     if name is None:
         raise OperatorError("no_name", f"The name of the {kind} is missing.")

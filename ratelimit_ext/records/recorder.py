@@ -35,57 +35,43 @@ class Recorder:
 
     def __init__(self, events: Events) -> None:
         self._events = events
-        self._denials = Denials()
-        self._shadows = Shadows()
-        self._counters = Counters()
+        self.denials = Denials()
+        self.shadows = Shadows()
+        self.counters = Counters()
         self._writes_at_once = False
         self._was_refused = False
         self.forget()
         _all.add(self)
 
-    @property
-    def denials(self) -> Denials:
-        """What :meth:`remember` gathers. ``OperatorError`` unless it was called."""
-        self._check()
-        return self._denials
-
-    @property
-    def shadows(self) -> Shadows:
-        self._check()
-        return self._shadows
-
-    @property
-    def counters(self) -> Counters:
-        self._check()
-        return self._counters
-
-    def _check(self) -> None:
+    def remembered(self) -> Recorder:
+        """Return it. Raises ``OperatorError`` unless :meth:`remember` was called."""
         if self.note not in self._events.listeners:
             raise OperatorError(
                 "not_remembered",
                 "Denials are not remembered; call limiter.remember_denials() in the application.",
             )
+        return self
 
     def remember(self, *, request_id: Callable[[], str] | None) -> None:
-        self._denials.request_id = request_id
+        self.denials.request_id = request_id
         if self.note not in self._events.listeners:
             self._events.add(self.note)
 
     def use(self, store: RecordStore | None) -> None:
         """Write to this store from now on."""
-        self._denials.store = self._shadows.store = store
+        self.denials.store = self.shadows.store = store
         self._writes_at_once = isinstance(store, MemoryRecords)
-        self._counters.store = None if self._writes_at_once else store
+        self.counters.store = None if self._writes_at_once else store
 
     def note(self, event: Event) -> None:
         """Gather an event. Does not wait."""
         if event.__class__ is not DecisionEvent:
             return
-        self._counters.note(event)
+        self.counters.note(event)
         if event.reason is not None:
-            self._denials.note(event)
+            self.denials.note(event)
         elif [charge for _, _, charge in event.charges if charge.limit.mode != "enforce"]:
-            self._shadows.note(event)
+            self.shadows.note(event)
         elif self._writes_at_once:
             return
         if self._writes_at_once:
@@ -95,8 +81,8 @@ class Recorder:
 
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Never raises."""
-        denials = partial(self._denials.flush, all_of_them=all_of_them)
-        for write in (denials, self._shadows.flush, self._counters.flush):
+        denials = partial(self.denials.flush, all_of_them=all_of_them)
+        for write in (denials, self.shadows.flush, self.counters.flush):
             try:
                 write()
             except StorageUnavailable as error:  # it is kept
@@ -111,9 +97,9 @@ class Recorder:
 
     def forget(self) -> None:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""
-        self._denials.forget()
-        self._shadows.forget()
-        self._counters.forget()
+        self.denials.forget()
+        self.shadows.forget()
+        self.counters.forget()
         self._starting = threading.Lock()
         self._is_started = False
 

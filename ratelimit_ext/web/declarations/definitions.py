@@ -287,7 +287,7 @@ def wrap(view: Any, limiter: Any) -> Any:
         except RateLimitExceeded as refusal:
             if not is_final(refusal):
                 raise
-            limiter.context.refusal = True
+            hooks.state_in(context).refusal = True
             return refusal.get_response()
         if answer is not None:
             return answer

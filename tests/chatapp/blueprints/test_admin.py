@@ -373,12 +373,20 @@ def test_a_change_names_the_operator(
 def test_a_wrong_form_changes_nothing(
     app: Flask, admin: FlaskClient, path: str, fields: dict[str, str], sentence: str
 ) -> None:
-    """It gets the sentence of the command, and the text in it is only text."""
+    """It gets the sentence of the command, without commands; the text in it is only text."""
     answer = send(admin, path, **fields)
     assert answer.status_code == 400
     assert sentence in unescape(answer.text)
+    assert not [mark for mark in ("`", " --") if mark in answer.text]
     assert "<eve>" not in answer.text
     assert actions(app) == []
+
+
+def test_no_page_shows_a_commands_flags() -> None:
+    """They are for a terminal; the documents have them."""
+    pages = sorted((Path(POLICY_FILE).parent / "templates" / "admin").glob("*.html"))
+    assert pages
+    assert not [page.name for page in pages if re.search(r"[ >]--[a-z]", page.read_text())]
 
 
 # -- what it shows -----------------------------------------------------------------------------

@@ -197,7 +197,7 @@ def test_a_longer_block_stays(console: Flask) -> None:
     ("words", "answer"),
     [
         (["block", "user"], "The name of the user is missing. Write `chat block KIND NAME`"),
-        (["block", "all", "alice"], "`all` takes no name"),
+        (["block", "all", "alice"], "A block of all calls takes no name"),
         (["block", "everything"], "is not one of 'user', 'key', 'model', 'all'"),
         (["block", "user", "alice", "--for", "soon"], "write it as 90s, 15m, 2h or 7d"),
         (["block", "user", "alice", "--for", "0s"], "is not from 1s to 366d"),
