@@ -7,6 +7,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import time_text, with_times
+from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.terminal import UNTIL, by_operator, echo_json, echo_table, with_json
 
 override = AppGroup("override", help="Give single identities another amount for some time.")
@@ -91,21 +92,12 @@ def list_overrides(*, as_json: bool) -> None:
         click.echo("There are no overrides.", err=True)
         return
     heads = ("LIMIT", "IDENTITY", "AMOUNT", "UNTIL", "BY", "SET", "REASON")
-    echo_table(
-        heads,
-        [
-            (
-                o.limit,
-                o.identity,
-                o.amount,
-                time_text(o.until),
-                o.by or "-",
-                time_text(o.at),
-                o.reason,
-            )
-            for o in found
-        ],
-    )
+    echo_table(heads, map(_row, found))
+
+
+def _row(each: Override) -> tuple[str, ...]:
+    until, at = time_text(each.until), time_text(each.at)
+    return each.limit, each.identity, each.amount, until, each.by or "-", at, each.reason
 
 
 @click.command("log")
@@ -122,19 +114,9 @@ def show_log(most: int, *, as_json: bool) -> None:
         click.echo("No operator has changed anything.", err=True)
         return
     heads = ("TIME", "BY", "CHANGE", "LIMIT", "IDENTITY", "AMOUNT", "UNTIL", "REASON")
-    echo_table(
-        heads,
-        [
-            (
-                time_text(e.at),
-                e.by or "-",
-                e.action,
-                e.limit or "all",
-                e.identity,
-                e.amount or "-",
-                time_text(e.until),
-                e.reason,
-            )
-            for e in entries
-        ],
-    )
+    echo_table(heads, map(_entry, entries))
+
+
+def _entry(each: LogEntry) -> tuple[str, ...]:
+    subject = each.limit or "all", each.identity, each.amount or "-", time_text(each.until)
+    return time_text(each.at), each.by or "-", each.action, *subject, each.reason
