@@ -49,7 +49,7 @@ def test_what_cannot_be_done_has_a_code(
 
 
 def test_disabled_limits_cannot_be_changed(make: Maker) -> None:
-    """Whatever is asked; their storage is none that processes share."""
+    """Every change is refused, and no other process shares their storage."""
     app, limiter = limited(make, enabled=False)
     with app.app_context():
         assert not limiter.operators.is_shared
@@ -59,7 +59,7 @@ def test_disabled_limits_cannot_be_changed(make: Maker) -> None:
 
 
 def test_it_is_of_the_current_application(make: Maker) -> None:
-    """An override in one application is none in another."""
+    """An override in one application does not apply in another."""
     app, limiter = limited(make)
     other = Flask("other")
     limiter.init_app(other)
