@@ -7,27 +7,30 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.store import Owner, UnknownOwnerError
+from chatapp.database.backup import BackupError
 from ratelimit_ext import OperatorError, StorageUnavailable
 
 #: What :func:`operator_error` knows.
 REPORTED: Final = (
-    *(OperatorError, UnknownOwnerError, StorageUnavailable, SQLAlchemyError, OSError),
+    *(OperatorError, UnknownOwnerError, BackupError),
+    *(StorageUnavailable, SQLAlchemyError, OSError),
 )
 
 
 def operator_error(error: Exception) -> OperatorError | None:
-    """The error of an act, of the accounts, the limits' storage or the database as one of an
-    operator's; None for any other."""
+    """The error of an act, of the accounts, a backup, the limits' storage or the database as one of
+    an operator's; None for any other."""
     match error:
         case OperatorError():
             return error
         case UnknownOwnerError():
             return unknown(error.owner, error.name)
+        case BackupError():
+            return OperatorError("backup", str(error))
         case StorageUnavailable():
             return OperatorError("storage", f"The limits cannot be reached: {error}")
-        case BrokenPipeError():  # as in `… | head`; click ends the command without a word
-            return None
-        case SQLAlchemyError() | OSError():
+        # A broken pipe, as in `… | head`, is click's, which ends the command without a word.
+        case SQLAlchemyError() | OSError() if not isinstance(error, BrokenPipeError):
             reason = str(getattr(error, "orig", None) or error).strip()
             return OperatorError("database", f"The database failed: {reason}.")
         case _:
