@@ -108,17 +108,27 @@ def _demand(current: CurrentRequest) -> Demand:
 
 
 def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
-    """The decision for another key or model, or for the same one once a provider's short wait is
+    """The decision for another key or model, or for one of them once a provider's short wait is
     over; ``None`` admits the request."""
-    refused, patience_s = _decide_for_others(refusal, decide_again), PATIENCE_S
-    places = current_request().services.waiting
+    current, patience_s = current_request(), PATIENCE_S
+    choices = {refusal: current.choice}
+
+    def decide() -> HTTPException | None:
+        refused = decide_again()
+        if refused is not None:
+            choices[refused] = current.choice
+        return refused
+
+    refused, places = _decide_for_others(refusal, decide), current.services.waiting
     while (wait_s := _named_wait_s(refused)) <= patience_s and places.acquire(blocking=False):
         try:
             time.sleep(wait_s)
         finally:
             places.release()
         patience_s -= wait_s
-        refused = decide_again()
+        if refused is not None:
+            current.choose(choices[refused])  # the last one tried may have a longer wait
+        refused = decide()
     return refused
 
 

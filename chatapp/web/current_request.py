@@ -128,6 +128,16 @@ class CurrentRequest:
         """Have the limits in dollars hold that many micro-dollars; None: the expected cost."""
         self._held = micro_usd
 
+    @property
+    def choice(self) -> tuple[ModelRequest | None, str | None]:
+        """What is called, model and key, and the requested model if it is another one."""
+        return self.model_request, self.requested_model
+
+    def choose(self, choice: tuple[ModelRequest | None, str | None]) -> None:
+        """Call again what was the choice before."""
+        self.model_request, self.requested_model = choice
+        self._forget_estimate()
+
     def use_fallback(self, fallback: Model) -> None:
         """Call this model instead of the requested one. Its estimate and cost are others."""
         wanted = self.wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -34,6 +35,16 @@ from tests.chatapp.upstream_server import (
 #: The names under which the pauses of their providers are kept.
 UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
 
+TWO_KEYS = """
+version = 1
+[upstreams.openai]
+protocol = "openai"
+base_url = "{url}/v1"
+keys = ["env:KEY_1", "env:KEY_2"]
+patterns = ["gpt-*"]
+models_of = "openai"
+"""
+
 
 @pytest.fixture
 def choosy(make_app: AppMaker, provider: UpstreamServer, uri: str) -> Workers:
@@ -64,6 +75,38 @@ def test_a_fallback_answers_for_an_overloaded_model(
     remaining = left(choosy.one)
     assert round((5.0 - remaining["usd-day"]) * 1e6) == 2 * bill
     assert remaining["plan"] == 98
+
+
+def test_a_short_wait_is_for_the_model_that_named_it(
+    make_app: AppMaker, provider: UpstreamServer, uri: str
+) -> None:
+    """Its fallback is closed for longer: after the wait the requested model answers."""
+    plain = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
+    provider.script(busy("30"), busy("1"))
+    assert [chat(plain.one, model).status_code for model in (SMALLER, OPENAI)] == [503, 503]
+    fallbacks = {OPENAI: SMALLER}
+    choosy = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_FALLBACK_MODELS=fallbacks)
+    answer = chat(choosy.one)
+    assert (answer.status_code, answer.json["model"]) == (200, OPENAI)
+
+
+def test_a_short_wait_is_for_the_key_that_named_it(
+    make_app: AppMaker,
+    provider: UpstreamServer,
+    uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other key of the upstream is closed for longer."""
+    monkeypatch.setenv("KEY_1", "the-first-key")
+    monkeypatch.setenv("KEY_2", "the-second-key")
+    file = tmp_path / "upstreams.toml"
+    file.write_text(TWO_KEYS.format(url=provider.url))
+    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_PROVIDERS_FILE=str(file))
+    provider.script(busy("1"), busy("30"))
+    assert chat(workers.one).status_code == 503
+    assert chat(workers.other).status_code == 200
+    assert provider.keys() == ["the-first-key", "the-second-key", "the-first-key"]
 
 
 def test_the_ledger_has_the_fallbacks_price(
