@@ -204,6 +204,8 @@ class Limiter(flask_limiter.Limiter):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
+            if "_without_app" not in self.__dict__:  # in a copy, or a subclass's own constructor
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
             return getattr(self._components.settings, name)
 
     # -- set-up ------------------------------------------------------------------------------
@@ -621,9 +623,12 @@ class Limiter(flask_limiter.Limiter):
         ``identity`` is what the limit's key function returns. Calls in flight and guards are left
         alone. A name without a limit is ignored; if the whole application has no limit of the name,
         a warning is logged. It never raises: while the storage is down, nothing is forgotten, which
-        is logged.
+        is logged. Disabled limits have counted nothing.
         """
-        components, app = self._components, application()
+        hooks = self._hooks
+        if not hooks.is_enabled:
+            return False
+        components, app = hooks.components, application()
         buckets = components.inventory.counts(app, name, identity)
         if not buckets:
             components.known_names.check_name(name, "forget")

@@ -683,6 +683,19 @@ NAMES = {
 }
 
 
+def test_an_attribute_that_is_missing_before_the_constructor_is_no_recursion() -> None:
+    """In a subclass that reads one of its own."""
+
+    class Own(ratelimit_ext.Limiter):
+        def __init__(self) -> None:
+            self.is_early = getattr(self, "missing", None) is None
+            super().__init__(lambda: "ada")
+
+    assert Own().is_early
+    with pytest.raises(AttributeError, match="'Own' object has no attribute 'missing'"):
+        object.__new__(Own).missing  # noqa: B018
+
+
 def test_the_extension_has_few_names_of_its_own(make: Maker) -> None:
     """What belongs to a request or to operators is of `current` and `operators`."""
     _, limiter = make()

@@ -400,6 +400,16 @@ def test_nothing_to_forget(uri: str, caplog: pytest.LogCaptureFixture) -> None:
     assert "Did you mean 'failures'?" in warning.getMessage()
 
 
+def test_a_log_in_does_not_fail_if_limits_are_disabled() -> None:
+    """As in tests of an application, which has default limits beside the log-in's."""
+    app = flask.Flask("disabled")
+    app.config["RATELIMIT_ENABLED"] = False
+    limiter = Limiter(lambda: "ada", app=app, default_limits=["9/minute"])
+    view = limiter.limit("5/minute", name="login")(lambda: str(limiter.forget("login", "ada")))
+    app.get("/")(view)
+    assert app.test_client().get("/").text == "False"
+
+
 def test_a_log_in_does_not_fail_if_nothing_can_be_forgotten(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
