@@ -12,8 +12,7 @@ from ratelimit_ext import OperatorError, StorageUnavailable
 
 #: What :func:`operator_error` knows.
 REPORTED: Final = (
-    *(OperatorError, UnknownOwnerError, BackupError),
-    *(StorageUnavailable, SQLAlchemyError, OSError),
+    *(OperatorError, UnknownOwnerError, BackupError, StorageUnavailable, SQLAlchemyError, OSError),
 )
 
 
