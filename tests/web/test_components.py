@@ -22,7 +22,6 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundLimit
-from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.limits_adapter import items_of, rank
 from ratelimit_ext.web.request.admission import decide
 from ratelimit_ext.web.request.request_state import RequestState
@@ -97,16 +96,18 @@ def test_engines_without_a_storage_say_so() -> None:
 
 def test_callbacks_keep_what_is_registered() -> None:
     """A refusal handler is a function of the refusal and of a second decision."""
-    callbacks = Callbacks()
+    limiter = Limiter(lambda: "someone")
 
-    @callbacks.estimator("usd", limit="")
+    @limiter.estimator("usd")
     def dollars() -> float:
         return 0.25
 
+    @limiter.refusal_handler
     def give_up(refusal: HTTPException, _: object) -> HTTPException:
         return refusal
 
-    callbacks.refusal_handler = give_up
+    callbacks = limiter._callbacks
+    assert callbacks.refusal_handler is give_up
     assert callbacks.estimators == {("usd", ""): dollars}
     assert {"ip", "user", "model"} <= callbacks.identities.keys()
 
