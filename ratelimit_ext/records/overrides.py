@@ -116,7 +116,7 @@ class Overrides:
     ) -> Override:
         """Store an override, in place of the last one of the same limit and identity.
 
-        It is not checked whether the limit exists: :meth:`Limiter.override` does that. Raises
+        It is not checked whether the limit exists: :meth:`Operators.override` does that. Raises
         ``OperatorError`` for an end that is not in the future, and if there are too many overrides.
         """
         now_s = time.time()

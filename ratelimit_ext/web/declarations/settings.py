@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import json
 import logging
@@ -99,7 +98,6 @@ _WORDS: Final = {"true": True, "yes": True, "on": True, "1": True} | dict.fromke
 _ALLOWED: Final = {
     "switch": "true or false",
     "count": "a whole number from 0",
-    "table": "a JSON object",
     "function": "a function, which only code can set; remove the variable",
 }
 
@@ -117,10 +115,22 @@ def setting_value(name: str, text: str) -> object:
     if kind == "count" and word.isascii() and word.isdigit():
         return int(word)
     if kind == "table":
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(table := json.loads(text), dict):
-                return table
+        return _table(name, text)
     raise ConfigurationError(f"{name}: found {text!r}; allowed: {_ALLOWED[kind]}.")
+
+
+def _table(name: str, text: str) -> dict[str, Any]:
+    """The JSON object. An error does not quote it: options of a storage may have a password."""
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(
+            f"{name}: found {len(text)} characters that are not JSON ({error}); allowed: a JSON "
+            "object."
+        ) from None
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{name}: found {shown(table)}; allowed: a JSON object.")
+    return table
 
 
 def seconds(name: str, found: object) -> float:
