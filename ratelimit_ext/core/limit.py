@@ -48,7 +48,7 @@ class LimitOptions:
     #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
     anchor: str | None = field(default=None, metadata={"allowed": lambda: ANCHORS})
     timezone: str = "UTC"
-    #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces a worker's
+    #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces the host's
     #: share. ``None``: ``closed`` for dollars, else ``local``.
     on_failure: str | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
     #: Another amount to try, as a limit string: evaluated beside the limit, in shadow.

@@ -18,7 +18,7 @@ from ratelimit_ext.web.components import Components
 
 _DEGRADED: Final = {
     "open": "without the storage, which was down",
-    "local": "by the worker's share, as the storage was down",
+    "local": "by the host's share, as the storage was down",
     "closed": "as the storage was down",
 }
 

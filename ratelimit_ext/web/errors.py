@@ -135,7 +135,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
     @property
     def is_budget(self) -> bool:
         """Whether a limit in dollars denied: retrying soon cannot help. While the storage is down
-        it may help: only a worker's share is used up."""
+        it may help: only the host's share is used up."""
         if self.decision is not None and self.decision.degraded:
             return False
         return any(d.charge.limit.unit == "usd" and d.charge.limit.visible for d in self.denials)
