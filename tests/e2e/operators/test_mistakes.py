@@ -7,8 +7,8 @@ from pathlib import Path
 from tests.e2e.command import run
 
 SENTENCE = (
-    "CHATAPP_PLANS: found 'alice=pro'; allowed: a JSON object of strings (plans by user id, as "
-    '{"alice": "pro"})'
+    "CHATAPP_PLANS: found 'alice=pro'; allowed: a JSON object of strings (plans by user id "
+    'without API keys, as {"alice": "pro"}; else the policy\'s default)'
 )
 
 
