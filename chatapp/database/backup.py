@@ -63,6 +63,8 @@ def backup(database: Database, to: Path) -> Contents:
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.replace(to)
+    except OSError as error:
+        raise BackupError(f"{to} cannot be written ({error.strerror}); name another.") from error
     finally:
         part.unlink(missing_ok=True)
     return contents

@@ -185,6 +185,14 @@ def test_a_backup_replaces_only_a_backup(app: Flask, live: Database, tmp_path: P
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_a_file_that_cannot_be_written_is_not_the_databases_fault(app: Flask) -> None:
+    """The error names the file, and no upgrade of the schema."""
+    output = run(app, "db", "backup", "/proc/backup.db", status=1).output
+    assert output == (
+        "Error: /proc/backup.db cannot be written (No such file or directory); name another.\n"
+    )
+
+
 def test_a_server_has_its_own_commands(tmp_path: Path) -> None:
     """The sentence names them."""
     pytest.importorskip("psycopg")
