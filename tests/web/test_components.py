@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from dataclasses import fields
 
 import flask_limiter
 import pytest
@@ -17,7 +16,7 @@ from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.key import Naming
-from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitOptions
+from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitKeywords
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.settlements.queue import SettlementQueue
@@ -117,14 +116,14 @@ def test_every_keyword_is_spelled_out(method: str) -> None:
     """Editors show Flask-Limiter's keywords with its defaults, and those of `LimitOptions`."""
     stock = inspect.signature(getattr(flask_limiter.Limiter, method)).parameters
     own = dict(inspect.signature(getattr(Limiter, method)).parameters)
-    assert own.pop("unknown").annotation == "Never"
-    options = set() if method == "__init__" else set(OPTION_NAMES)
+    others = [name for name, each in own.items() if each.kind is inspect.Parameter.VAR_KEYWORD]
+    typed = {own.pop(name).annotation for name in others}
+    assert typed == {"Never" if method == "__init__" else "Unpack[LimitKeywords]"}
     own.pop("strict", None)  # the extension's
-    assert own.keys() == stock.keys() | options
+    assert own.keys() == stock.keys()
     for name, parameter in own.items():
         if name == "override_defaults":
             assert parameter.default is None  # true, except for guards
-        elif name in stock:
+        else:
             assert (parameter.default, parameter.kind) == (stock[name].default, stock[name].kind)
-    defaults = {field.name: field.default for field in fields(LimitOptions)}
-    assert {name: own[name].default for name in options} == {n: defaults[n] for n in options}
+    assert LimitKeywords.__annotations__.keys() == set(OPTION_NAMES)
