@@ -206,11 +206,12 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
 
 
 def _warn_if_unknown(name: str) -> None:
-    known = {f"{PREFIX}{field.upper()}" for field in Settings.model_fields}
-    if name in known:
+    known = [field.upper() for field in Settings.model_fields]
+    word = name.removeprefix(PREFIX)  # which all have in common
+    if word in known:
         return
-    nearest = get_close_matches(name, known, n=1)
-    hint = f"did you mean {nearest[0]}?" if nearest else f"known are {sorted(known)}"
+    nearest = get_close_matches(word, known, n=1)
+    hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/settings.md has all."
     log.warning("Unknown setting %s: %s", name, hint)
 
 

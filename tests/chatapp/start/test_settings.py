@@ -201,3 +201,6 @@ def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         settings.from_environment({"CHATAPP_TRUSTED_HOP": "1"})
     assert "did you mean CHATAPP_TRUSTED_HOPS?" in caplog.text
+    caplog.clear()
+    settings.from_environment({"CHATAPP_FOO": "1"})
+    assert "did you mean" not in caplog.text  # the prefix alone is no likeness
