@@ -194,7 +194,10 @@ def simulate_command(
     left_out = {name: why for each in policies.values() for name, why in each.left_out.items()}
     remarks = notes(results, asked.traffic, left_out)
     if page:
-        Path(page).write_text(as_page(results, remarks), "utf-8")
+        try:
+            Path(page).write_text(as_page(results, remarks), "utf-8")
+        except OSError as error:
+            raise click.ClickException(f"--html: cannot write {page}: {error.strerror}.") from None
     if as_json:
         echo_json({"policies": as_data(results), "notes": remarks})
     else:

@@ -70,7 +70,11 @@ class Operators:
         """What applications have of the extensions that limit something."""
         enabled = [hooks.components for hooks in self._attached if hooks.is_enabled]
         if not enabled:
-            raise OperatorError("disabled", "Rate limits are disabled (RATELIMIT_ENABLED).")
+            raise OperatorError(
+                "disabled",
+                "Rate limits are disabled (RATELIMIT_ENABLED), or limiter.init_app(app) was not "
+                "called.",
+            )
         return enabled
 
     def _readers(self) -> list[Reader]:
@@ -246,8 +250,11 @@ class Operators:
         For ``for_s`` seconds, or until :meth:`unblock`. False if it is blocked for as long already:
         a shorter block never ends a longer one.
         """
-        for_us = length_us(for_s)
-        check_reason(reason)
+        try:
+            for_us = length_us(for_s)
+            check_reason(reason)
+        except ValueError as error:
+            raise OperatorError("wrong_block", f"{error}.") from None
 
         def act(components: Components) -> bool:
             charges = guard_charges(components.inventory, application(), name, identity, "block")

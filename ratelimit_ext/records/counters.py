@@ -134,7 +134,7 @@ class Counters:
     def read(self, minutes: int) -> dict[int, dict[str, Counter[str]]]:
         """The counts by the minute (since 1970, the first one first), the name of the limit and the
         outcome, of the current minute and those before it, at most an hour. Minutes without
-        decisions are there, too. Raises ``ValueError`` if the storage keeps none, and
+        decisions are there, too. Raises ``OperatorError`` if the storage keeps none, and
         ``StorageUnavailable``."""
         kept(self.store, KEPT)
         self.flush()

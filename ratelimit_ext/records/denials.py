@@ -11,7 +11,7 @@ import json
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from ratelimit_ext.core import clock
@@ -20,7 +20,7 @@ from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.core.key import parsed_key
 from ratelimit_ext.engine.denial_cache import CachedDecision
-from ratelimit_ext.records.store import RecordStore, kept
+from ratelimit_ext.records.store import RecordStore, from_json, kept
 
 KIND: Final = "denials"
 #: About how many records the storage keeps, and for how many seconds.
@@ -70,9 +70,6 @@ class DenialRecord:
     degraded: str = ""
     request_id: str = ""
     callers: Sequence[str] = ()
-
-
-FIELDS: Final = frozenset(each.name for each in fields(DenialRecord))
 
 
 class _Run:
@@ -160,12 +157,12 @@ class Denials:
         entries that were written last; denials of one limit and identity without a pause of a
         minute are one record.
 
-        Raises ``ValueError`` if the storage keeps none, and ``StorageUnavailable``.
+        Raises ``OperatorError`` if the storage keeps none, and ``StorageUnavailable``.
         """
         store = kept(self.store, KIND)
         self.flush()
         least_s = max(since_s, clock.now_us() / 1_000_000 - KEEP_S)
-        found = [_record(text) for text in store.latest(KIND, most)]
+        found = [from_json(DenialRecord, text) for text in store.latest(KIND, most)]
         late = [record for record in found if record.until >= least_s]
         joined = _joined(sorted(late, key=lambda record: (record.at, record.until)))
         return sorted(joined, key=lambda record: record.at)
@@ -211,11 +208,6 @@ class Denials:
             request_id=_cut(self.request_id()) if self.request_id else "",
             callers=[each for each in callers if name and each != name.identity][:MOST_NAMES],
         )
-
-
-def _record(text: str) -> DenialRecord:
-    stored = json.loads(text)  # a newer release may write more
-    return DenialRecord(**{name: stored[name] for name in FIELDS & stored.keys()})
 
 
 def _joined(records: Iterable[DenialRecord]) -> Iterator[DenialRecord]:

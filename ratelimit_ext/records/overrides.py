@@ -21,7 +21,7 @@ from typing import Final
 from weakref import WeakSet, ref
 
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
-from ratelimit_ext.records.store import MemoryRecords, RecordStore, kept
+from ratelimit_ext.records.store import MemoryRecords, RecordStore, from_json, kept
 
 #: How often a process reads the overrides, in seconds.
 EVERY_S: Final = 2.0
@@ -157,13 +157,13 @@ class Overrides:
     def log(self) -> list[LogEntry]:
         """The latest changes, the newest first."""
         texts = kept(self._store, KIND).newest_first("log", MOST_ENTRIES)
-        return [LogEntry(**json.loads(text)) for text in texts]
+        return [from_json(LogEntry, text) for text in texts]
 
     def refresh(self) -> None:
         """Read the overrides now. Raises ``OperatorError`` if the storage keeps none."""
         by_limit: dict[str, dict[str, Override]] = {}
         for text in kept(self._store, KIND).table(KIND).values():
-            override = Override(**json.loads(text))
+            override = from_json(Override, text)
             by_limit.setdefault(override.limit, {})[override.identity] = override
         if by_limit != self.by_limit:
             self.by_limit = by_limit

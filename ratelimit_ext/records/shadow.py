@@ -152,8 +152,8 @@ class Shadows:
             del counted[key]
 
     def read(self, hours: int) -> dict[Shadow, Counts]:
-        """What was counted in the current hour and so many before it. Raises ``ValueError`` if the
-        storage keeps none, and ``StorageUnavailable``."""
+        """What was counted in the current hour and so many before it. Raises ``OperatorError``
+        if the storage keeps none, and ``StorageUnavailable``."""
         kept(self.store, KEPT)
         self.flush()
         now = clock.now_us() // (HOUR_S * 1_000_000)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
@@ -42,6 +44,16 @@ def record_store(storage: Storage | None, key_prefix: str) -> RecordStore | None
     if isinstance(storage, MemoryStorage):
         return MemoryRecords(cast(Any, storage.storage), prefix)
     return RedisRecords(storage, prefix) if isinstance(storage, RedisStorage) else None
+
+
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], text: str) -> T:
+    """The record of this dataclass; what a newer release has written beside its fields is left
+    out."""
+    known = {each.name for each in fields(cast(Any, kind))}
+    return kind(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
 def kept(store: RecordStore | None, what: str) -> RecordStore:

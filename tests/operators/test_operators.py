@@ -28,6 +28,7 @@ def limited(make: Maker, **options: Any) -> tuple[Flask, Limiter]:
         (lambda operators: operators.override("someone", "calls", "3/hour"), "swapped"),
         (lambda operators: operators.override("calls", "a", "3/hour", until=1), "past_time"),
         (lambda operators: operators.block("calls", "someone"), "unknown_limit"),
+        (lambda operators: operators.block("calls", "someone", for_s=0), "wrong_block"),
         (lambda operators: operators.reset("someone"), "nothing_counted"),
         (lambda operators: operators.reset("someone", "cals"), "unknown_limit"),
         (lambda operators: [*operators.groups("nowhere")], "unknown_endpoint"),

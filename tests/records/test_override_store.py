@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -227,6 +228,23 @@ def test_every_change_is_logged(site: Site) -> None:
         ("override", "ann", "olga"),
     ]
     assert (log[2].amount, log[2].until, log[2].reason) == (NEW, 9e9, "launch")
+
+
+def test_changes_of_a_newer_release_are_read(
+    make: Maker, redis_server: Server, redis_client: Any
+) -> None:
+    """What this one does not know of them is left out: workers of both run during an update."""
+    site = limited(make, redis_server.uri)
+    override(site, by="olga")
+    (table,) = redis_client.keys("*overrides:{operators}")
+    (log,) = redis_client.keys("*log:{operators}")
+    for field, text in redis_client.hgetall(table).items():
+        redis_client.hset(table, field, json.dumps({**json.loads(text), "colour": "red"}))
+    override_store = site[1]._components.overrides
+    (text,) = redis_client.lrange(log, 0, -1)
+    redis_client.lpush(log, json.dumps({**json.loads(text), "colour": "red"}))
+    assert [each.by for each in override_store.all()] == ["olga"]
+    assert [each.by for each in override_store.log()] == ["olga", "olga"]
 
 
 def test_a_reset_of_all_limits_keeps_overrides(site: Site) -> None:

@@ -113,6 +113,14 @@ def test_policies_are_compared(app: Flask, tmp_path: Path):
     assert "http" not in shown
 
 
+def test_a_page_that_cannot_be_written_is_a_sentence(app: Flask, tmp_path: Path):
+    """Status 1, and no traceback."""
+    page = tmp_path / "missing" / "report.html"
+    result = run(app, simulate_command, "--traffic", "poisson", *MADE_UP, "--html", str(page))
+    assert result.exit_code == 1
+    assert f"Error: --html: cannot write {page}: No such file or directory." in result.output
+
+
 def test_a_file_with_broken_lines_is_replayed_and_reported(app: Flask, tmp_path: Path):
     """What can be read is simulated; the rest is counted, and the exit status is 1."""
     log = tmp_path / "access.log"

@@ -86,8 +86,15 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
 
 
 def report(error: Exception) -> ResponseReturnValue:
-    """What a command would print."""
-    return render_template("admin/problem.html", sentence=str(operator_error(error))), 400
+    """What a command would print. What the operator did not cause is a 503, and in the log."""
+    found = operator_error(error)
+    if found is None:
+        raise error
+    is_down = found.code in {"database", "storage"}
+    if is_down:
+        log.error("/admin: %s", found)
+    page = render_template("admin/problem.html", sentence=str(found))
+    return page, 503 if is_down else 400
 
 
 for kind in REPORTED:

@@ -9,11 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import redis
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.exc import OperationalError
 
 from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
@@ -769,6 +771,20 @@ def test_how_providers_do_is_shown(app: Flask, admin: FlaskClient, database_url:
         ["anthropic/claude-haiku-4-5", "10", "–", "30.0%", "2 overloaded, 1 timeout"],
         ["anthropic/claude-opus-4-5", "1", "1", "–", "–"],
     ]
+
+
+def test_a_database_that_fails_is_no_mistake_of_the_operator(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The page says it with 503, and the log has it."""
+    client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
+    log_in(client)
+    fails = Mock(side_effect=OperationalError("SELECT", {}, Exception("disk I/O error")))
+    monkeypatch.setattr(Accounts, "users", fails)
+    response = client.get("/admin/users")
+    assert response.status_code == 503
+    assert "The database failed: disk I/O error." in response.text
+    assert "/admin: The database failed: disk I/O error." in caplog.text
 
 
 def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Accounts) -> None:
