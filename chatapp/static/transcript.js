@@ -143,6 +143,7 @@ class Reply {
   #article;
   #content;
   #markdown;
+  text = ""; // of a reply that has just been written: what is on the page, without marks of Markdown
 
   constructor(transcript, article) {
     this.#transcript = transcript;
@@ -153,11 +154,6 @@ class Reply {
     const dots = article.appendChild(element("div", "dots"));
     dots.setAttribute("aria-hidden", "true");
     dots.append(element("span"), element("span"), element("span"));
-  }
-
-  // What is on the page, without marks of Markdown.
-  get text() {
-    return this.#content.innerText;
   }
 
   push(text) {
@@ -172,6 +168,7 @@ class Reply {
   end(message, text = "") {
     this.#markdown.push(text);
     this.#markdown.end();
+    if (!text) this.text = this.#content.innerText; // later, it may not be laid out
     Object.assign(this.#article, { message, reply: this });
     this.#article.className = "model";
     this.#article.removeAttribute("aria-busy");
