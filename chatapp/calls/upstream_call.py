@@ -221,7 +221,7 @@ class UpstreamCall:
         except Exception as error:
             # A defect of this application: the answer is unknown, and the call must not stay open.
             kind: Any = "malformed" if self._wait.was_asked else "unavailable"
-            self.fail(UpstreamError(self.model.provider, kind, message=repr(error)))
+            self.fail(UpstreamError(kind, message=repr(error)))
             raise
 
     def _leave(self) -> None:
@@ -253,9 +253,9 @@ class UpstreamCall:
 
     def _attempt(self, attempt: Attempt[A]) -> A:
         if self.disconnect.has_happened:
-            raise UpstreamError(self.model.provider, "unavailable", message="client disconnected")
+            raise UpstreamError("unavailable", message="client disconnected")
         if not self._throttle.admits(self.model.quota_identity):
-            raise UpstreamError(self.model.provider, "overloaded", message="not called: throttled")
+            raise UpstreamError("overloaded", message="not called: throttled")
         asked_at = self._asked_at = self._heard_at = time.monotonic()
         self._wait.was_asked = False
         try:

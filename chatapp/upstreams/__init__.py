@@ -212,7 +212,6 @@ class UpstreamError(Exception):
 
     def __init__(
         self,
-        provider: str,
         kind: ErrorKind,
         *,
         message: str = "",
@@ -222,8 +221,7 @@ class UpstreamError(Exception):
         quotas: tuple[Quota, ...] = (),
         request_id: str | None = None,
     ) -> None:
-        super().__init__(f"{provider}: {kind} (status {status})")
-        self.provider = provider
+        super().__init__(f"{kind} (status {status})")
         self.kind = kind
         self.message = message
         self.status = status

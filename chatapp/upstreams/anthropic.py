@@ -40,7 +40,6 @@ from chatapp.upstreams.sdk import Api, SDKUpstream, Upstream, UpstreamProtocol
 if TYPE_CHECKING:
     import anthropic
 
-NAME: Final = "anthropic"
 #: The minimum of `thinking.budget_tokens`, and what is left for the answer beside it.
 LEAST_THINKING: Final = 1024
 LEAST_ANSWER: Final = 256
@@ -506,12 +505,12 @@ def _stream_error(data: str) -> UpstreamError:
     try:
         reason = ErrorEvent.model_validate_json(data).error
     except ValidationError:  # an error in any other form
-        return UpstreamError(NAME, "unavailable", message=data, status=200)
+        return UpstreamError("unavailable", message=data, status=200)
     kind = STREAM_KINDS.get(reason.type or "", "unavailable")
     message, wait_s = reason.message or "", None
     if _is_spend_cap(reason):
         kind, wait_s = "quota", regained_after_s(message)
-    return UpstreamError(NAME, kind, message=message, status=200, retry_after_s=wait_s)
+    return UpstreamError(kind, message=message, status=200, retry_after_s=wait_s)
 
 
 def _is_spend_cap(reason: ErrorReason) -> bool:
@@ -562,7 +561,7 @@ def _seconds_until(text: str, now: datetime) -> float | None:
 
 
 PROTOCOL: Final = UpstreamProtocol(
-    name=NAME,
+    name="anthropic",
     client_class="Anthropic",
     error_class="AnthropicError",
     request_id_header="request-id",

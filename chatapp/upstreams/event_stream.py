@@ -95,14 +95,12 @@ class EventStream:
         response: httpx2.Response,
         reader: EventReader,
         *,
-        provider: str,
         headers: Mapping[str, str],
         quotas: tuple[Quota, ...],
         lenient: bool,
     ) -> None:
         self._response = response
         self._reader = reader
-        self._provider = provider
         self._lenient = lenient
         self.headers = headers
         self.quotas = quotas
@@ -110,7 +108,7 @@ class EventStream:
         found = response.headers.get("content-type", "")
         if not found.startswith(MIMETYPE):
             self.close()
-            raise UpstreamError(provider, "malformed", message=f"not a stream: {found}", status=200)
+            raise UpstreamError("malformed", message=f"not a stream: {found}", status=200)
 
     def __iter__(self) -> Iterator[Part]:
         try:
@@ -119,11 +117,11 @@ class EventStream:
                 if part.text or part.raw:
                     yield part
         except ValueError as error:
-            raise UpstreamError(self._provider, "malformed", message=str(error)) from error
+            raise UpstreamError("malformed", message=str(error)) from error
         finally:
             self.close()
         if self.progress.finish_reason is None and not self.progress.failed:
-            raise UpstreamError(self._provider, "unavailable", message="the stream ended too early")
+            raise UpstreamError("unavailable", message="the stream ended too early")
 
     def close(self) -> None:
         self._response.close()
@@ -141,10 +139,10 @@ class EventStream:
             yield from self._response.iter_bytes()
         except httpx2.TimeoutException as error:
             if not self._reader.over:
-                raise UpstreamError(self._provider, "timeout", message=str(error)) from error
+                raise UpstreamError("timeout", message=str(error)) from error
         except (httpx2.HTTPError, httpx2.StreamError) as error:
             if not self._reader.over:
-                raise UpstreamError(self._provider, "unavailable", message=str(error)) from error
+                raise UpstreamError("unavailable", message=str(error)) from error
 
     def _part(self, event: Event) -> Part:
         try:

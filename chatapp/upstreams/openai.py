@@ -30,7 +30,6 @@ from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_responses import COMPACTION, RESPONSES
 from chatapp.upstreams.openai_service import (
     CAPS,
-    NAME,
     InputDetails,
     OutputDetails,
     common_extras,
@@ -89,7 +88,7 @@ def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
         try:
             raw = json.dumps(fields, allow_nan=False).encode()
         except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
-            raise UpstreamError(NAME, "bad_request", message=str(error)) from error
+            raise UpstreamError("bad_request", message=str(error)) from error
         request = replace(request, raw=raw, fields=fields)
     return request, ChunkReader(
         str(request.fields.get("model")),
@@ -237,7 +236,7 @@ class ChunkReader:
             return Part("", event.raw)
         if event.data.startswith(DONE):
             if not self._finished:
-                raise UpstreamError(NAME, "unavailable", message="[DONE] before a finish_reason")
+                raise UpstreamError("unavailable", message="[DONE] before a finish_reason")
             self.progress.finish_reason = self.progress.finish_reason or "other"
             self.over = True
             return Part("", event.raw)
@@ -356,7 +355,7 @@ def _duration_s(text: str) -> float | None:
 
 
 PROTOCOL: Final = UpstreamProtocol(
-    name=NAME,
+    name="openai",
     client_class="OpenAI",
     error_class="OpenAIError",
     request_id_header="x-request-id",

@@ -8,7 +8,6 @@ from typing import Final
 from chatapp.upstreams import ErrorKind, Extras, UpstreamError
 from chatapp.upstreams.answer import Fields, Tokens
 
-NAME: Final = "openai"
 #: Tiers with a price of their own, under one name for each. All others have the standard price.
 TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
 STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
@@ -108,4 +107,4 @@ def stream_error(error: object) -> UpstreamError:
     kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
     kind: ErrorKind = "quota" if CAPS.intersection(words) else next(kinds, "unavailable")
     message = str(found.get("message") or "")
-    return UpstreamError(NAME, kind, message=message, status=200)
+    return UpstreamError(kind, message=message, status=200)

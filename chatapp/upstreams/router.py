@@ -321,7 +321,7 @@ def _adapted(
             adapted = replace(adapted, key=model.key)
         return adapted if upstream is None else upstream.bounded(adapted, bounds)
     except ValueError as error:  # 1e999 is JSON, but overflows here
-        raise UpstreamError(model.provider, "bad_request", message=str(error)) from error
+        raise UpstreamError("bad_request", message=str(error)) from error
 
 
 def _log_failure(model: Model, error: UpstreamError) -> None:

@@ -327,7 +327,6 @@ class SDKUpstream:
         return EventStream(
             response,
             reader,
-            provider=protocol.name,
             headers=_request_id(protocol, headers),
             quotas=protocol.quotas(headers),
             lenient=lenient,
@@ -426,18 +425,17 @@ def upstream_errors(protocol: UpstreamProtocol) -> Iterator[None]:
     """Turn the SDK's errors, and those of reading an answer, into UpstreamError."""
     import httpx2  # noqa: PLC0415
 
-    sdk, name = protocol.sdk, protocol.name
     try:
         yield
     except httpx2.TimeoutException as error:
         # Without a connection the prompt was not sent, and may be sent again.
         is_late = not isinstance(error, httpx2.ConnectTimeout)
         kind: ErrorKind = "timeout" if is_late else "unavailable"
-        raise UpstreamError(name, kind, message=str(error)) from error
-    except (httpx2.HTTPError, OSError, getattr(sdk, protocol.error_class)) as error:
-        raise UpstreamError(name, "unavailable", message=str(error)) from error
+        raise UpstreamError(kind, message=str(error)) from error
+    except (httpx2.HTTPError, OSError, getattr(protocol.sdk, protocol.error_class)) as error:
+        raise UpstreamError("unavailable", message=str(error)) from error
     except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
-        raise UpstreamError(name, "malformed", message=str(error), status=200) from error
+        raise UpstreamError("malformed", message=str(error), status=200) from error
 
 
 def _refusal(protocol: UpstreamProtocol, error: Any, *, secret: str | None) -> UpstreamError:
@@ -470,7 +468,6 @@ def _status_error(
     raw: bytes = b"",
 ) -> UpstreamError:
     return UpstreamError(
-        protocol.name,
         kind,
         message=message,
         status=response.status_code,

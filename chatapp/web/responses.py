@@ -212,7 +212,7 @@ class StreamBody:
             progress = self._stream.progress
             self._note_progress(progress)
             if self._call.is_overspent:
-                raise UpstreamError(self._call.model.provider, "overspent", status=200)
+                raise UpstreamError("overspent", status=200)
             if not self._client_left:
                 if written := writer.part(part):
                     yield written

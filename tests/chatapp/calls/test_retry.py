@@ -69,7 +69,7 @@ def made() -> MakeRetry:
 
 
 def failure(kind: ErrorKind, retry_after_s: float | None = None) -> UpstreamError:
-    return UpstreamError("openai", kind, retry_after_s=retry_after_s, quotas=(QUOTA,))
+    return UpstreamError(kind, retry_after_s=retry_after_s, quotas=(QUOTA,))
 
 
 def test_an_answer_takes_one_attempt(made: MakeRetry) -> None:

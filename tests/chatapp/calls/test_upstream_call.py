@@ -126,7 +126,7 @@ class AnswerSource:
     def __call__(self, model: Model, bounds: Bounds) -> Reply:
         self.called.append((model.name, bounds.output_tokens))
         if kind := self.errors.get(model.slug.replace(".", "-")):
-            raise UpstreamError("openai", kind, retry_after_s=9.0)
+            raise UpstreamError(kind, retry_after_s=9.0)
         return Reply("hello", model.name, USAGE)
 
 

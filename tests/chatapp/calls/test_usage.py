@@ -153,5 +153,5 @@ def test_a_call_without_an_answer_may_be_billed(
     kind: ErrorKind, status: int | None, usage: Usage
 ) -> None:
     """After a timeout or an unreadable answer, not after an error."""
-    spent = usage_without_answer(UpstreamError("p", kind, status=status), EXPECTED)
+    spent = usage_without_answer(UpstreamError(kind, status=status), EXPECTED)
     assert (spent.usage, spent.estimated) == (usage, usage != NO_USAGE)

@@ -43,7 +43,7 @@ def keys(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Keys:
 def refusal(
     kind: ErrorKind, status: int | None = None, wait_s: float | None = None
 ) -> UpstreamError:
-    return UpstreamError("openai", kind, status=status, retry_after_s=wait_s)
+    return UpstreamError(kind, status=status, retry_after_s=wait_s)
 
 
 def test_keys_are_next_in_turn(keys: Keys) -> None:

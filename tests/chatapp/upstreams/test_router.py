@@ -39,7 +39,7 @@ class Parrot:
     def complete(self, prompt: Prompt) -> Completion:
         self.asked.append(prompt)
         if self.fails:
-            raise UpstreamError(self.name, self.fails, message="key sk-1\nis bad", status=401)
+            raise UpstreamError(self.fails, message="key sk-1\nis bad", status=401)
         return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop", QUOTAS)
 
 
