@@ -50,13 +50,11 @@ from chatapp.ledger.writer import BackgroundLedger
 from chatapp.operators import restoration
 from chatapp.server import valid_files
 from chatapp.services import Services
-from chatapp.upstreams import Timeouts
-from chatapp.upstreams.anthropic import Anthropic
+from chatapp.upstreams import Timeouts, anthropic, openai
 from chatapp.upstreams.keys import Keys
 from chatapp.upstreams.offline import Offline
-from chatapp.upstreams.openai import OpenAI
 from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
-from chatapp.upstreams.sdk import Upstream
+from chatapp.upstreams.sdk import SDKUpstream, UpstreamSettings
 from chatapp.web import (
     allowed_models,
     authentication,
@@ -83,8 +81,7 @@ POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
 PROVIDERS_FILE: Final = Path(__file__).with_name("providers.toml")
 #: The files that a reload reads, by the settings that name another one.
 FILES: Final = {valid_files.POLICY: POLICY_FILE, valid_files.PROVIDERS: PROVIDERS_FILE}
-#: The providers by their protocols.
-PROTOCOLS: Final = {"openai": OpenAI, "anthropic": Anthropic}
+PROTOCOLS: Final = {"openai": openai.PROTOCOL, "anthropic": anthropic.PROTOCOL}
 BODY_MAX_BYTES: Final = 1024 * 1024
 ENDPOINTS: Final = (
     chat.bp,
@@ -317,10 +314,7 @@ def _router(
     upstreams: ProvidersFile,
     alerts: Alerts | None,
 ) -> Router:
-    routed = [
-        PROTOCOLS[table.protocol](_upstream(name, chosen, models, upstreams))
-        for name, table in upstreams.upstreams.items()
-    ]
+    routed = [_upstream(name, chosen, models, upstreams) for name in upstreams.upstreams]
     try:
         router = Router(
             (*routed, Offline()),
@@ -351,21 +345,24 @@ def _router(
 
 def _upstream(
     name: str, chosen: settings.Settings, models: Catalogue, file: ProvidersFile
-) -> Upstream:
+) -> SDKUpstream:
     table = file.upstreams[name]
     keys = Keys(name, table.keys)
     if chosen.providers_file and keys.missing and cli.serves():
         log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
-    return Upstream(
-        name=name,
-        patterns=file.patterns(name, models.names_of(name)),
-        keys=keys,
-        timeouts=_timeouts(name, chosen, file),
-        base_url=table.base_url,
-        key_header=table.key_header,
-        headers=table.headers,
-        query=table.query,
-        refused=tuple(table.refuse),
+    return SDKUpstream(
+        PROTOCOLS[table.protocol],
+        UpstreamSettings(
+            name=name,
+            patterns=file.patterns(name, models.names_of(name)),
+            keys=keys,
+            timeouts=_timeouts(name, chosen, file),
+            base_url=table.base_url,
+            key_header=table.key_header,
+            headers=table.headers,
+            query=table.query,
+            refused=tuple(table.refuse),
+        ),
     )
 
 

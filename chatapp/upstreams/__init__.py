@@ -269,7 +269,7 @@ class AnswerStream(Protocol):
         ...
 
 
-class AnswerSource(Protocol):
+class Upstream(Protocol):
     """A source of answers.
 
     ``patterns`` are the names of its models, as shell patterns. ``missing`` is the key that must be

@@ -1,4 +1,4 @@
-"""Anthropic's models, over its messages."""
+"""Anthropic's protocol: its messages."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from chatapp.upstreams.answer import (
     texts_in,
 )
 from chatapp.upstreams.event_stream import Event
-from chatapp.upstreams.sdk import Api, SDKUpstream, Upstream, UpstreamProtocol
+from chatapp.upstreams.sdk import Api, UpstreamProtocol
 
 if TYPE_CHECKING:
     import anthropic
@@ -582,8 +582,3 @@ PROTOCOL: Final = UpstreamProtocol(
     quotas_by_direction=True,
     error_kind=_error_kind,
 )
-
-
-class Anthropic(SDKUpstream):
-    def __init__(self, upstream: Upstream) -> None:
-        super().__init__(PROTOCOL, upstream)

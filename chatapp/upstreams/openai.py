@@ -1,4 +1,4 @@
-"""OpenAI's models: the provider, and its chat completions."""
+"""OpenAI's protocol, and its chat completions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from chatapp.upstreams.openai_service import (
     stream_error,
     tiers_of,
 )
-from chatapp.upstreams.sdk import Api, SDKUpstream, Upstream, UpstreamProtocol
+from chatapp.upstreams.sdk import Api, UpstreamProtocol
 
 if TYPE_CHECKING:
     import openai
@@ -379,8 +379,3 @@ PROTOCOL: Final = UpstreamProtocol(
     quotas_by_direction=False,
     error_kind=_error_kind,
 )
-
-
-class OpenAI(SDKUpstream):
-    def __init__(self, upstream: Upstream) -> None:
-        super().__init__(PROTOCOL, upstream)

@@ -12,7 +12,6 @@ from typing import Final
 from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
-    AnswerSource,
     AnswerStream,
     Bounds,
     Extras,
@@ -21,6 +20,7 @@ from chatapp.upstreams import (
     Quota,
     RawAnswer,
     RawRequest,
+    Upstream,
     UpstreamError,
 )
 from chatapp.upstreams.cancellation import was_hung_up
@@ -81,7 +81,7 @@ class Router:
 
     def __init__(
         self,
-        upstreams: Sequence[AnswerSource],
+        upstreams: Sequence[Upstream],
         catalogue: Catalogue,
         *,
         default_model: str | None,
@@ -137,10 +137,10 @@ class Router:
             f'The model "{name[:100]}" is unknown; available models: {self._patterns()}'
         )
 
-    def upstream_of(self, model: Model) -> AnswerSource:
+    def upstream_of(self, model: Model) -> Upstream:
         return self._upstreams[model.provider]
 
-    def _serving(self, name: str) -> Iterator[tuple[AnswerSource, str]]:
+    def _serving(self, name: str) -> Iterator[tuple[Upstream, str]]:
         """The upstreams that serve this name, in order, each with its own name for the model: only
         one if the name begins with an upstream's."""
         first, _, rest = name.partition("/")

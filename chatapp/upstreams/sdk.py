@@ -118,7 +118,7 @@ class UpstreamProtocol:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Upstream:
+class UpstreamSettings:
     """A service that speaks a provider's protocol.
 
     ``patterns`` match the names of its models. Without ``base_url`` it is the provider's own, and
@@ -142,10 +142,10 @@ class Connection:
     """An SDK's HTTP client. Requests are those of the SDK, as it makes them once for each path: its
     address and headers are the same for all."""
 
-    def __init__(self, client: Any, http_client: httpx2.Client, upstream: Upstream) -> None:
+    def __init__(self, client: Any, http_client: httpx2.Client, settings: UpstreamSettings) -> None:
         self._client = client
         self._http_client = http_client
-        self._upstream = upstream
+        self._settings = settings
         self._samples: dict[tuple[str, float], httpx2.Request] = {}
         #: The key's secret and the headers with it, by path, timeout and name of the key.
         self._headers: dict[tuple[str, float, str], tuple[str | None, httpx2.Headers]] = {}
@@ -164,7 +164,7 @@ class Connection:
 
         sample = self._samples.get((path, read_s))
         if sample is None:
-            timeout = httpx2.Timeout(read_s, connect=self._upstream.timeouts.connect_s)
+            timeout = httpx2.Timeout(read_s, connect=self._settings.timeouts.connect_s)
             sample = self._samples[path, read_s] = self._sample(path, timeout)
         name, secret = key or ("", None)
         known = self._headers.get((path, read_s, name))
@@ -204,8 +204,8 @@ class Connection:
 
         with httpx2.Client(transport=httpx2.MockTransport(keep)) as nowhere:
             client = self._client.with_options(http_client=nowhere)
-            if self._upstream.base_url is not None:
-                _forget_environment(client, self._upstream.headers)
+            if self._settings.base_url is not None:
+                _forget_environment(client, self._settings.headers)
             options = {"timeout": timeout}
             client.post(path, cast_to=httpx2.Response, content=b"", options=options)
         made[0].headers.pop("content-length", None)
@@ -213,7 +213,7 @@ class Connection:
 
     def _with_key(self, headers: httpx2.Headers, secret: str | None) -> httpx2.Headers:
         """The headers of a sample with this key, or without any."""
-        headers, own = headers.copy(), self._upstream.key_header
+        headers, own = headers.copy(), self._settings.key_header
         for name, value in list(headers.items()):
             if NO_KEY in value:
                 del headers[name]
@@ -227,15 +227,15 @@ class Connection:
 class SDKUpstream:
     """An upstream in a provider's protocol."""
 
-    def __init__(self, protocol: UpstreamProtocol, upstream: Upstream) -> None:
+    def __init__(self, protocol: UpstreamProtocol, settings: UpstreamSettings) -> None:
         self._protocol = protocol
-        self._upstream = upstream
-        self._timeouts = upstream.timeouts
+        self._settings = settings
+        self._timeouts = settings.timeouts
         self._connection: PerProcess[Connection] = PerProcess(self._connect)
-        self.name: Final = upstream.name
-        self.patterns: Final = upstream.patterns
+        self.name: Final = settings.name
+        self.patterns: Final = settings.patterns
         self.quotas_by_direction: Final = protocol.quotas_by_direction
-        self.keys: Final = upstream.keys
+        self.keys: Final = settings.keys
 
     def prepare(self) -> None:
         """Import the SDK and make its client, unless a key is missing. That takes a second: a
@@ -265,7 +265,7 @@ class SDKUpstream:
         """Return what changes the price of the request. Accepts everything that JSON can
         express."""
         api = self._protocol.api(request.path)
-        found, refused, fields = api.extras(request.fields), self._upstream.refused, request.fields
+        found, refused, fields = api.extras(request.fields), self._settings.refused, request.fields
         if not refused:
             return found
         own = {name: "has no price here" for name in refused if fields.get(name) is not None}
@@ -355,7 +355,7 @@ class SDKUpstream:
     def _connect(self) -> Connection:
         import httpx2  # noqa: PLC0415
 
-        protocol, upstream = self._protocol, self._upstream
+        protocol, settings = self._protocol, self._settings
         sdk, connect_s = protocol.sdk, self._timeouts.connect_s
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
         http_client = with_cancellable_reads(
@@ -369,14 +369,14 @@ class SDKUpstream:
         # No retries: a call that timed out may have been billed, and no limit would count the next.
         client = getattr(sdk, protocol.client_class)(
             api_key=NO_KEY,
-            base_url=upstream.base_url,
-            default_headers=upstream.headers,
-            default_query=upstream.query,
+            base_url=settings.base_url,
+            default_headers=settings.headers,
+            default_query=settings.query,
             timeout=timeout,
             max_retries=0,
             http_client=http_client,
         )
-        return Connection(client, http_client, upstream)
+        return Connection(client, http_client, settings)
 
 
 def _read(response: httpx2.Response) -> None:

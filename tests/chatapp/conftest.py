@@ -14,14 +14,14 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import MetaData
 
-from chatapp import PROVIDERS_FILE, create_app, services
+from chatapp import PROTOCOLS, PROVIDERS_FILE, create_app, services
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from chatapp.upstreams import Timeouts
 from chatapp.upstreams.keys import Keys
-from chatapp.upstreams.sdk import Upstream
+from chatapp.upstreams.sdk import SDKUpstream, UpstreamSettings
 from ratelimit_ext import toml_line
 from ratelimit_ext.core import clock
 from tests import servers
@@ -41,11 +41,12 @@ def replace_services(app: Flask, **changed: object) -> None:
     services.install(app, dataclasses.replace(services_of(app), **changed))
 
 
-def upstream(name: str) -> Upstream:
-    """A provider by the file that chatapp has if no other is configured."""
+def upstream(name: str) -> SDKUpstream:
+    """An upstream of the file that chatapp has if no other is configured."""
     table = providers_file.read(PROVIDERS_FILE, toml_line).upstreams[name]
     keys, patterns = Keys(name, table.keys), tuple(table.patterns)
-    return Upstream(name=name, patterns=patterns, keys=keys, timeouts=Timeouts())
+    made = UpstreamSettings(name=name, patterns=patterns, keys=keys, timeouts=Timeouts())
+    return SDKUpstream(PROTOCOLS[table.protocol], made)
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,12 @@ import pytest
 from chatapp import catalogue
 from chatapp.catalogue import CatalogueError
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.offline import Offline
-from chatapp.upstreams.openai import OpenAI
 from tests.chatapp.conftest import upstream
 
 HEAD = "version = 1\nas_of = 2026-01-01\nsources = []\n[defaults]\n"
 MODEL = 'provider = "x"\ncontext = 1\n'
-PROVIDERS = (OpenAI(upstream("openai")), Anthropic(upstream("anthropic")), Offline())
+UPSTREAMS = (upstream("openai"), upstream("anthropic"), Offline())
 
 
 def priced(**kinds: str) -> str:
@@ -63,9 +61,9 @@ def test_every_listed_model_is_served_by_its_provider() -> None:
     """The catalogue and the providers agree on the provider of each name."""
     loaded = catalogue.load()
     for name, slug in loaded.slugs.items():
-        serving = [provider.name for provider in PROVIDERS if provider.serves(name)]
+        serving = [each.name for each in UPSTREAMS if each.serves(name)]
         assert serving == [loaded.providers[slug]], name
-    assert set(loaded.defaults) == {provider.name for provider in PROVIDERS}
+    assert set(loaded.defaults) == {each.name for each in UPSTREAMS}
 
 
 @pytest.mark.parametrize(

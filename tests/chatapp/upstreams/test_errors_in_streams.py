@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chatapp.upstreams import ErrorKind, Message, Prompt, RawRequest, UpstreamError
-from chatapp.upstreams.anthropic import Anthropic
-from chatapp.upstreams.openai import OpenAI
+from chatapp.upstreams.sdk import SDKUpstream
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import (
     Stream,
@@ -56,7 +55,7 @@ def test_openais_error_chunk_has_its_cause(
 ) -> None:
     """The code decides, or else the type. An error in any form ends the answer as an error."""
     provider.script(Stream([*openai_chunks()[:2], event({"error": error})]))
-    assert failure(OpenAI(upstream("openai")), "gpt-5.4-mini", forwarded=forwarded) == (
+    assert failure(upstream("openai"), "gpt-5.4-mini", forwarded=forwarded) == (
         "po",
         kind,
         200,
@@ -70,12 +69,12 @@ def test_anthropics_error_event_has_its_cause(
 ) -> None:
     """The type decides. An error in any form ends the answer as an error."""
     provider.script(Stream([*anthropic_events()[:4], named("error", error=error)]))
-    found = failure(Anthropic(upstream("anthropic")), "claude-haiku-4-5", forwarded=forwarded)
+    found = failure(upstream("anthropic"), "claude-haiku-4-5", forwarded=forwarded)
     assert found == ("po", kind, 200)
 
 
 def failure(
-    asked: OpenAI | Anthropic, model: str, *, forwarded: bool
+    asked: SDKUpstream, model: str, *, forwarded: bool
 ) -> tuple[str, ErrorKind, int | None]:
     """The text before the error, its kind, and its status."""
     if forwarded:

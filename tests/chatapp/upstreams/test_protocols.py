@@ -13,9 +13,6 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Message, Prompt, RawRequest, Timeouts
-from chatapp.upstreams.anthropic import Anthropic
-from chatapp.upstreams.openai import OpenAI
-from chatapp.upstreams.sdk import SDKUpstream
 from tests.chatapp.conftest import AppMaker, upstream
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
@@ -75,16 +72,15 @@ def test_an_answer_has_its_text_and_usage(
 
 
 @pytest.mark.parametrize(
-    ("provider_class", "client", "path", "query"),
+    ("client", "path", "query"),
     [
-        (OpenAI, openai.OpenAI, "/chat/completions", {}),
-        (Anthropic, anthropic.Anthropic, "/v1/messages", {"beta": "true"}),
+        (openai.OpenAI, "/chat/completions", {}),
+        (anthropic.Anthropic, "/v1/messages", {"beta": "true"}),
     ],
 )
 def test_requests_are_those_of_the_sdk(
     provider: UpstreamServer,
     monkeypatch: pytest.MonkeyPatch,
-    provider_class: type[SDKUpstream],
     client: type[openai.OpenAI | anthropic.Anthropic],
     path: str,
     query: dict[str, str],
@@ -96,7 +92,7 @@ def test_requests_are_those_of_the_sdk(
     monkeypatch.setenv("ANTHROPIC_CUSTOM_HEADERS", "X-Team: a")
     own = RawRequest(raw=b'{"n": 1}', fields={}, headers={"X-Beta": "b"}, query=query)
     plain = RawRequest(raw=b'{"n": 22}', fields={})
-    forwarder = provider_class(upstream(client.__name__.lower()))
+    forwarder = upstream(client.__name__.lower())
     for request in (own, plain):
         forwarder.forward(request)
         options: Any = {
@@ -192,7 +188,7 @@ def test_system_messages_are_not_in_the_conversation(provider: UpstreamServer) -
     """A system message is sent in a separate field."""
     messages = (Message("system", "Be brief."), Message("user", "ping"))
     prompt = Prompt(model=ANTHROPIC, messages=messages, max_tokens=9)
-    assert Anthropic(upstream("anthropic")).complete(prompt).finish_reason == "stop"
+    assert upstream("anthropic").complete(prompt).finish_reason == "stop"
     assert provider.calls[0].body["system"] == "Be brief."
     assert provider.calls[0].body["messages"] == MESSAGES
 
@@ -201,5 +197,5 @@ def test_a_plain_answer_may_be_long(provider: UpstreamServer) -> None:
     """The SDK's own method refuses bounds above 21,333 tokens without a stream, at the default
     timeouts, and cannot send a lone surrogate, which JSON may contain. The API takes both."""
     prompt = Prompt(ANTHROPIC, (Message("user", "ping \ud800"),), max_tokens=64_000)
-    assert Anthropic(upstream("anthropic")).complete(prompt).text == "pong"
+    assert upstream("anthropic").complete(prompt).text == "pong"
     assert provider.calls[0].body["max_tokens"] == 64_000

@@ -10,9 +10,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from chatapp.upstreams import Message, Prompt, Quota, RawRequest, UpstreamError, anthropic, openai
-from chatapp.upstreams.anthropic import Anthropic
 from chatapp.upstreams.offline import Offline
-from chatapp.upstreams.openai import OpenAI
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
@@ -271,9 +269,9 @@ def test_without_a_date_the_local_clock_counts(date: dict[str, str]) -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A provider, its headers, and the quotas in them."""
+    """An upstream, its headers, and the quotas in them."""
 
-    make: type[OpenAI | Anthropic]
+    upstream: str
     path: str
     model: str
     headers: Mapping[str, str]
@@ -320,7 +318,7 @@ ANTHROPIC_HEADERS = {
 }
 CASES = {
     "openai": Case(
-        make=OpenAI,
+        upstream="openai",
         path=OPENAI_PATH,
         model="gpt-5.4-mini",
         headers=OPENAI_HEADERS,
@@ -329,7 +327,7 @@ CASES = {
         query={},
     ),
     "anthropic": Case(
-        make=Anthropic,
+        upstream="anthropic",
         path=ANTHROPIC_PATH,
         model="claude-haiku-4-5",
         headers=ANTHROPIC_HEADERS,
@@ -351,19 +349,19 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_whole_answers_have_quotas(provider: UpstreamServer, case: Case) -> None:
     """A prompt and a forwarded request both return the quotas."""
     provider.script(case.answer(stream=False), case.answer(stream=False))
-    protocol = case.make(upstream(case.make.__name__.lower()))
-    completion = protocol.complete(case.prompt())
+    asked = upstream(case.upstream)
+    completion = asked.complete(case.prompt())
     assert (completion.text, completion.quotas) == ("pong", case.quotas)
-    assert protocol.forward(case.raw_request(stream=False)).quotas == case.quotas
+    assert asked.forward(case.raw_request(stream=False)).quotas == case.quotas
 
 
 def test_streams_have_quotas_from_their_beginning(provider: UpstreamServer, case: Case) -> None:
     """A stream has them before its first part, and they do not change."""
     provider.script(case.answer(stream=True), case.answer(stream=True))
-    protocol = case.make(upstream(case.make.__name__.lower()))
+    asked = upstream(case.upstream)
     for stream in (
-        protocol.stream(case.prompt()),
-        protocol.forward_stream(case.raw_request(stream=True)),
+        asked.stream(case.prompt()),
+        asked.forward_stream(case.raw_request(stream=True)),
     ):
         assert stream.quotas == case.quotas
         assert "".join(part.text for part in stream) == "pong"
@@ -372,12 +370,12 @@ def test_streams_have_quotas_from_their_beginning(provider: UpstreamServer, case
 
 def test_refusals_have_quotas(provider: UpstreamServer, case: Case) -> None:
     """The quotas of a 429 are on the error, for prompts and forwarded requests."""
-    protocol = case.make(upstream(case.make.__name__.lower()))
+    asked = upstream(case.upstream)
     for ask in (
-        lambda: protocol.complete(case.prompt()),
-        lambda: protocol.forward(case.raw_request(stream=False)),
-        lambda: protocol.stream(case.prompt()),
-        lambda: protocol.forward_stream(case.raw_request(stream=True)),
+        lambda: asked.complete(case.prompt()),
+        lambda: asked.forward(case.raw_request(stream=False)),
+        lambda: asked.stream(case.prompt()),
+        lambda: asked.forward_stream(case.raw_request(stream=True)),
     ):
         provider.script(case.refusal)
         with pytest.raises(UpstreamError) as refused:
@@ -387,15 +385,15 @@ def test_refusals_have_quotas(provider: UpstreamServer, case: Case) -> None:
 
 def test_answers_without_headers_have_no_quotas(provider: UpstreamServer, case: Case) -> None:
     """An answer without such headers has no quotas."""
-    protocol = case.make(upstream(case.make.__name__.lower()))
-    assert protocol.complete(case.prompt()).quotas == ()
-    assert protocol.forward(case.raw_request(stream=False)).quotas == ()
-    stream = protocol.stream(case.prompt())
+    asked = upstream(case.upstream)
+    assert asked.complete(case.prompt()).quotas == ()
+    assert asked.forward(case.raw_request(stream=False)).quotas == ()
+    stream = asked.stream(case.prompt())
     assert stream.quotas == ()
     assert "".join(part.text for part in stream) == "pong"
     provider.script(Answer(500, b""))
     with pytest.raises(UpstreamError) as failed:
-        protocol.complete(case.prompt())
+        asked.complete(case.prompt())
     assert failed.value.quotas == ()
 
 
@@ -404,11 +402,11 @@ def test_invalid_headers_fail_no_answer(provider: UpstreamServer, case: Case, od
     """Invalid headers do not affect the answer."""
     headers = dict.fromkeys(case.headers, odd)
     provider.script(Answer(200, _body(case), headers), Answer(429, b"{}", headers))
-    protocol = case.make(upstream(case.make.__name__.lower()))
-    completion = protocol.complete(case.prompt())
+    asked = upstream(case.upstream)
+    completion = asked.complete(case.prompt())
     assert (completion.text, completion.quotas) == ("pong", ())
     with pytest.raises(UpstreamError) as refused:
-        protocol.complete(case.prompt())
+        asked.complete(case.prompt())
     assert (refused.value.kind, refused.value.quotas) == ("rate_limited", ())
 
 
