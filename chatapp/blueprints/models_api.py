@@ -41,7 +41,7 @@ def model(name: str) -> Response:
     """One model, by any of its names."""
     found = served_model(name, protocol=current_format().protocol)
     allowed_models.require(current_request(), found)
-    return jsonify(_entry(found.name, found.provider))
+    return jsonify(_entry(found.name, found.upstream))
 
 
 def _page(ids: list[str]) -> tuple[list[str], bool]:
@@ -69,7 +69,7 @@ def _invalid(name: str, problem: str) -> ApiError:
     return ApiError(400, "invalid_query", f'"{name}" {problem}.', param=name)
 
 
-def _entry(name: str, provider: str) -> dict[str, object]:
+def _entry(name: str, upstream: str) -> dict[str, object]:
     if speaks_anthropic():
         return {"type": "model", "id": name, "display_name": name, "created_at": UNKNOWN_DATE}
-    return {"id": name, "object": "model", "created": 0, "owned_by": provider}
+    return {"id": name, "object": "model", "created": 0, "owned_by": upstream}

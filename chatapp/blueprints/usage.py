@@ -69,29 +69,29 @@ def models() -> Response:
     of a million tokens in dollars; `default` is null if they may use none that is available."""
     current = current_request()
     catalogue, router = current.services.catalogue, current.services.router
-    providers = {
-        slug: catalogue.providers[slug]
+    upstreams = {
+        slug: catalogue.upstreams[slug]
         for slug in router.available_models
         if slug not in catalogue.embedding
     }
-    named = allowed_models.allowed(current, providers)
+    named = allowed_models.allowed(current, upstreams)
     default = allowed_models.default(current)
     slugs = {name: name for name in named}
     if default is not None and default.slug not in named:  # not listed in the catalogue
         slugs = {default.name: default.slug, **slugs}
-        named = {default.name: default.provider, **named}
+        named = {default.name: default.upstream, **named}
     return jsonify(
         default=default and (default.slug if default.slug in named else default.name),
         most_output_tokens=router.max_tokens,
         models=[
             {
                 "name": name,
-                "provider": provider,
+                "provider": upstream,
                 "context_tokens": catalogue.context_tokens(slugs[name]),
                 "input_usd": _per_million(slugs[name], Usage(1000, 0)),
                 "output_usd": _per_million(slugs[name], Usage(0, 1000)),
             }
-            for name, provider in named.items()
+            for name, upstream in named.items()
         ],
     )
 

@@ -1,1 +1,1 @@
-"""One call of a provider: attempts, fallback, settlement, ledger. No Flask."""
+"""One call of an upstream: attempts, fallback, settlement, ledger. No Flask."""

@@ -24,7 +24,7 @@ REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "over
 #: billed twice.
 RETRYABLE: Final = REFUSED_FOR_LOAD | {"unavailable"}
 
-#: Errors of one key: another key of the provider may do at once. So may it if a wait was named.
+#: Errors of one key: another key of the upstream may do at once. So may it if a wait was named.
 OF_THE_KEY: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "auth", "quota"})
 
 #: The longest total wait for further attempts, in seconds: the call occupies a thread meanwhile,
@@ -70,7 +70,7 @@ class Retry:
     ``quota_use`` is what the provider counts the call as. ``sleep`` returns True if the client has
     disconnected, which ends the attempts.
 
-    In `run` and `run_once`, ``other_key`` switches the call to another key of the provider, and
+    In `run` and `run_once`, ``other_key`` switches the call to another key of the upstream, and
     returns False if none is left; such an attempt is one more than ``most_attempts``. It is not
     kept: a call and its attempts that refer to each other are left to the garbage collector, for
     which all threads wait.

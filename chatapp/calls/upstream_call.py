@@ -1,4 +1,4 @@
-"""One call of a provider: recorded in the ledger when it begins, and once when it ends.
+"""One call of an upstream: recorded in the ledger when it begins, and once when it ends.
 
 Limits, ledger and estimates learn the real usage of a call from `UpstreamCall` alone. Every call
 ends there once: plain or streamed, answered, failed or abandoned by its client, with all attempts
@@ -131,7 +131,7 @@ class CallRequest:
     """A request, as far as its call needs it.
 
     ``fallback`` switches the request to its fallback model, and returns None if it has none.
-    ``other_key`` switches it to another key of the provider, and returns the model with that key,
+    ``other_key`` switches it to another key of the upstream, and returns the model with that key,
     or None if none is left. ``throttle`` is that of all calls whose upstreams have the same load.
     """
 
@@ -385,7 +385,7 @@ class UpstreamCall:
         """The record of the call as it begins."""
         return self._new_record(
             slug=self.model.slug,
-            provider=self.model.provider,
+            provider=self.model.upstream,
             estimated_input_tokens=self._demand.estimate.input_tokens,
             estimated_output_tokens=self._demand.estimate.output_tokens,
             cost_micro_usd=self._held,

@@ -33,7 +33,7 @@ RESULT_TOKENS: Final = 16_000
 MOST_RESULT_TOKENS: Final = 128_000
 LEAST_RESULT_TOKENS: Final = 1_000
 MOST_TOOL_USES: Final = 100
-#: The end of the slug of all unlisted models of a provider.
+#: The end of the slug of all unlisted models of an upstream.
 OTHER: Final = "-other"
 # What providers append to a name for a version of the same model: a date in their three forms,
 # a moving pointer, or both (gpt-4-1106-preview).
@@ -45,47 +45,47 @@ __all__ = ["Catalogue", "CatalogueError", "Model", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model: ``name`` is sent to the provider, the requested one unless the provider has another;
-    limits count by ``slug``. ``protocol`` is the provider's; by default it has the provider's name.
-    ``key`` is the name of the key to use, if the provider has several."""
+    """A model: ``name`` is sent to ``upstream``, the requested one unless the upstream has another;
+    limits count by ``slug``. ``protocol`` is the upstream's; by default it has the upstream's name.
+    ``key`` is the name of the key to use, if the upstream has several."""
 
     name: str
     slug: str
-    provider: str
+    upstream: str
     protocol: str = ""
     key: str = ""
 
     def __post_init__(self) -> None:
         if not self.protocol:
-            object.__setattr__(self, "protocol", self.provider)
+            object.__setattr__(self, "protocol", self.upstream)
 
     @property
     def family(self) -> str:
-        """What its provider's quotas count by: the slug, or for an unlisted model, which shares its
+        """What its upstream's quotas count by: the slug, or for an unlisted model, which shares its
         slug, the name."""
-        return self.name if self.slug == _other(self.provider) else self.slug
+        return self.name if self.slug == _other(self.upstream) else self.slug
 
     @property
     def quota_identity(self) -> str:
         """The identity of cool-downs and quotas for standard calls; each key has its own."""
-        named = f"{self.provider}/{self.family}"
+        named = f"{self.upstream}/{self.family}"
         return f"{named}/{self.key}" if self.key else named
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """Slugs by name, and the default model of each provider.
+    """Slugs by name, and the default model of each upstream.
 
-    By slug: ``entries`` are the models' tables in the files, ``sent_names`` what its provider calls
+    By slug: ``entries`` are the models' tables in the files, ``sent_names`` what its upstream calls
     a model if that is not the requested name, ``tariffs`` what it costs, as it was on ``as_of``;
-    ``embedding`` are the models that make embeddings only. By provider: ``protocols`` are their
+    ``embedding`` are the models that make embeddings only. By upstream: ``protocols`` are their
     protocols, ``others`` the tariffs of which the dearest applies to models without one, ``tiers``
-    are those priced for every model, and ``tools`` the provider's tools that have a price.
+    are those priced for every model, and ``tools`` its own tools that have a price.
     """
 
     slugs: Mapping[str, str]
     entries: Mapping[str, ModelEntry]
-    providers: Mapping[str, str]
+    upstreams: Mapping[str, str]
     protocols: Mapping[str, str]
     defaults: Mapping[str, str]
     sent_names: Mapping[str, str]
@@ -97,18 +97,18 @@ class Catalogue:
     as_of: date
     _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
 
-    def model(self, name: str, provider: str) -> Model:
-        """The model of that name at that provider; unlisted names share one slug."""
-        slug = self.slug_of(f"{provider}/{name}") or self.slug_of(name)
-        if slug is None or self.providers[slug] != provider:
-            slug = _other(provider)
+    def model(self, name: str, upstream: str) -> Model:
+        """The model of that name at that upstream; unlisted names share one slug."""
+        slug = self.slug_of(f"{upstream}/{name}") or self.slug_of(name)
+        if slug is None or self.upstreams[slug] != upstream:
+            slug = _other(upstream)
         name = self.sent_names.get(slug, name)
-        return Model(name, slug, provider, self.protocols.get(provider, provider))
+        return Model(name, slug, upstream, self.protocols.get(upstream, upstream))
 
     def price(self, slug: str, usage: Usage) -> int:
         """What that usage costs, in micro-dollars, rounded up.
 
-        A slug without a price costs as much as its provider's dearest model, so that it cannot
+        A slug without a price costs as much as its upstream's dearest model, so that it cannot
         escape a budget; it is logged once.
         """
         tariff = self.tariffs.get(slug)
@@ -158,7 +158,7 @@ class Catalogue:
     def prices_tier(self, model: Model, tier: str) -> bool:
         """Whether a call of the model in that tier has a price."""
         tariff = self.tariffs.get(model.slug)
-        return tier in (tariff.tiers if tariff else self.tiers.get(model.provider, ()))
+        return tier in (tariff.tiers if tariff else self.tiers.get(model.upstream, ()))
 
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
         """Whether a call may generate output that is billed but not sent. ``thinks``: whether the
@@ -189,19 +189,19 @@ class Catalogue:
         return tariff is not None and tariff.is_long(input_tokens)
 
     def _tariffs(self, slug: str) -> Collection[Tariff]:
-        """The tariff of a slug; those of its provider, or else all, if it has none."""
+        """The tariff of a slug; those of its upstream, or else all, if it has none."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return (tariff,)
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(
-                "%s has no price and costs as much as its provider's dearest model. Add its price "
+                "%s has no price and costs as much as its upstream's dearest model. Add its price "
                 "to models.toml or to the providers file.",
                 slug,
             )
-        provider = self.providers.get(slug) or slug.removesuffix(OTHER)
-        return self.others.get(provider) or self.tariffs.values()
+        upstream = self.upstreams.get(slug) or slug.removesuffix(OTHER)
+        return self.others.get(upstream) or self.tariffs.values()
 
     def slug_of(self, name: str) -> str | None:
         """The slug of a name; None for an unlisted name."""
@@ -213,18 +213,18 @@ class Catalogue:
                 return self.slugs[name[:end]]
         return None
 
-    def names_of(self, provider: str) -> list[str]:
-        """All names of a provider's models."""
-        return [name for name, slug in self.slugs.items() if self.providers[slug] == provider]
+    def names_of(self, upstream: str) -> list[str]:
+        """All names of an upstream's models."""
+        return [name for name, slug in self.slugs.items() if self.upstreams[slug] == upstream]
 
     @property
     def unlisted_slugs(self) -> tuple[str, ...]:
         return tuple(map(_other, self.protocols))
 
 
-def _other(provider: str) -> str:
-    """The slug of all unlisted models of a provider."""
-    return f"{provider}{OTHER}"
+def _other(upstream: str) -> str:
+    """The slug of all unlisted models of an upstream."""
+    return f"{upstream}{OTHER}"
 
 
 def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) -> Catalogue:
@@ -242,33 +242,33 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
     if upstreams is not None:
         file, path = upstreams.merged(file), upstreams.path
     slugs = _slugs(file.models, path)
-    for provider, default in file.defaults.items():
-        if default not in file.models or file.models[default].provider != provider:
+    for upstream, default in file.defaults.items():
+        if default not in file.models or file.models[default].provider != upstream:
             raise CatalogueError(
-                f"{path}: defaults.{provider}: {default!r} is not a model of {provider}; "
+                f"{path}: defaults.{upstream}: {default!r} is not a model of {upstream}; "
                 "write one of its slugs under [models]"
             )
     tariffs = file.tariffs()
     if not tariffs:
         raise CatalogueError(f"{path}: no model has a price; unlisted models need one, too")
-    providers = {slug: entry.provider for slug, entry in file.models.items()}
+    upstream_of = {slug: entry.provider for slug, entry in file.models.items()}
     tables = upstreams.upstreams if upstreams else {}
     protocols = {name: table.protocol for name, table in tables.items()}
-    by_provider = {
-        provider: [tariff for slug, tariff in tariffs.items() if providers[slug] == provider]
-        for provider in set(providers.values())
+    by_upstream = {
+        upstream: [tariff for slug, tariff in tariffs.items() if upstream_of[slug] == upstream]
+        for upstream in set(upstream_of.values())
     }
     stated = {n: [file.tariff(n, table.price)] for n, table in tables.items() if table.price}
     return Catalogue(
         slugs=slugs,
         entries=file.models,
-        providers=providers,
-        protocols={**{each: each for each in providers.values()}, **protocols},
+        upstreams=upstream_of,
+        protocols={**{each: each for each in upstream_of.values()}, **protocols},
         defaults=file.defaults,
         sent_names=upstreams.sent_names if upstreams else {},
         tariffs=tariffs,
         embedding=frozenset(slug for slug, entry in file.models.items() if entry.embeds),
-        others={**by_provider, **stated},
+        others={**by_upstream, **stated},
         tiers=file.tiers,
         tools=file.tools,
         as_of=file.as_of,

@@ -104,7 +104,7 @@ def generated_tokens(model: Model, texts: Sequence[str]) -> int:
     counted with a related one, from above."""
     family, whole = family_of(model), "".join(texts)
     counted = text_tokens([whole], family)
-    if family.encoding is None or (family.text_percent == 100 and model.provider == model.protocol):
+    if family.encoding is None or (family.text_percent == 100 and model.upstream == model.protocol):
         return counted
     usual = -(-_size_bytes(whole) // OPAQUE_BYTES_PER_TOKEN)
     is_dense = counted > usual * 11 // 10 + 2
@@ -370,7 +370,7 @@ def family_of(model: Model) -> Family:
     """The family of a model; for an unknown model the one that counts most."""
     if model.protocol == "offline":
         return OFFLINE
-    slug = model.slug.removeprefix(f"{model.provider}/")
+    slug = model.slug.removeprefix(f"{model.upstream}/")
     if model.protocol == "openai":
         if slug == "gpt-4o-mini":
             return O200K_DEAR_IMAGES

@@ -78,8 +78,8 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
     lifted = operators.unblock(target.limit, target.identity)
     services = current_services()
     # Unlisted models are blocked together, but each has a pause of its own.
-    if kind == "model" and (provider := services.catalogue.providers.get(target.identity)):
-        model = services.catalogue.model(target.identity, provider)
+    if kind == "model" and (upstream := services.catalogue.upstreams.get(target.identity)):
+        model = services.catalogue.model(target.identity, upstream)
         for identity in services.router.quota_identities(model):
             lifted = _unblocked(operators, COOL_DOWN, identity) or lifted
     forgotten = kind in ("user", "key") and _unblocked(operators, SURGE, target.identity)

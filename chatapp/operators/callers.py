@@ -160,7 +160,7 @@ def slugs_by_upstream() -> dict[str, str]:
     services = current_services()
     found: dict[str, str] = {}
     for slug in services.router.available_models:
-        model = services.catalogue.model(slug, services.catalogue.providers[slug])
+        model = services.catalogue.model(slug, services.catalogue.upstreams[slug])
         found |= dict.fromkeys(services.router.quota_identities(model), slug)
     return found
 

@@ -1,4 +1,4 @@
-"""Providers, and the protocol that they share: its values, its errors and its interfaces."""
+"""What all upstreams share: the values of a call, its errors, and the interfaces."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ FinishReason = Literal["stop", "length", "refused", "other"]
 QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 ErrorKind = Literal[
     "rate_limited",  # the quota of this server's key is used up for the moment
-    "overloaded",  # the provider is overloaded for all its customers
+    "overloaded",  # the upstream is overloaded for all its customers
     "quota",  # this server's credit or spend cap is used up, often until a date
     "auth",  # this server's key is not accepted
     "unknown_model",  # the model does not exist or is not available to this server
-    "bad_request",  # the provider rejects this request
+    "bad_request",  # the upstream rejects this request
     "too_large",  # this request alone exceeds the whole quota
     "timeout",  # no answer in time; it may have been billed
-    "unavailable",  # not reachable, or an internal error of the provider
+    "unavailable",  # not reachable, or an internal error of the upstream
     "malformed",  # an answer that cannot be parsed; it may have been billed
     "overspent",  # this server has ended the call, which used what its caller may spend
 ]
@@ -39,7 +39,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A request in no provider's format. ``model`` is the provider's own name for the model, and
+    """A request in no protocol. ``model`` is the upstream's own name for the model, and
     ``max_tokens`` limits the answer, including reasoning. ``key`` is the name of the key to use; ""
     for any."""
 
@@ -51,11 +51,11 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """One of the provider's limits on this server's key, as reported with an answer.
+    """One of the upstream's limits on this server's key, as reported with an answer.
 
     ``remaining`` (0 to ``limit``) of ``limit`` (above 0) ``unit`` are left for all users of the
     key. After ``reset_after_s`` seconds (0 or more) without a call all of it is available again;
-    None if the provider did not report it. ``period_s`` is the quota's period, if known. Providers
+    None if the upstream did not report it. ``period_s`` is the quota's period, if known. Providers
     round, and other calls may have used it since: a hint, not a fact.
     """
 
@@ -68,8 +68,8 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The whole answer to a prompt. ``model`` is the provider's name for the model that answered;
-    ``usage`` is None if the provider reported none that is valid; ``quotas`` has each unit at most
+    """The whole answer to a prompt. ``model`` is the upstream's name for the model that answered;
+    ``usage`` is None if the upstream reported none that is valid; ``quotas`` has each unit at most
     once."""
 
     text: str
@@ -81,10 +81,10 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class RawRequest:
-    """A request in a provider's own format. ``raw`` is the body that is sent, ``fields`` its parsed
-    JSON. ``headers`` and ``query`` are the client's headers and parameters that the provider's
-    API defines, ``path`` is the address in it; if empty, the one that prompts are sent to.
-    ``object_path`` continues it for an object that the provider keeps. ``key`` is the name of the
+    """A request in an upstream's protocol. ``raw`` is the body that is sent, ``fields`` its parsed
+    JSON. ``headers`` and ``query`` are the client's headers and parameters that the
+    protocol defines, ``path`` is the address in it; if empty, the one that prompts are sent to.
+    ``object_path`` continues it for an object that the upstream keeps. ``key`` is the name of the
     key to use; "" for any."""
 
     raw: bytes
@@ -141,10 +141,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class RawAnswer:
-    """A whole answer in a provider's own format. ``raw`` is its body, ``fields`` its parsed JSON.
-    ``headers`` are those that the client may need; ``usage`` is None if the provider reported none
+    """A whole answer in an upstream's protocol. ``raw`` is its body, ``fields`` its parsed JSON.
+    ``headers`` are those that the client may need; ``usage`` is None if the upstream reported none
     that is valid; ``generated`` are the generated texts and tool arguments. ``ids`` are those under
-    which the provider keeps the answer, its own first, then those of its items."""
+    which the upstream keeps the answer, its own first, then those of its items."""
 
     raw: bytes
     fields: object
@@ -157,8 +157,8 @@ class RawAnswer:
 
 
 class Part(NamedTuple):
-    """One part of a stream: its text, and its bytes in the provider's own format. The bytes are
-    empty if the client must not see the event, or if the part did not come from a provider."""
+    """One part of a stream: its text, and its bytes in the upstream's protocol. The bytes are
+    empty if the client must not see the event, or if the part did not come from an upstream."""
 
     text: str
     raw: bytes
@@ -168,7 +168,7 @@ class Part(NamedTuple):
 class Progress:
     """The state of a stream.
 
-    ``usage`` is the last that the provider reported, and ``usage_is_final`` tells whether it is
+    ``usage`` is the last that the upstream reported, and ``usage_is_final`` tells whether it is
     complete. ``generated`` is all that was generated so far: text, refusals, tool names and
     arguments, reasoning; ``tool_calls`` are those so far. ``rereads`` counts how often the model
     has gone on after tools of the provider, and so has read its input again, with what it has
@@ -177,7 +177,7 @@ class Progress:
     ``has_result`` between a result and what the model makes of it. ``tiers`` are those of Usage, if
     they are reported before it.
     ``finish_reason`` is None until the answer is complete: a stream that ends earlier was cut off.
-    ``failed`` is set by an error that the provider reported within the stream, ``error`` if the
+    ``failed`` is set by an error that the upstream reported within the stream, ``error`` if the
     client has received that error as a part of the stream. ``ids`` are those of RawAnswer, as far
     as they are known.
     """
@@ -200,14 +200,14 @@ class Progress:
 
 
 class UpstreamError(Exception):
-    """A provider gave no usable answer.
+    """An upstream gave no usable answer.
 
-    ``kind`` is the cause and ``status`` the provider's HTTP status, if it sent one (200: the error
-    came after a successful start). ``retry_after_s`` is the wait that the provider requested.
-    ``message`` is the provider's text, for debugging only: it may quote prompts, keys and
-    organisations. ``raw`` is the provider's whole answer without the key, for clients of its
+    ``kind`` is the cause and ``status`` the upstream's HTTP status, if it sent one (200: the error
+    came after a successful start). ``retry_after_s`` is the wait that the upstream requested.
+    ``message`` is the upstream's text, for debugging only: it may quote prompts, keys and
+    organisations. ``raw`` is the upstream's whole answer without the key, for clients of its
     protocol. ``quotas`` came with a refusal; if a stream fails later, they are on the stream.
-    ``request_id`` is the provider's id of the request, if it is a valid header value.
+    ``request_id`` is the upstream's id of the request, if it is a valid header value.
     """
 
     def __init__(
@@ -232,7 +232,7 @@ class UpstreamError(Exception):
 
     @property
     def is_accounts(self) -> bool:
-        """Whether this server's account at the provider is the cause. Clients do not see why."""
+        """Whether this server's account at the upstream is the cause. Clients do not see why."""
         return self.kind in {"auth", "quota"}
 
     @property
@@ -243,7 +243,7 @@ class UpstreamError(Exception):
 
 
 class AnswerStream(Protocol):
-    """An answer while it is generated; iterating waits for the provider.
+    """An answer while it is generated; iterating waits for the upstream.
 
     The iteration ends when the answer is complete, and raises UpstreamError if it is cut off.
     """
@@ -252,7 +252,7 @@ class AnswerStream(Protocol):
     def progress(self) -> Progress: ...
     @property
     def headers(self) -> Mapping[str, str]:
-        """The provider's headers that the client may need."""
+        """The upstream's headers that the client may need."""
         ...
 
     @property
@@ -261,7 +261,7 @@ class AnswerStream(Protocol):
     def __iter__(self) -> Iterator[Part]: ...
 
     def close(self) -> None:
-        """Disconnect, from the thread that iterates: the provider stops generating."""
+        """Disconnect, from the thread that iterates: the upstream stops generating."""
         ...
 
     def abort(self) -> None:
@@ -270,10 +270,10 @@ class AnswerStream(Protocol):
 
 
 class Upstream(Protocol):
-    """A source of answers.
+    """What answers: a configured service, or the offline one.
 
     ``patterns`` are the names of its models, as shell patterns. ``missing`` is the key that must be
-    set before the provider can be used, None if it can be used.
+    set before it can be used, None if it can be used.
     ``quotas_by_direction``: it may report quotas in input or output tokens.
     """
 
@@ -300,7 +300,7 @@ class Upstream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long a provider may take, in seconds: to connect, to begin a stream, and between two
+    """How long an upstream may take, in seconds: to connect, to begin a stream, and between two
     reads of an answer. A plain answer sends its first byte when generation has ended."""
 
     connect_s: float = 5.0

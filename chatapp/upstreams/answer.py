@@ -1,4 +1,4 @@
-"""A provider's answer: what its JSON and its headers say.
+"""An upstream's answer: what its JSON and its headers say.
 
 Both are untrusted. The SDKs validate neither: the models here do, for the fields that are used, and
 an invalid header counts as absent.
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from chatapp.upstreams import Quota, QuotaUnit
 
-#: A thousand times more than the longest call. A larger number is an error of the provider, and no
+#: A thousand times more than the longest call. A larger number is an error of the upstream, and no
 #: limit, price or database column is computed from it.
 TOKENS_MAX: Final = 10**9
 
@@ -71,7 +71,7 @@ def readings_of(input_tokens: int, added: Sequence[Sequence[str]]) -> tuple[int,
 # -- headers -----------------------------------------------------------------------------------
 
 FIGURE: Final = re.compile(r"[0-9]{1,13}")
-#: Larger than the quota of any provider.
+#: Larger than the quota of any upstream.
 FIGURE_MAX: Final = 10**12
 #: Quotas have periods of a minute, a day or a month. A longer wait is an error, or a Unix time.
 WAIT_MAX_S: Final = 31 * 86_400
@@ -87,7 +87,7 @@ def sendable(headers: Mapping[str, str], name: str) -> str | None:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that a provider requests, in seconds; None without a valid one.
+    """The wait that an upstream requests, in seconds; None without a valid one.
 
     ``retry-after-ms`` goes before ``retry-after``, as in both SDKs.
     """

@@ -1,4 +1,4 @@
-"""Cancels a wait for a provider from another thread, before the provider has begun to answer.
+"""Cancels a wait for an upstream from another thread, before the upstream has begun to answer.
 
 After that, the response knows its connection. Before, only the HTTP library's connection pool does,
 which does not expose it. So the pool's network backend is wrapped, and records which thread reads
@@ -29,19 +29,19 @@ _deadline: Final = threading.local()
 
 
 class Wait:
-    """The reads of one thread from providers. Any other thread may end them, once and for all."""
+    """The reads of one thread from upstreams. Any other thread may end them, once and for all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._has_ended = False
         self._read_from: Stream | None = None
-        #: Whether a provider was disconnected that had received the request.
+        #: Whether an upstream was disconnected that had received the request.
         self.hung_up = False
         #: Whether an answer was waited for: the request has been sent and may be billed.
         self.was_asked = False
 
     def end(self) -> None:
-        """Disconnect the provider that is read from, now or next."""
+        """Disconnect the upstream that is read from, now or next."""
         with self._lock:
             self._has_ended = True
             self._hang_up()
@@ -67,7 +67,7 @@ class Wait:
 
 @contextmanager
 def waiting(wait: Wait) -> Iterator[None]:
-    """Within the block, this thread's reads from providers belong to ``wait``."""
+    """Within the block, this thread's reads from upstreams belong to ``wait``."""
     thread = threading.get_ident()
     _of_thread[thread] = wait
     try:
@@ -78,7 +78,7 @@ def waiting(wait: Wait) -> Iterator[None]:
 
 @contextmanager
 def reads_within(seconds: float) -> Iterator[None]:
-    """Within the block, all reads of this thread from providers together end by then: a timeout is
+    """Within the block, all reads of this thread from upstreams together end by then: a timeout is
     that of a single read, and an answer could arrive byte by byte."""
     _deadline.at_s = time.monotonic() + seconds
     try:
@@ -88,7 +88,7 @@ def reads_within(seconds: float) -> Iterator[None]:
 
 
 def was_hung_up() -> bool:
-    """Whether this thread's call has disconnected its provider."""
+    """Whether this thread's call has disconnected its upstream."""
     wait = _of_thread.get(threading.get_ident())
     return wait is not None and wait.hung_up
 

@@ -1,4 +1,4 @@
-"""Server-sent events: parsed from a provider, written to a client, and streams of answers in them.
+"""Server-sent events: parsed from an upstream, written to a client, and streams of answers in them.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as providers use it: an
 event ends with an empty line and has `event:` and `data:` fields.
@@ -72,7 +72,7 @@ def _event(raw: bytes) -> Event:
 
 
 class EventReader(Protocol):
-    """A provider's meaning of events. ``over`` is set by the last event that matters."""
+    """A protocol's meaning of events. ``over`` is set by the last event that matters."""
 
     progress: Progress
     over: bool

@@ -1,4 +1,4 @@
-"""A provider without a model, a key or a network, with the same answer every time.
+"""An upstream without a model, a key or a network, with the same answer every time.
 
 It is for trying the limits. It counts 4 bytes as a token, and its answer quotes the question.
 """

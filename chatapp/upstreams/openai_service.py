@@ -89,7 +89,7 @@ class InputDetails(Fields):
     cache_write_tokens: Tokens | None = None
 
     def within(self, input_tokens: int) -> tuple[int, int]:
-        """Both, as parts of that input: more than all of it would be an error of the provider."""
+        """Both, as parts of that input: more than all of it would be an error of the upstream."""
         cached = min(self.cached_tokens or 0, input_tokens)
         return cached, min(self.cache_write_tokens or 0, input_tokens - cached)
 

@@ -34,11 +34,11 @@ NO_SUCH_ADDRESS: Final = frozenset({404, 405})
 
 
 class UnknownModelError(ValueError):
-    """No provider serves this name; the message lists the names that are served."""
+    """No upstream serves this name; the message lists the names that are served."""
 
 
 class ModelUnavailableError(ValueError):
-    """The model's provider is not configured. The message is for the client; ``missing`` is the
+    """The model's upstream is not configured. The message is for the client; ``missing`` is the
     environment variable that the operator has not set, which is not for the client."""
 
     def __init__(self, sentence: str, *, missing: str) -> None:
@@ -61,8 +61,8 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a turn. ``model`` is the provider's name of the model that answered, ``usage``
-    is None if the provider reported none, ``quotas`` are the provider's as of this answer."""
+    """The answer to a turn. ``model`` is the upstream's name of the model that answered, ``usage``
+    is None if the upstream reported none, ``quotas`` are the upstream's as of this answer."""
 
     text: str
     model: str
@@ -75,8 +75,8 @@ class Router:
 
     ``upstreams`` are in order of preference: without ``default_model``, the default is that of the
     first upstream that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
-    model names, by the name of the model that they replace. ``on_capped`` learns once a day that a
-    provider refuses a key for its cost.
+    model names, by the name of the model that they replace. ``on_capped`` learns once a day that an
+    upstream refuses a key for its cost.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Router:
         )
 
     def upstream_of(self, model: Model) -> Upstream:
-        return self._upstreams[model.provider]
+        return self._upstreams[model.upstream]
 
     def _serving(self, name: str) -> Iterator[tuple[Upstream, str]]:
         """The upstreams that serve this name, in order, each with its own name for the model: only
@@ -159,8 +159,8 @@ class Router:
     # -- keys ----------------------------------------------------------------------------------
 
     def _with_key(self, model: Model) -> Model:
-        """The model with the key that is next, if its provider has several."""
-        keys = self._keys.get(model.provider)
+        """The model with the key that is next, if its upstream has several."""
+        keys = self._keys.get(model.upstream)
         if keys is None or len(keys.names) < 2:
             return model
         return replace(model, key=keys.next(model.family))
@@ -169,17 +169,17 @@ class Router:
         """The model with another key than these, if one can be used now."""
         if not model.key:
             return None
-        other = self._keys[model.provider].other(model.family, tried)
+        other = self._keys[model.upstream].other(model.family, tried)
         return None if other is None else replace(model, key=other)
 
     def rest_key(self, model: Model, for_s: float) -> None:
         """Leave the model's key out for that time, if there are others."""
         if model.key:
-            self._keys[model.provider].rest(model.key, model.family, for_s)
+            self._keys[model.upstream].rest(model.key, model.family, for_s)
 
     def quota_identities(self, model: Model) -> tuple[str, ...]:
         """The identities of the model's cool-downs and quotas: one for each key."""
-        keys = self._keys.get(model.provider)
+        keys = self._keys.get(model.upstream)
         names = keys.names if keys and len(keys.names) > 1 else ("",)
         return tuple(replace(model, key=name).quota_identity for name in names)
 
@@ -196,7 +196,7 @@ class Router:
             raise
 
     def _note(self, model: Model, error: UpstreamError) -> None:
-        if (keys := self._keys.get(model.provider)) is None:
+        if (keys := self._keys.get(model.upstream)) is None:
             return
         if capped := keys.note(model.key, model.family, error):
             self._on_capped(capped)
@@ -205,17 +205,17 @@ class Router:
 
     @property
     def available_models(self) -> tuple[str, ...]:
-        """The slugs of all listed models with a configured provider, in the catalogue's order."""
+        """The slugs of all listed models with a configured upstream, in the catalogue's order."""
         return tuple(
             slug
-            for slug, provider in self._catalogue.providers.items()
-            if provider in self._upstreams and self._upstreams[provider].missing is None
+            for slug, name in self._catalogue.upstreams.items()
+            if name in self._upstreams and self._upstreams[name].missing is None
         )
 
     def models_of(self, *protocols: str) -> dict[str, str]:
-        """The available models in these protocols, each with its provider."""
+        """The available models in these protocols, each with its upstream."""
         catalogue = self._catalogue
-        found = {slug: catalogue.providers[slug] for slug in self.available_models}
+        found = {slug: catalogue.upstreams[slug] for slug in self.available_models}
         return {s: name for s, name in found.items() if catalogue.protocols[name] in protocols}
 
     @property
@@ -223,13 +223,13 @@ class Router:
         return self._catalogue
 
     def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Reply:
-        """Call the provider, and wait for the answer; UpstreamError if it fails.
+        """Call the upstream, and wait for the answer; UpstreamError if it fails.
 
         ``bounds`` are further ones of this call, here and below.
         """
         with self.call(turn.model):
             prompt = self._prompt(turn, bounds)
-            completion = self._upstreams[turn.model.provider].complete(prompt)
+            completion = self._upstreams[turn.model.upstream].complete(prompt)
         return Reply(
             text=completion.text,
             model=completion.model,
@@ -238,36 +238,36 @@ class Router:
         )
 
     def stream(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> AnswerStream:
-        """Call the provider for a stream; UpstreamError if none begins."""
+        """Call the upstream for a stream; UpstreamError if none begins."""
         with self.call(turn.model):
             prompt = self._prompt(turn, bounds)
-            return self._upstreams[turn.model.provider].stream(prompt)
+            return self._upstreams[turn.model.upstream].stream(prompt)
 
     def forward(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> RawAnswer:
-        """Forward a request in the provider's own protocol; UpstreamError if there is no answer."""
+        """Forward a request in the upstream's own protocol; UpstreamError if there is no answer."""
         with self.call(model):
-            upstream = self._forwarders[model.provider]
+            upstream = self._forwarders[model.upstream]
             return upstream.forward(_adapted(raw_request, model, upstream, bounds))
 
     def forward_stream(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
     ) -> AnswerStream:
-        """Forward a request in the provider's own protocol; UpstreamError if no stream begins."""
+        """Forward a request in the upstream's own protocol; UpstreamError if no stream begins."""
         with self.call(model):
-            upstream = self._forwarders[model.provider]
+            upstream = self._forwarders[model.upstream]
             return upstream.forward_stream(_adapted(raw_request, model, upstream, bounds))
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
-        """What changes the price of a request in the provider's own protocol, besides tokens."""
-        upstream = self._forwarders.get(model.provider)
+        """What changes the price of a request in the upstream's own protocol, besides tokens."""
+        upstream = self._forwarders.get(model.upstream)
         return Extras() if upstream is None else upstream.extras(raw_request)
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
-        """The provider's count of the input of a request in its own protocol; None if the provider
+        """The upstream's count of the input of a request in its own protocol; None if the upstream
         does not count, or does not answer in time."""
-        counter = self._forwarders.get(model.provider)
+        counter = self._forwarders.get(model.upstream)
         if counter is None:
             return None
         with self.call(model):
@@ -278,9 +278,9 @@ class Router:
                     raise
         return None
 
-    def fetch(self, provider: str, raw_request: RawRequest) -> RawAnswer:
-        """Read or change an answer that the provider keeps; UpstreamError if that fails."""
-        return self._forwarders[provider].fetch(raw_request)
+    def fetch(self, upstream: str, raw_request: RawRequest) -> RawAnswer:
+        """Read or change an answer that the upstream keeps; UpstreamError if that fails."""
+        return self._forwarders[upstream].fetch(raw_request)
 
     def _prompt(self, turn: Turn, bounds: Bounds) -> Prompt:
         return Prompt(
@@ -325,12 +325,12 @@ def _adapted(
 
 
 def _log_failure(model: Model, error: UpstreamError) -> None:
-    """Log why a provider did not answer."""
+    """Log why an upstream did not answer."""
     log.warning(
         "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
-        *(model.provider, model.slug, error.kind, error.status),
+        *(model.upstream, model.slug, error.kind, error.status),
         *(error.retry_after_s, error.request_id),
     )
-    # A provider's message may quote the prompt; these two kinds may quote a key.
+    # An upstream's message may quote the prompt; these two kinds may quote a key.
     if not error.is_accounts:
-        log.debug("%s said %r", model.provider, error.message[:500])
+        log.debug("%s said %r", model.upstream, error.message[:500])

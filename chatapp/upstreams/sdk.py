@@ -1,4 +1,4 @@
-"""A provider over its official synchronous SDK.
+"""An upstream over its provider's official synchronous SDK.
 
 A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
 address, its headers and the connections. Requests go to its HTTP client directly: the SDK itself
@@ -65,7 +65,7 @@ NO_KEY: Final = "no-key-yet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Api:
-    """One address of a provider whose calls are billed, with its protocol.
+    """One address of a protocol whose calls are billed.
 
     ``extras`` (of a body) and ``bounded`` are those of SDKUpstream. ``open_stream`` returns the
     request to send for a stream, and the reader of its events; None if there are no streams.
@@ -83,15 +83,15 @@ class Api:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamProtocol:
-    """What differs between the providers' SDKs and APIs.
+    """A protocol: what differs between the providers' SDKs and APIs.
 
-    ``name`` is that of its protocol and of the SDK's module, ``client_class`` its client and
+    ``name`` is also that of the SDK's module, ``client_class`` its client and
     ``error_class`` the base of its errors. ``request_id_header`` is passed on to clients, who may
     need it to report a problem.
 
     Prompts are sent to the first of the ``apis``: ``body`` writes one, and ``completion`` reads its
     answer. ``count_path`` counts the tokens of an input. ``quotas`` reads an answer's headers.
-    ``quotas_by_direction`` is that of Provider. ``error_kind`` is the cause of an APIStatusError if
+    ``quotas_by_direction`` is that of Upstream. ``error_kind`` is the cause of an APIStatusError if
     the status alone does not tell it.
     """
 
@@ -119,12 +119,12 @@ class UpstreamProtocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSettings:
-    """A service that speaks a provider's protocol.
+    """What is configured of an upstream.
 
-    ``patterns`` match the names of its models. Without ``base_url`` it is the provider's own, and
-    the SDK's variables of the environment apply; else only what is here. ``headers`` and ``query``
-    are sent with each request, the key in ``key_header`` (default: the SDK's). ``refused`` are
-    fields of a body that would change the price unseen.
+    ``patterns`` match the names of its models. Without ``base_url`` it is the provider's own
+    service, and the SDK's variables of the environment apply; else only what is here. ``headers``
+    and ``query`` are sent with each request, the key in ``key_header`` (default: the SDK's).
+    ``refused`` are fields of a body that would change the price unseen.
     """
 
     name: str
@@ -225,7 +225,7 @@ class Connection:
 
 
 class SDKUpstream:
-    """An upstream in a provider's protocol."""
+    """An upstream that speaks a protocol with an SDK."""
 
     def __init__(self, protocol: UpstreamProtocol, settings: UpstreamSettings) -> None:
         self._protocol = protocol
@@ -439,7 +439,7 @@ def upstream_errors(protocol: UpstreamProtocol) -> Iterator[None]:
 
 
 def _refusal(protocol: UpstreamProtocol, error: Any, *, secret: str | None) -> UpstreamError:
-    """The UpstreamError of an APIStatusError, without the key, which providers may quote."""
+    """The UpstreamError of an APIStatusError, without the key, which upstreams may quote."""
     response = error.response
     kind = protocol.error_kind(error) or _status_kind(response.status_code)
     message, text = error.message, response.text

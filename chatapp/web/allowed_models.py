@@ -56,8 +56,8 @@ def patterns(value: object) -> tuple[str, ...]:
 
 def warn_of_unknown(policy: Policy | None, catalogue: Catalogue) -> None:
     """Log patterns that match no model of the catalogue, as a misspelt one does. They may be meant:
-    a provider serves models that are not listed."""
-    known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.providers.items()))
+    an upstream serves models that are not listed."""
+    known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.upstreams.items()))
     for plan in policy.plans.values() if policy else ():
         for pattern in plan.keywords.get(KEYWORD, ()):
             if not Allowance(plan.title, [pattern]).has(known):
@@ -101,9 +101,9 @@ def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str
     """Those that the caller may use, of models by slug."""
     found = allowances(current)
     return {
-        slug: provider
-        for slug, provider in models.items()
-        if all(each.has(_names(slug, provider)) for each in found)
+        slug: upstream
+        for slug, upstream in models.items()
+        if all(each.has(_names(slug, upstream)) for each in found)
     }
 
 
@@ -125,29 +125,29 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
 def _allows(found: Sequence[Allowance], model: Model, catalogue: Catalogue) -> bool:
     if not found:
         return True
-    names = _names(model.slug, model.provider, _requested(model, catalogue))
+    names = _names(model.slug, model.upstream, _requested(model, catalogue))
     return all(allowance.has(names) for allowance in found)
 
 
 def _requested(model: Model, catalogue: Catalogue) -> str:
     """The name by which callers know the model at its upstream."""
     if model.slug in catalogue.sent_names:
-        return model.slug.removeprefix(f"{model.provider}/")
+        return model.slug.removeprefix(f"{model.upstream}/")
     return model.name
 
 
-def _names(slug: str, provider: str, name: str = "") -> set[str]:
+def _names(slug: str, upstream: str, name: str = "") -> set[str]:
     """What patterns match of a model; without a name that of its slug."""
-    name = name or slug.removeprefix(f"{provider}/")
-    return {slug, name, f"{provider}/{name}"}
+    name = name or slug.removeprefix(f"{upstream}/")
+    return {slug, name, f"{upstream}/{name}"}
 
 
 def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
-    """An allowed model for a request that names none: a provider's default, or else the first one
+    """An allowed model for a request that names none: an upstream's default, or else the first one
     in the order of the patterns."""
     catalogue = services.catalogue
     available = set(services.router.available_models) - set(catalogue.embedding)
-    names = {s: _names(s, name) for s, name in catalogue.providers.items() if s in available}
+    names = {s: _names(s, name) for s, name in catalogue.upstreams.items() if s in available}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]
     for pattern in found[-1].patterns:
         ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]
@@ -162,8 +162,8 @@ def _refusal(current: CurrentRequest, found: Sequence[Allowance], model: Model) 
     are none."""
     catalogue = current.services.catalogue
     refusing = next(each for each in found if not _allows([each], model, catalogue))
-    name, providers = _requested(model, catalogue), catalogue.providers
-    available = {slug: providers[slug] for slug in current.services.router.available_models}
+    name, upstreams = _requested(model, catalogue), catalogue.upstreams
+    available = {slug: upstreams[slug] for slug in current.services.router.available_models}
     listed = ", ".join(allowed(current, available)) or " and ".join(
         ", ".join(allowance.patterns) for allowance in found
     )

@@ -49,7 +49,7 @@ def install(limiter: Limiter) -> None:
 
 
 def begin_call(current: CurrentRequest) -> UpstreamCall:
-    """Begin the call of the current request; its provider is called next."""
+    """Begin the call of the current request; its upstream is called next."""
     services, demand, principal = current.services, _demand(current), current.principal
     model = demand.model
     received: Request = request._get_current_object()  # type: ignore[attr-defined]
@@ -187,7 +187,7 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
         return False
     # A request in a provider's protocol is not translated.
     has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol
-    has_history = not wanted.is_tied or fallback.provider == model.provider
+    has_history = not wanted.is_tied or fallback.upstream == model.upstream
     if not (has_protocol and has_history and _is_priced(current, fallback)):
         return False
     current.use_fallback(fallback)
@@ -197,12 +197,12 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
 def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
     wanted, catalogue = current.wanted, current.services.catalogue
     extras = wanted.extras
-    if wanted.raw_request is not None and fallback.provider != wanted.turn.model.provider:
+    if wanted.raw_request is not None and fallback.upstream != wanted.turn.model.upstream:
         extras = current.services.router.extras(fallback, wanted.raw_request)
     return (
         not extras.refused
         and all(catalogue.prices_tier(fallback, tier) for tier in extras.tiers.values())
-        and OPEN_TOOLS.union(catalogue.tools.get(fallback.provider, ())).issuperset(extras.tools)
+        and OPEN_TOOLS.union(catalogue.tools.get(fallback.upstream, ())).issuperset(extras.tools)
     )
 
 
@@ -225,11 +225,11 @@ def _counted_input() -> int:
 
 
 def has_no_quota_by_direction() -> bool:
-    """Whether the provider of the model reports no quota in input or output tokens: limits that
+    """Whether the upstream of the model reports no quota in input or output tokens: limits that
     follow such a quota would never deny."""
     current = current_request()
-    provider = current.services.router.upstream_of(current.wanted.turn.model)
-    return not provider.quotas_by_direction
+    upstream = current.services.router.upstream_of(current.wanted.turn.model)
+    return not upstream.quotas_by_direction
 
 
 def _upstream() -> str:

@@ -57,5 +57,5 @@ def _quota_label(identity: str) -> str:
     if wanted is None:
         return identity
     model = wanted.turn.model
-    name = f"{model.provider}/"
+    name = f"{model.upstream}/"
     return identity.replace(name + model.family, name + model.slug, 1)

@@ -229,7 +229,7 @@ def _note(
     if ids:
         tokens = None if usage is None else usage.input_tokens + usage.output_tokens
         user, model = call.record.user, call.model
-        answers.note(ids, user=user, provider=model.provider, key=model.key, tokens=tokens)
+        answers.note(ids, user=user, provider=model.upstream, key=model.key, tokens=tokens)
 
 
 def _stream_response(stream: AnswerStream, writer: StreamWriter, call: UpstreamCall) -> Response:

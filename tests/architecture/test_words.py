@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OLD = {
     r"[Vv]endor(?!ed)|VENDOR": "upstream or protocol; provider for a company",
     r"\b(?:SDK)?Provider(?:Error|Call)\b|\bSDKProvider\b|\bclass Provider\b": "upstream",
+    r"\bAnswerSource\b|\bmodel\.provider\b|\bcatalogue\.providers\b": "upstream",
     r"\bset[-_]limit\b|\bclear[-_]limit\b|\bown[ _]amounts?\b": "amount",
     r"\boverride_loader\b|\bOverrideLoader\b|\boverridable\b": "amount",
     r"\b[Tt]rials?\b(?!:)": "shadow",

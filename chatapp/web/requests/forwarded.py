@@ -230,7 +230,7 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
     wanted = {*items, *([] if previous is None else [previous])}
     if not wanted and not fields.completed_items:
         return []
-    found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.provider}
+    found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.upstream}
     if previous is not None and previous not in found:
         raise ApiError(
             404,
@@ -238,7 +238,7 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
             f"Previous response with id {previous[:SHOWN_CHARACTERS]!r} not found.",
             param="previous_response_id",
         )
-    others = _answers_of_others(fields.completed_items, model.provider)
+    others = _answers_of_others(fields.completed_items, model.upstream)
     for id_ in (*items, *fields.completed_items):
         if id_ in others or (id_ in wanted and id_ not in found):
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
@@ -262,15 +262,15 @@ def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
         )
 
 
-def _answers_of_others(ids: Collection[str], provider: str) -> set[str]:
-    """Those of the provider's stored answers that another user has made. ApiError (503) if that is
+def _answers_of_others(ids: Collection[str], upstream: str) -> set[str]:
+    """Those of the upstream's stored answers that another user has made. ApiError (503) if that is
     unknown."""
     if not ids:
         return set()
     current = current_request()
     with _available():
         return current.services.stored_answers.of_others(
-            _possible(ids), user=current.user, provider=provider
+            _possible(ids), user=current.user, provider=upstream
         )
 
 
@@ -349,7 +349,7 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
                 f"operator allow it with CHATAPP_OPEN_TOOLS={tool}.",
                 param="tools",
             )
-        if tool not in {*OPEN_TOOLS, *router.catalogue.tools.get(model.provider, ())}:
+        if tool not in {*OPEN_TOOLS, *router.catalogue.tools.get(model.upstream, ())}:
             raise _unpriced("tools", f"has {tool!r}, which has no price here")
     return found
 

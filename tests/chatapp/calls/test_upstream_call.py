@@ -116,7 +116,7 @@ def begin(
     )
 
 
-class AnswerSource:
+class FakeUpstream:
     """Attempts that fail for these models, with these errors, and succeed for all others."""
 
     def __init__(self, **errors: ErrorKind) -> None:
@@ -132,10 +132,10 @@ class AnswerSource:
 
 def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None:
     """The ledger has the estimate at first; limits and ledger have the usage at the end."""
-    limits, provider = FakeLimits(), AnswerSource()
+    limits, upstream = FakeLimits(), FakeUpstream()
     call = begin(limits, ledger)
     assert ledger.begun[0].cost_micro_usd == CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)
-    reply = call.run(provider)
+    reply = call.run(upstream)
     for _ in range(2):
         call.finish_answer(reply.usage, generated=["hello"])
     [record] = ledger.finished()
@@ -150,42 +150,42 @@ def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None
             "cached_input_tokens": 8,
         }
     ]
-    assert provider.called == [(REQUESTED.name, None)]
+    assert upstream.called == [(REQUESTED.name, None)]
 
 
 def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -> None:
     """The record keeps the requested name, and has the price of the model that answered."""
-    limits, provider = FakeLimits(), AnswerSource(gpt_5_4_mini="overloaded")
+    limits, upstream = FakeLimits(), FakeUpstream(gpt_5_4_mini="overloaded")
     call = begin(limits, ledger, fallback=demand(FALLBACK))
-    call.finish_answer(call.run(provider).usage, generated=["hello"])
+    call.finish_answer(call.run(upstream).usage, generated=["hello"])
     [record] = ledger.finished()
     assert (record.model, record.slug, record.attempts) == (REQUESTED.name, FALLBACK.slug, 2)
     assert record.cost_micro_usd == CATALOGUE.price(FALLBACK.slug, USAGE)
-    assert [name for name, _ in provider.called] == [REQUESTED.name, FALLBACK.name]
+    assert [name for name, _ in upstream.called] == [REQUESTED.name, FALLBACK.name]
     assert limits.cooled == [9.0]
 
 
 @pytest.mark.parametrize("denied", [False, True], ids=["none", "denied"])
 def test_without_a_fallback_the_call_is_refunded(ledger: RecordingLedger, denied: bool) -> None:
     """No fallback exists, or its limits deny it: the client gets the requested model's error."""
-    limits, provider = FakeLimits(fallback_wait_s=3.0), AnswerSource(gpt_5_4_mini="overloaded")
+    limits, upstream = FakeLimits(fallback_wait_s=3.0), FakeUpstream(gpt_5_4_mini="overloaded")
     call = begin(limits, ledger, fallback=demand(FALLBACK) if denied else None)
     with pytest.raises(UpstreamError):
-        call.run(provider)
+        call.run(upstream)
     [record] = ledger.finished()
     assert (record.status, record.slug, record.usage) == (
         "overloaded",
         REQUESTED.slug,
         Usage(0, 0, tiers=()),
     )
-    assert (limits.cancelled, len(provider.called)) == (1, 1)
+    assert (limits.cancelled, len(upstream.called)) == (1, 1)
 
 
 def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLedger) -> None:
-    """The provider may bill everything that was held."""
+    """The upstream may bill everything that was held."""
     limits = FakeLimits()
     with pytest.raises(UpstreamError):
-        begin(limits, ledger).run(AnswerSource(gpt_5_4_mini="timeout"))
+        begin(limits, ledger).run(FakeUpstream(gpt_5_4_mini="timeout"))
     [record] = ledger.finished()
     assert (record.status, record.estimated, limits.unbilled) == ("timeout", True, 1)
     assert (limits.cancelled, limits.settled[0]["output_tokens"]) == (0, 100)
@@ -205,21 +205,21 @@ def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
 
 def test_a_budget_bounds_the_answer(ledger: RecordingLedger) -> None:
     """An answer is no longer than the budget pays, and not shorter than what is held for it."""
-    provider = AnswerSource()
-    begin(FakeLimits(budget=2_000), ledger).run(provider)
-    [(_, bound)] = provider.called
+    upstream = FakeUpstream()
+    begin(FakeLimits(budget=2_000), ledger).run(upstream)
+    [(_, bound)] = upstream.called
     prompt = Usage(10, 0)
     assert bound == CATALOGUE.output_tokens_for(2_000, REQUESTED.slug, prompt)
-    begin(FakeLimits(budget=0), ledger).run(provider)
-    assert provider.called[1][1] == ESTIMATE.output_tokens
+    begin(FakeLimits(budget=0), ledger).run(upstream)
+    assert upstream.called[1][1] == ESTIMATE.output_tokens
 
 
 def test_a_caller_with_unbilled_calls_has_more_held(ledger: RecordingLedger) -> None:
     """Up to half of the budget, and the answer is bounded by it."""
-    limits, provider = FakeLimits(budget=10_000, was_not_billed=True), AnswerSource()
-    begin(limits, ledger).run(provider)
+    limits, upstream = FakeLimits(budget=10_000, was_not_billed=True), FakeUpstream()
+    begin(limits, ledger).run(upstream)
     half = CATALOGUE.output_tokens_for(5_000, REQUESTED.slug, Usage(10, 0))
-    assert (limits.held, provider.called[0][1]) == ([5_000], half)
+    assert (limits.held, upstream.called[0][1]) == ([5_000], half)
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_calls_beside_others_are_bounded_by_what_is_held(
     ledger: RecordingLedger, budget: int, held: int
 ) -> None:
     """A long answer, or more of a large budget; no more than half of a small one."""
-    limits, provider = FakeLimits(budget=budget, shares=2), AnswerSource()
-    begin(limits, ledger).run(provider)
+    limits, upstream = FakeLimits(budget=budget, shares=2), FakeUpstream()
+    begin(limits, ledger).run(upstream)
     assert limits.held == [held]
     paid = CATALOGUE.output_tokens_for(held, REQUESTED.slug, Usage(10, 0))
-    assert provider.called[0][1] == (None if paid >= 128_000 else paid)
+    assert upstream.called[0][1] == (None if paid >= 128_000 else paid)
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,7 @@ def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: Recordin
     """Each is read again after the next one."""
     tools = replace(demand(REQUESTED), estimate=replace(ESTIMATE, tools=("mcp",)))
     call = begin(FakeLimits(budget=40_000), ledger, wanted=tools)
-    call.run(AnswerSource())
+    call.run(FakeUpstream())
     overspent = []
     for count in range(1, 5):
         call.note_progress(rounds(count, 10_000))
@@ -310,11 +310,11 @@ def test_pauses_of_a_reasoning_model_are_charged(
     ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch, leaves: bool, hidden: int
 ) -> None:
     """Before the first output and between two. At the end only until the client left, at the
-    highest speed: a provider that stalls is not charged to a client who waits for it."""
+    highest speed: an upstream that stalls is not charged to a client who waits for it."""
     now = 1000.0
     monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
     call = begin(FakeLimits(), ledger, may_hide_output=True)
-    call.run(AnswerSource())
+    call.run(FakeUpstream())
     for pause_s, pieces in [(9, 1), (0.5, 2), (0.5, 2), (59.5, 3), (0.9, 4)]:
         now += pause_s
         call.note_progress(Progress("m", generated=[" word"] * pieces))

@@ -54,7 +54,7 @@ def priced(**kinds: str) -> str:
 def test_all_names_of_a_model_are_one_slug(name: str, provider: str, slug: str) -> None:
     """Aliases and dated variants share a slug, and invented names share one."""
     model = catalogue.load().model(name, provider)
-    assert (model.name, model.slug, model.provider) == (name, slug, provider)
+    assert (model.name, model.slug, model.upstream) == (name, slug, provider)
 
 
 def test_every_listed_model_is_served_by_its_provider() -> None:
@@ -62,7 +62,7 @@ def test_every_listed_model_is_served_by_its_provider() -> None:
     loaded = catalogue.load()
     for name, slug in loaded.slugs.items():
         serving = [each.name for each in UPSTREAMS if each.serves(name)]
-        assert serving == [loaded.providers[slug]], name
+        assert serving == [loaded.upstreams[slug]], name
     assert set(loaded.defaults) == {each.name for each in UPSTREAMS}
 
 

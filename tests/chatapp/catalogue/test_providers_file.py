@@ -175,5 +175,5 @@ def test_the_models_of_a_provider_are_those_with_a_pattern(tmp_path: Path) -> No
     assert list(some.tools["acme"]) == ["web_search"]
     assert some.prices_tier(some.model("claude-haiku-4-5-20251001", "acme"), "us")
     path.write_text(text)
-    count = sum(provider == "anthropic" for provider in listed.providers.values())
-    assert sum(provider == "acme" for provider in loaded(path).providers.values()) == count
+    count = sum(provider == "anthropic" for provider in listed.upstreams.values())
+    assert sum(provider == "acme" for provider in loaded(path).upstreams.values()) == count

@@ -194,7 +194,7 @@ def test_the_cost_is_the_catalogues(estimator: Estimator) -> None:
 @given(
     input_tokens=st.integers(min_value=0, max_value=2_000_000),
     output_tokens=st.integers(min_value=0, max_value=2_000_000),
-    slug=st.sampled_from(sorted(MODELS.providers)),
+    slug=st.sampled_from(sorted(MODELS.upstreams)),
 )
 def test_dollars_are_the_micro_dollars(input_tokens: int, output_tokens: int, slug: str) -> None:
     """No micro-dollar is lost on the way to the limiter, whatever the model and the tokens."""

@@ -263,7 +263,7 @@ def test_every_model_of_the_catalogue_has_a_family() -> None:
     models = catalogue.load()
     counts = {
         slug: input_tokens(models.model(slug, provider), body("hello " * 1_000))
-        for slug, provider in models.providers.items()
+        for slug, provider in models.upstreams.items()
         if slug != "offline"
     }
     assert min(counts.values()) >= 1_000
