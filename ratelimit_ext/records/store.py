@@ -139,18 +139,21 @@ class MemoryRecords:
             return run(*names, *words)
 
     def table(self, name: str) -> Mapping[str, Any]:
-        return dict(self._part(name, Counter))
+        return dict(self._held.get(self._key(name), {}))
 
     scores = table
 
     def newest_first(self, name: str, most: int) -> list[str]:
-        return self._part(name, list)[:most]  # type: ignore[no-any-return]
+        return list(self._held.get(self._key(name), ()))[:most]
 
     def latest(self, name: str, most: int) -> list[str]:
-        return self._part(name, list)[-most:]  # type: ignore[no-any-return]
+        return list(self._held.get(self._key(name), ()))[-most:]
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}:records:{name}"
 
     def _part(self, name: str, made: Callable[[], Any]) -> Any:
-        return self._held.setdefault(f"{self._prefix}:records:{name}", made())
+        return self._held.setdefault(self._key(name), made())
 
     def _denials(self, name: str, most: int, _: int, *texts: str) -> int:
         entries = self._part(name, list)
@@ -198,7 +201,7 @@ class MemoryRecords:
         now_ms, ends = clock.now_us() // 1000, self._part("ends", dict)
         ends.update(dict.fromkeys(names, now_ms + lifetime_ms))
         for name in [each for each, end in ends.items() if end <= now_ms]:
-            self._held.pop(f"{self._prefix}:records:{name}", None)
+            self._held.pop(self._key(name), None)
             del ends[name]
 
 

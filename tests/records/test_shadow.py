@@ -89,6 +89,18 @@ def test_a_candidate_denies_nothing_and_counts(make: Maker, uri: str) -> None:
     assert policy == '"calls";q=5;w=3600'
 
 
+def test_reading_stores_nothing(make: Maker) -> None:
+    """An hour without a count stays out of the memory of the process, also if it is read."""
+    app, limiter = limited(make, "memory://")
+    stored = limiter.storage.storage  # type: ignore[attr-defined]
+    with app.app_context():
+        assert limiter.operators.shadow_report() == []
+        assert limiter.operators.denials(since=60).records == []
+        assert limiter.operators.log() == []
+        assert limiter.operators.overrides() == []
+    assert [name for name in stored if ":records:" in name] == []
+
+
 def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
     """What it would have denied is more than it holds."""
     site = limited(make, uri)
