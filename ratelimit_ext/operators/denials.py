@@ -42,7 +42,7 @@ def denials_of(
     found: list[DenialRecord] = []
     unkept, is_counted = 0, not identities
     for components in enabled:
-        records = components.recorder.remembered().denials.read(time.time() - since, most=most)
+        records = components.recorder.require_enabled().denials.read(time.time() - since, most=most)
         meant = [_meant(components, app, text) for text in identities]
         names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
         own = [

@@ -233,7 +233,7 @@ class Operators:
 
     def counters(self, minutes: int) -> Mapping[int, Mapping[str, Counter[str]]]:
         """How many decisions each limit made, in each of the last minutes."""
-        return self._enabled()[0].recorder.remembered().counters.read(minutes)
+        return self._enabled()[0].recorder.require_enabled().counters.read(minutes)
 
     # -- blocks ----------------------------------------------------------------------------------
 

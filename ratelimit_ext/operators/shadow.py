@@ -27,7 +27,7 @@ def shadow_results(
         tried = (r for r in components.inventory.all_rows(app) if _is_tried(r.limit))
         known.update(dict.fromkeys(row.limit.label for row in tried))
         for period, hours in (("hour", 1), ("day", 24)):
-            found = components.recorder.remembered().shadows.read(hours)
+            found = components.recorder.require_enabled().shadows.read(hours)
             known.update(dict.fromkeys(shadow.limit for shadow in found))
             shown += [_result(shadow, counts, period) for shadow, counts in found.items()]
     if limit is not None and limit not in known:

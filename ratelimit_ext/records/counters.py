@@ -15,7 +15,7 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.engine.denial_cache import CachedDecision
-from ratelimit_ext.records.store import RecordStore, kept
+from ratelimit_ext.records.store import RecordStore, require_store
 
 #: By the minute since 1970, the name of the limit, and the outcome: allowed, denied, shadow (it
 #: would have denied), degraded (the storage was down; such a decision is also one of the others).
@@ -136,7 +136,7 @@ class Counters:
         outcome, of the current minute and those before it, at most an hour. Minutes without
         decisions are there, too. Raises ``OperatorError`` if the storage keeps none, and
         ``StorageUnavailable``."""
-        kept(self.store, KEPT)
+        require_store(self.store, KEPT)
         self.flush()
         now = clock.now_us() // 60_000_000
         found: dict[int, dict[str, Counter[str]]] = {
@@ -155,13 +155,13 @@ class Counters:
             for (minute, name, outcome), count in counts.items()
             for word in (f"{minute}:{outcome}:{name}", count)
         ]
-        store = kept(self.store, KEPT)
+        store = require_store(self.store, KEPT)
         store.change("counters", [f"tallies:{hour}"], KEEP_S * 1000, MOST_STORED, *words)
 
     def of_hour(self, hour: int) -> Counts:
         """The counts of the hour. Raises ``StorageUnavailable``."""
         found = Counts()
-        for text, count in kept(self.store, KEPT).table(f"tallies:{hour}").items():
+        for text, count in require_store(self.store, KEPT).table(f"tallies:{hour}").items():
             if ":" in text:
                 minute, outcome, name = text.split(":", 2)
                 found[int(minute), name, outcome] = int(count)

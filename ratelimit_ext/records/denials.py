@@ -20,7 +20,7 @@ from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.core.key import parsed_key
 from ratelimit_ext.engine.denial_cache import CachedDecision
-from ratelimit_ext.records.store import RecordStore, from_json, kept
+from ratelimit_ext.records.store import RecordStore, from_json, require_store
 
 KIND: Final = "denials"
 #: About how many records the storage keeps, and for how many seconds.
@@ -150,7 +150,7 @@ class Denials:
     def write(self, records: Iterable[DenialRecord]) -> None:
         """Write these. Raises ``StorageUnavailable``."""
         texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
-        kept(self.store, KIND).change("denials", [KIND], MOST_RECORDS, KEEP_S, *texts)
+        require_store(self.store, KIND).change("denials", [KIND], MOST_RECORDS, KEEP_S, *texts)
 
     def read(self, since_s: float = 0.0, *, most: int = MOST_READ) -> list[DenialRecord]:
         """The denials since then, in seconds since 1970, the first one first, of the ``most``
@@ -159,7 +159,7 @@ class Denials:
 
         Raises ``OperatorError`` if the storage keeps none, and ``StorageUnavailable``.
         """
-        store = kept(self.store, KIND)
+        store = require_store(self.store, KIND)
         self.flush()
         least_s = max(since_s, clock.now_us() / 1_000_000 - KEEP_S)
         found = [from_json(DenialRecord, text) for text in store.latest(KIND, most)]

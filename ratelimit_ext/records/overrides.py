@@ -21,7 +21,7 @@ from typing import Final
 from weakref import WeakSet, ref
 
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
-from ratelimit_ext.records.store import MemoryRecords, RecordStore, from_json, kept
+from ratelimit_ext.records.store import MemoryRecords, RecordStore, from_json, require_store
 
 #: How often a process reads the overrides, in seconds.
 EVERY_S: Final = 2.0
@@ -156,13 +156,13 @@ class Overrides:
 
     def log(self) -> list[LogEntry]:
         """The latest changes, the newest first."""
-        texts = kept(self._store, KIND).newest_first("log", MOST_ENTRIES)
+        texts = require_store(self._store, KIND).newest_first("log", MOST_ENTRIES)
         return [from_json(LogEntry, text) for text in texts]
 
     def refresh(self) -> None:
         """Read the overrides now. Raises ``OperatorError`` if the storage keeps none."""
         by_limit: dict[str, dict[str, Override]] = {}
-        for text in kept(self._store, KIND).table(KIND).values():
+        for text in require_store(self._store, KIND).table(KIND).values():
             override = from_json(Override, text)
             by_limit.setdefault(override.limit, {})[override.identity] = override
         if by_limit != self.by_limit:
@@ -216,7 +216,7 @@ class Overrides:
         field = field_of(entry.limit, entry.identity) if is_override else ""
         stored = "" if override is None else json.dumps(asdict(override))
         words = json.dumps(asdict(entry)), MOST_ENTRIES, MOST_OVERRIDES, field, stored
-        return kept(self._store, KIND).change("overrides", [KIND, "log"], *words, *removed)
+        return require_store(self._store, KIND).change("overrides", [KIND, "log"], *words, *removed)
 
 
 def field_of(limit: str, identity: str) -> str:

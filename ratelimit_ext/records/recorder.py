@@ -24,6 +24,8 @@ from ratelimit_ext.records.store import MemoryRecords, RecordStore
 #: How often a process writes, in seconds.
 EVERY_S: Final = 2.0
 
+NOT_WRITTEN: Final = "What is recorded for operators cannot be written: %s"
+
 _logger = logging.getLogger("ratelimit_ext")
 
 
@@ -43,8 +45,8 @@ class Recorder:
         self.forget()
         _all.add(self)
 
-    def remembered(self) -> Recorder:
-        """Return it. Raises ``OperatorError`` unless :meth:`remember` was called."""
+    def require_enabled(self) -> Recorder:
+        """Return this recorder. Raises ``OperatorError`` unless :meth:`remember` was called."""
         if self.note not in self._events.listeners:
             raise OperatorError(
                 "not_remembered",
@@ -87,13 +89,13 @@ class Recorder:
                 write()
             except StorageUnavailable as error:  # it is kept
                 if not _is_refusal(error):  # the others would wait for it, too
-                    _logger.debug("Denials cannot be written: %s", error)
+                    _logger.debug(NOT_WRITTEN, error)
                     return
                 if not self._was_refused:  # only an outage is logged elsewhere
-                    _logger.error("What is recorded for operators cannot be written: %s", error)
+                    _logger.error(NOT_WRITTEN, error)
                 self._was_refused = True
             except Exception:
-                _logger.exception("Denials cannot be written")
+                _logger.exception(NOT_WRITTEN, "an unexpected error")
 
     def forget(self) -> None:
         """In a forked child: the thread, and what it writes, have stayed in the parent."""

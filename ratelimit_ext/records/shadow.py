@@ -21,7 +21,7 @@ from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.events import ChargedLimit, DecisionEvent
 from ratelimit_ext.core.key import escaped, parsed_key
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.records.store import RecordStore, kept
+from ratelimit_ext.records.store import RecordStore, require_store
 
 KEEP_HOURS: Final = 48
 #: How many identities a shadow keeps for each hour.
@@ -154,7 +154,7 @@ class Shadows:
     def read(self, hours: int) -> dict[Shadow, Counts]:
         """What was counted in the current hour and so many before it. Raises ``OperatorError``
         if the storage keeps none, and ``StorageUnavailable``."""
-        kept(self.store, KEPT)
+        require_store(self.store, KEPT)
         self.flush()
         now = clock.now_us() // (HOUR_S * 1_000_000)
         total: dict[Shadow, Counts] = {}
@@ -172,11 +172,11 @@ class Shadows:
             *(KEEP_HOURS * HOUR_S * 1000, MOST_IDENTITIES, text, counts.requests, counts.denied),
             *(int(counts.is_rough or counts.is_partial), len(counts.by_identity)),
         )
-        kept(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
+        require_store(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
 
     def of_hour(self, hour: int) -> dict[Shadow, Counts]:
         """What was counted in the hour. Raises ``StorageUnavailable``."""
-        store, found = kept(self.store, KEPT), {}
+        store, found = require_store(self.store, KEPT), {}
         totals = {name: int(value) for name, value in store.table(f"trials:{hour}").items()}
         for name, requests in totals.items():
             text, _, word = name.rpartition(":")

@@ -56,7 +56,7 @@ def from_json(kind: type[T], text: str) -> T:
     return kind(**{name: value for name, value in json.loads(text).items() if name in known})
 
 
-def kept(store: RecordStore | None, what: str) -> RecordStore:
+def require_store(store: RecordStore | None, what: str) -> RecordStore:
     """Return the store. Raises ``OperatorError`` without one."""
     if store is None:
         raise OperatorError(
