@@ -8,7 +8,7 @@ from flask.cli import with_appcontext
 from ratelimit_ext.operators.denials import uncounted
 from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import iso_time, span_text, time_text
-from ratelimit_ext.operators.usage import MOST_NAMES, State, wait_text
+from ratelimit_ext.operators.usage import MOST_NAMES, State
 from ratelimit_ext.records.overrides import Override
 from ratelimit_ext.terminal import echo_json, echo_table, with_json
 
@@ -34,10 +34,9 @@ def inspect(identity: str, *, as_json: bool) -> None:
 
 def _inspected(state: State) -> tuple[str, ...]:
     limit, verdict = state.row.limit, state.verdict
-    free = wait_text(state)
     if state.is_guard:
         note = "" if verdict.allowed else verdict.reason
-        return (state.row.name, state.identity, "-", "-", "-", free, "-", "-", note)
+        return (state.row.name, state.identity, "-", "-", "-", state.free_text, "-", "-", note)
     notes = [
         "" if limit.mode == "enforce" else limit.mode,
         f"plan {state.row.plan}" if state.row.plan else "",
@@ -49,7 +48,7 @@ def _inspected(state: State) -> tuple[str, ...]:
         str(limit.outside(state.used)),
         str(limit.outside(verdict.remaining)),
         f"{limit.outside(limit.capacity)} {limit.unit}",
-        free,
+        state.free_text,
         span_text(verdict.reset_after_us) if state.used else "-",
         str(state.held or "-"),
         ", ".join(filter(None, notes)),
@@ -108,7 +107,7 @@ def _ranking(state: State) -> tuple[str, ...]:
         str(limit.outside(state.used)),
         f"{limit.outside(limit.capacity)} {limit.unit}",
         f"{state.share:.0%}",
-        wait_text(state),
+        state.free_text,
         f"in {span_text(state.verdict.reset_after_us)}",
     )
 

@@ -5,7 +5,7 @@ from ratelimit_ext.operators.denials import explained
 from ratelimit_ext.operators.operators import NOT_SHARED, Operators
 from ratelimit_ext.operators.shadow import advice_text
 from ratelimit_ext.operators.texts import instant_s, printable, span_s, span_text, time_text
-from ratelimit_ext.operators.usage import Block, State, wait_text
+from ratelimit_ext.operators.usage import Block, State
 
 __all__ = [
     "NOT_SHARED",
@@ -19,5 +19,4 @@ __all__ = [
     "span_s",
     "span_text",
     "time_text",
-    "wait_text",
 ]

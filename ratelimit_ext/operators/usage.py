@@ -71,6 +71,14 @@ class State:
         return 0 if self.verdict.allowed else self.verdict.retry_after_us
 
     @property
+    def free_text(self) -> str:
+        """When the smallest call is free: ``now``, ``in 5 min`` or ``never``."""
+        free_us = self.free_us
+        if free_us is None or free_us > ENDLESS_US:
+            return "never"
+        return f"in {span_text(free_us)}" if free_us else "now"
+
+    @property
     def is_guard(self) -> bool:
         return not self.row.limit.visible
 
@@ -259,11 +267,3 @@ def _block(state: State, log: Sequence[LogEntry]) -> Block:
         note=last.reason if last else "",
         at=last.at if last else None,
     )
-
-
-def wait_text(state: State) -> str:
-    """The wait of the smallest call."""
-    free_us = state.free_us
-    if free_us is None or free_us > ENDLESS_US:
-        return "never"
-    return f"in {span_text(free_us)}" if free_us else "now"

@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 from chatapp.accounts import TEAM, USER
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import dollars
-from ratelimit_ext.operators import span_text, time_text, wait_text
+from ratelimit_ext.operators import span_text, time_text
 
 T = TypeVar("T")
 
@@ -43,7 +43,6 @@ def formats() -> dict[str, object]:
     return {
         "dollars": dollars,
         "span": span_text,
-        "wait": wait_text,
         "time": time_text,
         "user_prefix": USER,
         "team_prefix": TEAM,

@@ -14,7 +14,7 @@ from chatapp.operators import blocks, callers
 from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
-from ratelimit_ext.operators import Block, State, wait_text
+from ratelimit_ext.operators import Block, State
 
 NEAR: Final = (50, 80, 95)
 #: How many names of the storage a view reads; a command reads more.
@@ -80,7 +80,7 @@ def _upstreams() -> list[dict[str, Any]]:
     for state in callers.shared_operators().states(*names, kind="upstream"):
         row = rows[state.identity]
         if state.row.limit.name == COOL_DOWN:
-            row["pause"] = None if state.verdict.allowed else wait_text(state)
+            row["pause"] = None if state.verdict.allowed else state.free_text
         elif state.verdict.remaining < UNREPORTED:
             row["left"][state.row.limit.name.removeprefix("provider-")] = state.verdict.remaining
     return list(rows.values())
