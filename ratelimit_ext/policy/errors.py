@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Mistake(ValueError):
 # -- places ----------------------------------------------------------------------------------
 
 
-class Origin:
+class Origin(ABC):
     """What a document is read from. ``python``: its values are Python's and may be functions."""
 
     python = True
@@ -37,9 +38,9 @@ class Origin:
     def __init__(self, document: object = None) -> None:
         self.document = document
 
+    @abstractmethod
     def source(self, path: Path) -> str:
         """The place in short, for a person who knows the file."""
-        raise NotImplementedError
 
     def located(self, path: Path) -> str:
         """The place with file and line, where there are any."""
