@@ -43,11 +43,12 @@ NOT_SHARED: Final = (
 
 
 class Operators:
-    """The limits of the current application, by one of its extensions or by all of them.
+    """The limits of the current application: of one extension (``limiter.operators``), or of all of
+    them, for commands.
 
-    Nothing here charges a limit but :meth:`restore`. Raises :class:`OperatorError` for what cannot
-    be done, and ``StorageUnavailable``. An ``identity`` is what a limit's key function returns; as
-    an operator writes it, it may be ``user:ada`` or an address.
+    Only :meth:`restore` charges a limit. Raises :class:`OperatorError` for what cannot be done, and
+    ``StorageUnavailable``. An ``identity`` is what a limit's key function returns; as an operator
+    writes it, it may be ``user:ada`` or an address.
     """
 
     def __init__(self, *attached: RequestHooks) -> None:
@@ -60,14 +61,16 @@ class Operators:
         return bool(enabled) and not any(isinstance(each, MemoryStorage) for each in enabled)
 
     def shared(self) -> Operators:
-        """These, if they are the workers'. ``OperatorError`` if they are this process's own."""
+        """Return these operators. Raises ``OperatorError`` if the limits are in this process's own
+        memory."""
         self._enabled()
         if not self.is_shared:
             raise OperatorError("not_shared", NOT_SHARED)
         return self
 
     def _enabled(self) -> list[Components]:
-        """What applications have of the extensions that limit something."""
+        """Return the components of the extensions that are enabled. Raises ``OperatorError`` if
+        there are none."""
         enabled = [hooks.components for hooks in self._attached if hooks.is_enabled]
         if not enabled:
             raise OperatorError(
@@ -81,7 +84,8 @@ class Operators:
         return [Reader(components, application()) for components in self._enabled()]
 
     def _first(self, act: Callable[[Components], T]) -> T:
-        """What the first extension answers that has such a limit."""
+        """Return the answer of the first extension that has such a limit. Raises the first
+        extension's ``OperatorError`` if none has."""
         error: OperatorError | None = None
         for components in self._enabled():
             try:
@@ -203,7 +207,7 @@ class Operators:
 
     def look(self, charge: Charge) -> Verdict:
         """The verdict on a charge of an event as of now; it is not charged."""
-        engine = self._attached[0].components.engines.primary
+        engine = self._enabled()[0].engines.primary
         return engine.admit([charge], take=False).verdicts[0]
 
     def restore(
@@ -362,7 +366,8 @@ class Operators:
 
     def flush_settlements(self, timeout_s: float = EXIT_S) -> bool:
         """Wait until the storage has taken all pending settlements of this process, at most
-        ``timeout_s``; False if some are left. For tests and the end of a process."""
+        ``timeout_s``; False if some are left. For tests and the end of a process. All extensions
+        of a process have one queue."""
         return self._attached[0].components.settlements.flush(timeout_s)
 
     def lost_settlements(self) -> dict[str, int]:
