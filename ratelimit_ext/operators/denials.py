@@ -68,8 +68,8 @@ def uncounted(identity: str) -> OperatorError:
 def _meant(components: Components, app: flask.Flask, text: str) -> dict[str, str]:
     """The identities that an operator may mean, by the kind that a limit counts."""
     kinds = dict.fromkeys(row.key for row in components.inventory.all_rows(app))
-    meant = {kind: components.callbacks.callers.identity(kind, text) for kind in kinds}
-    return {kind: identity for kind, identity in meant.items() if identity}
+    identity = components.callbacks.callers.identity
+    return {kind: found for kind in kinds if (found := identity(kind, text))}
 
 
 def _check(components: Components, meant: Mapping[str, str]) -> None:

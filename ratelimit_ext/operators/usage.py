@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
@@ -140,32 +140,30 @@ class Reader:
     def used(self, limit: str | None, most: int) -> tuple[list[State], bool]:
         """The states of what is stored of the limits, or of one by its name; and whether there are
         more names than were read."""
-        by_prefix: dict[str, list[Row]] = {}
-        for row in self.rows:
-            if limit in (None, row.name, row.limit.name) and row.limit.visible:
-                by_prefix.setdefault(row.prefix, []).append(row)
+        rows = (row for row in self.rows if limit in (None, row.name, row.limit.name))
         names, has_more = self._names(most)
+        stored = self._stored(names, (row for row in rows if row.limit.visible))
+        return [state for state in stored if state.used], has_more
+
+    def blocks(self, most: int) -> list[Block]:
+        """What is blocked, of so many names. Also by surges, which no operator sets."""
+        log, strategies = self.components.overrides.log(), strategies_taking("unblock")
+        codes = [f"{traits_of(strategy).code}:" for strategy in strategies]
+        names = [name for code in codes for name in self._names(most, code)[0]]
+        stored = self._stored(names, (r for r in self.rows if r.limit.strategy in strategies))
+        return [_block(state, log) for state in stored if not state.verdict.allowed]
+
+    def _stored(self, names: Iterable[str], rows: Iterable[Row]) -> list[State]:
+        """The states of the buckets of these names, as far as they are of these limits."""
+        by_prefix: dict[str, list[Row]] = {}
+        for row in rows:
+            by_prefix.setdefault(row.prefix, []).append(row)
         wanted: dict[str, tuple[Row, str]] = {}
         for name in names:
             parts = parsed_key(name)
-            if parts is not None and (rows := by_prefix.get(parts.prefix)):
-                wanted[name] = self._of_plan(rows, parts.identity), parts.identity
-        return [state for state in self._states(wanted) if state.used], has_more
-
-    def blocks(self, most: int) -> list[Block]:
-        """What is blocked, of so many names."""
-        log = self.components.overrides.log()
-        return [_block(state, log) for state in self._blocked(most)]
-
-    def _blocked(self, most: int) -> list[State]:
-        by_prefix = {row.prefix: row for row in self.rows if row.limit.strategy in _blocks()}
-        wanted = {}
-        for strategy in _blocks():
-            for name in self._names(most, f"{traits_of(strategy).code}:")[0]:
-                parts = parsed_key(name)
-                if parts is not None and (row := by_prefix.get(parts.prefix)):
-                    wanted[name] = row, parts.identity
-        return [state for state in self._states(wanted) if not state.verdict.allowed]
+            if parts is not None and (own := by_prefix.get(parts.prefix)):
+                wanted[name] = self._of_plan(own, parts.identity), parts.identity
+        return self._states(wanted)
 
     def _of_plan(self, rows: list[Row], identity: str) -> Row:
         plan = self._plan(identity) if len(rows) > 1 else None
@@ -238,11 +236,6 @@ class Reader:
             yield
         except cast(Storage, self.components.storage).base_exceptions as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
-
-
-def _blocks() -> tuple[str, ...]:
-    """Also surges, which no operator sets: what can be lifted."""
-    return strategies_taking("unblock")
 
 
 def _overrides(components: Components) -> list[Override]:
