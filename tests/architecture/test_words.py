@@ -37,7 +37,7 @@ FILES = sorted(
         *(found for folder in FOLDERS for found in (ROOT / folder).rglob("*")),
         *ROOT.glob("*.md"),
     )
-    # The names of the last release are in its recorded state; libraries of the page are others'.
+    # The recorded state of an older revision has its names; libraries of the page are others'.
     if path.is_file() and not {"vendor", "upgrades", "__pycache__"} & {*path.parts}
 )
 

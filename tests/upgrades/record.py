@@ -1,4 +1,4 @@
-"""The stored state of the last release, as a file: `python -m tests.upgrades.record REVISION`.
+"""The stored state of a revision, as a file: `python -m tests.upgrades.record REVISION`.
 
 Run it for each release, and commit the file: the next version must read it. It needs the history of
 git, so the tests read the file instead.
@@ -24,7 +24,7 @@ from tests import servers
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 HERE: Final = Path(__file__).parent
-#: The last release.
+#: The recorded revision.
 REVISION: Final = "81a8acf"
 RECORDED: Final = HERE / f"state_{REVISION}.json"
 SECOND: Final = 1_000_000

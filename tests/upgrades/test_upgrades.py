@@ -1,4 +1,4 @@
-"""Upgrades: the state of the last release is read, and its workers run beside those of today.
+"""Upgrades: the state of the recorded revision is read, and its workers run beside those of today.
 
 What each release changes is on docs/upgrades.md.
 """
@@ -40,7 +40,7 @@ from tests.upgrades.record import (
 )
 
 STATE: dict[str, Any] = json.loads(RECORDED.read_text())
-#: Of these, a worker of the last release reads a new bucket of this version as a full one.
+#: Of these, a worker of the recorded revision reads a new bucket of this version as a full one.
 UNREAD = ("token-bucket", "tokens")
 #: What one call costs, and how many fit.
 CALLS = {
@@ -68,16 +68,14 @@ def present(worker: Version, redis_client: redis.Redis) -> Version:
 
 
 @pytest.mark.parametrize("name", PAST)
-def test_the_state_of_the_last_release_is_read(
-    redis_client: redis.Redis, present: Version, name: str
-) -> None:
-    """For half a minute to many, each cost gets the answer that the last release gives it."""
+def test_the_recorded_state_is_read(redis_client: redis.Redis, present: Version, name: str) -> None:
+    """For half a minute to many, each cost gets the answer that the recorded revision gives it."""
     load(redis_client, STATE["stored"])
     assert present.answers(name) == STATE["answers"][name]
 
 
 @pytest.mark.parametrize("name", PAST)
-def test_the_state_of_the_last_release_is_carried_on(
+def test_the_recorded_state_is_carried_on(
     redis_client: redis.Redis, present: Version, name: str
 ) -> None:
     """The storage then has what it has if this version had made all of it."""
@@ -92,7 +90,7 @@ def test_the_state_of_the_last_release_is_carried_on(
 
 
 def has_history() -> bool:
-    """Whether git has the last release: a shallow clone, or an archive, does not."""
+    """Whether git has the recorded revision: a shallow clone, or an archive, does not."""
     words = ["git", "cat-file", "-e", f"{REVISION}^{{commit}}"]
     found = shutil.which("git") and subprocess.run(
         words, cwd=ROOT, capture_output=True, check=False
@@ -101,23 +99,23 @@ def has_history() -> bool:
 
 
 @pytest.fixture(scope="module")
-def last_release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree of the last release."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of the recorded revision."""
     if not has_history():
         pytest.skip(f"git has no {REVISION} here: run `git fetch --unshallow`")
-    return tree_of(REVISION, tmp_path_factory.mktemp("last_release"))
+    return tree_of(REVISION, tmp_path_factory.mktemp("recorded"))
 
 
 @pytest.fixture(scope="module")
-def former(last_release: Path, redis_server: Server) -> Iterator[Version]:
-    """A worker of the last release."""
-    with versions(redis_server.uri, last_release) as (version,):
+def former(recorded: Path, redis_server: Server) -> Iterator[Version]:
+    """A worker of the recorded revision."""
+    with versions(redis_server.uri, recorded) as (version,):
         yield version
 
 
 @pytest.fixture
 def both(former: Version, present: Version) -> list[Version]:
-    """A worker of the last release and one of this version, on one empty storage."""
+    """A worker of the recorded revision and one of this version, on one empty storage."""
     return [former, present]
 
 
@@ -127,7 +125,7 @@ def test_both_versions_admit_the_amount_together(
     both: list[Version], name: str, swapped: bool
 ) -> None:
     """Not one call more or less. But a new token bucket that this version has begun is a full one
-    to the last release, once: then this version keeps to the format of the other."""
+    to the recorded revision, once: then this version keeps to the format of the other."""
     cost, fitting = CALLS[name]
     admitted = 0
     for number, worker in zip(
@@ -221,17 +219,15 @@ print(len(list(Reports(database).calls())))
 """
 
 
-def test_a_running_worker_goes_on_in_the_upgraded_database(
-    last_release: Path, tmp_path: Path
-) -> None:
+def test_a_running_worker_goes_on_in_the_upgraded_database(recorded: Path, tmp_path: Path) -> None:
     """It finds and makes keys, and writes calls."""
     url = f"sqlite:///{tmp_path / 'chatapp.db'}"
     with closing(sqlite3.connect(tmp_path / "chatapp.db")) as connection:
         connection.executescript("\n".join(STATE["database"]))
     worker = subprocess.Popen(
         [sys.executable, "-c", GOES_ON, url],
-        cwd=last_release,
-        env={**os.environ, "PYTHONPATH": str(last_release)},
+        cwd=recorded,
+        env={**os.environ, "PYTHONPATH": str(recorded)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.guards import block
 
-#: In the last release it has another name.
+#: In the recorded revision it has another name.
 new_block: Any = vars(block).get("new_block") or vars(block)["NewBlock"]
 
 
