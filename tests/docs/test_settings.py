@@ -1,5 +1,5 @@
-"""The table of docs/settings.md, which is made of the settings' own: `python
-tests/docs/test_settings.py` writes it."""
+"""The table of docs/settings.md, which is made of the settings' own: `python -m
+tests.docs.test_settings` writes it."""
 
 from __future__ import annotations
 
