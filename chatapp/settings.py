@@ -106,7 +106,7 @@ class Settings(BaseModel):
         shown="loopback without API keys, else any",
     )
     max_body_bytes: int = setting(
-        "largest request body under /v1, in bytes; /chat accepts 1 MB",
+        "largest request body under /v1, in bytes: /chat accepts 1 MB",
         *(32 * 1024 * 1024, 65_536, 64 * 1024 * 1024),
         shown="32 MB",
     )
@@ -125,18 +125,18 @@ class Settings(BaseModel):
         min_length=16,
     )
     alert_at: Annotated[tuple[int, ...], BeforeValidator(_percents)] = setting(
-        "shares of a budget that raise [an alert](alerts.md), in percent; `off` or 0 for none",
+        "shares of a budget that raise [an alert](alerts.md), in percent, `off` or 0 for none",
         (50, 80, 100),
     )
     alert_unusual_times: float = setting(
-        "how many usual days' spending is [unusual](alerts.md#what-raises-an-alert); 0: none",
+        "how many usual days' spending is [unusual](alerts.md#what-raises-an-alert), 0 for none",
         *(5.0, 0, 1000),
     )
     alert_unusual_usd: float = setting(
         "least spending of an unusual day, in dollars", *(10.0, 0, 1_000_000)
     )
     alert_webhook_url: str | None = setting(
-        "where alerts are sent: https, or http on this machine; it is not logged",
+        "where alerts are sent: https, or http on this machine, and not logged",
         shown="log only",
         repr=False,
     )
@@ -161,7 +161,7 @@ class Settings(BaseModel):
         most=3600,
     )
     provider_attempts: int = setting(
-        "attempts per call; see [retries](guards.md#in-chatapp)", *(2, 1, 5)
+        "attempts per call, see [retries](guards.md#in-chatapp)", *(2, 1, 5)
     )
     open_tools: Annotated[frozenset[Literal["mcp", "web_fetch"]], BeforeValidator(_names)] = (
         setting(
@@ -179,7 +179,7 @@ class Settings(BaseModel):
         shown="keep all",
     )
     database_url: str | None = setting(
-        "[accounts and ledger](accounts.md#the-database); else `DATABASE_URL`",
+        "[accounts and ledger](accounts.md#the-database), before `DATABASE_URL`",
         shown="SQLite in `instance/`",
     )
 

@@ -41,7 +41,7 @@ class Row:
             self.breaks,
             statuses(self.answers),
             ", ".join(latencies(self.answers.of(None, phase)) for phase in PHASES),
-            self.counted + (f"; before: {self.before}" if self.before else ""),
+            self.counted + (f". Before: {self.before}" if self.before else ""),
             "at once" if self.recovery_s < 0.05 else f"{self.recovery_s:.1f} s",
             self.to_do,
         )

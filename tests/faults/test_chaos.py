@@ -351,8 +351,8 @@ def summary_of(books: Collection[Books]) -> str:
     lacking = [each for each in lacking if each > 0]
     ledger, cut_off = sum(each.written for each in books), sum(each.cut_off for each in books)
     return (
-        f"{calls} calls of {len(books)} callers in {CHAOS_S:.0f} s; {dollars(sum(lacking))} of "
-        f"{dollars(ledger)} were not charged, to {len(lacking)} callers, until `restore`; "
-        f"{dollars(cut_off)} more were billed for calls that were cut off; else bill = ledger = "
+        f"{calls} calls of {len(books)} callers in {CHAOS_S:.0f} s. {dollars(sum(lacking))} of "
+        f"{dollars(ledger)} were not charged, to {len(lacking)} callers, until `restore`. "
+        f"{dollars(cut_off)} more were billed for calls that were cut off. Else bill = ledger = "
         "limits, to the micro-dollar"
     )

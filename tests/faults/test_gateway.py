@@ -157,7 +157,7 @@ def test_the_ledger_is_locked(gateway: Gateway, record: Record) -> None:
 
 @pytest.mark.fault(
     breaks="The disk of the ledger and the logs is full",
-    to_do="Make room. After a minute calls are lost to the ledger; the limits have charged them.",
+    to_do="Make room. After a minute calls are lost to the ledger, but charged to the limits.",
 )
 def test_the_disk_is_full(gateway: Gateway, record: Record) -> None:
     """No file can grow, not even the log: calls go on, and are in the ledger once there is room."""
@@ -216,7 +216,7 @@ def test_the_embedded_server_is_killed(deploy: Deploy, record: Record) -> None:
 
 @pytest.mark.fault(
     breaks="A worker is killed in the middle of its calls",
-    to_do="`chat ledger check` names the calls that were cut off; the provider bills them.",
+    to_do="`chat ledger check` names the calls that were cut off. The provider bills them.",
 )
 def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> None:
     """Only its own calls are cut off. Their slots and holds are free again after the lease, and the

@@ -209,7 +209,7 @@ def test_redis_is_killed(storage: Server, calls: Calls, assert_charged: Check) -
 
 
 @pytest.mark.fault(
-    breaks="Redis is killed while calls to models run, then all workers; Redis is restarted",
+    breaks="Redis is killed while calls to models run, then all workers, and Redis is restarted",
     to_do="Restart Redis: new workers charge the calls of the dead ones.",
 )
 def test_workers_are_killed(storage: Server, calls: Calls, assert_charged: Check) -> None:

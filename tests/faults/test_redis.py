@@ -35,7 +35,7 @@ def test_killed(durable: Server, start: Start, record: Record) -> None:
 
 @pytest.mark.fault(
     breaks="Redis is killed, and restarted without data",
-    to_do="Restart Redis. Callers begin with full amounts; `appendonly yes` would keep them.",
+    to_do="Restart Redis. Callers begin with full amounts: `appendonly yes` would keep them.",
 )
 def test_restarted_without_data(storage: Server, start: Start, record: Record) -> None:
     """What was admitted in the outage is known afterwards, what was before is lost."""

@@ -25,7 +25,7 @@ CLUSTER = (
 
 @pytest.mark.fault(
     breaks="A master of a cluster is killed",
-    to_do="Start it again as a replica; the cluster promotes another by itself.",
+    to_do="Start it again as a replica: the cluster promotes another.",
 )
 def test_a_cluster_master_is_killed(start: Start, record: Record) -> None:
     """Callers of its slots are decided in the workers' memory until a replica is promoted; others
@@ -44,7 +44,7 @@ def test_a_cluster_master_is_killed(start: Start, record: Record) -> None:
 
 @pytest.mark.fault(
     breaks="The master of Sentinel is killed",
-    to_do="Start it again; Sentinel makes it a replica.",
+    to_do="Start it again: Sentinel makes it a replica.",
 )
 def test_sentinel_fails_over(
     sentinel_server: servers.SentinelTrio, start: Start, record: Record
@@ -83,7 +83,7 @@ def test_sentinel_replaces_a_living_master(
     admitted = load.answers.of(traffic.ROOMY).admitted
     assert admitted - charged <= MOST_LOST
     counted = traffic.counts(load.answers)
-    record(load, counted=f"{counted}; the new master has {charged} of {admitted} charges")
+    record(load, counted=f"{counted}, and the new master has {charged} of {admitted} charges")
 
 
 def charges(client: redis.Redis, caller: str) -> int:

@@ -1,4 +1,4 @@
-"""Workers of the last release and of this one serve together, on one storage."""
+"""Workers of revision 81a8acf and of this one serve together, on one storage."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.upgrades.test_upgrades import REVISION, has_history
 
 
 @pytest.mark.fault(
-    breaks="An instance of the last release serves beside one of this",
-    to_do="Nothing; [upgrades](upgrades.md) names what differs.",
+    breaks="An instance of revision 81a8acf serves beside one of this version",
+    to_do="Nothing: [upgrades](upgrades.md) names what differs.",
     before="48 of 28 for a caller",
 )
 def test_an_upgrade_beside(storage: Server, record: Record, tmp_path: Path) -> None:

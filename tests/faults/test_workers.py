@@ -42,7 +42,7 @@ def test_a_worker_is_killed(storage: Server, start: Start, record: Record) -> No
 
 @pytest.mark.fault(
     breaks="A worker is killed, and no other can boot, also after a `HUP`",
-    to_do="Repair what the log names (`A worker cannot start`); a worker is tried every 30 s.",
+    to_do="Repair what the log names (`A worker cannot start`): a worker is tried every 30 s.",
     before="gunicorn ended with status 3, after a `HUP` with 1",
 )
 def test_no_worker_can_boot(storage: Server, start: Start, record: Record, tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_graceful_stop(storage: Server, start: Start, record: Record) -> None:
 
 @pytest.mark.fault(
     breaks="The workers' clocks are an hour ahead or behind, and Redis is killed",
-    to_do="Repair the clocks for logs and the ledger; limits are by Redis's clock.",
+    to_do="Repair the clocks for logs and the ledger: limits are by Redis's clock.",
 )
 def test_wrong_clocks(durable: Server, start: Start, record: Record, tmp_path: Path) -> None:
     """Decisions and headers are by the clock of the storage; a worker's own one serves only to

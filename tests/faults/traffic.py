@@ -122,4 +122,4 @@ def counts(answers: Answers) -> str:
             wrong[name] = f"{abs(surplus)} of {AMOUNT} too {'many' if surplus > 0 else 'few'}"
     if not wrong:
         return "exact"
-    return "; ".join(f"{name}: {words}" for name, words in wrong.items()) + "; else exact"
+    return ", ".join(f"{name}: {words}" for name, words in wrong.items()) + ", else exact"

@@ -197,7 +197,7 @@ CLIENTS = [
         "litellm_sdk.py",
         CLAUDE,
         pip=["litellm"],
-        habits={"short 429": "does not wait; `num_retries` makes it retry at once"},
+        habits={"short 429": "does not wait, and `num_retries` makes it retry at once"},
     ),
     *_of_both(
         "instructor",
