@@ -69,12 +69,9 @@ def models() -> Response:
     of a million tokens in dollars; `default` is null if they may use none that is available."""
     current = current_request()
     catalogue, router = current.services.catalogue, current.services.router
-    upstreams = {
-        slug: catalogue.upstreams[slug]
-        for slug in router.available_models
-        if slug not in catalogue.embedding
-    }
-    named = allowed_models.allowed(current, upstreams)
+    available = router.available_models.items()
+    answering = {slug: name for slug, name in available if slug not in catalogue.embedding}
+    named = allowed_models.allowed(current, answering)
     default = allowed_models.default(current)
     slugs = {name: name for name in named}
     if default is not None and default.slug not in named:  # not listed in the catalogue

@@ -159,8 +159,8 @@ def slugs_by_upstream() -> dict[str, str]:
     of special tiers have others."""
     services = current_services()
     found: dict[str, str] = {}
-    for slug in services.router.available_models:
-        model = services.catalogue.model(slug, services.catalogue.upstreams[slug])
+    for slug, upstream in services.router.available_models.items():
+        model = services.catalogue.model(slug, upstream)
         found |= dict.fromkeys(services.router.quota_identities(model), slug)
     return found
 

@@ -204,19 +204,19 @@ class Router:
     # -- models --------------------------------------------------------------------------------
 
     @property
-    def available_models(self) -> tuple[str, ...]:
-        """The slugs of all listed models with a configured upstream, in the catalogue's order."""
-        return tuple(
-            slug
+    def available_models(self) -> dict[str, str]:
+        """The upstreams of all listed models with a configured one, by slug, in the catalogue's
+        order."""
+        return {
+            slug: name
             for slug, name in self._catalogue.upstreams.items()
             if name in self._upstreams and self._upstreams[name].missing is None
-        )
+        }
 
     def models_of(self, *protocols: str) -> dict[str, str]:
         """The available models in these protocols, each with its upstream."""
-        catalogue = self._catalogue
-        found = {slug: catalogue.upstreams[slug] for slug in self.available_models}
-        return {s: name for s, name in found.items() if catalogue.protocols[name] in protocols}
+        known = self._catalogue.protocols
+        return {s: name for s, name in self.available_models.items() if known[name] in protocols}
 
     @property
     def catalogue(self) -> Catalogue:

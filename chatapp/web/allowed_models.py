@@ -146,8 +146,8 @@ def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
     """An allowed model for a request that names none: an upstream's default, or else the first one
     in the order of the patterns."""
     catalogue = services.catalogue
-    available = set(services.router.available_models) - set(catalogue.embedding)
-    names = {s: _names(s, name) for s, name in catalogue.upstreams.items() if s in available}
+    available = services.router.available_models.items()
+    names = {s: _names(s, name) for s, name in available if s not in catalogue.embedding}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]
     for pattern in found[-1].patterns:
         ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]
@@ -162,8 +162,7 @@ def _refusal(current: CurrentRequest, found: Sequence[Allowance], model: Model) 
     are none."""
     catalogue = current.services.catalogue
     refusing = next(each for each in found if not _allows([each], model, catalogue))
-    name, upstreams = _requested(model, catalogue), catalogue.upstreams
-    available = {slug: upstreams[slug] for slug in current.services.router.available_models}
+    name, available = _requested(model, catalogue), current.services.router.available_models
     listed = ", ".join(allowed(current, available)) or " and ".join(
         ", ".join(allowance.patterns) for allowance in found
     )

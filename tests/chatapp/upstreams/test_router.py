@@ -81,7 +81,7 @@ def test_an_unavailable_model_is_refused(caplog: pytest.LogCaptureFixture) -> No
 
 def test_only_models_with_a_configured_provider_are_available() -> None:
     """A page offers nothing that would be refused."""
-    assert router(Parrot(missing="KEY")).available_models == ("offline",)
+    assert router(Parrot(missing="KEY")).available_models == {"offline": "offline"}
     available = router(Parrot()).available_models
     assert "gpt-4o" in available
     assert "claude-haiku-4-5" not in available
