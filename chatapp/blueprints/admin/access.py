@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, cast
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
@@ -95,6 +97,16 @@ def report(error: Exception) -> ResponseReturnValue:
         log.error("/admin: %s", found)
     page = render_template("admin/problem.html", sentence=str(found))
     return page, 503 if is_down else 400
+
+
+@contextmanager
+def reported() -> Iterator[list[str]]:
+    """Collect what a command would print, for a view that shows the rest all the same."""
+    problems: list[str] = []
+    try:
+        yield problems
+    except REPORTED as error:
+        problems.append(str(operator_error(error)))
 
 
 for kind in REPORTED:

@@ -13,10 +13,9 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Owner
-from chatapp.blueprints.admin.access import bp, query, sessions
+from chatapp.blueprints.admin.access import bp, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of
 from chatapp.operators import amounts, arguments, blocks, callers, keys, users
-from chatapp.operators.errors import REPORTED, operator_error
 from ratelimit_ext import OperatorError, client_ip
 from ratelimit_ext.operators import instant_s
 
@@ -29,15 +28,12 @@ OVERLAP: Final = timedelta(hours=24)
 def changes() -> ResponseReturnValue:
     """What operators have changed, here and by commands."""
     entries: list[Any] = []
-    problem = None
     searched = query("q").strip()
-    try:
+    with reported() as problems:
         entries = callers.shared_operators().log()
-    except REPORTED as error:
-        problem = str(operator_error(error))
     found = [each for each in entries if searched.lower() in _words(each).lower()]
     return render_template(
-        "admin/changes.html", entries=page_of(found), searched=searched, problem=problem
+        "admin/changes.html", entries=page_of(found), searched=searched, problem="".join(problems)
     )
 
 

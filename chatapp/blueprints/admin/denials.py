@@ -9,10 +9,9 @@ from typing import Any, Final
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
-from chatapp.blueprints.admin.access import bp, query
+from chatapp.blueprints.admin.access import bp, query, reported
 from chatapp.blueprints.admin.formats import choice, page_of
 from chatapp.operators.callers import shared_operators
-from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import explained
@@ -35,12 +34,10 @@ def denials() -> ResponseReturnValue:
     identity = identity.strip()
     seconds, span_words = SPANS[span]
     records: list[Any] = []
-    unkept, problem = 0, None
-    try:
+    unkept = 0
+    with reported() as problems:
         check_remembered()
         records, unkept = shared_operators().denials(*filter(None, [identity]), since=seconds)
-    except REPORTED as error:
-        problem = str(operator_error(error))
     limits = [name for name, _ in _counted((each.limit, each) for each in records)]
     records = [each for each in records if limit in ("", each.limit)]
     return render_template(
@@ -57,7 +54,7 @@ def denials() -> ResponseReturnValue:
         total=sum(each.count for each in records),
         page=page_of(latest(records, len(records))),
         unkept=unkept,
-        problem=problem,
+        problem="".join(problems),
     )
 
 

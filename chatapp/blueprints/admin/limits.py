@@ -8,10 +8,9 @@ from typing import Any, Final
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
-from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.access import bp, reported
 from chatapp.blueprints.admin.formats import MOST, choice
 from chatapp.operators import blocks, callers
-from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
 from ratelimit_ext.operators import Block, State
@@ -32,16 +31,13 @@ def limits() -> ResponseReturnValue:
     found: list[Block] = []
     upstreams: list[dict[str, Any]] = []
     is_cut = False
-    problem = None
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     outcomes = current_services().reports.outcomes(since=an_hour_ago, top=MOST)
-    try:
+    with reported() as problems:
         operators = callers.shared_operators()
         near, is_cut = operators.used(least=at / 100, scan=MOST_NAMES)
         found = operators.blocks(scan=MOST_NAMES)
         upstreams = _upstreams()
-    except REPORTED as error:
-        problem = str(operator_error(error))
     return render_template(
         "admin/limits.html",
         at=at,
@@ -56,7 +52,7 @@ def limits() -> ResponseReturnValue:
         silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
         quotas=[each.removeprefix("provider-") for each in QUOTAS],
         outcomes=outcomes,
-        problem=problem,
+        problem="".join(problems),
     )
 
 

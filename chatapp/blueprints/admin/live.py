@@ -10,11 +10,10 @@ from typing import Any, Final
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
-from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.access import bp, reported
 from chatapp.blueprints.admin.chart import decisions, small
 from chatapp.blueprints.admin.denials import check_remembered, latest
 from chatapp.operators.callers import shared_operators
-from chatapp.operators.errors import REPORTED, operator_error
 
 MINUTES: Final = 60
 #: The minutes that are "now": the current one, which is not over, and the one before.
@@ -37,14 +36,11 @@ def live() -> ResponseReturnValue:
     """The page, whose script asks for it again and again."""
     counted: Mapping[int, Mapping[str, Counter[str]]] = {}
     denied: list[Any] = []
-    problem = None
-    try:
+    with reported() as problems:
         check_remembered()
         operators = shared_operators()
         denied = operators.denials(since=MINUTES * 60, most=MOST_ENTRIES).records
         counted = operators.counters(MINUTES)
-    except REPORTED as error:
-        problem = str(operator_error(error))
     minutes = {each: f"{datetime.fromtimestamp(each * 60, UTC):%H:%M}" for each in counted}
     names = {name for limits in counted.values() for name in limits}
     rows = [_row(name, counted, minutes) for name in names]
@@ -60,7 +56,7 @@ def live() -> ResponseReturnValue:
         rows=latest(denied, MOST_DENIALS),
         at=f"{datetime.now(UTC):%H:%M:%S}",
         since=[*minutes.values()][-NOW] if minutes else "",
-        problem=problem,
+        problem="".join(problems),
     )
 
 

@@ -8,11 +8,10 @@ from typing import Any, Final
 from flask import render_template
 from flask.typing import ResponseReturnValue
 
-from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.access import bp, reported
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.blueprints.admin.denials import check_remembered
 from chatapp.operators.callers import shared_operators
-from chatapp.operators.errors import REPORTED, operator_error
 from ratelimit_ext.operators import advice_text
 
 #: How many shadows the view has, and how many identities each.
@@ -23,12 +22,9 @@ WORST: Final = 5
 @bp.get("/shadow")
 def shadow() -> ResponseReturnValue:
     found: list[dict[str, Any]] = []
-    problem = None
-    try:
+    with reported() as problems:
         check_remembered()
         found = shared_operators().shadow_report()
-    except REPORTED as error:
-        problem = str(operator_error(error))
     groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
     shadows = [(shadow, list(results)) for shadow, results in groups]
     return render_template(
@@ -38,7 +34,7 @@ def shadow() -> ResponseReturnValue:
         worst=WORST,
         advice=_advice,
         amount=_amount,
-        problem=problem,
+        problem="".join(problems),
     )
 
 

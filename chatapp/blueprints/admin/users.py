@@ -11,14 +11,13 @@ from flask import g, make_response, render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.store import ApiKey, Owner, Team, User
-from chatapp.blueprints.admin.access import bp, query, sessions
+from chatapp.blueprints.admin.access import bp, query, reported, sessions
 from chatapp.blueprints.admin.denials import latest
 from chatapp.blueprints.admin.formats import MOST, Page, page_of
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH
 from chatapp.operators.callers import shared_operators
-from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
@@ -124,14 +123,11 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
     states: list[State] = []
     denials: list[Any] = []
     remembers = current_services().settings.remember_denials
-    problem = None
-    try:
+    with reported() as problems:
         operators = shared_operators()
         states = operators.states(*identities)
         if remembers:
             denials = operators.denials(*identities, since=DAY_S).records
-    except REPORTED as error:
-        problem = str(operator_error(error))
     return {
         "owner": owner,
         "name": found.name,
@@ -141,7 +137,7 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
         "known": amounts.known_limits(owner, plan=plan),
         "states": [each for each in states if not each.is_guard],
         "denying": [each for each in states if not each.verdict.allowed],
-        "problem": problem,
+        "problem": "".join(problems),
         "remembers": remembers,
         "denials": latest(denials, DENIALS),
     }
