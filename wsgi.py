@@ -14,14 +14,14 @@ import sys
 # would take a third of a command's time.
 gc.disable()
 
-from chatapp import FILES, MISTAKES, cli, create_app  # noqa: E402 - see above
+from chatapp import MISTAKES, cli, create_app  # noqa: E402 - see above
 from chatapp.server import valid_files  # noqa: E402 - see above
 
 # gunicorn's status for a worker that cannot boot.
 CANNOT_START = 3
 
 try:
-    app = valid_files.created(create_app, FILES, MISTAKES, of_command=cli.command_config())
+    app = valid_files.created(create_app, MISTAKES, of_command=cli.command_config())
 except MISTAKES as mistake:
     sys.stderr.write(f"chatapp cannot start.\n{mistake}\n")
     sys.exit(CANNOT_START)

@@ -48,7 +48,7 @@ from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.operators import restoration
-from chatapp.server import valid_files
+from chatapp.server.valid_files import POLICY, POLICY_FILE, PROVIDERS_FILE
 from chatapp.services import Services
 from chatapp.upstreams import Timeouts, anthropic, openai
 from chatapp.upstreams.keys import Keys
@@ -77,10 +77,6 @@ from ratelimit_ext import (
 
 log = logging.getLogger(__name__)
 
-POLICY_FILE: Final = Path(__file__).with_name("policy.toml")
-PROVIDERS_FILE: Final = Path(__file__).with_name("providers.toml")
-#: The files that a reload reads, by the settings that name another one.
-FILES: Final = {valid_files.POLICY: POLICY_FILE, valid_files.PROVIDERS: PROVIDERS_FILE}
 PROTOCOLS: Final = {"openai": openai.PROTOCOL, "anthropic": anthropic.PROTOCOL}
 BODY_MAX_BYTES: Final = 1024 * 1024
 ENDPOINTS: Final = (
@@ -220,7 +216,7 @@ def _join_embedded_storage(app: Flask) -> None:
 
 
 def _init_limits(app: Flask, limiter: Limiter) -> None:
-    with guards_file.added(app.config, app.config.get("RATELIMIT_POLICY_FILE")):
+    with guards_file.added(app.config, app.config.get(POLICY)):
         limiter.init_app(app)
     limiter.check_policy(app)
 
@@ -229,7 +225,7 @@ def _policy(
     app: Flask, limiter: Limiter, chosen: settings.Settings, models: Catalogue
 ) -> Policy | None:
     """The policy, checked. Without limits the extension reads none, and keys still have plans."""
-    file, policy = app.config["RATELIMIT_POLICY_FILE"], limiter.policy(app)
+    file, policy = app.config[POLICY], limiter.policy(app)
     if not file:
         return policy
     if policy is None:

@@ -11,7 +11,6 @@ from flask.cli import AppGroup
 
 from chatapp import catalogue, guards_file
 from chatapp.catalogue import CatalogueError, providers_file
-from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.cli import output
 from chatapp.database import backup as backups
 from chatapp.database import migration
@@ -32,8 +31,7 @@ db = AppGroup("db", help="Upgrade, back up and restore the database of accounts 
 def checked_policy(file: Path | None) -> CheckedPolicy:
     """The policy of the file, or the configured one, with the guards and the plans of users. Raises
     ConfigurationError or SettingsError."""
-    default = current_app.config.get(POLICY) or Path(current_app.root_path) / "policy.toml"
-    file = file or configured_file(POLICY, default)
+    file = Path(file or current_app.config.get(POLICY) or configured_file(POLICY))
     services = current_services()
     with guards_file.added(current_app.config, file):
         checked = services.limiter.operators.check_policy_file(file)
@@ -51,24 +49,20 @@ def check_providers(file: Path | None, *, as_json: bool) -> None:
     Prints every mistake with its line, and then exits with 1; or which keys are missing here. Calls
     no upstream.
     """
-    default = Path(current_app.root_path) / "providers.toml"
-    file = file or configured_file(PROVIDERS, default)
+    file = file or configured_file(PROVIDERS)
     try:
         upstreams = providers_file.read(file, toml_line)
         catalogue.load(upstreams=upstreams)
     except CatalogueError as mistakes:
         raise click.ClickException(str(mistakes)) from mistakes
-    shown = ", ".join(_shown(name, table) for name, table in upstreams.upstreams.items())
-    facts = {
-        name: {"keys": len(keys.names), "missing": list(keys.missing)}
-        for name, keys in ((n, Keys(n, table.keys)) for n, table in upstreams.upstreams.items())
-    }
+    keys = {name: Keys(name, table.keys) for name, table in upstreams.upstreams.items()}
+    shown = ", ".join(_shown(*each) for each in keys.items())
+    facts = {n: {"keys": len(k.names), "missing": list(k.missing)} for n, k in keys.items()}
     output.echo_done(f"{file} is valid: {shown}.", as_json=as_json, file=str(file), upstreams=facts)
 
 
-def _shown(name: str, table: UpstreamTable) -> str:
+def _shown(name: str, keys: Keys) -> str:
     """An upstream with its keys: "azure (2 keys, AZURE_KEY_2 is missing)"."""
-    keys = Keys(name, table.keys)
     count = f"{len(keys.names)} key{'s' * (len(keys.names) != 1)}"
     missing = [f"{each} is missing" for each in keys.missing]
     return f"{name} ({', '.join([count, *missing])})"

@@ -25,6 +25,10 @@ HAS_SERVED: Final = "GUNICORN_HAS_SERVED"
 #: The settings that name the files.
 POLICY: Final = "RATELIMIT_POLICY_FILE"
 PROVIDERS: Final = "CHATAPP_PROVIDERS_FILE"
+POLICY_FILE: Final = Path(__file__).parents[1] / "policy.toml"
+PROVIDERS_FILE: Final = Path(__file__).parents[1] / "providers.toml"
+#: The files that a reload reads, by the settings that name another one.
+FILES: Final = {POLICY: POLICY_FILE, PROVIDERS: PROVIDERS_FILE}
 #: What a file is called in the log, and the command that checks it.
 NAMES: Final = {
     POLICY: ("policy", "ratelimit check"),
@@ -45,24 +49,15 @@ Create: TypeAlias = Callable[[Config], Flask]
 
 
 def created(
-    create_app: Create,
-    defaults: Mapping[str, Path],
-    mistakes: tuple[type[Exception], ...],
-    *,
-    of_command: Config | None,
+    create_app: Create, mistakes: tuple[type[Exception], ...], *, of_command: Config | None
 ) -> Flask:
     """The application; with the last valid files instead of those that are invalid.
 
-    ``defaults`` are the files by their settings, if no variable names one. ``of_command`` is the
-    configuration of a command, which starts whatever its files are; None for a server. Raises one
-    of ``mistakes`` if the application cannot start.
+    ``of_command`` is the configuration of a command, which starts whatever its files are; None for
+    a server. Raises one of ``mistakes`` if the application cannot start.
     """
     own = dict(of_command or {})
-    files = {
-        setting: configured_file(setting, default)
-        for setting, default in defaults.items()
-        if setting not in own
-    }
+    files = {setting: configured_file(setting) for setting in FILES if setting not in own}
     before = {file: _content(file) for file in files.values()}
     try:
         app = create_app(own)
@@ -85,8 +80,8 @@ def created(
     return app
 
 
-def configured_file(setting: str, default: Path) -> Path:
-    return Path(os.environ.get(setting, "").strip() or default)
+def configured_file(setting: str) -> Path:
+    return Path(os.environ.get(setting, "").strip() or FILES[setting])
 
 
 def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Config]:
