@@ -91,7 +91,8 @@ ENDPOINTS: Final = (
 )
 #: How long a command waits for the limits' storage.
 COMMAND_DEADLINE_S: Final = 5.0
-# The lease of a call, in timeouts of a provider.
+LEASE: Final = "RATELIMIT_LEASE_SECONDS"
+# The default, in timeouts of a provider.
 LEASE_TIMEOUTS: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
 #: What `create_app` raises for a wrong configuration; the message is for the operator.
@@ -126,7 +127,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         # An operator waits longer than a request may.
         app.config.setdefault("RATELIMIT_DEADLINE_SECONDS", COMMAND_DEADLINE_S)
     # A reservation must not expire before a silent provider times out.
-    app.config.setdefault("RATELIMIT_LEASE_SECONDS", LEASE_TIMEOUTS * chosen.provider_timeout_s)
+    app.config.setdefault(LEASE, LEASE_TIMEOUTS * chosen.provider_timeout_s)
 
     upstreams = providers_file.read(Path(chosen.providers_file or PROVIDERS_FILE), toml_line)
     models = catalogue.load(upstreams=upstreams)
@@ -170,6 +171,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         app,
         Services(
             settings=chosen,
+            lease=timedelta(seconds=float(app.config[LEASE])),
             policy=policy,
             limiter=limiter,
             catalogue=models,

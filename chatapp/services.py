@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from threading import BoundedSemaphore
 from typing import Final, cast
 
@@ -33,6 +34,8 @@ class Services:
     policy file, ``alerts`` if they are switched off."""
 
     settings: Settings
+    #: How long a call reserves without a sign of life: an older one has lost its worker.
+    lease: timedelta
     policy: Policy | None
     limiter: Limiter
     catalogue: Catalogue

@@ -210,15 +210,14 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     """
     services = current_services()
     models = services.catalogue
-    lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
     found = audit(
         services.reports.calls(user=callers.known_identity(user), since=since),
         models,
         now=datetime.now(UTC),
-        lease=lease,
+        lease=services.lease,
         priced_since=datetime.combine(models.as_of, time(), UTC),
     )
-    compared = _compare_limits(found, lease=lease)
+    compared = _compare_limits(found)
     if as_json:
         spent = [
             {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
@@ -290,7 +289,7 @@ def restore(user: str | None, *, apply: bool, as_json: bool) -> None:
         click.echo(f"{limits} {end}")
 
 
-def _compare_limits(found: Findings, *, lease: timedelta) -> str:
+def _compare_limits(found: Findings) -> str:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared. Running calls are held as estimates, so their users are left out."""
     services = current_services()
@@ -303,11 +302,11 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     plans = callers.plans_by_name()
     differences = []
     for identity in sorted(identities):
-        differences += _differences(identity, callers.plan_of(identity, plans), lease=lease)
+        differences += _differences(identity, callers.plan_of(identity, plans))
     teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
     for team in teams:
         plan = services.default_plan
-        differences += _differences(team_identity(team), plan, lease=lease, team=team)
+        differences += _differences(team_identity(team), plan, team=team)
     found.problems += differences
     if differences:
         click.echo(RESTORE, err=True)
@@ -317,12 +316,10 @@ def _compare_limits(found: Findings, *, lease: timedelta) -> str:
     return f"limits of {' and '.join(compared)} compared"
 
 
-def _differences(
-    identity: str, plan: str, *, lease: timedelta, team: str | None = None
-) -> list[str]:
+def _differences(identity: str, plan: str, *, team: str | None = None) -> list[str]:
     """A sentence for each dollar limit of the user or team that does not hold their spending.
 
-    A call that began in the window before, within a ``lease`` of its end, may have left an excess
+    A call that began in the window before, within a lease of its end, may have left an excess
     in this one.
     """
     services = current_services()
@@ -336,7 +333,7 @@ def _differences(
         if limit.anchor is None:
             since -= BEFORE
         spent = services.reports.settled_micro_usd(user, since, team=team)
-        most = services.reports.settled_micro_usd(user, since - lease, team=team)
+        most = services.reports.settled_micro_usd(user, since - services.lease, team=team)
         held = limit.amount - limit.remaining
         # An excess over the amount is held, but shows only as nothing left.
         if not min(spent, limit.amount) <= held <= min(most, limit.amount):

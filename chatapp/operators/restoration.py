@@ -74,10 +74,9 @@ def _spent(user: str | None) -> dict[str, list[Spent]]:
     """What each user, key and team has used, and all together, as far back as budgets need."""
     services = current_services()
     now = datetime.now(UTC)
-    lease = timedelta(seconds=2 * services.settings.provider_timeout_s)
     found: dict[str, list[Spent]] = {}
     for row in services.reports.calls(user=user, since=now - timedelta(days=LEAST_DAYS)):
-        used = _used(row, is_running=now - row["started_at"] <= lease)
+        used = _used(row, is_running=now - row["started_at"] <= services.lease)
         team = row["team"] and team_identity(row["team"])
         # With one user's calls alone, those of a team or of all are incomplete.
         others = (team, EVERYONE) if user is None else ()
@@ -149,10 +148,9 @@ def warn_if_lost() -> bool:
     if not operators.is_shared:
         return False
     now = datetime.now(UTC)
-    settled = now - timedelta(seconds=2 * services.settings.provider_timeout_s)
     month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     lost: list[tuple[object, ...]] = []
-    for row in services.reports.latest_charged(LOOKED_AT, since=month, until=settled):
+    for row in services.reports.latest_charged(LOOKED_AT, since=month, until=now - services.lease):
         uses = [(row["started_at"], row["cost_micro_usd"])]
         lacking = []
         for identity, shown in _limits([row["user"]]):

@@ -97,6 +97,16 @@ def test_a_failed_call_is_in_no_limit(
     assert costs["malformed"] > 0
 
 
+def test_a_call_may_run_for_its_lease(
+    make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, database_url: str
+) -> None:
+    """The configured one, if it is longer than the default."""
+    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, RATELIMIT_LEASE_SECONDS=7200)
+    call = begun(started_at=datetime.now(UTC) - timedelta(hours=1))
+    table.write(Database(database_url), [call])
+    assert "1 call, 1 running" in checked(app)
+
+
 def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: str) -> None:
     """A call that no limit was charged for, in each of its windows."""
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
