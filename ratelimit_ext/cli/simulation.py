@@ -46,6 +46,7 @@ from ratelimit_ext.simulate.traffic import (
 )
 from ratelimit_ext.terminal import echo_json, with_json
 from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.inventory import Decider
 from ratelimit_ext.web.request.resolver import Resolver, Route
 
 _COUNT: Final = click.IntRange(min=1)
@@ -56,10 +57,15 @@ class SimulatedPolicy:
     not simulated, each with the reason."""
 
     def __init__(
-        self, app: flask.Flask, resolver: Resolver, identities: Mapping[str, Identity]
+        self,
+        app: flask.Flask,
+        resolver: Resolver,
+        identities: Mapping[str, Identity],
+        decider: Decider,
     ) -> None:
         self._app = app
         self._resolver = resolver
+        self._decider = decider
         self._names = {identity: name for name, identity in identities.items()}
         self._rules: dict[tuple[str, str], tuple[Rule, ...]] = {}
         self.left_out: dict[str, str] = {}
@@ -81,7 +87,8 @@ class SimulatedPolicy:
         } - {"HEAD", "OPTIONS"}
         method = "POST" if "POST" in methods else min(methods, default="GET")
         blueprint = endpoint.rpartition(".")[0] or None
-        name = get_qualified_name(view)
+        # A class may have its limits at a method. Another policy may limit the view itself.
+        name = self._decider(endpoint, view, blueprint, method) or get_qualified_name(view)
         route = Route(self._app, endpoint, blueprint, method, name)
         for bound in self._resolver.limits_on_plan(route, plan).limits:
             if reason := self._unsuitable(bound.limit):
@@ -260,8 +267,9 @@ def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
 
 
 def _compiled(asked: _Asked, file: str | None) -> SimulatedPolicy:
-    resolver = asked.operators.resolver(file)
-    return SimulatedPolicy(asked.app, resolver, asked.operators.identities)
+    operators = asked.operators
+    resolver = operators.resolver(file)
+    return SimulatedPolicy(asked.app, resolver, operators.identities, operators.decider)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from ratelimit_ext.web.commands import EXTENSION
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.callbacks import Callers, CheckedPolicy
 from ratelimit_ext.web.hooks import RequestHooks
-from ratelimit_ext.web.inventory import Group, Row
+from ratelimit_ext.web.inventory import Decider, Group, Row
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.resolver import Resolver
 
@@ -61,16 +61,14 @@ class Operators:
         return bool(enabled) and not any(isinstance(each, MemoryStorage) for each in enabled)
 
     def shared(self) -> Operators:
-        """Return these operators. Raises ``OperatorError`` if the limits are in this process's own
-        memory."""
+        """Return these operators. Raises ``OperatorError`` if limits are this process's own."""
         self._enabled()
         if not self.is_shared:
             raise OperatorError("not_shared", NOT_SHARED)
         return self
 
     def _enabled(self) -> list[Components]:
-        """Return the components of the extensions that are enabled. Raises ``OperatorError`` if
-        there are none."""
+        """Return the enabled extensions' components. Raises ``OperatorError`` if there are none."""
         enabled = [hooks.components for hooks in self._attached if hooks.is_enabled]
         if not enabled:
             raise OperatorError(
@@ -139,6 +137,11 @@ class Operators:
         if file is None:
             return components.resolver
         return components.resolver_of(components.policies.manager_with(app, Path(file)))
+
+    @property
+    def decider(self) -> Decider:
+        """Returns the name of the callable at which an endpoint's limits are decided."""
+        return self._enabled()[0].inventory.decider
 
     @property
     def identities(self) -> Mapping[str, Identity]:

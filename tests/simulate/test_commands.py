@@ -13,6 +13,7 @@ import click
 import pytest
 from click.testing import Result
 from flask import Blueprint, Flask
+from flask.views import MethodView
 
 from ratelimit_ext import Limiter
 from ratelimit_ext.cli.simulation import _progress, simulate_command, suggest_command
@@ -58,10 +59,14 @@ def policy(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def app(policy: Path) -> Flask:
+def limiter() -> Limiter:
+    return Limiter(lambda: "someone", storage_uri="memory://")
+
+
+@pytest.fixture
+def app(policy: Path, limiter: Limiter) -> Flask:
     app = Flask("example")
     app.config["RATELIMIT_POLICY_FILE"] = str(policy)
-    limiter = Limiter(lambda: "someone", storage_uri="memory://")
     limiter.plan_loader(lambda: "free")
     chat = Blueprint("chat", __name__)
     chat.post("/ask", endpoint="ask")(lambda: "answer")
@@ -84,6 +89,25 @@ def test_a_policy_is_replayed(app: Flask):
     assert limits.startswith("the present policy: limits that denied")
     assert callers.split("\n")[2].split()[0] == "runaway"
     assert "Not simulated (it follows something outside the traffic): switch." in result.output
+
+
+def test_limits_of_methods_are_replayed(limiter: Limiter, app: Flask):
+    """A class-based view has the limits of its decorated methods; here those of POST."""
+
+    class Notes(MethodView):
+        @limiter.limit("5/hour", key_func=limiter.identities["user"])
+        def get(self) -> str:
+            return "notes"
+
+        @limiter.limit("2/hour", key_func=limiter.identities["user"])
+        def post(self) -> str:
+            return "noted"
+
+    app.add_url_rule("/notes", view_func=Notes.as_view("notes"))
+    calls = ("--traffic", "poisson", "--endpoint", "notes", "--calls", "10", "--users", "1")
+    result = run(app, simulate_command, *calls, "--days", "0.01", "--json")
+    (found,) = json.loads(result.output)["policies"]
+    assert (found["admitted"], found["denied"]) == (2, 8)
 
 
 def test_policies_are_compared(app: Flask, tmp_path: Path):
