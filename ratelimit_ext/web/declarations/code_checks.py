@@ -1,4 +1,4 @@
-"""Checks of what a program states: keywords, settings, functions and targets."""
+"""Checks of what a program states: keywords, functions, targets and the default strategy."""
 
 from __future__ import annotations
 

@@ -29,17 +29,9 @@ from ratelimit_ext.web.errors import (
     Refusal,
     TemporarilyUnavailable,
 )
-from ratelimit_ext.web.request.cached_denial import (
-    CachedAnswer,
-    ReadyAnswer,
-)
+from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyAnswer
 from ratelimit_ext.web.request.charges import Charges
-from ratelimit_ext.web.request.refusals import (
-    AdmissionOutcome,
-    Denial,
-    IsFinal,
-    Refusals,
-)
+from ratelimit_ext.web.request.refusals import AdmissionOutcome, Denial, IsFinal, Refusals
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
 from ratelimit_ext.web.storage import Engines
@@ -47,8 +39,6 @@ from ratelimit_ext.web.storage import Engines
 _NO_LIMITS: Final = RouteLimits()
 #: No limit was asked.
 _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
-
-
 #: What listeners learn of.
 _Emitted: TypeAlias = (
     tuple[Decision, Records] | Denial | CachedAnswer | LimitUnavailable | TemporarilyUnavailable
@@ -220,7 +210,7 @@ class Admission:
         holds for it is released as soon as the storage is back."""
         if not error.may_have_charged:
             return
-        held = [charge for _, _, charge in charges if hold.id and charge.limit.held]
+        held = [charge for _, _, charge in charges if charge.limit.held]
         changes = [Change.release(charge, hold) for charge in held]
         if changes:
             self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
