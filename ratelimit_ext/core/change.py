@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
+
+#: What is sent again if the storage could not take it: the rest would be out of date.
+SENT_AGAIN: Final = frozenset({"adjust", "settle", "release"})
 
 
 class Change(NamedTuple):
@@ -22,6 +25,18 @@ class Change(NamedTuple):
     numbers: tuple[int, ...]
     receipt: int | None = None
     expiry_us: int = 0
+
+    @property
+    def lost_units(self) -> int:
+        """What is lost if it is never applied, in the limit's unit: a cost, a refund or a slot. A
+        change that would soon be out of date is no loss."""
+        if self.verb not in SENT_AGAIN:
+            return 0
+        if self.verb == "adjust" or (
+            self.verb == "settle" and not self.charge.limit.traits.one_per_call
+        ):
+            return abs(self.numbers[1])
+        return self.charge.cost
 
     @classmethod
     def adjust(cls, verdict: Verdict, delta: int) -> Change:

@@ -49,7 +49,7 @@ SETTLEMENTS: Final = Measure(
     ("outcome",),
 )
 UNITS_LOST: Final = Measure(
-    "units_lost", "Costs in settlements that were lost (usd in dollars)", ("unit",)
+    "units_lost", "Costs, refunds and slots that were lost (usd in dollars)", ("unit",)
 )
 ESTIMATE_ERROR: Final = Measure(
     "estimate_error", "Real cost divided by its estimate", ("unit",), "histogram", RATIOS
@@ -114,9 +114,9 @@ class Measures:
         exporter = self._exporter
         exporter.add(SETTLEMENTS, (event.outcome,), len(event.changes))
         for change in event.changes:
-            limit, numbers = change.charge.limit, change.numbers
-            if event.outcome == "lost" and numbers:
-                shown = abs(numbers[-1]) / (MICRO if limit.unit == "usd" else 1)
+            limit, numbers, lost = change.charge.limit, change.numbers, change.lost_units
+            if event.outcome == "lost" and lost:
+                shown = lost / (MICRO if limit.unit == "usd" else 1)
                 exporter.add(UNITS_LOST, (limit.unit,), shown)
             elif event.outcome != "sent":
                 continue  # a queued one has another event later

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
-from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.change import SENT_AGAIN, Change
 from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
@@ -38,8 +38,6 @@ from ratelimit_ext.settlements.live_calls import LiveCalls
 KEPT_AFTER_LEASE_S: Final = 600.0
 #: How many batches are queued at most; then the oldest is dropped.
 MOST_WAITING: Final = 10_000
-#: What is sent again if the storage could not take it: the rest would be out of date.
-SENT_AGAIN: Final = frozenset({"adjust", "settle", "release"})
 FIRST_MARKER_US: Final = 60_000_000
 FIRST_PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 1.0
@@ -341,7 +339,7 @@ class SettlementQueue:
             return
         with self._changed:
             for change in changes:
-                self._lost[change.charge.limit.unit] += _amount(change)
+                self._lost[change.charge.limit.unit] += change.lost_units
         _logger.error(DROPPED, why, ", ".join(map(_described, changes)))
 
     def _note_available(self, engine: Engine) -> None:
@@ -387,15 +385,6 @@ def _marker(changes: Sequence[Change]) -> str | None:
 def _kept(changes: Iterable[Change]) -> list[Change]:
     """The changes that are sent again if the storage could not take them."""
     return [change for change in changes if change.verb in SENT_AGAIN]
-
-
-def _amount(change: Change) -> int:
-    """What is lost with it, in the limit's unit."""
-    if change.verb == "adjust":
-        return abs(change.numbers[1])
-    if change.verb == "settle" and not change.charge.limit.traits.one_per_call:
-        return change.numbers[1]
-    return change.charge.cost
 
 
 def _described(change: Change) -> str:

@@ -15,6 +15,8 @@ from ratelimit_ext.core.events import SettlementEvent, StorageEvent
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.metrics import opentelemetry, prometheus
 from ratelimit_ext.metrics.measures import MEASURES, Measures
+from ratelimit_ext.strategies.guards.block import new_block
+from ratelimit_ext.strategies.guards.quota import quota_report
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +106,26 @@ def test_estimates_are_compared_with_costs() -> None:
     assert found['ratelimit_estimate_error_count{unit="usd"}'] == 1
     assert found['ratelimit_units_lost_total{unit="usd"}'] == 0.1
     assert found['ratelimit_settlements_total{outcome="lost"}'] == 1
+
+
+def test_only_costs_are_lost_units() -> None:
+    """As `lost_settlements()` counts them: a report, a block or a renewal that could not be sent
+    would be out of date; a slot that was not released counts as one call."""
+    exporter = prometheus.PrometheusExporter()
+    slot = Charge(Limit(2, 120_000_000, "concurrency", unit="calls"), "key")
+    quota = Charge(Limit(10**12, 60_000_000, "reported", unit="tokens"), "key", 500)
+    block = Charge(Limit(1, 120_000_000, "block"), "key")
+    verdict = Verdict(Charge(Limit(9, 1_000_000, "fixed-window"), "key", 5), True, 4, 0, 0, 7)
+    out_of_date = quota_report(quota, 60, 58, 60_000_000), new_block(block, 10_000_000)
+    renewal = Change.renew(verdict, Hold(2**47, 1), 3)
+    refund, release = Change.adjust(verdict, -2), Change.release(slot, Hold(2**47, 1))
+    lost = SettlementEvent((*out_of_date, renewal, refund, release), "lost", 0.001)
+    Measures(exporter)(lost)
+    found = {name: n for name, n in figures(exporter).items() if "units_lost_total" in name}
+    assert found == {
+        'ratelimit_units_lost_total{unit="requests"}': 2,
+        'ratelimit_units_lost_total{unit="calls"}': 1,
+    }
 
 
 def test_outages_are_measured() -> None:
