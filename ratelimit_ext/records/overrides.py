@@ -30,6 +30,8 @@ KIND: Final = "overrides"
 #: How many changes the log keeps.
 MOST_ENTRIES: Final = 1000
 LONGEST_REASON: Final = 200
+#: The end of the year 9999, in seconds since 1970: no later instant can be shown.
+LATEST_S: Final = 253_402_300_799
 
 _logger = logging.getLogger("ratelimit_ext")
 
@@ -117,11 +119,18 @@ class Overrides:
         """Store an override, in place of the last one of the same limit and identity.
 
         It is not checked whether the limit exists: :meth:`Operators.override` does that. Raises
-        ``OperatorError`` for an end that is not in the future, and if there are too many overrides.
+        ``OperatorError`` for an end that is not in the future, or in milliseconds, and if there are
+        too many overrides.
         """
         now_s = time.time()
         if until is not None and not until > now_s:
             raise OperatorError("past_time", "The end of an override has to be in the future.")
+        if until is not None and until > LATEST_S:
+            raise OperatorError(
+                "invalid_time",
+                f"The end of an override is {until:g}; allowed: seconds since 1970, up to the year "
+                "9999. Without an end it stays until it is cleared.",
+            )
         override = Override(limit, identity, amount, until, reason[:LONGEST_REASON], by, now_s)
         entry = LogEntry("override", identity, limit, amount, until, override.reason, by, now_s)
         if self._write(entry, override) < 0:

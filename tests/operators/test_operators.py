@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,11 @@ def limited(make: Maker, **options: Any) -> tuple[Flask, Limiter]:
         (lambda operators: operators.override("calls", "someone", "3/day"), "invalid_amount"),
         (lambda operators: operators.override("someone", "calls", "3/hour"), "swapped"),
         (lambda operators: operators.override("calls", "a", "3/hour", until=1), "past_time"),
+        (lambda operators: operators.override("calls", "a", "3/hour", until=2e12), "invalid_time"),
+        (
+            lambda operators: operators.override("calls", "a", "3/hour", until=math.inf),
+            "invalid_time",
+        ),
         (lambda operators: operators.block("calls", "someone"), "unknown_limit"),
         (lambda operators: operators.block("calls", "someone", for_s=0), "wrong_block"),
         (lambda operators: operators.reset("someone"), "nothing_counted"),
