@@ -231,7 +231,7 @@ class Limiter(flask_limiter.Limiter):
         self._attached = [*others, ref(hooks)]
 
     def _new_settings(self) -> flask_limiter.Limiter:
-        """What the constructor says, with the limits that were declared so far."""
+        """Make settings by the constructor's arguments, with the limits declared so far."""
         words = {word: value for word, value in self._arguments.items() if word not in _DEFINITIONS}
         settings = Stock(**words)
         logger = settings.logger
@@ -242,7 +242,8 @@ class Limiter(flask_limiter.Limiter):
         return settings
 
     def _read(self, app: flask.Flask) -> flask_limiter.Limiter:
-        """What the constructor and the application's configuration say, and the storage."""
+        """Make settings by the constructor and the application's configuration; connect the
+        storage."""
         config, settings = app.config, self._new_settings()
         settings._request_identifier = settings._request_identifier or config.get(
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
@@ -322,8 +323,8 @@ class Limiter(flask_limiter.Limiter):
 
     @property
     def _hooks(self) -> RequestHooks:
-        """What the current application has of the extension; outside of a context, the one that was
-        attached last."""
+        """The hooks of the current application; outside of a context, of the one that was attached
+        last."""
         if flask.has_app_context():
             return self._hooks_of(flask.current_app)
         found = (each() for each in reversed(self._attached))
@@ -333,7 +334,7 @@ class Limiter(flask_limiter.Limiter):
         return cast(RequestHooks, app.extensions.get(self.app_key, self._without_app))
 
     def _not_attached(self, app: flask.Flask) -> RequestHooks:
-        """What decides in an application that the extension was not attached to: nothing."""
+        """Log that the application lacks ``init_app``. Returns hooks that limit nothing."""
         app.logger.error(
             "Limits of decorated views do not apply in the application %r. Call "
             "limiter.init_app(app) where it is made.",
@@ -482,13 +483,13 @@ class Limiter(flask_limiter.Limiter):
             events.remove(listener)
 
     def _all_events(self) -> Iterator[Events]:
-        """Those of the extension, which later applications begin with, and of each application."""
+        """Yield the events with which later applications begin, and those of each application."""
         yield self._events
         for hooks in self._live():
             yield hooks.components.events
 
     def _live(self) -> Iterator[RequestHooks]:
-        """What applications have of the extension, and what it has without one."""
+        """Yield the hooks without an application, and those of each application."""
         yield self._without_app
         yield from filter(None, [each() for each in self._attached])
 

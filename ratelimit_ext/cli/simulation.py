@@ -53,8 +53,8 @@ _COUNT: Final = click.IntRange(min=1)
 
 
 class SimulatedPolicy:
-    """The rules of an application, by endpoint and plan. ``left_out`` are names of limits that are
-    not simulated, each with the reason."""
+    """The rules of an application, by endpoint and plan. ``left_out`` has the names of limits that
+    are not simulated, each with the reason."""
 
     def __init__(
         self,

@@ -120,18 +120,18 @@ class Operators:
         return [row for components in self._enabled() for row in components.inventory.all_rows(app)]
 
     def checked_policy(self, file: Path | None = None) -> CheckedPolicy:
-        """The policy in the file, or the configured one, with what the application warns of. Raises
-        ``ConfigurationError`` with every mistake."""
+        """Return the policy in the file, or the configured one, with the application's warnings.
+        Raises ``ConfigurationError`` with every mistake."""
         return self._attached[0].components.policies.checked(application(), file)
 
     def check_policy_file(self, file: str | os.PathLike[str]) -> Policy:
-        """The policy in a file, checked as at a start of the application, and not applied. Raises
+        """Check the policy in a file as at a start of the application, without applying it. Raises
         ``ConfigurationError`` with every mistake and its line."""
         return self._attached[0].components.policies.check_file(application(), file)
 
     def resolver(self, file: str | os.PathLike[str] | None = None) -> Resolver:
-        """What finds the limits of the application's routes; with the policy of ``file`` in place
-        of its own, for a simulation. Raises ``ConfigurationError``."""
+        """Return what finds the limits of routes: by the policy of ``file`` instead of the
+        application's own, for a simulation. Raises ``ConfigurationError``."""
         components, app = self._enabled()[0], application()
         components.policies.complete(app)
         if file is None:
@@ -150,7 +150,7 @@ class Operators:
 
     @property
     def callers(self) -> Callers:
-        """What the application knows of its callers; to be replaced by it."""
+        """What the application knows of its callers. An application may set its own."""
         return self._attached[0].components.callbacks.callers
 
     @callers.setter
@@ -170,16 +170,16 @@ class Operators:
     # -- what limits have counted ----------------------------------------------------------------
 
     def states(self, *identities: str, kind: str | None = None) -> list[State]:
-        """What every limit has counted of these identities, or those of that ``kind``, as "user".
-        They are written as by operators."""
+        """Return what every limit has counted of these identities, written as by operators; with a
+        ``kind`` such as "user", only limits that count it."""
         readers = self._readers()
         return [each for reader in readers for each in reader.of_identities(*identities, kind=kind)]
 
     def used(
         self, limit: str | None = None, *, least: float = 0.0, scan: int = MOST_NAMES
     ) -> tuple[list[State], bool]:
-        """What has used that share of a limit, or of the one of that name, the largest share first;
-        and whether the storage has more names than ``scan``, which were not read."""
+        """Return who has used at least that share of a limit (of that name, if one is given), the
+        largest share first; and whether the storage has more than the ``scan`` names it read."""
         readers = self._readers()
         if limit is not None:
             _check_name(limit, readers)
@@ -282,7 +282,7 @@ class Operators:
         return self._first(act)
 
     def blocks(self, *, scan: int = MOST_NAMES) -> list[Block]:
-        """What is blocked, of so many names that are read in the storage."""
+        """Return what is blocked, among the ``scan`` names that are read of the storage."""
         found = {
             (each.limit, each.identity): each
             for reader in self._readers()
@@ -359,7 +359,7 @@ class Operators:
 
     @property
     def storage_is_down(self) -> bool:
-        """Whether limits are decided without the storage now. It is not asked."""
+        """Whether limits are decided without the storage now. The storage is not asked."""
         return any(hooks.components.engines.is_down for hooks in self._attached)
 
     def check_storage(self) -> None:
@@ -381,7 +381,7 @@ class Operators:
 
 
 def all_operators() -> Operators:
-    """Those of all extensions of the current application."""
+    """Return the operators of all extensions of the current application."""
     extensions = flask.current_app.extensions
     return Operators(*(extensions[each.app_key] for each in extensions[EXTENSION]))
 
