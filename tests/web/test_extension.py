@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import flask_limiter
@@ -24,6 +21,7 @@ from ratelimit_ext import (
 )
 from ratelimit_ext.engine.connection import pack_command
 from tests import servers
+from tests.called import called
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
@@ -648,9 +646,8 @@ def test_a_blueprint_registered_twice_is_limited_under_both_names(make: Maker) -
 def test_a_request_takes_few_calls(daily: str, most: int, redis_server: Any) -> None:
     """Of this package's functions, for three limits and headers: admitted, and denied from
     memory. A higher number makes every request slower; measure before you raise it."""
-    app, package = Flask("example"), str(Path(ratelimit_ext.__file__).parent)
+    app = Flask("example")
     limiter = Limiter(lambda: "ada", app=app, storage_uri=redis_server.uri, headers_enabled=True)
-    calls: list[str] = []
 
     @app.get("/")
     @limiter.limit("500/minute")
@@ -659,19 +656,12 @@ def test_a_request_takes_few_calls(daily: str, most: int, redis_server: Any) -> 
     def view() -> str:
         return "ok"
 
-    def count(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(package):
-            calls.append(frame.f_code.co_qualname)
-
     client = app.test_client()
     for _ in range(5):  # compiles the route, and repeats the denial
         client.get("/")
-    sys.setprofile(count)
-    try:
+    with called(ratelimit_ext) as codes:
         client.get("/")
-    finally:
-        sys.setprofile(None)
-    assert len(calls) <= most, calls
+    assert 0 < len(codes) <= most, [code.co_qualname for code in codes]
 
 
 #: What `Limiter` has beside Flask-Limiter's names.

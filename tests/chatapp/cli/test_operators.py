@@ -5,10 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from types import FrameType
 from typing import Any
 
 import click
@@ -23,6 +21,7 @@ from chatapp.cli import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.services import services_of
+from tests.called import called
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -163,21 +162,10 @@ def test_an_override_is_for_someone_who_exists(console: Flask) -> None:
 
 def test_an_override_is_set_in_few_calls(console: Flask) -> None:
     """Of both packages' functions: only the limits of that name are compiled, once."""
-    packages = tuple(each.__path__[0] for each in (chatapp, ratelimit_ext))
-    calls: list[str] = []
-
-    def count(frame: FrameType, event: str, _: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(packages):
-            calls.append(frame.f_code.co_qualname)
-
     new_key(console)
-    before = sys.getprofile()
-    sys.setprofile(count)
-    try:
+    with called(chatapp, ratelimit_ext) as codes:
         ratelimit(console, "override", "set", "alice", "usd-day", "50 usd/day")
-    finally:
-        sys.setprofile(before)
-    assert 0 < len(calls) <= 1500, len(calls)
+    assert 0 < len(codes) <= 1500, len(codes)
 
 
 def test_an_override_needs_the_workers_storage(make_app: AppMaker) -> None:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from itertools import pairwise
-from types import FrameType
 
+import werkzeug
 from flask.testing import FlaskClient
-from werkzeug import local
 
 import chatapp
 import ratelimit_ext
 from chatapp.catalogue import Catalogue
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.services import services_of
+from tests.called import called
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.upstream_server import OPENAI_PATH, UpstreamServer
 
@@ -40,25 +38,6 @@ class CountingEstimator(Estimator):
         return super().cost_usd(*args)  # type: ignore[arg-type]
 
 
-def look_ups(act: Callable[[], object]) -> int:
-    """How often this thread asks a proxy of Flask for its object meanwhile."""
-    count = 0
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        nonlocal count
-        code = frame.f_code
-        if event == "call" and code.co_name == "_get_current_object":
-            count += code.co_filename == local.__file__
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        act()
-    finally:
-        sys.setprofile(before)
-    return count
-
-
 def ask(client: FlaskClient) -> None:
     answer = client.post(OPENAI_PATH, json=BODY)
     assert answer.status_code == 200, answer.text
@@ -77,25 +56,16 @@ def test_a_call_is_estimated_and_priced_once(make_app: AppMaker, provider: Upstr
 
 def test_a_call_takes_few_functions(online: FlaskClient, provider: UpstreamServer) -> None:
     """Of both packages, with the engine in memory; and how often one returns to a file that it has
-    left. Measured: 1,073 and 573. Higher numbers make every call slower, and harder to follow."""
-    packages = tuple(f"{each.__path__[0]}/" for each in (chatapp, ratelimit_ext))
-    files: list[str] = []
-
-    def note(frame: FrameType, event: str, _: object) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(packages):
-            files.append(frame.f_code.co_filename)
+    left. Measured: 1,072 and 572. Higher numbers make every call slower, and harder to follow."""
 
     def call() -> None:
         assert online.post("/chat", json={"message": "hi"}).status_code == 200
 
     for _ in range(3):  # compiles the route
         call()
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
+    with called(chatapp, ratelimit_ext) as codes:
         call()
-    finally:
-        sys.setprofile(before)
+    files = [code.co_filename for code in codes]
     left = [file for file, following in pairwise(files) if file != following]
     assert 0 < len(files) <= 1120, len(files)
     assert len(left) - len({*left}) <= 600, len(left)
@@ -105,5 +75,7 @@ def test_a_call_looks_up_few_proxies(online: FlaskClient, provider: UpstreamServ
     """Each look-up takes a microsecond: a function that needs several attributes of the request
     takes its object once."""
     ask(online)  # compiles the route
-    found = look_ups(lambda: ask(online))
+    with called(werkzeug) as codes:
+        ask(online)
+    found = [code.co_name for code in codes].count("_get_current_object")
     assert 0 < found <= MOST_LOOK_UPS, found
