@@ -26,6 +26,7 @@ from ratelimit_ext import toml_line
 from ratelimit_ext.core import clock
 from tests import servers
 from tests.chatapp import upstream_server
+from tests.chatapp.alerts.receiver import Receiver, receiving
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
@@ -149,6 +150,12 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[upstream_server.Upstre
         monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
         monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
         yield server
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture

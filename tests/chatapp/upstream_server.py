@@ -20,6 +20,23 @@ ANTHROPIC_PATH = "/v1/messages"
 COUNT_PATH = "/v1/messages/count_tokens"
 RESPONSES_PATH = "/v1/responses"
 EMBEDDINGS_PATH = "/v1/embeddings"
+#: The secrets of the keys KEY_1 and KEY_2, and a providers file in which each upstream has both.
+FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
+TWO_KEYS = """
+version = 1
+[upstreams.openai]
+protocol = "openai"
+base_url = "{url}/v1"
+keys = ["env:KEY_1", "env:KEY_2"]
+patterns = ["gpt-*", "text-*"]
+models_of = "openai"
+[upstreams.anthropic]
+protocol = "anthropic"
+base_url = "{url}"
+keys = ["env:KEY_1", "env:KEY_2"]
+patterns = ["claude-*"]
+models_of = "anthropic"
+"""
 
 
 @dataclass(frozen=True, slots=True)

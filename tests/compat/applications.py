@@ -482,8 +482,8 @@ def blueprints() -> None:
     prints["grandchild"].register_blueprint(prints["health"])
     limiter.limit("3/hour")(prints["login"])
     limiter.exempt(prints["doc"])
-    # Of two exhausted limits of one period Flask-Limiter names the first in a set of blueprints, whose
-    # order the hash seed decides. Of two periods it names the shorter.
+    # Of two exhausted limits Flask-Limiter names the one of the shorter period. With equal periods
+    # the order of a set of blueprints, and so the hash seed, would decide.
     limiter.limit("4/hour")(prints["parent"])
     limiter.limit("2/minute", override_defaults=False)(prints["child"])
     limiter.limit("3/minute")(prints["grandchild"])

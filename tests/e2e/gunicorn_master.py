@@ -76,6 +76,18 @@ class Master:
         except OSError:
             return False
 
+    def reload(self) -> None:
+        """Send HUP, and wait until new workers serve alone."""
+        old = self.workers()
+        self.signal(signal.SIGHUP)
+        self.await_successors(old)
+
+    def await_successors(self, old: list[int]) -> None:
+        """Wait until as many new workers serve, and none of the old."""
+        eventually(lambda: not any(map(alive, old)))
+        eventually(lambda: len(self.workers()) == len(old))
+        eventually(self.is_serving)
+
     def workers(self) -> list[int]:
         """The running workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()

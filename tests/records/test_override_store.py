@@ -22,16 +22,6 @@ Site = tuple[Flask, Limiter]
 NEW = "5/hour"
 
 
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    """Each kind of storage."""
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")
-    server: Server = request.getfixturevalue("redis_server")
-    return server.uri
-
-
 @pytest.fixture
 def site(make: Maker, uri: str) -> Site:
     """An application with a limit of 2 an hour for each key."""

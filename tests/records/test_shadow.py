@@ -22,16 +22,6 @@ from tests.web.conftest import Maker
 Site = tuple[Flask, Limiter]
 
 
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    """Each kind of storage."""
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")
-    server: Server = request.getfixturevalue("redis_server")
-    return server.uri
-
-
 @pytest.fixture
 def shared(redis_client: redis.Redis, redis_server: Server) -> str:
     """The storage that a command can see."""

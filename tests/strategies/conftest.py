@@ -9,6 +9,9 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import World
+from tests.web.conftest import uri
+
+__all__ = ["uri"]
 
 
 @pytest.fixture(params=["memory", "redis"])

@@ -30,14 +30,6 @@ def _credits() -> Iterator[None]:
     traits.TABLE.pop("credits")
 
 
-@pytest.fixture(params=["memory", "redis"])
-def uri(request: pytest.FixtureRequest) -> str:
-    if request.param == "memory":
-        return "memory://"
-    request.getfixturevalue("redis_client")  # empties the server
-    return str(request.getfixturevalue("redis_server").uri)
-
-
 def test_from_the_string_to_the_answer(uri: str) -> None:
     """Its form in a decorator, its decision, its own reason in a 429, and its own change."""
     app = flask.Flask("toy")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import public_id_of
 from chatapp.alerts import table
 from chatapp.services import services_of
-from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
+from tests.chatapp.alerts.receiver import SECRET, Receiver
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ratelimit
 from tests.chatapp.conftest import AppMaker
@@ -38,12 +38,6 @@ anchor = "day"
 key = "user"
 """
 NAMES = {"key": "key-usd-day", "team": "team-usd-day", "user": "usd-day"}
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 @pytest.fixture

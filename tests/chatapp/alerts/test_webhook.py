@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,12 +18,6 @@ from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
 SHORT = Patience(first_s=0.01, longest_s=0.01, whole_s=10.0, at_end_s=0.1)
 ONCE = Patience(first_s=0.01, whole_s=0.0, at_end_s=0.1)
 ONLY_HERE = "only here: "
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 def webhook(receiver: Receiver) -> Webhook:

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +24,6 @@ from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import Server, alive, eventually
@@ -36,12 +35,6 @@ ASKED = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "hi"}
 OFFLINE = {"message": "hi", "model": "offline"}
 HALF_A_HEAD = b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Type: app"
 JSON = {"Content-Type": "application/json"}
-
-
-@pytest.fixture
-def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
-        yield server
 
 
 @pytest.fixture
@@ -166,6 +159,7 @@ def test_pages_are_answered_while_calls_occupy_all_threads(
             assert b"[DONE]" in stream.read()
 
 
+@pytest.mark.usefixtures("redis_client")
 def test_a_lack_of_file_descriptors_is_no_outage(start: Start, redis_server: Server) -> None:
     """The worker says what it lacks, reads none of its files again, and recovers alone."""
     with start(RATELIMIT_STORAGE_URI=redis_server.uri, workers=1) as master:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-
-import pytest
 
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
-from tests.chatapp.upstream_server import UpstreamServer, running
+from tests.chatapp.alerts.receiver import SECRET, Receiver
+from tests.chatapp.upstream_server import UpstreamServer
 from tests.e2e.gunicorn_master import Master, gunicorn
 
 #: One call costs 70 micro-dollars, and holds 30.
@@ -22,18 +20,6 @@ CALL = {"model": "gpt-4o", "max_tokens": 1, "messages": [{"role": "user", "conte
 LIMITS = {"team-usd-day": "0.0028 usd/day"}  # 40 calls
 #: Each may make ten calls at once.
 MEMBERS = ("ada", "bob", "cleo", "dan", "eve", "fay")
-
-
-@pytest.fixture
-def provider() -> Iterator[UpstreamServer]:
-    with running() as server:
-        yield server
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 def ask(master: Master, keys: Sequence[str], calls: int) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.e2e.command import run
 from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
-from tests.servers import Server, alive, eventually
+from tests.servers import Server, eventually
 
 POLICY = (ROOT / "chatapp" / "policy.toml").read_text()
 MISTAKEN = POLICY.replace('"100/day"', '"100/dya"')
@@ -45,13 +45,6 @@ def serves(master: Master, *, burst: int) -> bool:
     return answer.status == 200 and f'"ip";q={burst};' in answer.headers["ratelimit-policy"]
 
 
-def replaced(master: Master, old: set[int]) -> None:
-    """Wait until two new workers run."""
-    eventually(lambda: not any(map(alive, old)))
-    eventually(lambda: len(master.workers()) == 2)
-    eventually(master.is_serving)
-
-
 @pytest.mark.parametrize(("text", "name"), [(MISTAKEN, "100/dya"), (UNKNOWN, "chta")])
 def test_a_reload_with_a_mistake_keeps_the_last_valid_policy(
     master: Master, file: Path, text: str, name: str
@@ -59,17 +52,13 @@ def test_a_reload_with_a_mistake_keeps_the_last_valid_policy(
     """The new workers log the mistake with its line; a corrected file takes effect at the next
     reload."""
     file.write_text(text)
-    old = set(master.workers())
-    master.signal(signal.SIGHUP)
-    replaced(master, old)
+    master.reload()
     assert serves(master, burst=20)
     line = 1 + text[: text.index(name)].count("\n")
     assert f"limits.toml:{line}: " in master.log
     assert "the last valid one stays in use" in master.log
     file.write_text(POLICY.replace("burst = 20", "burst = 21"))
-    old = set(master.workers())
-    master.signal(signal.SIGHUP)
-    replaced(master, old)
+    master.reload()
     assert serves(master, burst=21)
 
 
@@ -79,10 +68,10 @@ def test_a_worker_that_dies_is_replaced_by_one_with_the_last_valid_policy(
     """While the file has a mistake or is missing."""
     file.write_text(MISTAKEN)
     for _ in range(2):
-        old = set(master.workers())
+        old = master.workers()
         for pid in old:
             os.kill(pid, signal.SIGKILL)
-        replaced(master, old)
+        master.await_successors(old)
         assert serves(master, burst=20)
         file.unlink(missing_ok=True)
 
@@ -136,9 +125,7 @@ def test_commands_use_the_last_valid_policy(master: Master, file: Path, tmp_path
     last valid policy is known. A warning names the mistake."""
     plan = POLICY.replace("plans.pro", "plans.gold").replace('"pro"', '"gold"')
     file.write_text(plan)
-    old = set(master.workers())
-    master.signal(signal.SIGHUP)
-    replaced(master, old)
+    master.reload()
     file.write_text(MISTAKEN)
     made = command(tmp_path, file, *CREATE, "--plan", "gold", "--json")
     key = json.loads(made.stdout)["id"]
@@ -184,6 +171,7 @@ def test_a_wrong_setting_is_not_called_an_invalid_policy(
     assert "is invalid" not in made.stderr
 
 
+@pytest.mark.usefixtures("redis_client")
 def test_a_block_without_a_valid_policy_holds(
     file: Path, tmp_path: Path, redis_server: Server
 ) -> None:

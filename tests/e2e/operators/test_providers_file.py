@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import UpstreamServer
+from tests.chatapp.upstream_server import FIRST, SECOND, UpstreamServer
 from tests.e2e.command import run
 from tests.e2e.gunicorn_master import Master, gunicorn
-from tests.servers import alive, eventually
+from tests.servers import eventually
 
-FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
 FILE = """
 version = 1
 [upstreams.acme]
@@ -28,17 +25,11 @@ CHECK = ("flask", "--app", "wsgi", "chat", "providers", "check")
 
 
 @pytest.fixture
-def server() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as running:
-        yield running
-
-
-@pytest.fixture
-def file(server: UpstreamServer, tmp_path: Path) -> Path:
+def file(provider: UpstreamServer, tmp_path: Path) -> Path:
     """A valid file whose first key is in the file `key` beside it."""
     file, key = tmp_path / "upstreams.toml", tmp_path / "key"
     key.write_text(FIRST)
-    file.write_text(FILE.format(url=server.url, key=key))
+    file.write_text(FILE.format(url=provider.url, key=key))
     return file
 
 
@@ -57,33 +48,24 @@ def asked(master: Master, model: str = "acme-1") -> int:
     return master.request("/chat", body).status
 
 
-def reload(master: Master) -> None:
-    """Send HUP, and wait until two new workers run."""
-    old = set(master.workers())
-    master.signal(signal.SIGHUP)
-    eventually(lambda: not any(map(alive, old)))
-    eventually(lambda: len(master.workers()) == 2)
-    eventually(master.is_serving)
-
-
 def test_a_reload_with_a_mistake_keeps_the_last_valid_file(
-    master: Master, file: Path, server: UpstreamServer
+    master: Master, file: Path, provider: UpstreamServer
 ) -> None:
     """The mistake is logged with its line; a corrected file takes effect at the next reload, with
     its keys."""
     valid = file.read_text()
-    assert set(server.keys()) == {FIRST}
+    assert set(provider.keys()) == {FIRST}
     file.write_text(valid.replace('"free"', '"fre"'))
-    reload(master)
+    master.reload()
     assert f"{file}:8: upstreams.acme.price is a string; write" in master.log
     assert "The providers file is invalid; the last valid one stays in use." in master.log
     assert asked(master) == 200
     (file.parent / "key").write_text(SECOND)
     file.write_text(valid.replace('["acme-*"]', '["acme-*", "new-*"]'))
-    reload(master)
-    server.calls.clear()
+    master.reload()
+    provider.calls.clear()
     assert asked(master, "new-1") == 200
-    assert server.keys() == [SECOND]
+    assert provider.keys() == [SECOND]
 
 
 def test_a_first_start_with_a_mistake_ends(file: Path, tmp_path: Path) -> None:

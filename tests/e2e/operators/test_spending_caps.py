@@ -14,32 +14,22 @@ from typing import Any
 
 import pytest
 
-from tests.chatapp import upstream_server
-from tests.chatapp.alerts.receiver import SECRET, Receiver, receiving
-from tests.chatapp.upstream_server import UpstreamServer, anthropic_error, openai_error
+from tests.chatapp.alerts.receiver import SECRET, Receiver
+from tests.chatapp.upstream_server import (
+    FIRST,
+    SECOND,
+    TWO_KEYS,
+    UpstreamServer,
+    anthropic_error,
+    openai_error,
+)
 from tests.e2e.gunicorn_master import Master, gunicorn
 
 WORKERS = 2
 #: Until both have met the cap.
 MOST_ROUNDS = 20
-FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
 BILLING = "Your plan and billing details: https://example.com/billing"
 ENDS_AT = datetime.now(UTC) + timedelta(days=3)
-UPSTREAMS = """
-version = 1
-[upstreams.openai]
-protocol = "openai"
-base_url = "{url}/v1"
-keys = ["env:CAP_KEY_1", "env:CAP_KEY_2"]
-patterns = ["gpt-*"]
-models_of = "openai"
-[upstreams.anthropic]
-protocol = "anthropic"
-base_url = "{url}"
-keys = ["env:CAP_KEY_1", "env:CAP_KEY_2"]
-patterns = ["claude-*"]
-models_of = "anthropic"
-"""
 SPECIFIED = "You have reached your specified workspace API usage limits. You will regain access on "
 CAPS = {
     "openai": openai_error(
@@ -64,21 +54,9 @@ CALLS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 @pytest.fixture
-def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
-        yield server
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-@pytest.fixture
 def master(provider: UpstreamServer, receiver: Receiver, tmp_path: Path) -> Iterator[Master]:
     file, policy = tmp_path / "upstreams.toml", tmp_path / "policy.toml"
-    file.write_text(UPSTREAMS.format(url=provider.url))
+    file.write_text(TWO_KEYS.format(url=provider.url))
     policy.write_text("version = 1\n")
     with gunicorn(
         "wsgi:app",
@@ -87,8 +65,8 @@ def master(provider: UpstreamServer, receiver: Receiver, tmp_path: Path) -> Iter
         log=tmp_path / "log",
         RATELIMIT_POLICY_FILE=str(policy),
         CHATAPP_PROVIDERS_FILE=str(file),
-        CAP_KEY_1=FIRST,
-        CAP_KEY_2=SECOND,
+        KEY_1=FIRST,
+        KEY_2=SECOND,
         NO_PROXY="127.0.0.1",
         CHATAPP_ALERT_WEBHOOK_URL=receiver.url,
         CHATAPP_ALERT_WEBHOOK_SECRET=SECRET,
@@ -127,7 +105,7 @@ def test_a_capped_key_rests_in_all_workers(
     provider.refuse(FIRST, CAPS[protocol])
     for _ in range(MOST_ROUNDS):
         assert set(ask_each(master, protocol)) == {200}
-        if master.log.count(f"The key CAP_KEY_1 {sentence}") == WORKERS:
+        if master.log.count(f"The key KEY_1 {sentence}") == WORKERS:
             break
     asked = provider.keys().count(FIRST)
     assert set(ask_each(master, protocol)) == {200}
@@ -135,12 +113,12 @@ def test_a_capped_key_rests_in_all_workers(
     provider.refuse(SECOND, CAPS[protocol])
     for _ in range(MOST_ROUNDS):
         assert set(ask_each(master, protocol)) == {502}
-        if master.log.count(f"The key CAP_KEY_2 {sentence}") == WORKERS:
+        if master.log.count(f"The key KEY_2 {sentence}") == WORKERS:
             break
     receiver.received(2)
     master.signal(signal.SIGTERM)
     master.process.wait(60)
     data = [alert.body["data"] for alert in receiver.received(2)]
-    assert [each["key"] for each in data] == [f"{protocol}/CAP_KEY_1", f"{protocol}/CAP_KEY_2"]
-    for key in ("CAP_KEY_1", "CAP_KEY_2"):
+    assert [each["key"] for each in data] == [f"{protocol}/KEY_1", f"{protocol}/KEY_2"]
+    for key in ("KEY_1", "KEY_2"):
         assert master.log.count(f"The key {key} {sentence}") == WORKERS

@@ -12,19 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
 from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
 from tests.servers import eventually
 
 WORKERS = 4
 HELLO = {"message": "hello", "user_id": "alice", "model": "gpt-5.4-mini"}
-
-
-@pytest.fixture
-def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
-        yield server
 
 
 @pytest.fixture

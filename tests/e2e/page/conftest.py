@@ -21,7 +21,6 @@ from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from tests.chatapp import upstream_server
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer
@@ -117,12 +116,6 @@ def accounts(empty_database: Path, tmp_path: Path) -> Accounts:
 def key(accounts: Accounts) -> PresentedKey:
     """A key that exists before the application starts: accounts are on."""
     return accounts.create_key("alice", plan=None, default_plan="starter", models=MODELS)
-
-
-@pytest.fixture
-def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
-        yield server
 
 
 @pytest.fixture

@@ -42,7 +42,6 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def master(module: Path, config: Path, tmp_path: Path) -> Iterator[Master]:
     options = {"PYTHONPATH": str(module.parent), "GUNICORN_CMD_ARGS": f"--config {config}"}
-    options["RATELIMIT_DEADLINE_SECONDS"] = "5"
     with gunicorn(
         "changing:app", state=tmp_path / "state", log=tmp_path / "log", **options
     ) as master:

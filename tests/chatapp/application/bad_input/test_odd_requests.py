@@ -15,7 +15,6 @@ from flask import Flask
 
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from tests import servers
 from tests.chatapp.application.bad_input.odd_requests import OddRequest, OddRequests
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
@@ -87,20 +86,18 @@ def answer(app: Flask, environ: dict[str, Any]) -> int:
 def test_no_request_makes_a_500_or_hangs(
     make_app: AppMaker,
     provider: UpstreamServer,
-    redis_server: servers.Server,
+    uri: str,
     database_url: str,
     with_keys: bool,
 ) -> None:
     """Half of them without accounts, half with keys, from many addresses."""
-    with redis_server.client() as storage:
-        storage.flushall()
     accounts = Accounts(Database(database_url))
     keys = [
         accounts.create_key(f"user-{n}", plan=None, default_plan="starter").text
         for n in range(200 * with_keys)
     ]
     app = make_app(
-        RATELIMIT_STORAGE_URI=redis_server.uri,
+        RATELIMIT_STORAGE_URI=uri,
         CHATAPP_TRUSTED_HOPS=1,
         CHATAPP_PROVIDER_TIMEOUT_S=5,
         CHATAPP_PROVIDER_ATTEMPTS=1,

@@ -21,8 +21,10 @@ from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
+    FIRST,
     OPENAI_PATH,
     RESPONSES_PATH,
+    SECOND,
     Answer,
     UpstreamServer,
     anthropic_error,
@@ -30,8 +32,7 @@ from tests.chatapp.upstream_server import (
     response_body,
 )
 
-FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
-#: What every answer of `provider_server` in OpenAI's protocol uses.
+#: What every answer of `upstream_server` in OpenAI's protocol uses.
 USAGE = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2)
 KEYED = """
 version = 1

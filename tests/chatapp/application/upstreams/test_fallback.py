@@ -24,7 +24,10 @@ from tests.chatapp.application.upstreams.workers import (
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
+    FIRST,
     OPENAI_PATH,
+    SECOND,
+    TWO_KEYS,
     Answer,
     UpstreamServer,
     anthropic_error,
@@ -34,16 +37,6 @@ from tests.chatapp.upstream_server import (
 
 #: The names under which the pauses of their providers are kept.
 UPSTREAM = {OPENAI: f"openai/{OPENAI}", ANTHROPIC: f"anthropic/{ANTHROPIC}"}
-
-TWO_KEYS = """
-version = 1
-[upstreams.openai]
-protocol = "openai"
-base_url = "{url}/v1"
-keys = ["env:KEY_1", "env:KEY_2"]
-patterns = ["gpt-*"]
-models_of = "openai"
-"""
 
 
 @pytest.fixture
@@ -98,15 +91,15 @@ def test_a_short_wait_is_for_the_key_that_named_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The other key of the upstream is closed for longer."""
-    monkeypatch.setenv("KEY_1", "the-first-key")
-    monkeypatch.setenv("KEY_2", "the-second-key")
+    monkeypatch.setenv("KEY_1", FIRST)
+    monkeypatch.setenv("KEY_2", SECOND)
     file = tmp_path / "upstreams.toml"
     file.write_text(TWO_KEYS.format(url=provider.url))
     workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_PROVIDERS_FILE=str(file))
     provider.script(busy("1"), busy("30"))
     assert chat(workers.one).status_code == 503
     assert chat(workers.other).status_code == 200
-    assert provider.keys() == ["the-first-key", "the-second-key", "the-first-key"]
+    assert provider.keys() == [FIRST, SECOND, FIRST]
 
 
 def test_the_ledger_has_the_fallbacks_price(

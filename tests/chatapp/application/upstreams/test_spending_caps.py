@@ -19,8 +19,11 @@ from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     EMBEDDINGS_PATH,
+    FIRST,
     OPENAI_PATH,
     RESPONSES_PATH,
+    SECOND,
+    TWO_KEYS,
     Answer,
     Stream,
     UpstreamServer,
@@ -33,22 +36,6 @@ from tests.chatapp.upstream_server import (
     response_events,
 )
 
-FIRST, SECOND = "secret-of-the-first-key", "secret-of-the-second-key"
-UPSTREAMS = """
-version = 1
-[upstreams.openai]
-protocol = "openai"
-base_url = "{url}/v1"
-keys = ["env:KEY_1", "env:KEY_2"]
-patterns = ["gpt-*", "text-*"]
-models_of = "openai"
-[upstreams.anthropic]
-protocol = "anthropic"
-base_url = "{url}"
-keys = ["env:KEY_1", "env:KEY_2"]
-patterns = ["claude-*"]
-models_of = "anthropic"
-"""
 BILLING = "Your plan and billing details: https://example.com/billing"
 SOON = datetime.now(UTC) + timedelta(days=3)
 SPECIFIED = f"API usage limits. You will regain access on {SOON:%Y-%m-%d} at 00:00 UTC."
@@ -131,7 +118,7 @@ def client(
     monkeypatch.setenv("KEY_1", FIRST)
     monkeypatch.setenv("KEY_2", SECOND)
     file = tmp_path / "upstreams.toml"
-    file.write_text(UPSTREAMS.format(url=provider.url))
+    file.write_text(TWO_KEYS.format(url=provider.url))
     app = make_app(CHATAPP_PROVIDERS_FILE=str(file), CHATAPP_PROVIDER_ATTEMPTS=1)
     return app.test_client()
 

@@ -1,0 +1,19 @@
+"""What the servers under test call: an upstream, and the receiver of alerts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chatapp import upstream_server
+from tests.chatapp.conftest import receiver
+from tests.chatapp.upstream_server import UpstreamServer
+
+__all__ = ["receiver"]
+
+
+@pytest.fixture
+def provider() -> Iterator[UpstreamServer]:
+    with upstream_server.running() as server:
+        yield server
