@@ -29,7 +29,7 @@ from tests import servers
 #: What a run takes: `--tier fast` the folders and files of "fast", `--tier long` those of "long",
 #: else all but those of "long". A path on the command line is run in any case.
 TIERS = {
-    # In this process, beside a server of limits at most: no request goes through a socket.
+    # The application in this process. Servers of limits, upstreams and webhooks are beside it.
     "fast": (
         *("architecture", "core", "docs", "metrics", "operators", "policy", "records"),
         *("settlements", "simulate", "strategies"),

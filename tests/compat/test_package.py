@@ -78,7 +78,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     git = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
     if git.returncode != 0:
-        pytest.skip("not a git checkout")
+        pytest.skip(git.stderr.strip())
     for name in filter(None, git.stdout.split("\0")):
         if (ROOT / name).exists():  # else it is removed, and not yet committed
             (copy / name).parent.mkdir(parents=True, exist_ok=True)

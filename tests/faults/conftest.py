@@ -42,6 +42,7 @@ IN_EVERY_RUN = frozenset(
         *("test_sentinel_replaces_a_living_master", "test_a_failover_that_is_given_up"),
         *("test_a_cluster_master_is_killed", "test_a_lost_reply_charges_once"),
         *("test_nothing_is_lost_in_chaos", "test_the_table_lists_exactly_the_scenarios"),
+        "test_every_run_has_what_it_names",
     }
 )
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 from tests.faults.load import NO_ANSWER, PHASES, REFUSED, Answers
 
@@ -85,15 +86,19 @@ def listed() -> dict[str, str]:
     return {each[1]: each[0] for each in found}
 
 
-def scenarios() -> list[str]:
-    """What breaks in the scenarios, in the order in which they run."""
-    modules = [
+def modules() -> list[ModuleType]:
+    """The files of scenarios, in the order in which they run."""
+    return [
         importlib.import_module(f"tests.faults.{path.stem}")
         for path in sorted(Path(__file__).parent.glob("test_*.py"))
     ]
+
+
+def scenarios() -> list[str]:
+    """What breaks in the scenarios, in the order in which they run."""
     return [
         mark.kwargs["breaks"]
-        for module in modules
+        for module in modules()
         for test in vars(module).values()
         for mark in getattr(test, "pytestmark", ())
         if mark.name == "fault"

@@ -28,7 +28,7 @@ from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from chatapp.migrations.versions import r0007_files
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker, drop_tables
+from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
 from tests.upgrades.record import RECORDED
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -163,12 +163,12 @@ def test_the_oldest_revision_is_the_first(database: Database) -> None:
     assert ScriptDirectory(str(migration.MIGRATIONS)).get_bases() == [migration.OLDEST]
 
 
+@pytest.mark.skipif(SERVER_URL is None, reason="DATABASE_URL_TEST names no PostgreSQL")
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
 def test_a_server_is_looked_at_and_left_alone(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A start with another schema changes nothing and names the command."""
-    if database.is_sqlite:
-        pytest.skip("DATABASE_URL_TEST names no PostgreSQL")
     drop_tables(database)
     with caplog.at_level(logging.ERROR):
         migration.prepare(database)
