@@ -123,7 +123,7 @@ class Uses:
         knows_amounts: bool,
     ) -> None:
         """Note identities that are not registered, plans without a plan loader, and optional
-        limits without an override loader."""
+        limits without an amount loader."""
         for name, place in self.identities:
             if name not in identities:
                 mistakes.add(
