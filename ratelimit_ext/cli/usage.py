@@ -49,7 +49,7 @@ def _inspected(state: State) -> tuple[str, ...]:
         str(limit.outside(verdict.remaining)),
         f"{limit.outside(limit.capacity)} {limit.unit}",
         state.free_text,
-        span_text(verdict.reset_after_us) if state.used else "-",
+        f"in {span_text(verdict.reset_after_us)}" if state.used else "-",
         str(state.held or "-"),
         ", ".join(filter(None, notes)),
     )
