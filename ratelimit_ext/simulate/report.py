@@ -249,7 +249,7 @@ def as_page(results: Sequence[Result], remarks: Iterable[str]) -> str:
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Simulation of rate limits</title><style>{_STYLE}</style>"
-        f"<main><h1>Simulation of rate limits</h1><p>{span}</p>{plots}{shown}"
+        f"<main><h1>Simulation of rate limits</h1><p>{span}, denied ones on top</p>{plots}{shown}"
         f"<h2>Notes</h2><ul>{listed}</ul></main></html>\n"
     )
 
