@@ -199,7 +199,7 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         raise KeyRefusedError(
             f"API key {key.public_id} was revoked; ask the operator for a new one."
         )
-    if key.expires_at is not None and key.expires_at <= datetime.now(UTC):
+    if key.expires_at is not None and key.has_expired:
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
     principal = Principal(
         user.name,

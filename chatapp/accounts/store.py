@@ -70,6 +70,14 @@ class ApiKey(Base):
     models: Mapped[list[str] | None] = mapped_column(_JSON)
     files: Mapped[bool | None]
 
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
+    @property
+    def is_usable(self) -> bool:
+        return self.revoked_at is None and not self.has_expired
+
     def __repr__(self) -> str:
         return f"ApiKey({self.public_id!r} of {self.user!r})"
 
@@ -218,7 +226,7 @@ class Accounts:
         made, now = new_key(), datetime.now(UTC)
         with self._writing() as session:
             old: ApiKey = _of(session, "key", public_id)
-            if old.revoked_at is not None or (old.expires_at and old.expires_at <= now):
+            if not old.is_usable:
                 raise UnusableKeyError(public_id)
             session.add(
                 ApiKey(

@@ -14,7 +14,7 @@ from flask.cli import AppGroup, with_appcontext
 from chatapp.accounts import ADDRESS, TEAM
 from chatapp.cli import arguments, output, user_file
 from chatapp.ledger.audit import Findings, audit
-from chatapp.ledger.reports import MICRO, TAG
+from chatapp.ledger.reports import MICRO, TAG, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
 from chatapp.operators import callers, restoration
@@ -88,7 +88,7 @@ def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_
     """Show who has spent most: calls, tokens and dollars, by UTC."""
     if as_csv and as_json:
         raise click.UsageError("Pass --csv or --json, not both.")
-    since = since or datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    since = since or month_start()
     found = current_services().reports.spending(by=by, since=since, top=top)
     name = by.removeprefix(TAG)
     rows = [

@@ -116,6 +116,11 @@ class ModelEstimates:
     output: Tokens
 
 
+def month_start() -> datetime:
+    """Return the beginning of the current month, by UTC."""
+    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
 class Reports:
     """Queries of the ledger. Errors are SQLAlchemy's, except in `spent_usd`."""
 

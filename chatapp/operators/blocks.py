@@ -134,15 +134,13 @@ def _user(name: str) -> Target:
         return Target("blocked-user", identity, f"The address {address}", "blocked")
     name = callers.name_of(name)
     accounts = current_services().accounts
-    known = callers.plans_by_name() if accounts.any_key() else {name}
-    if name not in known:
+    if accounts.user(name) is None and accounts.any_key():
         raise unknown("user", name)
     return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
 
 
 def _key(text: str) -> Target:
     public_id = public_id_of(text)
-    known = {key.public_id for key in current_services().accounts.all_keys()}
-    if public_id not in known:
+    if current_services().accounts.find(public_id) is None:
         raise unknown("key", public_id)
     return Target(KEY_SWITCH, public_id, f"The key {public_id}", "blocked")

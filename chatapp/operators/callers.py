@@ -47,9 +47,8 @@ def known_identity(text: str | None) -> str | None:
         return None
     if text.startswith(ADDRESS):
         return identity_of(text)
-    name, identity = name_of(text), identity_of(text)
-    reports = current_services().reports
-    if name not in plans_by_name() and not reports.totals(user=identity, since=None):
+    name, identity, services = name_of(text), identity_of(text), current_services()
+    if not (services.accounts.user(name) or services.reports.totals(user=identity, since=None)):
         raise OperatorError(
             "unknown_caller", f"There is no user {name!r}: no account and no call has this name."
         )

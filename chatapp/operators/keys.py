@@ -4,7 +4,7 @@ is in the log of operators."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from chatapp.accounts import EVERYONE
@@ -152,5 +152,4 @@ def state_of(key: ApiKey) -> str:
         return f"revoked {key.revoked_at:%Y-%m-%d}"
     if key.expires_at is None:
         return "valid"
-    expired = key.expires_at <= datetime.now(UTC)
-    return f"{'expired' if expired else 'valid until'} {key.expires_at:%Y-%m-%d}"
+    return f"{'expired' if key.has_expired else 'valid until'} {key.expires_at:%Y-%m-%d}"

@@ -16,7 +16,7 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts import EVERYONE
-from chatapp.ledger.reports import UNFINISHED
+from chatapp.ledger.reports import UNFINISHED, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
@@ -147,10 +147,9 @@ def warn_if_lost() -> bool:
     operators = services.limiter.operators
     if not operators.is_shared:
         return False
-    now = datetime.now(UTC)
-    month = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    settled = datetime.now(UTC) - services.lease
     lost: list[tuple[object, ...]] = []
-    for row in services.reports.latest_charged(LOOKED_AT, since=month, until=now - services.lease):
+    for row in services.reports.latest_charged(LOOKED_AT, since=month_start(), until=settled):
         uses = [(row["started_at"], row["cost_micro_usd"])]
         lacking = []
         for identity, shown in _limits([row["user"]]):

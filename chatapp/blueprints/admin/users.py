@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from flask import g, make_response, render_template
@@ -14,6 +13,7 @@ from chatapp.accounts.store import ApiKey, Owner, Team, User
 from chatapp.blueprints.admin.access import bp, query, reported, sessions
 from chatapp.blueprints.admin.denials import latest
 from chatapp.blueprints.admin.formats import MOST, Page, page_of
+from chatapp.ledger.reports import month_start
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH
@@ -64,7 +64,7 @@ def user() -> ResponseReturnValue:
         raise ApiError(404, "not_found", f"There is no user {name!r}.")
     all_keys = services.accounts.all_keys()
     keys = [each for each in all_keys if each.user == name]
-    spent = services.reports.spent_micro_usd(identity, _month())
+    spent = services.reports.spent_micro_usd(identity, month_start())
     teams = services.accounts.teams()
     public_ids = [each.public_id for each in keys if each.revoked_at is None]
     limits = _limits("user", found, identity, *public_ids, plan=found.plan)
@@ -147,31 +147,17 @@ def _with_facts(
     page: Page[User], keys: Sequence[ApiKey], own: OwnersAmounts
 ) -> Page[tuple[User, int, Mapping[str, str]]]:
     """The users of the page, each with the number of valid keys and the amounts of their own."""
-    now = datetime.now(UTC)
-    valid: dict[str, int] = {}
-    for key in keys:
-        valid[key.user] = valid.get(key.user, 0) + _is_valid(key, now)
-    rows = [
-        (user, valid.get(user.name, 0), own.of("user", user.name, user.limits))
-        for user in page.rows
-    ]
+    valid = Counter(key.user for key in keys if key.is_usable)
+    rows = [(user, valid[user.name], own.of("user", user.name, user.limits)) for user in page.rows]
     return Page(rows, page.number, page.count)
 
 
 def _spent_this_month(*, by: str, team: str | None = None) -> dict[str | None, int]:
     """Micro-dollars by subject."""
-    found = current_services().reports.spending(by=by, since=_month(), team=team)
+    found = current_services().reports.spending(by=by, since=month_start(), team=team)
     return {each.subject: each.cost_micro_usd for each in found}
-
-
-def _month() -> datetime:
-    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def _stops_of(public_id: str) -> set[tuple[str, str]]:
     """The limits that stop a key until it is unblocked, with its identity."""
     return {(KEY_SWITCH, public_id), (SURGE, public_id)}
-
-
-def _is_valid(key: ApiKey, now: datetime) -> bool:
-    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
