@@ -24,7 +24,7 @@ from chatapp.upstreams.router import Router
 from ratelimit_ext import Limiter, Policy
 
 EXTENSION_KEY: Final = "chatapp"
-#: A quarter of a worker's threads.
+#: A quarter of a worker's threads, if these are as many as by default.
 MOST_WAITING: Final = 20
 
 

@@ -30,7 +30,7 @@ from chatapp.alerts.webhook import Deliveries, Webhook
 from chatapp.background import BackgroundSender, Patience
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
-from chatapp.ledger.reports import UNFINISHED, Reports
+from chatapp.ledger.reports import UNFINISHED, Reports, midnight
 from chatapp.per_process import PerProcess
 from chatapp.upstreams.keys import CappedKey
 
@@ -245,7 +245,7 @@ class Watch:
                     name="spending cap",
                     spent=0,
                     amount=0,
-                    since=_midnight(),
+                    since=midnight(),
                     resets_at=capped.ends_at,
                 )
             )
@@ -303,18 +303,18 @@ class Watch:
 
     def _look_at_user(self, user: str, cost: int) -> None:
         """Raise that the user has spent far more than usual today."""
-        midnight = _midnight()
+        began = midnight()
         today = self._today.get(user)
-        if today is None or today.midnight != midnight:
-            today = self._today[user] = _Today(midnight, self._rules.least_micro_usd)
+        if today is None or today.midnight != began:
+            today = self._today[user] = _Today(began, self._rules.least_micro_usd)
         today.spent += cost
         now = time.monotonic()
         is_due = today.spent >= today.bar or now - today.asked_at >= TODAY_EVERY_S
         if today.is_done or not is_due:
             return
-        today.asked_at, today.spent = now, self._reports.settled_micro_usd(user, midnight)
+        today.asked_at, today.spent = now, self._reports.settled_micro_usd(user, began)
         if today.spent >= today.bar and not today.usual:
-            today.usual = self._usual(user, midnight)
+            today.usual = self._usual(user, began)
             today.is_done = not today.usual
             today.bar = max(today.bar, int(today.usual * self._rules.times))
         if today.spent < today.bar or today.is_done:
@@ -325,15 +325,15 @@ class Watch:
                 identity=user,
                 spent=today.spent,
                 amount=today.usual,
-                since=midnight,
+                since=began,
             )
         )
         today.is_done = True
 
-    def _usual(self, user: str, midnight: datetime) -> int:
+    def _usual(self, user: str, began: datetime) -> int:
         """What the user spends on a day with spending; 0 without a history."""
-        days = self._reports.totals(user=user, since=midnight - timedelta(days=USUAL_DAYS))
-        today = f"{midnight:%Y-%m-%d}"
+        days = self._reports.totals(user=user, since=began - timedelta(days=USUAL_DAYS))
+        today = f"{began:%Y-%m-%d}"
         costs = [day.cost_micro_usd for day in days if day.cost_micro_usd and day.day != today]
         return sum(costs) // len(costs) if len(costs) >= LEAST_DAYS else 0
 
@@ -342,8 +342,3 @@ class Watch:
             log.warning("%s", alert.sentence)
             if self._deliveries:
                 self._deliveries.put(alert)
-
-
-def _midnight() -> datetime:
-    """When today began, by UTC."""
-    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -107,8 +107,8 @@ class Demand:
 
     ``bound`` is the longest single answer that the request allows, in tokens; ``may_hide_output``:
     the model may generate what is billed and not sent; ``is_unbounded``: nothing bounds the answer;
-    ``cost_micro_usd`` is the price of the estimate;
-    ``quota_use`` is what its provider counts the request as.
+    ``cost_micro_usd`` is the price of the estimate; ``quota_use`` is what its upstream counts the
+    request as.
     """
 
     model: Model
@@ -170,7 +170,7 @@ class UpstreamCall:
         self._fallback = request.fallback
         self._other_key = request.other_key
         self._throttle = request.throttle
-        #: After the client's disconnect the provider is not called any more.
+        #: After the client's disconnect the upstream is not called any more.
         self.disconnect = request.disconnect
         self._catalogue = catalogue
         self._ledger = ledger
@@ -181,7 +181,7 @@ class UpstreamCall:
             most_attempts=most_attempts,
             sleep=request.disconnect.wait,
         )
-        #: When the provider was asked; when the last output came, in how many parts by then, and
+        #: When the upstream was asked; when the last output came, in how many parts by then, and
         #: the pauses so far.
         self._asked_at = self._heard_at = time.monotonic()
         self._heard = 0

@@ -116,9 +116,13 @@ class ModelEstimates:
     output: Tokens
 
 
+def midnight() -> datetime:
+    """Return when today began, by UTC."""
+    return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
 def month_start() -> datetime:
-    """Return the beginning of the current month, by UTC."""
-    return datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return midnight().replace(day=1)
 
 
 class Reports:
@@ -129,7 +133,7 @@ class Reports:
 
     def spent_usd(self, user: str) -> dict[str, float] | None:
         """Dollars spent today and this month, by UTC; None if the ledger cannot be read."""
-        today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        today = midnight()
         try:
             return {
                 "today_usd": self.spent_micro_usd(user, today) / MICRO,

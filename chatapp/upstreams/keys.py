@@ -1,8 +1,4 @@
-"""The keys of an upstream: which one is next.
-
-A secret is only in the header of a request: no log, error, representation or identity of a limit
-has it. They name a key by its variable or its file.
-"""
+"""The keys of an upstream: which one is next. chatapp/catalogue/key.py says where a secret goes."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class CurrentRequest:
     body, None if it calls no model or if the body has not been read; the properties that need it
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
-    are the names of the provider's keys that did not admit or serve it.
+    are the names of the upstream's keys that did not admit or serve it.
     """
 
     __slots__ = (
@@ -114,7 +114,10 @@ class CurrentRequest:
     @property
     def cost(self) -> Guess:
         if self._cost is None:
-            self._cost = self._cost_of(self.estimate)
+            estimator, estimate = self.services.estimator, self.estimate
+            slug = self.wanted.turn.model.slug
+            cost_usd = estimator.cost_usd(estimate, slug)
+            self._cost = Guess(cost_usd, estimator.least_usd(estimate, slug))
         return self._cost
 
     @property
@@ -149,7 +152,7 @@ class CurrentRequest:
         self._forget_estimate()
 
     def use_other_key(self) -> Model | None:
-        """Call the model with another key of its provider; returns the model with that key, or None
+        """Call the model with another key of its upstream; returns the model with that key, or None
         without a key that was not tried and has what the request continues."""
         wanted = self.wanted
         if wanted.is_tied:
@@ -163,10 +166,6 @@ class CurrentRequest:
 
     def _forget_estimate(self) -> None:
         self._estimate = self._held = self._cost = self._tiers = None
-
-    def _cost_of(self, estimate: Estimate) -> Guess:
-        estimator, slug = self.services.estimator, self.wanted.turn.model.slug
-        return Guess(estimator.cost_usd(estimate, slug), estimator.least_usd(estimate, slug))
 
 
 def current_request() -> CurrentRequest:

@@ -17,11 +17,11 @@ class ModelRequest:
     bounds its ``choices`` (answers) together, None if it has no bound. ``stream``: the answer is
     streamed. ``extras`` change the price.
 
-    ``raw_request`` is the request in its provider's own protocol, None for POST /chat. ``turn`` is
-    for POST /chat and for the offline model. ``user_id`` is None for a provider's protocol: the
-    user that such a body names is not an identity here. ``history_tokens`` are those of the
-    conversation that the request continues without sending it, None if unknown. ``is_tied``: only
-    the provider and key of its model have what it continues.
+    ``raw_request`` is the request in the upstream's own protocol, None for POST /chat. ``turn`` is
+    for POST /chat and for the offline model. ``user_id`` is that of POST /chat alone: the user that
+    another body names is not an identity here. ``history_tokens`` are those of the conversation
+    that the request continues without sending it, None if unknown. ``is_tied``: only the upstream
+    and key of its model have what it continues.
     """
 
     turn: Turn

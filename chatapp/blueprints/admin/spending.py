@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from flask import render_template
@@ -12,7 +12,7 @@ from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
 from chatapp.blueprints.admin.formats import choice, page_of
-from chatapp.ledger.reports import SUBJECTS
+from chatapp.ledger.reports import SUBJECTS, midnight
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from chatapp.web.identities import team_identity
@@ -27,7 +27,7 @@ def spending() -> ResponseReturnValue:
     of = {"user": user, "team": team}
     by = choice("by", list(SUBJECTS), "key" if user else "user")
     days = int(choice("days", [str(each) for each in DAYS], "30"))
-    today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    today = midnight()
     since = today - timedelta(days=days - 1)
     services = current_services()
     identity = user and user_identity(user)

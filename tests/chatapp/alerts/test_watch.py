@@ -19,6 +19,7 @@ from chatapp.alerts.alert import Alert
 from chatapp.alerts.watch import Alerts, Rules, Standing
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
+from chatapp.ledger.reports import midnight
 from chatapp.ledger.table import write
 from tests.chatapp.ledger.calls import begun, finished
 from tests.servers import eventually
@@ -470,14 +471,8 @@ def test_the_day_of_a_user_ends_at_midnight(
     remember_days(database, 2, 2, 2)
     spend(alerts, database, 14)
     assert raised(alerts, database) == [("user:alice", 0)]
-    tomorrow = datetime.now(UTC) + timedelta(days=1)
-
-    class Tomorrow(datetime):
-        @classmethod
-        def now(cls, _zone: Any = None) -> datetime:
-            return tomorrow
-
-    monkeypatch.setattr(watch, "datetime", Tomorrow)
+    tomorrow = midnight() + timedelta(days=1)
+    monkeypatch.setattr(watch, "midnight", lambda: tomorrow)
     spend(alerts, database, 24, started_at=tomorrow)
     assert raised(alerts, database) == [("user:alice", 0)]
     spend(alerts, database, 1, started_at=tomorrow)
