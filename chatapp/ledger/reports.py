@@ -28,6 +28,8 @@ SUMS: Final = (
 )
 #: Calls without a subject first; PostgreSQL would put them last.
 BY_SUBJECT: Final[ColumnElement[Any]] = nulls_first(literal_column("subject"))
+#: Answered calls whose usage the provider has reported.
+BILLED: Final = (CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
 UNFINISHED: Final[Status] = "unfinished"
 #: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
 NO_FAILURE: Final[frozenset[Status]] = frozenset(
@@ -178,9 +180,7 @@ class Reports:
         day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
         query = _filtered(select(day, subject, *SUMS), user=user, team=team, since=since)
         query = query.group_by("day", "subject").order_by(day.desc(), BY_SUBJECT)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        return [DayTotal(str(row[0]), row[1], *map(int, row[2:])) for row in rows]
+        return [DayTotal(str(day), name, *map(int, sums)) for day, name, *sums in self._rows(query)]
 
     def spending(
         self,
@@ -196,9 +196,7 @@ class Reports:
         query = _filtered(select(_subject(by), *SUMS), user=user, team=team, since=since)
         query = query.group_by("subject")
         query = query.order_by(COST.desc(), func.count().desc(), BY_SUBJECT).limit(top)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        return [Spending(row[0], *map(int, row[1:])) for row in rows]
+        return [Spending(name, *map(int, sums)) for name, *sums in self._rows(query)]
 
     def outcomes(self, *, since: datetime, top: int) -> Sequence[Outcomes]:
         """How calls ended, by upstream and model: those with the most failures first, then those
@@ -206,9 +204,8 @@ class Reports:
         columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
         query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
         found: dict[tuple[str, str], dict[Status, int]] = {}
-        with self._database.reading() as connection:
-            for provider, slug, status, count in connection.execute(query):
-                found.setdefault((provider, slug), {})[status] = int(count)
+        for provider, slug, status, count in self._rows(query):
+            found.setdefault((provider, slug), {})[status] = int(count)
         outcomes = [Outcomes(*name, calls) for name, calls in found.items()]
         outcomes.sort(key=lambda each: (-sum(each.failures.values()), -each.total, each.slug))
         return outcomes[:top]
@@ -221,30 +218,22 @@ class Reports:
             func.count(),
             *_compared(CALLS.c.estimated_input_tokens, CALLS.c.input_tokens),
             *_compared(CALLS.c.estimated_output_tokens, CALLS.c.output_tokens),
-        ).where(CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
+        ).where(*BILLED)
         query = _filtered(query, since=since).group_by(CALLS.c.slug).order_by(CALLS.c.slug)
-        with self._database.reading() as connection:
-            rows = connection.execute(query).all()
         # PostgreSQL sums integers to decimals.
         return [
             ModelEstimates(
                 row[0], int(row[1]), Tokens(*map(int, row[2:5])), Tokens(*map(int, row[5:8]))
             )
-            for row in rows
+            for row in self._rows(query)
         ]
 
     def recent_outputs(self) -> Sequence[tuple[str, int]]:
         """Return the slugs and output tokens of the last RECENT_CALLS with a bill, the oldest
         first."""
-        query = (
-            select(CALLS.c.slug, CALLS.c.output_tokens)
-            .where(CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
-            .order_by(CALLS.c.started_at.desc())
-            .limit(RECENT_CALLS)
-        )
-        with self._database.reading() as connection:
-            latest = connection.execute(query).all()
-        return [(slug, tokens or 0) for slug, tokens in reversed(latest)]
+        query = select(CALLS.c.slug, CALLS.c.output_tokens).where(*BILLED)
+        query = query.order_by(CALLS.c.started_at.desc()).limit(RECENT_CALLS)
+        return [(slug, tokens or 0) for slug, tokens in reversed(self._rows(query))]
 
     def calls(
         self, *, user: str | None = None, since: datetime | None = None
@@ -273,6 +262,10 @@ class Reports:
         query = _filtered(select(CALLS), user=user, since=None).where(CALLS.c.id == id_)
         with self._database.reading() as connection:
             return connection.execute(query).mappings().first()
+
+    def _rows(self, query: Select[Any]) -> Sequence[Any]:
+        with self._database.reading() as connection:
+            return connection.execute(query).all()
 
     def _sum(self, query: Select[Any]) -> int:
         with self._database.reading() as connection:
