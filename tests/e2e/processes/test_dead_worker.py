@@ -175,9 +175,9 @@ def kept(database: Path) -> list[sqlite3.Row]:
 
 
 def checked(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`chat ledger check`, with the setting that calls are short, so that it need not wait."""
+    """`chat ledger check`, with a short lease, so that it need not wait."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    environment = {**clean, **settings, "CHATAPP_PROVIDER_TIMEOUT_S": "0.001"}
+    environment = {**clean, **settings, "RATELIMIT_LEASE_SECONDS": "0.001"}
     command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", "ledger", "check"]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
