@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks import report
+from benchmarks import against, report
 from benchmarks.harness import SCALES, Session, document, save
 from benchmarks.servers import ROOT, storage
 
@@ -29,12 +29,24 @@ def main(arguments: list[str] | None = None) -> None:
         "--server", default="valkey", help="valkey (default), or a server's command or path"
     )
     parser.add_argument("--litellm", metavar="COMMAND", help="also measure this LiteLLM proxy")
+    parser.add_argument(
+        "--against", metavar="REVISION", help="measure in turns with it, and write no results"
+    )
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "benchmarks")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the servers, too
     for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
         del os.environ[name]
-    for name in NAMES if "all" in options.names else options.names:
+    names = NAMES if "all" in options.names else options.names
+    if options.against:
+        ours = ["--scale", options.scale, "--server", options.server]
+        ours += ["--litellm", options.litellm] if options.litellm else []
+        for name in names:
+            print(
+                f"## {name}", against.compare(name, options.against, ours), sep="\n\n", flush=True
+            )
+        return
+    for name in names:
         began = time.monotonic()
         with storage(options.server) as (uri, client), TemporaryDirectory() as folder:
             session = Session(SCALES[options.scale], uri, client, Path(folder), options.litellm)

@@ -245,9 +245,9 @@ def revision() -> str:
     return commit + ("+" if commit and changed.returncode else "")
 
 
-def git(*arguments: str) -> subprocess.CompletedProcess[str]:
+def git(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     command = ["git", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
 
 
 def machine() -> dict[str, Any]:

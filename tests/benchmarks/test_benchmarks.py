@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import peers, report
+from benchmarks import against, peers, report
 from benchmarks.__main__ import NAMES
 from benchmarks.harness import TINY, Figure, Plot, Rounds, Session, alternate
 
@@ -29,6 +29,18 @@ FIGURES = {
 }
 
 
+def run_benchmarks(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", *arguments],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("RATELIMIT")},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+
+
 def test_every_benchmark_is_tested() -> None:
     """The table above has all of them."""
     assert FIGURES.keys() == set(NAMES)
@@ -37,15 +49,7 @@ def test_every_benchmark_is_tested() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs(name: str, tmp_path: Path) -> None:
     """A run writes JSON with rows and figures, a plot that is XML, and the page."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "benchmarks", name, "--scale", "tiny", "--output", str(tmp_path)],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("RATELIMIT")},
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
+    ended = run_benchmarks(name, "--scale", "tiny", "--output", str(tmp_path))
     assert ended.returncode == 0, ended.stderr
     found = json.loads((tmp_path / f"{name}.valkey.json").read_text())
     assert len(found["figures"]) == FIGURES[name]
@@ -53,6 +57,26 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert {"date", "machine", "revision", "server", "skipped", "versions"} <= found.keys()
     ET.parse(tmp_path / f"{name}.valkey.svg")  # noqa: S314 - our own
     assert found["title"] in (tmp_path / "README.md").read_text()
+
+
+def test_against_another_revision() -> None:
+    """Both trees measure the same contenders, and nothing is written."""
+    ended = run_benchmarks("request_cost", "--scale", "tiny", "--against", "HEAD")
+    assert ended.returncode == 0, ended.stderr
+    assert "| before |" in ended.stdout
+    assert "ratelimit_ext, token bucket" in ended.stdout
+    unknown = run_benchmarks("request_cost", "--against", "nothing")
+    assert unknown.returncode == 1
+    assert unknown.stderr.startswith("--against nothing: ")
+
+
+def test_a_turn_is_compared_with_its_neighbour() -> None:
+    """A machine slower in one turn changes no ratio; what one revision lacks is left out."""
+    before = [{"rounds": {"µs": {"a": [slow * 10], "gone": [1]}}} for slow in (1, 3, 1)]
+    now = [{"rounds": {"µs": {"a": [slow * 5], "new": [1]}}} for slow in (1, 3, 1)]
+    (row,) = against.rows(before, now)
+    assert (row["contender"], row["before"], row["now"]) == ("a", 10, 5)
+    assert (row["now of before"], row["turns"]) == (0.5, "0.50 to 0.50")
 
 
 def test_exact_counts() -> None:
