@@ -1,4 +1,4 @@
-# chatapp. What it needs and how to run it: docs/recipes.md.
+# chatapp. What it needs and how to run it: docs/operate/recipes.md.
 FROM python:3.13-slim-trixie
 
 WORKDIR /app

@@ -72,8 +72,8 @@ def setting(
     shown: str = "",
     **field: Any,
 ) -> Any:
-    """Return the field of a setting. ``meaning`` is what errors and docs/settings.md say, where its
-    links stay; ``shown`` is the default there if it is not plain."""
+    """Return the field of a setting. ``meaning`` is what errors and docs/operate/settings.md say,
+    where its links stay; ``shown`` is the default there if it is not plain."""
     if "default_factory" not in field:
         field["default"] = default
     field["json_schema_extra"] = {"shown": shown}
@@ -86,7 +86,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     providers_file: str | None = setting(
-        "path of the file with the [upstreams](providers.md): Azure, vLLM, Ollama …, several keys",
+        "path of the file with the [upstreams](../gateway/providers.md): Azure, vLLM, Ollama …, "
+        "several keys",
         shown="`chatapp/providers.toml`: OpenAI and Anthropic",
     )
     default_model: str | None = setting(
@@ -161,12 +162,12 @@ class Settings(BaseModel):
         most=3600,
     )
     provider_attempts: int = setting(
-        "attempts per call, see [retries](guards.md#in-chatapp)", *(2, 1, 5)
+        "attempts per call, see [retries](../extension/guards.md#in-chatapp)", *(2, 1, 5)
     )
     open_tools: Annotated[frozenset[Literal["mcp", "web_fetch"]], BeforeValidator(_names)] = (
         setting(
             "`mcp`, `web_fetch`: [tools whose results a caller makes as large as it likes]"
-            "(compatible-endpoints.md#tools-that-a-provider-runs)",
+            "(../gateway/compatible-endpoints.md#tools-that-a-provider-runs)",
             frozenset(),
         )
     )
@@ -174,12 +175,12 @@ class Settings(BaseModel):
         'model to use when another is overloaded, as {"gpt-4o": "o3"}', default_factory=dict
     )
     ledger_keep_days: int | None = setting(
-        "days that a call stays in the [ledger](accounts.md#the-ledger)",
+        "days that a call stays in the [ledger](../gateway/accounts.md#the-ledger)",
         *(None, 62, 36_500),
         shown="keep all",
     )
     database_url: str | None = setting(
-        "[accounts and ledger](accounts.md#the-database), before `DATABASE_URL`",
+        "[accounts and ledger](../gateway/accounts.md#the-database), before `DATABASE_URL`",
         shown="SQLite in `instance/`",
     )
 
@@ -211,7 +212,7 @@ def _warn_if_unknown(name: str) -> None:
     if word in known:
         return
     nearest = get_close_matches(word, known, n=1)
-    hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/settings.md has all."
+    hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/operate/settings.md has all."
     log.warning("Unknown setting %s: %s", name, hint)
 
 

@@ -118,7 +118,7 @@ class OwnModel(ModelTable):
 
 
 class UpstreamTable(_Table):
-    """An upstream; the name of its table is its name. docs/providers.md explains the keys."""
+    """An upstream, named by its table. docs/gateway/providers.md explains the keys."""
 
     protocol: Literal["openai", "anthropic"]
     base_url: Annotated[str, AfterValidator(_address)] | None = None

@@ -39,9 +39,9 @@ class DecisionEvent(NamedTuple):
 
     ``decision`` makes its verdicts when they are first read. ``reason`` is ``None`` if the request
     is admitted, else the cause of the refusal: ``limit``, ``too-large``, ``storage-unavailable``
-    (docs/events.md has all). ``wait_ms`` is the wait of a refusal in milliseconds, ``None`` if it
-    has no end. ``again``: it was another attempt of an admitted request. ``cached``: the denial
-    was repeated from the worker's memory. ``seconds`` is the time that the decision took, with the
+    (docs/extension/events.md has all). ``wait_ms`` is the wait of a refusal in milliseconds, or
+    ``None`` without an end. ``again``: it was another attempt of an admitted request. ``cached``:
+    the denial came from the worker's memory. ``seconds`` is the time of the decision, with the
     application's own functions.
     """
 

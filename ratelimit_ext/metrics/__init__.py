@@ -8,5 +8,5 @@
     def metrics():
         return measures.scrape()
 
-Names and labels are the same for both; docs/metrics.md lists them.
+Names and labels are the same for both; docs/operate/metrics.md lists them.
 """

@@ -3,8 +3,8 @@
 Opt-in, for it makes an environment per application and needs a package index: set
 RATELIMIT_APPLICATIONS=1, and ``-k NAME`` for one. ``applications.py`` has what each is asked. What
 two runs with Flask-Limiter answer alike must be answered alike with the swapped import, except
-for what docs/differences.md lists. Where an application ships tests that touch limits, each has
-the same outcome both ways.
+for what docs/extension/differences.md lists. Where an application ships tests that touch limits,
+each has the same outcome both ways.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: The ports that the suite has written into it.
 REDIS_PORT, MEMCACHED_PORT = 46379, 31211
 
-#: The tests that assert what is mended here; docs/differences.md has the reason for each.
+#: The tests that assert what is mended here; docs/extension/differences.md has the reason for each.
 DIFFERENT = {
     # A denied request charges no other limit.
     "test_application_limits_from_config",

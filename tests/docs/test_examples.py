@@ -1,4 +1,4 @@
-"""The examples of docs/migration.md: what was moved answers as before."""
+"""The examples of docs/extension/migration.md: what was moved answers as before."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The Dockerfile, compose.yaml and the files of docs/recipes.md agree with the application: with
-its settings, its paths, and the time that a stop takes. tests/e2e/operators/test_recipes.py runs
-them."""
+"""The Dockerfile, compose.yaml and the files of docs/operate/recipes.md agree with the application:
+with its settings, its paths, and the time that a stop takes. tests/e2e/operators/test_recipes.py
+runs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from chatapp import create_app
 from chatapp.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "docs" / "recipes"
+RECIPES = ROOT / "docs" / "operate" / "recipes"
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 KUBERNETES = {
     each["kind"]: each for each in yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text())
@@ -35,8 +35,10 @@ MARGIN_S = 10
 
 
 def documented() -> set[str]:
-    """The variables of docs/settings.md."""
-    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE)
+    """The variables of docs/operate/settings.md."""
+    rows = re.findall(
+        r"^\| (`.*?) \|", (ROOT / "docs" / "operate" / "settings.md").read_text(), re.MULTILINE
+    )
     return {name for row in rows for name in re.findall(r"`([A-Z_]+)`", row)}
 
 
@@ -65,7 +67,7 @@ def dockerfile(instruction: str) -> list[str]:
     ids=["Dockerfile", "compose", "kubernetes", "nginx"],
 )
 def test_variables_are_settings(names: set[str]) -> None:
-    """Each is in docs/settings.md."""
+    """Each is in docs/operate/settings.md."""
     assert names
     assert names <= documented()
 

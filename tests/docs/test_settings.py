@@ -1,4 +1,4 @@
-"""The table of docs/settings.md, which is made of the settings' own: `python -m
+"""The table of docs/operate/settings.md, which is made of the settings' own: `python -m
 tests.docs.test_settings` writes it."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from pathlib import Path
 from chatapp.settings import PREFIX, Settings
 from ratelimit_ext import SETTINGS
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "settings.md"
+FILE = Path(__file__).resolve().parents[2] / "docs" / "operate" / "settings.md"
 HEAD = "| variable | default | meaning |\n| --- | --- | --- |\n"
 TABLE = re.compile(rf"(?<=<!-- of the code -->\n){re.escape(HEAD)}(?:\|.*\n)*")
 

@@ -12,7 +12,7 @@ import pytest
 from chatapp.web.metrics import MEASURES as OF_CHATAPP
 from ratelimit_ext.metrics.measures import MEASURES, Measure
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "operate"
 METRIC = re.compile(r"\b(?:ratelimit|chatapp)_[a-z_]+\b")
 
 
@@ -58,7 +58,7 @@ def test_alerts_and_documents_name_known_figures(file: str) -> None:
 
 
 def test_every_figure_is_documented() -> None:
-    """docs/metrics.md lists all of them."""
+    """docs/operate/metrics.md lists all of them."""
     text = (DOCS / "metrics.md").read_text()
     named = {name for name in KNOWN if not name.endswith(("_sum", "_count"))}
     assert not [name for name in named if f"`{name.removesuffix('_bucket')}`" not in text]

@@ -1,4 +1,4 @@
-"""docs/configuration.md is correct."""
+"""docs/extension/configuration.md is correct."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ratelimit_ext.policy import load_policy
 from ratelimit_ext.policy.schema import LimitTable
 from tests.policy.conftest import Load, error_of
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "extension" / "configuration.md"
 TEXT = DOCUMENT.read_text(encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """Upgrades: the state of the recorded revision is read, and its workers run beside those of today.
 
-What each release changes is on docs/upgrades.md.
+What each release changes is on docs/operate/upgrades.md.
 """
 
 from __future__ import annotations

@@ -54,10 +54,12 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "RATELIMIT_SETTLEMENTS_DIR": Setting(
         "text",
         "`instance/settlements`",
-        "[what the storage could not take](settlement.md#when-the-storage-is-unavailable)",
+        "[charges of an outage](../extension/settlement.md#when-the-storage-is-unavailable)",
     ),
     "RATELIMIT_POLICY_FILE": Setting("text", "none, chatapp: `chatapp/policy.toml`", "the limits"),
-    "RATELIMIT_BLUEPRINTS": Setting("table", "`{}`", "[limits](configuration.md) by blueprint"),
+    "RATELIMIT_BLUEPRINTS": Setting(
+        "table", "`{}`", "[limits](../extension/configuration.md) by blueprint"
+    ),
     "RATELIMIT_ENABLED": Setting("switch", "true", "enforce limits"),
     "RATELIMIT_HEADERS_ENABLED": Setting("switch", "false, chatapp: true", "send their headers"),
     "RATELIMIT_DEADLINE_SECONDS": Setting(
@@ -75,14 +77,14 @@ SETTINGS: Final[Mapping[str, Setting]] = {
     "RATELIMIT_LEASE_SECONDS": Setting(
         "seconds",
         "120, chatapp: twice `CHATAPP_PROVIDER_TIMEOUT_S`",
-        "[lease of a reservation](settlement.md#refunds-debt-and-leases)",
+        "[lease of a reservation](../extension/settlement.md#refunds-debt-and-leases)",
         LONGEST_LEASE_S,
         "Set it longer than a call can go without a chunk.",
     ),
     "RATELIMIT_STRICT": Setting(
         "switch",
         "false, chatapp: true",
-        "refuse a [misspelt setting](configuration.md#mistakes) at the start, else log it",
+        "[misspelt settings](../extension/configuration.md#mistakes) end the start, or are logged",
     ),
 }
 #: Settings that are named as an argument of the constructor, and are called otherwise.

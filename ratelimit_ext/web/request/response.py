@@ -24,7 +24,7 @@ from ratelimit_ext.core.decision import ENDLESS_MS
 from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyHeaders
 from ratelimit_ext.web.request.request_state import RequestState
 
-#: A client should not wait longer in a retry loop, in milliseconds (docs/answers.md).
+#: A client should not wait longer in a retry loop, in milliseconds (docs/extension/answers.md).
 LONGEST_RETRY_MS: Final = 60_000
 
 #: How the request was decided while the storage was down.

@@ -11,7 +11,7 @@ from chatapp.accounts.mark import KEEP_S, AccountsMark
 from chatapp.database.connection import Database
 from tests.servers import Server
 
-# As in docs/topology.md.
+# As in docs/operate/topology.md.
 RIGHTS = ("~LIMITS:*", "resetchannels", "-@all", "+exists", "+set", "+del", "+ping", "+hello")
 
 

@@ -135,8 +135,8 @@ def test_a_default_model_must_be_served(make_app: AppMaker, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("number", range(7))
 def test_the_examples_are_valid(tmp_path: Path, number: int) -> None:
-    """Each in docs/providers.md."""
-    document = (PROVIDERS_FILE.parents[1] / "docs" / "providers.md").read_text()
+    """Each in docs/gateway/providers.md."""
+    document = (PROVIDERS_FILE.parents[1] / "docs" / "gateway" / "providers.md").read_text()
     examples = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
     assert len(examples) == 7
     path = tmp_path / "providers.toml"

@@ -1,5 +1,5 @@
 """The Dockerfile's steps without Docker, and chatapp behind a real nginx with the settings of
-docs/recipes. tests/docs/test_recipes.py compares the other files with the application."""
+docs/operate/recipes. tests/docs/test_recipes.py compares the other files with the application."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def proxy(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
         NO_PROXY="127.0.0.1",
     ) as master:
         running = Proxy(free_port(), free_port(), certificate)
-        recipe = (ROOT / "docs" / "recipes" / "nginx.conf").read_text()
+        recipe = (ROOT / "docs" / "operate" / "recipes" / "nginx.conf").read_text()
         for standard, here in {
             "listen 80;": f"listen 127.0.0.1:{running.http_port};",
             "listen 443 ssl;": f"listen 127.0.0.1:{running.https_port} ssl;",

@@ -1,4 +1,4 @@
-"""docs/tutorial.md: every step of it, in order, in a copy of the project.
+"""docs/gateway/tutorial.md: every step of it, in order, in a copy of the project.
 
 - A block `sh` runs in one shell, and prints the block `text` after it; without one, nothing.
 - A block `diff FILE` changes the file.
@@ -28,7 +28,7 @@ from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
 from tests.servers import eventually, free_port
 
-DOCUMENT = ROOT / "docs" / "tutorial.md"
+DOCUMENT = ROOT / "docs" / "gateway" / "tutorial.md"
 FOLDER = DOCUMENT.with_suffix("")
 #: What runs.
 PROJECT = ("chatapp", "ratelimit_ext", "gunicorn.conf.py", "wsgi.py")

@@ -1,4 +1,4 @@
-"""The extension in gunicorn's gevent worker, with the settings of docs/recipes.md."""
+"""The extension in gunicorn's gevent worker, with the settings of docs/operate/recipes.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytest.importorskip("gevent")
 
 RECIPE = re.search(
     r"^```text\n(# gunicorn\.conf\.py\n.*?)^```$",
-    (ROOT / "docs" / "recipes.md").read_text(),
+    (ROOT / "docs" / "operate" / "recipes.md").read_text(),
     re.MULTILINE | re.DOTALL,
 )
 DEGRADED = "x-ratelimit-degraded"

@@ -1,4 +1,4 @@
-"""Serving needs only those commands of Redis or Valkey that docs/topology.md names."""
+"""Serving needs only those commands of Redis or Valkey that docs/operate/topology.md names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.chatapp.blueprints.test_admin import TOKEN, VIEWS, log_in, send
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 
-TOPOLOGY = Path(__file__).parents[4] / "docs" / "topology.md"
+TOPOLOGY = Path(__file__).parents[4] / "docs" / "operate" / "topology.md"
 USER, PASSWORD = "chatapp", "secret"
 
 
