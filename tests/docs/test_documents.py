@@ -1,12 +1,16 @@
 """README and docs: their code runs, their links resolve, their English is plain.
 
 The Python blocks of a document run in order in one namespace, as a reader would type them. A block
-that cannot run here is fenced with `python no-run` and counted below. TOML blocks parse.
+that cannot run here is fenced with `python no-run` and counted below. Blocks that name a file, as
+in `python test_search.py`, are saved, and pytest runs them. TOML blocks parse.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,11 @@ class Block:
     text: str
     line: int
 
+    @property
+    def file(self) -> str | None:
+        """The Python file that the block is a part of, if it names one."""
+        return next((word for word in self.info[1:] if word.endswith(".py")), None)
+
 
 def blocks(document: Path, language: str) -> list[Block]:
     source = document.read_text()
@@ -56,10 +65,26 @@ def test_python_blocks_run(document: Path, tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {"__name__": "document"}
     for block in blocks(document, "python"):
-        if "no-run" not in block.info:
+        if block.file:
+            with (tmp_path / block.file).open("a") as file:
+                file.write(block.text)
+        elif "no-run" not in block.info:
             # The blank lines give a traceback the document's own line numbers.
             source = "\n" * (block.line - 1) + block.text
             exec(compile(source, str(document), "exec"), namespace)  # noqa: S102 - our own text
+    tests = "".join(path.read_text() for path in tmp_path.glob("test_*.py")).count("def test_")
+    if tests:
+        assert f"{tests} passed" in pytest_in(tmp_path)
+
+
+def pytest_in(folder: Path) -> str:
+    """What pytest says of the tests in the folder, in a process of its own."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    return done.stdout + done.stderr
 
 
 def test_toml_blocks_parse() -> None:
