@@ -41,7 +41,9 @@ PAGE: Final = 1000
 RECENT_CALLS: Final = 5_000
 #: By what calls are summed, besides tags.
 SUBJECTS: Final = {
-    "user": CALLS.c.user,
+    # An expression: SQLite would read the rows in the order of the users' index, which takes three
+    # times as long as the table's own order for a million calls.
+    "user": CALLS.c.user.concat(""),
     "key": CALLS.c.key_id,
     "team": CALLS.c.team,
     "model": CALLS.c.slug,

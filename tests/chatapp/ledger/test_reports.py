@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import Engine, event
 
 from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
@@ -64,6 +65,27 @@ def test_totals_are_by_day_and_user(reports: Reports) -> None:
     ]
     assert len(reports.totals(user="user:alice", since=None)) == 2
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
+
+
+def test_sums_by_user_are_read_in_the_order_of_the_table(database: Database) -> None:
+    """By time, and not in that of the users' index, as SQLite would on its own."""
+    read: list[tuple[str, object]] = []
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def keep(_connection: object, _cursor: object, sql: str, values: object, *_: object) -> None:
+        read.append((sql, values))
+
+    try:
+        Reports(database).spending(by="user", since=MIDNIGHT)
+    finally:
+        event.remove(Engine, "before_cursor_execute", keep)
+    (sql, values) = read[-1]
+    with database.reading() as connection:
+        if connection.dialect.name != "sqlite":
+            pytest.skip("SQLite chooses this index; PostgreSQL has statistics")
+        plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
+    assert "ix_calls_started_at" in str(plan)
+    assert "ix_calls_user" not in str(plan)
 
 
 def test_calls_without_a_subject_come_first(database: Database) -> None:
