@@ -1,0 +1,56 @@
+"""The site of the documents: built strictly, with every public name and every command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import click
+import pytest
+
+import ratelimit_ext
+from chatapp.cli import chat
+from ratelimit_ext.cli import ratelimit
+
+pytest.importorskip("sphinx", reason="docs/requirements.txt are not installed")
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, without a warning: no page is left out, no link of it leads nowhere."""
+    target = tmp_path_factory.mktemp("site")
+    options = f"-q -W --keep-going -c docs -d {target}/.cache . {target}".split()
+    done = subprocess.run(
+        [sys.executable, "-m", "sphinx", *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def command_paths(command: click.Command, path: str) -> list[str]:
+    """The whole names of a command and those below it."""
+    below = command.commands.items() if isinstance(command, click.Group) else ()
+    return [path, *(each for name, one in below for each in command_paths(one, f"{path} {name}"))]
+
+
+def test_the_reference_has_every_public_name(site: Path) -> None:
+    """Each of ``ratelimit_ext.__all__`` has an entry to link to and to search for."""
+    inventory = (site / "objects.inv").read_bytes().split(b"\n", 4)[4]
+    entries = {line.split()[0] for line in zlib.decompress(inventory).decode().splitlines()}
+    assert not [name for name in ratelimit_ext.__all__ if f"ratelimit_ext.{name}" not in entries]
+
+
+def test_the_reference_has_every_command(site: Path) -> None:
+    """Each command of an operator has a heading of its own."""
+    page = (site / "docs" / "reference" / "commands.html").read_text()
+    paths = command_paths(ratelimit, "flask ratelimit") + command_paths(chat, "flask chat")
+    assert len(paths) > 40
+    assert not [path for path in paths if f'href="#{path.replace(" ", "-")}"' not in page]
