@@ -11,10 +11,11 @@ from chatapp.services import current_services
 
 bp = Blueprint("page", __name__)
 
-# No foreign and no inline scripts: a reply that a browser takes for markup cannot run.
+# No foreign and no inline scripts: a reply that a browser takes for markup cannot run. No foreign
+# images either, only the page's own and those that a reply contains.
 CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 

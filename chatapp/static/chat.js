@@ -2,6 +2,7 @@
 
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
+import { copyButton } from "./markdown.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
 import { Transcript, button, element } from "./transcript.js";
@@ -16,6 +17,7 @@ const MOST_AUTOMATIC_RETRIES = 5;
 const USAGE_DELAY_MS = 1500;
 // How often the limits are asked for while the caller waits for one of them.
 const PAUSE_MS = 3000;
+const SLACK_MS = 50; // a timer may end early
 const MOST_READ_ALOUD = 600; // characters
 const PHONE = matchMedia("(max-width: 760px)");
 
@@ -100,19 +102,19 @@ async function ask() {
   } catch (error) {
     if (reply !== current) return; // a new chat has begun
     const isStopped = controller.signal.aborted;
-    const problem = isStopped ? null : describe(error, facts());
-    if (error instanceof Refusal && error.code === "insufficient_quota") {
-      limits.refuse();
+    const problem = isStopped ? null : describe(error, { ...facts(), hasBegun: made.content !== "" });
+    if (error instanceof Refusal) {
+      limits.refuse(error);
       showLimits();
+      setTimeout(showLimits, error.waitMs + SLACK_MS);
     }
     if (!isStopped && !made.content) {
       view.remove();
       refuse(problem);
     } else {
-      const cost = error instanceof Refusal ? error.body.cost_usd ?? null : null;
-      const end = isStopped ? "stopped" : "cut";
-      finish(view, made, { end, costUsd: cost, problem: error instanceof Refusal ? problem.sentence : undefined });
-      if (cost === null) showCost(view, made);
+      const costUsd = error instanceof Refusal ? error.body.cost_usd ?? null : null;
+      finish(view, made, { end: isStopped ? "stopped" : "cut", costUsd, problem: problem?.sentence });
+      showCost(view, made);
     }
   }
 }
@@ -132,8 +134,9 @@ function finish(view, made, fields) {
 }
 
 async function showCost(view, made) {
-  if (!made.callId) return;
-  made.costUsd = await server.cost(made.callId);
+  const call = made.callId && (await server.call(made.callId));
+  if (!call) return;
+  Object.assign(made, { costUsd: call.cost_usd, usage: call.usage, isEstimated: call.estimated });
   conversation.save();
   view.update(made);
   showSpent();
@@ -170,7 +173,7 @@ function showProblem({ sentence, offers, waitMs, details }) {
   const box = transcript.addProblem(text);
   if (details) {
     const more = box.appendChild(element("details"));
-    more.append(element("summary", "", "Details"), element("p", "", details));
+    more.append(element("summary", "", "Details"), element("p", "", details), copyButton(() => details, "Copy details"));
   }
   if (offers === "retry") {
     box.append(button("Try again", "", () => {
@@ -285,7 +288,7 @@ function openChat(chat) {
 function showChat() {
   transcript.show(conversation);
   const { last } = conversation;
-  if (last?.end !== "stop" && last?.costUsd === null) showCost(transcript.viewOf(last), last);
+  if (last?.role === "assistant" && last.end !== "stop" && !last.usage) showCost(transcript.viewOf(last), last);
   showSpent();
   showChats();
 }
@@ -456,6 +459,7 @@ function newUserId() {
 
 // Another user has other limits and models.
 function callerChanged() {
+  limits.forgetRefusal();
   server.userId = userId?.value.trim() ?? "";
   server.apiKey = apiKey?.value.trim() ?? "";
   if (apiKey) at("sign-out").hidden = !server.apiKey;
@@ -506,6 +510,8 @@ function installSettings() {
   model.addEventListener("change", () => {
     remember(forGood, MODEL_KEY, model.value);
     showModel();
+    limits.forgetRefusal(); // another model may answer
+    showLimits();
   });
 }
 

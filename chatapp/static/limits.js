@@ -5,12 +5,15 @@ import { count, money, period } from "./words.js";
 
 const HOUR = 3600;
 const SCARCE = 0.25;
+// Refusals that last; the server does not say how long.
+const UNTIL_ANSWERED = ["abnormal_usage", "blocked", "insufficient_quota", "switched_off"];
 const UNITS = { "micro-usd": "usd", "concurrent-requests": "calls" };
 
 export class Limits {
   #limits = []; // {name, unit, most, left, period}
   isKnown = false;
   #isApproximate = false;
+  #refusedUntil = 0; // after a refusal, in ms of performance.now()
   #tooLittleUsd = null; // what was left when a budget refused the last message
 
   // `usage` is the answer of GET /usage.
@@ -23,8 +26,8 @@ export class Limits {
 
   // The headers of an answer are newer than the last GET /usage.
   update(headers) {
+    this.forgetRefusal();
     // While the storage of the limits is down, each process of the server counts for itself.
-    this.#tooLittleUsd = null;
     this.#isApproximate = headers.has("X-RateLimit-Degraded");
     for (const { name, unit, remaining } of readLimits(headers)) {
       const known = this.#limits.find((limit) => limit.name === name);
@@ -37,9 +40,22 @@ export class Limits {
     return this.#of("requests").some(({ left, period: seconds }) => left < 1 && (seconds ?? 0) < HOUR);
   }
 
-  // A budget refuses a message that may cost more than it has left.
-  refuse() {
-    this.#tooLittleUsd = this.leftUsd;
+  // The last message was refused.
+  refuse({ code, waitMs }) {
+    // A budget refuses a message that may cost more than it has left: until there is more.
+    this.#tooLittleUsd = code === "insufficient_quota" ? this.leftUsd : null;
+    if (this.#tooLittleUsd !== null) return;
+    this.#refusedUntil = performance.now() + (waitMs || (UNTIL_ANSWERED.includes(code) ? Infinity : 0));
+  }
+
+  // Another user, or another model, may be allowed to send.
+  forgetRefusal() {
+    this.#refusedUntil = 0;
+    this.#tooLittleUsd = null;
+  }
+
+  get #isRefused() {
+    return performance.now() < this.#refusedUntil;
   }
 
   get leftUsd() {
@@ -49,14 +65,15 @@ export class Limits {
 
   // "You can send 9 more messages now; 87 of 100 left today; $4.20 of $5 left this month."
   get sentence() {
-    if (this.#limits.length === 0) return "No limits apply to you.";
+    if (this.#limits.length === 0) return this.#isRefused ? "You cannot send a message right now." : "No limits apply to you.";
     const requests = this.#of("requests");
     const now = least(requests);
     const long = least(requests.filter((limit) => limit.period >= HOUR));
     const usd = least(this.#of("usd"));
     const tokens = least(this.#of("tokens").filter(({ left, most }) => left < SCARCE * most));
     const parts = [];
-    if ((now && now.left < 1) || usd?.left <= (this.#tooLittleUsd ?? 0)) parts.push("You cannot send a message right now");
+    const isOver = now?.left < 1 || usd?.left <= (this.#tooLittleUsd ?? 0);
+    if (isOver || this.#isRefused) parts.push("You cannot send a message right now");
     else if (now) parts.push(`You can send ${count(now.left, "more message")} now`);
     if (long) parts.push(`${long.left.toLocaleString("en")} of ${long.most.toLocaleString("en")} left ${period(long.period)}`);
     if (usd) parts.push(`${money(Math.max(0, usd.left))} of ${money(usd.most)} left${usd.period ? ` ${period(usd.period)}` : ""}`);

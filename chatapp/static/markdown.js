@@ -12,14 +12,16 @@ const MOST_TO_RENDER_AGAIN = 100_000; // characters
 // faster. One with more is shown as it was written.
 const MOST_MARKS = 1000;
 const FENCE = /^( {0,3})(`{3,}|~{3,})([^\n`]*)\n/;
+const IMAGE_IN_TEXT = /^data:image\/(?:png|jpeg|gif|webp|avif);base64,[A-Za-z0-9+/=]+$/;
+const OPEN_IMAGE = /!\[[^\]]*\]\(data:[^)\s]*$/; // while it is being written
 const MAYBE_A_FENCE = /^ {0,3}(`*|~*)\s*$/;
 
 const PURIFIED = {
   ALLOWED_TAGS: [
     ..."p br hr strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 a".split(" "),
-    ..."table thead tbody tr th td".split(" "),
+    ..."table thead tbody tr th td img".split(" "),
   ],
-  ALLOWED_ATTR: ["href", "title", "start", "align", "class"],
+  ALLOWED_ATTR: ["href", "title", "start", "align", "class", "src", "alt"],
   ADD_URI_SAFE_ATTR: ["align", "start"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
   ALLOW_DATA_ATTR: false,
@@ -46,8 +48,10 @@ const marked = new Marked({
   extensions: [...mathExtensions(escaped), crowded],
   renderer: {
     html: ({ text }) => escaped(text),
-    // An image of another site would tell it who reads the reply, so it is a link.
-    image: ({ href, text }) => `<a href="${escaped(href)}">${escaped(text || "Image")}</a>`,
+    // An image of another site would tell it who reads the reply, so it is a link. One that is in the text is shown.
+    image: ({ href, text }) => IMAGE_IN_TEXT.test(href)
+      ? `<img src="${escaped(href)}" alt="${escaped(text || "Image")}">`
+      : `<a href="${escaped(href)}">${escaped(text || "Image")}</a>`,
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
   },
 });
@@ -110,7 +114,7 @@ export class Markdown {
       }
       const settled = this.#settle(rest, isOver);
       if (settled === 0 || isOver) {
-        this.#showLive(this.#text.slice(this.#settled));
+        this.#showLive(this.#text.slice(this.#settled), isOver);
         return;
       }
     }
@@ -137,10 +141,10 @@ export class Markdown {
     return length;
   }
 
-  #showLive(text) {
+  #showLive(text, isOver) {
     this.#clearLive();
     if (!text) return;
-    const fragment = fragmentOf(lexed(text));
+    const fragment = fragmentOf(lexed(isOver ? text : text.replace(OPEN_IMAGE, "…")));
     this.#live = [...fragment.childNodes];
     this.#parent.append(fragment);
   }
@@ -277,7 +281,7 @@ function fragmentOf(tokens) {
     link.target = "_blank";
     link.rel = "noopener noreferrer nofollow";
   }
-  for (const block of fragment.querySelectorAll("p, li, h1, h2, h3, h4, h5, h6, blockquote, table")) block.dir = "auto";
+  for (const image of fragment.querySelectorAll("img")) if (!IMAGE_IN_TEXT.test(image.src)) image.remove();
   for (const table of fragment.querySelectorAll("table")) {
     const box = document.createElement("div");
     box.className = "table";
@@ -293,6 +297,9 @@ function fragmentOf(tokens) {
     view.append((code ?? pre).textContent.replace(/\n$/, "").split("\n"));
     pre.replaceWith(view.element);
   }
+  // The direction of a block is that of its first letter, also of a list, whose marks and indentation follow it. What
+  // is in it has its own: see unicode-bidi in chat.css.
+  for (const block of fragment.children) if (!block.matches(".code")) block.dir = "auto";
   drawFormulas(fragment);
   return fragment;
 }

@@ -11,6 +11,10 @@ const INLINE_DISPLAY = /^(?:\$\$([^$\n]{1,1000})\$\$|\\\[((?:(?!\\\]|\n)[^]){1,1
 const OPTIONS = { throwOnError: true, trust: false, maxSize: [20, 20], maxExpand: 1000 };
 const LIBRARY = new URL("vendor/temml.min.js", import.meta.url); // sets globalThis.temml
 let isAskedFor = false;
+// A formula in a line that is wider than the line, as on a phone, gets lines of its own.
+const fitting = new IntersectionObserver((entries) => {
+  for (const { target, boundingClientRect: { width } } of entries) if (width > target.parentElement.clientWidth) setApart(target);
+});
 
 // Where a formula begins on a line of its own that has no end yet; the text's length if none does.
 export function openFormula(text) {
@@ -71,10 +75,15 @@ function draw(code) {
     return; // unknown commands: it stays as it was written
   }
   drawn.className = code.className;
-  if (displayMode) {
-    drawn.tabIndex = 0; // a long one scrolls, also with the keyboard
-    drawn.setAttribute("role", "group");
-    drawn.setAttribute("aria-label", "Formula");
-  }
+  if (displayMode) setApart(drawn);
+  else fitting.observe(drawn);
   code.replaceWith(drawn);
+}
+
+function setApart(drawn) {
+  fitting.unobserve(drawn);
+  drawn.classList.add("display");
+  drawn.tabIndex = 0; // a long one scrolls, also with the keyboard
+  drawn.setAttribute("role", "group");
+  drawn.setAttribute("aria-label", "Formula");
 }

@@ -35,10 +35,18 @@ const SENTENCES = {
   internal_error: ["Something went wrong in the server. Try again; if it happens again, ask your administrator.", "retry"],
 };
 
+// By code: why a reply ended that had begun.
+const BROKEN_OFF = {
+  server_is_overloaded: "The model became too busy to go on, so this reply is incomplete.",
+  provider_timeout: "The model stopped writing, so this reply is incomplete.",
+  provider_unavailable: "The model's provider broke this reply off.",
+};
+
 // {sentence, offers, waitMs, isAutomatic, details}. `isAutomatic`: send again after `waitMs`.
-// `asksForKey`: the page has a field for one.
-export function describe(error, { asksForKey, hasKey, isOnline }) {
+// `asksForKey`: the page has a field for one. `hasBegun`: a part of the reply came.
+export function describe(error, { asksForKey, hasKey, hasBegun, isOnline }) {
   if (!(error instanceof Refusal)) {
+    if (hasBegun) return { sentence: `${isOnline ? "The connection was lost" : "You went offline"}, so this reply is incomplete.` };
     const sentence = isOnline
       ? "The server cannot be reached. Check your connection."
       : "You are offline. Your message is sent when you are online again.";
@@ -50,6 +58,7 @@ export function describe(error, { asksForKey, hasKey, isOnline }) {
     const sentence = hasKey ? `This key does not work. ${paste}` : paste;
     return { sentence, offers: "key", waitMs: 0, isAutomatic: false, details };
   }
+  if (hasBegun) return { sentence: BROKEN_OFF[error.code] ?? `This reply broke off. ${error.message}` };
   const { waitMs } = error;
   const [known, offers = null] = SENTENCES[error.code] ?? [unknown(error), error.status >= 500 ? "retry" : null];
   if (error.code === "rate_limited" || error.code === "insufficient_quota") {

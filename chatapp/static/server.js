@@ -48,12 +48,12 @@ export class Server {
     return this.#get("usage/models");
   }
 
-  // What a call cost, once it is over: a moment after its connection.
-  async cost(callId) {
+  // What a call used and cost, once it is over: a moment after its connection. Null if that is unknown.
+  async call(callId) {
     for (const waitMs of [150, 300, 600, 1200]) {
       await new Promise((resolve) => setTimeout(resolve, waitMs));
       const call = await this.#get(`usage/calls/${callId}`).catch(() => null);
-      if (call && call.status !== "unfinished") return call.cost_usd;
+      if (call && call.status !== "unfinished") return call;
     }
     return null;
   }

@@ -1,7 +1,7 @@
 // The messages on the page.
 
 import { Markdown, copyButton } from "./markdown.js";
-import { dollars } from "./words.js";
+import { count, dollars } from "./words.js";
 
 const NEAR_THE_END_PX = 60;
 const CUT = {
@@ -199,15 +199,21 @@ class Reply {
   }
 }
 
-function paid({ end, costUsd }) {
+// What a reply cost that is not whole, and why.
+function paid({ end, costUsd, usage, isEstimated }) {
   if (end !== "stopped" && end !== "cut") return "";
-  return costUsd === null ? " What had come is charged." : ` It cost ${dollars(costUsd)}.`;
+  if (costUsd === null) return " What had come is charged.";
+  if (!usage || costUsd === 0) return ` It cost ${dollars(costUsd)}.`;
+  const cost = ` It cost ${dollars(costUsd)}: the model read ${count(usage.input_tokens, "token")}`;
+  const wrote = usage.output_tokens.toLocaleString("en");
+  if (!isEstimated) return `${cost} and wrote ${wrote}.`;
+  return `${cost} and wrote about ${wrote}, including what did not arrive here, such as its thoughts.`;
 }
 
 function factsOf(message) {
   const { model, usage, costUsd } = message;
   const facts = [model];
-  if (usage) {
+  if (usage && !paid(message)) {
     const cached = usage.cached_input_tokens ? ` (${usage.cached_input_tokens} cached)` : "";
     facts.push(`${usage.input_tokens} tokens in${cached}`, `${usage.output_tokens} out`);
   }

@@ -62,6 +62,36 @@ def test_the_buttons_of_a_reply_stay_in_one_line(page: Page, width: int) -> None
     assert boxes[0]["y"] == boxes[1]["y"]
 
 
+def test_what_can_be_touched_is_large_enough(
+    key: PresentedKey, open_page: Opener, online_url: str, provider: UpstreamServer
+) -> None:
+    """44 px, the size of a fingertip, in each state of the page."""
+    size = {"width": 390, "height": 844}
+    page = open_page(online_url, viewport=size, has_touch=True, is_mobile=True)
+    small = """() => [...document.querySelectorAll("button, select, summary, input, textarea")]
+      .filter((each) => each.checkVisibility({ visibilityProperty: true }))
+      .map((each) => [each, each.getBoundingClientRect()])
+      .filter(([, { width, height }]) => width < 44 || height < 44)
+      .map(([each, { width, height }]) => `${each.outerHTML.slice(0, 80)}: ${width} x ${height}`)"""
+    assert page.evaluate(small) == []
+    page.get_by_label("API key").fill(key.text)
+    page.get_by_label("API key").press("Enter")
+    provider.script(Stream([*openai_chunks("```\nx\n```\n")[:2], Wait(), *openai_chunks("")[1:]]))
+    begin(page, "ping")
+    expect(button(page, "Copy code")).to_be_visible()
+    assert page.evaluate(small) == []
+    provider.go_on()
+    expect(page.locator("#log .pending")).to_have_count(0)
+    page.route(
+        "**/chat", lambda route: route.fulfill(status=502, json={"code": "provider_unavailable"})
+    )
+    say(page, "ping")
+    for details in page.locator("details:visible").all():
+        details.evaluate("details => (details.open = true)")
+    assert page.evaluate(small) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def violations(page: Page) -> list[str]:
     found = Axe().run(page).response["violations"]
     return [f"{each['id']}: {node['html'][:200]}" for each in found for node in each["nodes"]]

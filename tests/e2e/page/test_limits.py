@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
@@ -152,6 +153,42 @@ def test_too_little_money_is_said_until_there_is_more(page: Page) -> None:
     budget["remaining"] = 5.0
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(sentence).to_contain_text("You can send 9 more messages now")
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "wait_ms"),
+    [(429, "rate_limited", 56_000), (503, "server_is_overloaded", 56_000), (403, "blocked", 0)],
+)
+def test_the_sentence_does_not_contradict_a_refusal(
+    page: Page, status: int, code: str, wait_ms: int
+) -> None:
+    """As one by a limit of the model, or of the address, which GET /usage does not name; until the
+    wait is over, a message is answered or another model is chosen."""
+    sentence = page.locator("#sentence")
+    page.clock.install()
+    page.reload()
+    expect(sentence).to_contain_text("You can send 10 more messages now; 100")
+
+    def refuse(route: Route) -> None:
+        headers = {"retry-after-ms": str(wait_ms)} if wait_ms else {}
+        route.fulfill(status=status, headers=headers, json={"error": "No.", "code": code})
+
+    page.route("**/chat", refuse, times=1)
+    begin(page, "hello")
+    expect(problem(page)).to_be_visible()
+    expect(sentence).to_contain_text("You cannot send a message right now; 100 of 100 left today")
+    page.clock.run_for(5_000)  # GET /usage is read meanwhile
+    expect(sentence).to_contain_text("You cannot send a message right now; 100 of 100 left today")
+    if not wait_ms:
+        button(page, "Send").click()
+    page.clock.run_for(60_000)
+    expect(replies(page)).to_contain_text("I am offline")
+    expect(sentence).to_contain_text("more messages now; 99 of 100 left today")
+    page.route("**/chat", refuse, times=1)
+    begin(page, "hello")
+    expect(sentence).to_contain_text("You cannot send a message right now")
+    page.get_by_label("Model").dispatch_event("change")
+    expect(sentence).to_contain_text("more messages now; 99 of 100 left today")
 
 
 def deny(page: Page, wait_ms: int, **fields: object) -> list[Route]:

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks
-from tests.e2e.page.actions import replies, say
+from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
+from tests.e2e.page.actions import begin, replies, say
 
+PNG = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAA"
+    "AABJRU5ErkJggg=="
+)
 CODE = "def f(x):\n    return x  # <b>\n"
 ATTACKS = [
     "<img src=x onerror=alert(1)>",
@@ -24,6 +28,10 @@ ATTACKS = [
     "[x](data:text/html,<script>alert(1)</script>)",
     "[x](vbscript:x)",
     "[x](/usage)",
+    "![x](data:image/svg+xml;base64,PHN2ZyBvbmxvYWQ9ImFsZXJ0KDEpIi8+)",
+    "![x](data:image/svg+xml,<svg/onload=alert(1)>)",
+    '![x](data:image/png;base64,AAAA"onerror="alert(1))',
+    "![x](data:text/html;base64,PHNjcmlwdD5hbGVydCgxKTwvc2NyaXB0Pg==)",
     "<javascript:alert(1)>",
     "![x](https://evil.example/pixel.png)",
     '![x"onerror="alert(1)](x)',
@@ -129,6 +137,28 @@ def test_links_open_elsewhere_and_images_are_links(chat: Page, provider: Upstrea
     expect(chat.locator("#log img")).to_have_count(0)
 
 
+def test_an_image_that_is_in_the_reply_is_shown(chat: Page, provider: UpstreamServer) -> None:
+    """It tells no other site who reads it. While it is being written its data is not shown."""
+    provider.script(
+        Stream(
+            [
+                *openai_chunks("Look: ", f"![A dot]({PNG[:60]}")[:3],
+                Wait(),
+                *openai_chunks(f"{PNG[60:]}) done")[1:],
+            ]
+        )
+    )
+    begin(chat, "ping")
+    expect(replies(chat).locator(".content")).to_have_text("Look: …")
+    provider.go_on()
+    image = replies(chat).get_by_role("img", name="A dot")
+    expect(image).to_be_visible()
+    assert (
+        image.evaluate("async (image) => { await image.decode(); return image.naturalWidth; }") == 1
+    )
+    expect(replies(chat)).to_contain_text("done")
+
+
 def test_nothing_in_a_reply_runs(page: Page) -> None:
     """Of attacks only harmless elements are left, and no address but those of links."""
     page.on("dialog", lambda dialog: pytest.fail(dialog.message))
@@ -176,6 +206,7 @@ SAMPLES = [
     "a\n$$\nx\n- y\n= z\n$$\nb\n\nc",
     "\\[\n- x\n\\]\n\n- \\(y\\) costs $5, or $6\n\n$$\nno end\n\n- a\n",
     "مرحبا\n\n😀 emoji 👩‍👩‍👧‍👦",
+    f"a ![b]({PNG}) c\n\n![d]({PNG})",
     "```",
     "```\n",
     "",
@@ -265,3 +296,48 @@ def test_right_to_left_text_has_its_direction(chat: Page, provider: UpstreamServ
     assert [p.evaluate(direction) for p in paragraphs.all()] == ["rtl", "ltr"]
     assert replies(chat).locator("pre").evaluate(direction) == "ltr"
     assert chat.locator("#log .me .text").evaluate(direction) == "rtl"
+
+
+def test_right_to_left_lists_have_their_marks_at_the_right(
+    chat: Page, provider: UpstreamServer
+) -> None:
+    """A list follows its first letter, and so do quotes and tables; an item in another language has
+    its own direction, beside its mark."""
+    text = "- אחד\n- one.\n\n1. one\n\n> שלום\n\n| א | b |\n| - | - |\n| 1 | 2 |\n"
+    provider.script(Stream(openai_chunks(text)))
+    say(chat, "ping")
+    content = replies(chat).locator(".content")
+    direction = "each => getComputedStyle(each).direction"
+    for name, expected in (("ul", "rtl"), ("ol", "ltr"), ("blockquote", "rtl"), ("table", "rtl")):
+        assert content.locator(name).evaluate(direction) == expected, name
+    ends = """item => {
+      const range = document.createRange();
+      range.selectNodeContents(item);
+      const dot = document.createRange();
+      dot.setStart(item.firstChild, 3);
+      dot.setEnd(item.firstChild, 4);
+      const [text, last, box] = [range, dot, item].map((each) => each.getBoundingClientRect());
+      return [box.right - text.right, text.right - last.right];
+    }"""
+    assert content.locator("li", has_text="one.").first.evaluate(ends) == pytest.approx([0, 0])
+
+
+def test_a_wide_formula_scrolls_on_a_phone(chat: Page, provider: UpstreamServer) -> None:
+    """On a line of its own, also one that was written within a line; the page does not scroll, and
+    a short one stays where it is."""
+    chat.set_viewport_size({"width": 390, "height": 700})
+    wide = " + ".join(f"a_{{{number}}}" for number in range(30))
+    provider.script(
+        Stream(openai_chunks(f"It is ${wide}$, $\\frac{{{wide}}}{{2}}$ or $x$.\n\n$${wide}$$\n"))
+    )
+    say(chat, "ping")
+    formulas = replies(chat).locator("span.math")
+    expect(formulas).to_have_count(4)
+    expect(replies(chat).get_by_role("group", name="Formula")).to_have_count(3)
+    for formula in formulas.all():
+        right = formula.evaluate("each => each.getBoundingClientRect().right")
+        assert right <= 390
+        assert formula.evaluate("each => each.scrollWidth > each.clientWidth") == (
+            len(formula.inner_text()) > 10
+        )
+    assert chat.evaluate("document.documentElement.scrollWidth") == 390

@@ -90,11 +90,27 @@ def test_an_error_is_in_a_users_words(page: Page, case: Case) -> None:
     page.route("**/chat", lambda r: r.fulfill(status=case.status, headers=headers, json=body))
     say(page, "hello")
     expect(problem(page).locator("p").first).to_contain_text(case.says)
-    expect(problem(page)).to_contain_text(f"{case.error} ({case.code}) Request req_12ab")
+    details = f"{case.error} ({case.code}) Request req_12ab"
+    expect(problem(page)).to_contain_text(details)
     expect(message(page)).to_have_value("hello")
     expect(button(page, "Send")).to_be_enabled()
     expect(page.locator("#log .me")).to_have_count(0)
     expect(page.locator("#status")).to_contain_text(case.says)
+
+
+def test_the_details_of_a_problem_are_copied(page: Page) -> None:
+    """For a report to the administrator."""
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    body = {"error": "The server failed.", "code": "internal_error"}
+    page.route(
+        "**/chat", lambda r: r.fulfill(status=500, headers={"x-request-id": "req_1"}, json=body)
+    )
+    say(page, "hello")
+    problem(page).locator("summary").click()
+    problem(page).get_by_role("button", name="Copy details").click()
+    expect(problem(page).get_by_role("button", name="Copy details")).to_have_text("Copied")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == "The server failed. (internal_error) Request req_1"
 
 
 def test_an_answer_that_is_no_json_is_a_clear_problem(page: Page) -> None:

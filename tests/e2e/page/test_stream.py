@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -40,19 +41,28 @@ def test_a_reply_is_shown_while_it_is_written(halfway: Page, provider: UpstreamS
 def test_stop_ends_the_providers_call_and_shows_what_it_cost(
     halfway: Page, provider: UpstreamServer, tmp_path: Path, way: str
 ) -> None:
-    """The cost is the ledger's; what had come stays, and is a part of the conversation."""
+    """The cost and its reason are the ledger's; what had come stays, and is a part of the
+    conversation."""
     if way == "button":
         button(halfway, "Stop").click()
     else:
         halfway.keyboard.press("Escape")
     assert provider.hung_up.wait(10)
     reply = replies(halfway)
-    expect(reply).to_contain_text("You stopped this reply. It cost $")
+    expect(reply.locator(".note")).to_have_text(
+        re.compile(
+            r"^You stopped this reply\. It cost \$[\d.]+: the model read \d+ tokens and wrote "
+            r"about [\d,]+, including what did not arrive here, such as its thoughts\.$"
+        )
+    )
     with closing(sqlite3.connect(tmp_path / "chatapp.db")) as connection:
-        [(cost, status)] = connection.execute("SELECT cost_micro_usd, status FROM calls").fetchall()
+        [(cost, status, read, wrote)] = connection.execute(
+            "SELECT cost_micro_usd, status, input_tokens, output_tokens FROM calls"
+        ).fetchall()
     assert status == "cut_off"
-    shown = reply.locator(".note").inner_text().rpartition("$")[2].removesuffix(".")
-    assert float(shown) == pytest.approx(cost / 1e6, rel=0.05)
+    shown = re.findall(r"\d[\d.,]*\d|\d", reply.locator(".note").inner_text())
+    assert float(shown[0]) == pytest.approx(cost / 1e6, rel=0.05)
+    assert [int(each.replace(",", "")) for each in shown[1:]] == [read, wrote]
     expect(message(halfway)).to_be_focused()
     say(halfway, "Go on")
     assert [each["content"] for each in provider.calls[-1].body["messages"]] == [  # type: ignore[attr-defined]
@@ -82,8 +92,13 @@ def test_a_reply_that_the_provider_cuts_can_be_asked_for_again(
     provider.script(Stream([*HALF, Cut()]))
     say(chat, "Tell me a story")
     expect(replies(chat)).to_contain_text("The first part")
-    expect(replies(chat)).to_contain_text("The model cannot be reached.")
-    expect(replies(chat)).to_contain_text("It cost $")
+    note = replies(chat).locator(".note")
+    expect(note).to_have_text(
+        re.compile(
+            r"^The model's provider broke this reply off\. It cost (under )?\$[\d.]+: the model "
+            r"read \d+ tokens and wrote about [\d,]+, including what did not arrive here"
+        )
+    )
     button(chat, "Try again").click()
     expect(replies(chat)).to_have_count(1)
     expect(replies(chat)).to_contain_text("pong")
