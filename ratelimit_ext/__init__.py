@@ -21,11 +21,16 @@ from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.extension import Limiter
 from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
-from ratelimit_ext.records.overrides import Override
+from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.restoration import RestoredUsage
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.commands import COMMANDS, GROUP, LateGroup
-from ratelimit_ext.web.declarations.callbacks import Callers, CheckedPolicy, DecideAgain
+from ratelimit_ext.web.declarations.callbacks import (
+    Callers,
+    ChangeLog,
+    CheckedPolicy,
+    DecideAgain,
+)
 from ratelimit_ext.web.declarations.definitions import (
     ApplicationLimit,
     Limit,
@@ -52,6 +57,7 @@ __all__ = [
     "BlockReason",
     "Blocked",
     "Callers",
+    "ChangeLog",
     "CheckedPolicy",
     "ConfigurationError",
     "DecideAgain",
@@ -64,6 +70,7 @@ __all__ = [
     "LimitUnavailable",
     "LimitedRequest",
     "Limiter",
+    "LogEntry",
     "MetaLimit",
     "OperatorError",
     "Override",

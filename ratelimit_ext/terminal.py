@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import click
@@ -62,6 +63,7 @@ class Parsed(click.ParamType[T]):
 
 
 UNTIL: Final = Parsed("time", instant_s)
+SINCE: Final = Parsed("time", partial(instant_s, past=True))
 
 
 def with_json(command: F) -> F:

@@ -8,7 +8,7 @@ from flask.cli import AppGroup, with_appcontext
 from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import time_text, with_times
 from ratelimit_ext.records.overrides import LogEntry, Override
-from ratelimit_ext.terminal import UNTIL, by_operator, echo_json, echo_table, with_json
+from ratelimit_ext.terminal import SINCE, UNTIL, by_operator, echo_json, echo_table, with_json
 
 override = AppGroup("override", help="Give single identities another amount for some time.")
 
@@ -32,7 +32,7 @@ def reset(identity: str, limit: str | None, reason: str, by: str, *, as_json: bo
 @click.argument("identity")
 @click.argument("limit")
 @click.argument("amount")
-@click.option("--until", type=UNTIL, help="When it ends, by UTC: 2h, 17:30, '2026-11-27 09:00'.")
+@click.option("--until", type=UNTIL, help="When it ends, by UTC: 2h, 17:30, friday, 2026-11-27.")
 @by_operator
 @with_json
 def set_override(
@@ -102,16 +102,19 @@ def _row(each: Override) -> tuple[str, ...]:
 
 @click.command("log")
 @with_appcontext
-@click.option("--most", type=click.IntRange(1), default=20, help="How many lines; default 20.")
+@click.option("--most", type=click.IntRange(1), help="How many lines; default 20.")
+@click.option("--since", type=SINCE, help="All since then, by UTC: 2h, 7d, yesterday, 2026-11-27.")
 @with_json
-def show_log(most: int, *, as_json: bool) -> None:
+def show_log(most: int | None, since: float | None, *, as_json: bool) -> None:
     """List the latest changes by operators: overrides, resets and blocks."""
-    entries = all_operators().shared().log()[:most]
+    most = most or (20 if since is None else None)
+    entries = all_operators().shared().log(since=since or 0.0)[:most]
     if as_json:
         echo_json([with_times(each) for each in entries])
         return
     if not entries:
-        click.echo("No operator has changed anything.", err=True)
+        when = "." if since is None else f" since {time_text(since)}."
+        click.echo(f"No operator has changed anything{when}", err=True)
         return
     heads = ("TIME", "BY", "CHANGE", "LIMIT", "IDENTITY", "AMOUNT", "UNTIL", "REASON")
     echo_table(heads, map(_entry, entries))

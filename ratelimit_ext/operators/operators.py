@@ -28,7 +28,7 @@ from ratelimit_ext.settlements.queue import EXIT_S
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.web.commands import EXTENSION
 from ratelimit_ext.web.components import Components
-from ratelimit_ext.web.declarations.callbacks import Callers, CheckedPolicy
+from ratelimit_ext.web.declarations.callbacks import Callers, ChangeLog, CheckedPolicy
 from ratelimit_ext.web.hooks import RequestHooks
 from ratelimit_ext.web.inventory import Decider, Group, Row
 from ratelimit_ext.web.request.request_state import RequestLimit
@@ -157,6 +157,16 @@ class Operators:
     def callers(self, callers: Callers) -> None:
         for hooks in self._attached:
             hooks.components.callbacks.callers = callers
+
+    @property
+    def change_log(self) -> ChangeLog | None:
+        """Where the application keeps the changes of operators, if it does."""
+        return self._attached[0].components.callbacks.change_log
+
+    @change_log.setter
+    def change_log(self, log: ChangeLog) -> None:
+        for hooks in self._attached:
+            hooks.components.callbacks.change_log = log
 
     def policy_checker(
         self, function: Callable[[Path | None], CheckedPolicy]
@@ -346,10 +356,13 @@ class Operators:
                     removed = each
         return removed
 
-    def log(self) -> list[LogEntry]:
-        """The latest changes by operators, the newest first."""
-        entries = [each for components in self._enabled() for each in components.overrides.log()]
-        return sorted(entries, key=lambda entry: -entry.at)
+    def log(self, *, since: float = 0.0) -> list[LogEntry]:
+        """The changes by operators since then, in seconds since 1970, the newest first: the latest
+        in the storage, and all that the application keeps."""
+        entries = {each for components in self._enabled() for each in components.overrides.log()}
+        if self.change_log is not None:
+            entries.update(self.change_log.read(since))
+        return sorted((e for e in entries if e.at >= since), key=lambda entry: -entry.at)
 
     def note(self, action: str, identity: str, **facts: Any) -> None:
         """Write another change of an operator to the log."""

@@ -12,6 +12,9 @@ from ratelimit_ext.records.overrides import LogEntry, Override
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN: Final = re.compile(r"([0-9]{1,99})([smhd])")
+_CLOCK: Final = re.compile(r"(?:(.+) )?(\d{1,2}):(\d\d)")
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
 
 def span_s(text: str, *, least_s: int = 1, most_s: int = 366 * 86_400) -> int:
@@ -31,15 +34,20 @@ def span_s(text: str, *, least_s: int = 1, most_s: int = 366 * 86_400) -> int:
 
 def instant_s(text: str, *, past: bool = False) -> float:
     """Read an instant in the future or the ``past``, in seconds since 1970: a length of time from
-    now, a time of day, a date, or a date and a time; by UTC unless it states an offset."""
-    now, example = datetime.now(UTC), "" if past else "tomorrow, tomorrow 9:00, "
+    now, a time of day, a day, or a day and a time; by UTC unless it states an offset.
+
+    A day is a date, ``tomorrow``, ``today``, ``yesterday`` or a day of the week, the next one of
+    that name or the last, and begins at midnight.
+    """
+    now, day = datetime.now(UTC), "monday" if past else "friday"
     try:
         found = _instant(text.strip().lower(), now, past=past)
     except (ValueError, OverflowError):
+        near = "yesterday" if past else "tomorrow"
         raise OperatorError(
             "invalid_time",
-            f"{text!r} is not a time; write it as 2h, 7d, 17:30, {example}2026-11-27 or "
-            "'2026-11-27 09:00'",
+            f"{text!r} is not a time; write it as 2h, 7d, 17:30, {near}, {day}, '{day} 9:00', "
+            "2026-11-27 or '2026-11-27 09:00'",
         ) from None
     if found > now if past else found <= now:
         side, code = ("past", "future_time") if past else ("future", "past_time")
@@ -48,17 +56,20 @@ def instant_s(text: str, *, past: bool = False) -> float:
 
 
 def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
-    one_day = timedelta(days=1)
     if length := _SPAN.fullmatch(text):
         span = timedelta(seconds=int(length[1]) * UNITS[length[2]])
         return now - span if past else now + span
-    if text == "tomorrow":
-        text = f"{now + one_day:%Y-%m-%d}"
-    if at := re.fullmatch(r"(tomorrow )?(\d{1,2}):(\d\d)", text):
-        found = now.replace(hour=int(at[2]), minute=int(at[3]), second=0, microsecond=0)
-        if past and found > now:
-            return found - one_day
-        return found + one_day if at[1] or (not past and found <= now) else found
+    clock = _CLOCK.fullmatch(text)
+    name, hour, minute = (clock[1], int(clock[2]), int(clock[3])) if clock else (text, 0, 0)
+    at = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    if name in _DAYS:
+        return at + timedelta(days=_DAYS[name])
+    if name is None or name in _WEEKDAYS:  # the last or the next of many
+        every = timedelta(days=7 if name else 1)
+        ago = (at.weekday() - _WEEKDAYS.index(name)) % 7 if name else 0
+        last = at - timedelta(days=ago)
+        last -= every if last > now else timedelta()
+        return last if past else last + every
     found = datetime.fromisoformat(text.upper())
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 

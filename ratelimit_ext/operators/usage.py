@@ -146,11 +146,13 @@ class Reader:
         return [state for state in stored if state.used], has_more
 
     def blocks(self, most: int) -> list[Block]:
-        """What is blocked, of so many names. Also by surges, which no operator sets."""
+        """What is blocked, of so many names. Also by surges, which no operator sets; not what a
+        guard in shadow would deny."""
         log, strategies = self.components.overrides.log(), strategies_taking("unblock")
         codes = [f"{traits_of(strategy).code}:" for strategy in strategies]
         names = [name for code in codes for name in self._names(most, code)[0]]
-        stored = self._stored(names, (r for r in self.rows if r.limit.strategy in strategies))
+        rows = (row for row in self.rows if row.limit.mode == "enforce")
+        stored = self._stored(names, (row for row in rows if row.limit.strategy in strategies))
         return [_block(state, log) for state in stored if not state.verdict.allowed]
 
     def _stored(self, names: Iterable[str], rows: Iterable[Row]) -> list[State]:

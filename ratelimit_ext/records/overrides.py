@@ -14,7 +14,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Final
@@ -75,14 +75,17 @@ class Overrides:
 
     ``by_limit`` are all by the name of the limit and the identity, also those that have ended; it
     is replaced and never changed. It is empty if there are none, which is all that most requests
-    look at.
+    look at. ``keep`` gets each entry of the log, which ends with the storage.
     """
 
     #: Whether processes read the overrides from a thread. Tests that count commands read by hand.
     in_background = True
 
-    def __init__(self, store: RecordStore | None) -> None:
+    def __init__(
+        self, store: RecordStore | None, *, keep: Callable[[LogEntry], None] = lambda _: None
+    ) -> None:
         self._store = store
+        self._keep = keep
         self.by_limit: Mapping[str, Mapping[str, Override]] = MappingProxyType({})
         #: Changes with ``by_limit``.
         self.version = 0
@@ -225,7 +228,11 @@ class Overrides:
         field = field_of(entry.limit, entry.identity) if is_override else ""
         stored = "" if override is None else json.dumps(asdict(override))
         words = json.dumps(asdict(entry)), MOST_ENTRIES, MOST_OVERRIDES, field, stored
-        return require_store(self._store, KIND).change("overrides", [KIND, "log"], *words, *removed)
+        store = require_store(self._store, KIND)
+        changed = store.change("overrides", [KIND, "log"], *words, *removed)
+        if changed > 0:
+            self._keep(entry)
+        return changed
 
 
 def field_of(limit: str, identity: str) -> str:

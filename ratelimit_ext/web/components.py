@@ -90,7 +90,7 @@ class Components:
             storage, failure_policy, self.workers, events=self.events, queue=settlements
         )
         records = record_store(storage, settings._key_prefix)
-        self.overrides = Overrides(records)
+        self.overrides = Overrides(records, keep=self.callbacks.keep_change)
         self.recorder.use(records)
         self.resolver = self.resolver_of(self.manager)
         self.admission = Admission(

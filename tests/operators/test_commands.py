@@ -396,9 +396,9 @@ def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
         (("ann", "pace", "5/hour"), 1, "pace: found '5/hour'"),
         (("pace", "ann", "5/minute"), 1, "'pace' is the name of a limit. Write the identity first"),
         (
-            ("ann", "pace", "5/minute", "--until", "yesterday"),
+            ("ann", "pace", "5/minute", "--until", "someday"),
             2,
-            "'yesterday' is not a time; write",
+            "'someday' is not a time; write",
         ),
         (("ann", "pace", "5/minute", "--until", "2020-01-01"), 2, "is not in the future"),
     ],
@@ -421,15 +421,21 @@ def test_a_wrong_override_is_one_sentence(
         ("15:00", "2026-11-27 15:00"),
         ("tomorrow", "2026-11-27 00:00"),
         ("tomorrow 9:00", "2026-11-27 09:00"),
+        ("today 17:30", "2026-11-26 17:30"),
+        ("Friday", "2026-11-27 00:00"),
+        ("friday 9:00", "2026-11-27 09:00"),
+        ("thursday", "2026-12-03 00:00"),
+        ("thursday 17:30", "2026-11-26 17:30"),
+        ("wednesday", "2026-12-02 00:00"),
         ("2026-12-01", "2026-12-01 00:00"),
         ("2026-12-01 08:30", "2026-12-01 08:30"),
         ("2026-12-01T08:30+02:00", "2026-12-01 06:30"),
     ],
 )
 def test_an_end_may_be_written_in_several_ways(text: str, expected: str) -> None:
-    """By UTC, unless it states another offset."""
+    """By UTC, unless it states another offset. It was a Thursday."""
     now = datetime(2026, 11, 26, 16, 0, tzinfo=UTC)
-    assert texts._instant(text, now).astimezone(UTC).strftime("%Y-%m-%d %H:%M") == expected
+    assert texts._instant(text.lower(), now).astimezone(UTC).strftime("%Y-%m-%d %H:%M") == expected
 
 
 @pytest.mark.parametrize(
@@ -439,6 +445,11 @@ def test_an_end_may_be_written_in_several_ways(text: str, expected: str) -> None
         ("7d", "2026-11-19 16:00"),
         ("17:30", "2026-11-25 17:30"),
         ("15:00", "2026-11-26 15:00"),
+        ("yesterday", "2026-11-25 00:00"),
+        ("yesterday 9:00", "2026-11-25 09:00"),
+        ("friday", "2026-11-20 00:00"),
+        ("thursday", "2026-11-26 00:00"),
+        ("thursday 17:30", "2026-11-19 17:30"),
         ("2026-11-20", "2026-11-20 00:00"),
     ],
 )
@@ -453,6 +464,8 @@ def test_a_beginning_is_written_as_an_end(text: str, expected: str) -> None:
     [
         ("2001-01-01", False, "past_time"),
         ("tomorrow", True, "future_time"),
+        ("yesterday", False, "past_time"),
+        ("friday 25:00", False, "invalid_time"),
         ("30", False, "invalid_time"),
         ("2026-13-01", True, "invalid_time"),
         (f"{10**20}d", False, "invalid_time"),

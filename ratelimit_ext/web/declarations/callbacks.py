@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.core.key import Identity
 from ratelimit_ext.policy import Policy
+from ratelimit_ext.records.overrides import LogEntry
 from ratelimit_ext.web.identities import BUILT_IN, COMMON, meant
 
 Estimate: TypeAlias = Callable[[], Any]
@@ -58,6 +59,18 @@ class Callers(Protocol):
         ...
 
 
+class ChangeLog(Protocol):
+    """Where an application keeps what operators change, for longer than the limits' storage."""
+
+    def write(self, entry: LogEntry) -> None:
+        """Keep the entry. Never raises: the change is made."""
+        ...
+
+    def read(self, since: float) -> Iterable[LogEntry]:
+        """Return the entries since then, in seconds since 1970."""
+        ...
+
+
 class AnyCallers:
     """Callers of which only their identities are known."""
 
@@ -95,7 +108,12 @@ class Callbacks:
         self.plan_keywords: dict[str, Callable[[Any], Any]] = {}
         self.refusal_handler: RefusalHandler | None = None
         self.callers: Callers = AnyCallers(self.identities)
+        self.change_log: ChangeLog | None = None
         self.policy_checker: PolicyChecker | None = None
+
+    def keep_change(self, entry: LogEntry) -> None:
+        if self.change_log is not None:
+            self.change_log.write(entry)
 
 
 @dataclass(frozen=True, slots=True)
