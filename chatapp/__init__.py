@@ -158,7 +158,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
     _add_log_handlers(app)
-    cli.install(app, limiter)
+    cli.install(app, limiter, database)
     limiter.exempt(health_bp)
     _init_limits(app, limiter)
     reports, estimator = Reports(database), Estimator(models)

@@ -199,6 +199,10 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         raise KeyRefusedError(
             f"API key {key.public_id} was revoked; ask the operator for a new one."
         )
+    if user.deactivated_at is not None:
+        raise KeyRefusedError(
+            f"The account of {user.name} is deactivated; ask the operator to activate it."
+        )
     if key.expires_at is not None and key.has_expired:
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
     principal = Principal(

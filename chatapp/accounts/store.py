@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-from sqlalchemy import JSON, ForeignKey, String, bindparam, exists, or_, select, update
+from sqlalchemy import JSON, ForeignKey, String, bindparam, delete, exists, or_, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 
 from chatapp.accounts.api_key import PresentedKey, new_key
@@ -33,7 +33,7 @@ class User(Base):
     """A user, in one team or none.
 
     The policy defines what the plan allows. ``limits`` are amounts in place of the policy's, as
-    limit strings by the name of the limit.
+    limit strings by the name of the limit. No key of a deactivated user gives access.
     """
 
     __tablename__ = "users"
@@ -44,13 +44,14 @@ class User(Base):
     # No foreign key in the database: SQLite cannot add one to a table.
     team_name: Mapped[str | None] = mapped_column("team", String(64))
     limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
+    deactivated_at: Mapped[datetime | None] = mapped_column(Instant)
     team: Mapped[Team | None] = relationship(
         primaryjoin="foreign(User.team_name) == Team.name", lazy="joined", viewonly=True
     )
 
 
 class ApiKey(Base):
-    """A key, without its secret. Keys are never deleted: the ledger names them.
+    """A key, without its secret. It is deleted only with its user, as the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
     may name files that a provider keeps.
@@ -137,6 +138,14 @@ class UserChange:
     values: Mapping[str, Any]
 
 
+class LastKeysError(ValueError):
+    """No other user has a key: without one, accounts would be off."""
+
+
+class DeactivatedUserError(ValueError):
+    """The user is deactivated."""
+
+
 class OtherPlanError(ValueError):
     """The user exists and has another plan: ``plan``."""
 
@@ -188,7 +197,8 @@ class Accounts:
         """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
         OtherPlanError or OtherTeamError if the user exists with another plan or team: a new key
-        must not change the user's other keys. UnknownTeamError if there is no such team.
+        must not change the user's other keys. DeactivatedUserError if none gives access.
+        UnknownTeamError if there is no such team.
         """
         made = new_key()
         now = datetime.now(UTC)
@@ -200,6 +210,8 @@ class Accounts:
                 owner = User(name=user, plan=plan or default_plan, created_at=now, team_name=team)
                 session.add(owner)
                 session.flush()
+            elif owner.deactivated_at is not None:
+                raise DeactivatedUserError(user)
             elif plan not in {None, owner.plan}:
                 raise OtherPlanError(user, owner.plan)
             elif team not in {None, owner.team_name}:
@@ -312,6 +324,28 @@ class Accounts:
             key: ApiKey = _of(session, "key", public_id)
             key.revoked_at = key.revoked_at or datetime.now(UTC)
         return key
+
+    def set_active(self, user: str, *, active: bool) -> bool:
+        """Let a user's keys give access, or none of them; False if that is so already.
+        UnknownUserError if there is no such user."""
+        with self._writing() as session:
+            found: User = _of(session, "user", user)
+            was_active = found.deactivated_at is None
+            if active != was_active:
+                found.deactivated_at = None if active else datetime.now(UTC)
+        return active != was_active
+
+    def delete_user(self, user: str) -> None:
+        """Delete a user with all keys. UnknownUserError if there is no such user, LastKeysError if
+        no other one has a key."""
+        with self._writing() as session:
+            found = _of(session, "user", user)
+            own = select(exists(select(ApiKey).where(ApiKey.user == user)))
+            others = select(exists(select(ApiKey).where(ApiKey.user != user)))
+            if session.scalar(own) and not session.scalar(others):
+                raise LastKeysError(user)
+            session.execute(delete(ApiKey).where(ApiKey.user == user))
+            session.delete(found)
 
     def set_plan(self, user: str, plan: str) -> None:
         """Change a user's plan. UnknownUserError if there is no such user."""

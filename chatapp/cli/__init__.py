@@ -15,9 +15,11 @@ from chatapp.cli.alerts import alerts
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, providers
+from chatapp.database.connection import Database
 from chatapp.database.migration import COMMAND
 from chatapp.operators.amounts import COUNTED
 from chatapp.operators.callers import ChatCallers
+from chatapp.operators.changes import Changes
 from chatapp.operators.errors import operator_error
 from chatapp.server.valid_files import POLICY, WITHOUT_POLICY, WITHOUT_PROVIDERS
 from ratelimit_ext import Limiter, OperatorError
@@ -44,6 +46,7 @@ HINTS: Final[Mapping[str, str]] = {
     "other_plan": "`chat plans set` changes it.",
     "other_team": "`chat users set-team` moves a user.",
     "existing_team": "`chat teams set-amount` changes its budgets.",
+    "deactivated_user": "`chat users activate` does that.",
     "has_keys": "`chat keys revoke` revokes a key.",
     "unusable_key": "`chat keys create` creates another.",
     "no_amount": "`list` of users, keys and teams lists the amounts.",
@@ -71,11 +74,12 @@ for command in (
     chat.add_command(command)
 
 
-def install(app: Flask, limiter: Limiter) -> None:
+def install(app: Flask, limiter: Limiter, database: Database) -> None:
     """Add the commands to the application, and what `flask ratelimit` asks of it."""
     app.cli.add_command(chat)
     operators = limiter.operators
     operators.callers = ChatCallers()
+    operators.change_log = Changes(database)
     operators.policy_checker(checked_policy)
 
 

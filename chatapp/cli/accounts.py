@@ -306,10 +306,14 @@ def list_users(*, as_json: bool) -> None:
     amounts = OwnersAmounts()
     output.echo_rows(
         [
-            (user.name, user.plan, user.team_name, amounts.of("user", user.name, user.limits))
+            (
+                *(user.name, user.plan, user.team_name),
+                amounts.of("user", user.name, user.limits),
+                known_users.state_of(user),
+            )
             for user in found
         ],
-        ("USER", "PLAN", "TEAM", "LIMITS"),
+        ("USER", "PLAN", "TEAM", "LIMITS", "STATE"),
         as_json=as_json,
         empty="There are no users yet; `chat keys create --user NAME` creates one.",
     )
@@ -337,6 +341,47 @@ def clear_team(user: str, *, reason: str, by: str, as_json: bool) -> None:
     """Remove USER from their team."""
     done = known_users.set_team(name_of(user), None, reason=reason, by=by)
     output.echo_done(done, as_json=as_json, user=name_of(user), team=None)
+
+
+@users.command()
+@click.argument("user", type=arguments.USER)
+@by_operator
+@with_json
+def deactivate(user: str, *, reason: str, by: str, as_json: bool) -> None:
+    """Refuse all keys of USER until `activate`: those on leave, say.
+
+    Their plan, team, amounts and keys stay. Running calls continue.
+    """
+    done = known_users.deactivate(name_of(user), reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, user=name_of(user), active=False)
+
+
+@users.command()
+@click.argument("user", type=arguments.USER)
+@by_operator
+@with_json
+def activate(user: str, *, reason: str, by: str, as_json: bool) -> None:
+    """Accept the keys of USER again."""
+    done = known_users.activate(name_of(user), reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, user=name_of(user), active=True)
+
+
+@users.command("delete")
+@click.argument("user", type=arguments.USER)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@by_operator
+@with_json
+def delete_user(user: str, *, yes: bool, reason: str, by: str, as_json: bool) -> None:
+    """Delete USER with their keys, amounts and overrides, for good.
+
+    The ledger keeps their calls for accounting, and limits what they have counted: a new user of
+    the same name inherits both.
+    """
+    name = name_of(user)
+    if not yes:
+        click.confirm(f"Delete {name} and all their keys for good?", abort=True, err=True)
+    done = known_users.delete(name, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, user=name)
 
 
 # -- teams -------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ KEY_NAME: Final = Parsed("name", partial(arguments.name, most=arguments.KEY_NAME
 OWN_LIMIT: Final = Parsed("limit=amount", arguments.own_limit)
 MODELS: Final = Parsed("model", arguments.models)
 DAY: Final = Parsed("day", arguments.day)
+MONTH: Final = Parsed("month", arguments.month)
 SUBJECT: Final = Parsed("subject", arguments.subject)
 DURATION: Final = Parsed("duration", arguments.duration)
 OVERLAP: Final = Parsed("duration", partial(arguments.duration, least_s=0))

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts import ADDRESS, TEAM
-from chatapp.cli import arguments, output, user_file
+from chatapp.cli import arguments, output
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.reports import MICRO, TAG, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
+from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, restoration
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.identities import team_identity
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import echo_json, with_json
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC."
@@ -35,6 +39,41 @@ RESTORE: Final = (
 )
 
 ledger = AppGroup("ledger", help="Report and check usage and spending.")
+
+
+class Period(NamedTuple):
+    """The calls that began in a time, by UTC; ``until`` is no part of it."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+
+    def __str__(self) -> str:
+        since = f" since {self.since:%Y-%m-%d}" if self.since else ""
+        return since + (f" before {self.until:%Y-%m-%d}" if self.until else "")
+
+
+def of_period(command: F) -> F:
+    """Give a command --since, --until and --month, which it gets as ``period``."""
+
+    @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
+    @click.option("--until", type=arguments.DAY, help="Only to the end of this day.")
+    @click.option("--month", type=arguments.MONTH, help="Only of this month: 2026-10, or last.")
+    @wraps(command)
+    def with_period(
+        *words: Any,
+        since: datetime | None,
+        until: datetime | None,
+        month: tuple[datetime, datetime] | None,
+        **others: Any,
+    ) -> Any:
+        if month and (since or until):
+            raise click.UsageError("Pass --month, or --since and --until.")
+        if since and until and until < since:
+            raise click.UsageError("--until is before --since.")
+        period = Period(since, until and until + timedelta(days=1))
+        return command(*words, period=Period(*month) if month else period, **others)
+
+    return cast(F, with_period)
 
 
 @click.command()
@@ -79,17 +118,18 @@ def usage(user: str) -> None:
     default="user",
     help="user (default), key, model, team or tag:NAME.",
 )
-@click.option("--since", type=arguments.DAY, help="From this day on; default: of this month.")
+@of_period
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
 @with_json
 @with_appcontext
-def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_json: bool) -> None:
-    """Show who has spent most: calls, tokens and dollars, by UTC."""
+def spend(by: str, period: Period, top: int | None, *, as_csv: bool, as_json: bool) -> None:
+    """Show who has spent most: calls, tokens and dollars, this month or in that time."""
     if as_csv and as_json:
         raise click.UsageError("Pass --csv or --json, not both.")
-    since = since or month_start()
-    found = current_services().reports.spending(by=by, since=since, top=top)
+    if period == Period():
+        period = Period(month_start())
+    found = current_services().reports.spending(by=by, **period._asdict(), top=top)
     name = by.removeprefix(TAG)
     rows = [
         (each.subject, each.calls, each.input_tokens, each.output_tokens, each.cost_micro_usd)
@@ -97,14 +137,14 @@ def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_
     ]
     heads = (name.upper(), "CALLS", "INPUT TOKENS", "OUTPUT TOKENS", "USD")
     if as_csv:
-        user_file.echo_csv(
+        output.echo_csv(
             [head.lower().replace(" ", "_") for head in heads],
             [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows],
         )
     elif as_json:
         echo_json([_with_dollars({by: each.subject, **asdict(each)}) for each in found])
     elif not rows:
-        _report_nothing("calls", None, since)
+        _report_nothing("calls", None, period)
     else:
         output.echo_rows(
             [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows], heads, as_json=False
@@ -113,14 +153,14 @@ def spend(by: str, since: datetime | None, top: int | None, *, as_csv: bool, as_
 
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
-@click.option("--since", type=arguments.DAY, help=SINCE_HELP)
-def traffic(user: str | None, since: datetime | None) -> None:
+@of_period
+def traffic(user: str | None, period: Period) -> None:
     """Print the calls as traffic for `flask ratelimit simulate` and `suggest`, one line each.
 
     The ledger has no denied calls.
     """
     identity = callers.known_identity(user)
-    for row in current_services().reports.calls(user=identity, since=since):
+    for row in current_services().reports.calls(user=identity, **period._asdict()):
         click.echo(json.dumps(_as_traffic(row), sort_keys=False))
 
 
@@ -150,7 +190,33 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
 
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
-@click.option("--since", type=arguments.DAY, help=SINCE_HELP)
+@of_period
+@with_json
+def calls(user: str | None, period: Period, *, as_json: bool) -> None:
+    """Print the calls as CSV, the oldest first, one line each."""
+    identity = callers.known_identity(user)
+    found = current_services().reports.calls(user=identity, **period._asdict())
+    rows = (_with_dollars({**row, "started_at": row["started_at"].isoformat()}) for row in found)
+    if as_json:
+        echo_json(list(rows))
+        return
+    heads = [*CALLS.c.keys(), "cost_usd"]
+    output.echo_csv(heads, ([_csv_cell(row[head]) for head in heads] for row in rows))
+
+
+def _csv_cell(value: object) -> object:
+    match value:
+        case dict():
+            return json.dumps(value)
+        case float():
+            return f"{value:.6f}"
+        case _:
+            return value
+
+
+@ledger.command()
+@click.option("--user", type=arguments.USER, help=USER_HELP)
+@of_period
 @click.option(
     "--by",
     type=arguments.SUBJECT,
@@ -158,15 +224,15 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
     help="user (default), key, team, model or tag:NAME.",
 )
 @with_json
-def show(user: str | None, since: datetime | None, by: str, *, as_json: bool) -> None:
+def show(user: str | None, period: Period, by: str, *, as_json: bool) -> None:
     """Show calls, tokens and dollars by day, the newest first."""
     identity = callers.known_identity(user)
-    totals = current_services().reports.totals(user=identity, since=since, by=by)
+    totals = current_services().reports.totals(user=identity, **period._asdict(), by=by)
     if as_json:
         echo_json([_with_dollars(asdict(total)) for total in totals])
         return
     if not totals:
-        _report_nothing("calls", identity, since)
+        _report_nothing("calls", identity, period)
     for total in totals:
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
         dollars = _dollars(total.cost_micro_usd)
@@ -190,7 +256,7 @@ def estimates(since: datetime | None, *, as_json: bool) -> None:
         echo_json([asdict(model) for model in models])
         return
     if not models:
-        _report_nothing("answered calls with a reported usage", None, since)
+        _report_nothing("answered calls with a reported usage", None, Period(since))
     for model in models:
         columns = [model.slug, _counted(model.calls, "call")]
         for name, tokens in (("in", model.input), ("out", model.output)):
@@ -356,8 +422,7 @@ def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def _report_nothing(what: str, identity: str | None, since: datetime | None) -> None:
+def _report_nothing(what: str, identity: str | None, period: Period) -> None:
     """On standard error: standard output stays empty for scripts."""
     whose = "" if identity is None else f" of {identity}"
-    when = "" if since is None else f" since {since:%Y-%m-%d}"
-    click.echo(f"There are no {what}{whose}{when}.", err=True)
+    click.echo(f"There are no {what}{whose}{period}.", err=True)

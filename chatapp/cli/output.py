@@ -1,11 +1,13 @@
-"""What commands print: tables for people, JSON for programs."""
+"""What commands print: tables for people, JSON for programs, CSV for spreadsheets."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 import click
 
+from chatapp.operators import spreadsheet
 from ratelimit_ext.terminal import echo_json, echo_table
 
 
@@ -36,6 +38,11 @@ def echo_rows(
         click.echo(empty, err=True)
     else:
         echo_table(heads, ([_cell(value) for value in row] for row in rows))
+
+
+def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print CSV in which no cell is a formula."""
+    sys.stdout.writelines(spreadsheet.lines(heads, rows))
 
 
 def _cell(value: object) -> str:

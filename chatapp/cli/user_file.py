@@ -1,16 +1,9 @@
-"""`chat users import` and `chat users export`: users as CSV; and CSV for spreadsheets.
-
-A spreadsheet runs a cell that begins like a formula. Such a cell is written behind an apostrophe,
-which the import takes away.
-"""
+"""`chat users import` and `chat users export`: users as CSV."""
 
 from __future__ import annotations
 
 import csv
-import io
-import re
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TextIO
 
@@ -19,15 +12,14 @@ from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.store import User, UserChange
-from chatapp.operators import arguments, callers
+from chatapp.cli import output
+from chatapp.operators import arguments, callers, spreadsheet
 from chatapp.operators.amounts import checked
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import by_operator, echo_json, with_json
 
 COLUMNS: Final = ("user", "plan", "team", "limits")
-# Some spreadsheets read the full-width signs for = + - @ as well.
-FORMULA: Final = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
 MOST_LINES: Final = 100_000
 
 
@@ -86,7 +78,7 @@ def import_users(
         echo_json({"created": new, "changed": changed, "dry_run": dry_run, "keys": keys})
         return
     if keys:
-        echo_csv(("user", "key"), keys.items())
+        output.echo_csv(("user", "key"), keys.items())
     unchanged = len(read.changes) - len(new) - len(changed)
     what = "Users (dry run)" if dry_run else "Users"
     done = f"{what}: {len(new)} created, {len(changed)} changed, {unchanged} unchanged."
@@ -102,23 +94,7 @@ def export_users(*, as_json: bool) -> None:
     if as_json:
         echo_json([dict(zip(COLUMNS, _exported(user), strict=True)) for user in found])
         return
-    echo_csv(COLUMNS, map(_exported, found))
-
-
-def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print CSV in which no cell is a formula."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(map(_safe, heads))
-    writer.writerows([_safe(value) for value in row] for row in rows)
-    sys.stdout.write(text.getvalue())
-
-
-def _safe(value: object) -> object:
-    """The cell; a negative number is one, and no formula."""
-    if not isinstance(value, str):
-        return value
-    return f"'{value}" if FORMULA.match(value) else value
+    output.echo_csv(COLUMNS, map(_exported, found))
 
 
 def _exported(user: User) -> tuple[str, ...]:
@@ -167,7 +143,7 @@ def _read_line(
     if None in row or None in row.values():
         found.mistakes.append(f"line {line}: has more or fewer cells than columns.")
         return
-    cells = {name: _unsafe(text.strip()) for name, text in row.items()}
+    cells = {name: spreadsheet.read(text.strip()) for name, text in row.items()}
     try:
         name = arguments.new_user(cells["user"])
     except OperatorError as error:
@@ -199,7 +175,3 @@ def _amounts(text: str, plan: str) -> Iterator[tuple[str, str]]:
     parts = [part for part in text.split(";") if part.strip()]
     amounts = [arguments.own_limit(part) for part in parts]
     yield from checked("user", amounts, plan=plan).items()
-
-
-def _unsafe(text: str) -> str:
-    return text[1:] if text.startswith("'") and FORMULA.match(text) else text

@@ -174,13 +174,15 @@ class Reports:
         *,
         user: str | None,
         since: datetime | None,
+        until: datetime | None = None,
         by: str = "user",
         team: str | None = None,
     ) -> Sequence[DayTotal]:
         """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``; of all
         calls, or those of a user or a team."""
         day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
-        query = _filtered(select(day, subject, *SUMS), user=user, team=team, since=since)
+        query = select(day, subject, *SUMS)
+        query = _filtered(query, user=user, team=team, since=since, until=until)
         query = query.group_by("day", "subject").order_by(day.desc(), BY_SUBJECT)
         return [DayTotal(str(day), name, *map(int, sums)) for day, name, *sums in self._rows(query)]
 
@@ -189,13 +191,15 @@ class Reports:
         *,
         by: str,
         since: datetime | None,
+        until: datetime | None = None,
         top: int | None = None,
         user: str | None = None,
         team: str | None = None,
     ) -> Sequence[Spending]:
         """Totals by one of SUBJECTS or a tag, the dearest first; the first ``top`` of them. Of all
         calls, or those of a user or a team."""
-        query = _filtered(select(_subject(by), *SUMS), user=user, team=team, since=since)
+        query = select(_subject(by), *SUMS)
+        query = _filtered(query, user=user, team=team, since=since, until=until)
         query = query.group_by("subject")
         query = query.order_by(COST.desc(), func.count().desc(), BY_SUBJECT).limit(top)
         return [Spending(name, *map(int, sums)) for name, *sums in self._rows(query)]
@@ -238,10 +242,15 @@ class Reports:
         return [(slug, tokens or 0) for slug, tokens in reversed(self._rows(query))]
 
     def calls(
-        self, *, user: str | None = None, since: datetime | None = None
+        self,
+        *,
+        user: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
     ) -> Iterator[Mapping[Any, Any]]:
         """The rows of all calls, the oldest first."""
-        query = _filtered(select(CALLS), user=user, since=since).order_by(CALLS.c.started_at)
+        query = _filtered(select(CALLS), user=user, since=since, until=until)
+        query = query.order_by(CALLS.c.started_at)
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 
@@ -250,7 +259,7 @@ class Reports:
     ) -> Sequence[Mapping[Any, Any]]:
         """Of the latest users, as many of them, the latest call in that time that was answered and
         cost something."""
-        query = _filtered(select(CALLS), since=since).where(CALLS.c.started_at < until)
+        query = _filtered(select(CALLS), since=since, until=until)
         query = query.where(CALLS.c.status == "answered", CALLS.c.cost_micro_usd > 0)
         found: dict[str, Mapping[Any, Any]] = {}
         with self._database.reading() as connection:
@@ -286,13 +295,17 @@ def _filtered(
     user: str | None = None,
     team: str | None = None,
     since: datetime | None,
+    until: datetime | None = None,
 ) -> Select[Any]:
+    """The query of the calls that began in that time; ``until`` is no part of it."""
     if user is not None:
         query = query.where(CALLS.c.user == user)
     if team is not None:
         query = query.where(CALLS.c.team == team)
     if since is not None:
         query = query.where(CALLS.c.started_at >= since)
+    if until is not None:
+        query = query.where(CALLS.c.started_at < until)
     return query
 
 

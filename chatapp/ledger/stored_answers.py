@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Index, String, Table, select
+from sqlalchemy import BigInteger, Column, Index, String, Table, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.background import BackgroundSender, Patience
@@ -113,6 +113,12 @@ class StoredAnswers:
         latest. Raises StoredAnswersUnavailableError."""
         found = self._look(ids).items()
         return {i for i, a in found if a.user != user[:300] and a.provider == provider}
+
+    def disown(self, user: str) -> None:
+        """Keep the user's answers from everyone, also from a later user of that name."""
+        mine = update(STORED).where(STORED.c.user == user[:300])
+        with self._database.writing() as connection:
+            connection.execute(mine.values(user=f"deleted {user}"[:300]))
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until this process has written its answers; returns whether it has."""

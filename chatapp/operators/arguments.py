@@ -6,7 +6,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from chatapp.ledger.reports import SUBJECTS, TAG
+from chatapp.ledger.reports import SUBJECTS, TAG, month_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
 from ratelimit_ext import OperatorError
@@ -71,6 +71,21 @@ def day(text: str) -> datetime:
     """The day, by UTC, of an instant in the past, as 2026-11-25 or 7d."""
     found = datetime.fromtimestamp(instant_s(text, past=True), UTC)
     return found.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def month(text: str) -> tuple[datetime, datetime]:
+    """When a month began, by UTC, and the one after it: 2026-10, or last."""
+    try:
+        start = (
+            (month_start() - timedelta(days=1)).replace(day=1)
+            if text.strip().lower() == "last"
+            else datetime.strptime(text.strip(), "%Y-%m").replace(tzinfo=UTC)
+        )
+    except ValueError:
+        raise OperatorError(
+            "invalid_month", f"{text!r} is not a month; write it as 2026-10 or last"
+        ) from None
+    return start, (start + timedelta(days=31)).replace(day=1)
 
 
 def end(text: str) -> datetime:

@@ -20,6 +20,7 @@ from ratelimit_ext.operators import Operators
 Kind: TypeAlias = Literal["user", "key", "model", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("user", "key", "model", "all")
 KEY_SWITCH: Final = "blocked-key"
+USER_SWITCH: Final = "blocked-user"
 #: Longer than a worker uses what it knows of a key, also one that cannot reach the database.
 STOP_S: Final = STALE_HOLDS_S + 60
 
@@ -67,6 +68,15 @@ def stop_key(public_id: str) -> bool:
         callers.shared_operators().block(KEY_SWITCH, public_id, for_s=STOP_S)
         return True
     return False
+
+
+def release_key(public_id: str) -> None:
+    """End what :func:`stop_key` has set, and no block of an operator, which holds for longer."""
+    with contextlib.suppress(OperatorError, StorageUnavailable):
+        operators = callers.shared_operators()
+        for state in operators.states(public_id, kind="api_key"):
+            if state.row.name == KEY_SWITCH and 0 < (state.free_us or 0) <= STOP_S * 1_000_000:
+                operators.unblock(KEY_SWITCH, public_id)
 
 
 def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
@@ -131,12 +141,12 @@ def _user(name: str) -> Target:
     scheme, _, address = name.partition(":")
     if scheme == "ip" and callers.is_address(address):
         identity = callers.identity_of(name)
-        return Target("blocked-user", identity, f"The address {address}", "blocked")
+        return Target(USER_SWITCH, identity, f"The address {address}", "blocked")
     name = callers.name_of(name)
     accounts = current_services().accounts
     if accounts.user(name) is None and accounts.any_key():
         raise unknown("user", name)
-    return Target("blocked-user", user_identity(name), f"The user {name}", "blocked")
+    return Target(USER_SWITCH, user_identity(name), f"The user {name}", "blocked")
 
 
 def _key(text: str) -> Target:

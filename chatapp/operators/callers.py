@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -15,11 +15,12 @@ from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import ApiKey, amounts_of
+from chatapp.operators.changes import Changes
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, user_identity
 from chatapp.web.identities import team_identity
-from ratelimit_ext import OperatorError, StorageUnavailable, address_identity
+from ratelimit_ext import LogEntry, OperatorError, StorageUnavailable, address_identity
 from ratelimit_ext.operators import Operators
 
 PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
@@ -177,6 +178,10 @@ def shared_operators() -> Operators:
 
 
 def note(action: str, identity: str, **facts: Any) -> None:
-    """Write a change to the log of the operators, if it can be reached."""
-    with contextlib.suppress(OperatorError, StorageUnavailable):
+    """Write a change to the log of the operators; to the database alone, if the limits' storage
+    cannot be reached."""
+    try:
         shared_operators().note(action, identity, **facts)
+    except (OperatorError, StorageUnavailable):
+        entry = LogEntry(action, identity, **facts, at=time.time())
+        Changes(current_services().database).write(entry)

@@ -12,6 +12,7 @@ from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.store import (
     ApiKey,
+    DeactivatedUserError,
     OtherPlanError,
     OtherTeamError,
     UnknownTeamError,
@@ -69,6 +70,10 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
         ) from None
     except UnknownTeamError:
         raise OperatorError("unknown_team", f"There is no team {team!r}.") from None
+    except DeactivatedUserError:
+        raise OperatorError(
+            "deactivated_user", f"{user} is deactivated; no key was created. Activate them first."
+        ) from None
     callers.note("create-key", made.public_id, reason=reason or f"of {user}", by=by)
     return made
 
@@ -86,7 +91,7 @@ class Revocation(NamedTuple):
         named = f"Key {self.key.public_id} of {self.key.user}"
         if self.before is not None:
             return f"{named} was already revoked on {self.before:%Y-%m-%d}."
-        return f"{named} is revoked; {_since_when(is_immediate=self.is_immediate)}."
+        return f"{named} is revoked; {since_when(is_immediate=self.is_immediate)}."
 
 
 def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
@@ -136,13 +141,13 @@ def rotate_key(
     callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)
     if overlap:
         return made, old, f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-    since = _since_when(is_immediate=blocks.stop_key(public_id))
+    since = since_when(is_immediate=blocks.stop_key(public_id))
     return made, old, f"has expired; {since}"
 
 
-def _since_when(*, is_immediate: bool) -> str:
+def since_when(*, is_immediate: bool, what: str = "it") -> str:
     if is_immediate:
-        return "no worker accepts a call with it"
+        return f"no worker accepts a call with {what}"
     return f"all workers apply it within {ANSWER_HOLDS_S:.0f} s"
 
 

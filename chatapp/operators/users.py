@@ -2,14 +2,77 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Mapping, Sequence
 
-from chatapp.accounts.store import ExistingTeamError
-from chatapp.operators import arguments, callers
+from chatapp.accounts.store import ExistingTeamError, LastKeysError, User
+from chatapp.operators import arguments, blocks, callers, keys
 from chatapp.operators.amounts import identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
-from ratelimit_ext import OperatorError
+from ratelimit_ext import OperatorError, StorageUnavailable
+
+
+def state_of(user: User) -> str:
+    """Active, or deactivated and when."""
+    if user.deactivated_at is None:
+        return "active"
+    return f"deactivated {user.deactivated_at:%Y-%m-%d}"
+
+
+def deactivate(name: str, *, reason: str, by: str) -> str:
+    """Refuse all keys of the user until they are activated; returns the change in a sentence."""
+    public_ids = keys.usable_keys(name)
+    if not current_services().accounts.set_active(name, active=False):
+        return f"{name} was already deactivated."
+    since = _stop(public_ids)
+    callers.note("deactivate", user_identity(name), reason=reason, by=by)
+    return f"{name} is deactivated; {since}. Running calls continue."
+
+
+def activate(name: str, *, reason: str, by: str) -> str:
+    """Accept the user's keys again; returns the change in a sentence."""
+    if not current_services().accounts.set_active(name, active=True):
+        return f"{name} was not deactivated."
+    for public_id in keys.usable_keys(name):
+        blocks.release_key(public_id)
+    callers.note("activate", user_identity(name), reason=reason, by=by)
+    return f"{name} is active again; all workers apply it within 5 s."
+
+
+def delete(name: str, *, reason: str, by: str) -> str:
+    """Delete the user, their keys, amounts, overrides and block; returns the change in a sentence.
+    The ledger keeps their calls, and limits what they have counted. OperatorError if accounts would
+    be off without their keys."""
+    services, identity = current_services(), user_identity(name)
+    public_ids = keys.usable_keys(name)
+    try:
+        services.accounts.delete_user(name)
+    except LastKeysError:
+        raise OperatorError(
+            "last_keys",
+            f"{name} has the only keys; nothing was deleted. Create another user's key first, as "
+            "accounts are on as long as there is one.",
+        ) from None
+    since = _stop(public_ids)
+    with contextlib.suppress(OperatorError, StorageUnavailable):
+        operators = callers.shared_operators()
+        operators.unblock(blocks.USER_SWITCH, identity)
+        for each in operators.overrides():
+            if each.identity in {identity, *public_ids}:
+                operators.clear_override(each.limit, each.identity, reason=reason, by=by)
+    services.stored_answers.disown(identity)
+    callers.note("delete-user", identity, reason=reason, by=by)
+    return (
+        f"{name} is deleted with all keys; {since}. Running calls continue. The ledger keeps "
+        f"what {name} has called and spent."
+    )
+
+
+def _stop(public_ids: Sequence[str]) -> str:
+    """Have no worker accept another call with the keys; returns since when, in words."""
+    are_stopped = [blocks.stop_key(each) for each in public_ids]
+    return keys.since_when(is_immediate=all(are_stopped), what="their keys")
 
 
 def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:

@@ -16,7 +16,7 @@ from chatapp.blueprints.admin.formats import MOST, Page, page_of
 from chatapp.ledger.reports import month_start
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
-from chatapp.operators.blocks import KEY_SWITCH
+from chatapp.operators.blocks import KEY_SWITCH, USER_SWITCH
 from chatapp.operators.callers import shared_operators
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
@@ -81,7 +81,7 @@ def user() -> ResponseReturnValue:
             for each in keys
         ],
         usable=len(public_ids),
-        is_blocked=("blocked-user", identity) in denied,
+        is_blocked=(USER_SWITCH, identity) in denied,
         new_key=new_key,
         is_first=len(all_keys) == 1,
         **limits,

@@ -161,7 +161,10 @@ BAD_WORDS = {
     "no days": ("keys", "create", "--user", "a", "--expires", "0d"),
     "days that are none": ("keys", "create", "--user", "a", "--expires", "soon"),
     "an unknown plan to set": ("plans", "set", "a", "gold"),
-    "no day": ("ledger", "show", "--since", "yesterday"),
+    "no day": ("ledger", "show", "--since", "someday"),
+    "no month": ("ledger", "show", "--month", "2026-13"),
+    "a month and a day": ("ledger", "show", "--month", "last", "--since", "7d"),
+    "a time without days": ("ledger", "show", "--since", "7d", "--until", "8d"),
     "no day to compare from": ("ledger", "estimates", "--since", "2026-13-01"),
 }
 
@@ -188,7 +191,16 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
     for alice in ("alice", "user:alice"):
         assert run(app, "ledger", "show", "--user", alice).output.splitlines() == shown[:1]
     assert run(app, "ledger", "show", "--user", "ip:198.51.100.7").output.splitlines() == shown[1:]
-    assert run(app, "ledger", "show", "--since", "2026-11-25").output.splitlines() == shown[:1]
+    for of_day in (
+        ("--since", "2026-11-25"),
+        ("--since", "2026-11-25", "--until", "2026-11-25"),
+    ):
+        assert run(app, "ledger", "show", *of_day).output.splitlines() == shown[:1]
+    assert run(app, "ledger", "show", "--until", "2026-11-24").output.splitlines() == shown[1:]
+    assert run(app, "ledger", "show", "--month", "2026-11").output.splitlines() == shown
+    assert run(app, "ledger", "show", "--month", "2026-10").stderr == (
+        "There are no calls since 2026-10-01 before 2026-11-01.\n"
+    )
 
 
 def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> None:

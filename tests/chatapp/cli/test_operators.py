@@ -197,6 +197,15 @@ def test_inspect_shows_the_limits_of_a_callers_plan(worker: Flask, console: Flas
     assert ratelimit(console, "top", "--limit", "plan")[0]["amount"] == 2000
 
 
+def test_who_passes_is_not_blocked(worker: Flask, console: Flask) -> None:
+    """A mark of a guard in shadow denies nothing."""
+    key = new_key(console)
+    with console.app_context():
+        services_of(console).limiter.operators.block("unbilled", "user:alice", for_s=3600)
+    assert ask(worker, key).status_code == 200
+    assert ratelimit(console, "blocks") == []
+
+
 def test_blocks_are_listed_with_who_set_them(console: Flask) -> None:
     """`chat block` writes to the log."""
     new_key(console)
@@ -257,6 +266,51 @@ def test_spend_as_csv_is_safe_for_spreadsheets(spent: Flask, database_url: str) 
     rows = list(csv.reader(io.StringIO(run(spent, "spend", "--by", "tag:project", "--csv").stdout)))
     assert rows[0] == ["project", "calls", "input_tokens", "output_tokens", "usd"]
     assert ['\'=HYPERLINK("x")', "1", "1000", "200", "0.001485"] in rows
+
+
+def test_the_last_month_is_a_calendar_month(worker: Flask, database_url: str) -> None:
+    """From its first instant to its last, by UTC, also by its number."""
+    this = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    last = (this - timedelta(days=1)).replace(day=1)
+    calls = [
+        finished(begun(started_at=this - timedelta(microseconds=1)), cost_micro_usd=5),
+        finished(begun(started_at=last), cost_micro_usd=7),
+        finished(begun(started_at=this), cost_micro_usd=100),
+        finished(begun(started_at=last - timedelta(microseconds=1)), cost_micro_usd=1000),
+    ]
+    table.write(Database(database_url), calls)
+    until = f"{this - timedelta(days=1):%Y-%m-%d}"
+    for words in (
+        ("--month", "last"),
+        ("--month", f"{last:%Y-%m}"),
+        ("--since", f"{last:%Y-%m-%d}", "--until", until),
+    ):
+        (row,) = json.loads(run(worker, "spend", *words, "--json").stdout)
+        assert (row["calls"], row["cost_micro_usd"]) == (2, 12)
+
+
+def test_calls_are_exported(spent: Flask) -> None:
+    """One line each, the oldest first, with every column; no cell is a formula."""
+    heads, *rows = csv.reader(io.StringIO(run(spent, "ledger", "calls").stdout))
+    found = [dict(zip(heads, row, strict=True)) for row in rows]
+    assert [each["cost_usd"] for each in found] == [
+        *("9.000000", "0.001485", "0.000003", "0.000004"),
+    ]
+    assert (found[1]["user"], found[1]["team"]) == ("user:=cmd()", "research")
+    assert datetime.fromisoformat(found[0]["started_at"]).tzinfo is not None
+    words = ("ledger", "calls", "--user", "alice", "--since", "1d", "--json")
+    shown = json.loads(run(spent, *words).stdout)
+    assert [each["cost_micro_usd"] for each in shown] == [3, 4]
+    assert run(spent, "ledger", "calls", "--until", "80d").stdout.count("\n") == 1
+
+
+def test_a_callers_words_are_no_formulas_in_an_export(worker: Flask, database_url: str) -> None:
+    """As in models and tags, which callers choose."""
+    formula = '=HYPERLINK("http://evil")'
+    table.write(Database(database_url), [finished(begun(model=formula, tags={"a": formula}))])
+    (line,) = csv.DictReader(io.StringIO(run(worker, "ledger", "calls").stdout))
+    assert line["model"] == f"'{formula}"
+    assert json.loads(line["tags"]) == {"a": formula}
 
 
 def test_an_empty_report_says_so(worker: Flask) -> None:

@@ -22,11 +22,12 @@ from sqlalchemy import text
 import chatapp.accounts.store
 import chatapp.alerts.table
 import chatapp.ledger.stored_answers
-import chatapp.ledger.table  # noqa: F401 - all put their tables into METADATA
+import chatapp.ledger.table
+import chatapp.operators.changes  # noqa: F401 - all put their tables into METADATA
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.migrations.versions import r0007_files
+from chatapp.migrations.versions import r0007_files, r0008_changes
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
 from tests.upgrades.record import RECORDED
@@ -71,6 +72,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
     """They stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0008_changes.downgrade()
             r0007_files.downgrade()
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
         for statement in USER_OF_BEFORE:
@@ -85,6 +87,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
         assert found is not None
         key, user = found
         assert (user.name, user.team_name, user.limits) == (name, None, None)
+        assert user.deactivated_at is None
         assert (key.limits, key.models, key.files) == (None, None, None)
 
 

@@ -1,0 +1,162 @@
+"""`chat users deactivate`, `activate` and `delete`: users on leave, and those who leave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chatapp.accounts.api_key import public_id_of
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from chatapp.ledger.reports import Reports
+from chatapp.services import services_of
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.cli.test_operators import ask, new_key, ratelimit
+from tests.chatapp.conftest import AppMaker
+
+
+@pytest.fixture
+def worker(make_app: AppMaker, uri: str) -> Flask:
+    """The application that answers."""
+    return make_app(RATELIMIT_STORAGE_URI=uri)
+
+
+@pytest.fixture
+def console(make_app: AppMaker, uri: str) -> Flask:
+    """The application of the command: another process, in effect."""
+    return make_app(RATELIMIT_STORAGE_URI=uri)
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    return Accounts(Database(database_url))
+
+
+@pytest.fixture
+def key(console: Flask) -> str:
+    """A key of alice; another user has one, too."""
+    new_key(console, "bob")
+    return new_key(console)
+
+
+def forget(app: Flask) -> None:
+    """As five seconds later: the worker looks keys up again."""
+    authenticator: Any = services_of(app).authenticator
+    authenticator._valid.clear()
+    authenticator._refused.clear()
+
+
+def test_a_deactivated_user_is_refused_at_once(worker: Flask, console: Flask, key: str) -> None:
+    """Also in a worker that has just seen the key; others learn why. Nothing of the user is lost,
+    and their keys are accepted again."""
+    run(console, "users", "set-amount", "alice", "plan", "7/day")
+    assert ask(worker, key).status_code == 200
+    done = run(console, "users", "deactivate", "user:alice", "--reason", "on leave").output
+    assert done == (
+        "alice is deactivated; no worker accepts a call with their keys. Running calls continue.\n"
+    )
+    at_once = ask(worker, key)
+    assert (at_once.status_code, at_once.json["code"]) == (429, "blocked")
+    assert at_once.json["error"].startswith("The operator has blocked this API key.")
+    forget(worker)
+    refused = ask(worker, key)
+    assert (refused.status_code, refused.json["code"]) == (401, "invalid_api_key")
+    assert refused.json["error"] == (
+        "The account of alice is deactivated; ask the operator to activate it."
+    )
+    assert (
+        "alice  starter  -     plan=7/day  deactivated 20" in run(console, "users", "list").output
+    )
+    assert "was already" in run(console, "users", "deactivate", "alice").output
+    assert "is active again" in run(console, "users", "activate", "alice").output
+    assert "was not" in run(console, "users", "activate", "alice").output
+    forget(worker)
+    assert ask(worker, key).status_code == 200
+    assert [each["action"] for each in ratelimit(console, "log")][:3] == [
+        *("activate", "deactivate", "amount"),
+    ]
+
+
+def test_only_the_holder_of_a_key_learns_of_a_deactivation(
+    worker: Flask, console: Flask, key: str
+) -> None:
+    """A key with another secret is unknown."""
+    run(console, "users", "deactivate", "alice")
+    wrong = ask(worker, f"{key[:-1]}{'a' if key[-1] != 'a' else 'b'}")
+    assert (wrong.status_code, "is unknown" in wrong.json["error"]) == (401, True)
+
+
+def test_an_operators_block_of_a_key_outlives_an_activation(
+    worker: Flask, console: Flask, key: str
+) -> None:
+    """`activate` ends what `deactivate` has set alone."""
+    run(console, "block", "key", key)
+    run(console, "users", "deactivate", "alice")
+    run(console, "users", "activate", "alice")
+    refused = ask(worker, key)
+    assert (refused.status_code, refused.json["code"]) == (403, "blocked")
+
+
+def test_a_deactivated_user_gets_no_key(console: Flask, accounts: Accounts, key: str) -> None:
+    """Which would be refused, and says how they would."""
+    run(console, "users", "deactivate", "alice")
+    refused = run(console, "keys", "create", "--user", "alice", status=1)
+    assert "`chat users activate`" in refused.stderr
+    assert len(accounts.all_keys()) == 2
+
+
+def test_a_deleted_user_leaves_the_ledger(
+    worker: Flask, console: Flask, accounts: Accounts, database_url: str, key: str
+) -> None:
+    """Keys, amounts, override and block are gone, and are not a later user's of that name."""
+    run(console, "users", "set-amount", "alice", "plan", "7/day")
+    ratelimit(console, "override", "set", "alice", "usd-day", "9 usd/day")
+    ratelimit(console, "override", "set", public_id_of(key), "key", "9/minute")
+    assert ask(worker, key).status_code == 200
+    assert services_of(worker).ledger.flush()
+    run(console, "block", "user", "alice")
+    deleted = run(console, "users", "delete", "alice", "--yes", "--by", "olga").output
+    assert deleted.startswith("alice is deleted with all keys; no worker accepts a call with their")
+    assert deleted.endswith("The ledger keeps what alice has called and spent.\n")
+    assert ask(worker, key).json["code"] == "blocked"  # a worker that has just seen it
+    forget(worker)
+    assert "is unknown" in ask(worker, key).json["error"]
+    assert [user.name for user in accounts.users()] == ["bob"]
+    assert ratelimit(console, "override", "list") == []
+    assert [row["user"] for row in Reports(Database(database_url)).calls()] == ["user:alice"]
+    assert "user:alice" in run(console, "spend").output
+    newer = new_key(console)
+    assert ask(worker, newer).status_code == 200
+    usage = worker.test_client().get("/usage", headers={"x-api-key": newer}).json
+    plan = next(each for each in usage["limits"] if each["name"] == "plan")
+    assert (plan["limit"], plan["remaining"]) == (100, 98)  # what was used still counts
+    actions = [(each["action"], each["by"]) for each in ratelimit(console, "log")]
+    assert ("delete-user", "olga") in actions
+
+
+def test_a_deletion_is_asked_for(console: Flask, accounts: Accounts, key: str) -> None:
+    """No is the default, and an unknown user is an error."""
+    assert "Delete alice" in run(console, "users", "delete", "alice", status=1).output
+    assert len(accounts.users()) == 2
+    unknown = run(console, "users", "delete", "zoe", "--yes", status=1)
+    assert "There is no user 'zoe'" in unknown.stderr
+
+
+def test_the_last_keys_stay(console: Flask, accounts: Accounts) -> None:
+    """A database without keys would be taken for a lost one, and refuse everybody."""
+    key = new_key(console)
+    refused = run(console, "users", "delete", "alice", "--yes", status=1)
+    assert "alice has the only keys; nothing was deleted." in refused.stderr
+    assert accounts.find(public_id_of(key)) is not None
+
+
+def test_answers_of_a_deleted_user_are_nobodys(console: Flask, key: str) -> None:
+    """A later user of that name cannot continue them, nor can others."""
+    answers = services_of(console).stored_answers
+    answers.note(["resp_1"], user="user:alice", provider="openai")
+    assert answers.flush()
+    run(console, "users", "delete", "alice", "--yes")
+    assert answers.find(["resp_1"], user="user:alice") == {}
+    assert answers.of_others(["resp_1"], user="user:alice", provider="openai") == {"resp_1"}
