@@ -362,7 +362,7 @@ def test_a_change_names_the_operator(
         ("amount", {"user": "alice", "limit": "usd-dya", "amount": "1"}, "Did you mean usd-day?"),
         (
             "amount",
-            {"user": "alice", "limit": "usd-day", "amount": "9 usd/day", "until": "yesterday"},
+            {"user": "alice", "limit": "usd-day", "amount": "9 usd/day", "until": "someday"},
             "is not a time",
         ),
         ("amount/clear", {"user": "alice", "limit": "usd-day"}, "has no amount of"),
