@@ -162,7 +162,7 @@ class Settings(BaseModel):
         most=3600,
     )
     provider_attempts: int = setting(
-        "attempts per call, see [retries](../extension/guards.md#in-chatapp)", *(2, 1, 5)
+        "attempts per call, see [retries](../gateway/trouble.md)", *(2, 1, 5)
     )
     open_tools: Annotated[frozenset[Literal["mcp", "web_fetch"]], BeforeValidator(_names)] = (
         setting(

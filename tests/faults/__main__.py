@@ -1,4 +1,4 @@
-"""Runs every scenario and writes the table of docs/operate/faults.md: `python -m tests.faults`.
+"""Runs every scenario and writes the table of docs/benchmarks/faults.md: `python -m tests.faults`.
 
 With files or `-k`, as pytest takes them, it runs some and writes their rows. If a scenario fails,
 the rows are printed instead.

@@ -1,7 +1,7 @@
 """Fixtures of the scenarios: a storage, the extension in front of it, and the row to record.
 
 A scenario breaks something under load, repairs it, asserts counts and statuses, and records the row
-of docs/operate/faults.md::
+of docs/benchmarks/faults.md::
 
     @pytest.mark.fault(breaks="The storage is killed", to_do="Start it again.")
     def test_the_storage_is_killed(storage: Server, start: Start, record: Record) -> None:

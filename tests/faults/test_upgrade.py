@@ -19,7 +19,7 @@ from tests.upgrades.test_upgrades import REVISION, has_history
 
 @pytest.mark.fault(
     breaks="An instance of revision 81a8acf serves beside one of this version",
-    to_do="Nothing: [upgrades](upgrades.md) names what differs.",
+    to_do="Nothing: [upgrades](../operate/upgrades.md) names what differs.",
     before="48 of 28 for a caller",
 )
 def test_an_upgrade_beside(storage: Server, record: Record, tmp_path: Path) -> None:

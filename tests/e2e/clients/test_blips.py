@@ -1,6 +1,6 @@
 """A provider that refuses some or all calls for a while: what callers get through this server, and
 what they get without it. Always with the installed SDKs; RATELIMIT_CLIENT_MATRIX=1 tries every
-client of the matrix and longer blips, =write puts the tables into docs/gateway/clients.md."""
+client of the matrix and longer blips, =write puts the tables into docs/benchmarks/clients.md."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ in_matrix = pytest.mark.skipif(
     not MATRIX, reason="RATELIMIT_CLIENT_MATRIX=1 makes an environment for each client"
 )
 FILE = "tests/e2e/clients/test_blips.py"
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "gateway" / "clients.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "benchmarks" / "clients.md"
 OUTCOMES = CACHE / "blips"
 WAIT = {"Retry-After": "2"}
 BROKEN, OVERLOADED, LIMITED = "500", "503 or 529", "429, wait 2 s"

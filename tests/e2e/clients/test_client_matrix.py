@@ -1,6 +1,6 @@
 """Real clients in front of this server, unchanged except for its address. Opt-in, because each gets
 an environment from a package index: RATELIMIT_CLIENT_MATRIX=1, or =write to put the table into
-docs/gateway/clients.md."""
+docs/benchmarks/clients.md."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 ]
 
 FILE = "tests/e2e/clients/test_client_matrix.py"
-PAGE = Path(__file__).resolve().parents[3] / "docs" / "gateway" / "clients.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "benchmarks" / "clients.md"
 TABLE = re.compile(r"(?<=<!-- matrix -->\n).*(?=<!-- /matrix -->)", re.DOTALL)
 CELLS = [
     pytest.param(client, scenario, id=f"{client.name}-{scenario.name}")
