@@ -1,4 +1,4 @@
-"""The table of docs/benchmarks/faults.md: a row for each scenario, from the run that generated it."""
+"""The table of docs/benchmarks/faults.md: a row for each scenario, from the run that wrote it."""
 
 from __future__ import annotations
 
