@@ -175,12 +175,12 @@ class Settings(BaseModel):
         'model to use when another is overloaded, as {"gpt-4o": "o3"}', default_factory=dict
     )
     ledger_keep_days: int | None = setting(
-        "days that a call stays in the [ledger](../gateway/accounts.md#the-ledger)",
+        "days that a call stays in the [ledger](../gateway/spending.md#the-ledger)",
         *(None, 62, 36_500),
         shown="keep all",
     )
     database_url: str | None = setting(
-        "[accounts and ledger](../gateway/accounts.md#the-database), before `DATABASE_URL`",
+        "[accounts and ledger](data.md#the-database), before `DATABASE_URL`",
         shown="SQLite in `instance/`",
     )
 

@@ -20,7 +20,7 @@ from chatapp.database.connection import Database, create_private
 HEADER: Final = b"SQLite format 3\0"
 SERVER: Final = (
     "PostgreSQL has commands of its own: `pg_dump --format=custom --file=FILE` makes a backup, "
-    "`pg_restore --clean --if-exists` restores one. docs/gateway/accounts.md has both."
+    "`pg_restore --clean --if-exists` restores one. docs/operate/data.md has both."
 )
 
 
