@@ -265,6 +265,22 @@ def estimates(since: datetime | None, *, as_json: bool) -> None:
 
 
 @ledger.command()
+@click.option("--since", type=arguments.DURATION, default="1h", help="How far back: 15m, 1h, 2d.")
+@with_json
+def outcomes(since: timedelta, *, as_json: bool) -> None:
+    """Show how calls ended, by upstream and model; those with the most failures first.
+
+    A request that its provider rejected as wrong is not a failure.
+    """
+    rows = [
+        (each.provider, each.slug, each.total, sum(each.failures.values()), each.failures)
+        for each in current_services().reports.outcomes(since=datetime.now(UTC) - since, top=50)
+    ]
+    heads = ("UPSTREAM", "MODEL", "CALLS", "FAILED", "HOW")
+    output.echo_rows(rows, heads, as_json=as_json, empty="No upstream was called in this time.")
+
+
+@ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
 @with_json

@@ -313,6 +313,23 @@ def test_a_callers_words_are_no_formulas_in_an_export(worker: Flask, database_ur
     assert json.loads(line["tags"]) == {"a": formula}
 
 
+def test_outcomes_begin_with_what_fails(spent: Flask, database_url: str) -> None:
+    """By upstream and model, of the last hour or longer; a wrong request is no failure."""
+    now = datetime.now(UTC)
+    statuses = ("timeout", "overloaded", "overloaded", "bad_request")
+    ended = [finished(begun(started_at=now), status=each) for each in statuses]
+    old = finished(begun(started_at=now - timedelta(hours=2)), status="timeout")
+    table.write(Database(database_url), [*ended, old])
+    head, *rows = run(spent, "ledger", "outcomes").output.splitlines()
+    assert head.split() == ["UPSTREAM", "MODEL", "CALLS", "FAILED", "HOW"]
+    assert [row.split(maxsplit=4) for row in rows] == [
+        ["anthropic", "claude-haiku-4-5", "6", "3", "overloaded=2, timeout=1"],
+        ["anthropic", "gpt-4o", "1", "0", "-"],
+    ]
+    [worst, _] = json.loads(run(spent, "ledger", "outcomes", "--since", "1d", "--json").stdout)
+    assert worst["how"] == {"timeout": 2, "overloaded": 2}
+
+
 def test_an_empty_report_says_so(worker: Flask) -> None:
     """On standard error; JSON is an empty list, CSV has the heads."""
     empty = run(worker, "spend")

@@ -23,6 +23,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.docs.commands import comparable
 from tests.e2e.gunicorn_master import OURS, ROOT
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
@@ -48,13 +49,6 @@ BOTTOM = """
     .map(part => part.getBoundingClientRect().bottom).filter(bottom => bottom < innerHeight))
 """
 ALL_BYTES = 600_000
-#: What differs from run to run, and what stands for it in the document's output and in this one.
-VARYING = {
-    r"\b\d{4}-\d\d-\d\d\b": "DAY",
-    r"\b\d\d:\d\d:\d\d\b": "TIME",
-    r"\breq_[0-9a-f]{32}\b": "REQUEST",
-    r"(?<= in )\d+ (?:h|min|s)(?: \d+ (?:min|s))?\b": "SPAN",
-}
 STEP = re.compile(
     r"^```(?P<info>[^\n]*)\n(?P<text>(?s:.*?))^```$"
     r"|^(?:\d+\.|[-*]) (?P<item>.*)$"
@@ -161,13 +155,6 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     shell = Shell(directory, RATELIMIT_DEADLINE_SECONDS="5")
     yield shell
     shell.close()
-
-
-def comparable(output: str) -> str:
-    """The output without what varies, and without the widths of columns."""
-    for pattern, word in VARYING.items():
-        output = re.sub(pattern, word, output)
-    return "\n".join(" ".join(line.split()) for line in output.strip().splitlines())
 
 
 def change(file: Path, diff: str) -> None:

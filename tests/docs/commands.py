@@ -1,0 +1,46 @@
+"""The commands that a page shows in blocks `console`, and their output."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.docs.test_documents import blocks
+
+#: What differs from run to run, and what stands for it in the page's output and in the real one.
+VARYING = {
+    r"\b\d{4}-\d\d-\d\d\b": "DAY",
+    r"\b\d\d:\d\d:\d\d\b": "TIME",
+    r"\breq_[0-9a-f]{32}\b": "REQUEST",
+    r"\bsk-chat-[0-9a-f]{16}-[\w-]+": "KEY",
+    r"\b[0-9a-f]{16}\b": "ID",
+    r"(?<= in )\d+ (?:h|min|s)(?: \d+ (?:min|s))?\b": "SPAN",
+    r"(?<= in )\d\.\d+ s\b": "SPAN",
+}
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line after `$`, and what it prints."""
+
+    line: str
+    output: str
+
+
+def commands(page: Path) -> list[Command]:
+    """The commands of a page, in order."""
+    found = []
+    for block in blocks(page, "console"):
+        assert block.text.startswith("$ "), block
+        for each in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
+            line, _, output = each.partition("\n")
+            found.append(Command(line, output))
+    return found
+
+
+def comparable(output: str) -> str:
+    """The output without what varies, and without the widths of columns."""
+    for pattern, word in VARYING.items():
+        output = re.sub(pattern, word, output)
+    return "\n".join(" ".join(line.split()) for line in output.strip().splitlines())
