@@ -11,7 +11,10 @@ from tests.docs.test_documents import blocks
 #: What differs from run to run, and what stands for it in the page's output and in the real one.
 VARYING = {
     r"\b\d{4}-\d\d-\d\d\b": "DAY",
+    r"\b\d{4}-\d\d\b": "MONTH",
     r"\b\d\d:\d\d:\d\d\b": "TIME",
+    r"\b\d{8}T\d{6}\.\d+Z": "INSTANT",
+    r"(?<=schema |ady at )\d{4}\b": "VERSION",
     r"\breq_[0-9a-f]{32}\b": "REQUEST",
     r"\bsk-chat-[0-9a-f]{16}-[\w-]+": "KEY",
     r"\b[0-9a-f]{16}\b": "ID",

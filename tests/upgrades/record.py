@@ -1,7 +1,7 @@
 """The stored state of a revision, as a file: `python -m tests.upgrades.record REVISION`.
 
-Run it for each release, and commit the file: the next version must read it. It needs the history of
-git, so the tests read the file instead.
+Run it for each release, with that as REVISION below, and commit the file: the next version must
+read it. It needs the history of git, so the tests read the file instead.
 """
 
 from __future__ import annotations
