@@ -1,5 +1,7 @@
 // The page: its form, its settings, and the way of a message.
 
+import { forGood, forThisTab, forgetAll, remember, remembered } from "./browser-storage.js";
+import { newId } from "./chat-database.js";
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
 import { copyButton } from "./markdown.js";
@@ -8,10 +10,10 @@ import { Refusal, Server } from "./server.js";
 import { Transcript, button, element } from "./transcript.js";
 import { dollars, duration } from "./words.js";
 
-const USER_KEY = "chatapp.user_id";
-const API_KEY = "chatapp.api_key";
-const MODEL_KEY = "chatapp.model";
-const DRAFT_KEY = "chatapp.draft";
+const USER_KEY = "user_id";
+const API_KEY = "api_key";
+const MODEL_KEY = "model";
+const DRAFT_KEY = "draft";
 const MOST_AUTOMATIC_RETRIES = 5;
 // The headers of an answer show the limits after an estimate. What it really cost is asked for when the user pauses.
 const USAGE_DELAY_MS = 1500;
@@ -24,10 +26,10 @@ const PHONE = matchMedia("(max-width: 760px)");
 const at = (id) => document.getElementById(id);
 const composer = at("composer"), message = at("message"), send = at("send"), stop = at("stop"), model = at("model");
 // The page has one of the two: with accounts on, the API key identifies the user.
-const userId = at("user-id"), apiKey = at("api-key");
+const userId = at("user-id"), apiKey = at("api-key"), keepsKey = at("keeps-key"), keepsChats = at("keeps-chats");
 
 const server = new Server();
-const conversation = new Conversation();
+const conversation = new Conversation(hearOtherTab);
 const limits = new Limits();
 const transcript = new Transcript({
   log: at("log"),
@@ -79,7 +81,7 @@ async function ask() {
   const view = transcript.beginReply();
   const { contextTokens = null, inputUsd = 0 } = models.get(model.value) ?? {};
   const messages = conversation.history({ contextTokens, inputUsd, leftUsd: limits.leftUsd });
-  transcript.showCut(conversation.messages[conversation.from], conversation.cutFor);
+  transcript.showCut(conversation.chat);
   const made = { role: "assistant", content: "", model: model.value, usage: null, costUsd: null, end: "cut" };
   current.save = (end) => made.content && conversation.add(Object.assign(made, { end }));
   try {
@@ -124,6 +126,7 @@ function finish(view, made, fields) {
   Object.assign(made, fields);
   conversation.add(made);
   view.end(made);
+  catchUp();
   showSpent();
   refreshForm();
   const { text } = view;
@@ -137,7 +140,7 @@ async function showCost(view, made) {
   const call = made.callId && (await server.call(made.callId));
   if (!call) return;
   Object.assign(made, { costUsd: call.cost_usd, usage: call.usage, isEstimated: call.estimated });
-  conversation.save();
+  if (conversation.messages.includes(made)) conversation.save();
   view.update(made);
   showSpent();
 }
@@ -162,7 +165,7 @@ function giveBack() {
   if (last?.role !== "user") return;
   conversation.remove(last);
   transcript.remove(last);
-  transcript.showCut(conversation.messages[conversation.from], conversation.cutFor);
+  transcript.showCut(conversation.chat);
   message.value = [last.content, message.value].filter(Boolean).join("\n\n");
   draftChanged();
 }
@@ -268,12 +271,25 @@ function newChat() {
 
 // What had come of a reply stays in its chat. A message without a reply goes back into the form.
 function leaveChat() {
+  const isOpen = reply !== null;
   reply?.save("stopped");
   reply?.controller.abort();
   reply = null;
   waiting?.cancel();
   refreshForm();
-  if (conversation.last?.role === "user") giveBack();
+  if (isOpen) giveBack();
+}
+
+// What another tab of this browser did with the chats.
+function hearOtherTab({ isForgotten }) {
+  if (isForgotten) forgetEverything();
+  else catchUp();
+}
+
+async function catchUp() {
+  await conversation.saved;
+  if (!reply && !waiting && conversation.catchUp()) showChat();
+  else showChats();
 }
 
 function openChat(chat) {
@@ -286,7 +302,7 @@ function openChat(chat) {
 }
 
 function showChat() {
-  transcript.show(conversation);
+  transcript.show(conversation.chat);
   const { last } = conversation;
   if (last?.role === "assistant" && last.end !== "stop" && !last.usage) showCost(transcript.viewOf(last), last);
   showSpent();
@@ -321,6 +337,7 @@ function showSpent() {
 }
 
 function showChats() {
+  keepsChats.checked = conversation.staysInBrowser;
   at("chats-box").hidden = conversation.others.length === 0;
   at("chats").replaceChildren(...conversation.others.map((chat) => {
     const title = conversation.titleOf(chat);
@@ -433,59 +450,45 @@ function draftChanged() {
   remember(forThisTab, DRAFT_KEY, message.value);
 }
 
-// -- what the browser keeps --------------------------------------------------------------------------------------
-
-// Functions, because reading either property raises if the browser forbids storage.
-const forGood = () => localStorage, forThisTab = () => sessionStorage;
-
-function remember(storage, name, value) {
-  try {
-    storage().setItem(name, value);
-  } catch { /* storage is optional */ }
-}
-
-function remembered(storage, name) {
-  try {
-    return storage().getItem(name);
-  } catch {
-    return null;
-  }
-}
-
-function newUserId() {
-  const bytes = Array.from(crypto.getRandomValues(new Uint8Array(4)));
-  return `guest-${bytes.map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
-}
+// -- who the caller is, and what the browser keeps -----------------------------------------------------------------
 
 // Another user has other limits and models.
 function callerChanged() {
   limits.forgetRefusal();
   server.userId = userId?.value.trim() ?? "";
   server.apiKey = apiKey?.value.trim() ?? "";
-  if (apiKey) at("sign-out").hidden = !server.apiKey;
   at("welcome").querySelector("h2").textContent = apiKey && !server.apiKey ? PASTE_KEY : "What can I do for you?";
   waiting?.cancel();
   refreshUsage();
   refreshModels();
 }
 
-// On a computer that others use, too: nothing of the user is left in the tab.
-function signOut() {
-  leaveChat();
-  conversation.forget();
-  showChat();
-  message.value = "";
-  draftChanged();
-  apiKey.value = "";
-  apiKey.dispatchEvent(new Event("change"));
-  announce("Signed out.");
-  at("you").open = true;
-  apiKey.focus();
+// On a computer that others use, too: nothing of the user is left, in no tab.
+function forgetEverything() {
+  reply?.controller.abort();
+  reply = null; // else its end would be saved
+  forgetAll();
+  location.reload();
+}
+
+async function keepChats() {
+  if (keepsChats.checked) {
+    await conversation.stayInBrowser().catch(() => announce("This browser does not allow that."));
+  } else if (confirm("Remove your chats from this browser? Those on this page stay until you close its tab.")) {
+    await conversation.leaveBrowser();
+  }
+  showChats();
+}
+
+function rememberKey() {
+  const key = apiKey.value.trim() || null;
+  remember(forGood, API_KEY, keepsKey.checked ? key : null);
+  remember(forThisTab, API_KEY, keepsKey.checked ? null : key);
 }
 
 function installSettings() {
   if (userId) {
-    userId.value = remembered(forGood, USER_KEY) ?? newUserId();
+    userId.value = remembered(forGood, USER_KEY) ?? `guest-${newId(4)}`;
     remember(forGood, USER_KEY, userId.value);
     userId.addEventListener("change", () => {
       remember(forGood, USER_KEY, userId.value.trim());
@@ -493,9 +496,12 @@ function installSettings() {
     });
   }
   if (apiKey) {
-    apiKey.value = remembered(forThisTab, API_KEY) ?? "";
+    const kept = remembered(forGood, API_KEY);
+    keepsKey.checked = kept !== null;
+    apiKey.value = kept ?? remembered(forThisTab, API_KEY) ?? "";
+    keepsKey.addEventListener("change", rememberKey);
     apiKey.addEventListener("change", () => {
-      remember(forThisTab, API_KEY, apiKey.value.trim());
+      rememberKey();
       transcript.clearProblems();
       entered = message.value;
       callerChanged();
@@ -505,8 +511,13 @@ function installSettings() {
       event.preventDefault(); // else it also begins a line in the message
       message.focus();
     });
-    at("sign-out").addEventListener("click", signOut);
   }
+  keepsChats.addEventListener("change", keepChats);
+  at("forget").addEventListener("click", async () => {
+    if (!confirm(at("forget").title)) return;
+    await conversation.forgetAll();
+    forgetEverything();
+  });
   model.addEventListener("change", () => {
     remember(forGood, MODEL_KEY, model.value);
     showModel();
@@ -540,9 +551,9 @@ function installForm() {
   document.addEventListener("visibilitychange", () => document.hidden || refreshUsage());
 }
 
+await conversation.load();
 installSettings();
 installForm();
-conversation.load();
 message.value ||= remembered(forThisTab, DRAFT_KEY) ?? ""; // on a slow network, it may be written in already
 draftChanged();
 callerChanged();

@@ -1,6 +1,10 @@
-// What was said in this tab, in the chat that is open and in others, and how much of it a model gets.
+// What was said, in the chat that is open and in others, and how much of it a model gets.
 
-const KEY = "chatapp.conversation";
+import { forGood, forThisTab, remember, remembered } from "./browser-storage.js";
+import { ChatDatabase, newId } from "./chat-database.js";
+
+const KEY = "conversation"; // in the tab: the open chat, and the others if they do not stay in the browser
+const STAYS = "chats_stay";
 // The history of a message may cost at most this, and at most this share of what the caller has left.
 const MOST_USD = 0.05;
 const SHARE_OF_BUDGET = 0.1;
@@ -22,14 +26,27 @@ function bytesOf(message) {
   return sizes.get(message);
 }
 
-// `messages` are {role, content}; a reply also has {model, usage, costUsd, end}, where `end` is "stop", "length",
-// "refused", "other", "stopped" by the user, or "cut" off. Those before `from` are not sent any more.
+// A chat is {id, version, savedMs, messages, from, cutFor}. Its messages are {role, content}; a reply also has {model,
+// usage, costUsd, end}, where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off. Those
+// before `from` are not sent any more.
 export class Conversation {
-  messages = [];
-  from = 0;
-  cutFor = null;
-  others = []; // chats as {messages, from, cutFor}, the one that was open last first
-  isKept = true;
+  chat = newChat();
+  others = []; // chats, the one that was open last first
+  isKept = true; // in the tab
+  saved = Promise.resolve(); // when the last change is in the database, or could not be written
+  #database = null; // if the chats stay in the browser
+  #channel = null; // to the other tabs
+  #replacement = null; // of the open chat, which another tab has changed
+  #onNews;
+
+  // `onNews` is called when another tab has changed something, with whether everything `isForgotten`.
+  constructor(onNews = () => {}) {
+    this.#onNews = onNews;
+  }
+
+  get messages() {
+    return this.chat.messages;
+  }
 
   get costUsd() {
     return this.messages.reduce((sum, message) => sum + (message.costUsd ?? 0), 0);
@@ -47,30 +64,29 @@ export class Conversation {
   }
 
   remove(message) {
-    this.messages = this.messages.filter((each) => each !== message);
-    this.from = Math.min(this.from, Math.max(0, this.messages.length - 1));
+    const { chat } = this;
+    chat.messages = chat.messages.filter((each) => each !== message);
+    chat.from = Math.min(chat.from, Math.max(0, chat.messages.length - 1));
     this.save();
   }
 
-  // The title of a chat, or of the open one.
-  titleOf({ messages } = this) {
+  titleOf({ messages }) {
     return messages.find(({ role }) => role === "user")?.content ?? "";
   }
 
   // Opens a chat of the others, or an empty one; the one that was open becomes one of the others.
-  open(chat = { messages: [], from: 0, cutFor: null }) {
-    const { messages, from, cutFor } = this;
+  open(chat = newChat()) {
     this.others = this.others.filter((each) => each !== chat);
-    if (messages.length > 0) this.others.unshift({ messages, from, cutFor });
-    Object.assign(this, chat);
-    this.save();
+    if (this.messages.length > 0) this.others.unshift(this.chat);
+    this.chat = chat;
+    this.#saveInTab();
   }
 
-  // Forgets a chat of the others, or all chats.
+  // Forgets a chat of the others.
   forget(chat) {
-    this.others = chat ? this.others.filter((each) => each !== chat) : [];
-    if (!chat) Object.assign(this, { messages: [], from: 0, cutFor: null });
-    this.save();
+    this.others = this.others.filter((each) => each !== chat);
+    this.#saveInTab();
+    if (this.#database) this.#announce(this.#database.delete(chat.id), chat);
   }
 
   // The messages to send. Moves `from` if they are too many: `cutFor` is then why, "context" or "money".
@@ -79,59 +95,166 @@ export class Conversation {
     const usd = Math.min(MOST_USD, leftUsd === null ? Infinity : leftUsd * SHARE_OF_BUDGET);
     const money = inputUsd > 0 ? (usd / inputUsd) * 1e6 * BYTES_PER_TOKEN : Infinity;
     const most = Math.min(context, money, MOST_BYTES);
-    const sent = this.messages.slice(this.from);
+    const sent = this.messages.slice(this.chat.from);
     if (total(sent) > most || sent.length > MOST_MESSAGES) {
-      this.cutFor = money < context ? "money" : "context";
+      this.chat.cutFor = money < context ? "money" : "context";
       let kept = 1; // the newest message always
       let bytes = bytesOf(sent.at(-1));
       for (; kept < Math.min(sent.length, MOST_MESSAGES * KEPT_SHARE); kept += 1) {
         bytes += bytesOf(sent[sent.length - 1 - kept]);
         if (bytes > most * KEPT_SHARE) break;
       }
-      this.from = this.messages.length - kept;
+      this.chat.from = this.messages.length - kept;
     }
-    while (this.messages[this.from]?.role === "assistant") this.from += 1;
+    while (this.messages[this.chat.from]?.role === "assistant") this.chat.from += 1;
     return this.messages
-      .slice(this.from)
+      .slice(this.chat.from)
       .filter((message) => message.content.trim())
       .map(({ role, content }) => ({ role, content }));
   }
 
-  // sessionStorage: it survives a reload, and ends with the tab; another tab has its own. If that is full, the latest
-  // chats are kept, and of the open one the latest messages.
+  // -- what is kept ------------------------------------------------------------------------------------------------
+
+  get staysInBrowser() {
+    return this.#database !== null;
+  }
+
   save() {
-    let count = this.messages.length;
-    for (let chats = this.others.length; ; ) {
-      const skipped = this.messages.length - count;
-      const kept = {
-        messages: this.messages.slice(skipped),
-        from: Math.max(0, this.from - skipped),
-        cutFor: this.cutFor,
-        others: this.others.slice(0, chats),
-      };
-      try {
-        sessionStorage.setItem(KEY, JSON.stringify(kept));
-        this.isKept = skipped === 0 && chats === this.others.length;
-        return;
-      } catch {
-        this.isKept = false; // full, or forbidden
-        if (chats > 0) chats = Math.floor(chats / 2);
-        else if (count > 0) count = Math.floor(count / 2);
-        else return;
-      }
+    this.chat.savedMs = Date.now();
+    this.#saveInTab();
+    if (!this.#database) return;
+    const { chat } = this;
+    const saving = this.messages.length > 0 ? this.#database.put(chat) : this.#database.delete(chat.id);
+    this.saved = this.#announce(saving, chat);
+  }
+
+  async load() {
+    this.#loadFromTab();
+    this.#channel = new BroadcastChannel("chatapp");
+    this.#channel.onmessage = ({ data }) => this.#hear(data);
+    if (remembered(forGood, STAYS)) await this.#openDatabase().catch(() => {});
+  }
+
+  // The chats of all tabs are in each of them, and after all are closed. Rejects if the browser forbids it.
+  async stayInBrowser() {
+    await this.#join();
+    remember(forGood, STAYS, "yes");
+    this.#channel.postMessage({ stays: true });
+  }
+
+  async #join() {
+    await this.#openDatabase();
+    for (const chat of [this.chat, ...this.others]) {
+      if (chat.version > 0 || chat.messages.length === 0) continue;
+      await this.#database.put(chat);
+      this.#channel.postMessage({ changed: chat.id });
+    }
+    this.#saveInTab();
+  }
+
+  // The chats stay in this tab only.
+  async leaveBrowser() {
+    remember(forGood, STAYS, null);
+    await this.#database.clear();
+    this.#channel.postMessage({ stays: false });
+    this.#closeDatabase();
+  }
+
+  // Nothing is left of the chats, in no tab.
+  async forgetAll() {
+    await this.#database?.clear();
+    this.#channel.postMessage({ isForgotten: true });
+  }
+
+  async #openDatabase() {
+    this.#database ??= await ChatDatabase.open();
+    const chats = (await this.#database.all()).filter(isChat).sort((a, b) => b.savedMs - a.savedMs);
+    const found = chats.find(({ id }) => id === this.chat.id);
+    // The tab may have what was said last, as the page was closed. Another tab may have gone on, or forgotten the chat.
+    const isNewer = found ? found.version === this.chat.version && found.savedMs < this.chat.savedMs : !this.chat.version;
+    if (!isNewer) this.chat = found ?? newChat();
+    const own = this.others.filter(({ id }) => !chats.some((each) => each.id === id));
+    this.others = [...own, ...chats.filter(({ id }) => id !== this.chat.id)];
+  }
+
+  #closeDatabase() {
+    this.#database.close();
+    this.#database = null;
+    for (const chat of [this.chat, ...this.others]) chat.version = 0;
+    this.#saveInTab();
+  }
+
+  // To the other tabs, once it is written.
+  async #announce(writing, chat) {
+    try {
+      await writing;
+      this.#channel.postMessage({ changed: chat.id });
+      this.#saveInTab();
+    } catch {
+      this.isKept = false;
     }
   }
 
-  load() {
-    try {
-      const kept = JSON.parse(sessionStorage.getItem(KEY)) ?? {};
-      if (isChat(kept)) {
-        const { messages, from, cutFor, others = [] } = kept;
-        Object.assign(this, { messages, from: Number(from) || 0, cutFor: cutFor ?? null });
-        this.others = others.filter(isChat);
-      }
-    } catch { /* forbidden, or not this page's */ }
+  async #hear({ changed, stays, isForgotten }) {
+    if (stays) {
+      await this.#join().catch(() => {});
+    } else if (stays === false && this.#database) {
+      this.others = [];
+      this.#closeDatabase();
+    } else if (changed && this.#database) {
+      const found = await this.#database.get(changed).catch(() => null);
+      this.others = this.others.filter(({ id }) => id !== changed);
+      if (changed === this.chat.id) this.#replacement = found ?? { ...newChat(), id: changed };
+      else if (isChat(found)) this.others.unshift(found);
+    }
+    this.#onNews({ isForgotten });
   }
+
+  // Returns whether the open chat has become another one: as another tab left it. Only once this tab's is `saved`.
+  catchUp() {
+    const found = this.#replacement;
+    this.#replacement = null;
+    if (!found) return false;
+    if (found.id === this.chat.id) this.chat = found;
+    else if (found.messages.length > 0) this.others.unshift(found); // see ChatDatabase.put()
+    this.#saveInTab();
+    return this.chat === found;
+  }
+
+  // sessionStorage: it survives a reload, and ends with the tab; another tab has its own. If that is full, the latest
+  // chats are kept, and of the open one the latest messages.
+  #saveInTab() {
+    const others = this.staysInBrowser ? [] : this.others;
+    let count = this.messages.length;
+    for (let chats = others.length; ; ) {
+      const skipped = this.messages.length - count;
+      const kept = {
+        ...this.chat,
+        savedMs: skipped ? 0 : this.chat.savedMs,
+        messages: this.messages.slice(skipped),
+        from: Math.max(0, this.chat.from - skipped),
+        others: others.slice(0, chats),
+      };
+      const isDone = remember(forThisTab, KEY, JSON.stringify(kept));
+      this.isKept = this.staysInBrowser || (isDone && skipped === 0 && chats === others.length);
+      if (isDone || count === 0) return;
+      if (chats > 0) chats = Math.floor(chats / 2);
+      else count = Math.floor(count / 2);
+    }
+  }
+
+  #loadFromTab() {
+    try {
+      const { others = [], ...chat } = JSON.parse(remembered(forThisTab, KEY)) ?? {};
+      if (!isChat(chat)) return;
+      this.chat = { ...newChat(), ...chat };
+      this.others = others.filter(isChat).map((each) => ({ ...newChat(), ...each }));
+    } catch { /* not this page's */ }
+  }
+}
+
+function newChat() {
+  return { id: newId(), version: 0, savedMs: 0, messages: [], from: 0, cutFor: null };
 }
 
 function total(messages) {

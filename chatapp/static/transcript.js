@@ -41,15 +41,15 @@ export class Transcript {
     this.#observer.observe(log);
   }
 
-  show({ messages, from, cutFor }) {
+  show(chat) {
     this.#log.replaceChildren(this.#welcome);
     this.#follows = false; // else each message would be laid out before the next one is made
-    for (const message of messages) {
+    for (const message of chat.messages) {
       if (message.role === "user") this.addMessage(message);
       else this.beginReply().end(message, message.content);
     }
     this.#refreshWelcome();
-    this.showCut(messages[from], cutFor);
+    this.showCut(chat);
     this.scrollToEnd();
   }
 
@@ -90,11 +90,11 @@ export class Transcript {
   }
 
   // A line in front of the first message that is still sent.
-  showCut(message, reason) {
+  showCut({ messages, from, cutFor }) {
     this.#log.querySelector(".cut-line")?.remove();
     const articles = this.#articles();
-    const first = articles.find((article) => article.message === message);
-    if (reason && first && first !== articles[0]) first.before(element("p", "cut-line", CUT[reason]));
+    const first = articles.find((article) => article.message === messages[from]);
+    if (cutFor && first && first !== articles[0]) first.before(element("p", "cut-line", CUT[cutFor]));
   }
 
   follow() {

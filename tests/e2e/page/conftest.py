@@ -44,6 +44,20 @@ EXPECTED = ("the server responded with a status of", "net::ERR_")
 #: Those that `key` allows.
 MODELS = ["gpt-5.4-mini", "gpt-5.4-nano"]
 
+#: All that the browser keeps for the page.
+KEPT = """async () => {
+  const request = indexedDB.open("chatapp", 1);
+  request.onupgradeneeded = () => request.transaction.abort();
+  const chats = await new Promise((resolve) => {
+    request.onerror = () => resolve([]);
+    request.onsuccess = () => {
+      const found = request.result.transaction("chats").objectStore("chats").getAll();
+      found.onsuccess = () => resolve(found.result);
+    };
+  });
+  return JSON.stringify([{ ...sessionStorage }, { ...localStorage }, chats]);
+}"""
+
 Opener = Callable[..., Page]
 
 

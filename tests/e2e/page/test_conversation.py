@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from chatapp.accounts.api_key import PresentedKey
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
-from tests.e2e.page.conftest import MODELS, Opener
+from tests.e2e.page.conftest import KEPT, MODELS, Opener
 
 
 def sent(provider: UpstreamServer) -> list[tuple[str, str]]:
@@ -68,6 +69,121 @@ def test_chats_survive_a_reload_until_they_are_deleted(
     button(chat, "Delete the chat My name is Ada.").click()
     expect(chat.get_by_text("Earlier chats")).to_be_hidden()
     assert "Ada" not in chat.evaluate("Object.values(sessionStorage).join()")
+
+
+@pytest.fixture
+def stays(chat: Page) -> Page:
+    """A page whose user keeps the chats in the browser."""
+    chat.get_by_label("Keep my chats").check()
+    return chat
+
+
+def another(page: Page) -> Page:
+    """Another tab."""
+    other = page.context.new_page()
+    other.goto(page.url)
+    return other
+
+
+def test_chats_stay_in_the_browser_if_the_user_wants_that(
+    chat: Page, provider: UpstreamServer
+) -> None:
+    """In all tabs, after they are closed, and with what was said before; until they are deleted."""
+    say(chat, "My name is Ada.")
+    chat.get_by_label("Keep my chats").check()
+    say(chat, "Who am I?")
+    other = another(chat)
+    chat.close()
+    expect(other.get_by_label("Keep my chats")).to_be_checked()
+    button(other, "My name is Ada.").click()
+    expect(replies(other)).to_have_count(2)
+    say(other, "And now?")
+    assert len(sent(provider)) == 5
+    other.reload()
+    expect(replies(other)).to_have_count(3)
+    third = another(other)
+    expect(third.locator("#log article")).to_have_count(0)
+    third.once("dialog", lambda dialog: dialog.accept())
+    button(third, "Delete the chat My name is Ada.").click()
+    expect(other.locator("#log article")).to_have_count(0)
+    assert "Ada" not in third.evaluate(KEPT)
+
+
+def test_tabs_see_what_others_say(stays: Page) -> None:
+    """In the list, and in the chat that both have open."""
+    other = another(stays)
+    say(stays, "I am the first tab")
+    button(other, "I am the first tab").click()
+    say(other, "I am the second tab")
+    expect(stays.locator("#log .me .text")).to_have_text(
+        ["I am the first tab", "I am the second tab"]
+    )
+    expect(replies(stays)).to_have_count(2)
+    button(other, "New chat").click()
+    say(other, "Something else")
+    expect(button(stays, "Something else")).to_be_visible()
+
+
+def test_nothing_is_lost_if_two_tabs_go_on_with_a_chat(
+    stays: Page, provider: UpstreamServer
+) -> None:
+    """What both write at the same time becomes two chats."""
+    say(stays, "Hello")
+    other = another(stays)
+    button(other, "Hello").click()
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait(), *openai_chunks("")[1:]]))
+    begin(stays, "first")
+    expect(replies(stays).last).to_contain_text("Half a reply")
+    expect(other.locator("#log .me")).to_have_count(2)
+    say(other, "second")
+    provider.go_on()
+    expect(stays.locator("#log .pending")).to_have_count(0)
+    for page in (stays, other):
+        expect(button(page, "Hello")).to_have_count(1)
+    assert stays.locator("#log .me .text").all_inner_texts() == ["Hello", "first"]
+    button(stays, "Hello").click()
+    expect(stays.locator("#log .me .text")).to_have_text(["Hello", "first", "second"])
+
+
+def test_a_chat_that_stays_survives_the_end_of_its_page(
+    stays: Page, provider: UpstreamServer
+) -> None:
+    """As a reload in the middle of a reply, which leaves no time to write into the database."""
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
+    begin(stays, "Tell me more")
+    expect(replies(stays)).to_contain_text("Half a reply")
+    stays.evaluate(
+        "() => { IDBObjectStore.prototype.put = () => { throw new DOMException('too late'); } }"
+    )
+    stays.reload()
+    expect(replies(stays)).to_contain_text("Half a reply")
+    expect(replies(stays)).to_contain_text("this reply is incomplete. It cost $")
+
+
+def test_chats_need_not_stay_any_longer(stays: Page) -> None:
+    """They leave the browser, for all tabs, and are in the tab until it is closed."""
+    say(stays, "My name is Ada.")
+    button(stays, "New chat").click()
+    other = another(stays)
+    expect(button(other, "My name is Ada.")).to_be_visible()
+    stays.once("dialog", lambda dialog: dialog.dismiss())
+    stays.get_by_label("Keep my chats").click()
+    expect(stays.get_by_label("Keep my chats")).to_be_checked()
+    stays.once("dialog", lambda dialog: dialog.accept())
+    stays.get_by_label("Keep my chats").click()
+    expect(other.get_by_label("Keep my chats")).not_to_be_checked()
+    expect(button(other, "My name is Ada.")).to_have_count(0)
+    assert "Ada" not in other.evaluate(KEPT)
+    stays.reload()
+    expect(button(stays, "My name is Ada.")).to_be_visible()
+
+
+def test_a_browser_that_forbids_to_keep_chats_says_so(chat: Page) -> None:
+    """As some do in private windows."""
+    chat.evaluate("() => { IDBFactory.prototype.open = () => { throw new DOMException('no'); } }")
+    chat.get_by_label("Keep my chats").click()
+    expect(chat.locator("#status")).to_have_text("This browser does not allow that.")
+    expect(chat.get_by_label("Keep my chats")).not_to_be_checked()
 
 
 def test_the_latest_message_can_be_changed(chat: Page, provider: UpstreamServer) -> None:
@@ -221,7 +337,7 @@ def test_a_history_fits_the_model_and_the_budget(page: Page) -> None:
             talk.messages.pop();
             const free = { contextTokens: 1e6, inputUsd: 0, leftUsd: null, ...options };
             const sent = talk.history(free);
-            return [sent.length, sent[0].role, talk.cutFor];
+            return [sent.length, sent[0].role, talk.chat.cutFor];
           };
           return [
             cut({}),

@@ -69,6 +69,7 @@ def test_what_can_be_touched_is_large_enough(
     size = {"width": 390, "height": 844}
     page = open_page(online_url, viewport=size, has_touch=True, is_mobile=True)
     small = """() => [...document.querySelectorAll("button, select, summary, input, textarea")]
+      .map((each) => (each.type === "checkbox" ? each.closest("label") : each))
       .filter((each) => each.checkVisibility({ visibilityProperty: true }))
       .map((each) => [each, each.getBoundingClientRect()])
       .filter(([, { width, height }]) => width < 44 || height < 44)

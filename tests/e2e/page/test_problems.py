@@ -9,6 +9,7 @@ from playwright.sync_api import Page, Route, expect
 
 from chatapp.accounts.api_key import PresentedKey
 from tests.e2e.page.actions import button, message, problem, replies, say
+from tests.e2e.page.conftest import KEPT
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def test_a_busy_model_is_asked_again(page: Page) -> None:
 
 
 def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page) -> None:
-    """A wrong key is reported, the right one is accepted; only the tab stores it."""
+    """A wrong key is reported, the right one is accepted; only the tab stores it, unless the user
+    chooses that the browser keeps it."""
     page = chat
     asks = "Paste the key that your administrator gave you."
     expect(page.get_by_role("heading", name=asks)).to_be_visible()
@@ -173,6 +175,15 @@ def test_with_accounts_on_the_page_asks_for_a_key(key: PresentedKey, chat: Page)
     elsewhere = page.context.new_page()
     elsewhere.goto(page.url)
     expect(elsewhere.get_by_label("API key")).to_have_value("")
+    page.get_by_label("Keep my key").check()
+    elsewhere.reload()
+    expect(elsewhere.get_by_label("API key")).to_have_value(key.text)
+    expect(elsewhere.locator("#sentence")).to_contain_text("more messages now")
+    elsewhere.get_by_label("Keep my key").uncheck()
+    page.context.new_page().goto(page.url)
+    last = page.context.pages[-1]
+    expect(last.get_by_label("API key")).to_be_focused()
+    expect(last.get_by_label("API key")).to_have_value("")
 
 
 def test_accounts_may_be_turned_on_meanwhile(page: Page) -> None:
@@ -185,22 +196,36 @@ def test_accounts_may_be_turned_on_meanwhile(page: Page) -> None:
     expect(message(page)).to_have_value("hello")
 
 
-def test_signing_out_leaves_nothing_in_the_tab(key: PresentedKey, chat: Page) -> None:
-    """Neither the key, nor the conversation and what was being typed, nor the user's limits."""
-    expect(button(chat, "Sign out")).to_be_hidden()
+@pytest.mark.parametrize("stays", [False, True])
+def test_signing_out_leaves_nothing(key: PresentedKey, chat: Page, stays: bool) -> None:
+    """Neither the key, nor the conversation and what was being typed, nor the user's limits; in no
+    tab, also of what the user chose to keep in the browser."""
+    other = chat.context.new_page()
+    other.goto(chat.url)
+    for each in (chat, other):
+        each.once("dialog", lambda dialog: dialog.accept())
+    if stays:
+        chat.get_by_label("Keep my key").check()
+        chat.get_by_label("Keep my chats").check()
     chat.get_by_label("API key").fill(key.text)
     chat.get_by_label("API key").press("Enter")
     say(chat, "My name is Ada.")
     message(chat).fill("Ada again")
-    button(chat, "Sign out").click()
-    expect(chat.locator("#log article")).to_have_count(0)
-    expect(chat.get_by_label("API key")).to_be_focused()
-    expect(chat.get_by_label("API key")).to_have_value("")
-    expect(message(chat)).to_have_value("")
-    expect(chat.locator("#limits-box")).to_be_hidden()
-    kept = chat.evaluate("JSON.stringify([{ ...sessionStorage }, { ...localStorage }])")
-    assert "Ada" not in kept
-    assert key.secret not in kept
+    other.get_by_label("API key").fill(key.text)
+    other.get_by_label("API key").press("Enter")
+    say(other, "I am Ada, too.")
+    expect(button(chat, "I am Ada, too.")).to_have_count(int(stays))
+    button(chat, "Sign out and forget everything").click()
+    for page in (chat, other):
+        expect(page.locator("#log article")).to_have_count(0)
+        expect(page.get_by_label("API key")).to_be_focused()
+        expect(page.get_by_label("API key")).to_have_value("")
+        expect(message(page)).to_have_value("")
+        expect(page.locator("#limits-box")).to_be_hidden()
+        expect(page.get_by_text("Earlier chats")).to_be_hidden()
+        kept = page.evaluate(KEPT)
+        assert "Ada" not in kept
+        assert key.secret not in kept
 
 
 def test_what_is_typed_before_the_script_comes_stays(page: Page) -> None:
