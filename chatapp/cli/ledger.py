@@ -139,7 +139,7 @@ def spend(by: str, period: Period, top: int | None, *, as_csv: bool, as_json: bo
     if as_csv:
         output.echo_csv(
             [head.lower().replace(" ", "_") for head in heads],
-            [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows],
+            [(*row[:-1], row[-1] / MICRO) for row in rows],
         )
     elif as_json:
         echo_json([_with_dollars({by: each.subject, **asdict(each)}) for each in found])
@@ -196,22 +196,12 @@ def calls(user: str | None, period: Period, *, as_json: bool) -> None:
     """Print the calls as CSV, the oldest first, one line each."""
     identity = callers.known_identity(user)
     found = current_services().reports.calls(user=identity, **period._asdict())
-    rows = (_with_dollars({**row, "started_at": row["started_at"].isoformat()}) for row in found)
+    rows = (_with_dollars(dict(row)) for row in found)
     if as_json:
-        echo_json(list(rows))
+        echo_json([{**row, "started_at": row["started_at"].isoformat()} for row in rows])
         return
     heads = [*CALLS.c.keys(), "cost_usd"]
-    output.echo_csv(heads, ([_csv_cell(row[head]) for head in heads] for row in rows))
-
-
-def _csv_cell(value: object) -> object:
-    match value:
-        case dict():
-            return json.dumps(value)
-        case float():
-            return f"{value:.6f}"
-        case _:
-            return value
+    output.echo_csv(heads, ([row[head] for head in heads] for row in rows))
 
 
 @ledger.command()

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import chain
 from typing import Final
 
@@ -19,6 +21,13 @@ def lines(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[st
     yield from map(_line, chain([heads], rows))
 
 
+def of_records(records: Iterable[Mapping[str, object]]) -> Iterator[str]:
+    """Yield the lines of records that have the same keys; none without a record."""
+    rows = iter(records)
+    if (first := next(rows, None)) is not None:
+        yield from lines(list(first), (list(each.values()) for each in chain([first], rows)))
+
+
 def read(cell: str) -> str:
     """Return what :func:`lines` wrote as this cell."""
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
@@ -26,12 +35,20 @@ def read(cell: str) -> str:
 
 def _line(row: Sequence[object]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(map(_safe, row))
+    csv.writer(text, lineterminator="\n").writerow(map(_cell, row))
     return text.getvalue()
 
 
-def _safe(value: object) -> object:
-    """The cell; a negative number is one, and no formula."""
-    if not isinstance(value, str):
-        return value
-    return f"'{value}" if FORMULA.match(value) else value
+def _cell(value: object) -> object:
+    """A negative number is one, and no formula; JSON begins like none."""
+    match value:
+        case str():
+            return f"'{value}" if FORMULA.match(value) else value
+        case float():
+            return f"{value:.6f}"
+        case datetime():
+            return value.isoformat()
+        case Mapping() | list() | tuple():
+            return json.dumps(value, default=str)
+        case _:
+            return value

@@ -4,7 +4,8 @@
 for (const form of document.querySelectorAll("form[method=post]")) {
   let isSent = false; // a double click creates one key
   form.addEventListener("submit", (event) => {
-    if (isSent || (form.dataset.confirm && !confirm(form.dataset.confirm))) event.preventDefault();
+    const question = event.submitter?.dataset.confirm ?? form.dataset.confirm;
+    if (isSent || (question && !confirm(question))) event.preventDefault();
     else isSent = true;
   });
   addEventListener("pageshow", () => { isSent = false; }); // back to this page, after an error

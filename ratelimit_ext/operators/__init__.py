@@ -4,7 +4,15 @@ application's pages. They read the storage that the workers share."""
 from ratelimit_ext.operators.denials import explained
 from ratelimit_ext.operators.operators import NOT_SHARED, Operators
 from ratelimit_ext.operators.shadow import advice_text
-from ratelimit_ext.operators.texts import instant_s, printable, span_s, span_text, time_text
+from ratelimit_ext.operators.texts import (
+    instant_s,
+    iso_time,
+    printable,
+    span_s,
+    span_text,
+    time_text,
+    with_times,
+)
 from ratelimit_ext.operators.usage import Block, State
 
 __all__ = [
@@ -15,8 +23,10 @@ __all__ = [
     "advice_text",
     "explained",
     "instant_s",
+    "iso_time",
     "printable",
     "span_s",
     "span_text",
     "time_text",
+    "with_times",
 ]

@@ -32,6 +32,8 @@ HEADERS: Final = {
     "Cache-Control": "no-store",
     "Referrer-Policy": "no-referrer",
 }
+#: The argument that names the table to download.
+CSV: Final = "csv"
 #: Every 401 has a scheme. The standard has no scheme for forms.
 SCHEME: Final = {"WWW-Authenticate": 'Form realm="admin"'}
 
@@ -101,11 +103,14 @@ def report(error: Exception) -> ResponseReturnValue:
 
 @contextmanager
 def reported() -> Iterator[list[str]]:
-    """Collect what a command would print, for a view that shows the rest all the same."""
+    """Collect what a command would print, for a view that shows the rest all the same. A download
+    would be incomplete, and fails."""
     problems: list[str] = []
     try:
         yield problems
     except REPORTED as error:
+        if query(CSV):
+            raise
         problems.append(str(operator_error(error)))
 
 

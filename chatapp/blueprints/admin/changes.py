@@ -8,16 +8,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final
 
-from flask import Response, after_this_request, g, redirect, render_template, request, url_for
+from flask import Response, after_this_request, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Owner
 from chatapp.blueprints.admin.access import bp, query, reported, sessions
-from chatapp.blueprints.admin.formats import page_of
+from chatapp.blueprints.admin.formats import page_of, shown
 from chatapp.operators import amounts, arguments, blocks, callers, keys, users
 from ratelimit_ext import OperatorError, client_ip
-from ratelimit_ext.operators import instant_s
+from ratelimit_ext.operators import instant_s, with_times
 
 log = logging.getLogger(__name__)
 #: How long a key stays valid that is replaced, as by the command.
@@ -32,8 +32,12 @@ def changes() -> ResponseReturnValue:
     with reported() as problems:
         entries = callers.shared_operators().log()
     found = [each for each in entries if searched.lower() in _words(each).lower()]
-    return render_template(
-        "admin/changes.html", entries=page_of(found), searched=searched, problem="".join(problems)
+    return shown(
+        "admin/changes.html",
+        {"changes": map(with_times, found)},
+        entries=page_of(found),
+        searched=searched,
+        problem="".join(problems),
     )
 
 
@@ -95,6 +99,24 @@ def revoke_key() -> tuple[str, str]:
         keys.revoke_key(each, reason=_reason(), by=g.admin.by) for each in keys.usable_keys(name)
     ]
     return _address(name), " ".join(each.sentence for each in ended) or "There is no key to revoke."
+
+
+@change("/users/deactivate")
+def deactivate() -> tuple[str, str]:
+    name = _field("user")
+    return _address(name), users.deactivate(name, reason=_reason(), by=g.admin.by)
+
+
+@change("/users/activate")
+def activate() -> tuple[str, str]:
+    name = _field("user")
+    return _address(name), users.activate(name, reason=_reason(), by=g.admin.by)
+
+
+@change("/users/delete")
+def delete() -> tuple[str, str]:
+    done = users.delete(_field("user"), reason=_reason(), by=g.admin.by)
+    return url_for("admin.users"), done
 
 
 @change("/plan")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any, Final
 
-from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, query, reported
-from chatapp.blueprints.admin.formats import choice, page_of
+from chatapp.blueprints.admin.formats import choice, page_of, shown
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
-from ratelimit_ext.operators import explained
+from ratelimit_ext.operators import explained, iso_time
 
 #: The time that is shown, in seconds and in words.
 SPANS: Final = {
@@ -40,8 +40,9 @@ def denials() -> ResponseReturnValue:
         records, unkept = shared_operators().denials(*filter(None, [identity]), since=seconds)
     limits = [name for name, _ in _counted((each.limit, each) for each in records)]
     records = [each for each in records if limit in ("", each.limit)]
-    return render_template(
+    return shown(
         "admin/denials.html",
+        {"denials": map(_record, reversed(records))},
         span=span,
         spans=[(each, each.replace("m", " min").replace("h", " h")) for each in SPANS],
         span_words=span_words,
@@ -56,6 +57,11 @@ def denials() -> ResponseReturnValue:
         unkept=unkept,
         problem="".join(problems),
     )
+
+
+def _record(denial: Any) -> dict[str, Any]:
+    times = {"at": iso_time(denial.at), "until": iso_time(denial.until)}
+    return {**asdict(denial), **times}
 
 
 def check_remembered() -> None:

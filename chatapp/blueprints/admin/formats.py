@@ -1,17 +1,25 @@
-"""What the views of /admin share: how they write amounts and times, and their choices."""
+"""What the views of /admin share: how they write amounts and times, their choices and downloads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Final, Generic, TypeAlias, TypeVar
+from urllib.parse import urlencode
+
+from flask import Response, render_template, request
+from flask.typing import ResponseReturnValue
 
 from chatapp.accounts import TEAM, USER
-from chatapp.blueprints.admin.access import bp, query
+from chatapp.blueprints.admin.access import CSV, bp, query
 from chatapp.blueprints.admin.chart import dollars
+from chatapp.operators import spreadsheet
 from ratelimit_ext.operators import span_text, time_text
 
 T = TypeVar("T")
+#: The rows of a table to download, by their heads.
+Records: TypeAlias = Iterable[Mapping[str, Any]]
 
 #: How many rows a table without pages has at most, and how many a page of one with pages.
 MOST: Final = 200
@@ -42,11 +50,34 @@ def formats() -> dict[str, object]:
     """How templates write amounts and times, and know users."""
     return {
         "dollars": dollars,
+        "download_address": _download,
         "span": span_text,
         "time": time_text,
         "user_prefix": USER,
         "team_prefix": TEAM,
     }
+
+
+def shown(template: str, tables: Mapping[str, Records], **context: object) -> ResponseReturnValue:
+    """The view, or as CSV all rows of the table that the query names."""
+    name = query(CSV)
+    if name not in tables:
+        return render_template(template, **context)
+    file = f"{name}-{datetime.now(UTC):%Y-%m-%d}.csv"
+    return Response(
+        "".join(spreadsheet.of_records(tables[name])),
+        mimetype="text/csv",
+        headers={"Content-Disposition": f'attachment; filename="{file}"'},
+    )
+
+
+def _download(table: str) -> str:
+    """The address of a table as CSV, with what the view is filtered by."""
+    try:
+        filters = [(k, v) for k, v in request.args.items() if k not in {CSV, "done", "page"}]
+    except UnicodeDecodeError:
+        filters = []
+    return f"{request.path}?{urlencode([*filters, (CSV, table)])}"
 
 
 def page_of(rows: Sequence[T]) -> Page[T]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, reported
-from chatapp.blueprints.admin.formats import MOST, choice
+from chatapp.blueprints.admin.formats import MOST, choice, shown
 from chatapp.operators import blocks, callers
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
-from ratelimit_ext.operators import Block, State
+from ratelimit_ext.operators import Block, State, iso_time
 
 NEAR: Final = (50, 80, 95)
 #: How many names of the storage a view reads; a command reads more.
@@ -30,6 +29,7 @@ def limits() -> ResponseReturnValue:
     near: list[State] = []
     found: list[Block] = []
     upstreams: list[dict[str, Any]] = []
+    quotas = [each.removeprefix("provider-") for each in QUOTAS]
     is_cut = False
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     outcomes = current_services().reports.outcomes(since=an_hour_ago, top=MOST)
@@ -38,8 +38,33 @@ def limits() -> ResponseReturnValue:
         near, is_cut = operators.used(least=at / 100, scan=MOST_NAMES)
         found = operators.blocks(scan=MOST_NAMES)
         upstreams = _upstreams()
-    return render_template(
+    return shown(
         "admin/limits.html",
+        {
+            "near": (each.as_json() for each in near),
+            "blocked": (
+                {**each._asdict(), "until": iso_time(each.until), "at": iso_time(each.at)}
+                for each in found
+            ),
+            "providers": (
+                {
+                    "upstream": each["name"],
+                    "pause": each["pause"],
+                    **{quota: each["left"].get(quota) for quota in quotas},
+                }
+                for each in upstreams
+            ),
+            "calls": (
+                {
+                    "upstream": each.provider,
+                    "model": each.slug,
+                    "calls": each.total,
+                    "failed": sum(each.failures.values()),
+                    "statuses": each.calls,
+                }
+                for each in outcomes
+            ),
+        },
         at=at,
         shares=[(each, f"{each} %") for each in NEAR],
         near=near[:MOST],
@@ -50,7 +75,7 @@ def limits() -> ResponseReturnValue:
         block_count=len(found),
         upstreams=[each for each in upstreams if each["pause"] or each["left"]],
         silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
-        quotas=[each.removeprefix("provider-") for each in QUOTAS],
+        quotas=quotas,
         outcomes=outcomes,
         problem="".join(problems),
     )

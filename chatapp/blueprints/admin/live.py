@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, reported
 from chatapp.blueprints.admin.chart import decisions, small
 from chatapp.blueprints.admin.denials import check_remembered, latest
+from chatapp.blueprints.admin.formats import shown
 from chatapp.operators.callers import shared_operators
 
 MINUTES: Final = 60
@@ -47,8 +47,9 @@ def live() -> ResponseReturnValue:
     rows.sort(key=lambda row: (-row["hour"]["denied"], -row["hour"]["allowed"], row["name"]))
     everything = next((row for row in rows if not row["name"]), None)
     limits = [row for row in rows if row["name"]]
-    return render_template(
+    return shown(
         "admin/live.html",
+        {"limits": map(_record, limits)},
         chart=decisions(everything["parts"], list(minutes.values())) if everything else None,
         requests=everything,
         limits=limits[:MOST_LIMITS],
@@ -58,6 +59,12 @@ def live() -> ResponseReturnValue:
         since=[*minutes.values()][-NOW] if minutes else "",
         problem="".join(problems),
     )
+
+
+def _record(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a limit decided in the hour, and of it in the last two minutes."""
+    now = {f"{outcome}_now": row["now"][outcome] for outcome in ("allowed", "denied")}
+    return {"limit": row["name"], **now, **{each: row["hour"][each] for each in OUTCOMES}}
 
 
 def _row(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, Final
 
-from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, reported
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.blueprints.admin.denials import check_remembered
+from chatapp.blueprints.admin.formats import shown
 from chatapp.operators.callers import shared_operators
 from ratelimit_ext.operators import advice_text
 
@@ -27,8 +27,9 @@ def shadow() -> ResponseReturnValue:
         found = shared_operators().shadow_report()
     groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
     shadows = [(shadow, list(results)) for shadow, results in groups]
-    return render_template(
+    return shown(
         "admin/shadow.html",
+        {"shadow": found},
         shadows=shadows[:MOST_SHADOWS],
         count=len(shadows),
         worst=WORST,

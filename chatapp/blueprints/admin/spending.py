@@ -5,14 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
-from flask import render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
-from chatapp.blueprints.admin.formats import choice, page_of
-from chatapp.ledger.reports import SUBJECTS, midnight
+from chatapp.blueprints.admin.formats import choice, page_of, shown
+from chatapp.ledger.reports import MICRO, SUBJECTS, midnight
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from chatapp.web.identities import team_identity
@@ -35,9 +34,29 @@ def spending() -> ResponseReturnValue:
     totals = services.reports.totals(user=identity, team=team, since=since, by=by)
     found = services.reports.spending(user=identity, team=team, since=since, by=by)
     keys = services.accounts.all_keys() if by == "key" else ()
-    raised = alerts(services.database, since=since)
-    return render_template(
+    raised = [
+        each
+        for each in alerts(services.database, since=since)
+        if whose is None or whose in (each["identity"], each["user"])
+    ]
+    return shown(
         "admin/spending.html",
+        {
+            "spending": (
+                {
+                    by: each.subject,
+                    "calls": each.calls,
+                    "input_tokens": each.input_tokens,
+                    "output_tokens": each.output_tokens,
+                    "usd": each.cost_micro_usd / MICRO,
+                }
+                for each in found
+            ),
+            "alerts": (
+                {**each, "spent": each["spent"] / MICRO, "amount": each["amount"] / MICRO}
+                for each in raised
+            ),
+        },
         by=by,
         of=of,
         subjects=[(each, each) for each in SUBJECTS if not of.get(each)],
@@ -46,9 +65,7 @@ def spending() -> ResponseReturnValue:
         chart=chart(totals, first=since.date(), last=today.date(), by=by),
         keys={each.public_id: each for each in keys},
         page=page_of(found),
-        alerts=[
-            each for each in raised if whose is None or whose in (each["identity"], each["user"])
-        ][:MOST_ALERTS],
+        alerts=raised[:MOST_ALERTS],
         spent=sum(each.cost_micro_usd for each in found),
         calls=sum(each.calls for each in found),
         tokens=sum(each.input_tokens + each.output_tokens for each in found),

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from flask import g, make_response, render_template
+from flask import g, make_response
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.store import ApiKey, Owner, Team, User
 from chatapp.blueprints.admin.access import bp, query, reported, sessions
 from chatapp.blueprints.admin.denials import latest
-from chatapp.blueprints.admin.formats import MOST, Page, page_of
-from chatapp.ledger.reports import month_start
+from chatapp.blueprints.admin.formats import MOST, Page, Records, page_of, shown
+from chatapp.ledger.reports import MICRO, month_start
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH, USER_SWITCH
 from chatapp.operators.callers import shared_operators
 from chatapp.operators.keys import state_of
+from chatapp.operators.users import state_of as state_of_user
 from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
 from chatapp.web.current_request import user_identity
@@ -41,9 +42,11 @@ def users() -> ResponseReturnValue:
     spent = _spent_this_month(by="user")
     own = OwnersAmounts()
     found = [each for each in everyone if searched.lower() in each.name.lower()]
-    return render_template(
+    page = page_of(found)
+    return shown(
         "admin/users.html",
-        page=_with_facts(page_of(found), keys, own),
+        {"users": _records(found, keys, own, spent)},
+        page=Page(_with_facts(page.rows, keys, own), page.number, page.count),
         searched=searched,
         spent=spent,
         identity_of=user_identity,
@@ -70,8 +73,9 @@ def user() -> ResponseReturnValue:
     limits = _limits("user", found, identity, *public_ids, plan=found.plan)
     denied = {(each.row.name, each.identity) for each in limits["denying"]}
     new_key = sessions().handed_over(of=name, to=g.admin)
-    page = render_template(
+    page = shown(
         "admin/user.html",
+        {"limits": (each.as_json() for each in limits["states"])},
         user=found,
         plans=services.plans,
         teams=teams,
@@ -105,15 +109,21 @@ def team() -> ResponseReturnValue:
     keys = services.accounts.all_keys()
     spent = _spent_this_month(by="user", team=name)
     members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
-    return render_template(
+    page, own = page_of(members), OwnersAmounts()
+    limits = _limits("team", found, amounts.identity_of("team", name), plan=None)
+    return shown(
         "admin/team.html",
+        {
+            "limits": (each.as_json() for each in limits["states"]),
+            "members": _records(members, keys, own, spent),
+        },
         team=found,
-        page=_with_facts(page_of(members), keys, OwnersAmounts()),
+        page=Page(_with_facts(page.rows, keys, own), page.number, page.count),
         others=[each for each in everyone if each.team_name != name][:MOST],
         spent=spent,
         identity_of=user_identity,
         former=sum(spent.values()) - sum(spent.get(user_identity(m.name), 0) for m in members),
-        **_limits("team", found, amounts.identity_of("team", name), plan=None),
+        **limits,
     )
 
 
@@ -144,12 +154,29 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
 
 
 def _with_facts(
-    page: Page[User], keys: Sequence[ApiKey], own: OwnersAmounts
-) -> Page[tuple[User, int, Mapping[str, str]]]:
-    """The users of the page, each with the number of valid keys and the amounts of their own."""
+    found: Iterable[User], keys: Sequence[ApiKey], own: OwnersAmounts
+) -> list[tuple[User, int, Mapping[str, str]]]:
+    """The users, each with the number of valid keys and the amounts of their own."""
     valid = Counter(key.user for key in keys if key.is_usable)
-    rows = [(user, valid[user.name], own.of("user", user.name, user.limits)) for user in page.rows]
-    return Page(rows, page.number, page.count)
+    return [(user, valid[user.name], own.of("user", user.name, user.limits)) for user in found]
+
+
+def _records(
+    found: Iterable[User],
+    keys: Sequence[ApiKey],
+    own: OwnersAmounts,
+    spent: Mapping[str | None, int],
+) -> Records:
+    for user, valid, has in _with_facts(found, keys, own):
+        yield {
+            "user": user.name,
+            "plan": user.plan,
+            "team": user.team_name,
+            "state": state_of_user(user),
+            "valid_keys": valid,
+            "usd_this_month": spent.get(user_identity(user.name), 0) / MICRO,
+            "limits": has,
+        }
 
 
 def _spent_this_month(*, by: str, team: str | None = None) -> dict[str | None, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import time
 from dataclasses import replace
@@ -38,6 +40,7 @@ VIEWS = (
 )
 CHANGES = (
     *("keys/create", "keys/rotate", "keys/revoke", "plan", "team", "teams/create"),
+    *("users/deactivate", "users/activate", "users/delete"),
     *("amount", "amount/clear", "block", "unblock", "logout"),
 )
 
@@ -522,6 +525,26 @@ def test_all_keys_of_a_user_are_revoked(admin: FlaskClient, accounts: Accounts) 
     ]
 
 
+def test_a_user_is_deactivated_and_deleted(
+    app: Flask, admin: FlaskClient, accounts: Accounts
+) -> None:
+    """The user's page and the list say so; after a deletion the list follows."""
+    accounts.create_key("bob", plan=None, default_plan="starter")
+    page = send(admin, "users/deactivate", user="alice", reason="on leave").text
+    assert "alice is deactivated; no worker accepts" in page
+    assert '<span class="badge">deactivated</span>' in page
+    assert "Activate user" in page
+    assert "deactivated" in admin.get("/admin/users").text
+    assert "alice is active again" in send(admin, "users/activate", user="alice").text
+    deleted = send(admin, "users/delete", user="alice", reason="left").text
+    assert "alice is deleted with all keys" in deleted
+    assert "<h1>Users and keys</h1>" in deleted
+    assert admin.get("/admin/user?name=alice").status_code == 404
+    refused = send(admin, "users/delete", user="bob")
+    assert (refused.status_code, "bob has the only keys" in refused.text) == (400, True)
+    assert [action for action, _, _ in actions(app)] == ["delete-user", "activate", "deactivate"]
+
+
 def test_a_key_is_replaced(admin: FlaskClient, accounts: Accounts) -> None:
     """The old one stays valid for a day; a revoked one has no successor."""
     [old] = accounts.all_keys()
@@ -579,6 +602,104 @@ def test_long_tables_have_pages(admin: FlaskClient, accounts: Accounts) -> None:
         assert ("user-49" in second, "alice" in second, "Next" in second) == (True, False, False)
     for page in ("0", "-1", "x", "²", ""):
         assert "1 to 50 of 51" in admin.get(f"/admin/users?page={page}").text
+
+
+def rows_of(client: FlaskClient, path: str) -> list[dict[str, str]]:
+    """The rows of a download."""
+    answer = client.get(path)
+    assert answer.content_type == "text/csv; charset=utf-8"
+    assert answer.headers["Content-Disposition"].startswith('attachment; filename="')
+    return list(csv.DictReader(io.StringIO(answer.text)))
+
+
+def test_a_table_is_downloaded_whole_as_it_is_filtered(
+    admin: FlaskClient, accounts: Accounts
+) -> None:
+    """Not only the page of it that is shown. The link has the filter, and no other address."""
+    for number in range(60):
+        accounts.create_key(f"user-{number:02}", plan=None, default_plan="starter")
+    page = admin.get("/admin/users?q=user-&page=2&done=x").text
+    assert 'href="/admin/users?q=user-&amp;csv=users" aria-label="Download CSV' in page
+    rows = rows_of(admin, "/admin/users?q=user-&csv=users")
+    assert [each["user"] for each in rows] == [f"user-{number:02}" for number in range(60)]
+    assert (rows[0]["valid_keys"], rows[0]["state"]) == ("1", "active")
+    odd = admin.get("/admin/users?_scheme=javascript&_external=1&_anchor=x").text
+    links = [each for each in re.findall(r'href="([^"]+)"', odd) if "csv=" in each]
+    assert links == ["/admin/users?_scheme=javascript&amp;_external=1&amp;_anchor=x&amp;csv=users"]
+    assert admin.get("/admin/users?csv=secrets").content_type.startswith("text/html")
+
+
+def test_a_downloaded_cell_is_no_formula(admin: FlaskClient, database_url: str) -> None:
+    """Callers choose their names and tags."""
+    now = datetime.now(UTC)
+    calls = [finished(begun(started_at=now, user="=cmd()"), cost_micro_usd=2_500_000)]
+    table.write(Database(database_url), calls)
+    assert rows_of(admin, "/admin?days=7&csv=spending") == [
+        {
+            "user": "'=cmd()",
+            "calls": "1",
+            "input_tokens": "1000",
+            "output_tokens": "200",
+            "usd": "2.500000",
+        }
+    ]
+    assert rows_of(admin, "/admin?user=alice&csv=spending") == []
+
+
+def test_changes_are_downloaded_with_their_times(admin: FlaskClient) -> None:
+    """As `flask ratelimit log --json` has them."""
+    send(admin, "plan", user="alice", plan="pro", reason="@promoted")
+    send(admin, "team", user="alice", team="research")
+    (row,) = rows_of(admin, "/admin/changes?q=promoted&csv=changes")
+    assert (row["action"], row["amount"], row["reason"]) == ("plan", "pro", "'@promoted")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["at"])
+    assert row["until"] == ""
+
+
+def test_what_limits_hold_is_downloaded(
+    make_app: AppMaker, uri: str, accounts: Accounts, database_url: str
+) -> None:
+    """Each table of each view, once it has rows."""
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
+    admin = app.test_client()
+    log_in(admin)
+    key = accounts.create_key("bob", plan=None, default_plan="starter", team="research")
+    accounts.set_amount("user", "bob", "plan", "1/day")
+    for _ in range(2):
+        headers = {"Authorization": f"Bearer {key.text}"}
+        body = {"message": "hi", "model": "offline"}
+        app.test_client().post("/chat", json=body, headers=headers)
+    services_of(app).limiter._components.recorder.flush(all_of_them=True)
+    table.write(Database(database_url), [finished(begun(started_at=datetime.now(UTC)))])
+    facts = {"since": datetime.now(UTC), "amount": 5_000_000, "spent": 4_020_000}
+    remember(Database(database_url), Alert(type="usage.unusual", identity="user:zoe", **facts))
+    send(admin, "block", kind="user", name="alice", reason="leaked")
+    for path, expected in {
+        "/admin?csv=alerts": {"identity": "user:zoe", "spent": "4.020000"},
+        "/admin/team?name=research&csv=members": {"user": "bob", "limits": '{"plan": "1/day"}'},
+        "/admin/team?name=research&csv=limits": {"limit": "team-at-once", "used": "0"},
+        "/admin/user?name=bob&csv=limits": {"limit": "user", "identity": "user:bob"},
+        "/admin/limits?csv=near": {"limit": "plan", "identity": "user:bob", "share": "1.000000"},
+        "/admin/limits?csv=blocked": {"identity": "user:alice", "note": "leaked", "until": ""},
+        "/admin/limits?csv=providers": {"pause": ""},
+        "/admin/limits?csv=calls": {"model": "claude-haiku-4-5", "calls": "1", "failed": "0"},
+        "/admin/denials?identity=bob&csv=denials": {"identity": "user:bob", "limit": "plan"},
+        "/admin/live?csv=limits": {"limit": "plan", "allowed": "1", "denied": "1"},
+    }.items():
+        rows = rows_of(admin, path)
+        assert rows, path
+        assert expected.items() <= rows[0].items(), (path, rows[0])
+
+
+def test_a_download_is_whole_or_fails(make_app: AppMaker, accounts: Accounts) -> None:
+    """A file without rows would look like good news."""
+    down = make_app(CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_STORAGE_URI="redis://127.0.0.1:1")
+    client = down.test_client()
+    log_in(client)
+    for path in ("limits?csv=blocked", "changes?csv=changes", "denials?csv=denials"):
+        answer = client.get(f"/admin/{path}")
+        assert answer.status_code == 503
+        assert "The limits cannot be reached" in answer.text
 
 
 def test_changes_are_searched(admin: FlaskClient) -> None:

@@ -180,6 +180,29 @@ def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str)
     expect(page.get_by_role("heading", name="Team sales")).to_be_visible()
 
 
+def test_a_user_goes_on_leave_and_leaves(open_page: Opener, admin_url: str) -> None:
+    """A deletion is asked for, a deactivation is not; the users are downloaded."""
+    page = open_page(admin_url, viewport={"width": 390, "height": 800})
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    page.goto(f"{admin_url}/admin/user?name=bob")
+    button(page, "Deactivate user").click()
+    expect(page.get_by_role("status")).to_contain_text("bob is deactivated")
+    asked: list[str] = []
+    for answer in ("dismiss", "accept"):
+        page.once("dialog", lambda d, a=answer: (asked.append(d.message), getattr(d, a)()))
+        button(page, "Delete user").click()
+    expect(page.get_by_role("status")).to_contain_text("bob is deleted with all keys")
+    assert asked == ["Delete bob and all keys? This cannot be undone."] * 2
+    page.get_by_label("Find a user").fill("alice")
+    button(page, "Find").click()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download CSV").click()
+    text = download.value.path().read_text()
+    assert download.value.suggested_filename.startswith("users-20")
+    assert [line.partition(",")[0] for line in text.splitlines()] == ["user", "alice"]
+
+
 def test_the_live_view_follows_until_it_is_paused(
     open_page: Opener, site: Site, admin_url: str
 ) -> None:
