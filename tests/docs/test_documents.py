@@ -2,21 +2,24 @@
 
 The Python blocks of a document run in order in one namespace, as a reader would type them. A block
 that cannot run here is fenced with `python no-run` and counted below. Blocks that name a file, as
-in `python test_search.py`, are saved, and pytest runs them. TOML blocks parse.
+in `python test_search.py`, are saved, and pytest runs them. TOML, YAML and JSON parse.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,15 +90,23 @@ def pytest_in(folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def test_toml_blocks_parse() -> None:
-    """Every TOML block of a document is TOML."""
+@pytest.mark.parametrize(
+    ("language", "parse", "error"),
+    [
+        ("toml", tomllib.loads, tomllib.TOMLDecodeError),
+        ("yaml", yaml.safe_load, yaml.YAMLError),
+        ("json", json.loads, json.JSONDecodeError),
+    ],
+)
+def test_blocks_parse(language: str, parse: Callable[[str], Any], error: type[Exception]) -> None:
+    """Every block of a language of data is of that language."""
     wrong = []
     for document in DOCUMENTS:
-        for block in blocks(document, "toml"):
+        for block in blocks(document, language):
             try:
-                tomllib.loads(block.text)
-            except tomllib.TOMLDecodeError as error:
-                wrong.append(f"{relative(document)}:{block.line}: {error}")
+                parse(block.text)
+            except error as problem:
+                wrong.append(f"{relative(document)}:{block.line}: {problem}")
     assert not wrong
 
 

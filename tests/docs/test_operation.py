@@ -1,6 +1,7 @@
-"""docs/operate/on-call.md and upgrades.md: each command does and prints what the page shows, in the
-order of the page, on a real Redis: after calls that were really denied, with a Redis that was
-really killed, and with a database that a newer version has upgraded."""
+"""The pages on-call.md and upgrades.md of docs/operate, and from-litellm.md of docs/gateway: each
+command does and prints what the page shows, in its order, on a real Redis: after calls that were
+really denied, with a Redis that was really killed, and a database that a newer version has
+upgraded."""
 
 from __future__ import annotations
 
@@ -28,14 +29,14 @@ from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.docs.commands import commands, comparable
-from tests.docs.test_documents import ROOT
+from tests.docs.test_documents import ROOT, blocks
 
 bare_environment = chatapp.bare_environment
 database_url, empty_database = chatapp.database_url, chatapp.empty_database
 make_app, threads_end_with_the_test = chatapp.make_app, chatapp.threads_end_with_the_test
 provider = chatapp.provider
 
-PAGES = ROOT / "docs" / "operate"
+PAGES = ROOT / "docs"
 FLASK = ["flask", "--app", "wsgi"]
 MODEL = {"provider": "openai", "slug": "gpt-5.4-mini", "model": "gpt-5.4-mini"}
 
@@ -169,10 +170,16 @@ class Scene:
         """It makes a new database in place of the one that was moved away."""
         self.app = self._make_app(RATELIMIT_STORAGE_URI=self.redis.uri)
 
+    def a_file_of_upstreams(self) -> None:
+        [block] = blocks(PAGES / "gateway" / "from-litellm.md", "toml")
+        file = self.redis.directory / "upstreams.toml"
+        file.write_text(block.text)
+        self.names["upstreams.toml"] = str(file)
+
 
 #: What happens before a command that begins so, by page.
 BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
-    "on-call": {
+    "operate/on-call": {
         "flask --app wsgi chat spend": Scene.calls_that_cost,
         "flask --app wsgi ratelimit why": Scene.denied_calls,
         "flask --app wsgi ratelimit top": Scene.a_call_in_flight,
@@ -181,10 +188,13 @@ BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
         "flask --app wsgi chat ledger restore": Scene.redis_comes_back_empty,
         "flask --app wsgi ratelimit check": Scene.a_typo_is_deployed,
     },
-    "upgrades": {
+    "operate/upgrades": {
         "flask --app wsgi chat db backup": Scene.answered_calls,
         "systemctl stop chatapp": Scene.a_newer_schema,
         "flask --app wsgi chat db restore": Scene.the_old_version,
+    },
+    "gateway/from-litellm": {
+        "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
     },
 }
 
@@ -212,10 +222,15 @@ def follow(page: str, scene: Scene) -> None:
 
 def test_what_a_person_on_call_does(scene: Scene) -> None:
     """Each symptom has its command."""
-    follow("on-call", scene)
+    follow("operate/on-call", scene)
 
 
 def test_an_upgrade_and_the_way_back(provider: UpstreamServer, scene: Scene) -> None:
     """The keys and calls of before are there in the end."""
-    follow("upgrades", scene)
+    follow("operate/upgrades", scene)
     assert scene.client(scene.alice).get("/usage").status_code == 200
+
+
+def test_what_a_user_of_litellm_types(provider: UpstreamServer, scene: Scene) -> None:
+    """The upstreams of the page are valid, and its limits are those that LiteLLM has."""
+    follow("gateway/from-litellm", scene)
