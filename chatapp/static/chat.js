@@ -2,13 +2,14 @@
 
 import { forGood, forThisTab, forgetAll, remember, remembered } from "./browser-storage.js";
 import { newId } from "./chat-database.js";
+import { saveChat } from "./chat-file.js";
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
 import { copyButton } from "./markdown.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
 import { Transcript, button, element } from "./transcript.js";
-import { dollars, duration } from "./words.js";
+import { count, dollars, duration } from "./words.js";
 
 const USER_KEY = "user_id";
 const API_KEY = "api_key";
@@ -19,6 +20,7 @@ const MOST_AUTOMATIC_RETRIES = 5;
 const USAGE_DELAY_MS = 1500;
 // How often the limits are asked for while the caller waits for one of them.
 const PAUSE_MS = 3000;
+const MOST_OF_NAME = 200; // characters
 const SLACK_MS = 50; // a timer may end early
 const MOST_READ_ALOUD = 600; // characters
 const PHONE = matchMedia("(max-width: 760px)");
@@ -338,8 +340,11 @@ function showSpent() {
 
 function showChats() {
   keepsChats.checked = conversation.staysInBrowser;
-  at("chats-box").hidden = conversation.others.length === 0;
-  at("chats").replaceChildren(...conversation.others.map((chat) => {
+  const { chat: open, others } = conversation;
+  at("open-chat").hidden = open.messages.length === 0;
+  at("search-box").hidden = others.length === 0;
+  at("chats-box").hidden = at("open-chat").hidden && others.length === 0;
+  at("chats").replaceChildren(...conversation.find(others.length ? at("search").value : "").map((chat) => {
     const title = conversation.titleOf(chat);
     const row = element("li");
     const forget = button("Delete", "plain", () => {
@@ -350,9 +355,28 @@ function showChats() {
       message.focus();
     });
     forget.setAttribute("aria-label", `Delete the chat ${title.slice(0, 60)}`);
-    row.append(button(title.slice(0, 200), "title", () => openChat(chat)), forget);
+    row.append(button(title.slice(0, MOST_OF_NAME), "title", () => openChat(chat)), forget);
     return row;
   }));
+}
+
+function installChats() {
+  at("rename").addEventListener("click", () => {
+    const { chat } = conversation;
+    const name = prompt("Name of this chat", conversation.titleOf(chat).slice(0, MOST_OF_NAME))?.trim();
+    if (name === undefined) return;
+    conversation.rename(name.slice(0, MOST_OF_NAME));
+    announce(name ? "The chat has a new name." : "The chat has its first message as its name.");
+  });
+  for (const ending of ["md", "json"]) {
+    at(`save-${ending}`).addEventListener("click", () => {
+      saveChat(conversation.titleOf(conversation.chat), conversation.chat, ending);
+    });
+  }
+  at("search").addEventListener("input", () => {
+    showChats();
+    announce(`${count(at("chats").childElementCount, "chat")} found.`);
+  });
 }
 
 function showLimits() {
@@ -554,6 +578,7 @@ function installForm() {
 await conversation.load();
 installSettings();
 installForm();
+installChats();
 message.value ||= remembered(forThisTab, DRAFT_KEY) ?? ""; // on a slow network, it may be written in already
 draftChanged();
 callerChanged();

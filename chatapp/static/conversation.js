@@ -26,7 +26,7 @@ function bytesOf(message) {
   return sizes.get(message);
 }
 
-// A chat is {id, version, savedMs, messages, from, cutFor}. Its messages are {role, content}; a reply also has {model,
+// A chat is {id, version, savedMs, messages, from, cutFor}, and has a `name` if its user gave it one. Its messages are {role, content}; a reply also has {model,
 // usage, costUsd, end}, where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off. Those
 // before `from` are not sent any more.
 export class Conversation {
@@ -70,8 +70,17 @@ export class Conversation {
     this.save();
   }
 
-  titleOf({ messages }) {
-    return messages.find(({ role }) => role === "user")?.content ?? "";
+  titleOf({ name, messages }) {
+    return name ?? messages.find(({ role }) => role === "user")?.content ?? "";
+  }
+
+  // Those of the others that have these words, in whatever order.
+  find(words) {
+    const wanted = words.toLowerCase().split(/\s+/).filter(Boolean);
+    return this.others.filter((chat) => {
+      const text = [chat.name, ...chat.messages.map(({ content }) => content)].join("\n").toLowerCase();
+      return wanted.every((word) => text.includes(word));
+    });
   }
 
   // Opens a chat of the others, or an empty one; the one that was open becomes one of the others.
@@ -80,6 +89,12 @@ export class Conversation {
     if (this.messages.length > 0) this.others.unshift(this.chat);
     this.chat = chat;
     this.#saveInTab();
+  }
+
+  // "" takes the name away.
+  rename(name) {
+    this.chat.name = name || undefined;
+    this.save();
   }
 
   // Forgets a chat of the others.

@@ -67,8 +67,60 @@ def test_chats_survive_a_reload_until_they_are_deleted(
     expect(chat.locator("#log .me .text")).to_have_text("Hello")
     chat.once("dialog", lambda dialog: dialog.accept())
     button(chat, "Delete the chat My name is Ada.").click()
-    expect(chat.get_by_text("Earlier chats")).to_be_hidden()
+    expect(chat.get_by_label("Search earlier chats")).to_be_hidden()
     assert "Ada" not in chat.evaluate("Object.values(sessionStorage).join()")
+
+
+def test_chats_are_found_by_their_words(chat: Page, provider: UpstreamServer) -> None:
+    """Of messages, replies and names, in whatever order; a name is text, and stays."""
+    provider.script(Stream(openai_chunks("Paris is the capital.")))
+    say(chat, "Tell me of France")
+    for name in ("<img src=x onerror=alert(1)>", "", "My trip"):
+        chat.once("dialog", lambda dialog, name=name: dialog.accept(name))
+        button(chat, "Rename").click()
+        expect(chat.locator("#status")).to_contain_text("name")
+    button(chat, "New chat").click()
+    say(chat, "Tell me a joke")
+    button(chat, "New chat").click()
+    chats = chat.locator("#chats .title")
+    expect(chats).to_have_text(["Tell me a joke", "My trip"])
+    for words, found in (
+        ("tell", ["Tell me a joke", "My trip"]),
+        ("PARIS tell", ["My trip"]),
+        ("trip", ["My trip"]),
+        ("nothing of that", []),
+    ):
+        chat.get_by_label("Search earlier chats").fill(words)
+        expect(chats).to_have_text(found)
+        expect(chat.locator("#status")).to_have_text(
+            f"{len(found)} chat{'' if len(found) == 1 else 's'} found."
+        )
+    chat.reload()
+    expect(chats).to_have_text(["Tell me a joke", "My trip"])
+
+
+def test_a_chat_is_saved_as_a_file(chat: Page, provider: UpstreamServer) -> None:
+    """As Markdown, exactly as it was written, or as JSON. Whatever it begins with, the name of the
+    file is no path and has the right ending."""
+    text = "Look:\n\n```html\n<script>alert(1)</script>\n```"
+    provider.script(Stream(openai_chunks(text)))
+    say(chat, "../../.bashrc\u202egpj.exe <b>")
+    with chat.expect_download() as download:
+        button(chat, "Save text").click()
+    assert download.value.suggested_filename == "bashrc-gpj-exe-b.md"
+    assert download.value.path().read_text() == (
+        "# ../../.bashrc\u202egpj.exe <b>\n\n## You\n\n../../.bashrc\u202egpj.exe <b>\n\n"
+        f"## gpt-5.4-mini\n\n{text}\n"
+    )
+    with chat.expect_download() as download:
+        button(chat, "Save JSON").click()
+    assert download.value.suggested_filename == "bashrc-gpj-exe-b.json"
+    saved = json.loads(download.value.path().read_text())
+    assert [each["content"] for each in saved["messages"]] == [
+        "../../.bashrc\u202egpj.exe <b>",
+        text,
+    ]
+    assert saved["messages"][1]["usage"]["input_tokens"] == 12
 
 
 @pytest.fixture

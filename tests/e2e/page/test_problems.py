@@ -222,7 +222,7 @@ def test_signing_out_leaves_nothing(key: PresentedKey, chat: Page, stays: bool) 
         expect(page.get_by_label("API key")).to_have_value("")
         expect(message(page)).to_have_value("")
         expect(page.locator("#limits-box")).to_be_hidden()
-        expect(page.get_by_text("Earlier chats")).to_be_hidden()
+        expect(page.locator("#chats-box")).to_be_hidden()
         kept = page.evaluate(KEPT)
         assert "Ada" not in kept
         assert key.secret not in kept
