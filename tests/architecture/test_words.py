@@ -1,4 +1,4 @@
-"""One word for each thing: docs/architecture.md has the list, this finds the old ones.
+"""One word for each thing: docs/glossary.md has the list, this finds the old ones.
 
 *Provider* is a company, in prose; as a name it stays where it is stored or configured: the field
 ``provider`` of models.toml, of the ledger and of answers, ``providers.toml``, the settings
