@@ -89,6 +89,7 @@ def _definition(row: Row) -> dict[str, Any]:
         "key": row.key,
         "plan": row.plan or None,
         "mode": None if limit.mode == "enforce" else limit.mode,
+        "keep": limit.keep_text or None,
         "candidate": limit.candidate and str(limit.outside(limit.candidate)),
         "optional": "yes" if row.is_optional else None,
         "on_failure": row.on_failure,

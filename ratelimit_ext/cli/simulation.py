@@ -115,6 +115,7 @@ class SimulatedPolicy:
             bucket=bound.bucket_prefix,
             cost=(1 if bound.fixed_cost is None else bound.fixed_cost) if counts_calls else None,
             optional=bound.optional,
+            priority=self._names.get(limit.priority, "") if limit.keep else "",
         )
 
 

@@ -40,6 +40,7 @@ def _inspected(state: State) -> tuple[str, ...]:
     notes = [
         "" if limit.mode == "enforce" else limit.mode,
         f"plan {state.row.plan}" if state.row.plan else "",
+        limit.keep_text,
         "" if state.override is None else _described(state.override),
     ]
     return (

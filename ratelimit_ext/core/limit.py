@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import lru_cache
@@ -56,6 +57,10 @@ class LimitOptions:
     #: Whether ``deduct_when`` refunds what was charged before the view, instead of charging after
     #: it.
     reserve: bool = False
+    #: What a class of traffic may always use, the highest class first: all lower ones leave it.
+    keep: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
+    #: The function that returns the class of a request, or in a policy the name of an identity.
+    priority: Callable[[], Any] | str | None = None
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -71,6 +76,8 @@ class LimitKeywords(TypedDict, total=False):
     on_failure: str | None
     candidate: str | None
     reserve: bool
+    keep: Mapping[str, Any] | tuple[tuple[str, Any], ...]
+    priority: Callable[[], Any] | str | None
 
 
 #: The names of the keywords.
@@ -103,8 +110,14 @@ class Limit:
     #: The amount that is tried in shadow, beside this one.
     candidate: int | None = None
     reserve: bool = field(default=False, repr=False, compare=False)
+    #: What each class of traffic is kept, in units, the highest class first.
+    keep: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    #: The function that returns the class of a request.
+    priority: Any = field(default=None, repr=False, compare=False)
     #: Whether many callers have its identities in common.
     common: bool = field(default=False, repr=False, compare=False)
+    #: The classes for which this one, which :meth:`of_class` made, leaves a part.
+    kept_for: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.
     traits: Traits = field(init=False, repr=False, compare=False)
     #: Whether a cost is an estimate until the call is over, reserved under a lease.
@@ -113,6 +126,8 @@ class Limit:
     visible: bool = field(init=False, repr=False, compare=False)
     #: The largest cost that can ever pass, in units.
     capacity: int = field(init=False, repr=False, compare=False)
+    #: The capacity that all classes share.
+    whole: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         traits = traits_of(self.strategy)
@@ -144,6 +159,8 @@ class Limit:
         derive(self, "visible", traits.visible)
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
+        derive(self, "whole", self.capacity)
+        self._check_keep()
 
     def words(self) -> tuple[tuple[str, Any], ...]:
         """What makes an equal one with :func:`limit_of`, without defaults."""
@@ -154,7 +171,35 @@ class Limit:
         """The limit with its candidate as the amount, evaluated in shadow; ``None`` without one."""
         if self.candidate is None:
             return None
-        return replace(self, amount=self.candidate, candidate=None, mode=CANDIDATE, name=self.label)
+        amount, keep = self.candidate, self.keep
+        if self.burst is None and self.amount:  # classes are kept the same share of it
+            shares = [(name, units * amount // self.amount) for name, units in keep]
+            keep = tuple([share for share in shares if share[1]])
+        own = {"amount": amount, "candidate": None, "keep": keep}
+        return replace(self, **own, mode=CANDIDATE, name=self.label)  # type: ignore[arg-type]
+
+    def of_class(self, name: str) -> Limit:
+        """The same bucket as a class of traffic may use it: it leaves what all higher classes are
+        kept. A class that is not listed comes last.
+
+        >>> limit = Limit(100, 60_000_000, keep=(("interactive", 40), ("normal", 20)))
+        >>> [limit.of_class(name).amount for name in ("interactive", "normal", "batch")]
+        [100, 60, 40]
+        """
+        place = next((i for i, (each, _) in enumerate(self.keep) if each == name), len(self.keep))
+        return _leaving(self, self.keep[:place])
+
+    @property
+    def keep_text(self) -> str:
+        """What is kept for whom, for a person."""
+        return ", ".join([f"{self.outside(units)} kept for {name}" for name, units in self.keep])
+
+    def is_of(self, other: Limit) -> bool:
+        """Whether both are one limit, for the same class or for two."""
+        if self == other:
+            return True
+        alike = replace(self, amount=other.amount, burst=other.burst)
+        return self.whole == other.whole and alike == other
 
     def never_admits(self, cost: Any) -> bool:
         """Whether each call would be denied for this cost. An amount of 0 is meant to do that; a
@@ -220,6 +265,20 @@ class Limit:
             "Remove it or change the strategy."
         )
 
+    def _check_keep(self) -> None:
+        if not self.keep or not self.amount:
+            return
+        if self.traits.guard:
+            raise ConfigurationError(
+                f"{self}: keep is not for a guard, which shares out nothing. Remove it."
+            )
+        kept = sum(units for _, units in self.keep)
+        if kept >= self.capacity:
+            raise ConfigurationError(
+                f"{self}: keep holds back {self.outside(kept)} of {self.outside(self.capacity)}, "
+                "so lower classes would never pass. Allowed: less than all of it."
+            )
+
     def __str__(self) -> str:
         seconds, rest = divmod(self.period_us, 1_000_000)
         period = str(seconds) if not rest else f"{self.period_us / 1_000_000:g}"
@@ -239,6 +298,19 @@ _DEFAULTS: Final = {each.name: each.default for each in fields(Limit) if each.in
 def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
     """The limit of these words: the same object each time, as engines prepare each one once."""
     return Limit(**dict(words))
+
+
+@lru_cache(maxsize=4096)
+def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...]) -> Limit:
+    """The limit without what is kept, as the same object each time."""
+    own: dict[str, Any] = {"keep": (), "priority": None}
+    if kept and limit.amount:
+        word = "burst" if "burst" in limit.traits.options else "amount"
+        own[word] = limit.capacity - sum(units for _, units in kept)
+    lower = replace(limit, **own)
+    object.__setattr__(lower, "kept_for", tuple([name for name, _ in kept]))
+    object.__setattr__(lower, "whole", limit.capacity)
+    return lower
 
 
 def _listed(words: tuple[str, ...]) -> str:

@@ -24,7 +24,7 @@ from ratelimit_ext.core.limit import (
     Limit,
     LimitOptions,
 )
-from ratelimit_ext.core.money import MICRO, shown_dollars
+from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
 from ratelimit_ext.core.traits import TABLE, Form, traits_of
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
@@ -104,7 +104,31 @@ class ParsedLimit:
         words: dict[str, Any] = {word: getattr(options, word) for word in OPTION_NAMES}
         words |= {"strategy": strategy, "unit": self.unit or options.unit or "requests"}
         words["candidate"] = self._candidate(options)
+        words["keep"] = self._keep(options, words["unit"])
         return Limit(self.amount, self.period_us, multiple=self.multiple, **words)
+
+    def _keep(self, options: LimitOptions, unit: str) -> tuple[tuple[str, int], ...]:
+        """What classes are kept, in units. Raises :class:`ConfigurationError`."""
+        if bool(options.keep) != (options.priority is not None):
+            has, lacks = ("keep", "priority") if options.keep else ("priority", "keep")
+            raise ConfigurationError(
+                f"found {has} without {lacks}: priority says of which class a request is, and keep "
+                "what each class is kept. Write both, or none."
+            )
+        kept = []
+        pairs: Any = dict(options.keep).items()  # as written, of any types
+        for name, stated in pairs:
+            try:
+                units = micro_dollars(stated) if unit == "usd" else stated
+            except ValueError:
+                units = None
+            if not (isinstance(name, str) and name) or type(units) is not int or units < 1:
+                raise ConfigurationError(
+                    f"found {shown(stated)} kept for {shown(name)}; allowed: the name of a class, "
+                    f"and {'dollars' if unit == 'usd' else 'a whole number'} above 0."
+                )
+            kept.append((name, units))
+        return tuple(kept)
 
     def _candidate(self, options: LimitOptions) -> int | None:
         """The amount of the candidate. Raises :class:`ConfigurationError`."""

@@ -64,11 +64,11 @@ class LastVerdicts:
             known = self._known.get(key)
             if known is None or known.is_taken:
                 return None
-            if known.limit != limit:
+            if not known.limit.is_of(limit):
                 del self._known[key]
                 return None
             self._known[key] = known._replace(is_taken=True)
-        return known.rest()
+        return known.rest(limit)
 
     def untaken(self) -> list[Charge]:
         """The buckets that are known and were not taken, the latest first."""
@@ -84,10 +84,13 @@ class LastVerdicts:
         with self._reading:
             self._read()
             before = self._known.get(key)
-            if before is None or before.limit != change.charge.limit:
+            if before is None or not before.limit.is_of(change.charge.limit):
                 return None
             after = self._known[key] = before.after(began, change)
-        return (before.rest().remaining, after.rest().remaining) if before.is_taken else None
+        limit = change.charge.limit
+        if not before.is_taken:
+            return None
+        return before.rest(limit).remaining, after.rest(limit).remaining
 
     def forget(self, is_emptied: Callable[[str], bool]) -> None:
         """Forget the buckets of these names, which were emptied."""
@@ -145,8 +148,8 @@ class _Known(NamedTuple):
             return self
         return self._replace(changes=(*self.changes, change))
 
-    def rest(self) -> Rest:
-        """What is left, as of now and without other callers."""
+    def rest(self, asking: Limit) -> Rest:
+        """What is left for a class of the limit, as of now and without other callers."""
         limit, verdict = self.limit, self.decision.verdicts[self.place]
         elapsed_us = int((time.monotonic() - self.began) * 1_000_000)
         remaining, wait_us = verdict.remaining + self._returned(), verdict.retry_after_us
@@ -154,7 +157,8 @@ class _Known(NamedTuple):
         remaining = later.remaining
         if wait_us and elapsed_us >= wait_us and all(_delta(each) <= 0 for each in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
-        return Rest(max(0, min(remaining, limit.capacity)), later.reset_after_us, self.began)
+        remaining = min(remaining, limit.capacity) + asking.capacity - limit.capacity
+        return Rest(max(0, remaining), later.reset_after_us, self.began)
 
     def _returned(self) -> int:
         """By how many units the verdict is to be corrected: it does not say how far a bucket is

@@ -31,7 +31,8 @@ REQUESTS: Final = Measure(
 )
 DECISIONS: Final = Measure(
     "decisions",
-    "Decisions of single limits: allowed, denied, shadow (would have denied), degraded",
+    "Decisions of single limits: allowed, denied, kept (denied to a lower class), shadow (would "
+    "have denied), degraded",
     ("limit", "strategy", "outcome"),
 )
 NEAR_LIMIT: Final = Measure(
@@ -134,4 +135,6 @@ class Measures:
 def _outcome(verdict: Verdict) -> str:
     if verdict.allowed:
         return "allowed"
-    return "denied" if verdict.enforced else "shadow"
+    if not verdict.enforced:
+        return "shadow"
+    return "kept" if verdict.charge.limit.kept_for else "denied"

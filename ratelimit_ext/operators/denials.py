@@ -116,6 +116,8 @@ def explained(record: DenialRecord) -> Explanation:
     elif record.capacity and record.reason == "limit":
         cause = f"{_units(record, record.capacity - record.remaining)} used"
         left = f"{_units(record, record.remaining)} left"
+        if record.kept_for:
+            left += f" (a part is kept for {', '.join(record.kept_for)})"
         if record.unit != "requests":
             left += f", the call costs {_units(record, record.cost)}"
     if wait_ms is not None:

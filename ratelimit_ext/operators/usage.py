@@ -102,6 +102,7 @@ class State:
             "amount": limit.outside(limit.capacity),
             "used": limit.outside(self.used),
             "remaining": limit.outside(self.verdict.remaining),
+            "keep": {name: limit.outside(units) for name, units in limit.keep},
             "share": round(self.share, 4),
             "reset_after": self.verdict.reset_after_us / 1_000_000,
             "holds": self.held,

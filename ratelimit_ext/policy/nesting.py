@@ -283,10 +283,11 @@ class Nesting:
         return Uses(
             targets=tuple(targets),
             identities=tuple(
-                (limit.key, limit.place.at("key"))
+                (name, limit.place.at(word))
                 for limits in lists
                 for limit in limits
-                if isinstance(limit.key, str) and limit.place is not None
+                for word, name in (("key", limit.key), ("priority", limit.options.priority))
+                if isinstance(name, str) and limit.place is not None
             ),
             plans=tuple(dict.fromkeys(self._plan_keys())),
             optional=tuple(

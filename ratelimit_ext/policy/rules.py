@@ -103,6 +103,10 @@ def _check_combination(
         _check_anchor(options.anchor, parsed)
     with mistakes.at(place.at("candidate")):
         parsed.limit(replace(plain, candidate=options.candidate), strategy)
+    if options.keep or options.priority is not None:
+        with mistakes.at(place.at("keep" if options.keep else "priority")):
+            shared = replace(plain, keep=options.keep, priority=options.priority)
+            parsed.limit(replace(shared, burst=options.burst), strategy)
 
 
 def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, counted: Limit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import zoneinfo
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from decimal import Decimal
 from http import HTTPMethod
 from types import NoneType
@@ -196,7 +196,26 @@ class Table(BaseModel):
         return _element(value, check)
 
 
-_CHECKS: Final = {"strategy": _strategy, "timezone": _timezone}
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], Hashable)
+
+
+def _keep(value: object, info: ValidationInfo) -> tuple[tuple[str, Any], ...]:
+    """The classes with their units; a definition in code has them as pairs already."""
+    if info.context and isinstance(value, list) and all(map(_is_pair, value)):
+        value = dict(map(tuple, value))
+    if not isinstance(value, Mapping) or not value:
+        example = '{"interactive": 40}' if info.context else "{ interactive = 40 }"
+        raise Mistake(f"found {shown(value)}; allowed: units by class, as {example}.")
+    return tuple(value.items())
+
+
+_CHECKS: Final[Mapping[str, Any]] = {
+    "strategy": _strategy,
+    "timezone": _timezone,
+    "keep": _keep,
+    "priority": _identity,
+}
 
 
 def _option_type(option: dataclasses.Field[Any], hint: Any) -> Any:

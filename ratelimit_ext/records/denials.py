@@ -70,6 +70,8 @@ class DenialRecord:
     degraded: str = ""
     request_id: str = ""
     callers: Sequence[str] = ()
+    #: The classes for which the denied one leaves a part.
+    kept_for: Sequence[str] = ()
 
 
 class _Run:
@@ -207,6 +209,7 @@ class Denials:
             degraded=event.degraded,
             request_id=_cut(self.request_id()) if self.request_id else "",
             callers=[each for each in callers if name and each != name.identity][:MOST_NAMES],
+            kept_for=limit.kept_for,
         )
 
 
@@ -215,7 +218,7 @@ def _joined(records: Iterable[DenialRecord]) -> Iterator[DenialRecord]:
     runs: dict[tuple[str, ...], DenialRecord] = {}
     for record in records:
         same = (record.identity, record.limit, record.amount, record.reason, record.degraded)
-        key = (*same, *record.callers)
+        key = (*same, *record.callers, "", *record.kept_for)
         run = runs.get(key)
         if run is not None and record.at - run.until <= 2 * COUNT_S:
             until = max(run.until, record.until)

@@ -29,7 +29,8 @@ MINUTE_US: Final = 60_000_000
 
 class Rule(NamedTuple):
     """A limit as it is simulated. ``key`` is the name of the identity that it counts; ``bucket`` is
-    the same for limits that share their buckets; ``cost`` is ``None`` if each call has its own."""
+    the same for limits that share their buckets; ``cost`` is ``None`` if each call has its own.
+    ``priority`` is the name of what says a call's class, for a limit that keeps a part for some."""
 
     name: str
     limit: Limit
@@ -37,6 +38,13 @@ class Rule(NamedTuple):
     bucket: str
     cost: int | None = 1
     optional: bool = False
+    priority: str = ""
+
+    def for_call(self, call: TrafficCall) -> Rule:
+        """The rule as the class of the call may use it."""
+        if not self.limit.keep:
+            return self
+        return self._replace(limit=self.limit.of_class(call.who.get(self.priority, "")))
 
     @property
     def is_shadow(self) -> bool:
@@ -151,7 +159,9 @@ class Replay:
         charged."""
         denied, tried, fitting, unknown = [], [], [], set()
         for prepared in self._applying(call):
-            rule = prepared.rule
+            rule = prepared.rule.for_call(call)
+            if rule is not prepared.rule:
+                prepared = self._prepared_of(rule)  # noqa: PLW2901
             identity = rule.identity(call)
             if identity is None:
                 unknown.add(rule.key)
@@ -193,17 +203,20 @@ class Replay:
         for rule in self._rules(endpoint, plan):
             if rule.optional or rule.name in exempt:
                 continue
-            prepared = self._prepared.get(rule)
-            if prepared is None:
-                prepared = self._prepared[rule] = _Prepared(
-                    rule,
-                    strategy_named(rule.limit.strategy),
-                    _parameters(rule.limit),
-                    rule.limit.unit == "calls",
-                )
-                self._lifetimes[rule.bucket] = prepared
-            found.append(prepared)
+            found.append(self._prepared_of(rule))
         return found
+
+    def _prepared_of(self, rule: Rule) -> _Prepared:
+        prepared = self._prepared.get(rule)
+        if prepared is None:
+            prepared = self._prepared[rule] = _Prepared(
+                rule,
+                strategy_named(rule.limit.strategy),
+                _parameters(rule.limit),
+                rule.limit.unit == "calls",
+            )
+            self._lifetimes[rule.bucket] = prepared
+        return prepared
 
     def _release(self, place: tuple[str, str]) -> None:
         left = self._states[place] - 1

@@ -154,7 +154,8 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             return str(self.description)
         plan = self.plan_sentence if self.has_own_message else ""
         wait = "" if self.wait_ms is None else try_again(self.wait_ms)
-        return " ".join(filter(None, [self._subject(self.bound_limit), plan, wait]))
+        kept = _kept(self.bound_limit.limit)
+        return " ".join(filter(None, [self._subject(self.bound_limit), plan, kept, wait]))
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """The response of an ``on_breach`` callback, else the default body."""
@@ -176,6 +177,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "limit": str(bound.runtime.limit),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
+            **({"kept_for": bound.limit.kept_for} if bound.limit.kept_for else {}),
             **wait,
         }
 
@@ -204,7 +206,8 @@ class RequestTooLarge(BadRequest):
         super().__init__(
             f"This request costs {limit.outside(verdict.charge.cost):,} {limit.unit}, and the "
             f"limit {bound_limit.name!r} never allows more than "
-            f"{limit.outside(limit.capacity):,} at once. Make the request smaller."
+            f"{limit.outside(limit.capacity):,} at once. "
+            f"{' '.join(filter(None, [_kept(limit), 'Make the request smaller.']))}"
         )
         self.bound_limit = bound_limit
         self.verdict = verdict
@@ -289,6 +292,15 @@ Refusal: TypeAlias = (
 def try_again(wait_ms: int) -> str:
     """How long to wait, as a sentence."""
     return f"Try again in {wait_text(wait_ms)}."
+
+
+def _kept(limit: Limit) -> str:
+    """What a class of traffic may not use, as a sentence; empty without one."""
+    if not limit.kept_for:
+        return ""
+    *names, last = limit.kept_for
+    listed = f"{', '.join(names)} and {last}" if names else last
+    return f"A part of it is kept for {listed}."
 
 
 def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:

@@ -227,3 +227,12 @@ def test_a_suggestion_for_a_month_counts_all_of_its_days():
     days = [TrafficCall((january + day) * DAY_US, "chat", {"user": "alice"}) for day in range(60)]
     [found] = suggestions(traffic(days), lambda *_: (month,))
     assert found.amount == 31
+
+
+def test_classes_of_the_traffic():
+    """A limit keeps a part for a class; the traffic says the class of each call."""
+    limit = Limit(10, MINUTE_US, "sliding-window", keep=(("interactive", 4),))
+    replay = Replay(lambda *_: [Rule("model", limit, "global", "bucket", priority="class")])
+    names = ["batch"] * 8 + ["interactive"] * 8
+    denied = [bool(replay.decide(TrafficCall(0, "chat", {"class": name}))) for name in names]
+    assert denied.count(False) == 6 + 4

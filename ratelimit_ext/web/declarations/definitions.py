@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
 from inspect import iscoroutinefunction, signature
 from typing import Any, Final, Never, ParamSpec, TypeVar, overload
@@ -88,6 +88,8 @@ class Definition(LimitOptions):
     def defer_proxies(self) -> None:
         """Put functions behind proxies off until they are called."""
         vars(self).update({word: deferred(value) for word, value in vars(self).items()})
+        if isinstance(self.keep, Mapping):
+            self.keep = tuple(self.keep.items())  # a definition has a hash
 
     @property
     def options(self) -> LimitOptions:

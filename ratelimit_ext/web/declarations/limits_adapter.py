@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
 from functools import lru_cache, total_ordering
 from typing import Any, Final
 
@@ -87,7 +89,7 @@ def with_amount(
     ``ConfigurationError`` for any other string, and for an amount that no call can pass."""
     own: Any = runtime.limit
     parsed: ParsedLimit = own.parsed.with_amount(text)
-    item = _item(parsed, options_of(own))
+    item = _item(parsed, _scaled(options_of(own), own.parsed.amount, parsed.amount))
     limit_of(item, default_strategy).check_amount(runtime.cost)
     return item, parsed
 
@@ -106,6 +108,18 @@ def options_of(item: object) -> LimitOptions:
     """The item's options; a stock item has none."""
     options: LimitOptions = getattr(item, "options", NO_OPTIONS)
     return options
+
+
+def _scaled(options: LimitOptions, before: int, amount: int) -> LimitOptions:
+    """The options with another amount: what classes are kept has the same share of it. What a
+    bucket holds stays as it is, if it is written."""
+    if not options.keep or options.burst is not None or amount == before:
+        return options
+    whole: type = float if options.unit == "usd" else int
+    stated = dict(options.keep).items()
+    shares = [(name, whole(Fraction(str(each)) * amount / before)) for name, each in stated]
+    kept = tuple([share for share in shares if share[1]])
+    return replace(options, keep=kept, priority=options.priority if kept else None)
 
 
 def _multiple_of(item: object) -> int | None:
@@ -227,8 +241,9 @@ class LimitsEngine:
 
     def supports(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` if this storage cannot carry out the limit."""
-        if limit.strategy not in _STOCK or limit.anchor or limit.held or limit.reserve:
-            option = " with an anchor" if limit.anchor else " with reserve" if limit.reserve else ""
+        own = {"an anchor": limit.anchor, "reserve": limit.reserve, "keep": limit.keep}
+        option = next((f" with {name}" for name, value in own.items() if value), "")
+        if limit.strategy not in _STOCK or limit.held or option:
             raise ConfigurationError(
                 f"{limit}: the strategy {limit.strategy!r} in {limit.unit}{option} needs Redis, "
                 "Valkey or memory; "

@@ -227,12 +227,13 @@ class PolicyLimits:
         for item in items_of(limit.text, limit.options):
             self._policies.check_item(item)
         key = self._limiter._key_func if limit.key is None else limit.key
-        identities = self._policies.callbacks.identities
+        identities, priority = self._policies.callbacks.identities, limit.options.priority
         return {
             "limit_provider": limit.text,
             "key_function": identities[key] if isinstance(key, str) else key,
             **{name: getattr(limit, name) for name in _COPIED},
             **dataclasses.asdict(limit.options),
+            "priority": identities[priority] if isinstance(priority, str) else priority,
             "source": limit.place or limit.source,
         }
 

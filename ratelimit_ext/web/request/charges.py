@@ -44,12 +44,8 @@ class Charges:
         charges: list[BoundCharge] = []
         on_denials: list[tuple[BoundLimit, tuple[int, ...]]] = []
         for bound in limits:
-            charge = self._charge(bound, identities, costs, lenient, swallow)
+            charge = self._charge(bound, identities, costs, lenient, swallow, as_bound)
             if charge is not None:
-                if not as_bound and (self._overrides.by_limit or bound.optional):
-                    charge = self._adjusted(charge, costs)
-                    if charge is None:
-                        continue
                 if bound.metas:
                     on_denials += [(meta, (len(charges),)) for meta in bound.metas]
                 charges.append(charge)
@@ -57,11 +53,11 @@ class Charges:
             triggers = _triggers(charges)
             on_denials[:0] = [(meta, triggers) for meta in metas]
         for meta, on_denial in on_denials:
-            charge = self._charge(meta, identities, costs, lenient, swallow)
+            charge = self._charge(meta, identities, costs, lenient, swallow, True)
             if charge is not None:
-                _, identity, own = charge
+                applied, identity, own = charge
                 own = own._replace(meta=True, on_denial=on_denial)
-                charges.append((meta, identity, own))
+                charges.append((applied, identity, own))
         return charges
 
     def _charge(
@@ -71,6 +67,7 @@ class Charges:
         costs: dict[tuple[int, bool], int | Guess],
         lenient: bool,
         swallow: bool,
+        as_bound: bool,
     ) -> BoundCharge | None:
         """The charge of one limit; ``None`` if the request is exempt, or a function failed.
         ``identities`` are the answers of identity functions, with their part of a bucket's name."""
@@ -91,7 +88,10 @@ class Charges:
                     cost = bound.cost(costs)
                 key = bound.bucket_prefix + tag
                 at_once = 0 if bound.is_late else None
-                return bound, name, _new(Charge, (bound.limit, key, cost, False, (), at_once))
+                own = _new(Charge, (bound.limit, key, cost, False, (), at_once))
+                if bound.varies or self._overrides.by_limit:
+                    return self._applying((bound, name, own), identities, costs, as_bound)
+                return bound, name, own
         except Exception:
             if lenient:
                 self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
@@ -106,11 +106,22 @@ class Charges:
             app.logger.error(SKIPPED, runtime.limit)
         return None
 
-    def _adjusted(
-        self, charge: BoundCharge, costs: dict[tuple[int, bool], int | Guess]
+    def _applying(
+        self,
+        charge: BoundCharge,
+        identities: dict[int, tuple[str, str]],
+        costs: dict[tuple[int, bool], int | Guess],
+        as_bound: bool,
     ) -> BoundCharge | None:
+        """The charge of the same bucket with the amount that applies: that of an override, and of
+        the request's class."""
         bound, identity, own = charge
-        adjusted = self._resolver.adjusted(bound, identity)
+        adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
+        if adjusted is not None and adjusted.limit.keep:
+            priority = adjusted.limit.priority
+            if id(priority) not in identities:
+                identities[id(priority)] = str(priority()), ""
+            adjusted = self._resolver.of_class(adjusted, identities[id(priority)][0])
         if adjusted is None or adjusted is bound:
             return None if adjusted is None else charge
         cost = own.cost

@@ -141,6 +141,8 @@ class Resolver:
         self._logged: set[tuple[flask.Flask, str]] = set()
         #: Limits with the amounts of overrides, each with the limit whose id is in the key.
         self._adjusted: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
+        #: The same as classes of traffic may use them.
+        self._classed: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
 
     def limits(self, route: Route) -> RouteLimits:
         if not self.overrides.is_watched:
@@ -203,6 +205,18 @@ class Resolver:
             if len(self._adjusted) >= MOST_VARIANTS:
                 self._adjusted.clear()
             self._adjusted[key] = known
+        return known[1]
+
+    def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
+        """The limit as a class of traffic may use it."""
+        name = name if any(name == each for each, _ in bound.limit.keep) else ""
+        key = id(bound), name
+        known = self._classed.get(key)
+        if known is None:
+            if len(self._classed) >= MOST_VARIANTS:
+                self._classed.clear()
+            known = bound, replace(bound, limit=bound.limit.of_class(name))
+            self._classed[key] = known
         return known[1]
 
     def denies_if_invalid(self, definition: Limit) -> bool:
@@ -452,6 +466,7 @@ class _Binder:
             is_edge=isinstance(definition, ApplicationLimit),
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
+            varies=getattr(definition, "optional", False) or bool(limit.keep),
             plan_sentence=getattr(definition, "plan_sentence", ""),
             amount_sentence=getattr(definition, "amount_sentence", None),
             is_conditional=is_conditional,

@@ -1,0 +1,182 @@
+"""`keep` and `priority`: a part of a limit is kept for a class of traffic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, request
+
+from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter
+from tests.servers import Server
+from tests.web.calls import statuses
+from tests.web.conftest import Maker
+
+KEEP = {"interactive": 4, "normal": 2}
+
+
+def asked_class() -> str:
+    return request.headers.get("X-Class", "")
+
+
+def everyone() -> str:
+    return "everyone"
+
+
+def limited(app: Flask, limiter: Limiter, **more: Any) -> None:
+    """A view for 10 calls a minute of all callers together."""
+    words: dict[str, Any] = {"strategy": "token-bucket", "name": "model", "key_func": everyone}
+    words |= {"keep": KEEP, "priority": asked_class, **more}
+    app.add_url_rule("/", "view", limiter.limit("10/minute", **words)(lambda: "ok"))
+
+
+def admitted(app: Flask, name: str) -> int:
+    """How many of twelve calls of this class pass."""
+    return statuses(app, "/", 12, headers={"X-Class": name}).count(200)
+
+
+@pytest.mark.parametrize("storage", ["memory", "redis"])
+@pytest.mark.parametrize("strategy", ["token-bucket", "sliding-window", "fixed-window"])
+def test_each_class_leaves_what_is_kept(
+    make: Maker, redis_server: Server, strategy: str, storage: str
+) -> None:
+    """A class that is not listed comes last. A denial of one class is not repeated to another."""
+    uri = {} if storage == "memory" else {"storage_uri": redis_server.uri}
+    app, limiter = make(**uri)
+    limited(app, limiter, strategy=strategy)
+    assert [admitted(app, name) for name in ("bulk", "", "normal", "interactive")] == [4, 0, 2, 4]
+
+
+def test_the_refusal_says_for_whom(make: Maker) -> None:
+    """The wait is that of the class; the policy in the header is the limit's."""
+    app, limiter = make(headers_enabled=True)
+    limited(app, limiter)
+    admitted(app, "bulk")
+    refused = app.test_client().get("/", headers={"X-Class": "normal"})
+    assert refused.status_code == 200
+    refused = app.test_client().get("/", headers={"X-Class": "bulk"})
+    assert refused.json is not None
+    assert refused.json["kept_for"] == ["interactive", "normal"]
+    assert "A part of it is kept for interactive and normal. Try again in" in refused.json["error"]
+    assert refused.headers["RateLimit-Policy"] == '"model";q=10;w=60'
+    assert refused.headers["RateLimit"].startswith('"model";r=0;')
+    admitted(app, "interactive")
+    last = app.test_client().get("/", headers={"X-Class": "interactive"})
+    assert last.json is not None
+    assert "kept_for" not in last.json
+
+
+def test_a_request_too_large_for_its_class(make: Maker) -> None:
+    """Waiting cannot help, as it would for a higher class."""
+    app, limiter = make()
+    limited(app, limiter, cost=lambda: 5)
+    answers = [
+        app.test_client().get("/", headers={"X-Class": name}) for name in ("bulk", "interactive")
+    ]
+    assert [answer.status_code for answer in answers] == [400, 200]
+    assert "more than 4 at once. A part of it is kept for" in answers[0].text
+
+
+def test_one_question_a_request(make: Maker) -> None:
+    """Several limits may have the same function."""
+    asked: list[str] = []
+
+    def counted() -> str:
+        asked.append("")
+        return "bulk"
+
+    app, limiter = make()
+    view = limiter.limit("10/minute", name="a", keep=KEEP, priority=counted)(lambda: "ok")
+    view = limiter.limit("100/hour", name="b", keep=KEEP, priority=counted)(view)
+    app.add_url_rule("/", "view", view)
+    assert statuses(app, "/") == [200]
+    assert len(asked) == 1
+
+
+def test_an_override_keeps_the_same_share(make: Maker) -> None:
+    """Half of the amount: half of what is kept."""
+    app, limiter = make()
+    limited(app, limiter, strategy="sliding-window")
+    with app.app_context():
+        limiter.operators.override("model", "everyone", "5/minute")
+    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [2, 1, 2]
+
+
+def test_a_candidate_keeps_the_same_share(make: Maker) -> None:
+    """Another amount that is tried has classes, too."""
+    app, limiter = make()
+    limited(app, limiter, strategy="sliding-window", candidate="5/minute")
+    would: list[int] = []
+
+    @limiter.listen
+    def count(event: Event) -> None:
+        if isinstance(event, DecisionEvent):
+            would.append(len(event.shadow_denials))
+
+    statuses(app, "/", 3, headers={"X-Class": "bulk"})
+    assert would == [0, 0, 1]
+
+
+POLICY = """
+version = 1
+
+[[default]]
+limit = "10/minute"
+name = "model"
+keep = { interactive = 4, normal = 2 }
+priority = "class"
+"""
+
+
+def with_policy(folder: Path) -> tuple[Flask, Limiter]:
+    """An application with the policy, and its extension, which has not seen it."""
+    file = folder / "policy.toml"
+    file.write_text(POLICY)
+    app = Flask("example")
+    app.config["RATELIMIT_POLICY_FILE"] = str(file)
+    return app, Limiter(everyone, storage_uri="memory://")
+
+
+def test_in_a_policy(tmp_path: Path) -> None:
+    """`priority` is the name of an identity."""
+    app, limiter = with_policy(tmp_path)
+    limiter.identity("class")(asked_class)
+    limiter.init_app(app)
+    app.add_url_rule("/", "view", lambda: "ok")
+    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [4, 2, 4]
+
+
+def test_an_unknown_identity_is_named(tmp_path: Path) -> None:
+    """With its place."""
+    app, limiter = with_policy(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"default\[0\].priority: there is no identity"):
+        limiter.init_app(app)
+
+
+#: Keywords with a mistake, and what the error says of it.
+MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
+    "all of it": ({"keep": {"a": 6, "b": 4}}, "keep holds back 10 of 10"),
+    "nothing": ({"keep": {}}, "found priority without keep"),
+    "no class": ({"priority": None}, "found keep without priority"),
+    "no number": ({"keep": {"a": "4"}}, "found '4' (a string) kept for 'a' (a string); allowed"),
+    "none": ({"keep": {"a": 0}}, "found 0 (a whole number) kept for"),
+    "no table": ({"keep": 40}, 'allowed: units by class, as {"interactive": 40}'),
+    "no function": ({"priority": 5}, "found 5 (a whole number); allowed: the name of an identity"),
+}
+
+
+@pytest.mark.parametrize(("words", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes(make: Maker, words: dict[str, Any], said: str) -> None:
+    """Each is an error at the declaration."""
+    app, limiter = make()
+    with pytest.raises(ConfigurationError) as error:
+        limited(app, limiter, **words)
+    assert said in str(error.value)
+
+
+def test_guards_share_out_nothing(make: Maker) -> None:
+    """They keep nothing."""
+    _, limiter = make()
+    with pytest.raises(ConfigurationError, match="keep is not for a guard"):
+        limiter.limit("unless blocked", keep=KEEP, priority=asked_class)(lambda: "ok")
