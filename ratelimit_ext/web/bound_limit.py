@@ -37,8 +37,8 @@ class BoundLimit:
     ``override`` is the amount that an operator has set instead.
     ``is_candidate``: it is another amount of the limit before it, tried in shadow.
     ``is_conditional``: the response decides by its ``deduct_when`` whether it is charged;
-    ``is_late``: then alone, and before the view it only has to fit. ``varies``: each request decides
-    whether it applies, or with which amount.
+    ``is_late``: then alone, and before the view it only has to fit. ``varies``: each request
+    decides whether it applies, or with which amount.
     """
 
     runtime: RuntimeLimit
