@@ -320,7 +320,7 @@ def _router(
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
             fallbacks=chosen.fallback_models,
-            on_capped=alerts.note_capped if alerts else lambda _: None,
+            on_refused_key=alerts.note_refused_key if alerts else lambda _: None,
         )
     except ModelUnavailableError as error:
         raise settings.SettingsError(

@@ -1,5 +1,5 @@
 """An alert: a budget that nears its end, a user who spends far more than usual, or a provider's key
-that has reached a spending cap."""
+that has reached a spending cap or a quota."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 
-Type = Literal["budget.reached", "usage.unusual", "key.capped", "alert.test"]
+Type = Literal["budget.reached", "usage.unusual", "key.capped", "key.exhausted", "alert.test"]
 
 CENT: Final = 10_000
 #: Slack reads these as mentions and links: https://docs.slack.dev/messaging/formatting-message-text
@@ -27,7 +27,8 @@ class Alert:
     has, or what the user spends on a usual day. ``since`` is where the window or day begins. A
     budget has a ``name``, a ``threshold`` in percent, and ``resets_at`` unless its window slides.
     ``refuses``: it has denied a call. A provider's key has an ``identity`` of its own, its upstream
-    before a slash, and no amounts; its ``resets_at`` is when the cap ends, if that is known.
+    before a slash, and no amounts; its ``resets_at`` is when the cap or quota ends, if that is
+    known.
     """
 
     type: Type
@@ -44,18 +45,24 @@ class Alert:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
+    def is_of_key(self) -> bool:
+        """Whether it is about a provider's key."""
+        return self.type in {"key.capped", "key.exhausted"}
+
+    @property
     def sentence(self) -> str:
         """The alert for a person, in one line."""
         match self.type:
             case "alert.test":
                 return "This is a test of chatapp's spending alerts."
-            case "key.capped":
+            case "key.capped" | "key.exhausted":
                 upstream, _, key = self.identity.partition("/")
                 end = f"until {self.resets_at:%Y-%m-%d %H:%M} UTC" if self.resets_at else "for now"
-                return (
-                    f"The key {key} of the upstream {upstream} has reached a spending cap or has "
-                    f"no credit left. Its provider refuses it {end}."
-                )
+                why = "has reached a spending cap or has no credit left"
+                if self.type == "key.exhausted":
+                    why = f"has used up the {_printable(self.name or 'quota')}"
+                who = f"The key {key} of the upstream {upstream}"
+                return f"{who} {why}. Its provider refuses it {end}."
             case "usage.unusual":
                 return (
                     f"{self._who} has spent {dollars(self.spent)} USD today, "
@@ -85,7 +92,7 @@ class Alert:
                 who = f"Key {name} of {owner}" if owner else f"Key {name}"
             case _:
                 who = "The whole application"
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in who)
+        return _printable(who)
 
     def body(self) -> str:
         """The alert for a webhook, as JSON."""
@@ -133,6 +140,10 @@ def dollars(micro_usd: int) -> str:
     if not micro_usd or micro_usd >= CENT:
         return f"{micro_usd / 1_000_000:.2f}"
     return f"{micro_usd / 1_000_000:.6f}".rstrip("0")
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _time(at: datetime) -> str:

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, delete, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    String,
+    Table,
+    delete,
+    insert,
+    select,
+)
 from sqlalchemy import text as sql
 
 from chatapp.alerts.alert import Alert
@@ -39,12 +49,16 @@ ALERTS: Final = Table(
 
 def remember(database: Database, alert: Alert) -> bool:
     """Remember the alert, and forget old ones; False if it, or one of a higher threshold, was
-    raised since its window began. A budget with another amount is another budget."""
+    raised since its window began; of a provider's key, also while its rest goes on. A budget with
+    another amount is another budget."""
     row = {column.name: getattr(alert, column.name) for column in ALERTS.c}
     row |= {"identity": alert.identity[:300], "name": alert.name and alert.name[:256]}
+    is_recent = ALERTS.c.at >= alert.since
+    if alert.is_of_key:
+        is_recent |= ALERTS.c.resets_at > alert.at
     known = select(ALERTS.c.id).where(
         ALERTS.c.identity == row["identity"],
-        ALERTS.c.at >= alert.since,
+        is_recent,
         ALERTS.c.type == alert.type,
         ALERTS.c.threshold >= alert.threshold,
     )

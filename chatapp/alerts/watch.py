@@ -32,7 +32,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.ledger.reports import UNFINISHED, Reports, midnight
 from chatapp.per_process import PerProcess
-from chatapp.upstreams.keys import CappedKey
+from chatapp.upstreams.keys import RefusedKey
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,9 @@ class Alerts:
         """These calls are in the ledger. Never waits."""
         self._watch.get().note_calls(calls)
 
-    def note_capped(self, capped: CappedKey) -> None:
+    def note_refused_key(self, refused: RefusedKey) -> None:
         """A provider refuses this key. Never waits."""
-        self._watch.get().note_capped(capped)
+        self._watch.get().note_refused_key(refused)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Look, and send, at once; returns whether all that waits in this process is sent."""
@@ -153,7 +153,8 @@ class Watch:
         self._deliveries = deliveries
         self._lock = threading.Lock()
         self._readings: dict[tuple[str, ...], Reading] = {}
-        self._capped: list[CappedKey] = []
+        # By upstream, key and model: many calls may be refused at once.
+        self._refused_keys: dict[tuple[str, str, str], RefusedKey] = {}
         # Only for the thread: budgets by identity and name, and the days of users.
         self._budgets: LRUCache[str, dict[str, Standing]] = LRUCache(MOST_IDENTITIES)
         self._today: LRUCache[str, _Today] = LRUCache(MOST_IDENTITIES)
@@ -189,9 +190,9 @@ class Watch:
         for identity, cost in costs.items():
             self._costs.put(identity, cost)
 
-    def note_capped(self, capped: CappedKey) -> None:
+    def note_refused_key(self, refused: RefusedKey) -> None:
         with self._lock:
-            self._capped.append(capped)
+            self._refused_keys[refused.upstream, refused.key, refused.model] = refused
         self._costs.put("", 0)
 
     def flush(self, timeout_s: float) -> bool:
@@ -204,7 +205,7 @@ class Watch:
         """Raise what is due; False if the database is unavailable."""
         refused = self._read_decisions()
         try:
-            self._raise_capped()
+            self._raise_refused_keys()
             for identity, cost in {**dict.fromkeys(refused, 0), **costs}.items():
                 for budget in self._budgets.get(identity, {}).values():
                     budget.used += cost
@@ -234,22 +235,22 @@ class Watch:
                     refused.add(new.identity)
         return refused
 
-    def _raise_capped(self) -> None:
-        """Raise once a day what providers refuse for its cost."""
-        while self._capped:
-            capped = self._capped[0]
+    def _raise_refused_keys(self) -> None:
+        """Raise which keys providers refuse: once until they accept them, or a day if that is
+        unknown."""
+        for place, refused in list(self._refused_keys.items()):
             self._raise(
                 Alert(
-                    type="key.capped",
-                    identity=f"{capped.upstream}/{capped.key}",
-                    name="spending cap",
+                    type="key.exhausted" if refused.model else "key.capped",
+                    identity=f"{refused.upstream}/{refused.key}",
+                    name=f"quota of {refused.model}" if refused.model else "spending cap",
                     spent=0,
                     amount=0,
-                    since=midnight(),
-                    resets_at=capped.ends_at,
+                    since=midnight() if refused.ends_at is None else datetime.now(UTC),
+                    resets_at=refused.ends_at,
                 )
             )
-            del self._capped[0]
+            del self._refused_keys[place]
 
     # -- budgets -------------------------------------------------------------------------------
 

@@ -37,13 +37,14 @@ class Rest(NamedTuple):
     model: str
 
 
-class CappedKey(NamedTuple):
-    """A key that its upstream refuses because of a spending cap or a lack of credit, until then if
-    the upstream names a date."""
+class RefusedKey(NamedTuple):
+    """A key that its upstream refuses until then, if that is known: for a ``model`` whose quota is
+    used up, or for every one because of a spending cap or a lack of credit."""
 
     upstream: str
     key: str
     ends_at: datetime | None
+    model: str = EVERY_MODEL
 
 
 class Keys:
@@ -110,18 +111,22 @@ class Keys:
             if len(self._rests) < RESTS_MOST:
                 self._rests[Rest(name, self._by_name[name].version, model)] = now + for_s
 
-    def note(self, name: str, model: str, error: UpstreamError) -> CappedKey | None:
+    def note(self, name: str, model: str, error: UpstreamError) -> RefusedKey | None:
         """Let the key rest if the upstream has refused it. A rejected key is logged once, and one
-        that has reached a spending cap once a day, and returned."""
+        that has reached a spending cap once a day, and returned; also one whose quota is used up
+        for longer than a rest, as by the day."""
         key = self._by_name.get(name or next(iter(self.names), ""))
         if key is None:
             return None
+        now, named_s = datetime.now(UTC), error.retry_after_s
+        ends_at = None if named_s is None else now + timedelta(seconds=named_s)
         match error.kind:
             case "overloaded" if error.retry_after_s is None:
                 pass  # the upstream is, for all its keys
             case "rate_limited" | "overloaded":
-                wait_s = min(error.retry_after_s or REST_S, LONGEST_REST_S)
-                self.rest(key.name, model, wait_s)
+                self.rest(key.name, model, min(named_s or REST_S, LONGEST_REST_S))
+                if error.kind == "rate_limited" and (named_s or 0.0) > LONGEST_REST_S:
+                    return RefusedKey(self._upstream, key.name, ends_at, model)
             case "auth" if error.status == 403:  # it may be allowed to call other models
                 self.rest(key.name, model, SET_ASIDE_S)
                 self._log(key, f"may not call {model}", "403")
@@ -131,12 +136,10 @@ class Keys:
                 self.rest(key.name, EVERY_MODEL, SET_ASIDE_S)
                 self._log(key, "was rejected", "401")
             case "quota":
-                self.rest(key.name, EVERY_MODEL, error.retry_after_s or SET_ASIDE_S)
-                now, rest_s = datetime.now(UTC), error.retry_after_s
-                ends_at = None if rest_s is None else now + timedelta(seconds=rest_s)
+                self.rest(key.name, EVERY_MODEL, named_s or SET_ASIDE_S)
                 what = "has reached a spending cap or has no credit left"
                 if self._log(key, what, f"quota on {now:%Y-%m-%d}", ends_at=ends_at):
-                    return CappedKey(self._upstream, key.name, ends_at)
+                    return RefusedKey(self._upstream, key.name, ends_at)
         return None
 
     def _log(self, key: Key, what: str, kind: str, *, ends_at: datetime | None = None) -> bool:

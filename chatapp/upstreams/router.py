@@ -24,7 +24,7 @@ from chatapp.upstreams import (
     UpstreamError,
 )
 from chatapp.upstreams.cancellation import was_hung_up
-from chatapp.upstreams.keys import CappedKey
+from chatapp.upstreams.keys import RefusedKey
 from chatapp.upstreams.sdk import SDKUpstream
 
 log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ class Router:
 
     ``upstreams`` are in order of preference: without ``default_model``, the default is that of the
     first upstream that is configured. ``max_tokens`` bounds the answer to a turn. ``fallbacks`` are
-    model names, by the name of the model that they replace. ``on_capped`` learns once a day that an
-    upstream refuses a key for its cost.
+    model names, by the name of the model that they replace. ``on_refused_key`` learns that an
+    upstream refuses a key for its cost, once a day, or for its quota.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Router:
         default_model: str | None,
         max_tokens: int,
         fallbacks: Mapping[str, str] = MappingProxyType({}),
-        on_capped: Callable[[CappedKey], None] = lambda _: None,
+        on_refused_key: Callable[[RefusedKey], None] = lambda _: None,
     ) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
         self._forwarders = {each.name: each for each in upstreams if isinstance(each, SDKUpstream)}
         self._keys = {name: each.keys for name, each in self._forwarders.items()}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
-        self._on_capped = on_capped
+        self._on_refused_key = on_refused_key
         self._missed: set[str] = set()
         self.default_model = self._found(default_model or self._first_default())
         self._fallbacks = {
@@ -198,8 +198,8 @@ class Router:
     def _note(self, model: Model, error: UpstreamError) -> None:
         if (keys := self._keys.get(model.upstream)) is None:
             return
-        if capped := keys.note(model.key, model.family, error):
-            self._on_capped(capped)
+        if refused := keys.note(model.key, model.family, error):
+            self._on_refused_key(refused)
 
     # -- models --------------------------------------------------------------------------------
 

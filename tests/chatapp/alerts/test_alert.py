@@ -86,6 +86,24 @@ def test_a_capped_key_is_named_by_its_source(resets_at: datetime | None, end: st
     assert (data["key"], data["user"]) == ("acme//run/secrets/key", None)
 
 
+def test_a_used_up_quota_has_its_model_and_its_end() -> None:
+    """A caller may have chosen the model's name."""
+    found = alert(
+        type="key.exhausted",
+        identity="openai/OPENAI_API_KEY",
+        name="quota of gpt-5\nERROR",
+        spent=0,
+        amount=0,
+        resets_at=RESET,
+    )
+    assert found.sentence == (
+        "The key OPENAI_API_KEY of the upstream openai has used up the quota of gpt-5\\nERROR. Its "
+        "provider refuses it until 2026-12-01 00:00 UTC."
+    )
+    data = json.loads(found.body())["data"]
+    assert (data["key"], data["threshold"]) == ("openai/OPENAI_API_KEY", None)
+
+
 def test_a_test_has_no_amounts() -> None:
     """Neither a budget's nor a usual day's."""
     data = json.loads(alert(type="alert.test", identity="*", name=None).body())["data"]

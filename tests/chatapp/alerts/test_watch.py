@@ -21,6 +21,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.ledger.reports import midnight
 from chatapp.ledger.table import write
+from chatapp.upstreams.keys import RefusedKey
 from tests.chatapp.ledger.calls import begun, finished
 from tests.servers import eventually
 
@@ -477,3 +478,68 @@ def test_the_day_of_a_user_ends_at_midnight(
     assert raised(alerts, database) == [("user:alice", 0)]
     spend(alerts, database, 1, started_at=tomorrow)
     assert raised(alerts, database) == [("user:alice", 0)] * 2
+
+
+# -- keys of providers -------------------------------------------------------------------------
+
+
+def of_keys(database: Database) -> list[tuple[str, str, str]]:
+    rows = table.alerts(database, since=None)
+    return [(row["type"], row["identity"], row["name"]) for row in reversed(rows)]
+
+
+def test_a_rest_of_a_key_is_raised_once_by_all_workers(
+    make_alerts: MakeAlerts, database: Database
+) -> None:
+    """Until it ends, although each worker is refused again and again, and names the end a little
+    differently; then anew. Another model has another quota."""
+    workers = [make_alerts(), make_alerts()]
+    end = datetime.now(UTC) + timedelta(days=2)
+    for second in range(3):
+        for worker in workers:
+            ends_at = end + timedelta(seconds=second)
+            worker.note_refused_key(RefusedKey("openai", "KEY_1", ends_at, "gpt-5"))
+            worker.note_refused_key(RefusedKey("openai", "KEY_1", ends_at))
+            assert worker.flush()
+    workers[1].note_refused_key(RefusedKey("openai", "KEY_1", end, "gpt-4o"))
+    assert workers[1].flush()
+    quota, cap = "key.exhausted", "key.capped"
+    assert of_keys(database) == [
+        (quota, "openai/KEY_1", "quota of gpt-5"),
+        (cap, "openai/KEY_1", "spending cap"),
+        (quota, "openai/KEY_1", "quota of gpt-4o"),
+    ]
+    with database.writing() as connection:  # as two days later
+        connection.execute(text("UPDATE alerts SET resets_at = '2026-11-01', at = '2026-10-30'"))
+    workers[0].note_refused_key(RefusedKey("openai", "KEY_1", end + timedelta(days=1), "gpt-5"))
+    assert workers[0].flush()
+    assert len(of_keys(database)) == 4
+
+
+def test_a_rest_without_an_end_is_raised_once_a_day(
+    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a lack of credit."""
+    for _ in range(2):
+        alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
+        assert alerts.flush()
+    assert len(of_keys(database)) == 1
+    tomorrow = midnight() + timedelta(days=1)
+    monkeypatch.setattr(watch, "midnight", lambda: tomorrow)
+    alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
+    assert alerts.flush()
+    assert len(of_keys(database)) == 2
+
+
+def test_many_calls_that_are_refused_are_one_look(alerts: Alerts, database: Database) -> None:
+    """Each would be a transaction otherwise."""
+    counted = []
+    with database.reading() as connection:
+        event.listen(
+            connection.engine, "before_cursor_execute", lambda *words: counted.append(words[2])
+        )
+    for _ in range(100):
+        alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
+    assert alerts.flush()
+    assert sum("INSERT INTO alerts" in each for each in counted) == 1
+    assert sum(each.startswith("SELECT alerts.id") for each in counted) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,25 @@ def test_only_a_regular_file_is_a_key(tmp_path: Path, caplog: pytest.LogCaptureF
     assert caplog.messages == [
         f"The key {file} is not one word of printable ASCII, and is not used"
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "model"),
+    [
+        (refusal("rate_limited", 429, 60.0), None),  # of a minute: it is over in a moment
+        (refusal("rate_limited", 429), None),
+        (refusal("overloaded", 529, 3000.0), None),
+        (refusal("rate_limited", 429, 3600.0), "x"),
+        (refusal("quota", 400, 3600.0), keys_module.EVERY_MODEL),
+    ],
+)
+def test_an_operator_hears_of_a_key_that_is_refused_for_long(
+    keys: Keys, error: UpstreamError, model: str | None
+) -> None:
+    """With the model whose quota is used up, and the end."""
+    refused = keys.note("KEY_B", "x", error)
+    assert (refused and refused.model) == model
+    if refused is not None:
+        assert (refused.upstream, refused.key) == ("acme", "KEY_B")
+        assert refused.ends_at is not None
+        assert abs(refused.ends_at - datetime.now(UTC) - timedelta(hours=1)) < timedelta(minutes=1)

@@ -197,6 +197,27 @@ def test_a_cap_within_a_stream_is_hidden(
     assert provider.keys().count(capped) == 1
 
 
+def test_the_operator_learns_of_a_quota_by_the_day(
+    client: FlaskClient, provider: UpstreamServer
+) -> None:
+    """Which the other key has left; the wait of a minute's quota is no news."""
+    day = openai_error(429, code="rate_limit_exceeded", headers={"retry-after": "7200"})
+    provider.refuse(FIRST, day)
+    assert ask(client, "completions", GPT).status_code == 200
+    services = services_of(client.application)
+    assert services.alerts is not None
+    assert services.alerts.flush()
+    (row,) = table.alerts(services.database, since=None)
+    assert (row["type"], row["identity"]) == ("key.exhausted", "openai/KEY_1")
+    assert row["name"] == f"quota of openai/{GPT}"
+    assert abs(row["resets_at"] - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
+    minute = openai_error(429, code="rate_limit_exceeded", headers={"retry-after": "20"})
+    provider.refuse(SECOND, minute)
+    ask(client, "completions", GPT)
+    assert services.alerts.flush()
+    assert len(table.alerts(services.database, since=None)) == 1
+
+
 def test_the_operator_learns_of_a_cap(
     client: FlaskClient, provider: UpstreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
