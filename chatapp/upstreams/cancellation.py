@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HEAD_END: Final = b"\r\n\r\n"
 #: A larger body is sent after its head instead of being copied.
 JOINED_MAX_BYTES: Final = 64 * 1024
+#: The way from a response's stream to the parser of its connection, which has what follows it.
+LEFT_BY: Final = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
 
 _of_thread: Final[dict[int, Wait]] = {}
 _deadline: Final = threading.local()
@@ -115,6 +117,17 @@ def hang_up(stream: Any) -> None:
         # socket would not wake a thread that reads from it.
         with contextlib.suppress(OSError):
             socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def close(response: httpx2.Response) -> None:
+    """Close a response. If bytes came after its end, its connection ends, too: httpcore2 would keep
+    it, and take them for the answer to the next request, which may be another caller's."""
+    left: Any = response.stream
+    for name in LEFT_BY:
+        left = getattr(left, name, None)
+    if left is not None and left.trailing_data[0]:
+        response.extensions["network_stream"].close()
+    response.close()
 
 
 class Backend:

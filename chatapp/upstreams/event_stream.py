@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from chatapp.upstreams import Part, Progress, Quota, UpstreamError
-from chatapp.upstreams.cancellation import hang_up
+from chatapp.upstreams.cancellation import close, hang_up
 
 if TYPE_CHECKING:
     import httpx2
@@ -124,7 +124,7 @@ class EventStream:
             raise UpstreamError("unavailable", message="the stream ended too early")
 
     def close(self) -> None:
-        self._response.close()
+        close(self._response)
 
     def abort(self) -> None:
         network = self._response.extensions.get("network_stream")

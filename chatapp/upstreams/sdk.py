@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,7 +33,7 @@ from chatapp.upstreams import (
     UpstreamError,
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
-from chatapp.upstreams.cancellation import reads_within, with_cancellable_reads
+from chatapp.upstreams.cancellation import close, reads_within, with_cancellable_reads
 from chatapp.upstreams.event_stream import EventReader, EventStream
 from chatapp.upstreams.keys import Keys
 
@@ -146,7 +145,8 @@ class Connection:
         self._client = client
         self._http_client = http_client
         self._settings = settings
-        self._samples: dict[tuple[str, float], httpx2.Request] = {}
+        #: With the transport that the environment's proxies choose.
+        self._samples: dict[tuple[str, float], tuple[httpx2.Request, httpx2.BaseTransport]] = {}
         #: The key's secret and the headers with it, by path, timeout and name of the key.
         self._headers: dict[tuple[str, float, str], tuple[str | None, httpx2.Headers]] = {}
 
@@ -162,10 +162,13 @@ class Connection:
         its body unread. ``key`` is the key's name and secret."""
         import httpx2  # noqa: PLC0415
 
-        sample = self._samples.get((path, read_s))
-        if sample is None:
+        made = self._samples.get((path, read_s))
+        if made is None:
             timeout = httpx2.Timeout(read_s, connect=self._settings.timeouts.connect_s)
-            sample = self._samples[path, read_s] = self._sample(path, timeout)
+            sample = self._sample(path, timeout)
+            transport = self._http_client._transport_for_url(sample.url)  # noqa: SLF001
+            made = self._samples[path, read_s] = sample, transport
+        sample, transport = made
         name, secret = key or ("", None)
         known = self._headers.get((path, read_s, name))
         if known is None or known[0] != secret:
@@ -186,7 +189,11 @@ class Connection:
             stream=httpx2.ByteStream(request.raw),  # as `content`, without a look at its headers
             extensions={"timeout": {**sample.extensions["timeout"]}},
         )
-        return self._http_client.send(sent, stream=True)
+        # Not Client.send: a redirect would be a call to an unknown address that no limit has
+        # counted, and a cookie from one client's answer would be sent with another's request.
+        response = transport.handle_request(sent)
+        response.request = sent
+        return response
 
     def status_error(self, response: httpx2.Response) -> Any:
         """The SDK's APIStatusError for a response that was read."""
@@ -358,14 +365,7 @@ class SDKUpstream:
         protocol, settings = self._protocol, self._settings
         sdk, connect_s = protocol.sdk, self._timeouts.connect_s
         timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
-        http_client = with_cancellable_reads(
-            sdk.DefaultHttpxClient(
-                timeout=timeout,
-                # A redirect would be a call to an unknown address that no limit has counted.
-                follow_redirects=False,
-                cookies=_no_cookies(),
-            )
-        )
+        http_client = with_cancellable_reads(sdk.DefaultHttpxClient(timeout=timeout))
         # No retries: a call that timed out may have been billed, and no limit would count the next.
         client = getattr(sdk, protocol.client_class)(
             api_key=NO_KEY,
@@ -395,7 +395,7 @@ def _read(response: httpx2.Response) -> None:
             if size > ANSWER_MAX_BYTES:
                 raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
     finally:
-        response.close()
+        close(response)
     response._content = b"".join(pieces)  # noqa: SLF001
 
 
@@ -478,9 +478,3 @@ def _status_error(
         quotas=protocol.quotas(response.headers),
         request_id=sendable(response.headers, protocol.request_id_header),
     )
-
-
-def _no_cookies() -> CookieJar:
-    """A jar that stores nothing. All clients share one connection pool, and a cookie from one
-    client's answer would be sent with another client's request."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
