@@ -25,7 +25,7 @@ VARYING = {
 
 @dataclass(frozen=True)
 class Command:
-    """A line after `$`, and what it prints."""
+    """What follows `$`, and what it prints. A line that ends with a backslash goes on."""
 
     line: str
     output: str
@@ -37,7 +37,7 @@ def commands(page: Path) -> list[Command]:
     for block in blocks(page, "console"):
         assert block.text.startswith("$ "), block
         for each in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:
-            line, _, output = each.partition("\n")
+            line, _, output = each.replace("\\\n", "").partition("\n")
             found.append(Command(line, output))
     return found
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from chatapp.web.metrics import MEASURES as OF_CHATAPP
 from ratelimit_ext.metrics.measures import MEASURES, Measure
+from tests.docs.test_documents import ROOT, leads_nowhere
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "operate"
 METRIC = re.compile(r"\b(?:ratelimit|chatapp)_[a-z_]+\b")
@@ -55,6 +57,14 @@ def test_alerts_and_documents_name_known_figures(file: str) -> None:
     text = (DOCS / file).read_text()
     allowed = KNOWN | {name.removesuffix("_bucket") for name in KNOWN} | {"ratelimit_ext"}
     assert {*METRIC.findall(text)} <= allowed
+
+
+def test_each_alert_leads_to_what_to_do() -> None:
+    """Who is paged is one click from the command: the heading exists."""
+    groups = yaml.safe_load((DOCS / "monitoring" / "alerts.yaml").read_text())["groups"]
+    for rule in (rule for group in groups for rule in group["rules"]):
+        [target] = re.findall(r"docs/\S+", rule["annotations"]["what_to_do"])
+        assert not leads_nowhere(ROOT / "README.md", target), rule["alert"]
 
 
 def test_every_figure_is_documented() -> None:
