@@ -6,6 +6,7 @@ import { saveChat } from "./chat-file.js";
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
 import { copyButton } from "./markdown.js";
+import { presets, savePreset } from "./presets.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
 import { Transcript, button, element } from "./transcript.js";
@@ -29,6 +30,7 @@ const at = (id) => document.getElementById(id);
 const composer = at("composer"), message = at("message"), send = at("send"), stop = at("stop"), model = at("model");
 // The page has one of the two: with accounts on, the API key identifies the user.
 const userId = at("user-id"), apiKey = at("api-key"), keepsKey = at("keeps-key"), keepsChats = at("keeps-chats");
+const instructions = at("instructions");
 
 const server = new Server();
 const conversation = new Conversation(hearOtherTab);
@@ -89,6 +91,7 @@ async function ask() {
   try {
     const done = await server.ask({
       messages,
+      system: conversation.chat.instructions,
       model: model.value,
       signal: controller.signal,
       onHeaders: (headers) => {
@@ -305,6 +308,8 @@ function openChat(chat) {
 
 function showChat() {
   transcript.show(conversation.chat);
+  instructions.value = conversation.chat.instructions ?? "";
+  if (instructions.value && !PHONE.matches) at("instructions-box").open = true;
   const { last } = conversation;
   if (last?.role === "assistant" && last.end !== "stop" && !last.usage) showCost(transcript.viewOf(last), last);
   showSpent();
@@ -358,6 +363,36 @@ function showChats() {
     row.append(button(title.slice(0, MOST_OF_NAME), "title", () => openChat(chat)), forget);
     return row;
   }));
+}
+
+// The user's own instructions, to begin a chat with.
+function showPresets(chosen = "") {
+  const names = presets().map(([name]) => new Option(name, name, false, name === chosen));
+  at("presets").replaceChildren(new Option(names.length ? "Your saved instructions" : "Nothing is saved", ""), ...names);
+  at("presets").value = chosen;
+  at("delete-preset").hidden = !chosen;
+}
+
+function installInstructions() {
+  instructions.addEventListener("input", () => conversation.instruct(instructions.value));
+  at("presets").addEventListener("change", ({ target: { value: name } }) => {
+    instructions.value = presets().find(([each]) => each === name)?.[1] ?? instructions.value;
+    conversation.instruct(instructions.value);
+    showPresets(name);
+  });
+  at("save-preset").addEventListener("click", () => {
+    const name = instructions.value.trim() && prompt("Save these instructions as", at("presets").value)?.trim();
+    if (!name) return;
+    announce(savePreset(name, instructions.value) ? "Saved." : "This browser does not allow that.");
+    showPresets(name);
+  });
+  at("delete-preset").addEventListener("click", () => {
+    savePreset(at("presets").value, null);
+    announce("Deleted.");
+    showPresets();
+    at("presets").focus();
+  });
+  showPresets();
 }
 
 function installChats() {
@@ -579,6 +614,7 @@ await conversation.load();
 installSettings();
 installForm();
 installChats();
+installInstructions();
 message.value ||= remembered(forThisTab, DRAFT_KEY) ?? ""; // on a slow network, it may be written in already
 draftChanged();
 callerChanged();

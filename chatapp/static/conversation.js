@@ -26,7 +26,7 @@ function bytesOf(message) {
   return sizes.get(message);
 }
 
-// A chat is {id, version, savedMs, messages, from, cutFor}, and has a `name` if its user gave it one. Its messages are {role, content}; a reply also has {model,
+// A chat is {id, version, savedMs, messages, from, cutFor}, and has a `name` and `instructions` if its user gave it some. Its messages are {role, content}; a reply also has {model,
 // usage, costUsd, end}, where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off. Those
 // before `from` are not sent any more.
 export class Conversation {
@@ -97,6 +97,12 @@ export class Conversation {
     this.save();
   }
 
+  instruct(text) {
+    this.chat.instructions = text.trim() || undefined;
+    if (this.messages.length > 0) this.save();
+    else this.#saveInTab();
+  }
+
   // Forgets a chat of the others.
   forget(chat) {
     this.others = this.others.filter((each) => each !== chat);
@@ -109,8 +115,9 @@ export class Conversation {
     const context = (contextTokens ?? UNKNOWN_CONTEXT_TOKENS) * SHARE_OF_CONTEXT * BYTES_PER_TOKEN;
     const usd = Math.min(MOST_USD, leftUsd === null ? Infinity : leftUsd * SHARE_OF_BUDGET);
     const money = inputUsd > 0 ? (usd / inputUsd) * 1e6 * BYTES_PER_TOKEN : Infinity;
-    const most = Math.min(context, money, MOST_BYTES);
+    let most = Math.min(context, money, MOST_BYTES);
     const sent = this.messages.slice(this.chat.from);
+    most -= encoder.encode(this.chat.instructions ?? "").length;
     if (total(sent) > most || sent.length > MOST_MESSAGES) {
       this.chat.cutFor = money < context ? "money" : "context";
       let kept = 1; // the newest message always

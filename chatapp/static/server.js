@@ -25,9 +25,10 @@ export class Server {
 
   // Streams a reply: `onHeaders` gets the answer's headers, `onText` each part. Returns the fields of the event
   // `done`. Throws a Refusal, a Disconnect, or an AbortError if `signal` aborts.
-  async ask({ messages, model, signal, onHeaders, onText }) {
+  async ask({ messages, system, model, signal, onHeaders, onText }) {
     const body = { messages, stream: true };
     if (model) body.model = model;
+    if (system) body.system = system;
     if (this.userId) body.user_id = this.userId;
     const response = await this.#fetch("chat", { method: "POST", body: JSON.stringify(body), signal });
     onHeaders(response.headers);

@@ -39,7 +39,6 @@ ELSEWHERE: Final = {
     "max_tokens": _LONGEST,
     "max_completion_tokens": _LONGEST,
     "history": _TURNS,
-    "system": _OTHERS,
     "temperature": _OTHERS,
     "tools": _OTHERS,
     "prompt": 'send it as "message"',
@@ -71,7 +70,7 @@ def read(request: Request, router: Router) -> ModelRequest:
         raise ApiError(422, "model_unavailable", str(error)) from error
     *history, last = body.conversation
     return ModelRequest(
-        turn=Turn(last.text, model, tuple(history)),
+        turn=Turn(last.text, model, (*body.instructions, *history)),
         user_id=body.user_id,
         most_output_tokens=router.max_tokens,
         stream=body.stream or False,
@@ -148,6 +147,9 @@ def _described(**keywords: Any) -> Any:
     return Field(json_schema_extra={"minLength": 1, **keywords})
 
 
+Text = Annotated[
+    str, AfterValidator(_message), _described(description=f"At most {MESSAGE_MAX_BYTES} bytes.")
+]
 ModelName = Annotated[str, AfterValidator(_model), _described(maxLength=MODEL_MAX_CHARACTERS)]
 
 
@@ -198,14 +200,17 @@ class _Options(BaseModel):
         | None
     ) = None
     stream: bool | None = None
+    system: Text | None = None
+
+    @property
+    def instructions(self) -> list[Message]:
+        return [Message("system", self.system)] if self.system is not None else []
 
 
 class OneMessage(_Options):
     """The body with a single message."""
 
-    message: Annotated[
-        str, AfterValidator(_message), _described(description=f"At most {MESSAGE_MAX_BYTES} bytes.")
-    ]
+    message: Text
 
     @property
     def conversation(self) -> list[Message]:

@@ -99,6 +99,48 @@ def test_chats_are_found_by_their_words(chat: Page, provider: UpstreamServer) ->
     expect(chats).to_have_text(["Tell me a joke", "My trip"])
 
 
+def test_a_chat_has_instructions(chat: Page, provider: UpstreamServer) -> None:
+    """Each its own; they are sent with each of its messages, and can be saved for other chats."""
+    box = chat.get_by_label("Instructions for this chat")
+    chat.get_by_text("Instructions for the model").click()
+    box.fill("Answer in rhymes. <b>\u05d0</b>")
+    for text in ("one", "two"):
+        say(chat, text)
+        assert sent(provider)[0] == ("system", "Answer in rhymes. <b>\u05d0</b>")
+    assert len(sent(provider)) == 4
+    chat.once("dialog", lambda dialog: dialog.accept("<i>Rhymes</i>"))
+    button(chat, "Save").click()
+    expect(chat.locator("#status")).to_have_text("Saved.")
+    button(chat, "New chat").click()
+    expect(box).to_have_value("")
+    say(chat, "three")
+    assert sent(provider) == [("user", "three")]
+    chat.get_by_label("Saved instructions").select_option("<i>Rhymes</i>")
+    expect(box).to_have_value("Answer in rhymes. <b>\u05d0</b>")
+    say(chat, "four")
+    assert [role for role, _ in sent(provider)] == ["system", "user", "assistant", "user"]
+    chat.reload()
+    expect(box).to_have_value("Answer in rhymes. <b>\u05d0</b>")
+    chat.get_by_label("Saved instructions").select_option("<i>Rhymes</i>")
+    chat.locator("#delete-preset").click()
+    expect(chat.get_by_label("Saved instructions").locator("option")).to_have_text(
+        ["Nothing is saved"]
+    )
+    assert "rhymes" not in chat.evaluate("JSON.stringify({ ...localStorage })")
+
+
+def test_instructions_are_counted_as_a_part_of_what_is_sent(
+    chat: Page, provider: UpstreamServer
+) -> None:
+    """Of a dear model, $10 per million tokens, all that is sent may cost 5 cents: 15,000 bytes."""
+    chat.get_by_label("Model").select_option("gpt-6-astra")
+    chat.get_by_text("Instructions for the model").click()
+    chat.get_by_label("Instructions for this chat").fill("x" * 8_000)
+    say(chat, "a" * 4_000)
+    say(chat, "b" * 4_000)
+    assert [text[0] for _, text in sent(provider)] == ["x", "b"]
+
+
 def test_a_chat_is_saved_as_a_file(chat: Page, provider: UpstreamServer) -> None:
     """As Markdown, exactly as it was written, or as JSON. Whatever it begins with, the name of the
     file is no path and has the right ending."""
