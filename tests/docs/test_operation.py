@@ -1,7 +1,6 @@
-"""The pages on-call.md and upgrades.md of docs/operate, and from-litellm.md of docs/gateway: each
-command does and prints what the page shows, in its order, on a real Redis: after calls that were
-really denied, with a Redis that was really killed, and a database that a newer version has
-upgraded."""
+"""Pages of docs/operate and docs/gateway: each command does and prints what the page shows, in its
+order, on a real Redis: after calls that were really denied, with a Redis that was really killed,
+and a database that a newer version has upgraded."""
 
 from __future__ import annotations
 
@@ -55,6 +54,7 @@ class Scene:
         self.redis = self._left.enter_context(servers.standalone())
         self._left.callback(self.stop)
         self.start()
+        self.page = PAGES
         self.running: list[Any] = []
         self.alice, self.olga = self.new_key("alice"), self.new_key("olga")
         #: What a page has, and what is here.
@@ -171,9 +171,12 @@ class Scene:
         self.app = self._make_app(RATELIMIT_STORAGE_URI=self.redis.uri)
 
     def a_file_of_upstreams(self) -> None:
-        [block] = blocks(PAGES / "gateway" / "from-litellm.md", "toml")
+        """The first one that the page has, with a file of a key that is here."""
+        key = self.redis.directory / "openai-3"
+        key.write_text("sk-test")
+        shown, *_ = blocks(self.page, "toml")
         file = self.redis.directory / "upstreams.toml"
-        file.write_text(block.text)
+        file.write_text(shown.text.replace("/run/secrets/openai-3", str(key)))
         self.names["upstreams.toml"] = str(file)
 
 
@@ -196,6 +199,10 @@ BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
     "gateway/from-litellm": {
         "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
     },
+    "gateway/providers": {
+        "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
+    },
+    "operate/deployment": {},
 }
 
 
@@ -210,8 +217,8 @@ def scene(
 
 def follow(page: str, scene: Scene) -> None:
     """Run the commands of a page, and compare what they print."""
-    left = dict(BEFORE[page])
-    for command in commands(PAGES / f"{page}.md"):
+    left, scene.page = dict(BEFORE[page]), PAGES / f"{page}.md"
+    for command in commands(scene.page):
         happens = next((each for each in left if command.line.startswith(each)), None)
         if happens is not None:
             left.pop(happens)(scene)
@@ -231,6 +238,11 @@ def test_an_upgrade_and_the_way_back(provider: UpstreamServer, scene: Scene) -> 
     assert scene.client(scene.alice).get("/usage").status_code == 200
 
 
-def test_what_a_user_of_litellm_types(provider: UpstreamServer, scene: Scene) -> None:
-    """The upstreams of the page are valid, and its limits are those that LiteLLM has."""
-    follow("gateway/from-litellm", scene)
+@pytest.mark.parametrize(
+    "page", ["gateway/from-litellm", "gateway/providers", "operate/deployment"]
+)
+def test_files_are_checked_and_limits_set(
+    page: str, provider: UpstreamServer, scene: Scene
+) -> None:
+    """The upstreams of a page are valid, and its limits are known."""
+    follow(page, scene)
