@@ -62,7 +62,7 @@ class Principal:
 
     ``limits`` are the amounts that the user, the team and the key have of their own, by the names
     of limits; ``models`` are the patterns of the key, empty for all; ``files``: it may name files
-    that the providers keep.
+    that the providers keep. ``traffic_class`` is the key's, None for that of the plan.
     """
 
     user: str
@@ -72,6 +72,7 @@ class Principal:
     limits: Mapping[str, str] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     files: bool = False
+    traffic_class: str | None = None
 
 
 #: The owner of a key, and when it expires.
@@ -213,6 +214,7 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         limits=amounts_of(user.team, user, key),
         models=tuple(key.models or ()),
         files=bool(key.files),
+        traffic_class=key.traffic_class,
     )
     return principal, key.expires_at
 

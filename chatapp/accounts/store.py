@@ -54,7 +54,7 @@ class ApiKey(Base):
     """A key, without its secret. It is deleted only with its user, as the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
-    may name files that a provider keeps.
+    may name files that a provider keeps. ``traffic_class``: None for that of the plan.
     """
 
     __tablename__ = "api_keys"
@@ -70,6 +70,7 @@ class ApiKey(Base):
     limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
     models: Mapped[list[str] | None] = mapped_column(_JSON)
     files: Mapped[bool | None]
+    traffic_class: Mapped[str | None] = mapped_column(String(64))
 
     @property
     def has_expired(self) -> bool:
@@ -251,6 +252,7 @@ class Accounts:
                     limits=old.limits,
                     models=old.models,
                     files=old.files,
+                    traffic_class=old.traffic_class,
                 )
             )
             old.expires_at = min(old.expires_at or now + overlap, now + overlap)
@@ -380,6 +382,11 @@ class Accounts:
         """Let a key name files of the providers, or not. UnknownKeyError."""
         with self._writing() as session:
             _of(session, "key", public_id).files = allowed
+
+    def set_class(self, public_id: str, name: str | None) -> None:
+        """Give a key a class of traffic; None: that of its plan. UnknownKeyError."""
+        with self._writing() as session:
+            _of(session, "key", public_id).traffic_class = name
 
     def note_use(self, public_id: str, day: date) -> None:
         """Store that the key was used that day."""

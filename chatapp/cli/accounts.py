@@ -22,6 +22,8 @@ from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
+#: In place of a class: that of the key's plan.
+PLAN: Final = "plan"
 LIMIT_HELP: Final = (
     'An amount in place of the policy\'s, as in "usd-day=20 usd/day"; may be repeated.'
 )
@@ -232,6 +234,27 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
     )
 
 
+@keys.command("set-class")
+@click.argument("key")
+@click.argument("name", metavar="CLASS", type=arguments.TRAFFIC_CLASS)
+@by_operator
+@with_json
+def set_class(key: str, name: str, *, reason: str, by: str, as_json: bool) -> None:
+    """Give KEY a class of traffic, as batch; "plan" is that of its plan.
+
+    Limits with `keep` leave a part of their amount to higher classes.
+    """
+    public_id, own = public_id_of(key), None if name == PLAN else name
+    current_services().accounts.set_class(public_id, own)
+    callers.note("class", public_id, amount=name, reason=reason, by=by)
+    output.echo_done(
+        f"Key {public_id} has the class {own or 'of its plan'}; all workers apply it within 5 s.",
+        as_json=as_json,
+        id=public_id,
+        **{"class": own},
+    )
+
+
 def _key_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
     return {
         "id": key.public_id,
@@ -244,6 +267,7 @@ def _key_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
         "limits": amounts.of("key", key.public_id, key.limits),
         "models": list(key.models or ()),
         "files": bool(key.files),
+        "class": key.traffic_class,
     }
 
 
@@ -251,7 +275,8 @@ def _row(key: ApiKey, amounts: OwnersAmounts) -> tuple[str, ...]:
     used = str(key.last_used_on) if key.last_used_on else "never"
     limits = listed(amounts.of("key", key.public_id, key.limits))
     files = "files" if key.files else ""
-    state = "; ".join(filter(None, (state_of(key), limits, _models(key), files)))
+    own_class = f"class {key.traffic_class}" if key.traffic_class else ""
+    state = "; ".join(filter(None, (state_of(key), limits, _models(key), files, own_class)))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
+from chatapp.web.identities import checked_class
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
 
@@ -55,6 +56,14 @@ def own_limit(text: str) -> tuple[str, str]:
             "invalid_amount", f"{text!r} has no amount; write it as usd-day='20 usd/day'"
         )
     return limit.strip(), amount.strip()
+
+
+def traffic_class(text: str) -> str:
+    """The name of a class of traffic."""
+    try:
+        return checked_class(text)
+    except ValueError as error:
+        raise OperatorError("invalid_class", str(error)) from None
 
 
 def models(text: str) -> str:

@@ -7,14 +7,26 @@ limit by IP protects the server, and `create_app` logs a warning.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Final
+
+from flask import request
 
 from chatapp.accounts import TEAM
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, Policy
 
+#: The identity that says a request's class of traffic, and the keyword of a plan.
+CLASS: Final = "class"
+CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+#: The class of a plan without one; no policy need list the other, to which a caller can lower it.
+HIGHEST: Final = "interactive"
+LOWEST: Final = "lowest"
+CLASS_HEADER: Final = "X-Traffic-Class"
+#: The service tier of calls that OpenAI answers when it has room, at half the price.
+FLEX: Final = "flex"
 SPOOFING_WARNING: Final = (
     "No API keys exist, so callers can claim any user_id. Keep this server off the internet, or "
     "create a key: flask --app wsgi chat keys create --user NAME"
@@ -50,6 +62,9 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
     def model() -> str:
         return current_request().wanted.turn.model.slug
 
+    limiter.plan_keyword(CLASS)(checked_class)
+    limiter.identity(CLASS, common=True)(traffic_class)
+
     @limiter.plan_loader
     def plan() -> str:
         current = current_request()
@@ -57,6 +72,28 @@ def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
         if principal is None:
             return plans.get(current.user_id or "", current.services.default_plan)
         return principal.plan
+
+
+def checked_class(value: object) -> str:
+    """The name of a class of traffic; ValueError for anything else."""
+    if not (isinstance(value, str) and CLASS_NAME.fullmatch(value)):
+        raise ValueError(f'found {value!r}; allowed: a name such as "batch".')
+    return value
+
+
+def traffic_class() -> str:
+    """The class of the request: that of its key, else of its plan. A caller can only lower it."""
+    current = current_request()
+    asked = None if current.model_request is None else current.model_request.fields
+    is_flexible = asked is not None and asked.get("service_tier") == FLEX
+    if is_flexible or request.headers.get(CLASS_HEADER) == LOWEST:
+        return LOWEST
+    principal, policy = current.principal, current.services.policy
+    if principal is not None and principal.traffic_class is not None:
+        return principal.traffic_class
+    plan = policy and policy.plans.get(current.services.limiter.current.plan or "")
+    own: str = plan.keywords.get(CLASS, HIGHEST) if plan else HIGHEST
+    return own
 
 
 def has_valid_key() -> bool:

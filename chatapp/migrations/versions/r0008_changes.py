@@ -1,4 +1,4 @@
-"""What operators change, and which users are deactivated."""
+"""What operators change, which users are deactivated, and the classes of keys."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """No user is; the changes of before stay in the limits' storage."""
+    """No user is, and no key has a class; the changes of before stay in the limits' storage."""
     op.add_column("users", sa.Column("deactivated_at", sa.DateTime(timezone=True)))
+    op.add_column("api_keys", sa.Column("traffic_class", sa.String(64)))
     op.create_table(
         "changes",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -29,6 +30,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """All are active again."""
+    """All are active again, and of the class of their plan."""
     op.drop_table("changes")
+    op.drop_column("api_keys", "traffic_class")
     op.drop_column("users", "deactivated_at")

@@ -166,6 +166,7 @@ UNKNOWN = {
     "membership": (lambda a: a.set_team("zoe", "sales"), UnknownTeamError),
     "models": (lambda a: a.set_models("0" * 16, ["gpt-5*"]), UnknownKeyError),
     "files": (lambda a: a.set_files("0" * 16, allowed=True), UnknownKeyError),
+    "class": (lambda a: a.set_class("0" * 16, "batch"), UnknownKeyError),
 }
 
 

@@ -1,0 +1,96 @@
+"""The class of a call: that of its key, else of its plan; a caller can only lower it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from chatapp import MISTAKES, POLICY_FILE
+from chatapp.accounts.store import Accounts
+from chatapp.database.connection import Database
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.upstream_server import UpstreamServer
+
+BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
+MODEL = 'name = "model"\nlimit = "3000/minute"\n'
+KEPT = """\
+name = "model"
+limit = "10/minute"
+keep = { interactive = 6, batch = 2 }
+priority = "class"
+"""
+STARTER = 'title = "Starter"\n'
+
+
+def policy(tmp_path: Path, line: str = 'class = "batch"\n') -> str:
+    """The packaged policy with 10 calls a minute of a model, of which 6 are kept for interactive
+    ones and 2 for batches; the plan Starter is a batch, other plans are interactive."""
+    text = POLICY_FILE.read_text()
+    assert MODEL in text
+    assert STARTER in text
+    file = tmp_path / "policy.toml"
+    file.write_text(text.replace(MODEL, KEPT).replace(STARTER, STARTER + line))
+    return str(file)
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    return Accounts(Database(database_url))
+
+
+@pytest.fixture
+def app(make_app: AppMaker, provider: UpstreamServer, tmp_path: Path) -> Flask:
+    return make_app(RATELIMIT_POLICY_FILE=policy(tmp_path))
+
+
+def remaining(app: Flask, key: str, *, header: str = "", **more: Any) -> int:
+    """What the model's limit leaves this caller after a call, which must be the first: 2, 4 or 10
+    before it."""
+    headers = {"X-Api-Key": key, "X-Traffic-Class": header}
+    answer = app.test_client().post("/v1/chat/completions", json={**BODY, **more}, headers=headers)
+    assert answer.status_code == 200, answer.text
+    (found,) = [each for each in answer.headers["RateLimit"].split(", ") if '"model"' in each]
+    return int(found.split(";r=")[1].split(";")[0])
+
+
+@pytest.mark.parametrize(
+    ("plan", "asked", "left"),
+    [
+        ("pro", {}, 9),
+        ("starter", {}, 3),
+        ("pro", {"header": "lowest"}, 1),
+        ("pro", {"service_tier": "flex"}, 1),
+        ("starter", {"header": "interactive"}, 3),
+        ("starter", {"header": "lowest"}, 1),
+    ],
+)
+def test_of_the_plan(
+    app: Flask, accounts: Accounts, plan: str, asked: dict[str, str], left: int
+) -> None:
+    """By its keyword; interactive without one. A caller cannot raise it."""
+    key = accounts.create_key("ada", plan=plan, default_plan=plan)
+    assert remaining(app, key.text, **asked) == left
+
+
+@pytest.mark.parametrize(("name", "left"), [("batch", 3), ("nightly", 1), ("plan", 9)])
+def test_of_the_key(app: Flask, accounts: Accounts, name: str, left: int) -> None:
+    """By the command; a key that replaces it has the same."""
+    key = accounts.create_key("ada", plan="pro", default_plan="pro")
+    for word in ("batch", name):
+        done = run(app, "keys", "set-class", key.public_id, word)
+        assert f"has the class {'of its plan' if word == 'plan' else word};" in done.output
+    shown = run(app, "keys", "list").stdout
+    assert (f"; class {name}" in shown) is (name != "plan")
+    assert remaining(app, key.text) == left
+
+
+def test_a_mistake_in_a_class(make_app: AppMaker, tmp_path: Path) -> None:
+    """In a plan it has its line; in a command it is an error."""
+    with pytest.raises(MISTAKES, match=r"plans.starter.class: found 5; allowed: a name"):
+        make_app(RATELIMIT_POLICY_FILE=policy(tmp_path, "class = 5\n"))
+    refused = run(make_app(), "keys", "set-class", "0" * 16, "no class", status=2)
+    assert "found 'no class'; allowed: a name such as" in refused.output
