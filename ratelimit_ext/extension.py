@@ -364,7 +364,7 @@ class Limiter(flask_limiter.Limiter):
     # -- its policy ----------------------------------------------------------------------------
 
     def policy(self, app: flask.Flask) -> Policy | None:
-        """The application's policy, with its plans; ``None`` without one."""
+        """Return the application's policy, with its plans; ``None`` without one."""
         return self._hooks_of(app).components.policies.policy
 
     def check_policy(self, app: flask.Flask) -> None:
@@ -525,7 +525,7 @@ class Limiter(flask_limiter.Limiter):
         meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
         **options: Unpack[LimitKeywords],
     ) -> RouteLimit:
-        """A limit for a view, a blueprint, or (as a context manager) a block of code.
+        """Limit a view, a blueprint, or (as a context manager) a block of code.
 
         ``override_defaults`` is true except for guards.
         """
@@ -548,7 +548,7 @@ class Limiter(flask_limiter.Limiter):
         meta_limits: Sequence[Text | flask_limiter.MetaLimit] | None = None,
         **options: Unpack[LimitKeywords],
     ) -> RouteLimit:
-        """A limit that several views share; see :meth:`limit`."""
+        """Limit several views together; see :meth:`limit`."""
         return route_limit(locals(), _SHARED_LIMIT_KEYWORDS, self, shared=True)
 
     @overload
@@ -561,7 +561,7 @@ class Limiter(flask_limiter.Limiter):
     def exempt(self, *, flags: ExemptionScope = ...) -> Exemption: ...
 
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = EXEMPTION) -> Any:
-        """See Flask-Limiter. Raises ``ConfigurationError`` for the name of a view or blueprint."""
+        """Exempt a view or blueprint, as in Flask-Limiter. Names are a ``ConfigurationError``."""
         if obj is not None:
             check_target(obj, "limiter.exempt")
         return super().exempt(obj, flags=flags)
@@ -678,7 +678,7 @@ class Limiter(flask_limiter.Limiter):
 
 
 def _in_request(request_id: Callable[[], str]) -> str:
-    """The id of the current request; empty without one."""
+    """Return the id of the current request; empty without one."""
     return request_id() if flask.has_request_context() else ""
 
 

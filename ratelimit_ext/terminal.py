@@ -30,7 +30,7 @@ class OperatorGroup(AppGroup):
         self._hints = hints
 
     def operator_error(self, error: Exception) -> OperatorError | None:
-        """The error as one of an operator's; ``None`` for one that no operator can mend."""
+        """Return the error as one of an operator's; ``None`` for one that no operator can mend."""
         if isinstance(error, StorageUnavailable):
             return OperatorError("storage", f"The limits cannot be reached: {error}")
         if isinstance(error, ConfigurationError):

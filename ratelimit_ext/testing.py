@@ -66,7 +66,7 @@ class RateLimits:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """A block without limits."""
+        """Leave out all limits in a block."""
         was, self._limiter.enabled = self._limiter.enabled, False
         try:
             yield
@@ -91,7 +91,7 @@ class RateLimits:
             assert found == wanted, f"Retry-After is {found}, not {wanted}"
 
     def now_us(self) -> int:
-        """The time of the limits, in microseconds since 1970."""
+        """Return the time of the limits, in microseconds since 1970."""
         return self._now_us
 
     def _use(self, storage: Storage) -> Storage | None:
@@ -105,7 +105,8 @@ class RateLimits:
             self.decisions.append(event)
 
     def _denying(self) -> list[str]:
-        """The limits that denied the last request; an unnamed one is called by its amount."""
+        """Return the limits that denied the last request; an unnamed one is called by its
+        amount."""
         if not self.decisions or self.decisions[-1].admitted:
             return []
         return [verdict.charge.limit.label for verdict in self.decisions[-1].denials]
@@ -121,7 +122,8 @@ def rate_limits(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
 
 
 def limiter_of(app: flask.Flask) -> Limiter:
-    """The extension of an application. Raises ``LookupError`` without one, or with several."""
+    """Return the extension of an application. Raises ``LookupError`` without one, or with
+    several."""
     found: list[Any] = [
         each for each in app.extensions.get("limiter", ()) if isinstance(each, Limiter)
     ]

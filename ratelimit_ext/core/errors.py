@@ -56,7 +56,7 @@ LONGEST_NAME = 64
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question that names the known word nearest to ``name``; empty if none is near.
+    """Return a question that names the known word nearest to ``name``; empty if none is near.
 
     >>> did_you_mean("brust", ["burst", "limit"])
     " Did you mean 'burst'?"
@@ -66,7 +66,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
-    """The sentence for a name that is not allowed.
+    """Return the sentence for a name that is not allowed.
 
     >>> unknown_name("unit", "token", ["tokens", "usd"])
     "unknown unit 'token'; allowed: 'tokens', 'usd'. Did you mean 'tokens'?"
@@ -91,7 +91,7 @@ def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
 
 
 def wait_text(wait_ms: int) -> str:
-    """How long to wait, for a person: rounded up, in at most two units.
+    """Return how long to wait, for a person: rounded up, in at most two units.
 
     >>> wait_text(400), wait_text(90_500), wait_text(7_500_000), wait_text(2_678_400_000)
     ('less than a second', '91 seconds', '2 hours 5 minutes', '31 days')

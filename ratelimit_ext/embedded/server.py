@@ -36,7 +36,7 @@ class EmbeddedServerError(Exception):
 
 
 def embedded_uri(data_dir: str | os.PathLike[str]) -> str | None:
-    """The address of the embedded server that runs in that directory, or None.
+    """Return the address of the embedded server that runs in that directory, or None.
 
     For commands beside the application: they use the server without keeping it alive.
     """

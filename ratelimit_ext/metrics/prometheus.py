@@ -56,7 +56,7 @@ class PrometheusExporter:
         self._child(measure, labels).set(value)
 
     def scrape(self) -> tuple[bytes, int, dict[str, str]]:
-        """The answer of a view: all figures of all processes."""
+        """Return the answer of a view: all figures of all processes."""
         registry = self.registry
         if os.environ.get(DIRECTORY):
             registry = CollectorRegistry()

@@ -66,7 +66,7 @@ def uncounted(identity: str) -> OperatorError:
 
 
 def _meant(components: Components, app: flask.Flask, text: str) -> dict[str, str]:
-    """The identities that an operator may mean, by the kind that a limit counts."""
+    """Return the identities that an operator may mean, by the kind that a limit counts."""
     kinds = dict.fromkeys(row.key for row in components.inventory.all_rows(app))
     identity = components.callbacks.callers.identity
     return {kind: found for kind in kinds if (found := identity(kind, text))}
@@ -85,7 +85,7 @@ def _check(components: Components, meant: Mapping[str, str]) -> None:
 
 
 def _recorded(identity: str) -> str:
-    """The identity as records have it: a long one by its hash."""
+    """Return the identity as records have it: a long one by its hash."""
     name = parsed_key(bucket_key("", identity))
     return name.identity if name else identity
 
@@ -104,7 +104,7 @@ class Explanation(NamedTuple):
 
 
 def explained(record: DenialRecord) -> Explanation:
-    """Why the caller was denied, as ``flask ratelimit why`` says it."""
+    """Say why the caller was denied, as ``flask ratelimit why`` does."""
     shown = "" if record.limit == record.amount else f" ({record.amount})"
     cause, left, free, wait = record.reason, "", "no end", ""
     wait_ms = record.wait_ms
@@ -143,7 +143,7 @@ def _units(record: DenialRecord, units: int) -> str:
 
 
 def _clock(at_s: float) -> str:
-    """The time of day; with its date if that is another day."""
+    """Return the time of day; with its date if that is another day."""
     at = datetime.fromtimestamp(at_s, UTC)
     is_today = at.date() == datetime.fromtimestamp(time.time(), UTC).date()
     return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"

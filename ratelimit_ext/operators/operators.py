@@ -96,8 +96,8 @@ class Operators:
     # -- what there is ---------------------------------------------------------------------------
 
     def groups(self, endpoint: str = "") -> Iterator[tuple[Group, list[Row | Any]]]:
-        """The endpoints, or one, each with its limits: rows, and definitions whose string is known
-        only in a request."""
+        """Return the endpoints, or one, each with its limits: rows, and definitions whose string is
+        known only in a request."""
         app = application()
         if endpoint and endpoint not in app.view_functions:
             known = ", ".join(sorted(app.view_functions.keys() - {"static"}))
@@ -115,7 +115,7 @@ class Operators:
                 yield group, found
 
     def rows(self) -> list[Row]:
-        """Every limit once for each bucket and plan."""
+        """Return every limit once for each bucket and plan."""
         app = application()
         return [row for components in self._enabled() for row in components.inventory.all_rows(app)]
 
@@ -219,7 +219,7 @@ class Operators:
         return cleared
 
     def look(self, charge: Charge) -> Verdict:
-        """The verdict on a charge of an event as of now; it is not charged."""
+        """Return the verdict on a charge of an event as of now; it is not charged."""
         engine = self._enabled()[0].engines.primary
         return engine.admit([charge], take=False).verdicts[0]
 
@@ -239,17 +239,17 @@ class Operators:
     # -- what was decided ------------------------------------------------------------------------
 
     def denials(self, *identities: str, since: float, most: int = MOST_READ) -> Denied:
-        """The denials of these identities, or of all, in that many seconds before now, of the
-        ``most`` entries that were written last."""
+        """Return the denials of these identities, or of all, in that many seconds before now, of
+        the ``most`` entries that were written last."""
         return denials_of(self._enabled(), application(), identities, since=since, most=most)
 
     def shadow_report(self, limit: str | None = None) -> list[dict[str, Any]]:
-        """What limits in shadow and candidates would have denied in the last hour and day; of that
-        limit alone if named."""
+        """Return what limits in shadow and candidates would have denied in the last hour and day;
+        of that limit alone if named."""
         return shadow_results(self._enabled(), application(), limit)
 
     def counters(self, minutes: int) -> Mapping[int, Mapping[str, Counter[str]]]:
-        """How many decisions each limit made, in each of the last minutes."""
+        """Return how many decisions each limit made, in each of the last minutes."""
         return self._enabled()[0].recorder.require_enabled().counters.read(minutes)
 
     # -- blocks ----------------------------------------------------------------------------------
@@ -339,7 +339,7 @@ class Operators:
             raise
 
     def overrides(self) -> list[Override]:
-        """The overrides that apply."""
+        """Return the overrides that apply."""
         return [each for components in self._enabled() for each in components.overrides.all()]
 
     def clear_override(
@@ -357,8 +357,8 @@ class Operators:
         return removed
 
     def log(self, *, since: float = 0.0) -> list[LogEntry]:
-        """The changes by operators since then, in seconds since 1970, the newest first: the latest
-        in the storage, and all that the application keeps."""
+        """Return the changes by operators since then, in seconds since 1970, the newest first: the
+        latest in the storage, and all that the application keeps."""
         entries = {each for components in self._enabled() for each in components.overrides.log()}
         if self.change_log is not None:
             entries.update(self.change_log.read(since))
@@ -387,9 +387,9 @@ class Operators:
         return self._attached[0].components.settlements.flush(timeout_s)
 
     def lost_settlements(self) -> dict[str, int]:
-        """What this process could not settle, by unit (dollars in micro-dollars): costs that were
-        not charged, refunds, and slots that stayed taken until their lease ended. Each is also in
-        the log, with its bucket."""
+        """Return what this process could not settle, by unit (dollars in micro-dollars): costs that
+        were not charged, refunds, and slots that stayed taken until their lease ended. Each is also
+        in the log, with its bucket."""
         return self._attached[0].components.settlements.lost
 
 
@@ -411,7 +411,7 @@ def _check_name(name: str, readers: Iterable[Reader]) -> None:
 
 
 def _meant(components: Components, limit: str, text: str, rows: list[Row]) -> str:
-    """The identity that an operator means in the limits of that name."""
+    """Return the identity that an operator means in the limits of that name."""
     callers, kinds = components.callbacks.callers, dict.fromkeys(row.key for row in rows)
     for kind in kinds:
         if identity := callers.identity(kind, text):

@@ -68,7 +68,7 @@ def _result(shadow: Shadow, counts: Counts, period: str) -> dict[str, Any]:
 
 
 def advice_text(result: Mapping[str, Any]) -> str:
-    """The smallest amount that is enough for nearly all, by the result of a day."""
+    """Return the smallest amount that is enough for nearly all, by the result of a day."""
     enough = result["enough_for_99_percent"]
     if enough is None:
         return (

@@ -75,7 +75,7 @@ def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
 
 
 def printable(text: str) -> str:
-    """The text with escapes for characters that could change what a terminal shows."""
+    """Return the text with escapes for characters that could change what a terminal shows."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -102,5 +102,5 @@ def span_text(length_us: int) -> str:
 
 
 def with_times(found: Override | LogEntry) -> dict[str, Any]:
-    """The fields for :func:`echo_json`, with instants that people can read."""
+    """Return the fields for :func:`echo_json`, with instants that people can read."""
     return {**asdict(found), "until": iso_time(found.until), "at": iso_time(found.at)}

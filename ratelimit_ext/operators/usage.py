@@ -122,7 +122,8 @@ class Reader:
         self._amounts: dict[str, Mapping[str, str]] = {}
 
     def of_identities(self, *texts: str, kind: str | None = None) -> list[State]:
-        """The states of all limits that count these identities, each once; of one kind if named."""
+        """Return the states of all limits that count these identities, each once; of one kind if
+        named."""
         wanted: dict[str, tuple[Row, str]] = {}
         rows = [row for row in self.rows if kind in (None, row.key)]
         for text in texts:
@@ -133,22 +134,22 @@ class Reader:
         return self._states(wanted)
 
     def _applies(self, row: Row, identity: str) -> bool:
-        """Whether the limit is of the identity's plan, and not for others alone."""
+        """Return whether the limit is of the identity's plan, and not for others alone."""
         if row.plan and self._plan(identity) not in (row.plan, None):
             return False
         return not row.is_optional or self._text(row, identity) is not None
 
     def used(self, limit: str | None, most: int) -> tuple[list[State], bool]:
-        """The states of what is stored of the limits, or of one by its name; and whether there are
-        more names than were read."""
+        """Return the states of what is stored of the limits, or of one by its name; and whether
+        there are more names than were read."""
         rows = (row for row in self.rows if limit in (None, row.name, row.limit.name))
         names, has_more = self._names(most)
         stored = self._stored(names, (row for row in rows if row.limit.visible))
         return [state for state in stored if state.used], has_more
 
     def blocks(self, most: int) -> list[Block]:
-        """What is blocked, of so many names. Also by surges, which no operator sets; not what a
-        guard in shadow would deny."""
+        """Return what is blocked, of so many names. Also by surges, which no operator sets; not
+        what a guard in shadow would deny."""
         log, strategies = self.components.overrides.log(), strategies_taking("unblock")
         codes = [f"{traits_of(strategy).code}:" for strategy in strategies]
         names = [name for code in codes for name in self._names(most, code)[0]]
@@ -157,7 +158,7 @@ class Reader:
         return [_block(state, log) for state in stored if not state.verdict.allowed]
 
     def _stored(self, names: Iterable[str], rows: Iterable[Row]) -> list[State]:
-        """The states of the buckets of these names, as far as they are of these limits."""
+        """Return the states of the buckets of these names, as far as they are of these limits."""
         by_prefix: dict[str, list[Row]] = {}
         for row in rows:
             by_prefix.setdefault(row.prefix, []).append(row)
@@ -178,7 +179,7 @@ class Reader:
         return self._plans[identity]
 
     def _names(self, most: int, beginning: str = "") -> tuple[list[str], bool]:
-        """The names of buckets, and whether there are more than ``most``."""
+        """Return the names of buckets, and whether there are more than ``most``."""
         storage = self.components.storage
         if not isinstance(storage, RedisStorage):
             raise OperatorError("not_searchable", NOT_SEARCHABLE)
@@ -210,7 +211,7 @@ class Reader:
         return states
 
     def _own(self, row: Row, identity: str) -> tuple[Row, Override | None]:
-        """The limit with the identity's amount, and the override if it has one."""
+        """Return the limit with the identity's amount, and the override if it has one."""
         override = self._overrides.get((row.limit.name, identity))
         text = self._text(row, identity)
         if text is not None:
@@ -219,7 +220,7 @@ class Reader:
         return row, override
 
     def _text(self, row: Row, identity: str) -> str | None:
-        """The identity's amount, by an override or by the application."""
+        """Return the identity's amount, by an override or by the application."""
         if override := self._overrides.get((row.limit.name, identity)):
             return override.amount
         if identity not in self._amounts:

@@ -175,7 +175,7 @@ class Policy:
     uses: Uses = field(default_factory=Uses, compare=False)
 
     def plan(self, name: str) -> Plan:
-        """The plan of this name. Raises :class:`ConfigurationError` if it is unknown."""
+        """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""
         plan = self.plans.get(name)
         if plan is None:
             known = ", ".join(map(repr, self.plans)) or "none"
@@ -193,11 +193,11 @@ class Policy:
         return next((plan for plan in plans if plan.default), next(iter(plans), None))
 
     def next_plan(self, plan: Plan) -> Plan | None:
-        """The plan that allows more, if there is one."""
+        """Return the plan that allows more, if there is one."""
         return None if plan.next is None else self.plans.get(plan.next)
 
     def adjustable(self, *, key: str, plan: str | None = None) -> dict[str, PolicyLimit]:
-        """The limits whose amount may be another for single callers, by name.
+        """Return the limits whose amount may be another for single callers, by name.
 
         ``key`` is the identity that they count. Of the limits of plans, those of ``plan``.
         """
@@ -209,7 +209,7 @@ class Policy:
         }
 
     def all_limits(self) -> Limits:
-        """Every limit once, those of the plans last."""
+        """Return every limit once, those of the plans last."""
         return self._limits(self.plans.values())
 
     def _limits(self, plans: Iterable[Plan]) -> Limits:

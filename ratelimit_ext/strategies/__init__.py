@@ -42,12 +42,13 @@ def register(strategy: Strategy) -> None:
 
 
 def strategy_named(name: str) -> Strategy:
-    """The strategy of this name. Raises ``ConfigurationError`` if it is unknown."""
+    """Return the strategy of this name. Raises ``ConfigurationError`` if it is unknown."""
     return cast(Strategy, traits.traits_of(name))
 
 
 def strategy_of(limit: Limit) -> Strategy:
-    """The strategy that carries out the limit, with reservations if its costs are estimates."""
+    """Return the strategy that carries out the limit, with reservations if its costs are
+    estimates."""
     strategy = cast(Strategy, limit.traits)
     return _with_reservations[strategy] if limit.held else strategy
 

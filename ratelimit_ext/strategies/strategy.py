@@ -45,28 +45,30 @@ class Strategy(Traits, ABC):
     """
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
-        """The limit as numbers, the same for Lua and for the methods below."""
+        """Return the limit as numbers, the same for Lua and for the methods below."""
         return limit.amount, limit.period_us
 
     @abstractmethod
     def check(
         self, state: Any, now_us: int, cost: int, parameters: Any
     ) -> tuple[bool, Snapshot, Any]:
-        """Whether ``cost`` fits at ``now_us``; the snapshot; the state brought to ``now_us``."""
+        """Return whether ``cost`` fits at ``now_us``; the snapshot; the state brought to
+        ``now_us``."""
 
     @abstractmethod
     def take(self, state: Any, now_us: int, cost: int, parameters: Any) -> Any:
-        """The state after a cost that fitted; ``None`` if there is nothing to keep."""
+        """Return the state after a cost that fitted; ``None`` if there is nothing to keep."""
 
     @abstractmethod
     def lifetime(self, state: Any, now_us: int, parameters: Any) -> int:
-        """For how many microseconds the state matters: afterwards it answers as a fresh bucket.
+        """Return for how many microseconds the state matters: afterwards it answers as a fresh
+        bucket.
 
         Every time to live comes from here. 0 or less: it is not kept.
         """
 
     def adjust(self, state: Any, now_us: int, parameters: Any, receipt: int, delta: int) -> Any:
-        """The state after correcting the charge of ``receipt`` by ``delta`` units.
+        """Return the state after correcting the charge of ``receipt`` by ``delta`` units.
 
         Never denies; a positive delta may overdraw. If the window of the charge is over, a positive
         delta is charged to the current one, and a negative one changes nothing: ``None``.
@@ -77,56 +79,58 @@ class Strategy(Traits, ABC):
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
-        """The answer to a charge that was taken, or not. Its cost is within the capacity."""
+        """Return the answer to a charge that was taken, or not. Its cost is within the capacity."""
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
-        """What remains once ``cost`` is taken, and how long until the limit is full again: two
-        fields of the verdict, which are all that most answers show."""
+        """Return what remains once ``cost`` is taken, and how long until the limit is full again:
+        two fields of the verdict, which are all that most answers show."""
         charge = Charge(limit, "", cost)
         verdict = self.verdict(charge, snapshot, now_us, allowed=True, taken=True)
         return verdict.remaining, verdict.reset_after_us
 
     def longest_wait_us(self, limit: Limit) -> int | None:
-        """The longest wait that it can name for a cost within the capacity; ``None`` if unknown."""
+        """Return the longest wait that it can name for a cost within the capacity; ``None`` if
+        unknown."""
         return None
 
     def usage(self, state: Any, now_us: int, parameters: Any) -> int:
-        """What the state counts as used now, debt included: charged to a fresh bucket, it would
-        leave as much or less. 0 where nothing can be carried over: guards, and calls in flight,
-        whose holds are carried over."""
+        """Return what the state counts as used now, debt included: charged to a fresh bucket, it
+        would leave as much or less. 0 where nothing can be carried over: guards, and calls in
+        flight, whose holds are carried over."""
         return 0
 
     def filled(
         self, units: int, now_us: int, parameters: Any, reset_after_us: int, age_us: int
     ) -> Any:
-        """The state of a bucket of which no more is known than the ``units`` used now, by a verdict
-        of ``age_us`` ago, and, as in a verdict, when it is full again. It never frees them earlier
-        than the unknown state would."""
+        """Return the state of a bucket of which no more is known than the ``units`` used now, by a
+        verdict of ``age_us`` ago, and, as in a verdict, when it is full again. It never frees them
+        earlier than the unknown state would."""
         return self.adjust(None, now_us, parameters, 0, units)
 
     def credited(self, state: Any, now_us: int, parameters: Any, units: int) -> Any:
-        """The state with ``units`` less of what it counts as used now, the oldest first, or as many
-        more if negative."""
+        """Return the state with ``units`` less of what it counts as used now, the oldest first, or
+        as many more if negative."""
         receipt = 0 if state is None else self.receipt(state, now_us)
         return self.adjust(state, now_us, parameters, receipt, -units)
 
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
-        """What one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
+        """Return what one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
         return replace(limit, amount=units)
 
     def without_holds(
         self, state: Any, now_us: int, parameters: Any
     ) -> tuple[Any, Sequence[tuple[Hold, int, int]]]:
-        """The state without the calls in flight, and these: hold, amount held, amount spent."""
+        """Return the state without the calls in flight, and these: hold, amount held, amount
+        spent."""
         return state, ()
 
     def receipt(self, state: Any, now_us: int) -> int:
-        """Where a charge goes that is taken now from a state that was brought to now."""
+        """Return where a charge goes that is taken now from a state that was brought to now."""
         return 0
 
     def is_stale(self, state: Any, now_us: int, parameters: Any) -> bool:
-        """Whether a decision stores the state as of now (a ``take`` of 0) even if it denies: it
-        comes from a future that only a clock set back explains, or from before a change of the
+        """Return whether a decision stores the state as of now (a ``take`` of 0) even if it denies:
+        it comes from a future that only a clock set back explains, or from before a change of the
         limit that it depends on.
 
         ``check`` brings such a state to now at each call. Otherwise a wait would restart with every
@@ -135,11 +139,12 @@ class Strategy(Traits, ABC):
         return False
 
     def reserve(self, state: Any, now_us: int, parameters: Any) -> Any:
-        """The state with the hold of a call whose estimate is 0; ``None``: it has no holds."""
+        """Return the state with the hold of a call whose estimate is 0; ``None``: it has no
+        holds."""
         return None
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """The verdict as of ``elapsed_us`` later, without other calls.
+        """Return the verdict as of ``elapsed_us`` later, without other calls.
 
         A view may take half a minute, and its headers are about the moment they are sent. Where a
         verdict alone is not enough to know, it stays as it was, on the safe side.
@@ -149,7 +154,7 @@ class Strategy(Traits, ABC):
         return verdict._replace(remaining=remaining, reset_after_us=left)
 
     def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
-        """The state after the change; ``None``: it changes nothing."""
+        """Return the state after the change; ``None``: it changes nothing."""
         return getattr(self, change.verb)(state, now_us, parameters, *change.numbers)
 
     def check_change(self, change: Change) -> None:
@@ -162,7 +167,7 @@ class Strategy(Traits, ABC):
             )
 
     def fragments(self) -> tuple[str, ...]:
-        """The parts of a script that define it, in their order."""
+        """Return the parts of a script that define it, in their order."""
         source = sys.modules[type(self).__module__].__file__
         assert source is not None
         return (f"do\n{lua(Path(source).with_suffix('.lua'))}end\n",)

@@ -80,17 +80,19 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
 
 
 def precedence(cause: Cause) -> int:
-    """The place of a cause among several; a guard's without a place comes just before limits."""
+    """Return the place of a cause among several; a guard's without a place comes just before
+    limits."""
     return [*_ANSWERS].index(cause if cause in _ANSWERS else "abnormal-usage")
 
 
 def is_temporary(cause: Cause) -> bool:
-    """Whether what the request needs is unavailable, through no fault of the caller's: 503."""
+    """Return whether what the request needs is unavailable, through no fault of the caller's:
+    503."""
     return cause in _ANSWERS and _ANSWERS[cause].status == 503
 
 
 def _answer_to(cause: Cause, limit: Limit) -> _Answer:
-    """How the cause is reported; a strategy may have a cause and a sentence of its own."""
+    """Return how the cause is reported; a strategy may have a cause and a sentence of its own."""
     known = _ANSWERS.get(cause)
     if known is not None:
         return known
@@ -158,7 +160,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return " ".join(filter(None, [self._subject(self.bound_limit), plan, kept, wait]))
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
-        """The response of an ``on_breach`` callback, else the default body."""
+        """Return the response of an ``on_breach`` callback, else the default body."""
         if self.response is not None or self.decision is None or self.bound_limit is None:
             response: Response = super().get_response(environ, scope)
             return response
@@ -295,7 +297,7 @@ def try_again(wait_ms: int) -> str:
 
 
 def _kept(limit: Limit) -> str:
-    """What a class of traffic may not use, as a sentence; empty without one."""
+    """Return what a class of traffic may not use, as a sentence; empty without one."""
     if not limit.kept_for:
         return ""
     *names, last = limit.kept_for
@@ -310,7 +312,7 @@ def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
 
 
 def _own_message(bound: BoundLimit, cause: Cause) -> Any:
-    """The limit's ``error_message`` if it has one for the cause."""
+    """Return the limit's ``error_message`` if it has one for the cause."""
     if cause in ("storage-full", "storage-unavailable"):
         return None
     own = bound.runtime.error_message

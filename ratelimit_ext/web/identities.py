@@ -30,7 +30,8 @@ _ADDRESS: Final = re.compile(
 
 
 def client_ip() -> str:
-    """The client's IPv4 address or IPv6 /64 network, which is what one subscriber is assigned.
+    """Return the client's IPv4 address or IPv6 /64 network, which is what one subscriber is
+    assigned.
 
     Behind proxies, apply Werkzeug's ``ProxyFix`` for the number of your proxies. If the forwarded
     address is invalid, the proxy's own is used.
@@ -43,8 +44,8 @@ def client_ip() -> str:
 
 
 def address_identity(remote: str) -> str:
-    """The identity of a client with this address, without its port. Text that is no IP address is
-    returned unchanged.
+    """Return the identity of a client with this address, without its port. Text that is no IP
+    address is returned unchanged.
 
     >>> address_identity("2001:db8::7"), address_identity("::ffff:10.0.0.1")
     ('2001:db8::/64', '10.0.0.1')
@@ -75,8 +76,8 @@ def _parsed(remote: str) -> str | None:
 
 
 def api_key() -> str:
-    """A digest of the bearer token or ``X-API-Key``, so that no storage, log or metric contains the
-    key; without a key, the client's IP."""
+    """Return a digest of the bearer token or ``X-API-Key``, so that no storage, log or metric
+    contains the key; without a key, the client's IP."""
     header = flask.request.headers.get("Authorization", "")
     scheme, _, token = header.partition(" ")
     key = token.strip() if scheme.lower() == "bearer" else ""
@@ -89,8 +90,8 @@ def key_identity(key: str) -> str:
 
 
 def meant(function: Identity | None, text: str) -> str:
-    """The identity that an operator means by the text, in limits of this identity function; empty
-    if it cannot be one. A function of the application's takes the text as it is.
+    """Return the identity that an operator means by the text, in limits of this identity function;
+    empty if it cannot be one. A function of the application's takes the text as it is.
 
     >>> meant(user, "ada"), meant(client_ip, "ip:10.0.0.7"), meant(client_ip, "ada")
     ('user-ada', '10.0.0.7', '')
@@ -117,7 +118,7 @@ def user() -> str:
 
 
 def model() -> str:
-    """The ``model`` of a JSON body; ``-`` without one."""
+    """Return the ``model`` of a JSON body; ``-`` without one."""
     body = flask.request.get_json(silent=True)
     name = body.get("model") if isinstance(body, dict) else None
     return name if isinstance(name, str) and name else "-"

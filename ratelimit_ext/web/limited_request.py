@@ -57,8 +57,8 @@ class LimitedRequest:
         return records
 
     def verdict(self, name: str) -> Verdict | None:
-        """The verdict of the limit of that name; ``None`` without one. Shadow limits and guards
-        have verdicts, too."""
+        """Return the verdict of the limit of that name; ``None`` without one. Shadow limits and
+        guards have verdicts, too."""
         named = [r.verdict for r in self._state.decided if r.bound.limit.name == name]
         return named[-1] if named else None
 
@@ -105,7 +105,7 @@ class LimitedRequest:
         return max(shares, default=1)
 
     def _budgets(self) -> list[tuple[int, str]]:
-        """What each budget has left for the request, and the identity that it counts."""
+        """Return what each budget has left for the request, and the identity that it counts."""
         left: dict[tuple[Engine, str], int] = {}
         held: dict[tuple[Engine, str], int] = {}
         identities: dict[tuple[Engine, str], str] = {}
@@ -137,7 +137,7 @@ class LimitedRequest:
         return self._hooks.components.attempts.admit(self._state, names)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
-        """What the caller has left of each limit of an endpoint, the shortest period first.
+        """Return what the caller has left of each limit of an endpoint, the shortest period first.
 
         Nothing is charged. A limit whose identity depends on more than the request has, such as the
         model of a call, is left out. Empty if limits are disabled. Raises ``ValueError`` for an

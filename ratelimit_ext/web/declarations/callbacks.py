@@ -42,8 +42,8 @@ class Callers(Protocol):
     """What an application knows of its callers, for ``flask ratelimit``."""
 
     def identity(self, kind: str, text: str) -> str:
-        """The identity that an operator means by the text, in the limits with ``key = kind``.
-        Empty if it cannot be one."""
+        """Return the identity that an operator means by the text, in the limits with ``key =
+        kind``. Empty if it cannot be one."""
         ...
 
     def check(self, kind: str, identity: str) -> None:
@@ -51,11 +51,11 @@ class Callers(Protocol):
         ...
 
     def plan(self, identity: str) -> str | None:
-        """The plan of the identity; ``None`` if it has none."""
+        """Return the plan of the identity; ``None`` if it has none."""
         ...
 
     def amounts(self, identity: str) -> Mapping[str, str]:
-        """The identity's amounts, as of ``amount_loader``."""
+        """Return the identity's amounts, as of ``amount_loader``."""
         ...
 
 
