@@ -9,7 +9,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from flask import Flask
+from flask import Flask, Response
 from flask.logging import create_logger, default_handler
 from limits.storage import RedisStorage
 from sqlalchemy.exc import SQLAlchemyError
@@ -64,6 +64,7 @@ from chatapp.web import (
     identities,
     middleware,
 )
+from chatapp.web.compression import compressed
 from chatapp.web.formats.errors import unknown_address
 from chatapp.web.metrics import Metrics
 from ratelimit_ext import (
@@ -100,8 +101,11 @@ MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 
 
 class Application(Flask):
-    """Flask without async functions. Looking for one takes longer than most of the functions that
-    are called in each request."""
+    """Flask with compressed files, and without async functions: looking for one takes longer than
+    most of the functions that are called in each request."""
+
+    def send_static_file(self, filename: str) -> Response:
+        return compressed(super().send_static_file(filename))
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         return func

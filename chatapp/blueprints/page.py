@@ -8,6 +8,7 @@ from flask import Blueprint, Response, make_response, render_template
 
 from chatapp.accounts.authentication import AccountsUnavailableError
 from chatapp.services import current_services
+from chatapp.web.compression import compressed
 
 bp = Blueprint("page", __name__)
 
@@ -33,7 +34,7 @@ def page() -> Response:
     response = make_response(html)
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
-    return response
+    return compressed(response)
 
 
 def _needs_key() -> bool:

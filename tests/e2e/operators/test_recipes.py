@@ -276,3 +276,21 @@ def test_http_is_redirected(proxy: Proxy) -> None:
         response = connection.getresponse()
         assert response.status == 308
         assert response.headers["Location"] == f"https://{HOST}/chat?x=1"
+
+
+def test_the_page_arrives_compressed_and_a_stream_does_not(proxy: Proxy) -> None:
+    """As chatapp sends them, with what a browser accepts."""
+    asked = {"message": "ping", "model": "offline", "stream": True}
+    accepts = {"Accept-Encoding": "gzip, br"}
+    for method, path, body, encoding in (
+        ("GET", "/", None, "gzip"),
+        ("GET", "/static/chat.js", None, "gzip"),
+        ("GET", "/healthz", None, None),
+        ("POST", "/chat", json.dumps(asked), None),
+    ):
+        with closing(proxy.connection()) as connection:
+            connection.request(method, path, body, {**CONTENT, **accepts})
+            response = connection.getresponse()
+            assert response.status == 200
+            assert response.headers["Content-Encoding"] == encoding
+            response.read()
