@@ -15,7 +15,10 @@ from benchmarks import against, report
 from benchmarks.harness import SCALES, Session, document, save
 from benchmarks.servers import ROOT, storage
 
-NAMES = ("request_cost", "throughput", "hot_key", "server_time", "memory", "gateway", "sizing")
+NAMES = (
+    *("request_cost", "throughput", "hot_key", "server_time", "memory", "gateway", "streams"),
+    "sizing",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -142,10 +142,10 @@ def load(
 
 
 @contextmanager
-def targets(session: Session) -> Iterator[tuple[dict[str, Target], str]]:
-    """The running gateways by name, and chatapp's API key."""
+def targets(session: Session, *, paced: bool = False) -> Iterator[tuple[dict[str, Target], str]]:
+    """The running gateways by name, and chatapp's API key. ``paced``: streams are slow."""
     with ExitStack() as stack:
-        upstream = stack.enter_context(mock_upstream())
+        upstream = stack.enter_context(mock_upstream(paced=paced))
         base_url = f"http://127.0.0.1:{upstream}/v1"
         environment = chatapp_environment(session, base_url)
         key = new_key(environment, session.folder)

@@ -37,6 +37,8 @@ class Scale:
     live: int  # calls in a sliding window
     in_flight: int
     connections: tuple[int, ...]
+    streams: tuple[int, ...]
+    stream_s: float  # how long one lasts
 
 
 FULL = Scale(
@@ -49,6 +51,8 @@ FULL = Scale(
     live=20_000,
     in_flight=1_000,
     connections=(1, 16, 64),
+    streams=(50, 250, 500, 1_000, 2_000),
+    stream_s=10,
 )
 QUICK = replace(
     FULL,
@@ -58,6 +62,7 @@ QUICK = replace(
     calls=200,
     users=12_500,  # a power of two less than in full: hash tables are as full
     keys=(100, 1_000, 10_000, 100_000),
+    streams=(50, 250),
 )
 # Shows only that the programs work.
 TINY = Scale(
@@ -70,6 +75,8 @@ TINY = Scale(
     live=600,
     in_flight=20,
     connections=(1, 4),
+    streams=(4,),
+    stream_s=0.5,
 )
 SCALES = {scale.name: scale for scale in (FULL, QUICK, TINY)}
 

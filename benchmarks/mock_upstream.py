@@ -1,20 +1,25 @@
 """A provider that answers at once: OpenAI's chat completion, plain or streamed, in its own process.
 
-It reads a request only to know where it ends and whether it asks for a stream.
+It reads a request only to know where it ends and whether it asks for a stream. If it is paced, a
+stream has as many tokens as the request allows, PER_S of them a second.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import re
 import selectors
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import get_context
 
 MODEL = "gpt-5.4-mini"
 WORDS = 20  # of a streamed answer, an event each
+PER_S = 10  # events, of a paced stream
 SHARED = {"id": "chatcmpl-1", "created": 1_764_000_000, "model": MODEL}
 USAGE = {
     "prompt_tokens": 14,
@@ -35,6 +40,7 @@ HEAD = (
 )
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 STREAM = re.compile(rb'"stream": ?true')
+ALLOWED = re.compile(rb'"max_completion_tokens": ?(\d+)')
 
 
 def plain() -> bytes:
@@ -46,26 +52,30 @@ def plain() -> bytes:
     return (head + body).encode()
 
 
-def streamed() -> bytes:
+def streamed(words: int = WORDS) -> list[bytes]:
+    """The head and each event, as they are sent."""
+
     def event(choices: list[dict[str, object]], **more: object) -> str:
         chunk = {**SHARED, "object": "chat.completion.chunk", "choices": choices, **more}
         return f"data: {json.dumps(chunk)}\n\n"
 
     deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
-    deltas += [{"content": "word "}] * WORDS
+    deltas += [{"content": "word "}] * words
     events = [event([{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
     events.append(event([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
     events += [event([], usage=USAGE), "data: [DONE]\n\n"]
-    chunks = "".join(f"{len(each):x}\r\n{each}\r\n" for each in events)
     head = f"{HEAD}content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    return f"{head}{chunks}0\r\n\r\n".encode()
+    chunks = [f"{len(each):x}\r\n{each}\r\n" for each in events]
+    return [each.encode() for each in (head, *chunks, "0\r\n\r\n")]
 
 
 @contextmanager
-def mock_upstream() -> Iterator[int]:
+def mock_upstream(*, paced: bool = False) -> Iterator[int]:
     """Its port."""
-    with socket.create_server(("127.0.0.1", 0), backlog=256) as listener:
-        process = get_context("fork").Process(target=serve, args=(listener,), daemon=True)
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        process = get_context("fork").Process(
+            target=partial(serve, listener, paced=paced), daemon=True
+        )
         process.start()
         try:
             yield listener.getsockname()[1]
@@ -74,14 +84,24 @@ def mock_upstream() -> Iterator[int]:
             process.join(5)
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, *, paced: bool) -> None:
     """Answer on all connections until the process is ended."""
-    whole, stream = plain(), streamed()
+    whole, stream = plain(), b"".join(streamed())
+    #: When the next piece of a paced stream is due: of all of its answer's.
+    due: list[tuple[float, int, socket.socket, Iterator[bytes]]] = []
+    count = 0
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     received: dict[socket.socket, bytes] = {}
     while True:
-        for key, _ in selector.select():
+        while due and due[0][0] <= time.monotonic():
+            at, number, connection, pieces = heapq.heappop(due)
+            piece = next(pieces, b"")
+            with suppress(OSError):
+                connection.sendall(piece)
+                if piece:
+                    heapq.heappush(due, (at + 1 / PER_S, number, connection, pieces))
+        for key, _ in selector.select(max(0, due[0][0] - time.monotonic()) if due else None):
             if key.fileobj is listener:
                 connection, _ = listener.accept()
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -102,6 +122,13 @@ def serve(listener: socket.socket) -> None:
             length = LENGTH.search(head)
             complete = found and len(body) >= (int(length[1]) if length else 0)
             received[connection] = b"" if complete else request
-            if complete:
+            if complete and paced and STREAM.search(body):
+                allowed = ALLOWED.search(body)
+                start, first, *rest = streamed(int(allowed[1]) if allowed else WORDS)
+                count += 1
+                heapq.heappush(
+                    due, (time.monotonic(), count, connection, iter([start + first, *rest]))
+                )
+            elif complete:
                 with suppress(ConnectionError):
                     connection.sendall(stream if STREAM.search(body) else whole)

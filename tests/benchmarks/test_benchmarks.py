@@ -25,6 +25,7 @@ FIGURES = {
     "server_time": 4,
     "memory": 4,
     "gateway": 2,
+    "streams": 1,
     "sizing": 0,
 }
 
