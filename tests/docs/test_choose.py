@@ -123,6 +123,12 @@ def test_all_callers_together(client: FlaskClient) -> None:
     assert passed(client, "/map", 30) + passed(client, "/map", 30, headers=BOB) == 50
 
 
+def test_a_part_is_kept_for_people(client: FlaskClient) -> None:
+    """The job gets 60 of 100, and a person the rest."""
+    assert passed(client, "/complete", 70, headers={"X-Customer": "nightly"}) == 60
+    assert passed(client, "/complete", 50) == 40
+
+
 def test_views_share(client: FlaskClient) -> None:
     """Both exports draw from one bucket."""
     assert passed(client, "/export.csv", 6) + passed(client, "/export.json", 6) == 10
