@@ -45,6 +45,16 @@ def load(path: Path) -> ModuleType:
     return loaded
 
 
+def number(name: str, default: int, most: int) -> int:
+    """A whole number of the environment."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= most):
+        sys.exit(
+            f"gunicorn.conf.py: {name}: found {text!r}; allowed: a whole number from 1 to {most}."
+        )
+    return int(text)
+
+
 def provider_timeout_s() -> float:
     """The configured timeout, or the default if it is invalid, which the application reports."""
     try:
@@ -58,22 +68,22 @@ call_worker = load(HERE / "chatapp" / "server" / "gunicorn_worker.py")
 master = load(HERE / "chatapp" / "server" / "gunicorn_master.py")
 
 # Reachable from this machine only by default, because a chat endpoint spends money.
-bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{os.environ.get('PORT') or 8000}"
+bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{number('PORT', 8000, 65_535)}"
 
 # Threads, because a call waits for its provider for minutes without using the CPU. gunicorn's own
 # gthread gives threads to slow and idle connections; see chatapp/server/gunicorn_worker.py.
 worker_class = call_worker.CallWorker
 # Several processes, so that the GIL, a crash or a restart never stops the whole service. A worker
 # takes 220 MB, mostly for the SDKs and a tokenizer.
-workers = int(os.environ.get("WEB_CONCURRENCY") or 2)
+workers = number("WEB_CONCURRENCY", 2, 10_000)
 # Calls in flight per worker: 160 with 2 workers, in 512 MB. Further calls are refused (503). Each
 # worker has a few more threads for health checks.
-threads = int(os.environ.get("GUNICORN_THREADS") or 80)
+threads = number("GUNICORN_THREADS", 80, 10_000)
 # Connections per worker, including idle ones. Above that, the one that has been idle the longest is
 # closed, so that idle clients do not lock out new ones.
 worker_connections = threads + 500
 # Seconds for a request's head, and for its body, which gets 1 s more per 50 kB.
-call_worker.CallWorker.patience_s = float(os.environ.get("GUNICORN_REQUEST_TIMEOUT_S") or 10)
+call_worker.CallWorker.patience_s = number("GUNICORN_REQUEST_TIMEOUT_S", 10, 3600)
 # Seconds for which a client may read nothing of its answer; it may not read more slowly than 5 kB a
 # second either. It would hold a thread forever, while the lease of its call, which each sent chunk
 # renews, expires.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
@@ -345,13 +346,25 @@ def _router(
     return router
 
 
+def _warn_of_misspelt(missing: Iterable[str], file: ProvidersFile) -> None:
+    """Log variables such as OPENAI_KEY, which are like the one of a key that is missing."""
+    read = {key.name for table in file.upstreams.values() for key in table.keys}
+    others = [each for each in os.environ if "KEY" in each and each not in read]
+    for name in missing:
+        own = [each for each in others if each.startswith(name.partition("_")[0])]
+        for each in get_close_matches(name, own, n=1, cutoff=0.75):
+            log.warning("%s is not set, but %s is, which nothing reads. Rename it.", name, each)
+
+
 def _upstream(
     name: str, chosen: settings.Settings, models: Catalogue, file: ProvidersFile
 ) -> SDKUpstream:
     table = file.upstreams[name]
     keys = Keys(name, table.keys)
-    if chosen.providers_file and keys.missing and cli.serves():
-        log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
+    if keys.missing and cli.serves():
+        if chosen.providers_file:
+            log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
+        _warn_of_misspelt(keys.missing, file)
     return SDKUpstream(
         PROTOCOLS[table.protocol],
         UpstreamSettings(

@@ -30,6 +30,7 @@ DATABASE_URL: Final = "DATABASE_URL"
 # Prefix of a signing secret: https://www.standardwebhooks.com
 WHSEC: Final = "whsec_"
 _LINK: Final = re.compile(r"\[(.*?)\]\(.*?\)")
+_HOST: Final = re.compile(r"\*|\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE)
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -50,6 +51,14 @@ def _names(value: object) -> object:
     if not isinstance(value, str):
         return value
     return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+
+
+def _hosts(value: object) -> object:
+    """Names as a Host header has them, with a dot before those that stand for their subdomains."""
+    names = _names(value)
+    if isinstance(names, list | tuple) and all(map(_HOST.fullmatch, map(str, names))):
+        return names
+    return None  # no list of names; the message quotes the text
 
 
 def _percents(value: object) -> object:
@@ -101,8 +110,8 @@ class Settings(BaseModel):
         "trusted [proxies](deployment.md#behind-a-proxy) in front, which append to X-Forwarded-For",
         *(0, 0, 10),
     )
-    trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_names)] = setting(
-        "accepted [host names](deployment.md#behind-a-proxy), `*` for any",
+    trusted_hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts)] = setting(
+        "accepted [host names](deployment.md#behind-a-proxy) without scheme and port, `*` for any",
         (),
         shown="loopback without API keys, else any",
     )

@@ -17,6 +17,8 @@ from ratelimit_ext.core.errors import (
     wait_text,
 )
 from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
+from ratelimit_ext.core.limit import Mode, OnFailure
+from ratelimit_ext.core.traits import StrategyName, Unit
 from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.extension import Limiter
 from ratelimit_ext.policy import Policy, PolicyLimit
@@ -72,6 +74,8 @@ __all__ = [
     "Limiter",
     "LogEntry",
     "MetaLimit",
+    "Mode",
+    "OnFailure",
     "OperatorError",
     "Override",
     "Policy",
@@ -86,7 +90,9 @@ __all__ = [
     "SettlementEvent",
     "StorageEvent",
     "StorageUnavailable",
+    "StrategyName",
     "TemporarilyUnavailable",
+    "Unit",
     "Verdict",
     "address_identity",
     "client_ip",

@@ -9,7 +9,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Never, Protocol, TypeAlias, Unpack, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Final,
+    Never,
+    Protocol,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+    cast,
+    overload,
+)
 from weakref import ref
 
 import click
@@ -32,7 +43,7 @@ from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
 from ratelimit_ext.core.money import Dollars
-from ratelimit_ext.core.traits import UNITS
+from ratelimit_ext.core.traits import UNITS, StrategyName, Unit
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.operators.operators import Operators, application
 from ratelimit_ext.policy import Policy
@@ -70,7 +81,7 @@ from ratelimit_ext.web.declarations.definitions import (
     stated,
 )
 from ratelimit_ext.web.declarations.manager import Manager
-from ratelimit_ext.web.declarations.settings import check_settings
+from ratelimit_ext.web.declarations.settings import check_settings, check_switches
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
@@ -106,6 +117,10 @@ _request_context: Final[Any] = request_ctx
 _numbers: Final = itertools.count()
 #: Arguments of the constructor that each application gets by copies of the manager's.
 _DEFINITIONS: Final = ("default_limits", "application_limits", "meta_limits")
+
+
+class _NoKeywords(TypedDict):
+    """Of a misspelt keyword, type checkers say that it is unknown."""
 
 
 class Exemption(Protocol):
@@ -146,7 +161,7 @@ class Limiter(flask_limiter.Limiter):
         application_limits_cost: int | Callable[[], int] | None = None,
         headers_enabled: bool | None = None,
         header_name_mapping: dict[HeaderNames, str] | None = None,
-        strategy: str | None = None,
+        strategy: StrategyName | None = None,
         storage_uri: str | None = None,
         storage_options: dict[str, str | int] | None = None,
         swallow_errors: bool | None = None,
@@ -161,7 +176,7 @@ class Limiter(flask_limiter.Limiter):
         request_identifier: Callable[..., str] | None = None,
         enabled: bool = True,
         strict: bool | None = None,
-        **unknown: Never,
+        **unknown: Unpack[_NoKeywords],
     ) -> None:
         # The parameters have Flask-Limiter's names.
         arguments = {word: deferred(value) for word, value in locals().items()}
@@ -177,6 +192,7 @@ class Limiter(flask_limiter.Limiter):
         else:
             arguments["key_func"] = partial(_lacks_key_func, found)
         check_lists(arguments)
+        check_switches(arguments, "Limiter")
         self._arguments = {
             word: arguments[word] for word in _CONSTRUCTOR_KEYWORDS if word not in ("app", "strict")
         }
@@ -433,7 +449,7 @@ class Limiter(flask_limiter.Limiter):
         self._callbacks.amount_loader = function
         return function
 
-    def estimator(self, unit: str, *, limit: str = "") -> Callable[[Estimate], Estimate]:
+    def estimator(self, unit: Unit, *, limit: str = "") -> Callable[[Estimate], Estimate]:
         """Register the estimated cost of a call, for limits in the unit that state no cost.
 
         ``tokens``, ``input_tokens`` and ``output_tokens`` are whole numbers, ``usd`` is in dollars.
@@ -576,8 +592,15 @@ class Limiter(flask_limiter.Limiter):
 
     @property
     def current(self) -> LimitedRequest:
-        """The current request, as its limits see it: plan, verdicts, reservation, attempts."""
-        context = _request_context._get_current_object()
+        """The current request, as its limits see it: plan, verdicts, reservation, attempts. Raises
+        ``RuntimeError`` outside of a request."""
+        try:
+            context = _request_context._get_current_object()
+        except RuntimeError:
+            raise RuntimeError(
+                "limiter.current, limiter.settle: there is no current request. Use them in a view; "
+                "a stream or a thread takes limiter.current.reservation before it starts."
+            ) from None
         return LimitedRequest(self._hooks_of(context.app), context)
 
     @property
@@ -601,14 +624,17 @@ class Limiter(flask_limiter.Limiter):
     ) -> None:
         """Note the actual cost of the current request; see :meth:`Reservation.settle`. Every
         charge in such a unit is corrected when the response is closed; without such charges
-        nothing is sent."""
-        self.current.reservation.settle(
+        nothing is sent. If no limit of the application counts any of the units, a warning is
+        logged."""
+        reservation = self.current.reservation
+        reservation.settle(
             tokens=tokens,
             input_tokens=input_tokens,
             output_tokens=output_tokens,
             cached_input_tokens=cached_input_tokens,
             usd=usd,
         )
+        reservation.check_settled()
 
     # -- operators, and the storage ------------------------------------------------------------
 

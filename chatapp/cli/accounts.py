@@ -18,6 +18,7 @@ from chatapp.operators.amounts import OwnersAmounts, checked, listed
 from chatapp.operators.callers import name_of
 from chatapp.operators.keys import state_of
 from chatapp.services import current_services
+from chatapp.web.allowed_models import unknown
 from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
 
@@ -69,7 +70,8 @@ def create_key(  # noqa: PLR0913 - one for each option
 
     The first key turns accounts on: from then on every request needs a key.
     """
-    is_first = not current_services().accounts.any_key()
+    services = current_services()
+    is_first = not services.accounts.any_key()
     made = known_keys.create_key(
         user,
         plan=plan,
@@ -81,6 +83,12 @@ def create_key(  # noqa: PLR0913 - one for each option
         reason=reason,
         by=by,
     )
+    for pattern in unknown(models, services.catalogue):
+        click.echo(
+            f"No model of models.toml matches {pattern!r}. Unless an upstream serves one, the key "
+            "has no use for that name; revoke it and create another if it is misspelt.",
+            err=True,
+        )
     if as_json:
         end = None if expires is None else expires.isoformat(timespec="seconds")
         echo_json({"key": made.text, "id": made.public_id, "user": user, "expires": end})

@@ -55,15 +55,17 @@ def patterns(value: object) -> tuple[str, ...]:
 
 
 def warn_of_unknown(policy: Policy | None, catalogue: Catalogue) -> None:
-    """Log patterns that match no model of the catalogue, as a misspelt one does. They may be meant:
-    an upstream serves models that are not listed."""
-    known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.upstreams.items()))
+    """Log the unknown patterns of plans."""
     for plan in policy.plans.values() if policy else ():
-        for pattern in plan.keywords.get(KEYWORD, ()):
-            if not Allowance(plan.title, [pattern]).has(known):
-                log.warning(
-                    "%s.%s: %r matches no model of models.toml", plan.source, KEYWORD, pattern
-                )
+        for pattern in unknown(plan.keywords.get(KEYWORD, ()), catalogue):
+            log.warning("%s.%s: %r matches no model of models.toml", plan.source, KEYWORD, pattern)
+
+
+def unknown(patterns: Iterable[str], catalogue: Catalogue) -> list[str]:
+    """Those that match no model of the catalogue, as a misspelt one does. They may be meant: an
+    upstream serves models that are not listed."""
+    known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.upstreams.items()))
+    return [each for each in patterns if not Allowance("", [each]).has(known)]
 
 
 def check(current: CurrentRequest) -> None:

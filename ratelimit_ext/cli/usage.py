@@ -28,6 +28,8 @@ def inspect(identity: str, *, as_json: bool) -> None:
     if as_json:
         echo_json([state.as_json() for state in states])
         return
+    if all(each.verdict.allowed and (each.is_guard or not each.used) for each in states):
+        click.echo(f"No limit counts anything of {identity!r} now. Is the name right?", err=True)
     heads = ("LIMIT", "IDENTITY", "USED", "LEFT", "OF", "FREE", "FULL", "HOLDS", "NOTE")
     echo_table(heads, [_inspected(state) for state in states])
 

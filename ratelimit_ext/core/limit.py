@@ -6,17 +6,29 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final, TypedDict
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
-from ratelimit_ext.core.traits import TABLE, UNITS, Traits, strategies_with, traits_of, units
+from ratelimit_ext.core.traits import (
+    TABLE,
+    UNITS,
+    StrategyName,
+    Traits,
+    Unit,
+    strategies_with,
+    traits_of,
+    units,
+)
 
-MODES: Final = ("enforce", "shadow")
+Mode: TypeAlias = Literal["enforce", "shadow"]
+Anchor: TypeAlias = Literal["day", "month"]
+OnFailure: TypeAlias = Literal["open", "closed", "local"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 #: The mode of a limit that a ``candidate`` makes: a shadow with buckets of its own.
 CANDIDATE: Final = "candidate"
-ANCHORS: Final = ("day", "month")
-ON_FAILURES: Final = ("open", "closed", "local")
+ANCHORS: Final[tuple[Anchor, ...]] = get_args(Anchor)
+ON_FAILURES: Final[tuple[OnFailure, ...]] = get_args(OnFailure)
 MOST_MULTIPLE: Final = 1000
 
 #: Flask-Limiter's default.
@@ -37,21 +49,21 @@ class LimitOptions:
     """
 
     #: The algorithm; ``None``: that of the string, else the extension's default.
-    strategy: str | None = None
+    strategy: StrategyName | None = None
     #: What a token bucket holds at most; ``None``: the amount.
     burst: int | None = None
     #: What is counted; ``None``: that of the string, else requests.
-    unit: str | None = field(default=None, metadata={"allowed": units})
+    unit: Unit | None = field(default=None, metadata={"allowed": units})
     #: The limit's name in headers and answers.
     name: str = ""
     #: ``enforce``, or ``shadow``: evaluated and counted, never enforced.
-    mode: str = field(default="enforce", metadata={"allowed": lambda: MODES})
+    mode: Mode = field(default="enforce", metadata={"allowed": lambda: MODES})
     #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
-    anchor: str | None = field(default=None, metadata={"allowed": lambda: ANCHORS})
+    anchor: Anchor | None = field(default=None, metadata={"allowed": lambda: ANCHORS})
     timezone: str = "UTC"
     #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces the host's
     #: share. ``None``: ``closed`` for dollars, else ``local``.
-    on_failure: str | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
+    on_failure: OnFailure | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
     #: Another amount to try, as a limit string: evaluated beside the limit, in shadow.
     candidate: str | None = None
     #: Whether ``deduct_when`` refunds what was charged before the view, instead of charging after
@@ -66,14 +78,14 @@ class LimitOptions:
 class LimitKeywords(TypedDict, total=False):
     """The same for signatures: see :class:`LimitOptions`."""
 
-    strategy: str | None
+    strategy: StrategyName | None
     burst: int | None
-    unit: str | None
+    unit: Unit | None
     name: str
-    mode: str
-    anchor: str | None
+    mode: Mode
+    anchor: Anchor | None
     timezone: str
-    on_failure: str | None
+    on_failure: OnFailure | None
     candidate: str | None
     reserve: bool
     keep: Mapping[str, Any] | tuple[tuple[str, Any], ...]

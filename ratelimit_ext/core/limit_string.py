@@ -85,8 +85,9 @@ class ParsedLimit:
     def merged(self, options: LimitOptions) -> LimitOptions:
         """The options of this limit. The string takes precedence."""
         unit = self.unit or options.unit
-        strategy = self.strategy or options.strategy
-        return replace(options, strategy=strategy, unit=None if unit == "requests" else unit)
+        # A string may state what no keyword can: "4 in flight".
+        merged: dict[str, Any] = {"strategy": self.strategy or options.strategy}
+        return replace(options, **merged | {"unit": None if unit == "requests" else unit})
 
     def limit(self, options: LimitOptions, strategy: str) -> Limit:
         """The limit itself, with ``strategy`` unless the string states one.
@@ -249,6 +250,11 @@ def _strategies(text: str) -> frozenset[str | None]:
         return frozenset([limit.strategy for limit in parse(text)])
     except ConfigurationError:
         return frozenset()
+
+
+def stated_units(text: str, options: LimitOptions) -> set[str]:
+    """What the limits of a valid string count."""
+    return {limit.merged(options).unit or "requests" for limit in parse(text)}
 
 
 def states_guard(text: object, options: LimitOptions) -> bool:

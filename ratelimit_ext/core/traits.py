@@ -6,12 +6,17 @@ The table below is filled by :mod:`ratelimit_ext.strategies`, which the core doe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias, get_args
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 
 #: What any strategy may count; ``usd`` is counted in whole micro-dollars.
-UNITS: Final = ("requests", "tokens", "input_tokens", "output_tokens", "usd")
+Unit: TypeAlias = Literal["requests", "tokens", "input_tokens", "output_tokens", "usd"]
+UNITS: Final[tuple[Unit, ...]] = get_args(Unit)
+#: The strategies that a limit chooses by name. Its string chooses the others.
+StrategyName: TypeAlias = Literal[
+    "token-bucket", "sliding-window", "sliding-window-counter", "fixed-window", "moving-window"
+]
 
 
 @dataclass(frozen=True, slots=True)

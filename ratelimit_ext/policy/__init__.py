@@ -41,11 +41,13 @@ def load_policy(
     *,
     file: str | os.PathLike[str] | None,
     blueprints: Mapping[str, Any] | None,
+    policy: Any = None,
     default_strategy: str | None = None,
     plan_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
     check: Callable[[Uses, Mistakes], None] = lambda _uses, _mistakes: None,
 ) -> Policy:
-    """The policy of ``RATELIMIT_POLICY_FILE`` and ``RATELIMIT_BLUEPRINTS``; both apply.
+    """The policy of ``RATELIMIT_POLICY_FILE``, or of ``RATELIMIT_POLICY``, and of
+    ``RATELIMIT_BLUEPRINTS``, which adds to it.
 
     ``default_strategy`` is the extension's: with it, ``burst`` and ``anchor`` of limits that name
     no strategy are checked against it. ``plan_keywords`` are the application's keywords of plans,
@@ -53,21 +55,28 @@ def load_policy(
     mistakes in the names that the application defines. Raises
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
-    from ratelimit_ext.policy.schema import Targets, document_with, read
+    from ratelimit_ext.policy.schema import VERSION, Targets, document_with, read
 
     mistakes = Mistakes()
     nesting = Nesting(default_strategy, mistakes)
     if file is not None:
         place = Place(read_file(file, mistakes))
         nesting.add_document(read(document_with(plan_keywords), place, mistakes), place)
+    if policy is not None:
+        whole = {"version": VERSION, **policy} if isinstance(policy, Mapping) else policy
+        place = Place(AppConfig("RATELIMIT_POLICY", whole))
+        if file is None:
+            nesting.add_document(read(document_with(plan_keywords), place, mistakes), place)
+        else:
+            mistakes.add(place, "there is RATELIMIT_POLICY_FILE, too. Remove one of the two.")
     if blueprints is not None:
         place = Place(AppConfig("RATELIMIT_BLUEPRINTS", blueprints))
         nesting.add_targets(read(Targets, place, mistakes), place)
     nesting.check()
-    policy = nesting.policy()
-    check(policy.uses, mistakes)
+    loaded = nesting.policy()
+    check(loaded.uses, mistakes)
     mistakes.raise_if_any()
-    return policy
+    return loaded
 
 
 # -- limits in code --------------------------------------------------------------------------

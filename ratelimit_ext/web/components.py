@@ -61,7 +61,8 @@ class Components:
         self.events = Events()
         self.recorder = Recorder(self.events)
         self.callbacks = callbacks
-        self.known_names = KnownNames(self.manager.definitions)
+        # A policy is not read while limits are disabled.
+        self.known_names = KnownNames(self.manager.definitions if is_enabled else lambda: ())
         self._decider = decider
         self.policies = Policies(
             settings,

@@ -34,9 +34,15 @@ def client_ip() -> str:
     assigned.
 
     Behind proxies, apply Werkzeug's ``ProxyFix`` for the number of your proxies. If the forwarded
-    address is invalid, the proxy's own is used.
+    address is invalid, the proxy's own is used. Raises ``RuntimeError`` outside of a request.
     """
-    remote = flask.request.remote_addr or "127.0.0.1"
+    try:
+        remote = flask.request.remote_addr or "127.0.0.1"
+    except RuntimeError:
+        raise RuntimeError(
+            "client_ip: there is no current request, so no client. Pass the function itself, as in "
+            "Limiter(client_ip), or call it in a view."
+        ) from None
     forwarded_by = flask.request.environ.get("werkzeug.proxy_fix.orig")
     if forwarded_by and _network(remote) is None:
         remote = forwarded_by["REMOTE_ADDR"] or "127.0.0.1"

@@ -24,6 +24,8 @@ from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
 from ratelimit_ext.engine.breaker import causes
 
 OPTIONS: Final = "The storage's options"
+MOST_PORT: Final = 65_535
+_END_OF_HOSTS: Final = re.compile("[/?#]")
 
 _UNKNOWN_OPTION: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING_MODULE: Final = re.compile(r"'(\w+)' prerequisite not available")
@@ -40,9 +42,9 @@ class InvalidStorageError(ConfigurationError, LimitsConfigurationError):
 
 
 def check_storage_uri(uri: str, where: str) -> None:
-    """Raise ``InvalidStorageError`` for a scheme that no storage has. The rest of the URI, which
-    may have a password, is not shown."""
-    scheme, colon, _ = uri.partition("://")
+    """Raise ``InvalidStorageError`` for a scheme that no storage has, or an invalid port. The rest
+    of the URI, which may have a password, is not shown."""
+    scheme, colon, rest = uri.partition("://")
     if uri and scheme not in SCHEMES:
         found = f"the scheme {scheme!r}" if colon else "no scheme"
         known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
@@ -51,6 +53,15 @@ def check_storage_uri(uri: str, where: str) -> None:
             f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
             f"`limits`.{hint}"
         )
+    hosts = _END_OF_HOSTS.split(rest, maxsplit=1)[0]
+    for host in hosts.rpartition("@")[2].split(","):
+        port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host else ""
+        if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
+            # Else a part of the password is where the port should be.
+            is_port = "@" not in rest[len(hosts) :]
+            found = f"the port {port!r}" if is_port else "a password with /, ? or #"
+            allowed = f"a number from 1 to {MOST_PORT}" if is_port else "%2F, %3F and %23 for them"
+            raise InvalidStorageError(f"{where}: found {found}; allowed: {allowed}.")
 
 
 def checked_options(found: object, where: str) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import ast
 import re
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from ratelimit_ext import StrategyName
 from ratelimit_ext.strategies import STRATEGIES
 from tests.conftest import TIERS
 
@@ -98,11 +100,13 @@ def test_every_test_states_its_promise() -> None:
 
 @pytest.mark.parametrize("part", ["core", "engine"])
 def test_only_strategies_name_strategies(part: str) -> None:
-    """Core and engines ask a strategy for its traits. One name is allowed: the default."""
+    """Core and engines ask a strategy for its traits. One name is allowed, that of the default; and
+    all of them for type checkers."""
     named = {
         (node.value, relative(path))
         for path in (ROOT / "ratelimit_ext" / part).glob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Constant) and node.value in STRATEGIES
     }
-    assert named <= {("fixed-window", "ratelimit_ext/core/limit.py")}
+    typed = {(name, "ratelimit_ext/core/traits.py") for name in get_args(StrategyName)}
+    assert named <= {("fixed-window", "ratelimit_ext/core/limit.py"), *typed}

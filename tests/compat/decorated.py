@@ -11,7 +11,7 @@ from typing import assert_type
 from flask import Blueprint, Flask, Response, current_app
 from flask.views import MethodView
 
-from ratelimit_ext import ExemptionScope, Limiter, RouteLimit, client_ip
+from ratelimit_ext import ExemptionScope, Limit, Limiter, RouteLimit, client_ip
 
 app = Flask(__name__)
 blueprint = Blueprint("pages", __name__)
@@ -77,3 +77,14 @@ limiter.limit("5/minute", brust=3)  # type: ignore[call-arg]
 
 with limiter.limit("1/second"):
     view(1)
+
+# A misspelt keyword or value is an error of that keyword.
+limiter.limit("5/minute", strategy="token-buket")  # type: ignore[arg-type]
+limiter.limit("5/minute", mode="shadwo")  # type: ignore[arg-type]
+limiter.limit("5/minute", on_failure="opne")  # type: ignore[arg-type]
+limiter.limit("5/day", anchor="week")  # type: ignore[arg-type]
+limiter.shared_limit("5/minute", scope="pages", unit="token")  # type: ignore[arg-type]
+limiter.estimator("token")  # type: ignore[arg-type]
+Limit("5/minute", strategy="token-buket")  # type: ignore[arg-type]
+Limiter(client_ip, strategy="token-buket")  # type: ignore[arg-type]
+Limiter(client_ip, stratgy="token-bucket")  # type: ignore[call-arg]

@@ -226,6 +226,9 @@ def test_inspect_shows_what_is_used_and_when_more_is_free(worker: Flask, console
     table = run(console, "inspect", "ann").output
     assert re.search(r"pace +ann +3 +0 +3 requests +in \d+ (s|min)", table)
     assert read(console, "inspect", "bob")[0]["used"] == 0
+    assert run(console, "inspect", "ann").stderr == ""
+    unused = run(console, "inspect", "bob").stderr
+    assert unused == "No limit counts anything of 'bob' now. Is the name right?\n"
 
 
 def test_inspect_shows_running_calls(worker: Flask, console: Flask) -> None:

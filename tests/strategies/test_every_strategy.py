@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import redis
@@ -12,9 +13,10 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.traits import StrategyName
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.strategies import STRATEGIES, strategy_named
+from ratelimit_ext.strategies import ALIASES, STRATEGIES, strategy_named
 from tests.strategies.virtual_time import KeptBuckets
 from tests.strategies.world import DAY, HOUR, MINUTE, RATES, SECOND, World
 
@@ -420,3 +422,9 @@ def test_two_identities_do_not_share(world: World, strategy: str) -> None:
     limit = Limit(2, HOUR, strategy)
     assert world.passed(limit, 5, key="a") == 2
     assert world.passed(limit, 5, key="b") == 2
+
+
+def test_type_checkers_know_the_names() -> None:
+    """Of the strategies that a limit chooses by name: the others are written in its string."""
+    chosen = [name for name, strategy in STRATEGIES.items() if strategy.form is None]
+    assert {*get_args(StrategyName)} == {*chosen, *ALIASES}

@@ -118,7 +118,7 @@ def test_every_keyword_is_spelled_out(method: str) -> None:
     own = dict(inspect.signature(getattr(Limiter, method)).parameters)
     others = [name for name, each in own.items() if each.kind is inspect.Parameter.VAR_KEYWORD]
     typed = {own.pop(name).annotation for name in others}
-    assert typed == {"Never" if method == "__init__" else "Unpack[LimitKeywords]"}
+    assert typed == {f"Unpack[{'_NoKeywords' if method == '__init__' else 'LimitKeywords'}]"}
     own.pop("strict", None)  # the extension's
     assert own.keys() == stock.keys()
     for name, parameter in own.items():

@@ -517,13 +517,15 @@ def test_attaching_twice_limits_once(make: Maker) -> None:
     assert statuses(client, times=2) == [200, 429]
 
 
-def test_a_disabled_extension_is_not_there(make: Maker) -> None:
-    """Neither limits nor headers; decorated views and blocks run, and nothing is left to show."""
+def test_a_disabled_extension_is_not_there(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither limits nor headers; decorated views and blocks run, and nothing is left to show. What
+    settles has no effect, without a warning."""
     app, limiter = make(config={"RATELIMIT_ENABLED": False}, application_limits=["1/minute"])
 
     @app.get("/")
     @limiter.limit("1/minute")
     def view() -> str:
+        limiter.settle(tokens=5)
         with limiter.limit("1/minute"):
             return f"{limiter.current.peek('view')}"
 
@@ -531,6 +533,14 @@ def test_a_disabled_extension_is_not_there(make: Maker) -> None:
     assert statuses(client, times=3) == [200] * 3
     assert client.get("/").text == "[]"
     assert not [name for name, _ in client.get("/").headers if "atelimit" in name.lower()]
+    assert not caplog.messages
+
+
+def test_there_is_no_current_request_outside_of_one(make: Maker) -> None:
+    """The error says where to settle."""
+    app, limiter = make(default_limits=["9 usd/day"])
+    with app.app_context(), pytest.raises(RuntimeError, match=r"limiter\.settle: there is no curr"):
+        limiter.settle(usd="0.01")
 
 
 def test_a_request_can_be_identified_otherwise_than_by_its_endpoint(make: Maker) -> None:

@@ -56,6 +56,14 @@ def test_a_forwarded_address_is_ignored_without_trusted_proxies(app: Flask) -> N
         assert client_ip() == "192.0.2.7"
 
 
+def test_there_is_no_client_outside_of_a_request() -> None:
+    """`Limiter(client_ip())` calls what it should pass on."""
+    with pytest.raises(
+        RuntimeError, match=r"client_ip: there is no current request.*\(client_ip\)"
+    ):
+        client_ip()
+
+
 @pytest.mark.parametrize(
     ("forwarded", "identity"),
     [

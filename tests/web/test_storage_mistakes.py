@@ -62,7 +62,17 @@ def test_an_unknown_option(uri: str) -> None:
             "socket_timeout=1",
             r"STORAGE_OPTIONS: found .* \(a string\); allowed: a dictionary",
         ),
-        ("redis://:swordfish@127.0.0.1:99999", {}, "RATELIMIT_STORAGE_URI or .*: Port out of rang"),
+        (
+            "redis://:swordfish@127.0.0.1:99999",
+            {},
+            "URI: found the port '99999'; allowed: a number",
+        ),
+        (
+            "redis+cluster://u:swordfish@[::1]:1,h:x",
+            {},
+            "found the port 'x'; allowed: a number from",
+        ),
+        ("redis://:swordfish#@127.0.0.1:1", {}, "found a password with /, . or #; allowed: %2F, "),
         ("rediss://127.0.0.1:1", {"ssl_ca_certs": "/no.pem"}, "ssl_ca_certs: there is no file"),
         ("redis+sentinel://127.0.0.1:1", {}, "'service_name' not provided"),
     ],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from difflib import get_close_matches
+from http import HTTPMethod
 from typing import Any, Final
 
 import flask
@@ -30,6 +32,10 @@ _ARGUMENTS: Final = {
 }
 #: The others may be values.
 _ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach")
+_SWITCHES: Final = ("per_method", "override_defaults")
+_METHODS: Final = tuple(HTTPMethod)
+#: A method that is this like a standard one (1 is equal) is a misspelling. Others may be meant.
+_LIKENESS: Final = 0.65
 #: A decorator without parentheses takes the view for a function that returns limits.
 _NOT_A_VIEW: Final = ' If it is a view, write the limit: @limiter.limit("30/minute").'
 
@@ -52,26 +58,48 @@ def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, 
     return tuple(dict.fromkeys([*names, *more]))
 
 
-def check_functions(options: Mapping[str, Any], where: str) -> None:
-    """Raise ``ConfigurationError`` for a value in place of a function, for a function that takes
-    other arguments than it gets, and for ``methods`` as a string, whose letters would count, or of
-    which no request has one."""
+def check_values(options: Mapping[str, Any], where: str) -> None:
+    """Raise ``ConfigurationError`` for keywords of Flask-Limiter that would be ignored, or taken
+    for something else: a value in place of a function or a text, a function that takes other
+    arguments than it gets, words in place of true and false, and methods that no request has."""
     for word, arguments in _ARGUMENTS.items():
         function = options.get(word)
         if callable(function) or (function is not None and word in _ONLY_FUNCTIONS):
             hint = _NOT_A_VIEW if word == "limit_value" else ""
             check_function(function, arguments, f"{where}, {word}", hint=hint)
-    methods = options.get("methods") or ()
-    if isinstance(methods, str):
-        methods = tuple(methods)  # as Flask-Limiter's definitions read it: letters
-    if any(len(method) == 1 for method in methods):
+    for word in _SWITCHES:
+        if (found := options.get(word)) not in (True, False, None):
+            raise ConfigurationError(
+                f"{where}, {word}: found {shown(found)}; allowed: True or False."
+            )
+    check_text(options.get("error_message"), f"{where}, error_message")
+    if options.get("methods") is not None:
+        _check_methods(options["methods"], f"{where}, methods")
+
+
+def _check_methods(found: Collection[Any], where: str) -> None:
+    methods = [each.upper() for each in found if isinstance(each, str)]
+    # Flask-Limiter's definitions read a string as a list of letters.
+    if len(methods) < len(found) or all(len(each) == 1 for each in methods):
+        written = "".join(found) if len(methods) == len(found) > 0 else found
         raise ConfigurationError(
-            f"{where}, methods: found {shown(''.join(methods))}; "
-            'allowed: a list of methods such as ["POST"].'
+            f'{where}: found {shown(written)}; allowed: a list of methods such as ["POST"].'
         )
-    if {method.upper() for method in methods} == {"HEAD"}:
+    if {*methods} == {"HEAD"}:
+        raise ConfigurationError(f'{where}: found "HEAD" alone; HEAD counts as GET. Write "GET".')
+    for method in methods:
+        near = get_close_matches(method, _METHODS, n=1, cutoff=_LIKENESS)
+        if near and near[0] != method:
+            raise ConfigurationError(
+                f"{where}: found {method!r}, which no request has. Did you mean {str(near[0])!r}?"
+            )
+
+
+def check_text(found: object, where: str) -> None:
+    """Raise ``ConfigurationError`` for a number in place of a text."""
+    if isinstance(found, int | float | bytes):
         raise ConfigurationError(
-            f'{where}, methods: found "HEAD" alone; HEAD counts as GET. Write "GET".'
+            f"{where}: found {shown(found)}; allowed: a text, or a function that returns one."
         )
 
 

@@ -25,9 +25,10 @@ from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, states_guard
 from ratelimit_ext.policy import check_in_code
 from ratelimit_ext.web.declarations.code_checks import (
-    check_functions,
     check_keywords,
     check_target,
+    check_text,
+    check_values,
 )
 from ratelimit_ext.web.declarations.limits_adapter import items_of
 from ratelimit_ext.web.errors import RateLimitExceeded
@@ -100,7 +101,7 @@ class Definition(LimitOptions):
         at the request."""
         definition: Any = self
         text, cost = definition.limit_provider, definition.cost
-        if text != "" and not callable(text):
+        if not callable(text):
             check_in_code(
                 text,
                 self,
@@ -108,7 +109,7 @@ class Definition(LimitOptions):
                 default_strategy,
                 is_conditional=definition.deduct_when is not None,
             )
-        check_functions(vars(self), f"limit {text!r}")
+        check_values(vars(self), f"limit {text!r}")
         for meta in _meta_limits(definition):
             meta.check(default_strategy)
 
@@ -205,6 +206,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
         if not callable(obj):
             raise ConfigurationError(_NOT_APPLIED)
         check_target(obj, "limiter.limit(…)")
+        check_text(self.scope, f"limit {self.limit_provider!r}, scope")  # a block may have a number
         limiter = self.limiter
         limiter._marked_for_limiting.add(get_qualified_name(obj))
         view = obj if getattr(obj, MARK, None) == limiter else wrap(obj, limiter)
@@ -243,6 +245,7 @@ def stated(definitions: Iterable[Any], strategy: str | None, place: str = "") ->
     distinct: list[Any] = []
     for definition in map(upgrade, definitions):
         definition.check(strategy)
+        check_text(definition.scope, f"limit {definition.limit_provider!r}, scope")
         if definition not in distinct:
             distinct.append(definition)
             definition.source = definition.source or place
@@ -258,7 +261,7 @@ def route_limit(
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
     arguments |= arguments.pop("options")
     check_keywords(arguments, ("self", *keywords), where)
-    check_functions(arguments, where)
+    check_values(arguments, where)
     options = {word: deferred(arguments[word]) for word in keywords if word in arguments}
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")
     key_function = options.pop("key_func") or limiter._key_func

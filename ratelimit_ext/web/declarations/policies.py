@@ -123,13 +123,15 @@ class Policies:
         check: Callable[[Uses, Mistakes], None],
     ) -> Policy | None:
         """The policy of the configuration, with ``file`` instead of the configured one. ``None`` if
-        neither a file nor blueprints are configured. See :func:`load_policy`."""
+        nothing is configured. See :func:`load_policy`."""
+        in_code = None if file else app.config.get("RATELIMIT_POLICY") or None
         file = file or app.config.get(FILE) or None
         blueprints = app.config.get("RATELIMIT_BLUEPRINTS")
-        if not file and not blueprints:
+        if not (file or in_code or blueprints):
             return None
         return load_policy(
             file=file,
+            policy=in_code,
             blueprints=blueprints,
             default_strategy=self.settings._strategy,
             plan_keywords=self.callbacks.plan_keywords,

@@ -57,6 +57,9 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         "[charges of an outage](../extension/settlement.md#when-the-storage-is-unavailable)",
     ),
     "RATELIMIT_POLICY_FILE": Setting("text", "none, chatapp: `chatapp/policy.toml`", "the limits"),
+    "RATELIMIT_POLICY": Setting(
+        "table", "none", "[the limits in code](../extension/configuration.md#in-appconfig)"
+    ),
     "RATELIMIT_BLUEPRINTS": Setting(
         "table", "`{}`", "[limits](../extension/configuration.md) by blueprint"
     ),
@@ -157,14 +160,29 @@ def check_settings(config: Mapping[str, Any], logger: logging.Logger, *, strict:
                     f"app.config: the setting {name!r} is unknown and has no effect. Did you mean "
                     f"{meant!r}? Rename it if it is the application's own."
                 )
-    for name, setting in SETTINGS.items():
-        found = config.get(name) if setting.kind == "switch" else None
-        if found and isinstance(found, str) and not _WORDS.get(found.lower()):
-            mistakes.append(
-                f"{name}: found {shown(found)}, which Python takes for true; allowed: True or "
-                "False."
-            )
+    switches = {name: config.get(name) for name, each in SETTINGS.items() if each.kind == "switch"}
+    mistakes += _mistaken(switches)
     if strict and mistakes:
         raise ConfigurationError("\n".join(mistakes))
     for mistake in mistakes:
         logger.error(mistake)
+
+
+def check_switches(arguments: Mapping[str, Any], where: str) -> None:
+    """Raise ``ConfigurationError`` for a switch such as ``"no"``, which is on."""
+    switches = {f"{where}, {name}": found for name, found in arguments.items() if _is_switch(name)}
+    for mistake in _mistaken(switches):
+        raise ConfigurationError(mistake)
+
+
+def _is_switch(argument: str) -> bool:
+    return argument.endswith(("enabled", "_errors", "_breach", "_method", "strict"))
+
+
+def _mistaken(switches: Mapping[str, object]) -> list[str]:
+    """What is wrong with each switch that is a text, unless it says that it is on."""
+    return [
+        f"{name}: found {shown(found)}, which Python takes for true; allowed: True or False."
+        for name, found in switches.items()
+        if found and isinstance(found, str) and not _WORDS.get(found.lower())
+    ]

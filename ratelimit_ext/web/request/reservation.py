@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
@@ -22,7 +22,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import unknown_name
 from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS
-from ratelimit_ext.core.limit_string import states_strategy
+from ratelimit_ext.core.limit_string import stated_units, states_strategy
 from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.engine.engine import Engine
@@ -69,6 +69,23 @@ class KnownNames:
             unit, caller, "unit", "report", lambda each: getattr(each, "unit", "") or "requests"
         )
 
+    def check_settled(self, units: Collection[str]) -> None:
+        """Warn if the application has limits, and none of them counts any of the units."""
+        settled = " or ".join(unit for unit in units if unit != UNCACHED)
+        definitions = list(self._definitions())
+        if not definitions or ("settle", settled) in self._warned:
+            return
+        self._warned.add(("settle", settled))  # also if there is no warning: it is checked once
+        for each in definitions:
+            text, options = each.limit_provider, getattr(each, "options", NO_OPTIONS)
+            if callable(text) or not stated_units(text, options).isdisjoint(units):
+                return
+        _log_warning(
+            "limiter.settle has no effect: no limit of the application counts %s. Add one, such as "
+            '@limiter.limit("90000/minute", unit="tokens"), or remove the call.',
+            settled,
+        )
+
     def _warn(
         self, name: str, caller: str, kind: str, change: str, name_of: Callable[[Any], str]
     ) -> None:
@@ -86,8 +103,12 @@ class KnownNames:
         if not known or name in known or warned:
             return
         self._warned.add((caller, name))
-        logger = flask.current_app.logger if flask.has_app_context() else _logger
-        logger.warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(known)))
+        _log_warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(known)))
+
+
+def _log_warning(text: str, *values: str) -> None:
+    logger = flask.current_app.logger if flask.has_app_context() else _logger
+    logger.warning(text, *values)
 
 
 class _Reported(NamedTuple):
@@ -158,6 +179,11 @@ class Reservation:
         if input_tokens is not None:
             costs[UNCACHED] = max(0, input_tokens - cached_input_tokens)
         self._actual |= costs
+
+    def check_settled(self) -> None:
+        """Warn if neither the request nor its application has a limit in a settled unit."""
+        if self._actual.keys().isdisjoint({each.bound.limit.unit for each in self._records}):
+            self._names.check_settled(self._actual)
 
     def report(
         self,

@@ -53,6 +53,15 @@ def test_a_key_is_shown_once(app: Flask, accounts: Accounts) -> None:
     assert "Accounts are on" not in run(app, "keys", "create", "--user", "bob").stderr
 
 
+def test_a_key_for_unknown_models_is_made_with_a_warning(app: Flask) -> None:
+    """An upstream may serve models that are not listed."""
+    words = ("keys", "create", "--user", "alice", "--model", "gpt-99*", "--model", "gpt-4o")
+    made = run(app, *words)
+    assert parse(made.stdout.removesuffix("\n"))
+    assert made.stderr.startswith("No model of models.toml matches 'gpt-99*'. Unless")
+    assert "'gpt-4o'" not in made.stderr
+
+
 def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
     """The error names the plan of the user and how to change it; no key is created."""
     run(app, "keys", "create", "--user", "alice", "--plan", "pro")

@@ -85,6 +85,13 @@ def test_the_database_has_two_names() -> None:
         ("CHATAPP_ALERT_AT", "0,50", "off or 0 for none (shares of a budget"),
         ("CHATAPP_ALERT_UNUSUAL_TIMES", "-1", "found '-1'; allowed: a number from 0 to 1000"),
         ("CHATAPP_ALERT_UNUSUAL_USD", "ten", "found 'ten'; allowed: a number from 0 to 1000000"),
+        (
+            "CHATAPP_TRUSTED_HOSTS",
+            "https://chat.example",
+            "allowed: a list of names, separated by commas (accepted host names without scheme and",
+        ),
+        ("CHATAPP_TRUSTED_HOSTS", "b.example,chat.example:443", "without scheme and port"),
+        ("CHATAPP_TRUSTED_HOSTS", "*.example", "`*` for any"),
         ("RATELIMIT_ENABLED", "maybe", "true or false"),
         (
             "RATELIMIT_STORAGE_OPTIONS",

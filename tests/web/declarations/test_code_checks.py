@@ -37,6 +37,12 @@ def by_request(request: object) -> str:
         ({"exempt_when": True}, r"exempt_when: found true; allowed: a function\."),
         ({"methods": "POST"}, r"methods: found 'POST' \(a string\); allowed: a list of methods"),
         ({"methods": ["HEAD"]}, r'methods: found "HEAD" alone; HEAD counts as GET. Write "GET".'),
+        ({"methods": ["GET", "PSOT"]}, r"methods: found 'PSOT', .* Did you mean 'POST'\?"),
+        ({"methods": []}, r"methods: found an empty list; allowed: a list of methods"),
+        ({"methods": [5]}, r"methods: found a list; allowed: a list of methods"),
+        ({"error_message": 5}, r"error_message: found 5 \(a whole number\); allowed: a text, or a"),
+        ({"per_method": "yes"}, r"per_method: found 'yes' \(a string\); allowed: True or False"),
+        ({"override_defaults": "no"}, r"override_defaults: found 'no' .* True or False"),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -47,6 +53,38 @@ def test_a_mistake_at_a_decorator(options: dict[str, Any], message: str) -> None
         limiter.limit("5/minute", **options)
     with pytest.raises(ConfigurationError, match=message):
         limiter.shared_limit("5/minute", scope="all", **options)
+
+
+def test_a_number_as_a_scope(make: Maker) -> None:
+    """Is an error of a decorator and of a default limit. In a block, it may come from the path."""
+    app, limiter = make()
+    message = r"limit '1/minute', scope: found 5 \(a whole number\); allowed: a text, or a function"
+    for limit in (limiter.limit("1/minute", scope=5), limiter.shared_limit("1/minute", scope=5)):
+        with pytest.raises(ConfigurationError, match=message):
+            limit(asked_key)
+    with pytest.raises(ConfigurationError, match=message):
+        make(default_limits=[Limit("1/minute", scope=5)])
+
+    @app.get("/<int:number>")
+    def view(number: int) -> str:
+        with limiter.limit("1/minute", scope=number):
+            return "ok"
+
+    assert statuses(app, "/1", 2) + statuses(app, "/2", 2) == [200, 429, 200, 429]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"methods": ["get", "PURGE", "propfind", "REPORT"]},
+        {"per_method": 1, "override_defaults": 0},
+        {"error_message": {"code": 7}},
+    ],
+    ids=str,
+)
+def test_what_flask_limiter_understands_is_no_mistake(options: dict[str, Any]) -> None:
+    """Methods of WebDAV and of caches; 1 and 0; a message that an error handler sends as JSON."""
+    Limiter(asked_key).limit("5/minute", **options)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +127,12 @@ def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], mess
             {"storage_uri": "reddis://:secret@host"},
             r"found the scheme 'reddis'; allowed: memory://, [^@]* Did you mean 'redis'\?$",
         ),
+        (
+            asked_key,
+            {"headers_enabled": "no"},
+            r"Limiter, headers_enabled: found 'no' .* takes for true; allowed: True or False",
+        ),
+        (asked_key, {"default_limits": [""]}, r"limit '': found '' \(a string\); allowed: amount"),
         (
             asked_key,
             {"storage_uri": "localhost:6379"},
@@ -458,8 +502,15 @@ NAMES = "'other quota', 'other switch', 'pace', 'provider', 'quota'"
                 "'tokens'. Did you mean 'tokens'?"
             ),
         ),
+        (
+            lambda limiter: limiter.settle(usd="0.01"),
+            (
+                "limiter.settle has no effect: no limit of the application counts usd. Add one, "
+                'such as @limiter.limit("90000/minute", unit="tokens"), or remove the call.'
+            ),
+        ),
     ],
-    ids=["admit_again", "block", "report"],
+    ids=["admit_again", "block", "report", "settle"],
 )
 def test_an_unknown_name_is_logged_once(
     make: Maker, caplog: pytest.LogCaptureFixture, call: Call, message: str
@@ -480,6 +531,7 @@ def elsewhere(limiter: Limiter) -> None:
     limiter.current.reservation.block("other switch", for_s=1)
     limiter.current.reservation.report("requests", amount=5, used=1, period_s=60)
     limiter.current.reservation.report("tokens", amount=500, used=1, period_s=60)
+    limiter.settle(tokens=5, usd="0.01")  # all that the provider reports
 
 
 def test_a_name_of_another_view_is_known(make: Maker, caplog: pytest.LogCaptureFixture) -> None:

@@ -110,7 +110,7 @@ def test_a_mistake_is_an_error_at_the_decorator(statement: dict[str, Any], messa
         {"limit_value": "3/day", "strategy": "moving-window"},
         {"limit_value": "4 in flight", "strategy": "concurrency", "unit": "calls"},
         {"limit_value": "as reported", "unit": "tokens", "cost": 200},
-        {"limit_value": ""},
+        {"limit_value": lambda: ""},
     ],
     ids=repr,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -555,6 +556,31 @@ def test_a_plan_is_charged_once_in_blueprints_of_one_name(tmp_path: Path, clock:
     app, _, _ = on_plans(policy(tmp_path, text + STARTER_AND_PRO), nested("v1"), nested("v2"))
     client = app.test_client()
     assert [client.get(f"/{v}/chat/one").status_code for v in ("v1", "v2", "v1")] == [200, 200, 429]
+
+
+def test_a_policy_in_code_is_that_of_a_file(tmp_path: Path, clock: Clock) -> None:
+    """`RATELIMIT_POLICY` has the tables of the file, and may have functions."""
+    document = tomllib.loads(PLANS)
+    document["plans"]["starter"]["limits"][0]["cost"] = lambda: 2
+    app, _, _ = on_plans({"RATELIMIT_POLICY": document})
+    assert left(app, "/chat/one") == {"plan": 0}
+    app, _, _ = on_plans({"RATELIMIT_POLICY": tomllib.loads(PLANS)})
+    assert statuses(app, "/chat/one", 3) == [200, 200, 429]
+
+
+def test_mistakes_of_a_policy_in_code_have_their_place(tmp_path: Path) -> None:
+    """As those of RATELIMIT_BLUEPRINTS. It does not add to a file."""
+    document = tomllib.loads(PLANS)
+    document["plans"]["starter"]["limts"] = []
+    with pytest.raises(ConfigurationError) as caught:
+        on_plans({"RATELIMIT_POLICY": document})
+    place = 'app.config["RATELIMIT_POLICY"]["plans"]["starter"]["limts"]: unknown key; allowed: '
+    assert place in str(caught.value)
+    assert "Did you mean 'limits'?" in str(caught.value)
+    with pytest.raises(
+        ConfigurationError, match=r"POLICY\"\]: there is RATELIMIT_POLICY_FILE, too"
+    ):
+        on_plans(policy(tmp_path, PLANS) | {"RATELIMIT_POLICY": tomllib.loads(PLANS)})
 
 
 def test_a_plan_is_charged_once_beside_another_blueprint_of_that_name(

@@ -542,6 +542,18 @@ def test_a_pause_is_lifted_for_all_keys(
     assert chat(client, "acme-1").status_code == 200
 
 
+def test_a_misspelt_variable_of_a_key_is_named(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The offline provider would answer, and nothing say why."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setenv("OPENAI_KEY", "sk-1")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    make_app()
+    warning = "OPENAI_API_KEY is not set, but OPENAI_KEY is, which nothing reads. Rename it."
+    assert [each for each in caplog.messages if each.startswith("OPENAI")] == [warning]
+
+
 def test_a_missing_key_leaves_the_others_in_use(
     configured: Configured,
     server: UpstreamServer,
@@ -553,6 +565,7 @@ def test_a_missing_key_leaves_the_others_in_use(
     monkeypatch.delenv("ACME_KEY_1")
     client = configured(KEYED.format(url=server.url)).test_client()
     assert "Upstream acme: there is no key in ACME_KEY_1" in caplog.messages
+    assert not [each for each in caplog.messages if "Rename" in each]  # ACME_KEY_2 is read
     assert {chat(client, "acme-1").status_code for _ in range(2)} == {200}
     assert server.keys() == [SECOND, SECOND]
     monkeypatch.setenv("ACME_KEY_2", "two words")
