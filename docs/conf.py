@@ -27,6 +27,7 @@ html_theme = "furo"
 html_title = project
 html_copy_source = False
 html_show_sphinx = False
+smartquotes = False  # `--json` is an option
 # The files of these folders: a style for wide tables, and the address `/`.
 html_static_path = ["site/static"]
 html_css_files = ["tables.css"]
