@@ -95,7 +95,7 @@ class Alert:
         return _printable(who)
 
     def body(self) -> str:
-        """The alert for a webhook, as JSON."""
+        """Return the alert for a webhook, as JSON."""
         kind, name = subject(self.identity)
         owner = subject(self.user)[1] if self.user and kind == "key" else None
         is_budget, is_unusual = (self.type == each for each in ("budget.reached", "usage.unusual"))
@@ -123,7 +123,7 @@ class Alert:
 
 
 def subject(identity: str) -> tuple[Literal["user", "team", "key", "all"], str]:
-    """What an identity is, and its name; a caller without a name is a user."""
+    """Return what an identity is, and its name; a caller without a name is a user."""
     if identity.startswith((USER, ADDRESS)):
         return "user", identity.removeprefix(USER)
     if identity.startswith(TEAM):

@@ -75,7 +75,7 @@ def remember(database: Database, alert: Alert) -> bool:
 
 
 def alerts(database: Database, *, since: datetime | None) -> Sequence[Mapping[Any, Any]]:
-    """The rows of the alerts since then, the newest first."""
+    """Return the rows of the alerts since then, the newest first."""
     query = select(ALERTS).order_by(ALERTS.c.at.desc())
     if since is not None:
         query = query.where(ALERTS.c.at >= since)

@@ -290,7 +290,7 @@ class Watch:
         budget.raised = reached
 
     def _spent(self, budget: Standing) -> int:
-        """What the ledger has settled in the budget's window."""
+        """Return what the ledger has settled in the budget's window."""
         kind, name = subject(budget.identity)
         user = budget.identity if kind == "user" else budget.user
         return self._reports.settled_micro_usd(
@@ -332,7 +332,7 @@ class Watch:
         today.is_done = True
 
     def _usual(self, user: str, began: datetime) -> int:
-        """What the user spends on a day with spending; 0 without a history."""
+        """Return what the user spends on a day with spending; 0 without a history."""
         days = self._reports.totals(user=user, since=began - timedelta(days=USUAL_DAYS))
         today = f"{began:%Y-%m-%d}"
         costs = [day.cost_micro_usd for day in days if day.cost_micro_usd and day.day != today]

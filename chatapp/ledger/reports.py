@@ -148,7 +148,7 @@ class Reports:
             return None
 
     def spent_micro_usd(self, user: str, since: datetime) -> int:
-        """The cost of the user's calls since then; unfinished calls count as far as is known."""
+        """Return the cost of the user's calls since then; unfinished ones as far as is known."""
         return self._sum(_filtered(select(COST), user=user, since=since))
 
     def settled_micro_usd(
@@ -159,8 +159,8 @@ class Reports:
         team: str | None = None,
         key: str | None = None,
     ) -> int:
-        """The part of it that limits hold once no call is running; of a user, a team or a key, or
-        of all.
+        """Return the part of it that limits hold once no call is running; of a user, a team or a
+        key, or of all.
 
         A call whose worker died counts as far as its stream had come when its lease was last
         renewed: that much was settled, and the rest of the estimate was refunded.
@@ -205,8 +205,8 @@ class Reports:
         return [Spending(name, *map(int, sums)) for name, *sums in self._rows(query)]
 
     def outcomes(self, *, since: datetime, top: int) -> Sequence[Outcomes]:
-        """How calls ended, by upstream and model: those with the most failures first, then those
-        with the most calls; the first ``top`` of them."""
+        """Return how calls ended, by upstream and model: those with the most failures first, then
+        those with the most calls; the first ``top`` of them."""
         columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
         query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
         found: dict[tuple[str, str], dict[Status, int]] = {}
@@ -248,7 +248,7 @@ class Reports:
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[Mapping[Any, Any]]:
-        """The rows of all calls, the oldest first."""
+        """Yield the rows of all calls, the oldest first."""
         query = _filtered(select(CALLS), user=user, since=since, until=until)
         query = query.order_by(CALLS.c.started_at)
         with self._database.reading() as connection:
@@ -269,7 +269,7 @@ class Reports:
         return list(found.values())[:users]
 
     def call(self, id_: str, *, user: str) -> Mapping[Any, Any] | None:
-        """The row of the user's call of that id; None without one."""
+        """Return the row of the user's call of that id; None without one."""
         query = _filtered(select(CALLS), user=user, since=None).where(CALLS.c.id == id_)
         with self._database.reading() as connection:
             return connection.execute(query).mappings().first()
@@ -297,7 +297,7 @@ def _filtered(
     since: datetime | None,
     until: datetime | None = None,
 ) -> Select[Any]:
-    """The query of the calls that began in that time; ``until`` is no part of it."""
+    """Return the query of the calls that began in that time; ``until`` is no part of it."""
     if user is not None:
         query = query.where(CALLS.c.user == user)
     if team is not None:

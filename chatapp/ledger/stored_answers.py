@@ -94,7 +94,7 @@ class StoredAnswers:
     def find(
         self, ids: Collection[str], *, user: str, before_wait: Callable[[], object] = lambda: None
     ) -> dict[str, StoredAnswer]:
-        """Those of the answers that the user has made.
+        """Return those of the answers that the user has made.
 
         An answer that another worker has just forwarded takes a moment to arrive: ``before_wait``
         is called before a wait for it. Raises StoredAnswersUnavailableError.
@@ -109,7 +109,7 @@ class StoredAnswers:
         return {id_: answer for id_, answer in found.items() if answer.user == user[:300]}
 
     def of_others(self, ids: Collection[str], *, user: str, provider: str) -> set[str]:
-        """Those of the provider's answers that another user has made, without a wait for the
+        """Return those of the provider's answers that another user has made, without a wait for the
         latest. Raises StoredAnswersUnavailableError."""
         found = self._look(ids).items()
         return {i for i, a in found if a.user != user[:300] and a.provider == provider}

@@ -97,12 +97,12 @@ def _statement(insert_into: Callable[[Table], Any]) -> Any:
 
 
 def as_json(call: Call) -> str:
-    """The row in one line, for a log that replaces the database."""
+    """Return the row in one line, for a log that replaces the database."""
     return json.dumps(row_of(call), default=_text)
 
 
 def row_of(call: Call) -> dict[str, object]:
-    """The call as a row. Strings of the caller are cut to the length of their column."""
+    """Return the call as a row. Strings of the caller are cut to the length of their column."""
     usage = call.usage
     return {
         "id": call.id,
@@ -131,7 +131,7 @@ def row_of(call: Call) -> dict[str, object]:
 
 
 def usage_of(row: Mapping[Any, Any]) -> Usage | None:
-    """The usage in a row; None if unknown."""
+    """Return the usage in a row; None if unknown."""
     if row["input_tokens"] is None:
         return None
     tiers = tuple(row["tiers"].split("+")) if row["tiers"] else None

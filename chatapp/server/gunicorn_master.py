@@ -169,7 +169,7 @@ def _pause(server: Any, failure: str) -> None:
 
 
 def _current(server: Any) -> list[Any]:
-    """The workers that are to stay, the oldest first."""
+    """Return the workers that are to stay, the oldest first."""
     workers = set(server.WORKERS.values()).difference(server.stopping, server.replaced)
     return sorted(workers, key=lambda worker: worker.age)
 

@@ -116,7 +116,7 @@ class Board:
         self._lock = tempfile.TemporaryFile(dir=MEMORY)  # noqa: SIM115 - open as long as the master
 
     def take(self) -> int:
-        """A free cell. Workers above MOST_WORKERS share the last one."""
+        """Return a free cell. Workers above MOST_WORKERS share the last one."""
         free = (cell for cell in range(self.MOST_WORKERS - 1) if cell not in self._taken)
         cell = next(free, self.MOST_WORKERS - 1)
         self._taken.add(cell)
@@ -132,7 +132,7 @@ class Board:
         self._cells[cell] = 0 if room is None else min(room + 1, 0xFFFF)
 
     def most_room(self, *, besides: int) -> int:
-        """The most free threads of any other worker."""
+        """Return the most free threads of any other worker."""
         most = max(room for cell, room in enumerate(self._cells) if cell != besides)
         return max(0, most - 1)
 
@@ -356,8 +356,8 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 def can_be_answered(sock: socket.socket) -> bool:
-    """Whether a short answer fits into the socket's buffer. A client that does not read would
-    occupy a thread otherwise."""
+    """Return whether a short answer fits into the socket's buffer. A client that does not read
+    would occupy a thread otherwise."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     return bool(poll.poll(0))
@@ -561,8 +561,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.evict()
 
     def leaves(self, now: float) -> bool:
-        """Whether to leave a connection to the other workers: for a moment, while one of them has
-        many more free threads."""
+        """Return whether to leave a connection to the other workers: for a moment, while one of
+        them has many more free threads."""
         room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
         # Not for each short call: the worker would idle.
         if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):

@@ -51,7 +51,7 @@ Create: TypeAlias = Callable[[Config], Flask]
 def created(
     create_app: Create, mistakes: tuple[type[Exception], ...], *, of_command: Config | None
 ) -> Flask:
-    """The application; with the last valid files instead of those that are invalid.
+    """Return the application; with the last valid files instead of those that are invalid.
 
     ``of_command`` is the configuration of a command, which starts whatever its files are; None for
     a server. Raises one of ``mistakes`` if the application cannot start.
@@ -85,8 +85,9 @@ def configured_file(setting: str) -> Path:
 
 
 def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Config]:
-    """The configurations to try: as few of the last valid files as possible. A command does without
-    the settings that name what the files define, or without a file if none was ever valid."""
+    """Yield the configurations to try: as few of the last valid files as possible. A command does
+    without the settings that name what the files define, or without a file if none was ever
+    valid."""
     if is_command:
         yield WITHOUT_NAMES
     spare: dict[str, Config] = {}

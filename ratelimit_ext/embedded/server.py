@@ -236,7 +236,8 @@ class EmbeddedServer:
             time.sleep(POLL_S)
 
     def _answers(self) -> bool:
-        """Whether it answers PING with PONG; while it loads its files it answers with an error."""
+        """Return whether it answers PING with PONG; while it loads its files it answers with an
+        error."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1.0)
             connection.connect(str(self.socket_path))
@@ -245,7 +246,7 @@ class EmbeddedServer:
         return False
 
     def _log_end(self) -> str:
-        """The last lines of the logs of the server and its supervisor."""
+        """Return the last lines of the logs of the server and its supervisor."""
         lines: list[str] = []
         for name in ("supervisor.log", "valkey.log"):
             with contextlib.suppress(OSError):
@@ -293,8 +294,8 @@ def _unusable(path: Path, error: OSError) -> EmbeddedServerError:
 
 
 def _socket_path(data_dir: Path) -> Path:
-    """The socket's path: in the data directory, or in a short private one if that path is too long
-    for a socket or has characters with a meaning in URIs."""
+    """Return the socket's path: in the data directory, or in a short private one if that path is
+    too long for a socket or has characters with a meaning in URIs."""
     path = data_dir / "valkey.sock"
     if len(os.fsencode(path)) <= SOCKET_PATH_BYTES and re.fullmatch(
         r"[\w./-]+", str(path), re.ASCII

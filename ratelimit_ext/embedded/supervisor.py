@@ -117,7 +117,7 @@ def _stop(server: subprocess.Popen[bytes]) -> int:
 
 
 def _wake_on_signals() -> int:
-    """A descriptor that becomes readable on SIGCHLD and on the ignored signals."""
+    """Return a descriptor that becomes readable on SIGCHLD and on the ignored signals."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable, warn_on_full_buffer=False)

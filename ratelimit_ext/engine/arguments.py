@@ -40,7 +40,7 @@ class Script(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
-    """The script of a driver (``admit`` or ``settle``) over these strategies.
+    """Return the script of a driver (``admit`` or ``settle``) over these strategies.
 
     Neither their order nor how often they come makes another script.
     """
@@ -80,7 +80,7 @@ class Arguments:
         self._ready: dict[tuple[int, int, int | None], tuple[Strategy, str, Limit]] = {}
 
     def read_clock(self, now_us: int | None) -> int:
-        """The server's clock, unless ``now_us`` replaces it."""
+        """Return the server's clock, unless ``now_us`` replaces it."""
         return clock.now_us() + self.ahead_us if now_us is None else now_us
 
     def admission(
@@ -90,8 +90,8 @@ class Arguments:
         *,
         part: str | None = None,
     ) -> tuple[Script, str]:
-        """The script that decides the charges, and its words. ``part`` replaces the part of each
-        charge, as in admit.lua; such charges must be meta."""
+        """Return the script that decides the charges, and its words. ``part`` replaces the part of
+        each charge, as in admit.lua; such charges must be meta."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         if now // KEPT_US != self._since:
             self._forget(now)
@@ -113,8 +113,8 @@ class Arguments:
         return composed("admit", tuple(strategies)), f"[{','.join(words)}]"
 
     def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
-        """The script that applies the changes, and its words. Raises ``ValueError`` for a change
-        that its strategy does not take."""
+        """Return the script that applies the changes, and its words. Raises ``ValueError`` for a
+        change that its strategy does not take."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         if now // KEPT_US != self._since:
             self._forget(now)
@@ -136,7 +136,7 @@ class Arguments:
         self._ready.clear()
 
     def _prepared(self, limit: Limit, now_us: int) -> tuple[Strategy, str, Limit]:
-        """The strategy, and its own arguments as they follow other words of a script.
+        """Return the strategy, and its own arguments as they follow other words of a script.
 
         The key is the limit's ``id``, as hashing a limit takes longer than the rest of this; the
         entry holds the limit, so that no other gets its ``id``.
@@ -153,8 +153,8 @@ class Arguments:
 
 
 def _part(charge: Charge) -> str:
-    """The charge's part as in admit.lua: enforced or shadow, with what is taken if that is not the
-    cost, or meta with its triggers."""
+    """Return the charge's part as in admit.lua: enforced or shadow, with what is taken if that is
+    not the cost, or meta with its triggers."""
     enforced = charge.limit.mode == "enforce"
     if charge.meta:
         triggers = ",".join(str(position + 1) for position in charge.on_denial)

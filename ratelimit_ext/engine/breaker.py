@@ -224,13 +224,13 @@ class Breaker:
             )
 
     def _refusal(self) -> StorageUnavailable:
-        """What a call raises while the breaker is open."""
+        """Return what a call raises while the breaker is open."""
         refusal = StorageUnavailable(self._reason)
         refusal.may_have_charged = False
         return refusal
 
     def _is_second(self, began: float) -> bool:
-        """Whether another call had failed before this one began."""
+        """Return whether another call had failed before this one began."""
         if self._failed_at is None or began - self._failed_at > FORGOTTEN_S:
             self._failed_at = time.monotonic()
             return False
@@ -374,7 +374,7 @@ def _lacks_descriptors(error: Exception) -> bool:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from, or during."""
+    """Yield the error and what it was raised from, or during."""
     for _ in range(_MOST_CAUSES):  # as errors may be in a circle
         if error is None:
             return

@@ -168,7 +168,7 @@ class ClusterEngine:
             raise
 
     def _run(self, calls: Sequence[NodeCall]) -> list[Any]:
-        """The replies. Raises the first error after all calls were made."""
+        """Return the replies. Raises the first error after all calls were made."""
         self._nodes.run(calls, self._nodes.deadline())
         for call in calls:
             if call.error is not None:
@@ -240,8 +240,8 @@ class _Request:
         return _Joined(parts, admitted=all(reply.admitted for _, reply in parts))
 
     def _admission(self, group: _Group, mode: str, part: str | None = None) -> NodeCall:
-        """The call for a group. Of several groups, limits on denials are only looked at, as another
-        group's denial may trigger them."""
+        """Return the call for a group. Of several groups, limits on denials are only looked at, as
+        another group's denial may trigger them."""
         charges = group.charges
         if len(self._groups) > 1:
             charges = [
@@ -263,7 +263,7 @@ class _Request:
             self._nodes.run(refunds, self._late())
 
     def _refunds(self) -> list[NodeCall]:
-        """The calls that give back what the groups took."""
+        """Return the calls that give back what the groups took."""
         calls = []
         for group in self._took:
             verdicts = Reply(group.charges, group.reply, take=True).verdicts
@@ -274,7 +274,7 @@ class _Request:
         return calls
 
     def _triggered(self, charges: Sequence[Charge]) -> list[NodeCall]:
-        """The calls that take the limits on denials that this denial triggers."""
+        """Return the calls that take the limits on denials that this denial triggers."""
         failed = {
             place
             for group in self._groups
@@ -295,7 +295,7 @@ class _Request:
         return [self._admission(group, TAKE, IF_IT_FITS) for group in groups]
 
     def _late(self) -> float | None:
-        """The deadline of what is sent after the decision."""
+        """Return the deadline of what is sent after the decision."""
         share = self._nodes.deadline(REFUND_SHARE)
         return None if share is None or self._until is None else max(self._until, share)
 
@@ -325,7 +325,7 @@ class _Joined(Decision):
         return self._in_order([reply.left() for _, reply in self._parts])
 
     def _in_order(self, of_parts: Sequence[Sequence[Any]]) -> list[Any]:
-        """What belongs to each charge, in the order of the request."""
+        """Return what belongs to each charge, in the order of the request."""
         found = {
             place: each
             for (places, _), own in zip(self._parts, of_parts, strict=True)
@@ -349,8 +349,8 @@ def _settlement(
     once: str | None = None,
     once_for_us: int = ONCE_US,
 ) -> NodeCall:
-    """The call that applies changes of one hash tag. ``once`` becomes a marker in their slot, whose
-    name depends on the tag alone: a part of the changes may be sent again."""
+    """Return the call that applies changes of one hash tag. ``once`` becomes a marker in their
+    slot, whose name depends on the tag alone: a part of the changes may be sent again."""
     script, listed = arguments.settlement(changes, now_us)
     keys = [change.charge.key for change in changes]
     sent = ["" if now_us is None else now_us, listed]
@@ -361,7 +361,7 @@ def _settlement(
 
 
 def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:
-    """The change that undoes a charge that was taken; ``None`` if there is nothing to undo."""
+    """Return the change that undoes a charge that was taken; ``None`` if none was."""
     limit, cost = verdict.charge.limit, verdict.charge.taken
     if verdict.charge.meta or not verdict.allowed:
         return None

@@ -92,9 +92,10 @@ T = TypeVar("T")
 
 
 def comes_late(look: Callable[[float], bool], due: float) -> bool:
-    """Whether a reply is there after all that had not come when it was due, by the monotonic clock.
-    ``look`` waits for it for so many seconds. It may have come while this thread was waiting for a
-    processor; and as long as threads wait here, so may the storage. Else it looks at once only."""
+    """Return whether a reply is there after all that had not come when it was due, by the monotonic
+    clock. ``look`` waits for it for so many seconds. It may have come while this thread was waiting
+    for a processor; and as long as threads wait here, so may the storage. Else it looks at once
+    only."""
     slice_s, expected, in_time = 0.0, due, SLICES_IN_TIME - 1
     while not look(slice_s):
         # A thread that slept is mostly woken in time, also if those that work wait for long.
@@ -214,8 +215,8 @@ class ScriptConnections:
             own.ends = NEVER
 
     def ask(self, method: Callable[..., Any], *words: Any, **options: Any) -> Any:
-        """The reply to a method of the client. If its pool has no connection left, one is waited
-        for."""
+        """Return the reply to a method of the client. If its pool has no connection left, one is
+        waited for."""
         call = partial(method, *words, **options)
         try:
             return self._queue.run(call, time.monotonic() + self._wait_s)
@@ -223,7 +224,7 @@ class ScriptConnections:
             self._queue.note_release()
 
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
-        """The reply to a script; ``None`` if nothing was run and the client has to be used.
+        """Return the reply to a script; ``None`` if nothing was run and the client has to be used.
         Raises what the client raises."""
         if not self._usable or self._is_observed():
             return None
@@ -238,9 +239,9 @@ class ScriptConnections:
         return self._call("EVALSHA", script.sha, *words)
 
     def _call_again(self, error: Exception, script: Script, words: Sequence[Any]) -> Any:
-        """The reply of the script's function, which the server did not know; ``None`` if it is to
-        be called as a script. Raises other errors. Functions may be flushed as soon as they are
-        loaded."""
+        """Return the reply of the script's function, which the server did not know; ``None`` if it
+        is to be called as a script. Raises other errors. Functions may be flushed as soon as they
+        are loaded."""
         try:
             if str(error) == UNKNOWN and self._load(script):
                 return self._call("FCALL", script.function, *words)
@@ -334,7 +335,7 @@ class ScriptConnections:
         return reply
 
     def _is_observed(self) -> bool:
-        """Whether the client was instrumented, which may happen at any time."""
+        """Return whether the client was instrumented, which may happen at any time."""
         client, own, methods = self._client, self._class, self._methods
         # By identity: a wrapper may be equal to what it wraps.
         return (
@@ -348,8 +349,8 @@ class ScriptConnections:
         )
 
     def _take(self) -> _Line | None:
-        """An idle connection, or one more of the pool, whose deadline begins with connecting;
-        ``None`` if it has to be used otherwise."""
+        """Return an idle connection, or one more of the pool, whose deadline begins with
+        connecting; ``None`` if it has to be used otherwise."""
         if self._process != os.getpid():
             self._process, self._idle = os.getpid(), []
         while True:
@@ -375,7 +376,7 @@ class ScriptConnections:
 
 
 def _is_plain(client: Any) -> bool:
-    """Whether the client and its pool are redis-py's own classes, without extras."""
+    """Return whether the client and its pool are redis-py's own classes, without extras."""
     own, pool = type(client), getattr(client, "connection_pool", None)
     can_pack: Any = pack_command
     if can_pack is None or not hasattr(select, "poll") or pool is None:
@@ -396,13 +397,13 @@ def _is_plain(client: Any) -> bool:
 
 
 def _is_original(method: Any, own: type) -> bool:
-    """Whether a method is a plain function of the class's package. A wrapper may copy the names of
-    what it wraps, but not the file of its code."""
+    """Return whether a method is a plain function of the class's package. A wrapper may copy the
+    names of what it wraps, but not the file of its code."""
     package = Path(sys.modules[own.__module__].__file__ or "").parent
     return isinstance(method, FunctionType) and package in Path(method.__code__.co_filename).parents
 
 
 def _collects_metrics() -> bool:
-    """Whether redis-py's own metrics are switched on."""
+    """Return whether redis-py's own metrics are switched on."""
     instance: Any = get_observability_instance
     return instance is not None and instance().get_provider_manager() is not None

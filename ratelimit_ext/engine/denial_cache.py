@@ -131,7 +131,7 @@ class DenialCache:
         return decision
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
-        """The denial of these charges from memory; ``None`` if the engine has to decide."""
+        """Return the denial of these charges from memory; ``None`` if the engine has to decide."""
         known = self._denials
         if not known:
             return None
@@ -143,8 +143,8 @@ class DenialCache:
         return self._cached_decision(merged(charges))
 
     def _cached_decision(self, charges: Sequence[Charge]) -> CachedDecision | None:
-        """The denials of these charges, with what was decided together with the longest of them;
-        ``None`` if another limit may deny for longer."""
+        """Return the denials of these charges, with what was decided together with the longest of
+        them; ``None`` if another limit may deny for longer."""
         here = time.monotonic()
         found: dict[str, CachedDenial] = {}
         longest: CachedDenial | None = None
@@ -170,7 +170,7 @@ class DenialCache:
         longest: CachedDenial,
         here: float,
     ) -> CachedDecision | None:
-        """The longest denial with what else is known, if that is enough."""
+        """Return the longest denial with what else is known, if that is enough."""
         elapsed_us = int((here - longest.since) * 1_000_000)
         known, ages_us = [], []
         for charge in charges:
@@ -285,9 +285,9 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:
-    """Whether a charge of which nothing is known cannot change an answer that names this wait: it
-    denies nothing, or never for longer. A guard denies for a reason of its own, and a cost above
-    the capacity is never allowed."""
+    """Return whether a charge of which nothing is known cannot change an answer that names this
+    wait: it denies nothing, or never for longer. A guard denies for a reason of its own, and a cost
+    above the capacity is never allowed."""
     limit = charge.limit
     if limit.mode != "enforce":
         return True

@@ -57,8 +57,8 @@ class LastVerdicts:
         self._reading = threading.Lock()
 
     def take(self, limit: Limit, key: str) -> Rest | None:
-        """What was last known of a bucket, as of now and without other callers; ``None`` if it is
-        unknown, or was taken and not decided since."""
+        """Return what was last known of a bucket, as of now and without other callers; ``None`` if
+        it is unknown, or was taken and not decided since."""
         with self._reading:
             self._read()
             known = self._known.get(key)
@@ -71,7 +71,7 @@ class LastVerdicts:
         return known.rest(limit)
 
     def untaken(self) -> list[Charge]:
-        """The buckets that are known and were not taken, the latest first."""
+        """Return the buckets that are known and were not taken, the latest first."""
         with self._reading:
             self._read()
             known = [each for each in reversed(self._known.values()) if not each.is_taken]
@@ -149,7 +149,7 @@ class _Known(NamedTuple):
         return self._replace(changes=(*self.changes, change))
 
     def rest(self, asking: Limit) -> Rest:
-        """What is left for a class of the limit, as of now and without other callers."""
+        """Return what is left for a class of the limit, as of now and without other callers."""
         limit, verdict = self.limit, self.decision.verdicts[self.place]
         elapsed_us = int((time.monotonic() - self.began) * 1_000_000)
         remaining, wait_us = verdict.remaining + self._returned(), verdict.retry_after_us
@@ -161,9 +161,9 @@ class _Known(NamedTuple):
         return Rest(max(0, remaining), later.reset_after_us, self.began)
 
     def _returned(self) -> int:
-        """By how many units the verdict is to be corrected: it does not say how far a bucket is
-        overdrawn, and a change reaches only the window that was charged. If the former is unknown,
-        nothing comes back."""
+        """Return by how many units the verdict is to be corrected: it does not say how far a bucket
+        is overdrawn, and a change reaches only the window that was charged. If the former is
+        unknown, nothing comes back."""
         decision, place = self.decision.part(self.place)
         limit, now_us, verdict = self.limit, decision.now_us, decision.verdicts[place]
         overdrawn = 0 if verdict.remaining else decision.overdrawn(place)
@@ -183,5 +183,5 @@ class _Known(NamedTuple):
 
 
 def _delta(change: Change) -> int:
-    """By how many units the charge was wrong."""
+    """Return by how many units the charge was wrong."""
     return change.numbers[1] - (change.charge.cost if change.verb == "settle" else 0)

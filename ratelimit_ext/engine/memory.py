@@ -51,7 +51,7 @@ class Buckets:
         self._until_sweep = SWEEP_EVERY
 
     def get(self, key: str, now_us: int) -> Any:
-        """The state, or ``None``. An expired one is dropped: a clock set back would revive it."""
+        """Return the state, or ``None``. Drop an expired one: a clock set back would revive it."""
         state, expiry = self._states.get(key, (None, now_us + 1))
         if expiry > now_us:
             return state
@@ -218,7 +218,7 @@ class MemoryEngine:
         return state
 
     def missing(self, limit: Limit, left: int, state: Any) -> int:
-        """How many units more than ``left`` a state has; negative: less."""
+        """Return how many units more than ``left`` a state has; negative: less."""
         now, used = self._now_us(), 0
         if state is not None:
             used = strategy_of(limit).usage(state, now, parameters_of(limit, now))
@@ -285,8 +285,8 @@ def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> _Checked:
 def _kept_by_full(
     checked: Sequence[_Checked], changes: Sequence[tuple[_Checked, Any, int]], now: int
 ) -> list[tuple[_Checked, Any, int]]:
-    """Those changes that are made although no bucket may be added; StorageFull if the request has
-    an unknown identity. The rule is that of ``admit.lua``."""
+    """Return those changes that are made although no bucket may be added; StorageFull if the
+    request has an unknown identity. The rule is that of ``admit.lua``."""
     known = {_EVERYONE}
     for charge, strategy, parameters, _, before, *_ in checked:
         if (
@@ -310,7 +310,7 @@ def _kept_by_full(
 
 
 def _identity_of(key: str) -> str:
-    """The end of a bucket's name that is its identity."""
+    """Return the end of a bucket's name that is its identity."""
     return key[key.rfind("{") :] if key.endswith("}") and "{" in key else key
 
 
@@ -324,6 +324,6 @@ def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) ->
 
 
 def parameters_of(limit: Limit, now: int, hold: Hold = NO_HOLD) -> Any:
-    """The limit as numbers, with the hold if its costs are reserved."""
+    """Return the limit as numbers, with the hold if its costs are reserved."""
     own = strategy_of(limit).parameters(limit, now)
     return (own, hold) if limit.held else own

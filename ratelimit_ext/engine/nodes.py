@@ -123,8 +123,8 @@ class Nodes:
         self._read_at = float("-inf")
 
     def deadline(self, share: float = 1.0) -> float | None:
-        """When calls that begin now have to be over, by the monotonic clock: after the client's
-        ``socket_timeout``, or a share of it; ``None`` without one."""
+        """Return when calls that begin now have to be over, by the monotonic clock: after the
+        client's ``socket_timeout``, or a share of it; ``None`` without one."""
         timeout_s = self._timeout_s()
         return None if math.isinf(timeout_s) else time.monotonic() + timeout_s * share
 
@@ -181,7 +181,7 @@ class Nodes:
     def _send(
         self, node: Any, calls: Sequence[NodeCall], until: float | None
     ) -> tuple[Any, Any] | None:
-        """The pool and the connection on which the calls were sent; ``None`` if they failed."""
+        """Return the pool and the connection on which calls were sent; ``None`` if they failed."""
         failed = self._failed.get(node.name)
         if failed is not None:
             self._fail(calls, node, failed)
@@ -260,7 +260,7 @@ class Nodes:
             call.error = self._unavailable(node, error)
 
     def _unavailable(self, node: Any, error: Exception) -> StorageUnavailable:
-        """The error of a call; that of the cluster if no master serves."""
+        """Return the error of a call; that of the cluster if no master serves."""
         name = "the cluster" if node is None else f"cluster node {node.name}"
         is_down = all(master.name in self._failed for master in self._client.get_primaries())
         kind = StorageUnavailable if is_down else ShardUnavailable
@@ -269,8 +269,8 @@ class Nodes:
         return unavailable
 
     def _is_unknown(self, call: NodeCall, node: Any, text: str, name: str) -> bool:
-        """Whether the node did not run the script because it does not know it, or not as this
-        command. Afterwards it does, or the command is another."""
+        """Return whether the node did not run the script because it does not know it, or not as
+        this command. Afterwards it does, or the command is another."""
         if call.command == "EVALSHA" and name == "NoScriptError":
             call.command = "EVAL"  # which also loads it
             return True
@@ -410,8 +410,8 @@ class _Late(TimeoutError):
 
 
 def _read(connection: Any, began: float, until: float | None) -> Any:
-    """The next reply. Raises what the client raises, or ``_Late``. ``began`` is when the node was
-    first waited for."""
+    """Return the next reply. Raises what the client raises, or ``_Late``. ``began`` is when the
+    node was first waited for."""
     if (
         until is not None
         and not connection.can_read(max(0.0, until - time.monotonic()))

@@ -249,7 +249,7 @@ class OutageEngine:
         return capacity * min(here, count) // count
 
     def _share(self, limit: Limit) -> Limit | None:
-        """What is enforced of a limit here; ``None``: nothing. A guard has no amount to divide."""
+        """Return what is enforced of a limit here, if anything. A guard has no amount to divide."""
         count = self._workers.count
         if self._store.is_shared:
             count = -(-count // (self._workers.here or 1))
@@ -314,7 +314,7 @@ class OutageEngine:
         return applied
 
     def _is_here(self, change: Change) -> bool:
-        """Whether the charge was not handed back yet. Guards are changed where they decide."""
+        """Return whether the charge is still here. Guards are changed where they decide."""
         key = change.charge.key
         if change.hold.id:
             moves = self._store.moves(key, change.hold)
@@ -404,8 +404,8 @@ class OutageEngine:
             _logger.error(LOST)
 
     def _next_batch(self, later: set[int]) -> Batch | None:
-        """The next batch to be sent, except those of these numbers. If all are sent, what has
-        changed in some buckets becomes one: admissions wait meanwhile. The holds are moved."""
+        """Return the next batch to be sent, except those of these numbers. If all are sent, what
+        has changed in some buckets becomes one: admissions wait meanwhile. The holds are moved."""
         batch = self._store.next_batch(but=later)
         if batch is not None:
             return batch
@@ -416,7 +416,7 @@ class OutageEngine:
         return self._next_batch(later) if changes or self._store.changed(1) else None
 
     def _moved(self, limit: Limit, key: str) -> list[Change]:
-        """What has changed in a bucket since it was handed back, with its holds."""
+        """Return what has changed in a bucket since it was handed back, with its holds."""
         own, bucket = self._share(limit), self._store.bucket(key)
         self._store.note_changed(key, None)
         self._store.release(key)
@@ -443,8 +443,8 @@ class OutageEngine:
 def _without_count(
     charge: Charge, policy: Degradation, share: Limit | None, *, take: bool
 ) -> Verdict | None:
-    """The verdict on a charge that is not counted; ``None`` if its share decides. A look at what is
-    left is not denied."""
+    """Return the verdict on a charge that is not counted; ``None`` if its share decides. A look at
+    what is left is not denied."""
     limit, cost = charge.limit, charge.cost
     if policy == "open" and limit.amount:
         return _verdict(charge, remaining=limit.capacity)
@@ -472,7 +472,7 @@ def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> 
 
 
 def _with_triggers(charges: Sequence[Charge], places: Sequence[int]) -> list[Charge]:
-    """The charges with the positions that their triggers have now; ``places`` are those before."""
+    """Return the charges with the present positions of triggers; ``places`` are those before."""
     now = {place: position for position, place in enumerate(places)}
     return [
         charge._replace(

@@ -128,8 +128,8 @@ class OutageStore(Buckets):
     # -- transactions --------------------------------------------------------------------------
 
     def run(self, work: Callable[[], T]) -> T:
-        """The result of ``work``, which is done once: in one transaction of the host. If the file
-        fails it is done again, without the file."""
+        """Return the result of ``work``, which is done once: in one transaction of the host. If the
+        file fails it is done again, without the file."""
         with self.lock:
             if self._is_running:
                 return work()
@@ -215,7 +215,7 @@ class OutageStore(Buckets):
     # -- time ----------------------------------------------------------------------------------
 
     def now_us(self) -> int:
-        """The time of the storage, as far as it is known, by the monotonic clock."""
+        """Return the time of the storage, as far as it is known, by the monotonic clock."""
         ahead_us = self._fact("ahead us")
         if ahead_us is None:
             ahead_us = clock.now_us() - _monotonic_us()
@@ -244,7 +244,7 @@ class OutageStore(Buckets):
     # -- buckets -------------------------------------------------------------------------------
 
     def bucket(self, key: str) -> Bucket | None:
-        """The bucket, also one that is over."""
+        """Return the bucket, also one that is over."""
         if key in self._read:
             return self._read[key]
         found = self._all(
@@ -323,7 +323,7 @@ class OutageStore(Buckets):
             self._read.clear()
 
     def changed(self, most: int) -> list[tuple[str, Limit]]:
-        """The buckets that have changed since they were handed back."""
+        """Return the buckets that have changed since they were handed back."""
         self._write()
         query = "SELECT key, changed FROM buckets WHERE changed IS NOT NULL LIMIT ?"
         return [(key, _value(words, limit_of)) for key, words in self._all(query, most)]
@@ -358,7 +358,7 @@ class OutageStore(Buckets):
         self._all(f"{_PUT} holds VALUES (?, ?, ?)", key, hold.id, moves)
 
     def moves(self, key: str, hold: Hold) -> bool | None:
-        """Whether a hold is on its way to the storage; ``None``: it is not here at all."""
+        """Return whether a hold is on its way to the storage; ``None``: it is not here at all."""
         found = self._all("SELECT moves FROM holds WHERE key = ? AND id = ?", key, hold.id)
         return bool(found[0][0]) if found else None
 
@@ -392,7 +392,7 @@ class OutageStore(Buckets):
         return bool(self._all("SELECT 1 FROM batches LIMIT 1"))
 
     def next_batch(self, *, but: Collection[int] = ()) -> Batch | None:
-        """The oldest batch that is on its way, without changes that no longer matter."""
+        """Return the oldest batch that is on its way, without changes that no longer matter."""
         now_us = self.now_us()
         for (number,) in self._all("SELECT number FROM batches ORDER BY number"):
             if number in but:
@@ -417,7 +417,7 @@ class OutageStore(Buckets):
 
 
 def outage_path(directory: Path, storage: str) -> Path:
-    """Where the workers of this host that use the storage of this address keep their decisions."""
+    """Return where the workers of this host keep decisions of the storage of this address."""
     try:
         boot = _BOOT.read_text("ascii").strip()
     except OSError:  # not Linux
@@ -465,7 +465,8 @@ def _bytes(value: Any) -> bytes | None:
 
 
 def _value(data: bytes | None, made: Callable[[Any], Any] = lambda value: value) -> Any:
-    """What was kept, or what is made of it. Raises ``sqlite3.DatabaseError`` if it is damaged."""
+    """Return what was kept, or what is made of it. Raises ``sqlite3.DatabaseError`` if it is
+    damaged."""
     if data is None:
         return None
     try:

@@ -152,8 +152,9 @@ class RedisEngine:
 
 
 def stored_names(client: Any, prefix: str, most: int | None = None) -> Iterator[str]:
-    """The names that begin with the prefix, by SCAN, which does not block the server; on a cluster,
-    of all masters. A name may come twice. At most ``most`` names. Raises the client's errors."""
+    """Yield the names that begin with the prefix, by SCAN, which does not block the server; on a
+    cluster, of all masters. A name may come twice. At most ``most`` names. Raises the client's
+    errors."""
     pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
     found = client.scan_iter(match=pattern, count=SCAN_COUNT)
     for name in islice(found, most):
@@ -161,8 +162,8 @@ def stored_names(client: Any, prefix: str, most: int | None = None) -> Iterator[
 
 
 def held_calls(client: Any, keys: Sequence[str]) -> list[int]:
-    """How many calls hold an estimate in each of these buckets, whose limits reserve. Raises the
-    client's errors."""
+    """Return how many calls hold an estimate in each of these buckets, whose limits reserve. Raises
+    the client's errors."""
     heads = [client.getrange(key, 0, _COUNTS - 1) for key in keys]
     return [raw[0] + int.from_bytes(raw[1:], "little") if raw else 0 for raw in map(_bytes, heads)]
 

@@ -90,7 +90,7 @@ class MasterWatch:
     # -- the pool ------------------------------------------------------------------------------
 
     def _get_connection(self, *words: Any, **options: Any) -> Any:
-        """A connection to the master; raises the client's error while it is being replaced."""
+        """Return a connection to the master; raise the client's error while it is replaced."""
         if self._thread is None or self._process != os.getpid():
             self._start()
         if not self._were_asked.is_set() and self._thread is not None:

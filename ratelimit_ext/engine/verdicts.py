@@ -21,7 +21,7 @@ _logger = logging.getLogger("ratelimit_ext")
 
 
 def sent_cost(charge: Charge) -> int:
-    """The cost as the strategy sees it: anything above the capacity is equally impossible."""
+    """Return the cost as the strategy sees it: all above the capacity is equally impossible."""
     return min(charge.cost, charge.limit.capacity + 1)
 
 
@@ -92,8 +92,8 @@ class Reply(Decision):
 
 
 def applied(changes: Sequence[Change], reply: Sequence[int]) -> int:
-    """How many changes were applied, by the reply of ``settle.lua``. Those of an unreadable bucket
-    are lost: sent again, they would fail again."""
+    """Return how many changes were applied, by the reply of ``settle.lua``. Those of an unreadable
+    bucket are lost: sent again, they would fail again."""
     for change, result in zip(changes, reply, strict=False):  # no results: they were applied before
         if result < 0:
             _logger.error(UNREADABLE, change.charge.key, change.verb, change.numbers)

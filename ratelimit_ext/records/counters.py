@@ -87,8 +87,8 @@ class Counters:
             self._add([((minute, REQUESTS, "degraded"), 1)])
 
     def _group(self, names: tuple[str, ...], event: DecisionEvent) -> _Group:
-        """What the admitted request counts. A guard, which each request asks, counts only if it
-        denies."""
+        """Return what the admitted request counts. A guard, which each request asks, counts only if
+        it denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
         is_tried = any(limit.mode != "enforce" and limit.traits.can_shadow for limit in limits)
@@ -132,8 +132,8 @@ class Counters:
                     counts[key] = (known or 0) + count
 
     def read(self, minutes: int) -> dict[int, dict[str, Counter[str]]]:
-        """The counts by the minute (since 1970, the first one first), the name of the limit and the
-        outcome, of the current minute and those before it, at most an hour. Minutes without
+        """Return the counts by the minute (since 1970, the first one first), the name of the limit
+        and the outcome, of the current minute and those before it, at most an hour. Minutes without
         decisions are there, too. Raises ``OperatorError`` if the storage keeps none, and
         ``StorageUnavailable``."""
         require_store(self.store, KEPT)
@@ -159,7 +159,7 @@ class Counters:
         store.change("counters", [f"tallies:{hour}"], KEEP_S * 1000, MOST_STORED, *words)
 
     def of_hour(self, hour: int) -> Counts:
-        """The counts of the hour. Raises ``StorageUnavailable``."""
+        """Return the counts of the hour. Raises ``StorageUnavailable``."""
         found = Counts()
         for text, count in require_store(self.store, KEPT).table(f"tallies:{hour}").items():
             if ":" in text:

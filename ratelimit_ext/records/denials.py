@@ -155,9 +155,9 @@ class Denials:
         require_store(self.store, KIND).change("denials", [KIND], MOST_RECORDS, KEEP_S, *texts)
 
     def read(self, since_s: float = 0.0, *, most: int = MOST_READ) -> list[DenialRecord]:
-        """The denials since then, in seconds since 1970, the first one first, of the ``most``
-        entries that were written last; denials of one limit and identity without a pause of a
-        minute are one record.
+        """Return the denials since then, in seconds since 1970, the first one first, of the
+        ``most`` entries that were written last; denials of one limit and identity without a pause
+        of a minute are one record.
 
         Raises ``OperatorError`` if the storage keeps none, and ``StorageUnavailable``.
         """

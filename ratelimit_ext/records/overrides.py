@@ -96,13 +96,13 @@ class Overrides:
         _all.add(self)
 
     def find(self, limit: str, identity: str) -> Override | None:
-        """The override that is valid now."""
+        """Return the override that is valid now."""
         found = self.by_limit.get(limit, _NONE).get(identity)
         return found if found is not None and found.is_valid(time.time()) else None
 
     def all(self) -> list[Override]:
-        """The valid overrides in the storage, by limit and identity. ``OperatorError`` if the
-        storage keeps none."""
+        """Return the valid overrides in the storage, by limit and identity. ``OperatorError`` if
+        the storage keeps none."""
         self.refresh()
         now_s = time.time()
         found = [each for limit in self.by_limit.values() for each in limit.values()]
@@ -167,7 +167,7 @@ class Overrides:
         self.write(entry, None)
 
     def log(self) -> list[LogEntry]:
-        """The latest changes, the newest first."""
+        """Return the latest changes, the newest first."""
         texts = require_store(self._store, KIND).newest_first("log", MOST_ENTRIES)
         return [from_json(LogEntry, text) for text in texts]
 
@@ -236,7 +236,7 @@ class Overrides:
 
 
 def field_of(limit: str, identity: str) -> str:
-    """Where an override is kept in the hash."""
+    """Return where an override is kept in the hash."""
     return json.dumps([limit, identity])
 
 

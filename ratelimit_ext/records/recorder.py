@@ -121,7 +121,7 @@ class Recorder:
 
 
 def _is_refusal(error: StorageUnavailable) -> bool:
-    """Whether the storage has answered: a right is missing, or its memory is full."""
+    """Return whether the storage has answered: a right is missing, or its memory is full."""
     cause = type(error.__cause__)
     return any(each.__name__ == "ResponseError" for each in cause.__mro__)
 

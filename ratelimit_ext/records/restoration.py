@@ -53,7 +53,7 @@ def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool)
 
 
 def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, list[Use]]:
-    """What is counted now after these uses, and those since the bucket last began anew."""
+    """Return what is counted now after these uses, and those since the bucket last began anew."""
     limit, strategy = charge.limit, cast(Strategy, charge.limit.traits)
     state, charges = None, list[Use]()
     for at_us, units in sorted((min(at_us, now_us), units) for at_us, units in uses if units > 0):

@@ -84,8 +84,8 @@ class Counts:
             self.is_partial = True
 
     def enough(self) -> int | None:
-        """The smallest amount that denies nothing to 99 of 100 identities; ``None`` if it is not
-        known."""
+        """Return the smallest amount that denies nothing to 99 of 100 identities; ``None`` if it is
+        not known."""
         if self.is_partial or not self.used:
             return None
         return sorted(self.used.values())[ceil(0.99 * len(self.used)) - 1]
@@ -152,8 +152,8 @@ class Shadows:
             del counted[key]
 
     def read(self, hours: int) -> dict[Shadow, Counts]:
-        """What was counted in the current hour and so many before it. Raises ``OperatorError``
-        if the storage keeps none, and ``StorageUnavailable``."""
+        """Return what was counted in the current hour and so many before it. Raises
+        ``OperatorError`` if the storage keeps none, and ``StorageUnavailable``."""
         require_store(self.store, KEPT)
         self.flush()
         now = clock.now_us() // (HOUR_S * 1_000_000)
@@ -175,7 +175,7 @@ class Shadows:
         require_store(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
 
     def of_hour(self, hour: int) -> dict[Shadow, Counts]:
-        """What was counted in the hour. Raises ``StorageUnavailable``."""
+        """Return what was counted in the hour. Raises ``StorageUnavailable``."""
         store, found = require_store(self.store, KEPT), {}
         totals = {name: int(value) for name, value in store.table(f"trials:{hour}").items()}
         for name, requests in totals.items():

@@ -33,12 +33,12 @@ class RecordStore(Protocol):
     def scores(self, name: str) -> Mapping[str, int]: ...
     def newest_first(self, name: str, most: int) -> list[str]: ...
     def latest(self, name: str, most: int) -> list[str]:
-        """Those of a stream that were written last, the first one first."""
+        """Return those of a stream that were written last, the first one first."""
         ...
 
 
 def record_store(storage: Storage | None, key_prefix: str) -> RecordStore | None:
-    """The store beside the limits; ``None`` if the storage keeps no records."""
+    """Return the store beside the limits; ``None`` if the storage keeps no records."""
     prefix = "" if storage is None else storage_prefix(storage)
     prefix = f"{prefix}:{escaped(key_prefix)}" if key_prefix else prefix
     if isinstance(storage, MemoryStorage):
@@ -50,8 +50,8 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], text: str) -> T:
-    """The record of this dataclass; what a newer release has written beside its fields is left
-    out."""
+    """Return the record of this dataclass; what a newer release has written beside its fields is
+    left out."""
     known = {each.name for each in fields(cast(Any, kind))}
     return kind(**{name: value for name, value in json.loads(text).items() if name in known})
 
@@ -67,7 +67,7 @@ def require_store(store: RecordStore | None, what: str) -> RecordStore:
 
 
 def storage_prefix(storage: Storage) -> str:
-    """What every name in the storage begins with."""
+    """Return what every name in the storage begins with."""
     return str(getattr(storage, "key_prefix", "LIMITS"))
 
 

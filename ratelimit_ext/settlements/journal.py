@@ -72,7 +72,7 @@ class Line(NamedTuple):
 
     @staticmethod
     def words_of_release(limit: Limit) -> str:
-        """How a release of a charge of this limit begins, up to the charge's key."""
+        """Return how a release of a charge of this limit begins, up to the charge's key."""
         return f'{{"verb":"release","limit":{json.dumps(dict(limit.words()))},'
 
     def encode(self) -> bytes:
@@ -129,8 +129,8 @@ class JournalFile:
 
     @classmethod
     def claim(cls, path: Path) -> JournalFile | None:
-        """The file of a process that has ended; ``None`` if it has not, or if another one was
-        faster. Raises ``OSError``."""
+        """Return the file of a process that has ended; ``None`` if it has not, or if another one
+        was faster. Raises ``OSError``."""
         try:
             file = cls(path, os.open(path, os.O_RDWR))
         except FileNotFoundError:
@@ -238,8 +238,8 @@ class Journal:
         return own
 
     def has_others(self) -> bool:
-        """Whether there are files that this process may take over, now or later: a queue that
-        another process may leave, or the calls of one that has ended."""
+        """Return whether there are files that this process may take over, now or later: a queue
+        that another process may leave, or the calls of one that has ended."""
         return any(path.suffix == SUFFIX or _is_left(path) for path in self._others())
 
     def take_over(self, now: float) -> Iterator[tuple[JournalFile, list[Line]]]:
@@ -278,7 +278,7 @@ class Journal:
         self._own = None
 
     def _others(self) -> list[Path]:
-        """The files of other processes that may be sent."""
+        """Return the files of other processes that may be sent."""
         self._files = [file for file in self._files if file.is_open]
         known = self._refused.union(file.path for file in self._files)
         try:
@@ -288,7 +288,7 @@ class Journal:
         return [path for path in paths if path.suffix in SUFFIXES and path not in known]
 
     def _read(self, file: JournalFile, now: float) -> list[Line]:
-        """The lines of the file. Raises ``ValueError`` if they are not to be sent."""
+        """Return the lines of the file. Raises ``ValueError`` if they are not to be sent."""
         head, *texts = file.read() or [b""]
         try:
             words = json.loads(head)
@@ -319,7 +319,7 @@ def head_of(storage: str) -> bytes:
 
 
 def _is_left(path: Path) -> bool:
-    """Whether the process of this file has ended."""
+    """Return whether the process of this file has ended."""
     try:
         file = JournalFile.claim(path)
     except OSError:  # a file system without locks, which taking it over reports
@@ -330,7 +330,8 @@ def _is_left(path: Path) -> bool:
 
 
 def journal_directory(config: Mapping[str, Any], instance_path: str) -> Path | None:
-    """The configured directory; ``None`` if there is to be none. Raises ``ConfigurationError``."""
+    """Return the configured directory; ``None`` if there is to be none. Raises
+    ``ConfigurationError``."""
     found = config.get(DIRECTORY, DEFAULT_DIRECTORY)
     if found == "":
         return None
@@ -343,7 +344,7 @@ def journal_directory(config: Mapping[str, Any], instance_path: str) -> Path | N
 
 
 def storage_address(uri: str) -> str:
-    """What of a storage's URI identifies it: without user, password and options.
+    """Return what of a storage's URI identifies it: without user, password and options.
 
     >>> storage_address("rediss://app:secret@host:6379/0?ssl_cert_reqs=none")
     'rediss://host:6379/0'

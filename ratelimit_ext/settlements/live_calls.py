@@ -113,8 +113,8 @@ class LiveCalls:
         return self._cells.pop(next(iter(self._cells)))
 
     def _line(self, hold: Hold, charges: Iterable[Charge]) -> bytes:
-        """A line of the journal that releases the hold, without those charges that a cell has no
-        room for. It is written for each call, so its parts are kept."""
+        """Return a line of the journal that releases the hold, without the charges that do not fit
+        into a cell. It is written for each call, so its parts are kept."""
         words, room = list[str](), CELL - 200
         ending = f'"hold":[{hold.id},{hold.lease_us}]}}'
         for charge in charges:

@@ -375,15 +375,15 @@ def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
 
 
 def _marker(changes: Sequence[Change]) -> str | None:
-    """The key that marks changes as applied: in the first bucket's slot of a cluster, and under its
-    prefix. ``None`` if they may be applied twice."""
+    """Return the key that marks changes as applied: in the first bucket's slot of a cluster, and
+    under its prefix. ``None`` if they may be applied twice."""
     if not [change for change in changes if change.verb == "adjust"]:
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
 
 
 def _kept(changes: Iterable[Change]) -> list[Change]:
-    """The changes that are sent again if the storage could not take them."""
+    """Return the changes that are sent again if the storage could not take them."""
     return [change for change in changes if change.verb in SENT_AGAIN]
 
 

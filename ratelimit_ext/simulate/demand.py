@@ -160,8 +160,8 @@ class _Usages:
 
 
 def _measure(limit: Limit) -> tuple[Strategy, Limit] | None:
-    """The strategy of a window, and the limit without its amount; ``None`` for others, of which the
-    usage depends on the amount."""
+    """Return the strategy of a window, and the limit without its amount; ``None`` for others, of
+    which the usage depends on the amount."""
     if limit.traits.guard or "burst" in limit.traits.options:
         return None
     return strategy_named(limit.strategy), replace(limit, amount=MOST_AMOUNT)
@@ -189,6 +189,6 @@ def _bursts(
 
 
 def _quantile(values: Iterable[float], share: float) -> int:
-    """The smallest of the values that is not below ``share`` of them, as a whole number."""
+    """Return the smallest of the values that is not below ``share`` of them, as a whole number."""
     ordered = sorted(values)
     return math.ceil(ordered[min(len(ordered) - 1, math.ceil(share * len(ordered)) - 1)])

@@ -41,7 +41,7 @@ class Rule(NamedTuple):
     priority: str = ""
 
     def for_call(self, call: TrafficCall) -> Rule:
-        """The rule as the class of the call may use it."""
+        """Return the rule as the class of the call may use it."""
         if not self.limit.keep:
             return self
         return self._replace(limit=self.limit.of_class(call.who.get(self.priority, "")))
@@ -51,11 +51,11 @@ class Rule(NamedTuple):
         return self.limit.mode != "enforce"
 
     def identity(self, call: TrafficCall) -> str | None:
-        """The identity that the limit counts; ``None`` if the traffic does not say it."""
+        """Return the identity that the limit counts; ``None`` if the traffic does not say it."""
         return EVERYONE if self.key == EVERYONE else call.who.get(self.key)
 
     def cost_of(self, call: TrafficCall) -> int:
-        """What the call costs, in the limit's unit."""
+        """Return what the call costs, in the limit's unit."""
         if self.cost is not None:
             return self.cost
         return call.costs.get(self.limit.unit, 0)
@@ -155,8 +155,8 @@ class Replay:
         return denied
 
     def _check(self, call: TrafficCall, now: int) -> tuple[list[Rule], list[Rule], list[_Fitting]]:
-        """The enforced rules that deny the call, the shadows that would, and what it would be
-        charged."""
+        """Return the enforced rules that deny the call, the shadows that would, and what it would
+        be charged."""
         denied, tried, fitting, unknown = [], [], [], set()
         for prepared in self._applying(call):
             rule = prepared.rule.for_call(call)

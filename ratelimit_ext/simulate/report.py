@@ -49,7 +49,7 @@ def simulate(
 
 
 def as_data(results: Iterable[Result]) -> list[dict[str, Any]]:
-    """The results for programs, dollars as numbers."""
+    """Return the results for programs, dollars as numbers."""
     return [
         {
             "policy": policy,
@@ -85,12 +85,12 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def _limits(outcome: ReplayOutcome) -> list[str]:
-    """The limits that denied, or would have, the busiest first."""
+    """Return the limits that denied, or would have, the busiest first."""
     return [name for name, _ in (outcome.denials + outcome.would_deny).most_common()]
 
 
 def _hit(outcome: ReplayOutcome) -> list[tuple[str, Tally]]:
-    """The callers who were denied most."""
+    """Return the callers who were denied most."""
     hit = [(name, tally) for name, tally in outcome.callers.items() if tally.denied]
     hit.sort(key=lambda each: (-outcome.wronged[each[0]], -each[1].denied, each[0]))
     return hit[:MOST_CALLERS]
@@ -154,7 +154,7 @@ def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
 
 
 def suggestion_data(found: Iterable[Suggestion]) -> list[dict[str, Any]]:
-    """The suggestions for programs, in the limits' units (micro-dollars for ``usd``)."""
+    """Return the suggestions for programs, in the limits' units (micro-dollars for ``usd``)."""
     return [
         {
             "limit": each.rule.name,
@@ -182,7 +182,7 @@ def _usd(dollars: float) -> str:
 
 
 def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, str]) -> list[str]:
-    """What a reader has to know besides the tables, one sentence each."""
+    """Return what a reader has to know besides the tables, one sentence each."""
     found = [FALSE_POSITIVE]
     if traffic.skipped:
         found.append(f"{traffic.skipped:,} broken lines skipped: {'; '.join(traffic.reasons)}.")
@@ -211,7 +211,7 @@ def _calls(count: int) -> str:
 
 
 def as_text(table: Table) -> str:
-    """A table for a terminal: names on the left, figures on the right."""
+    """Return a table for a terminal: names on the left, figures on the right."""
     title, rows = table
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -173,7 +173,7 @@ def _instant(value: Any) -> int:
 
 
 def _micro(seconds: float) -> int:
-    """The instant in microseconds. ValueError before 1970 and after 2242."""
+    """Return the instant in microseconds. ValueError before 1970 and after 2242."""
     if not 0 <= seconds < 2**33:
         raise ValueError(seconds)
     return int(seconds * 1_000_000)
@@ -192,7 +192,7 @@ def _seconds(value: Any) -> float:
 
 
 def _in_order(calls: Iterable[TrafficCall], traffic: Traffic) -> Iterator[TrafficCall]:
-    """The calls by time; one that is more than :data:`LATEST_US` late is skipped."""
+    """Yield the calls by time; one that is more than :data:`LATEST_US` late is skipped."""
     waiting: list[tuple[int, int, TrafficCall]] = []
     newest = released = 0
     for number, call in enumerate(calls):

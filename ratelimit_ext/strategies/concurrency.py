@@ -57,7 +57,7 @@ class Concurrency(Strategy):
         return state + cost
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """A period; the holds keep it for longer."""
+        """Return a period; the holds keep it for longer."""
         return parameters[1] if state else 0
 
     def longest_wait_us(self, limit: Limit) -> int:

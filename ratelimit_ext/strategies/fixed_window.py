@@ -77,7 +77,7 @@ class FixedWindow(Strategy):
         return units, now_us + reset_after_us
 
     def receipt(self, state: State, now_us: int) -> int:
-        """The window's end."""
+        """Return the window's end."""
         return state[1]
 
     def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
@@ -109,7 +109,7 @@ class FixedWindow(Strategy):
 
 
 def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, int]:
-    """When the day or month that holds the instant begins and ends in the time zone.
+    """Return when the day or month that holds the instant begins and ends in the time zone.
 
     >>> [instant // 86_400_000_000 for instant in calendar_window(0, "month", "UTC")]
     [0, 31]
@@ -126,8 +126,8 @@ def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, i
 
 
 def _end(now_us: int, period: int, *calendar: int) -> int:
-    """When a window that is opened now ends: always in the future, whatever clock has computed the
-    calendar."""
+    """Return when a window that is opened now ends: always in the future, whatever clock has
+    computed the calendar."""
     if not calendar[0]:
         return now_us + period
     for end in calendar:

@@ -76,7 +76,7 @@ class State(NamedTuple):
         return self._replace(records=self.records[:place] + self.records[place + 1 :])
 
     def find(self, hold_id: int) -> int | None:
-        """Where the hold of this id is."""
+        """Return where the hold of this id is."""
         for place, record in enumerate(self.records):
             if record[0] == hold_id:
                 return place
@@ -97,19 +97,20 @@ class Reservations(Strategy):
         self.changes = (*strategy.changes, "settle", "release", "renew", "resume")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
-        """The strategy's own; the engine adds the hold."""
+        """Return the strategy's own; the engine adds the hold."""
         return self._strategy.parameters(limit, now_us)
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, Checked]:
-        """The strategy's answer, after expired leases gave back what they held."""
+        """Return the strategy's answer, after expired leases gave back what they held."""
         state = self._expired(state, now_us, parameters)
         fits, snapshot, now = self._strategy.check(state.inner, now_us, cost, parameters[0])
         return fits, snapshot, (state, now)
 
     def take(self, checked: Checked, now_us: int, cost: int, parameters: Parameters) -> State:
-        """The strategy's, with a hold if there is a lease; nothing if it was released before."""
+        """Return the strategy's, with a hold if there is a lease; nothing if it was released
+        before."""
         (state, now), (own, hold) = checked, parameters
         holds = cost and hold.lease_us
         if holds and state.find(hold.id) is not None:
@@ -163,7 +164,7 @@ class Reservations(Strategy):
         return State(inner=inner), holds
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """The strategy's, and until the last hold is forgotten."""
+        """Return the strategy's, and until the last hold is forgotten."""
         inner = state.inner
         own = 0 if inner is None else self._strategy.lifetime(inner, now_us, parameters[0])
         return max(own, state.latest + GRACE_US - now_us) if state.records else own

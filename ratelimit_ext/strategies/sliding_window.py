@@ -92,7 +92,7 @@ class SlidingWindow(Strategy):
         return self.adjust(state, now_us, parameters, now_us - parameters[1] + 1, -units)
 
     def receipt(self, state: State, now_us: int) -> int:
-        """The entry's instant."""
+        """Return the entry's instant."""
         return now_us
 
     def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
@@ -135,7 +135,7 @@ class SlidingWindow(Strategy):
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:
-    """The log without what has left the window; instants in the future become now."""
+    """Return the log without what has left the window; instants in the future become now."""
     if state is None:
         return 0, ()
     total, log = state

@@ -76,7 +76,7 @@ class SlidingWindowCounter(Strategy):
         return start, max(0, previous - less), current
 
     def receipt(self, state: State, now_us: int) -> int:
-        """The window's start."""
+        """Return the window's start."""
         return state[0]
 
     def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
@@ -135,7 +135,7 @@ class SlidingWindowCounter(Strategy):
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:
-    """The windows at ``now_us``. A start in the future (a clock set back) becomes now."""
+    """Return the windows at ``now_us``. A start in the future (a clock set back) becomes now."""
     if state is None or now_us >= state[0] + 2 * period:
         return now_us, 0, 0
     start, previous, current = state
@@ -149,5 +149,6 @@ def _weighted(start: int, previous: int, current: int, now_us: int, period: int)
 
 
 def _overlap(room: int, units: int, period: int) -> int:
-    """The longest overlap, in microseconds, at which ``units`` weigh no more than ``room``."""
+    """Return the longest overlap, in microseconds, at which ``units`` weigh no more than
+    ``room``."""
     return min(period, ((room + 1) * period - 1) // units) if units else period

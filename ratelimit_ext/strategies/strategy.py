@@ -89,8 +89,7 @@ class Strategy(Traits, ABC):
         return verdict.remaining, verdict.reset_after_us
 
     def longest_wait_us(self, limit: Limit) -> int | None:
-        """Return the longest wait that it can name for a cost within the capacity; ``None`` if
-        unknown."""
+        """Return the longest wait for a cost within the capacity; ``None`` if unknown."""
         return None
 
     def usage(self, state: Any, now_us: int, parameters: Any) -> int:
@@ -139,8 +138,7 @@ class Strategy(Traits, ABC):
         return False
 
     def reserve(self, state: Any, now_us: int, parameters: Any) -> Any:
-        """Return the state with the hold of a call whose estimate is 0; ``None``: it has no
-        holds."""
+        """Return the state with the hold of a call whose estimate is 0; ``None`` without holds."""
         return None
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:

@@ -131,7 +131,7 @@ class TokenBucket(Strategy):
 
 
 def _leaked(state: State | None, now_us: int, parameters: Parameters) -> tuple[int, int, int, int]:
-    """What is missing at ``now_us``, by how much the bucket is ahead of it, and its pace.
+    """Return what is missing at ``now_us``, by how much the bucket is ahead of it, and its pace.
 
     An instant in the future leaks nothing; beyond the skew it is a clock set back, and is now.
     """

@@ -117,7 +117,7 @@ def check_reason(reason: str) -> None:
 
 
 def length_us(for_s: float | None) -> int:
-    """How long a block lasts, in microseconds; ``None``: as long as possible.
+    """Return how long a block lasts, in microseconds; ``None``: as long as possible.
 
     >>> length_us(1.5)
     1500000
@@ -134,7 +134,7 @@ def length_us(for_s: float | None) -> int:
 
 
 def _now(state: State, now_us: int) -> State:
-    """The block, moved to where a clock that was set back would have begun it."""
+    """Return the block, moved to where a clock that was set back would have begun it."""
     since, end, reason = state
     back = since - now_us
     return (since - back, end - back, reason) if back > SKEW_US else state

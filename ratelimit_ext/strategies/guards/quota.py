@@ -139,7 +139,7 @@ class Quota(Strategy):
 
 
 def _now(state: State, now_us: int) -> State:
-    """The bucket now; ``full`` moves back with a clock that was set back."""
+    """Return the bucket now; ``full`` moves back with a clock that was set back."""
     full, at, amount, period = state
     if at - now_us > SKEW_US:
         full, at = full - (at - now_us), now_us
@@ -147,5 +147,6 @@ def _now(state: State, now_us: int) -> State:
 
 
 def _refill_us(units: int, amount: int, period: int) -> int:
-    """How long it takes until so many units are back; more than all of them take no longer."""
+    """Return how long it takes until so many units are back; more than all of them take no
+    longer."""
     return -(-min(units, amount) * period // amount)

@@ -86,7 +86,7 @@ class Surge(Strategy):
         return end - now_us + kept * parameters[1]
 
     def receipt(self, state: State, now_us: int) -> int:
-        """The window's end."""
+        """Return the window's end."""
         return state[1]
 
     def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
@@ -118,7 +118,7 @@ class Surge(Strategy):
 
 
 def _now(state: State | None, now_us: int, amount: int, period: int) -> State:
-    """The window that is open now; one that is over becomes part of what is usual."""
+    """Return the window that is open now; one that is over becomes part of what is usual."""
     if state is None:
         return 0, 0, 0, 0
     used, end, usual, windows = state

@@ -132,8 +132,8 @@ class Admission:
         self.admit(state, route._replace(name=EDGE), lenient=True)
 
     def look(self, route: Route) -> Records:
-        """What the current caller has left of each limit of a route; nothing is charged. Limits
-        whose functions fail are left out."""
+        """Return what the current caller has left of each limit of a route; nothing is charged.
+        Limits whose functions fail are left out."""
         limits = [
             replace(bound, estimate=None, fixed_cost=0, is_late=False)
             for bound in self._resolver.limits(route).limits

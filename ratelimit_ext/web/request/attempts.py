@@ -48,7 +48,7 @@ class Attempts:
     def _charges(
         self, state: RequestState, names: tuple[str, ...]
     ) -> tuple[list[BoundCharge], list[ChargeRecord], list[ChargeRecord]]:
-        """What an attempt is charged: by the limits of these names, and by all that hold an
+        """Return what an attempt is charged: by the limits of these names, and by all that hold an
         estimate. With the records that it replaces, and those whose hold is not used any more."""
         again = [
             record

@@ -69,7 +69,7 @@ class ReadyAnswer:
         self.headers: ReadyHeaders | None = None
 
     def wait_ms(self, passed_us: int) -> int:
-        """The wait, so much later than the answer was made."""
+        """Return the wait, so much later than the answer was made."""
         return -(-max(1, self._wait_us - passed_us) // 1000)
 
     def response(self, wait_ms: int) -> flask.Response:
@@ -90,7 +90,7 @@ class ReadyAnswer:
         return response
 
     def _rendered(self) -> tuple[str, str]:
-        """The body with marks for the wait, and its type, as the current request accepts it."""
+        """Return the body with marks for the wait, and its type, as the request accepts it."""
         response = self._error.get_response()
         text = response.get_data(as_text=True)
         if not self._error.has_own_message:  # that is sent unchanged
@@ -111,7 +111,7 @@ class CachedAnswer(NamedTuple):
 
 
 def answer_key(route_limits: object, cached: CachedDecision) -> tuple[int, ...] | None:
-    """The key of the answer among those of the denial; ``None`` if its verdicts were not all
+    """Return the key of the answer among those of the denial; ``None`` if its verdicts were not all
     decided together, so that each has a time of its own."""
     ages_us = cached.ages_us
     if ages_us.count(cached.elapsed_us) < len(ages_us):

@@ -35,7 +35,7 @@ class Charges:
         swallow: bool = False,
         as_bound: bool = False,
     ) -> list[BoundCharge]:
-        """The charges of the current request; limits on denials come last. Each function is
+        """Return the charges of the current request; limits on denials come last. Each function is
         called once, whatever the number of limits that use it. If one fails, its limits are left
         out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
         that were charged before keep their amounts, whatever the overrides are now."""
@@ -69,7 +69,7 @@ class Charges:
         swallow: bool,
         as_bound: bool,
     ) -> BoundCharge | None:
-        """The charge of one limit; ``None`` if the request is exempt, or a function failed.
+        """Return the charge of one limit; ``None`` if the request is exempt, or a function failed.
         ``identities`` are the answers of identity functions, with their part of a bucket's name."""
         runtime = bound.runtime
         try:
@@ -113,8 +113,8 @@ class Charges:
         costs: dict[tuple[int, bool], int | Guess],
         as_bound: bool,
     ) -> BoundCharge | None:
-        """The charge of the same bucket with the amount that applies: that of an override, and of
-        the request's class."""
+        """Return the charge of the same bucket with the amount that applies: that of an override,
+        and of the request's class."""
         bound, identity, own = charge
         adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
         if adjusted is not None and adjusted.limit.keep:
@@ -131,7 +131,7 @@ class Charges:
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:
-    """The positions of the charges whose denial counts as the caller's; empty for all. A guard's
-    denial does not. If there are only guards, it is a position that does not exist."""
+    """Return the positions of the charges whose denial counts as the caller's; empty for all. A
+    guard's denial does not. If there are only guards, it is a position that does not exist."""
     visible = tuple([i for i, (bound, _, _) in enumerate(charges) if bound.limit.visible])
     return () if len(visible) == len(charges) else visible or (len(charges),)

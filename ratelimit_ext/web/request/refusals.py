@@ -70,7 +70,7 @@ class Refusals:
         self._logger = logger
 
     def denial(self, decision: Decision, records: Records) -> Denial:
-        """Which exception answers a denied decision."""
+        """Return which exception answers a denied decision."""
         own = records.without_metas()
         for record in records[len(own) :]:
             if record.verdict.reason == UNAVAILABLE:
@@ -106,8 +106,8 @@ class Refusals:
         charges: Sequence[BoundCharge],
         is_final: IsFinal | None,
     ) -> Denial | CachedAnswer | None:
-        """The denial that is repeated from memory: the ready answer, or the denial where code of
-        the application takes part, and at first. ``None`` if the engine has to decide."""
+        """Return the denial that is repeated from memory: the ready answer, or the denial where
+        code of the application takes part, and at first. ``None`` if the engine has to decide."""
         if not isinstance(engine, DenialCache):
             return None
         cached = engine.cached([charge for _, _, charge in charges])
@@ -132,7 +132,7 @@ class Refusals:
         return denial
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
-        """Whether code of the application takes part in the answer."""
+        """Return whether code of the application takes part in the answer."""
         return self._settings.on_breach is not None or any(
             record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
             for record in breached
@@ -168,7 +168,7 @@ class Refusals:
         charged: frozenset[int] | None,
         decide_again: Callable[[], AdmissionOutcome],
     ) -> AdmissionOutcome:
-        """What the application's refusal handler makes of a denial."""
+        """Return what the application's refusal handler makes of a denial."""
         outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
 
         def again() -> HTTPException | None:

@@ -40,7 +40,7 @@ class RequestLimit(flask_limiter.RequestLimit):
 
     @classmethod
     def of(cls, record: ChargeRecord, extension: flask_limiter.Limiter) -> RequestLimit:
-        """The record as callbacks and ``current_limits`` show it."""
+        """Return the record as callbacks and ``current_limits`` show it."""
         bound = record.bound
         arguments = [str(record.identity), bound.scope]
         if extension._key_prefix:
@@ -207,7 +207,7 @@ class RequestState:
             reservation.send_corrections()
 
     def is_refused(self, response: Response) -> bool:
-        """Whether the response is a denial of this extension.
+        """Return whether the response is a denial of this extension.
 
         A view may catch the exception and answer: that is no denial, unless it has the denial's
         status. A traceback begins where the exception was caught.
@@ -239,8 +239,8 @@ class RequestState:
             self.records = [_with_more(r, given.get(id(r.verdict), 0)) for r in self.records]
 
     def statuses(self) -> list[LimitStatus]:
-        """What headers show of each limit of :attr:`records`, as of now if the view was slow.
-        Refusals are sent at once, and stay exact."""
+        """Return what headers show of each limit of :attr:`records`, as of now if the view was
+        slow. Refusals are sent at once, and stay exact."""
         unread = self._unread
         if unread and not self._decided and not self._is_outdated(unread[0]):
             return [status for records in unread for status in records.statuses()]
@@ -254,12 +254,12 @@ class RequestState:
         return self.retry_ms is None and time.monotonic() - decided.decided_at > NOTICEABLE_S
 
     def nearest(self) -> ChargeRecord | None:
-        """The record nearest to exhaustion; of those that denied, the longest wait."""
+        """Return the record nearest to exhaustion; of those that denied, the longest wait."""
         statuses = [record.status() for record in self.records]
         return self.records[self.nearest_of(statuses)] if statuses else None
 
     def nearest_of(self, statuses: Sequence[LimitStatus]) -> int:
-        """The position of the status that is nearest to exhaustion, as :meth:`nearest`.
+        """Return the position of the status that is nearest to exhaustion, as :meth:`nearest`.
 
         Calls in flight are left out where there is another limit: the call that is answered frees
         its slot.
@@ -278,7 +278,7 @@ class RequestState:
 
 
 def _is_stream(response: Response) -> bool:
-    """Whether the response outlives the request. Flask makes a stream of an error, which is
+    """Return whether the response outlives the request. Flask makes a stream of an error, which is
     complete."""
     if response.direct_passthrough:  # a file
         return response.is_streamed

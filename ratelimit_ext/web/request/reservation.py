@@ -122,7 +122,7 @@ class _Reported(NamedTuple):
     as_of: float
 
     def by_now(self) -> Change:
-        """The report as of now: what was used has been refilling evenly since."""
+        """Return the report as of now: what was used has been refilling evenly since."""
         elapsed_us = int((time.monotonic() - self.as_of) * MICRO)
         refilled = elapsed_us * self.amount // self.period_us
         return quota_report(self.charge, self.amount, max(0, self.used - refilled), self.period_us)
@@ -336,16 +336,16 @@ class Reservation:
         self._send(self._due_corrections())
 
     def _is_refused(self, record: ChargeRecord) -> bool:
-        """Whether a refused request gets this back. If it settled anything, it has made its call,
-        which the provider's quota has counted."""
+        """Return whether a refused request gets this back. If it settled anything, it has made its
+        call, which the provider's quota has counted."""
         limit = record.bound.limit
         if limit.traits.external and self._actual:
             return False
         return limit.unit not in self._actual
 
     def _settled(self, record: ChargeRecord, is_first: bool) -> Addressed | None:
-        """The change that settles a charge, if any. The first of a bucket carries the actual cost
-        of the request, all others nothing."""
+        """Return the change that settles a charge, if any. The first of a bucket carries the actual
+        cost of the request, all others nothing."""
         limit = record.bound.limit
         cost = record.verdict.charge.taken
         unit = limit.unit
@@ -386,7 +386,7 @@ class Reservation:
 
 
 def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
-    """The records without those that share another's verdict: they are one charge."""
+    """Return the records without those that share another's verdict: they are one charge."""
     return list({id(record.verdict): record for record in tuple(records)}.values())
 
 
@@ -407,8 +407,8 @@ def _is_charged(record: ChargeRecord) -> bool:
 
 
 def _is_cancelled(record: ChargeRecord) -> bool:
-    """Whether a failed call gets this back: the application's own limits and a provider's quota
-    have counted it."""
+    """Return whether a failed call gets this back: the application's own limits and a provider's
+    quota have counted it."""
     limit = record.bound.limit
     return limit.held or not (record.bound.is_edge or limit.traits.external)
 

@@ -95,7 +95,7 @@ class RouteLimits:
         derive(self, "has_optional", any(bound.optional for bound in limits))
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
-        """The limits without the shared ones whose definitions are charged already."""
+        """Return the limits without the shared ones whose definitions are charged already."""
         shared = [bound for id_, limits in self.shared if id_ not in charged for bound in limits]
         return [*self.own, *shared]
 
@@ -174,8 +174,8 @@ class Resolver:
         return self._with_scopes(found, route) if found.asks_scopes else found
 
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
-        """The limits of a route for callers on a plan, without a request. Those whose string is a
-        function are left out, as only a request has them."""
+        """Return the limits of a route for callers on a plan, without a request. Those whose string
+        is a function are left out, as only a request has them."""
         shared, own = self._candidates(route)
         answers = {
             id(each): plan if plan and getattr(each, "plan", "") else _NO_ANSWER
@@ -185,13 +185,13 @@ class Resolver:
         return _Binder(self, route, answers).route_limits()
 
     def limits_of(self, route: Route, definitions: Iterable[Limit]) -> RouteLimits:
-        """Those of definitions that do not belong to a route: a block's, or the fallback's."""
+        """Return those of definitions without a route: a block's, or the fallback's."""
         found = _Binder(self, route, {}).limits_of(definitions)
         return self._with_scopes(found, route) if found.asks_scopes else found
 
     def adjusted(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
-        """The limit as it applies to the identity, with the amount of an override; ``None`` for an
-        optional limit of an identity without one, and for the candidate of one with it."""
+        """Return the limit as it applies to the identity, with the amount of an override; ``None``
+        for an optional limit of an identity without one, and for the candidate of one with it."""
         override = self.overrides.find(bound.limit.name, identity)
         if override is None:
             return None if bound.optional else bound
@@ -208,7 +208,7 @@ class Resolver:
         return known[1]
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
-        """The limit as a class of traffic may use it."""
+        """Return the limit as a class of traffic may use it."""
         name = name if any(name == each for each, _ in bound.limit.keep) else ""
         key = id(bound), name
         known = self._classed.get(key)
@@ -220,12 +220,12 @@ class Resolver:
         return known[1]
 
     def denies_if_invalid(self, definition: Limit) -> bool:
-        """Whether a limit denies if its function returns an invalid one. In Flask-Limiter, a view's
-        or blueprint's is left out, so that the defaults apply, and any other is an error."""
+        """Return whether a limit denies if its function returns an invalid one. In Flask-Limiter, a
+        view's or blueprint's is left out, so that the defaults apply, and any other is an error."""
         return self._strict or not (isinstance(definition, RouteLimit) or self._swallow_errors)
 
     def log_once(self, app: flask.Flask, subject: str) -> bool:
-        """Whether the subject has not been logged for the application yet."""
+        """Return whether the subject has not been logged for the application yet."""
         if (app, subject) in self._logged:
             return False
         if len(self._logged) >= MOST_VARIANTS:
@@ -234,7 +234,7 @@ class Resolver:
         return True
 
     def _questions(self, route: Route) -> _CompiledRoute:
-        """What has to be asked at every request, for the definitions that may apply."""
+        """Return what has to be asked at every request, for the definitions that may apply."""
         shared, own = self._candidates(route)
         questions: dict[Callable[[], Any], int] = {}
         question_of: dict[int, int] = {}
@@ -266,8 +266,9 @@ class Resolver:
     def _with_own_amounts(
         self, found: RouteLimits, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
     ) -> RouteLimits:
-        """The limits with the amounts of the current caller, and without the optional ones of which
-        the caller has none. If there are overrides of one, each identity decides about it."""
+        """Return the limits with the amounts of the current caller, and without the optional ones
+        of which the caller has none. If there are overrides of one, each identity decides about
+        it."""
         overrides = self.overrides.by_limit
         key = (id(found), self.overrides.version, *own.items())
         known = compiled.with_own.get(key)
@@ -302,13 +303,13 @@ class Resolver:
         return changed
 
     def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
-        """The core's limit for an item. Raises ``ConfigurationError``."""
+        """Return the core's limit for an item. Raises ``ConfigurationError``."""
         limit = limit_of(item, self.naming.strategy)
         is_common = identity in self._callbacks.common_identities
         return replace(limit, common=True) if is_common else limit
 
     def _with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
-        """The limit with that amount; with the policy's if the string is invalid, which is
+        """Return the limit with that amount; with the policy's if the string is invalid, which is
         logged."""
         try:
             item, parsed = with_amount(bound.runtime, text, self.naming.strategy)
@@ -334,7 +335,7 @@ class Resolver:
         )
 
     def _with_scopes(self, found: RouteLimits, route: Route) -> RouteLimits:
-        """The limits with the scopes of the current request, where a scope is a function."""
+        """Return the limits with the scopes of the current request, where a scope is a function."""
 
         def scoped(bound: BoundLimit) -> BoundLimit:
             if not callable(bound.runtime.scope):
@@ -411,7 +412,7 @@ class _Binder:
         return tuple([replace(bound, is_meta=True) for bound in metas])
 
     def _denying(self) -> tuple[Limit, ...]:
-        """The invalid definitions that apply to the method, without shadows."""
+        """Return the invalid definitions that apply to the method, without shadows."""
         return tuple(
             definition
             for definition in self._invalid
@@ -420,7 +421,7 @@ class _Binder:
         )
 
     def _limits(self, definition: Limit) -> tuple[BoundLimit, ...]:
-        """The bound limits of a definition; none if it is invalid, which is logged."""
+        """Return the bound limits of a definition; none if it is invalid, which is logged."""
         known = self._bound.get(id(definition))
         if known is None:
             answer = self._answers.get(id(definition))
@@ -549,8 +550,8 @@ class _Binder:
 
 
 def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:
-    """A cost that is no function; ``None`` if it is one, or invalid: then each charge raises. The
-    default in the place of an estimate is at most what the limit can hold."""
+    """Return a cost that is no function; ``None`` if it is one, or invalid: then each charge
+    raises. The default in the place of an estimate is at most what the limit can hold."""
     if callable(runtime.cost):
         return None
     try:
@@ -563,7 +564,7 @@ def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:
 
 
 def _question(definition: Limit) -> Callable[[], Any] | None:
-    """What to ask for the definition at every request; None if nothing."""
+    """Return what to ask for the definition at every request; None if nothing."""
     plan_loader: Callable[[], Any] | None = getattr(definition, "plan_loader", None)
     if plan_loader is not None:
         return plan_loader
@@ -577,8 +578,8 @@ def _meta_providers(definition: Limit) -> list[Any]:
 
 
 def _strings(definition: Limit) -> tuple[Any, ...]:
-    """The definition's own limit string, then those of its meta limits that are functions. What is
-    returned instead of a string, such as a list, may not be hashable."""
+    """Return the definition's own limit string, then those of its meta limits that are functions.
+    What is returned instead of a string, such as a list, may not be hashable."""
     provider = definition.limit_provider
     own = provider() if callable(provider) else provider
     metas = [meta() for meta in _meta_providers(definition) if callable(meta)]

@@ -206,7 +206,7 @@ def _append(headers: Headers, written: list[tuple[str, str]]) -> None:
 
 
 def replaced(response: flask.Response, refusal: flask.Response) -> flask.Response:
-    """The refusal in place of a response, with the headers that others have set on that."""
+    """Return the refusal in place of a response, with the headers that others have set on that."""
     refusal.call_on_close(response.close)
     own = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
     refusal.headers.extend(
