@@ -103,7 +103,7 @@ class Settings(BaseModel):
         "model for requests that name none", shown="by the keys that are set"
     )
     plans: Annotated[dict[str, str], BeforeValidator(_json_object)] = setting(
-        'plans by user id without API keys, as {"alice": "pro"}; else the policy\'s default',
+        'plans by user id without API keys, as {"alice": "pro"}, else the policy\'s default',
         default_factory=dict,
     )
     trusted_hops: int = setting(
