@@ -7,7 +7,7 @@ an invalid header counts as absent.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Annotated, Final
@@ -41,16 +41,16 @@ class OpenFields(Fields):
 def texts_in(value: object, *, without: Collection[str]) -> list[str]:
     """All strings in a part of an answer, at any depth: text, a refusal, a tool's name and
     arguments, reasoning. ``without`` are the fields that the model did not generate."""
-    match value:
-        case str():
-            return [value] if value else []
-        case dict():
-            inner: Iterable[object] = (v for name, v in value.items() if name not in without)
-        case list():
-            inner = value
-        case _:
-            return []
-    return [text for each in inner for text in texts_in(each, without=without)]
+    texts: list[str] = []
+    if isinstance(value, dict):
+        value = [inner for name, inner in value.items() if name not in without]
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, str):
+            if each:
+                texts.append(each)
+        elif isinstance(each, (dict, list)):
+            texts += texts_in(each, without=without)
+    return texts
 
 
 def readings_of(input_tokens: int, added: Sequence[Sequence[str]]) -> tuple[int, ...]:

@@ -41,6 +41,9 @@ def read(chunks: Iterable[bytes]) -> Iterator[Event]:
     """
     pending = bytearray()
     for chunk in chunks:
+        if not pending and (end := END.search(chunk)) and end.end() == len(chunk):
+            yield _event(chunk)  # one whole event, as most chunks are
+            continue
         searched = max(0, len(pending) - 3)
         pending += chunk
         while end := END.search(pending, searched):
@@ -53,6 +56,15 @@ def read(chunks: Iterable[bytes]) -> Iterator[Event]:
         yield _event(bytes(pending) + b"\n")
 
 
+def body_of(response: httpx2.Response) -> Iterable[bytes]:
+    """The pieces of a body that was not read yet, decoded. Without an encoding they are the
+    transport's own, which httpx2 would pass through four more functions each."""
+    if "content-encoding" in response.headers:
+        return response.iter_bytes()
+    response.is_stream_consumed = True
+    return response.stream  # type: ignore[return-value]
+
+
 def write(data: Mapping[str, object] | str, *, name: str | None = None) -> bytes:
     """One event with this data; a mapping is written as JSON."""
     # As ASCII, because a line separator within the data must not end its line.
@@ -61,8 +73,8 @@ def write(data: Mapping[str, object] | str, *, name: str | None = None) -> bytes
 
 
 def _event(raw: bytes) -> Event:
-    name, data = "", []
-    for line in LINE_END.split(raw.decode("utf-8")):
+    name, data, text = "", [], raw.decode("utf-8")
+    for line in LINE_END.split(text) if "\r" in text else text.split("\n"):
         field, _, value = line.partition(":")
         if field == "event":
             name = value.removeprefix(" ")
@@ -136,7 +148,7 @@ class EventStream:
         import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
 
         try:
-            yield from self._response.iter_bytes()
+            yield from body_of(self._response)
         except httpx2.TimeoutException as error:
             if not self._reader.over:
                 raise UpstreamError("timeout", message=str(error)) from error

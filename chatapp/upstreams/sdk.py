@@ -34,7 +34,7 @@ from chatapp.upstreams import (
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
 from chatapp.upstreams.cancellation import close, reads_within, with_cancellable_reads
-from chatapp.upstreams.event_stream import EventReader, EventStream
+from chatapp.upstreams.event_stream import EventReader, EventStream, body_of
 from chatapp.upstreams.keys import Keys
 
 if TYPE_CHECKING:
@@ -385,11 +385,8 @@ def _read(response: httpx2.Response) -> None:
     if hasattr(response, "_content"):
         return
     pieces, size = [], 0
-    is_encoded = "content-encoding" in response.headers
-    received: Any = response.iter_bytes() if is_encoded else response.stream
-    response.is_stream_consumed = not is_encoded
     try:
-        for piece in received:
+        for piece in body_of(response):
             pieces.append(piece)
             size += len(piece)
             if size > ANSWER_MAX_BYTES:

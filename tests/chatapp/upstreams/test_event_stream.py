@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatapp.upstreams import event_stream
+import chatapp
+from chatapp.upstreams import RawRequest, event_stream
 from chatapp.upstreams.event_stream import Event, read, write
+from tests.called import called
+from tests.chatapp.conftest import upstream
+from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks
 
 WIRE = b'event: a\ndata: {"x": 1}\n\n: ping\n\ndata: b\r\ndata: c\r\n\r\ndata:d\n\n'
 
@@ -57,3 +61,18 @@ def test_written_events_can_be_read(data: dict[str, str], name: str | None) -> N
     [event] = read([write(data, name=name)])
     assert event.name == (name or "")
     assert event_stream.json.loads(event.data) == data
+
+
+def test_an_event_takes_few_functions(provider: UpstreamServer) -> None:
+    """Of chatapp, by one more event of a stream of OpenAI. Measured: 10, and one more if it arrives
+    alone and is waited for."""
+    openai = upstream("openai")
+    request = RawRequest.of({"model": "gpt-5.4-mini", "stream": True})
+    counts = []
+    for events in (100, 300):
+        provider.script(Stream(openai_chunks(*["word "] * events)))
+        stream = openai.forward_stream(request)
+        with called(chatapp) as codes:
+            assert sum(part.text == "word " for part in stream) == events
+        counts.append(len(codes))
+    assert 0 < counts[1] - counts[0] <= 12 * 200, counts

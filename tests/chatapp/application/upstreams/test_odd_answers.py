@@ -84,7 +84,7 @@ def nested(depth: int) -> object:
     return value
 
 
-ODD_CONTENT = {"a number": 7, "nested": nested(700)}
+ODD_CONTENT = {"a number": 7, "nested": nested(950)}
 
 
 @every_way
