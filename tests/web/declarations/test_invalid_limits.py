@@ -110,13 +110,19 @@ def test_a_mistake_is_an_error_at_the_decorator(statement: dict[str, Any], messa
         {"limit_value": "3/day", "strategy": "moving-window"},
         {"limit_value": "4 in flight", "strategy": "concurrency", "unit": "calls"},
         {"limit_value": "as reported", "unit": "tokens", "cost": 200},
-        {"limit_value": lambda: ""},
     ],
     ids=repr,
 )
 def test_a_valid_limit_is_accepted(statement: dict[str, Any]) -> None:
     """Each of these combinations."""
     Limiter(asked_key).limit(**statement)
+
+
+def test_a_function_may_return_no_limit(make: Maker) -> None:
+    """Only a string that is empty is a mistake."""
+    app, limiter = make()
+    app.get("/")(limiter.limit(lambda: "")(asked_key))
+    assert statuses(app, times=2) == [200, 200]
 
 
 @pytest.mark.parametrize(
