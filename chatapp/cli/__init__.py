@@ -21,21 +21,25 @@ from chatapp.operators.amounts import COUNTED
 from chatapp.operators.callers import ChatCallers
 from chatapp.operators.changes import Changes
 from chatapp.operators.errors import operator_error
-from chatapp.server.valid_files import POLICY, WITHOUT_POLICY, WITHOUT_PROVIDERS
+from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_PROVIDERS
 from ratelimit_ext import Limiter, OperatorError
 from ratelimit_ext.terminal import OperatorGroup
 
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
+#: Commands that need no limits: to read their policy would take a fifth of the time.
+WITHOUT_LIMITS: Final = (
+    *("chat alerts", "chat db", "chat spend", "chat keys list", "chat users list"),
+    *("chat users export", "chat teams list"),
+    *(f"chat ledger {name}" for name in ("show", "calls", "outcomes", "estimates", "prune")),
+)
+NO_POLICY: Final = {**WITHOUT_NAMES, POLICY: None}
 #: What commands do not read: a file that they check, or one that they do not need.
 UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
     "ratelimit check": {POLICY: None},
-    "chat providers check": {**WITHOUT_PROVIDERS, **WITHOUT_POLICY},
-    **dict.fromkeys(
-        ("chat alerts", "chat db", "chat spend", "chat teams list", "chat users export"),
-        WITHOUT_POLICY,
-    ),
+    "chat providers check": {**WITHOUT_PROVIDERS, **NO_POLICY},
+    **dict.fromkeys(WITHOUT_LIMITS, NO_POLICY),
 }
 
 #: What to do about an error, by its code.
