@@ -2,75 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
-from sqlalchemy import JSON, ForeignKey, String, bindparam, delete, exists, or_, select, update
-from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Date,
+    ForeignKey,
+    Row,
+    String,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from chatapp.accounts.api_key import PresentedKey, new_key
-from chatapp.database import Base, Instant
+from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
 
 _JSON: Final = JSON(none_as_null=True)
 
+TEAMS: Final = Table(
+    "teams",
+    METADATA,
+    Column("name", String(64), primary_key=True),
+    Column("created_at", Instant, nullable=False),
+    Column("limits", _JSON),
+)
+USERS: Final = Table(
+    "users",
+    METADATA,
+    Column("name", String(256), primary_key=True),
+    Column("plan", String(64), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    # No foreign key in the database: SQLite cannot add one to a table.
+    Column("team", String(64), key="team_name"),
+    Column("limits", _JSON),
+    Column("deactivated_at", Instant),
+)
+KEYS: Final = Table(
+    "api_keys",
+    METADATA,
+    Column("public_id", String(16), primary_key=True),
+    Column("user", String(256), ForeignKey("users.name"), nullable=False, index=True),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("expires_at", Instant),
+    Column("revoked_at", Instant),
+    Column("last_used_on", Date),
+    Column("limits", _JSON),
+    Column("models", _JSON),
+    Column("files", Boolean),
+    Column("traffic_class", String(64)),
+)
 
-class Team(Base):
+
+@dataclass(frozen=True, slots=True)
+class Team:
     """Users who share budgets above their own limits. ``limits``: see User."""
 
-    __tablename__ = "teams"
-
-    name: Mapped[str] = mapped_column(String(64), primary_key=True)
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
+    name: str
+    created_at: datetime
+    limits: Mapping[str, str] | None = None
 
 
-class User(Base):
+@dataclass(frozen=True, slots=True)
+class User:
     """A user, in one team or none.
 
     The policy defines what the plan allows. ``limits`` are amounts in place of the policy's, as
-    limit strings by the name of the limit. No key of a deactivated user gives access.
+    limit strings by the name of the limit. No key of a deactivated user gives access. ``team`` is
+    None, too, if there is none of that name.
     """
 
-    __tablename__ = "users"
-
-    name: Mapped[str] = mapped_column(String(256), primary_key=True)
-    plan: Mapped[str] = mapped_column(String(64))
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    # No foreign key in the database: SQLite cannot add one to a table.
-    team_name: Mapped[str | None] = mapped_column("team", String(64))
-    limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
-    deactivated_at: Mapped[datetime | None] = mapped_column(Instant)
-    team: Mapped[Team | None] = relationship(
-        primaryjoin="foreign(User.team_name) == Team.name", lazy="joined", viewonly=True
-    )
+    name: str
+    plan: str
+    created_at: datetime
+    team_name: str | None = None
+    limits: Mapping[str, str] | None = None
+    deactivated_at: datetime | None = None
+    team: Team | None = None
 
 
-class ApiKey(Base):
+@dataclass(frozen=True, slots=True)
+class ApiKey:
     """A key, without its secret. It is deleted only with its user, as the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
     may name files that a provider keeps. ``traffic_class``: None for that of the plan.
     """
 
-    __tablename__ = "api_keys"
-
-    public_id: Mapped[str] = mapped_column(String(16), primary_key=True)
-    user: Mapped[str] = mapped_column(String(256), ForeignKey("users.name"), index=True)
-    secret_sha256: Mapped[str] = mapped_column(String(64))
-    name: Mapped[str] = mapped_column(String(100))
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    expires_at: Mapped[datetime | None] = mapped_column(Instant)
-    revoked_at: Mapped[datetime | None] = mapped_column(Instant)
-    last_used_on: Mapped[date | None]
-    limits: Mapped[dict[str, str] | None] = mapped_column(_JSON)
-    models: Mapped[list[str] | None] = mapped_column(_JSON)
-    files: Mapped[bool | None]
-    traffic_class: Mapped[str | None] = mapped_column(String(64))
+    public_id: str
+    user: str
+    secret_sha256: str = field(repr=False)
+    name: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    last_used_on: date | None = None
+    limits: Mapping[str, str] | None = None
+    models: Sequence[str] | None = None
+    files: bool | None = None
+    traffic_class: str | None = None
 
     @property
     def has_expired(self) -> bool:
@@ -80,17 +125,17 @@ class ApiKey(Base):
     def is_usable(self) -> bool:
         return self.revoked_at is None and not self.has_expired
 
-    def __repr__(self) -> str:
-        return f"ApiKey({self.public_id!r} of {self.user!r})"
-
 
 #: Built once, which saves two fifths of a query: while there is no key, every request waits for
 #: this one, and later each whose key is not cached for the other.
-_ANY_KEY: Final = select(exists(select(ApiKey.public_id)))
+_ANY_KEY: Final = select(exists(select(KEYS.c.public_id)))
+_OF_TEAM: Final = USERS.c.team_name == TEAMS.c.name
+_USERS: Final = select(*USERS.c, *TEAMS.c).outerjoin_from(USERS, TEAMS, _OF_TEAM)
 _FIND: Final = (
-    select(ApiKey, User)
-    .join(User, ApiKey.user == User.name)
-    .where(ApiKey.public_id == bindparam("public_id"))
+    select(*KEYS.c, *USERS.c, *TEAMS.c)
+    .join_from(KEYS, USERS)
+    .outerjoin(TEAMS, _OF_TEAM)
+    .where(KEYS.c.public_id == bindparam("public_id"))
 )
 
 
@@ -163,10 +208,10 @@ class OtherTeamError(ValueError):
         self.team = team
 
 
-_OWNERS: Final[Mapping[Owner, tuple[type[User | ApiKey | Team], type[UnknownOwnerError]]]] = {
-    "user": (User, UnknownUserError),
-    "key": (ApiKey, UnknownKeyError),
-    "team": (Team, UnknownTeamError),
+_OWNERS: Final[Mapping[Owner, tuple[Column[str], type[UnknownOwnerError]]]] = {
+    "user": (USERS.c.name, UnknownUserError),
+    "key": (KEYS.c.public_id, UnknownKeyError),
+    "team": (TEAMS.c.name, UnknownTeamError),
 }
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -203,31 +248,28 @@ class Accounts:
         """
         made = new_key()
         now = datetime.now(UTC)
-        with self._writing() as session:
-            owner = session.get(User, user)
+        with self._database.writing() as connection:
             if team is not None:
-                _of(session, "team", team)
+                _of(connection, "team", team)
+            owner = _user(connection, user)
             if owner is None:
-                owner = User(name=user, plan=plan or default_plan, created_at=now, team_name=team)
-                session.add(owner)
-                session.flush()
+                new = {"name": user, "plan": plan or default_plan, "team_name": team}
+                connection.execute(insert(USERS).values(**new, created_at=now))
             elif owner.deactivated_at is not None:
                 raise DeactivatedUserError(user)
             elif plan not in {None, owner.plan}:
                 raise OtherPlanError(user, owner.plan)
             elif team not in {None, owner.team_name}:
                 raise OtherTeamError(user, owner.team_name)
-            session.add(
-                ApiKey(
-                    public_id=made.public_id,
-                    user=user,
-                    secret_sha256=made.secret_sha256,
-                    name=name,
-                    created_at=now,
-                    expires_at=expires_at,
-                    limits=dict(limits) or None,
-                    models=list(models) or None,
-                )
+            _add_key(
+                connection,
+                made,
+                user=user,
+                name=name,
+                created_at=now,
+                expires_at=expires_at,
+                limits=dict(limits) or None,
+                models=list(models) or None,
             )
         return made
 
@@ -237,26 +279,16 @@ class Accounts:
         UnknownKeyError if it does not exist, UnusableKeyError if it is revoked or has expired.
         """
         made, now = new_key(), datetime.now(UTC)
-        with self._writing() as session:
-            old: ApiKey = _of(session, "key", public_id)
+        with self._database.writing() as connection:
+            old = ApiKey(*_of(connection, "key", public_id))
             if not old.is_usable:
                 raise UnusableKeyError(public_id)
-            session.add(
-                ApiKey(
-                    public_id=made.public_id,
-                    user=old.user,
-                    secret_sha256=made.secret_sha256,
-                    name=old.name,
-                    created_at=now,
-                    expires_at=old.expires_at,
-                    limits=old.limits,
-                    models=old.models,
-                    files=old.files,
-                    traffic_class=old.traffic_class,
-                )
-            )
-            old.expires_at = min(old.expires_at or now + overlap, now + overlap)
-        return made, old
+            same = ("user", "name", "expires_at", "limits", "models", "files", "traffic_class")
+            values = {name: getattr(old, name) for name in same}
+            _add_key(connection, made, created_at=now, **values)
+            end = min(old.expires_at or now + overlap, now + overlap)
+            _change(connection, "key", public_id, expires_at=end)
+        return made, replace(old, expires_at=end)
 
     def import_users(
         self, changes: Sequence[UserChange], *, default_plan: str, with_keys: bool = False
@@ -264,157 +296,130 @@ class Accounts:
         """Create or change users, all or none; returns the new ones, with their keys if wanted."""
         now = datetime.now(UTC)
         made: dict[str, PresentedKey | None] = {}
-        with self._writing() as session:
+        with self._database.writing() as connection:
             for change in changes:
-                user = session.get(User, change.name)
-                if user is None:
-                    user = User(name=change.name, plan=default_plan, created_at=now)
-                    session.add(user)
-                    made[change.name] = key = new_key() if with_keys else None
-                    if key is not None:
-                        session.flush()
-                        session.add(
-                            ApiKey(
-                                public_id=key.public_id,
-                                user=change.name,
-                                secret_sha256=key.secret_sha256,
-                                name="key",
-                                created_at=now,
-                            )
-                        )
-                for attribute, value in change.values.items():
-                    setattr(user, attribute, value)
+                if _user(connection, change.name) is not None:
+                    _change(connection, "user", change.name, **change.values)
+                    continue
+                values = {"plan": default_plan, **change.values}
+                connection.execute(insert(USERS).values(name=change.name, created_at=now, **values))
+                made[change.name] = key = new_key() if with_keys else None
+                if key is not None:
+                    _add_key(connection, key, user=change.name, name="key", created_at=now)
         return made
 
     def find(self, public_id: str) -> tuple[ApiKey, User] | None:
         """The key of that id, with its user."""
-        with self._reading() as session:
-            row = session.execute(_FIND, {"public_id": public_id}).one_or_none()
-        return None if row is None else (row[0], row[1])
+        with self._database.reading() as connection:
+            row = connection.execute(_FIND, {"public_id": public_id}).one_or_none()
+        columns = len(KEYS.c)
+        return None if row is None else (ApiKey(*row[:columns]), _user_of(row[columns:]))
 
     def all_keys(self) -> Sequence[ApiKey]:
         """All keys, by user and time of creation."""
-        with self._reading() as session:
-            return session.scalars(select(ApiKey).order_by(ApiKey.user, ApiKey.created_at)).all()
+        query = select(KEYS).order_by(KEYS.c.user, KEYS.c.created_at)
+        with self._database.reading() as connection:
+            return [ApiKey(*row) for row in connection.execute(query)]
 
     def users(self) -> Sequence[User]:
-        with self._reading() as session:
-            return session.scalars(select(User).order_by(User.name)).all()
+        with self._database.reading() as connection:
+            return [_user_of(row) for row in connection.execute(_USERS.order_by(USERS.c.name))]
 
     def user(self, name: str) -> User | None:
-        with self._reading() as session:
-            return session.get(User, name)
+        with self._database.reading() as connection:
+            return _user(connection, name)
 
     def team(self, name: str) -> Team | None:
-        with self._reading() as session:
-            return session.get(Team, name)
+        with self._database.reading() as connection:
+            row = connection.execute(select(TEAMS).where(TEAMS.c.name == name)).one_or_none()
+        return None if row is None else Team(*row)
 
     def teams(self) -> Sequence[Team]:
-        with self._reading() as session:
-            return session.scalars(select(Team).order_by(Team.name)).all()
+        with self._database.reading() as connection:
+            return [Team(*row) for row in connection.execute(select(TEAMS).order_by(TEAMS.c.name))]
 
     def create_team(self, name: str, *, limits: Mapping[str, str] = _NONE) -> None:
         """Make a team without users. ExistingTeamError if the name is taken."""
-        with self._writing() as session:
-            if session.get(Team, name) is not None:
+        values = {"name": name, "created_at": datetime.now(UTC), "limits": dict(limits) or None}
+        with self._database.writing() as connection:
+            if connection.execute(select(TEAMS).where(TEAMS.c.name == name)).first() is not None:
                 raise ExistingTeamError(name)
-            session.add(Team(name=name, created_at=datetime.now(UTC), limits=dict(limits) or None))
+            connection.execute(insert(TEAMS).values(values))
 
     def revoke(self, public_id: str) -> ApiKey:
         """Revoke a key; a revoked key stays as it is. UnknownKeyError if it does not exist."""
-        with self._writing() as session:
-            key: ApiKey = _of(session, "key", public_id)
-            key.revoked_at = key.revoked_at or datetime.now(UTC)
-        return key
+        with self._database.writing() as connection:
+            key = ApiKey(*_of(connection, "key", public_id))
+            revoked_at = key.revoked_at or datetime.now(UTC)
+            _change(connection, "key", public_id, revoked_at=revoked_at)
+        return replace(key, revoked_at=revoked_at)
 
     def set_active(self, user: str, *, active: bool) -> bool:
         """Let a user's keys give access, or none of them; False if that is so already.
         UnknownUserError if there is no such user."""
-        with self._writing() as session:
-            found: User = _of(session, "user", user)
-            was_active = found.deactivated_at is None
+        with self._database.writing() as connection:
+            was_active = _of(connection, "user", user).deactivated_at is None
             if active != was_active:
-                found.deactivated_at = None if active else datetime.now(UTC)
+                at = None if active else datetime.now(UTC)
+                _change(connection, "user", user, deactivated_at=at)
         return active != was_active
 
     def delete_user(self, user: str) -> None:
         """Delete a user with all keys. UnknownUserError if there is no such user, LastKeysError if
         no other one has a key."""
-        with self._writing() as session:
-            found = _of(session, "user", user)
-            own = select(exists(select(ApiKey).where(ApiKey.user == user)))
-            others = select(exists(select(ApiKey).where(ApiKey.user != user)))
-            if session.scalar(own) and not session.scalar(others):
+        with self._database.writing() as connection:
+            _of(connection, "user", user)
+            own = select(exists(select(KEYS).where(KEYS.c.user == user)))
+            others = select(exists(select(KEYS).where(KEYS.c.user != user)))
+            if connection.scalar(own) and not connection.scalar(others):
                 raise LastKeysError(user)
-            session.execute(delete(ApiKey).where(ApiKey.user == user))
-            session.delete(found)
+            connection.execute(delete(KEYS).where(KEYS.c.user == user))
+            connection.execute(delete(USERS).where(USERS.c.name == user))
 
     def set_plan(self, user: str, plan: str) -> None:
         """Change a user's plan. UnknownUserError if there is no such user."""
-        with self._writing() as session:
-            _of(session, "user", user).plan = plan
+        with self._database.writing() as connection:
+            _change(connection, "user", user, plan=plan)
 
     def set_team(self, user: str, team: str | None) -> None:
         """Move a user to a team, or out of any. UnknownUserError, UnknownTeamError."""
-        with self._writing() as session:
+        with self._database.writing() as connection:
             if team is not None:
-                _of(session, "team", team)
-            _of(session, "user", user).team_name = team
+                _of(connection, "team", team)
+            _change(connection, "user", user, team_name=team)
 
     def set_amount(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
         """Give an owner an amount of their own, or with None the policy's again; False if nothing
         changed. UnknownOwnerError if there is no such owner."""
-        with self._writing() as session:
-            found = _of(session, owner, name)
-            before: dict[str, str] = found.limits or {}
+        with self._database.writing() as connection:
+            before: dict[str, str] = _of(connection, owner, name).limits or {}
             after = {known: text for known, text in before.items() if known != limit}
             if amount is not None:
                 after[limit] = amount
-            found.limits = after or None
+            _change(connection, owner, name, limits=after or None)
             return after != before
 
     def set_models(self, public_id: str, models: Sequence[str]) -> None:
         """Allow a key these models alone; all of its plan if empty. UnknownKeyError."""
-        with self._writing() as session:
-            _of(session, "key", public_id).models = list(models) or None
+        with self._database.writing() as connection:
+            _change(connection, "key", public_id, models=list(models) or None)
 
     def set_files(self, public_id: str, *, allowed: bool) -> None:
         """Let a key name files of the providers, or not. UnknownKeyError."""
-        with self._writing() as session:
-            _of(session, "key", public_id).files = allowed
+        with self._database.writing() as connection:
+            _change(connection, "key", public_id, files=allowed)
 
     def set_class(self, public_id: str, name: str | None) -> None:
         """Give a key a class of traffic; None: that of its plan. UnknownKeyError."""
-        with self._writing() as session:
-            _of(session, "key", public_id).traffic_class = name
+        with self._database.writing() as connection:
+            _change(connection, "key", public_id, traffic_class=name)
 
     def note_use(self, public_id: str, day: date) -> None:
         """Store that the key was used that day."""
-        is_older = or_(ApiKey.last_used_on.is_(None), ApiKey.last_used_on < day)
-        with self._writing() as session:
-            session.execute(
-                update(ApiKey)
-                .where(ApiKey.public_id == public_id, is_older)
-                .values(last_used_on=day)
-                .execution_options(synchronize_session=False)
-            )
-
-    @contextmanager
-    def _reading(self) -> Iterator[Session]:
-        with (
-            self._database.reading() as connection,
-            Session(connection, expire_on_commit=False) as session,
-        ):
-            yield session
-
-    @contextmanager
-    def _writing(self) -> Iterator[Session]:
-        with (
-            self._database.writing() as connection,
-            Session(connection, expire_on_commit=False) as session,
-        ):
-            yield session
-            session.commit()
+        is_older = or_(KEYS.c.last_used_on.is_(None), KEYS.c.last_used_on < day)
+        query = update(KEYS).where(KEYS.c.public_id == public_id, is_older)
+        with self._database.writing() as connection:
+            connection.execute(query.values(last_used_on=day))
 
 
 def amounts_of(*owners: Team | User | ApiKey | None) -> dict[str, str]:
@@ -426,10 +431,35 @@ def amounts_of(*owners: Team | User | ApiKey | None) -> dict[str, str]:
     return merged
 
 
-def _of(session: Session, owner: Owner, name: str) -> Any:
+def _of(connection: Connection, owner: Owner, name: str) -> Row[*tuple[Any, ...]]:
     """The row of an owner; UnknownOwnerError without one."""
-    table, unknown = _OWNERS[owner]
-    found = session.get(table, name)
+    column, unknown = _OWNERS[owner]
+    found = connection.execute(select(column.table).where(column == name)).one_or_none()
     if found is None:
         raise unknown(name)
     return found
+
+
+def _change(connection: Connection, owner: Owner, name: str, **values: object) -> None:
+    """Change these columns of an owner; UnknownOwnerError without one."""
+    column, unknown = _OWNERS[owner]
+    changed = connection.execute(update(column.table).where(column == name).values(values))
+    if not changed.rowcount:
+        raise unknown(name)
+
+
+def _add_key(connection: Connection, made: PresentedKey, **values: object) -> None:
+    own = {"public_id": made.public_id, "secret_sha256": made.secret_sha256}
+    connection.execute(insert(KEYS).values(**own, **values))
+
+
+def _user(connection: Connection, name: str) -> User | None:
+    row = connection.execute(_USERS.where(USERS.c.name == name)).one_or_none()
+    return None if row is None else _user_of(row)
+
+
+def _user_of(row: Sequence[Any]) -> User:
+    """The user in a row of users and teams."""
+    columns = len(USERS.c)
+    user, team = User(*row[:columns]), row[columns:]
+    return user if team[0] is None else replace(user, team=Team(*team))

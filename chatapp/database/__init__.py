@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 from sqlalchemy import DateTime, Dialect, MetaData
-from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy.types import TypeDecorator
 
 # Names of constraints for later migrations, the same on every database.
@@ -36,9 +35,3 @@ class Instant(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-class Base(DeclarativeBase):
-    """The base of all mapped classes."""
-
-    metadata = METADATA

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -62,10 +63,19 @@ class Shelf:
             user=user,
             secret_sha256=made.secret_sha256,
             name="",
+            created_at=datetime.now(UTC),
             expires_at=expires_at,
         )
-        self.kept[made.public_id] = (key, User(name=user, plan="pro"))
+        self.kept[made.public_id] = (key, User(user, "pro", key.created_at))
         return made
+
+    def change_user(self, public_id: str, **fields: Any) -> None:
+        key, user = self.kept[public_id]
+        self.kept[public_id] = key, replace(user, **fields)
+
+    def revoke(self, public_id: str) -> None:
+        key, user = self.kept[public_id]
+        self.kept[public_id] = replace(key, revoked_at=datetime.now(UTC)), user
 
     def _answer(self) -> None:
         self.asked += 1
@@ -139,12 +149,11 @@ def test_a_revocation_acts_within_the_time(
 ) -> None:
     """At the latest when the answer has expired; so does a change of plan."""
     made = shelf.add()
-    key, user = shelf.kept[made.public_id]
     authenticator.authenticate(made.text)
-    user.plan = "team"
+    shelf.change_user(made.public_id, plan="team")
     clock.now += ANSWER_HOLDS_S
     assert authenticator.authenticate(made.text).plan == "team"
-    key.revoked_at = datetime.now(UTC)
+    shelf.revoke(made.public_id)
     clock.now += ANSWER_HOLDS_S
     with pytest.raises(KeyRefusedError, match=f"{made.public_id} was revoked"):
         authenticator.authenticate(made.text)
@@ -156,7 +165,7 @@ def test_a_new_amount_acts_within_the_time(
     """Like a revocation or a new plan."""
     made = shelf.add()
     assert authenticator.authenticate(made.text).limits == {}
-    shelf.kept[made.public_id][1].limits = {"plan": "1/day"}
+    shelf.change_user(made.public_id, limits={"plan": "1/day"})
     assert authenticator.authenticate(made.text).limits == {}
     clock.now += ANSWER_HOLDS_S
     assert authenticator.authenticate(made.text).limits == {"plan": "1/day"}
@@ -195,7 +204,7 @@ def test_only_the_holder_learns_that_a_key_was_revoked(
 ) -> None:
     """A wrong secret and an unknown id get the same sentence."""
     made = shelf.add()
-    shelf.kept[made.public_id][0].revoked_at = datetime.now(UTC)
+    shelf.revoke(made.public_id)
     sentences = set()
     for public_id in (made.public_id, new_key().public_id):
         with pytest.raises(KeyRefusedError) as caught:
@@ -268,7 +277,7 @@ def test_a_refusal_ends_the_stale_answer(
     """A key that was seen revoked does not work in the next outage."""
     made = shelf.add()
     authenticator.authenticate(made.text)
-    shelf.kept[made.public_id][0].revoked_at = datetime.now(UTC)
+    shelf.revoke(made.public_id)
     clock.now += ANSWER_HOLDS_S
     with pytest.raises(KeyRefusedError):
         authenticator.authenticate(made.text)
