@@ -84,7 +84,7 @@ class User:
 
     The policy defines what the plan allows. ``limits`` are amounts in place of the policy's, as
     limit strings by the name of the limit. No key of a deactivated user gives access. ``team`` is
-    None, too, if there is none of that name.
+    None if there is no team of that name.
     """
 
     name: str

