@@ -90,7 +90,7 @@ class BackgroundSender(Generic[K, V]):
         self._lose(key, value)
 
     def unsent(self, key: K) -> V | None:
-        """The value of the key that has not arrived, as far as is known."""
+        """Return the value of the key that has not arrived, as far as is known."""
         with self._lock:
             values = [each[key] for each in (self._in_hand, self._waiting) if key in each]
         return self._merge(*values) if len(values) == 2 else next(iter(values), None)

@@ -61,7 +61,7 @@ def _with_guards(given: Mapping[str, object], policy: Mapping[str, object]) -> d
 
 
 def _document(file: str | Path) -> dict[str, object]:
-    """The policy file; empty if it cannot be read, which the extension reports."""
+    """Return the policy file; empty if it cannot be read, which the extension reports."""
     try:
         return tomllib.loads(Path(file).read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError):

@@ -47,12 +47,12 @@ KINDS: Final[dict[object, str]] = {
 
 
 def location(error: ErrorDetails) -> str:
-    """Where the mistake is: "models.gpt-4o.price"."""
+    """Return where the mistake is: "models.gpt-4o.price"."""
     return ".".join(map(str, error["loc"]))
 
 
 def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> str:
-    """What is wrong and what to do: "is a string; send a whole number".
+    """Return what is wrong and what to do: "is a string; send a whole number".
 
     ``verb`` is what the author of the value does; ``missing`` replaces the sentence for a missing
     value.
@@ -70,7 +70,7 @@ def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> st
 
 
 def allowed(field: FieldInfo) -> str:
-    """The values of a field with its bounds: "a whole number from 1 to 5"."""
+    """Return the values of a field with its bounds: "a whole number from 1 to 5"."""
     bounds = {
         bound: getattr(each, bound)
         for each in field.metadata
@@ -85,7 +85,7 @@ def allowed(field: FieldInfo) -> str:
 
 
 def type_name(value: object) -> str:
-    """The type of a JSON value: "a list"."""
+    """Return the type of a JSON value: "a list"."""
     match value:
         case None:
             return "null"

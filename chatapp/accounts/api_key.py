@@ -37,7 +37,7 @@ class PresentedKey:
         return sha256(self.secret.encode("ascii")).hexdigest()
 
     def has_secret(self, kept_sha256: str) -> bool:
-        """Whether the digest is of this secret, compared in constant time."""
+        """Return whether the digest is of this secret, compared in constant time."""
         return hmac.compare_digest(self.secret_sha256, kept_sha256)
 
 
@@ -46,11 +46,11 @@ def new_key() -> PresentedKey:
 
 
 def parse(text: str) -> PresentedKey | None:
-    """The key in that text; None if it does not have the form of a key."""
+    """Return the key in that text; None if it does not have the form of a key."""
     match = FORM.fullmatch(text) if len(text) <= LONGEST else None
     return None if match is None else PresentedKey(match[1], match[2])
 
 
 def public_id_of(text: str) -> str:
-    """The public part of a whole key, or of that part alone."""
+    """Return the public part of a whole key, or of that part alone."""
     return text.removeprefix(PREFIX).partition("-")[0]

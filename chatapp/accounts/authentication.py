@@ -125,7 +125,7 @@ class Authenticator:
         self._may_be_off = is_set is False
 
     def authenticate(self, text: str) -> Principal:
-        """The owner of the key in that text.
+        """Return the owner of the key in that text.
 
         KeyRefusedError if it gives no access, AccountsUnavailableError if that is unknown.
         """

@@ -92,7 +92,8 @@ class Retry:
         self.attempts = 0
 
     def run(self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False) -> A:
-        """The answer of the first successful attempt; raises the last attempt's UpstreamError."""
+        """Return the answer of the first successful attempt; raises the last attempt's
+        UpstreamError."""
         patience_s = PATIENCE_S
         while True:
             self.attempts += 1
@@ -109,7 +110,7 @@ class Retry:
     def run_once(
         self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False
     ) -> A:
-        """The same with a single attempt, for a fallback."""
+        """Return the same with a single attempt, for a fallback."""
         self._most_attempts = self.attempts + 1
         return self.run(attempt, other_key)
 
@@ -161,7 +162,8 @@ def _names_wait(error: UpstreamError) -> bool:
 
 
 def _with_wait(error: UpstreamError, wait_s: float) -> UpstreamError:
-    """The same error with at least this wait, if the provider refused the call for its load."""
+    """Return the same error with at least this wait, if the provider refused the call for its
+    load."""
     if error.kind in REFUSED_FOR_LOAD:
         error.retry_after_s = max(wait_s, error.retry_after_s or 0.0)
     return error

@@ -31,7 +31,7 @@ class QuotaLevel:
 
 
 def quota_level(quota: Quota) -> QuotaLevel:
-    """The level of a quota.
+    """Return the level of a quota.
 
     An unreported period follows from the time in which the used part comes back: evenly, or all at
     once at the end of a minute.
@@ -52,5 +52,5 @@ def quota_level(quota: Quota) -> QuotaLevel:
 
 
 def exceeds(use: Mapping[QuotaUnit, int], quotas: Sequence[Quota]) -> bool:
-    """Whether a call alone uses more than one of these quotas ever holds."""
+    """Return whether a call alone uses more than one of these quotas ever holds."""
     return any(use.get(quota.unit, 0) > quota.limit for quota in quotas)

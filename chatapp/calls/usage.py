@@ -64,7 +64,7 @@ class Meter:
 def answer_usage(
     usage: Usage | None, estimate: Estimate, model: Model, *, generated: Sequence[str]
 ) -> CallUsage:
-    """The usage of a whole answer, as reported or by its size."""
+    """Return the usage of a whole answer, as reported or by its size."""
     if usage is not None:
         return CallUsage(usage, estimated=False)
     received = replace(estimate.usage, output_tokens=generated_tokens(model, generated))
@@ -81,7 +81,7 @@ def stream_usage(
     most: int,
     left: bool,
 ) -> CallUsage:
-    """The usage of a stream that ended, whole or not.
+    """Return the usage of a stream that ended, whole or not.
 
     ``hidden`` are the tokens that the model may have generated without output; None if it sends all
     that it generates. Such a call used at least what was ``expected``, and at most ``most`` output
@@ -107,8 +107,8 @@ def stream_usage(
 def usage_so_far(
     progress: Progress, received: Received, held: Usage, *, output_tokens: int
 ) -> Usage:
-    """The usage of a stream that is not over: its input as reported, or as held, and once more for
-    each time that the model has read it again."""
+    """Return the usage of a stream that is not over: its input as reported, or as held, and once
+    more for each time that the model has read it again."""
     first = progress.usage or replace(held, output_tokens=0, tool_calls={})
     added = () if progress.usage_is_final else received.added
     return replace(
@@ -124,8 +124,8 @@ def usage_so_far(
 
 
 def usage_without_answer(error: UpstreamError, estimate: Estimate) -> CallUsage:
-    """The usage of a call without an answer. A provider that timed out or sent an unreadable answer
-    may bill all of it; one that answers with an error bills nothing."""
+    """Return the usage of a call without an answer. A provider that timed out or sent an unreadable
+    answer may bill all of it; one that answers with an error bills nothing."""
     is_error = error.status is not None and error.status >= 400
     if error.kind in {"timeout", "malformed"} and not is_error:
         return CallUsage(estimate.usage, estimated=True, unseen=True)

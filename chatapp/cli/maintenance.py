@@ -29,8 +29,8 @@ db = AppGroup("db", help="Upgrade, back up and restore the database of accounts 
 
 
 def checked_policy(file: Path | None) -> CheckedPolicy:
-    """The policy of the file, or the configured one, with the guards and the plans of users. Raises
-    ConfigurationError or SettingsError."""
+    """Return the policy of the file, or the configured one, with the guards and the plans of users.
+    Raises ConfigurationError or SettingsError."""
     file = Path(file or current_app.config.get(POLICY) or configured_file(POLICY))
     services = current_services()
     with guards_file.added(current_app.config, file):
@@ -62,7 +62,7 @@ def check_providers(file: Path | None, *, as_json: bool) -> None:
 
 
 def _shown(name: str, keys: Keys) -> str:
-    """An upstream with its keys: "azure (2 keys, AZURE_KEY_2 is missing)"."""
+    """Return an upstream with its keys: "azure (2 keys, AZURE_KEY_2 is missing)"."""
     count = f"{len(keys.names)} key{'s' * (len(keys.names) != 1)}"
     missing = [f"{each} is missing" for each in keys.missing]
     return f"{name} ({', '.join([count, *missing])})"

@@ -107,7 +107,7 @@ def _differs(change: UserChange, user: User) -> bool:
 
 
 def _read(file: TextIO, known: Mapping[str, User], teams: set[str]) -> UserFile:
-    """What the file says of users. All its mistakes are found, not only the first."""
+    """Return what the file says of users. All its mistakes are found, not only the first."""
     found = UserFile()
     reader = csv.DictReader(file, strict=True)
     try:
@@ -171,7 +171,7 @@ def _read_line(
 
 
 def _amounts(text: str, plan: str) -> Iterator[tuple[str, str]]:
-    """The amounts in a cell. OperatorError for an invalid one."""
+    """Yield the amounts in a cell. OperatorError for an invalid one."""
     parts = [part for part in text.split(";") if part.strip()]
     amounts = [arguments.own_limit(part) for part in parts]
     yield from checked("user", amounts, plan=plan).items()

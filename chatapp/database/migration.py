@@ -34,7 +34,7 @@ class UnknownSchemaError(SQLAlchemyError):
 
 
 def revision(database: Database) -> str | None:
-    """The version of the schema; None for an empty database."""
+    """Return the version of the schema; None for an empty database."""
     with database.reading() as connection:
         return _revision(connection)
 
@@ -76,7 +76,7 @@ def upgrade(database: Database) -> bool:
 
 
 def _is_ready(database: Database) -> bool:
-    """Whether the file is at HEAD, checked without waiting for a lock."""
+    """Return whether the file is at HEAD, checked without waiting for a lock."""
     if database.file is None or not database.file.exists() or not database.file.stat().st_size:
         return False
     try:

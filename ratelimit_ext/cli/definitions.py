@@ -108,6 +108,6 @@ def _dynamic(definition: Any) -> dict[str, Any]:
 
 
 def _source(text: str) -> str:
-    """A place, as a path from here if it lies below; of app.config, the key."""
+    """Return a place, as a path from here if it lies below; of app.config, the key."""
     key = re.match(r'app\.config\["\w+"\]', text)
     return key[0] if key else text.removeprefix(f"{Path.cwd()}{os.sep}")

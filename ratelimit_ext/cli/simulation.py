@@ -71,7 +71,7 @@ class SimulatedPolicy:
         self.left_out: dict[str, str] = {}
 
     def rules(self, endpoint: str, plan: str) -> tuple[Rule, ...]:
-        """The limits of an endpoint for callers on a plan; of POST if it has this method."""
+        """Return the limits of an endpoint for callers on a plan; of POST if it has this method."""
         known = self._rules.get((endpoint, plan))
         if known is None:
             view = self._app.view_functions.get(endpoint)
@@ -120,7 +120,7 @@ class SimulatedPolicy:
 
 
 def endpoint_finder(app: flask.Flask) -> EndpointOf:
-    """A function that finds the endpoint of a method and a path of the application."""
+    """Return a function that finds the endpoint of a method and a path of the application."""
     adapter = app.url_map.bind("localhost")
 
     @lru_cache(maxsize=4096)

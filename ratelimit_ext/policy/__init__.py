@@ -46,7 +46,7 @@ def load_policy(
     plan_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
     check: Callable[[Uses, Mistakes], None] = lambda _uses, _mistakes: None,
 ) -> Policy:
-    """The policy of ``RATELIMIT_POLICY_FILE``, or of ``RATELIMIT_POLICY``, and of
+    """Return the policy of ``RATELIMIT_POLICY_FILE``, or of ``RATELIMIT_POLICY``, and of
     ``RATELIMIT_BLUEPRINTS``, which adds to it.
 
     ``default_strategy`` is the extension's: with it, ``burst`` and ``anchor`` of limits that name

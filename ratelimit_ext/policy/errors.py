@@ -40,14 +40,14 @@ class Origin(ABC):
 
     @abstractmethod
     def source(self, path: Path) -> str:
-        """The place in short, for a person who knows the file."""
+        """Return the place in short, for a person who knows the file."""
 
     def located(self, path: Path) -> str:
-        """The place with file and line, where there are any."""
+        """Return the place with file and line, where there are any."""
         return self.source(path)
 
     def line(self, path: Path) -> int:
-        """The line, counted from 1; 0 if unknown."""
+        """Return the line, counted from 1; 0 if unknown."""
         return 0
 
 
@@ -80,8 +80,8 @@ class Place:
     path: Path = ()
 
     def at(self, *keys: str | int) -> Place:
-        """The place of a part, as it is written: a string may stand for a table with that limit,
-        and a list for a table with those limits."""
+        """Return the place of a part, as it is written: a string may stand for a table with that
+        limit, and a list for a table with those limits."""
         path, value = self.path, self.origin.document
         for key in path:
             value = _part(value, key)
@@ -91,7 +91,7 @@ class Place:
         return Place(self.origin, path)
 
     def around(self, levels: int) -> Place:
-        """The place that many levels further out."""
+        """Return the place that many levels further out."""
         return Place(self.origin, self.path[:-levels])
 
     @property
@@ -109,7 +109,7 @@ class Place:
 
 
 def _part(value: object, key: str | int) -> object:
-    """A part of a document; ``None`` if it has no such part."""
+    """Return a part of a document; ``None`` if it has no such part."""
     if isinstance(value, Mapping):
         return value.get(key)
     if isinstance(value, list | tuple) and isinstance(key, int):
@@ -118,7 +118,7 @@ def _part(value: object, key: str | int) -> object:
 
 
 def dotted(path: Path) -> str:
-    """A path as TOML writes it.
+    """Return a path as TOML writes it.
 
     >>> dotted(("blueprints", "my.chat", "limits", 1, "burst"))
     'blueprints."my.chat".limits[1].burst'
@@ -134,7 +134,7 @@ def dotted(path: Path) -> str:
 
 
 def _quoted(key: str) -> str:
-    """A key in double quotes on one line, valid in TOML and Python."""
+    """Return a key in double quotes on one line, valid in TOML and Python."""
     return json.dumps(key if len(key) <= _LONGEST_KEY else key[:_LONGEST_KEY] + "...")
 
 
@@ -165,7 +165,7 @@ class Mistakes:
         return len(self._found)
 
     def __contains__(self, place: Place) -> bool:
-        """Whether a mistake was found there or inside."""
+        """Return whether a mistake was found there or inside."""
         return (place.origin, place.path) in self._places
 
     def raise_if_any(self, where: str = "the configured limits") -> None:
@@ -218,7 +218,8 @@ _MISSING: Final = {
 
 
 def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -> str:
-    """The sentence for one of pydantic's errors; ``keys`` are those of the table around it."""
+    """Return the sentence for one of pydantic's errors; ``keys`` are those of the table around
+    it."""
     kind, path, value = _SAME.get(error["type"], error["type"]), error["loc"], error["input"]
     key = next((key for key in reversed(path) if isinstance(key, str)), "")
     if kind == "extra_forbidden":
@@ -237,14 +238,14 @@ def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -
 
 
 def _nearest(key: str, value: object, keys: Collection[str]) -> str:
-    """The key that was meant; for a table of a blueprint, how a nested one is written."""
+    """Return the key that was meant; for a table of a blueprint, how a nested one is written."""
     nested = isinstance(value, Mapping) and "routes" in keys and "version" not in keys
     remedy = ' Write a nested blueprint with its whole name in quotes: [blueprints."outer.inner"].'
     return did_you_mean(key, keys) or remedy * nested
 
 
 def _brackets(kind: str, value: object) -> str:
-    """What to do with a table for a list, and the reverse."""
+    """Return what to do with a table for a list, and the reverse."""
     if kind == "model_type" and isinstance(value, list):
         return " In a file, write its name in single brackets."
     if kind != "list_type":

@@ -15,7 +15,7 @@ _IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def function(value: object, arguments: int, *, python: bool) -> Callable[..., Any]:
-    """The function of a keyword; it must take that many arguments."""
+    """Return the function of a keyword; it must take that many arguments."""
     if isinstance(value, str):
         return _imported(value, arguments)
     if python and callable(value):
@@ -25,7 +25,7 @@ def function(value: object, arguments: int, *, python: bool) -> Callable[..., An
 
 
 def identity(value: object, *, python: bool) -> str | Callable[[], Any]:
-    """The name of an identity, which the application may still register, or a function."""
+    """Return the name of an identity, which the application may still register, or a function."""
     if isinstance(value, str) and _IDENTITY.fullmatch(value):
         return value
     if (isinstance(value, str) and ":" in value) or (python and callable(value)):
@@ -38,7 +38,7 @@ def identity(value: object, *, python: bool) -> str | Callable[[], Any]:
 
 
 def is_dotted(name: str) -> bool:
-    """Whether the name has the form ``package.module:function``.
+    """Return whether the name has the form ``package.module:function``.
 
     >>> is_dotted("app.keys:tenant"), is_dotted("user"), is_dotted("app.keys.tenant")
     (True, False, False)
@@ -72,7 +72,7 @@ def _imported(name: str, arguments: int) -> Callable[..., Any]:
 
 
 def checked(function: object, arguments: int) -> Callable[..., Any]:
-    """The function itself, if it can be called with that many arguments and is not async.
+    """Return the function itself, if it can be called with that many arguments and is not async.
 
     A proxy of Werkzeug's is resolved by requests alone."""
     if hasattr(type(function), "_get_current_object"):

@@ -27,7 +27,7 @@ _ByName: TypeAlias = Mapping[str, Sequence[PolicyLimit]]
 
 
 def around(name: str) -> Iterator[str]:
-    """The blueprints that a route or blueprint of this name can be in.
+    """Return the blueprints that a route or blueprint of this name can be in.
 
     >>> list(around("outer.inner.post"))
     ['outer', 'outer.inner']
@@ -231,7 +231,7 @@ class Nesting:
     # -- the policy ----------------------------------------------------------------------------
 
     def policy(self) -> Policy:
-        """The policy; complete if there are no mistakes."""
+        """Return the policy; complete if there are no mistakes."""
         layers = self._layers()
         blueprints, routes = self._blueprints.plans, self._routes.plans
         targets = {
@@ -299,7 +299,7 @@ class Nesting:
         )
 
     def _plan_keys(self) -> list[Place]:
-        """The places of ``plans = true``."""
+        """Return the places of ``plans = true``."""
         return [place for named in self._named for place in named.plans.values()]
 
     def _limited(self) -> dict[str, None]:
@@ -324,7 +324,7 @@ class Nesting:
 def _entries(
     tables: Mapping[str, _T | None] | None, place: Place
 ) -> Iterator[tuple[str, _T, Place]]:
-    """The tables without mistakes in their form, each with its name and place."""
+    """Yield the tables without mistakes in their form, each with its name and place."""
     for name, table in (tables or {}).items():
         if table is not None:
             yield name, table, place.at(name)
@@ -350,7 +350,7 @@ class _Layers:
         )
 
     def reaching(self, name: str) -> tuple[str, ...]:
-        """The blueprints around a name whose limits apply there, the outermost first.
+        """Return the blueprints around a name whose limits apply there, the outermost first.
 
         A nested blueprint that overrides hides those around it from all that is inside it, the
         blueprints too. Flask-Limiter's rule for decorators spares those; here, what the hidden one
@@ -364,7 +364,7 @@ class _Layers:
         return tuple(reaching)
 
     def layered(self, lists: _ByName) -> Mapping[str, Limits]:
-        """The limits by name, each overriding what is around its name, or not."""
+        """Return the limits by name, each overriding what is around its name, or not."""
         return MappingProxyType({name: self._at(name, limits) for name, limits in lists.items()})
 
     def _at(self, name: str, limits: Sequence[PolicyLimit]) -> Limits:
@@ -374,7 +374,7 @@ class _Layers:
         return tuple(replace(limit, override_defaults=overrides) for limit in limits)
 
     def once(self, names: Mapping[str, _T], having: Collection[str]) -> dict[str, _T]:
-        """Those of the names that no blueprint among ``having`` reaches.
+        """Return those of the names that no blueprint among ``having`` reaches.
 
         So what all of them have in common, a plan or the limits of a group, is charged once.
         """

@@ -27,7 +27,7 @@ _PERIODS: Final = (
 
 
 def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str:
-    """A sentence that names the plan, what it allows, and what the next one would.
+    """Return a sentence that names the plan, what it allows, and what the next one would.
 
     It speaks of the first limit of the string. The next plan is named if it allows more.
     """
@@ -41,14 +41,14 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
 
 
 def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
-    """A sentence for a caller with an amount of their own in place of the plan's."""
+    """Return a sentence for a caller with an amount of their own in place of the plan's."""
     unit = _unit(limit, parsed)
     period = _per(parsed, unit, limit.options.anchor)
     return f"Your own limit of {_amount(parsed.amount, unit)}{period} is used up."
 
 
 def _more(limit: PolicyLimit, next_plan: Plan) -> str:
-    """What the next plan allows of the same; empty if that is not more."""
+    """Return what the next plan allows of the same; empty if that is not more."""
     own, anchor = limit.parsed[0], limit.options.anchor
     same = [other for other in next_plan.limits if other.options.name == limit.options.name]
     if not same:
@@ -85,12 +85,12 @@ def _number(amount: int, unit: str) -> str:
 
 
 def _per(parsed: ParsedLimit, unit: str, anchor: str | None) -> str:
-    """The period; calls in flight have none."""
+    """Return the period; calls in flight have none."""
     return "" if unit == "calls" else f" {period_words(parsed.period_us, anchor)}"
 
 
 def period_words(period_us: int, anchor: str | None = None) -> str:
-    """A period in words, to follow an amount.
+    """Return a period in words, to follow an amount.
 
     >>> period_words(86_400_000_000), period_words(30 * 86_400_000_000), period_words(90_000_000)
     ('a day', 'every 30 days', 'every 90 seconds')

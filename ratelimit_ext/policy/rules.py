@@ -186,7 +186,7 @@ def check_buckets(
 
 
 def _buckets(limit: PolicyLimit, default_strategy: str | None) -> Iterator[tuple[object, ...]]:
-    """What distinguishes limits for a person; the amount alone does not."""
+    """Yield what distinguishes limits for a person; the amount alone does not."""
     for parsed in limit.parsed:
         options = parsed.merged(limit.options)
         given = options.strategy or default_strategy or ""
@@ -216,7 +216,7 @@ def check_next(
 
 
 def _circle(name: str, following: Mapping[str, str]) -> list[str]:
-    """The plans from ``name`` back to it; empty if the way does not lead back."""
+    """Return the plans from ``name`` back to it; empty if the way does not lead back."""
     way = [name]
     while (after := following.get(way[-1])) is not None and after not in way:
         way.append(after)

@@ -71,7 +71,7 @@ def _one_of(allowed_words: Callable[[], Iterable[str]]) -> Callable[[object], st
 
 
 def _strategy(value: object) -> str:
-    """A strategy's own name, also for an alias."""
+    """Return a strategy's own name, also for an alias."""
     given = _one_of(lambda: sorted([*STRATEGIES, *ALIASES]))(value)
     return ALIASES.get(given, given)
 
@@ -110,7 +110,7 @@ def _methods(value: object) -> tuple[str, ...]:
 
 
 def _cost(value: object, info: ValidationInfo) -> Any:
-    """A whole number, or an amount of dollars as it is written."""
+    """Return a whole number, or an amount of dollars as it is written."""
     if isinstance(value, float | str) or (info.context and isinstance(value, Decimal)):
         try:
             micro_dollars(value)
@@ -201,7 +201,7 @@ def _is_pair(value: object) -> bool:
 
 
 def _keep(value: object, info: ValidationInfo) -> tuple[tuple[str, Any], ...]:
-    """The classes with their units; a definition in code has them as pairs already."""
+    """Return the classes with their units; a definition in code has them as pairs already."""
     if info.context and isinstance(value, list) and all(map(_is_pair, value)):
         value = dict(map(tuple, value))
     if not isinstance(value, Mapping) or not value:
@@ -219,7 +219,7 @@ _CHECKS: Final[Mapping[str, Any]] = {
 
 
 def _option_type(option: dataclasses.Field[Any], hint: Any) -> Any:
-    """The type of a keyword of ``LimitOptions`` in a document."""
+    """Return the type of a keyword of ``LimitOptions`` in a document."""
     if option.name in _CHECKS:
         return Annotated[Any, PlainValidator(_CHECKS[option.name])]
     if "allowed" in option.metadata:
@@ -254,8 +254,8 @@ class LimitTable(_Options):  # type: ignore[misc]
     on_breach: Annotated[Any, _function(1)] = None
 
     def policy_limit(self, place: Place, scope: str | None) -> PolicyLimit:
-        """The limit, which must have a valid string; ``scope`` is that of a shared bucket that
-        names none. Other values with mistakes are left out."""
+        """Return the limit, which must have a valid string; ``scope`` is that of a shared bucket
+        that names none. Other values with mistakes are left out."""
         given = {word: getattr(self, word) for word in type(self).model_fields}
         text = given.pop("limit")
         given = {word: value for word, value in given.items() if value is not None}
@@ -358,7 +358,7 @@ class Document(Table):
 
 
 def document_with(plan_keywords: Mapping[str, Callable[[Any], Any]]) -> type[Document]:
-    """A policy file whose plans have these keywords, too."""
+    """Return a policy file whose plans have these keywords, too."""
     if not plan_keywords:
         return Document
     fields: dict[str, Any] = {
@@ -387,7 +387,7 @@ _TABLES: Final[Mapping[str, type[Table]]] = {
 
 
 def read(model: type[_M], place: Place, mistakes: Mistakes) -> _M | None:
-    """The document at ``place`` without what has mistakes; ``None`` if it is not a table.
+    """Return the document at ``place`` without what has mistakes; ``None`` if it is not a table.
 
     The first pass finds the mistakes. Others read the rest, so that it can be checked too; what
     they find, such as a table without any other key, follows from the mistakes.

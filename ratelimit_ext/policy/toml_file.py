@@ -37,7 +37,7 @@ class TomlFile(Origin):
         self._lines: dict[Path, int] | None = None
 
     def source(self, path: Path) -> str:
-        """The file's last name and the path of keys."""
+        """Return the file's last name and the path of keys."""
         return f"{_printable(FilePath(self.name).name)}: {dotted(path)}"
 
     def located(self, path: Path) -> str:
@@ -48,7 +48,7 @@ class TomlFile(Origin):
         return ": ".join(filter(None, parts))
 
     def line(self, path: Path) -> int:
-        """The line of the key; 0 for the document itself."""
+        """Return the line of the key; 0 for the document itself."""
         if self.broken_at:
             return self.broken_at
         if self._lines is None:
@@ -57,7 +57,8 @@ class TomlFile(Origin):
 
 
 def read_file(file: object, mistakes: Mistakes) -> TomlFile:
-    """The file with its document, which is ``None``, with a mistake, if it cannot be read."""
+    """Return the file with its document, which is ``None``, with a mistake, if it cannot be
+    read."""
     source = TomlFile("")
     with mistakes.at(Place(AppConfig("RATELIMIT_POLICY_FILE"))):
         source.name = _name(file)
@@ -68,7 +69,7 @@ def read_file(file: object, mistakes: Mistakes) -> TomlFile:
 
 
 def _printable(name: str) -> str:
-    """The name on one line, without bytes that are not characters."""
+    """Return the name on one line, without bytes that are not characters."""
     return "".join(character if character.isprintable() else "?" for character in name)
 
 
@@ -85,7 +86,7 @@ def _name(file: object) -> str:
 
 
 def _text(source: TomlFile) -> str:
-    """The text, without the mark that some editors put before UTF-8."""
+    """Return the text, without the mark that some editors put before UTF-8."""
     try:
         content = FilePath(source.name).read_bytes()
     except FileNotFoundError:
@@ -145,8 +146,8 @@ def key_lines(text: str) -> dict[Path, int]:
 
 
 def toml_line(text: str, path: Path) -> int:
-    """The line, counted from 1, of the key at that path of keys and positions in a TOML document,
-    or of the nearest one around it; 0 without one. Slow: for messages about mistakes.
+    """Return the line, counted from 1, of the key at that path of keys and positions in a TOML
+    document, or of the nearest one around it; 0 without one. Slow: for messages about mistakes.
 
     >>> toml_line("[a]\\nb = 1", ("a", "b"))
     2
@@ -155,7 +156,8 @@ def toml_line(text: str, path: Path) -> int:
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int:
-    """The line of a path, else of the nearest key around it; 0 where that is the document."""
+    """Return the line of a path, else of the nearest key around it; 0 where that is the
+    document."""
     for end in range(len(path), 0, -1):
         if path[:end] in lines:
             return lines[path[:end]]
@@ -179,7 +181,7 @@ def _statements(text: str) -> Iterator[tuple[int, str, dict[str, object]]]:
 
 
 def _element_lines(statement: str, number: int) -> dict[Path, int]:
-    """The lines of the elements of a list that goes over several.
+    """Return the lines of the elements of a list that goes over several.
 
     After each line, the list is closed once for this: what it then holds began no later than there.
     """
@@ -197,7 +199,8 @@ def _element_lines(statement: str, number: int) -> dict[Path, int]:
 
 
 def _list_in(statement: str) -> tuple[Path, int]:
-    """The key of the list in a statement, and how many elements it has; -1 if there is no list."""
+    """Return the key of the list in a statement, and how many elements it has; -1 if there is no
+    list."""
     try:
         value: object = tomllib.loads(statement)
     except (ValueError, RecursionError):

@@ -89,7 +89,7 @@ class BoundLimit:
         )
 
     def cost(self, costs: dict[tuple[int, bool], int | Guess]) -> int:
-        """The cost of the current request. Raises ``ValueError`` for an invalid one.
+        """Return the cost of the current request. Raises ``ValueError`` for an invalid one.
 
         ``costs`` are the estimates of this request, by the id of the function and whether the
         unit is dollars: each estimator is called once.
@@ -133,18 +133,18 @@ class ChargeRecord(NamedTuple):
     decided_at: float
 
     def later(self, elapsed_us: int) -> ChargeRecord:
-        """The record as it reads ``elapsed_us`` after the decision."""
+        """Return the record as it reads ``elapsed_us`` after the decision."""
         later = strategy_of(self.bound.limit).later(self.verdict, elapsed_us)
         return self._replace(verdict=later, now_us=self.now_us + elapsed_us)
 
     def settlement(self, actual: int) -> Change:
-        """The change that replaces the estimate of the verdict's charge by the actual cost."""
+        """Return the change that replaces the estimate of the charge by the actual cost."""
         if self.bound.limit.held:
             return Change.settle(self.verdict, self.hold, actual)
         return Change.adjust(self.verdict, actual - self.verdict.charge.taken)
 
     def charged(self, cost: int) -> ChargeRecord:
-        """The record as it reads after so many units more are taken now."""
+        """Return the record as it reads after so many units more are taken now."""
         here = time.monotonic()
         now = self.later(int((here - self.decided_at) * 1_000_000))
         verdict, now_us = now.verdict, now.now_us
@@ -219,14 +219,15 @@ class Records(Sequence[ChargeRecord]):
         return bool([True for each in self.charges if each[0].is_conditional])
 
     def without_metas(self) -> Records:
-        """The records of what the caller was charged; limits on denials come last."""
+        """Return the records of what the caller was charged; limits on denials come last."""
         if not (self.charges and self.charges[-1][0].is_meta):
             return self
         own = [each for each in self.charges if not each[0].is_meta]
         return Records(own, self.decision, self.engine, self.hold)
 
     def statuses(self) -> list[LimitStatus]:
-        """What headers show: the enforced limits that are not guards, in the order of decision."""
+        """Return what headers show: the enforced limits that are not guards, in the order of
+        decision."""
         decision, charges = self.decision, self.charges
         left = decision.left() if decision.admitted else ()
         if len(left) != len(charges):
@@ -257,7 +258,7 @@ class Records(Sequence[ChargeRecord]):
 
 
 def cost_in_units(stated: Any, limit: Limit, runtime: RuntimeLimit) -> int | Guess:
-    """A cost, or what its function returns, in whole units. Raises ``ValueError``."""
+    """Return a cost, or what its function returns, in whole units. Raises ``ValueError``."""
     cost = stated() if callable(stated) else stated
     if isinstance(cost, Guess):
         return Guess(_units(cost.cost, limit, runtime), _units(cost.least, limit, runtime))
@@ -277,14 +278,14 @@ def _units(cost: Any, limit: Limit, runtime: RuntimeLimit) -> int:
 
 
 def applies_to(limit: RuntimeLimit | Definition, method: str) -> bool:
-    """Whether the limit applies to the method; to OPTIONS only if its methods name it."""
+    """Return whether the limit applies to the method; to OPTIONS only if its methods name it."""
     if limit.methods is None:
         return method != "OPTIONS"
     return method.lower() in limit.methods
 
 
 def policy_item(limit: Limit) -> str:
-    """The limit's item of the ``RateLimit-Policy`` header.
+    """Return the limit's item of the ``RateLimit-Policy`` header.
 
     A token bucket is announced as its burst over the time in which it refills: the same rate, and
     a quota that ``r`` can reach.
@@ -298,6 +299,6 @@ def policy_item(limit: Limit) -> str:
 
 
 def header_name(limit: Limit) -> str:
-    """The limit's label, as a header may have it."""
+    """Return the limit's label, as a header may have it."""
     name = limit.label
     return "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "_" for c in name)

@@ -69,8 +69,8 @@ def quiet_commands() -> Iterator[None]:
 
 
 def is_checked() -> bool:
-    """Whether this process is ``flask ratelimit check``, which reports the mistakes of the policy
-    that would stop the application."""
+    """Return whether this process is ``flask ratelimit check``, which reports the mistakes of the
+    policy that would stop the application."""
     context = click.get_current_context(silent=True)
     return context is not None and f"{GROUP} check" in " ".join(sys.argv)
 

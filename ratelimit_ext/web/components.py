@@ -129,12 +129,12 @@ class Components:
         )
 
     def shares_buckets_with(self, other: Components) -> bool:
-        """Whether equal limits of both have the same names in the same storage."""
+        """Return whether equal limits of both have the same names in the same storage."""
         is_one_storage = bool(self.address) and self.address == other.address
         return is_one_storage and self.naming.key_prefix == other.naming.key_prefix
 
     def resolver_of(self, manager: Manager) -> Resolver:
-        """What finds the limits of routes, among those of this manager."""
+        """Return what finds the limits of routes, among those of this manager."""
         return Resolver(
             manager,
             self.naming,
@@ -147,8 +147,8 @@ class Components:
         )
 
     def asked_plan(self) -> str:
-        """The plan that the plan loader returns. One that the policy does not have is its default
-        one, and is logged, once for each name, unless the caller has no plan."""
+        """Return the plan that the plan loader returns. One that the policy does not have is its
+        default one, and is logged, once for each name, unless the caller has no plan."""
         if self.callbacks.plan_loader is None:
             raise ConfigurationError(
                 "No function returns the caller's plan. Register one with @limiter.plan_loader."

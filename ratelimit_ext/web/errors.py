@@ -292,7 +292,7 @@ Refusal: TypeAlias = (
 
 
 def try_again(wait_ms: int) -> str:
-    """How long to wait, as a sentence."""
+    """Return how long to wait, as a sentence."""
     return f"Try again in {wait_text(wait_ms)}."
 
 
@@ -306,7 +306,7 @@ def _kept(limit: Limit) -> str:
 
 
 def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
-    """Whether a block denied for abnormal usage: its ``error_message`` is written for an
+    """Return whether a block denied for abnormal usage: its ``error_message`` is written for an
     operator's block, so the default sentence is used. A surge's is its own."""
     return cause == "abnormal-usage" and "block" in bound.limit.traits.changes
 

@@ -132,7 +132,7 @@ class RequestHooks:
             self.components.admission.admit_edge(state, _route(context, endpoint, None))
 
     def look(self, endpoint: str, method: str) -> Records:
-        """What the current caller has left at an endpoint; see :meth:`LimitedRequest.peek`."""
+        """Return what the caller has left at an endpoint; see :meth:`LimitedRequest.peek`."""
         app = cast(Any, flask.current_app)._get_current_object()
         if endpoint not in app.view_functions:
             endpoints = sorted(app.view_functions.keys() - {"static"})
@@ -142,8 +142,9 @@ class RequestHooks:
         return self.components.admission.look(Route(app, endpoint, blueprint, method, name))
 
     def decider(self, endpoint: str, view: Any, blueprint: str | None, method: str) -> str | None:
-        """The name of the callable whose wrapper decides the limits of an endpoint: the view's, or
-        that of the method that its class calls. ``None``: they are decided before the view."""
+        """Return the name of the callable whose wrapper decides the limits of an endpoint: the
+        view's, or that of the method that its class calls. ``None``: they are decided before the
+        view."""
         if self._is_wrapped(endpoint, view, blueprint):
             return get_qualified_name(view)
         for each in methods_called(view, method):
@@ -152,7 +153,7 @@ class RequestHooks:
         return None
 
     def _is_wrapped(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
-        """Whether one of our wrappers is around the view.
+        """Return whether one of our wrappers is around the view.
 
         A view that only a policy limits gets its wrapper here, at its first request.
         """
@@ -235,22 +236,22 @@ class RequestHooks:
         return state
 
     def reservation_in(self, context: Any) -> Reservation:
-        """The reservation of the request of this context. In a copy of the context, as for another
-        thread, it is that of the request, unless the copy has taken something itself."""
+        """Return the reservation of the request of this context. In a copy of the context, as for
+        another thread, it is that of the request, unless the copy has taken something itself."""
         state = self.state_in(context)
         if state.reservation is None:
             state = context.request._ratelimit_ext.get(self, state)
         return state.reserved()
 
     def _endpoint_in(self, context: Any) -> str:
-        """The request's identity, by default its endpoint: then the context is not looked up
+        """Return the request's identity, by default its endpoint: then the context is not looked up
         again."""
         if self._identifier is requested_endpoint:
             return context.request.endpoint or ""
         return self._identifier()
 
     def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
-        """Whether no limit applies to the request. The request filters are called once."""
+        """Return whether no limit applies to the request. The request filters are called once."""
         if state.exempt is None:
             limiter = self._limiter
             state.exempt = (
@@ -262,7 +263,7 @@ class RequestHooks:
 
 
 def requested_endpoint() -> str:
-    """The default identity of a request, as Flask-Limiter's."""
+    """Return the default identity of a request, as Flask-Limiter's."""
     return flask.request.endpoint or ""
 
 

@@ -67,12 +67,12 @@ class Row(NamedTuple):
         return bool(self.limit.name) and (form is None or form.has_amount)
 
     def with_amount(self, text: str) -> Row:
-        """The limit with another amount. Raises ``ConfigurationError`` as :func:`with_amount`."""
+        """Return the limit with another amount. Raises as :func:`with_amount`."""
         item, _ = with_amount(self.runtime, text, self.limit.strategy)
         return self._replace(limit=limit_of(item, self.limit.strategy))
 
     def bucket(self, identity: str) -> str:
-        """The name of the identity's bucket."""
+        """Return the name of the identity's bucket."""
         return bucket_key(self.prefix, identity)
 
 
@@ -89,8 +89,8 @@ class Inventory:
     decider: Decider
 
     def groups(self, app: flask.Flask, endpoint: str = "") -> Iterator[Group]:
-        """The limits of the application, then those of each endpoint, or of one. Methods of a class
-        that have limits of their own make groups of their own."""
+        """Yield the limits of the application, then those of each endpoint, or of one. Methods of a
+        class that have limits of their own make groups of their own."""
         manager = self.manager
         if not endpoint and manager._application_limits:
             yield Group("Application Limits", manager._application_limits)
@@ -116,7 +116,8 @@ class Inventory:
                 yield Group(title, [*found.own, *shared], name, tuple(own))
 
     def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
-        """The limits of one definition. May raise what its function raises without a request."""
+        """Yield the limits of one definition. May raise what its function raises without a
+        request."""
         plan = getattr(definition, "plan", "")
         stated = runtime_limits(definition, definition.limit_provider) if plan else definition
         for runtime in stated:
@@ -138,7 +139,7 @@ class Inventory:
                     )
 
     def all_rows(self, app: flask.Flask) -> list[Row]:
-        """Every limit once for each bucket and plan, without those that functions return."""
+        """Return every limit once for each bucket and plan, without those that functions return."""
         groups = self.groups(app)
         return self._distinct((each, group) for group in groups for each in group.definitions)
 
@@ -151,8 +152,8 @@ class Inventory:
         return list(found.values())
 
     def sites(self, app: flask.Flask, name: str = "") -> Iterator[tuple[Definition, Group]]:
-        """Every definition, or those of that name, with each endpoint where it may apply, whatever
-        the method and the functions' answers. Nothing is compiled."""
+        """Yield every definition, or those of that name, with each endpoint where it may apply,
+        whatever the method and the functions' answers. Nothing is compiled."""
         self.manager.complete(app)
         of_callable, of_blueprint = self.manager.of_callable, lru_cache(self.manager.of_blueprint)
         for rule in app.url_map.iter_rules():
@@ -168,11 +169,11 @@ class Inventory:
             ]
 
     def named(self, app: flask.Flask, name: str) -> list[Row]:
-        """The limits of that name, once for each bucket and plan."""
+        """Return the limits of that name, once for each bucket and plan."""
         return [row for row in self._distinct(self.sites(app, name)) if row.limit.name == name]
 
     def adjustable(self, app: flask.Flask, name: str, amount: str | None = None) -> list[Row]:
-        """The limits of that name, whose amount an operator may change to ``amount``.
+        """Return the limits of that name, whose amount an operator may change to ``amount``.
 
         Raises ``OperatorError`` for an unknown name, with the known ones, and for an amount that
         differs in more than the number, or that is below the cost of every call.
@@ -196,8 +197,8 @@ class Inventory:
         return rows
 
     def counts(self, app: flask.Flask, name: str, identity: str) -> list[str]:
-        """The buckets in which the limits of that name, and their candidates, count an identity.
-        Guards and calls in flight count nothing that is used up."""
+        """Return the buckets in which the limits of that name, and their candidates, count an
+        identity. Guards and calls in flight count nothing that is used up."""
         buckets = []
         for row in self.named(app, name):
             limit = row.limit
@@ -209,6 +210,6 @@ class Inventory:
         return buckets
 
     def key_name(self, function: Identity) -> str:
-        """The name of the identity that the function returns, or its own."""
+        """Return the name of the identity that the function returns, or its own."""
         names = (name for name, identity in self.identities.items() if identity is function)
         return next(names, str(getattr(function, "__name__", function)))

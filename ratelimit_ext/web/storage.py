@@ -85,7 +85,7 @@ _engines: WeakKeyDictionary[Storage, _Guarded] = WeakKeyDictionary()
 
 
 def engine_for(storage: Storage) -> Engine:
-    """The engine over the storage; the same one at every call."""
+    """Return the engine over the storage; the same one at every call."""
     return _guarded(storage).engine
 
 
@@ -111,7 +111,7 @@ def _new_engine(storage: Storage) -> _Guarded:
 
 
 def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
-    """The engine over a storage that runs our scripts."""
+    """Return the engine over a storage that runs our scripts."""
     client, errors = storage.get_connection(), storage.base_exceptions
     if isinstance(storage, RedisClusterStorage):
         return ClusterEngine(Nodes(client, errors), prefix=storage_prefix(storage))
@@ -119,19 +119,19 @@ def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
 
 
 def deadline_s(config: Mapping[str, Any]) -> float:
-    """The deadline in seconds: from the configuration or the environment. Raises
+    """Return the deadline in seconds: from the configuration or the environment. Raises
     ``ConfigurationError``."""
     return seconds(DEADLINE, config.get(DEADLINE, os.environ.get(DEADLINE) or DEFAULT_DEADLINE_S))
 
 
 def lease_s(config: Mapping[str, Any]) -> float:
-    """The configured lease in seconds. Raises ``ConfigurationError``."""
+    """Return the configured lease in seconds. Raises ``ConfigurationError``."""
     return seconds(LEASE, config.get(LEASE, DEFAULT_LEASE_S))
 
 
 def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-    """The options of a storage, with the deadline where they set no timeout of their own. Only the
-    clients of Redis and Valkey know such options."""
+    """Return the options of a storage, with the deadline where they set no timeout of their own.
+    Only the clients of Redis and Valkey know such options."""
     if not uri.startswith(("redis", "valkey")):
         return dict(options)
     timeouts = {"socket_timeout": deadline, "socket_connect_timeout": deadline}
@@ -189,8 +189,8 @@ def cluster_may_be_down(uri: str) -> Iterator[None]:
 
 
 def workers(config: Mapping[str, Any]) -> Workers:
-    """How many workers share the limits: from the configuration, the environment, or the number
-    that gunicorn was started with, which is that of this host; 1 if unknown. Raises
+    """Return how many workers share the limits: from the configuration, the environment, or the
+    number that gunicorn was started with, which is that of this host; 1 if unknown. Raises
     ``ConfigurationError``."""
     count, here = (_whole(name, config) for name in (WORKERS, CONCURRENCY))
     if count is None:
@@ -280,7 +280,7 @@ class Engines:
         return self.outage is not None and self.outage.is_deciding
 
     def instead_of(self, failed: Engine) -> OutageEngine | None:
-        """The engine that decides a request after another has failed; ``None`` without one."""
+        """Return the engine that decides a request after another has failed, if any."""
         return None if failed is self.outage else self.outage
 
     @property

@@ -65,7 +65,8 @@ def check_storage_uri(uri: str, where: str) -> None:
 
 
 def checked_options(found: object, where: str) -> dict[str, Any]:
-    """The options of a storage. Raises ``InvalidStorageError`` unless they are a dictionary."""
+    """Return the options of a storage. Raises ``InvalidStorageError`` unless they are a
+    dictionary."""
     if not isinstance(found, Mapping):
         raise InvalidStorageError(
             f"{where}: found {shown(found)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
@@ -135,7 +136,7 @@ def _parameters(*classes: type) -> list[str]:
 
 
 def _sentence(error: BaseException, where: str) -> str | None:
-    """What is wrong and what to do; ``None`` for an outage."""
+    """Return what is wrong and what to do; ``None`` for an outage."""
     for cause in causes(error):
         text = str(cause)
         if found := _UNKNOWN_OPTION.search(text):

@@ -46,7 +46,7 @@ def sessions() -> Sessions:
 
 @bp.before_request
 def check() -> ResponseReturnValue | None:
-    """The session, and for changes the token of its forms."""
+    """Return the session, and for changes the token of its forms."""
     if request.endpoint == "admin.login":
         return None
     session = sessions().current()
@@ -69,7 +69,7 @@ def add_headers(response: Response) -> Response:
 
 @bp.context_processor
 def of_session() -> dict[str, object]:
-    """The token of forms, and the sentence about the last change."""
+    """Return the token of forms, and the sentence about the last change."""
     session: Session | None = g.get("admin")
     return {
         "form_token": session and session.form_token,
@@ -90,7 +90,8 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
 
 
 def report(error: Exception) -> ResponseReturnValue:
-    """What a command would print. What the operator did not cause is a 503, and in the log."""
+    """Return what a command would print. What the operator did not cause is a 503, and in the
+    log."""
     found = operator_error(error)
     if found is None:
         raise error
@@ -139,7 +140,7 @@ def login() -> ResponseReturnValue:
 @bp.get("/")
 @bp.get("/login")
 def login_address() -> ResponseReturnValue:
-    """Where a browser is after a wrong token, if its user loads the address again."""
+    """Return where a browser is after a wrong token, if its user loads the address again."""
     return redirect(url_for("admin.spending"), 303)
 
 
@@ -152,7 +153,7 @@ def logout() -> ResponseReturnValue:
 
 
 def query(name: str, default: str = "") -> str:
-    """The value in the query; the default without one, and for a query that is not UTF-8."""
+    """Return the value in the query; the default without one, and for a query that is not UTF-8."""
     try:
         return request.args.get(name, default)
     except UnicodeDecodeError:
@@ -160,5 +161,5 @@ def query(name: str, default: str = "") -> str:
 
 
 def login_page(next_: str, *, problem: str = "") -> ResponseReturnValue:
-    """The form that asks for the token, and then leads to the address."""
+    """Return the form that asks for the token, and then leads to the address."""
     return render_template("admin/login.html", next=next_, problem=problem), 401, SCHEME

@@ -26,7 +26,7 @@ OVERLAP: Final = timedelta(hours=24)
 
 @bp.get("/changes")
 def changes() -> ResponseReturnValue:
-    """What operators have changed, here and by commands."""
+    """Return what operators have changed, here and by commands."""
     entries: list[Any] = []
     searched = query("q").strip()
     with reported() as problems:
@@ -189,7 +189,7 @@ def _hand_over(made: PresentedKey, *, of: str) -> None:
 
 
 def _words(entry: Any) -> str:
-    """Where a change is searched."""
+    """Return where a change is searched."""
     words = (entry.by, entry.action, entry.identity, entry.limit, entry.amount, entry.reason)
     return " ".join(filter(None, words))
 
@@ -199,7 +199,7 @@ def _log(sentence: str) -> None:
 
 
 def _field(name: str) -> str:
-    """The value in the form. OperatorError without one."""
+    """Return the value in the form. OperatorError without one."""
     value = request.form.get(name, "").strip()
     if not value:
         raise OperatorError("empty_field", f"The field {name!r} is empty.")
@@ -230,6 +230,6 @@ def _address(name: str, owner: Owner = "user") -> str:
 
 
 def _back() -> str:
-    """The view of the form: of a user, or of the limits."""
+    """Return the view of the form: of a user, or of the limits."""
     user = request.form.get("of")
     return _address(user) if user else url_for("admin.limits")

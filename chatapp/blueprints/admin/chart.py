@@ -35,7 +35,8 @@ class Chart:
 
 
 def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Chart:
-    """The spending of each day from the first to the last; the dearest subject is at the bottom."""
+    """Return the spending of each day from the first to the last; the dearest subject is at the
+    bottom."""
     spent: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for each in totals:
         spent[each.subject or f"(no {by})"][each.day] += each.cost_micro_usd
@@ -55,7 +56,7 @@ def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Ch
 
 
 def decisions(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str]) -> Chart:
-    """The admitted and denied requests of each minute."""
+    """Return the admitted and denied requests of each minute."""
     sums = (f"{sum(part.values()):,} {outcome}" for outcome, part in counts.items())
     title = f"Decisions from {minutes[0]} to {minutes[-1]}: {', '.join(sums)}"
     drawn = _drawn(counts, minutes, title, text=lambda count: f"{count:,}", name=str)
@@ -63,7 +64,7 @@ def decisions(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str]) -
 
 
 def small(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str], title: str) -> Markup:
-    """The same without axes, for a line of a table: one path for each outcome."""
+    """Return the same without axes, for a line of a table: one path for each outcome."""
     top = max((sum(part[each] for part in counts.values()) for each in minutes), default=0) or 1
     bases = dict.fromkeys(minutes, SMALL_HEIGHT)
     drawn = []
@@ -82,13 +83,13 @@ def small(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str], title
 
 
 def dollars(micro_usd: int) -> str:
-    """The amount, with more digits if it is below a dollar."""
+    """Return the amount, with more digits if it is below a dollar."""
     usd = micro_usd / MICRO
     return f"${usd:,.2f}" if usd >= 1 or not usd else f"${usd:.4f}"
 
 
 def _round(micro_usd: int) -> int:
-    """The least of 1, 2, 5, 10 … that is not less."""
+    """Return the least of 1, 2, 5, 10 … that is not less."""
     step = 1
     while True:
         for factor in (1, 2, 5):
@@ -105,7 +106,8 @@ def _drawn(
     text: Callable[[int], str],
     name: Callable[[str], str],
 ) -> Markup:
-    """The parts of each slot as a bar. ``text`` writes an amount, ``name`` a slot on the axis."""
+    """Return the parts of each slot as a bar. ``text`` writes an amount, ``name`` a slot on the
+    axis."""
     top = _round(max((sum(p.get(slot, 0) for p in shown.values()) for slot in slots), default=0))
     return Markup(  # noqa: S704 - every text in it is escaped
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '

@@ -74,12 +74,12 @@ def check_remembered() -> None:
 
 
 def latest(records: list[Any], most: int) -> list[tuple[Any, Any]]:
-    """The latest denials, the last one first, each with its words."""
+    """Return the latest denials, the last one first, each with its words."""
     return [(each, explained(each)) for each in records[: -most - 1 : -1]]
 
 
 def _counted(named: Iterable[tuple[str, Any]]) -> list[tuple[str, int]]:
-    """The denials by name, the most first."""
+    """Return the denials by name, the most first."""
     counts: Counter[str] = Counter()
     for name, record in named:
         counts[name] += record.count

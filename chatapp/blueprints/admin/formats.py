@@ -47,7 +47,7 @@ class Page(Generic[T]):
 
 @bp.context_processor
 def formats() -> dict[str, object]:
-    """How templates write amounts and times, and know users."""
+    """Return how templates write amounts and times, and know users."""
     return {
         "dollars": dollars,
         "download_address": _download,
@@ -59,7 +59,7 @@ def formats() -> dict[str, object]:
 
 
 def shown(template: str, tables: Mapping[str, Records], **context: object) -> ResponseReturnValue:
-    """The view, or as CSV all rows of the table that the query names."""
+    """Return the view, or as CSV all rows of the table that the query names."""
     name = query(CSV)
     if name not in tables:
         return render_template(template, **context)
@@ -72,7 +72,7 @@ def shown(template: str, tables: Mapping[str, Records], **context: object) -> Re
 
 
 def _download(table: str) -> str:
-    """The address of a table as CSV, with what the view is filtered by."""
+    """Return the address of a table as CSV, with what the view is filtered by."""
     try:
         filters = [(k, v) for k, v in request.args.items() if k not in {CSV, "done", "page"}]
     except UnicodeDecodeError:
@@ -81,7 +81,7 @@ def _download(table: str) -> str:
 
 
 def page_of(rows: Sequence[T]) -> Page[T]:
-    """The page that the query asks for; the last one if it has too high a number."""
+    """Return the page that the query asks for; the last one if it has too high a number."""
     asked = query("page")[:6]
     most = max(1, -(-len(rows) // PAGE))
     number = min(max(1, int(asked)), most) if asked.isascii() and asked.isdigit() else 1
@@ -89,6 +89,6 @@ def page_of(rows: Sequence[T]) -> Page[T]:
 
 
 def choice(name: str, allowed: list[str], default: str) -> str:
-    """The value in the query; the default for any that is not allowed."""
+    """Return the value in the query; the default for any that is not allowed."""
     value = query(name, default)
     return value if value in allowed else default

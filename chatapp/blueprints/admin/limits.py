@@ -82,7 +82,8 @@ def limits() -> ResponseReturnValue:
 
 
 def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
-    """The kind and the name that an operator unblocks to lift it; None if it cannot be lifted."""
+    """Return the kind and the name that an operator unblocks to lift it; None if it cannot be
+    lifted."""
     if block.limit in BLOCKED:
         kind = BLOCKED[block.limit]
         return kind, "" if kind == "all" else block.identity

@@ -37,7 +37,7 @@ class Session(NamedTuple):
     by: str
 
     def accepts(self, given: str) -> bool:
-        """Whether a form of this session was sent."""
+        """Return whether a form of this session was sent."""
         return hmac.compare_digest(given.encode("utf-8", "replace"), self.form_token.encode())
 
 
@@ -53,7 +53,7 @@ class Sessions:
         return scrypt(self._token, salt=b"chatapp /admin", n=2**14, r=8, p=1)
 
     def is_token(self, given: str) -> bool:
-        """Whether it is the token, compared in constant time."""
+        """Return whether it is the token, compared in constant time."""
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
 
     def begin(self, response: Response, *, name: str) -> None:
@@ -74,7 +74,7 @@ class Sessions:
         response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict")
 
     def current(self) -> Session | None:
-        """The session of the request; None without a valid cookie."""
+        """Return the session of the request; None without a valid cookie."""
         found = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
         if found is None:
             return None
@@ -83,11 +83,11 @@ class Sessions:
         return Session(form_token, f"{name} ({PAGE})" if name else NAMELESS)
 
     def sealed(self, sentence: str) -> str:
-        """The sentence for an address: a link cannot make the page state anything else."""
+        """Return the sentence for an address: a link cannot make the page state anything else."""
         return self._signer("sentence").dumps(sentence)
 
     def sentence(self, sealed: str) -> str | None:
-        """The sentence, for a minute."""
+        """Return the sentence, for a minute."""
         found = self._read("sentence", sealed, SENTENCE_S)
         return None if found is None else str(found)
 
@@ -104,7 +104,7 @@ class Sessions:
         )
 
     def handed_over(self, *, of: str, to: Session) -> str | None:
-        """The new key of that user, for a minute after it was created in that session."""
+        """Return the new key of that user, for a minute after it was created in that session."""
         found = self._read("key", request.cookies.get(KEY_COOKIE, ""), KEY_S)
         return str(found[2]) if found is not None and found[:2] == [to.form_token, of] else None
 
@@ -125,5 +125,5 @@ class Sessions:
 
 @cache
 def sessions_with(token: str) -> Sessions:
-    """The sessions of that token, whose key is made once in a process."""
+    """Return the sessions of that token, whose key is made once in a process."""
     return Sessions(token)

@@ -33,7 +33,7 @@ DAY_S: Final = 86_400
 
 @bp.get("/users")
 def users() -> ResponseReturnValue:
-    """The users, with what they have spent this month, and the teams."""
+    """Return the users, with what they have spent this month, and the teams."""
     services = current_services()
     searched = query("q").strip()
     everyone = services.accounts.users()
@@ -128,8 +128,8 @@ def team() -> ResponseReturnValue:
 
 
 def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None) -> dict[str, Any]:
-    """What limits have counted of a user or team, the latest denials, and the amounts: what their
-    pages share."""
+    """Return what limits have counted of a user or team, the latest denials, and the amounts: what
+    their pages share."""
     states: list[State] = []
     denials: list[Any] = []
     remembers = current_services().settings.remember_denials
@@ -156,7 +156,7 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
 def _with_facts(
     found: Iterable[User], keys: Sequence[ApiKey], own: OwnersAmounts
 ) -> list[tuple[User, int, Mapping[str, str]]]:
-    """The users, each with the number of valid keys and the amounts of their own."""
+    """Return the users, each with the number of valid keys and the amounts of their own."""
     valid = Counter(key.user for key in keys if key.is_usable)
     return [(user, valid[user.name], own.of("user", user.name, user.limits)) for user in found]
 
@@ -186,5 +186,5 @@ def _spent_this_month(*, by: str, team: str | None = None) -> dict[str | None, i
 
 
 def _stops_of(public_id: str) -> set[tuple[str, str]]:
-    """The limits that stop a key until it is unblocked, with its identity."""
+    """Return the limits that stop a key until it is unblocked, with its identity."""
     return {(KEY_SWITCH, public_id), (SURGE, public_id)}

@@ -52,7 +52,7 @@ def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: 
 
 
 def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, ...]:
-    """The keywords of a method without ``**keywords``, and more."""
+    """Return the keywords of a method without ``**keywords``, and more."""
     _self, *parameters = inspect.signature(method).parameters.values()
     names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     return tuple(dict.fromkeys([*names, *more]))

@@ -75,7 +75,7 @@ class Deferred:
 
 
 def deferred(value: Any) -> Any:
-    """The value; a proxy as something that can be compared outside of a request."""
+    """Return the value; a proxy as something that can be compared outside of a request."""
     return Deferred(value) if issubclass(type(value), LocalProxy) else value
 
 
@@ -120,7 +120,8 @@ class Definition(LimitOptions):
 
 
 def runtime_limits(definition: flask_limiter.Limit, text: object) -> Iterator[RuntimeLimit]:
-    """What the definition yields for this string. Raises ``ConfigurationError`` if invalid."""
+    """Yield what the definition yields for this string. Raises ``ConfigurationError`` if
+    invalid."""
     if not text:
         return
     metas = tuple(runtime for meta in _meta_limits(definition) for runtime in meta)
@@ -228,7 +229,7 @@ _UPGRADES: Final[dict[type, Any]] = {
 
 
 def upgrade(definition: Any) -> Any:
-    """The definition as one of this module's classes, whose strings allow more."""
+    """Return the definition as one of this module's classes, whose strings allow more."""
     own = _UPGRADES.get(type(definition))
     if own is None:
         return definition
@@ -239,7 +240,7 @@ def upgrade(definition: Any) -> Any:
 
 
 def stated(definitions: Iterable[Any], strategy: str | None, place: str = "") -> list[Any]:
-    """The definitions that apply without a decorator, upgraded and checked, equal ones once;
+    """Return the definitions that apply without a decorator, upgraded and checked, equal ones once;
     ``place`` is where they are written. Flask-Limiter has made definitions of its own of those that
     are strings."""
     distinct: list[Any] = []
@@ -255,7 +256,7 @@ def stated(definitions: Iterable[Any], strategy: str | None, place: str = "") ->
 def route_limit(
     arguments: dict[str, Any], keywords: tuple[str, ...], limiter: Any, *, shared: bool
 ) -> RouteLimit:
-    """The definition of the arguments of :meth:`Limiter.limit` or ``shared_limit``. Raises
+    """Return the definition of the arguments of :meth:`Limiter.limit` or ``shared_limit``. Raises
     ``ConfigurationError`` if it is invalid."""
     text = arguments["limit_value"]
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
@@ -277,7 +278,7 @@ def route_limit(
 
 
 def wrap(view: Any, limiter: Any) -> Any:
-    """The callable with its limits, which are decided together when it is called."""
+    """Return the callable with its limits, which are decided together when it is called."""
     name, key = get_qualified_name(view), limiter.app_key
     asynchronous = iscoroutinefunction(view)
 
@@ -307,7 +308,7 @@ def wrap(view: Any, limiter: Any) -> Any:
 
 
 def methods_called(view: Any, method: str) -> list[Any]:
-    """The methods of a class that its view calls for an HTTP method; none for a function."""
+    """Return the methods of a class that its view calls for an HTTP method; none for a function."""
     own = getattr(view, "view_class", None)
     if own is None:
         return []
@@ -318,14 +319,16 @@ def methods_called(view: Any, method: str) -> list[Any]:
 
 
 def is_wrapped(function: Any, limiter: Any) -> bool:
-    """Whether one of the extension's wrappers is around the callable, or inside its decorators."""
+    """Return whether one of the extension's wrappers is around the callable, or inside its
+    decorators."""
     while function is not None and getattr(function, MARK, None) != limiter:
         function = getattr(function, "__wrapped__", None)
     return function is not None
 
 
 def _is_final(view: Any, refusal: RateLimitExceeded) -> bool:
-    """Whether returning the refusal's response has the effect of raising it, in half the time.
+    """Return whether returning the refusal's response has the effect of raising it, in half the
+    time.
 
     It has unless another decorator surrounds the view or the application sees the exception.
     """
@@ -334,8 +337,8 @@ def _is_final(view: Any, refusal: RateLimitExceeded) -> bool:
 
 
 def is_unhandled(refusal: RateLimitExceeded) -> bool:
-    """Whether the application neither handles nor traps the exception. A subclass of Flask, or an
-    extension such as Flask-RESTful, may have methods of its own for that."""
+    """Return whether the application neither handles nor traps the exception. A subclass of Flask,
+    or an extension such as Flask-RESTful, may have methods of its own for that."""
     app = flask.current_app
     return (
         _function(app.handle_user_exception) is flask.Flask.handle_user_exception

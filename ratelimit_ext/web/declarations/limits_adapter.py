@@ -41,7 +41,7 @@ from ratelimit_ext.strategies import ALIASES, strategy_named
 
 
 def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
-    """A subclass of a stock item with room for a parsed limit and its options.
+    """Return a subclass of a stock item with room for a parsed limit and its options.
 
     The body must not name ``GRANULARITY``: the stock metaclass would make the subclass what
     `limits` parses that word to.
@@ -78,15 +78,15 @@ _EXTENDED = {period: _extended(stock) for period, stock in GRANULARITIES.items()
 
 
 def items_of(text: object, options: LimitOptions) -> tuple[RateLimitItem, ...]:
-    """The items of a limit string. Raises ``ConfigurationError`` for an invalid one."""
+    """Return the items of a limit string. Raises ``ConfigurationError`` for an invalid one."""
     return tuple([_item(parsed, parsed.merged(options)) for parsed in parse(text)])
 
 
 def with_amount(
     runtime: RuntimeLimit, text: object, default_strategy: str
 ) -> tuple[RateLimitItem, ParsedLimit]:
-    """The item of a string that changes only the limit's amount. Its item must have options. Raises
-    ``ConfigurationError`` for any other string, and for an amount that no call can pass."""
+    """Return the item of a string that changes only the limit's amount. Its item must have options.
+    Raises ``ConfigurationError`` for any other string, and for an amount that no call can pass."""
     own: Any = runtime.limit
     parsed: ParsedLimit = own.parsed.with_amount(text)
     item = _item(parsed, _scaled(options_of(own), own.parsed.amount, parsed.amount))
@@ -95,7 +95,7 @@ def with_amount(
 
 
 def _item(parsed: ParsedLimit, options: LimitOptions) -> RateLimitItem:
-    """The item; a stock one if the limit has no options."""
+    """Return the item; a stock one if the limit has no options."""
     amount, count, period = parsed.amount, parsed.count, parsed.period
     if options == NO_OPTIONS:
         return GRANULARITIES[period](amount, count)
@@ -105,14 +105,14 @@ def _item(parsed: ParsedLimit, options: LimitOptions) -> RateLimitItem:
 
 
 def options_of(item: object) -> LimitOptions:
-    """The item's options; a stock item has none."""
+    """Return the item's options; a stock item has none."""
     options: LimitOptions = getattr(item, "options", NO_OPTIONS)
     return options
 
 
 def _scaled(options: LimitOptions, before: int, amount: int) -> LimitOptions:
-    """The options with another amount: what classes are kept has the same share of it. What a
-    bucket holds stays as it is, if it is written."""
+    """Return the options with another amount: what classes are kept has the same share of it. What
+    a bucket holds stays as it is, if it is written."""
     if not options.keep or options.burst is not None or amount == before:
         return options
     whole: type = float if options.unit == "usd" else int
@@ -133,7 +133,8 @@ def rank(item: RateLimitItem) -> tuple[int, int]:
 
 
 def limit_of(item: RateLimitItem, default_strategy: str) -> Limit:
-    """The core's limit for an item. Raises ``ConfigurationError`` for an invalid combination.
+    """Return the core's limit for an item. Raises ``ConfigurationError`` for an invalid
+    combination.
 
     ``default_strategy`` is the extension's, for items without a strategy.
     """
@@ -160,7 +161,7 @@ class BucketLimiter(RateLimiter):
 
     @abstractmethod
     def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
-        """The name of the bucket."""
+        """Return the name of the bucket."""
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         """Take the cost if it fits; True if it did."""
@@ -171,7 +172,7 @@ class BucketLimiter(RateLimiter):
         return self._decided(item, identifiers, cost, take=False).admitted
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        """When the limit resets (seconds since 1970), and what remains."""
+        """Return when the limit resets (seconds since 1970), and what remains."""
         decision = self._decided(item, identifiers, 0, take=False)
         verdict = decision.verdicts[0]
         return WindowStats(
@@ -195,7 +196,8 @@ class ScopedLimiter(BucketLimiter):
     """``limiter.limiter``: strategies by identity and scope, over the buckets of requests."""
 
     def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
-        """The last two identifiers; a key prefix before them is part of the naming already."""
+        """Return the last two identifiers; a key prefix before them is part of the naming
+        already."""
         identity, scope = identifiers[-2:] if len(identifiers) > 1 else (*identifiers, "")
         return bucket_key(self.naming.prefix(limit, str(scope)), str(identity))
 

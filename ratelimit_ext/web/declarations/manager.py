@@ -181,7 +181,7 @@ class Manager(LimitManager):
         self.revision += 1
 
     def definitions(self) -> Iterator[Limit]:
-        """Every definition added so far."""
+        """Return every definition added so far."""
         return itertools.chain(
             self._application_limits,
             self._default_limits,
@@ -192,19 +192,19 @@ class Manager(LimitManager):
         )
 
     def static_items(self) -> Iterator[RateLimitItem]:
-        """The items of every definition so far that does not depend on the request."""
+        """Yield the items of every definition so far that does not depend on the request."""
         for limit in self.definitions():
             if isinstance(limit.limit_provider, str) and not _plan(limit):
                 yield from [runtime.limit for runtime in limit]
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
-        """Whether a policy limits the endpoint, its blueprint or one around that."""
+        """Return whether a policy limits the endpoint, its blueprint or one around that."""
         return endpoint in self._policy_endpoints or any(
             name in self._policy_blueprints for name in _nesting(blueprint)
         )
 
     def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> EndpointLimits:
-        """What applies to a request that reaches no view."""
+        """Return what applies to a request that reaches no view."""
         exempt = self.exemption_scope(app, endpoint, blueprint)
         if endpoint and exempt & ExemptionScope.APPLICATION:
             return EndpointLimits((), ())
@@ -219,7 +219,7 @@ class Manager(LimitManager):
         method: str,
         yields: Yields = lambda _: True,
     ) -> EndpointLimits:
-        """What applies to a view without decorators."""
+        """Return what applies to a view without decorators."""
         shared = self.edge(app, endpoint, blueprint).shared
         if self.has_hints(endpoint):
             # A callable inside the view has limits of its own, which decide about the defaults.
@@ -242,7 +242,8 @@ class Manager(LimitManager):
         method: str,
         yields: Yields = lambda _: True,
     ) -> EndpointLimits:
-        """What applies to a decorated callable, with what would have applied before the view."""
+        """Return what applies to a decorated callable, with what would have applied before the
+        view."""
         view = self._view_of(app, endpoint, name)
         own = [*self._decorated(name, view)]
         if view is not None:
@@ -261,11 +262,12 @@ class Manager(LimitManager):
         return EndpointLimits(self.shared(), (*own[0], *own[1]))
 
     def shared(self) -> tuple[Limit, ...]:
-        """What may apply to every view."""
+        """Return what may apply to every view."""
         return (*self._application_limits, *self._default_limits)
 
     def of_callable(self, app: flask.Flask, endpoint: str, name: str | None) -> list[Limit]:
-        """What may apply to an endpoint and a callable in it, without its blueprint's limits."""
+        """Return what may apply to an endpoint and a callable in it, without its blueprint's
+        limits."""
         own = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
         hints = self._endpoint_hints.get(endpoint, ())
         hinted = [limit for hint in hints for limit in self._decorated(hint)]
@@ -295,8 +297,8 @@ class Manager(LimitManager):
         return list(itertools.chain(*defaults)), list(itertools.chain(*found.own))
 
     def is_bare(self, app: flask.Flask, view: Any) -> bool:
-        """Whether the view is a function that a limit has wrapped, and no route has the wrapper:
-        the limit was written above the route."""
+        """Return whether the view is a function that a limit has wrapped, and no route has the
+        wrapper: the limit was written above the route."""
         _, function = self._functions.get(get_qualified_name(view), (None, None))
         return (
             function is not None
@@ -308,19 +310,19 @@ class Manager(LimitManager):
         )
 
     def _decorated(self, name: str, view: Any = None) -> Iterable[Limit]:
-        """The limits of a callable: a view's own, else those of its name."""
+        """Return the limits of a callable: a view's own, else those of its name."""
         if self._route_exemptions.get(name, ExemptionScope.NONE):
             return ()
         own: Iterable[Limit] | None = getattr(view, self._key, None)
         return self._decorated_limits.get(name, ()) if own is None else own
 
     def _view_of(self, app: flask.Flask, endpoint: str, name: str) -> Any:
-        """The endpoint's view if it has that name; ``None`` for a callable inside it."""
+        """Return the endpoint's view if it has that name; ``None`` for a callable inside it."""
         view = app.view_functions.get(endpoint)
         return view if view is not None and get_qualified_name(view) == name else None
 
     def of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
-        """A blueprint's definitions, and its ancestors' unless it overrides or is exempt."""
+        """Return a blueprint's definitions, and its ancestors' unless it overrides or is exempt."""
         instance = app.blueprints.get(blueprint) if blueprint else None
         if instance is None or not blueprint:
             return ()
@@ -364,7 +366,7 @@ class Manager(LimitManager):
     def _policy_of_nesting(
         self, app: flask.Flask, blueprint: str, *, exempt: Container[str]
     ) -> list[Limit]:
-        """A policy's limits of a blueprint and of those around it, the outermost first.
+        """Return a policy's limits of a blueprint and of those around it, the outermost first.
 
         One that overrides hides those around it from everything inside it. ``exempt`` are
         blueprints' own names.
@@ -403,7 +405,7 @@ class Manager(LimitManager):
         return EndpointLimits(shared, tuple(own))
 
     def _inside_plans(self, endpoint: str, blueprint: str | None) -> list[Limit]:
-        """A policy's limits that are surrounded by plans alone. They override no plan, and
+        """Return a policy's limits that are surrounded by plans alone. They override no plan, and
         therefore are marked as overriding nothing; they do override the defaults."""
         plans = False
         around_endpoint = [self._policy_blueprints.get(name, []) for name in _nesting(blueprint)]
@@ -416,12 +418,12 @@ class Manager(LimitManager):
 
 
 def _nesting(blueprint: str | None) -> tuple[str, ...]:
-    """The blueprint's name and those of the blueprints around it, the outermost first."""
+    """Return the blueprint's name and those of the blueprints around it, the outermost first."""
     return (*around(blueprint), blueprint) if blueprint else ()
 
 
 def _own_names(app: flask.Flask, blueprint: str) -> Iterable[str]:
-    """The same, by the names that the blueprints have themselves, each once."""
+    """Return the same, by the names that the blueprints have themselves, each once."""
     return dict.fromkeys([app.blueprints[name].name for name in _nesting(blueprint)])
 
 
@@ -448,7 +450,8 @@ def _check_names(limits: Iterable[Limit]) -> None:
 
 
 def _statement(limit: Limit) -> tuple[Any, ...]:
-    """What the source states: a function that makes views may state the same limit repeatedly."""
+    """Return what the source states: a function that makes views may state the same limit
+    repeatedly."""
     functions = (limit.limit_provider, limit.key_function)
     return (
         *map(code_of, functions),
@@ -457,5 +460,5 @@ def _statement(limit: Limit) -> tuple[Any, ...]:
 
 
 def code_of(function: object) -> object:
-    """The code of a function, as each call of a factory makes another function of it."""
+    """Return the code of a function, as each call of a factory makes another function of it."""
     return getattr(function, "__code__", function)

@@ -105,7 +105,7 @@ class Policies:
         return CheckedPolicy(self.check_file(app, path), path)
 
     def manager_with(self, app: flask.Flask, file: Path) -> Manager:
-        """The application's limits with the policy of this file in place of its own. Raises
+        """Return the application's limits with the policy of this file in place of its own. Raises
         ``ConfigurationError`` as :meth:`checked`."""
         manager = self._others.copy()
         limits = self._limits_of(self.checked(app, file).policy, manager)
@@ -122,8 +122,8 @@ class Policies:
         file: str | os.PathLike[str] | None,
         check: Callable[[Uses, Mistakes], None],
     ) -> Policy | None:
-        """The policy of the configuration, with ``file`` instead of the configured one. ``None`` if
-        nothing is configured. See :func:`load_policy`."""
+        """Return the policy of the configuration, with ``file`` instead of the configured one.
+        ``None`` if nothing is configured. See :func:`load_policy`."""
         in_code = None if file else app.config.get("RATELIMIT_POLICY") or None
         file = file or app.config.get(FILE) or None
         blueprints = app.config.get("RATELIMIT_BLUEPRINTS")
@@ -224,8 +224,8 @@ class PolicyLimits:
                 manager.add_policy_endpoint(name, limits)
 
     def _keywords(self, limit: PolicyLimit) -> dict[str, Any]:
-        """The keywords of every kind of definition. Raises ``ConfigurationError`` if the storage
-        does not support the limit."""
+        """Return the keywords of every kind of definition. Raises ``ConfigurationError`` if the
+        storage does not support the limit."""
         for item in items_of(limit.text, limit.options):
             self._policies.check_item(item)
         key = self._limiter._key_func if limit.key is None else limit.key
@@ -264,7 +264,7 @@ class PolicyLimits:
         return self._route_limit(limit, **keywords)
 
     def _plans_at(self, name: str) -> list[RouteLimit]:
-        """The limits of the plans, which override if other limits of this name do.
+        """Return the limits of the plans, which override if other limits of this name do.
 
         Flask-Limiter lets a nested blueprint override those around it only if each of its limits
         does. Equal definitions are charged once.

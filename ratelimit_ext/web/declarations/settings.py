@@ -125,7 +125,8 @@ def setting_value(name: str, text: str) -> object:
 
 
 def _table(name: str, text: str) -> dict[str, Any]:
-    """The JSON object. An error does not quote it: options of a storage may have a password."""
+    """Return the JSON object. An error does not quote it: options of a storage may have a
+    password."""
     try:
         table = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -180,7 +181,7 @@ def _is_switch(argument: str) -> bool:
 
 
 def _mistaken(switches: Mapping[str, object]) -> list[str]:
-    """What is wrong with each switch that is a text, unless it says that it is on."""
+    """Return what is wrong with each switch that is a text, unless it says that it is on."""
     return [
         f"{name}: found {shown(found)}, which Python takes for true; allowed: True or False."
         for name, found in switches.items()
