@@ -4,6 +4,7 @@ import { Markdown, copyButton } from "./markdown.js";
 import { count, dollars } from "./words.js";
 
 const NEAR_THE_END_PX = 60;
+const MOST_OBSERVED = 20;
 const CUT = {
   money: "What is above is no longer sent to the model, to keep replies cheap.",
   context: "What is above is no longer sent to the model, which cannot read more at once.",
@@ -21,6 +22,7 @@ export class Transcript {
   #latest;
   #follows = true;
   #latestOfUser = null;
+  #observed = [];
   #observer = new ResizeObserver(() => this.follow());
 
   // `onRetry` gets a reply that is to be made again, `onEdit` a message to be changed; `onContinue` is for a reply that
@@ -125,13 +127,20 @@ export class Transcript {
     return [...this.#log.querySelectorAll("article")];
   }
 
+  // Only the latest: the browser looks at each of them in each frame.
+  #observe(article) {
+    this.#observer.observe(article);
+    this.#observed.push(article);
+    if (this.#observed.length > MOST_OBSERVED) this.#observer.unobserve(this.#observed.shift());
+  }
+
   #add(className, label, message = null) {
     this.#welcome.hidden = true;
     const article = element("article", className);
     article.setAttribute("aria-label", label); // otherwise only side and colour show the author
     article.message = message;
     this.#log.append(article);
-    this.#observer.observe(article);
+    this.#observe(article);
     this.follow();
     return article;
   }

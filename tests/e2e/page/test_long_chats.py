@@ -1,0 +1,100 @@
+"""How long a chat of 2,000 messages takes to open, and the frames of a reply of 5,000 tokens in it.
+With CHATAPP_PAGE_TIMES=1 it logs the times (pytest --log-cli-level INFO); it asserts none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+
+import pytest
+from playwright.sync_api import Page
+
+pytestmark = pytest.mark.skipif(
+    os.environ.get("CHATAPP_PAGE_TIMES") != "1", reason="CHATAPP_PAGE_TIMES=1 measures the page"
+)
+
+log = logging.getLogger(__name__)
+
+TOKENS = 5_000
+TOKENS_PER_S = 500  # faster than models write
+WORDS = "a reply has words of several lengths, and now and then **some** `marks` of Markdown "
+BLOCKS = [
+    WORDS * 6 + "\n\n",
+    f"- {WORDS}\n" * 6 + "\n",
+    "```python\n" + "value = compute(1, 2)  # and a comment\n" * 25 + "```\n\n",
+    "| a | b |\n| - | - |\n" + "| some words | 1 |\n" * 8 + "\n",
+    f"## A heading\n\n{WORDS} $x_1 + \\frac{{a}}{{b}}$\n\n$$\\sum_{{i=1}}^n i^2$$\n\n",
+]
+#: Sends a message, which the page itself answers, and returns the milliseconds of each frame.
+STREAM = """async ({ tokens, tokensPerS }) => {
+  const line = (name, data) => new TextEncoder().encode(
+    `event: ${name}\\ndata: ${JSON.stringify(data)}\\n\\n`
+  );
+  const body = new ReadableStream({
+    async start(to) {
+      const began = performance.now();
+      for (let at = 0; at < tokens.length; ) {
+        await new Promise((resolve) => setTimeout(resolve, 5));
+        const due = Math.ceil(((performance.now() - began) / 1000) * tokensPerS);
+        for (; at < Math.min(due, tokens.length); at += 1) {
+          to.enqueue(line("delta", { text: tokens[at] }));
+        }
+      }
+      const usage = { input_tokens: 1, output_tokens: tokens.length, cached_input_tokens: 0 };
+      to.enqueue(line("done", { model: "m", usage, finish_reason: "stop", cost_usd: 0 }));
+      to.close();
+    },
+  });
+  const { fetch } = window;
+  window.fetch = (path, ...rest) => (path === "chat" ? new Response(body) : fetch(path, ...rest));
+  const frames = [];
+  let last = performance.now();
+  const tick = (now) => {
+    frames.push(now - last);
+    last = now;
+    if (document.querySelector("#log .pending")) requestAnimationFrame(tick);
+    else done();
+  };
+  let done;
+  const end = new Promise((resolve) => (done = resolve));
+  document.getElementById("message").value = "Go on";
+  document.getElementById("composer").requestSubmit();
+  requestAnimationFrame(tick);
+  await end;
+  return frames;
+}"""
+
+
+def test_a_long_chat_opens_and_goes_on(page: Page) -> None:
+    """Every message and every token is there."""
+    messages = [
+        {"role": role, "content": f"{number} " + WORDS * 4, "end": "stop", "model": "m"}
+        for number in range(1_000)
+        for role in ("user", "assistant")
+    ]
+    kept = json.dumps({"messages": messages})
+    page.evaluate("kept => sessionStorage.setItem('chatapp.conversation', kept)", kept)
+    page.reload()
+    # As a script, because a locator would lay out the whole page.
+    opened_ms = page.evaluate(
+        """async () => {
+          const isOpen = () => document.querySelectorAll("#log article").length === 2000;
+          while (!isOpen()) await new Promise(requestAnimationFrame);
+          await new Promise(requestAnimationFrame);
+          return performance.now();
+        }"""
+    )
+    text = "".join(BLOCKS) * 20
+    tokens = [text[at : at + 4] for at in range(0, 4 * TOKENS, 4)]
+    frames = sorted(page.evaluate(STREAM, {"tokens": tokens, "tokensPerS": TOKENS_PER_S}))
+    p50, p99 = (frames[len(frames) * percent // 100] for percent in (50, 99))
+    log.info(
+        "2,000 messages open in %.1f s; %d tokens, %d frames: p50 %.0f, p99 %.0f, most %.0f ms",
+        *(opened_ms / 1000, TOKENS, len(frames), p50, p99, frames[-1]),
+    )
+    assert page.evaluate("document.querySelectorAll('#log article').length") == 2_002
+    last = page.evaluate(
+        "JSON.parse(sessionStorage.getItem('chatapp.conversation')).messages.at(-1)"
+    )
+    assert last["content"] == "".join(tokens)
