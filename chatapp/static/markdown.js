@@ -1,12 +1,14 @@
 // Markdown that grows: what is complete is rendered once, and only the block that is being written is rendered
 // again. HTML in a text is shown as text; DOMPurify is the second line of defence.
 
+import { whenSeen } from "./code-colours.js";
 import { drawFormulas, mathExtensions, openFormula } from "./math.js";
 import { Marked } from "./vendor/marked.esm.js";
 import "./vendor/purify.min.js"; // sets globalThis.DOMPurify
 
 const LINES_PER_CHUNK = 200; // of code: each chunk is laid out by itself
 const RENDER_EVERY_MS = 50;
+const MOST_TO_COLOUR = 20_000; // characters of a block of code
 const MOST_TO_RENDER_AGAIN = 100_000; // characters
 // In a paragraph, heading, item or cell: the time to find out which marks belong together grows with their square, or
 // faster. One with more is shown as it was written.
@@ -19,7 +21,7 @@ const MAYBE_A_FENCE = /^ {0,3}(`*|~*)\s*$/;
 const PURIFIED = {
   ALLOWED_TAGS: [
     ..."p br hr strong em del code pre blockquote ul ol li h1 h2 h3 h4 h5 h6 a".split(" "),
-    ..."table thead tbody tr th td img".split(" "),
+    ..."table thead tbody tr th td img span".split(" "),
   ],
   ALLOWED_ATTR: ["href", "title", "start", "align", "class", "src", "alt"],
   ADD_URI_SAFE_ATTR: ["align", "start"],
@@ -177,6 +179,7 @@ class GrowingCode {
       const line = text.slice(this.#at, end);
       if (this.#closing.test(line)) {
         this.#view.append(lines);
+        this.#view.end();
         return end + 1;
       }
       lines.push(line.replace(this.#indent, ""));
@@ -185,11 +188,13 @@ class GrowingCode {
     this.#view.append(lines, MAYBE_A_FENCE.test(last) ? "" : last.replace(this.#indent, ""));
     if (!isOver) return null;
     if (!this.#closing.test(last)) this.#view.append([last]);
+    this.#view.end();
     return text.length;
   }
 }
 
 class CodeView {
+  #language;
   #code;
   #lines = [];
   #open = null; // the text of the chunk that grows
@@ -198,6 +203,7 @@ class CodeView {
 
   constructor(info) {
     const language = (info ?? "").trim().split(/\s/, 1)[0].slice(0, 30);
+    this.#language = language;
     this.element = document.createElement("figure");
     this.element.className = "code";
     const caption = this.element.appendChild(document.createElement("figcaption"));
@@ -230,6 +236,17 @@ class CodeView {
       this.#openLines = (this.#openLines + some.length) % LINES_PER_CHUNK;
     }
     this.#last.textContent = last;
+  }
+
+  // Its colours come once it is complete and in sight.
+  end() {
+    const { text } = this;
+    if (!this.#language || text.length > MOST_TO_COLOUR) return;
+    whenSeen(this.element, this.#language, text, (html) => {
+      const coloured = document.createElement("span");
+      coloured.append(purified(html));
+      this.#code.replaceChildren(coloured);
+    });
   }
 }
 
@@ -269,10 +286,14 @@ function lexed(text) {
   }
 }
 
+function purified(html) {
+  return DOMPurify.sanitize(html, PURIFIED);
+}
+
 function fragmentOf(tokens) {
   let fragment;
   try {
-    fragment = DOMPurify.sanitize(marked.parser(tokens), PURIFIED);
+    fragment = purified(marked.parser(tokens));
   } catch { // nested too deeply
     fragment = document.createDocumentFragment();
     fragment.append(tokens.map((token) => token.raw).join(""));
@@ -295,6 +316,7 @@ function fragmentOf(tokens) {
     const code = pre.querySelector("code");
     const view = new CodeView(code?.className.replace(/^language-/, ""));
     view.append((code ?? pre).textContent.replace(/\n$/, "").split("\n"));
+    view.end();
     pre.replaceWith(view.element);
   }
   // The direction of a block is that of its first letter, also of a list, whose marks and indentation follow it. What

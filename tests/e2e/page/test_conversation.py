@@ -102,7 +102,7 @@ def test_chats_are_found_by_their_words(chat: Page, provider: UpstreamServer) ->
 def test_a_chat_has_instructions(chat: Page, provider: UpstreamServer) -> None:
     """Each its own; they are sent with each of its messages, and can be saved for other chats."""
     box = chat.get_by_label("Instructions for this chat")
-    chat.get_by_text("Instructions for the model").click()
+    chat.get_by_text("Instructions", exact=True).click()
     box.fill("Answer in rhymes. <b>\u05d0</b>")
     for text in ("one", "two"):
         say(chat, text)
@@ -134,7 +134,7 @@ def test_instructions_are_counted_as_a_part_of_what_is_sent(
 ) -> None:
     """Of a dear model, $10 per million tokens, all that is sent may cost 5 cents: 15,000 bytes."""
     chat.get_by_label("Model").select_option("gpt-6-astra")
-    chat.get_by_text("Instructions for the model").click()
+    chat.get_by_text("Instructions", exact=True).click()
     chat.get_by_label("Instructions for this chat").fill("x" * 8_000)
     say(chat, "a" * 4_000)
     say(chat, "b" * 4_000)

@@ -85,6 +85,40 @@ def test_code_is_copied(chat: Page, provider: UpstreamServer) -> None:
     assert CODE in chat.evaluate("navigator.clipboard.readText()")
 
 
+def test_code_has_colours(chat: Page, provider: UpstreamServer) -> None:
+    """In a known language; it is copied and read as it was written, and its marks are no markup."""
+    chat.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    loaded: list[str] = []
+    chat.on("request", lambda request: loaded.append(request.url.rpartition("/")[2]))
+    say(chat, "ping")
+    assert "highlight.min.js" not in loaded
+    attack = "</span><img src=x onerror=alert(1)><script>alert(1)</script>"
+    other = f"```klingon\n{attack}\n```\n\n```\n{attack}\n```\n"
+    provider.script(Stream(openai_chunks(f"```python\n{CODE}s = '{attack}'\n```\n\n{other}")))
+    say(chat, "ping")
+    python, klingon, plain = replies(chat).locator("pre code").all()
+    expect(python.locator(".hljs-keyword")).to_have_text(["def", "return"])
+    expect(python.locator(".hljs-string")).to_have_text(f"'{attack}'")
+    assert python.inner_text() == f"{CODE}s = '{attack}'"
+    for code in (klingon, plain):
+        expect(code).to_have_text(attack)
+        assert code.locator("[class]").count() == 0
+    expect(chat.locator("#log :is(img, script)")).to_have_count(0)
+    chat.get_by_role("button", name="Copy code").first.click()
+    assert chat.evaluate("navigator.clipboard.readText()") == f"{CODE}s = '{attack}'"
+
+
+def test_code_without_its_library_is_as_it_was_written(
+    chat: Page, provider: UpstreamServer
+) -> None:
+    """As in the moment in which the server is gone."""
+    chat.route("**/highlight.min.js", lambda route: route.abort())
+    provider.script(Stream(openai_chunks(f"```python\n{CODE}```")))
+    with chat.expect_event("requestfailed"):
+        say(chat, "ping")
+    assert replies(chat).locator("pre code").inner_text().strip() == CODE.strip()
+
+
 def test_a_message_is_text_and_a_replys_html_too(page: Page) -> None:
     """Messages and replies are no markup, even if they look like HTML."""
     markup = "<img src=x onerror=alert(1)><b>bold</b>"
@@ -110,6 +144,7 @@ def test_formulas_are_drawn(chat: Page, provider: UpstreamServer) -> None:
     expect(reply).to_contain_text("It costs $5, then $6. $code$")
     expect(reply.locator("code.math")).to_have_text("\\href{javascript:alert(1)}{x}")
     expect(reply.locator("img, a, li, em")).to_have_count(0)
+    chat.wait_for_function("[...document.fonts].some((font) => font.status === 'loaded')")
 
 
 def test_a_paragraph_with_thousands_of_marks_is_text(chat: Page, provider: UpstreamServer) -> None:
