@@ -137,7 +137,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     upstreams = providers_file.read(Path(chosen.providers_file or PROVIDERS_FILE), toml_line)
     models = catalogue.load(upstreams=upstreams)
     limiter = Limiter(client_ip)
-    identities.install(limiter, chosen.plans)
+    identities.install(limiter)
     allowed_models.install(limiter)
     current_call.install(limiter)
     database = _database(app, chosen)

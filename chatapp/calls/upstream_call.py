@@ -22,6 +22,7 @@ from chatapp.calls.usage import (
     TOKENS_PER_S,
     CallUsage,
     Meter,
+    Received,
     answer_usage,
     stream_usage,
     usage_so_far,
@@ -76,12 +77,9 @@ class CallLimits(AttemptLimits, Protocol):
         """Reserve that much in the dollar limits instead of less; False if one denies it."""
         ...
 
-    def budget_micro_usd(self) -> int | None:
-        """What the caller's dollar limits have left for this call; None without such a limit."""
-        ...
-
-    def calls_in_flight(self) -> int:
-        """Among how many calls in flight, with this one, the budget is divided."""
+    def shared_budget(self) -> tuple[int, int] | None:
+        """What the caller's dollar limits have left, in micro-dollars, and among how many calls in
+        flight, with this one, it is divided; None without such a limit."""
         ...
 
     def note_unbilled(self) -> None:
@@ -107,8 +105,9 @@ class Demand:
 
     ``bound`` is the longest single answer that the request allows, in tokens; ``may_hide_output``:
     the model may generate what is billed and not sent; ``is_unbounded``: nothing bounds the answer;
-    ``cost_micro_usd`` is the price of the estimate; ``quota_use`` is what its upstream counts the
-    request as.
+    ``cost_micro_usd`` is the price of the estimate, ``least_micro_usd`` the least that is billed;
+    ``quota_use`` is what its upstream counts the request as; ``tiers`` have quotas of their own at
+    the upstream, none for a standard call.
     """
 
     model: Model
@@ -118,6 +117,8 @@ class Demand:
     may_hide_output: bool
     quota_use: Mapping[QuotaUnit, int]
     is_unbounded: bool = False
+    least_micro_usd: int = 0
+    tiers: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -254,12 +255,12 @@ class UpstreamCall:
     def _attempt(self, attempt: Attempt[A]) -> A:
         if self.disconnect.has_happened:
             raise UpstreamError("unavailable", message="client disconnected")
-        if not self._throttle.admits(self.model.quota_identity):
+        if not self._throttle.admits(self._demand.model.quota_identity):
             raise UpstreamError("overloaded", message="not called: throttled")
         asked_at = self._asked_at = self._heard_at = time.monotonic()
         self._wait.was_asked = False
         try:
-            return attempt(self.model, self._bounds)
+            return attempt(self._demand.model, self._bounds)
         except UpstreamError as error:
             waited_s = time.monotonic() - asked_at
             is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
@@ -286,16 +287,19 @@ class UpstreamCall:
         bounded by what is held for it, so that calls in flight cannot spend the budget twice;
         likewise after a call that had no bill. What nothing bounds holds what it costs at worst.
         """
-        estimate, slug = self._demand.estimate, self.model.slug
-        self._meter = Meter(self.model)
+        estimate, model = self._demand.estimate, self._demand.model
+        slug = model.slug
+        self._meter: Meter | None = None
         self._bounds = Bounds()
         self._held = self._demand.cost_micro_usd
         self._unseen_tokens = estimate.output_tokens
         #: What the call may spend; None without a budget.
-        self._spendable = budget = self._limits.budget_micro_usd()
-        if budget is None:
+        self._spendable: int | None = None
+        shared = self._limits.shared_budget()
+        if shared is None:
             return
-        shares = self._limits.calls_in_flight()
+        budget, shares = shared
+        self._spendable = budget
         is_alone = shares <= 1 and not self._limits.was_not_billed
         prompt = replace(estimate.usage, output_tokens=0)
         if self._demand.is_open:
@@ -320,7 +324,7 @@ class UpstreamCall:
         paid = max(paid, estimate.output_tokens)
         if not is_alone:
             self._unseen_tokens = min(paid, self._longest())
-        most = self._catalogue.bound(self.model, self._demand.bound, paid // estimate.choices)
+        most = self._catalogue.bound(model, self._demand.bound, paid // estimate.choices)
         self._bounds = Bounds(most, tool_uses, result_tokens)
 
     def _hold_more(self, prompt: Usage, budget: int) -> None:
@@ -383,11 +387,12 @@ class UpstreamCall:
 
     def _begun(self) -> Call:
         """The record of the call as it begins."""
+        model, estimate = self._demand.model, self._demand.estimate
         return self._new_record(
-            slug=self.model.slug,
-            provider=self.model.upstream,
-            estimated_input_tokens=self._demand.estimate.input_tokens,
-            estimated_output_tokens=self._demand.estimate.output_tokens,
+            slug=model.slug,
+            provider=model.upstream,
+            estimated_input_tokens=estimate.input_tokens,
+            estimated_output_tokens=estimate.output_tokens,
             cost_micro_usd=self._held,
         )
 
@@ -407,7 +412,7 @@ class UpstreamCall:
         if not (has_read or self._limits.renewal_is_due):
             return
         self._metered = read
-        received = self._meter.count(progress)
+        received = self._count(progress)
         usage = usage_so_far(
             progress,
             received,
@@ -440,12 +445,17 @@ class UpstreamCall:
         if progress.runs_tools or (progress.usage is None and self._demand.is_open):
             return True
         estimate, slug = self._demand.estimate, self.model.slug
-        received = self._meter.count(progress)
+        received = self._count(progress)
         output = max(received.output_tokens, estimate.output_tokens)
         whole = usage_so_far(progress, received, estimate.usage, output_tokens=output)
         cut_off = self._used(progress, left=True).usage
         saved = self._catalogue.price(slug, cut_off) - self._catalogue.price(slug, whole)
         return saved > WORTH_MICRO_USD
+
+    def _count(self, progress: Progress) -> Received:
+        """What a stream has brought so far."""
+        self._meter = self._meter or Meter(self.model)
+        return self._meter.count(progress)
 
     def _used(self, progress: Progress, *, left: bool) -> CallUsage:
         """What a stream may be billed that has ended."""
@@ -459,7 +469,7 @@ class UpstreamCall:
             unseen = max(unseen, min(most, HELD_TOKENS * choices))
         return stream_usage(
             progress,
-            self._meter.count(progress),
+            self._count(progress),
             self._demand.estimate,
             hidden=int(choices * silent_s * speed) if self._demand.may_hide_output else None,
             unseen_tokens=unseen,
@@ -469,7 +479,7 @@ class UpstreamCall:
 
     def finish_answer(self, usage: Usage | None, *, generated: Sequence[str]) -> None:
         """The answer is whole, with this usage, or these texts if the provider reports none."""
-        used = answer_usage(usage, self._demand.estimate, self.model, generated=generated)
+        used = answer_usage(usage, self._demand.estimate, self._demand.model, generated=generated)
         self._finish(used, "answered", client_left=self.disconnect.has_happened)
 
     def finish_stream(self, progress: Progress, *, client_left: bool) -> None:

@@ -54,22 +54,19 @@ class Model:
     upstream: str
     protocol: str = ""
     key: str = ""
+    #: What its upstream's quotas count by: the slug, or for an unlisted model, which shares its
+    #: slug, the name.
+    family: str = field(init=False, repr=False, compare=False)
+    #: The identity of cool-downs and quotas for standard calls; each key has its own.
+    quota_identity: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if not self.protocol:
-            object.__setattr__(self, "protocol", self.upstream)
-
-    @property
-    def family(self) -> str:
-        """What its upstream's quotas count by: the slug, or for an unlisted model, which shares its
-        slug, the name."""
-        return self.name if self.slug == _other(self.upstream) else self.slug
-
-    @property
-    def quota_identity(self) -> str:
-        """The identity of cool-downs and quotas for standard calls; each key has its own."""
-        named = f"{self.upstream}/{self.family}"
-        return f"{named}/{self.key}" if self.key else named
+        derive = object.__setattr__
+        derive(self, "protocol", self.protocol or self.upstream)
+        family = self.name if self.slug == f"{self.upstream}{OTHER}" else self.slug
+        derive(self, "family", family)
+        named = f"{self.upstream}/{family}"
+        derive(self, "quota_identity", f"{named}/{self.key}" if self.key else named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +98,7 @@ class Catalogue:
         """The model of that name at that upstream; unlisted names share one slug."""
         slug = self.slug_of(f"{upstream}/{name}") or self.slug_of(name)
         if slug is None or self.upstreams[slug] != upstream:
-            slug = _other(upstream)
+            slug = f"{upstream}{OTHER}"
         name = self.sent_names.get(slug, name)
         return Model(name, slug, upstream, self.protocols.get(upstream, upstream))
 
@@ -114,11 +111,14 @@ class Catalogue:
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return tariff.of(usage)
-        return max(tariff.of(usage) for tariff in self._tariffs(slug))
+        return max([each.of(usage) for each in self._dearest(slug)])
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
         """How many output tokens an amount of micro-dollars pays in addition to the prompt."""
-        return min(tariff.output_tokens_for(micro_usd, prompt) for tariff in self._tariffs(slug))
+        tariff = self.tariffs.get(slug)
+        if tariff is not None:
+            return tariff.output_tokens_for(micro_usd, prompt)
+        return min([each.output_tokens_for(micro_usd, prompt) for each in self._dearest(slug)])
 
     def tools_for(
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
@@ -145,8 +145,10 @@ class Catalogue:
 
     def longest_answer(self, model: Model, asked: int | None = None) -> int:
         """The longest answer of the model in tokens, with the request's bound ``asked``."""
-        bounds = [bound for bound in (asked, self._max_output(model)) if bound is not None]
-        return min(bounds, default=UNKNOWN_MAX_OUTPUT)
+        most = self._max_output(model)
+        if asked is None:
+            return UNKNOWN_MAX_OUTPUT if most is None else most
+        return asked if most is None else min(asked, most)
 
     def bound(self, model: Model, asked: int | None, paid: int) -> int | None:
         """The bound to send upstream for an answer of which ``paid`` tokens are paid; None if the
@@ -188,11 +190,9 @@ class Catalogue:
         tariff = self.tariffs.get(model.slug)
         return tariff is not None and tariff.is_long(input_tokens)
 
-    def _tariffs(self, slug: str) -> Collection[Tariff]:
-        """The tariff of a slug; those of its upstream, or else all, if it has none."""
-        tariff = self.tariffs.get(slug)
-        if tariff is not None:
-            return (tariff,)
+    def _dearest(self, slug: str) -> Collection[Tariff]:
+        """The tariffs of which the dearest applies to a slug without one: those of its upstream, or
+        else all."""
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(
@@ -219,12 +219,7 @@ class Catalogue:
 
     @property
     def unlisted_slugs(self) -> tuple[str, ...]:
-        return tuple(map(_other, self.protocols))
-
-
-def _other(upstream: str) -> str:
-    """The slug of all unlisted models of an upstream."""
-    return f"{upstream}{OTHER}"
+        return tuple([f"{upstream}{OTHER}" for upstream in self.protocols])
 
 
 def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) -> Catalogue:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from math import prod
@@ -112,15 +112,18 @@ class Tariff:
     def of(self, usage: Usage) -> int:
         """The cost in micro-dollars, rounded up once for the call. Each reading has the price of
         its own length; what else is used is shared among them by their input."""
-        inputs = usage.readings or (usage.input_tokens,)
-        whole, long = sum(inputs), sum(filter(self.is_long, inputs))
         total = self.usual.millionths(usage)
-        if self.long is not None and long:
-            total = -(-(total * (whole - long) + self.long.millionths(usage) * long) // whole)
-        multiple, scale = self._multiple(usage)
+        if self.long is not None:
+            inputs = usage.readings or (usage.input_tokens,)
+            if long := sum(filter(self.is_long, inputs)):
+                rest = sum(inputs) - long
+                total = total * rest + self.long.millionths(usage) * long
+                total = -(-total // (rest + long))
+        multiple, scale = self._multiple(usage.tiers) if usage.tiers else (1, 1)
         tokens = -(-total * multiple // (TOKENS_PER_PRICE * scale))
-        uses = sum(max(0, n) * self.tools.get(name, 0) for name, n in usage.tool_calls.items())
-        return tokens + uses
+        for name, uses in usage.tool_calls.items():
+            tokens += max(0, uses) * self.tools.get(name, 0)
+        return tokens
 
     def is_long(self, input_tokens: int) -> bool:
         return self.long is not None and input_tokens > self.long.over
@@ -128,15 +131,13 @@ class Tariff:
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
         """How many output tokens an amount pays in addition to the prompt."""
         price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
-        multiple, scale = self._multiple(prompt)
+        multiple, scale = self._multiple(prompt.tiers) if prompt.tiers else (1, 1)
         each = price.output * multiple
         left = max(0, micro_usd - self.of(prompt)) * TOKENS_PER_PRICE * scale
         return left // each if each else NO_BOUND
 
-    def _multiple(self, usage: Usage) -> tuple[int, int]:
+    def _multiple(self, tiers: Collection[str]) -> tuple[int, int]:
         """The product of the tiers' multiples, as a fraction."""
-        if not usage.tiers:
-            return 1, 1
         others = self.other_tiers
-        multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in usage.tiers]
+        multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
         return prod(multiples), pow(ONE, len(multiples))

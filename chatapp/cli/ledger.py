@@ -22,7 +22,7 @@ from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, restoration
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
-from chatapp.web.identities import team_identity
+from chatapp.web.current_request import team_identity
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import echo_json, with_json
 

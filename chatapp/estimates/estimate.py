@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, field
 from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
@@ -51,26 +50,29 @@ class Estimate:
     tiers: tuple[str, ...] = ()
     tools: tuple[str, ...] = ()
     input_is_known: bool = True
+    #: The same, as it would be billed.
+    usage: Usage = field(init=False, repr=False, compare=False)
+    #: What a limit in tokens counts: all but cached input; and the least, whatever the answer.
+    tokens: int = field(init=False, repr=False, compare=False)
+    least_tokens: int = field(init=False, repr=False, compare=False)
 
-    @property
-    def usage(self) -> Usage:
-        return Usage(
+    def __post_init__(self) -> None:
+        derive, uncached = object.__setattr__, self.input_tokens - self.cached_input_tokens
+        derive(self, "tokens", uncached + self.output_tokens)
+        derive(self, "least_tokens", max(0, self.least_input_tokens - self.cached_input_tokens))
+        usage = Usage(
             self.input_tokens,
             self.output_tokens,
             cached_input_tokens=self.cached_input_tokens,
             tool_calls=dict.fromkeys(self.tools, 1),
             tiers=self.tiers or None,
         )
+        derive(self, "usage", usage)
 
     @property
-    def tokens(self) -> int:
-        """What a limit in tokens counts: all but cached input."""
-        return self.input_tokens - self.cached_input_tokens + self.output_tokens
-
-    @property
-    def least_tokens(self) -> int:
-        """The least that a limit in tokens counts, whatever the answer."""
-        return max(0, self.least_input_tokens - self.cached_input_tokens)
+    def least_usage(self) -> Usage:
+        """The least that is billed: the prompt, all of it cached, and no answer."""
+        return Usage(self.least_input_tokens, 0, self.least_input_tokens)
 
 
 class Estimator:
@@ -99,18 +101,18 @@ class Estimator:
         whose own calls count first. Never raises.
         """
         choices = max(1, choices)
+        longest = self._catalogue.longest_answer(model) * choices
+        context = self._catalogue.context_tokens(model.slug)
         counted = input_tokens(model, body)
         output = choices * self._output_tokens(model.slug, caller, extras.effort)
         if extras.predicts:
             output = max(output, predicted_tokens(model, body))
-        longest = self._catalogue.longest_answer(model) * choices
         output = min(output, longest)
         if most_output_tokens is not None:
             output = max(0, min(output, most_output_tokens))
         # A provider refuses, and does not bill, a call that exceeds the model's context.
         history = UNKNOWN_HISTORY_TOKENS if history_tokens is None else history_tokens
         input_ = counted.expected + history
-        context = self._catalogue.context_tokens(model.slug)
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
         cached = 0 if caller is None else self._callers.cached_tokens(caller, model.slug, input_)
@@ -152,12 +154,3 @@ class Estimator:
             max(0, actual.input_tokens) / max(1, estimate.input_tokens),
             max(0, actual.output_tokens) / max(1, estimate.output_tokens),
         )
-
-    def cost_usd(self, estimate: Estimate, slug: str) -> Decimal:
-        """The price of an estimate in dollars, for limits in `usd`; exact, in micro-dollars."""
-        return Decimal(self._catalogue.price(slug, estimate.usage)).scaleb(-6)
-
-    def least_usd(self, estimate: Estimate, slug: str) -> Decimal:
-        """The least cost of the call: its prompt, all of it cached, and no answer."""
-        least = Usage(estimate.least_input_tokens, 0, estimate.least_input_tokens)
-        return Decimal(self._catalogue.price(slug, least)).scaleb(-6)

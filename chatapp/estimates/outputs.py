@@ -80,10 +80,6 @@ class _Input(NamedTuple):
     cached: int
     written: int
 
-    @property
-    def share(self) -> float:
-        return min(1.0, self.cached / max(1, self.tokens))
-
 
 @dataclass(slots=True)
 class _Calls:
@@ -124,19 +120,20 @@ class CallerHistory:
         if not inputs:
             return 0
         *_, before, last = (_NO_INPUT, *inputs)
-        longest = max(each.tokens for each in inputs)
+        longest = max([each.tokens for each in inputs])
         if last.written and 2 * last.cached >= min(before.cached + before.written, last.tokens):
             return min(input_tokens, last.cached + last.written, longest)
         if len(inputs) < 2:
             return 0
-        return min(int(input_tokens * median_low(each.share for each in inputs)), longest)
+        shares = [min(1.0, each.cached / max(1, each.tokens)) for each in inputs]
+        return min(int(input_tokens * median_low(shares)), longest)
 
     def add(self, caller: str, slug: str, usage: Usage, *, output_tokens: int) -> None:
         """Add a call with its reported usage; ``output_tokens`` are those of one answer."""
         used = _Input(usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens)
         with self._lock:
-            calls = self._calls.setdefault((caller, slug), _Calls())
-            self._calls.move_to_end((caller, slug))
+            calls = self._calls.pop((caller, slug), None) or _Calls()
+            self._calls[caller, slug] = calls  # the latest last
             if len(self._calls) > MOST_CALLERS:
                 self._calls.popitem(last=False)
             calls.outputs.append(output_tokens)

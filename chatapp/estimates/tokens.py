@@ -118,7 +118,7 @@ def text_tokens(texts: Sequence[str], family: Family) -> int:
     count = tokenizer(family.encoding).count
     characters = sum(map(len, texts))
     if characters <= EXACT_CHARACTERS and len(texts) <= EXACT_TEXTS:
-        return sum(count(_encodable(text)) for text in texts)
+        return sum(map(count, map(_encodable, texts)))
     whole = _encodable("\n".join(texts))
     if len(whole) <= EXACT_CHARACTERS:
         return count(whole)
@@ -257,12 +257,13 @@ class Contents:
 def of_body(fields: Mapping[str, object]) -> Contents:
     """The contents of a request to any address of OpenAI or Anthropic that generates."""
     contents = Contents()
-    for messages in (fields[name] for name in MESSAGES if name in fields):
+    for messages in [fields[name] for name in MESSAGES if name in fields]:
         for message in messages if isinstance(messages, list) else [messages]:
             contents.add_message(message)
-    for instructions in (fields[name] for name in SYSTEM if fields.get(name)):
-        contents.messages += 1
-        contents.add_content(instructions)
+    for name in SYSTEM:
+        if instructions := fields.get(name):
+            contents.messages += 1
+            contents.add_content(instructions)
     for name in (*TOOLS, *SCHEMAS):
         if fields.get(name):
             contents.texts.append(json_text(fields[name]))

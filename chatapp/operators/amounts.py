@@ -16,8 +16,7 @@ from chatapp.accounts.store import Owner
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
-from chatapp.web.current_request import user_identity
-from chatapp.web.identities import team_identity
+from chatapp.web.current_request import team_identity, user_identity
 from ratelimit_ext import (
     ConfigurationError,
     OperatorError,

@@ -18,8 +18,7 @@ from chatapp.accounts.store import ApiKey, amounts_of
 from chatapp.operators.changes import Changes
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
-from chatapp.web.current_request import current_request, user_identity
-from chatapp.web.identities import team_identity
+from chatapp.web.current_request import current_request, team_identity, user_identity
 from ratelimit_ext import LogEntry, OperatorError, StorageUnavailable, address_identity
 from ratelimit_ext.operators import Operators
 

@@ -22,7 +22,7 @@ from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
 from chatapp.services import current_services
 from chatapp.web.call_limits import ENDPOINT, METHOD
-from chatapp.web.identities import team_identity
+from chatapp.web.current_request import team_identity
 from ratelimit_ext import Event, RequestLimit, RestoredUsage, StorageEvent, StorageUnavailable
 
 log = logging.getLogger(__name__)

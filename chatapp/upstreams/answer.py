@@ -130,8 +130,10 @@ def quota(
     or None. ``period_s`` is the quota's period, if known.
     """
     limit = _figure(headers.get(name.format("limit"), ""))
+    if not limit:  # Azure sends a limit of 0 or less for "unknown"
+        return None
     remaining = _figure(headers.get(name.format("remaining"), ""))
-    if not limit or remaining is None:  # Azure sends a limit of 0 or less for "unknown"
+    if remaining is None:
         return None
     after_s = reset_s(headers.get(name.format("reset"), ""))
     if after_s is not None and after_s > WAIT_MAX_S:

@@ -21,6 +21,7 @@ from chatapp.upstreams import (
     Progress,
     Prompt,
     Quota,
+    QuotaUnit,
     RawAnswer,
     RawRequest,
     UpstreamError,
@@ -321,25 +322,26 @@ STEP: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(h|ms|m|s)")
 DURATION: Final = re.compile(rf"(?:{STEP.pattern}){{1,4}}")
 
 
+#: The quotas and their headers. The organisation's tokens and the project's: a call uses both.
+QUOTAS: Final[tuple[tuple[QuotaUnit, str], ...]] = (
+    ("requests", "x-ratelimit-{}-requests"),
+    ("tokens", "x-ratelimit-{}-tokens"),
+    ("tokens", "x-ratelimit-{}-project-tokens"),
+)
+
+
 def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     """The quotas in an answer's headers, each unit at most once, without invalid ones."""
-    requests = quota("requests", headers, "x-ratelimit-{}-requests", reset_s=_duration_s)
-    # The organisation's tokens and the project's: a call uses both.
-    tokens = [
-        found
-        for name in ("x-ratelimit-{}-tokens", "x-ratelimit-{}-project-tokens")
-        if (found := quota("tokens", headers, name, reset_s=_duration_s))
-    ]
-    return tuple(found for found in (requests, _both(tokens)) if found)
+    requests, *tokens = [quota(unit, headers, name, reset_s=_duration_s) for unit, name in QUOTAS]
+    known = [each for each in tokens if each]
+    if len(known) > 1:
+        known = [_both(known)]
+    return tuple([requests, *known] if requests else known)
 
 
-def _both(tokens: Sequence[Quota]) -> Quota | None:
+def _both(tokens: Sequence[Quota]) -> Quota:
     """What both leave, as one quota. Its limit is always the smaller one: if it changed with the
     quota that has less left, use of the larger would be mistaken for use of the smaller."""
-    if not tokens:
-        return None
-    if len(tokens) == 1:
-        return tokens[0]
     smaller = min(tokens, key=lambda found: found.limit)
     return replace(smaller, remaining=min(smaller.limit, *(found.remaining for found in tokens)))
 

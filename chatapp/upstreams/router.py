@@ -10,14 +10,13 @@ from types import MappingProxyType
 from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
-from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import (
     AnswerStream,
     Bounds,
+    Completion,
     Extras,
     Message,
     Prompt,
-    Quota,
     RawAnswer,
     RawRequest,
     Upstream,
@@ -57,17 +56,6 @@ class Turn:
     @property
     def messages(self) -> tuple[Message, ...]:
         return (*self.history, Message(role="user", text=self.message))
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to a turn. ``model`` is the upstream's name of the model that answered, ``usage``
-    is None if the upstream reported none, ``quotas`` are the upstream's as of this answer."""
-
-    text: str
-    model: str
-    usage: Usage | None
-    quotas: tuple[Quota, ...] = ()
 
 
 class Router:
@@ -222,20 +210,14 @@ class Router:
     def catalogue(self) -> Catalogue:
         return self._catalogue
 
-    def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Reply:
+    def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Completion:
         """Call the upstream, and wait for the answer; UpstreamError if it fails.
 
         ``bounds`` are further ones of this call, here and below.
         """
         with self.call(turn.model):
             prompt = self._prompt(turn, bounds)
-            completion = self._upstreams[turn.model.upstream].complete(prompt)
-        return Reply(
-            text=completion.text,
-            model=completion.model,
-            usage=completion.usage,
-            quotas=completion.quotas,
-        )
+            return self._upstreams[turn.model.upstream].complete(prompt)
 
     def stream(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> AnswerStream:
         """Call the upstream for a stream; UpstreamError if none begins."""

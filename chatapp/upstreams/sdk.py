@@ -108,7 +108,10 @@ class UpstreamProtocol:
 
     def api(self, path: str) -> Api:
         """The API at that path; the first for an empty one."""
-        return next((api for api in self.apis if api.path == path), self.apis[0])
+        for api in self.apis:
+            if api.path == path:
+                return api
+        return self.apis[0]
 
     @property
     def sdk(self) -> Any:
@@ -313,8 +316,8 @@ class SDKUpstream:
             return RawAnswer(
                 raw=response.content,
                 fields=json.loads(response.content),
-                content_type=sendable(headers, "content-type") or JSON,
                 headers=_request_id(protocol, headers),
+                content_type=sendable(headers, "content-type") or JSON,
                 quotas=protocol.quotas(headers),
             )
 

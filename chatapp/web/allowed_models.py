@@ -114,7 +114,7 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
     services, principal = current.services, current.principal
     found = []
     plans = services.policy.plans if services.policy else {}
-    if any(KEYWORD in plan.keywords for plan in plans.values()):
+    if [plan for plan in plans.values() if KEYWORD in plan.keywords]:
         # Without limits, the extension has no policy, and knows no plan.
         plan = plans[services.known_plan(services.limiter.current.plan) or ""]
         if KEYWORD in plan.keywords:

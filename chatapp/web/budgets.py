@@ -28,7 +28,7 @@ def listener(alerts: Alerts, limiter: Limiter) -> Callable[[Event], None]:
 
     def note(event: Event) -> None:
         # Shares of a limit, and what is repeated from memory, tell nothing new.
-        if event.__class__ is not DecisionEvent or event.degraded or event.cached:
+        if event.__class__ is not DecisionEvent or event.decision.degraded or event.cached:
             return
         dollars = [charge for _, _, charge in event.charges if charge.limit.unit == "usd"]
         buckets = tuple([charge.key for charge in dollars if _is_budget(charge.limit)])

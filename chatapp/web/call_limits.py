@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from chatapp.calls.upstream_quota import quota_level
 from chatapp.upstreams import Quota
 from chatapp.web.current_request import current_request
-from ratelimit_ext import Limiter, RequestLimit, Verdict
+from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Verdict
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
@@ -43,15 +43,12 @@ class RequestLimits:
     special tier, which few callers may use.
     """
 
-    def __init__(self, limiter: Limiter, *, shares_pauses: bool) -> None:
-        self._limits = limiter.current
+    def __init__(self, limits: LimitedRequest, *, shares_pauses: bool) -> None:
+        self._limits = limits
         self._reservation = self._limits.reservation
         self._shares_pauses = shares_pauses
-        self._unbilled = self._limits.verdict(UNBILLED)
-
-    @property
-    def was_not_billed(self) -> bool:
-        return self._unbilled is not None and not self._unbilled.allowed
+        self._unbilled = unbilled = self._limits.verdict(UNBILLED)
+        self.was_not_billed = unbilled is not None and not unbilled.allowed
 
     @property
     def renewal_is_due(self) -> bool:
@@ -65,18 +62,15 @@ class RequestLimits:
 
     def hold(self, micro_usd: int) -> bool:
         current = current_request()
-        current.hold(micro_usd)
+        current.held_micro_usd = micro_usd
         if self._limits.admit_again() is None:
             return True
-        current.hold(None)
+        current.held_micro_usd = None
         return False
 
-    def budget_micro_usd(self) -> int | None:
-        budget = self._limits.remaining_budget
-        return None if budget is None else int(budget.scaleb(6))
-
-    def calls_in_flight(self) -> int:
-        return self._limits.budget_shares
+    def shared_budget(self) -> tuple[int, int] | None:
+        left = self._limits.remaining_budget
+        return None if left is None else (int(left.scaleb(6)), self._limits.budget_shares)
 
     def cool_down(self, for_s: float) -> None:
         if self._shares_pauses:

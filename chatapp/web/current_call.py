@@ -14,16 +14,29 @@ from werkzeug.exceptions import HTTPException
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S
 from chatapp.calls.throttle import Throttle
-from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, UpstreamCall
+from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
 from chatapp.web import allowed_models
 from chatapp.web.call_limits import COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
-from chatapp.web.current_request import CurrentRequest, current_request
+from chatapp.web.current_request import (
+    CurrentRequest,
+    counted_input,
+    current_request,
+    has_no_quota_by_direction,
+    held_usd,
+    input_tokens,
+    output_tokens,
+    tokens,
+    usd,
+)
 from chatapp.web.errors import ApiError
 from chatapp.web.tags import tags_of
-from ratelimit_ext import DecideAgain, Guess, Limiter, TemporarilyUnavailable
+from ratelimit_ext import DecideAgain, Limiter, TemporarilyUnavailable
+
+#: The last is for policies: `exempt_when = "chatapp.web.current_call:…"`.
+__all__ = ["begin_call", "has_no_quota_by_direction", "install"]
 
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
@@ -38,41 +51,42 @@ def install(limiter: Limiter) -> None:
     """Charge limits in tokens and dollars with the estimate of the call, count a provider's quotas
     by model, key and tier, and decide again for another key, or the fallback, of a model that cools
     down, or once it has."""
-    limiter.estimator("tokens")(_tokens)
-    limiter.estimator("input_tokens")(lambda: Guess(current_request().estimate.input_tokens))
-    limiter.estimator("output_tokens")(lambda: Guess(current_request().estimate.output_tokens))
-    limiter.estimator("usd")(lambda: current_request().held_cost)
-    limiter.estimator("usd", limit=SURGE)(lambda: current_request().cost)
-    limiter.estimator("input_tokens", limit=INPUT_QUOTA)(_counted_input)
-    limiter.identity("upstream", common=True)(_upstream)
+    limiter.estimator("tokens")(tokens)
+    limiter.estimator("input_tokens")(input_tokens)
+    limiter.estimator("output_tokens")(output_tokens)
+    limiter.estimator("usd")(held_usd)
+    limiter.estimator("usd", limit=SURGE)(usd)
+    limiter.estimator("input_tokens", limit=INPUT_QUOTA)(counted_input)
     limiter.refusal_handler(_decide_elsewhere)
 
 
 def begin_call(current: CurrentRequest) -> UpstreamCall:
     """Begin the call of the current request; its upstream is called next."""
-    services, demand, principal = current.services, _demand(current), current.principal
-    model = demand.model
+    services, demand, principal = current.services, current.demand, current.principal
+    model, user, fields = demand.model, current.user, current.wanted.fields
+    limits = services.limiter.current
+    plan = limits.plan
     received: Request = request._get_current_object()  # type: ignore[attr-defined]
     connections = filter(None, map(received.environ.get, CONNECTIONS))
     new_record = partial(
         Call,
         id=new_call_id(),
         started_at=datetime.now(UTC),
-        user=current.user,
+        user=user,
         key_id=None if principal is None else principal.key_id,
-        plan=services.limiter.current.plan,
+        plan=plan,
         endpoint=received.endpoint or "",
         model=current.requested_model or model.name,
         team=None if principal is None else principal.team,
-        tags=tags_of(received.headers, current.wanted.fields),
+        tags=tags_of(received.headers, fields),
     )
     call_request = CallRequest(
         demand,
-        RequestLimits(services.limiter, shares_pauses=not current.tiers),
+        RequestLimits(limits, shares_pauses=not demand.tiers),
         Disconnect(next(connections, None)),
-        lambda: _demand(current) if _switch_to_fallback(current) else None,
+        lambda: current.demand if _switch_to_fallback(current) else None,
         current.use_other_key,
-        Throttle() if current.tiers else services.throttle,
+        Throttle() if demand.tiers else services.throttle,
     )
     try:
         return UpstreamCall(
@@ -85,23 +99,6 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         )
     except BudgetHeldError as error:
         raise ApiError(429, "budget_in_use", BUDGET_IN_USE, headers=RETRY_SOON) from error
-
-
-def _demand(current: CurrentRequest) -> Demand:
-    wanted, estimate = current.wanted, current.estimate
-    model, longest = wanted.turn.model, wanted.most_output_tokens
-    most = estimate.output_tokens if longest is None else longest
-    return Demand(
-        model=model,
-        estimate=estimate,
-        cost_micro_usd=int(current.cost.cost.scaleb(6)),
-        bound=longest and longest // estimate.choices,
-        may_hide_output=wanted.extras.predicts
-        or current.services.catalogue.may_hide_output(model, thinks=wanted.extras.thinks),
-        # What the provider counts before it answers; a quota for both directions counts the bound.
-        quota_use={"tokens": estimate.input_tokens + most, "input_tokens": estimate.input_tokens},
-        is_unbounded=wanted.extras.is_unbounded,
-    )
 
 
 # -- other keys, and the fallback --------------------------------------------------------------
@@ -144,7 +141,7 @@ def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTT
     ``None`` admits the request. If none can serve it, the refusal with the shortest wait."""
     current, shortest = current_request(), refusal
     while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
-        if not current.tiers:
+        if not current.demand.tiers:
             wait_s = min(_wait_ms(refusal) / 1000, LONGEST_COOL_DOWN_S)
             current.services.router.rest_key(current.wanted.turn.model, wait_s)
         if current.use_other_key() is None:
@@ -204,36 +201,3 @@ def _is_priced(current: CurrentRequest, fallback: Model) -> bool:
         and all(catalogue.prices_tier(fallback, tier) for tier in extras.tiers.values())
         and OPEN_TOOLS.union(catalogue.tools.get(fallback.upstream, ())).issuperset(extras.tools)
     )
-
-
-# -- what limits charge ------------------------------------------------------------------------
-
-
-def _tokens() -> Guess:
-    estimate = current_request().estimate
-    return Guess(estimate.tokens, estimate.least_tokens)
-
-
-def _counted_input() -> int:
-    """What the provider will count as input. A cached prompt hardly counts, and how much of it is
-    cached is unknown before the answer."""
-    current = current_request()
-    raw_request, estimate = current.wanted.raw_request, current.estimate
-    if raw_request is not None and b'"cache_control"' in raw_request.raw:
-        return 0
-    return estimate.input_tokens - estimate.cached_input_tokens
-
-
-def has_no_quota_by_direction() -> bool:
-    """Whether the upstream of the model reports no quota in input or output tokens: limits that
-    follow such a quota would never deny."""
-    current = current_request()
-    upstream = current.services.router.upstream_of(current.wanted.turn.model)
-    return not upstream.quotas_by_direction
-
-
-def _upstream() -> str:
-    """The model, key and tiers at the provider. Unlisted models share limits, but not a
-    cool-down."""
-    current = current_request()
-    return "/".join([current.wanted.turn.model.quota_identity, *current.tiers])

@@ -1,18 +1,20 @@
 """The current request: one object with what limits, ledger and response read, each part found out
-once."""
+once; and the functions by which limits ask for it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
 from flask.globals import app_ctx
 
-from chatapp.accounts import ADDRESS, USER
+from chatapp.accounts import ADDRESS, TEAM, USER
 from chatapp.accounts.authentication import Principal
+from chatapp.calls.upstream_call import Demand
 from chatapp.catalogue import Model
-from chatapp.estimates.estimate import Estimate
 from chatapp.services import Services, services_of
 from chatapp.web.model_request import ModelRequest
 from ratelimit_ext import Guess, client_ip
@@ -30,15 +32,14 @@ class CurrentRequest:
     body, None if it calls no model or if the body has not been read; the properties that need it
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
-    are the names of the upstream's keys that did not admit or serve it.
+    are the names of the upstream's keys that did not admit or serve it. ``held_micro_usd`` is what
+    limits in dollars are to hold, None for the expected cost.
     """
 
     __slots__ = (
-        "_cost",
-        "_estimate",
-        "_held",
-        "_tiers",
+        "_demand",
         "_user",
+        "held_micro_usd",
         "model_request",
         "named_user",
         "principal",
@@ -46,11 +47,6 @@ class CurrentRequest:
         "services",
         "tried_keys",
     )
-
-    _estimate: Estimate | None
-    _held: int | None
-    _cost: Guess | None
-    _tiers: tuple[str, ...] | None
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -60,7 +56,8 @@ class CurrentRequest:
         self.requested_model: str | None = None
         self.tried_keys: set[str] = set()
         self._user: str | None = None
-        self._forget_estimate()
+        self._demand: Demand | None = None
+        self.held_micro_usd: int | None = None
 
     @property
     def wanted(self) -> ModelRequest:
@@ -87,49 +84,44 @@ class CurrentRequest:
         return self._user
 
     @property
-    def estimate(self) -> Estimate:
-        if self._estimate is None:
-            wanted = self.wanted
-            self._estimate = self.services.estimator.estimate(
-                wanted.turn.model,
-                wanted.fields,
-                most_output_tokens=wanted.most_output_tokens,
-                choices=wanted.choices,
-                history_tokens=wanted.history_tokens,
-                extras=wanted.extras,
-                caller=self.user,
-            )
-        return self._estimate
+    def demand(self) -> Demand:
+        """What the call asks of its model: it is estimated and priced once."""
+        if self._demand is None:
+            self._demand = self._asked(self.wanted)
+        return self._demand
 
-    @property
-    def tiers(self) -> tuple[str, ...]:
-        """The tiers of the call, which have quotas of their own at the provider; none for a
-        standard call."""
-        if self._tiers is None:
-            estimate, model = self.estimate, self.wanted.turn.model
-            is_long = self.services.catalogue.is_long(model, estimate.input_tokens)
-            self._tiers = (*estimate.tiers, LONG) if is_long else estimate.tiers
-        return self._tiers
-
-    @property
-    def cost(self) -> Guess:
-        if self._cost is None:
-            estimator, estimate = self.services.estimator, self.estimate
-            slug = self.wanted.turn.model.slug
-            cost_usd = estimator.cost_usd(estimate, slug)
-            self._cost = Guess(cost_usd, estimator.least_usd(estimate, slug))
-        return self._cost
-
-    @property
-    def held_cost(self) -> Guess:
-        """The expected cost, or a higher one that is to be held: more dollars, not more tokens."""
-        if self._held is None:
-            return self.cost
-        return Guess(Decimal(self._held).scaleb(-6), self.cost.least)
-
-    def hold(self, micro_usd: int | None) -> None:
-        """Have the limits in dollars hold that many micro-dollars; None: the expected cost."""
-        self._held = micro_usd
+    def _asked(self, wanted: ModelRequest) -> Demand:
+        catalogue, extras = self.services.catalogue, wanted.extras
+        model, longest = wanted.turn.model, wanted.most_output_tokens
+        estimate = self.services.estimator.estimate(
+            model,
+            wanted.fields,
+            most_output_tokens=longest,
+            choices=wanted.choices,
+            history_tokens=wanted.history_tokens,
+            extras=extras,
+            caller=self.user,
+        )
+        usage, least = estimate.usage, estimate.least_usage
+        thinks = extras.predicts or catalogue.may_hide_output(model, thinks=extras.thinks)
+        is_long = catalogue.is_long(model, estimate.input_tokens)
+        most = estimate.output_tokens if longest is None else longest
+        return Demand(
+            model=model,
+            estimate=estimate,
+            cost_micro_usd=catalogue.price(model.slug, usage),
+            least_micro_usd=catalogue.price(model.slug, least),
+            bound=longest and longest // estimate.choices,
+            may_hide_output=thinks,
+            # What the provider counts before it answers; a quota for both directions counts the
+            # bound.
+            quota_use={
+                "tokens": estimate.input_tokens + most,
+                "input_tokens": estimate.input_tokens,
+            },
+            is_unbounded=extras.is_unbounded,
+            tiers=(*estimate.tiers, LONG) if is_long else estimate.tiers,
+        )
 
     @property
     def choice(self) -> tuple[ModelRequest | None, str | None]:
@@ -139,7 +131,7 @@ class CurrentRequest:
     def choose(self, choice: tuple[ModelRequest | None, str | None]) -> None:
         """Call again what was the choice before."""
         self.model_request, self.requested_model = choice
-        self._forget_estimate()
+        self._demand = self.held_micro_usd = None
 
     def use_fallback(self, fallback: Model) -> None:
         """Call this model instead of the requested one. Its estimate and cost are others."""
@@ -149,7 +141,7 @@ class CurrentRequest:
         self.requested_model = wanted.turn.model.name
         self.model_request = replace(wanted, turn=replace(wanted.turn, model=fallback))
         self.tried_keys.clear()
-        self._forget_estimate()
+        self._demand = self.held_micro_usd = None
 
     def use_other_key(self) -> Model | None:
         """Call the model with another key of its upstream; returns the model with that key, or None
@@ -162,10 +154,8 @@ class CurrentRequest:
         other = self.services.router.with_other_key(model, self.tried_keys)
         if other is not None:
             self.model_request = replace(wanted, turn=replace(wanted.turn, model=other))
+            self._demand = self._demand and replace(self._demand, model=other)
         return other
-
-    def _forget_estimate(self) -> None:
-        self._estimate = self._held = self._cost = self._tiers = None
 
 
 def current_request() -> CurrentRequest:
@@ -179,3 +169,121 @@ def current_request() -> CurrentRequest:
 
 def user_identity(name: str) -> str:
     return f"{USER}{name}"
+
+
+def team_identity(name: str) -> str:
+    return f"{TEAM}{name}"
+
+
+# -- what limits ask: their identities, and whether they apply ---------------------------------
+
+
+def user() -> str:
+    return current_request().user
+
+
+def api_key() -> str:
+    current = current_request()
+    return current.user if current.principal is None else current.principal.key_id
+
+
+def team() -> str:
+    current = current_request()
+    if current.principal is None or current.principal.team is None:
+        return current.user  # counts alone
+    return team_identity(current.principal.team)
+
+
+def model() -> str:
+    return current_request().wanted.turn.model.slug
+
+
+def upstream() -> str:
+    """The model, key and tiers at the provider. Unlisted models share limits, but not a
+    cool-down."""
+    demand = current_request().demand
+    return "/".join([demand.model.quota_identity, *demand.tiers])
+
+
+def plan() -> str:
+    current = current_request()
+    if current.principal is not None:
+        return current.principal.plan
+    services = current.services
+    return services.settings.plans.get(current.user_id or "", services.default_plan)
+
+
+def amounts() -> Mapping[str, str]:
+    principal = current_request().principal
+    return {} if principal is None else principal.limits
+
+
+def has_valid_key() -> bool:
+    """Whether the request has been authenticated. False for limits that are decided before, such
+    as that of a 401."""
+    return current_request().principal is not None
+
+
+def has_no_valid_key() -> bool:
+    """The opposite, also for every request while accounts are off."""
+    return current_request().principal is None
+
+
+def names_no_model() -> bool:
+    """Whether the request is about something else at a provider, such as a stored response."""
+    return current_request().model_request is None
+
+
+def has_no_team() -> bool:
+    principal = current_request().principal
+    return principal is None or principal.team is None
+
+
+def has_no_quota_by_direction() -> bool:
+    """Whether the upstream of the model reports no quota in input or output tokens: limits that
+    follow such a quota would never deny."""
+    current = current_request()
+    upstream = current.services.router.upstream_of(current.wanted.turn.model)
+    return not upstream.quotas_by_direction
+
+
+# -- what they charge --------------------------------------------------------------------------
+
+
+def tokens() -> Guess:
+    estimate = current_request().demand.estimate
+    return Guess(estimate.tokens, estimate.least_tokens)
+
+
+def input_tokens() -> Guess:
+    return Guess(current_request().demand.estimate.input_tokens)
+
+
+def output_tokens() -> Guess:
+    return Guess(current_request().demand.estimate.output_tokens)
+
+
+def counted_input() -> int:
+    """What the provider will count as input. A cached prompt hardly counts, and how much of it is
+    cached is unknown before the answer."""
+    current = current_request()
+    raw_request, estimate = current.wanted.raw_request, current.demand.estimate
+    if raw_request is not None and b'"cache_control"' in raw_request.raw:
+        return 0
+    return estimate.input_tokens - estimate.cached_input_tokens
+
+
+def usd() -> Guess:
+    demand = current_request().demand
+    return _guess(demand.cost_micro_usd, demand)
+
+
+def held_usd() -> Guess:
+    """The expected cost, or a higher one that is to be held: more dollars, not more tokens."""
+    current = current_request()
+    held, demand = current.held_micro_usd, current.demand
+    return _guess(demand.cost_micro_usd if held is None else held, demand)
+
+
+def _guess(micro_usd: int, demand: Demand) -> Guess:
+    return Guess(Decimal(micro_usd).scaleb(-6), Decimal(demand.least_micro_usd).scaleb(-6))

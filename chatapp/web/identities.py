@@ -1,4 +1,4 @@
-"""Identities: the names that `key = …` in policy.toml may use, and the plan of a request.
+"""Identities: the names that `key = …` in policy.toml may use, and the plan and class of a request.
 
 With accounts on, the user is the owner of the request's API key, and the body's user_id is ignored.
 With accounts off, the user is the user_id of the body. Clients can invent new ones, so only the
@@ -13,10 +13,25 @@ from typing import Final
 
 from flask import request
 
-from chatapp.accounts import TEAM
 from chatapp.settings import SettingsError
-from chatapp.web.current_request import current_request
+from chatapp.web.current_request import (
+    amounts,
+    api_key,
+    current_request,
+    has_no_team,
+    has_no_valid_key,
+    has_valid_key,
+    model,
+    names_no_model,
+    plan,
+    team,
+    upstream,
+    user,
+)
 from ratelimit_ext import Limiter, Policy
+
+#: What a policy names as `exempt_when = "chatapp.web.identities:…"`.
+__all__ = ["has_no_team", "has_no_valid_key", "has_valid_key", "names_no_model"]
 
 #: The identity that says a request's class of traffic, and the keyword of a plan.
 CLASS: Final = "class"
@@ -33,45 +48,17 @@ SPOOFING_WARNING: Final = (
 )
 
 
-def install(limiter: Limiter, plans: Mapping[str, str]) -> None:
-    """Register chatapp's identities with the limiter. ``plans`` are plan names by user id, used
-    while accounts are off."""
-
-    @limiter.identity("user")
-    def user() -> str:
-        return current_request().user
-
-    @limiter.identity("api_key")
-    def api_key() -> str:
-        current = current_request()
-        return current.user if current.principal is None else current.principal.key_id
-
-    @limiter.identity("team", common=True)
-    def team() -> str:
-        current = current_request()
-        if current.principal is None or current.principal.team is None:
-            return current.user  # counts alone
-        return team_identity(current.principal.team)
-
-    @limiter.amount_loader
-    def amounts() -> Mapping[str, str]:
-        principal = current_request().principal
-        return {} if principal is None else principal.limits
-
-    @limiter.identity("model", common=True)
-    def model() -> str:
-        return current_request().wanted.turn.model.slug
-
-    limiter.plan_keyword(CLASS)(checked_class)
+def install(limiter: Limiter) -> None:
+    """Register chatapp's identities, and what is known of a caller, with the limiter."""
+    limiter.identity("user")(user)
+    limiter.identity("api_key")(api_key)
+    limiter.identity("team", common=True)(team)
+    limiter.identity("model", common=True)(model)
+    limiter.identity("upstream", common=True)(upstream)
     limiter.identity(CLASS, common=True)(traffic_class)
-
-    @limiter.plan_loader
-    def plan() -> str:
-        current = current_request()
-        principal = current.principal
-        if principal is None:
-            return plans.get(current.user_id or "", current.services.default_plan)
-        return principal.plan
+    limiter.plan_keyword(CLASS)(checked_class)
+    limiter.plan_loader(plan)
+    limiter.amount_loader(amounts)
 
 
 def checked_class(value: object) -> str:
@@ -96,31 +83,6 @@ def traffic_class() -> str:
     return own
 
 
-def has_valid_key() -> bool:
-    """Whether the request has been authenticated. False for limits that are decided before, such
-    as that of a 401."""
-    return current_request().principal is not None
-
-
-def has_no_valid_key() -> bool:
-    """The opposite, also for every request while accounts are off."""
-    return current_request().principal is None
-
-
-def names_no_model() -> bool:
-    """Whether the request is about something else at a provider, such as a stored response."""
-    return current_request().model_request is None
-
-
-def has_no_team() -> bool:
-    principal = current_request().principal
-    return principal is None or principal.team is None
-
-
-def team_identity(name: str) -> str:
-    return f"{TEAM}{name}"
-
-
 def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
     """A warning if the policy has plans and none applies to some of these endpoints, as in a policy
     that is older than they are."""
@@ -137,9 +99,9 @@ def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
 def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
     """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy."""
     allowed = ", ".join(map(repr, known)) or "none"
-    for user_id, plan in plans.items():
-        if plan not in known:
+    for user_id, name in plans.items():
+        if name not in known:
             raise SettingsError(
-                f"CHATAPP_PLANS: unknown plan {plan!r} of the user {user_id!r}. Choose one of "
+                f"CHATAPP_PLANS: unknown plan {name!r} of the user {user_id!r}. Choose one of "
                 f"{allowed}, or define it in {policy_file}."
             )

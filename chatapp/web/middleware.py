@@ -44,6 +44,13 @@ def install(
     """
 
     @app.before_request
+    def check_request() -> None:
+        """Refuse requests for unknown host names, and a call if this process has too many in
+        flight, before it costs anything."""
+        check_host()
+        if OVERLOADED in request.environ:
+            raise overloaded()
+
     def check_host() -> None:
         """Refuse requests for unknown host names.
 
@@ -64,12 +71,6 @@ def install(
                 f"The host name {host[:SHOWN_CHARACTERS]!a} is not allowed. Use another one, or "
                 f"ask the operator to add it to {SETTING}.",
             )
-
-    @app.before_request
-    def check_load() -> None:
-        """Refuse a call if this process has too many in flight, before it costs anything."""
-        if OVERLOADED in request.environ:
-            raise overloaded()
 
     limiter.request_filter(lambda: OVERLOADED in request.environ)
 
@@ -97,9 +98,10 @@ def is_trusted(host: str, trusted: Collection[str]) -> bool:
     """
     match = _NAME_AND_PORT.fullmatch(host.lower())
     name = match[1].removesuffix(".") if match else ""
-    return any(
-        f".{name}".endswith(each) if each.startswith(".") else name == each for each in trusted
-    )
+    for each in trusted:
+        if name == each or (each.startswith(".") and f".{name}".endswith(each)):
+            return True
+    return False
 
 
 def _needs_keys(authenticator: Authenticator) -> bool:

@@ -18,13 +18,15 @@ class ModelRequest:
     streamed. ``extras`` change the price.
 
     ``raw_request`` is the request in the upstream's own protocol, None for POST /chat. ``turn`` is
-    for POST /chat and for the offline model. ``user_id`` is that of POST /chat alone: the user that
-    another body names is not an identity here. ``history_tokens`` are those of the conversation
-    that the request continues without sending it, None if unknown. ``is_tied``: only the upstream
-    and key of its model have what it continues.
+    for POST /chat and for the offline model, ``fields`` the body in a provider's protocol.
+    ``user_id`` is that of POST /chat alone: the user that another body names is not an identity
+    here. ``history_tokens`` are those of the conversation that the request continues without
+    sending it, None if unknown. ``is_tied``: only the upstream and key of its model have what it
+    continues.
     """
 
     turn: Turn
+    fields: Mapping[str, object]
     most_output_tokens: int | None
     stream: bool = False
     user_id: str | None = None
@@ -34,10 +36,3 @@ class ModelRequest:
     history_tokens: int | None = 0
     is_tied: bool = False
     names_model: bool = True
-
-    @property
-    def fields(self) -> Mapping[str, object]:
-        """The body in a provider's protocol."""
-        if self.raw_request is not None:
-            return self.raw_request.fields
-        return {"messages": [{"role": m.role, "content": m.text} for m in self.turn.messages]}

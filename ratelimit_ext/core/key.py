@@ -14,9 +14,9 @@ from __future__ import annotations
 from binascii import crc_hqx
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import blake2b
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import quote, unquote
 
 from ratelimit_ext.core.limit import Limit
@@ -73,6 +73,10 @@ def bucket_key(shared: str, identity: str) -> str:
         return f"{shared}{{{escaped.__wrapped__(identity)}}}"
     # Empty braces would be no tag.
     return f"{shared}{{{escaped(identity) or '~'}}}"
+
+
+#: Returns the end of a bucket's name for an identity of at most LONGEST_CACHED characters.
+cached_tag: Final = lru_cache(maxsize=8192)(partial(bucket_key, ""))
 
 
 class BucketName(NamedTuple):

@@ -134,6 +134,10 @@ class Limit:
     traits: Traits = field(init=False, repr=False, compare=False)
     #: Whether a cost is an estimate until the call is over, reserved under a lease.
     held: bool = field(init=False, repr=False, compare=False)
+    #: What carries it out: the strategy, with reservations if its costs are held.
+    algorithm: Traits = field(init=False, repr=False, compare=False)
+    #: Whether what it would deny is counted.
+    is_shadow: bool = field(init=False, repr=False, compare=False)
     #: Whether callers see it in headers and answers.
     visible: bool = field(init=False, repr=False, compare=False)
     #: The largest cost that can ever pass, in units.
@@ -168,6 +172,8 @@ class Limit:
         derive = object.__setattr__
         derive(self, "traits", traits)
         derive(self, "held", self.unit != "requests" and traits.reserves)
+        derive(self, "algorithm", traits.holding if self.held else traits)
+        derive(self, "is_shadow", self.mode != "enforce" and traits.can_shadow)
         derive(self, "visible", traits.visible)
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)

@@ -83,6 +83,8 @@ class Traits:
     cacheable: bool = True
     #: The changes that its buckets take, by their verbs. ``unblock``: an operator may clear them.
     changes: tuple[str, ...] = ("adjust",)
+    #: The same strategy with reservations, once it is registered.
+    holding: Traits
 
 
 #: The strategies by name.

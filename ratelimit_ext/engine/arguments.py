@@ -17,8 +17,8 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.verdicts import sent_cost
-from ratelimit_ext.strategies import strategy_of
+from ratelimit_ext.engine.verdicts import sent_costs
+from ratelimit_ext.strategies import check_changes, strategy_of
 from ratelimit_ext.strategies.strategy import Strategy
 
 #: All Lua files here, read at the start. Later no file descriptor may be left, or another version
@@ -102,7 +102,8 @@ class Arguments:
             if known is None:
                 strategy, parameters, _ = self._prepared(limit, now)
                 own = _part(charge) if part is None else part
-                stated = f'"{strategy.code}","{own}",{sent_cost(charge)}{parameters}'
+                (sent,) = sent_costs([charge])
+                stated = f'"{strategy.code}","{own}",{sent}{parameters}'
                 known = strategy, stated, limit
                 if not is_meta:
                     if len(self._ready) >= MOST_ARGUMENTS:
@@ -115,6 +116,7 @@ class Arguments:
     def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
         """Return the script that applies the changes, and its words. Raises ``ValueError`` for a
         change that its strategy does not take."""
+        check_changes(changes)
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         if now // KEPT_US != self._since:
             self._forget(now)
@@ -122,7 +124,6 @@ class Arguments:
         for change in changes:
             limit, hold, numbers = change.charge.limit, change.hold, change.numbers
             strategy, parameters, _ = self._prepared(limit, now)
-            strategy.check_change(change)
             strategies.append(strategy)
             own = f",{hold.id},{hold.lease_us}" if limit.held else ""
             stated = ",".join(map(str, (len(numbers), *numbers)))

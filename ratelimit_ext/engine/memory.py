@@ -6,9 +6,10 @@ Not for: several workers. Each of them would have its own limits.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
@@ -17,8 +18,8 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import ONCE_US
-from ratelimit_ext.engine.verdicts import Reply, merged, sent_cost
-from ratelimit_ext.strategies import strategy_of
+from ratelimit_ext.engine.verdicts import Reply, key_of, merged, sent_costs
+from ratelimit_ext.strategies import check_changes, strategy_of
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot, Strategy
 
 #: How many admissions pass between two looks for expired buckets.
@@ -27,7 +28,14 @@ SWEEP_EVERY: Final = 1024
 MOST_BUCKETS: Final = 200_000
 #: A full process also keeps what lives no longer than this: see ``admit.lua``.
 BRIEF_US: Final = 60_000_000
+_OWN: Final = "ratelimit_ext"
 _EVERYONE: Final = "{*}"
+#: How many parameters of limits are kept, and for how long: those of the calendar name the ends of
+#: the last, this and the next window.
+MOST_PREPARED: Final = 4096
+PREPARED_US: Final = 60_000_000
+#: A bucket's name, its state, and for how long that matters.
+Kept: TypeAlias = tuple[str, Any, int]
 
 
 class Carried(NamedTuple):
@@ -50,17 +58,34 @@ class Buckets:
         self._states: dict[str, tuple[Any, int]] = {}
         self._until_sweep = SWEEP_EVERY
 
-    def get(self, key: str, now_us: int) -> Any:
-        """Return the state, or ``None``. Drop an expired one: a clock set back would revive it."""
-        state, expiry = self._states.get(key, (None, now_us + 1))
-        if expiry > now_us:
-            return state
-        del self._states[key]
-        return None
+    def get(self, keys: Sequence[str], now_us: int) -> list[Any]:
+        """Return the states, ``None`` without one. Drop expired ones: a clock set back would revive
+        them."""
+        found, states = [], self._states
+        for key in keys:
+            state, expiry = states.get(key, (None, now_us + 1))
+            if expiry <= now_us:
+                del states[key]
+                state = None
+            found.append(state)
+        return found
 
-    def put(self, key: str, state: Any, expiry_us: int) -> None:
-        """Keep the state until then."""
-        self._states[key] = (state, expiry_us)
+    def put(self, states: Iterable[Kept], now_us: int) -> None:
+        """Keep each state for its lifetime in whole milliseconds and one more, as on a server."""
+        kept, over = {}, []
+        for key, state, lifetime_us in states:
+            if lifetime_us > 0:
+                whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000) + 1
+                kept[key] = state, now_us + whole_ms * 1000
+            else:
+                over.append(key)
+        self._update(kept)
+        if over:
+            self.drop(over)
+
+    def _update(self, kept: Mapping[str, tuple[Any, int]]) -> None:
+        """Keep these states until the instants beside them."""
+        self._states.update(kept)
 
     @property
     def are_full(self) -> bool:
@@ -69,7 +94,7 @@ class Buckets:
 
     def drop(self, keys: Sequence[str]) -> int:
         """Forget these buckets; returns how many there were."""
-        return sum(self._states.pop(key, None) is not None for key in keys)
+        return len([key for key in keys if self._states.pop(key, None) is not None])
 
     def named(self, prefix: str) -> list[str]:
         return [key for key in self._states if key.startswith(prefix)]
@@ -80,6 +105,11 @@ class Buckets:
         if self._until_sweep <= 0:
             self._until_sweep = SWEEP_EVERY
             self.drop([key for key, (_, expiry) in self._states.items() if expiry <= now_us])
+
+
+def kept_in(others: dict[str, Any]) -> Callable[[], Buckets]:
+    """Return what finds buckets beside others, whose owner may clear them."""
+    return lambda: others.get(_OWN) or others.setdefault(_OWN, Buckets())
 
 
 class MemoryEngine:
@@ -98,6 +128,8 @@ class MemoryEngine:
         own = Buckets()
         self._buckets = buckets or (lambda: own)
         self._now_us = now_us
+        #: By the limit's id, which no other has as long as the limit is here, and the minute.
+        self._prepared: dict[tuple[int, int], tuple[Strategy, tuple[int, ...], Limit]] = {}
 
     def admit(
         self,
@@ -112,24 +144,61 @@ class MemoryEngine:
         with buckets.lock:
             now = self._now_us() if now_us is None else now_us
             buckets.sweep(now)
-            checked = [_check(buckets, charge, now, hold) for charge in charges]
-            denied = bool([c for c in checked if not c.fits and c.charge.limit.mode == "enforce"])
+            checked = self._check(buckets, charges, now, hold)
+            failed = {place for place, each in enumerate(checked) if not each.fits}
+            denied = "enforce" in [charges[place].limit.mode for place in failed]
             if take:
-                self._take(buckets, checked, denied=denied, now=now)
+                self._take(buckets, checked, failed, denied=denied, now=now)
         reply = [now, 0 if denied else 1]
         for each in checked:
             reply += (int(each.fits), *each.snapshot)
         return Reply(charges, reply, take=take)
 
+    def _check(
+        self, buckets: Buckets, charges: Sequence[Charge], now: int, hold: Hold
+    ) -> list[_Checked]:
+        """Ask the strategies, before anything is taken."""
+        befores, costs = buckets.get(list(map(key_of, charges)), now), sent_costs(charges)
+        minute, checked = now // PREPARED_US, []
+        for charge, before, cost in zip(charges, befores, costs, strict=True):
+            limit = charge.limit
+            known = self._prepared.get((id(limit), minute)) or self._prepare(limit, now)
+            strategy, own, _ = known
+            parameters: Any = (own, hold) if limit.held else own
+            answer: tuple[bool, Snapshot, Any] = True, (0, strategy.idle or 0, 0), None
+            if before is not None or strategy.idle is None:
+                answer = strategy.check(before, now, cost, parameters)
+            fits, snapshot, state = answer
+            fits = fits or (charge.cost == 0 and charge.at_once is None)
+            checked.append(
+                _Checked(charge, strategy, parameters, cost, before, fits, snapshot, state)
+            )
+        return checked
+
+    def _prepare(self, limit: Limit, now: int) -> tuple[Strategy, tuple[int, ...], Limit]:
+        if len(self._prepared) >= MOST_PREPARED:
+            self._prepared.clear()
+        strategy = strategy_of(limit)
+        known = strategy, strategy.parameters(limit, now), limit
+        self._prepared[id(limit), now // PREPARED_US] = known
+        return known
+
     def _take(
-        self, buckets: Buckets, checked: Sequence[_Checked], *, denied: bool, now: int
+        self,
+        buckets: Buckets,
+        checked: Sequence[_Checked],
+        failed: AbstractSet[int],
+        *,
+        denied: bool,
+        now: int,
     ) -> None:
-        failed = {i for i, each in enumerate(checked) if not each.fits}
-        kept: list[tuple[_Checked, Any, int]] = []
-        metas = [checked[i].charge.limit for i in failed if checked[i].charge.meta]
-        banned = any(limit.mode == "enforce" for limit in metas)
+        kept: list[tuple[_Checked, Kept]] = []
+        metas = [checked[i].charge.limit.mode for i in failed if checked[i].charge.meta]
+        banned = "enforce" in metas
         for i, each in enumerate(checked):
             charge, strategy, parameters, cost, before, _, _, state = each
+            if before is None and strategy.idle is not None:
+                continue  # there is nothing to keep
             taken = charge.cost if charge.at_once is None else charge.at_once
             if charge.meta:
                 triggers = charge.on_denial or failed
@@ -148,11 +217,11 @@ class MemoryEngine:
                     reserved = strategy.reserve(before, now, parameters)
                     after = after if reserved is None else reserved
             if after is not None:
-                kept.append((each, after, strategy.lifetime(after, now, parameters)))
+                lifetime_us = strategy.lifetime(after, now, parameters)
+                kept.append((each, (charge.key, after, lifetime_us)))
         if buckets.are_full:
             kept = _kept_by_full(checked, kept, now)
-        for each, after, lifetime in kept:
-            _keep(buckets, each.charge.key, after, lifetime, now)
+        buckets.put([change for _, change in kept], now)
 
     def settle(
         self,
@@ -162,27 +231,31 @@ class MemoryEngine:
         once_for_us: int = ONCE_US,
         now_us: int | None = None,
     ) -> int:
-        strategies = [strategy_of(change.charge.limit) for change in changes]
-        for strategy, change in zip(strategies, changes, strict=True):
-            strategy.check_change(change)
+        check_changes(changes)
         buckets = self._buckets()
-        applied = 0
+        kept: dict[str, Kept] = {}
         with buckets.lock:
             now = self._now_us() if now_us is None else now_us
+            applied, minute = 0, now // PREPARED_US
+            keys = [change.charge.key for change in changes]
+            states = dict(zip(keys, buckets.get(keys, now), strict=True))
             if once is not None and changes:
-                is_known = buckets.get(once, now) is not None
-                _keep(buckets, once, (), once_for_us, now)
+                is_known = buckets.get([once], now) != [None]
+                kept[once] = once, (), once_for_us
                 if is_known:
-                    return 0
-            for strategy, change in zip(strategies, changes, strict=True):
-                charge = change.charge
-                own = strategy.parameters(charge.limit, now)
-                parameters = (own, change.hold) if charge.limit.held else own
-                state = strategy.apply(change, buckets.get(charge.key, now), now, parameters)
-                if state is not None:
+                    changes = ()
+            for change in changes:
+                (limit, key, *_), hold = change.charge, change.hold
+                known = self._prepared.get((id(limit), minute)) or self._prepare(limit, now)
+                strategy, own, _ = known
+                parameters = (own, hold) if limit.held else own
+                after = strategy.apply(change, states[key], now, parameters)
+                if after is not None:
                     applied += 1
-                    lifetime = strategy.lifetime(state, now, parameters)
-                    _keep(buckets, charge.key, state, lifetime, now)
+                    lifetime_us = strategy.lifetime(after, now, parameters)
+                    kept[key] = key, after, lifetime_us
+                    states[key] = after if lifetime_us > 0 else None
+            buckets.put(kept.values(), now)
         return applied
 
     def take_over(self, limit: Limit, key: str, before: Any) -> Carried:
@@ -191,12 +264,12 @@ class MemoryEngine:
         buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters = parameters_of(limit, now)
         with buckets.lock:
-            state = buckets.get(key, now)
+            (state,) = buckets.get([key], now)
             if state is None:
                 return Carried(None, (), 0)
             rest, holds = strategy.without_holds(state, now, parameters)
             if holds:
-                _keep(buckets, key, rest, strategy.lifetime(rest, now, parameters), now)
+                buckets.put([(key, rest, strategy.lifetime(rest, now, parameters))], now)
         used = strategy.usage(rest, now, parameters)
         if before is not None:
             used -= strategy.usage(before, now, parameters)
@@ -209,12 +282,12 @@ class MemoryEngine:
         buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters, units = parameters_of(limit, now, NO_HOLD), limit.capacity - left
         with buckets.lock:
-            state = buckets.get(key, now)
+            (state,) = buckets.get([key], now)
             used = 0 if state is None else strategy.usage(state, now, parameters)
             if used >= units:
                 return None
             state = strategy.filled(units, now, parameters, reset_after_us, age_us)
-            _keep(buckets, key, state, strategy.lifetime(state, now, parameters), now)
+            buckets.put([(key, state, strategy.lifetime(state, now, parameters))], now)
         return state
 
     def missing(self, limit: Limit, left: int, state: Any) -> int:
@@ -235,7 +308,7 @@ class MemoryEngine:
             return 0 if state is None else strategy.usage(state, now, parameters)
 
         with buckets.lock:
-            state = buckets.get(key, now)
+            (state,) = buckets.get([key], now)
             units = min(units, used(before))
             if not units:
                 return before
@@ -244,7 +317,7 @@ class MemoryEngine:
             )
             if used(state) - used(less) != used(before) - used(earlier):
                 return before
-            _keep(buckets, key, less, strategy.lifetime(less, now, parameters), now)
+            buckets.put([(key, less, strategy.lifetime(less, now, parameters))], now)
         return earlier
 
     def clear(self, keys: Sequence[str]) -> int:
@@ -272,19 +345,9 @@ class _Checked(NamedTuple):
     state: Any
 
 
-def _check(buckets: Buckets, charge: Charge, now: int, hold: Hold) -> _Checked:
-    limit, strategy = charge.limit, strategy_of(charge.limit)
-    own = strategy.parameters(limit, now)
-    parameters: Any = (own, hold) if limit.held else own
-    before, cost = buckets.get(charge.key, now), sent_cost(charge)
-    fits, snapshot, state = strategy.check(before, now, cost, parameters)
-    fits = fits or (charge.cost == 0 and charge.at_once is None)
-    return _Checked(charge, strategy, parameters, cost, before, fits, snapshot, state)
-
-
 def _kept_by_full(
-    checked: Sequence[_Checked], changes: Sequence[tuple[_Checked, Any, int]], now: int
-) -> list[tuple[_Checked, Any, int]]:
+    checked: Sequence[_Checked], changes: Sequence[tuple[_Checked, Kept]], now: int
+) -> list[tuple[_Checked, Kept]]:
     """Return those changes that are made although no bucket may be added; StorageFull if the
     request has an unknown identity. The rule is that of ``admit.lua``."""
     known = {_EVERYONE}
@@ -297,7 +360,7 @@ def _kept_by_full(
             known.add(_identity_of(charge.key))
     kept = []
     for change in changes:
-        charge, lifetime_us = change[0].charge, change[2]
+        charge, lifetime_us = change[0].charge, change[1][2]
         if (
             lifetime_us <= BRIEF_US
             or charge.limit.traits.ends_with_calls
@@ -312,15 +375,6 @@ def _kept_by_full(
 def _identity_of(key: str) -> str:
     """Return the end of a bucket's name that is its identity."""
     return key[key.rfind("{") :] if key.endswith("}") and "{" in key else key
-
-
-def _keep(buckets: Buckets, key: str, state: Any, lifetime_us: int, now: int) -> None:
-    """For its lifetime in whole milliseconds and one more, as on a server."""
-    if lifetime_us > 0:
-        whole_ms = -(-min(lifetime_us, LONGEST_LIFETIME_US) // 1000) + 1
-        buckets.put(key, state, now + whole_ms * 1000)
-    else:
-        buckets.drop([key])
 
 
 def parameters_of(limit: Limit, now: int, hold: Hold = NO_HOLD) -> Any:

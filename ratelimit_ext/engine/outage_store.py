@@ -22,7 +22,7 @@ import platform
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -35,7 +35,7 @@ from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets
 from ratelimit_ext.strategies import STRATEGIES, reservations
 
 #: Of the tables and their values. Another one is another file.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others before it goes on without them, and between two attempts:
@@ -274,16 +274,20 @@ class OutageStore(Buckets):
         if limit is None or bucket.kept_limit is None:
             bucket.kept_limit = _bytes(limit and limit.words())
 
-    def get(self, key: str, now_us: int) -> Any:
-        bucket = self.bucket(key)
-        if bucket is not None and bucket.expiry_us > now_us:
-            return bucket.state
-        self.drop([key])
-        return None
+    def get(self, keys: Sequence[str], now_us: int) -> list[Any]:
+        found = []
+        for key in keys:
+            bucket = self.bucket(key)
+            is_open = bucket is not None and bucket.expiry_us > now_us
+            found.append(bucket.state if bucket is not None and is_open else None)
+            if not is_open:
+                self.drop([key])
+        return found
 
-    def put(self, key: str, state: Any, expiry_us: int) -> None:
-        bucket = self._changing(key)
-        bucket.state, bucket.expiry_us = state, expiry_us
+    def _update(self, kept: Mapping[str, tuple[Any, int]]) -> None:
+        for key, (state, expiry_us) in kept.items():
+            bucket = self._changing(key)
+            bucket.state, bucket.expiry_us = state, expiry_us
 
     @property
     def are_full(self) -> bool:

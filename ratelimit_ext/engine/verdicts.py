@@ -20,9 +20,9 @@ UNREADABLE: Final = "The stored bucket %s is unreadable, and a change of it is l
 _logger = logging.getLogger("ratelimit_ext")
 
 
-def sent_cost(charge: Charge) -> int:
-    """Return the cost as the strategy sees it: all above the capacity is equally impossible."""
-    return min(charge.cost, charge.limit.capacity + 1)
+def sent_costs(charges: Sequence[Charge]) -> list[int]:
+    """Return the costs as strategies see them: all above the capacity is equally impossible."""
+    return [min(charge.cost, charge.limit.capacity + 1) for charge in charges]
 
 
 class Reply(Decision):
@@ -35,7 +35,9 @@ class Reply(Decision):
     __slots__ = ("_charges", "_reply", "_take")
 
     def __init__(self, charges: Sequence[Charge], reply: Sequence[int], *, take: bool) -> None:
-        super().__init__(admitted=reply[1] == 1, now_us=reply[0])
+        self.admitted = reply[1] == 1
+        self.now_us = reply[0]
+        self._verdicts = None
         self._charges = charges
         self._reply = reply
         self._take = take

@@ -40,8 +40,7 @@ def shadow_results(
 
 
 def _is_tried(limit: Limit) -> bool:
-    is_shadow = limit.mode != "enforce" and limit.traits.can_shadow
-    return is_shadow or limit.candidate is not None
+    return limit.is_shadow or limit.candidate is not None
 
 
 def _result(shadow: Shadow, counts: Counts, period: str) -> dict[str, Any]:

@@ -59,8 +59,6 @@ class Counters:
 
     def note(self, event: DecisionEvent) -> None:
         """Count a decision. Does not wait."""
-        if self.store is None:
-            return
         minute, decision, group = clock.now_us() // 60_000_000, event.decision, None
         if event.reason is None:
             outcome = "allowed"
@@ -81,7 +79,7 @@ class Counters:
                 self._requests[key] = (known or 0) + 1
         if group is not None and group.is_tried:
             tried = [verdict.charge.limit for verdict in event.shadow_denials]
-            labels = [limit.label for limit in tried if limit.traits.can_shadow]
+            labels = [limit.label for limit in tried if limit.is_shadow]
             self._add(((minute, label, "shadow"), 1) for label in labels)
         if decision.degraded:
             self._add([((minute, REQUESTS, "degraded"), 1)])
@@ -91,7 +89,7 @@ class Counters:
         it denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
-        is_tried = any(limit.mode != "enforce" and limit.traits.can_shadow for limit in limits)
+        is_tried = any(limit.is_shadow for limit in limits)
         group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
         with self._changes:
             if len(self._groups) < MOST_GROUPS:

@@ -69,10 +69,11 @@ class Recorder:
         """Gather an event. Does not wait."""
         if event.__class__ is not DecisionEvent:
             return
-        self.counters.note(event)
+        if self.counters.store is not None:
+            self.counters.note(event)
         if event.reason is not None:
             self.denials.note(event)
-        elif [charge for _, _, charge in event.charges if charge.limit.mode != "enforce"]:
+        elif True in [charge.limit.is_shadow for _, _, charge in event.charges]:
             self.shadows.note(event)
         elif self._writes_at_once:
             return

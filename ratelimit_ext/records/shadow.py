@@ -116,7 +116,7 @@ class Shadows:
             if charge.limit.mode == "enforce":
                 live = verdict
                 continue
-            if charge.meta or not charge.limit.traits.can_shadow:
+            if charge.meta or not charge.limit.is_shadow:
                 continue
             name = parsed_key(charge.key)
             # A candidate follows its limit, whose count also has what the candidate would deny.

@@ -6,11 +6,13 @@ write both files and call :func:`register`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, cast
 
 from ratelimit_ext.core import traits
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
 from ratelimit_ext.strategies.fixed_window import FixedWindow
@@ -23,21 +25,19 @@ from ratelimit_ext.strategies.sliding_window_counter import SlidingWindowCounter
 from ratelimit_ext.strategies.strategy import Strategy
 from ratelimit_ext.strategies.token_bucket import TokenBucket
 
-_strategies: Final[dict[str, Strategy]] = {}
-_with_reservations: Final[dict[Strategy, Strategy]] = {}
-
 #: The strategies by name, and other names of theirs.
-STRATEGIES: Final[Mapping[str, Strategy]] = MappingProxyType(_strategies)
+STRATEGIES: Final = MappingProxyType(cast(dict[str, Strategy], traits.TABLE))
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(traits.ALIASES)
 
 
 def register(strategy: Strategy) -> None:
     """Make a strategy known by its name. Raises ``ValueError`` if another has its name or code."""
-    for other in _strategies.values():
+    for other in STRATEGIES.values():
         if strategy.name == other.name or strategy.code == other.code:
             raise ValueError(f"{strategy.name!r} ({strategy.code}): {other.name!r} has this name")
-    _strategies[strategy.name] = traits.TABLE[strategy.name] = strategy
-    _with_reservations[strategy] = Reservations(strategy)
+    traits.TABLE[strategy.name] = strategy
+    strategy.holding = holding = Reservations(strategy)
+    holding.fragments()  # reads the Lua of both, once
     traits.ALIASES.update(dict.fromkeys(strategy.aliases, strategy.name))
 
 
@@ -46,11 +46,20 @@ def strategy_named(name: str) -> Strategy:
     return cast(Strategy, traits.traits_of(name))
 
 
-def strategy_of(limit: Limit) -> Strategy:
-    """Return the strategy that carries out the limit, with reservations if its costs are
-    estimates."""
-    strategy = cast(Strategy, limit.traits)
-    return _with_reservations[strategy] if limit.held else strategy
+#: Returns the strategy that carries out a limit, with reservations if its costs are estimates.
+strategy_of: Final[Callable[[Limit], Strategy]] = attrgetter("algorithm")
+
+
+def check_changes(changes: Sequence[Change]) -> None:
+    """Raise ``ValueError`` for a change that its strategy does not take."""
+    for change in changes:
+        limit = change.charge.limit
+        taken = strategy_of(limit).changes
+        if change.verb not in taken:
+            raise ValueError(
+                f"{limit}: the strategy {limit.traits.name!r} does not take the change "
+                f"{change.verb!r}; it takes {', '.join(map(repr, taken))}."
+            )
 
 
 register(TokenBucket())
@@ -61,5 +70,3 @@ register(Concurrency())
 register(Surge())
 register(Block())
 register(Quota())
-for _strategy in _with_reservations.values():
-    _strategy.fragments()  # reads the Lua of both, once

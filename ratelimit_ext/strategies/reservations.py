@@ -16,14 +16,12 @@ cost beyond its hold is carried into the window that is open when it settles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
-from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy, lua
 
 GRACE_US: Final = 600_000_000
@@ -53,58 +51,55 @@ class Record(NamedTuple):
         return self.deadline if self.amount > self.spent else self.deadline + GRACE_US
 
 
-class State(NamedTuple):
-    """Holds, and the strategy's own state. A team's budget may have thousands of holds, so they are
-    examined one by one only when a lease ends."""
+_NO_RECORDS: Final[Mapping[int, Record]] = {}
 
-    records: tuple[Record, ...] = ()
+
+class State(NamedTuple):
+    """Holds by their ids, and the strategy's own state. A team's budget may have thousands of
+    holds, so they are examined one by one only when a lease ends."""
+
+    records: Mapping[int, Record] = _NO_RECORDS
     #: An instant before which no hold changes.
     change: int = NEVER_US
     #: The latest deadline that any of them had, or 0.
     latest: int = 0
     inner: Any = None
 
-    def add(self, record: Record) -> State:
+    def put(self, record: Record) -> State:
+        """Add the hold, or replace the one of its id."""
         return State(
-            (*self.records, record),
-            min(self.change, record.change),
+            {**self.records, record.id: record},
+            min(self.change, record.deadline),
             max(self.latest if self.records else 0, record.deadline),
             self.inner,
         )
 
-    def without(self, place: int) -> State:
-        return self._replace(records=self.records[:place] + self.records[place + 1 :])
 
-    def find(self, hold_id: int) -> int | None:
-        """Return where the hold of this id is."""
-        for place, record in enumerate(self.records):
-            if record[0] == hold_id:
-                return place
-        return None
-
-
+FRESH: Final = State()
 Parameters: TypeAlias = tuple[tuple[int, ...], Hold]  # the strategy's own; the hold
 Checked: TypeAlias = tuple[State, Any]  # and the strategy's own state as of now
 
 
 class Reservations(Strategy):
-    """A strategy over another."""
+    """A strategy over another. It keeps more, and answers the same: these are the strategy's."""
+
+    parameters = left = verdict = later = share = cast(Any, None)
 
     def __init__(self, strategy: Strategy) -> None:
         self._strategy = strategy
+        for same in ("parameters", "left", "verdict", "later", "share"):
+            setattr(self, same, getattr(strategy, same))
         self.name = strategy.name
         self.code = f"h{strategy.code}"
         self.changes = (*strategy.changes, "settle", "release", "renew", "resume")
-
-    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
-        """Return the strategy's own; the engine adds the hold."""
-        return self._strategy.parameters(limit, now_us)
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, Checked]:
         """Return the strategy's answer, after expired leases gave back what they held."""
-        state = self._expired(state, now_us, parameters)
+        state = state or FRESH
+        if now_us >= state.change:
+            state = self._expired(state, now_us, parameters)
         fits, snapshot, now = self._strategy.check(state.inner, now_us, cost, parameters[0])
         return fits, snapshot, (state, now)
 
@@ -113,22 +108,22 @@ class Reservations(Strategy):
         before."""
         (state, now), (own, hold) = checked, parameters
         holds = cost and hold.lease_us
-        if holds and state.find(hold.id) is not None:
+        if holds and hold.id in state.records:
             return state
         taken = state._replace(inner=self._strategy.take(now, now_us, cost, own))
         if not holds:
             return taken
         receipt = self._strategy.receipt(now, now_us)
-        return taken.add(Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
+        return taken.put(Record(hold.id, now_us + hold.lease_us, receipt, cost, 0))
 
     def reserve(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
         hold = parameters[1]
         if not hold.lease_us:
             return None
         state = self._expired(state, now_us, parameters)
-        if state.find(hold.id) is not None:
+        if hold.id in state.records:
             return None
-        return state.add(Record(hold.id, now_us + hold.lease_us, 0, 0, 0))
+        return state.put(Record(hold.id, now_us + hold.lease_us, 0, 0, 0))
 
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         if state.inner is None:
@@ -148,16 +143,13 @@ class Reservations(Strategy):
         inner = self._strategy.credited(state.inner, now_us, parameters[0], units)
         return state._replace(inner=inner)
 
-    def share(self, limit: Limit, units: int, workers: int) -> Limit:
-        return self._strategy.share(limit, units, workers)
-
     def without_holds(
         self, state: State, now_us: int, parameters: Parameters
     ) -> tuple[State, Sequence[tuple[Hold, int, int]]]:
         """A hold whose lease is over has no lease left, so that only a settlement can reach it."""
         state = self._expired(state, now_us, parameters)
         inner, holds = state.inner, []
-        for record in state.records:
+        for record in state.records.values():
             inner = self._adjusted(inner, now_us, parameters, record.receipt, -record.amount)
             hold = Hold(record.id, max(1, record.deadline - now_us))
             holds.append((hold, record.amount, record.spent))
@@ -177,7 +169,9 @@ class Reservations(Strategy):
     ) -> State | None:
         """The strategy's own changes apply to its part of the state."""
         if change.verb not in self._strategy.changes:
-            return cast(State | None, super().apply(change, state, now_us, parameters))
+            own: State | None
+            own = getattr(self, change.verb)(state, now_us, parameters, *change.numbers)
+            return own
         state = self._expired(state, now_us, parameters)
         inner = self._strategy.apply(change, state.inner, now_us, parameters[0])
         return None if inner is None else state._replace(inner=inner)
@@ -186,27 +180,29 @@ class Reservations(Strategy):
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
     ) -> State | None:
         """The call is over, and its cost is known; ``None`` if there is no such hold."""
-        state = self._expired(state, now_us, parameters)
-        place = state.find(hold_id)
-        if place is None:
+        state = state or FRESH
+        if now_us >= state.change:
+            state = self._expired(state, now_us, parameters)
+        records = dict(state.records)
+        record = records.pop(hold_id, None)
+        if record is None:
             return None
-        record = state.records[place]
         delta = max(min(actual, MOST_HELD), record.final) - record.amount
         inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
-        return state.without(place)._replace(inner=inner)
+        return state._replace(records=records, inner=inner)
 
     def release(
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int
     ) -> State | None:
         """The lease ends now, also if the hold is yet to come; ``None`` if it is over."""
         state = self._expired(state, now_us, parameters)
-        place = state.find(hold_id)
-        if place is None:
-            return state.add(Record(hold_id, now_us + LATE_US - GRACE_US, 0, 0, 0))
-        record = state.records[place]
+        records = dict(state.records)
+        record = records.pop(hold_id, None)
+        if record is None:
+            return state.put(Record(hold_id, now_us + LATE_US - GRACE_US, 0, 0, 0))
         if record.deadline <= now_us:
             return None
-        ended = state.without(place).add(record._replace(deadline=now_us))
+        ended = state._replace(records=records).put(record._replace(deadline=now_us))
         return self._expired(ended, now_us, parameters)
 
     def renew(
@@ -219,10 +215,9 @@ class Reservations(Strategy):
         """
         own, hold = parameters
         state = self._expired(state, now_us, parameters)
-        place = state.find(hold.id)
-        if place is None:
+        record, inner = state.records.get(hold.id), state.inner
+        if record is None:
             return None
-        records, inner, record = state.records, state.inner, state.records[place]
         spent = min(max(record.spent, so_far), MOST_HELD)
         amount = max(record.amount, spent, min(cost, MOST_HELD))
         receipt, final = record.receipt, record.final
@@ -231,12 +226,7 @@ class Reservations(Strategy):
             receipt, final = self._strategy.receipt(now, now_us), record.amount
         inner = self._adjusted(inner, now_us, parameters, receipt, amount - record.amount)
         renewed = Record(hold.id, now_us + hold.lease_us, receipt, amount, spent, final)
-        return State(
-            (*records[:place], renewed, *records[place + 1 :]),
-            min(state.change, renewed.change),
-            max(state.latest, renewed.deadline),
-            inner,
-        )
+        return state._replace(inner=inner).put(renewed)
 
     def resume(
         self, state: State | None, now_us: int, parameters: Parameters, amount: int, spent: int
@@ -245,28 +235,16 @@ class Reservations(Strategy):
         has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known."""
         own, hold = parameters
         state = self._expired(state, now_us, parameters)
-        place = state.find(hold.id)
-        if place is not None:
-            record = state.records[place]
-            if record.amount or record.deadline > now_us:
-                return None
-            state = state.without(place)  # released before
+        records = dict(state.records)
+        released = records.pop(hold.id, None)
+        if released is not None and (released.amount or released.deadline > now_us):
+            return None
+        state = state._replace(records=records)
         now = self._strategy.check(state.inner, now_us, 0, own)[2]
         receipt, amount = self._strategy.receipt(now, now_us), min(amount, MOST_HELD)
         inner = self._adjusted(state.inner, now_us, parameters, receipt, amount)
         record = Record(hold.id, now_us + hold.lease_us, receipt, amount, min(spent, amount))
-        return state._replace(inner=inner).add(record)
-
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
-        return self._strategy.left(limit, snapshot, now_us, cost)
-
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        return self._strategy.verdict(charge, snapshot, now_us, allowed=allowed, taken=taken)
-
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        return self._strategy.later(verdict, elapsed_us)
+        return state._replace(inner=inner).put(record)
 
     def fragments(self) -> tuple[str, ...]:
         own = lua(Path(__file__).with_suffix(".lua"))
@@ -279,11 +257,10 @@ class Reservations(Strategy):
         Each lease is decided as of its own end, as the next access may come at any time: if its
         window was over by then, the charge stays, as if it were spent.
         """
-        if state is None:
-            return State()
+        state = state or FRESH
         if now_us < state.change:
             return state
-        records, _, latest, inner = state
+        records, latest, inner = state.records.values(), state.latest, state.inner
         over = [r for r in records if r.deadline <= now_us and r.amount > r.spent]
         closed: dict[Record, Record] = {}
         for record in sorted(over, key=lambda record: (record.deadline, record.id)):
@@ -298,8 +275,8 @@ class Reservations(Strategy):
                 receipt = record.receipt if record.spent else 0
                 closed[record] = record._replace(receipt=receipt, amount=record.spent)
                 inner = adjusted
-        kept = tuple(closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us)
-        change = min((record.change for record in kept), default=NEVER_US)
+        kept = {r.id: closed.get(r, r) for r in records if r.deadline + GRACE_US > now_us}
+        change = min((record.change for record in kept.values()), default=NEVER_US)
         return State(kept, change, latest, inner)
 
     def _adjusted(

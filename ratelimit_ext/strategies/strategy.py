@@ -44,6 +44,10 @@ class Strategy(Traits, ABC):
     The Lua twin lies beside the Python file, under the same name.
     """
 
+    #: The second integer of a fresh bucket's snapshot, if it lets everything pass and keeps
+    #: nothing: such a bucket is not asked.
+    idle: int | None = None
+
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """Return the limit as numbers, the same for Lua and for the methods below."""
         return limit.amount, limit.period_us
@@ -154,15 +158,6 @@ class Strategy(Traits, ABC):
     def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
         """Return the state after the change; ``None``: it changes nothing."""
         return getattr(self, change.verb)(state, now_us, parameters, *change.numbers)
-
-    def check_change(self, change: Change) -> None:
-        """Raise ``ValueError`` for a change that this strategy does not take."""
-        if change.verb not in self.changes:
-            allowed = ", ".join(map(repr, self.changes))
-            raise ValueError(
-                f"{change.charge.limit}: the strategy {self.name!r} does not take the change "
-                f"{change.verb!r}; it takes {allowed}."
-            )
 
     def fragments(self) -> tuple[str, ...]:
         """Return the parts of a script that define it, in their order."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
@@ -88,12 +87,8 @@ class BoundLimit:
             and self.runtime.cost == 1
         )
 
-    def cost(self, costs: dict[tuple[int, bool], int | Guess]) -> int:
-        """Return the cost of the current request. Raises ``ValueError`` for an invalid one.
-
-        ``costs`` are the estimates of this request, by the id of the function and whether the
-        unit is dollars: each estimator is called once.
-        """
+    def cost(self, costs: Costs) -> int:
+        """Return the cost of the current request. Raises ``ValueError`` for an invalid one."""
         if self.fixed_cost is not None:
             return self.fixed_cost
         if self.estimate is None:
@@ -111,6 +106,9 @@ class BoundLimit:
         return charged
 
 
+#: The estimates of a request, by the id of the function and whether the unit is dollars: each
+#: estimator is called once.
+Costs: TypeAlias = dict[tuple[int, bool], int | Guess]
 #: A bound limit, the identity that is charged, and the charge.
 BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
 
@@ -137,12 +135,6 @@ class ChargeRecord(NamedTuple):
         later = strategy_of(self.bound.limit).later(self.verdict, elapsed_us)
         return self._replace(verdict=later, now_us=self.now_us + elapsed_us)
 
-    def settlement(self, actual: int) -> Change:
-        """Return the change that replaces the estimate of the charge by the actual cost."""
-        if self.bound.limit.held:
-            return Change.settle(self.verdict, self.hold, actual)
-        return Change.adjust(self.verdict, actual - self.verdict.charge.taken)
-
     def charged(self, cost: int) -> ChargeRecord:
         """Return the record as it reads after so many units more are taken now."""
         here = time.monotonic()
@@ -168,13 +160,6 @@ class ChargeRecord(NamedTuple):
         """Whether callers see it: neither guards nor shadows."""
         return self.bound.limit.visible and self.verdict.enforced
 
-    def status(self) -> LimitStatus:
-        verdict = self.verdict
-        reset_us = shown_us = verdict.reset_after_us
-        if not verdict.allowed and verdict.retry_after_us is not None:
-            shown_us = min(reset_us, verdict.retry_after_us)
-        return self.bound, verdict.remaining, shown_us, self.now_us + reset_us
-
     @property
     def reset_at(self) -> float:
         """When the limit resets, in seconds since 1970 by the deciding clock."""
@@ -190,7 +175,7 @@ class Records(Sequence[ChargeRecord]):
     """The records of one decision, made when one of them is read: most answers only show the
     :meth:`statuses`. A denial that is repeated from memory has records of what is known."""
 
-    __slots__ = ("_made", "charges", "decided_at", "decision", "engine", "hold")
+    __slots__ = ("_made", "charges", "decided_at", "decision", "engine", "hold", "may_change")
 
     def __init__(
         self, charges: Sequence[BoundCharge], decision: Decision, engine: Engine, hold: Hold
@@ -200,6 +185,8 @@ class Records(Sequence[ChargeRecord]):
         self.engine = engine
         self.hold = hold
         self.decided_at = time.monotonic()
+        #: Whether something of it is corrected later, by the response or by a settlement.
+        self.may_change = hold is not NO_HOLD or True in [c[0].is_conditional for c in charges]
         self._made: list[ChargeRecord] | None = None
 
     def __len__(self) -> int:
@@ -210,13 +197,6 @@ class Records(Sequence[ChargeRecord]):
 
     def __iter__(self) -> Iterator[ChargeRecord]:
         return iter(self._all())
-
-    @property
-    def may_change(self) -> bool:
-        """Whether something of it is corrected later, by the response or by a settlement."""
-        if self.hold is not NO_HOLD:
-            return True
-        return bool([True for each in self.charges if each[0].is_conditional])
 
     def without_metas(self) -> Records:
         """Return the records of what the caller was charged; limits on denials come last."""
@@ -231,7 +211,7 @@ class Records(Sequence[ChargeRecord]):
         decision, charges = self.decision, self.charges
         left = decision.left() if decision.admitted else ()
         if len(left) != len(charges):
-            return [record.status() for record in self._all() if record.is_shown]
+            return statuses_of([record for record in self._all() if record.is_shown])
         now_us = decision.now_us
         return [
             (bound, remaining, reset_us, now_us + reset_us)
@@ -257,24 +237,30 @@ class Records(Sequence[ChargeRecord]):
         ]
 
 
+def statuses_of(records: Iterable[ChargeRecord]) -> list[LimitStatus]:
+    statuses = []
+    for bound, _, _, verdict, now_us, *_ in records:
+        reset_us = shown_us = verdict.reset_after_us
+        if not verdict.allowed and verdict.retry_after_us is not None:
+            shown_us = min(reset_us, verdict.retry_after_us)
+        statuses.append((bound, verdict.remaining, shown_us, now_us + reset_us))
+    return statuses
+
+
 def cost_in_units(stated: Any, limit: Limit, runtime: RuntimeLimit) -> int | Guess:
     """Return a cost, or what its function returns, in whole units. Raises ``ValueError``."""
     cost = stated() if callable(stated) else stated
-    if isinstance(cost, Guess):
-        return Guess(_units(cost.cost, limit, runtime), _units(cost.least, limit, runtime))
-    return _units(cost, limit, runtime)
-
-
-def _units(cost: Any, limit: Limit, runtime: RuntimeLimit) -> int:
+    is_guess = isinstance(cost, Guess)
+    parts: list[Any] = [cost.cost, cost.least] if is_guess else [cost]
     if limit.unit == "usd":
         try:
-            cost = micro_dollars(cost)
+            parts = list(map(micro_dollars, parts))
         except ValueError as error:
             raise ValueError(f"the cost of the limit {str(runtime.limit)!r}: {error}") from None
-    if cost.__class__ is not int or cost < 0:
-        return checked_cost(cost, runtime.limit)
-    units: int = cost
-    return units
+    for place, part in enumerate(parts):
+        if part.__class__ is not int or part < 0:
+            parts[place] = checked_cost(part, runtime.limit)
+    return Guess(*parts) if is_guess else parts[0]
 
 
 def applies_to(limit: RuntimeLimit | Definition, method: str) -> bool:

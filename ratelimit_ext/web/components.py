@@ -155,8 +155,7 @@ class Components:
             )
         name = self.callbacks.plan_loader()
         policy = self.policies.policy
-        default = None if policy is None else policy.default_plan
-        if policy is None or default is None or name in policy.plans:
+        if policy is None or name in policy.plans or (default := policy.default_plan) is None:
             return name
         app = flask.current_app
         if name and self.resolver.log_once(app, f"plan {name}"):

@@ -31,7 +31,8 @@ class LimitedRequest:
     def plan(self) -> str:
         """The name of the caller's plan; the plan loader is called once a request. A plan that the
         policy does not have is the default one, and is logged once."""
-        return self._hooks.plan_of(self._state)
+        known = self._state.plan_name
+        return self._hooks.plan_of(self._state) if known is None else known
 
     @property
     def limits(self) -> list[RequestLimit]:
@@ -59,8 +60,10 @@ class LimitedRequest:
     def verdict(self, name: str) -> Verdict | None:
         """Return the verdict of the limit of that name; ``None`` without one. Shadow limits and
         guards have verdicts, too."""
-        named = [r.verdict for r in self._state.decided if r.bound.limit.name == name]
-        return named[-1] if named else None
+        for record in reversed(self._state.decided):
+            if record.bound.limit.name == name:
+                return record.verdict
+        return None
 
     @property
     def reservation(self) -> Reservation:
@@ -68,7 +71,7 @@ class LimitedRequest:
 
         Take it before a stream begins: it works after the request's context is gone.
         """
-        return self._hooks.reservation_in(self._context)
+        return self._state.reservation or self._hooks.reservation_in(self._context)
 
     def cancel(self) -> None:
         """Note that the call of the request failed without a cost: everything but the application's
@@ -83,7 +86,7 @@ class LimitedRequest:
         As of the latest admission. ``None`` without such a limit. Guards are not budgets.
         """
         budgets = self._budgets()
-        return Decimal(min(left for left, _ in budgets)).scaleb(-6) if budgets else None
+        return Decimal(min(budgets)[0]).scaleb(-6) if budgets else None
 
     @property
     def budget_shares(self) -> int:
@@ -95,12 +98,12 @@ class LimitedRequest:
         """
         in_flight: dict[str, int] = {}
         for record in self._state.decided:
-            verdict = record.verdict
-            if record.bound.limit.unit == "calls" and verdict.enforced:
-                count = verdict.charge.limit.amount - verdict.remaining
+            limit = record.verdict.charge.limit
+            if limit.unit == "calls" and limit.mode == "enforce":
+                count = limit.amount - record.verdict.remaining
                 in_flight[record.identity] = max(count, in_flight.get(record.identity, 1))
         most, budgets = max(in_flight.values(), default=1), self._budgets()
-        least = min((left for left, _ in budgets), default=0)
+        least = min(budgets)[0] if budgets else 0
         shares = [-(-least * in_flight.get(key, most) // left) for left, key in budgets if left]
         return max(shares, default=1)
 
@@ -110,8 +113,8 @@ class LimitedRequest:
         held: dict[tuple[Engine, str], int] = {}
         identities: dict[tuple[Engine, str], str] = {}
         for record in self._state.taken:  # in the order of admission
-            limit = record.bound.limit
-            if limit.unit == "usd" and limit.visible and record.verdict.enforced:
+            limit = record.verdict.charge.limit
+            if limit.unit == "usd" and limit.visible and limit.mode == "enforce":
                 bucket = record.engine, record.verdict.charge.key
                 left[bucket] = record.verdict.remaining
                 held[bucket] = held.get(bucket, 0) + record.cost

@@ -32,7 +32,7 @@ from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.engine.memory import Buckets, MemoryEngine
+from ratelimit_ext.engine.memory import MemoryEngine, kept_in
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.outage_store import outage_path
@@ -49,7 +49,6 @@ from ratelimit_ext.web.declarations.limits_adapter import (
 from ratelimit_ext.web.declarations.settings import seconds
 
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
-OWN_BUCKETS: Final = "ratelimit_ext"
 
 #: How long a call of the storage takes at most, in seconds.
 DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
@@ -98,8 +97,7 @@ def _guarded(storage: Storage) -> _Guarded:
 
 def _new_engine(storage: Storage) -> _Guarded:
     if isinstance(storage, MemoryStorage):
-        held = cast(dict[str, Any], storage.storage)
-        memory = MemoryEngine(lambda: held.setdefault(OWN_BUCKETS, Buckets()))
+        memory = MemoryEngine(kept_in(cast(dict[str, Any], storage.storage)))
         return _Guarded(memory, None, memory)
     if isinstance(storage, RedisStorage):
         scripted = _scripted(storage)

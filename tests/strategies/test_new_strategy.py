@@ -26,7 +26,6 @@ def _credits() -> Iterator[None]:
     """The line, undone after the test."""
     strategies.register(CREDITS)
     yield
-    strategies._with_reservations.pop(strategies._strategies.pop("credits"))
     traits.TABLE.pop("credits")
 
 

@@ -100,9 +100,8 @@ class OpenBuckets(Buckets):
 class KeptBuckets(OpenBuckets):
     """Memory without expiry: what a bucket means must not depend on when it is thrown away."""
 
-    def get(self, key: str, now_us: int) -> Any:
-        state, _ = self._states.get(key, (None, 0))
-        return state
+    def get(self, keys: Sequence[str], now_us: int) -> list[Any]:
+        return [self._states.get(key, (None, 0))[0] for key in keys]
 
     def sweep(self, now_us: int) -> None:
         """Never."""

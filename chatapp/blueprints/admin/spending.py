@@ -13,8 +13,7 @@ from chatapp.blueprints.admin.chart import chart
 from chatapp.blueprints.admin.formats import choice, page_of, shown
 from chatapp.ledger.reports import MICRO, SUBJECTS, midnight
 from chatapp.services import current_services
-from chatapp.web.current_request import user_identity
-from chatapp.web.identities import team_identity
+from chatapp.web.current_request import team_identity, user_identity
 
 DAYS: Final = (7, 30, 90)
 MOST_ALERTS: Final = 20

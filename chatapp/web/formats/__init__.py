@@ -7,8 +7,7 @@ from typing import Final, Protocol
 
 from flask import current_app, request
 
-from chatapp.upstreams import Part, Progress, UpstreamError
-from chatapp.upstreams.router import Reply
+from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.web.errors import ErrorReport
 from chatapp.web.formats.anthropic import AnthropicFormat
 from chatapp.web.formats.openai import OpenAIFormat
@@ -34,7 +33,7 @@ class StreamWriter(Protocol):
 class AnswerFormat(Protocol):
     """Writes answers that are not forwarded: those of POST /chat and of the offline model."""
 
-    def answer_body(self, reply: Reply) -> dict[str, object]: ...
+    def answer_body(self, reply: Completion) -> dict[str, object]: ...
 
     def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter: ...
 

@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, UpstreamError
+from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
-from chatapp.upstreams.router import Reply
 from chatapp.web.errors import (
     ANTHROPIC_REQUEST_ID_HEADER,
     ErrorReport,
@@ -74,7 +73,7 @@ class AnthropicFormat:
             f"{name}-reset": _instant(reset_after_us),
         }
 
-    def answer_body(self, reply: Reply) -> dict[str, object]:
+    def answer_body(self, reply: Completion) -> dict[str, object]:
         return {
             **_message(reply.model),
             "content": [{"type": "text", "text": reply.text}],

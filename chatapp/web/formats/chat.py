@@ -8,9 +8,8 @@ from typing import Final
 
 from chatapp.calls.upstream_call import UpstreamCall
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, UpstreamError
+from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
-from chatapp.upstreams.router import Reply
 from chatapp.web.errors import upstream_report
 
 #: The fields of a usage that a chat has: it has no tools and no tiers.
@@ -28,7 +27,7 @@ def usage_fields(usage: Usage | None) -> dict[str, int] | None:
     return {name: getattr(usage, name) for name in USAGE} if usage else None
 
 
-def answer_fields(reply: Reply, cost_usd: float) -> dict[str, object]:
+def answer_fields(reply: Completion, cost_usd: float) -> dict[str, object]:
     return {
         "reply": reply.text,
         "model": reply.model,
@@ -43,7 +42,7 @@ class ChatFormat:
     def __init__(self, call: UpstreamCall) -> None:
         self._call = call
 
-    def answer_body(self, reply: Reply) -> dict[str, object]:
+    def answer_body(self, reply: Completion) -> dict[str, object]:
         return answer_fields(reply, self._call.record.cost_usd)
 
     def stream_writer(self, model: str, fields: Mapping[str, object]) -> ChatStreamWriter:

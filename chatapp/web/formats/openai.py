@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, UpstreamError
+from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
-from chatapp.upstreams.router import Reply
 from chatapp.web.errors import REQUEST_ID_HEADER, ErrorReport, sdk_report
 
 ERROR_TYPES: Final = {
@@ -69,7 +68,7 @@ class OpenAIFormat(OpenAIService):
     def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         return write(self.error_body(sdk_report(error)))
 
-    def answer_body(self, reply: Reply) -> dict[str, object]:
+    def answer_body(self, reply: Completion) -> dict[str, object]:
         message = {"role": "assistant", "content": reply.text, "refusal": None}
         return {
             "id": _new_id(),

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Part, Progress, UpstreamError
+from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
-from chatapp.upstreams.router import Reply
 from chatapp.web.errors import ErrorReport, sdk_report
 from chatapp.web.formats.openai import OpenAIService
 
@@ -55,7 +54,7 @@ class ResponsesFormat(OpenAIService):
                 error["resets_at"] = int(time.time()) + report.retry_after_s
         return error
 
-    def answer_body(self, reply: Reply) -> dict[str, object]:
+    def answer_body(self, reply: Completion) -> dict[str, object]:
         item = _item(_id("msg"), reply.text)
         usage = reply.usage or Usage(input_tokens=0, output_tokens=0)
         return _response(_id("resp"), reply.model, "completed", output=[item], usage=usage)

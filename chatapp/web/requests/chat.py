@@ -68,9 +68,11 @@ def read(request: Request, router: Router) -> ModelRequest:
         raise ApiError(422, "unknown_model", str(error)) from error
     except ModelUnavailableError as error:
         raise ApiError(422, "model_unavailable", str(error)) from error
-    *history, last = body.conversation
+    conversation = (*body.instructions, *body.conversation)
+    *history, last = conversation
     return ModelRequest(
-        turn=Turn(last.text, model, (*body.instructions, *history)),
+        turn=Turn(last.text, model, tuple(history)),
+        fields={"messages": [{"role": m.role, "content": m.text} for m in conversation]},
         user_id=body.user_id,
         most_output_tokens=router.max_tokens,
         stream=body.stream or False,

@@ -200,6 +200,7 @@ def read(
         )
     return ModelRequest(
         turn=Turn(fields.last_text, model),
+        fields=document.fields,
         most_output_tokens=fields.most_output_tokens,
         stream=fields.stream or False,
         raw_request=raw_request,

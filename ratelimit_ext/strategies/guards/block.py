@@ -59,6 +59,7 @@ class Block(Strategy):
     can_shadow = False
     cacheable = False
     changes = ("adjust", "block", "unblock")
+    idle = 0
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
         return ()

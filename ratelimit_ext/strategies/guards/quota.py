@@ -64,6 +64,7 @@ class Quota(Strategy):
     external = True
     cacheable = False
     changes = ("adjust", "report")
+    idle = MOST_AMOUNT
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
         return ()

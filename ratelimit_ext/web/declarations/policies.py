@@ -61,20 +61,17 @@ class Policies:
         self.current_plan = current_plan
         self._manager = manager
         self._applied: PolicyLimits | None = None
+        #: The application's policy; ``None`` without one.
+        self.policy: Policy | None = None
         #: The limits without those of a policy.
         self._others = manager.copy()
-
-    @property
-    def policy(self) -> Policy | None:
-        """The application's policy; ``None`` without one."""
-        return None if self._applied is None else self._applied.policy
 
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
         ``ConfigurationError`` with every mistake."""
-        policy = self._load(app, None, self._check_identities)
-        if policy is not None:
-            self._applied = self._limits_of(policy, self._manager)
+        self.policy = self._load(app, None, self._check_identities)
+        if self.policy is not None:
+            self._applied = self._limits_of(self.policy, self._manager)
             self._applied.apply()
 
     def complete(self, app: flask.Flask) -> None:

@@ -89,6 +89,8 @@ class Admission:
         """
         began = time.perf_counter() if self._events.listeners else None
         charged = state.charged
+        if charged is not None:
+            is_final = None  # records of an earlier decision are in the headers, too
         try:
             outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
             if isinstance(outcome, Denial) and self._callbacks.refusal_handler is not None:
@@ -269,15 +271,14 @@ class Admission:
         limits: Sequence[BoundLimit] = found.uncharged(charged) if charged else found.limits
         if not limits and (not found.metas or route.method == "OPTIONS"):
             return None
+        done = charged | found.shared_ids if charged else found.shared_ids
         swallow = self._settings.swallow_errors
         charges = self.charges.of(limits, found.metas, lenient=lenient, swallow=swallow)
-        # Records of an earlier decision are in the headers, too: then no answer is ready.
-        repeated = self._refusals.repeated(
-            engine, found, charges, is_final if charged is None else None
-        )
-        if repeated is not None:
-            state.charged = charged | found.shared_ids if charged else found.shared_ids
-            return repeated
+        if isinstance(engine, DenialCache) and (
+            cached := engine.cached([charge for _, _, charge in charges])
+        ):
+            state.charged = done
+            return self._refusals.repeated(cached, engine, found, charges, is_final)
         hold = self.hold_for(limits)
         try:
             if hold.id:
@@ -288,9 +289,8 @@ class Admission:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
             # No outage, so no fallback: it would give exhausted callers a new allowance.
-            bound = next(bound for bound, _, charge in charges if charge.key == error.key)
             state.retry_ms = STORAGE_FULL_WAIT_MS
-            raise TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS) from error
+            raise _refusal_of_full(error, charges) from error
         except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
@@ -299,7 +299,7 @@ class Admission:
         except Exception:
             state.charged = charged or frozenset()  # do not ask again for this request
             raise
-        state.charged = charged | found.shared_ids if charged else found.shared_ids
+        state.charged = done
         if decision.admitted:
             return decision, records.without_metas()
         return self._refusals.denial(decision, records)
@@ -321,6 +321,11 @@ class Admission:
         if found.invalid and not all(d.exempt_when and d.exempt_when() for d in found.invalid):
             raise LimitUnavailable
         return found
+
+
+def _refusal_of_full(error: StorageFull, charges: Sequence[BoundCharge]) -> TemporarilyUnavailable:
+    bound = next(bound for bound, _, charge in charges if charge.key == error.key)
+    return TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS)
 
 
 def decide(

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final, NamedTuple
 
 import flask
 
-from ratelimit_ext.core.charge import Charge, Guess
-from ratelimit_ext.core.key import bucket_key
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Costs
 from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
+_tag_of: Final = partial(bucket_key, "")
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
+
+
+class _Answers(NamedTuple):
+    """What the functions of limits have answered for a request, by their ids: whether it is exempt;
+    the identity, with its part of a bucket's name; the cost."""
+
+    exempt: dict[int, bool]
+    identities: dict[int, tuple[str, str]]
+    costs: Costs
 
 
 class Charges:
@@ -39,95 +50,100 @@ class Charges:
         called once, whatever the number of limits that use it. If one fails, its limits are left
         out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
         that were charged before keep their amounts, whatever the overrides are now."""
-        identities: dict[int, tuple[str, str]] = {}
-        costs: dict[tuple[int, bool], int | Guess] = {}
-        charges: list[BoundCharge] = []
-        on_denials: list[tuple[BoundLimit, tuple[int, ...]]] = []
-        for bound in limits:
-            charge = self._charge(bound, identities, costs, lenient, swallow, as_bound)
-            if charge is not None:
-                if bound.metas:
-                    on_denials += [(meta, (len(charges),)) for meta in bound.metas]
-                charges.append(charge)
-        if metas:
-            triggers = _triggers(charges)
-            on_denials[:0] = [(meta, triggers) for meta in metas]
+        answers = _Answers({}, {}, {})
+        leave_out = partial(self._leave_out, lenient=lenient, swallow=swallow)
+        charges = self._charges(limits, answers, leave_out, as_bound=as_bound)
+        triggers = _triggers(charges) if metas else ()
+        on_denials = [(meta, triggers) for meta in metas]
+        for place, (bound, _, _) in enumerate(charges):
+            if bound.metas:
+                on_denials += [(meta, (place,)) for meta in bound.metas]
         for meta, on_denial in on_denials:
-            charge = self._charge(meta, identities, costs, lenient, swallow, True)
-            if charge is not None:
-                applied, identity, own = charge
-                own = own._replace(meta=True, on_denial=on_denial)
-                charges.append((applied, identity, own))
+            for made in self._charges([meta], answers, leave_out, as_bound=True):
+                bound, identity, own = made
+                charges.append((bound, identity, own._replace(meta=True, on_denial=on_denial)))
         return charges
 
-    def _charge(
+    def _charges(
         self,
-        bound: BoundLimit,
-        identities: dict[int, tuple[str, str]],
-        costs: dict[tuple[int, bool], int | Guess],
-        lenient: bool,
-        swallow: bool,
+        limits: Iterable[BoundLimit],
+        answers: _Answers,
+        leave_out: Callable[[BoundLimit, Exception], None],
+        *,
         as_bound: bool,
-    ) -> BoundCharge | None:
-        """Return the charge of one limit; ``None`` if the request is exempt, or a function failed.
-        ``identities`` are the answers of identity functions, with their part of a bucket's name."""
-        runtime = bound.runtime
-        try:
-            if runtime.exempt_when is not None and runtime.exempt_when():
-                return None
-            known = identities.get(id(runtime.key_func))
-            if known is None:
-                identity: object = runtime.key_func()
-                name = "" if identity is None else str(identity)  # a user's id may be 0
-                known = name, bucket_key("", name)
-                identities[id(runtime.key_func)] = known
-            name, tag = known
-            if name:
+    ) -> list[BoundCharge]:
+        """Return the charges of these limits; none where the request is exempt, or a function
+        failed."""
+        charges: list[BoundCharge] = []
+        exempt, identities, costs = answers
+        for bound in limits:
+            runtime = bound.runtime
+            try:
+                if (asked := runtime.exempt_when) is not None:
+                    is_exempt = exempt.get(id(asked))
+                    if is_exempt is None:
+                        is_exempt = exempt[id(asked)] = asked()
+                    if is_exempt:
+                        continue
+                known = identities.get(id(runtime.key_func))
+                if known is None:
+                    identity: object = runtime.key_func()
+                    name = "" if identity is None else str(identity)  # a user's id may be 0
+                    tag_of = cached_tag if len(name) <= LONGEST_CACHED else _tag_of
+                    known = identities[id(runtime.key_func)] = name, tag_of(name)
+                name, tag = known
+                if not name:
+                    self._log_skipped(bound)
+                    continue
                 cost = bound.fixed_cost
                 if cost is None:
                     cost = bound.cost(costs)
-                key = bound.bucket_prefix + tag
-                at_once = 0 if bound.is_late else None
+                key, at_once = bound.bucket_prefix + tag, 0 if bound.is_late else None
                 own = _new(Charge, (bound.limit, key, cost, False, (), at_once))
                 if bound.varies or self._overrides.by_limit:
-                    return self._applying((bound, name, own), identities, costs, as_bound)
-                return bound, name, own
-        except Exception:
-            if lenient:
-                self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=True)
-            elif swallow:
-                self._logger.exception(SWALLOWED)
-            else:
-                raise
-            return None
+                    charges += self._applying((bound, name, own), answers, as_bound=as_bound)
+                else:
+                    charges.append((bound, name, own))
+            except Exception as error:  # noqa: BLE001 - whatever the application's functions raise
+                leave_out(bound, error)
+        return charges
+
+    def _leave_out(
+        self, bound: BoundLimit, error: Exception, *, lenient: bool, swallow: bool
+    ) -> None:
+        """Note that a function of the limit failed; raises its error if it is no reason to leave
+        the limit out."""
+        if lenient:
+            self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=error)
+        elif swallow:
+            self._logger.error(SWALLOWED, exc_info=error)
+        else:
+            raise error
+
+    def _log_skipped(self, bound: BoundLimit) -> None:
         app = flask.current_app
         if self._resolver.log_once(app, f"no identity: {bound.bucket_prefix}"):
             # Flask-Limiter's logger has no handler, so by default nothing would show it.
-            app.logger.error(SKIPPED, runtime.limit)
-        return None
+            app.logger.error(SKIPPED, bound.runtime.limit)
 
     def _applying(
-        self,
-        charge: BoundCharge,
-        identities: dict[int, tuple[str, str]],
-        costs: dict[tuple[int, bool], int | Guess],
-        as_bound: bool,
-    ) -> BoundCharge | None:
+        self, charge: BoundCharge, answers: _Answers, *, as_bound: bool
+    ) -> list[BoundCharge]:
         """Return the charge of the same bucket with the amount that applies: that of an override,
-        and of the request's class."""
+        and of the request's class; empty if none applies."""
         bound, identity, own = charge
         adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
         if adjusted is not None and adjusted.limit.keep:
-            priority = adjusted.limit.priority
-            if id(priority) not in identities:
-                identities[id(priority)] = str(priority()), ""
-            adjusted = self._resolver.of_class(adjusted, identities[id(priority)][0])
+            priority, known = adjusted.limit.priority, answers.identities
+            if id(priority) not in known:
+                known[id(priority)] = str(priority()), ""
+            adjusted = self._resolver.of_class(adjusted, known[id(priority)][0])
         if adjusted is None or adjusted is bound:
-            return None if adjusted is None else charge
+            return [] if adjusted is None else [charge]
         cost = own.cost
         if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
-            cost = adjusted.cost(costs)  # a guess is bounded by the capacity
-        return adjusted, identity, own._replace(limit=adjusted.limit, cost=cost)
+            cost = adjusted.cost(answers.costs)  # a guess is bounded by the capacity
+        return [(adjusted, identity, own._replace(limit=adjusted.limit, cost=cost))]
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import NO_HOLD
 from ratelimit_ext.core.decision import ENDLESS_MS, Decision, is_endless, known_wait_ms
-from ratelimit_ext.engine.denial_cache import DenialCache
+from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import UNAVAILABLE
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
@@ -101,18 +101,14 @@ class Refusals:
 
     def repeated(
         self,
+        cached: CachedDecision,
         engine: Engine,
         route_limits: object,
         charges: Sequence[BoundCharge],
         is_final: IsFinal | None,
-    ) -> Denial | CachedAnswer | None:
+    ) -> Denial | CachedAnswer:
         """Return the denial that is repeated from memory: the ready answer, or the denial where
-        code of the application takes part, and at first. ``None`` if the engine has to decide."""
-        if not isinstance(engine, DenialCache):
-            return None
-        cached = engine.cached([charge for _, _, charge in charges])
-        if cached is None:
-            return None
+        code of the application takes part, and at first."""
         if is_final is None or self._callbacks.refusal_handler is not None:
             return self.denial(cached, Records(charges, cached, engine, NO_HOLD))
         key, answers = answer_key(route_limits, cached), cached.denial.answers

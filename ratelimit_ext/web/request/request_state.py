@@ -14,7 +14,13 @@ from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
-from ratelimit_ext.web.bound_limit import BoundLimit, ChargeRecord, LimitStatus, Records
+from ratelimit_ext.web.bound_limit import (
+    BoundLimit,
+    ChargeRecord,
+    LimitStatus,
+    Records,
+    statuses_of,
+)
 from ratelimit_ext.web.request.cached_denial import CachedAnswer
 from ratelimit_ext.web.request.reservation import Reservation
 
@@ -118,13 +124,15 @@ class RequestState:
     @property
     def decided(self) -> list[ChargeRecord]:
         """Every record of the request, guards and shadows included."""
-        self._read()
+        if self._unread:
+            self._read()
         return self._decided
 
     @property
     def records(self) -> list[ChargeRecord]:
         """What callers see: enforced limits that are not guards, in the order of decision."""
-        self._read()
+        if self._unread:
+            self._read()
         return self._records
 
     @records.setter
@@ -135,7 +143,8 @@ class RequestState:
     @property
     def taken(self) -> list[ChargeRecord]:
         """The records whose charges were taken and not refunded, shadows included."""
-        self._read()
+        if self._unread:
+            self._read()
         return self._taken
 
     def reset(self) -> None:
@@ -166,26 +175,22 @@ class RequestState:
 
     def _read(self) -> None:
         """Read the records that were added: the response needs them only to correct charges."""
-        if self._unread:
-            unread, self._unread = self._unread, []
-            for records in unread:
-                self._add(records)
-
-    def _add(self, records: Records) -> None:
-        made = list(records)
-        self._decided += made
-        for record in made:
-            limit = record.bound.limit
-            if limit.visible and limit.mode == "enforce":
-                self._records.append(record)
-        if not records.decision.admitted:
-            return
-        taken = [record for record in made if record.verdict.allowed]
-        self.conditional += [record for record in taken if record.bound.is_conditional]
-        taken = [record for record in taken if not record.bound.is_late]
-        self._taken += taken
-        if [record for record in taken if record.bound.limit.held]:
-            self.reserved()
+        unread, self._unread = self._unread, []
+        for records in unread:
+            is_admitted, is_held = records.decision.admitted, False
+            for record in records:
+                self._decided.append(record)
+                bound = record.bound
+                if bound.limit.visible and bound.limit.mode == "enforce":
+                    self._records.append(record)
+                if is_admitted and record.verdict.allowed:
+                    if bound.is_conditional:
+                        self.conditional.append(record)
+                    if not bound.is_late:
+                        self._taken.append(record)
+                        is_held = is_held or bound.limit.held
+            if is_held:
+                self.reserved()
 
     def reserved(self) -> Reservation:
         if self.reservation is None:
@@ -248,14 +253,14 @@ class RequestState:
         if records and self._is_outdated(records[0]):
             here = time.monotonic()
             records = [r.later(int((here - r.decided_at) * 1_000_000)) for r in records]
-        return [record.status() for record in records]
+        return statuses_of(records)
 
     def _is_outdated(self, decided: Records | ChargeRecord) -> bool:
         return self.retry_ms is None and time.monotonic() - decided.decided_at > NOTICEABLE_S
 
     def nearest(self) -> ChargeRecord | None:
         """Return the record nearest to exhaustion; of those that denied, the longest wait."""
-        statuses = [record.status() for record in self.records]
+        statuses = statuses_of(self.records)
         return self.records[self.nearest_of(statuses)] if statuses else None
 
     def nearest_of(self, statuses: Sequence[LimitStatus]) -> int:

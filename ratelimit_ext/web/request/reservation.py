@@ -291,10 +291,7 @@ class Reservation:
             self.give_back(record for record in tuple(self._records) if _is_cancelled(record))
         with self._lock:
             records, self._records[:] = tuple(self._records), []
-        # The end of a call can change an estimate, and what is the provider's to count.
-        settled = [r for r in records if r.bound.limit.held or r.bound.limit.traits.external]
-        changes = [change for each in _charges(settled) if (change := self._settled(*each))]
-        self._send(self._due_corrections() + changes + self._reports())
+        self._send(self._due_corrections() + self._settled(records) + self._reports())
         self.detached = False  # the response closes what the request takes from now on
 
     def give_back(self, records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
@@ -309,7 +306,7 @@ class Reservation:
                 if record.bound.limit.held:
                     if id(verdict) not in in_use:  # one hold for all limits of a bucket
                         in_use.add(id(verdict))
-                        self._corrections.append((engine, record.settlement(0)))
+                        self._corrections.append((engine, Change.settle(verdict, record.hold, 0)))
                 elif record.cost and _is_charged(record):
                     self._corrections.append((engine, Change.adjust(verdict, -record.cost)))
         return gone
@@ -343,22 +340,31 @@ class Reservation:
             return False
         return limit.unit not in self._actual
 
-    def _settled(self, record: ChargeRecord, is_first: bool) -> Addressed | None:
-        """Return the change that settles a charge, if any. The first of a bucket carries the actual
-        cost of the request, all others nothing."""
-        limit = record.bound.limit
-        cost = record.verdict.charge.taken
-        unit = limit.unit
-        if limit.traits.external and unit == "input_tokens":
-            unit = UNCACHED
-        actual = 0 if limit.traits.one_per_call else self._actual.get(unit)
-        if actual is None or self._cancelled:
-            actual = cost
-        elif not is_first:
-            actual = 0
-        if limit.held or (_is_charged(record) and actual != cost):
-            return record.engine, record.settlement(actual)
-        return None
+    def _settled(self, records: Iterable[ChargeRecord]) -> list[Addressed]:
+        """Return the changes that settle charges: the end of a call can change an estimate, and
+        what is the provider's to count. The first charge of a bucket carries the actual cost of the
+        request, all others nothing."""
+        changed = [r for r in records if r.bound.limit.held or r.bound.limit.traits.external]
+        changes = []
+        for record, is_first in _charges(changed):
+            limit, verdict = record.bound.limit, record.verdict
+            unit, charge = limit.unit, verdict.charge
+            taken = charge.cost if charge.at_once is None else charge.at_once
+            if limit.traits.external and unit == "input_tokens":
+                unit = UNCACHED
+            actual = 0 if limit.traits.one_per_call else self._actual.get(unit)
+            if actual is None or self._cancelled:
+                actual = taken
+            elif not is_first:
+                actual = 0
+            if limit.held:
+                numbers = record.hold.id, actual
+                change = Change(charge, record.hold, "settle", numbers, verdict.receipt)
+                changes.append((record.engine, change))
+            elif verdict.receipt is not None and actual != taken:
+                change = Change.adjust(verdict, actual - taken)
+                changes.append((record.engine, change))
+        return changes
 
     def _due_corrections(self) -> list[Addressed]:
         with self._lock:
@@ -378,8 +384,9 @@ class Reservation:
             outcome = self._settlements.send(
                 engine, own, lease_s=self._lease_s, events=self._events
             )
+            kept = [record.hold for record in tuple(self._records)]
             for hold in {change.hold for change in own if change.verb == "settle"}:
-                if not any(record.hold == hold for record in tuple(self._records)):
+                if hold not in kept:
                     self._settlements.end(engine, hold)
             if self._events.listeners:
                 self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))

@@ -141,6 +141,7 @@ class ResponseWriter:
             return
         nearest, left, _, reset_at_us = statuses[state.nearest_of(statuses)]
         limit = nearest.limit
+        outside = limit.outside if limit.unit == "usd" else int
         capacity, remaining, reset, _ = self._in_order
         items = [
             f"{bound.header};r={left};t={-(-reset_us // 1_000_000)}"
@@ -153,8 +154,8 @@ class ResponseWriter:
             [
                 ("RateLimit-Policy", ", ".join([status[0].policy for status in statuses])),
                 ("RateLimit", ", ".join(items)),
-                (capacity, str(limit.outside(limit.capacity))),
-                (remaining, str(limit.outside(left))),
+                (capacity, str(outside(limit.capacity))),
+                (remaining, str(outside(left))),
                 # Flask-Limiter's rounding: the first whole second at which it is surely reset.
                 (reset, str(int(reset_at_us / 1_000_000 + 1))),
             ],

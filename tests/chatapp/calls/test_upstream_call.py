@@ -18,8 +18,7 @@ from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.upstreams import Bounds, ErrorKind, Progress, Quota, UpstreamError
-from chatapp.upstreams.router import Reply
+from chatapp.upstreams import Bounds, Completion, ErrorKind, Progress, Quota, UpstreamError
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
 CATALOGUE = catalogue.load()
@@ -56,11 +55,8 @@ class FakeLimits:
         self.held.append(micro_usd)
         return not self.denies_hold
 
-    def budget_micro_usd(self) -> int | None:
-        return self.budget
-
-    def calls_in_flight(self) -> int:
-        return self.shares
+    def shared_budget(self) -> tuple[int, int] | None:
+        return None if self.budget is None else (self.budget, self.shares)
 
     def cool_down(self, for_s: float) -> None:
         self.cooled.append(for_s)
@@ -123,11 +119,11 @@ class FakeUpstream:
         self.errors = {name.replace("_", "-"): kind for name, kind in errors.items()}
         self.called: list[tuple[str, int | None]] = []
 
-    def __call__(self, model: Model, bounds: Bounds) -> Reply:
+    def __call__(self, model: Model, bounds: Bounds) -> Completion:
         self.called.append((model.name, bounds.output_tokens))
         if kind := self.errors.get(model.slug.replace(".", "-")):
             raise UpstreamError(kind, retry_after_s=9.0)
-        return Reply("hello", model.name, USAGE)
+        return Completion("hello", model.name, USAGE, "stop")
 
 
 def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None:
@@ -194,7 +190,7 @@ def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLed
 def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
     """Nothing was sent, so the call is refunded, and the exception is re-raised."""
 
-    def attempt(model: Model, bounds: Bounds) -> Reply:
+    def attempt(model: Model, bounds: Bounds) -> Completion:
         raise ZeroDivisionError
 
     limits = FakeLimits()

@@ -6,8 +6,6 @@ import logging
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import text
 
 from chatapp import catalogue
@@ -60,8 +58,8 @@ def test_one_use_of_each_billed_tool_is_held(estimator: Estimator) -> None:
     plain = estimator.estimate(CLAUDE, BODY)
     searching = estimator.estimate(CLAUDE, BODY, extras=Extras(tools=("web_search",)))
     assert searching.tokens == plain.tokens
-    fee = estimator.cost_usd(searching, CLAUDE.slug) - estimator.cost_usd(plain, CLAUDE.slug)
-    assert fee == Decimal("0.01")
+    fee = MODELS.price(CLAUDE.slug, searching.usage) - MODELS.price(CLAUDE.slug, plain.usage)
+    assert fee == 10_000
 
 
 def test_experience_replaces_it(estimator: Estimator) -> None:
@@ -95,7 +93,7 @@ def test_input_that_was_cached_lately_is_expected_to_be(estimator: Estimator) ->
     learned = estimator.estimate(GPT, body, caller="agent", most_output_tokens=10)
     assert learned.cached_input_tokens == int(plain.input_tokens * 0.9)
     assert learned.tokens == plain.input_tokens - learned.cached_input_tokens + 10
-    assert estimator.cost_usd(learned, GPT.slug) < estimator.cost_usd(plain, GPT.slug)
+    assert MODELS.price(GPT.slug, learned.usage) < MODELS.price(GPT.slug, plain.usage)
     assert estimator.estimate(GPT, body, most_output_tokens=10).cached_input_tokens == 0
     longer = {"messages": [{"role": "user", "content": "word " * 9_000}]}
     longer_one = estimator.estimate(GPT, longer, caller="agent")
@@ -182,24 +180,7 @@ def test_an_unlisted_model_is_estimated(estimator: Estimator) -> None:
     model = MODELS.model("gpt-99", "openai")
     estimate = estimator.estimate(model, BODY)
     assert estimate.output_tokens == UNKNOWN_OUTPUT_TOKENS
-    assert estimator.cost_usd(estimate, model.slug) > 0
-
-
-def test_the_cost_is_the_catalogues(estimator: Estimator) -> None:
-    """Dollars are exact: 1,000 tokens of input at 2.50 and 100 of output at 10 a million."""
-    assert estimator.cost_usd(Estimate(1_000, 100), "gpt-4o") == Decimal("0.0035")
-    assert estimator.cost_usd(Estimate(1_000, 100), "offline") == 0
-
-
-@given(
-    input_tokens=st.integers(min_value=0, max_value=2_000_000),
-    output_tokens=st.integers(min_value=0, max_value=2_000_000),
-    slug=st.sampled_from(sorted(MODELS.upstreams)),
-)
-def test_dollars_are_the_micro_dollars(input_tokens: int, output_tokens: int, slug: str) -> None:
-    """No micro-dollar is lost on the way to the limiter, whatever the model and the tokens."""
-    cost = Estimator(MODELS).cost_usd(Estimate(input_tokens, output_tokens), slug)
-    assert cost * 1_000_000 == MODELS.price(slug, Usage(input_tokens, output_tokens))
+    assert MODELS.price(model.slug, estimate.usage) > 0
 
 
 def test_the_error_is_known(estimator: Estimator, caplog: pytest.LogCaptureFixture) -> None:
@@ -255,7 +236,7 @@ def test_it_fits_the_limiters_estimators(estimator: Estimator) -> None:
     app = Flask(__name__)
     limiter = Limiter(lambda: "erin", app=app, storage_uri="memory://")
     limiter.estimator("tokens")(lambda: g.estimate.tokens)
-    limiter.estimator("usd")(lambda: estimator.cost_usd(g.estimate, "gpt-4o"))
+    limiter.estimator("usd")(lambda: Decimal(MODELS.price("gpt-4o", g.estimate.usage)).scaleb(-6))
 
     @app.before_request
     def estimate() -> None:

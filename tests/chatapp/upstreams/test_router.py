@@ -13,7 +13,6 @@ from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, Quota, Ups
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import (
     ModelUnavailableError,
-    Reply,
     Router,
     Turn,
     UnknownModelError,
@@ -53,7 +52,7 @@ def test_a_turn_asks_the_models_provider_once() -> None:
     parrot = Parrot()
     talk = router(parrot)
     reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
-    assert reply == Reply("hi", "gpt-x", Usage(1, 2), QUOTAS)
+    assert reply == Completion("hi", "gpt-x", Usage(1, 2), "stop", QUOTAS)
     assert parrot.asked == [Prompt("gpt-4o-2024-08-06", (Message("user", "hi"),), 7)]
 
 

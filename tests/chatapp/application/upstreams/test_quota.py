@@ -410,9 +410,6 @@ def test_a_quota_counts_as_of_its_request() -> None:
         def verdict(self, name: str) -> None:
             """There is no limit of that name."""
 
-    class Limiter:
-        current = Current()
-
-    limits = RequestLimits(Limiter(), shares_pauses=True)  # type: ignore[arg-type]
+    limits = RequestLimits(Current(), shares_pauses=True)  # type: ignore[arg-type]
     limits.report([Quota("requests", 60, 0, 60.0)], asked_at=12.5)
     assert reported == [{"amount": 60, "used": 60, "period_s": 60, "as_of": 12.5}]
