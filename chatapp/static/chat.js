@@ -41,11 +41,13 @@ const transcript = new Transcript({
   latest: at("latest"),
   onRetry: askAgain,
   onContinue: () => submit("Continue."),
-  onEdit: editAgain,
+  onEdit: edit,
+  onTurn: turn,
 });
 const models = new Map();
 let reply = null; // {controller} while one is being written
 let waiting = null; // {cancel} until the message is sent again
+let editing = null; // the message that the one in the form will replace
 let retries = 0;
 let usageTimer = null;
 let entered = null; // what the form had when a new key was entered, until the server has said what it is worth
@@ -68,11 +70,22 @@ function submit(text) {
   }
   transcript.clearProblems();
   const content = text.replace(/^(\s*\n)+|\s+$/g, ""); // an indentation may matter
-  transcript.addMessage(conversation.add({ role: "user", content }));
+  say(content, editing);
+  return true;
+}
+
+// In place of another message, what was said from that one on stays as another version of the chat.
+function say(content, replaced = null) {
+  stopEditing();
+  const made = { role: "user", content };
+  if (replaced) {
+    transcript.removeFrom(replaced);
+    made.versions = conversation.branch(replaced);
+  }
+  transcript.addMessage(conversation.add(made));
   transcript.scrollToEnd();
   retries = 0;
   ask();
-  return true;
 }
 
 async function ask() {
@@ -168,9 +181,15 @@ function refuse(problem) {
 function giveBack() {
   const { last } = conversation;
   if (last?.role !== "user") return;
-  conversation.remove(last);
-  transcript.remove(last);
-  transcript.showCut(conversation.chat);
+  if (last.versions) {
+    const replaced = conversation.takeBack(last);
+    showChat();
+    startEditing(replaced);
+  } else {
+    conversation.remove(last);
+    transcript.remove(last);
+    transcript.showCut(conversation.chat);
+  }
   message.value = [last.content, message.value].filter(Boolean).join("\n\n");
   draftChanged();
 }
@@ -242,28 +261,48 @@ function wait({ sentence, waitMs, waitsForNetwork }) {
 
 function askAgain(made) {
   if (reply || waiting || conversation.last !== made) return;
-  conversation.remove(made);
-  transcript.remove(made);
   transcript.clearProblems();
-  retries = 0;
-  ask();
+  if (made.end === "stop") {
+    const asked = conversation.messages.at(-2);
+    say(asked.content, asked);
+  } else {
+    conversation.remove(made);
+    transcript.remove(made);
+    retries = 0;
+    ask();
+  }
   message.focus();
 }
 
-function editAgain(made) {
+function edit(made) {
   if (reply) return;
   if (waiting) {
     waiting.cancel();
     return;
   }
-  if (conversation.last !== made) {
-    transcript.remove(conversation.last);
-    conversation.remove(conversation.last);
-  }
-  giveBack();
   transcript.clearProblems();
+  startEditing(made);
+  message.value = [made.content, message.value].filter(Boolean).join("\n\n");
+  draftChanged();
   announce("Your message is in the form again.");
   message.focus();
+}
+
+function startEditing(made) {
+  editing = made;
+  at("editing").hidden = false;
+}
+
+function stopEditing() {
+  editing = null;
+  at("editing").hidden = true;
+}
+
+function turn(made, step) {
+  if (reply || waiting) return;
+  conversation.turn(made, step);
+  showChat();
+  announce("Another version of the chat is shown.");
 }
 
 function newChat() {
@@ -307,6 +346,7 @@ function openChat(chat) {
 }
 
 function showChat() {
+  stopEditing();
   transcript.show(conversation.chat);
   instructions.value = conversation.chat.instructions ?? "";
   if (instructions.value && !PHONE.matches) at("instructions-box").open = true;
@@ -598,11 +638,18 @@ function installForm() {
     submitForm();
   });
   stop.addEventListener("click", () => reply?.controller.abort());
+  at("stop-editing").addEventListener("click", () => {
+    stopEditing();
+    message.value = "";
+    draftChanged();
+    message.focus();
+  });
   at("new-chat").addEventListener("click", newChat);
   addEventListener("keydown", (event) => {
     if (event.key !== "Escape") return;
     if (reply) reply.controller.abort();
-    else waiting?.cancel();
+    else if (waiting) waiting.cancel();
+    else stopEditing();
   });
   // What had come of a reply survives a reload.
   addEventListener("pagehide", () => reply?.save("cut"));

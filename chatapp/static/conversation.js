@@ -49,7 +49,7 @@ export class Conversation {
   }
 
   get costUsd() {
-    return this.messages.reduce((sum, message) => sum + (message.costUsd ?? 0), 0);
+    return costOf(this.messages);
   }
 
   get last() {
@@ -68,6 +68,48 @@ export class Conversation {
     chat.messages = chat.messages.filter((each) => each !== message);
     chat.from = Math.min(chat.from, Math.max(0, chat.messages.length - 1));
     this.save();
+  }
+
+  // -- versions: a message of the user that was changed has `versions`, {tails, at}. A tail is the message and what
+  // follows; that of the version which is shown, tails[at], is null, because it is the end of the chat's messages.
+
+  // Begins another version of the chat at this message. Returns the `versions` of the message that comes in its place.
+  branch(message) {
+    const versions = message.versions ?? { tails: [null], at: 0 };
+    this.#putAside(message, versions);
+    versions.at = versions.tails.push(null) - 1;
+    return versions;
+  }
+
+  // Shows the version before this one (step -1), or after it (1).
+  turn(message, step) {
+    const { versions } = message;
+    this.#putAside(message, versions);
+    this.#show(versions, versions.at + step);
+  }
+
+  // Takes back a version whose message was not answered. Returns the message of the one that is shown instead.
+  takeBack({ versions }) {
+    this.messages.pop();
+    versions.tails.splice(versions.at, 1);
+    return this.#show(versions, Math.max(0, versions.at - 1));
+  }
+
+  #putAside(message, versions) {
+    const at = this.messages.indexOf(message);
+    delete message.versions;
+    versions.tails[versions.at] = this.messages.splice(at);
+    this.chat.from = Math.min(this.chat.from, at);
+  }
+
+  #show(versions, at) {
+    const [first, ...others] = versions.tails[at];
+    versions.tails[at] = null;
+    versions.at = at;
+    if (versions.tails.length > 1) first.versions = versions;
+    this.messages.push(first, ...others);
+    this.save();
+    return first;
   }
 
   titleOf({ name, messages }) {
@@ -279,6 +321,11 @@ function newChat() {
   return { id: newId(), version: 0, savedMs: 0, messages: [], from: 0, cutFor: null };
 }
 
+function costOf(messages) {
+  const aside = (message) => (message.versions?.tails ?? []).reduce((sum, tail) => sum + costOf(tail ?? []), 0);
+  return messages.reduce((sum, message) => sum + (message.costUsd ?? 0) + aside(message), 0);
+}
+
 function total(messages) {
   return messages.reduce((sum, message) => sum + bytesOf(message), 0);
 }
@@ -288,5 +335,11 @@ function isChat(value) {
 }
 
 function isMessage(value) {
-  return ["user", "assistant"].includes(value?.role) && typeof value.content === "string";
+  const { role, content, versions } = value ?? {};
+  return ["user", "assistant"].includes(role) && typeof content === "string" && (!versions || isVersions(versions));
+}
+
+function isVersions({ tails, at }) {
+  const isTail = (tail, index) => (index === at ? tail === null : tail?.length > 0 && isChat({ messages: tail }));
+  return Array.isArray(tails) && at in tails && tails.every(isTail);
 }

@@ -21,19 +21,19 @@ export class Transcript {
   #welcome;
   #latest;
   #follows = true;
-  #latestOfUser = null;
   #observed = [];
   #observer = new ResizeObserver(() => this.follow());
 
-  // `onRetry` gets a reply that is to be made again, `onEdit` a message to be changed; `onContinue` is for a reply that
-  // became too long.
-  constructor({ log, welcome, latest, onRetry, onContinue, onEdit }) {
+  // `onRetry` gets a reply that is to be made again, `onEdit` a message to be changed, `onTurn` one of which the version
+  // before (-1) or after (1) is to be shown; `onContinue` is for a reply that became too long.
+  constructor({ log, welcome, latest, onRetry, onContinue, onEdit, onTurn }) {
     this.#log = log;
     this.#welcome = welcome;
     this.#latest = latest;
     this.onRetry = onRetry;
     this.onContinue = onContinue;
     this.onEdit = onEdit;
+    this.onTurn = onTurn;
     log.addEventListener("scroll", () => {
       this.#follows = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR_THE_END_PX;
       latest.hidden = this.#follows;
@@ -61,8 +61,25 @@ export class Transcript {
     text.dir = "auto";
     const edit = article.appendChild(button("Edit", "edit plain", () => this.onEdit(message)));
     edit.setAttribute("aria-label", "Edit your message");
-    this.#markLatest();
+    if (message.versions) article.append(this.#turner(message));
     return article;
+  }
+
+  #turner(message) {
+    const { tails: { length }, at } = message.versions;
+    const turner = element("span", "versions");
+    const step = (text, label, by, isPossible) => {
+      const made = button(text, "plain", () => this.onTurn(message, by));
+      made.setAttribute("aria-label", label);
+      made.disabled = !isPossible;
+      return made;
+    };
+    turner.append(
+      step("‹", "Earlier version", -1, at > 0),
+      element("span", "", `${at + 1} of ${length}`),
+      step("›", "Later version", 1, at < length - 1),
+    );
+    return turner;
   }
 
   beginReply() {
@@ -87,8 +104,13 @@ export class Transcript {
 
   remove(message) {
     for (const article of this.#articles()) if (article.message === message) article.remove();
-    this.#markLatest();
     this.#refreshWelcome();
+  }
+
+  // The message, and all that follows.
+  removeFrom(message) {
+    const articles = this.#articles();
+    for (const article of articles.slice(articles.findIndex((each) => each.message === message))) article.remove();
   }
 
   // A line in front of the first message that is still sent.
@@ -107,16 +129,6 @@ export class Transcript {
     this.#follows = true;
     this.#latest.hidden = true;
     this.follow();
-  }
-
-  // Only the latest message of the user can be edited. A selector that finds it would look at all others.
-  #markLatest() {
-    let latest = this.#log.lastElementChild;
-    while (latest && !latest.classList.contains("me")) latest = latest.previousElementSibling;
-    if (latest === this.#latestOfUser) return;
-    this.#latestOfUser?.classList.remove("latest");
-    latest?.classList.add("latest");
-    this.#latestOfUser = latest;
   }
 
   #refreshWelcome() {

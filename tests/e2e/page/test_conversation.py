@@ -13,6 +13,14 @@ from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_c
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 from tests.e2e.page.conftest import KEPT, MODELS, Opener
 
+#: The dollars of the open chat, by the page's own sum.
+SPENT = """async () => {
+  const { Conversation } = await import("/static/conversation.js");
+  const talk = new Conversation();
+  await talk.load();
+  return talk.costUsd;
+}"""
+
 
 def sent(provider: UpstreamServer) -> list[tuple[str, str]]:
     """The messages of the last call, as role and text."""
@@ -281,16 +289,84 @@ def test_a_browser_that_forbids_to_keep_chats_says_so(chat: Page) -> None:
 
 
 def test_the_latest_message_can_be_changed(chat: Page, provider: UpstreamServer) -> None:
-    """It goes back into the form, and its reply with it."""
+    """It goes into the form. Until another is sent in its place, nothing is lost."""
     say(chat, "one")
     say(chat, "two")
-    expect(button(chat, "Edit your message")).to_have_count(1)
-    button(chat, "Edit your message").click()
+    button(chat, "Edit your message").last.click()
     expect(message(chat)).to_be_focused()
     expect(message(chat)).to_have_value("two")
-    expect(chat.locator("#log article")).to_have_count(2)
+    expect(chat.locator("#log article")).to_have_count(4)
+    for cancel in ("button", "Escape"):
+        if cancel == "button":
+            button(chat, "Do not replace it").click()
+        else:
+            button(chat, "Edit your message").last.click()
+            chat.keyboard.press("Escape")
+        expect(chat.locator("#editing")).to_be_hidden()
+    button(chat, "Edit your message").last.click()
     say(chat, "three")
     assert sent(provider) == [("user", "one"), ("assistant", "pong"), ("user", "three")]
+
+
+def texts(page: Page) -> list[str]:
+    return page.locator("#log .me .text").all_inner_texts()
+
+
+def test_an_earlier_message_that_is_changed_begins_a_version(
+    chat: Page, provider: UpstreamServer
+) -> None:
+    """What followed it stays, and can be shown again; versions have versions, after a reload, too.
+    All of them cost."""
+    costs = []
+    for text in ("one", "two", "three"):
+        say(chat, text)
+    for old, new in ((0, "ONE"), (0, "Eins")):
+        button(chat, "Edit your message").nth(old).click()
+        say(chat, new)
+        assert texts(chat) == [new]
+        assert sent(provider) == [("user", new)]
+    say(chat, "zwei")
+    button(chat, "Edit your message").nth(1).click()
+    say(chat, "ZWEI")
+    assert texts(chat) == ["Eins", "ZWEI"]
+    expect(chat.locator(".versions")).to_have_text(["‹3 of 3›", "‹2 of 2›"])
+    spent = chat.evaluate(SPENT)
+    chat.reload()
+    button(chat, "Earlier version").nth(1).click()
+    assert texts(chat) == ["Eins", "zwei"]
+    for expected in (["ONE"], ["one", "two", "three"]):
+        button(chat, "Earlier version").first.click()
+        assert texts(chat) == expected
+        costs.append(chat.evaluate(SPENT))
+    expect(button(chat, "Earlier version")).to_be_disabled()
+    say(chat, "four")
+    assert [text for role, text in sent(provider) if role == "user"] == [
+        *("one", "two", "three", "four")
+    ]
+    button(chat, "Later version").first.click()
+    button(chat, "Later version").first.click()
+    assert texts(chat) == ["Eins", "zwei"]
+    assert costs == [pytest.approx(spent)] * 2
+
+
+def test_a_version_that_is_refused_is_taken_back(chat: Page) -> None:
+    """The chat is as before, and the message is in the form to replace the earlier one."""
+    say(chat, "one")
+    say(chat, "two")
+    error = {"error": "Failed.", "code": "internal_error"}
+    chat.route("**/chat", lambda route: route.fulfill(status=500, json=error), times=1)
+    button(chat, "Edit your message").first.click()
+    message(chat).fill("ONE")
+    button(chat, "Send").click()
+    expect(problem(chat)).to_be_visible()
+    assert texts(chat) == ["one", "two"]
+    expect(message(chat)).to_have_value("ONE")
+    button(chat, "Try again").click()
+    expect(chat.locator(".versions")).to_have_text("‹2 of 2›")
+    assert texts(chat) == ["ONE"]
+    button(chat, "Ask again").click()
+    expect(chat.locator(".versions")).to_have_text("‹3 of 3›")
+    expect(replies(chat)).to_have_text(re.compile("pong"))
 
 
 def test_a_reload_in_the_middle_of_a_reply_keeps_what_had_come(
@@ -478,5 +554,4 @@ def test_a_long_chat_is_laid_out_once(open_page: Opener, url: str) -> None:
     page.reload()
     expect(page.locator("#log article")).to_have_count(1000)
     expect(replies(page).last).to_be_in_viewport()
-    expect(page.locator("#log .edit:visible")).to_have_count(1)
     assert page.evaluate("window.layouts") < 50

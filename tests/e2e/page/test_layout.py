@@ -83,6 +83,11 @@ def test_what_can_be_touched_is_large_enough(
     assert page.evaluate(small) == []
     provider.go_on()
     expect(page.locator("#log .pending")).to_have_count(0)
+    button(page, "Ask again").click()
+    expect(button(page, "Earlier version")).to_be_visible()
+    button(page, "Edit your message").click()
+    assert page.evaluate(small) == []
+    button(page, "Do not replace it").click()
     page.route(
         "**/chat", lambda route: route.fulfill(status=502, json={"code": "provider_unavailable"})
     )
@@ -122,6 +127,12 @@ def test_axe_finds_nothing(
     assert violations(page) == []
     provider.go_on()
     expect(page.locator("#log .pending")).to_have_count(0)
+    expect(page.locator(".hljs-number")).to_have_count(1)
+    button(page, "Ask again").click()
+    expect(button(page, "Earlier version")).to_be_visible()
+    button(page, "Edit your message").click()
+    assert violations(page) == []
+    button(page, "Do not replace it").click()
     provider.script(Stream([*openai_chunks("ab")[:2], Cut()]))
     say(page, "ping")
     assert violations(page) == []
@@ -139,7 +150,9 @@ def test_axe_finds_nothing(
     problem(page).locator("summary").click()
     assert violations(page) == []
     button(page, "New chat").click()
-    page.locator("#chats-box").evaluate("box => (box.open = true)")
+    for box in page.locator("aside details:visible").all():
+        box.evaluate("box => (box.open = true)")
+    page.get_by_label("Instructions for this chat").fill("Be brief.")
     assert violations(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
