@@ -223,8 +223,8 @@ class Accounts:
         self._database = database
 
     def any_key(self) -> bool:
-        """Whether a key was ever made. Revoked keys count: revoking the last key must not open the
-        server to everyone."""
+        """Return whether a key was ever made. Revoked keys count: revoking the last key must not
+        open the server to everyone."""
         with self._database.reading() as connection:
             return bool(connection.scalar(_ANY_KEY))
 
@@ -309,14 +309,14 @@ class Accounts:
         return made
 
     def find(self, public_id: str) -> tuple[ApiKey, User] | None:
-        """The key of that id, with its user."""
+        """Return the key of that id, with its user."""
         with self._database.reading() as connection:
             row = connection.execute(_FIND, {"public_id": public_id}).one_or_none()
         columns = len(KEYS.c)
         return None if row is None else (ApiKey(*row[:columns]), _user_of(row[columns:]))
 
     def all_keys(self) -> Sequence[ApiKey]:
-        """All keys, by user and time of creation."""
+        """Return all keys, by user and time of creation."""
         query = select(KEYS).order_by(KEYS.c.user, KEYS.c.created_at)
         with self._database.reading() as connection:
             return [ApiKey(*row) for row in connection.execute(query)]
@@ -423,8 +423,8 @@ class Accounts:
 
 
 def amounts_of(*owners: Team | User | ApiKey | None) -> dict[str, str]:
-    """The amounts of all these together. A limit counts users, keys or teams, so no two of them
-    have an amount for the same one."""
+    """Return the amounts of all these together. A limit counts users, keys or teams, so no two of
+    them have an amount for the same one."""
     merged: dict[str, str] = {}
     for owner in owners:
         merged |= (owner and owner.limits) or {}
@@ -432,7 +432,7 @@ def amounts_of(*owners: Team | User | ApiKey | None) -> dict[str, str]:
 
 
 def _of(connection: Connection, owner: Owner, name: str) -> Row[*tuple[Any, ...]]:
-    """The row of an owner; UnknownOwnerError without one."""
+    """Return the row of an owner; UnknownOwnerError without one."""
     column, unknown = _OWNERS[owner]
     found = connection.execute(select(column.table).where(column == name)).one_or_none()
     if found is None:
@@ -459,7 +459,7 @@ def _user(connection: Connection, name: str) -> User | None:
 
 
 def _user_of(row: Sequence[Any]) -> User:
-    """The user in a row of users and teams."""
+    """Return the user in a row of users and teams."""
     columns = len(USERS.c)
     user, team = User(*row[:columns]), row[columns:]
     return user if team[0] is None else replace(user, team=Team(*team))

@@ -63,8 +63,8 @@ class DisconnectWatch:
 
 
 def _is_disconnected(connection: socket.socket) -> bool:
-    """Whether the client has closed the connection. Data that it sent before, such as another
-    request or the end of TLS, is not read and does not count."""
+    """Return whether the client has closed the connection. Data that it sent before, such as
+    another request or the end of TLS, is not read and does not count."""
     now = select.poll()
     now.register(connection, select.POLLRDHUP)
     return bool(now.poll(0))

@@ -59,7 +59,7 @@ class Throttle:
         self._recent: LRUCache[str, _Recent] = LRUCache(MOST_UPSTREAMS)
 
     def admits(self, upstream: str) -> bool:
-        """Whether to send a call now; if so, it counts as sent."""
+        """Return whether to send a call now; if so, it counts as sent."""
         with self._lock:
             now = self._clock()
             recent = self._recent.setdefault(upstream, _Recent())

@@ -78,8 +78,8 @@ class CallLimits(AttemptLimits, Protocol):
         ...
 
     def shared_budget(self) -> tuple[int, int] | None:
-        """What the caller's dollar limits have left, in micro-dollars, and among how many calls in
-        flight, with this one, it is divided; None without such a limit."""
+        """Return what the caller's dollar limits have left, in micro-dollars, and among how many
+        calls in flight, with this one, it is divided; None without such a limit."""
         ...
 
     def note_unbilled(self) -> None:
@@ -209,7 +209,8 @@ class UpstreamCall:
         return self._demand.model
 
     def run(self, attempt: Attempt[A]) -> A:
-        """The answer, within the bounded attempts, of the requested model or else of its fallback.
+        """Return the answer, within the bounded attempts, of the requested model or else of its
+        fallback.
 
         Otherwise the call has failed, and the UpstreamError is the requested model's.
         """
@@ -339,8 +340,8 @@ class UpstreamCall:
         self._hold(min(budget, max(least, min(wanted, budget // 2))))
 
     def _worst(self) -> int:
-        """What a call costs at worst that nothing bounds: an input as long as the model takes, an
-        answer as long as it makes; one more reading of all that after an open tool."""
+        """Return what a call costs at worst that nothing bounds: an input as long as the model
+        takes, an answer as long as it makes; one more reading of all that after an open tool."""
         estimate, slug = self._demand.estimate, self.model.slug
         context = self._catalogue.context_tokens(slug) or UNKNOWN_CONTEXT
         usage = replace(
@@ -355,7 +356,7 @@ class UpstreamCall:
         return worst
 
     def _longest(self) -> int:
-        """The most output tokens that all answers together can have."""
+        """Return the most output tokens that all answers together can have."""
         bound = self._bounds.output_tokens or self._demand.bound
         return self._demand.estimate.choices * self._catalogue.longest_answer(self.model, bound)
 
@@ -386,7 +387,7 @@ class UpstreamCall:
         return True
 
     def _begun(self) -> Call:
-        """The record of the call as it begins."""
+        """Return the record of the call as it begins."""
         model, estimate = self._demand.model, self._demand.estimate
         return self._new_record(
             slug=model.slug,
@@ -434,12 +435,12 @@ class UpstreamCall:
         self._heard_at = now
 
     def _pause_s(self, now: float) -> float:
-        """The pause since the last output, if it is one."""
+        """Return the pause since the last output, if it is one."""
         return now - self._heard_at if now - self._heard_at > PAUSE_S else 0.0
 
     def reads_on(self, progress: Progress) -> bool:
-        """Whether the call goes on for its bill although its client has left: then a whole answer
-        is expected to cost the client less than what may be billed if it is cut off."""
+        """Return whether the call goes on for its bill although its client has left: then a whole
+        answer is expected to cost the client less than what may be billed if it is cut off."""
         if self._spendable is None or progress.usage_is_final or progress.failed:
             return False
         if progress.runs_tools or (progress.usage is None and self._demand.is_open):
@@ -453,12 +454,12 @@ class UpstreamCall:
         return saved > WORTH_MICRO_USD
 
     def _count(self, progress: Progress) -> Received:
-        """What a stream has brought so far."""
+        """Return what a stream has brought so far."""
         self._meter = self._meter or Meter(self.model)
         return self._meter.count(progress)
 
     def _used(self, progress: Progress, *, left: bool) -> CallUsage:
-        """What a stream may be billed that has ended."""
+        """Return what a stream may be billed that has ended."""
         now, choices = time.monotonic(), self._demand.estimate.choices
         silent_s = self._silent_s + (self._pause_s(now) if left else 0.0)
         if choices > 1:  # one may write while others reason

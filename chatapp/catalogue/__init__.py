@@ -95,7 +95,7 @@ class Catalogue:
     _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def model(self, name: str, upstream: str) -> Model:
-        """The model of that name at that upstream; unlisted names share one slug."""
+        """Return the model of that name at that upstream; unlisted names share one slug."""
         slug = self.slug_of(f"{upstream}/{name}") or self.slug_of(name)
         if slug is None or self.upstreams[slug] != upstream:
             slug = f"{upstream}{OTHER}"
@@ -103,7 +103,7 @@ class Catalogue:
         return Model(name, slug, upstream, self.protocols.get(upstream, upstream))
 
     def price(self, slug: str, usage: Usage) -> int:
-        """What that usage costs, in micro-dollars, rounded up.
+        """Return what that usage costs, in micro-dollars, rounded up.
 
         A slug without a price costs as much as its upstream's dearest model, so that it cannot
         escape a budget; it is logged once.
@@ -114,7 +114,8 @@ class Catalogue:
         return max([each.of(usage) for each in self._dearest(slug)])
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
-        """How many output tokens an amount of micro-dollars pays in addition to the prompt."""
+        """Return how many output tokens an amount of micro-dollars pays in addition to the
+        prompt."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return tariff.output_tokens_for(micro_usd, prompt)
@@ -123,9 +124,9 @@ class Catalogue:
     def tools_for(
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
     ) -> tuple[int, int]:
-        """How many uses of a provider's tools an amount pays in addition to the prompt, which is
-        read again after each, with all results; and how large a result may be then. At least one
-        use, and LEAST_RESULT_TOKENS."""
+        """Return how many uses of a provider's tools an amount pays in addition to the prompt,
+        which is read again after each, with all results; and how large a result may be then. At
+        least one use, and LEAST_RESULT_TOKENS."""
         left, one_use = micro_usd - self.price(slug, prompt), dict.fromkeys(tools, 1)
 
         def reading(added: int) -> int:
@@ -144,27 +145,27 @@ class Catalogue:
         return uses, size
 
     def longest_answer(self, model: Model, asked: int | None = None) -> int:
-        """The longest answer of the model in tokens, with the request's bound ``asked``."""
+        """Return the longest answer of the model in tokens, with the request's bound ``asked``."""
         most = self._max_output(model)
         if asked is None:
             return UNKNOWN_MAX_OUTPUT if most is None else most
         return asked if most is None else min(asked, most)
 
     def bound(self, model: Model, asked: int | None, paid: int) -> int | None:
-        """The bound to send upstream for an answer of which ``paid`` tokens are paid; None if the
-        answer cannot be longer. A bound above what a model generates would be refused."""
+        """Return the bound to send upstream for an answer of which ``paid`` tokens are paid; None
+        if the answer cannot be longer. A bound above what a model generates would be refused."""
         if asked is None and self._max_output(model) is None:
             return min(paid, UNKNOWN_MAX_OUTPUT) if paid < ABOVE_ANY_OUTPUT else None
         return max(1, paid) if paid < self.longest_answer(model, asked) else None
 
     def prices_tier(self, model: Model, tier: str) -> bool:
-        """Whether a call of the model in that tier has a price."""
+        """Return whether a call of the model in that tier has a price."""
         tariff = self.tariffs.get(model.slug)
         return tier in (tariff.tiers if tariff else self.tiers.get(model.upstream, ()))
 
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
-        """Whether a call may generate output that is billed but not sent. ``thinks``: whether the
-        request turns thinking on or off; None if it does neither."""
+        """Return whether a call may generate output that is billed but not sent. ``thinks``:
+        whether the request turns thinking on or off; None if it does neither."""
         entry = self.entries.get(model.slug)
         match entry.reasoning if entry else "default":
             case "never":
@@ -175,24 +176,24 @@ class Catalogue:
                 return thinks is not False
 
     def context_tokens(self, slug: str) -> int | None:
-        """What the model takes at most, input and output together; None if unknown."""
+        """Return what the model takes at most, input and output together; None if unknown."""
         entry = self.entries.get(slug)
         return entry.context if entry else None
 
     def _max_output(self, model: Model) -> int | None:
-        """The longest answer of the model, None if unknown."""
+        """Return the longest answer of the model, None if unknown."""
         entry = self.entries.get(model.slug)
         return entry.max_output if entry else None
 
     def is_long(self, model: Model, input_tokens: int) -> bool:
-        """Whether the provider treats a call with that input as long, with another price and other
-        limits."""
+        """Return whether the provider treats a call with that input as long, with another price and
+        other limits."""
         tariff = self.tariffs.get(model.slug)
         return tariff is not None and tariff.is_long(input_tokens)
 
     def _dearest(self, slug: str) -> Collection[Tariff]:
-        """The tariffs of which the dearest applies to a slug without one: those of its upstream, or
-        else all."""
+        """Return the tariffs of which the dearest applies to a slug without one: those of its
+        upstream, or else all."""
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(
@@ -204,7 +205,7 @@ class Catalogue:
         return self.others.get(upstream) or self.tariffs.values()
 
     def slug_of(self, name: str) -> str | None:
-        """The slug of a name; None for an unlisted name."""
+        """Return the slug of a name; None for an unlisted name."""
         if name in self.slugs:
             return self.slugs[name]
         # The longest name that this one is a variant of: gpt-4-0125-preview is gpt-4-0125.
@@ -214,7 +215,7 @@ class Catalogue:
         return None
 
     def names_of(self, upstream: str) -> list[str]:
-        """All names of an upstream's models."""
+        """Return all names of an upstream's models."""
         return [name for name, slug in self.slugs.items() if self.upstreams[slug] == upstream]
 
     @property
@@ -223,7 +224,7 @@ class Catalogue:
 
 
 def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) -> Catalogue:
-    """The catalogue in that file and of these upstreams; CatalogueError if it is invalid."""
+    """Return the catalogue in that file and of these upstreams; CatalogueError if it is invalid."""
     try:
         file = models_file.read(path)
     except ValidationError as error:

@@ -67,7 +67,7 @@ class ModelsFile(BaseModel):
         }
 
     def tariff(self, provider: str, price: Price) -> Tariff:
-        """The tariff of a provider's models at that price, with its tiers and tools."""
+        """Return the tariff of a provider's models at that price, with its tiers and tools."""
         return Tariff(
             usual=price,
             tiers=self.tiers.get(provider, {}),
@@ -85,5 +85,5 @@ class ModelsFile(BaseModel):
 
 
 def read(path: Path) -> ModelsFile:
-    """The content of the file. ValueError if it is not TOML or does not match the schema."""
+    """Return the content of the file. ValueError if it is not TOML or does not match the schema."""
     return ModelsFile.model_validate(tomllib.loads(path.read_text("utf-8"), parse_float=Decimal))

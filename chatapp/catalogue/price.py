@@ -72,7 +72,7 @@ class Price(BaseModel):
         return written
 
     def millionths(self, usage: Usage) -> int:
-        """The cost in millionths of a micro-dollar.
+        """Return the cost in millionths of a micro-dollar.
 
         Cached input and cache writes are parts of the input. A usage with larger parts than input,
         which no provider should report, is priced by its parts.
@@ -110,8 +110,8 @@ class Tariff:
     tools: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, usage: Usage) -> int:
-        """The cost in micro-dollars, rounded up once for the call. Each reading has the price of
-        its own length; what else is used is shared among them by their input."""
+        """Return the cost in micro-dollars, rounded up once for the call. Each reading has the
+        price of its own length; what else is used is shared among them by their input."""
         total = self.usual.millionths(usage)
         if self.long is not None:
             inputs = usage.readings or (usage.input_tokens,)
@@ -129,7 +129,7 @@ class Tariff:
         return self.long is not None and input_tokens > self.long.over
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
-        """How many output tokens an amount pays in addition to the prompt."""
+        """Return how many output tokens an amount pays in addition to the prompt."""
         price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
         multiple, scale = self._multiple(prompt.tiers) if prompt.tiers else (1, 1)
         each = price.output * multiple
@@ -137,7 +137,7 @@ class Tariff:
         return left // each if each else NO_BOUND
 
     def _multiple(self, tiers: Collection[str]) -> tuple[int, int]:
-        """The product of the tiers' multiples, as a fraction."""
+        """Return the product of the tiers' multiples, as a fraction."""
         others = self.other_tiers
         multiples = [self.tiers.get(tier, others.get(tier, ONE)) for tier in tiers]
         return prod(multiples), pow(ONE, len(multiples))

@@ -198,15 +198,15 @@ class ProvidersFile:
         }
 
     def patterns(self, name: str, names: Iterable[str]) -> tuple[str, ...]:
-        """What an upstream serves, as shell patterns: its patterns and the names in its own tables;
-        without patterns, all ``names`` of its models."""
+        """Return what an upstream serves, as shell patterns: its patterns and the names in its own
+        tables; without patterns, all ``names`` of its models."""
         table = self.upstreams[name]
         if table.patterns:
             names = [each for own, model in table.models.items() for each in (own, *model.aliases)]
         return (*table.patterns, *(escape(each.removeprefix(f"{name}/")) for each in names))
 
     def _copied(self, name: str, source: str, listed: ModelsFile) -> dict[str, ModelEntry]:
-        """The models of models.toml that the upstream has too, under its name."""
+        """Return the models of models.toml that the upstream has too, under its name."""
         providers = {entry.provider for entry in listed.models.values()} - RESERVED
         if source not in providers:
             known = " or ".join(map(repr, sorted(providers)))
@@ -252,7 +252,7 @@ class ProvidersFile:
 
 
 def read(path: Path, line_of: LineOf) -> ProvidersFile:
-    """The file; CatalogueError, with every mistake and its line, if it is invalid."""
+    """Return the file; CatalogueError, with every mistake and its line, if it is invalid."""
     try:
         text = path.read_bytes().decode("utf-8-sig")
         document = tomllib.loads(text, parse_float=Decimal)
@@ -286,7 +286,7 @@ def read(path: Path, line_of: LineOf) -> ProvidersFile:
 
 
 def _sentence(error: ErrorDetails) -> str:
-    """What is wrong and what to do. Shows hardly any value: it may be a key."""
+    """Return what is wrong and what to do. Shows hardly any value: it may be a key."""
     if error["type"] == "literal_error":
         return f"is {str(error['input'])[:20]!r}; write {error['ctx']['expected']}"
     if error["type"] != "extra_forbidden":

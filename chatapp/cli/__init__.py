@@ -92,7 +92,7 @@ def from_command_line() -> bool:
 
 
 def command_config() -> Mapping[str, object] | None:
-    """The configuration of this `flask` command; None for a server."""
+    """Return the configuration of this `flask` command; None for a server."""
     if serves():
         return None
     line = " ".join(sys.argv[1:])
@@ -100,6 +100,6 @@ def command_config() -> Mapping[str, object] | None:
 
 
 def serves() -> bool:
-    """Whether this process will serve requests: every server, and of the commands `run`."""
+    """Return whether this process will serve requests: every server, and of the commands `run`."""
     context = click.get_current_context(silent=True)
     return not from_command_line() or (context is not None and context.info_name == "run")

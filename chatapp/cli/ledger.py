@@ -165,7 +165,8 @@ def traffic(user: str | None, period: Period) -> None:
 
 
 def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
-    """A row as a call of the simulation, with the limits of chatapp/policy.toml that are exempt."""
+    """Return a row as a call of the simulation, with the limits of chatapp/policy.toml that are
+    exempt."""
     has_key, team = row["key_id"] is not None, row["team"]
     exempt = ["ip", "address-at-once"] if has_key else ["key"]
     identities = {
@@ -389,7 +390,8 @@ def _compare_limits(found: Findings) -> str:
 
 
 def _differences(identity: str, plan: str, *, team: str | None = None) -> list[str]:
-    """A sentence for each dollar limit of the user or team that does not hold their spending.
+    """Return a sentence for each dollar limit of the user or team that does not hold their
+    spending.
 
     A call that began in the window before, within a lease of its end, may have left an excess
     in this one.

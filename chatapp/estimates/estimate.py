@@ -94,7 +94,7 @@ class Estimator:
         extras: Extras = NO_EXTRAS,
         caller: str | None = None,
     ) -> Estimate:
-        """The estimate for this body in OpenAI's or Anthropic's protocol.
+        """Return the estimate for this body in OpenAI's or Anthropic's protocol.
 
         ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
         the body (None: unknown), ``extras`` are what changes the price; ``caller`` is the identity
@@ -128,7 +128,7 @@ class Estimator:
         )
 
     def _output_tokens(self, slug: str, caller: str | None, effort: str) -> int:
-        """The estimate for one answer: by the caller's own calls, else by the model's."""
+        """Return the estimate for one answer: by the caller's own calls, else by the model's."""
         own = None if caller is None else self._callers.output_tokens(caller, slug)
         if own is None:
             return self._outputs.expected(slug, effort=effort)

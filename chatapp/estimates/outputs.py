@@ -101,7 +101,8 @@ class CallerHistory:
         self._calls: OrderedDict[tuple[str, str], _Calls] = OrderedDict()
 
     def output_tokens(self, caller: str, slug: str) -> int | None:
-        """What 95 of 100 of the caller's own answers did not exceed; None for too few of them."""
+        """Return what 95 of 100 of the caller's own answers did not exceed; None for too few of
+        them."""
         with self._lock:
             calls = self._calls.get((caller, slug))
             if calls is None or len(calls.outputs) < ENOUGH_CALLS:
@@ -110,10 +111,9 @@ class CallerHistory:
         return quantile(outputs)
 
     def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
-        """How many of these input tokens the provider's cache is expected to have: what the last
-        call read and wrote, if it wrote any and what was written before was read; else the share of
-        the last calls. No more than the longest of their inputs, as it knows no others.
-        """
+        """Return how many of these input tokens the provider's cache is expected to have: what the
+        last call read and wrote, if it wrote any and what was written before was read; else the
+        share of the last calls. No more than the longest of their inputs, as it knows no others."""
         with self._lock:
             calls = self._calls.get((caller, slug))
             inputs = () if calls is None else tuple(calls.inputs)

@@ -82,8 +82,8 @@ class InputTokens(NamedTuple):
 
 
 def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
-    """The provider's count for this body in OpenAI's or Anthropic's protocol. Never raises for
-    anything that JSON can express."""
+    """Return the provider's count for this body in OpenAI's or Anthropic's protocol. Never raises
+    for anything that JSON can express."""
     contents, family = of_body(body), family_of(model)
     texts = text_tokens(contents.texts, family)
     expected = -(-texts * family.text_percent // 100) + _other_tokens(contents, family)
@@ -92,16 +92,17 @@ def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
 
 
 def predicted_tokens(model: Model, body: Mapping[str, object]) -> int:
-    """The tokens of the answer that a body of OpenAI's chat completions predicts; 0 for none."""
+    """Return the tokens of the answer that a body of OpenAI's chat completions predicts; 0 for
+    none."""
     prediction, contents = body.get("prediction"), Contents()
     contents.add_content(prediction.get("content") if isinstance(prediction, Mapping) else None)
     return text_tokens(contents.texts, family_of(model))
 
 
 def generated_tokens(model: Model, texts: Sequence[str]) -> int:
-    """The tokens of what a model has generated, or read from a tool, in pieces. Exact for OpenAI's
-    models. Another tokenizer is not public: English has 4 to 5 bytes a token, and denser texts are
-    counted with a related one, from above."""
+    """Return the tokens of what a model has generated, or read from a tool, in pieces. Exact for
+    OpenAI's models. Another tokenizer is not public: English has 4 to 5 bytes a token, and denser
+    texts are counted with a related one, from above."""
     family, whole = family_of(model), "".join(texts)
     counted = text_tokens([whole], family)
     if family.encoding is None or (family.text_percent == 100 and model.upstream == model.protocol):
@@ -112,7 +113,7 @@ def generated_tokens(model: Model, texts: Sequence[str]) -> int:
 
 
 def text_tokens(texts: Sequence[str], family: Family) -> int:
-    """The tokens of these texts together, by the family's tokenizer, without its factor."""
+    """Return the tokens of these texts together, by the family's tokenizer, without its factor."""
     if family.encoding is None:
         return sum(-(-_size_bytes(text) // family.bytes_per_token) for text in texts)
     count = tokenizer(family.encoding).count
@@ -255,7 +256,7 @@ class Contents:
 
 
 def of_body(fields: Mapping[str, object]) -> Contents:
-    """The contents of a request to any address of OpenAI or Anthropic that generates."""
+    """Return the contents of a request to any address of OpenAI or Anthropic that generates."""
     contents = Contents()
     for messages in [fields[name] for name in MESSAGES if name in fields]:
         for message in messages if isinstance(messages, list) else [messages]:
@@ -272,7 +273,7 @@ def of_body(fields: Mapping[str, object]) -> Contents:
 
 
 def _is_elsewhere(part: Mapping[object, object]) -> bool:
-    """Whether a document is at a URL or an id, outside the request."""
+    """Return whether a document is at a URL or an id, outside the request."""
     for place in (part, part.get("source"), part.get("file")):
         if isinstance(place, Mapping) and any(place.get(name) for name in INLINE):
             return False
@@ -280,13 +281,13 @@ def _is_elsewhere(part: Mapping[object, object]) -> bool:
 
 
 def _is_text(part: Mapping[object, object]) -> bool:
-    """Whether a document is a text as it is, and not a file such as a PDF."""
+    """Return whether a document is a text as it is, and not a file such as a PDF."""
     source = part.get("source")
     return isinstance(source, Mapping) and source.get("type") in {"text", "content"}
 
 
 def json_text(value: object) -> str:
-    """The value as compact JSON; a text of about that length if it is nested too deeply."""
+    """Return the value as compact JSON; a text of about that length if it is nested too deeply."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
     except (ValueError, TypeError, RecursionError):
@@ -368,7 +369,7 @@ _CLAUDE_BEFORE_4_7: Final = re.compile(r"claude-3-.*|claude-(opus|sonnet|haiku)-
 
 
 def family_of(model: Model) -> Family:
-    """The family of a model; for an unknown model the one that counts most."""
+    """Return the family of a model; for an unknown model the one that counts most."""
     if model.protocol == "offline":
         return OFFLINE
     slug = model.slug.removeprefix(f"{model.upstream}/")
@@ -402,8 +403,8 @@ def load_tokenizer(model: Model) -> None:
 
 
 def _compiled() -> ModuleType:
-    """The compiled part of bpe-openai alone: 0.1 s. The import of the whole package decodes its
-    tables into dictionaries, for functions that are not used here: one second and 70 MB."""
+    """Return the compiled part of bpe-openai alone: 0.1 s. The import of the whole package decodes
+    its tables into dictionaries, for functions that are not used here: one second and 70 MB."""
     if COMPILED in sys.modules:
         return sys.modules[COMPILED]
     package = importlib.util.find_spec(PACKAGE)

@@ -30,7 +30,7 @@ COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team":
 
 
 def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]:
-    """The limits of the plan whose amounts can differ for such an owner, by their names."""
+    """Return the limits of the plan whose amounts can differ for such an owner, by their names."""
     services = current_services()
     plan = None if plan is None else services.known_plan(plan)
     return services.policy.adjustable(key=COUNTED[owner], plan=plan) if services.policy else {}
@@ -39,8 +39,8 @@ def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]
 def checked(
     owner: Owner, amounts: Iterable[tuple[str, str]], *, plan: str | None
 ) -> dict[str, str]:
-    """The amounts by name. OperatorError for a name that the plan does not have, which lists its
-    names, and for an amount in another unit or period."""
+    """Return the amounts by name. OperatorError for a name that the plan does not have, which lists
+    its names, and for an amount in another unit or period."""
     known = known_limits(owner, plan=plan)
     for name, amount in amounts:
         if name not in known:
@@ -68,7 +68,7 @@ class OwnersAmounts:
             self._overrides = callers.shared_operators().overrides()
 
     def of(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
-        """An owner's amounts by the names of limits, each with its end if it has one."""
+        """Return an owner's amounts by the names of limits, each with its end if it has one."""
         identity = identity_of(owner, name)
         own = {each.limit: _shown(each) for each in self._overrides if each.identity == identity}
         return {**(limits or {}), **own}
@@ -106,7 +106,7 @@ def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -
 
 
 def identity_of(owner: Owner, name: str) -> str:
-    """The identity of an owner in limits."""
+    """Return the identity of an owner in limits."""
     match owner:
         case "user":
             return user_identity(name)
@@ -117,7 +117,7 @@ def identity_of(owner: Owner, name: str) -> str:
 
 
 def listed(limits: Mapping[str, str] | None) -> str:
-    """The amounts in one line; empty without any."""
+    """Return the amounts in one line; empty without any."""
     return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items())
 
 
@@ -131,7 +131,7 @@ def _shown(override: Override) -> str:
 
 
 def _plan_of(owner: Owner, name: str) -> str | None:
-    """The plan of an owner; None for a team. OperatorError if there is no such owner."""
+    """Return the plan of an owner; None for a team. OperatorError if there is no such owner."""
     accounts = current_services().accounts
     match owner:
         case "user":

@@ -22,7 +22,7 @@ OPERATOR: Final = 100
 
 
 def name(text: str, *, most: int) -> str:
-    """A name that fits into a line of a log and into a header."""
+    """Return a name that fits into a line of a log and into a header."""
     name = text.strip()
     if not name or len(name) > most:
         raise OperatorError("invalid_name", f"{text!r} is blank or has more than {most} characters")
@@ -32,7 +32,7 @@ def name(text: str, *, most: int) -> str:
 
 
 def new_user(text: str) -> str:
-    """The name of a user who may be new: not in the form of an identity."""
+    """Return the name of a user who may be new: not in the form of an identity."""
     found = name(text, most=USER)
     if found.startswith(IDENTITIES):
         raise OperatorError("invalid_name", f"{found!r} begins with user: or ip:; leave that out")
@@ -40,7 +40,7 @@ def new_user(text: str) -> str:
 
 
 def plan(text: str) -> str:
-    """A plan of the policy."""
+    """Return a plan of the policy."""
     known = current_services().plans
     if text not in known:
         listed = ", ".join(known) or "none: the policy has no plans"
@@ -49,7 +49,7 @@ def plan(text: str) -> str:
 
 
 def own_limit(text: str) -> tuple[str, str]:
-    """A limit and its amount, as usd-day=20 usd/day."""
+    """Return a limit and its amount, as usd-day=20 usd/day."""
     limit, is_given, amount = text.partition("=")
     if not (limit.strip() and is_given and amount.strip()):
         raise OperatorError(
@@ -59,7 +59,7 @@ def own_limit(text: str) -> tuple[str, str]:
 
 
 def traffic_class(text: str) -> str:
-    """The name of a class of traffic."""
+    """Return the name of a class of traffic."""
     try:
         return checked_class(text)
     except ValueError as error:
@@ -67,7 +67,7 @@ def traffic_class(text: str) -> str:
 
 
 def models(text: str) -> str:
-    """A name of models, which may have asterisks."""
+    """Return a name of models, which may have asterisks."""
     try:
         return patterns([text])[0]
     except ValueError:
@@ -77,13 +77,13 @@ def models(text: str) -> str:
 
 
 def day(text: str) -> datetime:
-    """The day, by UTC, of an instant in the past, as 2026-11-25 or 7d."""
+    """Return the day, by UTC, of an instant in the past, as 2026-11-25 or 7d."""
     found = datetime.fromtimestamp(instant_s(text, past=True), UTC)
     return found.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def month(text: str) -> tuple[datetime, datetime]:
-    """When a month began, by UTC, and the one after it: 2026-10, or last."""
+    """Return when a month began, by UTC, and the one after it: 2026-10, or last."""
     try:
         start = (
             (month_start() - timedelta(days=1)).replace(day=1)
@@ -98,12 +98,12 @@ def month(text: str) -> tuple[datetime, datetime]:
 
 
 def end(text: str) -> datetime:
-    """An instant in the future, as 90d, tomorrow or 2026-11-25."""
+    """Return an instant in the future, as 90d, tomorrow or 2026-11-25."""
     return datetime.fromtimestamp(instant_s(text), UTC)
 
 
 def subject(text: str) -> str:
-    """By what a report sums."""
+    """Return by what a report sums."""
     if text not in SUBJECTS and not (text.startswith(TAG) and text != TAG):
         listed = ", ".join(SUBJECTS)
         raise OperatorError(

@@ -105,7 +105,7 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
 
 
 def target_of(kind: Kind, name: str | None) -> Target:
-    """What that name means. OperatorError if there is no such user, key or model."""
+    """Return what that name means. OperatorError if there is no such user, key or model."""
     if kind == "all":
         if name is not None:
             raise OperatorError(
@@ -137,7 +137,7 @@ def _unblocked(operators: Operators, limit: str, identity: str) -> bool:
 
 
 def _user(name: str) -> Target:
-    """A user, or the `ip:` address of callers without a name."""
+    """Return a user, or the `ip:` address of callers without a name."""
     scheme, _, address = name.partition(":")
     if scheme == "ip" and callers.is_address(address):
         identity = callers.identity_of(name)

@@ -26,19 +26,20 @@ PUBLIC_ID: Final = re.compile("[0-9a-f]{16}")
 
 
 def name_of(text: str) -> str:
-    """The name of a user, without `user:`."""
+    """Return the name of a user, without `user:`."""
     return text.removeprefix(USER)
 
 
 def identity_of(text: str) -> str:
-    """The identity of the user's limits and calls. `ip:` stays: it is a caller without a name."""
+    """Return the identity of the user's limits and calls. `ip:` stays: it is a caller without a
+    name."""
     if text.startswith(ADDRESS):
         return f"{ADDRESS}{address_identity(text.removeprefix(ADDRESS))}"
     return user_identity(name_of(text))
 
 
 def known_identity(text: str | None) -> str | None:
-    """The identity of a user with an account or a call; None for None.
+    """Return the identity of a user with an account or a call; None for None.
 
     OperatorError for any other user: for a misspelt name, an empty result would look like good
     news.
@@ -60,7 +61,7 @@ def plans_by_name() -> dict[str, str]:
 
 
 def plan_of(identity: str, plans: dict[str, str]) -> str:
-    """The user's plan: from the accounts' ``plans``, CHATAPP_PLANS or the default."""
+    """Return the user's plan: from the accounts' ``plans``, CHATAPP_PLANS or the default."""
     name = name_of(identity)
     services = current_services()
     return plans.get(name) or services.settings.plans.get(name, services.default_plan)
@@ -149,13 +150,13 @@ def is_address(text: str) -> bool:
 
 
 def upstreams() -> list[str]:
-    """The identities of the upstreams of the configured models, in the catalogue's order."""
+    """Return the identities of the upstreams of the configured models, in the catalogue's order."""
     return list(slugs_by_upstream())
 
 
 def slugs_by_upstream() -> dict[str, str]:
-    """A configured model of each upstream, by its identity: what cool-downs and quotas count. Calls
-    of special tiers have others."""
+    """Return a configured model of each upstream, by its identity: what cool-downs and quotas
+    count. Calls of special tiers have others."""
     services = current_services()
     found: dict[str, str] = {}
     for slug, upstream in services.router.available_models.items():
@@ -165,14 +166,14 @@ def slugs_by_upstream() -> dict[str, str]:
 
 
 def public_id(text: str) -> str | None:
-    """The public id of a whole key, or of its public part alone; None for other text."""
+    """Return the public id of a whole key, or of its public part alone; None for other text."""
     found = public_id_of(text)
     return found if PUBLIC_ID.fullmatch(found) else None
 
 
 def shared_operators() -> Operators:
-    """What operators see and change. OperatorError if this process does not see what the workers
-    count."""
+    """Return what operators see and change. OperatorError if this process does not see what the
+    workers count."""
     return current_services().limiter.operators.shared()
 
 

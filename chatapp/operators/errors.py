@@ -17,8 +17,8 @@ REPORTED: Final = (
 
 
 def operator_error(error: Exception) -> OperatorError | None:
-    """The error of an act, of the accounts, a backup, the limits' storage or the database as one of
-    an operator's; None for any other."""
+    """Return the error of an act, of the accounts, a backup, the limits' storage or the database as
+    one of an operator's; None for any other."""
     match error:
         case OperatorError():
             return error

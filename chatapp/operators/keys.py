@@ -118,8 +118,8 @@ def turn_accounts_off(*, reason: str = "", by: str) -> None:
 
 
 def usable_keys(user: str) -> list[str]:
-    """The public ids of the user's keys that are not revoked. UnknownUserError if there is no such
-    user."""
+    """Return the public ids of the user's keys that are not revoked. UnknownUserError if there is
+    no such user."""
     accounts = current_services().accounts
     if accounts.user(user) is None:
         raise UnknownUserError(user)

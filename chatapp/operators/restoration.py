@@ -51,9 +51,9 @@ class Restored:
 
 
 def restore(user: str | None, *, apply: bool) -> list[Restored]:
-    """The limits in dollars and tokens that count less than the ledger has; with ``apply`` they are
-    charged the difference. Of all users, keys and teams, or only of a user. Each call counts when
-    it began; a running one counts as its estimate, as in its limits."""
+    """Return the limits in dollars and tokens that count less than the ledger has; with ``apply``
+    they are charged the difference. Of all users, keys and teams, or only of a user. Each call
+    counts when it began; a running one counts as its estimate, as in its limits."""
     operators = callers.shared_operators()
     spent = _spent(user)
     found, seen = [], set()
@@ -71,7 +71,8 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
 
 
 def _spent(user: str | None) -> dict[str, list[Spent]]:
-    """What each user, key and team has used, and all together, as far back as budgets need."""
+    """Return what each user, key and team has used, and all together, as far back as budgets
+    need."""
     services = current_services()
     now = datetime.now(UTC)
     found: dict[str, list[Spent]] = {}
@@ -97,7 +98,7 @@ def _used(row: Mapping[Any, Any], *, is_running: bool) -> tuple[int, int]:
 
 
 def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
-    """The limits in dollars and tokens of these users, keys and teams."""
+    """Yield the limits in dollars and tokens of these users, keys and teams."""
     services = current_services()
     plans = callers.plans_by_name()
     for identity in identities:
@@ -118,8 +119,8 @@ def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
 
 
 def watch(app: Flask) -> Callable[[Event], None]:
-    """A listener that looks, once in a worker and after each outage, whether the limits still count
-    what the ledger has, and logs an error if they do not. No request waits for it."""
+    """Return a listener that looks, once in a worker and after each outage, whether the limits
+    still count what the ledger has, and logs an error if they do not. No request waits for it."""
     looked = threading.Event()
 
     def note(event: Event) -> None:

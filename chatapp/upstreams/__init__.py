@@ -98,11 +98,11 @@ class RawRequest:
 
     @classmethod
     def of(cls, fields: Mapping[str, object], *, key: str = "") -> RawRequest:
-        """A request with this body."""
+        """Return a request with this body."""
         return cls(raw=json.dumps(fields).encode(), fields=fields, key=key)
 
     def with_fields(self, **changed: object) -> RawRequest:
-        """The same request with these fields. Its bytes stay unchanged if no field changes.
+        """Return the same request with these fields. Its bytes stay unchanged if no field changes.
         ValueError if it contains numbers that JSON cannot express."""
         if all(self.fields.get(name) == value for name, value in changed.items()):
             return self

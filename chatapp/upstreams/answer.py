@@ -39,7 +39,7 @@ class OpenFields(Fields):
 
 
 def texts_in(value: object, *, without: Collection[str]) -> list[str]:
-    """All strings in a part of an answer, at any depth: text, a refusal, a tool's name and
+    """Return all strings in a part of an answer, at any depth: text, a refusal, a tool's name and
     arguments, reasoning. ``without`` are the fields that the model did not generate."""
     texts: list[str] = []
     if isinstance(value, dict):
@@ -54,8 +54,8 @@ def texts_in(value: object, *, without: Collection[str]) -> list[str]:
 
 
 def readings_of(input_tokens: int, added: Sequence[Sequence[str]]) -> tuple[int, ...]:
-    """The input of each reading, whose sum is known: what is not ``added`` to the first one by the
-    texts before each of the others is shared alike. ``()`` for a single reading."""
+    """Return the input of each reading, whose sum is known: what is not ``added`` to the first one
+    by the texts before each of the others is shared alike. ``()`` for a single reading."""
     if not added:
         return ()
     more, total = [0], 0
@@ -80,14 +80,14 @@ REGAINED: Final = re.compile(r"regain access on (\d{4}-\d\d-\d\d)(?: at (\d\d:\d
 
 
 def sendable(headers: Mapping[str, str], name: str) -> str | None:
-    """The header's value, if it can be sent to a client. A WSGI server rejects a value that is not
-    printable ASCII, and the whole answer with it."""
+    """Return the header's value, if it can be sent to a client. A WSGI server rejects a value that
+    is not printable ASCII, and the whole answer with it."""
     value = headers.get(name, "")
     return value if value and value.isascii() and value.isprintable() else None
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """The wait that an upstream requests, in seconds; None without a valid one.
+    """Return the wait that an upstream requests, in seconds; None without a valid one.
 
     ``retry-after-ms`` goes before ``retry-after``, as in both SDKs.
     """
@@ -106,7 +106,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def regained_after_s(message: str) -> float | None:
-    """The seconds until the end of a spending cap, if an error's message names its date."""
+    """Return the seconds until the end of a spending cap, if an error's message names its date."""
     if (found := REGAINED.search(message)) is None:
         return None
     try:
@@ -125,10 +125,9 @@ def quota(
     reset_s: Callable[[str], float | None],
     period_s: int | None = None,
 ) -> Quota | None:
-    """The quota in the three headers ``name``, in which {} stands for `limit`, `remaining` and
-    `reset`; None if they are absent or invalid. ``reset_s`` parses a reset into seconds from now,
-    or None. ``period_s`` is the quota's period, if known.
-    """
+    """Return the quota in the three headers ``name``, in which {} stands for `limit`, `remaining`
+    and `reset`; None if they are absent or invalid. ``reset_s`` parses a reset into seconds from
+    now, or None. ``period_s`` is the quota's period, if known."""
     limit = _figure(headers.get(name.format("limit"), ""))
     if not limit:  # Azure sends a limit of 0 or less for "unknown"
         return None
@@ -143,7 +142,7 @@ def quota(
 
 
 def http_date(text: str) -> datetime | None:
-    """The instant of an HTTP date, in UTC if it has no zone; None if it is invalid."""
+    """Return the instant of an HTTP date, in UTC if it has no zone; None if it is invalid."""
     try:
         date = parsedate_to_datetime(text)
     except (ValueError, OverflowError):  # a year of twenty digits overflows

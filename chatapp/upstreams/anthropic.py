@@ -94,7 +94,8 @@ def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
 
 
 def _with_bounded_tools(request: RawRequest, bounds: Bounds) -> RawRequest:
-    """The request with at most so many uses of each of Anthropic's tools that search and fetch."""
+    """Return the request with at most so many uses of each of Anthropic's tools that search and
+    fetch."""
     listed = request.fields.get("tools")
     if bounds.tool_uses is None or not isinstance(listed, list):
         return request
@@ -175,7 +176,8 @@ def _listed(fields: object, name: str) -> Iterator[tuple[str, object]]:
 
 
 def _added_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The tools that messages add within a conversation, also those that a compaction kept."""
+    """Yield the tools that messages add within a conversation, also those that a compaction
+    kept."""
     for _, message in _listed(fields, "messages"):
         for _, part in _listed(message, "content"):
             for _, change in (("", part), *_listed(part, "tool_changes")):
@@ -279,7 +281,7 @@ class Bill(Generation):
         )
 
     def _readings(self) -> tuple[int, ...]:
-        """Each of them, if there are several."""
+        """Return each of them, if there are several."""
         readings = tuple(each.all_input_tokens for each in self.iterations or ())
         return readings if len(readings) > 1 else ()
 
@@ -315,7 +317,7 @@ def _usage(answer: object) -> Usage:
 
 
 def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | None:
-    """The speed and region of a call, if they change its price."""
+    """Return the speed and region of a call, if they change its price."""
     if speed is None and inference_geo is None:
         return None
     words = ((speed or "").lower(), (inference_geo or "").lower())
@@ -323,14 +325,14 @@ def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | No
 
 
 def _generated(answer: object) -> list[str]:
-    """What was generated for a whole answer, without the results of tools."""
+    """Return what was generated for a whole answer, without the results of tools."""
     blocks = answer.get("content") if isinstance(answer, dict) else None
     listed = blocks if isinstance(blocks, list) else ()
     return texts_in([b for b in listed if _is_generated(b)], without=NOT_GENERATED)
 
 
 def _is_generated(block: object) -> bool:
-    """Whether the model generated this block, and not a tool of the provider's."""
+    """Return whether the model generated this block, and not a tool of the provider's."""
     return isinstance(block, dict) and not str(block.get("type")).endswith("_result")
 
 
@@ -514,8 +516,8 @@ def _stream_error(data: str) -> UpstreamError:
 
 
 def _is_spend_cap(reason: ErrorReason) -> bool:
-    """Whether an error that looks like a rate limit, or like the caller's mistake, is a cap of this
-    server's account: neither a wait nor another request helps."""
+    """Return whether an error that looks like a rate limit, or like the caller's mistake, is a cap
+    of this server's account: neither a wait nor another request helps."""
     code, message = reason.details and reason.details.error_code, reason.message or ""
     return bool(CAP_CODE.search(code or "") or CAP_MESSAGE.fullmatch(message))
 
@@ -530,7 +532,7 @@ INSTANT: Final = re.compile(r"[0-9-]{10}T[0-9:.]{8,30}(?:Z|[+-][0-9]{2}:[0-9]{2}
 
 
 def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
-    """The quotas in an answer's headers, each unit at most once, without invalid ones."""
+    """Return the quotas in an answer's headers, each unit at most once, without invalid ones."""
     # Both the reset and the date are of the provider's clock.
     now = http_date(headers.get("date", "")) or datetime.now(UTC)
 
@@ -548,7 +550,7 @@ def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
 
 
 def _seconds_until(text: str, now: datetime) -> float | None:
-    """The time until an RFC 3339 instant; 0 if it is past."""
+    """Return the time until an RFC 3339 instant; 0 if it is past."""
     text = text.strip()
     if not INSTANT.fullmatch(text):
         return None

@@ -90,13 +90,13 @@ def reads_within(seconds: float) -> Iterator[None]:
 
 
 def was_hung_up() -> bool:
-    """Whether this thread's call has disconnected its upstream."""
+    """Return whether this thread's call has disconnected its upstream."""
     wait = _of_thread.get(threading.get_ident())
     return wait is not None and wait.hung_up
 
 
 def with_cancellable_reads(client: httpx2.Client) -> httpx2.Client:
-    """The same client, with reads that a Wait can end.
+    """Return the same client, with reads that a Wait can end.
 
     httpx2 has no public access to the network backend of its connections, which httpcore2 offers.
     If a later version keeps it elsewhere, waits end at their timeout.

@@ -33,7 +33,7 @@ class Event(NamedTuple):
 
 
 def read(chunks: Iterable[bytes]) -> Iterator[Event]:
-    """The events in these bytes, each as soon as it is complete.
+    """Yield the events in these bytes, each as soon as it is complete.
 
     Comments and other blocks without data are events with empty data, so that every byte can be
     passed on. An incomplete last event is dropped. ValueError if an event is not UTF-8 or is larger
@@ -57,7 +57,7 @@ def read(chunks: Iterable[bytes]) -> Iterator[Event]:
 
 
 def body_of(response: httpx2.Response) -> Iterable[bytes]:
-    """The pieces of a body that was not read yet, decoded. Without an encoding they are the
+    """Return the pieces of a body that was not read yet, decoded. Without an encoding they are the
     transport's own, which httpx2 would pass through four more functions each."""
     if "content-encoding" in response.headers:
         return response.iter_bytes()
@@ -90,8 +90,8 @@ class EventReader(Protocol):
     over: bool
 
     def read(self, event: Event) -> Part:
-        """What the event adds. ValueError if it cannot be parsed, UpstreamError if it reports an
-        error."""
+        """Return what the event adds. ValueError if it cannot be parsed, UpstreamError if it
+        reports an error."""
         ...
 
 

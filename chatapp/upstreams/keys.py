@@ -77,15 +77,15 @@ class Keys:
         return tuple(key.name for key in self._keys if key.secret is None)
 
     def secret(self, name: str) -> tuple[str, str] | None:
-        """The name and the secret of that key, or of the first one that has a secret; None if the
-        upstream needs none."""
+        """Return the name and the secret of that key, or of the first one that has a secret; None
+        if the upstream needs none."""
         for key in filter(None, (self._by_name.get(name), *self._keys)):
             if (secret := key.secret) is not None:
                 return key.name, secret
         return None
 
     def next(self, model: str) -> str:
-        """The name of the key for the next call of that model; "" without keys."""
+        """Return the name of the key for the next call of that model; "" without keys."""
         with self._lock:
             usable = next(self._usable(model), None)
             if usable is not None:
@@ -95,7 +95,8 @@ class Keys:
             return first.name if first else ""
 
     def other(self, model: str, tried: Collection[str]) -> str | None:
-        """The name of another key for the same call, which does not rest; None without one."""
+        """Return the name of another key for the same call, which does not rest; None without
+        one."""
         with self._lock:
             return next((name for name in self._usable(model) if name not in tried), None)
 
@@ -156,7 +157,7 @@ class Keys:
         return not known
 
     def _usable(self, model: str) -> Iterator[str]:
-        """The names of the keys that do not rest, in turn. The caller has the lock."""
+        """Yield the names of the keys that do not rest, in turn. The caller has the lock."""
         count, now = len(self._keys), time.monotonic()
         for place in range(self._turn, self._turn + count):
             key = self._keys[place % count]
@@ -165,6 +166,6 @@ class Keys:
                 yield key.name
 
     def _until(self, key: Key, model: str) -> float:
-        """When the key's rest ends; 0 if it does not rest."""
+        """Return when the key's rest ends; 0 if it does not rest."""
         rests = (Rest(key.name, key.version, each) for each in (model, EVERY_MODEL))
         return max(self._rests.get(rest, 0.0) for rest in rests)

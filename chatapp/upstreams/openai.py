@@ -258,7 +258,7 @@ class ChunkReader:
         return Part(text, event.raw)
 
     def _text(self, choice: DeltaChoice) -> str:
-        """The text that a chunk adds to a choice; everything generated is counted."""
+        """Return the text that a chunk adds to a choice; everything generated is counted."""
         progress, delta = self.progress, choice.delta or Delta()
         text = delta.content or delta.refusal or ""
         progress.generated += texts_in([text, delta.model_extra], without=NOT_GENERATED)
@@ -331,7 +331,7 @@ QUOTAS: Final[tuple[tuple[QuotaUnit, str], ...]] = (
 
 
 def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
-    """The quotas in an answer's headers, each unit at most once, without invalid ones."""
+    """Return the quotas in an answer's headers, each unit at most once, without invalid ones."""
     requests, *tokens = [quota(unit, headers, name, reset_s=_duration_s) for unit, name in QUOTAS]
     known = [each for each in tokens if each]
     if len(known) > 1:
@@ -340,14 +340,15 @@ def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
 
 
 def _both(tokens: Sequence[Quota]) -> Quota:
-    """What both leave, as one quota. Its limit is always the smaller one: if it changed with the
-    quota that has less left, use of the larger would be mistaken for use of the smaller."""
+    """Return what both leave, as one quota. Its limit is always the smaller one: if it changed with
+    the quota that has less left, use of the larger would be mistaken for use of the smaller."""
     smaller = min(tokens, key=lambda found: found.limit)
     return replace(smaller, remaining=min(smaller.limit, *(found.remaining for found in tokens)))
 
 
 def _duration_s(text: str) -> float | None:
-    """The seconds in `12ms`, `6m0s` or `1h2m3s`; compatible servers send a number of seconds."""
+    """Return the seconds in `12ms`, `6m0s` or `1h2m3s`; compatible servers send a number of
+    seconds."""
     text = text.strip()
     for duration in (text, f"{text}s"):
         if DURATION.fullmatch(duration):

@@ -106,15 +106,15 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
 
 
 def is_reference(item: Mapping[str, object]) -> bool:
-    """Whether an item of an input only names one of a stored response, for which OpenAI does not
-    require a type."""
+    """Return whether an item of an input only names one of a stored response, for which OpenAI does
+    not require a type."""
     kind = item.get("type")
     return kind == REFERENCE or (kind is None and "role" not in item)
 
 
 def is_looked_up(item: Mapping[str, object]) -> bool:
-    """Whether OpenAI may look up the rest of this item by its id: reasoning, or an image, without
-    its content."""
+    """Return whether OpenAI may look up the rest of this item by its id: reasoning, or an image,
+    without its content."""
     match item.get("type"):
         case "reasoning":
             return not any(map(_has_text, (item.get("encrypted_content"), item.get("content"))))
@@ -125,13 +125,13 @@ def is_looked_up(item: Mapping[str, object]) -> bool:
 
 
 def _has_text(value: object) -> bool:
-    """Whether a text, or any text of these parts, is more than blank."""
+    """Return whether a text, or any text of these parts, is more than blank."""
     return any(text.strip() for text in texts_in(value, without={"type"}))
 
 
 def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    """The tools of a request, and those that items of its input add within the conversation, each
-    with the field where it is."""
+    """Yield the tools of a request, and those that items of its input add within the conversation,
+    each with the field where it is."""
     yield from (("tools", tool) for tool in _tools(fields.get("tools")))
     items = fields.get("input")
     for item in items if isinstance(items, list) else ():
@@ -140,7 +140,7 @@ def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
 
 
 def _tools(listed: object) -> Iterator[object]:
-    """The tools of a list, also those within a namespace."""
+    """Yield the tools of a list, also those within a namespace."""
     for tool in listed if isinstance(listed, list) else ():
         if isinstance(tool, dict) and tool.get("type") == "namespace":
             yield from _tools(tool.get("tools"))
@@ -149,12 +149,13 @@ def _tools(listed: object) -> Iterator[object]:
 
 
 def _billed(kind: str) -> str | None:
-    """The name under which the uses of a tool have a price; None if OpenAI does not bill them."""
+    """Return the name under which the uses of a tool have a price; None if OpenAI does not bill
+    them."""
     return next((name for name in BILLED_TOOLS if kind.startswith(name)), None)
 
 
 def _is_local_shell(tool: object) -> bool:
-    """Whether the client runs the tool's commands. Otherwise OpenAI does, in a container."""
+    """Return whether the client runs the tool's commands. Otherwise OpenAI does, in a container."""
     if not isinstance(tool, dict) or tool.get("type") != "shell":
         return False
     environment = tool.get("environment")
@@ -223,8 +224,8 @@ def _usage(answer: object) -> Usage:
 
 
 def _added(answer: object) -> list[list[str]]:
-    """What each further reading has in addition to the one before: everything until the model
-    went on after tools of the provider."""
+    """Return what each further reading has in addition to the one before: everything until the
+    model went on after tools of the provider."""
     added: list[list[str]] = []
     since: list[str] = []
     has_result = False
@@ -238,7 +239,7 @@ def _added(answer: object) -> list[list[str]]:
 
 
 def _tool_calls(answer: object) -> dict[str, int]:
-    """How often each billed tool was used for an answer."""
+    """Return how often each billed tool was used for an answer."""
     calls: dict[str, int] = {}
     for item in _items(answer):
         if name := _tool_of(item):
@@ -248,7 +249,7 @@ def _tool_calls(answer: object) -> dict[str, int]:
 
 
 def _tool_of(item: Mapping[str, object]) -> str | None:
-    """The billed tool that an item of an answer is a use of. Only a search is one of the web
+    """Return the billed tool that an item of an answer is a use of. Only a search is one of the web
     search, which may also open pages."""
     action = item.get("action")
     if isinstance(action, dict) and action.get("type") not in (None, "search"):
@@ -257,7 +258,7 @@ def _tool_of(item: Mapping[str, object]) -> str | None:
 
 
 def _search_tool(answer: object) -> str:
-    """The name of the search tool that the request had; its preview has another price."""
+    """Return the name of the search tool that the request had; its preview has another price."""
     listed = answer.get("tools") if isinstance(answer, dict) else None
     kinds = [str(tool.get("type")) for tool in _tools(listed) if isinstance(tool, dict)]
     return next((name for kind in kinds if (name := _billed(kind)) in SEARCH_TOOLS), "web_search")
@@ -269,7 +270,7 @@ def _items(answer: object) -> list[dict[str, object]]:
 
 
 def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
-    """The ids of a response and of its items, if OpenAI keeps them."""
+    """Return the ids of a response and of its items, if OpenAI keeps them."""
     if not isinstance(answer, dict) or False in (fields.get("store"), answer.get("store")):
         return ()
     found = (each.get("id") for each in (answer, *_items(answer)))

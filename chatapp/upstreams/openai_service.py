@@ -42,7 +42,7 @@ CAPS: Final = frozenset(
 
 
 def common_extras(fields: Mapping[str, object]) -> Extras:
-    """What the fields that all APIs have change in the price."""
+    """Return what the fields that all APIs have change in the price."""
     refused, tiers = {}, {}
     tier = fields.get("service_tier")
     if isinstance(tier, str):
@@ -67,7 +67,7 @@ def refused_parts(fields: Mapping[str, object], name: str) -> dict[str, str]:
 
 
 def _parts(items: object) -> Iterator[dict[str, object]]:
-    """All objects in these messages or items: their contents, the outputs of tools."""
+    """Yield all objects in these messages or items: their contents, the outputs of tools."""
     for item in items if isinstance(items, list) else ():
         for value in item.values() if isinstance(item, dict) else ():
             listed = value if isinstance(value, list) else (value,)
@@ -75,7 +75,8 @@ def _parts(items: object) -> Iterator[dict[str, object]]:
 
 
 def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
-    """A requested or served tier under the name that prices use; an unknown one by its own name."""
+    """Return a requested or served tier under the name that prices use; an unknown one by its own
+    name."""
     if service_tier is None:
         return None
     word = service_tier.lower()
@@ -101,7 +102,7 @@ class OutputDetails(Fields):
 
 
 def stream_error(error: object) -> UpstreamError:
-    """An error that was reported within a stream, in any form."""
+    """Return an error that was reported within a stream, in any form."""
     found = error if isinstance(error, dict) else {"message": error}
     words = (str(found.get("code")), str(found.get("type")))
     kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)

@@ -91,7 +91,7 @@ class Router:
         }
 
     def model(self, name: str | None) -> Model:
-        """The model of that name, with the key to use; the default model without a name.
+        """Return the model of that name, with the key to use; the default model without a name.
 
         Raises UnknownModelError or ModelUnavailableError.
         """
@@ -129,8 +129,8 @@ class Router:
         return self._upstreams[model.upstream]
 
     def _serving(self, name: str) -> Iterator[tuple[Upstream, str]]:
-        """The upstreams that serve this name, in order, each with its own name for the model: only
-        one if the name begins with an upstream's."""
+        """Yield the upstreams that serve this name, in order, each with its own name for the model:
+        only one if the name begins with an upstream's."""
         first, _, rest = name.partition("/")
         if rest and first in self._upstreams and self._upstreams[first].serves(rest):
             yield self._upstreams[first], rest
@@ -140,21 +140,21 @@ class Router:
                 yield upstream, name
 
     def fallback(self, model: Model) -> Model | None:
-        """The configured fallback of that model, if any, with the key to use."""
+        """Return the configured fallback of that model, if any, with the key to use."""
         fallback = self._fallbacks.get(replace(model, key="").quota_identity)
         return None if fallback is None else self._with_key(fallback)
 
     # -- keys ----------------------------------------------------------------------------------
 
     def _with_key(self, model: Model) -> Model:
-        """The model with the key that is next, if its upstream has several."""
+        """Return the model with the key that is next, if its upstream has several."""
         keys = self._keys.get(model.upstream)
         if keys is None or len(keys.names) < 2:
             return model
         return replace(model, key=keys.next(model.family))
 
     def with_other_key(self, model: Model, tried: Collection[str]) -> Model | None:
-        """The model with another key than these, if one can be used now."""
+        """Return the model with another key than these, if one can be used now."""
         if not model.key:
             return None
         other = self._keys[model.upstream].other(model.family, tried)
@@ -166,7 +166,7 @@ class Router:
             self._keys[model.upstream].rest(model.key, model.family, for_s)
 
     def quota_identities(self, model: Model) -> tuple[str, ...]:
-        """The identities of the model's cool-downs and quotas: one for each key."""
+        """Return the identities of the model's cool-downs and quotas: one for each key."""
         keys = self._keys.get(model.upstream)
         names = keys.names if keys and len(keys.names) > 1 else ("",)
         return tuple(replace(model, key=name).quota_identity for name in names)
@@ -202,7 +202,7 @@ class Router:
         }
 
     def models_of(self, *protocols: str) -> dict[str, str]:
-        """The available models in these protocols, each with its upstream."""
+        """Return the available models in these protocols, each with its upstream."""
         known = self._catalogue.protocols
         return {s: name for s, name in self.available_models.items() if known[name] in protocols}
 
@@ -242,13 +242,14 @@ class Router:
             return upstream.forward_stream(_adapted(raw_request, model, upstream, bounds))
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
-        """What changes the price of a request in the upstream's own protocol, besides tokens."""
+        """Return what changes the price of a request in the upstream's own protocol, besides
+        tokens."""
         upstream = self._forwarders.get(model.upstream)
         return Extras() if upstream is None else upstream.extras(raw_request)
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
-        """The upstream's count of the input of a request in its own protocol; None if the upstream
-        does not count, or does not answer in time."""
+        """Return the upstream's count of the input of a request in its own protocol; None if the
+        upstream does not count, or does not answer in time."""
         counter = self._forwarders.get(model.upstream)
         if counter is None:
             return None
@@ -296,7 +297,7 @@ def _adapted(
     upstream: SDKUpstream | None = None,
     bounds: Bounds = UNBOUNDED,
 ) -> RawRequest:
-    """The request to that model within these bounds; unchanged bytes if neither differs."""
+    """Return the request to that model within these bounds; unchanged bytes if neither differs."""
     try:
         adapted = raw_request.with_fields(model=model.name)
         if model.key:

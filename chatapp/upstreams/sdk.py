@@ -107,7 +107,7 @@ class UpstreamProtocol:
     error_kind: Callable[[Any], ErrorKind | None]
 
     def api(self, path: str) -> Api:
-        """The API at that path; the first for an empty one."""
+        """Return the API at that path; the first for an empty one."""
         for api in self.apis:
             if api.path == path:
                 return api
@@ -199,11 +199,11 @@ class Connection:
         return response
 
     def status_error(self, response: httpx2.Response) -> Any:
-        """The SDK's APIStatusError for a response that was read."""
+        """Return the SDK's APIStatusError for a response that was read."""
         return self._client._make_status_error_from_response(response)  # noqa: SLF001
 
     def _sample(self, path: str, timeout: httpx2.Timeout) -> httpx2.Request:
-        """The request that the SDK makes for a call of this path, without a body."""
+        """Return the request that the SDK makes for a call of this path, without a body."""
         import httpx2  # noqa: PLC0415
 
         made: list[httpx2.Request] = []
@@ -222,7 +222,7 @@ class Connection:
         return made[0]
 
     def _with_key(self, headers: httpx2.Headers, secret: str | None) -> httpx2.Headers:
-        """The headers of a sample with this key, or without any."""
+        """Return the headers of a sample with this key, or without any."""
         headers, own = headers.copy(), self._settings.key_header
         for name, value in list(headers.items()):
             if NO_KEY in value:
@@ -439,7 +439,7 @@ def upstream_errors(protocol: UpstreamProtocol) -> Iterator[None]:
 
 
 def _refusal(protocol: UpstreamProtocol, error: Any, *, secret: str | None) -> UpstreamError:
-    """The UpstreamError of an APIStatusError, without the key, which upstreams may quote."""
+    """Return the UpstreamError of an APIStatusError, without the key, which upstreams may quote."""
     response = error.response
     kind = protocol.error_kind(error) or _status_kind(response.status_code)
     message, text = error.message, response.text
@@ -450,7 +450,7 @@ def _refusal(protocol: UpstreamProtocol, error: Any, *, secret: str | None) -> U
 
 
 def _status_kind(status: int) -> ErrorKind:
-    """The cause of a failure, if only the status of the answer tells it."""
+    """Return the cause of a failure, if only the status of the answer tells it."""
     if status in STATUS_KINDS:
         return STATUS_KINDS[status]
     if status < 300:

@@ -44,7 +44,7 @@ def install(limiter: Limiter) -> None:
 
 
 def patterns(value: object) -> tuple[str, ...]:
-    """The patterns of a list; ValueError if it is empty, or has anything but names."""
+    """Return the patterns of a list; ValueError if it is empty, or has anything but names."""
     if not isinstance(value, list) or not 0 < len(value) <= PATTERNS_MOST:
         raise ValueError(f"found {_shown(value)}; allowed: {ALLOWED}.")
     for each in value:
@@ -62,8 +62,8 @@ def warn_of_unknown(policy: Policy | None, catalogue: Catalogue) -> None:
 
 
 def unknown(patterns: Iterable[str], catalogue: Catalogue) -> list[str]:
-    """Those that match no model of the catalogue, as a misspelt one does. They may be meant: an
-    upstream serves models that are not listed."""
+    """Return those that match no model of the catalogue, as a misspelt one does. They may be meant:
+    an upstream serves models that are not listed."""
     known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.upstreams.items()))
     return [each for each in patterns if not Allowance("", [each]).has(known)]
 
@@ -81,7 +81,7 @@ def check(current: CurrentRequest) -> None:
 
 
 def default(current: CurrentRequest) -> Model | None:
-    """The caller's model if a request names none; None if they may use no available one."""
+    """Return the caller's model if a request names none; None if they may use no available one."""
     found, model = allowances(current), current.services.router.model(None)
     if _allows(found, model, current.services.catalogue):
         return model
@@ -100,7 +100,7 @@ def allows(current: CurrentRequest, model: Model) -> bool:
 
 
 def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str]:
-    """Those that the caller may use, of models by slug."""
+    """Return those that the caller may use, of models by slug."""
     found = allowances(current)
     return {
         slug: upstream
@@ -110,7 +110,7 @@ def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str
 
 
 def allowances(current: CurrentRequest) -> list[Allowance]:
-    """What bounds the caller; empty if every model is allowed."""
+    """Return what bounds the caller; empty if every model is allowed."""
     services, principal = current.services, current.principal
     found = []
     plans = services.policy.plans if services.policy else {}
@@ -132,21 +132,21 @@ def _allows(found: Sequence[Allowance], model: Model, catalogue: Catalogue) -> b
 
 
 def _requested(model: Model, catalogue: Catalogue) -> str:
-    """The name by which callers know the model at its upstream."""
+    """Return the name by which callers know the model at its upstream."""
     if model.slug in catalogue.sent_names:
         return model.slug.removeprefix(f"{model.upstream}/")
     return model.name
 
 
 def _names(slug: str, upstream: str, name: str = "") -> set[str]:
-    """What patterns match of a model; without a name that of its slug."""
+    """Return what patterns match of a model; without a name that of its slug."""
     name = name or slug.removeprefix(f"{upstream}/")
     return {slug, name, f"{upstream}/{name}"}
 
 
 def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
-    """An allowed model for a request that names none: an upstream's default, or else the first one
-    in the order of the patterns."""
+    """Return an allowed model for a request that names none: an upstream's default, or else the
+    first one in the order of the patterns."""
     catalogue = services.catalogue
     available = services.router.available_models.items()
     names = {s: _names(s, name) for s, name in available if s not in catalogue.embedding}
@@ -160,8 +160,8 @@ def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
 
 
 def _refusal(current: CurrentRequest, found: Sequence[Allowance], model: Model) -> ApiError:
-    """The error with the models that are allowed, of all available ones; with the patterns if these
-    are none."""
+    """Return the error with the models that are allowed, of all available ones; with the patterns
+    if these are none."""
     catalogue = current.services.catalogue
     refusing = next(each for each in found if not _allows([each], model, catalogue))
     name, available = _requested(model, catalogue), current.services.router.available_models

@@ -55,7 +55,7 @@ def _unauthorized(message: str) -> ApiError:
 
 
 def _is_open(received: Request) -> bool:
-    """Whether no key is needed. An unknown address is a 404 with and without a key."""
+    """Return whether no key is needed. An unknown address is a 404 with and without a key."""
     return (
         received.endpoint is None
         or received.endpoint in OPEN_ENDPOINTS
@@ -64,8 +64,8 @@ def _is_open(received: Request) -> bool:
 
 
 def _api_key(received: Request) -> str:
-    """The API key of the request. Claude Code may send a leftover ANTHROPIC_API_KEY besides; it is
-    ignored if there is a key of this server."""
+    """Return the API key of the request. Claude Code may send a leftover ANTHROPIC_API_KEY besides;
+    it is ignored if there is a key of this server."""
     scheme, _, token = received.headers.get("Authorization", "").partition(" ")
     bearer = token if scheme.lower() == "bearer" else ""
     keys = {bearer.strip(), received.headers.get("x-api-key", "").strip()} - {""}

@@ -86,7 +86,7 @@ def _used(verdict: Verdict) -> int:
 
 
 def _counted(limiter: Limiter, charge: Any) -> int | None:
-    """What the limit has counted by now; None if the storage is down."""
+    """Return what the limit has counted by now; None if the storage is down."""
     operators = limiter.operators
     if operators.storage_is_down:
         return None

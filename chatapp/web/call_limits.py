@@ -158,9 +158,9 @@ class RemainingLimit:
 
 
 def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
-    """What the current caller has left of the limits of a chat, the shortest period first; empty
-    if limits are disabled. Nothing is charged. Limits of models are left out, because the current
-    request names no model."""
+    """Return what the current caller has left of the limits of a chat, the shortest period first;
+    empty if limits are disabled. Nothing is charged. Limits of models are left out, because the
+    current request names no model."""
     return [_left(shown) for shown in limiter.current.peek(ENDPOINT, method=METHOD)]
 
 
@@ -180,7 +180,7 @@ def _left(shown: RequestLimit) -> RemainingLimit:
 
 
 def _period_s(shown: RequestLimit) -> int:
-    """The length of the current window, in seconds."""
+    """Return the length of the current window, in seconds."""
     limit = shown.verdict.charge.limit
     if limit.anchor is None:
         return int(limit.period_us // MICRO)
@@ -192,7 +192,7 @@ def _period_s(shown: RequestLimit) -> int:
 
 
 def window_start(limit: Any, reset_at: float) -> datetime:
-    """When the fixed window of a limit began that ends then, in seconds since 1970."""
+    """Return when the fixed window of a limit began that ends then, in seconds since 1970."""
     if limit.anchor is None:
         return datetime.fromtimestamp(reset_at - limit.period_us / MICRO, UTC)
     zone = ZoneInfo(limit.timezone)

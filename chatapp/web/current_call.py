@@ -105,8 +105,8 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
 
 
 def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
-    """The decision for another key or model, or for one of them once a provider's short wait is
-    over; ``None`` admits the request."""
+    """Return the decision for another key or model, or for one of them once a provider's short wait
+    is over; ``None`` admits the request."""
     current, patience_s = current_request(), PATIENCE_S
     choices = {refusal: current.choice}
 
@@ -130,15 +130,16 @@ def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTP
 
 
 def _named_wait_s(refusal: HTTPException | None) -> float:
-    """The rest of the wait that a provider has named; infinite after another decision."""
+    """Return the rest of the wait that a provider has named; infinite after another decision."""
     if not isinstance(refusal, TemporarilyUnavailable):
         return math.inf
     return _wait_ms(refusal) / 1000 if refusal.bound_limit.limit.name == COOL_DOWN else math.inf
 
 
 def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
-    """The decision for another key or for the fallback model if the requested model is overloaded;
-    ``None`` admits the request. If none can serve it, the refusal with the shortest wait."""
+    """Return the decision for another key or for the fallback model if the requested model is
+    overloaded; ``None`` admits the request. If none can serve it, the refusal with the shortest
+    wait."""
     current, shortest = current_request(), refusal
     while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
         if not current.demand.tiers:

@@ -159,7 +159,7 @@ class CurrentRequest:
 
 
 def current_request() -> CurrentRequest:
-    """The current request's object, which its first use makes."""
+    """Return the current request's object, which its first use makes."""
     context = _app_context._get_current_object()  # one look-up instead of one per attribute
     known: CurrentRequest | None = context.g.get("chatapp_request")
     if known is None:
@@ -199,7 +199,7 @@ def model() -> str:
 
 
 def upstream() -> str:
-    """The model, key and tiers at the provider. Unlisted models share limits, but not a
+    """Return the model, key and tiers at the provider. Unlisted models share limits, but not a
     cool-down."""
     demand = current_request().demand
     return "/".join([demand.model.quota_identity, *demand.tiers])
@@ -219,18 +219,19 @@ def amounts() -> Mapping[str, str]:
 
 
 def has_valid_key() -> bool:
-    """Whether the request has been authenticated. False for limits that are decided before, such
-    as that of a 401."""
+    """Return whether the request has been authenticated. False for limits that are decided before,
+    such as that of a 401."""
     return current_request().principal is not None
 
 
 def has_no_valid_key() -> bool:
-    """The opposite, also for every request while accounts are off."""
+    """Return the opposite, also for every request while accounts are off."""
     return current_request().principal is None
 
 
 def names_no_model() -> bool:
-    """Whether the request is about something else at a provider, such as a stored response."""
+    """Return whether the request is about something else at a provider, such as a stored
+    response."""
     return current_request().model_request is None
 
 
@@ -240,8 +241,8 @@ def has_no_team() -> bool:
 
 
 def has_no_quota_by_direction() -> bool:
-    """Whether the upstream of the model reports no quota in input or output tokens: limits that
-    follow such a quota would never deny."""
+    """Return whether the upstream of the model reports no quota in input or output tokens: limits
+    that follow such a quota would never deny."""
     current = current_request()
     upstream = current.services.router.upstream_of(current.wanted.turn.model)
     return not upstream.quotas_by_direction
@@ -264,8 +265,8 @@ def output_tokens() -> Guess:
 
 
 def counted_input() -> int:
-    """What the provider will count as input. A cached prompt hardly counts, and how much of it is
-    cached is unknown before the answer."""
+    """Return what the provider will count as input. A cached prompt hardly counts, and how much of
+    it is cached is unknown before the answer."""
     current = current_request()
     raw_request, estimate = current.wanted.raw_request, current.demand.estimate
     if raw_request is not None and b'"cache_control"' in raw_request.raw:
@@ -279,7 +280,8 @@ def usd() -> Guess:
 
 
 def held_usd() -> Guess:
-    """The expected cost, or a higher one that is to be held: more dollars, not more tokens."""
+    """Return the expected cost, or a higher one that is to be held: more dollars, not more
+    tokens."""
     current = current_request()
     held, demand = current.held_micro_usd, current.demand
     return _guess(demand.cost_micro_usd if held is None else held, demand)

@@ -135,23 +135,23 @@ class ApiError(HTTPException):
 
 
 def unavailable(code: str, cause: str) -> ApiError:
-    """A 503 with a short Retry-After."""
+    """Return a 503 with a short Retry-After."""
     message = f"{cause} Try again in {wait_text(DEFAULT_WAIT_S * 1000)}."
     return ApiError(503, code, message, headers={"Retry-After": str(DEFAULT_WAIT_S)})
 
 
 def overloaded() -> ApiError:
-    """The 503 of a server that has more to do than it has threads or memory."""
+    """Return the 503 of a server that has more to do than it has threads or memory."""
     return unavailable("server_is_overloaded", "The server has too many calls in flight.")
 
 
 def new_request_id() -> str:
-    """A new id in the form that both providers use."""
+    """Return a new id in the form that both providers use."""
     return f"req_{uuid.uuid4().hex}"
 
 
 def current_request_id() -> str:
-    """The id of the current request, made once."""
+    """Return the id of the current request, made once."""
     known: str | None = g.get("request_id")
     if known is None:
         known = g.request_id = new_request_id()
@@ -170,7 +170,7 @@ def add_request_id(record: logging.LogRecord) -> bool:
 
 
 def report_of(error: HTTPException) -> ErrorReport:
-    """The report of an error with a status."""
+    """Return the report of an error with a status."""
     status = error.code or 500
     if isinstance(error, ApiError):
         return ErrorReport(status, error.error_code, error.description or "", error.param)
@@ -189,12 +189,12 @@ def report_of(error: HTTPException) -> ErrorReport:
 
 
 def upstream_report(error: UpstreamError) -> ErrorReport:
-    """A provider's error for a client of POST /chat."""
+    """Return a provider's error for a client of POST /chat."""
     return _upstream_report(error, *UPSTREAM_ERRORS[error.kind])
 
 
 def sdk_report(error: UpstreamError) -> ErrorReport:
-    """A provider's error for a client of its SDK, with the statuses that the SDK knows.
+    """Return a provider's error for a client of its SDK, with the statuses that the SDK knows.
 
     An internal failure of the provider is worth a retry like an overload. A rejected key is this
     server's: no 401 for the client, and no retry helps.
@@ -224,12 +224,12 @@ def _upstream_report(error: UpstreamError, status: int, code: str, cause: str) -
 
 
 def _whole_seconds(wait_s: float) -> int:
-    """A wait in whole seconds, rounded up, at least 1."""
+    """Return a wait in whole seconds, rounded up, at least 1."""
     return max(1, math.ceil(wait_s))
 
 
 def _allowed_methods(error: MethodNotAllowed) -> str:
-    """The allowed methods without HEAD and OPTIONS, which every address allows."""
+    """Return the allowed methods without HEAD and OPTIONS, which every address allows."""
     return " or ".join(sorted({*(error.valid_methods or ())} - {"HEAD", "OPTIONS"}))
 
 
@@ -255,12 +255,12 @@ def install(
 
 
 def error_body(report: ErrorReport) -> dict[str, object]:
-    """The body of an error at chatapp's own endpoints."""
+    """Return the body of an error at chatapp's own endpoints."""
     return {"error": report.message, "code": report.code}
 
 
 def _has_response(error: HTTPException) -> bool:
-    """Whether the error has a response of its own: the extension's 429, a redirect."""
+    """Return whether the error has a response of its own: the extension's 429, a redirect."""
     overridden = type(error).get_response is not HTTPException.get_response
     return overridden or error.response is not None or error.code is None
 

@@ -62,14 +62,15 @@ def install(limiter: Limiter) -> None:
 
 
 def checked_class(value: object) -> str:
-    """The name of a class of traffic; ValueError for anything else."""
+    """Return the name of a class of traffic; ValueError for anything else."""
     if not (isinstance(value, str) and CLASS_NAME.fullmatch(value)):
         raise ValueError(f'found {value!r}; allowed: a name such as "batch".')
     return value
 
 
 def traffic_class() -> str:
-    """The class of the request: that of its key, else of its plan. A caller can only lower it."""
+    """Return the class of the request: that of its key, else of its plan. A caller can only lower
+    it."""
     current = current_request()
     asked = None if current.model_request is None else current.model_request.fields
     is_flexible = asked is not None and asked.get("service_tier") == FLEX
@@ -84,8 +85,8 @@ def traffic_class() -> str:
 
 
 def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
-    """A warning if the policy has plans and none applies to some of these endpoints, as in a policy
-    that is older than they are."""
+    """Return a warning if the policy has plans and none applies to some of these endpoints, as in a
+    policy that is older than they are."""
     covered = {*policy.plan_blueprints, *policy.plan_routes, *policy.plan_targets}
     unlimited = [e for e in endpoints if not covered & {e, e.rpartition(".")[0]}]
     if not policy.plans or not unlimited:

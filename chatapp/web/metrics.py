@@ -52,7 +52,8 @@ class Metrics:
 
 
 def _quota_label(identity: str) -> str:
-    """The label of a provider's quota. Unlisted models, whose names clients invent, share one."""
+    """Return the label of a provider's quota. Unlisted models, whose names clients invent, share
+    one."""
     wanted = current_request().model_request
     if wanted is None:
         return identity

@@ -88,8 +88,8 @@ def install(
 
 
 def is_trusted(host: str, trusted: Collection[str]) -> bool:
-    """Whether a Host, with or without a port, is one of the names. A leading dot includes all
-    subdomains.
+    """Return whether a Host, with or without a port, is one of the names. A leading dot includes
+    all subdomains.
 
     >>> is_trusted("LOCALHOST:8000", LOOPBACK), is_trusted("[::1]:8000", LOOPBACK)
     (True, True)

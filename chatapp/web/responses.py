@@ -62,9 +62,9 @@ def respond_in_protocol(wire_format: WireFormat) -> Response:
 
 
 def respond_with_count(**beside: str) -> Response:
-    """The input tokens of the current request: the provider's count, or else an estimate, with the
-    fields ``beside`` it. It is not a call: nothing is billed, so nothing is reserved, charged or
-    recorded in the ledger."""
+    """Return the input tokens of the current request: the provider's count, or else an estimate,
+    with the fields ``beside`` it. It is not a call: nothing is billed, so nothing is reserved,
+    charged or recorded in the ledger."""
     current = current_request()
     wanted = current.wanted
     model, raw_request = wanted.turn.model, wanted.raw_request
@@ -80,7 +80,7 @@ def respond_with_count(**beside: str) -> Response:
 
 
 def raw_response(answer: RawAnswer) -> Response:
-    """A provider's whole answer as it is."""
+    """Return a provider's whole answer as it is."""
     return Response(answer.raw, headers=answer.headers, content_type=answer.content_type)
 
 
@@ -205,8 +205,8 @@ class StreamBody:
                 yield end
 
     def _parts(self, writer: StreamWriter) -> Iterator[bytes]:
-        """The parts for the client, and none once it has left; they end early if the rest is not
-        worth its price."""
+        """Yield the parts for the client, and none once it has left; they end early if the rest is
+        not worth its price."""
         known = None
         for part in self._stream:
             progress = self._stream.progress

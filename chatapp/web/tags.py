@@ -25,8 +25,8 @@ _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
 def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) -> dict[str, str]:
-    """The tags of a request with this body; the first of a name counts, and the first TAGS_MOST of
-    all, those of the header before those of the body.
+    """Return the tags of a request with this body; the first of a name counts, and the first
+    TAGS_MOST of all, those of the header before those of the body.
 
     >>> tags_of({"X-Chat-Tags": "project=a, run=7"}, {"user": "u1", "metadata": {"run": "8"}})
     {'project': 'a', 'run': '7', 'user': 'u1'}

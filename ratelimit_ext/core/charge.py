@@ -55,7 +55,7 @@ class Hold(NamedTuple):
 
 
 def new_hold(lease_us: int) -> Hold:
-    """A hold with an id that no other call of any worker has."""
+    """Return a hold with an id that no other call of any worker has."""
     return Hold(_chance.getrandbits(48) or 1, lease_us)
 
 

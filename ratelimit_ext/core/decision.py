@@ -77,25 +77,26 @@ class Decision:
         return self._verdicts
 
     def _read(self) -> tuple[Verdict, ...]:
-        """The verdicts, for a subclass that makes them when they are first read."""
+        """Return the verdicts, for a subclass that makes them when they are first read."""
         raise NotImplementedError
 
     def left(self) -> list[tuple[int, int]]:
-        """What remains of each limit, and how long until it is full again, as in the verdicts of
-        enforced limits."""
+        """Return what remains of each limit, and how long until it is full again, as in the
+        verdicts of enforced limits."""
         return [(verdict.remaining, verdict.reset_after_us) for verdict in self.verdicts]
 
     def part(self, place: int) -> tuple[Decision, int]:
-        """The decision of one server that has the verdict of this place, and its place there."""
+        """Return the decision of one server that has the verdict of this place, and its place
+        there."""
         return self, place
 
     def overdrawn(self, place: int) -> int | None:
-        """By how many units the bucket of a verdict is overdrawn, which the verdict does not say;
-        ``None`` if unknown."""
+        """Return by how many units the bucket of a verdict is overdrawn, which the verdict does not
+        say; ``None`` if unknown."""
         return None
 
     def keys(self) -> list[str]:
-        """The buckets, in the order of the verdicts."""
+        """Return the buckets, in the order of the verdicts."""
         return [verdict.charge.key for verdict in self.verdicts]
 
     @property
@@ -112,10 +113,10 @@ class Decision:
 
 
 def is_endless(denial: Verdict) -> bool:
-    """Whether a denial has no known end, as that of a block for longer than a year."""
+    """Return whether a denial has no known end, as that of a block for longer than a year."""
     return denial.reason != "limit" and (denial.retry_after_ms or 0) > LONGEST_BLOCK_MS
 
 
 def known_wait_ms(decision: Decision) -> int | None:
-    """The wait in milliseconds; ``None`` if it has no known end."""
+    """Return the wait in milliseconds; ``None`` if it has no known end."""
     return None if any(map(is_endless, decision.denials)) else decision.retry_after_ms

@@ -78,7 +78,8 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
 
 
 def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
-    """A setting in seconds. Raises ``ConfigurationError`` unless it is above 0, up to ``most``."""
+    """Return a setting in seconds. Raises ``ConfigurationError`` unless it is above 0, up to
+    ``most``."""
     try:
         seconds = float("nan") if isinstance(found, bool) else float(found)
     except (TypeError, ValueError, OverflowError):

@@ -48,7 +48,7 @@ def escaped(part: str) -> str:
 
 
 def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
-    """The name of a bucket up to the identity."""
+    """Return the name of a bucket up to the identity."""
     period = (
         f"{limit.period_us // 1_000_000}"
         if limit.period_us % 1_000_000 == 0
@@ -64,7 +64,7 @@ def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
 
 
 def bucket_key(shared: str, identity: str) -> str:
-    """The whole name: what :func:`bucket_prefix` gave, and the identity as the hash tag.
+    """Return the whole name: what :func:`bucket_prefix` gave, and the identity as the hash tag.
 
     >>> bucket_key("LIMITS:2:tb:60:chat::", "user 1")
     'LIMITS:2:tb:60:chat::{user%201}'
@@ -87,7 +87,7 @@ class BucketName(NamedTuple):
 
 
 def parsed_key(key: str) -> BucketName | None:
-    """The parts of a bucket's name; ``None`` for what lies beside buckets.
+    """Return the parts of a bucket's name; ``None`` for what lies beside buckets.
 
     >>> parsed_key("LIMITS:2:tb:60:chat::{user%201}")
     BucketName(prefix='LIMITS:2:tb:60:chat::', identity='user 1')
@@ -100,7 +100,7 @@ def parsed_key(key: str) -> BucketName | None:
 
 
 def holds_key(key: str) -> str:
-    """The sorted set of a bucket's many holds (``reservations.lua``).
+    """Return the sorted set of a bucket's many holds (``reservations.lua``).
 
     >>> holds_key("LIMITS:2:tb:60:chat::{user}")
     'LIMITS:2:tb:60:chat::{user}:holds'
@@ -109,7 +109,8 @@ def holds_key(key: str) -> str:
 
 
 def hash_tag(key: str) -> str:
-    """The part of a name that chooses its slot in a Redis Cluster; the whole name without braces.
+    """Return the part of a name that chooses its slot in a Redis Cluster; the whole name without
+    braces.
 
     >>> hash_tag("LIMITS:2:tb:60:chat::{user}:holds"), hash_tag("a{}b")
     ('user', 'a{}b')
@@ -120,7 +121,7 @@ def hash_tag(key: str) -> str:
 
 
 def slot_of(tag: str) -> int:
-    """The slot of the names with this hash tag, of :data:`SLOTS`.
+    """Return the slot of the names with this hash tag, of :data:`SLOTS`.
 
     >>> slot_of("123456789")
     12739
@@ -129,7 +130,7 @@ def slot_of(tag: str) -> int:
 
 
 def with_tag(key: str, tag: str) -> str:
-    """The name with another hash tag.
+    """Return the name with another hash tag.
 
     >>> with_tag("LIMITS:2:tb:60:chat::{user}:once:7", "team")
     'LIMITS:2:tb:60:chat::{team}:once:7'
@@ -147,6 +148,6 @@ class Naming:
     strategy: str
 
     def prefix(self, limit: Limit, scope: str) -> str:
-        """The part of a bucket's name that all identities share."""
+        """Return the part of a bucket's name that all identities share."""
         label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
         return bucket_prefix(self.storage_prefix, limit.traits.code, limit, label)

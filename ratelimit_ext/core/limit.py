@@ -181,12 +181,13 @@ class Limit:
         self._check_keep()
 
     def words(self) -> tuple[tuple[str, Any], ...]:
-        """What makes an equal one with :func:`limit_of`, without defaults."""
+        """Return what makes an equal one with :func:`limit_of`, without defaults."""
         given = ((each, getattr(self, each)) for each in _DEFAULTS)
         return tuple([(name, value) for name, value in given if value != _DEFAULTS[name]])
 
     def with_candidate(self) -> Limit | None:
-        """The limit with its candidate as the amount, evaluated in shadow; ``None`` without one."""
+        """Return the limit with its candidate as the amount, evaluated in shadow; ``None`` without
+        one."""
         if self.candidate is None:
             return None
         amount, keep = self.candidate, self.keep
@@ -197,8 +198,8 @@ class Limit:
         return replace(self, **own, mode=CANDIDATE, name=self.label)  # type: ignore[arg-type]
 
     def of_class(self, name: str) -> Limit:
-        """The same bucket as a class of traffic may use it: it leaves what all higher classes are
-        kept. A class that is not listed comes last.
+        """Return the same bucket as a class of traffic may use it: it leaves what all higher
+        classes are kept. A class that is not listed comes last.
 
         >>> limit = Limit(100, 60_000_000, keep=(("interactive", 40), ("normal", 20)))
         >>> [limit.of_class(name).amount for name in ("interactive", "normal", "batch")]
@@ -213,15 +214,15 @@ class Limit:
         return ", ".join([f"{self.outside(units)} kept for {name}" for name, units in self.keep])
 
     def is_of(self, other: Limit) -> bool:
-        """Whether both are one limit, for the same class or for two."""
+        """Return whether both are one limit, for the same class or for two."""
         if self == other:
             return True
         alike = replace(self, amount=other.amount, burst=other.burst)
         return self.whole == other.whole and alike == other
 
     def never_admits(self, cost: Any) -> bool:
-        """Whether each call would be denied for this cost. An amount of 0 is meant to do that; a
-        function, or an estimate in the place of the default, may return any cost."""
+        """Return whether each call would be denied for this cost. An amount of 0 is meant to do
+        that; a function, or an estimate in the place of the default, may return any cost."""
         if callable(cost) or (cost == 1 and self.held) or self.mode != "enforce":
             return False
         units = micro_dollars(cost) if self.unit == "usd" else cost
@@ -248,7 +249,7 @@ class Limit:
         return form.text.format(amount=self.amount).replace(" ", "-")
 
     def outside(self, units: int) -> int | Decimal:
-        """An amount as it is shown: micro-dollars become dollars."""
+        """Return an amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units
 
     def _within(self, word: str, value: object, most: int, least: int = 1) -> None:
@@ -314,13 +315,14 @@ _DEFAULTS: Final = {each.name: each.default for each in fields(Limit) if each.in
 
 @lru_cache(maxsize=1024)
 def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
-    """The limit of these words: the same object each time, as engines prepare each one once."""
+    """Return the limit of these words: the same object each time, as engines prepare each one
+    once."""
     return Limit(**dict(words))
 
 
 @lru_cache(maxsize=4096)
 def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...]) -> Limit:
-    """The limit without what is kept, as the same object each time."""
+    """Return the limit without what is kept, as the same object each time."""
     own: dict[str, Any] = {"keep": (), "priority": None}
     if kept and limit.amount:
         word = "burst" if "burst" in limit.traits.options else "amount"

@@ -83,14 +83,14 @@ class ParsedLimit:
         return min(self.count * PERIODS[self.period] * 1_000_000, LONGEST_PERIOD_US)
 
     def merged(self, options: LimitOptions) -> LimitOptions:
-        """The options of this limit. The string takes precedence."""
+        """Return the options of this limit. The string takes precedence."""
         unit = self.unit or options.unit
         # A string may state what no keyword can: "4 in flight".
         merged: dict[str, Any] = {"strategy": self.strategy or options.strategy}
         return replace(options, **merged | {"unit": None if unit == "requests" else unit})
 
     def limit(self, options: LimitOptions, strategy: str) -> Limit:
-        """The limit itself, with ``strategy`` unless the string states one.
+        """Return the limit itself, with ``strategy`` unless the string states one.
 
         Raises :class:`ConfigurationError` for an invalid combination.
         """
@@ -109,7 +109,7 @@ class ParsedLimit:
         return Limit(self.amount, self.period_us, multiple=self.multiple, **words)
 
     def _keep(self, options: LimitOptions, unit: str) -> tuple[tuple[str, int], ...]:
-        """What classes are kept, in units. Raises :class:`ConfigurationError`."""
+        """Return what classes are kept, in units. Raises :class:`ConfigurationError`."""
         if bool(options.keep) != (options.priority is not None):
             has, lacks = ("keep", "priority") if options.keep else ("priority", "keep")
             raise ConfigurationError(
@@ -132,7 +132,7 @@ class ParsedLimit:
         return tuple(kept)
 
     def _candidate(self, options: LimitOptions) -> int | None:
-        """The amount of the candidate. Raises :class:`ConfigurationError`."""
+        """Return the amount of the candidate. Raises :class:`ConfigurationError`."""
         if options.candidate is None:
             return None
         if options.mode == "shadow":
@@ -143,7 +143,8 @@ class ParsedLimit:
         return self.with_amount(options.candidate).amount
 
     def with_amount(self, text: object) -> ParsedLimit:
-        """The limit of a string that changes only the amount, as "20 usd/day" for "5 usd/day".
+        """Return the limit of a string that changes only the amount, as "20 usd/day" for "5
+        usd/day".
 
         Raises :class:`ConfigurationError` for any other string.
         """
@@ -160,14 +161,14 @@ class ParsedLimit:
         return (TABLE[self.strategy].form if self.strategy else None) or RATE_FORM
 
     def __str__(self) -> str:
-        """The limit as it is shown, however it was written."""
+        """Return the limit as it is shown, however it was written."""
         amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
         rate = f"{amount} per {self.count} {self.period}"
         return self.form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
 def parse(text: object) -> tuple[ParsedLimit, ...]:
-    """The limits of a string. Raises :class:`ConfigurationError` for an invalid one.
+    """Return the limits of a string. Raises :class:`ConfigurationError` for an invalid one.
 
     >>> [str(each) for each in parse("5 usd/day; 30/minute")]
     ['5 usd per 1 day', '30 per 1 minute']
@@ -237,8 +238,8 @@ def _period(word: str) -> str:
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:
-    """Whether the string or its options state one of the strategies; false for an invalid string
-    and for a function, whose string is unknown."""
+    """Return whether the string or its options state one of the strategies; false for an invalid
+    string and for a function, whose string is unknown."""
     if options.strategy in strategies:
         return True
     return isinstance(text, str) and not _strategies(text).isdisjoint(strategies)
@@ -253,12 +254,13 @@ def _strategies(text: str) -> frozenset[str | None]:
 
 
 def stated_units(text: str, options: LimitOptions) -> set[str]:
-    """What the limits of a valid string count."""
+    """Return what the limits of a valid string count."""
     return {limit.merged(options).unit or "requests" for limit in parse(text)}
 
 
 def states_guard(text: object, options: LimitOptions) -> bool:
-    """Whether the limit is a guard. A guard applies beside other limits and overrides none."""
+    """Return whether the limit is a guard. A guard applies beside other limits and overrides
+    none."""
     guards = tuple(name for name, traits in TABLE.items() if traits.guard)
     return states_strategy(text, options, guards)
 
@@ -278,7 +280,7 @@ def _invalid(value: object) -> str:
 
 
 def _remedy(words: str) -> str:
-    """What was probably meant; empty if unknown."""
+    """Return what was probably meant; empty if unknown."""
     if "$" in words:
         return ' Dollars are written "5 usd/day".'
     for _, form in _forms():
@@ -291,7 +293,7 @@ def _remedy(words: str) -> str:
 
 
 def _nearest_period(word: re.Match[str]) -> str:
-    """The period nearest to a misspelt one; the word itself if none is near."""
+    """Return the period nearest to a misspelt one; the word itself if none is near."""
     found = word[0]
     if found in _NO_PERIODS:
         return found

@@ -13,7 +13,7 @@ MOST_DOLLARS: Final = 10**9
 
 
 def micro_dollars(dollars: Dollars) -> int:
-    """The amount in micro-dollars, rounded up.
+    """Return the amount in micro-dollars, rounded up.
 
     Raises ``ValueError`` for an amount that is negative, infinite, or not a number.
 
@@ -30,7 +30,7 @@ def micro_dollars(dollars: Dollars) -> int:
 
 
 def shown_dollars(micro: int) -> str:
-    """The amount for a person.
+    """Return the amount for a person.
 
     >>> shown_dollars(5_000_000), shown_dollars(500_000), shown_dollars(2)
     ('5', '0.5', '0.000002')

@@ -94,7 +94,8 @@ ALIASES: Final[dict[str, str]] = {}
 
 
 def traits_of(name: str) -> Traits:
-    """The traits of the strategy. Raises :class:`ConfigurationError` with the known names."""
+    """Return the traits of the strategy. Raises :class:`ConfigurationError` with the known
+    names."""
     traits = TABLE.get(ALIASES.get(name, name))
     if traits is None:
         known = sorted([*TABLE, *ALIASES])
@@ -105,7 +106,7 @@ def traits_of(name: str) -> Traits:
 
 
 def units() -> tuple[str, ...]:
-    """All units, with those that a single strategy counts."""
+    """Return all units, with those that a single strategy counts."""
     return tuple(dict.fromkeys([*UNITS, *(unit for each in TABLE.values() for unit in each.units)]))
 
 

@@ -51,8 +51,8 @@ def guard_charges(
 def _guards(
     inventory: Inventory, app: flask.Flask, taking: str, name: str = ""
 ) -> Iterator[tuple[Group, RuntimeLimit]]:
-    """Every guard, or those of that name, with each endpoint that it applies to; without those
-    that functions return."""
+    """Yield every guard, or those of that name, with each endpoint that it applies to; without
+    those that functions return."""
     strategies = strategies_taking(taking)
     for definition, group in inventory.sites(app, name):
         text = definition.limit_provider

@@ -88,7 +88,7 @@ def iso_time(at_s: float | None) -> str | None:
 
 
 def span_text(length_us: int) -> str:
-    """A length of time in its two largest units."""
+    """Return a length of time in its two largest units."""
     if 0 < length_us < 1_000_000:
         return f"{length_us / 1_000_000:.1f} s"
     seconds = -(-length_us // 1_000_000)

@@ -16,17 +16,17 @@ from chatapp.web.formats.responses import ResponsesFormat
 
 class StreamWriter(Protocol):
     def start(self) -> bytes:
-        """The bytes before the first part."""
+        """Return the bytes before the first part."""
         ...
 
     def part(self, part: Part) -> bytes: ...
 
     def end(self, progress: Progress) -> bytes:
-        """The bytes after the last part of a whole answer."""
+        """Return the bytes after the last part of a whole answer."""
         ...
 
     def error(self, error: UpstreamError) -> bytes:
-        """The bytes that end a stream that broke off."""
+        """Return the bytes that end a stream that broke off."""
         ...
 
 
@@ -57,7 +57,7 @@ class WireFormat(AnswerFormat, Protocol):
     def error_body(self, report: ErrorReport) -> dict[str, object]: ...
 
     def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
-        """The event that ends a stream of ``number`` events with an error."""
+        """Return the event that ends a stream of ``number`` events with an error."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class WireFormat(AnswerFormat, Protocol):
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:
-        """The provider's headers for the state of a limit in one of these units."""
+        """Return the provider's headers for the state of a limit in one of these units."""
         ...
 
 
@@ -76,19 +76,20 @@ ANTHROPIC: Final = AnthropicFormat()
 
 
 def speaks_anthropic() -> bool:
-    """Whether the current request is in Anthropic's protocol, by the header that it requires."""
+    """Return whether the current request is in Anthropic's protocol, by the header that it
+    requires."""
     return "anthropic-version" in request.headers
 
 
 def current_format() -> WireFormat:
-    """The format of a request to an address that both providers have: Anthropic's for Anthropic's
-    clients, OpenAI's for all others."""
+    """Return the format of a request to an address that both providers have: Anthropic's for
+    Anthropic's clients, OpenAI's for all others."""
     return ANTHROPIC if speaks_anthropic() else OPENAI
 
 
 def addresses(*blueprints: str) -> list[str]:
-    """The addresses of blueprints whose names begin like this, without those of stored objects.
-    Those of a provider's protocol begin with the protocol's name."""
+    """Return the addresses of blueprints whose names begin like this, without those of stored
+    objects. Those of a provider's protocol begin with the protocol's name."""
     return [
         f"{method} {rule.rule.replace('<path:', '<')}"
         for rule in current_app.url_map.iter_rules()

@@ -133,6 +133,6 @@ def _bill(usage: Usage) -> dict[str, int]:
 
 
 def _instant(wait_us: int) -> str:
-    """The instant after that wait, as RFC 3339 writes it, rounded up to a whole second."""
+    """Return the instant after that wait, as RFC 3339 writes it, rounded up to a whole second."""
     instant = datetime.now(UTC) + timedelta(microseconds=wait_us + 999_999)
     return f"{instant:%Y-%m-%dT%H:%M:%SZ}"

@@ -23,7 +23,7 @@ USAGE: Final = (
 
 
 def usage_fields(usage: Usage | None) -> dict[str, int] | None:
-    """A usage for a client; None if the provider reported no valid one."""
+    """Return a usage for a client; None if the provider reported no valid one."""
     return {name: getattr(usage, name) for name in USAGE} if usage else None
 
 

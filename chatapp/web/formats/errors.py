@@ -152,8 +152,8 @@ def _has_error(raw: bytes) -> bool:
 
 
 def unknown_address(error: HTTPException) -> ErrorAnswer | None:
-    """The answer to an SDK's request that reaches no endpoint, with the known addresses; None if it
-    is in no provider's protocol.
+    """Return the answer to an SDK's request that reaches no endpoint, with the known addresses;
+    None if it is in no provider's protocol.
 
     The SDK's method has no endpoint here, or its base_url is wrong. Header and address show which
     provider's SDK it is.

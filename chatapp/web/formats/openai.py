@@ -118,7 +118,7 @@ class OpenAIStreamWriter:
 
 
 def duration(wait_us: int) -> str:
-    """A duration as OpenAI writes it.
+    """Return a duration as OpenAI writes it.
 
     >>> [duration(us) for us in (0, 12_000, 1_500_000, 360_000_000, 3_723_000_000)]
     ['0s', '12ms', '1.5s', '6m0s', '1h2m3s']

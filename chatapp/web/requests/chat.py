@@ -47,7 +47,7 @@ ELSEWHERE: Final = {
 
 
 def read(request: Request, router: Router) -> ModelRequest:
-    """The request's body, checked; ApiError (400, 413 or 422) if it is invalid."""
+    """Return the request's body, checked; ApiError (400, 413 or 422) if it is invalid."""
     fields = json_body.read_object(request, example=EXAMPLE)
     for field in fields:
         # Not ignored: the caller expects an effect of it, such as a shorter answer.
@@ -123,7 +123,7 @@ def _user_id(text: str) -> str:
 
 
 def checked_user_id(text: str) -> str:
-    """A user id that is not in a body; ApiError (422) if it is invalid."""
+    """Return a user id that is not in a body; ApiError (422) if it is invalid."""
     try:
         return _user_id(text)
     except PydanticCustomError as error:
@@ -145,7 +145,7 @@ def _name(text: str, *, most: int) -> str:
 
 
 def _described(**keywords: Any) -> Any:
-    """What a schema can say of a text."""
+    """Return what a schema can say of a text."""
     return Field(json_schema_extra={"minLength": 1, **keywords})
 
 

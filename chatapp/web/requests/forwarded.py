@@ -163,9 +163,9 @@ def read(
     headers: tuple[str, ...] = (),
     query: tuple[str, ...] = (),
 ) -> ModelRequest:
-    """The request's body, checked; ApiError if it is invalid, with ``example`` if it is no object.
-    ``path`` is its address at the provider; ``headers`` and ``query`` name what is forwarded of the
-    request besides its body."""
+    """Return the request's body, checked; ApiError if it is invalid, with ``example`` if it is no
+    object. ``path`` is its address at the provider; ``headers`` and ``query`` name what is
+    forwarded of the request besides its body."""
     # It may be larger than at other endpoints, because it may contain images.
     request.max_content_length = current_services().settings.max_body_bytes
     document = json_body.read_document(
@@ -225,8 +225,8 @@ def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
 
 
 def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
-    """What the request names of the answers that the model's provider keeps; ApiError (404) unless
-    the caller made each of them there."""
+    """Return what the request names of the answers that the model's provider keeps; ApiError (404)
+    unless the caller made each of them there."""
     previous, items = fields.previous_answer, fields.referenced_items
     wanted = {*items, *([] if previous is None else [previous])}
     if not wanted and not fields.completed_items:
@@ -248,12 +248,13 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
 
 
 def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int | None:
-    """The tokens of the stored conversation that the request continues; None if unknown."""
+    """Return the tokens of the stored conversation that the request continues; None if unknown."""
     return next((a.tokens for a in continued if a.id == fields.previous_answer), 0)
 
 
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
-    """Those of the stored answers that the caller has made. ApiError (503) if that is unknown."""
+    """Return those of the stored answers that the caller has made. ApiError (503) if that is
+    unknown."""
     current = current_request()
     with _available():
         return current.services.stored_answers.find(
@@ -264,8 +265,8 @@ def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
 
 
 def _answers_of_others(ids: Collection[str], upstream: str) -> set[str]:
-    """Those of the upstream's stored answers that another user has made. ApiError (503) if that is
-    unknown."""
+    """Return those of the upstream's stored answers that another user has made. ApiError (503) if
+    that is unknown."""
     if not ids:
         return set()
     current = current_request()
@@ -276,7 +277,7 @@ def _answers_of_others(ids: Collection[str], upstream: str) -> set[str]:
 
 
 def _possible(ids: Collection[str]) -> set[str]:
-    """The ids of a form that is recorded. Others may be no text for a database."""
+    """Return the ids of a form that is recorded. Others may be no text for a database."""
     return {id_ for id_ in ids if ID.fullmatch(id_)}
 
 
@@ -290,8 +291,8 @@ def _available() -> Iterator[None]:
 
 
 def served_model(name: str, *, protocol: str) -> Model:
-    """The model of that name at the endpoints of that protocol, which serve models in that protocol
-    and the offline model; ApiError (404) if they do not serve it."""
+    """Return the model of that name at the endpoints of that protocol, which serve models in that
+    protocol and the offline model; ApiError (404) if they do not serve it."""
     router = current_services().router
     try:
         model = router.model(name)
@@ -316,7 +317,7 @@ def _not_found(message: str) -> ApiError:
 
 
 def parameters(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:
-    """The query parameters of these names; ApiError (400) if they cannot be forwarded."""
+    """Return the query parameters of these names; ApiError (400) if they cannot be forwarded."""
     if not request.query_string:
         return {}
     try:
@@ -333,7 +334,7 @@ def parameters(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]
 
 
 def _extras(model: Model, raw_request: RawRequest) -> Extras:
-    """What changes the price; ApiError (400) for a field without a known price."""
+    """Return what changes the price; ApiError (400) for a field without a known price."""
     router = current_services().router
     found = router.extras(model, raw_request)
     for name, why in found.refused.items():
@@ -356,7 +357,7 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
 
 
 def names_file(fields: Mapping[str, object]) -> bool:
-    """Whether a message names a file that the provider keeps, in any part of its content."""
+    """Return whether a message names a file that the provider keeps, in any part of its content."""
     pending = [fields.get("messages"), fields.get("input")]
     while pending:
         match pending.pop():

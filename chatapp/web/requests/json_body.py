@@ -74,7 +74,7 @@ class _Share:
 
 
 def _read(request: Request) -> bytes:
-    """The whole body, decoded.
+    """Return the whole body, decoded.
 
     Raises ApiError: 400 if it is incomplete or its encoding is invalid, 408 if it arrives too
     slowly, 413 if it is larger than MAX_CONTENT_LENGTH, 415 for an encoding other than gzip, 503 if
@@ -113,7 +113,7 @@ def _announces_large(request: Request) -> bool:
 
 
 def _received(request: Request, most: int) -> Iterator[bytes]:
-    """The body as it comes, at most one piece more than ``most``."""
+    """Yield the body as it comes, at most one piece more than ``most``."""
     count, announced = 0, request.content_length
     try:
         stream = request.environ["wsgi.input"] if announced is None else request.stream
@@ -177,13 +177,14 @@ class Document(NamedTuple):
 
 
 def read_object(request: Request, *, example: str) -> dict[str, object]:
-    """The object in the body; ApiError (400, 413 or 422), which shows ``example``, if invalid."""
+    """Return the object in the body; ApiError (400, 413 or 422), which shows ``example``, if
+    invalid."""
     return read_document(request, example=example).fields
 
 
 def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_MOST) -> Document:
-    """The same, with the bytes that it was read from. ``most_tokens`` bounds its strings, brackets
-    and commas together."""
+    """Return the same, with the bytes that it was read from. ``most_tokens`` bounds its strings,
+    brackets and commas together."""
     if not request.is_json:
         found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise ApiError(
