@@ -9,6 +9,7 @@ import { copyButton } from "./markdown.js";
 import { presets, savePreset } from "./presets.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
+import { textOf } from "./text-files.js";
 import { Transcript, button, element } from "./transcript.js";
 import { count, dollars, duration } from "./words.js";
 
@@ -21,6 +22,7 @@ const MOST_AUTOMATIC_RETRIES = 5;
 const USAGE_DELAY_MS = 1500;
 // How often the limits are asked for while the caller waits for one of them.
 const PAUSE_MS = 3000;
+const LONG_DRAFT = 2000; // characters
 const MOST_OF_NAME = 200; // characters
 const SLACK_MS = 50; // a timer may end early
 const MOST_READ_ALOUD = 600; // characters
@@ -547,6 +549,28 @@ function draftChanged() {
   message.style.height = "auto";
   message.style.height = `${message.scrollHeight}px`;
   remember(forThisTab, DRAFT_KEY, message.value);
+  showEstimate();
+}
+
+// The price of a long message, before it is sent.
+function showEstimate() {
+  const tokens = conversation.tokensWith(message.value);
+  const usd = (tokens * (models.get(model.value)?.inputUsd ?? 0)) / 1e6;
+  at("estimate").hidden = message.value.length < LONG_DRAFT || usd === 0;
+  at("estimate").textContent = `About ${count(tokens, "token")} to read: ${dollars(usd)}. The reply costs extra.`;
+}
+
+async function attach(files) {
+  try {
+    const text = await textOf(files);
+    message.value = [message.value.trimEnd(), text].filter(Boolean).join("\n\n");
+    draftChanged();
+    announce(`${count(files.length, "file")} added.`);
+  } catch (error) {
+    showProblem({ sentence: error.message, waitMs: 0 });
+  }
+  at("files").value = "";
+  message.focus();
 }
 
 // -- who the caller is, and what the browser keeps -----------------------------------------------------------------
@@ -620,6 +644,7 @@ function installSettings() {
   model.addEventListener("change", () => {
     remember(forGood, MODEL_KEY, model.value);
     showModel();
+    showEstimate();
     limits.forgetRefusal(); // another model may answer
     showLimits();
   });
@@ -638,6 +663,16 @@ function installForm() {
     submitForm();
   });
   stop.addEventListener("click", () => reply?.controller.abort());
+  at("attach").addEventListener("click", () => at("files").click());
+  at("files").addEventListener("change", ({ target: { files } }) => files.length && attach([...files]));
+  for (const [event, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
+    composer.addEventListener(event, (dragged) => {
+      if (!dragged.dataTransfer.types.includes("Files")) return;
+      dragged.preventDefault();
+      composer.classList.toggle("dropping", isOver);
+      if (event === "drop") attach([...dragged.dataTransfer.files]);
+    });
+  }
   at("stop-editing").addEventListener("click", () => {
     stopEditing();
     message.value = "";

@@ -152,6 +152,12 @@ export class Conversation {
     if (this.#database) this.#announce(this.#database.delete(chat.id), chat);
   }
 
+  // About how many tokens this text and what is sent with it have.
+  tokensWith(text) {
+    const bytes = [text, this.chat.instructions ?? ""].reduce((sum, each) => sum + encoder.encode(each).length, 0);
+    return Math.ceil((bytes + total(this.messages.slice(this.chat.from))) / BYTES_PER_TOKEN);
+  }
+
   // The messages to send. Moves `from` if they are too many: `cutFor` is then why, "context" or "money".
   history({ contextTokens, inputUsd, leftUsd }) {
     const context = (contextTokens ?? UNKNOWN_CONTEXT_TOKENS) * SHARE_OF_CONTEXT * BYTES_PER_TOKEN;

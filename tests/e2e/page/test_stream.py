@@ -144,6 +144,47 @@ def test_a_server_that_is_away_is_a_clear_problem(page: Page) -> None:
     expect(message(page)).to_have_value("")
 
 
+def test_text_files_are_a_part_of_a_message(chat: Page, provider: UpstreamServer) -> None:
+    """Between fences that nothing in them can end, with what they cost, before they are sent."""
+    code = "```\n<script>alert(1)</script>\n" + "x = 1\n" * 500
+    message(chat).fill("Explain:")
+    with chat.expect_file_chooser() as chooser:
+        button(chat, "Add text files").click()
+    chooser.value.set_files(
+        [
+            {"name": "<b>.py", "mimeType": "text/x-python", "buffer": code.encode()},
+            {"name": "README", "mimeType": "", "buffer": "é".encode()},
+        ]
+    )
+    text = f"Explain:\n\n<b>.py:\n\n````py\n{code}````\n\nREADME:\n\n```\né\n```"
+    expect(message(chat)).to_have_value(text)
+    expect(message(chat)).to_be_focused()
+    tokens = -(-len(text.encode()) // 3)
+    expect(chat.locator("#estimate")).to_have_text(
+        f"About {tokens:,} tokens to read: $0.00077. The reply costs extra."
+    )
+    button(chat, "Send").click()
+    expect(replies(chat)).to_contain_text("pong")
+    expect(chat.locator("#estimate")).to_be_hidden()
+    assert provider.calls[-1].body["messages"][-1]["content"] == text  # type: ignore[index]
+    expect(chat.locator("#log :is(b, script)")).to_have_count(0)
+
+
+def test_a_file_that_cannot_be_sent_is_a_clear_problem(chat: Page) -> None:
+    """What was typed stays."""
+    message(chat).fill("Look:")
+    for name, content, says in (
+        ("a.png", b"\x89PNG\x00\xff", "a.png is not text, and only text can be sent."),
+        ("nul.txt", b"a\x00b", "nul.txt is not text, and only text can be sent."),
+        ("big.txt", b"a" * 30_001, "big.txt is too large: 30 kB of text fit into a message."),
+    ):
+        chat.locator("#files").set_input_files(
+            [{"name": name, "mimeType": "text/plain", "buffer": content}]
+        )
+        expect(problem(chat)).to_have_text(says)
+        expect(message(chat)).to_have_value("Look:")
+
+
 def test_a_message_is_sent_once(chat: Page, provider: UpstreamServer) -> None:
     """Two clicks, and Enter on top, before the answer begins."""
     provider.think()

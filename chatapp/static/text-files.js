@@ -1,0 +1,30 @@
+// Text files as a part of a message: models read text, and images are not taken by POST /chat.
+
+// A message has 32,000 bytes.
+const MOST_BYTES = 30_000;
+
+// The text of the files for a message, each between fences with its name. Throws an Error whose message says why not.
+export async function textOf(files) {
+  const parts = [];
+  for (const file of files) {
+    if (file.size > MOST_BYTES) throw new Error(`${file.name} is too large: 30 kB of text fit into a message.`);
+    parts.push(fenced(file.name, await decoded(file)));
+  }
+  return parts.join("\n\n");
+}
+
+async function decoded(file) {
+  try {
+    const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+    if (!text.includes("\0")) return text;
+  } catch { /* as below */ }
+  throw new Error(`${file.name} is not text, and only text can be sent.`);
+}
+
+// The fence is longer than any in the text, so that nothing in it ends the block.
+function fenced(name, text) {
+  const longest = Math.max(2, ...[...text.matchAll(/`+/g)].map(([found]) => found.length));
+  const fence = "`".repeat(longest + 1);
+  const ending = /\.([a-z0-9]{1,10})$/i.exec(name)?.[1] ?? "";
+  return `${name}:\n\n${fence}${ending}\n${text.replace(/\n$/, "")}\n${fence}`;
+}
