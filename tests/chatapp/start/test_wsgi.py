@@ -111,7 +111,7 @@ def test_a_command_imports_no_sdk(words: str) -> None:
 
 @pytest.mark.parametrize("words", ["chat spend", "chat users list", "chat ledger show"])
 def test_a_command_without_limits_reads_no_policy(words: str) -> None:
-    """Its schema takes a fifth of the command's time, and a mistake in it stops no report."""
+    """Reading it takes a tenth of the command's time, and a mistake in it stops no report."""
     schema = "ratelimit_ext.policy.schema"
     found = last_line(COMMAND, "--app", "wsgi", *words.split(), schema)
     assert (found["status"], found["imported"]) == (0, [])
