@@ -27,7 +27,8 @@ from ratelimit_ext.web import storage
 from tests import servers
 
 #: What a run takes: `--tier fast` the folders and files of "fast", `--tier long` those of "long",
-#: else all but those of "long". A path on the command line is run in any case.
+#: else all but those of "long". What is marked as slow is of "long" in any folder. A path on the
+#: command line is run in any case.
 TIERS = {
     # The application in this process. Servers of limits, upstreams and webhooks are beside it.
     "fast": (
@@ -45,6 +46,13 @@ TIERS = {
         *("e2e/clients", "e2e/load", "e2e/money", "e2e/page"),
     ),
 }
+#: Folders and files that take longest, in this order. They are begun first: else one process would
+#: end the run alone with one of them. They start processes, and wait.
+SLOWEST = (
+    *("architecture/test_checks.py", "e2e", "chatapp/start", "web/outage"),
+    *("engine/test_cluster.py", "chatapp/application/upstreams", "chatapp/application/limits"),
+    *("chatapp/web/requests", "web/flask_limiter", "chatapp/blueprints/test_openapi.py"),
+)
 HERE = Path(__file__).parent
 DAY_S = 86_400
 _tests = itertools.count()
@@ -76,13 +84,41 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave out, without an import, what is of another tier."""
+    """Leave out, without an import, what is of another tier. A slow test can be in any file."""
     tier = config.option.tier
-    if tier == "named" or not collection_path.name.startswith("test_"):
+    if tier in ("named", "long") or not collection_path.name.startswith("test_"):
         return None
-    listed = TIERS["long" if tier == "change" else tier]
-    is_listed = any(collection_path.is_relative_to(HERE / each) for each in listed)
+    is_listed = _is_of("long" if tier == "change" else tier, collection_path)
     return None if is_listed == (tier != "change") else True
+
+
+def _is_of(tier: str, path: Path) -> bool:
+    return any(path.is_relative_to(HERE / each) for each in TIERS[tier])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than processors: half of the time, a test waits for a process or a server."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out slow tests, or all but these and the long tier; and begin with the slowest."""
+    tier = config.option.tier
+    if tier != "named":
+        chosen, others = [], []
+        for item in items:
+            is_long = bool(item.get_closest_marker("slow")) or _is_of("long", item.path)
+            (chosen if is_long == (tier == "long") else others).append(item)
+        items[:] = chosen
+        config.hook.pytest_deselected(items=others)
+    if tier == "change":
+        items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    ranks = (n for n, each in enumerate(SLOWEST) if item.path.is_relative_to(HERE / each))
+    return next(ranks, len(SLOWEST))
 
 
 def pytest_collection_finish() -> None:

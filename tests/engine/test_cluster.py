@@ -412,7 +412,9 @@ def own_cluster() -> Iterator[servers.Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)]
+)
 def test_a_cluster_without_any_node_is_an_outage(
     own_cluster: servers.Cluster, number: signal.Signals
 ) -> None:

@@ -28,3 +28,11 @@ def test_a_mistaken_number_stops_the_start(
         runpy.run_path(str(ROOT / "gunicorn.conf.py"))
     sentence = f"{name}: found {text!r}; allowed: a whole number from 1 to {most}."
     assert ended.value.code == f"gunicorn.conf.py: {sentence}"
+
+
+def test_an_invalid_provider_timeout_is_left_to_the_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Which reads it as well, and says what is allowed."""
+    monkeypatch.setenv("CHATAPP_PROVIDER_TIMEOUT_S", "soon")
+    assert runpy.run_path(str(ROOT / "gunicorn.conf.py"))["graceful_timeout"] == 630

@@ -53,6 +53,7 @@ def kept(tmp_path: Path) -> list[tuple[str, str]]:
         connection.close()
 
 
+@pytest.mark.slow
 def test_workers_that_start_together_serve_one_database(master: Master, tmp_path: Path) -> None:
     """Four create the schema at once; all calls of all workers are in one ledger."""
     eventually(lambda: len(master.workers()) == 4)
@@ -84,6 +85,7 @@ def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) ->
     assert master.request("/healthz").status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["an older copy", "another database"])
 def test_a_database_that_has_lost_its_keys_lets_nobody_in(case: str, tmp_path: Path) -> None:
     """Marks beside the file and in the limits' storage say that accounts were on. An operator can

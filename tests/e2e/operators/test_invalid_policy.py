@@ -62,6 +62,7 @@ def test_a_reload_with_a_mistake_keeps_the_last_valid_policy(
     assert serves(master, burst=21)
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_by_one_with_the_last_valid_policy(
     master: Master, file: Path
 ) -> None:

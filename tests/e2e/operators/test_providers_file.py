@@ -48,6 +48,7 @@ def asked(master: Master, model: str = "acme-1") -> int:
     return master.request("/chat", body).status
 
 
+@pytest.mark.slow
 def test_a_reload_with_a_mistake_keeps_the_last_valid_file(
     master: Master, file: Path, provider: UpstreamServer
 ) -> None:

@@ -96,7 +96,7 @@ def ask_each(master: Master, protocol: str) -> list[int]:
         return list(pool.map(ask, [*plain, *streamed] * 2))
 
 
-@pytest.mark.parametrize("protocol", CAPS)
+@pytest.mark.parametrize("protocol", ["openai", pytest.param("anthropic", marks=pytest.mark.slow)])
 def test_a_capped_key_rests_in_all_workers(
     master: Master, provider: UpstreamServer, receiver: Receiver, protocol: str
 ) -> None:

@@ -73,6 +73,7 @@ def test_a_block_is_obeyed_by_all_workers_at_once(master: Master, tmp_path: Path
     assert Counter(answer.status for answer in together(master, 4)) == {200: 4}
 
 
+@pytest.mark.slow
 def test_everything_can_be_switched_off(master: Master, tmp_path: Path) -> None:
     """503 in every worker for every caller, and the provider is not called."""
     command(tmp_path, "block", "all", "--for", "1h")

@@ -132,6 +132,7 @@ def test_a_failing_hook_does_not_end_the_master(master: Master, config: Path) ->
     eventually(lambda: not any(map(alive, old)))
 
 
+@pytest.mark.slow
 def test_a_corrected_reload_does_not_wait_for_workers_that_hang(
     master: Master, module: Path, config: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_a_corrected_reload_does_not_wait_for_workers_that_hang(
     eventually(lambda: not any(map(alive, old | hanging)))
 
 
+@pytest.mark.slow
 def test_reloads_are_joined(master: Master, module: Path) -> None:
     """HUPs during a reload wait for its end together; the last one counts."""
     for number in range(2, 7):

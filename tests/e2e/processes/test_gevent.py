@@ -110,6 +110,7 @@ def test_an_outage_ends(master: Master, storage: Server) -> None:
     assert sum(answer.status == 200 for answer in after) == AMOUNT - admitted, master.log
 
 
+@pytest.mark.slow
 def test_a_settlement_survives_a_stop_without_the_storage(storage: Server, tmp_path: Path) -> None:
     """It is queued, left at the stop, and sent by the next start: the call has cost what it
     settled, once. These workers import the application themselves."""

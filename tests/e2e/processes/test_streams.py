@@ -134,7 +134,10 @@ def test_an_abandoned_request_is_not_sent(provider: UpstreamServer, tmp_path: Pa
         assert len(provider.calls) == 1
 
 
-@pytest.mark.parametrize("reads", [False, True], ids=["nothing", "slowly"])
+@pytest.mark.parametrize(
+    "reads",
+    [pytest.param(False, id="nothing"), pytest.param(True, id="slowly", marks=pytest.mark.slow)],
+)
 def test_a_client_that_does_not_read_keeps_no_thread(
     provider: UpstreamServer, tmp_path: Path, reads: bool
 ) -> None:
@@ -180,21 +183,3 @@ def test_a_client_that_does_not_read_keeps_no_thread(
         for client in clients:
             client.close()
         assert "Traceback" not in master.log
-
-
-def test_an_invalid_provider_timeout_is_reported_by_the_application(tmp_path: Path) -> None:
-    """gunicorn's settings read it as well, and leave the error to the application."""
-    with (
-        pytest.raises(AssertionError) as failed,
-        gunicorn(
-            "wsgi:app",
-            state=tmp_path / "state",
-            log=tmp_path / "log",
-            workers=1,
-            CHATAPP_PROVIDER_TIMEOUT_S="soon",
-            DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
-        ),
-    ):
-        pass
-    assert "CHATAPP_PROVIDER_TIMEOUT_S" in str(failed.value)
-    assert "gunicorn.conf.py" not in str(failed.value)

@@ -245,6 +245,7 @@ def test_a_request_pays_one_deadline_at_most(server: servers.Server) -> None:
     assert left() <= 100 - 10 - degraded
 
 
+@pytest.mark.slow
 def test_a_request_that_arrives_after_its_release_keeps_no_slot(server: servers.Server) -> None:
     """The network carries it once its worker has given it up and released what it might hold."""
     goes_on = threading.Event()

@@ -136,8 +136,11 @@ def denials(app: Flask, calls: list[dict[str, Any]]) -> dict[str, int]:
 
 @pytest.mark.parametrize(
     ("plan", "hours", "users"),
-    [("team", 8, SUBAGENTS), ("team", 1, {"ada": 21}), ("pro", 0.25, {"ada": 6})],
-    ids=["22 agents for a day", "22 of one user", "seven for a quarter of an hour"],
+    [
+        pytest.param("team", 8, SUBAGENTS, id="22 agents for a day", marks=pytest.mark.slow),
+        pytest.param("team", 1, {"ada": 21}, id="22 of one user"),
+        pytest.param("pro", 0.25, {"ada": 6}, id="seven for a quarter of an hour"),
+    ],
 )
 def test_agents_are_not_refused_inside_their_plan(
     make_app: AppMaker, plan: str, hours: float, users: dict[str, int]
