@@ -8,7 +8,7 @@ from tests.e2e.command import run
 
 SENTENCE = (
     "CHATAPP_PLANS: found 'alice=pro'; allowed: a JSON object of strings (plans by user id "
-    'without API keys, as {"alice": "pro"}; else the policy\'s default)'
+    'without API keys, as {"alice": "pro"}, else the policy\'s default)'
 )
 
 
@@ -30,8 +30,8 @@ def test_a_flask_server_ends_with_the_sentence(tmp_path: Path) -> None:
 
 
 def test_a_command_warns_with_the_sentence(tmp_path: Path) -> None:
-    """It runs all the same, as a key may have to be revoked."""
-    words = ("flask", "--app", "wsgi", "chat", "keys", "list")
+    """It runs all the same, as a key may have to be replaced."""
+    words = ("flask", "--app", "wsgi", "chat", "keys", "create", "--user", "ada")
     ended = run(tmp_path, *words, CHATAPP_PLANS="alice=pro")
     assert ended.returncode == 0
     assert SENTENCE in ended.stderr
