@@ -47,8 +47,12 @@ def ask(app: Flask, key: PresentedKey | None = None) -> dict[str, Any]:
 
 def settled(usage: dict[str, Any]) -> dict[str, Any]:
     """Without values that change with time, and without limits of other identities."""
-    edge = {"ip", "key", "address-at-once"}
-    limits = [{**limit, "reset_after": 0} for limit in usage["limits"] if limit["name"] not in edge]
+    edge, refilled = {"ip", "key", "address-at-once"}, {"user", "tokens", "count-tokens"}
+    limits = [
+        {**limit, "reset_after": 0, "remaining": limit["name"] in refilled or limit["remaining"]}
+        for limit in usage["limits"]
+        if limit["name"] not in edge
+    ]
     return {**usage, "limits": limits}
 
 
