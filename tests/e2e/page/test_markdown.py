@@ -144,7 +144,8 @@ def test_formulas_are_drawn(chat: Page, provider: UpstreamServer) -> None:
     expect(reply).to_contain_text("It costs $5, then $6. $code$")
     expect(reply.locator("code.math")).to_have_text("\\href{javascript:alert(1)}{x}")
     expect(reply.locator("img, a, li, em")).to_have_count(0)
-    chat.wait_for_function("[...document.fonts].some((font) => font.status === 'loaded')")
+    load = "async () => (await document.fonts.load('16px formulas')).map((font) => font.status)"
+    assert chat.evaluate(load) == ["loaded"]
 
 
 def test_a_paragraph_with_thousands_of_marks_is_text(chat: Page, provider: UpstreamServer) -> None:
