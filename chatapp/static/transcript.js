@@ -50,6 +50,7 @@ export class Transcript {
       if (message.role === "user") this.addMessage(message);
       else this.beginReply().end(message, message.content);
     }
+    this.isWriting = false;
     this.#refreshWelcome();
     this.showCut(chat);
     this.scrollToEnd();
@@ -83,7 +84,12 @@ export class Transcript {
   }
 
   beginReply() {
+    this.isWriting = true;
     return new Reply(this, this.#add("model pending", "Reply"));
+  }
+
+  set isWriting(isWriting) {
+    this.#log.classList.toggle("writing", isWriting);
   }
 
   viewOf(message) {
@@ -183,6 +189,7 @@ class Reply {
 
   remove() {
     this.#article.remove();
+    this.#transcript.isWriting = false;
   }
 
   // `text` is what was not pushed yet.
@@ -192,6 +199,7 @@ class Reply {
     if (!text) this.text = this.#content.innerText; // later, it may not be laid out
     Object.assign(this.#article, { message, reply: this });
     this.#article.className = "model";
+    this.#transcript.isWriting = false;
     this.#article.removeAttribute("aria-busy");
     this.#article.querySelector(".dots").remove();
     this.#article.append(this.#footer(message));

@@ -28,12 +28,14 @@ def halfway(chat: Page, provider: UpstreamServer) -> Page:
 def test_a_reply_is_shown_while_it_is_written(halfway: Page, provider: UpstreamServer) -> None:
     """Meanwhile the form stops it; nothing else can be sent, but typed."""
     expect(button(halfway, "Send")).to_have_count(0)
+    expect(button(halfway, "Edit your message")).to_have_count(0)
     message(halfway).fill("the next question")
     message(halfway).press("Enter")
     provider.go_on()
     expect(replies(halfway)).to_contain_text("The first part and the rest")
     expect(message(halfway)).to_have_value("the next question")
     expect(button(halfway, "Send")).to_be_visible()
+    expect(button(halfway, "Edit your message")).to_be_attached()
     assert len(provider.calls) == 1
 
 
