@@ -36,9 +36,11 @@ __all__ = ["has_no_team", "has_no_valid_key", "has_valid_key", "names_no_model"]
 #: The identity that says a request's class of traffic, and the keyword of a plan.
 CLASS: Final = "class"
 CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-#: The class of a plan without one; no policy need list the other, to which a caller can lower it.
+#: The class of a plan without one.
 HIGHEST: Final = "interactive"
+#: What a caller can lower it to, and the class that this is: no policy can list it.
 LOWEST: Final = "lowest"
+LAST: Final = ""
 CLASS_HEADER: Final = "X-Traffic-Class"
 #: The service tier of calls that OpenAI answers when it has room, at half the price.
 FLEX: Final = "flex"
@@ -75,7 +77,7 @@ def traffic_class() -> str:
     asked = None if current.model_request is None else current.model_request.fields
     is_flexible = asked is not None and asked.get("service_tier") == FLEX
     if is_flexible or request.headers.get(CLASS_HEADER) == LOWEST:
-        return LOWEST
+        return LAST
     principal, policy = current.principal, current.services.policy
     if principal is not None and principal.traffic_class is not None:
         return principal.traffic_class

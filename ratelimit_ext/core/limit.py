@@ -206,7 +206,7 @@ class Limit:
         [100, 60, 40]
         """
         place = next((i for i, (each, _) in enumerate(self.keep) if each == name), len(self.keep))
-        return _leaving(self, self.keep[:place])
+        return _leaving(self, self.keep[:place], self.common, self.reserve)
 
     @property
     def keep_text(self) -> str:
@@ -321,7 +321,7 @@ def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
 
 
 @lru_cache(maxsize=4096)
-def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...]) -> Limit:
+def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -> Limit:
     """Return the limit without what is kept, as the same object each time."""
     own: dict[str, Any] = {"keep": (), "priority": None}
     if kept and limit.amount:

@@ -157,8 +157,9 @@ class _Known(NamedTuple):
         remaining = later.remaining
         if wait_us and elapsed_us >= wait_us and all(_delta(each) <= 0 for each in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
-        remaining = min(remaining, limit.capacity) + asking.capacity - limit.capacity
-        return Rest(max(0, remaining), later.reset_after_us, self.began)
+        whole = max(0, min(remaining, limit.capacity) + limit.whole - limit.capacity)
+        remaining = whole + asking.capacity - asking.whole  # below 0 if what is kept is used
+        return Rest(remaining, later.reset_after_us, self.began)
 
     def _returned(self) -> int:
         """Return by how many units the verdict is to be corrected: it does not say how far a bucket

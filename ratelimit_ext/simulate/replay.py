@@ -42,9 +42,8 @@ class Rule(NamedTuple):
 
     def for_call(self, call: TrafficCall) -> Rule:
         """Return the rule as the class of the call may use it."""
-        if not self.limit.keep:
-            return self
-        return self._replace(limit=self.limit.of_class(call.who.get(self.priority, "")))
+        name = call.who.get(self.priority) if self.limit.keep else None
+        return self if name is None else self._replace(limit=self.limit.of_class(name))
 
     @property
     def is_shadow(self) -> bool:
@@ -95,7 +94,7 @@ class ReplayOutcome:
     """The result of a replay. ``denials``, ``would_deny`` (admitted calls, by shadows) and
     ``false_positives`` are by the name of a limit, ``wronged`` are false positives by caller.
     ``unknown`` counts calls by the key of a limit that they lack, ``unlimited`` by an endpoint
-    without limits."""
+    without limits, ``classless`` by the priority of a limit that they lack."""
 
     total: Tally = field(default_factory=Tally)
     callers: dict[str, Tally] = field(default_factory=dict)
@@ -106,6 +105,7 @@ class ReplayOutcome:
     wronged: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
     unlimited: Counter[str] = field(default_factory=Counter)
+    classless: Counter[str] = field(default_factory=Counter)
 
 
 class _Prepared(NamedTuple):
@@ -160,6 +160,8 @@ class Replay:
         denied, tried, fitting, unknown = [], [], [], set()
         for prepared in self._applying(call):
             rule = prepared.rule.for_call(call)
+            if rule.limit.keep:
+                self.outcome.classless[rule.priority] += 1  # it is decided as without classes
             if rule is not prepared.rule:
                 prepared = self._prepared_of(rule)  # noqa: PLW2901
             identity = rule.identity(call)

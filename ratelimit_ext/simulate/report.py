@@ -196,6 +196,11 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
             f"no limit applies to {_calls(calls)} of {endpoint!r}."
             for endpoint, calls in outcome.unlimited.items()
         ]
+        sentences += [
+            f"limits that keep a part by {name!r} kept nothing from {_calls(calls)}, as the traffic "
+            "does not say it."
+            for name, calls in outcome.classless.items()
+        ]
         for sentence in sentences:
             policies.setdefault(sentence, []).append(policy)
     found += [f"{', '.join(names)}: {sentence}" for sentence, names in policies.items()]

@@ -236,3 +236,12 @@ def test_classes_of_the_traffic():
     names = ["batch"] * 8 + ["interactive"] * 8
     denied = [bool(replay.decide(TrafficCall(0, "chat", {"class": name}))) for name in names]
     assert denied.count(False) == 6 + 4
+
+
+def test_traffic_without_classes():
+    """The whole limit is for all, and the report counts the calls that say no class."""
+    limit = Limit(10, MINUTE_US, "sliding-window", keep=(("interactive", 4),))
+    replay = Replay(lambda *_: [Rule("model", limit, "global", "bucket", priority="class")])
+    denied = [bool(replay.decide(TrafficCall(0, "chat", {}))) for _ in range(12)]
+    assert denied.count(False) == 10
+    assert replay.outcome.classless == {"class": 12}

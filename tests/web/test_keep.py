@@ -9,6 +9,7 @@ import pytest
 from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter
+from tests import servers
 from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
@@ -92,6 +93,42 @@ def test_one_question_a_request(make: Maker) -> None:
     app.add_url_rule("/", "view", view)
     assert statuses(app, "/") == [200]
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize(("amount", "passing"), [(2, [1, 0, 1]), (3, [1, 1, 1]), (1, [1, 0, 0])])
+def test_a_small_override_keeps_one_for_each(make: Maker, amount: int, passing: list[int]) -> None:
+    """The highest class first; a limit of one is for everyone."""
+    app, limiter = make()
+    limited(app, limiter, strategy="sliding-window")
+    with app.app_context():
+        limiter.operators.override("model", "everyone", f"{amount}/minute")
+    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == passing
+
+
+@pytest.mark.parametrize("first", ["own", "model"])
+def test_an_identity_may_be_the_class_too(make: Maker, first: str) -> None:
+    """Each class then has a bucket of its own in the other limit."""
+    app, limiter = make()
+    shared = {"key_func": everyone, "keep": KEEP, "priority": asked_class}
+    limits = [("2/minute", {"name": "own", "key_func": asked_class}), ("10/minute", shared)]
+    view = lambda: "ok"  # noqa: E731
+    for text, words in limits if first == "own" else reversed(limits):
+        view = limiter.limit(text, **words)(view)
+    app.add_url_rule("/", "view", view)
+    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [2, 2, 2]
+
+
+@pytest.mark.parametrize("last", ["bulk", "interactive"])
+def test_an_outage_gives_nothing_twice(make: Maker, last: str) -> None:
+    """Whatever class was decided last before it."""
+    with servers.standalone() as server:
+        app, limiter = make(storage_uri=server.uri)
+        limited(app, limiter, strategy="sliding-window")
+        before = statuses(app, "/", 8, headers={"X-Class": "interactive"})
+        before += statuses(app, "/", headers={"X-Class": last})
+        server.stop()
+        during = statuses(app, "/", 10, headers={"X-Class": "interactive"})
+    assert (before + during).count(200) == 10
 
 
 def test_an_override_keeps_the_same_share(make: Maker) -> None:

@@ -111,15 +111,19 @@ def options_of(item: object) -> LimitOptions:
 
 
 def _scaled(options: LimitOptions, before: int, amount: int) -> LimitOptions:
-    """Return the options with another amount: what classes are kept has the same share of it. What
-    a bucket holds stays as it is, if it is written."""
+    """Return the options with another amount: what classes are kept has the same share of it, as
+    far as there is one unit for each. What a bucket holds stays as it is, if it is written."""
     if not options.keep or options.burst is not None or amount == before:
         return options
-    whole: type = float if options.unit == "usd" else int
-    stated = dict(options.keep).items()
-    shares = [(name, whole(Fraction(str(each)) * amount / before)) for name, each in stated]
-    kept = tuple([share for share in shares if share[1]])
-    return replace(options, keep=kept, priority=options.priority if kept else None)
+    kept: list[tuple[str, float]] = []
+    left = amount - 1  # the lowest class has one
+    for name, stated in dict(options.keep).items():
+        share = Fraction(str(stated)) * amount / before
+        units = float(share) if options.unit == "usd" else min(max(1, int(share)), left)
+        if units:
+            kept.append((name, units))
+        left -= int(units)
+    return replace(options, keep=tuple(kept), priority=options.priority if kept else None)
 
 
 def _multiple_of(item: object) -> int | None:

@@ -22,11 +22,12 @@ SKIPPED: Final = "The limit %s does not count this caller: its key function retu
 
 class _Answers(NamedTuple):
     """What the functions of limits have answered for a request, by their ids: whether it is exempt;
-    the identity, with its part of a bucket's name; the cost."""
+    the identity, with its part of a bucket's name; the cost; the class of traffic."""
 
     exempt: dict[int, bool]
     identities: dict[int, tuple[str, str]]
     costs: Costs
+    classes: dict[int, str]
 
 
 class Charges:
@@ -50,7 +51,7 @@ class Charges:
         called once, whatever the number of limits that use it. If one fails, its limits are left
         out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
         that were charged before keep their amounts, whatever the overrides are now."""
-        answers = _Answers({}, {}, {})
+        answers = _Answers({}, {}, {}, {})
         leave_out = partial(self._leave_out, lenient=lenient, swallow=swallow)
         charges = self._charges(limits, answers, leave_out, as_bound=as_bound)
         triggers = _triggers(charges) if metas else ()
@@ -75,7 +76,7 @@ class Charges:
         """Return the charges of these limits; none where the request is exempt, or a function
         failed."""
         charges: list[BoundCharge] = []
-        exempt, identities, costs = answers
+        exempt, identities, costs, _ = answers
         for bound in limits:
             runtime = bound.runtime
             try:
@@ -134,10 +135,10 @@ class Charges:
         bound, identity, own = charge
         adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
         if adjusted is not None and adjusted.limit.keep:
-            priority, known = adjusted.limit.priority, answers.identities
+            priority, known = adjusted.limit.priority, answers.classes
             if id(priority) not in known:
-                known[id(priority)] = str(priority()), ""
-            adjusted = self._resolver.of_class(adjusted, known[id(priority)][0])
+                known[id(priority)] = str(priority())
+            adjusted = self._resolver.of_class(adjusted, known[id(priority)])
         if adjusted is None or adjusted is bound:
             return [] if adjusted is None else [charge]
         cost = own.cost
