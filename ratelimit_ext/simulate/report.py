@@ -197,8 +197,8 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
             for endpoint, calls in outcome.unlimited.items()
         ]
         sentences += [
-            f"limits that keep a part by {name!r} kept nothing from {_calls(calls)}, as the traffic "
-            "does not say it."
+            f"limits that keep a part by {name!r} kept nothing from {_calls(calls)}, as the "
+            "traffic does not say it."
             for name, calls in outcome.classless.items()
         ]
         for sentence in sentences:
