@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from chatapp.accounts.store import ExistingTeamError, LastKeysError, User
 from chatapp.operators import arguments, blocks, callers, keys
 from chatapp.operators.amounts import identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
-from ratelimit_ext import OperatorError, StorageUnavailable
+from ratelimit_ext import OperatorError, Override, StorageUnavailable
 
 
 def state_of(user: User) -> str:
@@ -43,9 +43,17 @@ def activate(name: str, *, reason: str, by: str) -> str:
 def delete(name: str, *, reason: str, by: str) -> str:
     """Delete the user, their keys, amounts, overrides and block; returns the change in a sentence.
     The ledger keeps their calls, and limits what they have counted. OperatorError if accounts would
-    be off without their keys."""
+    be off without their keys, or if the limits cannot be reached."""
     services, identity = current_services(), user_identity(name)
     public_ids = keys.usable_keys(name)
+    try:
+        overrides = _overrides_of({identity, *public_ids})
+    except StorageUnavailable as error:
+        raise OperatorError(
+            "storage",
+            f"The limits cannot be reached: {error}. {name} was not deleted, as a new user of that "
+            f"name would have {name}'s overrides and block; deactivate {name} meanwhile.",
+        ) from error
     try:
         services.accounts.delete_user(name)
     except LastKeysError:
@@ -55,18 +63,36 @@ def delete(name: str, *, reason: str, by: str) -> str:
             "accounts are on as long as there is one.",
         ) from None
     since = _stop(public_ids)
-    with contextlib.suppress(OperatorError, StorageUnavailable):
-        operators = callers.shared_operators()
-        operators.unblock(blocks.USER_SWITCH, identity)
-        for each in operators.overrides():
-            if each.identity in {identity, *public_ids}:
-                operators.clear_override(each.limit, each.identity, reason=reason, by=by)
     services.stored_answers.disown(identity)
     callers.note("delete-user", identity, reason=reason, by=by)
+    try:
+        _clear(overrides, identity, reason=reason, by=by)
+    except StorageUnavailable as error:
+        raise OperatorError(
+            "storage",
+            f"{name} is deleted with all keys, but then the limits could not be reached: {error}. "
+            f"Create a user {name} and delete them again, to remove {name}'s overrides and block.",
+        ) from error
     return (
         f"{name} is deleted with all keys; {since}. Running calls continue. The ledger keeps "
         f"what {name} has called and spent."
     )
+
+
+def _overrides_of(identities: Container[str]) -> list[Override]:
+    with contextlib.suppress(OperatorError):  # processes share no limits, or the storage keeps none
+        overrides = callers.shared_operators().overrides()
+        return [each for each in overrides if each.identity in identities]
+    return []
+
+
+def _clear(overrides: Sequence[Override], identity: str, *, reason: str, by: str) -> None:
+    """Remove the overrides, and the block of the user."""
+    with contextlib.suppress(OperatorError):  # there may be no such switch
+        operators = callers.shared_operators()
+        for each in overrides:
+            operators.clear_override(each.limit, each.identity, reason=reason, by=by)
+        operators.unblock(blocks.USER_SWITCH, identity)
 
 
 def _stop(public_ids: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
 from chatapp.services import services_of
+from tests import servers
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ask, new_key, ratelimit
 from tests.chatapp.conftest import AppMaker
@@ -134,6 +136,68 @@ def test_a_deleted_user_leaves_the_ledger(
     assert (plan["limit"], plan["remaining"]) == (100, 98)  # what was used still counts
     actions = [(each["action"], each["by"]) for each in ratelimit(console, "log")]
     assert ("delete-user", "olga") in actions
+
+
+@pytest.fixture
+def failing(make_app: AppMaker) -> Iterator[tuple[Flask, servers.Server]]:
+    """A console with bob and alice, who has an override and a block, and its storage."""
+    with servers.standalone() as server:
+        console = make_app(RATELIMIT_STORAGE_URI=server.uri)
+        new_key(console, "bob")
+        new_key(console)
+        ratelimit(console, "override", "set", "alice", "usd-day", "9 usd/day")
+        run(console, "block", "user", "alice")
+        yield console, server
+
+
+def test_without_the_limits_nothing_is_deleted(
+    failing: tuple[Flask, servers.Server], accounts: Accounts
+) -> None:
+    """A new user of that name would have the override and the block."""
+    console, server = failing
+    server.kill()
+    refused = run(console, "users", "delete", "alice", "--yes", status=1).stderr
+    assert "The limits cannot be reached" in refused
+    assert "alice was not deleted" in refused
+    assert "deactivate alice meanwhile" in refused
+    assert len(accounts.all_keys()) == 2
+    assert "is deactivated" in run(console, "users", "deactivate", "alice").output
+
+
+def test_limits_that_fail_during_a_deletion_are_an_error(
+    failing: tuple[Flask, servers.Server], accounts: Accounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It says how to remove the override and the block."""
+    console, server = failing
+    delete_user = Accounts.delete_user
+
+    def delete_and_fail(*about: Any) -> None:
+        delete_user(*about)
+        server.kill()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Accounts, "delete_user", delete_and_fail)
+        refused = run(console, "users", "delete", "alice", "--yes", status=1).stderr
+    assert "alice is deleted with all keys" in refused
+    assert "Create a user alice and delete them again" in refused
+    assert [user.name for user in accounts.users()] == ["bob"]
+
+
+def test_a_deletion_needs_no_switch(make_app: AppMaker, console: Flask, key: str, uri: str) -> None:
+    """Overrides are gone also if no limit blocks users."""
+    ratelimit(console, "override", "set", "alice", "usd-day", "9 usd/day")
+    without = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=None)
+    run(without, "users", "delete", "alice", "--yes")
+    assert ratelimit(console, "override", "list") == []
+
+
+def test_users_of_limits_in_memory_are_deleted(make_app: AppMaker, accounts: Accounts) -> None:
+    """No command sets overrides or blocks there."""
+    console = make_app(RATELIMIT_STORAGE_URI="memory://")
+    new_key(console, "bob")
+    new_key(console)
+    assert "alice is deleted" in run(console, "users", "delete", "alice", "--yes").output
+    assert [user.name for user in accounts.users()] == ["bob"]
 
 
 def test_a_deletion_is_asked_for(console: Flask, accounts: Accounts, key: str) -> None:
