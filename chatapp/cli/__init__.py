@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
+from itertools import dropwhile
 from typing import Final
 
 import click
@@ -95,8 +96,9 @@ def command_config() -> Mapping[str, object] | None:
     """Return the configuration of this `flask` command; None for a server."""
     if serves():
         return None
-    line = " ".join(sys.argv[1:])
-    return next((config for command, config in UNREAD.items() if f" {command} " in f" {line} "), {})
+    words = dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])
+    line = f"{' '.join(words)} "
+    return next((each for command, each in UNREAD.items() if line.startswith(f"{command} ")), {})
 
 
 def serves() -> bool:

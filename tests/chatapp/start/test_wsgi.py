@@ -115,3 +115,9 @@ def test_a_command_without_limits_reads_no_policy(words: str) -> None:
     schema = "ratelimit_ext.policy.schema"
     found = last_line(COMMAND, "--app", "wsgi", *words.split(), schema)
     assert (found["status"], found["imported"]) == (0, [])
+
+
+def test_words_of_a_reason_are_no_command() -> None:
+    """A block needs the limits, also if its reason names a command that needs none."""
+    words = ("chat", "block", "user", "ada", "--reason", "see chat spend of october")
+    assert last_line(COMMAND, "--app", "wsgi", *words, "gunicorn")["status"] == 0
