@@ -1,5 +1,5 @@
 """CSV for spreadsheets. These run a cell that begins like a formula, so such a cell is written
-behind an apostrophe."""
+behind an apostrophe. So is a part of a cell, as a spreadsheet may split lines at `;` and tabs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from datetime import datetime
 from itertools import chain
 from typing import Final
 
-# Some spreadsheets read the full-width signs for = + - @ as well.
-FORMULA: Final = re.compile("'*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+# Some spreadsheets read the full-width signs for = + - @ as well. A quotation mark within a line of
+# theirs protects nothing.
+_PART: Final = "(?:^|(?<=[;\t\r\n]))"
+_SIGN: Final = "(?=['\"]*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])"
+FORMULA: Final = re.compile(f"{_PART}{_SIGN}")
+WRITTEN: Final = re.compile(f"{_PART}'{_SIGN}")
 
 
 def lines(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
@@ -30,7 +34,7 @@ def of_records(records: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 def read(cell: str) -> str:
     """Return what :func:`lines` wrote as this cell."""
-    return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
+    return WRITTEN.sub("", cell)
 
 
 def _line(row: Sequence[object]) -> str:
@@ -40,15 +44,15 @@ def _line(row: Sequence[object]) -> str:
 
 
 def _cell(value: object) -> object:
-    """A negative number is one, and no formula; JSON begins like none."""
+    """A negative number is no formula; JSON begins like none, and only its strings have `;`."""
     match value:
         case str():
-            return f"'{value}" if FORMULA.match(value) else value
+            return FORMULA.sub("'", value)
         case float():
             return f"{value:.6f}"
         case datetime():
             return value.isoformat()
         case Mapping() | list() | tuple():
-            return json.dumps(value, default=str)
+            return json.dumps(value, default=str).replace(";", "\\u003b")
         case _:
             return value

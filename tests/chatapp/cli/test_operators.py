@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.cli import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.operators import spreadsheet
 from chatapp.services import services_of
 from tests.called import called
 from tests.chatapp.cli.test_commands import run
@@ -311,6 +313,22 @@ def test_a_callers_words_are_no_formulas_in_an_export(worker: Flask, database_ur
     (line,) = csv.DictReader(io.StringIO(run(worker, "ledger", "calls").stdout))
     assert line["model"] == f"'{formula}"
     assert json.loads(line["tags"]) == {"a": formula}
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "\n", "\r"])
+def test_a_callers_words_are_no_formulas_to_other_separators(
+    worker: Flask, database_url: str, separator: str
+) -> None:
+    """Where a comma is in numbers, spreadsheets split lines at semicolons, also within quotation
+    marks that do not begin there."""
+    words = f'a{separator}=1+1{separator}"=1+1'
+    table.write(Database(database_url), [finished(begun(model=words, tags={"a": words}))])
+    text = run(worker, "ledger", "calls").stdout
+    parts = [part.lstrip('"')[:1] for part in re.split("[;\t\r\n]", text)]
+    assert "=" not in parts
+    (line,) = csv.DictReader(io.StringIO(text, newline=""))
+    assert spreadsheet.read(line["model"]) == words
+    assert json.loads(line["tags"]) == {"a": words}
 
 
 def test_outcomes_begin_with_what_fails(spent: Flask, database_url: str) -> None:
