@@ -29,6 +29,7 @@ HAS_SERVED = "GUNICORN_HAS_SERVED"
 # prometheus-client's own variable.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 PROVIDER_TIMEOUT = "CHATAPP_PROVIDER_TIMEOUT_S"
+REQUEST_TIMEOUT = "GUNICORN_REQUEST_TIMEOUT_S"
 
 
 def load(path: Path) -> ModuleType:
@@ -55,13 +56,27 @@ def number(name: str, default: int, most: int) -> int:
     return int(text)
 
 
+def seconds(name: str, default: int) -> float | None:
+    """Seconds of the environment, up to an hour; None if they are invalid."""
+    try:
+        found_s = float(os.environ.get(name) or default)
+    except ValueError:
+        return None
+    return found_s if 0 < found_s <= 3600 else None
+
+
+def request_timeout_s() -> float:
+    if (timeout_s := seconds(REQUEST_TIMEOUT, 10)) is None:
+        sys.exit(
+            f"gunicorn.conf.py: {REQUEST_TIMEOUT}: found {os.environ[REQUEST_TIMEOUT]!r}; allowed: "
+            "a number above 0, up to 3600."
+        )
+    return timeout_s
+
+
 def provider_timeout_s() -> float:
     """The configured timeout, or the default if it is invalid, which the application reports."""
-    try:
-        timeout_s = float(os.environ.get(PROVIDER_TIMEOUT) or 600)
-    except ValueError:
-        return 600
-    return timeout_s if 0 < timeout_s <= 3600 else 600
+    return seconds(PROVIDER_TIMEOUT, 600) or 600
 
 
 call_worker = load(HERE / "chatapp" / "server" / "gunicorn_worker.py")
@@ -83,7 +98,7 @@ threads = number("GUNICORN_THREADS", 80, 10_000)
 # closed, so that idle clients do not lock out new ones.
 worker_connections = threads + 500
 # Seconds for a request's head, and for its body, which gets 1 s more per 50 kB.
-call_worker.CallWorker.patience_s = number("GUNICORN_REQUEST_TIMEOUT_S", 10, 3600)
+call_worker.CallWorker.patience_s = request_timeout_s()
 # Seconds for which a client may read nothing of its answer; it may not read more slowly than 5 kB a
 # second either. It would hold a thread forever, while the lease of its call, which each sent chunk
 # renews, expires.

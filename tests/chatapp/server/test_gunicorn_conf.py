@@ -15,7 +15,6 @@ from tests.e2e.gunicorn_master import ROOT
         ("GUNICORN_THREADS", "many", 10_000),
         ("GUNICORN_THREADS", "0", 10_000),
         ("WEB_CONCURRENCY", "-1", 10_000),
-        ("GUNICORN_REQUEST_TIMEOUT_S", "soon", 3600),
         ("PORT", "65536", 65_535),
     ],
 )
@@ -28,6 +27,27 @@ def test_a_mistaken_number_stops_the_start(
         runpy.run_path(str(ROOT / "gunicorn.conf.py"))
     sentence = f"{name}: found {text!r}; allowed: a whole number from 1 to {most}."
     assert ended.value.code == f"gunicorn.conf.py: {sentence}"
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-1", "nan", "3601"])
+def test_a_mistaken_timeout_stops_the_start(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """With one sentence, too."""
+    monkeypatch.setenv("GUNICORN_REQUEST_TIMEOUT_S", text)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "gunicorn.conf.py"))
+    assert ended.value.code == (
+        f"gunicorn.conf.py: GUNICORN_REQUEST_TIMEOUT_S: found {text!r}; allowed: a number above 0, "
+        "up to 3600."
+    )
+
+
+@pytest.mark.parametrize(("text", "timeout_s"), [("2.5", 2.5), ("4", 4), ("", 10)])
+def test_a_timeout_may_have_a_fraction(
+    monkeypatch: pytest.MonkeyPatch, text: str, timeout_s: float
+) -> None:
+    monkeypatch.setenv("GUNICORN_REQUEST_TIMEOUT_S", text)
+    worker_class = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["worker_class"]
+    assert worker_class.patience_s == timeout_s
 
 
 def test_an_invalid_provider_timeout_is_left_to_the_application(
