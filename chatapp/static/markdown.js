@@ -9,6 +9,8 @@ import "./vendor/purify.min.js"; // sets globalThis.DOMPurify
 const LINES_PER_CHUNK = 200; // of code: each chunk is laid out by itself
 const RENDER_EVERY_MS = 50;
 const MOST_TO_COLOUR = 20_000; // characters of a block of code
+// The time to colour such a word grows with the square of its length, in Java, INI and others.
+const ENDLESS_WORD = /[\w$.À-ʸ-]{200}/;
 const MOST_TO_RENDER_AGAIN = 100_000; // characters
 // In a paragraph, heading, item or cell: the time to find out which marks belong together grows with their square, or
 // faster. One with more is shown as it was written.
@@ -241,7 +243,7 @@ class CodeView {
   // Its colours come once it is complete and in sight.
   end() {
     const { text } = this;
-    if (!this.#language || text.length > MOST_TO_COLOUR) return;
+    if (!this.#language || text.length > MOST_TO_COLOUR || ENDLESS_WORD.test(text)) return;
     whenSeen(this.element, this.#language, text, (html) => {
       const coloured = document.createElement("span");
       coloured.append(purified(html));

@@ -108,6 +108,19 @@ def test_code_has_colours(chat: Page, provider: UpstreamServer) -> None:
     assert chat.evaluate("navigator.clipboard.readText()") == f"{CODE}s = '{attack}'"
 
 
+@pytest.mark.parametrize("letter", ["$", "é"])
+def test_code_with_an_endless_word_has_no_colours(
+    chat: Page, provider: UpstreamServer, letter: str
+) -> None:
+    """Those of Java would take the browser a time that grows with the square of its length."""
+    blocks = [f"```java\nint {letter * length} = 1;\n```\n" for length in (200, 199)]
+    provider.script(Stream(openai_chunks("\n".join(blocks))))
+    say(chat, "ping")
+    endless, long = replies(chat).locator("pre code").all()
+    expect(long.locator(".hljs-type")).to_have_text(["int"])
+    expect(endless.locator("[class]")).to_have_count(0)
+
+
 def test_code_without_its_library_is_as_it_was_written(
     chat: Page, provider: UpstreamServer
 ) -> None:
