@@ -7,17 +7,19 @@ const FORMATS = {
 };
 
 // The browser downloads it; the server has no part in it.
-export function saveChat(title, { name = title, messages }, ending) {
+export function saveChat(title, { name = title, instructions, messages }, ending) {
   const { type, textOf } = FORMATS[ending];
-  const url = URL.createObjectURL(new Blob([textOf({ name, messages })], { type }));
+  const url = URL.createObjectURL(new Blob([textOf({ name, instructions, messages })], { type }));
   const link = Object.assign(document.createElement("a"), { href: url, download: `${fileName(title)}.${ending}` });
   link.click();
   setTimeout(() => URL.revokeObjectURL(url), 60_000); // the download has begun
 }
 
-function markdownOf({ name, messages }) {
-  const parts = messages.map(({ role, model, content }) => `## ${role === "user" ? "You" : model ?? "Reply"}\n\n${content.trim()}\n`);
-  return [`# ${name.replace(/\s+/g, " ").slice(0, 200)}\n`, ...parts].join("\n");
+function markdownOf({ name, instructions, messages }) {
+  const parts = messages.map(({ role, model, content }) => [role === "user" ? "You" : model ?? "Reply", content.trim()]);
+  if (instructions) parts.unshift(["Instructions", instructions]);
+  const sections = parts.map(([heading, text]) => `## ${heading}\n\n${text}\n`);
+  return [`# ${name.replace(/\s+/g, " ").slice(0, 200)}\n`, ...sections].join("\n");
 }
 
 // Letters and digits: whatever a message begins with, it is no path and has no other ending.

@@ -149,6 +149,22 @@ def test_instructions_are_counted_as_a_part_of_what_is_sent(
     assert [text[0] for _, text in sent(provider)] == ["x", "b"]
 
 
+def test_a_saved_chat_has_its_instructions(chat: Page) -> None:
+    """Without them its replies are not what they were."""
+    chat.get_by_text("Instructions", exact=True).click()
+    chat.get_by_label("Instructions for this chat").fill("Answer in rhymes.")
+    say(chat, "Hello")
+    with chat.expect_download() as download:
+        button(chat, "Save text").click()
+    assert download.value.path().read_text() == (
+        "# Hello\n\n## Instructions\n\nAnswer in rhymes.\n\n## You\n\nHello\n\n"
+        "## gpt-5.4-mini\n\npong\n"
+    )
+    with chat.expect_download() as download:
+        button(chat, "Save JSON").click()
+    assert json.loads(download.value.path().read_text())["instructions"] == "Answer in rhymes."
+
+
 def test_a_chat_is_saved_as_a_file(chat: Page, provider: UpstreamServer) -> None:
     """As Markdown, exactly as it was written, or as JSON. Whatever it begins with, the name of the
     file is no path and has the right ending."""
