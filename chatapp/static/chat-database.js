@@ -22,10 +22,12 @@ export class ChatDatabase {
     return resultOf(this.#store("readonly").get(id));
   }
 
-  // If another tab has changed the chat meanwhile, both stay: this one gets another id.
+  // If another tab has changed the chat meanwhile, both stay: this one gets another id. If it has deleted the chat,
+  // nothing is written.
   async put(chat) {
     const store = this.#store("readwrite");
     const found = await resultOf(store.get(chat.id));
+    if (!found && chat.version > 0) return;
     const id = found && found.version !== chat.version ? newId() : chat.id;
     const version = chat.version + 1;
     store.put({ ...chat, id, version });
@@ -33,10 +35,11 @@ export class ChatDatabase {
     Object.assign(chat, { id, version });
   }
 
-  async delete(id) {
+  async delete(chat) {
     const store = this.#store("readwrite");
-    store.delete(id);
+    store.delete(chat.id);
     await endOf(store.transaction);
+    chat.version = 0;
   }
 
   async clear() {

@@ -128,7 +128,9 @@ export class Conversation {
   // Opens a chat of the others, or an empty one; the one that was open becomes one of the others.
   open(chat = newChat()) {
     this.others = this.others.filter((each) => each !== chat);
-    if (this.messages.length > 0) this.others.unshift(this.chat);
+    const { id, messages } = this.#replacement ?? {};
+    const isDeleted = id === this.chat.id && messages.length === 0; // in another tab
+    if (this.messages.length > 0 && !isDeleted) this.others.unshift(this.chat);
     this.chat = chat;
     this.#saveInTab();
   }
@@ -149,7 +151,7 @@ export class Conversation {
   forget(chat) {
     this.others = this.others.filter((each) => each !== chat);
     this.#saveInTab();
-    if (this.#database) this.#announce(this.#database.delete(chat.id), chat);
+    if (this.#database) this.#announce(this.#database.delete(chat), chat);
   }
 
   // About how many tokens this text and what is sent with it have.
@@ -194,7 +196,7 @@ export class Conversation {
     this.#saveInTab();
     if (!this.#database) return;
     const { chat } = this;
-    const saving = this.messages.length > 0 ? this.#database.put(chat) : this.#database.delete(chat.id);
+    const saving = this.messages.length > 0 ? this.#database.put(chat) : this.#database.delete(chat);
     this.saved = this.#announce(saving, chat);
   }
 

@@ -263,6 +263,42 @@ def test_nothing_is_lost_if_two_tabs_go_on_with_a_chat(
     expect(stays.locator("#log .me .text")).to_have_text(["Hello", "first", "second"])
 
 
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_chat_that_is_deleted_during_its_reply_is_gone(
+    stays: Page, provider: UpstreamServer, leaves: bool
+) -> None:
+    """Also where the reply was read, whether it ends or its user begins another chat; what is said
+    there afterwards is a chat of its own, and stays."""
+    say(stays, "Hello")
+    other = another(stays)
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait(), *openai_chunks("")[1:]]))
+    begin(stays, "More")
+    expect(replies(stays).last).to_contain_text("Half a reply")
+    other.once("dialog", lambda dialog: dialog.accept())
+    button(other, "Delete the chat Hello").click()
+    expect(other.get_by_role("status")).to_have_text("The chat is deleted.")
+    if leaves:
+        button(stays, "New chat").click()
+    provider.go_on()
+    expect(stays.locator("#log article")).to_have_count(0)
+    say(stays, "Something else")
+    for page in (stays, other):
+        expect(button(page, "Hello")).to_have_count(0)
+    expect(button(other, "Something else")).to_be_visible()
+    assert "Hello" not in other.evaluate(KEPT)
+
+
+def test_a_chat_whose_first_message_was_refused_stays_once_it_is_answered(stays: Page) -> None:
+    """Its tab had taken it out of the browser itself."""
+    error = {"error": "Failed.", "code": "internal_error"}
+    stays.route("**/chat", lambda route: route.fulfill(status=500, json=error), times=1)
+    say(stays, "Hello")
+    expect(problem(stays)).to_be_visible()
+    button(stays, "Try again").click()
+    expect(replies(stays)).to_contain_text("pong")
+    expect(button(another(stays), "Hello")).to_be_visible()
+
+
 def test_a_chat_that_stays_survives_the_end_of_its_page(
     stays: Page, provider: UpstreamServer
 ) -> None:
