@@ -57,14 +57,14 @@ let entered = null; // what the form had when a new key was entered, until the s
 // -- sending -----------------------------------------------------------------------------------------------------
 
 function submitForm() {
-  if (submit(message.value)) {
+  if (submit(message.value, editing)) {
     message.value = "";
     draftChanged();
   }
 }
 
 // Returns whether the text has become a message.
-function submit(text) {
+function submit(text, replaced = null) {
   if (reply || waiting || !text.trim()) return false;
   if (apiKey && !server.apiKey) {
     showProblem(describe(new Refusal({ status: 401, body: { error: "" } }), { ...facts(), isOnline: true }));
@@ -72,7 +72,7 @@ function submit(text) {
   }
   transcript.clearProblems();
   const content = text.replace(/^(\s*\n)+|\s+$/g, ""); // an indentation may matter
-  say(content, editing);
+  say(content, replaced);
   return true;
 }
 
@@ -263,6 +263,7 @@ function wait({ sentence, waitMs, waitsForNetwork }) {
 
 function askAgain(made) {
   if (reply || waiting || conversation.last !== made) return;
+  stopEditing(); // the message may go back into the form, out of the chat
   transcript.clearProblems();
   if (made.end === "stop") {
     const asked = conversation.messages.at(-2);

@@ -70,19 +70,23 @@ export class Conversation {
     this.save();
   }
 
-  // -- versions: a message of the user that was changed has `versions`, {tails, at}. A tail is the message and what
-  // follows; that of the version which is shown, tails[at], is null, because it is the end of the chat's messages.
+  // -- versions: a message of the user that was changed has `versions`, {tails, at, before}. A tail is the message and
+  // what follows; that of the version which is shown, tails[at], is null, because it is the end of the chat's messages.
+  // If that one is new, tails[before] was shown until it began.
 
   // Begins another version of the chat at this message. Returns the `versions` of the message that comes in its place.
   branch(message) {
+    if (!this.messages.includes(message)) return undefined; // it is another chat by now: nothing is replaced
     const versions = message.versions ?? { tails: [null], at: 0 };
     this.#putAside(message, versions);
+    versions.before = versions.at;
     versions.at = versions.tails.push(null) - 1;
     return versions;
   }
 
   // Shows the version before this one (step -1), or after it (1).
   turn(message, step) {
+    if (!this.messages.includes(message)) return;
     const { versions } = message;
     this.#putAside(message, versions);
     this.#show(versions, versions.at + step);
@@ -90,9 +94,10 @@ export class Conversation {
 
   // Takes back a version whose message was not answered. Returns the message of the one that is shown instead.
   takeBack({ versions }) {
+    const { tails, at, before = Math.max(0, at - 1) } = versions;
     this.messages.pop();
-    versions.tails.splice(versions.at, 1);
-    return this.#show(versions, Math.max(0, versions.at - 1));
+    tails.splice(at, 1);
+    return this.#show(versions, before);
   }
 
   #putAside(message, versions) {
@@ -106,6 +111,7 @@ export class Conversation {
     const [first, ...others] = versions.tails[at];
     versions.tails[at] = null;
     versions.at = at;
+    delete versions.before;
     if (versions.tails.length > 1) first.versions = versions;
     this.messages.push(first, ...others);
     this.save();

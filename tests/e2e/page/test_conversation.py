@@ -360,6 +360,42 @@ def test_the_latest_message_can_be_changed(chat: Page, provider: UpstreamServer)
     assert sent(provider) == [("user", "one"), ("assistant", "pong"), ("user", "three")]
 
 
+def test_a_message_that_has_left_the_chat_replaces_nothing(
+    chat: Page, provider: UpstreamServer
+) -> None:
+    """Its reply was asked for again while it was being changed, and the call failed."""
+    say(chat, "one")
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait()]))
+    begin(chat, "two")
+    expect(replies(chat).last).to_contain_text("Half a reply")
+    button(chat, "Stop").click()
+    expect(replies(chat).last).to_contain_text("You stopped this reply.")
+    button(chat, "Edit your message").last.click()
+    error = {"error": "Failed.", "code": "internal_error"}
+    chat.route("**/chat", lambda route: route.fulfill(status=500, json=error), times=1)
+    button(chat, "Try again").last.click()
+    expect(problem(chat)).to_be_visible()
+    expect(chat.locator("#editing")).to_be_hidden()
+    say(chat, "three")
+    assert sent(provider) == [("user", "one"), ("assistant", "pong"), ("user", "three")]
+    expect(replies(chat)).to_have_count(2)
+
+
+def test_a_version_of_a_message_that_is_not_in_the_chat_takes_nothing_out(page: Page) -> None:
+    """The page may show a chat that another tab has changed."""
+    assert page.evaluate(
+        """async () => {
+          const { Conversation } = await import("/static/conversation.js");
+          const talk = new Conversation();
+          const gone = { role: "user", content: "gone", versions: { tails: [null, [{}]], at: 0 } };
+          for (const role of ["user", "assistant"]) talk.add({ role, content: role });
+          talk.branch(gone);
+          talk.turn(gone, 1);
+          return [talk.messages.map(({ content }) => content), talk.chat.from];
+        }"""
+    ) == [["user", "assistant"], 0]
+
+
 def texts(page: Page) -> list[str]:
     return page.locator("#log .me .text").all_inner_texts()
 
@@ -419,6 +455,23 @@ def test_a_version_that_is_refused_is_taken_back(chat: Page) -> None:
     button(chat, "Ask again").click()
     expect(chat.locator(".versions")).to_have_text("‹3 of 3›")
     expect(replies(chat)).to_have_text(re.compile("pong"))
+
+
+def test_after_a_refusal_the_version_from_before_is_shown(chat: Page) -> None:
+    """Whichever of them was changed."""
+    say(chat, "one")
+    for text in ("two", "three"):
+        button(chat, "Edit your message").click()
+        say(chat, text)
+    for _ in range(2):
+        button(chat, "Earlier version").click()
+    error = {"error": "Failed.", "code": "internal_error"}
+    chat.route("**/chat", lambda route: route.fulfill(status=500, json=error), times=1)
+    button(chat, "Edit your message").click()
+    say(chat, "ONE")
+    expect(problem(chat)).to_be_visible()
+    expect(chat.locator(".versions")).to_have_text("‹1 of 3›")
+    assert texts(chat) == ["one"]
 
 
 def test_a_reload_in_the_middle_of_a_reply_keeps_what_had_come(

@@ -206,10 +206,13 @@ def test_a_reply_that_became_too_long_can_go_on(chat: Page, provider: UpstreamSe
     say(chat, "Tell me a story")
     expect(replies(chat)).to_contain_text("reached the longest length")
     message(chat).fill("a draft")
+    button(chat, "Edit your message").click()
     button(chat, "Continue").click()
     expect(replies(chat).nth(1)).to_contain_text("pong")
-    expect(message(chat)).to_have_value("a draft")
-    assert provider.calls[-1].body["messages"][-1]["content"] == "Continue."  # type: ignore[index]
+    expect(message(chat)).to_have_value("Tell me a story\n\na draft")
+    assert [each["content"] for each in provider.calls[-1].body["messages"]] == [  # type: ignore[attr-defined]
+        *("Tell me a story", "Once upon", "Continue.")
+    ]
 
 
 def test_the_log_follows_a_reply_unless_the_reader_scrolls(
