@@ -76,7 +76,7 @@ def raised(app: Flask) -> list[tuple[str, str, int, int]]:
     services = services_of(app)
     assert services.ledger.flush()
     assert services.alerts is not None
-    assert services.alerts.flush()
+    assert services.alerts.flush(30)
     rows = reversed(table.alerts(services.database, since=None))
     return [(row["identity"], row["name"], row["threshold"], row["amount"]) for row in rows]
 

@@ -522,12 +522,12 @@ def test_a_rest_without_an_end_is_raised_once_a_day(
     """As a lack of credit."""
     for _ in range(2):
         alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
-        assert alerts.flush()
+        assert alerts.flush(30)
     assert len(of_keys(database)) == 1
     tomorrow = midnight() + timedelta(days=1)
     monkeypatch.setattr(watch, "midnight", lambda: tomorrow)
     alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
-    assert alerts.flush()
+    assert alerts.flush(30)
     assert len(of_keys(database)) == 2
 
 
@@ -540,6 +540,6 @@ def test_many_calls_that_are_refused_are_one_look(alerts: Alerts, database: Data
         )
     for _ in range(100):
         alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
-    assert alerts.flush()
+    assert alerts.flush(30)
     assert sum("INSERT INTO alerts" in each for each in counted) == 1
     assert sum(each.startswith("SELECT alerts.id") for each in counted) == 1
