@@ -45,6 +45,7 @@ def test_a_mistaken_timeout_stops_the_start(monkeypatch: pytest.MonkeyPatch, tex
 def test_a_timeout_may_have_a_fraction(
     monkeypatch: pytest.MonkeyPatch, text: str, timeout_s: float
 ) -> None:
+    """In seconds; empty is the default."""
     monkeypatch.setenv("GUNICORN_REQUEST_TIMEOUT_S", text)
     worker_class = runpy.run_path(str(ROOT / "gunicorn.conf.py"))["worker_class"]
     assert worker_class.patience_s == timeout_s

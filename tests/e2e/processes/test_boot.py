@@ -98,7 +98,8 @@ def test_a_corrected_reload_does_not_wait(master: Master, module: Path) -> None:
     master.signal(signal.SIGHUP)
     eventually(lambda: "Reloaded: the new workers serve." in master.log)
     assert failures(master) <= tried + WORKERS  # those that had read the mistake before
-    assert version(master) == 2
+    # An old worker may take one more call before it sees its signal.
+    eventually(lambda: version(master) == 2)
 
 
 @pytest.mark.parametrize("text", ["workers = 1 +\n", "raise SystemExit(7)\n"])
