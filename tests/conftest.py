@@ -96,12 +96,6 @@ def _is_of(tier: str, path: Path) -> bool:
     return any(path.is_relative_to(HERE / each) for each in TIERS[tier])
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than processors: half of the time, a test waits for a process or a server."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out slow tests, or all but these and the long tier; and begin with the slowest."""
     tier = config.option.tier
