@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from sqlalchemy import MetaData
 
 from chatapp import PROTOCOLS, PROVIDERS_FILE, create_app, services
+from chatapp.accounts.store import Accounts
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
@@ -85,6 +86,12 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def database_url(empty_database: Path, tmp_path: Path) -> str:
     """A new database with the schema."""
     return f"sqlite:///{shutil.copy(empty_database, tmp_path / 'chatapp.db')}"
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    """Of that database."""
+    return Accounts(Database(database_url))
 
 
 def drop_tables(database: Database) -> None:

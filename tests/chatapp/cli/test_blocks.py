@@ -5,32 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from click.testing import Result
 from flask import Flask
 
 from chatapp.accounts.api_key import parse
+from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
 
 HELLO = {"message": "hello", "user_id": "alice"}
-
-
-@pytest.fixture
-def worker(make_app: AppMaker, uri: str) -> Flask:
-    """The application that answers."""
-    return make_app(RATELIMIT_STORAGE_URI=uri)
-
-
-@pytest.fixture
-def console(make_app: AppMaker, uri: str) -> Flask:
-    """The application of the command: another process, in effect."""
-    return make_app(RATELIMIT_STORAGE_URI=uri)
-
-
-def run(app: Flask, *words: str, status: int = 0) -> Result:
-    result = app.test_cli_runner().invoke(args=["chat", *words])
-    assert result.exit_code == status, result.output
-    return result
 
 
 def ask(app: Flask, key: str | None = None, **more: object) -> Any:

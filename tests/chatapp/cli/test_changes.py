@@ -18,12 +18,6 @@ from ratelimit_ext import LogEntry
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ratelimit
 from tests.chatapp.conftest import AppMaker
-from tests.servers import Server
-
-
-@pytest.fixture
-def console(make_app: AppMaker, redis_server: Server, redis_client: redis.Redis) -> Flask:
-    return make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
 
 
 def actions(app: Flask, *words: str) -> list[tuple[str, str]]:

@@ -24,11 +24,6 @@ def app(make_app: AppMaker) -> Flask:
     return make_app()
 
 
-@pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
-
-
 def run(app: Flask, *words: str, status: int = 0) -> Result:
     result = app.test_cli_runner().invoke(args=["chat", *words])
     assert result.exit_code == status, result.output

@@ -36,17 +36,6 @@ def worker(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
     return make_app(RATELIMIT_STORAGE_URI=uri)
 
 
-@pytest.fixture
-def console(make_app: AppMaker, uri: str) -> Flask:
-    """The application of the command: another process, in effect."""
-    return make_app(RATELIMIT_STORAGE_URI=uri)
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
-
-
 def ratelimit(app: Flask, *words: str, status: int = 0) -> Any:
     """What `flask ratelimit … --json` prints, or its error."""
     result = app.test_cli_runner().invoke(args=["ratelimit", *words, "--json"])

@@ -12,7 +12,6 @@ from flask import Flask
 
 from chatapp.accounts.api_key import parse
 from chatapp.accounts.store import Accounts, User
-from chatapp.database.connection import Database
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 
@@ -27,11 +26,6 @@ def app(make_app: AppMaker) -> Flask:
     app = make_app()
     run(app, "teams", "create", "research")
     return app
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
 
 
 def written(tmp_path: Path, text: str) -> str:

@@ -20,23 +20,6 @@ from tests.chatapp.conftest import AppMaker
 
 
 @pytest.fixture
-def worker(make_app: AppMaker, uri: str) -> Flask:
-    """The application that answers."""
-    return make_app(RATELIMIT_STORAGE_URI=uri)
-
-
-@pytest.fixture
-def console(make_app: AppMaker, uri: str) -> Flask:
-    """The application of the command: another process, in effect."""
-    return make_app(RATELIMIT_STORAGE_URI=uri)
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
-
-
-@pytest.fixture
 def key(console: Flask) -> str:
     """A key of alice; another user has one, too."""
     new_key(console, "bob")

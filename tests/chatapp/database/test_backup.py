@@ -27,11 +27,6 @@ from tests.chatapp.ledger.calls import begun, finished
 
 
 @pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
-
-
-@pytest.fixture
 def live(database_url: str, accounts: Accounts) -> Database:
     """A database with a key and a call, open in this process: its journal has the rows."""
     accounts.create_key("alice", plan=None, default_plan="starter")

@@ -13,7 +13,6 @@ from flask import Flask
 
 from chatapp import MISTAKES, POLICY_FILE
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.served import serving
@@ -33,11 +32,6 @@ def policy(tmp_path: Path, line: str = MODELS) -> str:
     file = tmp_path / "policy.toml"
     file.write_text(text.replace(STARTER, STARTER + line).replace(KEYS, 'limit = "1200/day"'))
     return str(file)
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from flask import Flask
 
 from chatapp import MISTAKES, POLICY_FILE
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
@@ -35,11 +34,6 @@ def policy(tmp_path: Path, line: str = 'class = "batch"\n') -> str:
     file = tmp_path / "policy.toml"
     file.write_text(text.replace(MODEL, KEPT).replace(STARTER, STARTER + line))
     return str(file)
-
-
-@pytest.fixture
-def accounts(database_url: str) -> Accounts:
-    return Accounts(Database(database_url))
 
 
 @pytest.fixture
