@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import event
 
 from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
@@ -67,23 +68,19 @@ def test_totals_are_by_day_and_user(reports: Reports) -> None:
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
 
 
-def test_sums_by_user_are_read_in_the_order_of_the_table(database: Database) -> None:
-    """By time, and not in that of the users' index, as SQLite would on its own."""
-    read: list[tuple[str, object]] = []
-
-    @event.listens_for(Engine, "before_cursor_execute")
-    def keep(_connection: object, _cursor: object, sql: str, values: object, *_: object) -> None:
-        read.append((sql, values))
-
-    try:
-        Reports(database).spending(by="user", since=MIDNIGHT)
-    finally:
-        event.remove(Engine, "before_cursor_execute", keep)
-    (sql, values) = read[-1]
+def test_sums_by_user_are_read_in_the_order_of_the_table(database_url: str) -> None:
+    """By time, and not in that of the users' index, as SQLite would on its own. PostgreSQL has
+    statistics to choose by."""
+    database, read = Database(database_url), list[Any]()
     with database.reading() as connection:
-        if connection.dialect.name != "sqlite":
-            pytest.skip("SQLite chooses this index; PostgreSQL has statistics")
+        event.listen(
+            connection.engine, "before_cursor_execute", lambda *words: read.append(words[2:4])
+        )
+    Reports(database).spending(by="user", since=MIDNIGHT)
+    sql, values = read[-1]
+    with database.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
+    database.close()
     assert "ix_calls_started_at" in str(plan)
     assert "ix_calls_user" not in str(plan)
 
