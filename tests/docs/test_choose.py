@@ -8,33 +8,25 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from ratelimit_ext.core import clock
 from tests.docs.test_documents import ROOT, blocks
+from tests.web import conftest as web
+
+clock = web.clock
 
 PAGE = ROOT / "docs" / "extension" / "choose.md"
 ADA, BOB = {"X-Customer": "ada"}, {"X-Customer": "bob"}
 HOUR_S = 3600
 
 
-class Time:
-    """The time of limits in memory, which stands still."""
-
-    def __init__(self) -> None:
-        self.now_us = 1_861_920_000_000_000  # 1 January 2029, 0:00 UTC
-
-    def forward(self, seconds: float) -> None:
-        self.now_us += round(seconds * 1_000_000)
+@pytest.fixture
+def time(clock: web.Clock) -> web.Clock:
+    """It stands still at the beginning of a month: 1 January 2029, 0:00 UTC."""
+    clock.now_s = 1_861_920_000.0
+    return clock
 
 
 @pytest.fixture
-def time(monkeypatch: pytest.MonkeyPatch) -> Time:
-    time = Time()
-    monkeypatch.setattr(clock, "now_us", lambda: time.now_us)
-    return time
-
-
-@pytest.fixture
-def page(time: Time) -> dict[str, Any]:
+def page(time: web.Clock) -> dict[str, Any]:
     """What the page's lines define."""
     names: dict[str, Any] = {"__name__": "choose"}
     for block in blocks(PAGE, "python"):
@@ -56,14 +48,14 @@ def passed(client: FlaskClient, path: str, calls: int, **request: Any) -> int:
     return statuses.count(200)
 
 
-def test_a_burst_then_a_pace(client: FlaskClient, time: Time) -> None:
+def test_a_burst_then_a_pace(client: FlaskClient, time: web.Clock) -> None:
     """Ten at once, then one every two seconds."""
     assert passed(client, "/search", 12) == 10
     time.forward(2)
     assert passed(client, "/search", 2) == 1
 
 
-def test_a_quota_of_any_day(client: FlaskClient, time: Time) -> None:
+def test_a_quota_of_any_day(client: FlaskClient, time: web.Clock) -> None:
     """A thousand in 24 hours, for each customer."""
     assert passed(client, "/lookup", 1001) == 1000
     assert passed(client, "/lookup", 1, headers=BOB) == 1
@@ -73,7 +65,7 @@ def test_a_quota_of_any_day(client: FlaskClient, time: Time) -> None:
     assert passed(client, "/lookup", 1) == 1
 
 
-def test_a_quota_of_the_calendar(client: FlaskClient, time: Time) -> None:
+def test_a_quota_of_the_calendar(client: FlaskClient, time: web.Clock) -> None:
     """It begins afresh on the first of February in Berlin."""
     assert passed(client, "/invoice", 1001) == 1000
     time.forward((31 * 24 - 1) * HOUR_S - 1)
@@ -149,7 +141,7 @@ def test_shadow_denies_nothing(page: dict[str, Any], client: FlaskClient) -> Non
     assert [state.share for state in states if state.row.name == "feed"] == [1]
 
 
-def test_all_limits_or_none(client: FlaskClient, time: Time) -> None:
+def test_all_limits_or_none(client: FlaskClient, time: web.Clock) -> None:
     """A call that the quota denies leaves the pace as it was."""
     assert passed(client, "/both", 10) == 10
     time.forward(20)

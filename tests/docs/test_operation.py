@@ -218,7 +218,9 @@ def scene(
 def follow(page: str, scene: Scene) -> None:
     """Run the commands of a page, and compare what they print."""
     left, scene.page = dict(BEFORE[page]), PAGES / f"{page}.md"
-    for command in commands(scene.page):
+    shown = commands(scene.page)
+    assert shown
+    for command in shown:
         happens = next((each for each in left if command.line.startswith(each)), None)
         if happens is not None:
             left.pop(happens)(scene)

@@ -10,7 +10,6 @@ from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter
 from tests import servers
-from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
 
@@ -37,14 +36,10 @@ def admitted(app: Flask, name: str) -> int:
     return statuses(app, "/", 12, headers={"X-Class": name}).count(200)
 
 
-@pytest.mark.parametrize("storage", ["memory", "redis"])
 @pytest.mark.parametrize("strategy", ["token-bucket", "sliding-window", "fixed-window"])
-def test_each_class_leaves_what_is_kept(
-    make: Maker, redis_server: Server, strategy: str, storage: str
-) -> None:
+def test_each_class_leaves_what_is_kept(make: Maker, uri: str, strategy: str) -> None:
     """A class that is not listed comes last. A denial of one class is not repeated to another."""
-    uri = {} if storage == "memory" else {"storage_uri": redis_server.uri}
-    app, limiter = make(**uri)
+    app, limiter = make(storage_uri=uri)
     limited(app, limiter, strategy=strategy)
     assert [admitted(app, name) for name in ("bulk", "", "normal", "interactive")] == [4, 0, 2, 4]
 
