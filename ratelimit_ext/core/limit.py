@@ -190,12 +190,21 @@ class Limit:
         one."""
         if self.candidate is None:
             return None
-        amount, keep = self.candidate, self.keep
-        if self.burst is None and self.amount:  # classes are kept the same share of it
-            shares = [(name, units * amount // self.amount) for name, units in keep]
-            keep = tuple([share for share in shares if share[1]])
-        own = {"amount": amount, "candidate": None, "keep": keep}
+        own = {"amount": self.candidate, "candidate": None, "keep": self.kept_of(self.candidate)}
         return replace(self, **own, mode=CANDIDATE, name=self.label)  # type: ignore[arg-type]
+
+    def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
+        """Return what classes are kept of another amount: the same share of it, as far as there is
+        one unit for each. What a bucket holds stays as it is, if it is written."""
+        if self.burst is not None:
+            return self.keep
+        kept, left = [], amount - 1  # the lowest class has one
+        for name, part in self.keep if self.amount else ():
+            share = min(max(1, part * amount // self.amount), left)
+            if share > 0:
+                kept.append((name, share))
+                left -= share
+        return tuple(kept)
 
     def of_class(self, name: str) -> Limit:
         """Return the same bucket as a class of traffic may use it: it leaves what all higher

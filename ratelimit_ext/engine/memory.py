@@ -28,6 +28,7 @@ SWEEP_EVERY: Final = 1024
 MOST_BUCKETS: Final = 200_000
 #: A full process also keeps what lives no longer than this: see ``admit.lua``.
 BRIEF_US: Final = 60_000_000
+#: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 _OWN: Final = "ratelimit_ext"
 _EVERYONE: Final = "{*}"
 #: How many parameters of limits are kept, and for how long: those of the calendar name the ends of

@@ -48,8 +48,6 @@ from ratelimit_ext.web.declarations.limits_adapter import (
 )
 from ratelimit_ext.web.declarations.settings import seconds
 
-#: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
-
 #: How long a call of the storage takes at most, in seconds.
 DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
 DEFAULT_DEADLINE_S: Final = 0.1

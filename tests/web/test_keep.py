@@ -9,6 +9,8 @@ import pytest
 from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter
+from ratelimit_ext.core.limit import LimitOptions
+from ratelimit_ext.web.declarations.limits_adapter import items_of, limit_of
 from tests import servers
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
@@ -90,9 +92,11 @@ def test_one_question_a_request(make: Maker) -> None:
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize(("amount", "passing"), [(2, [1, 0, 1]), (3, [1, 1, 1]), (1, [1, 0, 0])])
+@pytest.mark.parametrize(
+    ("amount", "passing"), [(2, [1, 0, 1]), (3, [1, 1, 1]), (1, [1, 0, 0]), (0, [0] * 3)]
+)
 def test_a_small_override_keeps_one_for_each(make: Maker, amount: int, passing: list[int]) -> None:
-    """The highest class first; a limit of one is for everyone."""
+    """The highest class first; a limit of one is for everyone, and one of zero denies all."""
     app, limiter = make()
     limited(app, limiter, strategy="sliding-window")
     with app.app_context():
@@ -133,6 +137,39 @@ def test_an_override_keeps_the_same_share(make: Maker) -> None:
     with app.app_context():
         limiter.operators.override("model", "everyone", "5/minute")
     assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [2, 1, 2]
+
+
+def test_an_override_of_a_limit_that_denies_all(make: Maker) -> None:
+    """There is no share of zero: an override of such a limit keeps nothing."""
+    app, limiter = make()
+    words: dict[str, Any] = {"keep": KEEP, "priority": asked_class, "key_func": everyone}
+    app.add_url_rule("/", "view", limiter.limit("0/minute", name="model", **words)(lambda: "ok"))
+    assert admitted(app, "interactive") == 0
+    with app.app_context():
+        limiter.operators.override("model", "everyone", "5/minute")
+    assert admitted(app, "bulk") == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "candidate", "keep"),
+    [
+        ("10/minute", "2/minute", KEEP),
+        (
+            "0.00001 usd/minute",
+            "0.000002 usd/minute",
+            {"interactive": 0.000004, "normal": 0.000002},
+        ),
+    ],
+)
+def test_a_small_candidate_keeps_what_an_override_keeps(
+    text: str, candidate: str, keep: dict[str, Any]
+) -> None:
+    """One unit for the highest class, and one for all."""
+    options = LimitOptions(candidate=candidate, keep=tuple(keep.items()), priority=asked_class)
+    (item,) = items_of(text, options)
+    tried = limit_of(item, "sliding-window").with_candidate()
+    assert tried is not None
+    assert tried.keep == (("interactive", 1),)
 
 
 def test_a_candidate_keeps_the_same_share(make: Maker) -> None:

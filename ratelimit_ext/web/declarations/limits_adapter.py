@@ -12,7 +12,6 @@ import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import lru_cache, total_ordering
 from typing import Any, Final
 
@@ -89,7 +88,13 @@ def with_amount(
     Raises ``ConfigurationError`` for any other string, and for an amount that no call can pass."""
     own: Any = runtime.limit
     parsed: ParsedLimit = own.parsed.with_amount(text)
-    item = _item(parsed, _scaled(options_of(own), own.parsed.amount, parsed.amount))
+    options = options_of(own)
+    if options.keep:
+        before = limit_of(own, default_strategy)
+        kept = [(name, before.outside(units)) for name, units in before.kept_of(parsed.amount)]
+        priority = options.priority if kept else None
+        options = replace(options, keep=tuple(kept), priority=priority)
+    item = _item(parsed, options)
     limit_of(item, default_strategy).check_amount(runtime.cost)
     return item, parsed
 
@@ -108,22 +113,6 @@ def options_of(item: object) -> LimitOptions:
     """Return the item's options; a stock item has none."""
     options: LimitOptions = getattr(item, "options", NO_OPTIONS)
     return options
-
-
-def _scaled(options: LimitOptions, before: int, amount: int) -> LimitOptions:
-    """Return the options with another amount: what classes are kept has the same share of it, as
-    far as there is one unit for each. What a bucket holds stays as it is, if it is written."""
-    if not options.keep or options.burst is not None or amount == before:
-        return options
-    kept: list[tuple[str, float]] = []
-    left = amount - 1  # the lowest class has one
-    for name, stated in dict(options.keep).items():
-        share = Fraction(str(stated)) * amount / before
-        units = float(share) if options.unit == "usd" else min(max(1, int(share)), left)
-        if units:
-            kept.append((name, units))
-        left -= int(units)
-    return replace(options, keep=tuple(kept), priority=options.priority if kept else None)
 
 
 def _multiple_of(item: object) -> int | None:
