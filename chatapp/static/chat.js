@@ -392,7 +392,7 @@ function showChats() {
   at("open-chat").hidden = open.messages.length === 0;
   at("search-box").hidden = others.length === 0;
   at("chats-box").hidden = at("open-chat").hidden && others.length === 0;
-  at("chats").replaceChildren(...conversation.find(others.length ? at("search").value : "").map((chat) => {
+  at("chats").replaceChildren(...conversation.find(at("search").value).map((chat) => {
     const title = conversation.titleOf(chat);
     const row = element("li");
     const forget = button("Delete", "plain", () => {
@@ -555,9 +555,11 @@ function draftChanged() {
 
 // The price of a long message, before it is sent.
 function showEstimate() {
+  const { inputUsd = 0 } = models.get(model.value) ?? {};
+  at("estimate").hidden = message.value.length < LONG_DRAFT || !inputUsd;
+  if (at("estimate").hidden) return; // else each letter would sum up the whole chat
   const tokens = conversation.tokensWith(message.value);
-  const usd = (tokens * (models.get(model.value)?.inputUsd ?? 0)) / 1e6;
-  at("estimate").hidden = message.value.length < LONG_DRAFT || usd === 0;
+  const usd = (tokens * inputUsd) / 1e6;
   at("estimate").textContent = `About ${count(tokens, "token")} to read: ${dollars(usd)}. The reply costs extra.`;
 }
 

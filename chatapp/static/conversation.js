@@ -26,9 +26,9 @@ function bytesOf(message) {
   return sizes.get(message);
 }
 
-// A chat is {id, version, savedMs, messages, from, cutFor}, and has a `name` and `instructions` if its user gave it some. Its messages are {role, content}; a reply also has {model,
-// usage, costUsd, end}, where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off. Those
-// before `from` are not sent any more.
+// A chat is {id, version, savedMs, messages, from, cutFor}, and has a `name` and `instructions` if its user gave it
+// some. Its messages are {role, content}, and those before `from` are not sent any more. A reply also has {model, usage,
+// costUsd, end}, where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off.
 export class Conversation {
   chat = newChat();
   others = []; // chats, the one that was open last first
