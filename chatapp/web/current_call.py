@@ -35,7 +35,7 @@ from chatapp.web.errors import ApiError
 from chatapp.web.tags import tags_of
 from ratelimit_ext import DecideAgain, Limiter, TemporarilyUnavailable
 
-#: The last is for policies: `exempt_when = "chatapp.web.current_call:…"`.
+#: A policy names one: `exempt_when = "chatapp.web.current_call:has_no_quota_by_direction"`.
 __all__ = ["begin_call", "has_no_quota_by_direction", "install"]
 
 #: Where servers put the connection of a request.

@@ -38,10 +38,10 @@ CLASS: Final = "class"
 CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: The class of a plan without one.
 HIGHEST: Final = "interactive"
-#: What a caller can lower it to, and the class that this is: no policy can list it.
+#: By this header a caller asks for the lowest class, which comes after all that a policy can list.
+CLASS_HEADER: Final = "X-Traffic-Class"
 LOWEST: Final = "lowest"
 LAST: Final = ""
-CLASS_HEADER: Final = "X-Traffic-Class"
 #: The service tier of calls that OpenAI answers when it has room, at half the price.
 FLEX: Final = "flex"
 SPOOFING_WARNING: Final = (
@@ -81,8 +81,8 @@ def traffic_class() -> str:
     principal, policy = current.principal, current.services.policy
     if principal is not None and principal.traffic_class is not None:
         return principal.traffic_class
-    plan = policy and policy.plans.get(current.services.limiter.current.plan or "")
-    own: str = plan.keywords.get(CLASS, HIGHEST) if plan else HIGHEST
+    known = policy and policy.plans.get(current.services.limiter.current.plan or "")
+    own: str = known.keywords.get(CLASS, HIGHEST) if known else HIGHEST
     return own
 
 
