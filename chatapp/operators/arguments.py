@@ -90,11 +90,11 @@ def month(text: str) -> tuple[datetime, datetime]:
             if text.strip().lower() == "last"
             else datetime.strptime(text.strip(), "%Y-%m").replace(tzinfo=UTC)
         )
-    except ValueError:
+        return start, (start + timedelta(days=31)).replace(day=1)
+    except (ValueError, OverflowError):
         raise OperatorError(
             "invalid_month", f"{text!r} is not a month; write it as 2026-10 or last"
         ) from None
-    return start, (start + timedelta(days=31)).replace(day=1)
 
 
 def end(text: str) -> datetime:

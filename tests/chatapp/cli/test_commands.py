@@ -167,6 +167,7 @@ BAD_WORDS = {
     "an unknown plan to set": ("plans", "set", "a", "gold"),
     "no day": ("ledger", "show", "--since", "someday"),
     "no month": ("ledger", "show", "--month", "2026-13"),
+    "the last month of all": ("ledger", "show", "--month", "9999-12"),
     "a month and a day": ("ledger", "show", "--month", "last", "--since", "7d"),
     "a time without days": ("ledger", "show", "--since", "7d", "--until", "8d"),
     "no day to compare from": ("ledger", "estimates", "--since", "2026-13-01"),
