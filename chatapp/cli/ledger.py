@@ -38,6 +38,12 @@ RESTORE: Final = (
     "charges it with --apply."
 )
 
+by_subject = click.option(
+    "--by",
+    type=arguments.SUBJECT,
+    default="user",
+    help="user (default), key, team, model or tag:NAME.",
+)
 ledger = AppGroup("ledger", help="Report and check usage and spending.")
 
 
@@ -112,12 +118,7 @@ def usage(user: str) -> None:
 
 
 @click.command()
-@click.option(
-    "--by",
-    type=arguments.SUBJECT,
-    default="user",
-    help="user (default), key, model, team or tag:NAME.",
-)
+@by_subject
 @of_period
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
@@ -197,7 +198,7 @@ def calls(user: str | None, period: Period, *, as_json: bool) -> None:
     """Print the calls as CSV, the oldest first, one line each."""
     identity = callers.known_identity(user)
     found = current_services().reports.calls(user=identity, **period._asdict())
-    rows = (_with_dollars(dict(row)) for row in found)
+    rows = map(_with_dollars, found)
     if as_json:
         echo_json([{**row, "started_at": row["started_at"].isoformat()} for row in rows])
         return
@@ -208,12 +209,7 @@ def calls(user: str | None, period: Period, *, as_json: bool) -> None:
 @ledger.command()
 @click.option("--user", type=arguments.USER, help=USER_HELP)
 @of_period
-@click.option(
-    "--by",
-    type=arguments.SUBJECT,
-    default="user",
-    help="user (default), key, team, model or tag:NAME.",
-)
+@by_subject
 @with_json
 def show(user: str | None, period: Period, by: str, *, as_json: bool) -> None:
     """Show calls, tokens and dollars by day, the newest first."""
@@ -418,8 +414,8 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
     return found
 
 
-def _with_dollars(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "cost_usd": row.pop("cost_micro_usd") / MICRO}
+def _with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {**row, "cost_usd": row["cost_micro_usd"] / MICRO}
 
 
 def _dollars(micro_usd: int) -> str:
