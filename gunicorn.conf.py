@@ -47,7 +47,7 @@ def load(path: Path) -> ModuleType:
 
 
 def number(name: str, default: int, most: int) -> int:
-    """A whole number of the environment."""
+    """Return the whole number in that variable, or the default; an invalid one ends the process."""
     text = os.environ.get(name) or str(default)
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= most):
         sys.exit(
@@ -57,7 +57,7 @@ def number(name: str, default: int, most: int) -> int:
 
 
 def seconds(name: str, default: int) -> float | None:
-    """Seconds of the environment, up to an hour; None if they are invalid."""
+    """Return the seconds in that variable, or the default: up to an hour, None if invalid."""
     try:
         found_s = float(os.environ.get(name) or default)
     except ValueError:

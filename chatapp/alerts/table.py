@@ -6,17 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Index,
-    Integer,
-    String,
-    Table,
-    delete,
-    insert,
-    select,
-)
+from sqlalchemy import BigInteger, Column, Index, Integer, String, Table, delete, insert, select
 from sqlalchemy import text as sql
 
 from chatapp.alerts.alert import Alert

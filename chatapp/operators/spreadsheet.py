@@ -44,7 +44,8 @@ def _line(row: Sequence[object]) -> str:
 
 
 def _cell(value: object) -> object:
-    """A negative number is no formula; JSON begins like none, and only its strings have `;`."""
+    """Return the cell as it is written. A negative number is no formula. JSON never begins like
+    one, and has `;` only in its strings, where it can be escaped."""
     match value:
         case str():
             return FORMULA.sub("'", value)

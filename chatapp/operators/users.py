@@ -37,7 +37,7 @@ def activate(name: str, *, reason: str, by: str) -> str:
     for public_id in keys.usable_keys(name):
         blocks.release_key(public_id)
     callers.note("activate", user_identity(name), reason=reason, by=by)
-    return f"{name} is active again; all workers apply it within 5 s."
+    return f"{name} is active again; {keys.since_when(is_immediate=False)}."
 
 
 def delete(name: str, *, reason: str, by: str) -> str:

@@ -1,4 +1,4 @@
-"""What operators change, which users are deactivated, and the classes of keys."""
+"""The log of operators' changes, when a user was deactivated, and the class of a key."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ down_revision = "0007"
 
 
 def upgrade() -> None:
-    """No user is, and no key has a class; the changes of before stay in the limits' storage."""
+    """No user is deactivated yet, and no key has a class. Earlier changes are not copied from the
+    limits' storage."""
     op.add_column("users", sa.Column("deactivated_at", sa.DateTime(timezone=True)))
     op.add_column("api_keys", sa.Column("traffic_class", sa.String(64)))
     op.create_table(
@@ -30,7 +31,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """All are active again, and of the class of their plan."""
+    """All users are active again, and each key has the class of its plan."""
     op.drop_table("changes")
     op.drop_column("api_keys", "traffic_class")
     op.drop_column("users", "deactivated_at")
