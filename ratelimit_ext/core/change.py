@@ -32,11 +32,8 @@ class Change(NamedTuple):
         change that would soon be out of date is no loss."""
         if self.verb not in SENT_AGAIN:
             return 0
-        if self.verb == "adjust" or (
-            self.verb == "settle" and not self.charge.limit.traits.one_per_call
-        ):
-            return abs(self.numbers[1])
-        return self.charge.cost
+        is_slot = self.verb == "settle" and self.charge.limit.traits.one_per_call
+        return self.charge.cost if is_slot or self.verb == "release" else abs(self.numbers[1])
 
     @classmethod
     def adjust(cls, verdict: Verdict, delta: int) -> Change:

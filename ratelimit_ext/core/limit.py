@@ -186,12 +186,11 @@ class Limit:
         return tuple([(name, value) for name, value in given if value != _DEFAULTS[name]])
 
     def with_candidate(self) -> Limit | None:
-        """Return the limit with its candidate as the amount, evaluated in shadow; ``None`` without
-        one."""
-        if self.candidate is None:
+        """Return the limit with its candidate as the amount, in shadow; ``None`` without one."""
+        if (amount := self.candidate) is None:
             return None
-        own = {"amount": self.candidate, "candidate": None, "keep": self.kept_of(self.candidate)}
-        return replace(self, **own, mode=CANDIDATE, name=self.label)  # type: ignore[arg-type]
+        own: dict[str, Any] = {"mode": CANDIDATE, "name": self.label, "keep": self.kept_of(amount)}
+        return replace(self, amount=amount, candidate=None, **own)
 
     def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
         """Return what classes are kept of another amount: the same share of it, as far as there is
@@ -224,10 +223,10 @@ class Limit:
 
     def is_of(self, other: Limit) -> bool:
         """Return whether both are one limit, for the same class or for two."""
-        if self == other:
-            return True
-        alike = replace(self, amount=other.amount, burst=other.burst)
-        return self.whole == other.whole and alike == other
+        return self == other or (
+            self.whole == other.whole
+            and replace(self, amount=other.amount, burst=other.burst) == other
+        )
 
     def never_admits(self, cost: Any) -> bool:
         """Return whether each call would be denied for this cost. An amount of 0 is meant to do
