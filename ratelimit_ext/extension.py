@@ -70,6 +70,7 @@ from ratelimit_ext.web.declarations.code_checks import (
     check_lists,
     check_strategy,
     check_target,
+    check_values,
     keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import (
@@ -187,10 +188,9 @@ class Limiter(flask_limiter.Limiter):
                 "Limiter, key_func: found an application; allowed: a function. Write "
                 "Limiter(client_ip, app=app)."
             )
-        if callable(found):
-            check_function(found, 0, "Limiter, key_func")
-        else:
+        if not callable(found):
             arguments["key_func"] = partial(_lacks_key_func, found)
+        check_values(arguments, "Limiter")
         check_lists(arguments)
         check_switches(arguments, "Limiter")
         self._arguments = {

@@ -28,10 +28,11 @@ _ARGUMENTS: Final = {
     "exempt_when": 0,
     "deduct_when": 1,
     "on_breach": 1,
+    "on_meta_breach": 1,
     "scope": 1,
 }
 #: The others may be values.
-_ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach")
+_ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach", "on_meta_breach")
 _SWITCHES: Final = ("per_method", "override_defaults")
 _METHODS: Final = tuple(HTTPMethod)
 #: A method that is this like a standard one (1 is equal) is a misspelling. Others may be meant.

@@ -177,7 +177,9 @@ def check_switches(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def _is_switch(argument: str) -> bool:
-    return argument.endswith(("enabled", "_errors", "_breach", "_method", "strict"))
+    name = f"{PREFIX}{argument.upper()}"
+    setting = SETTINGS.get(_ALIASES.get(name, name))
+    return setting is not None and setting.kind == "switch"
 
 
 def _mistaken(switches: Mapping[str, object]) -> list[str]:

@@ -132,6 +132,14 @@ def test_a_mistake_in_a_default_limit(make: Maker, options: dict[str, Any], mess
             {"headers_enabled": "no"},
             r"Limiter, headers_enabled: found 'no' .* takes for true; allowed: True or False",
         ),
+        (
+            asked_key,
+            {"on_breach": "no"},
+            r"Limiter, on_breach: found 'no' \(a string\); allowed: a function",
+        ),
+        (asked_key, {"on_meta_breach": "no"}, r"Limiter, on_meta_breach: found 'no'"),
+        (asked_key, {"default_limits_per_method": "no"}, "default_limits_per_method: found 'no'"),
+        (asked_key, {"strict": "no"}, "Limiter, strict: found 'no'"),
         (asked_key, {"default_limits": [""]}, r"limit '': found '' \(a string\); allowed: amount"),
         (
             asked_key,
