@@ -55,6 +55,7 @@ def test_the_database_has_no_secret(accounts: Accounts, database: Database) -> N
         ]
     assert made.public_id in "".join(rows)
     assert made.secret not in "".join(rows)
+    assert made.secret_sha256 not in repr(accounts.all_keys())  # nor has a log the digest
 
 
 def test_a_second_key_keeps_the_plan(accounts: Accounts) -> None:
@@ -97,7 +98,8 @@ def test_a_use_is_noted_by_the_day(accounts: Accounts) -> None:
     """The last day counts, in any order of the workers' writes."""
     made = accounts.create_key("alice", plan=None, default_plan="starter")
     today = date(2026, 11, 25)
-    for day in (today, today - timedelta(days=1)):
+    yesterday = today - timedelta(days=1)
+    for day in (yesterday, today, yesterday):
         accounts.note_use(made.public_id, day)
     assert accounts.all_keys()[0].last_used_on == today
 

@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.accounts.store import Accounts
+from chatapp.accounts.store import Accounts, UserChange
 from chatapp.database.connection import Database
 from chatapp.ledger.reports import Reports
 from chatapp.services import services_of
@@ -197,6 +197,15 @@ def test_the_last_keys_stay(console: Flask, accounts: Accounts) -> None:
     refused = run(console, "users", "delete", "alice", "--yes", status=1)
     assert "alice has the only keys; nothing was deleted." in refused.stderr
     assert accounts.find(public_id_of(key)) is not None
+
+
+def test_a_user_without_a_key_is_deleted_though_there_is_none(
+    console: Flask, accounts: Accounts
+) -> None:
+    """Accounts are off before and after."""
+    accounts.import_users([UserChange("carol", {})], default_plan="starter")
+    run(console, "users", "delete", "carol", "--yes")
+    assert not accounts.users()
 
 
 def test_answers_of_a_deleted_user_are_nobodys(console: Flask, key: str) -> None:
