@@ -134,8 +134,8 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
 def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool) -> None:
     """Create a key like KEY and print it, this one time; KEY expires after the overlap.
 
-    The new key has the same user, name, amounts, models and end, and budgets of its own. Blocks and
-    overrides of KEY do not apply to it.
+    The new key has the same user, name, amounts, models, files, class and end, and budgets of its
+    own. Blocks and overrides of KEY do not apply to it.
     """
     public_id = public_id_of(key)
     made, old, end = known_keys.rotate_key(public_id, overlap=overlap, reason=reason, by=by)

@@ -354,15 +354,15 @@ def test_a_rotated_key_works_for_the_overlap(worker: Flask, accounts: Accounts) 
     """Both keys do, and the new one is like the old one; afterwards it alone."""
     words = ("--name", "ci", "--limit", "key-usd-day=2 usd/day", "--model", "gpt-5*")
     old = new_key(worker, "alice", *words)
+    run(worker, "keys", "set-files", old, "on")
     made = run(worker, "keys", "rotate", old, "--overlap", "2h")
     new = parse(made.stdout.strip())
     assert new is not None
     assert f"replaces {public_id_of(old)}, which is valid until" in made.stderr
     keys = {key.public_id: key for key in accounts.all_keys()}
     before, after = keys[public_id_of(old)], keys[new.public_id]
-    assert (after.user, after.name, after.limits, after.models) == (
-        *(before.user, before.name, before.limits, before.models),
-    )
+    for name in ("user", "name", "limits", "models", "files"):
+        assert getattr(after, name) == getattr(before, name)
     assert after.expires_at is None
     assert before.expires_at is not None
     assert abs(before.expires_at - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)

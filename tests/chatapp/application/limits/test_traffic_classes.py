@@ -80,6 +80,8 @@ def test_of_the_key(app: Flask, accounts: Accounts, name: str, left: int) -> Non
     shown = run(app, "keys", "list").stdout
     assert (f"; class {name}" in shown) is (name != "plan")
     assert remaining(app, key.text) == left
+    run(app, "keys", "rotate", key.public_id)
+    assert len({each.traffic_class for each in accounts.all_keys()}) == 1
 
 
 def test_a_mistake_in_a_class(make_app: AppMaker, tmp_path: Path) -> None:
