@@ -98,7 +98,7 @@ class Denials:
     def forget(self) -> None:
         """Drop what was gathered, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
-        #: By the bucket, and what each limit of the request counts: the caller.
+        #: By the bucket, and what each limit of the request counts, with the class: the caller.
         self._runs: dict[tuple[str, tuple[str, ...]], _Run] = {}
         #: How many callers of a bucket are among them.
         self._callers: Counter[str] = Counter()
@@ -110,12 +110,13 @@ class Denials:
         decision, now_s = event.decision, clock.now_us() / 1_000_000
         # Of a denial from memory, verdicts of now would have to be computed.
         verdicts = decision.known if isinstance(decision, CachedDecision) else decision.verdicts
-        identities = tuple([identity for _, identity, _ in event.charges])
+        identities = [identity for _, identity, _ in event.charges]
         with self._changes:
             for verdict in verdicts:
                 if verdict.allowed or not verdict.enforced:
                     continue
-                key, caller = verdict.charge.key, identities
+                key = verdict.charge.key
+                caller = (*identities, "", *verdict.charge.limit.kept_for)
                 run = self._runs.get((key, caller))
                 if run is None and self._callers[key] >= MOST_CALLERS:
                     caller = ()

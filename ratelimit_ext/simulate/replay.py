@@ -45,10 +45,6 @@ class Rule(NamedTuple):
         name = call.who.get(self.priority) if self.limit.keep else None
         return self if name is None else self._replace(limit=self.limit.of_class(name))
 
-    @property
-    def is_shadow(self) -> bool:
-        return self.limit.mode != "enforce"
-
     def identity(self, call: TrafficCall) -> str | None:
         """Return the identity that the limit counts; ``None`` if the traffic does not say it."""
         return EVERYONE if self.key == EVERYONE else call.who.get(self.key)
@@ -176,7 +172,7 @@ class Replay:
             fits, _, state = prepared.strategy.check(known, now, cost, prepared.parameters(now))
             if fits:
                 fitting.append((prepared, place, state, cost))
-            elif rule.is_shadow:
+            elif rule.limit.is_shadow:
                 tried.append(rule)
             else:
                 denied.append(rule)

@@ -147,7 +147,7 @@ def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
         now = _amount(limit, limit.amount) + (f", burst {limit.burst:,}" if limit.burst else "")
         then = _amount(limit, each.amount) + (f", burst {burst:,}" if burst else "")
         largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in each.peaks)
-        name = f"{rule.name} (shadow)" if rule.is_shadow else rule.name
+        name = f"{rule.name} (shadow)" if rule.limit.is_shadow else rule.name
         counts = f"{each.identities:,}", f"{each.denied:,}"
         rows.append([name, rule.key, now, then, *counts, largest])
     return "Suggested amounts", rows

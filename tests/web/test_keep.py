@@ -10,6 +10,8 @@ from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter
 from ratelimit_ext.core.limit import LimitOptions
+from ratelimit_ext.metrics import prometheus
+from ratelimit_ext.operators import explained
 from ratelimit_ext.web.declarations.limits_adapter import items_of, limit_of
 from tests import servers
 from tests.web.calls import statuses
@@ -137,6 +139,23 @@ def test_an_override_keeps_the_same_share(make: Maker) -> None:
     with app.app_context():
         limiter.operators.override("model", "everyone", "5/minute")
     assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [2, 1, 2]
+
+
+def test_operators_see_the_classes(make: Maker) -> None:
+    """Denials of two classes are two records; metrics count them apart from the limit's own."""
+    app, limiter = make()
+    limiter.remember_denials()
+    exporter = prometheus.measure(limiter)
+    limited(app, limiter, strategy="sliding-window")
+    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [4, 2, 4]
+    with app.app_context():
+        found = limiter.operators.denials(since=60).records
+    assert [each.kept_for for each in found] == [["interactive", "normal"], ["interactive"], []]
+    assert "(a part is kept for interactive, normal)" in explained(found[0]).left
+    figures = exporter.scrape()[0].decode()
+    counted = 'ratelimit_decisions_total{limit="model",outcome="%s",strategy="sliding-window"} %s.0'
+    assert counted % ("kept", 8 + 10) in figures
+    assert counted % ("denied", 8) in figures
 
 
 def test_an_override_of_a_limit_that_denies_all(make: Maker) -> None:

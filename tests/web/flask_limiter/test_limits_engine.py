@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Blueprint, Flask
@@ -260,14 +261,20 @@ def test_what_is_known_at_the_start_is_refused_there(by: str) -> None:
         start()
 
 
-def test_an_anchored_window_needs_our_engines() -> None:
-    """A calendar is nothing that a stock strategy knows."""
-    app = Flask("example")
-    app.testing = True
-    limiter = Limiter(asked_key, app=app, storage_uri="counters://")
-    app.get("/")(limiter.limit("2/day", anchor="day")(lambda: "ok"))
-    with pytest.raises(ConfigurationError, match="with an anchor needs Redis"):
-        app.test_client().get("/")
+@pytest.mark.parametrize(
+    ("option", "options"),
+    [
+        ("an anchor", {"anchor": "day"}),
+        ("reserve", {"reserve": True, "deduct_when": lambda _: False}),
+        ("keep", {"keep": {"paying": 1}, "priority": asked_key}),
+    ],
+)
+def test_an_option_of_ours_needs_our_engines(option: str, options: dict[str, Any]) -> None:
+    """No stock strategy knows a calendar, refunds or classes."""
+    app, limiter = Flask("example"), Limiter(asked_key, storage_uri="counters://")
+    app.get("/")(limiter.limit("2/day", **options)(lambda: "ok"))
+    with pytest.raises(ConfigurationError, match=f"with {option} needs Redis"):
+        limiter.init_app(app)
 
 
 def test_deduct_when_looks_first_and_takes_at_the_end(clock: Clock) -> None:
