@@ -396,6 +396,21 @@ def test_a_version_of_a_message_that_is_not_in_the_chat_takes_nothing_out(page: 
     ) == [["user", "assistant"], 0]
 
 
+def test_a_version_of_a_message_that_is_no_longer_sent_is_sent(page: Page) -> None:
+    """The history had been cut after it."""
+    assert page.evaluate(
+        """async () => {
+          const { Conversation } = await import("/static/conversation.js");
+          const talk = new Conversation();
+          for (const content of ["one", "two", "three"]) talk.add({ role: "user", content });
+          talk.chat.from = 2;
+          const versions = talk.branch(talk.messages[0]);
+          talk.add({ role: "user", content: "ONE", versions });
+          return talk.history({ contextTokens: null, inputUsd: 0, leftUsd: null });
+        }"""
+    ) == [{"role": "user", "content": "ONE"}]
+
+
 def texts(page: Page) -> list[str]:
     return page.locator("#log .me .text").all_inner_texts()
 

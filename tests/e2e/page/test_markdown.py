@@ -124,12 +124,14 @@ def test_code_with_an_endless_word_has_no_colours(
 def test_code_without_its_library_is_as_it_was_written(
     chat: Page, provider: UpstreamServer
 ) -> None:
-    """As in the moment in which the server is gone."""
-    chat.route("**/highlight.min.js", lambda route: route.abort())
-    provider.script(Stream(openai_chunks(f"```python\n{CODE}```")))
+    """As in the moment in which the server is gone; the next block of code asks for it again."""
+    chat.route("**/highlight.min.js", lambda route: route.abort(), times=1)
+    provider.script(*[Stream(openai_chunks(f"```python\n{CODE}```"))] * 2)
     with chat.expect_event("requestfailed"):
         say(chat, "ping")
     assert replies(chat).locator("pre code").inner_text().strip() == CODE.strip()
+    say(chat, "ping")
+    expect(replies(chat).last.locator(".hljs-keyword")).to_have_text(["def", "return"])
 
 
 def test_a_message_is_text_and_a_replys_html_too(page: Page) -> None:
