@@ -89,6 +89,16 @@ def test_a_day_of_summer_time_has_its_own_length(world: World, hours: int, now: 
     assert world.call(limit).retry_after_ms == hours * 3_600_000
 
 
+def test_each_month_ends_with_its_last_day(world: World) -> None:
+    """A process that serves for months does not decide by the windows of its first one."""
+    limit = Limit(2, 30 * DAY, "fixed-window", anchor="month")
+    for month in range(1, 12):
+        world.now_us = instant_us(f"2027-{month:02}-15T12:00:00", "UTC")
+        assert world.passed(limit, 3) == 2
+        end = world.now_us + world.call(limit).retry_after_us
+        assert end == instant_us(f"2027-{month + 1:02}-01T00:00:00", "UTC")
+
+
 @pytest.mark.parametrize("zone", ZONES)
 @pytest.mark.parametrize("anchor", ["day", "month"])
 def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:

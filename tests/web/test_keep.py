@@ -94,6 +94,15 @@ def test_one_question_a_request(make: Maker) -> None:
     assert len(asked) == 1
 
 
+def test_classes_that_clients_invent_take_no_room(make: Maker) -> None:
+    """All of them are the lowest class."""
+    app, limiter = make()
+    limited(app, limiter)
+    for number in range(3):
+        statuses(app, "/", headers={"X-Class": f"class {number}"})
+    assert len(limiter._components.resolver._classed) == 1
+
+
 @pytest.mark.parametrize(
     ("amount", "passing"), [(2, [1, 0, 1]), (3, [1, 1, 1]), (1, [1, 0, 0]), (0, [0] * 3)]
 )
@@ -132,13 +141,19 @@ def test_an_outage_gives_nothing_twice(make: Maker, last: str) -> None:
     assert (before + during).count(200) == 10
 
 
-def test_an_override_keeps_the_same_share(make: Maker) -> None:
-    """Half of the amount: half of what is kept."""
+@pytest.mark.parametrize(
+    ("words", "passing"), [({"strategy": "sliding-window"}, [2, 1, 2]), ({"burst": 10}, [4, 2, 4])]
+)
+def test_an_override_keeps_the_same_share(
+    make: Maker, words: dict[str, Any], passing: list[int]
+) -> None:
+    """Half of the amount: half of what is kept. A burst that is written stays as it is, and so does
+    what is kept of it."""
     app, limiter = make()
-    limited(app, limiter, strategy="sliding-window")
+    limited(app, limiter, **words)
     with app.app_context():
         limiter.operators.override("model", "everyone", "5/minute")
-    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == [2, 1, 2]
+    assert [admitted(app, name) for name in ("bulk", "normal", "interactive")] == passing
 
 
 def test_operators_see_the_classes(make: Maker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 
 import pytest
@@ -61,6 +62,15 @@ def test_written_events_can_be_read(data: dict[str, str], name: str | None) -> N
     [event] = read([write(data, name=name)])
     assert event.name == (name or "")
     assert event_stream.json.loads(event.data) == data
+
+
+def test_a_compressed_stream_is_read(provider: UpstreamServer) -> None:
+    """Also if its upstream was not asked for that."""
+    body = gzip.compress(b"".join(openai_chunks("hello")))
+    provider.script(Stream([body], headers={"Content-Encoding": "gzip"}))
+    request = RawRequest.of({"model": "gpt-5.4-mini", "stream": True})
+    parts = upstream("openai").forward_stream(request)
+    assert "".join(part.text for part in parts) == "hello"
 
 
 def test_an_event_takes_few_functions(provider: UpstreamServer) -> None:
