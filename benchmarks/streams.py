@@ -127,21 +127,18 @@ def load(target: Target, key: str, streams: int, seconds: float) -> Streams:
 
 
 def note(found: Streams, connection: Connection, selector: selectors.BaseSelector) -> None:
-    """Take what has arrived."""
+    """Take what has arrived. An answer that is cut off has the status 0."""
     try:
-        is_complete = connection.receive()
+        if not connection.receive():
+            return
     except ConnectionError:
         found.statuses[0] += 1
-        is_complete = True
     else:
-        if not is_complete:
-            return
         found.statuses[connection.status] += 1
         took_s = (connection.first_byte_at or time.perf_counter()) - connection.sent_at
         (found.first_bytes if connection.status == 200 else found.refused_s).append(took_s)
-    if is_complete:
-        selector.unregister(connection.socket)
-        connection.socket.close()
+    selector.unregister(connection.socket)
+    connection.socket.close()
 
 
 @contextmanager
