@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from flask import Flask, g
 
 from ratelimit_ext import Limiter, StorageUnavailable
 from ratelimit_ext.records import overrides as module
-from ratelimit_ext.records.overrides import MOST_ENTRIES, MOST_OVERRIDES, Overrides
+from ratelimit_ext.records.overrides import MOST_ENTRIES, MOST_OVERRIDES, LogEntry, Overrides
 from tests import servers
 from tests.servers import Server, eventually
 from tests.web.conftest import Clock, Maker, asked_key
@@ -69,6 +70,18 @@ def test_an_override_changes_one_amount_of_one_identity(site: Site) -> None:
     assert limiter._components.overrides.clear("calls", "ann")
     assert not limiter._components.overrides.clear("calls", "ann")
     assert get(app).json["limit"] == "2 per 1 hour"
+
+
+def test_an_application_keeps_what_changed(site: Site) -> None:
+    """A removal that finds nothing is no change, and is in no log."""
+    kept: list[LogEntry] = []
+    log = SimpleNamespace(write=kept.append, read=lambda _: kept)
+    limiter = site[1]
+    limiter.operators.change_log = log
+    override(site)
+    assert limiter._components.overrides.clear("calls", "ann")
+    assert not limiter._components.overrides.clear("calls", "ann")
+    assert [each.action for each in kept] == ["override", "clear-override"]
 
 
 def test_an_override_lowers_an_amount(site: Site) -> None:
