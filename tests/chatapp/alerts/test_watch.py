@@ -509,8 +509,8 @@ def test_a_rest_of_a_key_is_raised_once_by_all_workers(
         (cap, "openai/KEY_1", "spending cap"),
         (quota, "openai/KEY_1", "quota of gpt-4o"),
     ]
-    with database.writing() as connection:  # as two days later
-        connection.execute(text("UPDATE alerts SET resets_at = '2026-11-01', at = '2026-10-30'"))
+    with database.writing() as connection:  # as if it had ended, still on the same day
+        connection.execute(text("UPDATE alerts SET resets_at = '2026-11-01'"))
     workers[0].note_refused_key(RefusedKey("openai", "KEY_1", end + timedelta(days=1), "gpt-5"))
     assert workers[0].flush()
     assert len(of_keys(database)) == 4

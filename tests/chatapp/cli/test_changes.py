@@ -12,6 +12,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from chatapp.database.connection import Database
+from chatapp.operators import changes as module
 from chatapp.operators.changes import Changes
 from chatapp.services import services_of
 from ratelimit_ext import LogEntry
@@ -55,6 +56,15 @@ def test_the_log_goes_back_to_a_time(console: Flask, database_url: str) -> None:
     assert actions(console, "--since", "2d", "--most", "1") == [("reset", "user:u0")]
     result = console.test_cli_runner().invoke(args=["ratelimit", "log", "--since", "10s"])
     assert (result.stdout, "changed anything since 20" in result.stderr) == ("", True)
+
+
+def test_the_newest_changes_are_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more at once than a log is read for."""
+    monkeypatch.setattr(module, "MOST", 2)
+    changes = Changes(Database(database_url))
+    for at in (2.0, 3.0, 1.0):
+        changes.write(LogEntry("reset", "user:alice", at=at))
+    assert [entry.at for entry in changes.read(0)] == [3, 2]
 
 
 def test_a_change_is_made_although_the_database_cannot_keep_it(

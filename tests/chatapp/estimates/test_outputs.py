@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatapp.catalogue.usage import Usage
 from chatapp.estimates import outputs as module
 from chatapp.estimates.outputs import (
     ENOUGH_CALLS,
@@ -57,6 +58,16 @@ def test_the_latest_calls_count(outputs: Outputs) -> None:
     """Of many calls of a model."""
     outputs.add("gpt-4o", *[9_000] * MOST_CALLS, *[2_000] * MOST_CALLS)
     assert outputs.expected("gpt-4o") == 2_000
+
+
+def test_who_has_not_called_for_longest_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not who has called first."""
+    monkeypatch.setattr(module, "MOST_CALLERS", 2)
+    history = module.CallerHistory()
+    used = Usage(100, 1, cached_input_tokens=50, cache_write_tokens=50)
+    for caller in "abac":
+        history.add(caller, "m", used, output_tokens=1)
+    assert [history.cached_tokens(caller, "m", 100) for caller in "abc"] == [100, 0, 100]
 
 
 def test_threads_lose_no_call(outputs: Outputs) -> None:
