@@ -111,7 +111,7 @@ def test_the_real_cost_is_settled(
 
 
 def test_all_callers_together(client: FlaskClient) -> None:
-    """The geocoder gets 50 a second ."""
+    """The geocoder gets 50 a second."""
     assert passed(client, "/map", 30) + passed(client, "/map", 30, headers=BOB) == 50
 
 
