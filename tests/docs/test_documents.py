@@ -28,8 +28,8 @@ LINKING.append(ROOT / "benchmarks" / "README.md")
 # Raise this number, with a reason here, to leave a block unrun.
 NOT_RUN = 0
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
-# Files and folders of the code that the page names.
-CODE_PATH = re.compile(r"`((?:ratelimit_ext|chatapp|tests)/[\w./]*)`")
+# Files and folders of the code that a page names, also in a command.
+CODE_PATH = re.compile(r"(?<![\w./-])(?:ratelimit_ext|chatapp|tests)/[\w./-]*[\w/]")
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -144,11 +144,11 @@ def test_links_resolve() -> None:
     ]
 
 
-def test_the_architecture_names_what_exists() -> None:
-    """Every path of the code on the architecture page exists."""
-    paths = CODE_PATH.findall((ROOT / "docs" / "architecture.md").read_text())
-    assert paths
-    assert not [path for path in paths if not (ROOT / path).exists()]
+def test_documents_name_code_that_exists() -> None:
+    """Every path of the code on a page exists."""
+    named = {(each, path) for each in LINKING for path in CODE_PATH.findall(each.read_text())}
+    assert named
+    assert not [(relative(each), path) for each, path in named if not (ROOT / path).exists()]
 
 
 def test_the_threat_model_names_tests_that_exist() -> None:
