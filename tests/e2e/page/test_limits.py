@@ -189,6 +189,16 @@ def test_the_sentence_does_not_contradict_a_refusal(
     expect(sentence).to_contain_text("You cannot send a message right now")
     page.get_by_label("Model").dispatch_event("change")
     expect(sentence).to_contain_text("more messages now; 99 of 100 left today")
+    if wait_ms:
+        button(page, "Cancel").click()
+        page.route("**/chat", refuse, times=1)
+        begin(page, "hello")
+        button(page, "Cancel").click()
+        with page.expect_response("**/usage*"):
+            page.clock.run_for(5_000)
+        expect(sentence).to_contain_text("You cannot send a message right now")
+        page.clock.run_for(60_000)
+        expect(sentence).to_contain_text("more messages now; 99 of 100 left today")
 
 
 def deny(page: Page, wait_ms: int, **fields: object) -> list[Route]:
