@@ -9,7 +9,7 @@ import { copyButton } from "./markdown.js";
 import { presets, savePreset } from "./presets.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
-import { textOf } from "./text-files.js";
+import { withTextOf } from "./text-files.js";
 import { Transcript, button, element } from "./transcript.js";
 import { count, dollars, duration } from "./words.js";
 
@@ -565,8 +565,7 @@ function showEstimate() {
 
 async function attach(files) {
   try {
-    const text = await textOf(files);
-    message.value = [message.value.trimEnd(), text].filter(Boolean).join("\n\n");
+    message.value = await withTextOf(files, message.value);
     draftChanged();
     announce(`${count(files.length, "file")} added.`);
   } catch (error) {
@@ -603,7 +602,7 @@ async function keepChats() {
   } else if (confirm("Remove your chats from this browser? Those on this page stay until you close its tab.")) {
     await conversation.leaveBrowser();
   }
-  showChats();
+  await catchUp();
 }
 
 function rememberKey() {

@@ -210,7 +210,8 @@ export class Conversation {
     this.#loadFromTab();
     this.#channel = new BroadcastChannel("chatapp");
     this.#channel.onmessage = ({ data }) => this.#hear(data);
-    if (remembered(forGood, STAYS)) await this.#openDatabase().catch(() => {});
+    if (remembered(forGood, STAYS)) await this.#join().catch(() => {});
+    this.catchUp();
   }
 
   // The chats of all tabs are in each of them, and after all are closed. Rejects if the browser forbids it.
@@ -221,12 +222,24 @@ export class Conversation {
   }
 
   async #join() {
-    await this.#openDatabase();
+    this.#database ??= await ChatDatabase.open();
+    const chats = (await this.#database.all()).filter(isChat).sort((a, b) => b.savedMs - a.savedMs);
+    const kept = new Map(chats.map((chat) => [chat.id, chat]));
     for (const chat of [this.chat, ...this.others]) {
+      // A tab and its duplicate have chats of the same id, and each may have gone on in its own way.
+      if (chat.version === 0 && kept.has(chat.id) && !isBeginning(chat, kept.get(chat.id))) chat.id = newId();
+    }
+    const found = kept.get(this.chat.id);
+    // The tab may have what was said last, as the page was closed. Another tab may have gone on, or forgotten the chat.
+    const isNewer = found ? found.version === this.chat.version && found.savedMs < this.chat.savedMs : !this.chat.version;
+    if (!isNewer) this.#replacement = found ?? { ...newChat(), id: this.chat.id };
+    const own = this.others.filter(({ id }) => !kept.has(id));
+    for (const chat of isNewer ? [this.chat, ...own] : own) {
       if (chat.version > 0 || chat.messages.length === 0) continue;
       await this.#database.put(chat);
       this.#channel.postMessage({ changed: chat.id });
     }
+    this.others = [...own, ...chats.filter(({ id }) => id !== this.chat.id)];
     this.#saveInTab();
   }
 
@@ -242,17 +255,6 @@ export class Conversation {
   async forgetAll() {
     await this.#database?.clear();
     this.#channel.postMessage({ isForgotten: true });
-  }
-
-  async #openDatabase() {
-    this.#database ??= await ChatDatabase.open();
-    const chats = (await this.#database.all()).filter(isChat).sort((a, b) => b.savedMs - a.savedMs);
-    const found = chats.find(({ id }) => id === this.chat.id);
-    // The tab may have what was said last, as the page was closed. Another tab may have gone on, or forgotten the chat.
-    const isNewer = found ? found.version === this.chat.version && found.savedMs < this.chat.savedMs : !this.chat.version;
-    if (!isNewer) this.chat = found ?? newChat();
-    const own = this.others.filter(({ id }) => !chats.some((each) => each.id === id));
-    this.others = [...own, ...chats.filter(({ id }) => id !== this.chat.id)];
   }
 
   #closeDatabase() {
@@ -302,7 +304,7 @@ export class Conversation {
   // sessionStorage: it survives a reload, and ends with the tab; another tab has its own. If that is full, the latest
   // chats are kept, and of the open one the latest messages.
   #saveInTab() {
-    const others = this.staysInBrowser ? [] : this.others;
+    const others = this.others.filter(({ version }) => !this.staysInBrowser || version === 0);
     let count = this.messages.length;
     for (let chats = others.length; ; ) {
       const skipped = this.messages.length - count;
@@ -342,6 +344,12 @@ function costOf(messages) {
 
 function total(messages) {
   return messages.reduce((sum, message) => sum + bytesOf(message), 0);
+}
+
+// Whether another chat has all that this one has.
+function isBeginning({ messages }, other) {
+  const text = ({ role, content, versions } = {}) => JSON.stringify([role, content, versions]);
+  return messages.length > 0 && messages.every((message, at) => text(message) === text(other.messages[at]));
 }
 
 function isChat(value) {

@@ -3,14 +3,18 @@
 // A message has 32,000 bytes.
 const MOST_BYTES = 30_000;
 
-// The text of the files for a message, each between fences with its name. Throws an Error whose message says why not.
-export async function textOf(files) {
-  const parts = [];
-  for (const file of files) {
-    if (file.size > MOST_BYTES) throw new Error(`${file.name} is too large: 30 kB of text fit into a message.`);
-    parts.push(fenced(file.name, await decoded(file)));
+// The draft, and after it the text of the files, each between fences with its name. Throws an Error whose message says
+// why not.
+export async function withTextOf(files, draft) {
+  const large = files.find(({ size }) => size > MOST_BYTES);
+  if (large) throw new Error(`${large.name} is too large: 30 kB of text fit into a message.`);
+  const bytes = files.reduce((sum, { size }) => sum + size, new Blob([draft]).size);
+  if (bytes > MOST_BYTES) {
+    throw new Error(`That is ${Math.ceil(bytes / 1000)} kB together, and 30 kB of text fit into a message. Add fewer files.`);
   }
-  return parts.join("\n\n");
+  const parts = [draft.trimEnd()];
+  for (const file of files) parts.push(fenced(file.name, await decoded(file)));
+  return parts.filter(Boolean).join("\n\n");
 }
 
 async function decoded(file) {

@@ -116,7 +116,8 @@ export class Transcript {
   // The message, and all that follows.
   removeFrom(message) {
     const articles = this.#articles();
-    for (const article of articles.slice(articles.findIndex((each) => each.message === message))) article.remove();
+    const at = articles.findIndex((each) => each.message === message);
+    if (at !== -1) for (const article of articles.slice(at)) article.remove();
   }
 
   // A line in front of the first message that is still sent.

@@ -263,6 +263,84 @@ def test_nothing_is_lost_if_two_tabs_go_on_with_a_chat(
     expect(stays.locator("#log .me .text")).to_have_text(["Hello", "first", "second"])
 
 
+@pytest.fixture
+def duplicate(chat: Page) -> Page:
+    """A duplicated tab: it begins with a copy of what the tab has."""
+    say(chat, "Hello")
+    with chat.expect_popup() as popup:
+        chat.evaluate("() => { window.open(location.href) }")
+    expect(popup.value.locator("#log .me .text")).to_have_text("Hello")
+    return popup.value
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_duplicated_tab_loses_nothing_if_chats_begin_to_stay(
+    chat: Page, duplicate: Page, is_first: bool
+) -> None:
+    """What only one of the two tabs has becomes a chat of its own; what both have stays one."""
+    say(chat, "Only here")
+    say(duplicate, "Only there")
+    (chat if is_first else duplicate).get_by_label("Keep my chats").check()
+    for page, here, there in (
+        (chat, "Only here", "Only there"),
+        (duplicate, "Only there", "Only here"),
+    ):
+        expect(page.get_by_label("Keep my chats")).to_be_checked()
+        expect(button(page, "Hello")).to_have_count(1)
+        expect(page.locator("#log .me .text")).to_have_text(["Hello", here])
+        page.reload()
+        expect(page.locator("#log .me .text")).to_have_text(["Hello", here])
+        button(page, "Hello").click()
+        expect(page.locator("#log .me .text")).to_have_text(["Hello", there])
+        button(page, "Hello").click()
+
+
+def test_a_duplicated_tab_without_messages_of_its_own_gets_those_of_the_other(
+    chat: Page, duplicate: Page
+) -> None:
+    """It shows them, and no chat is there twice."""
+    say(chat, "Only here")
+    chat.get_by_label("Keep my chats").check()
+    expect(duplicate.locator("#log .me .text")).to_have_text(["Hello", "Only here"])
+    expect(button(duplicate, "Hello")).to_have_count(0)
+    say(duplicate, "More")
+    expect(chat.locator("#log .me .text")).to_have_text(["Hello", "Only here", "More"])
+
+
+def test_a_reply_in_a_duplicated_tab_is_not_lost_if_chats_begin_to_stay(
+    chat: Page, duplicate: Page, provider: UpstreamServer
+) -> None:
+    """The other tab has gone on with the chat that the reply belongs to."""
+    provider.script(Stream([*openai_chunks("Half a reply")[:2], Wait(), *openai_chunks("")[1:]]))
+    begin(duplicate, "Only there")
+    expect(replies(duplicate).last).to_contain_text("Half a reply")
+    say(chat, "Only here")
+    chat.get_by_label("Keep my chats").check()
+    expect(duplicate.get_by_label("Keep my chats")).to_be_checked()
+    provider.go_on()
+    expect(duplicate.locator("#log .pending")).to_have_count(0)
+    expect(duplicate.locator("#log .me .text")).to_have_text(["Hello", "Only there"])
+    expect(replies(duplicate).last).to_contain_text("Half a reply")
+    expect(button(chat, "Hello")).to_have_count(1)
+    assert "Half a reply" in chat.evaluate(KEPT)
+
+
+def test_a_chat_that_was_in_the_tab_only_stays_once_its_tab_is_restored(
+    chat: Page, duplicate: Page
+) -> None:
+    """Another tab has begun to keep the chats while this one was closed."""
+    say(duplicate, "Only there")
+    button(duplicate, "New chat").click()
+    duplicate.evaluate("() => { location.href = 'about:blank' }")
+    chat.get_by_label("Keep my chats").check()
+    say(chat, "Only here")
+    duplicate.go_back()
+    expect(button(duplicate, "Hello")).to_have_count(2)
+    duplicate.reload()
+    expect(button(duplicate, "Hello")).to_have_count(2)
+    expect(button(chat, "Hello")).to_have_count(1)
+
+
 @pytest.mark.parametrize("leaves", [False, True])
 def test_a_chat_that_is_deleted_during_its_reply_is_gone(
     stays: Page, provider: UpstreamServer, leaves: bool

@@ -185,6 +185,12 @@ def test_a_file_that_cannot_be_sent_is_a_clear_problem(chat: Page) -> None:
         )
         expect(problem(chat)).to_have_text(says)
         expect(message(chat)).to_have_value("Look:")
+    half = [{"name": name, "mimeType": "", "buffer": b"a" * 15_000} for name in ("a.md", "b.md")]
+    chat.locator("#files").set_input_files(half)
+    expect(problem(chat)).to_have_text(
+        "That is 31 kB together, and 30 kB of text fit into a message. Add fewer files."
+    )
+    expect(message(chat)).to_have_value("Look:")
 
 
 def test_a_message_is_sent_once(chat: Page, provider: UpstreamServer) -> None:
