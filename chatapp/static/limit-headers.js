@@ -23,7 +23,7 @@ function whole(text) {
   return text !== undefined && Number.isFinite(number) ? number : null;
 }
 
-// [{name, unit, quota, windowSeconds, remaining, resetSeconds}], in the policy's order; a figure that the
+// [{name, unit, quota, windowSeconds, remaining}], in the policy's order; a figure that the
 // server did not send is null.
 export function readLimits(headers) {
   const policies = parseList(headers.get("RateLimit-Policy"));
@@ -34,7 +34,6 @@ export function readLimits(headers) {
     quota: whole(policies.get(name)?.q),
     windowSeconds: whole(policies.get(name)?.w),
     remaining: whole(states.get(name)?.r),
-    resetSeconds: whole(states.get(name)?.t),
   }));
 }
 

@@ -10,6 +10,9 @@ from ratelimit_ext.core.charge import Charge
 #: differ, the strictest. ``""``: by the storage.
 Degradation: TypeAlias = Literal["", "open", "local", "closed"]
 
+#: What remains of a limit, how long until it is full again, and until there is one unit more.
+Left: TypeAlias = tuple[int, int, int]
+
 #: A block for longer than a year has no known end.
 LONGEST_BLOCK_MS: Final = 366 * 86_400 * 1000
 #: The wait of a refusal without a known end.
@@ -25,6 +28,7 @@ class Verdict(NamedTuple):
     without other calls. ``receipt`` tells the strategy which window
     was charged, so that a correction reaches the same; ``None``: nothing was charged that could be
     corrected. ``reason`` says why it denies, if it does: ``limit``, or the reason of a guard.
+    ``more_after_us`` is how long until there is one unit more; ``None``: with the reset.
     """
 
     charge: Charge
@@ -34,11 +38,18 @@ class Verdict(NamedTuple):
     reset_after_us: int
     receipt: int | None
     reason: str = "limit"
+    more_after_us: int | None = None
 
     @property
     def retry_after_ms(self) -> int | None:
         """The wait in milliseconds, rounded up."""
         return None if self.retry_after_us is None else -(-self.retry_after_us // 1000)
+
+    @property
+    def left(self) -> Left:
+        """What most answers show of it."""
+        reset_us, more_us = self.reset_after_us, self.more_after_us
+        return self.remaining, reset_us, reset_us if more_us is None else more_us
 
     @property
     def enforced(self) -> bool:
@@ -80,10 +91,9 @@ class Decision:
         """Return the verdicts, for a subclass that makes them when they are first read."""
         raise NotImplementedError
 
-    def left(self) -> list[tuple[int, int]]:
-        """Return what remains of each limit, and how long until it is full again, as in the
-        verdicts of enforced limits."""
-        return [(verdict.remaining, verdict.reset_after_us) for verdict in self.verdicts]
+    def left(self) -> list[Left]:
+        """Return what remains of each limit, as in the verdicts of enforced limits."""
+        return [verdict.left for verdict in self.verdicts]
 
     def part(self, place: int) -> tuple[Decision, int]:
         """Return the decision of one server that has the verdict of this place, and its place

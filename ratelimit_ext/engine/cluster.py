@@ -24,7 +24,7 @@ from typing import Any, Final
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
-from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
 from ratelimit_ext.engine.arguments import TEXTS, Arguments
@@ -319,7 +319,7 @@ class _Joined(Decision):
     def keys(self) -> list[str]:
         return self._in_order([reply.keys() for _, reply in self._parts])
 
-    def left(self) -> list[tuple[int, int]]:
+    def left(self) -> list[Left]:
         if not self.admitted:
             return super().left()
         return self._in_order([reply.left() for _, reply in self._parts])

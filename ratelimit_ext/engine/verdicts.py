@@ -9,7 +9,7 @@ from typing import Final
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Decision, Verdict
+from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.strategies import strategy_of
 from ratelimit_ext.strategies.strategy import MOST_USED
 
@@ -79,7 +79,7 @@ class Reply(Decision):
         left = strategy_of(limit).left(limit, self._reply[at : at + 3], self.now_us, -MOST_USED)[0]
         return max(0, MOST_USED - left)
 
-    def left(self) -> list[tuple[int, int]]:
+    def left(self) -> list[Left]:
         """Without verdicts, if all that was enforced is taken."""
         if not (self.admitted and self._take):
             return super().left()

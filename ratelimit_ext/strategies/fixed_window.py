@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
@@ -93,17 +93,18 @@ class FixedWindow(Strategy):
             return None
         return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])
 
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, end, _ = snapshot
         used += cost
-        return max(0, limit.amount - used), end - now_us if used else 0
+        reset = end - now_us if used else 0
+        return max(0, limit.amount - used), reset, reset
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         """Waiting ends with the window."""
         cost = charge.cost if taken else 0
-        remaining, reset = self.left(charge.limit, snapshot, now_us, cost)
+        remaining, reset, _ = self.left(charge.limit, snapshot, now_us, cost)
         wait = 0 if allowed else snapshot[1] - now_us
         return Verdict(charge, allowed, remaining, wait, reset, snapshot[1])
 

@@ -10,7 +10,7 @@
 --          entries is to drop all but the last.
 -- ARGV     as words: amount; period in microseconds
 -- returns  the snapshot: units in the window; its newest instant, or 0; the instant that has to leave
---          before the cost fits, or 0
+--          before the cost fits, or 0; if it fits, the oldest, or 0
 
 local INSTANT, EXACT, MOST, MOST_TOTAL = 7, 256, 512, 1099511627775
 local LARGE = 1024 -- bytes of a log from which it is changed in place
@@ -133,7 +133,10 @@ strategies.sw = {
     local total, base, log, first, count, width = present(raw, now, words[arg + 1])
     local newest, leaver = first < count and entry_at(log, count - 1, width) or 0, 0
     local excess = total + cost - amount
-    if excess > 0 and cost <= amount then
+    if excess <= 0 then
+      if newest > 0 then leaver = entry_at(log, first, width) end
+    elseif cost <= amount then
+      if cost == 0 then excess = math.min(excess + 1, total) end -- a look: until one unit fits
       leaver = entry_at(log, first_entry(log, first, count, width, function(_, sum)
         return (sum - base) % 256 ^ width >= excess
       end), width)

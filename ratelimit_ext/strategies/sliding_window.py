@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -44,11 +44,14 @@ class SlidingWindow(Strategy):
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
         """Snapshot: units in the window, its newest instant (0: empty), and the instant that has to
-        leave before the cost fits (0 if it fits, or if it never can)."""
+        leave before the cost fits (0 if it never can). If it fits, the oldest (0: empty)."""
         amount, period = parameters
         total, entries = _now(state, now_us, period)
         leaver, excess = 0, total + cost - amount
-        if excess > 0 and cost <= amount:
+        if excess <= 0:
+            leaver = entries[0][0] if entries else 0
+        elif cost <= amount:
+            excess += not cost  # a look: until one unit fits
             for instant, leaving in entries:
                 leaver, excess = instant, excess - leaving
                 if excess <= 0:
@@ -117,12 +120,14 @@ class SlidingWindow(Strategy):
         entries = (*entries[:place], *kept, *entries[place + 1 :])
         return total + real - cost, entries
 
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
-        used, newest, _ = snapshot
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        used, newest, leaver = snapshot
         if cost:
             newest = now_us
-        reset = newest + limit.period_us - now_us if newest else 0
-        return max(0, limit.amount - used - cost), reset
+        period = limit.period_us
+        reset = newest + period - now_us if newest else 0
+        more = leaver + period - now_us if leaver else reset
+        return max(0, limit.amount - used - cost), reset, more
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -130,8 +135,8 @@ class SlidingWindow(Strategy):
         """Waiting ends when the entry that makes room leaves the window."""
         limit, leaver = charge.limit, snapshot[2]
         wait = leaver + limit.period_us - now_us if leaver and not allowed else 0
-        remaining, reset = self.left(limit, snapshot, now_us, charge.cost if taken else 0)
-        return Verdict(charge, allowed, remaining, wait, reset, now_us)
+        remaining, reset, more = self.left(limit, snapshot, now_us, charge.cost if taken else 0)
+        return Verdict(charge, allowed, remaining, wait, reset, now_us, more_after_us=more)
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:

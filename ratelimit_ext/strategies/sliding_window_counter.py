@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
@@ -102,28 +102,24 @@ class SlidingWindowCounter(Strategy):
     ) -> Verdict:
         """Waiting ends when enough of the previous window has slid out, or of the current one
         later."""
-        start, previous, current = snapshot
-        amount, period, cost = charge.limit.amount, charge.limit.period_us, charge.cost
-        end = start + period
-        if allowed:
-            wait = 0
-        elif current + cost <= amount:
-            wait = end - _overlap(amount - cost - current, previous, period) - now_us
-        else:
-            wait = end + period - _overlap(amount - cost, current, period) - now_us
-        remaining, reset = self.left(charge.limit, snapshot, now_us, cost if taken else 0)
-        return Verdict(charge, allowed, remaining, wait, reset, start)
+        limit, cost = charge.limit, charge.cost
+        wait = 0 if allowed else _wait(limit, snapshot, now_us, cost)
+        remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
+        return Verdict(charge, allowed, remaining, wait, reset, snapshot[0], more_after_us=more)
 
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         start, previous, current = snapshot
+        current += cost
         period = limit.period_us
-        used = _weighted(start, previous, current, now_us, period) + cost
-        end, reset = start + period, 0
-        if current + cost:
-            reset = end + period - _overlap(0, current + cost, period) - now_us
+        used = _weighted(start, previous, current, now_us, period)
+        remaining, end = max(0, limit.amount - used), start + period
+        if current:
+            reset = end + period - _overlap(0, current, period) - now_us
         elif used:
             reset = end - _overlap(0, previous, period) - now_us
-        return max(0, limit.amount - used), reset
+        else:
+            return remaining, 0, 0
+        return remaining, reset, _wait(limit, (start, previous, current), now_us, remaining + 1)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
         """With what is used spread over the windows as :meth:`filled` says."""
@@ -131,7 +127,11 @@ class SlidingWindowCounter(Strategy):
         parameters = limit.amount, limit.period_us
         state = self.filled(limit.amount - verdict.remaining, 0, parameters, reset_us, 0)
         remaining = limit.amount - self.usage(state, elapsed_us, parameters)
-        return verdict._replace(remaining=remaining, reset_after_us=max(0, reset_us - elapsed_us))
+        left = max(0, reset_us - elapsed_us)
+        more = verdict.left[2] - elapsed_us
+        return verdict._replace(
+            remaining=remaining, reset_after_us=left, more_after_us=more if more > 0 else left
+        )
 
 
 def _now(state: State | None, now_us: int, period: int) -> State:
@@ -146,6 +146,16 @@ def _now(state: State | None, now_us: int, period: int) -> State:
 
 def _weighted(start: int, previous: int, current: int, now_us: int, period: int) -> int:
     return previous * (start + period - now_us) // period + current
+
+
+def _wait(limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
+    """Return how long until the cost fits."""
+    start, previous, current = snapshot
+    amount, period = limit.amount, limit.period_us
+    end = start + period
+    if current + cost <= amount:
+        return end - _overlap(amount - cost - current, previous, period) - now_us
+    return end + period - _overlap(amount - cost, current, period) - now_us
 
 
 def _overlap(room: int, units: int, period: int) -> int:

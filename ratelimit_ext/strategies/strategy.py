@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Traits
 
@@ -85,12 +85,11 @@ class Strategy(Traits, ABC):
     ) -> Verdict:
         """Return the answer to a charge that was taken, or not. Its cost is within the capacity."""
 
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
-        """Return what remains once ``cost`` is taken, and how long until the limit is full again:
-        two fields of the verdict, which are all that most answers show."""
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        """Return what remains once ``cost`` is taken, without a verdict: it is all that most
+        answers show."""
         charge = Charge(limit, "", cost)
-        verdict = self.verdict(charge, snapshot, now_us, allowed=True, taken=True)
-        return verdict.remaining, verdict.reset_after_us
+        return self.verdict(charge, snapshot, now_us, allowed=True, taken=True).left
 
     def longest_wait_us(self, limit: Limit) -> int | None:
         """Return the longest wait for a cost within the capacity; ``None`` if unknown."""
@@ -153,7 +152,10 @@ class Strategy(Traits, ABC):
         """
         left = max(0, verdict.reset_after_us - elapsed_us)
         remaining = verdict.remaining if left else verdict.charge.limit.capacity
-        return verdict._replace(remaining=remaining, reset_after_us=left)
+        more = verdict.left[2] - elapsed_us
+        return verdict._replace(
+            remaining=remaining, reset_after_us=left, more_after_us=more if more > 0 else left
+        )
 
     def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
         """Return the state after the change; ``None``: it changes nothing."""

@@ -29,7 +29,7 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Snapshot, Strategy
 
@@ -100,13 +100,18 @@ class TokenBucket(Strategy):
             return 0, 0, now_us, pace  # a full bucket is a fresh one
         return min(used + delta, MOST_USED), frac, now_us + ahead, pace
 
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> tuple[int, int]:
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, frac, ahead = snapshot
         period, burst = limit.period_us, limit.capacity
         missing = (used + cost) * period + frac
         remaining = (burst * period - missing) // period
-        reset = ahead - (-missing // (limit.amount or 1)) if missing > 0 else 0
-        return max(0, remaining), reset
+        if missing <= 0:
+            return remaining, 0, 0
+        amount = limit.amount or 1
+        if remaining < 0:
+            remaining = 0
+        more = ahead - (((burst - remaining - 1) * period - missing) // amount)
+        return remaining, ahead - (-missing // amount), more
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -118,8 +123,8 @@ class TokenBucket(Strategy):
             used, frac, ahead = snapshot
             excess = (used + cost - limit.capacity) * limit.period_us + frac
             wait = ahead - (-excess // limit.amount)
-        remaining, reset = self.left(limit, snapshot, now_us, cost if taken else 0)
-        return Verdict(charge, allowed, remaining, wait, reset, 0)
+        remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
+        return Verdict(charge, allowed, remaining, wait, reset, 0, more_after_us=more)
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
         """The bucket refills in the meantime. The verdict leaves out a fraction of a unit."""
@@ -127,7 +132,10 @@ class TokenBucket(Strategy):
         refilled = verdict.remaining + elapsed_us * limit.amount // limit.period_us
         left = max(0, verdict.reset_after_us - elapsed_us)
         remaining = min(limit.capacity, refilled if left else refilled + 1)
-        return verdict._replace(remaining=remaining, reset_after_us=left)
+        missing, whole = left * limit.amount, limit.period_us
+        units = min(-(-missing // whole), limit.capacity)  # of which the last comes next
+        more = -((units - 1) * whole - missing) // (limit.amount or 1) if left else 0
+        return verdict._replace(remaining=remaining, reset_after_us=left, more_after_us=more)
 
 
 def _leaked(state: State | None, now_us: int, parameters: Parameters) -> tuple[int, int, int, int]:

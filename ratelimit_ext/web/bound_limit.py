@@ -145,8 +145,10 @@ class ChargeRecord(NamedTuple):
         if used := limit.capacity - verdict.remaining:
             state = strategy.filled(used, now_us, parameters, reset_us, 0)
         snapshot = strategy.check(state, now_us, 0, parameters)[1]
-        remaining, reset_us = strategy.left(limit, snapshot, now_us, cost)
-        verdict = verdict._replace(remaining=remaining, reset_after_us=reset_us)
+        remaining, reset_us, more_us = strategy.left(limit, snapshot, now_us, cost)
+        verdict = verdict._replace(
+            remaining=remaining, reset_after_us=reset_us, more_after_us=more_us
+        )
         return now._replace(verdict=verdict, decided_at=here)
 
     @property
@@ -166,8 +168,8 @@ class ChargeRecord(NamedTuple):
         return (self.now_us + self.verdict.reset_after_us) / 1_000_000
 
 
-#: What headers show of a limit: the limit, what remains, the time to its reset (but not more than
-#: the wait, if it denied), and the instant of its reset by the deciding clock.
+#: What headers show of a limit: the limit, what remains, the time until more is available (or until
+#: the request would pass, if it denied), and the instant of its reset by the deciding clock.
 LimitStatus: TypeAlias = tuple[BoundLimit, int, int, int]
 
 
@@ -214,8 +216,8 @@ class Records(Sequence[ChargeRecord]):
             return statuses_of([record for record in self._all() if record.is_shown])
         now_us = decision.now_us
         return [
-            (bound, remaining, reset_us, now_us + reset_us)
-            for (bound, _, _), (remaining, reset_us) in zip(charges, left, strict=True)
+            (bound, remaining, more_us, now_us + reset_us)
+            for (bound, _, _), (remaining, reset_us, more_us) in zip(charges, left, strict=True)
             if bound.limit.visible and bound.limit.mode == "enforce"
         ]
 
@@ -240,10 +242,10 @@ class Records(Sequence[ChargeRecord]):
 def statuses_of(records: Iterable[ChargeRecord]) -> list[LimitStatus]:
     statuses = []
     for bound, _, _, verdict, now_us, *_ in records:
-        reset_us = shown_us = verdict.reset_after_us
+        remaining, reset_us, shown_us = verdict.left
         if not verdict.allowed and verdict.retry_after_us is not None:
             shown_us = min(reset_us, verdict.retry_after_us)
-        statuses.append((bound, verdict.remaining, shown_us, now_us + reset_us))
+        statuses.append((bound, remaining, shown_us, now_us + reset_us))
     return statuses
 
 
@@ -274,14 +276,15 @@ def policy_item(limit: Limit) -> str:
     """Return the limit's item of the ``RateLimit-Policy`` header.
 
     A token bucket is announced as its burst over the time in which it refills: the same rate, and
-    a quota that ``r`` can reach.
+    a quota that ``r`` can reach. Calls in flight have no window.
     """
     quota = limit.capacity
+    item = f'"{header_name(limit)}";q={quota}'
+    if limit.unit == "calls":
+        return f'{item};qu="concurrent-requests"'
     refill_us = -(-quota * limit.period_us // limit.amount) if quota else limit.period_us
-    window = -(-refill_us // 1_000_000)
-    counted = {"usd": "micro-usd", "calls": "concurrent-requests"}.get(limit.unit, limit.unit)
-    unit = "" if limit.unit == "requests" else f';qu="{counted}"'
-    return f'"{header_name(limit)}";q={quota};w={window}{unit}'
+    unit = {"requests": "", "usd": ';qu="micro-usd"'}.get(limit.unit, f';qu="{limit.unit}"')
+    return f"{item};w={-(-refill_us // 1_000_000)}{unit}"
 
 
 def header_name(limit: Limit) -> str:

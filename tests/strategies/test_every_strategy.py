@@ -428,3 +428,26 @@ def test_type_checkers_know_the_names() -> None:
     """Of the strategies that a limit chooses by name: the others are written in its string."""
     chosen = [name for name, strategy in STRATEGIES.items() if strategy.form is None]
     assert {*get_args(StrategyName)} == {*chosen, *ALIASES}
+
+
+@every_strategy
+@pytest.mark.parametrize("used", [1, 7, 10, 13])
+def test_more_is_available_exactly_when_the_verdict_says(
+    world: World, strategy: str, used: int
+) -> None:
+    """Calls of 1 on 10 a minute, 1.7 seconds apart, and a debt where 13 are used: one unit more
+    than what remains passes at the stated time, and not a microsecond before. Nothing is told of a
+    bucket that is full."""
+    limit = Limit(10, MINUTE, strategy)
+    assert world.call(limit, 0).left == (10, 0, 0)
+    for _ in range(min(used, 10)):
+        verdict = world.call(limit)
+        world.wait(1.7)
+    if used > 10:
+        world.settle(verdict, used - 10)
+    remaining, reset_us, more_us = world.call(limit, 0).left
+    assert 0 < more_us <= reset_us
+    world.wait(us=more_us - 1)
+    assert not world.look(limit, remaining + 1).allowed
+    world.wait(us=1)
+    assert world.look(limit, remaining + 1).allowed

@@ -1,8 +1,8 @@
 """What the response of a limited request says: refunds by its status, and rate limit headers.
 
 ``RateLimit-Policy`` and ``RateLimit`` (draft-ietf-httpapi-ratelimit-headers-10) name every enforced
-limit; the ``X-RateLimit-*`` of Flask-Limiter show the one nearest to exhaustion. ``Retry-After`` is
-only sent with refusals.
+limit, and when it has more; the ``X-RateLimit-*`` of Flask-Limiter show the one nearest to
+exhaustion, and when it is full. ``Retry-After`` is only sent with refusals.
 """
 
 from __future__ import annotations
@@ -144,10 +144,10 @@ class ResponseWriter:
         outside = limit.outside if limit.unit == "usd" else int
         capacity, remaining, reset, _ = self._in_order
         items = [
-            f"{bound.header};r={left};t={-(-reset_us // 1_000_000)}"
+            f"{bound.header};r={left};t={-(-more_us // 1_000_000)}"
             if bound.limit.capacity
             else f"{bound.header};r=0"  # no time brings more
-            for bound, left, reset_us, _ in statuses
+            for bound, left, more_us, _ in statuses
         ]
         _append(
             headers,
@@ -171,13 +171,13 @@ class ResponseWriter:
             self._write_limits(written, state)
             ready = cached_answer.answer.headers = ReadyHeaders(
                 [(name, value) for name, value in written if name != "RateLimit"],
-                [(bound.header, left, reset_us) for bound, left, reset_us, _ in state.statuses()],
+                [(bound.header, left, more_us) for bound, left, more_us, _ in state.statuses()],
                 cached_answer.passed_us,
             )
         later_us = cached_answer.passed_us - ready.written_us
         items = [
-            f"{name};r={left};t={-(-max(0, reset_us - later_us) // 1_000_000)}"
-            for name, left, reset_us in ready.items
+            f"{name};r={left};t={-(-max(0, more_us - later_us) // 1_000_000)}"
+            for name, left, more_us in ready.items
         ]
         _append(headers, [*ready.static, ("RateLimit", ", ".join(items))])
 

@@ -46,7 +46,7 @@ CASES = [
         429,
         "rate_limited",
         "Too many of your messages are being answered",
-        headers=wait(130, '"at-once";q=4;w=1;qu="concurrent-requests"'),
+        headers=wait(130, '"at-once";q=4;qu="concurrent-requests"'),
         policy="at-once",
     ),
     Case(

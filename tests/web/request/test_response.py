@@ -45,7 +45,7 @@ def test_an_admitted_answer_names_every_limit(make: Maker, clock: Clock) -> None
     assert limit_headers(client.get("/")) == {
         "RateLimit-Policy": '"30-per-60s";q=10;w=20, "plan";q=100;w=3600, "1000-per-86400s"'
         ";q=1000;w=86400",
-        "RateLimit": '"30-per-60s";r=8;t=3, "plan";r=98;t=3600, "1000-per-86400s";r=998;t=86399',
+        "RateLimit": '"30-per-60s";r=8;t=1, "plan";r=98;t=3599, "1000-per-86400s";r=998;t=86399',
         "X-RateLimit-Limit": "10",
         "X-RateLimit-Remaining": "8",
         "X-RateLimit-Reset": str(NOW + 5),
