@@ -108,8 +108,7 @@ class TokenBucket(Strategy):
         if missing <= 0:
             return remaining, 0, 0
         amount = limit.amount or 1
-        if remaining < 0:
-            remaining = 0
+        remaining = max(remaining, 0)
         more = ahead - (((burst - remaining - 1) * period - missing) // amount)
         return remaining, ahead - (-missing // amount), more
 
