@@ -436,8 +436,8 @@ def test_more_is_available_exactly_when_the_verdict_says(
     world: World, strategy: str, used: int
 ) -> None:
     """Calls of 1 on 10 a minute, 1.7 seconds apart, and a debt where 13 are used: one unit more
-    than what remains passes at the stated time, and not a microsecond before. Nothing is told of a
-    bucket that is full."""
+    than what remains passes at the stated time, and is refused a microsecond earlier. A full bucket
+    states no time."""
     limit = Limit(10, MINUTE, strategy)
     assert world.call(limit, 0).left == (10, 0, 0)
     for _ in range(min(used, 10)):
