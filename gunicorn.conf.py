@@ -81,6 +81,7 @@ def provider_timeout_s() -> float:
 
 call_worker = load(HERE / "chatapp" / "server" / "gunicorn_worker.py")
 master = load(HERE / "chatapp" / "server" / "gunicorn_master.py")
+machine = load(HERE / "chatapp" / "server" / "machine.py")
 
 # Reachable from this machine only by default, because a chat endpoint spends money.
 bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{number('PORT', 8000, 65_535)}"
@@ -91,9 +92,11 @@ worker_class = call_worker.CallWorker
 # Several processes, so that the GIL, a crash or a restart never stops the whole service. A worker
 # takes 220 MB, mostly for the SDKs and a tokenizer.
 workers = number("WEB_CONCURRENCY", 2, 10_000)
-# Calls in flight per worker: 160 with 2 workers, in 512 MB. Further calls are refused (503). Each
-# worker has a few more threads for health checks.
-threads = number("GUNICORN_THREADS", 80, 10_000)
+# Calls in flight per worker: as many as the machine carries. Further calls are refused (503), and
+# some of these if the worker is late all the same. Each worker has a few more threads for health
+# checks.
+enough_threads, why_enough = machine.this_machine().threads(workers)
+threads = number("GUNICORN_THREADS", enough_threads, 10_000)
 # Connections per worker, including idle ones. Above that, the one that has been idle the longest is
 # closed, so that idle clients do not lock out new ones.
 worker_connections = threads + 500
@@ -151,6 +154,13 @@ def on_starting(server: Any) -> None:
             f"{server.cfg.worker_class_str}; it has its own, with threads. Omit --worker-class."
         )
     master.install(server)
+    machine.raise_files(server.cfg.threads)
+    is_default = server.cfg.threads == enough_threads
+    server.log.info(
+        "%s threads in each of %s workers%s: %s",
+        *(server.cfg.threads, server.cfg.workers),
+        *("" if is_default else f", as set. The default is {enough_threads}", why_enough),
+    )
     keep_valid_files(server)
     share_metrics(server)
     embedded_server = _load_embedded()

@@ -7,6 +7,7 @@ it has threads. This worker
 - leaves a new connection to a worker with many more free threads;
 - has `threads` for calls, RESERVE more for health checks and refusals of further calls, and as many
   for the pages of operators and users, which are needed most when calls occupy all threads;
+- takes fewer calls while its threads wake late;
 - waits for clients to disconnect in its main loop;
 - is replaced after `max_requests` calls, one worker at a time, when it has no call in flight.
 
@@ -44,8 +45,10 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 #: Where files in memory are, if anywhere. On a disk, a heartbeat could block.
 MEMORY: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 
-#: Set in the WSGI environment of a call for which the worker has no thread.
+#: Set in the WSGI environment of a call that the worker does not take: why, for its client.
 OVERLOADED: Final = "chatapp.overloaded"
+NO_THREAD: Final = "The server has too many calls in flight."
+LATE: Final = "The server is too busy for more calls than those in flight."
 
 #: Threads besides those for calls: for health checks and refusals, and as many for pages. Further
 #: requests of pages count as calls.
@@ -180,6 +183,51 @@ class Boot:
         self._memory[: len(text)] = text
 
 
+class Pace:
+    """How many calls a worker takes, by how late its main thread wakes.
+
+    All threads of a process wait for a processor and for the interpreter. If the main thread wakes
+    late, each event of each stream is late, too. The number falls below that of the calls in flight
+    while most wakes are late, and rises step by step afterwards: no running call is cut. A pause of
+    a second or of an hour is one late wake, and changes nothing.
+    """
+
+    EVERY_S: Final = 0.2
+    #: A first byte has about ten wakes, and should take a second at most.
+    LATE_S: Final = 0.1
+    WAKES: Final = 9
+    #: The fewest calls that it falls to: so few make no worker late, others on the machine do.
+    LEAST: Final = 16
+
+    def __init__(self, threads: int, now: float) -> None:
+        self.most = self._threads = threads
+        self._least = min(threads, max(self.LEAST, threads // 4))
+        self._late_s: list[float] = []
+        self.due = now + self.EVERY_S
+
+    @property
+    def is_reduced(self) -> bool:
+        return self.most < self._threads
+
+    def wake(self, now: float, calls: int) -> float | None:
+        """Note a wake, with the calls in flight. Returns how late most wakes have been if that
+        changes the number of calls."""
+        if now < self.due:
+            return None
+        self._late_s.append(now - self.due)
+        self.due = now + self.EVERY_S
+        if len(self._late_s) < self.WAKES:
+            return None
+        late_s = sorted(self._late_s)[self.WAKES // 2]
+        self._late_s.clear()
+        most = self.most
+        if late_s > self.LATE_S:
+            self.most = max(self._least, min(most, calls * 4 // 5))
+        elif late_s < self.LATE_S / 2:
+            self.most = min(self._threads, most + max(1, self._threads // 20))
+        return late_s if self.most != most else None
+
+
 class TimedUnreader(SocketUnreader):  # type: ignore[misc]
     """Reads a client's body in a thread. TimeoutError if it is slower than BODY_BYTES_PER_S, after
     the first ``patience_s``."""
@@ -291,7 +339,8 @@ class Connection(TConn):  # type: ignore[misc]
         self.lingers: int | None = None
         #: Whether a thread has to read the body.
         self.is_large = False
-        self.is_refused = False
+        #: Why the worker does not take this call; empty if it does.
+        self.refusal = ""
         #: Whether "100 Continue" has been sent for this request.
         self.has_continued = False
 
@@ -430,6 +479,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.leaves_since: float | None = None
         self.look_at = self.sweep_at = 0.0
         self.current = threading.local()
+        self.pace = Pace(self.cfg.threads, time.monotonic())
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's
@@ -453,13 +503,13 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         app: Callable[..., Iterable[bytes]] = self.wsgi
 
         def marked(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            if self.current.conn.is_refused:
-                environ[OVERLOADED] = True
+            if refusal := self.current.conn.refusal:
+                environ[OVERLOADED] = refusal
 
             def start(*answer: Any) -> Any:
                 response, conn = start_response.__self__, self.current.conn
                 response.sock = AnswerSocket(conn.sock, self.unread_s, self.log)
-                if conn.is_refused or (conn.is_large and is_unread(response.req.body)):
+                if conn.refusal or (conn.is_large and is_unread(response.req.body)):
                     response.force_close()
                 return start_response(*answer)
 
@@ -487,8 +537,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             now = time.monotonic()
             self.set_accept_enabled(now >= self.look_at)
-            wait_s = SWEEP_S if self._accepting else max(0.0, self.look_at - now)
+            until = self.pace.due if self._accepting else min(self.pace.due, self.look_at)
+            wait_s = max(0.0, until - now)
             self.wait_for_and_dispatch_events(min(wait_s, LOOK_AGAIN_S) if self.queued else wait_s)
+            self.keep_pace()
             self.sweep()
             if self.is_due and not self.calls:
                 self.log.info("Worker stops after %s calls and will be replaced", self.calls_begun)
@@ -522,14 +574,29 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     @property
     def room(self) -> int:
-        threads: int = self.cfg.threads
-        return max(0, threads - len(self.calls))
+        return max(0, self.pace.most - len(self.calls))
+
+    def keep_pace(self) -> None:
+        """Take fewer calls if this loop wakes late, and more if it does not."""
+        was_reduced = self.pace.is_reduced
+        late_s = self.pace.wake(time.monotonic(), len(self.calls))
+        if late_s is None:
+            return
+        self.publish()
+        if self.pace.is_reduced and not was_reduced:
+            self.log.warning(
+                "This worker takes %s calls at once instead of %s: its threads wake %.1f s late",
+                *(self.pace.most, self.cfg.threads, late_s),
+            )
+        elif was_reduced and not self.pace.is_reduced:
+            self.log.info("This worker takes %s calls at once again", self.cfg.threads)
 
     def sweep(self) -> None:
-        """Refuse calls and close connections whose deadline has passed."""
+        """Begin and refuse waiting calls, and close connections whose deadline has passed."""
         now = time.monotonic()
-        while self.queued and self.queued[0].until <= now:
-            self.refuse(self.queued.popleft())
+        while self.queued and (self.room or self.queued[0].until <= now):
+            conn = self.queued.popleft()
+            (self.begin if self.room else self.refuse)(conn)
         if now < self.sweep_at:
             return
         self.sweep_at = now + SWEEP_S
@@ -644,7 +711,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def enqueue_req(self, conn: Connection) -> None:
         """Give a request to a thread; a call waits until one of the threads for calls is free."""
         self.leave_poller(conn)
-        conn.is_refused = False
+        conn.refusal = ""
         if HEALTH.match(conn.received):
             self.answer(conn)
         elif PAGE.match(conn.received) and len(self.pages) < RESERVE and not conn.is_large:
@@ -678,7 +745,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def refuse(self, conn: Connection) -> None:
         """Have the application refuse a call in one of the reserved threads."""
-        conn.is_refused = True
+        is_late = not self.room and len(self.calls) < self.cfg.threads
+        conn.refusal = LATE if is_late else NO_THREAD
         self.answer(conn)
 
     def answer(self, conn: Connection) -> None:
@@ -722,7 +790,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if conn in self.calls:
             self.calls.remove(conn)
             self.publish()
-            if self.queued:
+            if self.queued and self.room:
                 self.begin(self.queued.popleft())
         now = time.monotonic()
         try:

@@ -140,9 +140,9 @@ def unavailable(code: str, cause: str) -> ApiError:
     return ApiError(503, code, message, headers={"Retry-After": str(DEFAULT_WAIT_S)})
 
 
-def overloaded() -> ApiError:
-    """Return the 503 of a server that has more to do than it has threads or memory."""
-    return unavailable("server_is_overloaded", "The server has too many calls in flight.")
+def overloaded(why: str = "The server has too many calls in flight.") -> ApiError:
+    """Return the 503 of a server that has more to do than it has threads, memory or processors."""
+    return unavailable("server_is_overloaded", why)
 
 
 def new_request_id() -> str:

@@ -21,7 +21,7 @@ from ratelimit_ext import Limiter
 
 log = logging.getLogger(__name__)
 
-#: Set for a call for which the worker has no thread; see chatapp/server/gunicorn_worker.py.
+#: Says why the worker does not take a call; see chatapp/server/gunicorn_worker.py.
 OVERLOADED: Final = "chatapp.overloaded"
 SETTING: Final = "CHATAPP_TRUSTED_HOSTS"
 #: Any host name is trusted.
@@ -48,8 +48,8 @@ def install(
         """Refuse requests for unknown host names, and a call if this process has too many in
         flight, before it costs anything."""
         check_host()
-        if OVERLOADED in request.environ:
-            raise overloaded()
+        if why := request.environ.get(OVERLOADED):
+            raise overloaded(why)
 
     def check_host() -> None:
         """Refuse requests for unknown host names.

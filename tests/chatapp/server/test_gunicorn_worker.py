@@ -24,6 +24,7 @@ from chatapp.server.gunicorn_worker import (
     Board,
     CallWorker,
     Connection,
+    Pace,
     TimedUnreader,
     can_be_answered,
 )
@@ -264,3 +265,67 @@ def test_a_client_reads_at_a_minimum_rate(
             answer.sendall(b"x" * 65_536)
     over.set()
     reader.join()
+
+
+class Wakes:
+    """A worker's main loop with a clock of its own."""
+
+    def __init__(self, threads: int) -> None:
+        self.now = 1000.0
+        self.pace = Pace(threads, self.now)
+
+    def late(self, *late_s: float, calls: int) -> int:
+        """Wake so late, one time after another; returns how many calls the worker takes."""
+        for each in late_s:
+            self.now = self.pace.due + each
+            self.pace.wake(self.now, calls)
+        return self.pace.most
+
+
+def test_a_late_worker_takes_fewer_calls() -> None:
+    """A fifth less than it has in flight, again while it stays late, and never fewer than a
+    quarter of its threads. Running calls that do not end lower it once."""
+    worker = Wakes(250)
+    assert worker.late(*[0.3] * Pace.WAKES, calls=200) == 160
+    assert worker.late(*[0.3] * Pace.WAKES, calls=200) == 160
+    assert worker.late(*[0.3] * Pace.WAKES, calls=160) == 128
+    assert worker.late(*[0.3] * 10 * Pace.WAKES, calls=10) == 62
+
+
+def test_it_recovers_by_itself() -> None:
+    """Step by step, and no further than its threads."""
+    worker = Wakes(100)
+    assert worker.late(*[0.5] * Pace.WAKES, calls=100) == 80
+    assert worker.late(*[0.0] * Pace.WAKES, calls=80) == 85
+    assert worker.late(*[0.07] * Pace.WAKES, calls=80) == 85  # neither late nor on time
+    assert worker.late(*[0.0] * 9 * Pace.WAKES, calls=0) == 100
+
+
+@pytest.mark.parametrize(
+    "late_s",
+    [
+        [1.0, *[0.0] * 8],
+        [86_400.0, *[0.0] * 8],
+        [*[0.3] * 4, *[0.0] * 5] * 5,
+        [0.05] * 90,
+    ],
+    ids=["a second", "a day's sleep", "less than half of the wakes", "busy"],
+)
+def test_one_bad_second_refuses_no_call(late_s: list[float]) -> None:
+    """Most of the wakes have to be late."""
+    assert Wakes(250).late(*late_s, calls=250) == 250
+
+
+def test_other_programs_make_no_worker_refuse_its_few_calls() -> None:
+    """A worker with few calls is late because of others, and a small one keeps all threads."""
+    assert Wakes(40).late(*[2.0] * 90, calls=5) == 16
+    assert Wakes(8).late(*[2.0] * 90, calls=8) == 8
+
+
+def test_a_wake_for_an_event_is_no_wake_of_the_clock() -> None:
+    """Only a wake that was due can be late."""
+    worker = Wakes(250)
+    for _ in range(100):
+        assert worker.pace.wake(worker.now, 250) is None
+    assert worker.late(*[0.3] * (Pace.WAKES - 1), calls=250) == 250
+    assert worker.late(0.3, calls=250) == 200

@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
@@ -273,6 +273,63 @@ def test_a_call_without_a_thread_is_refused_in_its_providers_format(
         for stream in streams:
             stream.read()
         eventually(lambda: master.request("/chat", OFFLINE).status == 200)
+
+
+@contextlib.contextmanager
+def late(process: int) -> Iterator[None]:
+    """Let the process run for a tenth of the time only, as on a machine with too much to do."""
+    over = threading.Event()
+
+    def pause() -> None:
+        while not over.wait(0.05):
+            os.kill(process, signal.SIGSTOP)
+            over.wait(0.4)
+            os.kill(process, signal.SIGCONT)
+
+    thread = threading.Thread(target=pause)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        os.kill(process, signal.SIGCONT)
+
+
+def test_a_late_worker_refuses_calls_and_finishes_those_in_flight(
+    start: Start, provider: UpstreamServer, tmp_path: Path
+) -> None:
+    """It has free threads, but its threads wake late. Each further call is refused with a reason
+    and a wait, none is lost, no running stream is cut, and afterwards it takes calls again."""
+    users, pieces = keys(tmp_path, 5), openai_chunks()
+    provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 20)
+    with (
+        start(workers=1, GUNICORN_THREADS="30", **upstream(provider)) as master,
+        contextlib.ExitStack() as ends,
+    ):
+        ends.callback(provider.go_on)
+        assert "30 threads in each of 1 workers, as set. The default is " in master.log
+        streams = [begun(master, users[n % 5]) for n in range(20)]
+        assert all(stream.readline() for stream in streams)
+        (worker,) = master.workers()
+        with late(worker):
+            eventually(lambda: "takes 16 calls at once instead of 30" in master.log, within_s=60)
+            with ThreadPoolExecutor(12) as pool:
+                headers = {"x-api-key": users[0]}
+                path = "/v1/chat/completions"
+                refused = list(
+                    pool.map(lambda _: master.request(path, ASKED, headers=headers), range(24))
+                )
+            assert master.request(HEALTH).status == 200
+        assert Counter(answer.status for answer in refused) == {503: 24}
+        assert {answer.headers["retry-after"] for answer in refused} == {"2"}
+        (message,) = {answer.body["error"]["message"] for answer in refused}
+        assert message.startswith("The server is too busy for more calls than those in flight. ")
+        provider.go_on()
+        assert all(b"[DONE]" in stream.read() for stream in streams)
+        offline = {"x-api-key": users[0]}
+        assert master.request("/chat", OFFLINE, headers=offline).status == 200
+        eventually(lambda: "takes 30 calls at once again" in master.log, within_s=120)
 
 
 def test_a_hanging_worker_does_not_delay_clients_of_others(
