@@ -108,6 +108,8 @@ NAMESAKES: Final = (
 KEPT: Final = "The storage is unavailable; the counts of %r are kept: %s"
 #: A limit string, or a function that returns one.
 Text: TypeAlias = str | Callable[[], str]
+#: Whose bucket it is: what one function returns, or several together, of which some are names.
+Key: TypeAlias = Callable[[], str] | Sequence[str | Callable[[], str]]
 #: What :meth:`Limiter.exempt` exempts from, as in Flask-Limiter.
 EXEMPTION: Final = ExemptionScope.APPLICATION | ExemptionScope.DEFAULT | ExemptionScope.META
 Deducts: TypeAlias = Callable[[flask.Response], bool]
@@ -147,7 +149,7 @@ class Limiter(flask_limiter.Limiter):
 
     def __init__(  # noqa: PLR0913 - Flask-Limiter's
         self,
-        key_func: Callable[[], str],
+        key_func: Key,
         *,
         app: flask.Flask | None = None,
         default_limits: list[Text | flask_limiter.Limit] | None = None,
@@ -182,7 +184,9 @@ class Limiter(flask_limiter.Limiter):
         # The parameters have Flask-Limiter's names.
         arguments = {word: deferred(value) for word, value in locals().items()}
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
-        found = arguments["key_func"]
+        self._callbacks = Callbacks()
+        found = self._callbacks.key_in_code(arguments["key_func"], "Limiter")
+        arguments["key_func"] = found
         if isinstance(found, flask.Flask):
             raise ConfigurationError(
                 "Limiter, key_func: found an application; allowed: a function. Write "
@@ -203,7 +207,6 @@ class Limiter(flask_limiter.Limiter):
         self._marked_for_limiting: set[str] = set()
         #: Where an application, in ``app.extensions``, and a view have what belongs to them.
         self.app_key = f"{EXTENSION} {next(_numbers)}"
-        self._callbacks = Callbacks()
         self._events = Events()
         self._remembers = False
         self._request_id: Callable[[], str] | None = None
@@ -528,7 +531,7 @@ class Limiter(flask_limiter.Limiter):
         self,
         limit_value: Text,
         *,
-        key_func: Callable[[], str] | None = None,
+        key_func: Key | None = None,
         per_method: bool = False,
         methods: list[str] | None = None,
         error_message: Text | None = None,
@@ -552,7 +555,7 @@ class Limiter(flask_limiter.Limiter):
         limit_value: Text,
         scope: str | Callable[[str], str],
         *,
-        key_func: Callable[[], str] | None = None,
+        key_func: Key | None = None,
         per_method: bool = False,
         methods: list[str] | None = None,
         error_message: Text | None = None,

@@ -59,7 +59,8 @@ def _as_json(record: DenialRecord) -> dict[str, Any]:
 
 def _sentence(record: DenialRecord) -> str:
     said = explained(record)
-    parts = [f"{said.at} denied by {said.limit} at {record.endpoint or '-'}: "]
+    counted = f" of {record.identity}" if "," in record.identity else ""  # of several identities
+    parts = [f"{said.at} denied by {said.limit}{counted} at {record.endpoint or '-'}: "]
     parts.append(", ".join(filter(None, (said.cause, said.free, said.degraded))))
     if record.request_id:
         parts.append(f" (request {record.request_id})")

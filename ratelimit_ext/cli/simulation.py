@@ -46,6 +46,7 @@ from ratelimit_ext.simulate.traffic import (
 )
 from ratelimit_ext.terminal import echo_json, with_json
 from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.identities import kinds_of
 from ratelimit_ext.web.inventory import Decider
 from ratelimit_ext.web.request.resolver import Resolver, Route
 
@@ -66,7 +67,7 @@ class SimulatedPolicy:
         self._app = app
         self._resolver = resolver
         self._decider = decider
-        self._names = {identity: name for name, identity in identities.items()}
+        self._identities = identities
         self._rules: dict[tuple[str, str], tuple[Rule, ...]] = {}
         self.left_out: dict[str, str] = {}
 
@@ -104,7 +105,7 @@ class SimulatedPolicy:
 
     def _rule(self, bound: BoundLimit) -> Rule:
         limit, function = bound.limit, bound.runtime.key_func
-        key = self._names.get(function) or str(getattr(function, "__name__", function))
+        key = ",".join(kinds_of(function, self._identities))
         counts_calls = limit.unit == "requests" or limit.traits.one_per_call
         if counts_calls and bound.fixed_cost is None:
             self.left_out[f"{bound.name}, cost"] = "a function of a request; each call counts as 1"
@@ -115,7 +116,7 @@ class SimulatedPolicy:
             bucket=bound.bucket_prefix,
             cost=(1 if bound.fixed_cost is None else bound.fixed_cost) if counts_calls else None,
             optional=bound.optional,
-            priority=self._names.get(limit.priority, "") if limit.keep else "",
+            priority=kinds_of(limit.priority, self._identities)[0] if limit.keep else "",
         )
 
 

@@ -12,7 +12,7 @@ count.
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import blake2b
@@ -77,6 +77,25 @@ def bucket_key(shared: str, identity: str) -> str:
 
 #: Returns the end of a bucket's name for an identity of at most LONGEST_CACHED characters.
 cached_tag: Final = lru_cache(maxsize=8192)(partial(bucket_key, ""))
+
+
+def joined(parts: Iterable[str]) -> str:
+    """Return several identities as one, for a person and for the storage. Other parts make another
+    text: their commas are escaped.
+
+    >>> joined(["user:ada", "claude-opus-4"]), joined(["a,b", "c"]), joined(["a", "b,c"])
+    ('user:ada,claude-opus-4', 'a%2Cb,c', 'a,b%2Cc')
+    """
+    return ",".join([part.replace("%", "%25").replace(",", "%2C") for part in parts])
+
+
+def separated(text: str) -> list[str]:
+    """Return the identities that :func:`joined` has made one of.
+
+    >>> separated("user:ada,claude-opus-4"), separated("a%2Cb,c")
+    (['user:ada', 'claude-opus-4'], ['a,b', 'c'])
+    """
+    return [part.replace("%2C", ",").replace("%25", "%") for part in text.split(",")]
 
 
 class BucketName(NamedTuple):

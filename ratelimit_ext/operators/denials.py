@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 import flask
 
 from ratelimit_ext.core.errors import OperatorError
-from ratelimit_ext.core.key import bucket_key, parsed_key
+from ratelimit_ext.core.key import bucket_key, parsed_key, separated
 from ratelimit_ext.core.money import shown_dollars
 from ratelimit_ext.operators.texts import span_text
 from ratelimit_ext.records.denials import DenialRecord
 from ratelimit_ext.web.components import Components
+from ratelimit_ext.web.inventory import Row
 
 _DEGRADED: Final = {
     "open": "without the storage, which was down",
     "local": "by the host's share, as the storage was down",
     "closed": "as the storage was down",
 }
+
+
+Kinds: TypeAlias = tuple[str, ...]
 
 
 class Denied(NamedTuple):
@@ -43,12 +47,14 @@ def denials_of(
     unkept, is_counted = 0, not identities
     for components in enabled:
         records = components.recorder.require_enabled().denials.read(time.time() - since, most=most)
-        meant = [_meant(components, app, text) for text in identities]
+        rows = components.inventory.all_rows(app)
+        meant = [_meant(components, rows, text) for text in identities]
         names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
+        joined = {row.name for row in rows if len(row.kinds) > 1}
         own = [
             each
             for each in records
-            if each.limit and (not names.isdisjoint((each.identity, *each.callers)) or not names)
+            if each.limit and not (names and names.isdisjoint(_counted(each, joined)))
         ]
         is_counted = is_counted or any(meant) or bool(own)
         if not own:
@@ -65,19 +71,27 @@ def uncounted(identity: str) -> OperatorError:
     return OperatorError("uncounted", f"No limit counts {identity!r}.")
 
 
-def _meant(components: Components, app: flask.Flask, text: str) -> dict[str, str]:
-    """Return the identities that an operator may mean, by the kind that a limit counts."""
-    kinds = dict.fromkeys(row.key for row in components.inventory.all_rows(app))
-    identity = components.callbacks.callers.identity
-    return {kind: found for kind in kinds if (found := identity(kind, text))}
+def _counted(record: DenialRecord, joined: Collection[str]) -> Iterator[str]:
+    """Yield what the denied request was counted as, also the parts of an identity of several."""
+    yield from (record.identity, *record.callers)
+    if record.limit in joined:
+        yield from separated(record.identity)
 
 
-def _check(components: Components, meant: Mapping[str, str]) -> None:
+def _meant(components: Components, rows: Iterable[Row], text: str) -> dict[Kinds, str]:
+    """Return the identities that an operator may mean, by the kinds that a limit counts, together
+    and alone."""
+    kinds = dict.fromkeys(each for row in rows for each in (row.kinds, *[(k,) for k in row.kinds]))
+    identity = components.callbacks.identity
+    return {each: found for each in kinds if (found := identity(each, text))}
+
+
+def _check(components: Components, meant: Mapping[Kinds, str]) -> None:
     """Raise ``ValueError`` if the application knows none of the identities."""
     mistakes = []
-    for kind, identity in meant.items():
+    for kinds, identity in meant.items():
         try:
-            components.callbacks.callers.check(kind, identity)
+            components.callbacks.check(kinds, identity)
         except ValueError as error:
             mistakes.append(error)
     if mistakes and len(mistakes) == len(meant):

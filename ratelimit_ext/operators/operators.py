@@ -349,8 +349,8 @@ class Operators:
         may be written as by operators."""
         app, removed = application(), None
         for components in self._enabled():
-            kinds = dict.fromkeys(row.key for row in components.inventory.named(app, limit))
-            meant = [components.callbacks.callers.identity(kind, identity) for kind in kinds]
+            kinds = dict.fromkeys(row.kinds for row in components.inventory.named(app, limit))
+            meant = [components.callbacks.identity(each, identity) for each in kinds]
             for each in dict.fromkeys([*meant, identity]):
                 if each and components.overrides.clear(limit, each, reason=reason, by=by):
                     removed = each
@@ -412,11 +412,11 @@ def _check_name(name: str, readers: Iterable[Reader]) -> None:
 
 def _meant(components: Components, limit: str, text: str, rows: list[Row]) -> str:
     """Return the identity that an operator means in the limits of that name."""
-    callers, kinds = components.callbacks.callers, dict.fromkeys(row.key for row in rows)
-    for kind in kinds:
-        if identity := callers.identity(kind, text):
-            callers.check(kind, identity)
+    callbacks, counted = components.callbacks, {row.kinds: row.key for row in rows}
+    for kinds in counted:
+        if identity := callbacks.identity(kinds, text):
+            callbacks.check(kinds, identity)
             return identity
     raise OperatorError(
-        "unknown_identity", f"{limit} counts {', '.join(kinds)}; {text!r} cannot be one."
+        "unknown_identity", f"{limit} counts {', '.join(counted.values())}; {text!r} cannot be one."
     )

@@ -117,7 +117,7 @@ class Reader:
         self.components = components
         self.rows = components.inventory.all_rows(app)
         self._overrides = {(o.limit, o.identity): o for o in _overrides(components)}
-        self._callers = components.callbacks.callers
+        self._callbacks = components.callbacks
         self._plans: dict[str, str | None] = {}
         self._amounts: dict[str, Mapping[str, str]] = {}
 
@@ -128,14 +128,14 @@ class Reader:
         rows = [row for row in self.rows if kind in (None, row.key)]
         for text in texts:
             for row in rows:
-                identity = self._callers.identity(row.key, text)
+                identity = self._callbacks.identity(row.kinds, text)
                 if identity and self._applies(row, identity):
                     wanted.setdefault(row.bucket(identity), (row, identity))
         return self._states(wanted)
 
     def _applies(self, row: Row, identity: str) -> bool:
         """Return whether the limit is of the identity's plan, and not for others alone."""
-        if row.plan and self._plan(identity) not in (row.plan, None):
+        if row.plan and self._plan(row, identity) not in (row.plan, None):
             return False
         return not row.is_optional or self._text(row, identity) is not None
 
@@ -170,13 +170,14 @@ class Reader:
         return self._states(wanted)
 
     def _of_plan(self, rows: list[Row], identity: str) -> Row:
-        plan = self._plan(identity) if len(rows) > 1 else None
+        plan = self._plan(rows[0], identity) if len(rows) > 1 else None
         return next((row for row in rows if row.plan == plan), rows[0])
 
-    def _plan(self, identity: str) -> str | None:
-        if identity not in self._plans:
-            self._plans[identity] = self._callers.plan(identity)
-        return self._plans[identity]
+    def _plan(self, row: Row, identity: str) -> str | None:
+        owner = self._callbacks.owner(row.kinds, identity)
+        if owner not in self._plans:
+            self._plans[owner] = self._callbacks.callers.plan(owner)
+        return self._plans[owner]
 
     def _names(self, most: int, beginning: str = "") -> tuple[list[str], bool]:
         """Return the names of buckets, and whether there are more than ``most``."""
@@ -223,9 +224,10 @@ class Reader:
         """Return the identity's amount, by an override or by the application."""
         if override := self._overrides.get((row.limit.name, identity)):
             return override.amount
-        if identity not in self._amounts:
-            self._amounts[identity] = self._callers.amounts(identity)
-        return self._amounts[identity].get(row.limit.name)
+        owner = self._callbacks.owner(row.kinds, identity)
+        if owner not in self._amounts:
+            self._amounts[owner] = self._callbacks.callers.amounts(owner)
+        return self._amounts[owner].get(row.limit.name)
 
     def _held(self, keys: list[str]) -> dict[str, int]:
         storage = self.components.storage

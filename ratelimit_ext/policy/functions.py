@@ -11,6 +11,8 @@ from typing import Any, Final, cast
 from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.policy.errors import Mistake
 
+#: How many identities a limit may count together.
+MOST_IDENTITIES: Final = 3
 _IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
@@ -35,6 +37,20 @@ def identity(value: object, *, python: bool) -> str | Callable[[], Any]:
         f'found {shown(value)}; allowed: the name of an identity such as "user"{direct}, or '
         '"package.module:function".'
     )
+
+
+def limit_key(value: object, *, python: bool) -> Any:
+    """Return what a limit counts by: an identity, or up to three that are counted together."""
+    if not isinstance(value, list):
+        return identity(value, python=python)
+    is_repeated = len({*map(repr, value)}) < len(value)
+    if not 1 < len(value) <= MOST_IDENTITIES or is_repeated:
+        twice = ", with one twice" if is_repeated else ""
+        raise Mistake(
+            f"found a list of {len(value)}{twice}; allowed: two or three different identities, "
+            'such as ["user", "model"], or one without a list.'
+        )
+    return tuple([identity(each, python=python) for each in value])
 
 
 def is_dotted(name: str) -> bool:

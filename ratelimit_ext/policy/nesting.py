@@ -283,11 +283,11 @@ class Nesting:
         return Uses(
             targets=tuple(targets),
             identities=tuple(
-                (name, limit.place.at(word))
+                (name, limit.place.at(*keys))
                 for limits in lists
                 for limit in limits
-                for word, name in (("key", limit.key), ("priority", limit.options.priority))
-                if isinstance(name, str) and limit.place is not None
+                if limit.place is not None
+                for name, keys in limit.identities
             ),
             plans=tuple(dict.fromkeys(self._plan_keys())),
             optional=tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -12,6 +12,8 @@ from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.policy.errors import Mistakes, Place
 
+Key: TypeAlias = str | Callable[[], str]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyLimit:
@@ -19,15 +21,15 @@ class PolicyLimit:
 
     ``text`` is its string and ``parsed`` the limits in it. ``source`` is the place in short:
     ``policy.toml: blueprints.chat.limits[1]``; ``place`` has the line too. ``key`` is the name of
-    an identity, a function, or ``None`` for the extension's key function. If ``shared`` is true,
-    ``scope`` names the bucket; if not, each endpoint has its own.
+    an identity, a function, several of them, or ``None`` for the extension's key function. If
+    ``shared`` is true, ``scope`` names the bucket; if not, each endpoint has its own.
     """
 
     source: str
     text: str
     parsed: tuple[ParsedLimit, ...]
     options: LimitOptions = NO_OPTIONS
-    key: str | Callable[[], str] | None = None
+    key: Key | tuple[Key, ...] | None = None
     #: In dollars for a limit in usd.
     cost: int | float | str | Callable[[], Any] = 1
     methods: tuple[str, ...] | None = None
@@ -45,6 +47,17 @@ class PolicyLimit:
     place: Place | None = field(default=None, compare=False, repr=False)
     #: Whether ``override_defaults`` is written, and not a default.
     states_override: bool = field(default=False, compare=False, repr=False)
+
+    @property
+    def identities(self) -> Iterator[tuple[str, tuple[str | int, ...]]]:
+        """The names of identities in it, each with its keys there."""
+        keys = self.key if isinstance(self.key, tuple) else (self.key,)
+        is_list = keys is self.key
+        for position, name in enumerate(keys):
+            if isinstance(name, str):
+                yield name, ("key", position) if is_list else ("key",)
+        if isinstance(self.options.priority, str):
+            yield self.options.priority, ("priority",)
 
     def check_amount(self, text: str) -> None:
         """Raise :class:`ConfigurationError` unless the string changes only the amount, to one that
@@ -126,12 +139,7 @@ class Uses:
         limits without an amount loader."""
         for name, place in self.identities:
             if name not in identities:
-                mistakes.add(
-                    place,
-                    f"there is no identity {name!r}; registered: {_listed(identities)}."
-                    f"{did_you_mean(name, identities)} Register it before init_app with "
-                    f'@limiter.identity("{name}").',
-                )
+                mistakes.add(place, unknown_identity(name, identities))
         for place in () if knows_plans else self.plans:
             mistakes.add(
                 place,
@@ -144,6 +152,14 @@ class Uses:
                 "no function returns the caller's amounts. Register one before init_app with "
                 "@limiter.amount_loader.",
             )
+
+
+def unknown_identity(name: str, identities: Collection[str]) -> str:
+    return (
+        f"there is no identity {name!r}; registered: {_listed(identities)}."
+        f"{did_you_mean(name, identities)} Register it before init_app with "
+        f'@limiter.identity("{name}").'
+    )
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -141,6 +141,10 @@ def _identity(value: object, info: ValidationInfo) -> Any:
     return functions.identity(value, python=bool(info.context))
 
 
+def _key(value: object, info: ValidationInfo) -> Any:
+    return functions.limit_key(value, python=bool(info.context))
+
+
 def _limit_string(value: object) -> object:
     limits = parse(value)
     if len({(each.period_us, each.unit, each.strategy) for each in limits}) < len(limits):
@@ -240,7 +244,7 @@ _Options: Any = create_model("_Options", __base__=Table, limit=_LIMIT, **_OPTION
 class LimitTable(_Options):  # type: ignore[misc]
     """A limit: its string, the keywords of ``LimitOptions``, and what only views know."""
 
-    key: Annotated[Any, PlainValidator(_identity)] = None
+    key: Annotated[Any, PlainValidator(_key)] = None
     cost: Annotated[Any, PlainValidator(_cost), WrapValidator(_or_function)] = 1
     methods: Annotated[Any, PlainValidator(_methods)] = None
     per_method: bool = False

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from ratelimit_ext.core.key import joined
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.simulate.traffic import TrafficCall
 from ratelimit_ext.strategies import strategy_named
@@ -28,9 +29,10 @@ MINUTE_US: Final = 60_000_000
 
 
 class Rule(NamedTuple):
-    """A limit as it is simulated. ``key`` is the name of the identity that it counts; ``bucket`` is
-    the same for limits that share their buckets; ``cost`` is ``None`` if each call has its own.
-    ``priority`` is the name of what says a call's class, for a limit that keeps a part for some."""
+    """A limit as it is simulated. ``key`` is the name of the identity that it counts, or the names
+    of several with commas; ``bucket`` is the same for limits that share their buckets; ``cost`` is
+    ``None`` if each call has its own. ``priority`` is the name of what says a call's class, for a
+    limit that keeps a part for some."""
 
     name: str
     limit: Limit
@@ -47,7 +49,10 @@ class Rule(NamedTuple):
 
     def identity(self, call: TrafficCall) -> str | None:
         """Return the identity that the limit counts; ``None`` if the traffic does not say it."""
-        return EVERYONE if self.key == EVERYONE else call.who.get(self.key)
+        if (known := call.who.get(self.key)) or "," not in self.key:
+            return EVERYONE if self.key == EVERYONE else known
+        parts = [call.who.get(kind, "") for kind in self.key.split(",")]
+        return joined(parts) if all(parts) else None
 
     def cost_of(self, call: TrafficCall) -> int:
         """Return what the call costs, in the limit's unit."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
 from ipaddress import IPv6Address, ip_address
@@ -14,7 +15,7 @@ from typing import Any, Final
 
 import flask
 
-from ratelimit_ext.core.key import Identity
+from ratelimit_ext.core.key import Identity, joined
 
 #: Longer text is no address, and is not cached.
 LONGEST_ADDRESS: Final = 256
@@ -112,6 +113,35 @@ def meant(function: Identity | None, text: str) -> str:
     if function is api_key:
         return address or (text if text.startswith("key-") else key_identity(text))
     return text
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedIdentity:
+    """Several identities, counted together: names of the application's, and functions. Empty if one
+    of them is."""
+
+    parts: tuple[str | Identity, ...]
+    #: The application's, by their names.
+    known: Mapping[str, Identity] = field(compare=False, repr=False)
+
+    @property
+    def functions(self) -> tuple[Identity, ...]:
+        return tuple([self.known[e] if isinstance(e, str) else e for e in self.parts])
+
+    def __call__(self) -> str:
+        found: list[Any] = [function() for function in self.functions]
+        texts = ["" if each is None else str(each) for each in found]
+        return joined(texts) if all(texts) else ""
+
+
+def kinds_of(identity: Identity, known: Mapping[str, Identity]) -> tuple[str, ...]:
+    """Return the names of the identities that are counted together, or of their functions."""
+
+    def name(part: str | Identity) -> str:
+        names = (name for name, function in known.items() if name == part or function is part)
+        return next(names, str(getattr(part, "__name__", part)))
+
+    return tuple(map(name, identity.parts if isinstance(identity, JoinedIdentity) else (identity,)))
 
 
 def user() -> str:

@@ -20,6 +20,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.identities import kinds_of
 
 #: The name of the callable whose wrapper decides, for an endpoint, its view, its blueprint and a
 #: method; ``None``: they are decided before the view.
@@ -36,15 +37,15 @@ class Group(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own. ``key`` is
-    the name of the identity that it counts, or of the function."""
+    """A limit of an endpoint; with a ``method`` if each method has a bucket of its own. ``kinds``
+    are the names of the identities that it counts, or of the functions: mostly one."""
 
     runtime: RuntimeLimit
     limit: Limit
     plan: str
     method: str
     scope: str
-    key: str
+    kinds: tuple[str, ...]
     place: object
     prefix: str
     is_optional: bool
@@ -54,6 +55,10 @@ class Row(NamedTuple):
     def source(self) -> str:
         """Where it is written. The line in a policy's file takes long to find."""
         return str(getattr(self.place, "located", self.place))
+
+    @property
+    def key(self) -> str:
+        return ",".join(self.kinds)
 
     @property
     def name(self) -> str:
@@ -131,7 +136,7 @@ class Inventory:
                         plan=plan,
                         method=method,
                         scope=scope,
-                        key=self.key_name(each.key_func),
+                        kinds=kinds_of(each.key_func, self.identities),
                         place=getattr(definition, "source", ""),
                         prefix=self.naming.prefix(limit, scope),
                         is_optional=getattr(definition, "optional", False),
@@ -208,8 +213,3 @@ class Inventory:
                     prefix = self.naming.prefix(candidate, row.scope)
                     buckets.append(bucket_key(prefix, identity))
         return buckets
-
-    def key_name(self, function: Identity) -> str:
-        """Return the name of the identity that the function returns, or its own."""
-        names = (name for name, identity in self.identities.items() if identity is function)
-        return next(names, str(getattr(function, "__name__", function)))

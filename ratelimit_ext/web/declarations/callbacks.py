@@ -12,10 +12,11 @@ from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
-from ratelimit_ext.core.key import Identity
+from ratelimit_ext.core.key import Identity, joined, separated
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.records.overrides import LogEntry
-from ratelimit_ext.web.identities import BUILT_IN, COMMON, meant
+from ratelimit_ext.web.declarations.code_checks import checked_key
+from ratelimit_ext.web.identities import BUILT_IN, COMMON, JoinedIdentity, meant
 
 Estimate: TypeAlias = Callable[[], Any]
 #: Called with a ``RequestLimit``; a response replaces the default one.
@@ -96,6 +97,7 @@ class Callbacks:
     def __init__(self) -> None:
         #: By the names that a policy can use.
         self.identities: dict[str, Identity] = dict(BUILT_IN)
+        self._joined: dict[tuple[Any, ...], JoinedIdentity] = {}
         #: Those that many callers have in common.
         self.common_identities: set[Identity] = set(COMMON)
         #: By unit and the name of the limit ("": any other).
@@ -110,6 +112,45 @@ class Callbacks:
         self.callers: Callers = AnyCallers(self.identities)
         self.change_log: ChangeLog | None = None
         self.policy_checker: PolicyChecker | None = None
+
+    def identity_function(self, key: Any) -> Any:
+        """Return the function of a name, or of several identities together; a function itself."""
+        if isinstance(key, tuple):
+            return self._joined.setdefault(key, JoinedIdentity(key, self.identities))
+        return self.identities[key] if isinstance(key, str) else key
+
+    def is_common(self, identity: Identity) -> bool:
+        """Return whether many callers have it in common, or all that are counted together."""
+        if isinstance(identity, JoinedIdentity):
+            return self.common_identities.issuperset(identity.functions)
+        return identity in self.common_identities
+
+    def key_in_code(self, key: Any, where: str) -> Any:
+        """Return the function of a ``key_func``, which may list several identities. Raises
+        ``ConfigurationError``."""
+        parts = checked_key(key, self.identities, where)
+        return self.identity_function(parts) if isinstance(parts, tuple) else key
+
+    def identity(self, kinds: tuple[str, ...], text: str) -> str:
+        """Return :meth:`Callers.identity` in the limits that count these kinds together."""
+        texts = separated(text) if len(kinds) > 1 else [text]
+        if len(texts) != len(kinds):
+            return ""
+        found = [self.callers.identity(*each) for each in zip(kinds, texts, strict=True)]
+        return (joined(found) if len(kinds) > 1 else found[0]) if all(found) else ""
+
+    def check(self, kinds: tuple[str, ...], identity: str) -> None:
+        """Do :meth:`Callers.check` of each part."""
+        parts = separated(identity) if len(kinds) > 1 else [identity]
+        for kind, each in zip(kinds, parts, strict=True):
+            self.callers.check(kind, each)
+
+    def owner(self, kinds: tuple[str, ...], identity: str) -> str:
+        """Return whose plan and amounts apply: the user's, if others are counted with it."""
+        if len(kinds) == 1:
+            return identity
+        parts = dict(zip(kinds, separated(identity), strict=False))
+        return parts.get("user") or parts.get("api_key") or identity
 
     def keep_change(self, entry: LogEntry) -> None:
         if self.change_log is not None:

@@ -16,7 +16,8 @@ from limits.strategies import STRATEGIES
 from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
 from ratelimit_ext.policy.errors import Mistake
-from ratelimit_ext.policy.functions import checked
+from ratelimit_ext.policy.functions import checked, limit_key
+from ratelimit_ext.policy.policy import unknown_identity
 
 #: The number of arguments that the functions of a limit are called with.
 _ARGUMENTS: Final = {
@@ -113,6 +114,21 @@ def check_function(function: object, arguments: int, where: str, *, hint: str = 
         if arguments == 0 and "request" in str(mistake):
             hint = " Remove the argument and import `request` from flask instead."
         raise ConfigurationError(f"{where}: {mistake}{hint}") from None
+
+
+def checked_key(found: object, identities: Collection[str], where: str) -> Any:
+    """Return several identities that a limit counts together, as in a policy. Raises
+    ``ConfigurationError``."""
+    if not isinstance(found, list | tuple):
+        return found
+    try:
+        parts = limit_key([*found], python=True)
+    except Mistake as mistake:
+        raise ConfigurationError(f"{where}, key_func: {mistake}") from None
+    for part in parts:
+        if isinstance(part, str) and part not in identities:
+            raise ConfigurationError(f"{where}, key_func: {unknown_identity(part, identities)}")
+    return parts
 
 
 def check_lists(options: Mapping[str, Any]) -> None:

@@ -262,6 +262,8 @@ def route_limit(
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
     arguments |= arguments.pop("options")
     check_keywords(arguments, ("self", *keywords), where)
+    key = arguments["key_func"]
+    arguments["key_func"] = limiter._callbacks.key_in_code(key, where)  # noqa: SLF001
     check_values(arguments, where)
     options = {word: deferred(arguments[word]) for word in keywords if word in arguments}
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")

@@ -226,13 +226,13 @@ class PolicyLimits:
         for item in items_of(limit.text, limit.options):
             self._policies.check_item(item)
         key = self._limiter._key_func if limit.key is None else limit.key
-        identities, priority = self._policies.callbacks.identities, limit.options.priority
+        callbacks, priority = self._policies.callbacks, limit.options.priority
         return {
             "limit_provider": limit.text,
-            "key_function": identities[key] if isinstance(key, str) else key,
+            "key_function": callbacks.identity_function(key),
             **{name: getattr(limit, name) for name in _COPIED},
             **dataclasses.asdict(limit.options),
-            "priority": identities[priority] if isinstance(priority, str) else priority,
+            "priority": callbacks.identity_function(priority),
             "source": limit.place or limit.source,
         }
 

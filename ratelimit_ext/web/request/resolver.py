@@ -305,8 +305,7 @@ class Resolver:
     def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
         """Return the core's limit for an item. Raises ``ConfigurationError``."""
         limit = limit_of(item, self.naming.strategy)
-        is_common = identity in self._callbacks.common_identities
-        return replace(limit, common=True) if is_common else limit
+        return replace(limit, common=True) if self._callbacks.is_common(identity) else limit
 
     def _with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
         """Return the limit with that amount; with the policy's if the string is invalid, which is
