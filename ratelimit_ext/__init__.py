@@ -25,6 +25,7 @@ from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.restoration import RestoredUsage
+from ratelimit_ext.strategies.fixed_window import calendar_window
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.commands import COMMANDS, GROUP, LateGroup
 from ratelimit_ext.web.declarations.callbacks import (
@@ -95,6 +96,7 @@ __all__ = [
     "Unit",
     "Verdict",
     "address_identity",
+    "calendar_window",
     "client_ip",
     "embedded_uri",
     "setting_value",

@@ -59,25 +59,28 @@ class Period(NamedTuple):
 
 
 def of_period(command: F) -> F:
-    """Give a command --since, --until and --month, which it gets as ``period``."""
+    """Give a command --since, --until, --month and --week, which it gets as ``period``."""
 
     @click.option("--since", type=arguments.DAY, help=SINCE_HELP)
     @click.option("--until", type=arguments.DAY, help="Only to the end of this day.")
     @click.option("--month", type=arguments.MONTH, help="Only of this month: 2026-10, or last.")
+    @click.option("--week", type=arguments.WEEK, help="Only of this week: 2026-W48, this or last.")
     @wraps(command)
     def with_period(
         *words: Any,
         since: datetime | None,
         until: datetime | None,
         month: tuple[datetime, datetime] | None,
+        week: tuple[datetime, datetime] | None,
         **others: Any,
     ) -> Any:
-        if month and (since or until):
-            raise click.UsageError("Pass --month, or --since and --until.")
+        if [bool(month), bool(week), bool(since or until)].count(True) > 1:
+            raise click.UsageError("Pass --month, --week, or --since and --until.")
         if since and until and until < since:
             raise click.UsageError("--until is before --since.")
         period = Period(since, until and until + timedelta(days=1))
-        return command(*words, period=Period(*month) if month else period, **others)
+        calendar = month or week
+        return command(*words, period=Period(*calendar) if calendar else period, **others)
 
     return cast(F, with_period)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
@@ -125,6 +125,12 @@ def midnight() -> datetime:
     return datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
+def week_start() -> datetime:
+    """Return when this week began: on Monday, by UTC."""
+    today = midnight()
+    return today - timedelta(days=today.weekday())
+
+
 def month_start() -> datetime:
     return midnight().replace(day=1)
 
@@ -136,12 +142,13 @@ class Reports:
         self._database = database
 
     def spent_usd(self, user: str) -> dict[str, float] | None:
-        """Dollars spent today and this month, by UTC; None if the ledger cannot be read."""
-        today = midnight()
+        """Dollars spent today, this week and this month, by UTC; None if the ledger cannot be
+        read."""
+        begins = {"today": midnight(), "week": week_start(), "month": month_start()}
         try:
             return {
-                "today_usd": self.spent_micro_usd(user, today) / MICRO,
-                "month_usd": self.spent_micro_usd(user, today.replace(day=1)) / MICRO,
+                f"{name}_usd": self.spent_micro_usd(user, since) / MICRO
+                for name, since in begins.items()
             }
         except (SQLAlchemyError, OSError) as error:
             log.error("The ledger cannot be read: %s", error)

@@ -6,7 +6,7 @@ import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from chatapp.ledger.reports import SUBJECTS, TAG, month_start
+from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
 from chatapp.web.identities import checked_class
@@ -15,6 +15,7 @@ from ratelimit_ext.operators import instant_s, span_s
 
 IDENTITIES: Final = ("user:", "ip:")
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
+_WEEKS_AGO: Final = {"this": 0, "last": 1}
 USER: Final = 256
 TEAM: Final = 64
 KEY_NAME: Final = 100
@@ -94,6 +95,22 @@ def month(text: str) -> tuple[datetime, datetime]:
     except (ValueError, OverflowError):
         raise OperatorError(
             "invalid_month", f"{text!r} is not a month; write it as 2026-10 or last"
+        ) from None
+
+
+def week(text: str) -> tuple[datetime, datetime]:
+    """Return when a week began, on Monday by UTC, and the one after it: 2026-W48, this or last."""
+    word = text.strip().lower()
+    try:
+        if word in _WEEKS_AGO:
+            start = week_start() - timedelta(days=7 * _WEEKS_AGO[word])
+        else:
+            year, number = word.split("-w")
+            start = datetime.fromisocalendar(int(year), int(number), 1).replace(tzinfo=UTC)
+        return start, start + timedelta(days=7)
+    except (ValueError, OverflowError):
+        raise OperatorError(
+            "invalid_week", f"{text!r} is not a week; write it as 2026-W48, this or last"
         ) from None
 
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from calendar import monthrange
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 from chatapp.calls.upstream_quota import quota_level
 from chatapp.upstreams import Quota
 from chatapp.web.current_request import current_request
-from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Verdict
+from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Verdict, calendar_window
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
@@ -185,17 +183,18 @@ def _period_s(shown: RequestLimit) -> int:
     if limit.anchor is None:
         return int(limit.period_us // MICRO)
     # The reset of an unused window is now, and not its end.
-    start = window_start(limit, max(shown.window.reset_time, time.time() + 1))
-    # By the clock on the wall: a day may have 23 hours.
-    days = 1 if limit.anchor == "day" else monthrange(start.year, start.month)[1]
-    return round((start + timedelta(days=days)).timestamp() - start.timestamp())
+    begin_us, end_us = _window_us(limit, max(shown.window.reset_time, time.time() + 1))
+    return (end_us - begin_us) // MICRO
 
 
 def window_start(limit: Any, reset_at: float) -> datetime:
     """Return when the fixed window of a limit began that ends then, in seconds since 1970."""
     if limit.anchor is None:
         return datetime.fromtimestamp(reset_at - limit.period_us / MICRO, UTC)
-    zone = ZoneInfo(limit.timezone)
-    start = datetime.fromtimestamp(reset_at - 1, zone)
-    start = start.replace(hour=0, minute=0, second=0, microsecond=0)
-    return start.replace(day=1) if limit.anchor == "month" else start
+    return datetime.fromtimestamp(_window_us(limit, reset_at)[0] / MICRO, UTC)
+
+
+def _window_us(limit: Any, reset_at: float) -> tuple[int, int]:
+    """Return when the calendar's window begins and ends that ends then."""
+    calendar = limit.anchor, limit.timezone, limit.week_starts
+    return calendar_window(int(reset_at - 1) * MICRO, *calendar)

@@ -4,9 +4,9 @@
 all limits of an identity are in one slot of a Redis Cluster. The 2 is the version of the stored
 format. A named limit is identified by its name: its amount may change, and its usage is kept. A
 limit without a name is identified by its amount, as in Flask-Limiter: ``5/minute`` and
-``10/minute`` on one view are two limits. An anchor with its time zone follows the period, as it
-makes other windows, and so does the mode ``shadow``: a shadow beside a live limit has its own
-count.
+``10/minute`` on one view are two limits. An anchor with its time zone and first day follows the
+period, as it makes other windows, and so does the mode ``shadow``: a shadow beside a live limit has
+its own count.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def bucket_prefix(prefix: str, code: str, limit: Limit, scope: str) -> str:
         else (f"{limit.period_us}us")
     )
     unit = "" if limit.unit == "requests" else limit.unit
-    anchor = f"-{limit.anchor}-{escaped(limit.timezone)}" if limit.anchor else ""
+    starts = "" if limit.week_starts == "monday" else f"-{limit.week_starts}"
+    anchor = f"-{limit.anchor}{starts}-{escaped(limit.timezone)}" if limit.anchor else ""
     mode = "" if limit.mode == "enforce" else f"-{limit.mode}"
     name = escaped(limit.name) if limit.name else f"~{limit.amount}"  # no name has a tilde
     if limit.burst is not None and not limit.name:

@@ -22,12 +22,17 @@ from ratelimit_ext.core.traits import (
 )
 
 Mode: TypeAlias = Literal["enforce", "shadow"]
-Anchor: TypeAlias = Literal["day", "month"]
+Anchor: TypeAlias = Literal["day", "week", "month"]
+WeekDay: TypeAlias = Literal[
+    "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"
+]
 OnFailure: TypeAlias = Literal["open", "closed", "local"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 #: The mode of a limit that a ``candidate`` makes: a shadow with buckets of its own.
 CANDIDATE: Final = "candidate"
 ANCHORS: Final[tuple[Anchor, ...]] = get_args(Anchor)
+#: In the order of ``datetime.weekday()``.
+WEEK_DAYS: Final[tuple[WeekDay, ...]] = get_args(WeekDay)
 ON_FAILURES: Final[tuple[OnFailure, ...]] = get_args(OnFailure)
 MOST_MULTIPLE: Final = 1000
 
@@ -58,9 +63,11 @@ class LimitOptions:
     name: str = ""
     #: ``enforce``, or ``shadow``: evaluated and counted, never enforced.
     mode: Mode = field(default="enforce", metadata={"allowed": lambda: MODES})
-    #: ``day`` or ``month``: a fixed window of the calendar in ``timezone``.
+    #: ``day``, ``week`` or ``month``: a fixed window of the calendar in ``timezone``.
     anchor: Anchor | None = field(default=None, metadata={"allowed": lambda: ANCHORS})
     timezone: str = "UTC"
+    #: The first day of a calendar week.
+    week_starts: WeekDay = field(default="monday", metadata={"allowed": lambda: WEEK_DAYS})
     #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces the host's
     #: share. ``None``: ``closed`` for dollars, else ``local``.
     on_failure: OnFailure | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
@@ -85,6 +92,7 @@ class LimitKeywords(TypedDict, total=False):
     mode: Mode
     anchor: Anchor | None
     timezone: str
+    week_starts: WeekDay
     on_failure: OnFailure | None
     candidate: str | None
     reserve: bool
@@ -117,6 +125,7 @@ class Limit:
     mode: str = "enforce"
     anchor: str | None = None
     timezone: str = "UTC"
+    week_starts: str = "monday"
     multiple: int | None = None
     on_failure: str | None = None
     #: The amount that is tried in shadow, beside this one.
@@ -160,6 +169,7 @@ class Limit:
                 self._within(word, getattr(self, word), most)
         if self.anchor is not None:
             self._one_of("anchor", self.anchor, ANCHORS)
+            self._one_of("week_starts", self.week_starts, WEEK_DAYS)
         for word in ("burst", "multiple", "anchor"):
             if getattr(self, word) is not None and word not in traits.options:
                 raise ConfigurationError(self._foreign_option(word))

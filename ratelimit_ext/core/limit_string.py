@@ -58,7 +58,9 @@ _PERIOD_OF: Final = {
     **dict.fromkeys(("h", "hr", "hrs"), "hour"),
     "d": "day",
 }
-_NO_PERIODS: Final = {"per", "usd", *_PERIOD_OF}
+#: `limits` has no weeks: they are of days.
+_WEEKS: Final = ("week", "weeks")
+_NO_PERIODS: Final = {"per", "usd", *_PERIOD_OF, *_WEEKS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,18 +225,17 @@ def _rate(found: dict[str, Any]) -> dict[str, Any]:
     else:  # 1.5 a minute are 3 in 2 minutes
         # `limits` reads 5/0 minutes as 5/minute.
         whole, count = amount.numerator, (count or 1) * amount.denominator
+    period = found["period"].lower()
+    if period in _WEEKS:
+        count, period = count * 7, "day"
+    elif period not in _PERIOD_OF:
+        raise ValueError(period)
     return {
         "amount": min(whole, MOST_AMOUNT),
         "count": count,
-        "period": _period(found["period"].lower()),
+        "period": _PERIOD_OF[period],
         "unit": "usd" if usd else None,
     }
-
-
-def _period(word: str) -> str:
-    if word not in _PERIOD_OF:
-        raise ValueError(word)
-    return _PERIOD_OF[word]
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:
@@ -297,5 +298,5 @@ def _nearest_period(word: re.Match[str]) -> str:
     found = word[0]
     if found in _NO_PERIODS:
         return found
-    near = difflib.get_close_matches(found[:LONGEST_NAME], PERIODS, n=1)
+    near = difflib.get_close_matches(found[:LONGEST_NAME], [*PERIODS, "week"], n=1)
     return "minute" if found == "m" else near[0] if near else found

@@ -18,8 +18,8 @@ from ratelimit_ext.policy.policy import PolicyLimit
 from ratelimit_ext.strategies import ALIASES
 
 _DAY_US: Final = 86_400_000_000
-#: The periods that a string states by "day" and "month".
-_ANCHORED_US: Final = {"day": _DAY_US, "month": 30 * _DAY_US}
+#: The periods that a string states by "day", "week" and "month".
+_ANCHORED_US: Final = {"day": _DAY_US, "week": 7 * _DAY_US, "month": 30 * _DAY_US}
 _AMOUNT: Final = re.compile(r"\d+")
 
 # -- one limit -------------------------------------------------------------------------------
@@ -37,7 +37,13 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
         mistakes.add(
             place.at("timezone"),
             f"found {options.timezone!r} without an anchor; only a calendar window has a time "
-            'zone. Add anchor = "day" or "month", or remove it.',
+            'zone. Add anchor = "day", "week" or "month", or remove it.',
+        )
+    if options.anchor != "week" and options.week_starts != "monday":
+        mistakes.add(
+            place.at("week_starts"),
+            f"found {options.week_starts!r} without a calendar week, which alone has a first day. "
+            'Add anchor = "week", or remove it.',
         )
     if options.reserve and limit.deduct_when is None:
         mistakes.add(

@@ -18,14 +18,15 @@ from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import WEEK_DAYS, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int]  # used, end
 Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
 
-#: The ends of the last, the current and the next window, as last computed, by anchor and time zone.
-_latest_ends: Final[dict[tuple[str, str], tuple[int, int, int]]] = {}
+#: The ends of the last, the current and the next window, as last computed, by anchor, time zone and
+#: first day of the week.
+_latest_ends: Final[dict[tuple[str, str, str], tuple[int, int, int]]] = {}
 
 
 class FixedWindow(Strategy):
@@ -41,7 +42,7 @@ class FixedWindow(Strategy):
         """
         if limit.anchor is None:
             return limit.amount, limit.period_us, 0, 0, 0
-        calendar = limit.anchor, limit.timezone
+        calendar = limit.anchor, limit.timezone, limit.week_starts
         ends = _latest_ends.get(calendar)
         if ends is None or not ends[0] <= now_us < ends[1]:
             last, current = calendar_window(now_us, *calendar)
@@ -109,17 +110,24 @@ class FixedWindow(Strategy):
         return Verdict(charge, allowed, remaining, wait, reset, snapshot[1])
 
 
-def calendar_window(instant_us: int, anchor: str, timezone: str) -> tuple[int, int]:
-    """Return when the day or month that holds the instant begins and ends in the time zone.
+def calendar_window(
+    instant_us: int, anchor: str, timezone: str, week_starts: str = "monday"
+) -> tuple[int, int]:
+    """Return when the day, week or month that holds the instant begins and ends in the time zone.
 
     >>> [instant // 86_400_000_000 for instant in calendar_window(0, "month", "UTC")]
     [0, 31]
+    >>> [instant // 86_400_000_000 for instant in calendar_window(0, "week", "UTC")]  # a Thursday
+    [-3, 4]
     """
     zone = ZoneInfo(timezone)
     local = datetime.fromtimestamp(instant_us // 1_000_000, zone)
     begin = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if anchor == "day":
         end = begin + timedelta(days=1)
+    elif anchor == "week":  # days by the clock on the wall: they may have 23 or 25 hours
+        begin -= timedelta(days=(begin.weekday() - WEEK_DAYS.index(week_starts)) % 7)
+        end = begin + timedelta(days=7)
     else:
         begin = begin.replace(day=1)
         end = (begin + timedelta(days=32)).replace(day=1)

@@ -82,7 +82,7 @@ with limiter.limit("1/second"):
 limiter.limit("5/minute", strategy="token-buket")  # type: ignore[arg-type]
 limiter.limit("5/minute", mode="shadwo")  # type: ignore[arg-type]
 limiter.limit("5/minute", on_failure="opne")  # type: ignore[arg-type]
-limiter.limit("5/day", anchor="week")  # type: ignore[arg-type]
+limiter.limit("5/day", anchor="weak")  # type: ignore[arg-type]
 limiter.shared_limit("5/minute", scope="pages", unit="token")  # type: ignore[arg-type]
 limiter.estimator("token")  # type: ignore[arg-type]
 Limit("5/minute", strategy="token-buket")  # type: ignore[arg-type]

@@ -47,7 +47,7 @@ def test_signatures_have_the_keywords_of_a_limit() -> None:
         ({"strategy": "surge"}, "needs a multiple. Write '1 usd/hour or 20 x usual'."),
         ({"strategy": "leaky"}, "unknown strategy 'leaky'; known: block"),
         ({"mode": "off"}, "mode is 'off'; allowed: 'enforce', 'shadow'"),
-        ({"anchor": "year"}, "anchor is 'year'; allowed: 'day', 'month'"),
+        ({"anchor": "year"}, "anchor is 'year'; allowed: 'day', 'week', 'month'"),
         ({"strategy": "sliding-window", "anchor": "day"}, "only 'fixed-window' has an anchor"),
     ],
 )

@@ -85,6 +85,24 @@ MISTAKES = [
         "4: default[0].anchor",
         ["'token-bucket'"],
     ),
+    Case(
+        "a week of a day",
+        '[[default]]\nlimit = "5/day"\nanchor = "week"',
+        "4: default[0].anchor",
+        ["a calendar week needs a limit per week", '"1000/week"'],
+    ),
+    Case(
+        "an unknown first day",
+        '[[default]]\nlimit = "5/week"\nanchor = "week"\nweek_starts = "moonday"',
+        "5: default[0].week_starts",
+        ["found 'moonday'", "Did you mean 'monday'?"],
+    ),
+    Case(
+        "a first day without a week",
+        '[[default]]\nlimit = "5/day"\nanchor = "day"\nweek_starts = "sunday"',
+        "5: default[0].week_starts",
+        ["found 'sunday' without a calendar week"],
+    ),
 ]
 
 

@@ -79,6 +79,42 @@ def test_the_calendar_ends_a_window(
 
 
 @pytest.mark.parametrize(
+    ("zone", "starts", "now", "begin", "end"),
+    [
+        ("UTC", "monday", "2026-11-29T23:59:59", "2026-11-23", "2026-11-30"),
+        ("UTC", "sunday", "2026-11-29T00:00:00", "2026-11-29", "2026-12-06"),
+        ("UTC", "saturday", "2026-11-29T00:00:00", "2026-11-28", "2026-12-05"),
+        # The ISO year 2026 has 53 weeks, and its last one ends in 2027.
+        ("UTC", "monday", "2027-01-01T12:00:00", "2026-12-28", "2027-01-04"),
+        ("UTC", "monday", "2024-12-31T12:00:00", "2024-12-30", "2025-01-06"),
+        # The clocks change: 167 hours, 169 hours, and half an hour.
+        ("Europe/Berlin", "monday", "2027-03-28T23:59:59", "2027-03-22", "2027-03-29"),
+        ("Europe/Berlin", "sunday", "2027-03-28T01:00:00", "2027-03-28", "2027-04-04"),
+        ("Europe/Berlin", "monday", "2027-10-31T23:59:59", "2027-10-25", "2027-11-01"),
+        ("America/New_York", "sunday", "2027-03-14T12:00:00", "2027-03-14", "2027-03-21"),
+        ("America/New_York", "sunday", "2027-11-13T12:00:00", "2027-11-07", "2027-11-14"),
+        ("Australia/Lord_Howe", "monday", "2027-04-04T12:00:00", "2027-03-29", "2027-04-05"),
+        ("America/Havana", "sunday", "2024-03-10T12:00:00", "2024-03-10T01:00", "2024-03-17"),
+        ("Pacific/Apia", "friday", "2012-01-05T12:00:00", "2011-12-31", "2012-01-06"),
+    ],
+)
+def test_a_week_has_its_own_first_day_and_length(
+    world: World, zone: str, starts: str, now: str, begin: str, end: str
+) -> None:
+    """Also when the clocks change in it, and when it is in two years."""
+    ends = instant_us(end, zone)
+    window = calendar_window(instant_us(now, zone), "week", zone, starts)
+    assert window == (instant_us(begin, zone), ends)
+    limit = Limit(1, 7 * DAY, anchor="week", timezone=zone, week_starts=starts)
+    world.now_us = instant_us(now, zone)
+    assert world.call(limit).allowed
+    denied = world.call(limit)
+    assert (denied.allowed, world.now_us + denied.retry_after_us) == (False, ends)
+    world.now_us = ends
+    assert world.passed(limit, 2) == 1
+
+
+@pytest.mark.parametrize(
     ("hours", "now"), [(23, "2027-03-28"), (25, "2027-10-31"), (24, "2027-05-01")]
 )
 def test_a_day_of_summer_time_has_its_own_length(world: World, hours: int, now: str) -> None:
@@ -100,7 +136,7 @@ def test_each_month_ends_with_its_last_day(world: World) -> None:
 
 
 @pytest.mark.parametrize("zone", ZONES)
-@pytest.mark.parametrize("anchor", ["day", "month"])
+@pytest.mark.parametrize("anchor", ["day", "week", "month"])
 def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:
     """For any instant since 1990: the last second before the end has its date, the end has not."""
     chance = random.Random(zone)
@@ -108,6 +144,8 @@ def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:
 
     def label(second: int) -> tuple[int, ...]:
         local = datetime.fromtimestamp(second, place)
+        if anchor == "week":
+            return tuple(local.isocalendar())[:2]
         return (local.year, local.month) if anchor == "month" else local.timetuple()[:3]
 
     for _ in range(400):
@@ -129,7 +167,7 @@ def test_a_deciding_clock_past_midnight_has_the_next_window(world: World) -> Non
 
 
 @pytest.mark.parametrize("zone", ZONES)
-@pytest.mark.parametrize("anchor", ["day", "month"])
+@pytest.mark.parametrize("anchor", ["day", "week", "month"])
 def test_known_windows_hold_until_they_end(anchor: str, zone: str) -> None:
     """Also for a clock that is set back, and whatever other limits have asked."""
     limit = Limit(2, DAY, "fixed-window", anchor=anchor, timezone=zone)

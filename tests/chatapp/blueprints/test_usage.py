@@ -97,7 +97,7 @@ def test_it_answers_when_a_limit_is_used_up(client: FlaskClient) -> None:
 
 
 def test_it_shows_what_was_spent(client: FlaskClient, database_url: str) -> None:
-    """Today and this month, by the ledger, exact to the micro-dollar."""
+    """Today, this week and this month, by the ledger, exact to the micro-dollar."""
     now = datetime.now(UTC)
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     before = first - timedelta(microseconds=1)
@@ -110,8 +110,11 @@ def test_it_shows_what_was_spent(client: FlaskClient, database_url: str) -> None
             finished(begun(started_at=now, user="user:bob")),
         ],
     )
+    monday = now.date() - timedelta(days=now.weekday())
+    week = 0.001485 * sum(each.date() >= monday for each in (now, first, before))
     today = 0.00297 if now.day == 1 else 0.001485
-    assert usage(client)["spent"] == {"today_usd": today, "month_usd": 0.00297}
+    spent = usage(client)["spent"]
+    assert spent == {"today_usd": today, "week_usd": pytest.approx(week), "month_usd": 0.00297}
 
 
 def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
@@ -123,7 +126,8 @@ def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
     assert ledger.flush()
     cost = catalogue.load().price("gpt-4o", Usage(**response.json["usage"]))
     assert cost > 0
-    assert usage(online)["spent"] == {"today_usd": cost / 1e6, "month_usd": cost / 1e6}
+    spent = dict.fromkeys(("today_usd", "week_usd", "month_usd"), cost / 1e6)
+    assert usage(online)["spent"] == spent
 
 
 @pytest.mark.parametrize(

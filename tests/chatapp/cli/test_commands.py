@@ -168,6 +168,8 @@ BAD_WORDS = {
     "no day": ("ledger", "show", "--since", "someday"),
     "no month": ("ledger", "show", "--month", "2026-13"),
     "the last month of all": ("ledger", "show", "--month", "9999-12"),
+    "no week of its year": ("ledger", "show", "--week", "2027-W53"),
+    "a month and a week": ("ledger", "show", "--month", "last", "--week", "last"),
     "a month and a day": ("ledger", "show", "--month", "last", "--since", "7d"),
     "a time without days": ("ledger", "show", "--since", "7d", "--until", "8d"),
     "no day to compare from": ("ledger", "estimates", "--since", "2026-13-01"),

@@ -280,6 +280,29 @@ def test_the_last_month_is_a_calendar_month(worker: Flask, database_url: str) ->
         assert (row["calls"], row["cost_micro_usd"]) == (2, 12)
 
 
+def test_a_week_of_the_ledger_is_that_of_a_limit(worker: Flask, database_url: str) -> None:
+    """From Monday on, by UTC: in `spend`, in `spent`, and in a window anchored to the week."""
+    now_us = int(datetime.now(UTC).timestamp() * 1_000_000)
+    begin_us, end_us = ratelimit_ext.calendar_window(now_us, "week", "UTC")
+    this, after = (datetime.fromtimestamp(us / 1e6, UTC) for us in (begin_us, end_us))
+    last = this - timedelta(days=7)
+    calls = [
+        finished(begun(started_at=this), cost_micro_usd=5),
+        finished(begun(started_at=after - timedelta(microseconds=1)), cost_micro_usd=7),
+        finished(begun(started_at=this - timedelta(microseconds=1)), cost_micro_usd=100),
+        finished(begun(started_at=last), cost_micro_usd=1000),
+        finished(begun(started_at=last - timedelta(microseconds=1)), cost_micro_usd=10_000),
+    ]
+    table.write(Database(database_url), calls)
+    year, number, _ = this.isocalendar()
+    for word, cost in (("this", 12), (f"{year}-W{number:02}", 12), ("last", 1100)):
+        (row,) = json.loads(run(worker, "spend", "--week", word, "--json").stdout)
+        assert (row["calls"], row["cost_micro_usd"]) == (2, cost)
+    spent = services_of(worker).reports.spent_usd(calls[0].user)
+    assert spent is not None
+    assert spent["week_usd"] == 12 / 1e6
+
+
 def test_calls_are_exported(spent: Flask) -> None:
     """One line each, the oldest first, with every column; no cell is a formula."""
     heads, *rows = csv.reader(io.StringIO(run(spent, "ledger", "calls").stdout))
