@@ -89,6 +89,10 @@ LOOK_AGAIN_S: Final = 0.01
 # How long a call waits for a thread before it is refused.
 QUEUE_S: Final = 0.5
 SWEEP_S: Final = 0.5
+# How often the heartbeat is written: the loop wakes for each request.
+HEARTBEAT_S: Final = 1.0
+# A larger piece of a body is sent after the head instead of being copied.
+JOINED_MAX_BYTES: Final = 64 * 1024
 
 # The first digits, without zeros, are enough to see that a body is too large.
 CONTENT_LENGTH: Final = re.compile(
@@ -234,6 +238,8 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
 
     def __init__(self, sock: socket.socket, patience_s: float) -> None:
         super().__init__(sock)
+        # gunicorn would set the timeout of one that it knows several times for each request.
+        self._sock, self.sock = sock, None
         self._patience_s = patience_s
         self.begin()
 
@@ -248,11 +254,11 @@ class TimedUnreader(SocketUnreader):  # type: ignore[misc]
             self._began = now
         allowed_s = self._patience_s + self._count / BODY_BYTES_PER_S
         # Data that has arrived is always read.
-        self.sock.settimeout(max(0.01, self._began + allowed_s - now))
+        self._sock.settimeout(max(0.01, self._began + allowed_s - now))
         try:
-            received: bytes = super().chunk(size_hint)
+            received = self._sock.recv(min(max(size_hint or 0, self.mxchunk), self.max_body_chunk))
         finally:
-            self.sock.settimeout(None)
+            self._sock.settimeout(None)
         self._count += len(received)
         return received
 
@@ -266,9 +272,25 @@ class AnswerSocket:
         self._patience_s = self._left_s = patience_s
         self._log = log
         self._sent = self._read = 0
-        self.sendfile = sock.sendfile
+        #: Whether a body follows what is sent next, which is the head: both are one packet then.
+        self.begins_body = False
+        self._head = b""
+
+    def sendfile(self, *about: Any, **options: Any) -> int:
+        self.begins_body = False
+        self.sendall(b"")
+        return self._sock.sendfile(*about, **options)
 
     def sendall(self, data: bytes) -> None:
+        if self.begins_body:
+            self.begins_body, self._head = False, data
+            return
+        head, self._head = self._head, b""
+        if len(data) > JOINED_MAX_BYTES:
+            self._send_all(head)
+        self._send_all(data if len(data) > JOINED_MAX_BYTES else head + data)
+
+    def _send_all(self, data: bytes) -> None:
         rest = memoryview(data)
         try:
             rest = rest[self._send(rest, socket.MSG_DONTWAIT) :]
@@ -356,6 +378,11 @@ class Connection(TConn):  # type: ignore[misc]
         self.whole_at = None
 
     @property
+    def has_more(self) -> bool:
+        """Whether the next request has begun to arrive with the last one."""
+        return bool(self.parser.unreader.buf.tell())
+
+    @property
     def is_being_read(self) -> bool:
         """Whether the large body of this call has not arrived yet. For the main thread, while
         another one reads."""
@@ -400,7 +427,7 @@ class Connection(TConn):  # type: ignore[misc]
             self.until = time.monotonic() + self._patience_s + size / BODY_BYTES_PER_S
             if EXPECTS.search(head) and not HTTP_1_0.match(head):
                 with contextlib.suppress(OSError):
-                    self.sock.send(CONTINUE)
+                    self.sock.send(CONTINUE, socket.MSG_DONTWAIT)
                     self.has_continued = True
 
 
@@ -420,24 +447,28 @@ def is_unread(body: Any) -> bool:
 
 class Threads:
     """Daemon threads. Those of concurrent.futures would delay the end of the process until the last
-    call has finished. Used by the main thread only."""
+    call has finished."""
 
     def __init__(self, most: int, work: Callable[[Connection], None]) -> None:
         self._most = most
         self._work = work
         self._queue: queue.SimpleQueue[Connection] = queue.SimpleQueue()
+        self._lock = threading.Lock()
         self._started = self._busy = 0
 
     def submit(self, conn: Connection) -> None:
-        """Have a thread handle the connection; call `done` afterwards."""
-        self._busy += 1
-        if self._started < min(self._busy, self._most):
+        """Have a thread handle the connection; call `done` afterwards. For the main thread."""
+        with self._lock:
+            self._busy += 1
+            is_new = self._started < min(self._busy, self._most)
+        if is_new:
             self._started += 1
             threading.Thread(target=self._run, daemon=True).start()
         self._queue.put(conn)
 
     def done(self) -> None:
-        self._busy -= 1
+        with self._lock:
+            self._busy -= 1
 
     def shutdown(self, *, wait: bool) -> None:
         """Part of an executor's interface."""
@@ -477,9 +508,11 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.is_due = False
         #: Since when connections are left to other workers, and when to accept again.
         self.leaves_since: float | None = None
-        self.look_at = self.sweep_at = 0.0
+        self.look_at = self.sweep_at = self.heartbeat_at = 0.0
         self.current = threading.local()
         self.pace = Pace(self.cfg.threads, time.monotonic())
+        #: Held while the free threads are published, by any thread.
+        self.publishing = threading.Lock()
 
     @classmethod
     def check_config(cls, cfg: Any, log: Any) -> None:  # noqa: ARG003 - gunicorn's
@@ -511,7 +544,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
                 response.sock = AnswerSocket(conn.sock, self.unread_s, self.log)
                 if conn.refusal or (conn.is_large and is_unread(response.req.body)):
                     response.force_close()
-                return start_response(*answer)
+                write = start_response(*answer)
+                omits_body = response._omits_body  # noqa: SLF001 - of HEAD, 204 and 304
+                response.sock.begins_body = bool(response.response_length) and not omits_body
+                return write
 
             return app(environ, start)
 
@@ -526,6 +562,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         Worker.handle_quit(self, sig, frame)
 
     # -- the main thread's loop -----------------------------------------------------------------
+
+    def notify(self) -> None:
+        now = time.monotonic()
+        if now >= self.heartbeat_at:
+            self.heartbeat_at = now + HEARTBEAT_S
+            super().notify()
 
     def run(self) -> None:
         return_memory()
@@ -556,7 +598,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         for listener in self.sockets:
             listener.close()
         now = time.monotonic()
-        for conn in self.waiting:
+        for conn in list(self.waiting):  # threads add to it
             conn.until = min(conn.until, now + STOP_LINGER_S)
         until = now + self.cfg.graceful_timeout
         while self.nr_conns > 0 and time.monotonic() < until:
@@ -567,10 +609,11 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def publish(self) -> None:
         """Publish the free threads. If only other workers have some, close connections after their
         answers."""
-        room = 0 if self.is_due else self.room
-        self.board.publish(self.cell, room if self.alive else None)
-        moves = not room and self.board.most_room(besides=self.cell) > 0
-        self.max_keepalived = 0 if moves else sys.maxsize
+        with self.publishing:
+            room = 0 if self.is_due else self.room
+            self.board.publish(self.cell, room if self.alive else None)
+            moves = not room and self.board.most_room(besides=self.cell) > 0
+            self.max_keepalived = 0 if moves else sys.maxsize
 
     @property
     def room(self) -> int:
@@ -600,7 +643,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if now < self.sweep_at:
             return
         self.sweep_at = now + SWEEP_S
-        for conn in [conn for conn in self.waiting if conn.until <= now]:
+        for conn in [conn for conn in list(self.waiting) if conn.until <= now]:
             self.drop(conn, TOO_SLOW)
 
     # -- connections ----------------------------------------------------------------------------
@@ -642,18 +685,18 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         return now - self.leaves_since < (LEAVE_S if self.room else LEAVE_IF_FULL_S)
 
     def wait(self, conn: Connection, *, until: float) -> None:
-        """Have the poller wait for data from the client."""
-        conn.sock.settimeout(0)
+        """Have the poller wait for data from the client. For any thread, which has no more to do
+        with the connection then."""
         conn.until = until
-        self.waiting[conn] = None
         self.poller.register(conn.sock, 1, partial(self.receive, conn))
+        self.waiting[conn] = None
 
     def receive(self, conn: Connection, sock: Any) -> None:
         """Receive data, and give a complete request to a thread."""
         if conn not in self.waiting:
-            return  # closed by `evict` after the poller had reported it
+            return  # closed by `evict` after the poller had reported it, or not quite waiting yet
         try:
-            data = conn.sock.recv(STEP_BYTES)
+            data = conn.sock.recv(STEP_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
@@ -681,7 +724,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         elif conn.is_whole:
             self.enqueue_req(conn)
         elif self.received_bytes > RECEIVED_MAX_BYTES:
-            self.drop(next(conn for conn in self.waiting if conn.received), TOO_SLOW)
+            self.drop(next(conn for conn in list(self.waiting) if conn.received), TOO_SLOW)
 
     def leave_poller(self, conn: Connection) -> None:
         """Stop waiting for the client."""
@@ -696,7 +739,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.nr_conns -= 1
         if refusal is not None and has_begun:
             with contextlib.suppress(OSError):
-                conn.sock.send(REFUSAL.format(refusal).encode())
+                conn.sock.send(REFUSAL.format(refusal).encode(), socket.MSG_DONTWAIT)
         conn.close()
 
     def evict(self) -> None:
@@ -730,7 +773,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     @property
     def many_are_read(self) -> bool:
         """Whether a quarter of the threads read large bodies, which may arrive slowly."""
-        reading = sum(conn.is_large and conn.is_being_read for conn in self.calls)
+        reading = sum(conn.is_large and conn.is_being_read for conn in list(self.calls))
         threads: int = self.cfg.threads
         return reading >= max(1, threads // 4)
 
@@ -768,7 +811,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             keeps = bool(self.handle(conn))
         except BaseException:
             self.log.exception("Error handling request")
-        self.method_queue.defer(self.finish_request, conn, keeps)
+        if keeps and self.alive and not (self.queued or self.is_due or conn.has_more):
+            # Only the next request wakes the main thread.
+            self.free_thread(conn)
+            self.keep(conn)
+        else:
+            self.method_queue.defer(self.finish_request, conn, keeps)
 
     def handle_request(self, req: Any, conn: Connection) -> bool:
         if conn.has_continued:
@@ -783,28 +831,42 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             return False
         return keepalive and bool(conn.parser.finish_body())
 
-    def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
-        """Wait for the client's next request, or until it disconnects."""
+    def free_thread(self, conn: Connection) -> None:
+        """The request has been answered. For any thread."""
         self.tpool.done()
         self.pages.discard(conn)
         if conn in self.calls:
             self.calls.remove(conn)
             self.publish()
-            if self.queued and self.room:
-                self.begin(self.queued.popleft())
-        now = time.monotonic()
+
+    def keep(self, conn: Connection) -> None:
+        """Wait for the client's next request. For any thread."""
         try:
-            if not keeps:
-                conn.lingers = LINGER_MAX_BYTES
-                conn.sock.shutdown(socket.SHUT_WR)
-                self.wait(conn, until=now + LINGER_S)
-                return
-            kept_s = self.cfg.keepalive if self.alive else STOP_LINGER_S
-            self.wait(conn, until=now + kept_s)
-            if ahead := conn.parser.unreader.take_buffered():
-                self.read(conn, ahead)
+            self.wait(conn, until=time.monotonic() + self.cfg.keepalive)
+            if not self.alive:  # `stop` may not have seen it
+                conn.until = min(conn.until, time.monotonic() + STOP_LINGER_S)
         except (OSError, ValueError):  # the client has closed it, or gunicorn has
-            if conn in self.waiting:
-                del self.waiting[conn]
-            self.nr_conns -= 1
-            conn.close()
+            self.method_queue.defer(self.forget, conn)
+
+    def forget(self, conn: Connection) -> None:
+        """Close a connection that nothing waits for."""
+        self.nr_conns -= 1
+        conn.close()
+
+    def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
+        """Wait for the client's next request, or until it disconnects."""
+        self.free_thread(conn)
+        if self.queued and self.room:
+            self.begin(self.queued.popleft())
+        if keeps:
+            ahead = conn.parser.unreader.take_buffered()
+            self.keep(conn)
+            if ahead and conn in self.waiting:
+                self.read(conn, ahead)
+            return
+        try:
+            conn.lingers = LINGER_MAX_BYTES
+            conn.sock.shutdown(socket.SHUT_WR)
+            self.wait(conn, until=time.monotonic() + LINGER_S)
+        except (OSError, ValueError):
+            self.forget(conn)

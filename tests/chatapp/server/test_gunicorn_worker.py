@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from gunicorn.config import Config
@@ -19,6 +20,7 @@ from chatapp.server.gunicorn_worker import (
     BODY_BYTES,
     HEAD_MAX_BYTES,
     HEALTH,
+    JOINED_MAX_BYTES,
     PAGE,
     AnswerSocket,
     Board,
@@ -240,6 +242,36 @@ def in_child(function: object, *arguments: int) -> None:
     child.start()
     child.join()
     assert child.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "packets"), [(b"hello", 1), (b"x" * (JOINED_MAX_BYTES + 1), 2)], ids=["small", "large"]
+)
+def test_a_head_and_its_body_are_one_packet(body: bytes, packets: int) -> None:
+    """But a large body is not copied, and a head that no body follows is sent at once."""
+    server, client = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with server, client:
+        answer = AnswerSocket(server, patience_s=10.0, log=logging.getLogger())
+        answer.sendall(HEAD)
+        assert client.recv(len(HEAD)) == HEAD
+        answer.begins_body = True
+        answer.sendall(HEAD)
+        answer.sendall(body)
+        received = [client.recv(2 * JOINED_MAX_BYTES) for _ in range(packets)]
+        assert b"".join(received) == HEAD + body
+
+
+def test_a_file_follows_its_head(tmp_path: Path) -> None:
+    """The kernel sends it, after the head that waits for a body."""
+    (tmp_path / "file").write_bytes(b"hello")
+    server, client = socket.socketpair()
+    with server, client, (tmp_path / "file").open("rb") as file:
+        answer = AnswerSocket(server, patience_s=10.0, log=logging.getLogger())
+        answer.begins_body = True
+        answer.sendall(HEAD)
+        answer.sendfile(file, offset=0, count=5)
+        server.close()
+        assert client.makefile("rb").read() == HEAD + b"hello"
 
 
 @pytest.mark.parametrize(("bytes_per_s", "is_too_slow"), [(1, False), (10**9, True)])
