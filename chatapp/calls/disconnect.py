@@ -6,7 +6,9 @@ the provider would go on generating for a client that is gone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import select
 import socket
 import threading
@@ -20,6 +22,9 @@ log = logging.getLogger(__name__)
 
 #: Only Linux reports a disconnect at once; elsewhere it is noticed at the next write.
 IS_SUPPORTED: Final = hasattr(select, "epoll")
+#: A call is watched after at most this time. Most calls are over by then, and a thread that wakes
+#: for each of them takes the interpreter from all others.
+YOUNG_S: Final = 0.25
 
 
 class DisconnectWatch:
@@ -31,8 +36,13 @@ class DisconnectWatch:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._alarm, select.EPOLLIN)
         self._lock = threading.Lock()
+        self._young: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
         self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        #: Whether the thread sleeps until a call wakes it, and whether one has begun since then.
+        self._is_asleep, self._has_begun = True, False
         threading.Thread(target=self._run, name="client-watch", daemon=True).start()
 
     @contextmanager
@@ -40,18 +50,27 @@ class DisconnectWatch:
         """Call ``gone`` once, from another thread, if the client disconnects within the block."""
         number = connection.fileno()
         with self._lock:
-            self._watched[number] = (connection, gone)
-            self._epoll.register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
+            self._young[number] = (connection, gone)
+            self._has_begun = True
+            if self._is_asleep:
+                self._is_asleep = False
+                os.eventfd_write(self._alarm, 1)
         try:
             yield
         finally:
             with self._lock:
-                del self._watched[number]
-                self._epoll.unregister(number)
+                is_young = self._young.pop(number, None) is not None
+                if not is_young and self._watched.pop(number, None) is not None:
+                    self._epoll.unregister(number)
 
     def _run(self) -> None:
+        pause_s: float | None = None
         while True:
-            for number, _ in self._epoll.poll():
+            events = self._epoll.poll(pause_s)
+            for number, _ in events:
+                if number == self._alarm:
+                    os.eventfd_read(self._alarm)
+                    continue
                 with self._lock:
                     connection, gone = self._watched.get(number, (None, None))
                     try:
@@ -60,6 +79,22 @@ class DisconnectWatch:
                             gone()
                     except Exception:
                         log.exception("A client disconnected, and its call could not be ended")
+            # The first call after a pause wakes this thread, and may be over soon.
+            is_alarm = [number for number, _ in events] == [self._alarm]
+            pause_s = YOUNG_S if is_alarm else self._watch_others()
+
+    def _watch_others(self) -> float | None:
+        """Watch the calls that are not over yet. Returns when to look for others; None: when one
+        begins, as there was none since the last time."""
+        with self._lock:
+            for number, watched in self._young.items():
+                with contextlib.suppress(OSError):  # another thread has closed it
+                    self._epoll.register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
+                    self._watched[number] = watched
+            self._young.clear()
+            has_begun, self._has_begun = self._has_begun, False
+            self._is_asleep = not has_begun
+        return YOUNG_S if has_begun else None
 
 
 def _is_disconnected(connection: socket.socket) -> bool:
@@ -97,11 +132,12 @@ class Disconnect:
         return self._event.wait(seconds)
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Call this from another thread when the client disconnects, or now if it already has."""
+        """Call this from another thread when the client disconnects, or now if the watch knows that
+        it has."""
         with self._lock:
             self._callback = callback
-            has_happened = self.has_happened
-        if has_happened:
+            is_known = self._event.is_set()
+        if is_known:
             callback()
 
     def close(self) -> None:

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 
 import pytest
 
+from chatapp.calls import disconnect as disconnects
 from chatapp.calls.disconnect import IS_SUPPORTED, Disconnect, DisconnectWatch
+from tests.servers import eventually
 
 pytestmark = pytest.mark.skipif(not IS_SUPPORTED, reason="only Linux tells of it")
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are watched soon."""
+    monkeypatch.setattr(disconnects, "YOUNG_S", 0.01)
+
+
+def test_a_short_call_wakes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the first one after a pause does, and none of them is registered."""
+    monkeypatch.setattr(disconnects, "YOUNG_S", 60)
+    alarms: list[int] = []
+    write = os.eventfd_write
+    monkeypatch.setattr(os, "eventfd_write", lambda *to: (alarms.append(1), write(*to)))
+    watch = DisconnectWatch()
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for _ in range(100):
+            with watch.watching(ours, list):
+                assert not watch._watched
+    assert len(alarms) == 1
 
 
 def test_a_client_that_closes_has_disconnected() -> None:
@@ -47,7 +71,7 @@ def test_after_the_block_nothing_is_noticed() -> None:
     watch = DisconnectWatch()
     ours, theirs = socket.socketpair()
     with watch.watching(ours, gone.set):
-        pass
+        eventually(lambda: watch._watched)
     ours.close()
     theirs.close()
     other, theirs = socket.socketpair()
@@ -80,6 +104,7 @@ def test_a_connection_that_was_closed_here_does_not_end_the_watch() -> None:
     closed.close()
     with ours, watch.watching(ours, gone.set):
         number = ours.fileno()
+        eventually(lambda: watch._watched)
         watch._watched[number] = (closed, gone.set)
         theirs.close()
         assert not gone.wait(0.1)
