@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HEAD_END: Final = b"\r\n\r\n"
 #: A larger body is sent after its head instead of being copied.
 JOINED_MAX_BYTES: Final = 64 * 1024
+#: A read may take this much longer than it should: setting a timeout is a system call.
+NEARLY: Final = 1.01
 #: The way from a response's stream to the parser of its connection, which has what follows it.
 LEFT_BY: Final = ("_httpcore_stream", "_stream", "_connection", "_h11_state")
 
@@ -151,15 +153,34 @@ class Stream:
 
     httpcore2 writes the head of a request and its body apart, as two packets. The head is kept for
     the next write, so that they are one: fewer system calls, here and at the receiver.
+
+    For each request its pool asks of every idle connection whether its upstream has closed it, or
+    has sent something. Here the one that is used is asked, before its first write: the pool takes
+    another one then. Each system call lets other threads take the interpreter.
     """
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
         self._head = b""
+        #: Whether the next write begins another request.
+        self._is_used = False
+        #: The socket, if a read is nothing but its `recv`, and its timeout; 0 if unknown.
+        is_plain = type(stream).__name__ == "SyncStream"
+        self._socket = stream.get_extra_info("socket") if is_plain else None
+        self._timeout_s = 0.0
         self.close = stream.close
-        self.get_extra_info = stream.get_extra_info
+
+    def get_extra_info(self, info: str) -> Any:
+        return info != "is_readable" and self._stream.get_extra_info(info)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if self._is_used:
+            self._is_used = False
+            if self._stream.get_extra_info("is_readable"):
+                import httpcore2  # noqa: PLC0415 - loaded with the SDKs, which take long
+
+                raise httpcore2.ConnectionNotAvailable
+        self._timeout_s = timeout or 0.0
         head, self._head = self._head, b""
         if not head and buffer.endswith(HEAD_END):
             self._head = buffer
@@ -175,14 +196,31 @@ class Stream:
         at_s = getattr(_deadline, "at_s", None)
         if at_s is not None:
             timeout = max(0.001, min(timeout or math.inf, at_s - time.monotonic()))
+        self._is_used = True
         wait = _of_thread.get(threading.get_ident())
         if wait is None:
-            return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
+            return self._read(max_bytes, timeout)
         wait.begin_read(self)
         try:
-            return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
+            return self._read(max_bytes, timeout)
         finally:
             wait.end_read()
+
+    def _read(self, max_bytes: int, timeout: float | None) -> bytes:
+        """Read as the stream does, but leave a timeout that is hardly another one."""
+        if self._socket is None:
+            return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
+        import httpcore2  # noqa: PLC0415
+
+        try:
+            if not timeout or not timeout <= self._timeout_s <= timeout * NEARLY:
+                self._socket.settimeout(timeout)
+                self._timeout_s = timeout or 0.0
+            return self._socket.recv(max_bytes)  # type: ignore[no-any-return]
+        except TimeoutError as error:
+            raise httpcore2.ReadTimeout(error) from error
+        except OSError as error:
+            raise httpcore2.ReadError(error) from error
 
     def start_tls(self, *args: Any, **kwargs: Any) -> Stream:
         return Stream(self._stream.start_tls(*args, **kwargs))
