@@ -314,7 +314,9 @@ class ScriptConnections:
             if line is None:
                 return None
             connection = line.connection
-            connection.send_packed_command((command,))
+            sent = 0 if connection.health_check_interval else _written(line.socket, command)
+            if sent < len(command):
+                connection.send_packed_command((command[sent:],))
             if own.ends == NEVER:  # else it includes connecting
                 own.ends = time.monotonic() + self._timeout_s
             reply = connection.read_response()
@@ -373,6 +375,16 @@ class ScriptConnections:
         poll = select.poll()
         poll.register(socket, select.POLLIN)
         return _Line(connection, socket, poll.poll)
+
+
+def _written(socket: Any, command: bytes) -> int:
+    """Return how many bytes the socket has taken at once. Its own methods would first wait until it
+    takes some: one more system call, during which other threads take the interpreter. The client
+    sends the rest, and raises what is wrong."""
+    try:
+        return os.write(socket.fileno(), command)
+    except OSError:
+        return 0
 
 
 def _is_plain(client: Any) -> bool:

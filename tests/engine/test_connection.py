@@ -106,6 +106,20 @@ def test_functions_that_are_flushed_as_soon_as_they_are_loaded(
 
 
 @pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("taken", [0, 7])
+def test_a_command_that_does_not_fit_is_sent_on(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """The socket takes none of it at once, or a part: the client sends the rest, once."""
+    engine = engine_of(client)
+    assert remaining(engine) == 999
+    monkeypatch.setattr(
+        connection, "_written", lambda line, command: os.write(line.fileno(), command[:taken])
+    )
+    assert [remaining(engine) for _ in range(3)] == [998, 997, 996]
+
+
+@pytest.mark.usefixtures("redis_client")
 def test_a_reset_in_mid_reply_is_never_sent_again(redis_server: servers.Server) -> None:
     """The call counted once and is an outage; the next one has a new connection."""
     with Relay(redis_server.port) as relay:
