@@ -745,7 +745,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def evict(self) -> None:
         """Close the connection that has waited the longest."""
         if self.waiting:
-            self.drop(next(iter(self.waiting)), TOO_SLOW)
+            self.drop(list(self.waiting)[0], TOO_SLOW)  # noqa: RUF015 - threads add to it
         else:
             self.look_at = time.monotonic() + SWEEP_S
 
