@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import (
     TYPE_CHECKING,
@@ -49,6 +50,7 @@ from ratelimit_ext.operators.operators import Operators, application
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
+from ratelimit_ext.web.charging import charged
 from ratelimit_ext.web.commands import (
     EXTENSION,
     install,
@@ -86,6 +88,7 @@ from ratelimit_ext.web.declarations.settings import check_settings, check_switch
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
+from ratelimit_ext.web.request.reservation import Reservation, costs_by_unit
 from ratelimit_ext.web.storage import (
     NOT_INITIALISED,
     cluster_may_be_down,
@@ -638,6 +641,44 @@ class Limiter(flask_limiter.Limiter):
             usd=usd,
         )
         reservation.check_settled()
+
+    def charge(
+        self,
+        name: str | Sequence[str],
+        identity: str,
+        *,
+        tokens: int | None = None,
+        input_tokens: int | None = None,
+        output_tokens: int | None = None,
+        usd: Dollars | None = None,
+        priority: str = "",
+    ) -> AbstractContextManager[Reservation]:
+        """Charge a named limit outside of a request, as a task or a scheduled job does::
+
+            with limiter.charge("usd-day", "ada", usd="0.01") as call:
+                answer = client.responses.create(...)
+                call.settle(usd=cost_of(answer))
+
+        Several names are charged together or not at all. ``identity`` is what the limits' key
+        functions would return. The costs are estimates, by unit; a limit in requests is charged 1.
+        ``priority`` is the class of traffic, for limits that keep a part.
+
+        The block gets the reservation, which the end of the block closes, also after an exception:
+        then the estimate stays charged, unless the block called ``call.cancel()``. A block that
+        takes longer than ``RATELIMIT_LEASE_SECONDS`` calls ``call.renew()``. Needs an application
+        context.
+
+        Raises :class:`RateLimitExceeded`, whose ``wait_ms`` is exact, or another refusal of a
+        request, and ``ConfigurationError`` for an unknown name or a missing estimate.
+        """
+        names = (name,) if isinstance(name, str) else tuple(name)
+        costs = costs_by_unit(tokens, input_tokens, output_tokens, usd)
+        hooks = self._hooks
+        if not hooks.is_enabled:
+            return nullcontext(hooks.components.reserve([]))
+        return charged(
+            hooks.components, application(), names, str(identity), costs=costs, priority=priority
+        )
 
     # -- operators, and the storage ------------------------------------------------------------
 

@@ -154,6 +154,17 @@ class Admission:
             self._emit(endpoint, denied or (decision, records), began, again=True)
         return decision, records
 
+    def admit_outside(self, charges: Sequence[BoundCharge]) -> Records:
+        """Decide what is charged without a request. Raises the refusal."""
+        began = time.perf_counter()
+        decision, records = self.decided(charges)
+        denied = None if decision.admitted else self._refusals.denial(decision, records)
+        if self._events.listeners:
+            self._emit("", denied or (decision, records), began)
+        if denied is not None:
+            raise denied.error
+        return records
+
     def decided(
         self, charges: Sequence[BoundCharge], *, take: bool = True
     ) -> tuple[Decision, Records]:

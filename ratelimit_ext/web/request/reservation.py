@@ -175,7 +175,7 @@ class Reservation:
         ``input_tokens`` does not count. A unit that is not given stays at its estimate. The last
         call before closing counts.
         """
-        costs = _costs(tokens, input_tokens, output_tokens, usd)
+        costs = costs_by_unit(tokens, input_tokens, output_tokens, usd)
         if input_tokens is not None:
             costs[UNCACHED] = max(0, input_tokens - cached_input_tokens)
         self._actual |= costs
@@ -260,7 +260,7 @@ class Reservation:
         if not self.renewal_is_due:
             return
         self._renewed_at = time.monotonic()
-        spent = _costs(tokens, input_tokens, output_tokens, usd)
+        spent = costs_by_unit(tokens, input_tokens, output_tokens, usd)
         renewals: list[Addressed] = [
             (
                 record.engine,
@@ -420,7 +420,7 @@ def _is_cancelled(record: ChargeRecord) -> bool:
     return limit.held or not (record.bound.is_edge or limit.traits.external)
 
 
-def _costs(
+def costs_by_unit(
     tokens: int | None,
     input_tokens: int | None,
     output_tokens: int | None,

@@ -189,6 +189,19 @@ class Resolver:
         found = _Binder(self, route, {}).limits_of(definitions)
         return self._with_scopes(found, route) if found.asks_scopes else found
 
+    def bound(self, runtime: RuntimeLimit, scope: str, bucket_prefix: str) -> BoundLimit:
+        """Return a limit without a route, for a charge that no request makes."""
+        limit = self.core_limit(runtime.limit, runtime.key_func)
+        return BoundLimit(
+            runtime=runtime,
+            limit=limit,
+            scope=scope,
+            bucket_prefix=bucket_prefix,
+            header=f'"{header_name(limit)}"',
+            policy=policy_item(limit),
+            rank=rank(runtime.limit),
+        )
+
     def adjusted(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
         """Return the limit as it applies to the identity, with the amount of an override; ``None``
         for an optional limit of an identity without one, and for the candidate of one with it."""

@@ -1,0 +1,85 @@
+"""Charges that a program makes outside of a request, such as a task or a scheduled job."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+
+import flask
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.errors import ConfigurationError, unknown_name
+from ratelimit_ext.core.key import bucket_key
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit
+from ratelimit_ext.web.components import Components
+from ratelimit_ext.web.inventory import Row
+from ratelimit_ext.web.request.reservation import Reservation
+
+#: What a limit counts once for each call, whatever its cost.
+_COUNTED = ("requests", "calls")
+
+
+@contextmanager
+def charged(
+    components: Components,
+    app: flask.Flask,
+    names: Collection[str],
+    identity: str,
+    *,
+    costs: dict[str, int],
+    priority: str,
+) -> Iterator[Reservation]:
+    """Charge the limits of these names together, or none of them, and settle them at the end."""
+    limits = [_limit(components, app, name, identity) for name in names]
+    counted = {bound.limit.unit for bound in limits}
+    if costs and counted.isdisjoint(costs):
+        raise ConfigurationError(
+            f"charge: found {' and '.join(costs)}, but {' and '.join(map(repr, names))} count "
+            f"{' and '.join(sorted(counted))}."
+        )
+    resolver = components.resolver
+    charges: list[BoundCharge] = []
+    for each in limits:
+        bound = resolver.adjusted(each, identity) or each
+        if bound.limit.keep:
+            bound = resolver.of_class(bound, priority)
+        unit = bound.limit.unit
+        if unit not in costs and unit not in _COUNTED:
+            raise ConfigurationError(
+                f"charge: the limit {bound.limit.name!r} counts {unit}; give an estimate, such as "
+                f"{unit}={'0.01' if unit == 'usd' else 1000}. settle() corrects it."
+            )
+        key = bucket_key(bound.bucket_prefix, identity)
+        charges.append((bound, identity, Charge(bound.limit, key, costs.get(unit, 1))))
+    records = components.admission.admit_outside(charges)
+    reservation = components.reserve(list(records))
+    try:
+        yield reservation
+    finally:
+        reservation.close()
+
+
+def _limit(components: Components, app: flask.Flask, name: str, identity: str) -> BoundLimit:
+    """Return the limit of that name as it applies to the identity."""
+    inventory, callers = components.inventory, components.callbacks.callers
+    rows = inventory.named(app, name)
+    if not rows:
+        known = dict.fromkeys(row.limit.name for row in inventory.all_rows(app) if row.limit.name)
+        raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(known))}")
+    row = _of_plan(rows, callers.plan(identity) if len(rows) > 1 else None)
+    amount = callers.amounts(identity).get(name)
+    if amount is not None:
+        row = row.with_amount(amount)
+    return components.resolver.bound(row.runtime, row.scope, row.prefix)
+
+
+def _of_plan(rows: Sequence[Row], plan: str | None) -> Row:
+    """Return the row of the plan. Raises ``ConfigurationError`` if several could be meant."""
+    own = [row for row in rows if row.plan == plan] or list(rows)
+    if len(own) > 1:
+        meant = ", ".join(f"{row.runtime.limit} of {row.plan or row.scope}" for row in own)
+        raise ConfigurationError(
+            f"charge: {own[0].limit.name!r} is the name of several limits ({meant}). Give each a "
+            "name of its own, or let limiter.operators.callers return the plan of the identity."
+        )
+    return own[0]

@@ -1,0 +1,177 @@
+"""Charges outside of a request: a task spends the budget that its user's requests spend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ratelimit_ext import Limiter, RateLimitExceeded
+from ratelimit_ext.core.errors import ConfigurationError
+from tests.web.conftest import Clock, Maker
+
+BUDGET: dict[str, Any] = {"name": "usd-day", "cost": lambda: "0.40"}
+
+
+class Shop:
+    """An application whose view costs 0.40 USD of a budget of 1 USD, and two more limits."""
+
+    def __init__(self, make: Maker, uri: str, **config: Any) -> None:
+        self.app, self.limiter = make(storage_uri=uri, config=config)
+        view: Any = self._view
+        view = self.limiter.limit("1 usd/day", **BUDGET)(view)
+        view = self.limiter.limit("3/hour", name="calls")(view)
+        view = self.limiter.limit("2 in flight", name="slots")(view)
+        self.app.add_url_rule("/", "view", view)
+        self.client = self.app.test_client()
+        self.app.app_context().push()
+
+    def _view(self) -> str:
+        self.limiter.settle(usd="0.40")
+        return "ok"
+
+    def get(self) -> int:
+        return self.client.get("/", headers={"X-Key": "ada"}).status_code
+
+    def left(self, name: str, identity: str = "ada") -> str:
+        states = self.limiter.operators.states(identity)
+        return str(next(s.as_json()["remaining"] for s in states if s.row.name == name))
+
+
+@pytest.fixture
+def shop(make: Maker, uri: str) -> Shop:
+    return Shop(make, uri)
+
+
+def test_a_task_and_requests_spend_one_budget(shop: Shop) -> None:
+    """0.40 by a request, an estimate of 0.50 by a task that costs 0.15: 0.45 is left, and another
+    user's budget is whole."""
+    assert shop.get() == 200
+    with shop.limiter.charge("usd-day", "ada", usd="0.50") as call:
+        assert shop.left("usd-day") == "0.1"
+        call.settle(usd="0.15")
+    assert shop.left("usd-day") == "0.45"
+    assert shop.left("usd-day", "ben") == "1"
+
+
+def test_a_refusal_charges_nothing_and_states_the_wait(shop: Shop, clock: Clock) -> None:
+    """What is more than is left is refused before the block runs, with the wait of a request."""
+    del clock
+    with shop.limiter.charge("usd-day", "ada", usd="0.70") as call:
+        call.settle(usd="0.70")
+    with (
+        pytest.raises(RateLimitExceeded) as refused,
+        shop.limiter.charge("usd-day", "ada", usd="0.31"),
+    ):
+        pytest.fail("the block must not run")
+    assert refused.value.wait_ms is not None
+    assert 0 < refused.value.wait_ms <= 86_400_000
+    assert refused.value.is_budget
+    assert "Rate limit 'usd-day' exceeded: 1 usd per 1 day." in refused.value.message
+    assert shop.left("usd-day") == "0.3"
+
+
+def test_several_limits_are_charged_together_or_not_at_all(shop: Shop) -> None:
+    """A budget, a count and a slot: the fourth call is denied by the count, and takes no money."""
+    names = ["usd-day", "calls", "slots"]
+    for _ in range(3):
+        with shop.limiter.charge(names, "ada", usd="0.10"):
+            assert shop.left("slots") == "1"
+    with pytest.raises(RateLimitExceeded), shop.limiter.charge(names, "ada", usd="0.10"):
+        pass
+    assert (shop.left("usd-day"), shop.left("calls"), shop.left("slots")) == ("0.7", "0", "2")
+
+
+def test_after_an_exception_the_estimate_stays_unless_it_is_cancelled(shop: Shop) -> None:
+    """The call may have been made; the block says if it was not."""
+
+    def fail(act: Callable[[Any], object]) -> None:
+        with shop.limiter.charge(["usd-day", "slots"], "ada", usd="0.25") as call:
+            act(call)
+            raise OSError("provider")
+
+    with pytest.raises(OSError, match="provider"):
+        fail(lambda call: call)
+    assert (shop.left("usd-day"), shop.left("slots")) == ("0.75", "2")
+    with pytest.raises(OSError, match="provider"):
+        fail(lambda call: call.cancel())
+    assert shop.left("usd-day") == "0.75"
+
+
+def test_an_operators_amount_applies(shop: Shop) -> None:
+    """An override counts for tasks, too."""
+    shop.limiter.operators.override("usd-day", "ada", "3 usd/day")
+    with shop.limiter.charge("usd-day", "ada", usd="2.50") as call:
+        call.settle(usd="2.50")
+    assert shop.left("usd-day") == "0.5"
+
+
+def test_never_more_than_the_amount_by_threads(shop: Shop) -> None:
+    """Of 30 threads that spend 0.10 each, 10 are admitted."""
+    admitted: list[int] = []
+    app, limiter = shop.app, shop.limiter
+
+    def work() -> None:
+        with app.app_context():
+            try:
+                with limiter.charge("usd-day", "ada", usd="0.10") as call:
+                    call.settle(usd="0.10")
+                    admitted.append(1)
+            except RateLimitExceeded:
+                pass
+
+    threads = [threading.Thread(target=work) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(admitted) == 10
+    assert shop.left("usd-day") == "0"
+
+
+def test_a_class_of_traffic_keeps_its_part(make: Maker) -> None:
+    """A task of no class leaves what interactive calls are kept."""
+    app, limiter = make()
+    options: Any = {"keep": {"interactive": 4}, "priority": lambda: "interactive"}
+    limiter.limit("10/hour", name="pace", **options)(lambda: "ok")
+    app.add_url_rule("/", "view", limiter.limit("10/hour", name="pace", **options)(lambda: "ok"))
+    with app.app_context():
+        for _ in range(6):
+            with limiter.charge("pace", "ada"):
+                pass
+        with pytest.raises(RateLimitExceeded), limiter.charge("pace", "ada"):
+            pass
+        with limiter.charge("pace", "ada", priority="interactive"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("name", "costs", "sentence"),
+    [
+        ("usd-dya", {"usd": 1}, "charge: unknown limit 'usd-dya'"),
+        ("usd-day", {}, "counts usd; give an estimate, such as usd=0.01"),
+        ("calls", {"usd": 1}, "charge: found usd, but 'calls' count requests"),
+    ],
+)
+def test_mistakes_are_sentences(
+    shop: Shop, name: str, costs: dict[str, Any], sentence: str
+) -> None:
+    """An unknown name, a missing estimate, a unit that the limit does not count."""
+    with (
+        pytest.raises(ConfigurationError) as error,
+        shop.limiter.charge(name, "ada", **costs),
+    ):
+        pass
+    assert sentence in str(error.value)
+    with pytest.raises(ValueError, match="-1 is not an amount of dollars"):
+        shop.limiter.charge("usd-day", "ada", usd=-1)
+
+
+def test_disabled_limits_charge_nothing(make: Maker) -> None:
+    """The block runs, and may settle."""
+    app, limiter = make(config={"RATELIMIT_ENABLED": False})
+    assert isinstance(limiter, Limiter)
+    with app.app_context(), limiter.charge("usd-day", "ada", usd=1) as call:
+        call.settle(usd="0.5")
