@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.api_key import PresentedKey, parse
 from chatapp.accounts.mark import AccountsMark
+from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts, ApiKey, User, amounts_of
 from chatapp.per_process import PerProcess
 
@@ -33,6 +34,7 @@ STALE_HOLDS_S: Final = 300.0
 #: The pause after a failed query, in seconds: its timeouts would occupy all threads.
 PAUSE_S: Final = 1.0
 MOST_KEYS: Final = 4096
+MOST_PEOPLE: Final = 16_384
 #: Uses that wait to be noted. Others are noted after a later query.
 MOST_NOTES: Final = 1000
 
@@ -46,6 +48,10 @@ UNKNOWN_KEY: Final = "The API key is unknown; check that it is complete and of t
 
 class KeyRefusedError(Exception):
     """The key gives no access; the message is for its holder."""
+
+
+class PersonRefusedError(Exception):
+    """The key may not act for this person; the message is for the holder of the key."""
 
 
 class AccountsUnavailableError(Exception):
@@ -62,7 +68,8 @@ class Principal:
 
     ``limits`` are the amounts that the user, the team and the key have of their own, by the names
     of limits; ``models`` are the patterns of the key, empty for all; ``files``: it may name files
-    that the providers keep. ``traffic_class`` is the key's, None for that of the plan.
+    that the providers keep. ``traffic_class`` is the key's, None for that of the plan. ``people``:
+    how the key names the users for whom it acts, None for its own user alone.
     """
 
     user: str
@@ -73,6 +80,7 @@ class Principal:
     models: tuple[str, ...] = ()
     files: bool = False
     traffic_class: str | None = None
+    people: People | None = None
 
 
 #: The owner of a key, and when it expires.
@@ -93,6 +101,12 @@ class Authenticator:
         self._stale: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
         # Apart, so that invented keys do not push out the valid ones.
         self._refused: TTLCache[bytes, str] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
+        self._people: TTLCache[tuple[str, str], Principal] = TTLCache(
+            MOST_PEOPLE, ANSWER_HOLDS_S, clock
+        )
+        self._stale_people: TTLCache[tuple[str, str], Principal] = TTLCache(
+            MOST_PEOPLE, STALE_HOLDS_S, clock
+        )
         self._required = self._may_be_off = self._said_lost = False
         self._failed_at: float | None = None
         # A note of a use is a write, and requests do not wait for it.
@@ -144,6 +158,41 @@ class Authenticator:
         if expires_at is not None and expires_at <= datetime.now(UTC):
             raise KeyRefusedError(_expired(principal.key_id, expires_at))
         return principal
+
+    def act_for(
+        self, key: Principal, name: str, *, before_wait: Callable[[], None] = lambda: None
+    ) -> Principal:
+        """Return the person of that name, for whom this key acts; ``before_wait`` is called before
+        a query.
+
+        PersonRefusedError for one who is deactivated, NewPeopleError for a new one too many,
+        AccountsUnavailableError if there is no recent answer.
+        """
+        assert key.people is not None
+        asked, people = (key.key_id, name), key.people
+        with self._lock:
+            person = self._people.get(asked)
+        if person is not None:
+            return person
+        before_wait()
+        try:
+            found = self._ask(lambda: self._store.person(key.key_id, name, people))
+        except AccountsUnavailableError:
+            with self._lock:
+                stale = self._stale_people.get(asked)
+            if stale is None:
+                raise
+            return stale
+        if found is None:  # the key was deleted a moment ago
+            raise PersonRefusedError(UNKNOWN_KEY)
+        if found[1].deactivated_at is not None:
+            with self._lock:
+                self._stale_people.pop(asked, None)
+            raise PersonRefusedError(_deactivated(name))
+        person = _principal(*found, people=None)
+        with self._lock:
+            self._people[asked] = self._stale_people[asked] = person
+        return person
 
     def _looked_up(self, digest: bytes, presented: PresentedKey) -> Known:
         try:
@@ -201,12 +250,14 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
             f"API key {key.public_id} was revoked; ask the operator for a new one."
         )
     if user.deactivated_at is not None:
-        raise KeyRefusedError(
-            f"The account of {user.name} is deactivated; ask the operator to activate it."
-        )
+        raise KeyRefusedError(_deactivated(user.name))
     if key.expires_at is not None and key.has_expired:
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
-    principal = Principal(
+    return _principal(key, user, people=People.from_row(key.people)), key.expires_at
+
+
+def _principal(key: ApiKey, user: User, *, people: People | None) -> Principal:
+    return Principal(
         user.name,
         user.plan,
         key.public_id,
@@ -215,8 +266,12 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         models=tuple(key.models or ()),
         files=bool(key.files),
         traffic_class=key.traffic_class,
+        people=people,
     )
-    return principal, key.expires_at
+
+
+def _deactivated(user: str) -> str:
+    return f"The account of {user} is deactivated; ask the operator to activate it."
 
 
 def _expired(public_id: str, at: datetime) -> str:

@@ -28,6 +28,7 @@ from sqlalchemy import (
 )
 
 from chatapp.accounts.api_key import PresentedKey, new_key
+from chatapp.accounts.people import People
 from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
 
@@ -50,6 +51,8 @@ USERS: Final = Table(
     Column("team", String(64), key="team_name"),
     Column("limits", _JSON),
     Column("deactivated_at", Instant),
+    # No foreign key: a user stays if the key is deleted.
+    Column("brought_by", String(16), index=True),
 )
 KEYS: Final = Table(
     "api_keys",
@@ -66,6 +69,7 @@ KEYS: Final = Table(
     Column("models", _JSON),
     Column("files", Boolean),
     Column("traffic_class", String(64)),
+    Column("people", _JSON),
 )
 
 
@@ -84,7 +88,8 @@ class User:
 
     The policy defines what the plan allows. ``limits`` are amounts in place of the policy's, as
     limit strings by the name of the limit. No key of a deactivated user gives access. ``team`` is
-    None if there is no team of that name.
+    None if there is no team of that name. ``brought_by`` is the public id of the key that
+    named the user first.
     """
 
     name: str
@@ -93,6 +98,7 @@ class User:
     team_name: str | None = None
     limits: Mapping[str, str] | None = None
     deactivated_at: datetime | None = None
+    brought_by: str | None = None
     team: Team | None = None
 
 
@@ -101,7 +107,8 @@ class ApiKey:
     """A key, without its secret. It is deleted only with its user, as the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
-    may name files that a provider keeps. ``traffic_class``: None for that of the plan.
+    may name files that a provider keeps. ``traffic_class``: None for that of the plan. ``people``:
+    a `People` as it is stored; None: it acts for its own user alone.
     """
 
     public_id: str
@@ -116,6 +123,7 @@ class ApiKey:
     models: Sequence[str] | None = None
     files: bool | None = None
     traffic_class: str | None = None
+    people: Mapping[str, Any] | None = None
 
     @property
     def has_expired(self) -> bool:
@@ -138,6 +146,8 @@ _FIND: Final = (
     .where(KEYS.c.public_id == bindparam("public_id"))
 )
 
+
+HOUR: Final = timedelta(hours=1)
 
 #: Who can have amounts of their own.
 Owner: TypeAlias = Literal["user", "key", "team"]
@@ -192,6 +202,15 @@ class DeactivatedUserError(ValueError):
     """The user is deactivated."""
 
 
+class NewPeopleError(ValueError):
+    """The key has brought as many new people as it may in an hour; ``at``: when the next one may
+    come."""
+
+    def __init__(self, at: datetime) -> None:
+        super().__init__(at)
+        self.at = at
+
+
 class OtherPlanError(ValueError):
     """The user exists and has another plan: ``plan``."""
 
@@ -228,7 +247,7 @@ class Accounts:
         with self._database.reading() as connection:
             return bool(connection.scalar(_ANY_KEY))
 
-    def create_key(
+    def create_key(  # noqa: PLR0913 - what a key and a new user have
         self,
         user: str,
         *,
@@ -239,6 +258,7 @@ class Accounts:
         expires_at: datetime | None = None,
         limits: Mapping[str, str] = _NONE,
         models: Sequence[str] = (),
+        people: People | None = None,
     ) -> PresentedKey:
         """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
@@ -270,6 +290,7 @@ class Accounts:
                 expires_at=expires_at,
                 limits=dict(limits) or None,
                 models=list(models) or None,
+                people=people and people.as_row(),
             )
         return made
 
@@ -284,10 +305,12 @@ class Accounts:
             if not old.is_usable:
                 raise UnusableKeyError(public_id)
             same = ("user", "name", "expires_at", "limits", "models", "files", "traffic_class")
-            values = {name: getattr(old, name) for name in same}
+            values = {name: getattr(old, name) for name in (*same, "people")}
             _add_key(connection, made, created_at=now, **values)
             end = min(old.expires_at or now + overlap, now + overlap)
             _change(connection, "key", public_id, expires_at=end)
+            brought = USERS.c.brought_by == public_id
+            connection.execute(update(USERS).where(brought).values(brought_by=made.public_id))
         return made, replace(old, expires_at=end)
 
     def import_users(
@@ -311,9 +334,37 @@ class Accounts:
     def find(self, public_id: str) -> tuple[ApiKey, User] | None:
         """Return the key of that id, with its user."""
         with self._database.reading() as connection:
-            row = connection.execute(_FIND, {"public_id": public_id}).one_or_none()
-        columns = len(KEYS.c)
-        return None if row is None else (ApiKey(*row[:columns]), _user_of(row[columns:]))
+            return _find(connection, public_id)
+
+    def person(self, public_id: str, name: str, people: People) -> tuple[ApiKey, User] | None:
+        """Return the key, and the user of that name; a new one has the key's plan for new people
+        and its owner's team. None without such a key.
+
+        NewPeopleError if the key may bring no new one now.
+        """
+        now = datetime.now(UTC)
+        with self._database.reading() as connection:
+            found, user = _find(connection, public_id), _user(connection, name)
+            if found is None:
+                return None
+            if user is not None:
+                return found[0], user
+            _check_new(connection, public_id, people, now)
+        with self._database.writing() as connection:
+            # Its lock: two workers must not count the same people.
+            connection.execute(select(KEYS).where(KEYS.c.public_id == public_id).with_for_update())
+            if _user(connection, name) is None:
+                _check_new(connection, public_id, people, now)
+                new = self._database.insert(USERS).values(
+                    name=name,
+                    plan=people.plan or found[1].plan,
+                    team_name=found[1].team_name,
+                    brought_by=public_id,
+                    created_at=now,
+                )
+                connection.execute(new.on_conflict_do_nothing())
+            user = _user(connection, name)
+        return None if user is None else (found[0], user)
 
     def all_keys(self) -> Sequence[ApiKey]:
         """Return all keys, by user and time of creation."""
@@ -409,6 +460,11 @@ class Accounts:
         with self._database.writing() as connection:
             _change(connection, "key", public_id, files=allowed)
 
+    def set_people(self, public_id: str, people: People | None) -> None:
+        """Let a key act for users, or with None for its own alone. UnknownKeyError."""
+        with self._database.writing() as connection:
+            _change(connection, "key", public_id, people=people and people.as_row())
+
     def set_class(self, public_id: str, name: str | None) -> None:
         """Give a key a class of traffic; None: that of its plan. UnknownKeyError."""
         with self._database.writing() as connection:
@@ -451,6 +507,21 @@ def _change(connection: Connection, owner: Owner, name: str, **values: object) -
 def _add_key(connection: Connection, made: PresentedKey, **values: object) -> None:
     own = {"public_id": made.public_id, "secret_sha256": made.secret_sha256}
     connection.execute(insert(KEYS).values(**own, **values))
+
+
+def _check_new(connection: Connection, public_id: str, people: People, now: datetime) -> None:
+    """NewPeopleError if the key has brought too many people in the hour before."""
+    brought = (USERS.c.brought_by == public_id, USERS.c.created_at > now - HOUR)
+    recent = select(USERS.c.created_at).where(*brought).order_by(USERS.c.created_at.desc())
+    times = connection.scalars(recent.limit(people.most_new)).all()
+    if len(times) >= people.most_new:
+        raise NewPeopleError(times[-1] + HOUR)
+
+
+def _find(connection: Connection, public_id: str) -> tuple[ApiKey, User] | None:
+    row = connection.execute(_FIND, {"public_id": public_id}).one_or_none()
+    columns = len(KEYS.c)
+    return None if row is None else (ApiKey(*row[:columns]), _user_of(row[columns:]))
 
 
 def _user(connection: Connection, name: str) -> User | None:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from chatapp.catalogue.usage import Usage
 from chatapp.ledger.table import usage_of
 from chatapp.web import allowed_models
+from chatapp.web.authentication import act_for_named
 from chatapp.web.call_limits import MICRO, remaining_limits
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
@@ -23,7 +24,8 @@ bp = Blueprint("usage", __name__, url_prefix="/usage")
 
 @bp.before_request
 def read_user() -> None:
-    """Without API keys, the query names the user as the body of POST /chat does."""
+    """Without API keys, and with one that acts for users whom bodies name, the query names the
+    user as the body of POST /chat does."""
     try:
         name = request.args.get("user_id")
     except UnicodeDecodeError as error:
@@ -32,6 +34,7 @@ def read_user() -> None:
         ) from error
     if name is not None:
         current_request().named_user = checked_user_id(name)
+        act_for_named({"user_id": name})
 
 
 @bp.after_request

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -9,6 +10,7 @@ import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
+from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import ApiKey, UnknownKeyError
 from chatapp.cli import amounts, arguments, output, user_file
 from chatapp.operators import callers
@@ -16,7 +18,7 @@ from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
 from chatapp.operators.amounts import OwnersAmounts, checked, listed
 from chatapp.operators.callers import name_of
-from chatapp.operators.keys import state_of
+from chatapp.operators.keys import people_of, state_of
 from chatapp.services import current_services
 from chatapp.web.allowed_models import unknown
 from ratelimit_ext import OperatorError
@@ -29,6 +31,39 @@ LIMIT_HELP: Final = (
     'An amount in place of the policy\'s, as in "usd-day=20 usd/day"; may be repeated.'
 )
 MODEL_HELP: Final = 'Allow only this model, or these, as in "gpt-5*"; may be repeated.'
+
+
+def acts_for_users(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a key that acts for users."""
+    options = (
+        click.option(
+            "--user-header",
+            "headers",
+            type=arguments.HEADER,
+            multiple=True,
+            help="The header that names the user; may be repeated. Default: Open WebUI's.",
+        ),
+        click.option("--user-in-body", is_flag=True, help="The body's user names the user."),
+        click.option("--plan-of-new", help="The plan of new users; default: that of the key."),
+        click.option(
+            "--most-new",
+            type=click.IntRange(1, 100_000),
+            help=f"How many new users the key may bring in an hour; default {MOST_NEW}.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _people(
+    headers: tuple[str, ...], plan: str | None, most_new: int | None, *, in_body: bool
+) -> People:
+    if headers and in_body:
+        raise click.UsageError("Give --user-header or --user-in-body, not both.")
+    named_by = () if in_body else headers or HEADERS
+    return People(named_by, plan, most_new or MOST_NEW)
+
 
 keys = AppGroup("keys", help="Create, list, change and revoke API keys.")
 plans = AppGroup("plans", help="List plans, and change the plan of a user.")
@@ -51,6 +86,8 @@ amounts.add_commands(teams, "team")
 @click.option("--expires", type=arguments.END, help="When it expires: 90d, 2026-11-27.")
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
 @click.option("--model", "models", type=arguments.MODELS, multiple=True, help=MODEL_HELP)
+@click.option("--acts-for-users", is_flag=True, help="The key's requests name other users.")
+@acts_for_users
 @by_operator
 @with_json
 def create_key(  # noqa: PLR0913 - one for each option
@@ -62,16 +99,27 @@ def create_key(  # noqa: PLR0913 - one for each option
     expires: datetime | None,
     limits: tuple[tuple[str, str], ...],
     models: tuple[str, ...],
+    acts_for_users: bool,
+    headers: tuple[str, ...],
+    user_in_body: bool,
+    plan_of_new: str | None,
+    most_new: int | None,
     reason: str,
     by: str,
     as_json: bool,
 ) -> None:
     """Create a key and print it, this one time.
 
+    With --acts-for-users it is for a program with users of its own, such as Open WebUI: each has a
+    plan, budgets and a part of the ledger here.
+
     The first key turns accounts on: from then on every request needs a key.
     """
     services = current_services()
     is_first = not services.accounts.any_key()
+    people = _people(headers, plan_of_new, most_new, in_body=user_in_body)
+    if not acts_for_users and people != People():
+        raise click.UsageError("Add --acts-for-users: other options are about such a key.")
     made = known_keys.create_key(
         user,
         plan=plan,
@@ -80,6 +128,7 @@ def create_key(  # noqa: PLR0913 - one for each option
         expires_at=expires,
         limits=limits,
         models=models,
+        people=people if acts_for_users else None,
         reason=reason,
         by=by,
     )
@@ -242,6 +291,35 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
     )
 
 
+@keys.command("set-people")
+@click.argument("key")
+@click.argument("right", metavar="on|off", type=click.Choice(["on", "off"]))
+@acts_for_users
+@by_operator
+@with_json
+def set_people(  # noqa: PLR0913 - one for each option
+    key: str,
+    right: str,
+    *,
+    headers: tuple[str, ...],
+    user_in_body: bool,
+    plan_of_new: str | None,
+    most_new: int | None,
+    reason: str,
+    by: str,
+    as_json: bool,
+) -> None:
+    """Let KEY act for the users that its requests name, or for its own user alone.
+
+    It can then spend the budget of any user: give it only to a program that knows its users.
+    """
+    named = _people(headers, plan_of_new, most_new, in_body=user_in_body)
+    people = named if right == "on" else None
+    done = known_keys.set_people(key, people, reason=reason, by=by)
+    shown = people and people.as_row()
+    output.echo_done(done, as_json=as_json, id=public_id_of(key), people=shown)
+
+
 @keys.command("set-class")
 @click.argument("key")
 @click.argument("name", metavar="CLASS", type=arguments.TRAFFIC_CLASS)
@@ -276,6 +354,7 @@ def _key_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
         "models": list(key.models or ()),
         "files": bool(key.files),
         "class": key.traffic_class,
+        "people": key.people,
     }
 
 
@@ -284,7 +363,9 @@ def _row(key: ApiKey, amounts: OwnersAmounts) -> tuple[str, ...]:
     limits = listed(amounts.of("key", key.public_id, key.limits))
     files = "files" if key.files else ""
     own_class = f"class {key.traffic_class}" if key.traffic_class else ""
-    state = "; ".join(filter(None, (state_of(key), limits, _models(key), files, own_class)))
+    people = people_of(People.from_row(key.people))
+    facts = (state_of(key), limits, _models(key), files, own_class, people)
+    state = "; ".join(filter(None, facts))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 
 
@@ -332,10 +413,13 @@ def list_plans(*, as_json: bool) -> None:
 
 
 @users.command("list")
+@click.option("--key", help="Only users whom this key was the first to name.")
 @with_json
-def list_users(*, as_json: bool) -> None:
+def list_users(key: str | None, *, as_json: bool) -> None:
     """List the users with their plans, teams and amounts."""
-    found = current_services().accounts.users()
+    brought_by = key and public_id_of(key)
+    everyone = current_services().accounts.users()
+    found = [user for user in everyone if brought_by in {None, user.brought_by}]
     amounts = OwnersAmounts()
     output.echo_rows(
         [

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from chatapp.accounts.people import HEADERS
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
@@ -20,6 +22,9 @@ USER: Final = 256
 TEAM: Final = 64
 KEY_NAME: Final = 100
 OPERATOR: Final = 100
+HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
+#: Headers with secrets, which are no names.
+NO_PERSON: Final = frozenset({"authorization", "x-api-key", "cookie"})
 
 
 def name(text: str, *, most: int) -> str:
@@ -65,6 +70,15 @@ def traffic_class(text: str) -> str:
         return checked_class(text)
     except ValueError as error:
         raise OperatorError("invalid_class", str(error)) from None
+
+
+def header(text: str) -> str:
+    """Return the name of a header, not one that every request has."""
+    if not HEADER.fullmatch(text) or text.lower() in NO_PERSON:
+        raise OperatorError(
+            "invalid_header", f"{text!r} cannot name users; write a header as {HEADERS[0]}"
+        )
+    return text
 
 
 def models(text: str) -> str:

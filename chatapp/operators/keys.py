@@ -10,6 +10,7 @@ from typing import NamedTuple
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
+from chatapp.accounts.people import People
 from chatapp.accounts.store import (
     ApiKey,
     DeactivatedUserError,
@@ -34,6 +35,7 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     expires_at: datetime | None,
     limits: Sequence[tuple[str, str]] = (),
     models: Sequence[str] = (),
+    people: People | None = None,
     reason: str,
     by: str,
 ) -> PresentedKey:
@@ -42,6 +44,7 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     accounts = services.accounts
     known = accounts.user(user)
     plan = plan and arguments.plan(plan)
+    _check_plan(people)
     own_plan = known.plan if known else plan or services.default_plan
     amounts: Mapping[str, str] = checked("key", limits, plan=own_plan)
     try:
@@ -54,6 +57,7 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
             expires_at=expires_at,
             limits=amounts,
             models=models,
+            people=people,
         )
     except OtherPlanError as error:
         raise OperatorError(
@@ -76,6 +80,30 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
         ) from None
     callers.note("create-key", made.public_id, reason=reason or f"of {user}", by=by)
     return made
+
+
+def set_people(key: str, people: People | None, *, reason: str, by: str) -> str:
+    """Let a key act for users, or with None for its own alone; returns the change in a sentence.
+    Raises UnknownKeyError."""
+    public_id = public_id_of(key)
+    _check_plan(people)
+    current_services().accounts.set_people(public_id, people)
+    named = people_of(people) or "off"
+    callers.note("people", public_id, amount=named, reason=reason, by=by)
+    acts = f"Key {public_id} {named}" if people else f"Key {public_id} acts for its own user alone"
+    return f"{acts}; all workers apply it within 5 s."
+
+
+def _check_plan(people: People | None) -> None:
+    if people is not None and people.plan is not None:
+        arguments.plan(people.plan)
+
+
+def people_of(people: People | None) -> str:
+    """Return in words for whom a key acts; empty if for its own user alone."""
+    if people is None:
+        return ""
+    return f"acts for the users in {', '.join(people.headers) or 'the body'}"
 
 
 class Revocation(NamedTuple):

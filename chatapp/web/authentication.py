@@ -6,6 +6,9 @@ the edge limits, like every request that reaches no view.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Final
 
 from flask import Flask, Request
@@ -16,9 +19,12 @@ from chatapp.accounts.authentication import (
     AccountsUnavailableError,
     Authenticator,
     KeyRefusedError,
+    PersonRefusedError,
 )
-from chatapp.web.current_request import current_request
-from chatapp.web.errors import ApiError, unavailable
+from chatapp.accounts.store import NewPeopleError
+from chatapp.web.current_request import CurrentRequest, current_request
+from chatapp.web.errors import ApiError, ErrorReport, unavailable
+from ratelimit_ext import wait_text
 
 # Public: the page with its files, the description of the API, and health; metrics and /admin have
 # tokens of their own. Any other blueprint requires a key.
@@ -41,13 +47,52 @@ def install(app: Flask, authenticator: Authenticator) -> None:
             return
         try:
             if authenticator.required:
-                current_request().principal = authenticator.authenticate(_api_key(request))
+                current = current_request()
+                key = current.principal = authenticator.authenticate(_api_key(request))
+                if key.people is not None:
+                    act_for(current, key.people.named_by(request.headers))
         except KeyRefusedError as error:
             raise _unauthorized(str(error)) from error
         except AccountsUnavailableError as error:
-            raise unavailable(
-                "accounts_unavailable", "API keys cannot be checked at the moment."
-            ) from error
+            raise _unavailable() from error
+
+
+def _unavailable() -> ApiError:
+    return unavailable("accounts_unavailable", "API keys cannot be checked at the moment.")
+
+
+def act_for_named(body: Mapping[str, object]) -> None:
+    """Count the request for the person whom its body names, if its key may name one there."""
+    current = current_request()
+    if current.principal is not None and current.principal.people is not None:
+        act_for(current, current.principal.people.named_in(body))
+
+
+def act_for(current: CurrentRequest, name: str | None) -> None:
+    """Count the request for that person, whom its key has named; None: for the key's owner.
+
+    ApiError: 403 for one who is deactivated, 429 for a new one too many, 503 if unknown; the errors
+    of the key's edge limits before a query.
+    """
+    key, services = current.principal, current.services
+    if name is None or key is None:
+        return
+    try:
+        current.principal = services.authenticator.act_for(
+            key, name, before_wait=services.limiter.current.admit_edge
+        )
+    except PersonRefusedError as error:
+        raise ApiError(403, "user_deactivated", str(error)) from error
+    except NewPeopleError as error:
+        wait_s = max(1, math.ceil((error.at - datetime.now(UTC)).total_seconds()))
+        message = (
+            f"{name} is new, and this API key has brought as many new users as it may in an hour. "
+            f"Users who are known are served; try again in {wait_text(wait_s * 1000)}."
+        )
+        report = ErrorReport(429, "too_many_new_users", message, retry_after_s=wait_s)
+        raise ApiError(429, report.code, message, headers=report.headers) from error
+    except AccountsUnavailableError as error:
+        raise _unavailable() from error
 
 
 def _unauthorized(message: str) -> ApiError:

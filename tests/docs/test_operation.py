@@ -56,6 +56,7 @@ class Scene:
         self.start()
         self.page = PAGES
         self.running: list[Any] = []
+        self.printed = ""
         self.alice, self.olga = self.new_key("alice"), self.new_key("olga")
         #: What a page has, and what is here.
         self.names = {
@@ -93,7 +94,8 @@ class Scene:
         line = self.here(line)
         words = shlex.split(line)
         if words[:3] == FLASK:
-            return self.flask(*words[3:])
+            self.printed = self.flask(*words[3:])
+            return self.printed
         if words[0] == "systemctl":
             assert words[2] == "chatapp"
             for verb in {"restart": ["stop", "start"]}.get(words[1], [words[1]]):
@@ -158,6 +160,15 @@ class Scene:
         assert [each.status_code for each in calls] == [200] * 3
         assert services_of(self.app).ledger.flush()
 
+    def a_ui_forwards_its_users(self) -> None:
+        """With the key that the command before has printed."""
+        key = self.printed.split()[0]
+        self.names["2f0c8e41b7d95a36"] = public_id_of(key)
+        for name in ("ann", "bob"):
+            headers = {"X-OpenWebUI-User-Email": f"{name}@example.com"}
+            answer = self.client(key).post("/chat", json={"message": "hi"}, headers=headers)
+            assert answer.status_code == 200
+
     def a_newer_schema(self) -> None:
         """This version is the old one now, and does not start."""
         database = services_of(self.app).database
@@ -203,6 +214,7 @@ BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
         "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
     },
     "operate/deployment": {},
+    "gateway/open-webui": {"flask --app wsgi chat users list": Scene.a_ui_forwards_its_users},
 }
 
 
@@ -241,7 +253,8 @@ def test_an_upgrade_and_the_way_back(provider: UpstreamServer, scene: Scene) -> 
 
 
 @pytest.mark.parametrize(
-    "page", ["gateway/from-litellm", "gateway/providers", "operate/deployment"]
+    "page",
+    ["gateway/from-litellm", "gateway/providers", "gateway/open-webui", "operate/deployment"],
 )
 def test_files_are_checked_and_limits_set(
     page: str, provider: UpstreamServer, scene: Scene

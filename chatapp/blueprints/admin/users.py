@@ -9,6 +9,7 @@ from typing import Any, Final
 from flask import g, make_response
 from flask.typing import ResponseReturnValue
 
+from chatapp.accounts.people import People
 from chatapp.accounts.store import ApiKey, Owner, Team, User
 from chatapp.blueprints.admin.access import bp, query, reported, sessions
 from chatapp.blueprints.admin.denials import latest
@@ -18,7 +19,7 @@ from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH, USER_SWITCH
 from chatapp.operators.callers import shared_operators
-from chatapp.operators.keys import state_of
+from chatapp.operators.keys import people_of, state_of
 from chatapp.operators.users import state_of as state_of_user
 from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
@@ -35,19 +36,24 @@ DAY_S: Final = 86_400
 def users() -> ResponseReturnValue:
     """Return the users, with what they have spent this month, and the teams."""
     services = current_services()
-    searched = query("q").strip()
+    searched, brought_by = query("q").strip(), query("key") or None
     everyone = services.accounts.users()
     keys = services.accounts.all_keys()
     teams = services.accounts.teams()
     spent = _spent_this_month(by="user")
     own = OwnersAmounts()
-    found = [each for each in everyone if searched.lower() in each.name.lower()]
+    found = [
+        each
+        for each in everyone
+        if searched.lower() in each.name.lower() and brought_by in {None, each.brought_by}
+    ]
     page = page_of(found)
     return shown(
         "admin/users.html",
         {"users": _records(found, keys, own, spent)},
         page=Page(_with_facts(page.rows, keys, own), page.number, page.count),
         searched=searched,
+        brought_by=brought_by,
         spent=spent,
         identity_of=user_identity,
         plans=services.plans,
@@ -69,6 +75,7 @@ def user() -> ResponseReturnValue:
     keys = [each for each in all_keys if each.user == name]
     spent = services.reports.spent_micro_usd(identity, month_start())
     teams = services.accounts.teams()
+    brought = services.accounts.find(found.brought_by) if found.brought_by else None
     public_ids = [each.public_id for each in keys if each.revoked_at is None]
     limits = _limits("user", found, identity, *public_ids, plan=found.plan)
     denied = {(each.row.name, each.identity) for each in limits["denying"]}
@@ -81,10 +88,16 @@ def user() -> ResponseReturnValue:
         teams=teams,
         spent=spent,
         keys=[
-            (each, state_of(each), not denied.isdisjoint(_stops_of(each.public_id)))
+            (
+                each,
+                state_of(each),
+                not denied.isdisjoint(_stops_of(each.public_id)),
+                people_of(People.from_row(each.people)),
+            )
             for each in keys
         ],
         usable=len(public_ids),
+        brought_by=brought and brought[0],
         is_blocked=(USER_SWITCH, identity) in denied,
         new_key=new_key,
         is_first=len(all_keys) == 1,

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from chatapp import validation
 from chatapp.upstreams import Message
 from chatapp.upstreams.router import ModelUnavailableError, Router, Turn, UnknownModelError
+from chatapp.web.authentication import act_for_named
 from chatapp.web.errors import ApiError
 from chatapp.web.model_request import ModelRequest
 from chatapp.web.requests import json_body
@@ -62,6 +63,7 @@ def read(request: Request, router: Router) -> ModelRequest:
         body = form.model_validate(fields)
     except ValidationError as error:
         _refuse(error.errors(include_url=False)[0])
+    act_for_named(fields)
     try:
         model = router.model(body.model)
     except UnknownModelError as error:

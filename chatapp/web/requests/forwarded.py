@@ -22,6 +22,7 @@ from chatapp.services import current_services
 from chatapp.upstreams import OPEN_TOOLS, Extras, RawRequest
 from chatapp.upstreams.openai_responses import ID, MCP, is_looked_up, is_reference
 from chatapp.upstreams.router import ModelUnavailableError, Turn, UnknownModelError
+from chatapp.web.authentication import act_for_named
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
@@ -171,6 +172,7 @@ def read(
     document = json_body.read_document(
         request, example=example, most_tokens=fields_of.most_json_tokens
     )
+    act_for_named(document.fields)
     try:
         fields = fields_of.model_validate(document.fields)
     except ValidationError as error:

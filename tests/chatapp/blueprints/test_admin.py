@@ -20,6 +20,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 
 from chatapp import POLICY_FILE
+from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
@@ -925,3 +926,22 @@ def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Acc
         page = other.get(f"/admin/{view}").text
         assert page.count("The limits cannot be reached: the storage failed: ") == 1
     assert "is revoked" in send(client, "keys/revoke", key=accounts.all_keys()[0].public_id).text
+
+
+def test_the_users_of_a_trusted_key_are_shown_under_it(
+    app: Flask, admin: FlaskClient, accounts: Accounts
+) -> None:
+    """Its owner's page says for whom the key acts, and links its users; their pages name it."""
+    made = accounts.create_key("webui", plan="pro", default_plan="starter", people=People())
+    headers = {"x-api-key": made.text, "X-OpenWebUI-User-Email": "ann@example.com"}
+    assert (
+        app.test_client().post("/chat", json={"message": "hi"}, headers=headers).status_code == 200
+    )
+    address = f"/admin/users?key={made.public_id}"
+    page = admin.get("/admin/user?name=webui").text
+    assert "acts for the users in X-OpenWebUI-User-Email" in page
+    assert f'href="{address}"' in page
+    assert [row["user"] for row in rows_of(admin, f"{address}&csv=users")] == ["ann@example.com"]
+    assert f"key {made.public_id}" in admin.get("/admin/user?name=ann@example.com").text
+    accounts.delete_user("webui")
+    assert "First named by" not in admin.get("/admin/user?name=ann@example.com").text

@@ -27,7 +27,7 @@ import chatapp.operators.changes  # noqa: F401 - all put their tables into METAD
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.migrations.versions import r0007_files, r0008_changes
+from chatapp.migrations.versions import r0007_files, r0008_changes, r0009_people
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
 from tests.upgrades.record import RECORDED
@@ -72,6 +72,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
     """They stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0009_people.downgrade()
             r0008_changes.downgrade()
             r0007_files.downgrade()
         connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
@@ -87,8 +88,8 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
         assert found is not None
         key, user = found
         assert (user.name, user.team_name, user.limits) == (name, None, None)
-        assert user.deactivated_at is None
-        assert (key.limits, key.models, key.files) == (None, None, None)
+        assert (user.deactivated_at, user.brought_by) == (None, None)
+        assert (key.limits, key.models, key.files, key.people) == (None, None, None, None)
 
 
 def test_processes_that_start_together_make_one_schema(database: Database, tmp_path: Path) -> None:
