@@ -50,6 +50,7 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.identities import address_identity, client_ip
 from ratelimit_ext.web.limited_request import LimitedRequest
+from ratelimit_ext.web.mcp import mcp_tool
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.storage import register
@@ -99,6 +100,7 @@ __all__ = [
     "calendar_window",
     "client_ip",
     "embedded_uri",
+    "mcp_tool",
     "setting_value",
     "toml_line",
     "wait_text",

@@ -22,6 +22,8 @@ from ratelimit_ext.core.decision import Decision, Verdict, known_wait_ms
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
+from ratelimit_ext.web.mcp import is_mcp
+from ratelimit_ext.web.mcp import refusal as mcp_refusal
 
 #: The reason of the verdict that denied; ``too-large``: it can never pass; ``unavailable``: the
 #: limit itself is invalid; ``storage-full``.
@@ -332,7 +334,9 @@ def _response(
     more: Callable[[], dict[str, Any]] = dict,
 ) -> Response:
     """JSON; if the client prefers one, werkzeug's HTML page or RFC 9457's problem JSON, which alone
-    has ``more``."""
+    has ``more``. A client of the Model Context Protocol gets its error."""
+    if is_mcp(flask.request.environ):
+        return mcp_refusal(status, body)
     known = [JSON, HTML] if cause is None else [JSON, PROBLEM, HTML]
     content_type = flask.request.accept_mimetypes.best_match(known, JSON)
     if content_type == HTML:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import flask
 
 from ratelimit_ext.core.key import Identity, joined
+from ratelimit_ext.web.mcp import mcp_tool
 
 #: Longer text is no address, and is not cached.
 LONGEST_ADDRESS: Final = 256
@@ -170,7 +171,8 @@ BUILT_IN: Mapping[str, Identity] = {
     "api_key": api_key,
     "user": user,
     "model": model,
+    "mcp_tool": mcp_tool,
     "global": everyone,
 }
 #: Those that many callers have in common.
-COMMON: Final = frozenset([model, everyone])
+COMMON: Final = frozenset([model, mcp_tool, everyone])

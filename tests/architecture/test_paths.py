@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Of one decision in memory, steady, with headers. There were 18; with Redis, there are four more.
 MOST_FILES = 13
 #: There were 121, in a package of as many files.
-MOST_ARROWS = 78
+MOST_ARROWS = 82
 
 
 def test_a_decision_touches_few_files() -> None:

@@ -18,6 +18,7 @@ from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.errors import RateLimitExceeded, try_again
+from ratelimit_ext.web.mcp import is_mcp
 
 #: How many answers of one denial are kept: it may concern several routes, and callers of whose
 #: other limits more or less is known.
@@ -31,6 +32,9 @@ _WORDS: Final = uuid.uuid4().hex
 _NUMBER: Final = uuid.uuid4().hex
 _STATUS: Final = "429 TOO MANY REQUESTS"
 _IN_JSON: Final = '"retry_after": '
+#: The same in whole seconds, for the Model Context Protocol.
+_WHOLE: Final = uuid.uuid4().hex
+_IN_MCP: Final = '"retryAfter": '
 
 #: Flask's proxy, as an object whose attributes are ours, too.
 _request_context: Final[Any] = request_ctx
@@ -74,14 +78,18 @@ class ReadyAnswer:
 
     def response(self, wait_ms: int) -> flask.Response:
         context = _request_context._get_current_object()
-        accept = context.request.environ.get("HTTP_ACCEPT", "")
-        known = self._bodies.get(accept)
+        environ = context.request.environ
+        accept = environ.get("HTTP_ACCEPT", "")
+        has_id = is_mcp(environ)
+        known = None if has_id else self._bodies.get(accept)
         if known is None:
             known = self._rendered()
-            if len(self._bodies) < MOST_BODIES and len(accept) <= LONGEST_ACCEPT:
+            if not has_id and len(self._bodies) < MOST_BODIES and len(accept) <= LONGEST_ACCEPT:
                 self._bodies[accept] = known
         text, content_type = known
         body = text.replace(_WORDS, wait_text(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
+        if has_id:
+            body = body.replace(_WHOLE, str(-(-wait_ms // 1000)))
         encoded = body.encode()
         headers = Headers()
         # Without the checks of new headers, which take longer than all of this.
@@ -97,6 +105,7 @@ class ReadyAnswer:
             sentence = try_again(self._wait_ms)
             text = text.replace(sentence, sentence.replace(wait_text(self._wait_ms), _WORDS))
         text = text.replace(f"{_IN_JSON}{self._wait_ms / 1000}", f"{_IN_JSON}{_NUMBER}")
+        text = text.replace(f"{_IN_MCP}{-(-self._wait_ms // 1000)}", f"{_IN_MCP}{_WHOLE}")
         return text, response.content_type or ""
 
 
