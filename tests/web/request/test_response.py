@@ -5,8 +5,9 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import http_sf
 import pytest
-from flask import Response, request
+from flask import Flask, Response, request
 from flask_limiter import HeaderNames
 
 from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
@@ -350,3 +351,34 @@ def test_dollars_are_dollars_wherever_a_person_reads_them(make: Maker, clock: Cl
     assert [refusal.headers[name] for name in names] == ["5", "4.25"]
     assert refusal.json["remaining"] == 4.25
     assert [(str(left), str(amount)) for left, amount in breaches] == [("4.25", "5")]
+
+
+@pytest.mark.parametrize("name", ["", "a", "A-1_. b", "x" * 64])
+@pytest.mark.parametrize("calls", [1, 3])
+def test_the_headers_are_structured_fields(name: str, calls: int) -> None:
+    """Whatever a limit is called, admitted and refused, in each unit: lists of strings, whose
+    parameters are those of the draft, as whole numbers from 0 up, and strings."""
+    app = Flask("example")
+    limiter = Limiter(lambda: "someone", app=app, storage_uri="memory://", headers_enabled=True)
+    view: Any = limiter.limit("2/hour", name=name, strategy="sliding-window")(lambda: "")
+    view = limiter.limit("5 in flight", name="slots")(view)
+    view = limiter.limit("90000/minute", unit="tokens", strategy="token-bucket", cost=lambda: 7)(
+        view
+    )
+    view = limiter.limit("5 usd/month", cost=lambda: "0.01")(view)
+    app.add_url_rule("/", "view", view)
+    client = app.test_client()
+    for _ in range(calls):
+        headers = client.get("/").headers
+    policy, state = (
+        http_sf.parse(headers[field].encode("ascii"), tltype="list")
+        for field in ("RateLimit-Policy", "RateLimit")
+    )
+    assert [type(item) for item, _ in (*policy, *state)] == [str] * 8
+    assert [item for item, _ in policy] == [item for item, _ in state]
+    for _, parameters in policy:
+        in_flight = parameters.get("qu") == "concurrent-requests"
+        assert set(parameters) - {"qu"} == ({"q"} if in_flight else {"q", "w"})
+    for _, parameters in state:
+        assert set(parameters) == {"r", "t"}
+        assert all(type(value) is int and value >= 0 for value in parameters.values())
