@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 STORAGE = "RATELIMIT_STORAGE_URI"
 WORKERS = "RATELIMIT_WORKERS"
+WAITING = "RATELIMIT_WAITING_MAX"
 # See chatapp/server/valid_files.py.
 VALID_FILES = "GUNICORN_VALID_FILES"
 HAS_SERVED = "GUNICORN_HAS_SERVED"
@@ -232,6 +233,7 @@ def post_fork(server: Any, worker: Any) -> None:
     os.environ["WEB_CONCURRENCY"] = str(server.num_workers)
     if not os.environ.get(WORKERS):  # set if several gunicorns share a storage
         os.environ[WORKERS] = str(server.num_workers)
+    os.environ.setdefault(WAITING, str(max(1, worker.cfg.threads // 4)))
     os.environ[HAS_SERVED] = "1" if master.has_served(server) else ""
     limit_unread_answers(worker)
     worker.signals_of_master = server.SIG_QUEUE

@@ -94,6 +94,8 @@ ENDPOINTS: Final = (
 #: How long a command waits for the limits' storage.
 COMMAND_DEADLINE_S: Final = 5.0
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
+# A quarter of a worker's threads, if these are as many as by default.
+MOST_WAITING: Final = 20
 # The default, in timeouts of a provider.
 LEASE_TIMEOUTS: Final = 2
 MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
@@ -123,6 +125,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         RATELIMIT_POLICY_FILE=str(POLICY_FILE),
         RATELIMIT_HEADERS_ENABLED=True,
         RATELIMIT_STRICT=True,
+        RATELIMIT_WAITING_MAX=MOST_WAITING,
     )
     app.config.update(settings.from_environment(os.environ))
     app.config.update(config or {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from threading import BoundedSemaphore
 from typing import Final, cast
 
 from flask import Flask, current_app
@@ -24,8 +23,6 @@ from chatapp.upstreams.router import Router
 from ratelimit_ext import Limiter, Policy
 
 EXTENSION_KEY: Final = "chatapp"
-#: A quarter of a worker's threads, if these are as many as by default.
-MOST_WAITING: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +46,6 @@ class Services:
     accounts: Accounts
     authenticator: Authenticator
     throttle: Throttle = field(default_factory=Throttle)
-    #: Places of requests that wait in a thread until a provider's named wait is over.
-    waiting: BoundedSemaphore = field(default_factory=lambda: BoundedSemaphore(MOST_WAITING))
     #: The names of the policy's plans.
     plans: tuple[str, ...] = field(init=False)
     #: The plan of users without one. Accounts have it even if the policy has no plans.

@@ -16,7 +16,7 @@ from ratelimit_ext.core.errors import (
     StorageUnavailable,
     wait_text,
 )
-from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
+from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent, WaitEvent
 from ratelimit_ext.core.limit import Mode, OnFailure
 from ratelimit_ext.core.traits import StrategyName, Unit
 from ratelimit_ext.embedded.server import embedded_uri
@@ -96,6 +96,7 @@ __all__ = [
     "TemporarilyUnavailable",
     "Unit",
     "Verdict",
+    "WaitEvent",
     "address_identity",
     "calendar_window",
     "client_ip",

@@ -334,7 +334,7 @@ class Limiter(flask_limiter.Limiter):
             app.logger.warning(NAMESAKES, app.name, components.naming.key_prefix)
         components.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
         for item in components.manager.static_items():
-            components.engines.check(item, components.naming.strategy)
+            components.policies.check_item(item)
         hooks.forget_views()
         try:
             components.policies.apply(app)

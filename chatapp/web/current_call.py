@@ -116,7 +116,7 @@ def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTP
             choices[refused] = current.choice
         return refused
 
-    refused, places = _decide_for_others(refusal, decide), current.services.waiting
+    refused, places = _decide_for_others(refusal, decide), current.services.limiter.current.places
     while (wait_s := _named_wait_s(refused)) <= patience_s and places.acquire(blocking=False):
         try:
             time.sleep(wait_s)

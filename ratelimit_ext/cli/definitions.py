@@ -13,6 +13,7 @@ from flask.cli import with_appcontext
 
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.operators.operators import all_operators
+from ratelimit_ext.operators.texts import span_text
 from ratelimit_ext.terminal import echo_json, echo_table, with_json
 from ratelimit_ext.web.inventory import Row
 
@@ -90,6 +91,7 @@ def _definition(row: Row) -> dict[str, Any]:
         "plan": row.plan or None,
         "mode": None if limit.mode == "enforce" else limit.mode,
         "keep": limit.keep_text or None,
+        "wait": limit.wait and span_text(limit.wait),
         "candidate": limit.candidate and str(limit.outside(limit.candidate)),
         "optional": "yes" if row.is_optional else None,
         "on_failure": row.on_failure,

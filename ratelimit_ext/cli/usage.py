@@ -43,6 +43,7 @@ def _inspected(state: State) -> tuple[str, ...]:
         "" if limit.mode == "enforce" else limit.mode,
         f"plan {state.row.plan}" if state.row.plan else "",
         limit.keep_text,
+        f"{state.in_line} in line" if state.in_line else "",
         "" if state.override is None else _described(state.override),
     ]
     return (

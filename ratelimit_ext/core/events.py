@@ -14,9 +14,12 @@ from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
+from ratelimit_ext.core.limit import Limit
 
 #: Of a settlement: ``queued`` until the storage is back.
 SettlementOutcome: TypeAlias = Literal["sent", "queued", "lost"]
+#: Of a request that may wait.
+WaitOutcome: TypeAlias = Literal["started", "left", "denied", "refused"]
 
 #: A listener that fails is logged at most this often, in seconds.
 LOG_EVERY_S: Final = 60.0
@@ -97,7 +100,17 @@ class StorageEvent(NamedTuple):
     down_s: float
 
 
-Event: TypeAlias = DecisionEvent | SettlementEvent | StorageEvent
+class WaitEvent(NamedTuple):
+    """A request was denied by a limit with ``wait``: it has started after so many ``seconds``, its
+    client has ``left``, another limit has ``denied`` it when its turn had come, or it was
+    ``refused`` at once."""
+
+    limit: Limit
+    outcome: WaitOutcome
+    seconds: float
+
+
+Event: TypeAlias = DecisionEvent | SettlementEvent | StorageEvent | WaitEvent
 Listener: TypeAlias = Callable[[Event], object]
 
 

@@ -80,6 +80,8 @@ class LimitOptions:
     keep: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     #: The function that returns the class of a request, or in a policy the name of an identity.
     priority: Callable[[], Any] | str | None = None
+    #: How long a request may wait for its turn instead of being refused, as "20 seconds".
+    wait: str | None = None
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -98,6 +100,7 @@ class LimitKeywords(TypedDict, total=False):
     reserve: bool
     keep: Mapping[str, Any] | tuple[tuple[str, Any], ...]
     priority: Callable[[], Any] | str | None
+    wait: str | None
 
 
 #: The names of the keywords.
@@ -137,6 +140,10 @@ class Limit:
     priority: Any = field(default=None, repr=False, compare=False)
     #: Whether many callers have its identities in common.
     common: bool = field(default=False, repr=False, compare=False)
+    #: How long a request may wait for its turn, in microseconds.
+    wait: int | None = None
+    #: Whether it is charged ahead of its turn: :meth:`in_line`.
+    is_ahead: bool = field(default=False, repr=False)
     #: The classes for which this one, which :meth:`of_class` made, leaves a part.
     kept_for: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.
@@ -153,6 +160,8 @@ class Limit:
     capacity: int = field(init=False, repr=False, compare=False)
     #: The capacity that all classes share.
     whole: int = field(init=False, repr=False, compare=False)
+    #: How many units, and which part of one, may be charged ahead of their turn.
+    ahead: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         traits = traits_of(self.strategy)
@@ -170,7 +179,7 @@ class Limit:
         if self.anchor is not None:
             self._one_of("anchor", self.anchor, ANCHORS)
             self._one_of("week_starts", self.week_starts, WEEK_DAYS)
-        for word in ("burst", "multiple", "anchor"):
+        for word in ("burst", "multiple", "anchor", "wait"):
             if getattr(self, word) is not None and word not in traits.options:
                 raise ConfigurationError(self._foreign_option(word))
         if self.multiple is None and "multiple" in traits.options:
@@ -188,7 +197,13 @@ class Limit:
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
         derive(self, "whole", self.capacity)
+        ahead = (self.wait or 0) * self.amount / self.period_us if self.is_ahead else 0
+        derive(self, "ahead", min(ahead, MOST_AMOUNT))
         self._check_keep()
+        if self.wait is not None and self.unit == "usd":
+            raise ConfigurationError(
+                f"{self}: wait is not for a budget, whose money does not come back soon. Remove it."
+            )
 
     def words(self) -> tuple[tuple[str, Any], ...]:
         """Return what makes an equal one with :func:`limit_of`, without defaults."""
@@ -226,17 +241,24 @@ class Limit:
         place = next((i for i, (each, _) in enumerate(self.keep) if each == name), len(self.keep))
         return _leaving(self, self.keep[:place], self.common, self.reserve)
 
+    def in_line(self) -> Limit:
+        """Return the same bucket as a request that waits may use it: charged ahead, by what it
+        refills while the request waits. Who comes later finds the bucket in debt, so it is a line.
+
+        >>> Limit(30, 60_000_000, "token-bucket", burst=10, wait=8_000_000).in_line().ahead
+        4.0
+        """
+        return _in_line(self, self.common)
+
     @property
     def keep_text(self) -> str:
         """What is kept for whom, for a person."""
         return ", ".join([f"{self.outside(units)} kept for {name}" for name, units in self.keep])
 
     def is_of(self, other: Limit) -> bool:
-        """Return whether both are one limit, for the same class or for two."""
-        return self == other or (
-            self.whole == other.whole
-            and replace(self, amount=other.amount, burst=other.burst) == other
-        )
+        """Return whether both are one limit, for the same class or for two, in line or not."""
+        own = {word: getattr(other, word) for word in ("amount", "burst", "wait", "is_ahead")}
+        return self == other or (self.whole == other.whole and replace(self, **own) == other)
 
     def never_admits(self, cost: Any) -> bool:
         """Return whether each call would be denied for this cost. An amount of 0 is meant to do
@@ -296,8 +318,9 @@ class Limit:
 
     def _foreign_option(self, word: str) -> str:
         article = "an" if word[0] in "aeiou" else "a"
+        found = f"{word}={getattr(self, word)!r}" if word != "wait" else "wait"
         return (
-            f"{self}: {word}={getattr(self, word)!r} is not an option of the strategy "
+            f"{self}: {found} is not an option of the strategy "
             f"{self.strategy!r}; only {_listed(strategies_with(word))} has {article} {word}. "
             "Remove it or change the strategy."
         )
@@ -328,7 +351,12 @@ class Limit:
         return label + form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
-_DEFAULTS: Final = {each.name: each.default for each in fields(Limit) if each.init}
+#: Without what only an admission asks for: journals are read by other versions, too.
+_DEFAULTS: Final = {
+    each.name: each.default
+    for each in fields(Limit)
+    if each.init and each.name not in ("wait", "is_ahead")
+}
 
 
 @lru_cache(maxsize=1024)
@@ -343,12 +371,20 @@ def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -
     """Return the limit without what is kept, as the same object each time."""
     own: dict[str, Any] = {"keep": (), "priority": None}
     if kept and limit.amount:
-        word = "burst" if "burst" in limit.traits.options else "amount"
+        is_paced = "burst" in limit.traits.options
+        if is_paced:  # a debt of a lower class would be taken from what others are kept
+            own["wait"] = None
+        word = "burst" if is_paced else "amount"
         own[word] = limit.capacity - sum(units for _, units in kept)
     lower = replace(limit, **own)
     object.__setattr__(lower, "kept_for", tuple([name for name, _ in kept]))
     object.__setattr__(lower, "whole", limit.capacity)
     return lower
+
+
+@lru_cache(maxsize=4096)
+def _in_line(limit: Limit, *_differs: bool) -> Limit:
+    return replace(limit, is_ahead=True)
 
 
 def _listed(words: tuple[str, ...]) -> str:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final
 
+from ratelimit_ext.core.charge import LONGEST_LEASE_S
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
 from ratelimit_ext.core.limit import (
     LONGEST_PERIOD_US,
@@ -49,6 +50,7 @@ _RATE: Final = r"""
 #: How every strategy without a form of its own is written.
 RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword="")
 
+_WAIT: Final = re.compile(r"\s*([0-9]{1,9})\s*([a-z]+)\s*")
 _WORD: Final = re.compile(r"[a-z]+")
 #: Every word for a period, without "m": it may be a minute or a month.
 _PERIOD_OF: Final = {
@@ -108,6 +110,7 @@ class ParsedLimit:
         words |= {"strategy": strategy, "unit": self.unit or options.unit or "requests"}
         words["candidate"] = self._candidate(options)
         words["keep"] = self._keep(options, words["unit"])
+        words["wait"] = None if options.wait is None else wait_us(options.wait)
         return Limit(self.amount, self.period_us, multiple=self.multiple, **words)
 
     def _keep(self, options: LimitOptions, unit: str) -> tuple[tuple[str, int], ...]:
@@ -236,6 +239,31 @@ def _rate(found: dict[str, Any]) -> dict[str, Any]:
         "period": _PERIOD_OF[period],
         "unit": "usd" if usd else None,
     }
+
+
+def wait_us(text: object) -> int:
+    """Return a length of time such as "20 seconds" in microseconds. Raises
+    :class:`ConfigurationError`.
+
+    >>> wait_us("20 seconds"), wait_us("2 min")
+    (20000000, 120000000)
+    """
+    found = _WAIT.fullmatch(text.lower()) if isinstance(text, str) else None
+    length_s = int(found[1]) * PERIODS.get(_PERIOD_OF.get(found[2], ""), 0) if found else 0
+    if not 0 < length_s <= LONGEST_LEASE_S:
+        raise ConfigurationError(
+            f'found {shown(text)}; allowed: a length of time above 0, such as "20 seconds".'
+        )
+    return length_s * MICRO
+
+
+def check_wait(limit: str, wait_us: int, lease_s: float) -> None:
+    """Raise :class:`ConfigurationError` if a request may wait for longer than its lease."""
+    if wait_us > lease_s * MICRO:
+        raise ConfigurationError(
+            f"{limit}: found a wait that is longer than the lease of {lease_s:g} s. Shorten it, or "
+            "raise RATELIMIT_LEASE_SECONDS."
+        )
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:

@@ -267,7 +267,8 @@ class DenialCache:
                 self._denials[key] = by_cost  # the last now
                 before, until = by_cost.get(cost), here
                 if before is not None and before.since > here - LONGEST_S:
-                    until += min(LONGEST_S, (verdict.retry_after_us or 0) / 1_000_000)
+                    longest_us = (verdict.retry_after_us or 0) - (verdict.charge.limit.wait or 0)
+                    until += min(LONGEST_S, max(0, longest_us) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:
                     by_cost.pop(next(iter(by_cost)))
                 by_cost[cost] = CachedDenial(verdict, decision, here, until)

@@ -155,7 +155,8 @@ class _Known(NamedTuple):
         remaining, wait_us = verdict.remaining + self._returned(), verdict.retry_after_us
         later = strategy_of(limit).later(verdict._replace(remaining=remaining), elapsed_us)
         remaining = later.remaining
-        if wait_us and elapsed_us >= wait_us and all(_delta(each) <= 0 for each in self.changes):
+        is_over = wait_us and elapsed_us >= wait_us and not verdict.allowed
+        if is_over and all(_delta(each) <= 0 for each in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
         whole = max(0, min(remaining, limit.capacity) + limit.whole - limit.capacity)
         remaining = whole + asking.capacity - asking.whole  # below 0 if what is kept is used

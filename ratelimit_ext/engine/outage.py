@@ -68,10 +68,11 @@ _logger = logging.getLogger("ratelimit_ext")
 @dataclass(frozen=True, slots=True)
 class Workers:
     """How many workers share the limits, and how many of them this host has (``None``: unknown, so
-    it has the share of one)."""
+    it has the share of one); how many requests may wait at once in each."""
 
     count: int = 1
     here: int | None = None
+    waiting: int = 1
 
 
 class OutageDecision(Decision):
@@ -194,7 +195,9 @@ class OutageEngine:
             wait_us = each.retry_after_us
             verdicts[place] = each._replace(
                 charge=charges[place],
-                retry_after_us=wait_us and min(wait_us, LONGEST_WAIT_US),
+                retry_after_us=wait_us
+                if each.allowed
+                else wait_us and min(wait_us, LONGEST_WAIT_US),
             )
         return OutageDecision(
             admitted=decision.admitted and not refused,

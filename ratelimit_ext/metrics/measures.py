@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent
+from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent, WaitEvent
 from ratelimit_ext.core.money import MICRO
 
 #: A limit is near its end when less than this share of it is left.
 NEAR: Final = 0.2
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+#: Until the turn of a request.
+WAITS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 #: Of real costs to their estimates.
 RATIOS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0, 10.0)
 
@@ -55,13 +57,21 @@ UNITS_LOST: Final = Measure(
 ESTIMATE_ERROR: Final = Measure(
     "estimate_error", "Real cost divided by its estimate", ("unit",), "histogram", RATIOS
 )
+WAIT_SECONDS: Final = Measure(
+    "wait_seconds",
+    "Time that requests waited for their turn: started, left (the client), denied (by another "
+    "limit), refused (at once)",
+    ("limit", "outcome"),
+    "histogram",
+    WAITS,
+)
 STORAGE_UP: Final = Measure("storage_up", "1 while the storage decides, else 0", (), "gauge")
 OUTAGES: Final = Measure("storage_outages", "Times that the storage went down")
 OUTAGE_SECONDS: Final = Measure("storage_down_seconds", "Time that the storage was down")
 
 MEASURES: Final = (
     *(REQUESTS, DECISIONS, NEAR_LIMIT, DECISION_SECONDS, QUOTA_REMAINING, SETTLEMENTS, UNITS_LOST),
-    *(ESTIMATE_ERROR, STORAGE_UP, OUTAGES, OUTAGE_SECONDS),
+    *(ESTIMATE_ERROR, WAIT_SECONDS, STORAGE_UP, OUTAGES, OUTAGE_SECONDS),
 )
 
 
@@ -94,6 +104,9 @@ class Measures:
                 self._decision(event)
             case SettlementEvent():
                 self._settlement(event)
+            case WaitEvent():
+                labels = event.limit.label, event.outcome
+                self._exporter.observe(WAIT_SECONDS, labels, event.seconds)
             case StorageEvent():
                 self._storage(event)
 

@@ -11,7 +11,7 @@ import flask
 from limits.storage import RedisStorage, Storage
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import FORMAT, parsed_key
 from ratelimit_ext.core.traits import strategies_taking, traits_of
@@ -47,7 +47,8 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a limit has counted of an identity. ``free_us`` is the wait of the smallest call."""
+    """What a limit has counted of an identity. ``free_us`` is the wait of the smallest call, and
+    ``in_line`` is what those who wait for their turn are charged ahead."""
 
     row: Row
     identity: str
@@ -55,6 +56,7 @@ class State:
     now_us: int
     override: Override | None = None
     held: int = 0
+    in_line: int = 0
 
     @property
     def used(self) -> int:
@@ -106,6 +108,7 @@ class State:
             "share": round(self.share, 4),
             "reset_after": self.verdict.reset_after_us / 1_000_000,
             "holds": self.held,
+            "in_line": self.in_line,
             "override": None if self.override is None else with_times(self.override),
         }
 
@@ -206,8 +209,9 @@ class Reader:
                     now_us=decision.now_us,
                     override=override,
                     held=held.get(key, 0),
+                    in_line=_in_line(decision, place) if row.limit.wait else 0,
                 )
-                for key, row, override in part
+                for place, (key, row, override) in enumerate(part)
             ]
         return states
 
@@ -242,6 +246,11 @@ class Reader:
             yield
         except cast(Storage, self.components.storage).base_exceptions as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
+
+
+def _in_line(decision: Decision, place: int) -> int:
+    own, at = decision.part(place)
+    return own.overdrawn(at) or 0
 
 
 def _overrides(components: Components) -> list[Override]:

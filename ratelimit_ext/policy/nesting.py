@@ -296,6 +296,12 @@ class Nesting:
                 for limit in limits
                 if limit.optional and limit.place is not None
             ),
+            waits=tuple(
+                (limit.options.wait, limit.place.at("wait"))
+                for limits in lists
+                for limit in limits
+                if limit.options.wait is not None and limit.place is not None
+            ),
         )
 
     def _plan_keys(self) -> list[Place]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
-from ratelimit_ext.core.limit_string import ParsedLimit
+from ratelimit_ext.core.limit_string import ParsedLimit, check_wait, wait_us
 from ratelimit_ext.policy.errors import Mistakes, Place
 
 Key: TypeAlias = str | Callable[[], str]
@@ -111,6 +111,7 @@ class Uses:
     identities: tuple[tuple[str, Place], ...] = ()
     plans: tuple[Place, ...] = ()
     optional: tuple[Place, ...] = ()
+    waits: tuple[tuple[str, Place], ...] = ()
 
     def check_targets(
         self, blueprints: Collection[str], endpoints: Collection[str], mistakes: Mistakes
@@ -152,6 +153,12 @@ class Uses:
                 "no function returns the caller's amounts. Register one before init_app with "
                 "@limiter.amount_loader.",
             )
+
+    def check_waits(self, lease_s: float, mistakes: Mistakes) -> None:
+        """Note waits that are longer than the lease."""
+        for text, place in self.waits:
+            with mistakes.at(place):
+                check_wait(repr(text), wait_us(text), lease_s)
 
 
 def unknown_identity(name: str, identities: Collection[str]) -> str:

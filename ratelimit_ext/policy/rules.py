@@ -51,6 +51,12 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
             "found true without deduct_when; only what the response decides is reserved. Add "
             "deduct_when, or remove it.",
         )
+    if options.wait is not None and limit.deduct_when is not None and not options.reserve:
+        mistakes.add(
+            place.at("wait"),
+            f"found {options.wait!r} beside deduct_when; what only the response charges has no "
+            "place in line. Add reserve = true, or remove one of the two.",
+        )
     if options.name and len(limits) > 1:
         mistakes.add(
             place.at("name"),
@@ -109,6 +115,8 @@ def _check_combination(
         _check_anchor(options.anchor, parsed)
     with mistakes.at(place.at("candidate")):
         parsed.limit(replace(plain, candidate=options.candidate), strategy)
+    with mistakes.at(place.at("wait")):
+        parsed.limit(replace(plain, wait=options.wait), strategy)
     if options.keep or options.priority is not None:
         with mistakes.at(place.at("keep" if options.keep else "priority")):
             shared = replace(plain, keep=options.keep, priority=options.priority)

@@ -28,7 +28,7 @@ from pydantic import (
 
 from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.core.limit import MOST_AMOUNT, OPTION_NAMES, LimitOptions
-from ratelimit_ext.core.limit_string import parse, states_guard
+from ratelimit_ext.core.limit_string import parse, states_guard, wait_us
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.policy import functions
 from ratelimit_ext.policy.errors import NAME, Mistake, Mistakes, Path, Place, sentence
@@ -214,11 +214,17 @@ def _keep(value: object, info: ValidationInfo) -> tuple[tuple[str, Any], ...]:
     return tuple(value.items())
 
 
+def _wait(value: object) -> object:
+    wait_us(value)
+    return value
+
+
 _CHECKS: Final[Mapping[str, Any]] = {
     "strategy": _strategy,
     "timezone": _timezone,
     "keep": _keep,
     "priority": _identity,
+    "wait": _wait,
 }
 
 

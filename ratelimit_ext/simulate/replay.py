@@ -2,8 +2,9 @@
 
 A call is decided as by an engine: all limits together, and it costs nothing in any if one denies.
 What differs from a real server: the cost of a call is known at its start, so nothing is estimated
-and settled; a denied caller does not retry, unless the traffic has the retry; and guards that
-follow something outside (blocks, providers' quotas) are not simulated.
+and settled; a call that waits for its turn is charged to its other limits before; a denied caller
+does not retry, unless the traffic has the retry; and guards that follow something outside (blocks,
+providers' quotas) are not simulated.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import joined
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.simulate.traffic import TrafficCall
@@ -107,6 +109,8 @@ class ReplayOutcome:
     unknown: Counter[str] = field(default_factory=Counter)
     unlimited: Counter[str] = field(default_factory=Counter)
     classless: Counter[str] = field(default_factory=Counter)
+    #: How long admitted calls have waited for their turn, in microseconds, of those that have.
+    waits: list[int] = field(default_factory=list)
 
 
 class _Prepared(NamedTuple):
@@ -140,25 +144,30 @@ class Replay:
         now = call.at_us
         while self._running and self._running[0][0] <= now:
             self._release(heapq.heappop(self._running)[1])
-        denied, tried, fitting = self._check(call, now)
+        denied, tried, fitting, wait_us = self._check(call, now)
         if denied:
-            tried, fitting = [], []
+            tried, fitting, wait_us = [], [], 0
+        if wait_us:
+            self.outcome.waits.append(wait_us)
         self.outcome.would_deny.update(rule.name for rule in tried)
         for prepared, place, state, cost in fitting:
             parameters = prepared.parameters(now)
             self._states[place] = prepared.strategy.take(state, now, cost, parameters)
             if prepared.in_flight:
-                heapq.heappush(self._running, (now + int(call.seconds * 1_000_000), place))
+                ends = now + wait_us + int(call.seconds * 1_000_000)
+                heapq.heappush(self._running, (ends, place))
         self._count(call, denied)
         self._until_sweep -= 1
         if not self._until_sweep:
             self._sweep(now)
         return denied
 
-    def _check(self, call: TrafficCall, now: int) -> tuple[list[Rule], list[Rule], list[_Fitting]]:
-        """Return the enforced rules that deny the call, the shadows that would, and what it would
-        be charged."""
-        denied, tried, fitting, unknown = [], [], [], set()
+    def _check(
+        self, call: TrafficCall, now: int
+    ) -> tuple[list[Rule], list[Rule], list[_Fitting], int]:
+        """Return the enforced rules that deny the call, the shadows that would, what it would be
+        charged, and how long it waits for its turn."""
+        denied, tried, fitting, unknown, wait_us = [], [], [], set(), 0
         for prepared in self._applying(call):
             rule = prepared.rule.for_call(call)
             if rule.limit.keep:
@@ -175,6 +184,14 @@ class Replay:
             place = rule.bucket, identity
             known = self._states.get(place)
             fits, _, state = prepared.strategy.check(known, now, cost, prepared.parameters(now))
+            if not fits and rule.limit.wait is not None:
+                ahead = rule.limit.in_line()
+                prepared = self._prepared_of(rule._replace(limit=ahead))  # noqa: PLW2901
+                strategy, parameters = prepared.strategy, prepared.parameters(now)
+                fits, snapshot, state = strategy.check(known, now, cost, parameters)
+                charge = Charge(ahead, "", cost)
+                turn = strategy.verdict(charge, snapshot, now, allowed=fits, taken=fits)
+                wait_us = max(wait_us, turn.retry_after_us or 0)
             if fits:
                 fitting.append((prepared, place, state, cost))
             elif rule.limit.is_shadow:
@@ -182,7 +199,7 @@ class Replay:
             else:
                 denied.append(rule)
         self.outcome.unknown.update(unknown)
-        return denied, tried, fitting
+        return denied, tried, fitting, wait_us
 
     def _applying(self, call: TrafficCall) -> list[_Prepared]:
         question = call.endpoint, call.plan, call.exempt

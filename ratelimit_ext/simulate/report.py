@@ -68,6 +68,8 @@ def as_data(results: Iterable[Result]) -> list[dict[str, Any]]:
                 {"caller": name, **_counts(tally), "false_positives": outcome.wronged[name]}
                 for name, tally in _hit(outcome)
             ],
+            "waited": len(outcome.waits),
+            "longest_wait": max(outcome.waits, default=0) / MICRO,
             "calls_without": dict(outcome.unknown),
             "calls_to_unlimited_endpoints": dict(outcome.unlimited),
         }
@@ -201,6 +203,9 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
             "traffic does not say it."
             for name, calls in outcome.classless.items()
         ]
+        if outcome.waits:
+            longest_s = max(outcome.waits) / MICRO
+            sentences.append(f"{_calls(len(outcome.waits))} waited, at most {longest_s:.1f} s.")
         for sentence in sentences:
             policies.setdefault(sentence, []).append(policy)
     found += [f"{', '.join(names)}: {sentence}" for sentence, names in policies.items()]

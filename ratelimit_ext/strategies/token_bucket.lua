@@ -5,7 +5,7 @@
 --          bucket at the instant `at`, in units and in 1/period of a unit, and the amount per period at
 --          which it leaks away. Until November 2026: used, frac and at, 7 bytes each. A bucket stays
 --          in that form while it is in use, as workers of 81a8acf read no other
--- ARGV     as words: amount; period in microseconds; burst
+-- ARGV     as words: amount; period in microseconds; burst, with a part of a unit for a request in line
 -- returns  the snapshot: units missing; fraction missing; microseconds until it leaks (clock skew)
 
 local FORMAT, SIZE, SKEW = '<I7I6I7I5', 25, 1000000
@@ -55,7 +55,7 @@ strategies.tb = {
 
   check = function(raw, now, cost, arg)
     local used, frac, ahead, _, former = leaked(raw, now, arg)
-    local fits = used + cost + (frac > 0 and 1 or 0) <= words[arg + 2]
+    local fits = frac <= (words[arg + 2] - used - cost) * words[arg + 1]
     return fits, used, frac, ahead, former
   end,
 

@@ -34,25 +34,26 @@ from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int, int]  # used, frac, at, pace
-Parameters: TypeAlias = tuple[int, ...]  # amount, period in microseconds, burst
+#: Amount, period in microseconds, burst; of a request in line with a part of a unit.
+Parameters: TypeAlias = tuple[int, ...]
 
 
 class TokenBucket(Strategy):
     name = "token-bucket"
     code = "tb"
-    options = ("burst",)
+    options = ("burst", "wait")
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        return limit.amount or 1, limit.period_us, limit.capacity
+        return limit.amount or 1, limit.period_us, limit.capacity + limit.ahead
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
         """Snapshot: units missing, the fraction missing in 1/period, microseconds until it
         leaks."""
-        amount, _, burst = parameters
+        amount, period, burst = parameters
         used, frac, ahead, _ = _leaked(state, now_us, parameters)
-        fits = used + cost + (1 if frac else 0) <= burst
+        fits = frac <= (burst - used - cost) * period
         return fits, (used, frac, ahead), (used, frac, now_us + ahead, amount)
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
@@ -70,10 +71,12 @@ class TokenBucket(Strategy):
         return math.ceil(at - now_us + float(used + 2) * parameters[1] / pace)
 
     def longest_wait_us(self, limit: Limit) -> int | None:
-        """To fill it, unless it is overdrawn: by a call's real cost, or by what is charged late."""
+        """To fill it, with the debt of those who wait, unless it is overdrawn: by a call's real
+        cost, or by what is charged late."""
         if limit.held or not limit.amount:
             return None
-        return -(-limit.capacity * limit.period_us // limit.amount) + SKEW_US
+        fill_us = -(-limit.capacity * limit.period_us // limit.amount)
+        return fill_us + (limit.wait or 0) + SKEW_US
 
     def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
         used, frac, _, _ = _leaked(state, now_us, parameters)
@@ -115,13 +118,14 @@ class TokenBucket(Strategy):
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
-        """Waiting ends when the excess over the burst has leaked away, to the microsecond."""
+        """Waiting ends when the excess over the burst has leaked away, to the microsecond. A
+        request in line is allowed, and has to wait as well."""
         limit, cost = charge.limit, charge.cost
         wait = 0
-        if not allowed:
+        if not allowed or limit.is_ahead:
             used, frac, ahead = snapshot
             excess = (used + cost - limit.capacity) * limit.period_us + frac
-            wait = ahead - (-excess // limit.amount)
+            wait = ahead - (-excess // limit.amount) if excess > 0 else 0
         remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
         return Verdict(charge, allowed, remaining, wait, reset, 0, more_after_us=more)
 

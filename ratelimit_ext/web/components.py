@@ -68,7 +68,8 @@ class Components:
             settings,
             self.manager,
             callbacks,
-            check_item=lambda item: self.engines.check(item, self.naming.strategy),
+            check_storage=lambda item: self.engines.check(item, self.naming.strategy),
+            lease_s=lease_s,
             current_plan=current_plan,
         )
         #: Of a storage that others can have, too.
@@ -100,6 +101,7 @@ class Components:
             self.callbacks,
             AdmissionSettings(
                 lease_s=self.lease_s,
+                most_waiting=self.workers.waiting,
                 swallow_errors=swallow_errors,
                 fail_on_first_breach=self.fail_on_first_breach,
                 in_memory_fallback=settings._in_memory_fallback,

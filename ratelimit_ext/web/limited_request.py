@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from threading import BoundedSemaphore
 from typing import Any
 
 from ratelimit_ext.core.decision import Verdict
@@ -72,6 +73,12 @@ class LimitedRequest:
         Take it before a stream begins: it works after the request's context is gone.
         """
         return self._state.reservation or self._hooks.reservation_in(self._context)
+
+    @property
+    def places(self) -> BoundedSemaphore:
+        """The places of those requests of this process that wait: take one to let its thread
+        wait."""
+        return self._hooks.components.admission.line.places
 
     def cancel(self) -> None:
         """Note that the call of the request failed without a cost: everything but the application's

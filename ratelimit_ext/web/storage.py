@@ -56,6 +56,8 @@ LONGEST_WAIT_S: Final = 3600.0
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
 #: How many workers share the limits, and the number of this one from 0, while the storage is down.
 WORKERS: Final = "RATELIMIT_WORKERS"
+#: How many requests of a worker may wait at once for their turn.
+WAITING: Final = "RATELIMIT_WAITING_MAX"
 #: gunicorn's, and other servers'.
 CONCURRENCY: Final = "WEB_CONCURRENCY"
 MOST_WORKERS: Final = 10_000
@@ -188,10 +190,10 @@ def workers(config: Mapping[str, Any]) -> Workers:
     """Return how many workers share the limits: from the configuration, the environment, or the
     number that gunicorn was started with, which is that of this host; 1 if unknown. Raises
     ``ConfigurationError``."""
-    count, here = (_whole(name, config) for name in (WORKERS, CONCURRENCY))
+    count, here, waiting = (_whole(name, config) for name in (WORKERS, CONCURRENCY, WAITING))
     if count is None:
         count = here = here or 1
-    return Workers(count, here)
+    return Workers(count, here, waiting or 1)
 
 
 def _whole(name: str, config: Mapping[str, Any]) -> int | None:

@@ -162,6 +162,8 @@ class AdmissionSettings:
     """What an application configures of its admissions; the names are Flask-Limiter's."""
 
     lease_s: float = DEFAULT_LEASE_S
+    #: How many requests of this process may wait at once.
+    most_waiting: int = 1
     swallow_errors: bool = False
     fail_on_first_breach: bool = True
     #: The limits that replace all others while the storage is down.

@@ -15,7 +15,7 @@ import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit_string import states_guard
+from ratelimit_ext.core.limit_string import check_wait, states_guard, wait_us
 from ratelimit_ext.policy import (
     Mistakes,
     Plan,
@@ -28,7 +28,7 @@ from ratelimit_ext.policy import (
 )
 from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
 from ratelimit_ext.web.declarations.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.declarations.limits_adapter import items_of
+from ratelimit_ext.web.declarations.limits_adapter import items_of, options_of
 from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
@@ -42,7 +42,7 @@ _COPIED: Final = (
 class Policies:
     """The policies of an application: loads and checks them, and applies the configured one.
 
-    ``manager`` has the application's limits. ``check_item`` raises ``ConfigurationError`` for a
+    ``manager`` has the application's limits. ``check_storage`` raises ``ConfigurationError`` for a
     limit that the storage cannot carry out. ``current_plan`` is that of the current caller.
     """
 
@@ -52,12 +52,14 @@ class Policies:
         manager: Manager,
         callbacks: Callbacks,
         *,
-        check_item: Callable[[RateLimitItem], None],
+        check_storage: Callable[[RateLimitItem], None],
+        lease_s: float,
         current_plan: Callable[[], str],
     ) -> None:
         self.settings = settings
         self.callbacks = callbacks
-        self.check_item = check_item
+        self._check_storage = check_storage
+        self._lease_s = lease_s
         self.current_plan = current_plan
         self._manager = manager
         self._applied: PolicyLimits | None = None
@@ -73,6 +75,13 @@ class Policies:
         if self.policy is not None:
             self._applied = self._limits_of(self.policy, self._manager)
             self._applied.apply()
+
+    def check_item(self, item: RateLimitItem) -> None:
+        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out, or that lets
+        requests wait for longer than their lease."""
+        self._check_storage(item)
+        if (wait := options_of(item).wait) is not None:
+            check_wait(repr(item), wait_us(wait), self._lease_s)
 
     def complete(self, app: flask.Flask) -> None:
         """Add the limits whose names are known only when all blueprints are registered."""
@@ -142,6 +151,7 @@ class Policies:
             knows_plans=self.callbacks.plan_loader is not None,
             knows_amounts=self.callbacks.amount_loader is not None,
         )
+        uses.check_waits(self._lease_s, mistakes)
 
 
 class PolicyLimits:

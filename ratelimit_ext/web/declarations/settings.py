@@ -77,6 +77,11 @@ SETTINGS: Final[Mapping[str, Setting]] = {
         "gunicorn's",
         "workers that share the storage, [if several gunicorns do](failures.md#how-it-works)",
     ),
+    "RATELIMIT_WAITING_MAX": Setting(
+        "text",
+        "1, chatapp: a quarter of its threads",
+        "requests of a worker that [wait for their turn](../extension/capacity.md) at once",
+    ),
     "RATELIMIT_LEASE_SECONDS": Setting(
         "seconds",
         "120, chatapp: twice `CHATAPP_PROVIDER_TIMEOUT_S`",

@@ -14,7 +14,7 @@ import flask
 from flask_limiter import Limit
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
@@ -31,6 +31,7 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyAnswer
 from ratelimit_ext.web.request.charges import Charges
+from ratelimit_ext.web.request.line import Line
 from ratelimit_ext.web.request.refusals import AdmissionOutcome, Denial, IsFinal, Refusals
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
@@ -62,6 +63,9 @@ class Admission:
     ) -> None:
         self._events = events
         self._settlements = settlements
+        self.line = Line(
+            settings.most_waiting, settlements=settlements, events=events, lease_s=settings.lease_s
+        )
         self._resolver = resolver
         self.charges = Charges(resolver, logger)
         self._engines = engines
@@ -108,7 +112,7 @@ class Admission:
         if outcome is None:
             return None
         if began is not None:
-            self._emit(route.endpoint, outcome, began)
+            self._emit(route.endpoint, outcome, began + getattr(state, "waited_us", 0) / 1_000_000)
         if isinstance(outcome, CachedAnswer):
             return self._refusals.repeat(state, outcome, self._engines.current)
         if isinstance(outcome, Denial):
@@ -252,7 +256,7 @@ class Admission:
                 wait_ms=wait_ms,
                 again=again,
                 cached=isinstance(decision, CachedDecision),
-                seconds=time.perf_counter() - began,
+                seconds=max(0.0, time.perf_counter() - began),
                 charges=charges,
             )
         )
@@ -265,7 +269,7 @@ class Admission:
 
     # -- deciding ------------------------------------------------------------------------------
 
-    def _decide(
+    def _decide(  # noqa: C901 - each way in which a storage fails
         self,
         state: RequestState,
         route: Route,
@@ -296,6 +300,11 @@ class Admission:
                 decision, records = self._held(engine, charges, hold, is_new=True)
             else:
                 decision, records = decide(engine, charges, is_new=True)
+            if decision.admitted:
+                state.charged = done
+                return decision, records.without_metas()
+            if found.waits and not lenient:
+                decision, records = self._turn(state, engine, charges, decision)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
@@ -314,6 +323,24 @@ class Admission:
         if decision.admitted:
             return decision, records.without_metas()
         return self._refusals.denial(decision, records)
+
+    def _turn(
+        self,
+        state: RequestState,
+        engine: Engine,
+        charges: Sequence[BoundCharge],
+        denied: Decision,
+    ) -> tuple[Decision, Records]:
+        """Return what is decided when it is the turn of a denied request."""
+        hold = self.hold_for([bound for bound, _, _ in charges])
+        own: Sequence[Charge] = [charge for _, _, charge in charges]
+        try:
+            decision, own = self.line.turn(state, engine, own, denied, hold)
+        except StorageUnavailable as error:
+            self._release(error, engine, charges, hold)
+            raise
+        again = [(bound, name, each) for (bound, name, _), each in zip(charges, own, strict=True)]
+        return decision, Records(again, decision, engine, hold)
 
     def _route_limits(
         self,

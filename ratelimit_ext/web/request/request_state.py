@@ -24,6 +24,8 @@ from ratelimit_ext.web.bound_limit import (
 from ratelimit_ext.web.request.cached_denial import CachedAnswer
 from ratelimit_ext.web.request.reservation import Reservation
 
+#: The header that says how long the request has waited for its turn, in milliseconds.
+WAITED: Final = "RateLimit-Wait-Ms"
 #: After a longer view, headers show what is left at its end.
 NOTICEABLE_S: Final = 0.05
 
@@ -84,7 +86,10 @@ class RequestState:
         "reservation",
         "retry_ms",
         "streams",
+        "waited_us",
     )
+    #: How long it has waited for its turn; only of one that has.
+    waited_us: int
 
     def __init__(self, reserve: Callable[[list[ChargeRecord]], Reservation]) -> None:
         self._reserve = reserve

@@ -85,6 +85,8 @@ class RouteLimits:
     asks_scopes: bool = field(init=False)
     #: Whether a limit applies only to callers with an amount of their own.
     has_optional: bool = field(init=False)
+    #: Whether a request may wait for one of them.
+    waits: bool = field(init=False)
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
@@ -93,6 +95,7 @@ class RouteLimits:
         derive(self, "shared_ids", frozenset(id_ for id_, _ in self.shared))
         derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
         derive(self, "has_optional", any(bound.optional for bound in limits))
+        derive(self, "waits", any(bound.limit.wait for bound in limits))
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """Return the limits without the shared ones whose definitions are charged already."""

@@ -22,14 +22,16 @@ from werkzeug.http import http_date
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import ENDLESS_MS
 from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyHeaders
-from ratelimit_ext.web.request.request_state import RequestState
+from ratelimit_ext.web.request.request_state import WAITED, RequestState
 
 #: A client should not wait longer in a retry loop, in milliseconds (docs/extension/answers.md).
 LONGEST_RETRY_MS: Final = 60_000
 
 #: How the request was decided while the storage was down.
 DEGRADED: Final = "X-RateLimit-Degraded"
-EXPOSED: Final = ("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry", DEGRADED)
+EXPOSED: Final = (
+    *("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry", DEGRADED, WAITED),
+)
 
 #: Headers of a response that are not copied to the refusal that replaces it.
 OF_ONE_RESPONSE: Final = frozenset(

@@ -1,0 +1,203 @@
+"""Requests that wait for their turn, in real workers of gunicorn on a real server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+from flask import Flask
+
+from ratelimit_ext import Limiter
+from tests.servers import Server, eventually, free_port
+
+RATE, BURST, WAIT_S = 100, 10, 2
+WORKERS, THREADS = 4, 32
+LASTS_S = 5.0
+APP = """
+import os, threading, time
+from flask import Flask, g, request
+from ratelimit_ext import Limiter
+from ratelimit_ext.web.request import line
+
+app = Flask(__name__)
+limiter = Limiter(lambda: "all", app=app, storage_uri=os.environ["URI"], key_prefix="wait")
+sleep, lock, waiting = line._sleep, threading.Lock(), [0, 0]
+
+def watched(seconds):
+    g.promised = time.time() + seconds
+    with lock:
+        waiting[0] += 1
+        waiting[1] = max(waiting)
+    try:
+        return sleep(seconds)
+    finally:
+        with lock:
+            waiting[0] -= 1
+
+line._sleep = watched
+
+@app.get("/")
+@limiter.limit("RATE/second", strategy="token-bucket", burst=BURST, wait="WAIT_S seconds")
+def view():
+    return [g.get("promised"), time.time(), waiting[1]]
+
+@app.get("/slow")
+@limiter.limit("20/minute", strategy="token-bucket", burst=1, name="slow", wait="2 minutes")
+def slow():
+    return "ok"
+"""
+
+
+@contextmanager
+def served(
+    directory: Path, uri: str, *options: str
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    words = {"RATE": str(RATE), "BURST": str(BURST), "WAIT_S": str(WAIT_S)}
+    text = APP
+    for word, value in words.items():
+        text = text.replace(word, value)
+    (directory / "waiting_app.py").write_text(text)
+    port = free_port()
+    master = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            "--bind",
+            f"127.0.0.1:{port}",
+            *options,
+            "waiting_app:app",
+        ],
+        cwd=directory,
+        env={**os.environ, "URI": uri, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    try:
+        eventually(lambda: accepts(port))
+        yield port, master
+    finally:
+        master.terminate()
+        master.wait()
+
+
+def commands(server: Server) -> int:
+    return int(redis.Redis.from_url(server.uri).info("stats")["total_commands_processed"])
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_starts_of_many_workers(redis_server: Server, tmp_path: Path) -> None:
+    """They never exceed the limit; no worker has more than a quarter of its threads waiting."""
+    options = ("--workers", str(WORKERS), "--threads", str(THREADS))
+    os.environ["RATELIMIT_WAITING_MAX"] = str(THREADS // 4)
+    try:
+        with served(tmp_path, redis_server.uri, *options) as (port, _):
+            starts, refused = _hammered(port)
+    finally:
+        del os.environ["RATELIMIT_WAITING_MAX"]
+    late_ms = sorted(1000 * (begin - promised) for promised, begin, _ in starts if promised)
+    p99_ms = late_ms[int(0.99 * len(late_ms))]
+    took_s = max(begin for _, begin, _ in starts) - min(begin for _, begin, _ in starts)
+    print(  # noqa: T201
+        f"{len(starts)} started in {took_s:.2f} s, {len(late_ms)} after a wait, {refused} refused; "
+        f"later than promised: median {late_ms[len(late_ms) // 2]:.1f} ms, p99 {p99_ms:.1f} ms"
+    )
+    assert late_ms[0] >= -1
+    assert refused
+    assert max(most for _, _, most in starts) <= THREADS // 4
+    promised = sorted(promised or begin for promised, begin, _ in starts)
+    for first, begin in enumerate(promised):
+        last = len([each for each in promised if each <= begin + 1])
+        assert last - first <= BURST + RATE + 2  # clocks of two processes differ by a little
+
+
+def _hammered(port: int) -> tuple[list[tuple[float | None, float, int]], int]:
+    """The starts of 128 clients in five seconds, and how many calls were refused."""
+    starts, refused = list[tuple[float | None, float, int]](), [0]
+    warm = threading.Barrier(WORKERS * THREADS)
+
+    def ask() -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        body = answer.read()
+        connection.close()
+        return answer.status, body
+
+    def call() -> None:
+        ask()  # a worker may have to import the application first
+        warm.wait()
+        ends = time.monotonic() + LASTS_S
+        while time.monotonic() < ends:
+            status, body = ask()
+            if status == 200:
+                starts.append(tuple(json.loads(body)))
+            else:
+                refused[0] += 1
+                time.sleep(0.5)
+
+    threads = [threading.Thread(target=call) for _ in range(WORKERS * THREADS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return starts, refused[0]
+
+
+@pytest.mark.parametrize("how", ["disconnect", "kill"])
+def test_twenty_wait_and_are_gone(
+    redis_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Clients that disconnect free their places at once; a worker that is killed loses them until
+    their turns would have come. While they wait, no one asks the storage."""
+    monkeypatch.setenv("RATELIMIT_WAITING_MAX", "20")
+    app = Flask("operator")
+    limiter = Limiter(lambda: "all", app=app, storage_uri=redis_server.uri, key_prefix="wait")
+    options = {"strategy": "token-bucket", "burst": 1, "name": "slow", "wait": "2 minutes"}
+    app.add_url_rule("/slow", "slow", limiter.limit("20/minute", **options)(lambda: "ok"))  # type: ignore[arg-type]
+    limiter.reset()
+
+    def in_line() -> int:
+        with app.app_context():
+            [state] = limiter.operators.states("all")
+        return state.in_line
+
+    with served(tmp_path, redis_server.uri, "--threads", "80") as (port, master):
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(21)]
+        for client in clients:
+            client.sendall(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: in_line() >= 19)
+        time.sleep(1)
+        before = commands(redis_server)
+        time.sleep(1)
+        asked = commands(redis_server) - before
+        assert asked <= 10  # those of this test, and of overrides that workers look for
+        waiting = in_line()
+        began = time.monotonic()
+        if how == "kill":
+            children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
+            for worker in children.split():
+                os.kill(int(worker), signal.SIGKILL)
+        for client in clients:
+            client.close()
+        if how == "disconnect":
+            eventually(lambda: in_line() == 0)
+            print(f"{waiting} places free after {time.monotonic() - began:.2f} s")  # noqa: T201
+        else:
+            with app.app_context():
+                [state] = limiter.operators.states("all")
+            assert 0 < (state.free_us or 0) <= 120_000_000

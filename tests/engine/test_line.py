@@ -1,0 +1,133 @@
+"""Requests that wait for their turn: charged ahead, on each engine."""
+
+from __future__ import annotations
+
+import random
+import time
+from fractions import Fraction
+
+import pytest
+import redis
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.last_verdicts import LastVerdicts
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.redis import RedisEngine
+from tests.strategies.virtual_time import VirtualClient
+from tests.strategies.world import MINUTE, SECOND, World
+
+PACE = Limit(30, MINUTE, "token-bucket", burst=10, name="pace", wait=10 * SECOND)
+
+
+def queued(world: World, limit: Limit, cost: int = 1) -> Verdict:
+    """A request that may wait: as it is, else ahead of its turn."""
+    verdict = world.call(limit, cost)
+    return verdict if verdict.allowed else world.call(limit.in_line(), cost)
+
+
+def start_us(world: World, verdict: Verdict) -> int:
+    assert verdict.retry_after_us is not None
+    return world.now_us + verdict.retry_after_us
+
+
+def test_ten_at_once_then_one_every_two_seconds(world: World) -> None:
+    """The tutorial's loop: five of fifteen wait, the sixteenth would wait for longer."""
+    answers = [queued(world, PACE) for _ in range(17)]
+    assert [each.allowed for each in answers] == [True] * 15 + [False] * 2
+    assert [each.retry_after_us for each in answers[9:]] == [
+        second * SECOND for second in (0, 2, 4, 6, 8, 10, 12, 12)
+    ]
+
+
+def test_a_part_of_a_unit(world: World) -> None:
+    """A wait between two units is as good as any, up to the deadline."""
+    limit = Limit(1, MINUTE, "token-bucket", wait=90 * SECOND)
+    assert queued(world, limit).retry_after_us == 0
+    world.wait(20)
+    assert queued(world, limit).retry_after_us == 40 * SECOND
+    denied = queued(world, limit)
+    assert (denied.allowed, denied.retry_after_us) == (False, 100 * SECOND)
+    world.wait(10, us=-1)
+    assert not queued(world, limit).allowed
+    world.wait(us=1)
+    assert queued(world, limit).retry_after_us == 90 * SECOND
+
+
+def test_who_waits_keeps_those_after_it_waiting(world: World) -> None:
+    """Until it starts, no one passes it, however little they cost; who leaves makes room."""
+    assert world.passed(PACE, 10) == 10
+    large = queued(world, PACE, 3)
+    assert large.retry_after_us == 6 * SECOND
+    world.wait(6, us=-1)
+    assert not world.call(PACE).allowed
+    assert queued(world, PACE).retry_after_us == 2 * SECOND + 1
+    world.settle(large, -3)
+    assert [queued(world, PACE).retry_after_us for _ in range(3)] == [0, 1, 2 * SECOND + 1]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_starts_never_exceed_the_limit(redis_client: redis.Redis, seed: int) -> None:
+    """Both engines decide alike, to the microsecond; a request waits if its wait is within
+    the deadline; starts are in the order of arrival; of any length of time the starts cost no more
+    than the burst and what is refilled in it."""
+    chance = random.Random(seed)
+    client = VirtualClient(redis_client)
+    worlds = World(MemoryEngine()), World(RedisEngine(client, redis.RedisError))
+    starts = list[tuple[int, int]]()
+    limit = Limit(
+        chance.choice((1, 7, 30, 999)),
+        chance.choice((SECOND, MINUTE, 3_600_000_001)),
+        "token-bucket",
+        burst=chance.choice((None, 1, 10)),
+        wait=chance.choice((1, 3, 10, 77)) * SECOND,
+    )
+    for _ in range(120):
+        step_us = chance.choice((0, 0, 1, chance.randrange(2 * limit.period_us // limit.amount)))
+        cost = chance.randint(1, min(3, limit.capacity))
+        for world in worlds:
+            world.wait(us=step_us)
+        theirs, ours = (world.call(limit, cost) for world in worlds)
+        assert theirs == ours
+        if not theirs.allowed:
+            wait_us = theirs.retry_after_us
+            theirs, ours = (world.call(limit.in_line(), cost) for world in worlds)
+            assert theirs == ours
+            assert theirs.retry_after_us == wait_us
+            assert theirs.allowed is (wait_us is not None and wait_us <= (limit.wait or 0))
+        if theirs.allowed:
+            starts.append((start_us(worlds[0], theirs), cost))
+    assert starts == sorted(starts, key=lambda start: start[0])
+    for first, (begin_us, _) in enumerate(starts):
+        units = 0
+        for end_us, cost in starts[first:]:
+            units += cost  # a start is rounded up to a microsecond
+            refilled = Fraction(limit.amount * (end_us - begin_us + 1), limit.period_us)
+            assert units <= limit.capacity + refilled
+
+
+def test_only_the_highest_class_goes_into_debt(world: World) -> None:
+    """What others are kept would be lost to a lower one."""
+    limit = Limit(30, MINUTE, "token-bucket", burst=10, wait=10 * SECOND, keep=(("people", 4),))
+    assert limit.of_class("people").wait == 10 * SECOND
+    assert limit.of_class("batch").wait is None
+    assert world.passed(limit.of_class("batch"), 20) == 6
+    assert world.passed(limit.of_class("people"), 20) == 4
+    assert queued(world, limit.of_class("people")).retry_after_us == 2 * SECOND
+
+
+def test_an_outage_knows_the_limit_of_those_who_wait(world: World) -> None:
+    """It is one bucket."""
+    last = LastVerdicts()
+    assert world.passed(PACE, 10) == 10
+    last.note((time.monotonic(), world.request(Charge(PACE.in_line(), "bucket"))))
+    rest = last.take(PACE, "bucket")
+    assert rest is not None
+    assert (rest.remaining, rest.reset_after_us > 20 * SECOND) == (0, True)
+
+
+def test_the_words_of_a_limit_do_not_change() -> None:
+    """Journals of releases are read by other versions."""
+    plain = Limit(30, MINUTE, "token-bucket", burst=10, name="pace")
+    assert PACE.words() == PACE.in_line().words() == plain.words()

@@ -1,0 +1,390 @@
+"""`wait`: a request waits for its turn instead of being refused."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter, MetaLimit, WaitEvent
+from ratelimit_ext.core.errors import StorageUnavailable
+from ratelimit_ext.core.limit_string import wait_us
+from ratelimit_ext.metrics import prometheus
+from ratelimit_ext.web.request import line
+from tests.servers import Server, eventually
+from tests.web.calls import statuses
+from tests.web.conftest import Maker
+
+#: What is done instead of sleeping; returns whether the client is still there.
+Sleep = Callable[[float], bool]
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long requests have slept, without sleeping: the clock of the limits stands still."""
+    lengths: list[float] = []
+
+    def note(seconds: float) -> bool:
+        lengths.append(round(seconds, 1))
+        return True
+
+    monkeypatch.setattr(line, "_sleep", note)
+    return lengths
+
+
+def instead(monkeypatch: pytest.MonkeyPatch, sleep: Sleep) -> None:
+    monkeypatch.setattr(line, "_sleep", sleep)
+
+
+def paced(app: Flask, limiter: Limiter, path: str = "/", **more: Any) -> None:
+    """A view for ten calls at once and thirty a minute."""
+    words: dict[str, Any] = {"strategy": "token-bucket", "burst": 10, "name": "pace"}
+    words |= {"wait": "10 seconds", **more}
+    view = limiter.limit("30/minute", **words)(lambda: "ok")
+    app.add_url_rule(path, path.strip("/") or "view", view)
+
+
+def denied_at_once(app: Flask) -> list[int]:
+    return statuses(app, "/", 10)
+
+
+def test_a_loop_waits_for_its_turns(make: Maker, uri: str, slept: list[float]) -> None:
+    """The sixteenth call would wait for longer than ten seconds: it is refused at once, with the
+    wait as it is."""
+    app, limiter = make(storage_uri=uri)
+    paced(app, limiter)
+    answers = [app.test_client().get("/") for _ in range(16)]
+    assert [each.status_code for each in answers] == [200] * 15 + [429]
+    assert slept == pytest.approx([2, 4, 6, 8, 10], abs=1)
+    waits = [int(each.headers.get("RateLimit-Wait-Ms", 0)) for each in answers[:15]]
+    assert waits == sorted(waits)
+    assert waits[9] == 0 < waits[10]
+    assert 10_000 < int(answers[-1].headers["retry-after-ms"]) <= 12_000
+    assert "r=0" in answers[14].headers["RateLimit"]
+
+
+def test_it_really_sleeps(make: Maker, uri: str) -> None:
+    """Four turns take 0.2 s, of which the first call has taken a part."""
+    app, limiter = make(storage_uri=uri)
+    view = limiter.limit("20/second", strategy="token-bucket", burst=1, wait="1 second")
+    app.add_url_rule("/", "view", view(lambda: "ok"))
+    began = time.monotonic()
+    assert statuses(app, "/", 5) == [200] * 5
+    assert time.monotonic() - began >= 0.15
+
+
+def test_other_limits_are_charged_when_it_starts(
+    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that waits holds no money and no slot, and asks the storage nothing."""
+    app, limiter = make(storage_uri=uri)
+    limiter.estimator("usd")(lambda: "0.5")
+    view = limiter.limit("20 usd/day", name="money")(lambda: "ok")
+    view = limiter.limit("3 in flight", name="slots")(view)
+    view = limiter.limit("100/hour", name="calls")(view)
+    view = limiter.limit(
+        "30/minute", strategy="token-bucket", burst=1, name="pace", wait="10 seconds"
+    )(view)
+    app.add_url_rule("/", "view", view)
+    seen: list[dict[str, Any]] = []
+
+    def look(_: float) -> bool:
+        shown = limiter.current.peek("view")
+        seen.append({each.verdict.charge.limit.name: each.remaining for each in shown})
+        return True
+
+    instead(monkeypatch, look)
+    assert statuses(app, "/", 2) == [200, 200]
+    left = {key: float(value) for key, value in seen[0].items()}
+    assert left == {"money": 19.5, "slots": 3, "calls": 99, "pace": 0}
+    with app.test_request_context():
+        after = {
+            each.verdict.charge.limit.name: each.remaining for each in limiter.current.peek("view")
+        }
+    assert (float(after["money"]), after["slots"], after["calls"]) == (19.0, 3, 98)
+
+
+def test_a_limit_that_is_used_up_meanwhile(
+    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses the request when its turn has come, and the place in line is given back."""
+    app, limiter = make(storage_uri=uri)
+    view = limiter.limit(
+        "11/hour", name="calls", strategy="sliding-window", key_func=lambda: "all"
+    )(lambda: "ok")
+    view = limiter.limit(
+        "30/minute", strategy="token-bucket", burst=10, name="pace", wait="10 seconds"
+    )(view)
+    app.add_url_rule("/", "view", view)
+    assert statuses(app, "/", 10) == [200] * 10
+
+    def others(_: float) -> bool:
+        assert statuses(app, "/", headers={"X-Key": "another"}) == [200]
+        return True
+
+    instead(monkeypatch, others)
+    refused = app.test_client().get("/")
+    assert (refused.status_code, refused.json and refused.json["policy"]) == (429, "calls")
+    assert "RateLimit-Wait-Ms" in refused.headers
+    assert int(refused.headers["retry-after-ms"]) > 3_000_000
+    with app.test_request_context():
+        assert limiter.operators.states("someone", kind="ip") == []
+    assert in_line(limiter, app) == 0
+
+
+def in_line(limiter: Limiter, app: Flask) -> int:
+    """How many units wait in the limit "pace" of "someone"."""
+    with app.app_context():
+        states = limiter.operators.states("someone")
+    return next(each.in_line for each in states if each.row.name == "pace")
+
+
+def test_a_limit_that_denies_already(make: Maker, slept: list[float]) -> None:
+    """Nothing waits where another limit refuses, or where the wait is known to be longer."""
+    app, limiter = make()
+    view = limiter.limit("10/hour", name="calls")(lambda: "ok")
+    view = limiter.limit("30/minute", strategy="token-bucket", burst=10, wait="10 seconds")(view)
+    app.add_url_rule("/", "view", view)
+    paced(app, limiter, "/slow", wait="1 second")
+    assert statuses(app, "/", 11) == [200] * 10 + [429]
+    assert statuses(app, "/slow", 11) == [200] * 10 + [429]
+    assert slept == []
+
+
+def test_a_client_that_leaves(make: Maker, uri: str) -> None:
+    """Its wait ends at once, and its place is free; what it sends meanwhile does not wake it."""
+    app, limiter = make(storage_uri=uri)
+    paced(app, limiter, wait="60 seconds", burst=1)
+    assert statuses(app, "/") == [200]
+    server, client = socket.socketpair()
+    client.send(b"GET / HTTP/1.1")
+    answers: list[int] = []
+    environ = {"gunicorn.socket": server, "wsgi.multithread": True}
+
+    def call() -> None:
+        answers.extend(statuses(app, "/", environ_overrides=environ))
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    eventually(lambda: in_line(limiter, app) == 1)
+    client.close()
+    thread.join()
+    server.close()
+    assert answers == [429]
+    assert in_line(limiter, app) == 0
+
+
+def test_a_worker_without_threads_waits_for_nothing(make: Maker, slept: list[float]) -> None:
+    """gunicorn's default worker has one, which would serve no one meanwhile."""
+    app, limiter = make()
+    paced(app, limiter, burst=1)
+    with socket.socket() as connection:
+        environ = {"gunicorn.socket": connection, "wsgi.multithread": False}
+        assert statuses(app, "/", 2, environ_overrides=environ) == [200, 429]
+    assert slept == []
+
+
+def test_only_so_many_threads_wait(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above that, a request is refused as without `wait`."""
+    app, limiter = make(config={"RATELIMIT_WAITING_MAX": 2})
+    paced(app, limiter, burst=1)
+    nested: list[int] = []
+
+    def another(_: float) -> bool:
+        nested.extend(statuses(app, "/"))
+        return True
+
+    instead(monkeypatch, another)
+    assert statuses(app, "/", 2) == [200, 200]
+    assert nested == [429, 200]
+
+
+def test_limits_on_denials_do_not_count_a_wait(make: Maker, uri: str, slept: list[float]) -> None:
+    """A refusal they do count."""
+    app, limiter = make(storage_uri=uri, meta_limits=[MetaLimit("1/hour")])
+    paced(app, limiter)
+    assert statuses(app, "/", 17) == [200] * 15 + [429, 429]
+    with app.app_context():
+        limiter.reset()
+    assert statuses(app, "/", 15) == [200] * 15
+    assert len(slept) == 10
+
+
+def test_estimates_of_a_bucket_are_held_while_it_waits(
+    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And given back if it does not start; settled as always if it does."""
+    app, limiter = make(storage_uri=uri)
+    limiter.estimator("tokens")(lambda: 600)
+
+    @app.get("/")
+    @limiter.limit(
+        "60000/minute",
+        strategy="token-bucket",
+        burst=1000,
+        unit="tokens",
+        name="pace",
+        wait="10 seconds",
+    )
+    def view() -> str:
+        limiter.current.reservation.settle(tokens=100)
+        return "ok"
+
+    present = True
+    instead(monkeypatch, lambda _: present)
+    assert statuses(app, "/", 30) == [200] * 30
+    present, before = False, in_line(limiter, app)
+    assert before > 0
+    assert statuses(app, "/") == [429]
+    assert in_line(limiter, app) <= before
+
+
+def test_the_storage_fails_while_it_waits(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The place in line is given back."""
+    app, limiter = make()
+    paced(app, limiter, burst=1)
+    assert statuses(app, "/") == [200]
+    engine: Any = limiter._components.engines.primary
+
+    def fail(*_: object, **__: object) -> None:
+        raise StorageUnavailable("down")
+
+    def break_down(_: float) -> bool:
+        monkeypatch.setattr(type(engine), "admit", fail)
+        return True
+
+    instead(monkeypatch, break_down)
+    assert statuses(app, "/") == [500]
+    monkeypatch.undo()
+    assert in_line(limiter, app) == 0
+
+
+def test_while_the_storage_is_down(make: Maker, slept: list[float]) -> None:
+    """The share of this process has a line, too."""
+    app, limiter = make(
+        storage_uri="redis://127.0.0.1:1", config={"RATELIMIT_DEADLINE_SECONDS": 0.1}
+    )
+    paced(app, limiter)
+    answers = [app.test_client().get("/") for _ in range(16)]
+    assert [each.status_code for each in answers] == [200] * 15 + [429]
+    assert answers[14].headers["X-RateLimit-Degraded"] == "local"
+    assert "RateLimit-Wait-Ms" in answers[14].headers
+    assert len(slept) == 5
+
+
+def test_a_shadow_and_another_amount(make: Maker, slept: list[float]) -> None:
+    """A limit in shadow denies nothing; an override changes the pace of the line."""
+    app, limiter = make()
+    paced(app, limiter)
+    paced(app, limiter, "/shadow", mode="shadow", name="shadow")
+    assert statuses(app, "/shadow", 12) == [200] * 12
+    assert slept == []
+    with app.app_context():
+        limiter.operators.override("pace", "someone", "60/minute")
+    assert statuses(app, "/", 21) == [200] * 20 + [429]
+
+
+def test_what_operators_see(
+    make: Maker, redis_server: Server, redis_client: object, slept: list[float]
+) -> None:
+    """How much is in line, and which limits let requests wait."""
+    app, limiter = make(storage_uri=redis_server.uri)
+    paced(app, limiter)
+    statuses(app, "/", 13)
+    assert in_line(limiter, app) == 3
+    shown = app.test_cli_runner().invoke(args=["ratelimit", "inspect", "someone"])
+    assert "3 in line" in shown.output
+    shown = app.test_cli_runner().invoke(args=["ratelimit", "show", "--json"])
+    assert '"wait": "10 s"' in shown.output
+
+
+def test_events_and_figures(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By limit: what started, what left, what was refused; a decision's own time has no wait."""
+    monkeypatch.delenv(prometheus.DIRECTORY, raising=False)
+    app, limiter = make()
+    exporter = prometheus.measure(limiter)
+    events: list[Event] = []
+    limiter.listen(events.append)
+    paced(app, limiter)
+    paced(app, limiter, "/short", name="short", wait="1 second")
+    instead(monkeypatch, lambda seconds: seconds < 7)
+    statuses(app, "/", 14)
+    statuses(app, "/short", 11)
+    waits = [(each.limit.label, each.outcome) for each in events if isinstance(each, WaitEvent)]
+    assert waits == [("pace", "started")] * 3 + [("pace", "left"), ("short", "refused")]
+    scraped = exporter.scrape()[0].decode()
+    for name, outcome, count in (
+        ("pace", "started", 3),
+        ("pace", "left", 1),
+        ("short", "refused", 1),
+    ):
+        labels = f'limit="{name}",outcome="{outcome}"'
+        assert f"ratelimit_wait_seconds_count{{{labels}}} {count}.0" in scraped
+    decisions = [each for each in events if isinstance(each, DecisionEvent)]
+    assert all(0 <= each.seconds < 2 for each in decisions)
+
+
+@pytest.mark.parametrize("text", ["20", "0 seconds", "-1 seconds", "20 parsecs", "2 days", "", 20])
+def test_invalid_lengths(text: object) -> None:
+    """The sentence has an example."""
+    with pytest.raises(ConfigurationError, match="allowed: a length of time above 0"):
+        wait_us(text)
+
+
+@pytest.mark.parametrize(
+    ("limit", "more", "sentence"),
+    [
+        ("5 usd/day", {}, "wait is not an option of the strategy 'fixed-window'"),
+        ("5 usd/day", {"strategy": "token-bucket"}, "wait is not for a budget"),
+        (
+            "5/day",
+            {"strategy": "sliding-window"},
+            r"only \('token-bucket',\) has a wait|only 'token-bucket'",
+        ),
+        ("5/day", {"strategy": "token-bucket", "wait": 20}, "found 20"),
+        (
+            "5/day",
+            {"strategy": "token-bucket", "wait": "3 minutes"},
+            "longer than the lease of 120 s",
+        ),
+        (
+            "5/day",
+            {"strategy": "token-bucket", "deduct_when": lambda _: True},
+            "beside deduct_when",
+        ),
+    ],
+)
+def test_mistakes(make: Maker, limit: str, more: dict[str, Any], sentence: str) -> None:
+    """At the definition, or at the start if the lease has to be known."""
+    limiter = Limiter(lambda: "all", storage_uri="memory://")
+
+    def start() -> None:
+        limiter.limit(limit, **{"wait": "20 seconds", **more})(lambda: "ok")
+        limiter.init_app(Flask("example"))
+
+    with pytest.raises(ConfigurationError, match=sentence):
+        start()
+
+
+def test_a_mistake_in_a_file(make: Maker, tmp_path: Path) -> None:
+    """The error names its line, also of one that only the lease shows."""
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        'version = 1\n[[default]]\nlimit = "30/minute"\nstrategy = "token-bucket"\n'
+        'wait = "3 minutes"\n[[default]]\nlimit = "5/day"\nwait = "soon"\n'
+    )
+    config = {"RATELIMIT_POLICY_FILE": str(file)}
+    with pytest.raises(ConfigurationError) as error:
+        make(config=config)
+    assert "policy.toml:8: default[1].wait: found 'soon'" in str(error.value)
+    file.write_text(file.read_text().replace('wait = "soon"\n', ""))
+    with pytest.raises(
+        ConfigurationError, match=r"policy.toml:5: default\[0\].wait: .*the lease of 120"
+    ):
+        make(config=config)
