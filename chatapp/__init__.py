@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from flask import Flask, Response
+from flask import Flask, Response, request
 from flask.logging import create_logger, default_handler
 from limits.storage import RedisStorage
 from sqlalchemy.exc import SQLAlchemyError
@@ -45,12 +45,14 @@ from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.estimates.estimate import Estimator
 from chatapp.estimates.tokens import load_tokenizer
+from chatapp.ledger.call import Call
 from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.operators import restoration
 from chatapp.server.valid_files import POLICY, POLICY_FILE, PROVIDERS_FILE
 from chatapp.services import Services
+from chatapp.traces import Traces
 from chatapp.upstreams import Timeouts, anthropic, openai
 from chatapp.upstreams.keys import Keys
 from chatapp.upstreams.offline import Offline
@@ -70,6 +72,8 @@ from chatapp.web.formats.errors import unknown_address
 from chatapp.web.metrics import Metrics
 from ratelimit_ext import (
     ConfigurationError,
+    DecisionEvent,
+    Event,
     Limiter,
     Policy,
     client_ip,
@@ -155,13 +159,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     health_bp = health.blueprint(limiter)
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
-    measured = []
-    if chosen.metrics_token:
-        figures = Metrics(limiter)
-        measured.append(figures.count_call)
-        app.register_blueprint(metrics.blueprint(figures, chosen.metrics_token))
+    measured = _measured(app, limiter, chosen.metrics_token)
     alerts = _alerts(chosen, database, limiter)
-    router = _router(chosen, models, upstreams, alerts)
+    traces = _traces(app, limiter) if chosen.traces else None
+    router = _router(chosen, models, upstreams, alerts, traces)
     if chosen.admin_token:
         app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
@@ -197,6 +198,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             alerts=alerts,
             accounts=accounts,
             authenticator=authenticator,
+            traces=traces,
         ),
     )
     if cli.serves():
@@ -314,13 +316,44 @@ def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> 
     return alerts
 
 
+def _measured(app: Flask, limiter: Limiter, token: str | None) -> list[Callable[[Call], None]]:
+    """Publish metrics, if there is a token. Returns what has to learn of each call."""
+    if not token:
+        return []
+    figures = Metrics(limiter)
+    app.register_blueprint(metrics.blueprint(figures, token))
+    return [figures.count_call]
+
+
+def _traces(app: Flask, limiter: Limiter) -> Traces:
+    """Trace the requests of the application and the decisions of its limits."""
+    try:
+        traces = Traces()
+    except ImportError as error:
+        raise settings.SettingsError(
+            f"CHATAPP_TRACES needs a package that is not installed ({error}). Run: pip install "
+            "opentelemetry-sdk"
+        ) from error
+    app.wsgi_app = traces.wrap(app.wsgi_app)  # type: ignore[method-assign]
+    app.before_request(lambda: traces.name_request(str(request.url_rule or "")))
+
+    @limiter.listen
+    def note_decision(event: Event) -> None:
+        if isinstance(event, DecisionEvent):
+            denied = [each.charge.limit.label for each in event.decision.denials]
+            traces.note_decision(admitted=event.reason is None, denied_by=denied, again=event.again)
+
+    return traces
+
+
 def _router(
     chosen: settings.Settings,
     models: Catalogue,
     upstreams: ProvidersFile,
     alerts: Alerts | None,
+    traces: Traces | None,
 ) -> Router:
-    routed = [_upstream(name, chosen, models, upstreams) for name in upstreams.upstreams]
+    routed = [_upstream(name, chosen, models, upstreams, traces) for name in upstreams.upstreams]
     try:
         router = Router(
             (*routed, Offline()),
@@ -360,7 +393,11 @@ def _warn_of_misspelt(missing: Iterable[str], file: ProvidersFile) -> None:
 
 
 def _upstream(
-    name: str, chosen: settings.Settings, models: Catalogue, file: ProvidersFile
+    name: str,
+    chosen: settings.Settings,
+    models: Catalogue,
+    file: ProvidersFile,
+    traces: Traces | None,
 ) -> SDKUpstream:
     table = file.upstreams[name]
     keys = Keys(name, table.keys)
@@ -380,6 +417,7 @@ def _upstream(
             headers=table.headers,
             query=table.query,
             refused=tuple(table.refuse),
+            trace_headers=traces.headers if traces else None,
         ),
     )
 

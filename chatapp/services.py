@@ -19,6 +19,7 @@ from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.settings import Settings
+from chatapp.traces import Traces
 from chatapp.upstreams.router import Router
 from ratelimit_ext import Limiter, Policy
 
@@ -45,6 +46,8 @@ class Services:
     alerts: Alerts | None
     accounts: Accounts
     authenticator: Authenticator
+    #: None unless calls are traced.
+    traces: Traces | None = None
     throttle: Throttle = field(default_factory=Throttle)
     #: The names of the policy's plans.
     plans: tuple[str, ...] = field(init=False)

@@ -125,6 +125,10 @@ class Settings(BaseModel):
         shown="no metrics",
         min_length=16,
     )
+    traces: bool = setting(
+        "[spans](metrics.md#traces) of requests and of calls of providers, for OpenTelemetry",
+        default=False,
+    )
     remember_denials: bool = setting(
         "keep the latest denials, for [`flask ratelimit why`](operators.md#denials)",
         default=True,

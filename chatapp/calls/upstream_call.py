@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, Protocol
@@ -33,6 +34,8 @@ from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, Status
 from chatapp.ledger.writer import BackgroundLedger
+from chatapp.traces import UNTRACED, Traces
+from chatapp.traces import Attempt as Span
 from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, QuotaUnit, UpstreamError
 from chatapp.upstreams.cancellation import Wait, waiting
 
@@ -165,8 +168,12 @@ class UpstreamCall:
         ledger: BackgroundLedger,
         estimator: Estimator,
         most_attempts: int,
+        traces: Traces | None = None,
     ) -> None:
         self._demand = request.demand
+        self._traces = traces
+        #: Of the last attempt.
+        self._span: Span | None = None
         self._limits = request.limits
         self._fallback = request.fallback
         self._other_key = request.other_key
@@ -261,14 +268,23 @@ class UpstreamCall:
         asked_at = self._asked_at = self._heard_at = time.monotonic()
         self._wait.was_asked = False
         try:
-            return attempt(self._demand.model, self._bounds)
+            with UNTRACED if self._traces is None else self._traced(self._traces):
+                return attempt(self._demand.model, self._bounds)
         except UpstreamError as error:
             waited_s = time.monotonic() - asked_at
             is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
             if is_cut and waited_s > STALE_S and not self._wait.hung_up:
                 error.kind = "timeout"  # the provider had the request, and may bill it
             self._note_refusal(error)
+            if self._span is not None:
+                self._span.fail(error.kind)
             raise
+
+    def _traced(self, traces: Traces) -> AbstractContextManager[Any]:
+        if self._span is not None:
+            self._span.end()
+        self._span = traces.attempt(self.model, self._retry.attempts - 1)
+        return self._span.active()
 
     def _note_refusal(self, error: UpstreamError) -> None:
         if error.kind in REFUSED_FOR_LOAD and error.retry_after_s is None:
@@ -532,6 +548,8 @@ class UpstreamCall:
         costs = _costs(usage, cost_micro_usd)
         self._limits.settle(**costs, cached_input_tokens=usage.cached_input_tokens)
         self._ledger.finish(self.record)
+        if self._span is not None:
+            self._span.end(self.record)
         if used.unseen:
             self._limits.note_unbilled()
         elif status == "answered" and not used.estimated:

@@ -138,6 +138,8 @@ class UpstreamSettings:
     headers: Mapping[str, str] = field(default_factory=dict)
     query: Mapping[str, str] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
+    #: Headers of the current trace; None without traces.
+    trace_headers: Callable[[], Mapping[str, str]] | None = None
 
 
 class Connection:
@@ -179,6 +181,8 @@ class Connection:
             self._headers[path, read_s, name] = known
         headers, url = httpx2.Headers(known[1]), sample.url
         headers.update(request.headers)
+        if self._settings.trace_headers is not None:
+            headers.update(self._settings.trace_headers())
         if request.raw or request.method == "POST":
             headers["Content-Length"] = str(len(request.raw))
         if request.object_path:

@@ -96,6 +96,7 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
             ledger=services.ledger,
             estimator=services.estimator,
             most_attempts=services.settings.provider_attempts,
+            traces=services.traces,
         )
     except BudgetHeldError as error:
         raise ApiError(429, "budget_in_use", BUDGET_IN_USE, headers=RETRY_SOON) from error

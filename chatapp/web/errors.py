@@ -18,7 +18,7 @@ from flask import Flask, Response, current_app, g, has_request_context, json, re
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from chatapp.services import EXTENSION_KEY
+from chatapp.services import EXTENSION_KEY, current_services
 from chatapp.upstreams import ErrorKind, UpstreamError
 from ratelimit_ext import (
     Blocked,
@@ -162,7 +162,9 @@ def add_request_id(record: logging.LogRecord) -> bool:
     """A filter that adds the id of the current request to what is logged. Other applications of
     the process log without."""
     if has_request_context() and EXTENSION_KEY in current_app.extensions:
-        record.msg = f"{record.msg} (request {current_request_id()})"
+        traces = current_services().traces
+        trace = f", trace {traces.trace_id()}" if traces else ""
+        record.msg = f"{record.msg} (request {current_request_id()}{trace})"
     return True
 
 
