@@ -31,6 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--server", default="valkey", help="valkey (default), or a server's command or path"
     )
+    parser.add_argument(
+        "--pinned", action="store_true", help="client, application and storage on one CPU"
+    )
     parser.add_argument("--litellm", metavar="COMMAND", help="also measure this LiteLLM proxy")
     parser.add_argument(
         "--against", metavar="REVISION", help="measure in turns with it, and write no results"
@@ -40,10 +43,13 @@ def main(arguments: list[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # ends the servers, too
     for name in [name for name in os.environ if name.startswith("RATELIMIT_")]:
         del os.environ[name]
+    if options.pinned:  # what is started inherits it
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     names = NAMES if "all" in options.names else options.names
     if options.against:
         ours = ["--scale", options.scale, "--server", options.server]
         ours += ["--litellm", options.litellm] if options.litellm else []
+        ours += ["--pinned"] if options.pinned else []
         for name in names:
             print(
                 f"## {name}", against.compare(name, options.against, ours), sep="\n\n", flush=True
@@ -54,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         with storage(options.server) as (uri, client), TemporaryDirectory() as folder:
             session = Session(SCALES[options.scale], uri, client, Path(folder), options.litellm)
             result = import_module(f"benchmarks.{name}").run(session)
-            found = document(name, result, session)
+            found = document(name, result, session, pinned=options.pinned)
         path = save(options.output, found)
         path.with_suffix(".svg").write_text(report.svg(result.plot))
         print(report.section(found), report.table(report.figures(found)), sep="\n\n")

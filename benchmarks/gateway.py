@@ -36,6 +36,7 @@ BODY = {
 class Target(NamedTuple):
     port: int
     workers: int  # that share its connections; 1 if it does not tell them apart
+    process: int = 0  # of which it and its workers descend; 0 if that is not measured
 
 
 def run(session: Session) -> Result:
@@ -159,10 +160,12 @@ def targets(session: Session, *, paced: bool = False) -> Iterator[tuple[dict[str
             server = gunicorn(
                 application, variables, session.folder, "--config", str(ROOT / "gunicorn.conf.py")
             )
-            running[name] = Target(stack.enter_context(server), 2)
+            port, process = stack.enter_context(server)
+            running[name] = Target(port, 2, process)
         if session.litellm:
             server = litellm(session.litellm, base_url, session.folder)
-            running[LITELLM] = Target(stack.enter_context(server), 1)
+            port, process = stack.enter_context(server)
+            running[LITELLM] = Target(port, 1, process)
         else:
             session.skipped.append(f"{LITELLM}: give its command with --litellm")
         yield running, key
@@ -205,8 +208,9 @@ def new_key(environment: dict[str, str], folder: Path) -> str:
 
 
 @contextmanager
-def litellm(command: str, base_url: str, folder: Path) -> Iterator[int]:
-    """LiteLLM's proxy with two workers; it is installed apart, since it needs another `openai`."""
+def litellm(command: str, base_url: str, folder: Path) -> Iterator[tuple[int, int]]:
+    """LiteLLM's proxy with two workers; it is installed apart, since it needs another `openai`. Its
+    port, and the id of its process."""
     port = free_port()
     model = {"model": f"openai/{MODEL}", "api_base": base_url, "api_key": "sk-mock"}
     settings = {
@@ -218,13 +222,14 @@ def litellm(command: str, base_url: str, folder: Path) -> Iterator[int]:
     config.write_text(json.dumps(settings))  # JSON is YAML
     options = ["--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
-        [command, *options, "--num_workers", "2"],
+        # Its start takes longer than its supervisor allows a busy machine.
+        [command, *options, "--num_workers", "2", "--timeout_worker_healthcheck", "120"],
         cwd=folder,
         env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # fetches nothing
         stdout=subprocess.DEVNULL,
     )
     try:
         wait_for(lambda: get(port, "/health/liveliness"), process, "litellm")
-        yield port
+        yield port, process.pid
     finally:
         end(process)

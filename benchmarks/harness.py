@@ -224,13 +224,16 @@ def columns(
     ]
 
 
-def document(name: str, result: Result, session: Session) -> dict[str, Any]:
+def document(
+    name: str, result: Result, session: Session, *, pinned: bool = False
+) -> dict[str, Any]:
     """A result as JSON has it."""
     product, version = session.server
     figures = [{**asdict(figure), "reached": figure.reached} for figure in result.figures]
     return {
         "benchmark": name,
-        "title": result.title,
+        "title": f"{result.title}, all on one CPU" if pinned else result.title,
+        "pinned": pinned,
         "notes": result.notes,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "scale": session.scale.name,
@@ -283,8 +286,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def stem(found: dict[str, Any]) -> str:
+    """The name of a result's files. A pinned result is beside the other one."""
+    pinned = ".pinned" if found.get("pinned") else ""
+    return f"{found['benchmark']}{pinned}.{found['server']['product']}"
+
+
 def save(folder: Path, found: dict[str, Any]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{found['benchmark']}.{found['server']['product']}.json"
+    path = folder / f"{stem(found)}.json"
     path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
     return path

@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.harness import Plot
+from benchmarks.harness import Plot, stem
 
 COLOURS = ("#2563eb", "#dc2626", "#059669", "#d97706", "#7c3aed", "#0891b2")
 T = TypeVar("T")
@@ -43,7 +43,7 @@ def page(folder: Path, names: Sequence[str]) -> str:
         table([row for one in found for row in figures(one)]),
     ]
     for one in found:
-        file = f"{one['benchmark']}.{one['server']['product']}"
+        file = stem(one)
         plot, rounds = f"![{one['title']}]({file}.svg)", f"All rounds: [{file}.json]({file}.json)."
         parts += [section(one), plot, f"{context(one)} {rounds}"]
     return "\n\n".join(parts) + "\n"
@@ -61,7 +61,7 @@ def figures(one: Found) -> list[dict[str, str]]:
     signs = {"at most": "≤ ", "at least": "≥ ", "exactly": ""}
     return [
         {
-            "figure": each["what"],
+            "figure": each["what"] + (" (all on one CPU)" if one.get("pinned") else ""),
             "server": server(one),
             "target": f"{signs[each['relation']]}{each['target']:,} {each['unit']}".strip(),
             "measured": f"{number(each['value'])} {each['unit']}".strip(),

