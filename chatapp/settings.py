@@ -116,7 +116,7 @@ class Settings(BaseModel):
         shown="loopback without API keys, else any",
     )
     max_body_bytes: int = setting(
-        "largest request body under /v1, in bytes: /chat accepts 1 MB",
+        "largest request body under /v1 and of /chat, in bytes",
         *(32 * 1024 * 1024, 65_536, 64 * 1024 * 1024),
         shown="32 MB",
     )

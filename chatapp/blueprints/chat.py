@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 from flask import Blueprint, Response
 from flask.globals import request_ctx
 
+from chatapp.upstreams import FileKind
 from chatapp.web import allowed_models
-from chatapp.web.current_request import current_request
+from chatapp.web.current_request import CurrentRequest, current_request
+from chatapp.web.errors import ApiError
 from chatapp.web.formats.chat import ChatFormat
 from chatapp.web.requests import chat as chat_body
 from chatapp.web.responses import respond
 
 bp = Blueprint("chat", __name__)
+
+WORDS: Final[Mapping[FileKind, str]] = {"image": "images", "pdf": "PDF files"}
+PROTOCOLS: Final = ("openai", "anthropic")
+#: How many of the models that take the files are named.
+SHOWN: Final = 3
 
 
 @bp.before_request
@@ -21,8 +31,34 @@ def read_request() -> None:
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         current = current_request()
+        # It may contain files.
+        request.max_content_length = current.services.settings.max_body_bytes
         current.model_request = chat_body.read(request, current.services.router)
         allowed_models.check(current)
+        turn = current.model_request.turn
+        if turn.files or turn.history:
+            _check_files(current)
+
+
+def _check_files(current: CurrentRequest) -> None:
+    """ApiError (422) if the model does not take the files of the conversation, as far as the
+    catalogue knows."""
+    turn, catalogue = current.wanted.turn, current.services.catalogue
+    kinds = turn.file_kinds
+    missing = kinds.difference(catalogue.file_kinds(turn.model.slug))
+    if not missing:
+        return
+    models = allowed_models.allowed(current, current.services.router.models_of(*PROTOCOLS))
+    known = dict.fromkeys([*catalogue.defaults.values(), *models])  # the cheap ones first
+    able = [n for n in known if n in models and kinds.issubset(catalogue.file_kinds(n))]
+    others = f"Choose one that does, as {', '.join(able[:SHOWN])}, or leave" if able else "Leave"
+    found = " and ".join(WORDS[kind] for kind in sorted(missing))
+    raise ApiError(
+        422,
+        "unsupported_files",
+        f'The model "{turn.model.name}" takes no {found} here. {others} the files out.',
+        param="files",
+    )
 
 
 @bp.post("/chat")

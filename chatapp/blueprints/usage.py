@@ -8,6 +8,7 @@ from flask import Blueprint, Response, jsonify, request
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.catalogue.usage import Usage
+from chatapp.estimates.tokens import PDF_BYTES_PER_TOKEN, family_of
 from chatapp.ledger.table import usage_of
 from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
@@ -68,8 +69,9 @@ def usage() -> Response:
 
 @bp.get("/models")
 def models() -> Response:
-    """The models that the caller may use at POST /chat, with their context in tokens and the price
-    of a million tokens in dollars; `default` is null if they may use none that is available."""
+    """The models that the caller may use at POST /chat, with their context in tokens, the price of
+    a million tokens in dollars, the files that they take and the tokens of an image, as estimated;
+    `default` is null if they may use none that is available."""
     current = current_request()
     catalogue, router = current.services.catalogue, current.services.router
     available = router.available_models.items()
@@ -83,6 +85,7 @@ def models() -> Response:
     return jsonify(
         default=default and (default.slug if default.slug in named else default.name),
         most_output_tokens=router.max_tokens,
+        pdf_bytes_per_token=PDF_BYTES_PER_TOKEN,
         models=[
             {
                 "name": name,
@@ -90,6 +93,8 @@ def models() -> Response:
                 "context_tokens": catalogue.context_tokens(slugs[name]),
                 "input_usd": _per_million(slugs[name], Usage(1000, 0)),
                 "output_usd": _per_million(slugs[name], Usage(0, 1000)),
+                "files": list(catalogue.file_kinds(slugs[name])),
+                "image_tokens": family_of(catalogue.model(name, upstream)).image_tokens,
             }
             for name, upstream in named.items()
         ],

@@ -180,6 +180,11 @@ class Catalogue:
         entry = self.entries.get(slug)
         return entry.context if entry else None
 
+    def file_kinds(self, slug: str) -> Collection[str]:
+        """Return the kinds of files that the model takes in messages, "image" and "pdf"."""
+        entry = self.entries.get(slug)
+        return entry.files if entry else ()
+
     def _max_output(self, model: Model) -> int | None:
         """Return the longest answer of the model, None if unknown."""
         entry = self.entries.get(model.slug)

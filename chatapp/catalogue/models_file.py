@@ -33,6 +33,7 @@ class ModelTable(BaseModel):
     max_output: Tokens | None = None
     reasoning: Reasoning = "default"
     embeds: bool = False
+    files: list[Literal["image", "pdf"]] = []
     price: Price | None = None
     long_context: LongPrice | None = None
     tiers: dict[str, Multiple] = {}

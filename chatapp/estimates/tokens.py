@@ -39,6 +39,8 @@ EXACT_TEXTS: Final = 2_000
 #: For parts that cannot be counted, such as encoded files. A page of a PDF has up to 3,000 tokens
 #: and seldom less than 9,000 bytes.
 OPAQUE_BYTES_PER_TOKEN: Final = 3
+#: Such a file is sent in base64.
+PDF_BYTES_PER_TOKEN: Final = OPAQUE_BYTES_PER_TOKEN * 3 / 4
 #: Of a file that is outside the request, at a URL or an id: 20 pages of a PDF.
 FILE_TOKENS: Final = 50_000
 #: Of an item of an earlier response that the request only names: a long answer.

@@ -16,7 +16,10 @@ export function saveChat(title, { name = title, instructions, messages }, ending
 }
 
 function markdownOf({ name, instructions, messages }) {
-  const parts = messages.map(({ role, model, content }) => [role === "user" ? "You" : model ?? "Reply", content.trim()]);
+  const parts = messages.map(({ role, model, content, files = [] }) => {
+    const text = [content.trim(), ...files.map((file) => `(File: ${file.name})`)].join("\n\n");
+    return [role === "user" ? "You" : model ?? "Reply", text];
+  });
   if (instructions) parts.unshift(["Instructions", instructions]);
   const sections = parts.map(([heading, text]) => `## ${heading}\n\n${text}\n`);
   return [`# ${name.replace(/\s+/g, " ").slice(0, 200)}\n`, ...sections].join("\n");

@@ -6,11 +6,12 @@ import { saveChat } from "./chat-file.js";
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
 import { copyButton } from "./markdown.js";
+import { MOST_FILES, isMedia, mediaOf, untaken } from "./media-files.js";
 import { presets, savePreset } from "./presets.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
 import { withTextOf } from "./text-files.js";
-import { Transcript, button, element } from "./transcript.js";
+import { Transcript, button, element, fileList } from "./transcript.js";
 import { count, dollars, duration } from "./words.js";
 
 const USER_KEY = "user_id";
@@ -49,6 +50,7 @@ const transcript = new Transcript({
 const models = new Map();
 let reply = null; // {controller} while one is being written
 let waiting = null; // {cancel} until the message is sent again
+let attached = []; // images and PDF files of the message in the form
 let editing = null; // the message that the one in the form will replace
 let retries = 0;
 let usageTimer = null;
@@ -57,29 +59,33 @@ let entered = null; // what the form had when a new key was entered, until the s
 // -- sending -----------------------------------------------------------------------------------------------------
 
 function submitForm() {
-  if (submit(message.value, editing)) {
-    message.value = "";
-    draftChanged();
-  }
+  if (submit(message.value, { replaced: editing, files: attached })) setDraft("");
 }
 
 // Returns whether the text has become a message.
-function submit(text, replaced = null) {
-  if (reply || waiting || !text.trim()) return false;
+function submit(text, { replaced = null, files = [] } = {}) {
+  if (reply || waiting || (!text.trim() && files.length === 0)) return false;
   if (apiKey && !server.apiKey) {
     showProblem(describe(new Refusal({ status: 401, body: { error: "" } }), { ...facts(), isOnline: true }));
     return false;
   }
+  const problem = text.trim() ? unreadable(files) : "Write what you want to know about the file.";
+  if (problem) {
+    showProblem({ sentence: problem, waitMs: 0 });
+    message.focus();
+    return false;
+  }
   transcript.clearProblems();
   const content = text.replace(/^(\s*\n)+|\s+$/g, ""); // an indentation may matter
-  say(content, replaced);
+  say(content, { replaced, files });
   return true;
 }
 
 // In place of another message, what was said from that one on stays as another version of the chat.
-function say(content, replaced = null) {
+function say(content, { replaced = null, files = [] } = {}) {
   stopEditing();
   const made = { role: "user", content };
+  if (files.length > 0) made.files = files;
   if (replaced) {
     transcript.removeFrom(replaced);
     made.versions = conversation.branch(replaced);
@@ -98,8 +104,7 @@ async function ask() {
   refreshForm();
   announce("Writing a reply.");
   const view = transcript.beginReply();
-  const { contextTokens = null, inputUsd = 0 } = models.get(model.value) ?? {};
-  const messages = conversation.history({ contextTokens, inputUsd, leftUsd: limits.leftUsd });
+  const messages = conversation.history({ ...chosen(), leftUsd: limits.leftUsd });
   transcript.showCut(conversation.chat);
   const made = { role: "assistant", content: "", model: model.value, usage: null, costUsd: null, end: "cut" };
   current.save = (end) => made.content && conversation.add(Object.assign(made, { end }));
@@ -192,8 +197,7 @@ function giveBack() {
     transcript.remove(last);
     transcript.showCut(conversation.chat);
   }
-  message.value = [last.content, message.value].filter(Boolean).join("\n\n");
-  draftChanged();
+  prependToDraft(last);
 }
 
 function showProblem({ sentence, offers, waitMs, details }) {
@@ -267,7 +271,7 @@ function askAgain(made) {
   transcript.clearProblems();
   if (made.end === "stop") {
     const asked = conversation.messages.at(-2);
-    say(asked.content, asked);
+    say(asked.content, { replaced: asked, files: asked.files });
   } else {
     conversation.remove(made);
     transcript.remove(made);
@@ -285,8 +289,7 @@ function edit(made) {
   }
   transcript.clearProblems();
   startEditing(made);
-  message.value = [made.content, message.value].filter(Boolean).join("\n\n");
-  draftChanged();
+  prependToDraft(made);
   announce("Your message is in the form again.");
   message.focus();
 }
@@ -520,8 +523,11 @@ async function refreshModels() {
   const found = await server.models().catch(() => null);
   if (!found) return;
   models.clear();
-  for (const { name, context_tokens: contextTokens, input_usd: inputUsd, output_usd: outputUsd } of found.models) {
-    models.set(name, { contextTokens, inputUsd, outputUsd });
+  const { pdf_bytes_per_token: pdfBytesPerToken } = found;
+  for (const each of found.models) {
+    const { name, context_tokens: contextTokens, input_usd: inputUsd, output_usd: outputUsd } = each;
+    const { files: takes, image_tokens: imageTokens } = each;
+    models.set(name, { contextTokens, inputUsd, outputUsd, takes, imageTokens, pdfBytesPerToken });
   }
   const wanted = remembered(forGood, MODEL_KEY);
   model.replaceChildren(...found.models.map(({ name, input_usd: input, output_usd: output }) => {
@@ -553,20 +559,50 @@ function draftChanged() {
   showEstimate();
 }
 
-// The price of a long message, before it is sent.
+function setDraft(text, files = []) {
+  message.value = text;
+  attached = files;
+  at("attached").hidden = files.length === 0;
+  at("attached").replaceChildren(fileList(files, (file) => {
+    setDraft(message.value, attached.filter((each) => each !== file));
+    announce(`${file.name} is removed.`);
+    message.focus();
+  }));
+  draftChanged();
+}
+
+function prependToDraft({ content, files = [] }) {
+  const kept = files.filter(({ data }) => data);
+  setDraft([content, message.value].filter(Boolean).join("\n\n"), [...kept, ...attached].slice(0, MOST_FILES));
+}
+
+// What is known of the chosen model. The server knows whether it takes files.
+function chosen() {
+  return { contextTokens: null, inputUsd: 0, takes: ["image", "pdf"], ...models.get(model.value) };
+}
+
+function unreadable(files) {
+  const names = untaken(files, chosen().takes);
+  return names && `${model.value} cannot read ${names}. Choose another model at the top, or remove the files.`;
+}
+
+// The price of a long message, or one with files, before it is sent.
 function showEstimate() {
-  const { inputUsd = 0 } = models.get(model.value) ?? {};
-  at("estimate").hidden = message.value.length < LONG_DRAFT || !inputUsd;
+  const { inputUsd } = chosen();
+  const problem = unreadable(attached);
+  at("estimate").hidden = !problem && ((message.value.length < LONG_DRAFT && attached.length === 0) || !inputUsd);
   if (at("estimate").hidden) return; // else each letter would sum up the whole chat
-  const tokens = conversation.tokensWith(message.value);
+  const tokens = conversation.tokensWith(message.value, attached, chosen());
   const usd = (tokens * inputUsd) / 1e6;
-  at("estimate").textContent = `About ${count(tokens, "token")} to read: ${dollars(usd)}. The reply costs extra.`;
+  at("estimate").textContent = problem || `About ${count(tokens, "token")} to read: ${dollars(usd)}. The reply costs extra.`;
 }
 
 async function attach(files) {
   try {
-    message.value = await withTextOf(files, message.value);
-    draftChanged();
+    const [media, texts] = [files.filter(isMedia), files.filter((file) => !isMedia(file))];
+    if (attached.length + media.length > MOST_FILES) throw new Error(`${MOST_FILES} files fit into a message. Add fewer.`);
+    const made = await Promise.all(media.map(mediaOf));
+    setDraft(texts.length ? await withTextOf(texts, message.value) : message.value, [...attached, ...made]);
     announce(`${count(files.length, "file")} added.`);
   } catch (error) {
     showProblem({ sentence: error.message, waitMs: 0 });
@@ -665,6 +701,12 @@ function installForm() {
     submitForm();
   });
   stop.addEventListener("click", () => reply?.controller.abort());
+  message.addEventListener("paste", (event) => {
+    const files = [...event.clipboardData.files];
+    if (files.length === 0 || event.clipboardData.types.includes("text/plain")) return;
+    event.preventDefault();
+    attach(files);
+  });
   at("attach").addEventListener("click", () => at("files").click());
   at("files").addEventListener("change", ({ target: { files } }) => files.length && attach([...files]));
   for (const [event, isOver] of [["dragover", true], ["dragleave", false], ["drop", false]]) {
@@ -677,8 +719,7 @@ function installForm() {
   }
   at("stop-editing").addEventListener("click", () => {
     stopEditing();
-    message.value = "";
-    draftChanged();
+    setDraft("");
     message.focus();
   });
   at("new-chat").addEventListener("click", newChat);

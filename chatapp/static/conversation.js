@@ -2,6 +2,7 @@
 
 import { forGood, forThisTab, remember, remembered } from "./browser-storage.js";
 import { ChatDatabase, newId } from "./chat-database.js";
+import { MOST_FILES, isMediaFile, kindOf, tokensOf } from "./media-files.js";
 
 const KEY = "conversation"; // in the tab: the open chat, and the others if they do not stay in the browser
 const STAYS = "chats_stay";
@@ -11,6 +12,8 @@ const SHARE_OF_BUDGET = 0.1;
 // The server takes 400,000 bytes, and at most 1,000 messages.
 const MOST_BYTES = 300_000;
 const MOST_MESSAGES = 800;
+// The server takes 32 MB together. Older files than these are neither sent nor kept.
+const MOST_FILE_CHARACTERS = 20_000_000;
 const BYTES_PER_TOKEN = 3; // rather too many tokens than too few
 const UNKNOWN_CONTEXT_TOKENS = 16_000;
 // Part of the context is left for the reply.
@@ -27,8 +30,9 @@ function bytesOf(message) {
 }
 
 // A chat is {id, version, savedMs, messages, from, cutFor}, and has a `name` and `instructions` if its user gave it
-// some. Its messages are {role, content}, and those before `from` are not sent any more. A reply also has {model, usage,
-// costUsd, end}, where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off.
+// some. Its messages are {role, content}, and those before `from` are not sent any more. One of the user may have
+// `files`, {name, data}: without `data` if that is not kept any more. A reply also has {model, usage, costUsd, end},
+// where `end` is "stop", "length", "refused", "other", "stopped" by the user, or "cut" off.
 export class Conversation {
   chat = newChat();
   others = []; // chats, the one that was open last first
@@ -59,8 +63,16 @@ export class Conversation {
   // Also of a message that is there and has changed.
   add(message) {
     if (!this.messages.includes(message)) this.messages.push(message);
+    if (message.files) this.#dropOldFiles();
     this.save();
     return message;
+  }
+
+  #dropOldFiles() {
+    let left = MOST_FILE_CHARACTERS;
+    for (const { files = [] } of this.messages.toReversed()) {
+      for (const file of files) if ((left -= file.data?.length ?? 0) < 0) delete file.data;
+    }
   }
 
   remove(message) {
@@ -160,35 +172,50 @@ export class Conversation {
     if (this.#database) this.#announce(this.#database.delete(chat), chat);
   }
 
-  // About how many tokens this text and what is sent with it have.
-  tokensWith(text) {
-    const bytes = [text, this.chat.instructions ?? ""].reduce((sum, each) => sum + encoder.encode(each).length, 0);
-    return Math.ceil((bytes + total(this.messages.slice(this.chat.from))) / BYTES_PER_TOKEN);
+  // About how many tokens this text and these files, and what is sent with them, have for a model.
+  tokensWith(text, files, model) {
+    const own = { content: text + (this.chat.instructions ?? ""), files };
+    const sent = [...this.messages.slice(this.chat.from), own];
+    return Math.ceil(sent.reduce((sum, each) => sum + tokensIn(each, model), 0));
   }
 
-  // The messages to send. Moves `from` if they are too many: `cutFor` is then why, "context" or "money".
-  history({ contextTokens, inputUsd, leftUsd }) {
-    const context = (contextTokens ?? UNKNOWN_CONTEXT_TOKENS) * SHARE_OF_CONTEXT * BYTES_PER_TOKEN;
+  // The messages to send, with the files that the model takes. Moves `from` if they are too many: `cutFor` is then why,
+  // "context" or "money".
+  history({ leftUsd, ...model }) {
+    const { contextTokens, inputUsd, takes = [] } = model;
+    const context = (contextTokens ?? UNKNOWN_CONTEXT_TOKENS) * SHARE_OF_CONTEXT;
     const usd = Math.min(MOST_USD, leftUsd === null ? Infinity : leftUsd * SHARE_OF_BUDGET);
-    const money = inputUsd > 0 ? (usd / inputUsd) * 1e6 * BYTES_PER_TOKEN : Infinity;
-    let most = Math.min(context, money, MOST_BYTES);
-    const sent = this.messages.slice(this.chat.from);
-    most -= encoder.encode(this.chat.instructions ?? "").length;
-    if (total(sent) > most || sent.length > MOST_MESSAGES) {
-      this.chat.cutFor = money < context ? "money" : "context";
-      let kept = 1; // the newest message always
-      let bytes = bytesOf(sent.at(-1));
-      for (; kept < Math.min(sent.length, MOST_MESSAGES * KEPT_SHARE); kept += 1) {
-        bytes += bytesOf(sent[sent.length - 1 - kept]);
-        if (bytes > most * KEPT_SHARE) break;
+    const money = inputUsd > 0 ? (usd / inputUsd) * 1e6 : Infinity;
+    const own = encoder.encode(this.chat.instructions ?? "").length;
+    // How many of the newest messages fit; the last one always.
+    const fitting = (share) => {
+      let [bytes, tokens, count] = [own, own / BYTES_PER_TOKEN, 0];
+      for (; count < this.messages.length - this.chat.from; count += 1) {
+        const message = this.messages.at(-1 - count);
+        bytes += bytesOf(message);
+        tokens += tokensIn(message, model);
+        const fits = bytes <= MOST_BYTES * share && tokens <= Math.min(context, money) * share;
+        if (count > 0 && !(fits && count < MOST_MESSAGES * share)) break;
+        if (count === 0 && !fits) return 1;
       }
-      this.chat.from = this.messages.length - kept;
+      return count;
+    };
+    if (fitting(1) < this.messages.length - this.chat.from) {
+      this.chat.cutFor = money < context ? "money" : "context";
+      this.chat.from = this.messages.length - fitting(KEPT_SHARE);
     }
     while (this.messages[this.chat.from]?.role === "assistant") this.chat.from += 1;
+    let filesLeft = MOST_FILES;
     return this.messages
       .slice(this.chat.from)
       .filter((message) => message.content.trim())
-      .map(({ role, content }) => ({ role, content }));
+      .toReversed()
+      .map(({ role, content, files = [] }) => {
+        const taken = files.filter((file) => file.data && takes.includes(kindOf(file))).slice(0, filesLeft);
+        filesLeft -= taken.length;
+        return taken.length > 0 ? { role, content, files: taken } : { role, content };
+      })
+      .reverse();
   }
 
   // -- what is kept ------------------------------------------------------------------------------------------------
@@ -342,13 +369,14 @@ function costOf(messages) {
   return messages.reduce((sum, message) => sum + (message.costUsd ?? 0) + aside(message), 0);
 }
 
-function total(messages) {
-  return messages.reduce((sum, message) => sum + bytesOf(message), 0);
+function tokensIn(message, model) {
+  const files = (message.files ?? []).reduce((sum, file) => sum + tokensOf(file, model), 0);
+  return bytesOf(message) / BYTES_PER_TOKEN + files;
 }
 
 // Whether another chat has all that this one has.
 function isBeginning({ messages }, other) {
-  const text = ({ role, content, versions } = {}) => JSON.stringify([role, content, versions]);
+  const text = ({ role, content, versions, files } = {}) => JSON.stringify([role, content, versions, files]);
   return messages.length > 0 && messages.every((message, at) => text(message) === text(other.messages[at]));
 }
 
@@ -357,8 +385,9 @@ function isChat(value) {
 }
 
 function isMessage(value) {
-  const { role, content, versions } = value ?? {};
-  return ["user", "assistant"].includes(role) && typeof content === "string" && (!versions || isVersions(versions));
+  const { role, content, versions, files = [] } = value ?? {};
+  if (!["user", "assistant"].includes(role) || typeof content !== "string") return false;
+  return (!versions || isVersions(versions)) && Array.isArray(files) && files.every(isMediaFile);
 }
 
 function isVersions({ tails, at }) {

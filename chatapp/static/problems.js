@@ -20,6 +20,8 @@ const SENTENCES = {
   model_unavailable: ["This model is not available here. Choose another one at the top."],
   message_too_long: ["Your message is too long: about 30,000 characters fit. Shorten it, or send it in parts."],
   conversation_too_long: ["This chat has become too long. Start a new one."],
+  unsupported_files: ["This model cannot read such files. Choose another one at the top, or remove the files."],
+  file_too_large: ["A file is too large: one may have 3.7 MB."],
   body_too_large: ["Your message is too long. Shorten it, or send it in parts."],
   request_too_large: ["This is more than your limits allow at once. Shorten your message, or start a new chat."],
   blocked: ["Your access is blocked. Ask your administrator."],

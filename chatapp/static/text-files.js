@@ -1,4 +1,4 @@
-// Text files as a part of a message: models read text, and images are not taken by POST /chat.
+// Text files as a part of a message's text, which every model reads.
 
 // A message has 32,000 bytes.
 const MOST_BYTES = 30_000;
@@ -22,7 +22,7 @@ async function decoded(file) {
     const text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
     if (!text.includes("\0")) return text;
   } catch { /* as below */ }
-  throw new Error(`${file.name} is not text, and only text can be sent.`);
+  throw new Error(`${file.name} is not text: images, PDF files and text can be sent.`);
 }
 
 // The fence is longer than any in the text, so that nothing in it ends the block.

@@ -1,6 +1,7 @@
 // The messages on the page.
 
 import { Markdown, copyButton } from "./markdown.js";
+import { kindOf } from "./media-files.js";
 import { count, dollars } from "./words.js";
 
 const NEAR_THE_END_PX = 60;
@@ -60,6 +61,7 @@ export class Transcript {
     const article = this.#add("me", "You", message);
     const text = article.appendChild(element("div", "text", message.content));
     text.dir = "auto";
+    if (message.files) text.prepend(fileList(message.files));
     const edit = article.appendChild(button("Edit", "edit plain", () => this.onEdit(message)));
     edit.setAttribute("aria-label", "Edit your message");
     if (message.versions) article.append(this.#turner(message));
@@ -249,6 +251,26 @@ function factsOf(message) {
   }
   if (typeof costUsd === "number" && !paid(message)) facts.push(dollars(costUsd));
   return facts.filter(Boolean).join(" · ");
+}
+
+// The files of a message: images are shown, and each can be saved. `onRemove` gets one that its user takes out again.
+export function fileList(files, onRemove = null) {
+  const list = element("ul", "files");
+  for (const file of files) {
+    const { name, data } = file;
+    const row = list.appendChild(element("li"));
+    const isImage = data && kindOf(file) === "image";
+    const shown = isImage ? Object.assign(element("img"), { src: data, alt: name }) : element("span", "", name);
+    if (!data) shown.append(" is no longer kept");
+    if (onRemove) {
+      row.append(shown, button("×", "plain", () => onRemove(file)));
+      row.lastChild.setAttribute("aria-label", `Remove ${name}`);
+    } else if (data) {
+      const link = row.appendChild(Object.assign(element("a"), { href: data, download: name, title: `Save ${name}` }));
+      link.append(shown);
+    } else row.append(shown);
+  }
+  return list;
 }
 
 export function button(text, className, onClick) {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from chatapp.catalogue.usage import Usage
 
 Role = Literal["system", "user", "assistant"]
+FileKind = Literal["image", "pdf"]
 FinishReason = Literal["stop", "length", "refused", "other"]
 QuotaUnit = Literal["requests", "tokens", "input_tokens", "output_tokens"]
 ErrorKind = Literal[
@@ -32,9 +33,36 @@ OPEN_TOOLS: Final = frozenset({"mcp", "web_fetch"})
 
 
 @dataclass(frozen=True, slots=True)
+class File:
+    """An image or a PDF file; ``data`` is its content in base64."""
+
+    media_type: str
+    data: str = field(repr=False)
+    name: str
+
+    @property
+    def kind(self) -> FileKind:
+        return "pdf" if self.media_type == "application/pdf" else "image"
+
+    @property
+    def url(self) -> str:
+        """The file itself, as a URL."""
+        return f"data:{self.media_type};base64,{self.data}"
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
     role: Role
     text: str
+    files: tuple[File, ...] = ()
+
+    def content(
+        self, part_of: Callable[[File], dict[str, object]]
+    ) -> str | list[dict[str, object]]:
+        """Return the content in a protocol whose parts for files are those of ``part_of``."""
+        if not self.files:
+            return self.text
+        return [*map(part_of, self.files), {"type": "text", "text": self.text}]
 
 
 @dataclass(frozen=True, slots=True)

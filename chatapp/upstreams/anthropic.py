@@ -15,6 +15,7 @@ from chatapp.upstreams import (
     Completion,
     ErrorKind,
     Extras,
+    File,
     FinishReason,
     Part,
     Progress,
@@ -68,13 +69,20 @@ NOT_GENERATED: Final = frozenset(
 def _body(prompt: Prompt) -> dict[str, object]:
     """The system messages go into a field of their own."""
     system = "\n\n".join(m.text for m in prompt.messages if m.role == "system")
-    spoken = [{"role": m.role, "content": m.text} for m in prompt.messages if m.role != "system"]
+    spoken = [m for m in prompt.messages if m.role != "system"]
     return {
         "model": prompt.model,
         "max_tokens": prompt.max_tokens,
-        "messages": spoken,
+        "messages": [{"role": m.role, "content": m.content(_part)} for m in spoken],
         **({"system": system} if system else {}),
     }
+
+
+def _part(file: File) -> dict[str, object]:
+    source = {"type": "base64", "media_type": file.media_type, "data": file.data}
+    if file.kind == "image":
+        return {"type": "image", "source": source}
+    return {"type": "document", "source": source, "title": file.name}
 
 
 def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:

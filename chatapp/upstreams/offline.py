@@ -29,8 +29,10 @@ class Offline:
         asked = prompt.messages[-1].text.encode("utf-8", "replace").decode()
         quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
         characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
+        count = len(prompt.messages[-1].files)
+        files = f", {count} file{'s' * (count > 1)}" if count else ""
         text = (
-            f"I am offline, so no model has answered. You said “{quoted}” ({characters}). "
+            f"I am offline, so no model has answered. You said “{quoted}” ({characters}{files}). "
             "Set OPENAI_API_KEY or ANTHROPIC_API_KEY to talk to a model."
         )
         usage = Usage(

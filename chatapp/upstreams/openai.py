@@ -16,6 +16,7 @@ from chatapp.upstreams import (
     Completion,
     ErrorKind,
     Extras,
+    File,
     FinishReason,
     Part,
     Progress,
@@ -62,9 +63,15 @@ NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
 def _body(prompt: Prompt) -> dict[str, object]:
     return {
         "model": prompt.model,
-        "messages": [{"role": m.role, "content": m.text} for m in prompt.messages],
+        "messages": [{"role": m.role, "content": m.content(_part)} for m in prompt.messages],
         "max_completion_tokens": prompt.max_tokens,
     }
+
+
+def _part(file: File) -> dict[str, object]:
+    if file.kind == "image":
+        return {"type": "image_url", "image_url": {"url": file.url}}
+    return {"type": "file", "file": {"filename": file.name, "file_data": file.url}}
 
 
 def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:

@@ -15,6 +15,8 @@ from chatapp.upstreams import (
     Bounds,
     Completion,
     Extras,
+    File,
+    FileKind,
     Message,
     Prompt,
     RawAnswer,
@@ -52,10 +54,16 @@ class Turn:
     message: str
     model: Model
     history: tuple[Message, ...] = ()
+    files: tuple[File, ...] = ()
 
     @property
     def messages(self) -> tuple[Message, ...]:
-        return (*self.history, Message(role="user", text=self.message))
+        return (*self.history, Message("user", self.message, self.files))
+
+    @property
+    def file_kinds(self) -> set[FileKind]:
+        """Return the kinds of the files in all messages."""
+        return {f.kind for message in self.messages for f in message.files}
 
 
 class Router:

@@ -187,7 +187,8 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
     # A request in a provider's protocol is not translated.
     has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol
     has_history = not wanted.is_tied or fallback.upstream == model.upstream
-    if not (has_protocol and has_history and _is_priced(current, fallback)):
+    has_files = wanted.turn.file_kinds <= {*services.router.catalogue.file_kinds(fallback.slug)}
+    if not (has_protocol and has_history and has_files and _is_priced(current, fallback)):
         return False
     current.use_fallback(fallback)
     return True

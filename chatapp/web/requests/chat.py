@@ -12,12 +12,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chatapp import validation
-from chatapp.upstreams import Message
+from chatapp.upstreams import File, Message
 from chatapp.upstreams.router import ModelUnavailableError, Router, Turn, UnknownModelError
 from chatapp.web.authentication import act_for_named
 from chatapp.web.errors import ApiError
 from chatapp.web.model_request import ModelRequest
 from chatapp.web.requests import json_body
+from chatapp.web.requests.files import TOO_LARGE, Files, checked_count, files_of
 
 MESSAGE_MAX_BYTES: Final = 32_000
 #: All messages of a conversation together: about 100,000 tokens of English.
@@ -27,7 +28,7 @@ USER_ID_MAX_CHARACTERS: Final = 256
 MODEL_MAX_CHARACTERS: Final = 100
 # Not allowed in names: control characters, and separators that break a line.
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Zl", "Zp"})
-TOO_LONG: Final = ("message_too_long", "conversation_too_long")
+TOO_LONG: Final = ("message_too_long", "conversation_too_long", TOO_LARGE)
 EXAMPLE: Final = '{"message": "hello"}'
 # How much of a field's name is shown.
 NAME_SHOWN: Final = 64
@@ -44,6 +45,7 @@ ELSEWHERE: Final = {
     "tools": _OTHERS,
     "prompt": 'send it as "message"',
     "user": 'send it as "user_id"',
+    **dict.fromkeys(("images", "attachments"), 'send it as "files"'),
 }
 
 
@@ -58,6 +60,10 @@ def read(request: Request, router: Router) -> ModelRequest:
         raise ApiError(
             422, "invalid_messages", '"message" is set beside "messages". Send one of them.'
         )
+    if "files" in fields and "messages" in fields:
+        raise ApiError(
+            422, "invalid_files", '"files" is set beside "messages". Put it into a message.'
+        )
     form = WholeConversation if "messages" in fields else OneMessage
     try:
         body = form.model_validate(fields)
@@ -70,16 +76,27 @@ def read(request: Request, router: Router) -> ModelRequest:
         raise ApiError(422, "unknown_model", str(error)) from error
     except ModelUnavailableError as error:
         raise ApiError(422, "model_unavailable", str(error)) from error
-    conversation = (*body.instructions, *body.conversation)
+    system = () if body.system is None else (Message("system", body.system),)
+    conversation = (*system, *body.conversation)
     *history, last = conversation
     return ModelRequest(
-        turn=Turn(last.text, model, tuple(history)),
-        fields={"messages": [{"role": m.role, "content": m.text} for m in conversation]},
+        turn=Turn(last.text, model, tuple(history), last.files),
+        fields={
+            "messages": [
+                {"role": m.role, "content": m.content(_counted) if m.files else m.text}
+                for m in conversation
+            ]
+        },
         user_id=body.user_id,
         most_output_tokens=router.max_tokens,
         stream=body.stream or False,
         names_model=body.model is not None,
     )
+
+
+def _counted(file: File) -> dict[str, object]:
+    """Return what the estimates count: an image by its kind, a PDF file by its length."""
+    return {"type": "image"} if file.kind == "image" else {"type": "file", "file_data": file.data}
 
 
 def _unicode(text: str) -> str:
@@ -164,6 +181,7 @@ class SpokenMessage(BaseModel):
 
     role: Literal["user", "assistant"]
     content: Annotated[str, AfterValidator(_unicode), AfterValidator(_visible)]
+    files: Files = []
 
 
 def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
@@ -180,6 +198,11 @@ def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
                 "{place} with a message of the assistant; begin and end it with one of the user",
                 {"place": place},
             )
+    if any(message.files for message in messages if message.role == "assistant"):
+        raise PydanticCustomError(
+            "files", "has files in a message of the assistant; only the user's can have some"
+        )
+    checked_count(sum(len(message.files) for message in messages))
     _bounded(
         messages[-1].content,
         MESSAGE_MAX_BYTES,
@@ -206,19 +229,16 @@ class _Options(BaseModel):
     stream: bool | None = None
     system: Text | None = None
 
-    @property
-    def instructions(self) -> list[Message]:
-        return [Message("system", self.system)] if self.system is not None else []
-
 
 class OneMessage(_Options):
     """The body with a single message."""
 
     message: Text
+    files: Files = []
 
     @property
     def conversation(self) -> list[Message]:
-        return [Message("user", self.message)]
+        return [Message("user", self.message, files_of(self.files) if self.files else ())]
 
 
 class WholeConversation(_Options):
@@ -230,10 +250,12 @@ class WholeConversation(_Options):
 
     @property
     def conversation(self) -> list[Message]:
-        return [Message(each.role, each.content) for each in self.messages]
+        return [
+            Message(m.role, m.content, files_of(m.files) if m.files else ()) for m in self.messages
+        ]
 
 
-FIELDS: Final = ("message", "messages", *_Options.model_fields)
+FIELDS: Final = ("message", "messages", "files", *_Options.model_fields)
 
 
 def _refuse(error: ErrorDetails) -> NoReturn:

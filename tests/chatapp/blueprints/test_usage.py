@@ -208,7 +208,11 @@ def test_models_have_their_context_and_price(online: FlaskClient) -> None:
         "context_tokens": 200_000,
         "input_usd": 1.0,
         "output_usd": 5.0,
+        "files": ["image", "pdf"],
+        "image_tokens": 1_600,
     }
+    assert models["gpt-4"]["files"] == []
+    assert shown["pdf_bytes_per_token"] == 2.25
     assert {"offline", "gpt-5.4-mini"} <= models.keys()
     assert "text-embedding-3-small" not in models
     assert shown["default"] == "gpt-5.6-luna"

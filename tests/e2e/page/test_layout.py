@@ -10,6 +10,7 @@ from chatapp.accounts.api_key import PresentedKey
 from tests.chatapp.upstream_server import Cut, Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
 from tests.e2e.page.conftest import Opener
+from tests.e2e.page.test_files import PDF, attach, png
 
 REPLY = (
     "# A\n\n[link](https://a.example) `code`\n\n- a\n\n> b\n\n```python\nx = 1\n```\n\n"
@@ -86,6 +87,8 @@ def test_what_can_be_touched_is_large_enough(
     button(page, "Ask again").click()
     expect(button(page, "Earlier version")).to_be_visible()
     button(page, "Edit your message").click()
+    attach(page, ("a.png", "image/png", png()), ("plan.pdf", "application/pdf", PDF))
+    expect(button(page, "Remove plan.pdf")).to_be_visible()
     assert page.evaluate(small) == []
     button(page, "Do not replace it").click()
     page.route(
@@ -131,8 +134,13 @@ def test_axe_finds_nothing(
     button(page, "Ask again").click()
     expect(button(page, "Earlier version")).to_be_visible()
     button(page, "Edit your message").click()
+    attach(page, ("a.png", "image/png", png()), ("plan.pdf", "application/pdf", PDF))
+    expect(page.locator("#estimate")).to_contain_text("to read")
     assert violations(page) == []
-    button(page, "Do not replace it").click()
+    button(page, "Send").click()
+    expect(page.get_by_role("link", name="plan.pdf")).to_be_visible()
+    expect(page.locator("#log .pending")).to_have_count(0)
+    assert violations(page) == []
     provider.script(Stream([*openai_chunks("ab")[:2], Cut()]))
     say(page, "ping")
     assert violations(page) == []

@@ -151,7 +151,7 @@ def test_text_files_are_a_part_of_a_message(chat: Page, provider: UpstreamServer
     code = "```\n<script>alert(1)</script>\n" + "x = 1\n" * 500
     message(chat).fill("Explain:")
     with chat.expect_file_chooser() as chooser:
-        button(chat, "Add text files").click()
+        button(chat, "Add files").click()
     chooser.value.set_files(
         [
             {"name": "<b>.py", "mimeType": "text/x-python", "buffer": code.encode()},
@@ -176,8 +176,8 @@ def test_a_file_that_cannot_be_sent_is_a_clear_problem(chat: Page) -> None:
     """What was typed stays."""
     message(chat).fill("Look:")
     for name, content, says in (
-        ("a.png", b"\x89PNG\x00\xff", "a.png is not text, and only text can be sent."),
-        ("nul.txt", b"a\x00b", "nul.txt is not text, and only text can be sent."),
+        ("a.png", b"\x89PNG\x00\xff", "a.png is not text: images, PDF files and text can be sent."),
+        ("nul.txt", b"a\x00b", "nul.txt is not text: images, PDF files and text can be sent."),
         ("big.txt", b"a" * 30_001, "big.txt is too large: 30 kB of text fit into a message."),
     ):
         chat.locator("#files").set_input_files(

@@ -34,6 +34,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     ours = ("CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_", "GUNICORN_")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     environment["RATELIMIT_STORAGE_URI"] = "memory://"
+    environment["CHATAPP_MAX_BODY_BYTES"] = "1000000"
     environment["DATABASE_URL"] = f"sqlite:///{tmp_path_factory.mktemp('body') / 'chatapp.db'}"
     command = [sys.executable, "-m", "gunicorn", "--workers", "1", "--threads", "4"]
     command += ["-b", "127.0.0.1:0", "chatapp:create_app()"]
@@ -117,14 +118,14 @@ class _Broken:
     readline = readinto = read
 
 
-@pytest.mark.parametrize("length", [None, "30", "30000000"])
+@pytest.mark.parametrize("length", [None, "30", "40000000"])
 def test_any_servers_error_is_a_broken_body(client: FlaskClient, length: str | None) -> None:
     """Servers raise different errors; the answer is the same."""
     overrides: dict[str, object] = {"wsgi.input": _Broken(), "wsgi.input_terminated": True}
     if length is not None:
         overrides["CONTENT_LENGTH"] = length
     response = client.post("/chat", content_type="application/json", environ_overrides=overrides)
-    assert response.status_code == (413 if length == "30000000" else 400)
+    assert response.status_code == (413 if length == "40000000" else 400)
     assert response.json is not None
     assert set(response.json) == {"error", "code"}
 

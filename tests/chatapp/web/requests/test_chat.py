@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import re
@@ -12,9 +13,11 @@ from flask.testing import FlaskClient
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chatapp.web.current_request import current_request
 from chatapp.web.requests.chat import CONVERSATION_MAX_BYTES, MESSAGE_MAX_BYTES
+from chatapp.web.requests.files import FILE_MAX_BYTES
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import UpstreamServer
+from tests.chatapp.upstream_server import Answer, UpstreamServer
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,13 @@ def talk(*messages: object, **fields: object) -> bytes:
     return json.dumps({"messages": messages, **fields}).encode()
 
 
+def file(content: bytes, kind: str, **more: str) -> dict[str, str]:
+    return {"data": f"data:{kind};base64,{base64.b64encode(content).decode()}", **more}
+
+
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\2\0\0\0\x90wS\xde"
+PDF = b"%PDF-1.7\n"
+IMAGE = file(PNG, "image/png")
 USER = said("user")
 LONGEST = "a" * MESSAGE_MAX_BYTES
 
@@ -80,7 +90,7 @@ CASES = [
     Case("no gzip", fields(), 400, "invalid_body", "encoding", headers=GZIP),
     Case("half a gzip", gzip.compress(fields())[:-9], 400, "invalid_body", "ends", headers=GZIP),
     Case("gzip and more", gzip.compress(fields()) + b"x", 400, "invalid_body", "", headers=GZIP),
-    Case("a bomb", gzip.compress(b" " * 10**8), 413, "body_too_large", "1 MB", headers=GZIP),
+    Case("a bomb", gzip.compress(b" " * 10**8), 413, "body_too_large", "32 MB", headers=GZIP),
     Case("br", fields(), 415, "unsupported_encoding", "gzip", headers={"Content-Encoding": "br"}),
     Case("101 levels", b"[" * 101 + b"]" * 101, 400, "invalid_json", "100 levels"),
     Case("many values", b"[" + b"0," * 100_000 + b"0]", 400, "invalid_json", "too many values"),
@@ -159,7 +169,61 @@ CASES = [
     Case("half a field", b'{"\\ud800": 1}', 422, "unknown_field", "\\ud800"),
     Case("a long field", fields(**{"x" * 9000: 1}), 422, "unknown_field", "is not a field"),
     Case("1 MB", fields(message="a" * 1_000_000), 413, "message_too_long", "allowed are 32000"),
-    Case("10 MB", fields(message="a" * 10_000_000), 413, "body_too_large", "1 MB"),
+    Case("33 MiB", fields(message="a" * 2**25), 413, "body_too_large", "32 MB"),
+    Case("files an object", fields(files={}), 422, "invalid_files", "is an object"),
+    Case("a file as a text", fields(files=["a"]), 422, "invalid_files", '"files.0" is a string'),
+    Case("no data", fields(files=[{"name": "a"}]), 422, "invalid_files", '0.data" is missing'),
+    Case(
+        "no data URL",
+        fields(files=[{"data": "https://a.example/b.png"}]),
+        422,
+        "invalid_files",
+        "is not a data URL",
+    ),
+    Case("SVG", fields(files=[file(b"<svg>", "image/svg+xml")]), 422, "invalid_files", "image/gif"),
+    Case("another type", fields(files=[file(PNG, "image/gif")]), 422, "invalid_files", "as a file"),
+    Case("not a PDF", fields(files=[file(b"x", "application/pdf")]), 422, "invalid_files", "begin"),
+    Case("nothing in it", fields(files=[file(b"", "image/png")]), 422, "invalid_files", "begin"),
+    Case(
+        "half a base64",
+        fields(files=[{"data": IMAGE["data"][:-1]}]),
+        422,
+        "invalid_files",
+        "not valid base64",
+    ),
+    Case(
+        "a large file",
+        fields(files=[file(PNG + b"a" * FILE_MAX_BYTES, "image/png")]),
+        413,
+        "file_too_large",
+        "allowed are 3750000",
+    ),
+    Case("21 files", fields(files=[IMAGE] * 21), 422, "invalid_files", "has 21 files; allowed are"),
+    Case(
+        "21 files in a conversation",
+        talk(*[said("user", files=[IMAGE] * 7)] * 3),
+        422,
+        "invalid_messages",
+        "allowed are 20",
+    ),
+    Case(
+        "a file of the assistant",
+        talk(USER, said("assistant", files=[IMAGE]), USER),
+        422,
+        "invalid_messages",
+        "only the user's",
+    ),
+    Case(
+        "a name with a line",
+        fields(files=[{**IMAGE, "name": "a\nb"}]),
+        422,
+        "invalid_files",
+        "name",
+    ),
+    Case(
+        "files beside messages", talk(USER, files=[IMAGE]), 422, "invalid_files", "into a message"
+    ),
+    Case("images", fields(images=[IMAGE]), 422, "unknown_field", 'send it as "files"'),
     Case("user_id 1", fields(user_id=1), 422, "invalid_user_id", "a number"),
     Case("user_id a list", fields(user_id=["a"]), 422, "invalid_user_id", "a list"),
     Case("user_id an object", fields(user_id={}), 422, "invalid_user_id", "an object"),
@@ -217,6 +281,7 @@ def test_a_bad_body_is_refused(client: FlaskClient, case: Case) -> None:
     assert case.says in response.json["error"]
     assert response.json["error"].endswith(".")
     assert len(response.json["error"]) < 500
+    response.close()  # it holds a share of the memory for large bodies
 
 
 GOOD = {
@@ -235,6 +300,8 @@ GOOD = {
     "a conversation of one": {"messages": [USER]},
     "a long answer": {"messages": [USER, said("assistant", LONGEST * 3), USER]},
     "a question twice": {"messages": [USER, USER]},
+    "files": {"message": "hello", "files": [IMAGE, file(b" \n" + PDF, "application/pdf")]},
+    "no files": {"messages": [said("user", files=[])]},
 }
 
 
@@ -262,6 +329,100 @@ def test_the_provider_gets_the_whole_conversation(
         assert online.post("/chat", json=body).status_code == 200
         assert path in provider.calls[-1].path
         assert provider.calls[-1].body["messages"] == messages
+
+
+#: What a provider gets of an image and of a PDF file.
+OPENAI_PARTS = [
+    {"type": "image_url", "image_url": {"url": IMAGE["data"]}},
+    {
+        "type": "file",
+        "file": {"filename": "a.pdf", "file_data": file(PDF, "application/pdf")["data"]},
+    },
+]
+ANTHROPIC_PARTS = [
+    {"type": kind, "source": {"type": "base64", "media_type": type_, "data": data}, **more}
+    for kind, type_, data, more in (
+        ("image", "image/png", base64.b64encode(PNG).decode(), {}),
+        ("document", "application/pdf", base64.b64encode(PDF).decode(), {"title": "a.pdf"}),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "parts"), [("gpt-5.4-mini", OPENAI_PARTS), ("claude-haiku-4-5", ANTHROPIC_PARTS)]
+)
+def test_the_provider_gets_the_files_of_each_message(
+    online: FlaskClient, provider: UpstreamServer, model: str, parts: list[object]
+) -> None:
+    """In the form that it takes, in front of the message's text."""
+    files = [IMAGE, file(PDF, "application/pdf", name="a.pdf")]
+    expected = {"role": "user", "content": [*parts, {"type": "text", "text": "What is it?"}]}
+    asked = said("user", "What is it?", files=files)
+    for messages in ([asked], [asked, said("assistant", "A dot."), USER]):
+        assert online.post("/chat", json={"messages": messages, "model": model}).status_code == 200
+        assert provider.calls[-1].body["messages"] == [expected, *messages[1:]]
+    body = {"message": "What is it?", "files": files, "model": model, "stream": True}
+    assert online.post("/chat", json=body).status_code == 200
+    assert provider.calls[-1].body["messages"] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("model", "sent", "says"),
+    [
+        (
+            "gpt-4",
+            IMAGE,
+            'model "gpt-4" takes no images here. Choose one that does, as gpt-5.6-luna,',
+        ),
+        ("gpt-4-turbo", file(PDF, "application/pdf"), '"gpt-4-turbo" takes no PDF files here.'),
+        ("gpt-99", IMAGE, 'model "gpt-99" takes no images here.'),
+    ],
+)
+def test_a_model_that_takes_no_such_files_is_not_called(
+    online: FlaskClient, provider: UpstreamServer, model: str, sent: object, says: str
+) -> None:
+    """The caller gets a sentence with models that do, and nothing is charged."""
+    body = {"message": "Look", "files": [sent], "model": model}
+    response = online.post("/chat", json=body)
+    assert response.status_code == 422
+    assert response.json is not None
+    assert response.json["code"] == "unsupported_files"
+    assert says in response.json["error"]
+    assert provider.calls == []
+    assert online.post("/chat", json={"message": "Look", "model": model}).status_code == 200
+
+
+def test_files_are_estimated(online: FlaskClient, provider: UpstreamServer) -> None:
+    """An image has the tokens that GET /usage/models says, a PDF file those of its length."""
+    shown = online.get("/usage/models").json
+    assert shown is not None
+    [model] = [each for each in shown["models"] if each["name"] == "claude-haiku-4-5"]
+    assert model["files"] == ["image", "pdf"]
+
+    def estimate(*files: object) -> int:
+        body = {"message": "Look", "files": files, "model": model["name"]}
+        with online:
+            assert online.post("/chat", json=body).status_code == 200
+            return current_request().demand.estimate.input_tokens
+
+    without, pdf = estimate(), PDF + b"\0" * 90_000
+    assert estimate(IMAGE, IMAGE) - without == 2 * model["image_tokens"] == 3_200
+    tokens = estimate(file(pdf, "application/pdf")) - without
+    assert tokens == pytest.approx(len(pdf) / shown["pdf_bytes_per_token"], rel=0.01)
+
+
+def test_a_fallback_gets_files_that_it_takes(make_app: AppMaker, provider: UpstreamServer) -> None:
+    """Another fallback is not called."""
+    client = make_app(
+        CHATAPP_PROVIDER_ATTEMPTS=1,
+        CHATAPP_FALLBACK_MODELS={"gpt-5.4-mini": "gpt-4", "gpt-4o": "claude-haiku-4-5"},
+    ).test_client()
+    for model, called, status in (("gpt-5.4-mini", 1, 503), ("gpt-4o", 2, 200)):
+        provider.calls.clear()
+        provider.script(Answer(503, {"error": {"message": "busy"}}))
+        body = {"message": "Look", "files": [IMAGE], "model": model}
+        assert client.post("/chat", json=body).status_code == status
+        assert len(provider.calls) == called
 
 
 def test_a_history_is_estimated(client: FlaskClient) -> None:
