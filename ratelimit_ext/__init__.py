@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from click import Group
 from flask_limiter import ExemptionScope, HeaderNames
 
@@ -19,12 +22,9 @@ from ratelimit_ext.core.errors import (
 from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent, WaitEvent
 from ratelimit_ext.core.limit import Mode, OnFailure
 from ratelimit_ext.core.traits import StrategyName, Unit
-from ratelimit_ext.embedded.server import embedded_uri
 from ratelimit_ext.extension import Limiter
 from ratelimit_ext.policy import Policy, PolicyLimit
-from ratelimit_ext.policy.toml_file import toml_line
 from ratelimit_ext.records.overrides import LogEntry, Override
-from ratelimit_ext.records.restoration import RestoredUsage
 from ratelimit_ext.strategies.fixed_window import calendar_window
 from ratelimit_ext.strategies.guards.block import BlockReason
 from ratelimit_ext.web.commands import COMMANDS, GROUP, LateGroup
@@ -54,6 +54,11 @@ from ratelimit_ext.web.mcp import mcp_tool
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.storage import register
+
+if TYPE_CHECKING:
+    from ratelimit_ext.embedded.server import embedded_uri
+    from ratelimit_ext.policy.toml_file import toml_line
+    from ratelimit_ext.records.restoration import RestoredUsage
 
 __all__ = [
     "SETTINGS",
@@ -106,6 +111,20 @@ __all__ = [
     "toml_line",
     "wait_text",
 ]
+
+
+#: Imported when they are used: few applications do.
+_LATE = {
+    "RestoredUsage": "records.restoration",
+    "embedded_uri": "embedded.server",
+    "toml_line": "policy.toml_file",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
 
 
 def _commands() -> Group:

@@ -46,13 +46,13 @@ from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.core.traits import UNITS, StrategyName, Unit
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.operators.operators import Operators, application
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
 from ratelimit_ext.web.charging import charged
 from ratelimit_ext.web.commands import (
     EXTENSION,
+    application,
     install,
     is_checked,
     point_at_ours,
@@ -103,6 +103,9 @@ from ratelimit_ext.web.storage_mistakes import (
     connect_once,
     refused_mistakes,
 )
+
+if TYPE_CHECKING:
+    from ratelimit_ext.operators.operators import Operators
 
 NAMESAKES: Final = (
     "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "
@@ -185,7 +188,7 @@ class Limiter(flask_limiter.Limiter):
         **unknown: Unpack[_NoKeywords],
     ) -> None:
         # The parameters have Flask-Limiter's names.
-        arguments = {word: deferred(value) for word, value in locals().items()}
+        arguments = deferred(locals())
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         self._callbacks = Callbacks()
         found = self._callbacks.key_in_code(arguments["key_func"], "Limiter")
@@ -349,8 +352,10 @@ class Limiter(flask_limiter.Limiter):
         last."""
         if flask.has_app_context():
             return self._hooks_of(flask.current_app)
-        found = (each() for each in reversed(self._attached))
-        return next(filter(None, found), self._without_app)
+        for each in reversed(self._attached):
+            if (hooks := each()) is not None:
+                return hooks
+        return self._without_app
 
     def _hooks_of(self, app: flask.Flask) -> RequestHooks:
         return cast(RequestHooks, app.extensions.get(self.app_key, self._without_app))
@@ -685,6 +690,8 @@ class Limiter(flask_limiter.Limiter):
     @property
     def operators(self) -> Operators:
         """What operators see and change of the current application's limits."""
+        from ratelimit_ext.operators.operators import Operators  # noqa: PLC0415 - no request asks
+
         return Operators(self._hooks)
 
     def forget(self, name: str, identity: str) -> bool:

@@ -22,7 +22,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.key import Identity
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.operators.operators import Operators, all_operators, application
+from ratelimit_ext.operators.operators import Operators, all_operators
 from ratelimit_ext.simulate.demand import suggestions
 from ratelimit_ext.simulate.replay import EVERYONE, Rule, Tally
 from ratelimit_ext.simulate.report import (
@@ -46,6 +46,7 @@ from ratelimit_ext.simulate.traffic import (
 )
 from ratelimit_ext.terminal import echo_json, with_json
 from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.commands import application
 from ratelimit_ext.web.identities import kinds_of
 from ratelimit_ext.web.inventory import Decider
 from ratelimit_ext.web.request.resolver import Resolver, Route

@@ -168,7 +168,7 @@ class Limit:
         self._within("amount", self.amount, MOST_AMOUNT, least=1 if traits.guard else 0)
         self._within("period_us", self.period_us, LONGEST_PERIOD_US)
         self._one_of("mode", self.mode, (CANDIDATE,) if self.mode == CANDIDATE else MODES)
-        self._one_of("unit", self.unit, units())
+        self._one_of("unit", self.unit, UNITS if self.unit in UNITS else units())
         if self.on_failure is not None:
             self._one_of("on_failure", self.on_failure, ON_FAILURES)
         if self.unit not in traits.units:

@@ -43,10 +43,6 @@ try:
     from hiredis import pack_command
 except ImportError:  # redis-py is used without it
     pack_command = None  # type: ignore[assignment]
-try:
-    from redis.observability.providers import get_observability_instance
-except ImportError:  # an earlier version has no metrics of its own
-    get_observability_instance = None  # type: ignore[assignment]
 
 #: How many idle connections are kept from the pool at most, and never more than half of it.
 MOST_IDLE: Final = 32
@@ -196,6 +192,7 @@ class ScriptConnections:
             pool.make_connection = self._limited(pool.make_connection)
         if not self._usable:
             return
+        self._collects_metrics = _metrics()
         self._class = type(client)
         self._methods = [getattr(self._class, name, None) for name in _METHODS]
         self._pool = client.connection_pool
@@ -347,7 +344,7 @@ class ScriptConnections:
             or own.parse_response is not methods[2]
             or getattr(own, "_execute_command", None) is not methods[3]
             or not client.__dict__.keys().isdisjoint(_METHODS)
-            or _collects_metrics()
+            or self._collects_metrics()
         )
 
     def _take(self) -> _Line | None:
@@ -415,7 +412,10 @@ def _is_original(method: Any, own: type) -> bool:
     return isinstance(method, FunctionType) and package in Path(method.__code__.co_filename).parents
 
 
-def _collects_metrics() -> bool:
-    """Return whether redis-py's own metrics are switched on."""
-    instance: Any = get_observability_instance
-    return instance is not None and instance().get_provider_manager() is not None
+def _metrics() -> Callable[[], bool]:
+    """Return what tells whether redis-py's own metrics are switched on."""
+    try:  # redis-py takes longer to import than everything else: only if there is a client of it
+        from redis.observability.providers import get_observability_instance  # noqa: PLC0415
+    except ImportError:  # an earlier version has no metrics of its own
+        return lambda: False
+    return lambda: get_observability_instance().get_provider_manager() is not None

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import flask
 from limits.storage import MemoryStorage
@@ -26,7 +26,7 @@ from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.restoration import RestoredUsage, restore
 from ratelimit_ext.settlements.queue import EXIT_S
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
-from ratelimit_ext.web.commands import EXTENSION
+from ratelimit_ext.web.commands import EXTENSION, application
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.callbacks import Callers, ChangeLog, CheckedPolicy
 from ratelimit_ext.web.hooks import RequestHooks
@@ -397,10 +397,6 @@ def all_operators() -> Operators:
     """Return the operators of all extensions of the current application."""
     extensions = flask.current_app.extensions
     return Operators(*(extensions[each.app_key] for each in extensions[EXTENSION]))
-
-
-def application() -> flask.Flask:
-    return cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
 
 
 def _check_name(name: str, readers: Iterable[Reader]) -> None:

@@ -15,13 +15,15 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final
 
-from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, OPTION_NAMES, LimitOptions
+from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
 from ratelimit_ext.policy.plan_sentence import amount_sentence, period_words, plan_sentence
 from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit, Uses
 from ratelimit_ext.policy.rules import check_limit
-from ratelimit_ext.policy.toml_file import read_file
+from ratelimit_ext.strategies import ALIASES
 
 __all__ = [
     "Mistakes",
@@ -56,6 +58,7 @@ def load_policy(
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
     from ratelimit_ext.policy.schema import VERSION, Targets, document_with, read
+    from ratelimit_ext.policy.toml_file import read_file
 
     mistakes = Mistakes()
     nesting = Nesting(default_strategy, mistakes)
@@ -82,6 +85,7 @@ def load_policy(
 # -- limits in code --------------------------------------------------------------------------
 
 _option_values: Final = attrgetter(*OPTION_NAMES)
+_defaults: Final = _option_values(NO_OPTIONS)
 
 
 def check_in_code(
@@ -94,6 +98,15 @@ def check_in_code(
 ) -> None:
     """Raise ``ConfigurationError`` with all mistakes of a limit that is written in Python;
     ``is_conditional``: it has ``deduct_when``."""
+    if (
+        isinstance(text, str)
+        and cost.__class__ is int
+        and cost == 1
+        and not is_conditional
+        and _option_values(options) == _defaults
+        and _is_valid(text, default_strategy)
+    ):
+        return
     # The cache must not keep the function; its value is known at the request.
     cost = _any_function if callable(cost) else cost
     deducts = _any_function if is_conditional else None
@@ -102,6 +115,21 @@ def check_in_code(
         _check_in_code(text, cost, deducts, default_strategy, *values)
     except TypeError:  # a value that has no hash
         _check_in_code.__wrapped__(text, cost, deducts, default_strategy, *values)
+
+
+@lru_cache(maxsize=1024)
+def _is_valid(text: str, default_strategy: str | None) -> bool:
+    """Return whether the string has valid limits without any keyword, as most have: what checks all
+    keywords, and finds the words for each mistake, takes longer to import than everything else."""
+    strategy = default_strategy or DEFAULT_STRATEGY
+    strategy = ALIASES.get(strategy, strategy)
+    try:
+        parts = parse(text)
+        limits = [parsed.limit(NO_OPTIONS, strategy) for parsed in parts]
+    except ConfigurationError:
+        return False
+    kinds = {(each.period_us, each.unit, each.strategy) for each in parts}
+    return len(kinds) == len(parts) and not any(limit.never_admits(1) for limit in limits)
 
 
 def _any_function(*_: object) -> None:

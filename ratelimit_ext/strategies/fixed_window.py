@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Final, TypeAlias
-from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
@@ -120,6 +119,8 @@ def calendar_window(
     >>> [instant // 86_400_000_000 for instant in calendar_window(0, "week", "UTC")]  # a Thursday
     [-3, 4]
     """
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only calendar windows have a zone
+
     zone = ZoneInfo(timezone)
     local = datetime.fromtimestamp(instant_us // 1_000_000, zone)
     begin = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import click
 import flask
@@ -38,6 +38,11 @@ class LateGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return self._load().get_command(ctx, cmd_name)
+
+
+def application() -> flask.Flask:
+    """Return the current application itself, not its proxy."""
+    return cast(flask.Flask, cast(Any, flask.current_app)._get_current_object())
 
 
 def install(app: flask.Flask, limiter: object) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 from limits import RateLimitItem
@@ -29,14 +29,11 @@ from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import SLOTS, Naming, escaped
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
-from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import MemoryEngine, kept_in
-from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.engine.outage_store import outage_path
-from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import Journal, storage_address
 from ratelimit_ext.settlements.queue import SettlementQueue
@@ -47,6 +44,10 @@ from ratelimit_ext.web.declarations.limits_adapter import (
     limit_of,
 )
 from ratelimit_ext.web.declarations.settings import seconds
+
+if TYPE_CHECKING:
+    from ratelimit_ext.engine.cluster import ClusterEngine
+    from ratelimit_ext.engine.redis import RedisEngine
 
 #: How long a call of the storage takes at most, in seconds.
 DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
@@ -112,7 +113,12 @@ def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
     """Return the engine over a storage that runs our scripts."""
     client, errors = storage.get_connection(), storage.base_exceptions
     if isinstance(storage, RedisClusterStorage):
+        from ratelimit_ext.engine.cluster import ClusterEngine  # noqa: PLC0415 - only for clusters
+        from ratelimit_ext.engine.nodes import Nodes  # noqa: PLC0415
+
         return ClusterEngine(Nodes(client, errors), prefix=storage_prefix(storage))
+    from ratelimit_ext.engine.redis import RedisEngine  # noqa: PLC0415 - only for Redis
+
     return RedisEngine(client, errors, prefix=storage_prefix(storage))
 
 

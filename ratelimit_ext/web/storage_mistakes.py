@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import redis
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import SCHEMES, MemcachedStorage, RedisClusterStorage, RedisStorage, Storage  # type: ignore[attr-defined]
 
@@ -140,6 +139,8 @@ def _sentence(error: BaseException, where: str) -> str | None:
     for cause in causes(error):
         text = str(cause)
         if found := _UNKNOWN_OPTION.search(text):
+            import redis  # noqa: PLC0415 - takes longer to import than everything else here
+
             known = {*_parameters(*redis.SSLConnection.__mro__), "max_connections"} - {"ssl"}
             return f"{OPTIONS}: unknown option {found[1]!r}.{did_you_mean(found[1], known)}"
         if found := _MISSING_MODULE.match(text):

@@ -74,9 +74,12 @@ class Deferred:
         return id(self._proxy)
 
 
-def deferred(value: Any) -> Any:
-    """Return the value; a proxy as something that can be compared outside of a request."""
-    return Deferred(value) if issubclass(type(value), LocalProxy) else value
+def deferred(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values; proxies as something that can be compared outside of a request."""
+    return {
+        word: Deferred(value) if issubclass(type(value), LocalProxy) else value
+        for word, value in values.items()
+    }
 
 
 class Definition(LimitOptions):
@@ -88,7 +91,7 @@ class Definition(LimitOptions):
 
     def defer_proxies(self) -> None:
         """Put functions behind proxies off until they are called."""
-        vars(self).update({word: deferred(value) for word, value in vars(self).items()})
+        vars(self).update(deferred(vars(self)))
         if isinstance(self.keep, Mapping):
             self.keep = tuple(self.keep.items())  # a definition has a hash
 
@@ -265,7 +268,7 @@ def route_limit(
     key = arguments["key_func"]
     arguments["key_func"] = limiter._callbacks.key_in_code(key, where)  # noqa: SLF001
     check_values(arguments, where)
-    options = {word: deferred(arguments[word]) for word in keywords if word in arguments}
+    options = deferred({word: arguments[word] for word in keywords if word in arguments})
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")
     key_function = options.pop("key_func") or limiter._key_func
     definition = RouteLimit(

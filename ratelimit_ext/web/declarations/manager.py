@@ -442,7 +442,7 @@ def _check_names(limits: Iterable[Limit]) -> None:
     for limit in limits:
         name = getattr(limit, "name", "")
         other = named.setdefault(name, limit) if name else limit
-        if _statement(other) != _statement(limit):
+        if other is not limit and _statement(other) != _statement(limit):
             raise ConfigurationError(
                 f"limit {limit.limit_provider!r}, name: found {name!r}, which is also the name of "
                 f"{other.limit_provider!r}. Limits that apply together need different names."
