@@ -59,13 +59,13 @@ from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
 from chatapp.upstreams.sdk import SDKUpstream, UpstreamSettings
 from chatapp.web import (
-    allowed_models,
     authentication,
     budgets,
     current_call,
     errors,
     identities,
     middleware,
+    policy_keywords,
 )
 from chatapp.web.compression import compressed
 from chatapp.web.formats.errors import unknown_address
@@ -145,7 +145,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     models = catalogue.load(upstreams=upstreams)
     limiter = Limiter(client_ip)
     identities.install(limiter)
-    allowed_models.install(limiter)
+    policy_keywords.install(limiter, models)
     current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
@@ -245,7 +245,8 @@ def _policy(
             policy = limiter.operators.check_policy_file(file)
     identities.check_plans(chosen.plans, policy.plans, policy_file=file)
     if cli.serves():  # `ratelimit check` and the server's log have them
-        allowed_models.warn_of_unknown(policy, models)
+        for sentence in policy_keywords.unknown_models(policy, models):
+            log.warning("%s", sentence)
         if unlimited := identities.without_plan(policy, guards_file.calls(app.view_functions)):
             log.warning("%s: %s", file, unlimited)
     return policy

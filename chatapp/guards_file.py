@@ -30,8 +30,13 @@ def added(config: MutableMapping[str, Any], policy_file: str | Path | None) -> I
         config[BLUEPRINTS] = given  # None counts as not set
 
 
+def call_members() -> set[str]:
+    """Return the blueprints and endpoints that call models."""
+    return {*_groups()["calls"]["members"]}
+
+
 def calls(endpoints: Iterable[str]) -> list[str]:
-    members = {*_groups()["calls"]["members"]}
+    members = call_members()
     return [each for each in endpoints if members & {each, each.rpartition(".")[0]}]
 
 

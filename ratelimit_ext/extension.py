@@ -46,7 +46,7 @@ from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.core.traits import UNITS, StrategyName, Unit
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.policy import Policy
+from ratelimit_ext.policy import Applies, Policy
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
 from ratelimit_ext.web.charging import charged
@@ -64,6 +64,8 @@ from ratelimit_ext.web.declarations.callbacks import (
     Breach,
     Callbacks,
     Estimate,
+    LimitKeyword,
+    PolicyRules,
     RefusalHandler,
 )
 from ratelimit_ext.web.declarations.code_checks import (
@@ -475,6 +477,29 @@ class Limiter(flask_limiter.Limiter):
             return function
 
         return register
+
+    def limit_keyword(
+        self, name: str, *, applies: Applies | None = None
+    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """Register a keyword of the limits of a policy, as :meth:`plan_keyword`. Its value must
+        have a hash; a request's limits have it in ``keywords``.
+
+        ``applies`` is called with the value, and ``None`` for the current request, or a simulated
+        call's identities. If it returns false, the limit does not apply.
+        """
+
+        def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            check_function(function, 1, f"limit keyword {name!r}")
+            self._callbacks.limit_keywords[name] = LimitKeyword(function, applies)
+            return function
+
+        return register
+
+    def policy_rules(self, function: PolicyRules) -> PolicyRules:
+        """Register a function that finds more mistakes in a valid policy: it yields places, such as
+        ``limit.place.at("key")``, each with a sentence."""
+        self._callbacks.policy_rules = function
+        return function
 
     def refusal_handler(self, function: RefusalHandler) -> RefusalHandler:
         """Register a function that may reroute a denied request.

@@ -23,6 +23,7 @@ from chatapp.operators import callers, restoration
 from chatapp.services import current_services
 from chatapp.web.call_limits import remaining_limits
 from chatapp.web.current_request import team_identity
+from chatapp.web.policy_keywords import MODELS
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import echo_json, with_json
 
@@ -399,6 +400,7 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
     with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
     limits = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
+    limits = [limit for limit in limits if MODELS not in limit.keywords]  # of some calls alone
     user = identity if team is None else None
     found = []
     for limit in limits:

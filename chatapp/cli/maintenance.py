@@ -19,6 +19,7 @@ from chatapp.server.valid_files import POLICY, PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
 from chatapp.web.identities import check_plans, without_plan
+from chatapp.web.policy_keywords import unknown_models
 from ratelimit_ext import CheckedPolicy, toml_line
 from ratelimit_ext.terminal import with_json
 
@@ -37,7 +38,8 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
         checked = services.limiter.operators.check_policy_file(file)
     check_plans(services.settings.plans, tuple(checked.plans), policy_file=str(file))
     unlimited = without_plan(checked, guards_file.calls(current_app.view_functions))
-    return CheckedPolicy(checked, file, () if unlimited is None else (unlimited,))
+    warnings = [*filter(None, [unlimited]), *unknown_models(checked, services.catalogue)]
+    return CheckedPolicy(checked, file, tuple(warnings))
 
 
 @providers.command("check")

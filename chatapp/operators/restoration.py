@@ -23,6 +23,7 @@ from chatapp.operators import callers
 from chatapp.services import current_services
 from chatapp.web.call_limits import ENDPOINT, METHOD
 from chatapp.web.current_request import team_identity
+from chatapp.web.policy_keywords import MODELS, covers
 from ratelimit_ext import Event, RequestLimit, RestoredUsage, StorageEvent, StorageUnavailable
 
 log = logging.getLogger(__name__)
@@ -36,8 +37,8 @@ LOST: Final = (
 LOOKED_AT: Final = 3
 UNITS: Final = ("usd", "tokens")
 
-#: When a call began, its micro-dollars and its tokens.
-Spent = tuple[datetime, int, int]
+#: When a call began, its micro-dollars, its tokens and its model.
+Spent = tuple[datetime, int, int, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,11 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
             continue
         seen.add(name)
         limit = shown.verdict.charge.limit
-        counted = [(at, micro if limit.unit == "usd" else tokens) for at, micro, tokens in uses]
+        counted = [
+            (at, micro if limit.unit == "usd" else tokens)
+            for at, micro, tokens, slug in uses
+            if _covers(shown, slug)
+        ]
         usage = operators.restore(shown, counted, apply=apply)
         if usage.missing:
             found.append(Restored(identity, limit.label, limit.unit, usage))
@@ -82,7 +87,7 @@ def _spent(user: str | None) -> dict[str, list[Spent]]:
         # With one user's calls alone, those of a team or of all are incomplete.
         others = (team, EVERYONE) if user is None else ()
         for identity in {row["user"], row["key_id"], *others} - {None}:
-            found.setdefault(identity, []).append((row["started_at"], *used))
+            found.setdefault(identity, []).append((row["started_at"], *used, row["slug"]))
     return found
 
 
@@ -116,6 +121,11 @@ def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
                 counted = each.request_args[-2]
                 if counted in {identity, EVERYONE} and each.verdict.charge.limit.unit in UNITS:
                     yield counted, each
+
+
+def _covers(shown: RequestLimit, slug: str) -> bool:
+    models = shown.keywords.get(MODELS)
+    return models is None or covers(current_services().catalogue, models, {"model": slug})
 
 
 def watch(app: Flask) -> Callable[[Event], None]:
@@ -155,7 +165,7 @@ def warn_if_lost() -> bool:
         lacking = []
         for identity, shown in _limits([row["user"]]):
             limit = shown.verdict.charge.limit
-            if limit.unit != "usd" or limit.anchor is None:
+            if limit.unit != "usd" or limit.anchor is None or not _covers(shown, row["slug"]):
                 continue
             usage = operators.restore(shown, uses, apply=False)
             if usage.recorded and not usage.missing:

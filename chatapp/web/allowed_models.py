@@ -7,7 +7,6 @@ A pattern, such as `gpt-5*`, matches the requested name, with or without its ups
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -17,9 +16,6 @@ from chatapp.catalogue import Catalogue, Model
 from chatapp.services import Services
 from chatapp.web.current_request import CurrentRequest
 from chatapp.web.errors import ApiError
-from ratelimit_ext import Limiter, Policy
-
-log = logging.getLogger(__name__)
 
 #: The keyword of a plan.
 KEYWORD: Final = "models"
@@ -38,11 +34,6 @@ class Allowance(NamedTuple):
         return any(fnmatchcase(name, pattern) for name in names for pattern in self.patterns)
 
 
-def install(limiter: Limiter) -> None:
-    """Add the keyword `models` to the plans of a policy."""
-    limiter.plan_keyword(KEYWORD)(patterns)
-
-
 def patterns(value: object) -> tuple[str, ...]:
     """Return the patterns of a list; ValueError if it is empty, or has anything but names."""
     if not isinstance(value, list) or not 0 < len(value) <= PATTERNS_MOST:
@@ -54,17 +45,10 @@ def patterns(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def warn_of_unknown(policy: Policy | None, catalogue: Catalogue) -> None:
-    """Log the unknown patterns of plans."""
-    for plan in policy.plans.values() if policy else ():
-        for pattern in unknown(plan.keywords.get(KEYWORD, ()), catalogue):
-            log.warning("%s.%s: %r matches no model of models.toml", plan.source, KEYWORD, pattern)
-
-
 def unknown(patterns: Iterable[str], catalogue: Catalogue) -> list[str]:
     """Return those that match no model of the catalogue, as a misspelt one does. They may be meant:
     an upstream serves models that are not listed."""
-    known = {*catalogue.slugs}.union(*(_names(*each) for each in catalogue.upstreams.items()))
+    known = {*catalogue.slugs}.union(*(names_of_slug(*e) for e in catalogue.upstreams.items()))
     return [each for each in patterns if not Allowance("", [each]).has(known)]
 
 
@@ -105,7 +89,7 @@ def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str
     return {
         slug: upstream
         for slug, upstream in models.items()
-        if all(each.has(_names(slug, upstream)) for each in found)
+        if all(each.has(names_of_slug(slug, upstream)) for each in found)
     }
 
 
@@ -127,8 +111,13 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
 def _allows(found: Sequence[Allowance], model: Model, catalogue: Catalogue) -> bool:
     if not found:
         return True
-    names = _names(model.slug, model.upstream, _requested(model, catalogue))
+    names = names_of_call(model, catalogue)
     return all(allowance.has(names) for allowance in found)
+
+
+def names_of_call(model: Model, catalogue: Catalogue) -> set[str]:
+    """Return what patterns match of the model of a call."""
+    return names_of_slug(model.slug, model.upstream, _requested(model, catalogue))
 
 
 def _requested(model: Model, catalogue: Catalogue) -> str:
@@ -138,7 +127,7 @@ def _requested(model: Model, catalogue: Catalogue) -> str:
     return model.name
 
 
-def _names(slug: str, upstream: str, name: str = "") -> set[str]:
+def names_of_slug(slug: str, upstream: str, name: str = "") -> set[str]:
     """Return what patterns match of a model; without a name that of its slug."""
     name = name or slug.removeprefix(f"{upstream}/")
     return {slug, name, f"{upstream}/{name}"}
@@ -149,7 +138,7 @@ def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
     first one in the order of the patterns."""
     catalogue = services.catalogue
     available = services.router.available_models.items()
-    names = {s: _names(s, name) for s, name in available if s not in catalogue.embedding}
+    names = {s: names_of_slug(s, name) for s, name in available if s not in catalogue.embedding}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]
     for pattern in found[-1].patterns:
         ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]

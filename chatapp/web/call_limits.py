@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -123,7 +123,7 @@ class RemainingLimit:
     seconds since 1970, ``identity`` is the subject that it counts.
 
     ``anchor`` is the unit of the calendar that a window follows, and ``period_s`` the length of the
-    current one: a month has 28 to 31 days.
+    current one: a month has 28 to 31 days. ``keywords`` are chatapp's own of the limit.
     """
 
     name: str
@@ -135,6 +135,7 @@ class RemainingLimit:
     reset_at: float
     identity: str
     anchor: str | None = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, object]:
         """For a client: amounts in dollars, times in seconds from now."""
@@ -152,7 +153,7 @@ class RemainingLimit:
             entry["anchor"] = self.anchor
         if self.burst is not None:
             entry["burst"] = self.burst
-        return entry
+        return {**entry, **self.keywords}
 
 
 def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
@@ -174,6 +175,7 @@ def _left(shown: RequestLimit) -> RemainingLimit:
         reset_at=shown.window.reset_time,
         identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
         anchor=limit.anchor,
+        keywords=shown.keywords,
     )
 
 

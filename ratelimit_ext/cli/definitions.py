@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from flask.cli import with_appcontext
 
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.operators.operators import all_operators
-from ratelimit_ext.operators.texts import span_text
+from ratelimit_ext.operators.texts import listed, span_text
 from ratelimit_ext.terminal import echo_json, echo_table, with_json
 from ratelimit_ext.web.inventory import Row
 
@@ -55,15 +56,19 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
 
     Endpoints that have the same limits are listed together.
     """
-    listed: dict[str, list[dict[str, Any]]] = {}
-    for group, found in all_operators().groups(endpoint or ""):
-        shown = listed.setdefault(group.title, [])
-        shown += [_definition(each) if isinstance(each, Row) else _dynamic(each) for each in found]
+    limits_of: dict[str, list[dict[str, Any]]] = {}
+    operators = all_operators()
+    words = operators.limit_keywords
+    for group, found in operators.groups(endpoint or ""):
+        shown = limits_of.setdefault(group.title, [])
+        shown += [
+            _definition(each, words) if isinstance(each, Row) else _dynamic(each) for each in found
+        ]
     if as_json:
-        echo_json([{"endpoint": title, "limits": limits} for title, limits in listed.items()])
+        echo_json([{"endpoint": title, "limits": limits} for title, limits in limits_of.items()])
         return
     titles: dict[str, list[str]] = {}
-    for title, limits in listed.items():
+    for title, limits in limits_of.items():
         titles.setdefault(json.dumps(limits, default=str), []).append(title)
     for number, (text, alike) in enumerate(titles.items()):
         click.echo(("\n" if number else "") + "\n".join(alike))
@@ -72,14 +77,14 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
             click.echo("  no limits")
             continue
         heads = [key for key in limits[0] if any(limit.get(key) for limit in limits)]
-        table = [[str(limit.get(key) or "-") for key in heads] for limit in limits]
+        table = [[str(listed(limit.get(key)) or "-") for key in heads] for limit in limits]
         echo_table(
             [f"  {heads[0].upper()}", *(h.upper().replace("_", " ") for h in heads[1:])],
             [[f"  {first}", *rest] for first, *rest in table],
         )
 
 
-def _definition(row: Row) -> dict[str, Any]:
+def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
     limit = row.limit
     name = f"{row.name} ({row.method})" if row.method else row.name
     return {
@@ -94,6 +99,7 @@ def _definition(row: Row) -> dict[str, Any]:
         "wait": limit.wait and span_text(limit.wait),
         "candidate": limit.candidate and str(limit.outside(limit.candidate)),
         "optional": "yes" if row.is_optional else None,
+        **{word: row.keywords.get(word) for word in words},
         "on_failure": row.on_failure,
         "source": _source(row.source),
     }

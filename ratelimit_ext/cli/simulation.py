@@ -117,6 +117,7 @@ class SimulatedPolicy:
             bucket=bound.bucket_prefix,
             cost=(1 if bound.fixed_cost is None else bound.fixed_cost) if counts_calls else None,
             optional=bound.optional,
+            covers=None if bound.condition is None else bound.condition.covers,
             priority=kinds_of(limit.priority, self._identities)[0] if limit.keep else "",
         )
 

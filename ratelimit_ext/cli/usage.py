@@ -7,7 +7,7 @@ from flask.cli import with_appcontext
 
 from ratelimit_ext.operators.denials import uncounted
 from ratelimit_ext.operators.operators import all_operators
-from ratelimit_ext.operators.texts import iso_time, span_text, time_text
+from ratelimit_ext.operators.texts import iso_time, listed, span_text, time_text
 from ratelimit_ext.operators.usage import MOST_NAMES, State
 from ratelimit_ext.records.overrides import Override
 from ratelimit_ext.terminal import echo_json, echo_table, with_json
@@ -44,6 +44,7 @@ def _inspected(state: State) -> tuple[str, ...]:
         f"plan {state.row.plan}" if state.row.plan else "",
         limit.keep_text,
         f"{state.in_line} in line" if state.in_line else "",
+        *[f"{word} {listed(value)}" for word, value in state.row.keywords.items()],
         "" if state.override is None else _described(state.override),
     ]
     return (

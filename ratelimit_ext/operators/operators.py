@@ -149,6 +149,11 @@ class Operators:
         return self._attached[0].components.callbacks.identities
 
     @property
+    def limit_keywords(self) -> list[str]:
+        """The application's own keywords of limits."""
+        return [*self._attached[0].components.callbacks.limit_keywords]
+
+    @property
     def callers(self) -> Callers:
         """What the application knows of its callers. An application may set its own."""
         return self._attached[0].components.callbacks.callers

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import OperatorError
+from ratelimit_ext.core.limit import WEEK_DAYS
 from ratelimit_ext.records.overrides import LogEntry, Override
 
 UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN: Final = re.compile(r"([0-9]{1,99})([smhd])")
 _CLOCK: Final = re.compile(r"(?:(.+) )?(\d{1,2}):(\d\d)")
-_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
 
@@ -64,14 +64,19 @@ def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
     at = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     if name in _DAYS:
         return at + timedelta(days=_DAYS[name])
-    if name is None or name in _WEEKDAYS:  # the last or the next of many
+    if name is None or name in WEEK_DAYS:  # the last or the next of many
         every = timedelta(days=7 if name else 1)
-        ago = (at.weekday() - _WEEKDAYS.index(name)) % 7 if name else 0
+        ago = (at.weekday() - WEEK_DAYS.index(name)) % 7 if name else 0
         last = at - timedelta(days=ago)
         last -= every if last > now else timedelta()
         return last if past else last + every
     found = datetime.fromisoformat(text.upper())
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def listed(value: Any) -> Any:
+    """Return a value of a keyword as a table shows it."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def printable(text: str) -> str:

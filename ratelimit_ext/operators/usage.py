@@ -91,6 +91,7 @@ class State:
             "identity": self.identity,
             "strategy": limit.strategy,
             "key": self.row.key,
+            **self.row.keywords,
             "plan": self.row.plan or None,
             "mode": limit.mode,
             "allowed": self.verdict.allowed,

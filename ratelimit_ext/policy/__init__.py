@@ -21,11 +21,13 @@ from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
 from ratelimit_ext.policy.plan_sentence import amount_sentence, period_words, plan_sentence
-from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit, Uses
+from ratelimit_ext.policy.policy import Applies, Condition, Plan, Policy, PolicyLimit, Uses
 from ratelimit_ext.policy.rules import check_limit
 from ratelimit_ext.strategies import ALIASES
 
 __all__ = [
+    "Applies",
+    "Condition",
     "Mistakes",
     "Plan",
     "Policy",
@@ -46,15 +48,16 @@ def load_policy(
     policy: Any = None,
     default_strategy: str | None = None,
     plan_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
-    check: Callable[[Uses, Mistakes], None] = lambda _uses, _mistakes: None,
+    limit_keywords: Mapping[str, Callable[[Any], Any]] = MappingProxyType({}),
+    check: Callable[[Policy, Mistakes], None] = lambda _policy, _mistakes: None,
 ) -> Policy:
     """Return the policy of ``RATELIMIT_POLICY_FILE``, or of ``RATELIMIT_POLICY``, and of
     ``RATELIMIT_BLUEPRINTS``, which adds to it.
 
     ``default_strategy`` is the extension's: with it, ``burst`` and ``anchor`` of limits that name
-    no strategy are checked against it. ``plan_keywords`` are the application's keywords of plans,
-    each with a function that returns the value or raises ``ValueError``. ``check`` adds the
-    mistakes in the names that the application defines. Raises
+    no strategy are checked against it. ``plan_keywords`` and ``limit_keywords`` are the
+    application's, each with a function that returns the value or raises ``ValueError``. ``check``
+    adds the mistakes that only the application can find. Raises
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
     from ratelimit_ext.policy.schema import VERSION, Targets, document_with, read
@@ -62,14 +65,18 @@ def load_policy(
 
     mistakes = Mistakes()
     nesting = Nesting(default_strategy, mistakes)
+
+    def add(place: Place) -> None:
+        document = document_with(plan_keywords, limit_keywords)
+        nesting.add_document(read(document, place, mistakes), place)
+
     if file is not None:
-        place = Place(read_file(file, mistakes))
-        nesting.add_document(read(document_with(plan_keywords), place, mistakes), place)
+        add(Place(read_file(file, mistakes)))
     if policy is not None:
         whole = {"version": VERSION, **policy} if isinstance(policy, Mapping) else policy
         place = Place(AppConfig("RATELIMIT_POLICY", whole))
         if file is None:
-            nesting.add_document(read(document_with(plan_keywords), place, mistakes), place)
+            add(place)
         else:
             mistakes.add(place, "there is RATELIMIT_POLICY_FILE, too. Remove one of the two.")
     if blueprints is not None:
@@ -77,7 +84,7 @@ def load_policy(
         nesting.add_targets(read(Targets, place, mistakes), place)
     nesting.check()
     loaded = nesting.policy()
-    check(loaded.uses, mistakes)
+    check(loaded, mistakes)
     mistakes.raise_if_any()
     return loaded
 

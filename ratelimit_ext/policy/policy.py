@@ -13,6 +13,9 @@ from ratelimit_ext.core.limit_string import ParsedLimit, check_wait, wait_us
 from ratelimit_ext.policy.errors import Mistakes, Place
 
 Key: TypeAlias = str | Callable[[], str]
+#: Whether a limit with this value applies: to the current request, or to a call with these
+#: identities by their names.
+Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +47,8 @@ class PolicyLimit:
     # Functions of a response and of a request limit: types of frameworks that are unknown here.
     deduct_when: Callable[[Any], bool] | None = None
     on_breach: Callable[[Any], Any] | None = None
+    #: The application's own keywords that are written, with their values.
+    keywords: tuple[tuple[str, Any], ...] = ()
     place: Place | None = field(default=None, compare=False, repr=False)
     #: Whether ``override_defaults`` is written, and not a default.
     states_override: bool = field(default=False, compare=False, repr=False)
@@ -66,6 +71,23 @@ class PolicyLimit:
         if options.burst is None:  # else the burst decides what can pass
             plain = LimitOptions(unit=options.unit, mode=options.mode)
             parsed.limit(plain, options.strategy or DEFAULT_STRATEGY).check_amount(self.cost)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Exempts a request from a limit: by its ``exempt_when``, or by keywords of the application's.
+    Another attempt of a request may be another model's, so it is asked again."""
+
+    exempt_when: Callable[[], bool] | None
+    keywords: tuple[tuple[Applies, Any], ...]
+
+    def __call__(self) -> bool:
+        if self.exempt_when is not None and self.exempt_when():
+            return True
+        return not self.covers(None)
+
+    def covers(self, who: Mapping[str, str] | None) -> bool:
+        return all(applies(value, who) for applies, value in self.keywords)
 
 
 Limits: TypeAlias = tuple[PolicyLimit, ...]

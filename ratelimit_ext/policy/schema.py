@@ -175,6 +175,8 @@ def _target(value: object, check: ValidatorFunctionWrapHandler) -> Any:
 Name: TypeAlias = Annotated[str, Field(pattern=f"^{NAME}$")]
 Text: TypeAlias = Annotated[str, Field(pattern=r"\S")]
 Amount: TypeAlias = Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
+#: The application's keywords, each with the function that checks its value.
+Checks: TypeAlias = Mapping[str, Callable[[Any], Any]]
 #: Elements of lists and tables are ``None`` if they have a mistake.
 Element: TypeAlias = Annotated[_V, WrapValidator(_element)]
 Limits: TypeAlias = Annotated[list[Annotated[_T, WrapValidator(_limit)]], Field(min_length=1)]
@@ -268,6 +270,7 @@ class LimitTable(_Options):  # type: ignore[misc]
         that names none. Other values with mistakes are left out."""
         given = {word: getattr(self, word) for word in type(self).model_fields}
         text = given.pop("limit")
+        own = tuple([(word, given.pop(word)) for word in [*given] if word not in _LIMIT_WORDS])
         given = {word: value for word, value in given.items() if value is not None}
         options = LimitOptions(**{word: given.pop(word) for word in OPTION_NAMES if word in given})
         states_override = "override_defaults" in self.model_fields_set
@@ -283,8 +286,12 @@ class LimitTable(_Options):  # type: ignore[misc]
             parsed=parse(text),
             options=options,
             states_override=states_override,
+            keywords=tuple([(word, value) for word, value in own if value is not None]),
             **given,
         )
+
+
+_LIMIT_WORDS: Final = frozenset(LimitTable.model_fields)
 
 
 class ApplicationLimitTable(LimitTable):
@@ -365,20 +372,44 @@ class Document(Table):
     plans: Tables[PlanTable] = {}
 
     plan_table: ClassVar[type[PlanTable]] = PlanTable
+    limit_table: ClassVar[type[LimitTable]] = LimitTable
 
 
-def document_with(plan_keywords: Mapping[str, Callable[[Any], Any]]) -> type[Document]:
-    """Return a policy file whose plans have these keywords, too."""
-    if not plan_keywords:
+def document_with(plan_keywords: Checks, limit_keywords: Checks) -> type[Document]:
+    """Return a policy file whose plans and limits have these keywords, too."""
+    if not (plan_keywords or limit_keywords):
         return Document
-    fields: dict[str, Any] = {
-        word: (Annotated[Any, PlainValidator(check)], None) for word, check in plan_keywords.items()
+    words = _fields(limit_keywords)
+    lists: Any = Limits
+    tables: Any = Tables
+
+    def limits(table: Any) -> tuple[Any, Any]:
+        return lists[_with(table, words)], []
+
+    route = _with(RouteTable, {"limits": limits(RouteLimitTable)})
+    shared: dict[str, Any] = {"limits": limits(LimitTable)}
+    routes: Any = (tables[route], {})
+    of_plan = lists[_with(PlanLimitTable, words)], ...
+    plan = _with(PlanTable, {"limits": of_plan, **_fields(plan_keywords)})
+    fields = {
+        "application": limits(ApplicationLimitTable),
+        "default": limits(DefaultLimitTable),
+        "blueprints": (tables[_with(BlueprintTable, {**shared, "routes": routes})], {}),
+        "routes": routes,
+        "groups": (tables[_with(GroupTable, shared)], {}),
+        "plans": (tables[plan], {}),
     }
-    plan = create_model("PlanTable", __base__=PlanTable, **fields)
-    tables: Any = Tables[plan]  # type: ignore[valid-type]
-    document = create_model("Document", __base__=Document, plans=(tables, {}))
-    document.plan_table = plan
+    document: type[Document] = _with(Document, fields)
+    document.plan_table, document.limit_table = plan, _with(LimitTable, words)
     return document
+
+
+def _fields(checks: Checks) -> dict[str, Any]:
+    return {word: (Annotated[Any, PlainValidator(check)], None) for word, check in checks.items()}
+
+
+def _with(table: type[Table], fields: dict[str, Any]) -> Any:
+    return create_model(table.__name__, __base__=table, **fields)
 
 
 class Targets(RootModel[dict[str, Annotated[TargetTable, WrapValidator(_target)]]]):
@@ -425,7 +456,7 @@ def read(model: type[_M], place: Place, mistakes: Mistakes) -> _M | None:
 
 def _keys(model: type[BaseModel], path: Path) -> Collection[str]:
     if path and isinstance(path[-1], int):
-        model = LimitTable
+        model = getattr(model, "limit_table", LimitTable)
     elif len(path) > 1 and path[-2] == "plans" and issubclass(model, Document):
         model = model.plan_table
     elif path:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
@@ -43,6 +43,8 @@ class Rule(NamedTuple):
     cost: int | None = 1
     optional: bool = False
     priority: str = ""
+    #: Whether it applies to a call with these identities, by keywords of the application's.
+    covers: Callable[[Mapping[str, str]], bool] | None = None
 
     def for_call(self, call: TrafficCall) -> Rule:
         """Return the rule as the class of the call may use it."""
@@ -64,7 +66,10 @@ class Rule(NamedTuple):
 
     def applies(self, call: TrafficCall) -> bool:
         return (
-            not self.optional and self.name not in call.exempt and self.identity(call) is not None
+            not self.optional
+            and self.name not in call.exempt
+            and (self.covers is None or self.covers(call.who))
+            and self.identity(call) is not None
         )
 
 
@@ -170,6 +175,8 @@ class Replay:
         denied, tried, fitting, unknown, wait_us = [], [], [], set(), 0
         for prepared in self._applying(call):
             rule = prepared.rule.for_call(call)
+            if rule.covers is not None and not rule.covers(call.who):
+                continue
             if rule.limit.keep:
                 self.outcome.classless[rule.priority] += 1  # it is decided as without classes
             if rule is not prepared.rule:

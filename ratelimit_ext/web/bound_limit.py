@@ -19,6 +19,7 @@ from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import parameters_of
+from ratelimit_ext.policy import Condition
 from ratelimit_ext.strategies import strategy_of
 
 
@@ -60,11 +61,19 @@ class BoundLimit:
     is_conditional: bool = False
     is_late: bool = False
     varies: bool = False
+    #: The application's own, with their values.
+    keywords: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
         """The limit's name in headers, without the quotes."""
         return self.header[1:-1]
+
+    @property
+    def condition(self) -> Condition | None:
+        """What says to which calls it applies; ``None``: to all, or ``exempt_when`` alone."""
+        found = self.runtime.exempt_when
+        return found if isinstance(found, Condition) else None
 
     @property
     def written(self) -> str:

@@ -17,7 +17,7 @@ from limits.storage import Storage
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.errors import unknown_name
-from ratelimit_ext.web.bound_limit import Records
+from ratelimit_ext.web.bound_limit import BoundLimit, Records
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.definitions import (
     RouteLimit,
@@ -137,9 +137,18 @@ class RequestHooks:
         if endpoint not in app.view_functions:
             endpoints = sorted(app.view_functions.keys() - {"static"})
             raise ValueError(unknown_name("endpoint", endpoint, endpoints))
-        view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
+        return self.components.admission.look(self._route_of(app, endpoint, method))
+
+    def conditional_limits(self, context: Any) -> list[BoundLimit]:
+        """Return the limits of the request's view that apply to some of its calls."""
+        endpoint, method = self._endpoint_in(context), context.request.method
+        limits = self.components.resolver.limits(self._route_of(context.app, endpoint, method))
+        return [each for each in limits.limits if each.condition is not None]
+
+    def _route_of(self, app: flask.Flask, endpoint: str, method: str) -> Route:
+        view, blueprint = app.view_functions.get(endpoint), endpoint.rpartition(".")[0] or None
         name = self.decider(endpoint, view, blueprint, method)
-        return self.components.admission.look(Route(app, endpoint, blueprint, method, name))
+        return Route(app, endpoint, blueprint, method, name)
 
     def decider(self, endpoint: str, view: Any, blueprint: str | None, method: str) -> str | None:
         """Return the name of the callable whose wrapper decides the limits of an endpoint: the

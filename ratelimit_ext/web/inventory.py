@@ -50,6 +50,8 @@ class Row(NamedTuple):
     prefix: str
     is_optional: bool
     on_failure: str
+    #: The application's own.
+    keywords: Mapping[str, Any]
 
     @property
     def source(self) -> str:
@@ -141,6 +143,7 @@ class Inventory:
                         prefix=self.naming.prefix(limit, scope),
                         is_optional=getattr(definition, "optional", False),
                         on_failure=self.failure_policy(limit),
+                        keywords=dict(getattr(definition, "keywords", ())),
                     )
 
     def all_rows(self, app: flask.Flask) -> list[Row]:

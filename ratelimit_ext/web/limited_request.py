@@ -139,12 +139,15 @@ class LimitedRequest:
         For a request that was admitted and whose call is made again. Identities and costs are
         asked again, so it may use another model. What is held until the call is over (tokens,
         money, calls in flight) is not charged again: if the estimate is higher now, the difference
-        is held as well, by every limit of the request whatever its name. Returns ``None`` if the
+        is held as well, by every limit of the request whatever its name. A limit whose keywords say
+        that it applies only now is charged, and one that does not apply any more gives back what it
+        holds. Returns ``None`` if the
         attempt is admitted, else the wait in seconds, with nothing charged. A name without a limit
         in the request is ignored; if the whole application has no limit of the name, a warning is
         logged.
         """
-        return self._hooks.components.attempts.admit(self._state, names)
+        conditional = self._hooks.conditional_limits(self._context)
+        return self._hooks.components.attempts.admit(self._state, names, conditional)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """Return what the caller has left of each limit of an endpoint, the shortest period first.

@@ -13,7 +13,7 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.core.key import Identity, joined, separated
-from ratelimit_ext.policy import Policy
+from ratelimit_ext.policy import Applies, Condition, Policy
 from ratelimit_ext.records.overrides import LogEntry
 from ratelimit_ext.web.declarations.code_checks import checked_key
 from ratelimit_ext.web.identities import BUILT_IN, COMMON, JoinedIdentity, meant
@@ -37,6 +37,18 @@ class CheckedPolicy(NamedTuple):
 
 #: Checks a policy file, or the configured one; raises ``ConfigurationError`` with every mistake.
 PolicyChecker: TypeAlias = Callable[[Path | None], CheckedPolicy]
+
+
+#: Finds mistakes in a policy that only the application knows, each at its place.
+PolicyRules: TypeAlias = Callable[[Policy], Iterable[tuple[Any, str]]]
+
+
+class LimitKeyword(NamedTuple):
+    """A keyword of limits that is the application's. ``check`` returns the value, or raises
+    ``ValueError``."""
+
+    check: Callable[[Any], Any]
+    applies: Applies | None
 
 
 class Callers(Protocol):
@@ -108,6 +120,10 @@ class Callbacks:
         self.amount_loader: AmountLoader | None = None
         #: What a plan may have in a policy besides the extension's keywords.
         self.plan_keywords: dict[str, Callable[[Any], Any]] = {}
+        #: What limits of a policy may have in the same way.
+        self.limit_keywords: dict[str, LimitKeyword] = {}
+        self._conditions: dict[Condition, Condition] = {}
+        self.policy_rules: PolicyRules | None = None
         self.refusal_handler: RefusalHandler | None = None
         self.callers: Callers = AnyCallers(self.identities)
         self.change_log: ChangeLog | None = None
@@ -118,6 +134,16 @@ class Callbacks:
         if isinstance(key, tuple):
             return self._joined.setdefault(key, JoinedIdentity(key, self.identities))
         return self.identities[key] if isinstance(key, str) else key
+
+    def condition(
+        self, exempt_when: Callable[[], bool] | None, keywords: tuple[tuple[str, Any], ...]
+    ) -> Callable[[], bool] | None:
+        """Return what exempts a request from a limit with these keywords of the application's: the
+        same object for alike limits, as it is asked once a request."""
+        known = self.limit_keywords
+        own = [(applies, value) for word, value in keywords if (applies := known[word].applies)]
+        condition = Condition(exempt_when, tuple(own))
+        return self._conditions.setdefault(condition, condition) if own else exempt_when
 
     def is_common(self, identity: Identity) -> bool:
         """Return whether many callers have it in common, or all that are counted together."""

@@ -185,6 +185,8 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     plan_sentence: str = ""
     amount_sentence: Callable[[ParsedLimit], str] | None = None
     source: object = dataclasses.field(default="", compare=False)
+    #: The application's own, of a policy.
+    keywords: tuple[tuple[str, Any], ...] = ()
 
     def __iter__(self) -> Iterator[RuntimeLimit]:
         if self.plan_loader is None or self.plan_loader() == self.plan:

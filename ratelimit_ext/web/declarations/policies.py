@@ -21,7 +21,6 @@ from ratelimit_ext.policy import (
     Plan,
     Policy,
     PolicyLimit,
-    Uses,
     amount_sentence,
     load_policy,
     plan_sentence,
@@ -34,7 +33,7 @@ from ratelimit_ext.web.declarations.manager import Manager
 FILE: Final = "RATELIMIT_POLICY_FILE"
 #: What a definition copies from a limit of a policy.
 _COPIED: Final = (
-    *("per_method", "methods", "error_message", "exempt_when"),
+    *("per_method", "methods", "error_message"),
     *("deduct_when", "on_breach", "cost"),
 )
 
@@ -71,7 +70,7 @@ class Policies:
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
         ``ConfigurationError`` with every mistake."""
-        self.policy = self._load(app, None, self._check_identities)
+        self.policy = self._load(app, None, self._check)
         if self.policy is not None:
             self._applied = self._limits_of(self.policy, self._manager)
             self._applied.apply()
@@ -93,9 +92,9 @@ class Policies:
             self._applied.check_targets(app)
 
     def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
-        def check(uses: Uses, mistakes: Mistakes) -> None:
-            self._check_identities(uses, mistakes)
-            uses.check_targets(app.blueprints, app.view_functions, mistakes)
+        def check(policy: Policy, mistakes: Mistakes) -> None:
+            self._check(policy, mistakes)
+            policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
 
         policy = self._load(app, file, check)
         assert policy is not None
@@ -126,7 +125,7 @@ class Policies:
         self,
         app: flask.Flask,
         file: str | os.PathLike[str] | None,
-        check: Callable[[Uses, Mistakes], None],
+        check: Callable[[Policy, Mistakes], None],
     ) -> Policy | None:
         """Return the policy of the configuration, with ``file`` instead of the configured one.
         ``None`` if nothing is configured. See :func:`load_policy`."""
@@ -141,17 +140,23 @@ class Policies:
             blueprints=blueprints,
             default_strategy=self.settings._strategy,
             plan_keywords=self.callbacks.plan_keywords,
+            limit_keywords={
+                name: keyword.check for name, keyword in self.callbacks.limit_keywords.items()
+            },
             check=check,
         )
 
-    def _check_identities(self, uses: Uses, mistakes: Mistakes) -> None:
-        uses.check_identities(
+    def _check(self, policy: Policy, mistakes: Mistakes) -> None:
+        if self.callbacks.policy_rules is not None and not mistakes:
+            for place, sentence in self.callbacks.policy_rules(policy):
+                mistakes.add(place, sentence)
+        policy.uses.check_identities(
             self.callbacks.identities,
             mistakes,
             knows_plans=self.callbacks.plan_loader is not None,
             knows_amounts=self.callbacks.amount_loader is not None,
         )
-        uses.check_waits(self._lease_s, mistakes)
+        policy.uses.check_waits(self._lease_s, mistakes)
 
 
 class PolicyLimits:
@@ -241,6 +246,7 @@ class PolicyLimits:
             "limit_provider": limit.text,
             "key_function": callbacks.identity_function(key),
             **{name: getattr(limit, name) for name in _COPIED},
+            "exempt_when": callbacks.condition(limit.exempt_when, limit.keywords),
             **dataclasses.asdict(limit.options),
             "priority": callbacks.identity_function(priority),
             "source": limit.place or limit.source,
@@ -253,6 +259,7 @@ class PolicyLimits:
             "shared": limit.shared,
             "override_defaults": limit.override_defaults,
             "optional": limit.optional,
+            "keywords": limit.keywords,
             **plan,
         }
         return RouteLimit(limiter=self._limiter, **keywords)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import flask
 
 from ratelimit_ext.core.decision import Decision
-from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord, Records
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestState
 
@@ -28,10 +28,20 @@ class Attempts:
         self._check_name = check_name
         self._logger = logger
 
-    def admit(self, state: RequestState, names: tuple[str, ...]) -> float | None:
+    def admit(
+        self, state: RequestState, names: tuple[str, ...], conditional: Sequence[BoundLimit] = ()
+    ) -> float | None:
+        """See :meth:`LimitedRequest.admit_again`. The ``conditional`` limits of the view may apply
+        although they did not before: the attempt may call another model."""
         charges, replaced, superseded = self._charges(state, names)
+        if conditional:
+            known = {record.bound.bucket_prefix for record in (*state.decided, *state.taken)}
+            new = [each for each in conditional if each.bucket_prefix not in known]
+            charges += self._admission.charges.of(new)
         decided = self._decide(charges)
         if decided is None:
+            if superseded:
+                state.reserved().give_back(superseded)
             return None
         decision, records = decided
         if not decision.admitted:
@@ -40,7 +50,7 @@ class Attempts:
         # What the failed attempt took stays charged: it was made.
         gone = set(map(id, replaced))
         state.taken[:] = [record for record in state.taken if id(record) not in gone]
-        if superseded:  # held of another identity, which the call no longer uses
+        if superseded:  # held of what the call no longer uses
             state.reserved().give_back(superseded)
         state.taken.extend(record for record in records if record.verdict.allowed)
         return None
@@ -70,6 +80,13 @@ class Attempts:
                 if held and cost <= 0:
                     continue
             charges.append((bound, identity, charge._replace(cost=cost)))
+        superseded += [
+            record
+            for record in again
+            if record.bound.limit.held
+            and (condition := record.bound.condition) is not None
+            and condition()
+        ]
         replaced = [record for record in again if not record.bound.limit.held]
         return charges, replaced, superseded
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Final
 
@@ -35,6 +35,8 @@ class RequestLimit(flask_limiter.RequestLimit):
     has the exact answer, in micro-dollars."""
 
     verdict: Verdict
+    #: The application's keywords of the limit, with their values.
+    keywords: Mapping[str, Any]
 
     @property
     def amount(self) -> int | Decimal:
@@ -60,7 +62,7 @@ class RequestLimit(flask_limiter.RequestLimit):
             not record.verdict.allowed,
             bound.runtime.shared,
         )
-        shown.verdict = record.verdict
+        shown.verdict, shown.keywords = record.verdict, dict(bound.keywords)
         shown._window = WindowStats(record.reset_at, record.verdict.remaining)
         return shown
 

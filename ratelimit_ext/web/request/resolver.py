@@ -485,6 +485,7 @@ class _Binder:
             varies=getattr(definition, "optional", False) or bool(limit.keep),
             plan_sentence=getattr(definition, "plan_sentence", ""),
             amount_sentence=getattr(definition, "amount_sentence", None),
+            keywords=getattr(definition, "keywords", ()),
             is_conditional=is_conditional,
             # An estimate is always reserved.
             is_late=is_conditional and not (limit.reserve or limit.held),
