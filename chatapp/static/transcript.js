@@ -6,6 +6,9 @@ import { count, dollars } from "./words.js";
 
 const NEAR_THE_END_PX = 60;
 const MOST_OBSERVED = 20;
+// Of more messages, the oldest are put into a group: the browser looks at each child of the log in each frame.
+const MOST_LOOSE = 60;
+const GROUP = 40;
 const CUT = {
   money: "What is above is no longer sent to the model, to keep replies cheap.",
   context: "What is above is no longer sent to the model, which cannot read more at once.",
@@ -112,6 +115,7 @@ export class Transcript {
 
   remove(message) {
     for (const article of this.#articles()) if (article.message === message) article.remove();
+    this.#ungroup();
     this.#refreshWelcome();
   }
 
@@ -120,6 +124,25 @@ export class Transcript {
     const articles = this.#articles();
     const at = articles.findIndex((each) => each.message === message);
     if (at !== -1) for (const article of articles.slice(at)) article.remove();
+    this.#ungroup();
+  }
+
+  #group() {
+    const loose = [...this.#log.children].filter((each) => each !== this.#welcome && each.className !== "older");
+    const oldest = loose.slice(0, GROUP);
+    if (loose.length <= MOST_LOOSE || oldest.some((each) => each.contains(document.activeElement))) return;
+    const older = element("div", "older");
+    oldest[0].before(older);
+    older.append(...oldest);
+  }
+
+  // The last message is in no group: see .again in chat.css.
+  #ungroup() {
+    while (!this.#log.querySelector(":scope > article")) {
+      const last = [...this.#log.querySelectorAll(":scope > .older")].at(-1);
+      if (!last) return;
+      last.replaceWith(...last.childNodes);
+    }
   }
 
   // A line in front of the first message that is still sent.
@@ -161,6 +184,7 @@ export class Transcript {
     article.setAttribute("aria-label", label); // otherwise only side and colour show the author
     article.message = message;
     this.#log.append(article);
+    this.#group();
     this.#observe(article);
     this.follow();
     return article;

@@ -753,3 +753,28 @@ def test_a_long_chat_is_laid_out_once(open_page: Opener, url: str) -> None:
     expect(page.locator("#log article")).to_have_count(1000)
     expect(replies(page).last).to_be_in_viewport()
     assert page.evaluate("window.layouts") < 50
+
+
+def test_the_old_messages_of_a_long_chat_are_grouped(page: Page) -> None:
+    """Each can be changed as before, and the last one can be asked again."""
+    messages = [
+        {"role": role, "content": f"{role} {number}", "end": "stop", "model": "m"}
+        for number in range(75)
+        for role in ("user", "assistant")
+    ]
+    kept = json.dumps({"messages": messages})
+    page.evaluate("kept => sessionStorage.setItem('chatapp.conversation', kept)", kept)
+    page.reload()
+    expect(page.locator("#log article")).to_have_count(150)
+    expect(page.locator("#log > .older")).to_have_count(3)
+    expect(page.locator("#log > article")).to_have_count(30)
+    expect(button(page, "Ask again")).to_have_count(1)
+    button(page, "Edit your message").nth(2).click()
+    message(page).fill("another")
+    button(page, "Send").click()
+    expect(button(page, "Ask again")).to_have_count(1)
+    expect(page.locator("#log > .older")).to_have_count(0)
+    expect(page.locator("#log .me .text")).to_have_text(["user 0", "user 1", "another"])
+    button(page, "Earlier version").click()
+    expect(page.locator("#log article")).to_have_count(150)
+    expect(page.locator("#log article").last).to_contain_text("assistant 74")
