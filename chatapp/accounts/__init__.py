@@ -9,5 +9,6 @@ USER: Final = "user:"
 #: Prefix of a caller without a name.
 ADDRESS: Final = "ip:"
 TEAM: Final = "team:"
+SESSION: Final = "session:"
 #: The identity of limits that count all callers together.
 EVERYONE: Final = "*"

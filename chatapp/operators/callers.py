@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flask import current_app
 
-from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
+from chatapp.accounts import ADDRESS, EVERYONE, SESSION, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import ApiKey, amounts_of
@@ -101,12 +101,14 @@ class ChatCallers:
             text = f"{ADDRESS}{text}"
         found: str | None = None
         match kind:
-            case "user" if not text.startswith(TEAM) and public_id(text) is None:
+            case "user" if not text.startswith((TEAM, SESSION)) and public_id(text) is None:
                 found = identity_of(text)
             case "api_key":
                 found = public_id(text)
             case "team" if services.accounts.team(name := text.removeprefix(TEAM)) is not None:
                 found = team_identity(name)
+            case "session" if text.startswith(SESSION):
+                found = text
             case "model":
                 found = services.catalogue.slug_of(text)
             case "upstream" if text in upstreams():

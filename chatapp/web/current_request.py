@@ -9,14 +9,16 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Final
 
+from flask import request
 from flask.globals import app_ctx
 
-from chatapp.accounts import ADDRESS, TEAM, USER
+from chatapp.accounts import ADDRESS, SESSION, TEAM, USER
 from chatapp.accounts.authentication import Principal
 from chatapp.calls.upstream_call import Demand
 from chatapp.catalogue import Model
 from chatapp.services import Services, services_of
 from chatapp.web.model_request import ModelRequest
+from chatapp.web.tags import session_of
 from ratelimit_ext import Guess, client_ip
 
 #: The tier of a call whose input is long enough for another price, and other limits.
@@ -185,6 +187,14 @@ def user() -> str:
 def api_key() -> str:
     current = current_request()
     return current.user if current.principal is None else current.principal.key_id
+
+
+def session() -> str:
+    """Return the caller with the id of their session; without one, the session of the key."""
+    current = current_request()
+    fields = {} if current.model_request is None else current.model_request.fields
+    id_ = session_of(request.headers, fields) or api_key()
+    return f"{SESSION}{current.user.removeprefix(USER)}/{id_.removeprefix(USER)}"
 
 
 def team() -> str:

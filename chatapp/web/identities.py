@@ -24,6 +24,7 @@ from chatapp.web.current_request import (
     model,
     names_no_model,
     plan,
+    session,
     team,
     upstream,
     user,
@@ -54,6 +55,7 @@ def install(limiter: Limiter) -> None:
     """Register chatapp's identities, and what is known of a caller, with the limiter."""
     limiter.identity("user")(user)
     limiter.identity("api_key")(api_key)
+    limiter.identity("session")(session)
     limiter.identity("team", common=True)(team)
     limiter.identity("model", common=True)(model)
     limiter.identity("upstream", common=True)(upstream)

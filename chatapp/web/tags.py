@@ -1,8 +1,8 @@
 """Tags: the caller's own words for a call, which go into the ledger and nowhere else.
 
-They come from the header X-Chat-Tags (`project=a, run=7`), from Claude Code's session, and from
-what OpenAI's and Anthropic's bodies say about users and runs. Callers choose them freely, so no
-limit may count by them.
+They come from the header X-Chat-Tags (`project=a, run=7`), an agent's session, and from what
+OpenAI's and Anthropic's bodies say about users and runs. Callers choose them freely, so no limit
+may count by them alone. One by session counts the sessions of each caller apart.
 """
 
 from __future__ import annotations
@@ -14,7 +14,16 @@ from typing import Final
 from werkzeug.datastructures import Headers
 
 HEADER: Final = "X-Chat-Tags"
-SESSION_HEADER: Final = "X-Claude-Code-Session-Id"
+#: Of Claude Code, Codex in its present and former spelling, Open WebUI's chats, and others.
+SESSION_HEADERS: Final = (
+    "X-Claude-Code-Session-Id",
+    "Session-Id",
+    "Session_id",
+    "X-OpenWebUI-Chat-Id",
+    "X-Session-Id",
+)
+#: In Claude Code's `metadata.user_id`: JSON, and the older form.
+_SESSION: Final = re.compile(r'(?:"session_id"\s*:\s*"|_session_)([0-9A-Za-z-]+)')
 #: Fields of a body that are tags by the same name; `metadata` has any names.
 FIELDS: Final = ("user", "safety_identifier", "prompt_cache_key")
 TAGS_MOST: Final = 8
@@ -42,6 +51,24 @@ def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) 
     return tags
 
 
+def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) -> str | None:
+    """Return the id of the agent's session that a request belongs to; None if it names none.
+
+    >>> session_of({}, {"metadata": {"user_id": "user_5f_account__session_4df4"}})
+    '4df4'
+    """
+    sent = next(filter(None, map(headers.get, SESSION_HEADERS)), None)
+    if sent is None:
+        metadata = fields.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        sent = metadata.get("session_id")
+        if not isinstance(sent, str):
+            match = _SESSION.search(str(metadata.get("user_id")))
+            sent = match and match[1]
+    text = "".join(filter(str.isprintable, sent or "")).strip()
+    return text[:VALUE_MAX_CHARACTERS] or None
+
+
 def _found(
     headers: Headers | Mapping[str, str], fields: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
@@ -49,7 +76,7 @@ def _found(
         for pair in own.split(","):
             name, _, value = pair.partition("=")
             yield name, value
-    if session := headers.get(SESSION_HEADER):
+    if session := session_of(headers, fields):
         yield "session", session
     for field in FIELDS:
         text = fields.get(field)

@@ -68,6 +68,8 @@ class LimitOptions:
     timezone: str = "UTC"
     #: The first day of a calendar week.
     week_starts: WeekDay = field(default="monday", metadata={"allowed": lambda: WEEK_DAYS})
+    #: After how long without a charge a session ends, as "30 minutes"; an hour if it is ``None``.
+    idle: str | None = None
     #: While the storage is down: ``open`` passes, ``closed`` denies, ``local`` enforces the host's
     #: share. ``None``: ``closed`` for dollars, else ``local``.
     on_failure: OnFailure | None = field(default=None, metadata={"allowed": lambda: ON_FAILURES})
@@ -95,6 +97,7 @@ class LimitKeywords(TypedDict, total=False):
     anchor: Anchor | None
     timezone: str
     week_starts: WeekDay
+    idle: str | None
     on_failure: OnFailure | None
     candidate: str | None
     reserve: bool
@@ -286,7 +289,7 @@ class Limit:
         form = self.traits.form
         if self.name or form is None or form.has_rate:
             return self.name or f"{self.amount}-per-{self.period_us // 1_000_000}s"
-        return form.text.format(amount=self.amount).replace(" ", "-")
+        return form.text.format(amount=self.outside(self.amount)).replace(" ", "-")
 
     def outside(self, units: int) -> int | Decimal:
         """Return an amount as it is shown: micro-dollars become dollars."""

@@ -111,7 +111,9 @@ class ParsedLimit:
         words["candidate"] = self._candidate(options)
         words["keep"] = self._keep(options, words["unit"])
         words["wait"] = None if options.wait is None else wait_us(options.wait)
-        return Limit(self.amount, self.period_us, multiple=self.multiple, **words)
+        idle = words.pop("idle")
+        period_us = self.period_us if idle is None else _idle_us(idle, strategy)
+        return Limit(self.amount, period_us, multiple=self.multiple, **words)
 
     def _keep(self, options: LimitOptions, unit: str) -> tuple[tuple[str, int], ...]:
         """Return what classes are kept, in units. Raises :class:`ConfigurationError`."""
@@ -202,7 +204,7 @@ def _parsed(part: str) -> ParsedLimit:
                 part.strip(),
                 strategy=name,
                 multiple=int(multiple) if multiple else None,
-                **(_rate(found) if form.has_rate else _amount(found, form)),
+                **(_rate(found, form) if "usd" in found else _amount(found, form)),
             )
     raise ValueError(part)
 
@@ -218,9 +220,9 @@ def _amount(found: dict[str, Any], form: Form) -> dict[str, Any]:
     return {"amount": amount, "period": form.period, "unit": form.unit}
 
 
-def _rate(found: dict[str, Any]) -> dict[str, Any]:
+def _rate(found: dict[str, Any], form: Form) -> dict[str, Any]:
     usd, amount = found["usd"], Fraction(found["amount"] + (found["fraction"] or ""))
-    count = int(found["count"] or 1)
+    count = int(found.get("count") or 1)
     if usd:
         if count == 0:
             raise ValueError(count)
@@ -228,7 +230,7 @@ def _rate(found: dict[str, Any]) -> dict[str, Any]:
     else:  # 1.5 a minute are 3 in 2 minutes
         # `limits` reads 5/0 minutes as 5/minute.
         whole, count = amount.numerator, (count or 1) * amount.denominator
-    period = found["period"].lower()
+    period = found.get("period", form.period).lower()
     if period in _WEEKS:
         count, period = count * 7, "day"
     elif period not in _PERIOD_OF:
@@ -248,8 +250,7 @@ def wait_us(text: object) -> int:
     >>> wait_us("20 seconds"), wait_us("2 min")
     (20000000, 120000000)
     """
-    found = _WAIT.fullmatch(text.lower()) if isinstance(text, str) else None
-    length_s = int(found[1]) * PERIODS.get(_PERIOD_OF.get(found[2], ""), 0) if found else 0
+    length_s = _length_s(text)
     if not 0 < length_s <= LONGEST_LEASE_S:
         raise ConfigurationError(
             f'found {shown(text)}; allowed: a length of time above 0, such as "20 seconds".'
@@ -264,6 +265,26 @@ def check_wait(limit: str, wait_us: int, lease_s: float) -> None:
             f"{limit}: found a wait that is longer than the lease of {lease_s:g} s. Shorten it, or "
             "raise RATELIMIT_LEASE_SECONDS."
         )
+
+
+def _idle_us(text: object, strategy: str) -> int:
+    """Return how long a session may be idle. Raises :class:`ConfigurationError`."""
+    if "idle" not in traits_of(strategy).options:
+        raise ConfigurationError(
+            f"found idle={shown(text)} beside a limit of another kind; only a session ends so. "
+            'Write "5 usd per session", or remove it.'
+        )
+    if not 0 < (length_s := _length_s(text)) * MICRO <= LONGEST_PERIOD_US:
+        raise ConfigurationError(
+            f'found idle={shown(text)}; allowed: a length of time such as "30 minutes".'
+        )
+    return length_s * MICRO
+
+
+def _length_s(text: object) -> int:
+    """Return a length of time such as "20 seconds" in seconds; 0 for another text."""
+    found = _WAIT.fullmatch(text.lower()) if isinstance(text, str) else None
+    return int(found[1]) * PERIODS.get(_PERIOD_OF.get(found[2], ""), 0) if found else 0
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:
@@ -296,7 +317,7 @@ def states_guard(text: object, options: LimitOptions) -> bool:
 
 def _forms() -> list[tuple[str | None, Form]]:
     own: list[tuple[str | None, Form]] = [(t.name, t.form) for t in TABLE.values() if t.form]
-    return [(None, RATE_FORM), *own]
+    return [*own, (None, RATE_FORM)]  # which would read a session as a period
 
 
 def _invalid(value: object) -> str:

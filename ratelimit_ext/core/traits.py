@@ -66,7 +66,8 @@ class Traits:
     guard: bool = False
     #: Whether callers see it in headers and answers.
     visible: bool = True
-    #: Why a request is denied, and the sentence for it. ``limit``: the caller's allowance is used.
+    #: Why a request is denied, and the sentence for it. ``limit``: the caller's allowance is used,
+    #: and the sentence says how to go on.
     denial_reason: str = "limit"
     denial_sentence: str = ""
     #: Whether a cost in another unit than requests is an estimate, reserved until it is settled.

@@ -85,7 +85,9 @@ def _number(amount: int, unit: str) -> str:
 
 
 def _per(parsed: ParsedLimit, unit: str, anchor: str | None) -> str:
-    """Return the period; calls in flight have none."""
+    """Return the period; calls in flight have none, and sessions end otherwise."""
+    if unit != "calls" and not parsed.form.has_rate:
+        return f" a {parsed.form.keyword}"
     return "" if unit == "calls" else f" {period_words(parsed.period_us, anchor)}"
 
 

@@ -80,7 +80,7 @@ def _check_contradictions(
                 place.at(word),
                 f"found {given!r} beside {parsed.text!r}, which states {own!r} itself. Remove it.",
             )
-    if options.unit == "usd" and parsed.unit is None and parsed.form.has_rate:
+    if options.unit == "usd" and parsed.unit is None and parsed.form.has_amount:
         meant = _AMOUNT.sub(lambda amount: f"{amount[0]} usd", parsed.text, count=1)
         mistakes.add(
             place.at("unit"),
@@ -95,7 +95,7 @@ def _check_combination(
     default_strategy: str | None,
     mistakes: Mistakes,
 ) -> None:
-    """Note what the core refuses: first without ``burst`` and ``anchor``, then with each."""
+    """Note what the core refuses: without ``burst``, ``idle`` and ``anchor``, then with each."""
     options = limit.options
     fitting = DEFAULT_STRATEGY if options.burst is None else strategies_with("burst")[0]
     strategy = options.strategy or default_strategy or fitting
@@ -110,6 +110,8 @@ def _check_combination(
         counted = parsed.limit(replace(plain, burst=options.burst), strategy)
         with mistakes.at(place.at("cost")):
             _check_cost(limit, parsed, counted)
+    with mistakes.at(place.at("idle")):
+        parsed.limit(replace(plain, idle=options.idle), strategy)
     with mistakes.at(place.at("anchor")):
         parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
         _check_anchor(options.anchor, parsed)

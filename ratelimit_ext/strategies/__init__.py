@@ -20,6 +20,7 @@ from ratelimit_ext.strategies.guards.block import Block
 from ratelimit_ext.strategies.guards.quota import Quota
 from ratelimit_ext.strategies.guards.surge import Surge
 from ratelimit_ext.strategies.reservations import Reservations
+from ratelimit_ext.strategies.session import Session
 from ratelimit_ext.strategies.sliding_window import SlidingWindow
 from ratelimit_ext.strategies.sliding_window_counter import SlidingWindowCounter
 from ratelimit_ext.strategies.strategy import Strategy
@@ -67,6 +68,7 @@ register(SlidingWindow())
 register(SlidingWindowCounter())
 register(FixedWindow())
 register(Concurrency())
+register(Session())
 register(Surge())
 register(Block())
 register(Quota())

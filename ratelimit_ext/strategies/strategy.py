@@ -152,10 +152,10 @@ class Strategy(Traits, ABC):
         """
         left = max(0, verdict.reset_after_us - elapsed_us)
         remaining = verdict.remaining if left else verdict.charge.limit.capacity
-        more = verdict.left[2] - elapsed_us
-        return verdict._replace(
-            remaining=remaining, reset_after_us=left, more_after_us=more if more > 0 else left
-        )
+        more = verdict.more_after_us
+        if more is not None:
+            more = more - elapsed_us if more > elapsed_us else left
+        return verdict._replace(remaining=remaining, reset_after_us=left, more_after_us=more)
 
     def apply(self, change: Change, state: Any, now_us: int, parameters: Any) -> Any:
         """Return the state after the change; ``None``: it changes nothing."""

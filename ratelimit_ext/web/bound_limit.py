@@ -285,14 +285,16 @@ def policy_item(limit: Limit) -> str:
     """Return the limit's item of the ``RateLimit-Policy`` header.
 
     A token bucket is announced as its burst over the time in which it refills: the same rate, and
-    a quota that ``r`` can reach. Calls in flight have no window.
+    a quota that ``r`` can reach. Calls in flight and sessions have no window.
     """
     quota = limit.capacity
     item = f'"{header_name(limit)}";q={quota}'
     if limit.unit == "calls":
         return f'{item};qu="concurrent-requests"'
-    refill_us = -(-quota * limit.period_us // limit.amount) if quota else limit.period_us
     unit = {"requests": "", "usd": ';qu="micro-usd"'}.get(limit.unit, f';qu="{limit.unit}"')
+    if limit.traits.form is not None and not limit.traits.form.has_rate:
+        return f"{item}{unit}"
+    refill_us = -(-quota * limit.period_us // limit.amount) if quota else limit.period_us
     return f"{item};w={-(-refill_us // 1_000_000)}{unit}"
 
 

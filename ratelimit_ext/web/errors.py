@@ -158,8 +158,10 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             return str(self.description)
         plan = self.plan_sentence if self.has_own_message else ""
         wait = "" if self.wait_ms is None else try_again(self.wait_ms)
-        kept = _kept(self.bound_limit.limit)
-        return " ".join(filter(None, [self._subject(self.bound_limit), plan, kept, wait]))
+        limit = self.bound_limit.limit
+        hint = limit.traits.denial_sentence if self.cause == "limit" else ""
+        parts = (self._subject(self.bound_limit), plan, _kept(limit), hint, wait)
+        return " ".join(filter(None, parts))
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
         """Return the response of an ``on_breach`` callback, else the default body."""

@@ -17,6 +17,7 @@ import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import text
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import public_id_of
 from chatapp.catalogue.usage import Usage
 from chatapp.ledger import table
@@ -169,6 +170,18 @@ class Scene:
             answer = self.client(key).post("/chat", json={"message": "hi"}, headers=headers)
             assert answer.status_code == 200
 
+    def a_session_calls(self) -> None:
+        """Under the packaged policy, with the limits that the page adds."""
+        added, *_ = blocks(self.page, "toml")
+        file = self.redis.directory / "policy.toml"
+        file.write_text(POLICY_FILE.read_text() + added.text)
+        self.app = self._make_app(
+            RATELIMIT_STORAGE_URI=self.redis.uri, RATELIMIT_POLICY_FILE=str(file)
+        )
+        headers = {"X-Claude-Code-Session-Id": "4df4f2a4-5d3c-4f0a-8d23-7a1f1e2d3c4b"}
+        client = self.client(self.alice)
+        assert client.post("/chat", json={"message": "hi"}, headers=headers).status_code == 200
+
     def a_newer_schema(self) -> None:
         """This version is the old one now, and does not start."""
         database = services_of(self.app).database
@@ -214,6 +227,7 @@ BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
         "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
     },
     "operate/deployment": {},
+    "gateway/sessions": {"flask --app wsgi ratelimit inspect": Scene.a_session_calls},
     "gateway/open-webui": {"flask --app wsgi chat users list": Scene.a_ui_forwards_its_users},
 }
 
@@ -254,7 +268,13 @@ def test_an_upgrade_and_the_way_back(provider: UpstreamServer, scene: Scene) -> 
 
 @pytest.mark.parametrize(
     "page",
-    ["gateway/from-litellm", "gateway/providers", "gateway/open-webui", "operate/deployment"],
+    [
+        "gateway/from-litellm",
+        "gateway/providers",
+        "gateway/open-webui",
+        "gateway/sessions",
+        "operate/deployment",
+    ],
 )
 def test_files_are_checked_and_limits_set(
     page: str, provider: UpstreamServer, scene: Scene

@@ -33,6 +33,7 @@ from tests.strategies.world import DAY, MINUTE, RATES, SECOND, START
 MODELS = {
     "token-bucket": models.TokenBucket,
     "fixed-window": models.FixedWindow,
+    "session": models.Session,
     "sliding-window": models.SlidingWindow,
     "sliding-window-counter": models.SlidingWindowCounter,
     "surge": models.Surge,
@@ -353,7 +354,7 @@ class History(RuleBasedStateMachine):
         number = self.numbers
         decision = self.answer(charges, keys, take=take, hold=hold)
         for verdict, left in zip(decision.verdicts, decision.left(), strict=True):
-            assert not verdict.enforced or left == (verdict.remaining, verdict.reset_after_us)
+            assert not verdict.enforced or left == verdict.left
         booked = self.judge(decision, hold, number, take=take)
         if take:
             self.taken += [

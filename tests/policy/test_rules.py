@@ -103,6 +103,18 @@ MISTAKES = [
         "5: default[0].week_starts",
         ["found 'sunday' without a calendar week"],
     ),
+    Case(
+        "an idle time of no session",
+        '[[default]]\nlimit = "5/day"\nidle = "1 hour"',
+        "4: default[0].idle",
+        ["only a session ends so", '"5 usd per session"'],
+    ),
+    Case(
+        "an idle time that is no time",
+        '[[default]]\nlimit = "5 per session"\nidle = "often"',
+        "4: default[0].idle",
+        ["found idle='often'", '"30 minutes"'],
+    ),
 ]
 
 

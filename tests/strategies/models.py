@@ -136,6 +136,14 @@ class FixedWindow(Rule):
         return self.open(now) is not None
 
 
+class Session(FixedWindow):
+    """The same, of which each charge but a carried one moves the end."""
+
+    def take(self, limit: Limit, now: int, call: int, units: int) -> None:
+        super().take(limit, now, call, units)
+        self.windows[-1][0] = now + limit.period_us
+
+
 class SlidingWindow(Rule):
     """Every call with its instant."""
 

@@ -13,7 +13,7 @@ from ratelimit_ext.strategies.guards.block import new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
 
 #: The strategies that limit a rate; what holds for each of them is shown for all.
-RATES = ("fixed-window", "sliding-window", "sliding-window-counter", "token-bucket")
+RATES = ("fixed-window", "session", "sliding-window", "sliding-window-counter", "token-bucket")
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND

@@ -159,6 +159,18 @@ def clear_amount() -> tuple[str, str]:
     )
 
 
+@change("/session")
+def raise_session() -> tuple[str, str]:
+    """Give a session another amount, which it has for a week if no end is written."""
+    session, limit, amount = _field("session"), _field("limit"), _field("amount")
+    end = instant_s(request.form.get("until", "").strip() or "7d")
+    callers.shared_operators().override(
+        limit, session, amount, until=end, reason=_reason(), by=g.admin.by, as_written=True
+    )
+    done = f"{session} has {limit}={amount} until {amounts.time_text(end)}"
+    return url_for("admin.limits"), f"{done}; all workers apply it within 5 s."
+
+
 @change("/block")
 def block() -> tuple[str, str]:
     kind, name = _target()

@@ -77,8 +77,15 @@ def limits() -> ResponseReturnValue:
         silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
         quotas=quotas,
         outcomes=outcomes,
+        sessions=_sessions(),
         problem="".join(problems),
     )
+
+
+def _sessions() -> dict[str, str]:
+    """Return the limits that count sessions, with their amounts as they are written."""
+    policy = current_services().policy
+    return {n: each.text for n, each in policy.adjustable(key="session").items()} if policy else {}
 
 
 def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
