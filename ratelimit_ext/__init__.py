@@ -12,7 +12,7 @@ from click import Group
 from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.charge import Guess
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Share, Verdict
 from ratelimit_ext.core.errors import (
     ConfigurationError,
     OperatorError,
@@ -95,6 +95,7 @@ __all__ = [
     "RouteLimit",
     "Setting",
     "SettlementEvent",
+    "Share",
     "StorageEvent",
     "StorageUnavailable",
     "StrategyName",

@@ -16,7 +16,14 @@ from chatapp.cli import amounts, arguments, output, user_file
 from chatapp.operators import callers
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
-from chatapp.operators.amounts import OwnersAmounts, checked, listed
+from chatapp.operators.amounts import (
+    OwnersAmounts,
+    ahead_text,
+    checked,
+    listed,
+    share_text,
+    shares,
+)
 from chatapp.operators.callers import name_of
 from chatapp.operators.keys import people_of, state_of
 from chatapp.services import current_services
@@ -525,16 +532,19 @@ def list_teams(*, as_json: bool) -> None:
     accounts = current_services().accounts
     found, everyone = accounts.teams(), accounts.users()
     amounts = OwnersAmounts()
+    rows, is_fair = [], False
+    for team in found:
+        users = [user.name for user in everyone if user.team_name == team.name]
+        states = shares(team.name, users)
+        is_fair = is_fair or bool(states)
+        of_users: object = {f"{name_of(e.identity)} {e.row.name}": share_text(e) for e in states}
+        of_users = [each.as_json() for each in states] if as_json else of_users
+        limits = amounts.of("team", team.name, team.limits)
+        rows.append((team.name, limits, users, of_users, ahead_text(states)))
+    heads = ("TEAM", "LIMITS", "USERS", "SHARES", "AHEAD")[: 5 if is_fair else 3]
     output.echo_rows(
-        [
-            (
-                team.name,
-                amounts.of("team", team.name, team.limits),
-                [user.name for user in everyone if user.team_name == team.name],
-            )
-            for team in found
-        ],
-        ("TEAM", "LIMITS", "USERS"),
+        [row[: len(heads)] for row in rows],
+        heads,
         as_json=as_json,
         empty="There are no teams yet; `chat teams create NAME` creates one.",
     )

@@ -399,8 +399,9 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
     services = current_services()
     with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
-    limits = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
-    limits = [limit for limit in limits if MODELS not in limit.keywords]  # of some calls alone
+    own = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
+    # A budget of some calls alone, and a share of a team's, hold something else.
+    limits = [each for each in own if MODELS not in each.keywords and each.share is None]
     user = identity if team is None else None
     found = []
     for limit in limits:

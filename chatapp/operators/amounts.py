@@ -24,6 +24,7 @@ from ratelimit_ext import (
     PolicyLimit,
     StorageUnavailable,
 )
+from ratelimit_ext.operators import State, span_text
 
 #: The identity that the limits of an owner count, by the policy's name.
 COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team": "team"}
@@ -103,6 +104,34 @@ def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -
     if not cleared:
         raise OperatorError("no_amount", f"{name} has no amount of {limit!r}.")
     return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
+
+
+def shares(team: str, users: Iterable[str]) -> list[State]:
+    """Return what users have of the budgets that their team shares fairly, as far as that can be
+    read; empty without such budgets."""
+    if any(limit.options.fair for limit in known_limits("team", plan=None).values()):
+        with contextlib.suppress(OperatorError, StorageUnavailable):
+            members = map(user_identity, users)
+            return callers.shared_operators().shares(team_identity(team), *members)
+    return []
+
+
+def share_text(state: State) -> str:
+    """Return what a member has used of their part of a budget."""
+    limit = state.row.limit
+    text = f"{limit.outside(state.used):g} of {limit.outside(state.most):g} {limit.unit}"
+    return text if state.verdict.allowed else f"{text}, free {state.free_text}"
+
+
+def ahead_text(states: Iterable[State]) -> str:
+    """Return by how much a team is ahead of its pace, and for how long; empty if it is not."""
+    budgets = {each.row.name: each for each in states}.items()
+    return "; ".join(
+        f"{name.removesuffix('-share')} is {each.row.limit.outside(share.ahead):g} "
+        f"{each.row.limit.unit} ahead of its pace, for {span_text(share.until_us)}"
+        for name, each in budgets
+        if (share := each.verdict.share) is not None and share.ahead > 0
+    )
 
 
 def identity_of(owner: Owner, name: str) -> str:

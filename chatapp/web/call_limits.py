@@ -11,7 +11,7 @@ from typing import Any, Final
 from chatapp.calls.upstream_quota import quota_level
 from chatapp.upstreams import Quota
 from chatapp.web.current_request import current_request
-from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Verdict, calendar_window
+from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Share, Verdict, calendar_window
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
@@ -122,6 +122,8 @@ class RemainingLimit:
     ``amount`` and ``remaining`` are in its unit (dollars as micro-dollars), ``reset_at`` is in
     seconds since 1970, ``identity`` is the subject that it counts.
 
+    ``share`` is what a member of a team has of a budget that it shares fairly.
+
     ``anchor`` is the unit of the calendar that a window follows, and ``period_s`` the length of the
     current one: a month has 28 to 31 days. ``keywords`` are chatapp's own of the limit.
     """
@@ -136,6 +138,7 @@ class RemainingLimit:
     identity: str
     anchor: str | None = None
     keywords: Mapping[str, Any] = field(default_factory=dict)
+    share: Share | None = None
 
     def as_json(self) -> dict[str, object]:
         """For a client: amounts in dollars, times in seconds from now."""
@@ -153,6 +156,14 @@ class RemainingLimit:
             entry["anchor"] = self.anchor
         if self.burst is not None:
             entry["burst"] = self.burst
+        if self.share is not None:
+            used, of, members, ahead, until_us = self.share
+            shown = {"used": used, "of": of, "ahead": ahead}
+            entry["share"] = {
+                **({word: units / MICRO for word, units in shown.items()} if money else shown),
+                "members": members,
+                "ahead_for": until_us / MICRO,
+            }
         return {**entry, **self.keywords}
 
 
@@ -176,6 +187,7 @@ def _left(shown: RequestLimit) -> RemainingLimit:
         identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
         anchor=limit.anchor,
         keywords=shown.keywords,
+        share=shown.verdict.share,
     )
 
 

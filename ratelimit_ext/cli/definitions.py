@@ -97,6 +97,7 @@ def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
         "mode": None if limit.mode == "enforce" else limit.mode,
         "keep": limit.keep_text or None,
         "wait": limit.wait and span_text(limit.wait),
+        "fair": limit.fair_text or None,
         "candidate": limit.candidate and str(limit.outside(limit.candidate)),
         "optional": "yes" if row.is_optional else None,
         **{word: row.keywords.get(word) for word in words},

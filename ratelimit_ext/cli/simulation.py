@@ -119,6 +119,7 @@ class SimulatedPolicy:
             optional=bound.optional,
             covers=None if bound.condition is None else bound.condition.covers,
             priority=kinds_of(limit.priority, self._identities)[0] if limit.keep else "",
+            member=kinds_of(bound.member, self._identities)[0] if bound.member else "",
         )
 
 

@@ -45,6 +45,7 @@ def _inspected(state: State) -> tuple[str, ...]:
         limit.keep_text,
         f"{state.in_line} in line" if state.in_line else "",
         *[f"{word} {listed(value)}" for word, value in state.row.keywords.items()],
+        limit.fair_text,
         "" if state.override is None else _described(state.override),
     ]
     return (

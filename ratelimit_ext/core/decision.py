@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import copy
 from typing import Final, Literal, NamedTuple, TypeAlias
+from zlib import crc32
 
 from ratelimit_ext.core.charge import Charge
 
@@ -21,6 +22,18 @@ LONGEST_BLOCK_MS: Final = 366 * 86_400 * 1000
 ENDLESS_MS: Final = 2**63
 
 
+class Share(NamedTuple):
+    """What a member of a group has of its budget, in units: what they have used in this window, and
+    the equal part of each of ``members``. ``ahead`` is by how much the group has spent more than
+    its pace allows (negative: less), and ``until_us`` how long until that is no more."""
+
+    used: int
+    part: int
+    members: int
+    ahead: int
+    until_us: int
+
+
 class Verdict(NamedTuple):
     """The answer to one charge. A frozen dataclass would take three times as long to make.
 
@@ -30,7 +43,8 @@ class Verdict(NamedTuple):
     without other calls. ``receipt`` tells the strategy which window
     was charged, so that a correction reaches the same; ``None``: nothing was charged that could be
     corrected. ``reason`` says why it denies, if it does: ``limit``, or the reason of a guard.
-    ``more_after_us`` is how long until there is one unit more; ``None``: with the reset.
+    ``more_after_us`` is how long until there is one unit more; ``None``: with the reset. ``share``
+    is what a member of a group has of its budget, if it is about that.
     """
 
     charge: Charge
@@ -41,6 +55,7 @@ class Verdict(NamedTuple):
     receipt: int | None
     reason: str = "limit"
     more_after_us: int | None = None
+    share: Share | None = None
 
     @property
     def retry_after_ms(self) -> int | None:
@@ -65,6 +80,8 @@ class Decision:
     __slots__ = ("_verdicts", "admitted", "now_us")
 
     degraded: Degradation = ""
+    #: Whether a worker has repeated it from memory.
+    cached: bool = False
 
     def __init__(
         self, *, admitted: bool, now_us: int, verdicts: tuple[Verdict, ...] | None = None
@@ -128,6 +145,33 @@ class Decision:
         waits = [denial.retry_after_ms for denial in self.denials]
         known = [wait for wait in waits if wait is not None]
         return None if len(known) < len(waits) else max(known, default=0)
+
+
+#: The most that is added to a wait.
+MOST_SPREAD_US: Final = 5_000_000
+
+
+def spread(verdict: Verdict, caller: str) -> Verdict:
+    """Return a denial with a little more of a wait, by the caller and the window: the same each
+    time, and another for each caller, so that not all of them come back at once."""
+    wait, percent = verdict.retry_after_us, verdict.charge.limit.spread
+    if not wait or not percent or verdict.allowed:
+        return verdict
+    chance = crc32(f"{verdict.receipt}:{caller}".encode("utf-8", "surrogatepass"))
+    later = min(wait * percent // 100, MOST_SPREAD_US) * chance >> 32
+    wait += later
+    return verdict._replace(retry_after_us=wait, reset_after_us=max(wait, verdict.reset_after_us))
+
+
+class SpreadDecision(Decision):
+    """A denied decision with the waits of one caller."""
+
+    __slots__ = ("cached", "degraded")
+
+    def __init__(self, decision: Decision, caller: str) -> None:
+        verdicts = tuple([spread(verdict, caller) for verdict in decision.verdicts])
+        super().__init__(admitted=False, now_us=decision.now_us, verdicts=verdicts)
+        self.cached, self.degraded = decision.cached, decision.degraded
 
 
 def is_endless(denial: Verdict) -> bool:

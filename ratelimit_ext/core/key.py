@@ -99,6 +99,15 @@ def separated(text: str) -> list[str]:
     return [part.replace("%2C", ",").replace("%25", "%") for part in text.split(",")]
 
 
+def member_key(prefix: str, member_tag: str, group_key: str) -> str:
+    """Return the bucket of a group's member, in the slot of the group's.
+
+    >>> member_key("LIMITS:2:fw:60:chat:share:", "{ada}", "LIMITS:2:fw:60:chat:team:{acme}")
+    'LIMITS:2:fw:60:chat:share:ada{acme}'
+    """
+    return f"{prefix}{member_tag[1:-1]}{group_key[group_key.rfind('{') :]}"
+
+
 class BucketName(NamedTuple):
     """The name of a bucket in its parts. A long identity is known only by its hash, ``~…``."""
 

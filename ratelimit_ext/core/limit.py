@@ -84,6 +84,15 @@ class LimitOptions:
     priority: Callable[[], Any] | str | None = None
     #: How long a request may wait for its turn instead of being refused, as "20 seconds".
     wait: str | None = None
+    #: The function, or in a policy the name of an identity, that returns which member of a group
+    #: has sent the request: the group's budget is shared equally among its members.
+    fair: Callable[[], Any] | str | None = None
+    #: How much faster than time the group may spend before only members below their share may.
+    pace: float | None = None
+    #: The hours of a day in which the pace counts, as "8-18".
+    hours: str | None = None
+    #: How much is added to waits, so that not all callers come back at once: up to 10 %.
+    spread: str | bool | None = None
 
 
 class LimitKeywords(TypedDict, total=False):
@@ -104,6 +113,10 @@ class LimitKeywords(TypedDict, total=False):
     keep: Mapping[str, Any] | tuple[tuple[str, Any], ...]
     priority: Callable[[], Any] | str | None
     wait: str | None
+    fair: Callable[[], Any] | str | None
+    pace: float | None
+    hours: str | None
+    spread: str | bool | None
 
 
 #: The names of the keywords.
@@ -141,6 +154,15 @@ class Limit:
     keep: tuple[tuple[str, int], ...] = field(default=(), repr=False)
     #: The function that returns the class of a request.
     priority: Any = field(default=None, repr=False, compare=False)
+    #: Whether the members of a group share it.
+    fair: bool = field(default=False, repr=False)
+    #: Of the line to which the group may spend: how steep it is, in thousandths, and its hours.
+    pace: int = field(default=1000, repr=False)
+    hours: str | None = field(default=None, repr=False)
+    #: Whether it counts a member of such a group beside it: see :meth:`share`.
+    is_share: bool = field(default=False, repr=False)
+    #: How much is added to a wait at most, in percent.
+    spread: int = field(default=0, repr=False, compare=False)
     #: Whether many callers have its identities in common.
     common: bool = field(default=False, repr=False, compare=False)
     #: How long a request may wait for its turn, in microseconds.
@@ -194,7 +216,7 @@ class Limit:
         derive = object.__setattr__
         derive(self, "traits", traits)
         derive(self, "held", self.unit != "requests" and traits.reserves)
-        derive(self, "algorithm", traits.holding if self.held else traits)
+        derive(self, "algorithm", self._algorithm(traits))
         derive(self, "is_shadow", self.mode != "enforce" and traits.can_shadow)
         derive(self, "visible", traits.visible)
         capacity = (self.burst or self.amount) if self.amount else 0
@@ -218,6 +240,7 @@ class Limit:
         if (amount := self.candidate) is None:
             return None
         own: dict[str, Any] = {"mode": CANDIDATE, "name": self.label, "keep": self.kept_of(amount)}
+        own["fair"] = False  # the amount alone is tried
         return replace(self, amount=amount, candidate=None, **own)
 
     def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
@@ -252,6 +275,16 @@ class Limit:
         4.0
         """
         return _in_line(self, self.common)
+
+    def share(self) -> Limit:
+        """Return the limit that counts one member of the group, beside this one."""
+        return _share(self, self.common, self.reserve, self.spread)
+
+    @property
+    def fair_text(self) -> str:
+        """How members of a group share it, for a person; empty if they do not."""
+        hours = "" if self.hours is None else f" in hours {self.hours}"
+        return f"fair, pace {self.pace / 1000:g}{hours}" if self.fair else ""
 
     @property
     def keep_text(self) -> str:
@@ -291,6 +324,11 @@ class Limit:
             return self.name or f"{self.amount}-per-{self.period_us // 1_000_000}s"
         return form.text.format(amount=self.outside(self.amount)).replace(" ", "-")
 
+    @property
+    def is_budget(self) -> bool:
+        """Whether it counts dollars, so that retrying soon does not help; a share grows."""
+        return self.unit == "usd" and self.visible and not self.is_share
+
     def outside(self, units: int) -> int | Decimal:
         """Return an amount as it is shown: micro-dollars become dollars."""
         return Decimal(units) / MICRO if self.unit == "usd" else units
@@ -327,6 +365,18 @@ class Limit:
             f"{self.strategy!r}; only {_listed(strategies_with(word))} has {article} {word}. "
             "Remove it or change the strategy."
         )
+
+    def _algorithm(self, traits: Traits) -> Traits:
+        if not (self.fair or self.is_share):
+            return traits.holding if self.held else traits
+        if traits.fair is None:
+            able = [name for name, each in TABLE.items() if each.fair]
+            raise ConfigurationError(
+                f"{self}: fair needs windows that begin and end, as those of {_listed(tuple(able))}"
+                f"; found the strategy {self.strategy!r}. Change the strategy, or remove fair."
+            )
+        own = traits.fair[self.is_share]
+        return own.holding if self.held else own
 
     def _check_keep(self) -> None:
         if not self.keep or not self.amount:
@@ -388,6 +438,12 @@ def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -
 @lru_cache(maxsize=4096)
 def _in_line(limit: Limit, *_differs: bool) -> Limit:
     return replace(limit, is_ahead=True)
+
+
+@lru_cache(maxsize=4096)
+def _share(limit: Limit, *_differs: object) -> Limit:
+    own: dict[str, Any] = {"fair": False, "is_share": True, "keep": (), "priority": None}
+    return replace(limit, name=f"{limit.label}-share", candidate=None, **own)
 
 
 def _listed(words: tuple[str, ...]) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
@@ -52,6 +53,11 @@ RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword=""
 
 _WAIT: Final = re.compile(r"\s*([0-9]{1,9})\s*([a-z]+)\s*")
 _WORD: Final = re.compile(r"[a-z]+")
+_HOURS: Final = re.compile(r"(\d{1,2})-(\d{1,2})")
+_PERCENT: Final = re.compile(r"(\d{1,3})%")
+#: How steep the line of a fair budget may be, and how much may be added to a wait.
+MOST_PACE: Final = 100
+MOST_SPREAD: Final = 10
 #: Every word for a period, without "m": it may be a minute or a month.
 _PERIOD_OF: Final = {
     **{word: period for period in PERIODS for word in (period, f"{period}s")},
@@ -111,6 +117,7 @@ class ParsedLimit:
         words["candidate"] = self._candidate(options)
         words["keep"] = self._keep(options, words["unit"])
         words["wait"] = None if options.wait is None else wait_us(options.wait)
+        words |= _fairness(options)
         idle = words.pop("idle")
         period_us = self.period_us if idle is None else _idle_us(idle, strategy)
         return Limit(self.amount, period_us, multiple=self.multiple, **words)
@@ -172,6 +179,45 @@ class ParsedLimit:
         amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
         rate = f"{amount} per {self.count} {self.period}"
         return self.form.text.format(rate=rate, amount=amount, multiple=self.multiple)
+
+
+def _fairness(options: LimitOptions) -> dict[str, Any]:
+    """Return the words of a limit by ``fair``, ``pace``, ``hours`` and ``spread``. Raises
+    :class:`ConfigurationError`."""
+    pace, hours, spread = options.pace, options.hours, options.spread
+    for word, value in (("pace", pace), ("hours", hours)):
+        if value is not None and options.fair is None:
+            raise ConfigurationError(
+                f"found {word} = {shown(value)} without fair; only a budget that is shared fairly "
+                f"has {word}. Add fair, or remove it."
+            )
+    is_number = isinstance(pace, int | float | Decimal) and not isinstance(pace, bool)
+    if pace is not None and not (is_number and 1 <= pace <= MOST_PACE):
+        raise ConfigurationError(
+            f"found {shown(pace)}; allowed: a number from 1 to {MOST_PACE}. Below 1, a part of the "
+            "budget would stay unused."
+        )
+    span = _HOURS.fullmatch(str(hours))
+    if hours is not None and not (span and int(span[1]) < int(span[2]) <= 24):
+        raise ConfigurationError(
+            f'found {shown(hours)}; allowed: two whole hours of a day, as in "8-18".'
+        )
+    if hours is not None and options.anchor is None:
+        raise ConfigurationError(
+            f"found hours = {shown(hours)} without an anchor; only a window of the calendar has "
+            'hours. Add anchor = "day" or "month", or remove it.'
+        )
+    percent = _PERCENT.fullmatch("10%" if spread is True else str(spread))
+    if spread not in (None, False) and not (percent and 1 <= int(percent[1]) <= MOST_SPREAD):
+        raise ConfigurationError(
+            f"found {shown(spread)}; allowed: true, or whole percents up to {MOST_SPREAD}, as in "
+            f'"{MOST_SPREAD}%".'
+        )
+    return {
+        "fair": options.fair is not None,
+        "pace": 1000 if pace is None else int(Fraction(str(pace)) * 1000),
+        "spread": int(percent[1]) if percent else 0,
+    }
 
 
 def parse(text: object) -> tuple[ParsedLimit, ...]:

@@ -86,6 +86,8 @@ class Traits:
     changes: tuple[str, ...] = ("adjust",)
     #: The same strategy with reservations, once it is registered.
     holding: Traits
+    #: What decides a budget that the members of a group share fairly, and each member's part.
+    fair: tuple[Traits, Traits] | None = None
 
 
 #: The strategies by name.

@@ -76,6 +76,8 @@ class CachedDecision(Decision):
 
     __slots__ = ("ages_us", "denial", "elapsed_us", "known")
 
+    cached = True
+
     def __init__(
         self, denial: CachedDenial, elapsed_us: int, known: list[Verdict], ages_us: list[int]
     ) -> None:

@@ -211,7 +211,7 @@ class OutageEngine:
         verdicts that workers had. Slots of calls in flight begin free: calls that the storage has
         admitted are released there, which is not seen here."""
         limit, key = charge.limit, charge.key
-        if limit.traits.guard or limit.traits.ends_with_calls:
+        if limit.traits.guard or limit.traits.ends_with_calls or limit.is_share:
             return
         rest = self.last.take(limit, key)
         bucket = self._store.bucket(key)

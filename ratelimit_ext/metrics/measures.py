@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Share, Verdict
 from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent, WaitEvent
 from ratelimit_ext.core.money import MICRO
 
@@ -14,6 +15,9 @@ NEAR: Final = 0.2
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 #: Until the turn of a request.
 WAITS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+#: Of how many groups, and members of each, fairness is measured.
+MOST_GROUPS: Final = 256
+MOST_MEMBERS: Final = 4096
 #: Of real costs to their estimates.
 RATIOS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0, 10.0)
 
@@ -43,6 +47,12 @@ NEAR_LIMIT: Final = Measure(
 DECISION_SECONDS: Final = Measure(
     "decision_seconds", "Time that the decision of a request took", (), "histogram", SECONDS
 )
+FAIRNESS: Final = Measure(
+    "fairness",
+    "Jain's index of what the members of a group have used of their budget: 1 if all have the same",
+    ("limit", "identity"),
+    "gauge",
+)
 QUOTA_REMAINING: Final = Measure(
     "quota_remaining", "What is left of a quota kept elsewhere", ("limit", "identity"), "gauge"
 )
@@ -70,8 +80,8 @@ OUTAGES: Final = Measure("storage_outages", "Times that the storage went down")
 OUTAGE_SECONDS: Final = Measure("storage_down_seconds", "Time that the storage was down")
 
 MEASURES: Final = (
-    *(REQUESTS, DECISIONS, NEAR_LIMIT, DECISION_SECONDS, QUOTA_REMAINING, SETTLEMENTS, UNITS_LOST),
-    *(ESTIMATE_ERROR, WAIT_SECONDS, STORAGE_UP, OUTAGES, OUTAGE_SECONDS),
+    *(REQUESTS, DECISIONS, NEAR_LIMIT, DECISION_SECONDS, FAIRNESS, QUOTA_REMAINING),
+    *(SETTLEMENTS, UNITS_LOST, ESTIMATE_ERROR, WAIT_SECONDS, STORAGE_UP, OUTAGES, OUTAGE_SECONDS),
 )
 
 
@@ -89,6 +99,24 @@ class Exporter(Protocol):
     def set(self, measure: Measure, labels: Sequence[str], value: float) -> None: ...
 
 
+class _Group:
+    """What this process knows of the members of a group in one window."""
+
+    def __init__(self) -> None:
+        self._used: dict[str, int] = {}
+        self._sum = self._squares = 0
+
+    def index_with(self, member: str, used: int) -> float:
+        """Return Jain's index, once a member has used so much. The sums are kept, so the number of
+        members does not matter. Unknown members beyond the first are left out."""
+        before = self._used.get(member, 0)
+        if before or len(self._used) < MOST_MEMBERS:
+            self._used[member] = used
+            self._sum += used - before
+            self._squares += used**2 - before**2
+        return self._sum**2 / (len(self._used) * self._squares) if self._squares else 1.0
+
+
 class Measures:
     """A listener that turns events into figures. ``identity_label`` returns the label of an
     identity; several may have the same."""
@@ -96,6 +124,8 @@ class Measures:
     def __init__(self, exporter: Exporter, identity_label: Callable[[str], str] = str) -> None:
         self._exporter = exporter
         self._identity_label = identity_label
+        #: By the bucket of a group, which is one for each window.
+        self._groups: OrderedDict[tuple[str, int | None], _Group] = OrderedDict()
         exporter.set(STORAGE_UP, (), 1)
 
     def __call__(self, event: Event) -> None:
@@ -114,6 +144,7 @@ class Measures:
         exporter = self._exporter
         exporter.add(REQUESTS, (event.reason or "admitted",))
         exporter.observe(DECISION_SECONDS, (), event.seconds)
+        before: Verdict | None = None
         for verdict in event.decision.verdicts:
             limit = verdict.charge.limit
             outcome = "degraded" if event.degraded else _outcome(verdict)
@@ -121,8 +152,26 @@ class Measures:
             if limit.traits.external:
                 identity = self._identity_label(event.identities.get(verdict.charge.key, ""))
                 exporter.set(QUOTA_REMAINING, (limit.label, identity), verdict.remaining)
+            elif verdict.share is not None and event.admitted:
+                self._share(event, before, verdict, verdict.share)
             elif verdict.allowed and limit.visible and verdict.remaining < NEAR * limit.capacity:
                 exporter.add(NEAR_LIMIT, (limit.label,))
+            before = verdict
+
+    def _share(
+        self, event: DecisionEvent, group: Verdict | None, verdict: Verdict, share: Share
+    ) -> None:
+        """Note what a member has used of a group's budget, whose verdict comes just before."""
+        assert group is not None
+        charge, key = group.charge, (group.charge.key, group.receipt)
+        known = self._groups.get(key)
+        if known is None:
+            if len(self._groups) >= MOST_GROUPS:
+                self._groups.popitem(last=False)
+            known = self._groups[key] = _Group()
+        identity = self._identity_label(event.identities.get(charge.key, ""))
+        index = known.index_with(verdict.charge.key, share.used)
+        self._exporter.set(FAIRNESS, (charge.limit.label, identity), index)
 
     def _settlement(self, event: SettlementEvent) -> None:
         exporter = self._exporter

@@ -129,6 +129,10 @@ def explained(record: DenialRecord) -> Explanation:
         cause, free = "it allows nothing", ""
     elif record.capacity and record.reason == "limit":
         cause = f"{_units(record, record.capacity - record.remaining)} used"
+        if record.share:
+            used, part, members = record.share
+            of = f"the share of each of {members} members, {_units(record, part)}"
+            cause = f"{_units(record, used)} used of {of}"
         left = f"{_units(record, record.remaining)} left"
         if record.kept_for:
             left += f" (a part is kept for {', '.join(record.kept_for)})"

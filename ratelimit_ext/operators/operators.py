@@ -190,6 +190,11 @@ class Operators:
         readers = self._readers()
         return [each for reader in readers for each in reader.of_identities(*identities, kind=kind)]
 
+    def shares(self, group: str, *members: str) -> list[State]:
+        """Return what members have of the budgets that a group shares fairly (``fair``). A member
+        is what the function returns that says who of the group has sent a request."""
+        return [each for reader in self._readers() for each in reader.shares(group, *members)]
+
     def used(
         self, limit: str | None = None, *, least: float = 0.0, scan: int = MOST_NAMES
     ) -> tuple[list[State], bool]:

@@ -13,7 +13,7 @@ from limits.storage import RedisStorage, Storage
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
-from ratelimit_ext.core.key import FORMAT, parsed_key
+from ratelimit_ext.core.key import FORMAT, bucket_key, member_key, parsed_key
 from ratelimit_ext.core.traits import strategies_taking, traits_of
 from ratelimit_ext.engine.redis import held_calls, stored_names
 from ratelimit_ext.operators.texts import span_text, with_times
@@ -60,12 +60,20 @@ class State:
 
     @property
     def used(self) -> int:
+        if self.verdict.share is not None:
+            return self.verdict.share.used
         return max(0, self.row.limit.capacity - self.verdict.remaining)
+
+    @property
+    def most(self) -> int:
+        """The limit's capacity, or a member's part of it."""
+        share = self.verdict.share
+        return self.row.limit.capacity if share is None else share.part
 
     @property
     def share(self) -> float:
         """Which part of the limit is used."""
-        return self.used / (self.row.limit.capacity or 1)
+        return self.used / (self.most or 1)
 
     @property
     def free_us(self) -> int | None:
@@ -106,12 +114,22 @@ class State:
             "used": limit.outside(self.used),
             "remaining": limit.outside(self.verdict.remaining),
             "keep": {name: limit.outside(units) for name, units in limit.keep},
+            "fair": limit.fair_text or None,
+            **self._member(),
             "share": round(self.share, 4),
             "reset_after": self.verdict.reset_after_us / 1_000_000,
             "holds": self.held,
             "in_line": self.in_line,
             "override": None if self.override is None else with_times(self.override),
         }
+
+    def _member(self) -> dict[str, Any]:
+        """Return what a member of a group has of its budget."""
+        if (share := self.verdict.share) is None:
+            return {}
+        limit, ahead = self.row.limit, share.until_us / 1_000_000
+        shown = {"part": limit.outside(share.part), "ahead": limit.outside(share.ahead)}
+        return {"members": share.members, **shown, "ahead_for": ahead}
 
 
 class Reader:
@@ -136,6 +154,29 @@ class Reader:
                 if identity and self._applies(row, identity):
                     wanted.setdefault(row.bucket(identity), (row, identity))
         return self._states(wanted)
+
+    def shares(self, group: str, *members: str) -> list[State]:
+        """Return what these members have of the budgets that the group shares fairly. Both are
+        identities, as their functions return them."""
+        states = []
+        naming, engine = self.components.inventory.naming, self.components.engines.primary
+        for state in self.of_identities(group):
+            row, identity = state.row, state.identity
+            if not row.limit.fair:
+                continue
+            own = row._replace(limit=row.limit.share())
+            prefix = naming.prefix(own.limit, row.scope)
+            own, whole = own._replace(prefix=prefix), Charge(row.limit, row.bucket(identity))
+            for start in range(0, len(members), AT_ONCE):
+                part = members[start:][:AT_ONCE]
+                keys = [member_key(prefix, bucket_key("", each), whole.key) for each in part]
+                charges = [whole, *(Charge(own.limit, key) for key in keys)]
+                decision = engine.admit(charges, take=False)
+                states += [
+                    State(own, member, verdict, decision.now_us)
+                    for member, verdict in zip(part, decision.verdicts[1:], strict=True)
+                ]
+        return states
 
     def _applies(self, row: Row, identity: str) -> bool:
         """Return whether the limit is of the identity's plan, and not for others alone."""

@@ -61,8 +61,9 @@ class PolicyLimit:
         for position, name in enumerate(keys):
             if isinstance(name, str):
                 yield name, ("key", position) if is_list else ("key",)
-        if isinstance(self.options.priority, str):
-            yield self.options.priority, ("priority",)
+        for word in ("priority", "fair"):
+            if isinstance(name := getattr(self.options, word), str):
+                yield name, (word,)
 
     def check_amount(self, text: str) -> None:
         """Raise :class:`ConfigurationError` unless the string changes only the amount, to one that

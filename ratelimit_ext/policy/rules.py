@@ -57,6 +57,18 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
             f"found {options.wait!r} beside deduct_when; what only the response charges has no "
             "place in line. Add reserve = true, or remove one of the two.",
         )
+    if options.fair is not None and options.fair == limit.key:
+        mistakes.add(
+            place.at("fair"),
+            f"found {shown(options.fair)}, by which the limit counts already: each of its budgets "
+            "has one member. Count by what members share, such as a team, or remove fair.",
+        )
+    if options.fair is not None and limit.deduct_when is not None and not options.reserve:
+        mistakes.add(
+            place.at("fair"),
+            "found beside deduct_when, which charges after a call, when no share can deny it. Add "
+            "reserve = true, or remove one of the two.",
+        )
     if options.name and len(limits) > 1:
         mistakes.add(
             place.at("name"),
@@ -123,6 +135,12 @@ def _check_combination(
         with mistakes.at(place.at("keep" if options.keep else "priority")):
             shared = replace(plain, keep=options.keep, priority=options.priority)
             parsed.limit(replace(shared, burst=options.burst), strategy)
+    fair = replace(plain, fair=options.fair, anchor=options.anchor, timezone=options.timezone)
+    for word in ("fair", "pace", "hours", "spread"):
+        if (value := getattr(options, word)) is not None and len(mistakes) == before:
+            with mistakes.at(place.at(word)):
+                fair = replace(fair, **{word: value})
+                parsed.limit(fair, strategy)
 
 
 def _check_cost(limit: PolicyLimit, parsed: ParsedLimit, counted: Limit) -> None:

@@ -221,12 +221,21 @@ def _wait(value: object) -> object:
     return value
 
 
+def _scalar(value: object) -> object:
+    """Return a value that the core checks."""
+    if not isinstance(value, str | int | float | Decimal):
+        raise Mistake(f"found {shown(value)}; allowed: a number or a text.")
+    return value
+
+
 _CHECKS: Final[Mapping[str, Any]] = {
     "strategy": _strategy,
     "timezone": _timezone,
     "keep": _keep,
     "priority": _identity,
     "wait": _wait,
+    "fair": _identity,
+    **dict.fromkeys(("pace", "hours", "spread"), _scalar),
 }
 
 

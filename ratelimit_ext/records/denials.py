@@ -72,6 +72,8 @@ class DenialRecord:
     callers: Sequence[str] = ()
     #: The classes for which the denied one leaves a part.
     kept_for: Sequence[str] = ()
+    #: Of a member of a group: what they have used, the share of each, and how many there are.
+    share: Sequence[int] = ()
 
 
 class _Run:
@@ -192,6 +194,8 @@ class Denials:
         charge = verdict.charge
         names = [parsed_key(own.key) for _, _, own in event.charges] if has_caller else []
         callers = dict.fromkeys([each.identity for each in names if each])
+        if verdict.share:  # the member is who was denied
+            callers = {_cut(event.identities[charge.key]): None, **callers}
         written = next(found.written for found, _, own in event.charges if own.key == charge.key)
         name, limit = parsed_key(charge.key), charge.limit
         return DenialRecord(
@@ -211,6 +215,7 @@ class Denials:
             request_id=_cut(self.request_id()) if self.request_id else "",
             callers=[each for each in callers if name and each != name.identity][:MOST_NAMES],
             kept_for=limit.kept_for,
+            share=verdict.share[:3] if verdict.share else (),
         )
 
 

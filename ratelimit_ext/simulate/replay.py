@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import joined
@@ -34,7 +34,8 @@ class Rule(NamedTuple):
     """A limit as it is simulated. ``key`` is the name of the identity that it counts, or the names
     of several with commas; ``bucket`` is the same for limits that share their buckets; ``cost`` is
     ``None`` if each call has its own. ``priority`` is the name of what says a call's class, for a
-    limit that keeps a part for some."""
+    limit that keeps a part for some, and ``member`` that of what says who of a group has made it,
+    for a limit that is shared fairly."""
 
     name: str
     limit: Limit
@@ -45,6 +46,7 @@ class Rule(NamedTuple):
     priority: str = ""
     #: Whether it applies to a call with these identities, by keywords of the application's.
     covers: Callable[[Mapping[str, str]], bool] | None = None
+    member: str = ""
 
     def for_call(self, call: TrafficCall) -> Rule:
         """Return the rule as the class of the call may use it."""
@@ -54,9 +56,19 @@ class Rule(NamedTuple):
     def identity(self, call: TrafficCall) -> str | None:
         """Return the identity that the limit counts; ``None`` if the traffic does not say it."""
         if (known := call.who.get(self.key)) or "," not in self.key:
-            return EVERYONE if self.key == EVERYONE else known
-        parts = [call.who.get(kind, "") for kind in self.key.split(",")]
-        return joined(parts) if all(parts) else None
+            own = EVERYONE if self.key == EVERYONE else known
+        else:
+            parts = [call.who.get(kind, "") for kind in self.key.split(",")]
+            own = joined(parts) if all(parts) else None
+        if self.limit.is_share and own is not None:
+            member = call.who.get(self.member)
+            return None if member is None else f"{own} {member}"
+        return own
+
+    def share(self) -> Rule:
+        """Return the rule that counts the members of a group."""
+        name, bucket = f"{self.name}-share", f"{self.bucket}-share"
+        return self._replace(name=name, bucket=bucket, limit=self.limit.share())
 
     def cost_of(self, call: TrafficCall) -> int:
         """Return what the call costs, in the limit's unit."""
@@ -125,6 +137,8 @@ class _Prepared(NamedTuple):
     strategy: Strategy
     parameters: Callable[[int], tuple[int, ...]]
     in_flight: bool
+    #: What counts the members of the group, if it is shared fairly.
+    shares: tuple[_Prepared, ...]
 
 
 #: A rule that a call fits, its bucket, the bucket's state now, and the cost.
@@ -173,17 +187,12 @@ class Replay:
         """Return the enforced rules that deny the call, the shadows that would, what it would be
         charged, and how long it waits for its turn."""
         denied, tried, fitting, unknown, wait_us = [], [], [], set(), 0
-        for prepared in self._applying(call):
-            rule = prepared.rule.for_call(call)
-            if rule.covers is not None and not rule.covers(call.who):
-                continue
-            if rule.limit.keep:
-                self.outcome.classless[rule.priority] += 1  # it is decided as without classes
-            if rule is not prepared.rule:
-                prepared = self._prepared_of(rule)  # noqa: PLW2901
+        for prepared in self._parts(call):
+            rule = prepared.rule
             identity = rule.identity(call)
             if identity is None:
-                unknown.add(rule.key)
+                is_member = rule.limit.is_share and rule.key not in unknown
+                unknown.add(rule.member if is_member else rule.key)
                 continue
             cost = min(rule.cost_of(call), rule.limit.capacity + 1)
             if not cost:
@@ -207,6 +216,17 @@ class Replay:
                 denied.append(rule)
         self.outcome.unknown.update(unknown)
         return denied, tried, fitting, wait_us
+
+    def _parts(self, call: TrafficCall) -> Iterator[_Prepared]:
+        """Yield the rules as the class of the call may use them, each with that of its member."""
+        for prepared in self._applying(call):
+            rule = prepared.rule.for_call(call)
+            if rule.covers is not None and not rule.covers(call.who):
+                continue
+            if rule.limit.keep:
+                self.outcome.classless[rule.priority] += 1  # it is decided as without classes
+            yield prepared if rule is prepared.rule else self._prepared_of(rule)
+            yield from prepared.shares
 
     def _applying(self, call: TrafficCall) -> list[_Prepared]:
         question = call.endpoint, call.plan, call.exempt
@@ -236,11 +256,13 @@ class Replay:
     def _prepared_of(self, rule: Rule) -> _Prepared:
         prepared = self._prepared.get(rule)
         if prepared is None:
+            limit = rule.limit
             prepared = self._prepared[rule] = _Prepared(
                 rule,
-                strategy_named(rule.limit.strategy),
-                _parameters(rule.limit),
-                rule.limit.unit == "calls",
+                _strategy(limit),
+                _parameters(limit),
+                limit.unit == "calls",
+                (self._prepared_of(rule.share()),) if limit.fair and rule.member else (),
             )
             self._lifetimes[rule.bucket] = prepared
         return prepared
@@ -257,7 +279,7 @@ class Replay:
         self._until_sweep = SWEEP_EVERY
         over = []
         for place, state in self._states.items():
-            _, strategy, parameters, in_flight = self._lifetimes[place[0]]
+            _, strategy, parameters, in_flight, _ = self._lifetimes[place[0]]
             if not in_flight and strategy.lifetime(state, now, parameters(now)) <= 0:
                 over.append(place)
         for place in over:
@@ -271,8 +293,16 @@ def _tally(tallies: dict[_Key, Tally], key: _Key) -> Tally:
     return known
 
 
+def _strategy(limit: Limit) -> Strategy:
+    """Return what decides it, without reservations."""
+    plain = strategy_named(limit.strategy)
+    if plain.fair is None or not (limit.fair or limit.is_share):
+        return plain
+    return cast(Strategy, plain.fair[limit.is_share])
+
+
 def _parameters(limit: Limit) -> Callable[[int], tuple[int, ...]]:
-    strategy = strategy_named(limit.strategy)
+    strategy = _strategy(limit)
     if limit.anchor is not None:
         return partial(strategy.parameters, limit)
     fixed = strategy.parameters(limit, 0)

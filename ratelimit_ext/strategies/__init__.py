@@ -15,6 +15,7 @@ from ratelimit_ext.core import traits
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
+from ratelimit_ext.strategies.fair_window import FairWindow, MemberShare
 from ratelimit_ext.strategies.fixed_window import FixedWindow
 from ratelimit_ext.strategies.guards.block import Block
 from ratelimit_ext.strategies.guards.quota import Quota
@@ -66,7 +67,10 @@ def check_changes(changes: Sequence[Change]) -> None:
 register(TokenBucket())
 register(SlidingWindow())
 register(SlidingWindowCounter())
-register(FixedWindow())
+register(_fixed := FixedWindow())
+_fixed.fair = FairWindow(), MemberShare()
+for _part in _fixed.fair:
+    _part.holding = Reservations(_part)
 register(Concurrency())
 register(Session())
 register(Surge())

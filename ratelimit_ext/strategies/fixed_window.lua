@@ -23,7 +23,7 @@ end
 
 -- The window that is open now: units used and its end, or 0 and 0.
 local function opened(raw, now)
-  if not raw or #raw ~= 14 then return 0, 0 end
+  if not raw or #raw ~= 14 and #raw ~= 25 then return 0, 0 end -- 25: see fair_window.lua
   local used, ending = struct.unpack('<I7I7', raw)
   if ending <= now then return 0, 0 end
   return used, ending
@@ -31,6 +31,7 @@ end
 
 strategies.fw = {
   arguments = 5,
+  ending_of = ending_of,
 
   receipt = function(now, x, y) return y end,
 

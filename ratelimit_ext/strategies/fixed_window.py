@@ -20,7 +20,7 @@ from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import WEEK_DAYS, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
-State: TypeAlias = tuple[int, int]  # used, end
+State: TypeAlias = tuple[int, ...]  # used, end; more of a fair window
 Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
 
 #: The ends of the last, the current and the next window, as last computed, by anchor, time zone and
@@ -58,7 +58,7 @@ class FixedWindow(Strategy):
             used, end = state[0], min(state[1], end)
         return used + cost <= parameters[0], (used, end, 0), (used, end)
 
-    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
+    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State | None:
         used, end = state
         return used + cost, end
 
@@ -88,7 +88,7 @@ class FixedWindow(Strategy):
     ) -> State | None:
         """A refund goes to the window that was charged, and to no other. An extra charge goes to
         the window that is open, and opens one if none is."""
-        used, end = state if state is not None and state[1] > now_us else (0, 0)
+        used, end = state[:2] if state is not None and state[1] > now_us else (0, 0)
         if delta <= 0 and (not end or end != receipt):
             return None
         return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])

@@ -38,7 +38,8 @@ class BoundLimit:
     ``is_candidate``: it is another amount of the limit before it, tried in shadow.
     ``is_conditional``: the response decides by its ``deduct_when`` whether it is charged;
     ``is_late``: then alone, and before the view it only has to fit. ``varies``: each request
-    decides whether it applies, or with which amount.
+    decides whether it applies, or with which amount. ``member`` returns who of a group has sent the
+    request, if the group's budget is shared fairly.
     """
 
     runtime: RuntimeLimit
@@ -63,6 +64,7 @@ class BoundLimit:
     varies: bool = False
     #: The application's own, with their values.
     keywords: tuple[tuple[str, Any], ...] = ()
+    member: Callable[[], Any] | None = None
 
     @property
     def name(self) -> str:
@@ -155,6 +157,8 @@ class ChargeRecord(NamedTuple):
             state = strategy.filled(used, now_us, parameters, reset_us, 0)
         snapshot = strategy.check(state, now_us, 0, parameters)[1]
         remaining, reset_us, more_us = strategy.left(limit, snapshot, now_us, cost)
+        if verdict.share is not None:  # which only both buckets know
+            remaining = max(0, now.verdict.remaining - cost)
         verdict = verdict._replace(
             remaining=remaining, reset_after_us=reset_us, more_after_us=more_us
         )

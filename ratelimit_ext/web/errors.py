@@ -6,7 +6,7 @@ They are HTTP exceptions, so an application's own error handlers come first.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -18,7 +18,7 @@ from markupsafe import escape
 from werkzeug.exceptions import BadRequest, Forbidden, ServiceUnavailable, default_exceptions
 from werkzeug.wrappers import Response
 
-from ratelimit_ext.core.decision import Decision, Verdict, known_wait_ms
+from ratelimit_ext.core.decision import Decision, Share, Verdict, known_wait_ms
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
@@ -133,6 +133,9 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             self.description = _answer_to(cause, bound_limit.limit).sentence
         elif self.plan_sentence and not self.has_own_message:
             self.description = self.plan_sentence
+        if bound_limit is not None and bound_limit.limit.is_share:
+            self.has_own_message = False  # that is written for the whole budget
+            self.description = _share_sentence(bound_limit.limit, self.denials)
         #: In milliseconds, 0 if unknown; None if the denial has no end.
         self.wait_ms = 0 if decision is None else known_wait_ms(decision)
 
@@ -142,7 +145,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         it may help: only the host's share is used up."""
         if self.decision is not None and self.decision.degraded:
             return False
-        return any(d.charge.limit.unit == "usd" and d.charge.limit.visible for d in self.denials)
+        return any(d.charge.limit.is_budget for d in self.denials)
 
     @property
     def error_code(self) -> str:
@@ -184,6 +187,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
             **({"kept_for": bound.limit.kept_for} if bound.limit.kept_for else {}),
+            **_share_body(bound.limit, own[0].share),
             **wait,
         }
 
@@ -192,7 +196,12 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         return {"violated-policies": names} if names else {}
 
     def _subject(self, bound: BoundLimit) -> str:
-        if self.has_own_message or self.plan_sentence or _is_abnormal_block(bound, self.cause):
+        if (
+            self.has_own_message
+            or self.plan_sentence
+            or bound.limit.is_share
+            or _is_abnormal_block(bound, self.cause)
+        ):
             return str(self.description)
         if self.cause != "limit":
             return _answer_to(self.cause, bound.limit).sentence
@@ -307,6 +316,24 @@ def _kept(limit: Limit) -> str:
     *names, last = limit.kept_for
     listed = f"{', '.join(names)} and {last}" if names else last
     return f"A part of it is kept for {listed}."
+
+
+def _share_sentence(limit: Limit, denials: Sequence[Verdict]) -> str:
+    """Return what a member of a group has used of their share, as a sentence."""
+    share = next(each.share for each in denials if each.charge.limit.is_share)
+    assert share is not None
+    used, part = limit.outside(share.used), limit.outside(share.part)
+    return (
+        f"Your share of {limit.name.removesuffix('-share')!r} is used: {used:,} of {part:,} "
+        f"{limit.unit}, as {share.members} members share {limit.outside(limit.amount):,}."
+    )
+
+
+def _share_body(limit: Limit, share: Share | None) -> dict[str, Any]:
+    if share is None:
+        return {}
+    used, part = limit.outside(share.used), limit.outside(share.part)
+    return {"share": {"used": used, "of": part, "members": share.members}}
 
 
 def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:

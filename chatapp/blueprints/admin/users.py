@@ -78,6 +78,8 @@ def user() -> ResponseReturnValue:
     brought = services.accounts.find(found.brought_by) if found.brought_by else None
     public_ids = [each.public_id for each in keys if each.revoked_at is None]
     limits = _limits("user", found, identity, *public_ids, plan=found.plan)
+    if found.team_name is not None:
+        limits["states"] += amounts.shares(found.team_name, [name])
     denied = {(each.row.name, each.identity) for each in limits["denying"]}
     new_key = sessions().handed_over(of=name, to=g.admin)
     page = shown(
@@ -124,12 +126,15 @@ def team() -> ResponseReturnValue:
     members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
     page, own = page_of(members), OwnersAmounts()
     limits = _limits("team", found, amounts.identity_of("team", name), plan=None)
+    shares = amounts.shares(name, [each.name for each in page.rows])
     return shown(
         "admin/team.html",
         {
             "limits": (each.as_json() for each in limits["states"]),
             "members": _records(members, keys, own, spent),
         },
+        shares=[(each, amounts.share_text(each)) for each in shares],
+        ahead=amounts.ahead_text(shares),
         team=found,
         page=Page(_with_facts(page.rows, keys, own), page.number, page.count),
         others=[each for each in everyone if each.team_name != name][:MOST],

@@ -113,6 +113,11 @@ class Definition(LimitOptions):
                 is_conditional=definition.deduct_when is not None,
             )
         check_values(vars(self), f"limit {text!r}")
+        if self.fair is not None and self.fair == definition.key_function:
+            raise ConfigurationError(
+                f"limit {text!r}, fair: found the key function of the limit, so each budget has "
+                "one member. Count by what members share, such as a team, or remove fair."
+            )
         for meta in _meta_limits(definition):
             meta.check(default_strategy)
 

@@ -237,6 +237,7 @@ class LimitsEngine:
     def supports(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` if this storage cannot carry out the limit."""
         own = {"an anchor": limit.anchor, "reserve": limit.reserve, "keep": limit.keep}
+        own["fair"] = limit.fair
         option = next((f" with {name}" for name, value in own.items() if value), "")
         if limit.strategy not in _STOCK or limit.held or option:
             raise ConfigurationError(

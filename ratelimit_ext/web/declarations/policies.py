@@ -241,14 +241,15 @@ class PolicyLimits:
         for item in items_of(limit.text, limit.options):
             self._policies.check_item(item)
         key = self._limiter._key_func if limit.key is None else limit.key
-        callbacks, priority = self._policies.callbacks, limit.options.priority
+        callbacks, options = self._policies.callbacks, limit.options
         return {
             "limit_provider": limit.text,
             "key_function": callbacks.identity_function(key),
             **{name: getattr(limit, name) for name in _COPIED},
             "exempt_when": callbacks.condition(limit.exempt_when, limit.keywords),
             **dataclasses.asdict(limit.options),
-            "priority": callbacks.identity_function(priority),
+            "priority": callbacks.identity_function(options.priority),
+            "fair": callbacks.identity_function(options.fair),
             "source": limit.place or limit.source,
         }
 

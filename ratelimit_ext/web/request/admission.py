@@ -18,7 +18,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
-from ratelimit_ext.engine.denial_cache import CachedDecision, DenialCache
+from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
@@ -255,7 +255,7 @@ class Admission:
                 reason=None if refusal is None else refusal.cause,
                 wait_ms=wait_ms,
                 again=again,
-                cached=isinstance(decision, CachedDecision),
+                cached=decision.cached,
                 seconds=max(0.0, time.perf_counter() - began),
                 charges=charges,
             )

@@ -67,7 +67,9 @@ class Attempts:
         ]
         for name in set(names).difference(record.bound.limit.name for record in again):
             self._check_name(name, "admit_again")
-        limits = list({id(record.bound): record.bound for record in again}.values())
+        bounds = {id(each.bound): each.bound for each in again}
+        # Each of a group's budgets has the charge of the member's share beside it.
+        limits = [bound for bound in bounds.values() if not bound.limit.is_share]
         charges: list[BoundCharge] = []
         superseded: list[ChargeRecord] = []
         for bound, identity, charge in self._admission.charges.of(limits, as_bound=True):

@@ -9,14 +9,16 @@ from typing import Final, NamedTuple
 
 import flask
 
-from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag
+from ratelimit_ext.core.charge import Charge, Guess
+from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag, member_key
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Costs
 from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
 _tag_of: Final = partial(bucket_key, "")
+#: The part of a group's budget that a rough estimate takes of a member's share at most.
+MOST_GUESSED: Final = 100
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
 
@@ -133,18 +135,32 @@ class Charges:
         """Return the charge of the same bucket with the amount that applies: that of an override,
         and of the request's class; empty if none applies."""
         bound, identity, own = charge
-        adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
+        whole = adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
         if adjusted is not None and adjusted.limit.keep:
             priority, known = adjusted.limit.priority, answers.classes
             if id(priority) not in known:
                 known[id(priority)] = str(priority())
             adjusted = self._resolver.of_class(adjusted, known[id(priority)])
-        if adjusted is None or adjusted is bound:
-            return [] if adjusted is None else [charge]
-        cost = own.cost
-        if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
-            cost = adjusted.cost(answers.costs)  # a guess is bounded by the capacity
-        return [(adjusted, identity, own._replace(limit=adjusted.limit, cost=cost))]
+        if adjusted is None or whole is None:
+            return []
+        if adjusted is not bound:
+            cost = own.cost
+            if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
+                cost = adjusted.cost(answers.costs)  # a guess is bounded by the capacity
+            own = own._replace(limit=adjusted.limit, cost=cost)
+        charges = [(adjusted, identity, own)]
+        if (member := whole.member) is not None:
+            who = answers.identities.get(id(member))
+            if who is None:
+                name = str(member() or "")
+                who = answers.identities[id(member)] = name, _tag_of(name)
+            share = self._resolver.share_of(whole)
+            key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
+            guess = answers.costs.get((id(share.estimate), share.limit.unit == "usd"))
+            if isinstance(guess, Guess):  # a rough one is not to exceed a share
+                cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
+            charges.append((share, who[0], own._replace(limit=share.limit, key=key, cost=cost)))
+        return charges
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

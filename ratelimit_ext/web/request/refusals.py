@@ -11,7 +11,13 @@ import flask
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import NO_HOLD
-from ratelimit_ext.core.decision import ENDLESS_MS, Decision, is_endless, known_wait_ms
+from ratelimit_ext.core.decision import (
+    ENDLESS_MS,
+    Decision,
+    SpreadDecision,
+    is_endless,
+    known_wait_ms,
+)
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import UNAVAILABLE
@@ -27,6 +33,7 @@ from ratelimit_ext.web.errors import (
     is_temporary,
     precedence,
 )
+from ratelimit_ext.web.identities import client_ip
 from ratelimit_ext.web.request.cached_denial import (
     MOST_ANSWERS,
     CachedAnswer,
@@ -71,6 +78,11 @@ class Refusals:
 
     def denial(self, decision: Decision, records: Records) -> Denial:
         """Return which exception answers a denied decision."""
+        if any(verdict.charge.limit.spread for verdict in decision.denials):
+            address = client_ip() if flask.has_request_context() else ""
+            caller = "\n".join([address, *(identity for _, identity, _ in records.charges)])
+            decision = SpreadDecision(decision, caller)
+            records = Records(records.charges, decision, records.engine, records.hold)
         own = records.without_metas()
         for record in records[len(own) :]:
             if record.verdict.reason == UNAVAILABLE:
@@ -109,7 +121,8 @@ class Refusals:
     ) -> Denial | CachedAnswer:
         """Return the denial that is repeated from memory: the ready answer, or the denial where
         code of the application takes part, and at first."""
-        if is_final is None or self._callbacks.refusal_handler is not None:
+        has_handler = self._callbacks.refusal_handler is not None
+        if is_final is None or has_handler or cached.denial.limit.spread:
             return self.denial(cached, Records(charges, cached, engine, NO_HOLD))
         key, answers = answer_key(route_limits, cached), cached.denial.answers
         answer: ReadyAnswer | None = answers.get(key)

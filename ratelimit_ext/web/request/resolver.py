@@ -17,7 +17,7 @@ from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit, Ro
 from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, unknown_name
 from ratelimit_ext.core.key import Identity, Naming
 from ratelimit_ext.core.limit import Limit as CoreLimit
 from ratelimit_ext.records.overrides import Overrides
@@ -30,7 +30,7 @@ from ratelimit_ext.web.bound_limit import (
 )
 from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.definitions import runtime_limits
-from ratelimit_ext.web.declarations.limits_adapter import limit_of, rank, with_amount
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of, rank, with_amount
 from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager, code_of
 
 #: How many answers of the limit functions of a route are kept compiled.
@@ -144,8 +144,9 @@ class Resolver:
         self._logged: set[tuple[flask.Flask, str]] = set()
         #: Limits with the amounts of overrides, each with the limit whose id is in the key.
         self._adjusted: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
-        #: The same as classes of traffic may use them.
+        #: The same as classes of traffic may use them, and what counts members of a group.
         self._classed: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
+        self._shares: dict[int, tuple[BoundLimit, BoundLimit]] = {}
 
     def limits(self, route: Route) -> RouteLimits:
         if not self.overrides.is_watched:
@@ -233,6 +234,34 @@ class Resolver:
                 self._classed.clear()
             known = bound, replace(bound, limit=bound.limit.of_class(name))
             self._classed[key] = known
+        return known[1]
+
+    def member_of(self, item: RateLimitItem) -> Callable[[], Any] | None:
+        """Return who of a group sends a request, for a limit that is shared fairly. Raises
+        ``ConfigurationError`` for an unknown name."""
+        fair, known = options_of(item).fair, self._callbacks.identities
+        if isinstance(fair, str) and fair not in known:
+            raise ConfigurationError(f"fair: {unknown_name('identity', fair, known)}")
+        return known[fair] if isinstance(fair, str) else fair
+
+    def share_of(self, bound: BoundLimit) -> BoundLimit:
+        """Return what counts the members of the group beside a limit that is shared fairly."""
+        known = self._shares.get(id(bound))
+        if known is None:
+            if len(self._shares) >= MOST_VARIANTS:
+                self._shares.clear()
+            limit = bound.limit.share()
+            share = replace(
+                bound,
+                limit=limit,
+                bucket_prefix=self.naming.prefix(limit, bound.scope),
+                header=f'"{header_name(limit)}"',
+                policy=policy_item(limit),
+                metas=(),
+                plan_sentence="",
+                amount_sentence=None,
+            )
+            known = self._shares[id(bound)] = bound, share
         return known[1]
 
     def denies_if_invalid(self, definition: Limit) -> bool:
@@ -482,7 +511,8 @@ class _Binder:
             is_edge=isinstance(definition, ApplicationLimit),
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
-            varies=getattr(definition, "optional", False) or bool(limit.keep),
+            varies=getattr(definition, "optional", False) or bool(limit.keep) or limit.fair,
+            member=self._resolver.member_of(runtime.limit),
             plan_sentence=getattr(definition, "plan_sentence", ""),
             amount_sentence=getattr(definition, "amount_sentence", None),
             keywords=getattr(definition, "keywords", ()),
@@ -503,6 +533,7 @@ class _Binder:
             fixed_cost=None if bound.estimate else _fixed_cost(bound.runtime, limit),
             metas=(),
             is_candidate=True,
+            member=None,
         )
         return bound, candidate
 

@@ -223,4 +223,4 @@ def _is_budget(state: RequestState) -> bool:
         return state.cached_answer.answer.is_budget
     if state.degraded:
         return False
-    return any(not r.verdict.allowed and r.bound.limit.unit == "usd" for r in state.records)
+    return any(not r.verdict.allowed and r.bound.limit.is_budget for r in state.records)

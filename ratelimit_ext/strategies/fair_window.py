@@ -1,0 +1,301 @@
+"""Fair window: a fixed window whose budget the members of a group share.
+
+There is a line: ``pace`` times the amount, times the part of the window that has passed. Below it
+anyone may spend. Ahead of it only members may whose charge stays within their share, the amount
+divided by the number of members. So a loop of one member has what the others leave, and they have
+their shares whatever it does; and as the line reaches the amount before the window ends, nothing is
+wasted on those who do not come.
+
+The group has a bucket, and so has each member, under the tag of the group: two charges, decided
+together, the group's first. The group's counts the members, when each takes something for the first
+time in a window. In the next one as many are expected again, so that the first one does not take
+it all. Of a group without a last window :data:`FIRST` are expected, and fewer as time passes and
+they do not come.
+
+Not for: identities that a caller can invent. Each of them would have a share.
+
+>>> team = Limit(100, 60_000_000, name="team", fair=True)
+>>> group, share = FairWindow(), MemberShare()
+>>> quarter, parameters = 15_000_000, share.parameters(team.share(), 0)
+>>> _ = group.check((50, 60_000_000, 2, 10, 0), quarter, 1, group.parameters(team, 0))
+>>> [share.check((used, 60_000_000, 0), quarter, 1, parameters)[0] for used in (9, 10)]
+[True, False]
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+from zoneinfo import ZoneInfo
+
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.decision import Left, Share, Verdict
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.strategies.fixed_window import FixedWindow, _end, calendar_window
+from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot
+
+#: As many members are expected at the beginning of a group's first window: the first one alone is
+#: at most this part of the amount ahead of the line.
+FIRST: Final = 20
+#: Members that are counted in a window. More have no share, and no bucket: the line is all they
+#: have. So invented members need no more memory, and the number fits beside the group's units.
+MOST_MEMBERS: Final = 4095
+
+#: Used, end, members of this window, members of the last one, and when this one was opened. A
+#: window that was stored by a limit that is not fair has the first two.
+State: TypeAlias = tuple[int, ...]
+#: The last, this and the next end are the calendar's; see :meth:`MemberShare.parameters`.
+Parameters: TypeAlias = tuple[int, ...]
+
+_MINUTE_US: Final = 60_000_000
+#: What numbers of members are below, in a member's snapshot.
+_MEMBERS: Final = 8192
+_LAST: Final = 4096
+
+
+class _Latest(threading.local):
+    """The group of the charge that was checked last, whose member is checked next, and whether that
+    one is new."""
+
+    group: list[int] = [0, 0, 0, 0, -1, 0]  # noqa: RUF012 - one for each thread
+
+
+_latest: Final = _Latest()
+
+
+class FairWindow(FixedWindow):
+    """The group's bucket: it decides as a fixed window, and counts the members."""
+
+    code = "fg"
+
+    def check(
+        self, state: State | None, now_us: int, cost: int, parameters: Parameters
+    ) -> tuple[bool, Snapshot, Any]:
+        used, end, members, last, opened = _opened(state, now_us, parameters[1])
+        latest = _end(now_us, *parameters[1:])
+        end = min(end, latest) if end else latest
+        _latest.group = group = [used, end, members, last, opened, 0]
+        return used + cost <= parameters[0], (used, end, 0), group
+
+    def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> State:
+        used, end, members, last, opened, is_new = state
+        return used + cost, end, members + (is_new if cost else 0), last, opened
+
+    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
+        """Until the end of the next window, which expects as many members."""
+        return state[1] - now_us + parameters[1]
+
+    def adjust(
+        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
+    ) -> State | None:
+        used, end, *others = _opened(state, now_us, parameters[1])
+        if delta <= 0 and (not end or end != receipt):
+            return None
+        used = min(MOST_USED, max(0, used + delta))
+        return used, end or _end(now_us, *parameters[1:]), *others
+
+    def fragments(self) -> tuple[str, ...]:
+        return (*FixedWindow().fragments(), *super().fragments())
+
+
+class MemberShare(FixedWindow):
+    """A member's bucket: what they have used of the window that is open. It decides whether the
+    group's charge before it may be made for this member."""
+
+    code = "fm"
+
+    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+        """Return the amount, the period, how long the window is, as far as it counts, and how long
+        the line takes to reach the amount; the end of the calendar's window (0 without an anchor),
+        the hours of now or the next ones of that window, and how long those before them were."""
+        if limit.anchor is None:
+            total = limit.period_us
+            return limit.amount, total, total, total * 1000 // limit.pace, 0, 0, 0, 0
+        last, spans = _spans_of(limit, now_us)
+        before, total = 0, sum(end - begin for begin, end in spans)
+        for begin, end in spans[:-1]:
+            if now_us < end:
+                break
+            before += end - begin
+        else:
+            begin, end = spans[-1]
+        line = total * 1000 // limit.pace
+        return limit.amount, limit.period_us, total, line, last, begin, end, before
+
+    def check(
+        self, state: State | None, now_us: int, cost: int, parameters: Parameters
+    ) -> tuple[bool, Snapshot, Any]:
+        """Snapshot: :data:`_MEMBERS` times the units used by the member, plus twice the number of
+        members, plus 1 if this is one of them; the window's end; and :data:`_LAST` times the units
+        used by the group, plus the number of members of the last window."""
+        spent, end, count, last, opened, _ = group = _latest.group
+        amount = parameters[0]
+        known = state is not None and state[2] == opened
+        used = state[0] if state is not None and known else 0
+        has_room = known or count < MOST_MEMBERS
+        group[5] = 0 if known or not has_room else 1
+        passed = _passed(now_us, end, parameters)
+        fits = (
+            spent + cost <= _reached(passed, parameters)
+            or (has_room and used + cost <= amount // _members(group, passed, parameters))
+            # The first call of a window opens it, and there is no line before that.
+            or (not spent and not parameters[4])
+        )
+        own = min(used, amount) * _MEMBERS + 2 * count + known
+        snapshot = own, end, min(spent, amount) * _LAST + last
+        return fits, snapshot, (used, end, opened) if has_room else None
+
+    def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> State | None:
+        if state is None:
+            return None
+        used, end, opened = state
+        return used + cost, end, opened
+
+    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
+        return False
+
+    def longest_wait_us(self, limit: Limit) -> None:
+        return None
+
+    def filled(
+        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
+    ) -> State:
+        return units, now_us + reset_after_us, 0
+
+    def adjust(
+        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
+    ) -> State | None:
+        """Only a charge opens a member's window, so that each is counted once: what a call of an
+        earlier one costs beyond its estimate is the group's."""
+        if state is None or state[1] <= now_us or (delta <= 0 and state[1] != receipt):
+            return None
+        return min(MOST_USED, max(0, state[0] + delta)), state[1], state[2]
+
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        verdict = self._verdict(Charge(limit, "", cost), snapshot, now_us, cost)
+        return verdict.left
+
+    def _verdict(self, charge: Charge, snapshot: Snapshot, now_us: int, cost: int) -> Verdict:
+        """Return the answer to a charge that may be made, of which ``cost`` is taken."""
+        limit, (own, end, group) = charge.limit, snapshot
+        used, known, spent = own // _MEMBERS, own % 2, group // _LAST
+        parameters = self.parameters(limit, now_us)
+        passed = _passed(now_us, end, parameters)
+        members = _members(
+            (0, 0, own % _MEMBERS // 2, group % _LAST, 0, 1 - known), passed, parameters
+        )
+        ahead, part = spent - _reached(passed, parameters), limit.amount // members
+        left = max(0, min(limit.amount - spent, max(-ahead, part - used)) - cost)
+        until = 0
+        if (ahead := ahead + cost) > 0:
+            after = -(-min(spent + cost, limit.amount) * parameters[3] // limit.amount)
+            until = self._instant(limit, after, now_us, end) - now_us
+        share = Share(used + cost, part, members, ahead, until)
+        reset = end - now_us if share.used else 0
+        is_allowed = True  # a denial is made of it
+        return Verdict(charge, is_allowed, left, 0, reset, end, share=share)
+
+    def verdict(
+        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
+    ) -> Verdict:
+        """Waiting ends when the line reaches what the group would have spent, or the share what the
+        member would have, as fewer members are expected; else in the next window."""
+        answer = self._verdict(charge, snapshot, now_us, charge.cost if taken else 0)
+        if allowed:
+            return answer
+        limit, cost, (own, end, group) = charge.limit, charge.cost, snapshot
+        amount, total, line = limit.amount, *self.parameters(limit, now_us)[2:4]
+        used, known, members = own // _MEMBERS, own % 2, own % _MEMBERS // 2
+        need, last, at = group // _LAST + cost, group % _LAST, end
+        if need <= amount:
+            after = -(-need * line // amount)
+            fitting = amount // (used + cost)
+            if not last and members + 1 - known <= fitting:
+                after = min(after, -(-total * (FIRST - fitting) // FIRST))
+            at = self._instant(limit, after, now_us, end)
+        if at >= end:
+            at = end
+            if limit.anchor is not None and cost > amount // (members or FIRST):
+                line = self.parameters(limit, end)[3]
+                at = self._instant(limit, -(-cost * line // amount), end, end)
+        return answer._replace(allowed=False, retry_after_us=at - now_us, more_after_us=at - now_us)
+
+    def _instant(self, limit: Limit, passed: int, now_us: int, end: int) -> int:
+        """Return when so much of the window of ``now_us`` has passed, as far as it counts."""
+        if limit.anchor is None:
+            return end - limit.period_us + passed
+        for begin, until in _spans_of(limit, now_us)[1]:
+            if begin + passed <= until:
+                break
+            passed -= until - begin
+        return begin + passed
+
+    def fragments(self) -> tuple[str, ...]:
+        return (*FixedWindow().fragments(), *super().fragments())
+
+
+def _members(group: Sequence[int], passed: int, parameters: Parameters) -> int:
+    """Return among how many the budget is shared: those of this window, with a new one, or those
+    that are expected, if these are more."""
+    _, _, count, last, _, is_new = group
+    total = parameters[2]
+    return max(count + is_new, last or -(-FIRST * (total - passed) // total))
+
+
+def _opened(state: State | None, now_us: int, period: int) -> State:
+    """Return the group's window that is open now; its end is 0 if none is."""
+    if state is None:
+        return 0, 0, 0, 0, now_us
+    used, end, members, last, opened = state if len(state) > 2 else (*state, 0, 0, now_us)
+    if end > now_us:
+        return used, end, members, last, opened
+    return 0, 0, 0, members if now_us < end + period else 0, now_us
+
+
+def _passed(now_us: int, end: int, parameters: Parameters) -> int:
+    """Return how much of the window that ends then has passed, as far as it counts."""
+    _, period, total, _, last, begin, until, before = parameters
+    if not last:
+        return min(total, now_us - (end - period))
+    if end == last:
+        return before + max(0, min(now_us, until) - begin)
+    return total if end < last else 0  # of a clock that is ahead or behind
+
+
+def _reached(passed: int, parameters: Parameters) -> int:
+    """Return what the line has reached by then."""
+    amount, _, _, line, *_ = parameters
+    return amount if passed >= line else passed * amount // line
+
+
+def _spans_of(limit: Limit, now_us: int) -> tuple[int, list[tuple[int, int]]]:
+    """Return the end of the calendar's window, and the parts of it that count: all of it, or some
+    hours of each day."""
+    calendar = limit.anchor or "", limit.timezone, limit.week_starts
+    return _spans(now_us // _MINUTE_US, calendar, limit.hours)
+
+
+@lru_cache(maxsize=1024)
+def _spans(
+    minute: int, calendar: tuple[str, str, str], hours: str | None
+) -> tuple[int, list[tuple[int, int]]]:
+    begin, end = calendar_window(minute * _MINUTE_US, *calendar)
+    if hours is None:
+        return end, [(begin, end)]
+    zone = ZoneInfo(calendar[1])
+    first, last = map(int, hours.split("-"))
+    day, spans = datetime.fromtimestamp(begin // 1_000_000, zone), []
+    while _us(day) < end:
+        midnight = day + timedelta(days=1)
+        span = _us(day.replace(hour=first)), _us(midnight if last == 24 else day.replace(hour=last))
+        if span[0] < span[1]:  # else the clocks skip these hours
+            spans.append(span)
+        day = midnight
+    return end, spans
+
+
+def _us(instant: datetime) -> int:
+    return int(instant.timestamp()) * 1_000_000

@@ -1,0 +1,260 @@
+"""A budget that the members of a group share: the guarantees, on each engine, and both engines'
+answers to the digit.
+
+The oracle counts on its own: what each member has taken in the open window, and how many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from datetime import datetime
+from fractions import Fraction
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.decision import Decision
+from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies.fair_window import FIRST, MOST_MEMBERS
+from tests.strategies.virtual_time import VirtualClient
+from tests.strategies.world import DAY, HOUR, MINUTE, World
+
+AMOUNT: Final = 100
+#: Members, costs, and which part of the window passes before each call, in percent.
+TRACES: Final = st.lists(
+    st.tuples(st.sampled_from("abcd"), st.integers(1, 12), st.sampled_from((0, 0, 0, 0, 1, 3, 40))),
+    min_size=1,
+    max_size=80,
+)
+KINDS: Final[dict[str, dict[str, Any]]] = {
+    "minute": {"period_us": MINUTE},
+    "steep": {"period_us": MINUTE, "pace": 1500},
+    "day": {"period_us": DAY, "anchor": "day"},
+    "hours": {"period_us": DAY, "anchor": "day", "hours": "8-18", "timezone": "Europe/Berlin"},
+}
+
+
+def shared(**more: Any) -> Limit:
+    return Limit(**{"amount": AMOUNT, "period_us": MINUTE, "name": "team", "fair": True} | more)
+
+
+def charges(limit: Limit, member: str, cost: int = 1) -> tuple[Charge, Charge]:
+    """The group's, and the member's right after it."""
+    return Charge(limit, "b:{team}", cost), Charge(limit.share(), f"s:{member}{{team}}", cost)
+
+
+def call(world: World, limit: Limit, member: str, cost: int = 1, **how: Any) -> Decision:
+    return world.request(*charges(limit, member, cost), **how)
+
+
+def passed(world: World, limit: Limit, member: str, most: int = AMOUNT) -> int:
+    """How many calls of the member pass now, one after the other."""
+    return next((n for n in range(most) if not call(world, limit, member).admitted), most)
+
+
+class Oracle:
+    """What the guarantees say of the window that ends then."""
+
+    def __init__(self, last: int) -> None:
+        self.used: Counter[str] = Counter()
+        self.last = last
+
+    @property
+    def spent(self) -> int:
+        return self.used.total()
+
+    def share_of(self, member: str, passed: Fraction) -> int:
+        expected = self.last or math.ceil(FIRST * (1 - passed))
+        return AMOUNT // max(len({*self.used, member}), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(trace=TRACES)
+@settings(max_examples=150, deadline=None)
+def test_guarantees(kind: str, trace: list[tuple[str, int, int]]) -> None:
+    """1. Never above the amount. 2. Members above their share do not push the group beyond the
+    line. 3. A member below its share is refused only when the whole budget is gone. 4. Below the
+    line all may spend."""
+    world, limit = World(MemoryEngine()), shared(**KINDS[kind])
+    oracle, end = Oracle(0), 0
+    for member, cost, percent in trace:
+        world.wait(us=limit.period_us * percent // 100)
+        if world.now_us >= end:
+            oracle = Oracle(len(oracle.used) if world.now_us < end + limit.period_us else 0)
+        decision = call(world, limit, member, cost)
+        group, own = decision.verdicts
+        end = group.receipt or 0
+        begin = end - limit.period_us
+        passed, line = expected_line(limit, begin, world.now_us)
+        fits = oracle.used[member] + cost <= oracle.share_of(member, passed)
+        after = oracle.spent + cost
+        opens = limit.anchor is None and not oracle.spent
+        assert group.allowed == (after <= AMOUNT)
+        assert own.allowed == (after <= line or fits or opens)
+        assert own.share is not None
+        if decision.admitted:
+            oracle.used[member] += cost
+            assert own.share[:2] == (oracle.used[member], oracle.share_of(member, passed))
+            assert own.share.ahead == oracle.spent - line
+            assert (own.share.until_us > 0) == (own.share.ahead > 0)
+        oracle.used += Counter()  # those that took nothing are no members
+
+
+def expected_line(limit: Limit, begin: int, now_us: int) -> tuple[Fraction, int]:
+    """Which part of the window has passed, and what the line has reached."""
+    passed, whole = now_us - begin, limit.period_us
+    if limit.hours:
+        at = datetime.fromtimestamp(now_us / 1e6, ZoneInfo(limit.timezone))
+        midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+        passed = now_us - int(midnight.timestamp()) * 1_000_000 - 8 * HOUR
+        whole = 10 * HOUR
+    passed = min(whole, max(0, passed))
+    line = min(AMOUNT, AMOUNT * passed // (whole * 1000 // limit.pace))
+    return Fraction(passed, whole), line
+
+
+@given(trace=TRACES, kind=st.sampled_from([*KINDS]), held=st.booleans())
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_both_engines_agree(
+    redis_client: redis.Redis, trace: list[tuple[str, int, int]], kind: str, held: bool
+) -> None:
+    """To the digit, with estimates, settlements, refunds, renewals and leases that end."""
+    redis_client.flushdb()
+    worlds = (
+        World(MemoryEngine()),
+        World(RedisEngine(VirtualClient(redis_client), redis.RedisError)),
+    )
+    limit = shared(**KINDS[kind], unit="tokens" if held else "requests")
+    taken: list[list[Decision]] = []
+    for number, (member, cost, percent) in enumerate(trace):
+        hold = Hold(number + 1, HOUR) if held else NO_HOLD
+        answers = []
+        for world in worlds:
+            world.wait(us=limit.period_us * percent // 100)
+            own = charges(limit, member, cost)
+            answers.append(world.engine.admit(own, hold=hold, now_us=world.now_us))
+        assert answers[0] == answers[1]
+        if answers[0].admitted:
+            taken.append(answers)
+        if taken and number % 3 == 2:
+            earlier, real = taken.pop(0), cost * 2 - 3
+            for world, decision in zip(worlds, earlier, strict=True):
+                changes = [
+                    Change.settle(each, Hold(number, HOUR), max(0, real))
+                    if held
+                    else Change.adjust(each, real)
+                    for each in decision.verdicts
+                ]
+                world.engine.settle(changes, now_us=world.now_us)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_wait_is_exact(world: World, kind: str) -> None:
+    """A microsecond earlier is too early: until the line is reached; a call that costs more than
+    what is left waits for the next window."""
+    limit = shared(**KINDS[kind])
+    world.wait(us=limit.period_us // 7)
+    for member, cost in (("a", 1), ("a", 30), ("a", 5), ("b", 5), ("a", 1)):
+        passed(world, limit, "b")
+        passed(world, limit, "a")
+        denied = call(world, limit, member, cost, take=False)
+        wait_us = max(each.retry_after_us or 0 for each in denied.verdicts)
+        assert wait_us > 0
+        world.wait(us=wait_us - 1)
+        assert not call(world, limit, member, cost, take=False).admitted
+        world.wait(us=1)
+        assert call(world, limit, member, cost, take=False).admitted
+
+
+def test_a_loop_leaves_the_others_their_shares(world: World) -> None:
+    """The first one takes a twentieth ahead of the line in the first window, and then what
+    the number of members allows."""
+    limit = shared()
+    assert passed(world, limit, "loop") == AMOUNT // FIRST
+    assert [passed(world, limit, f"user {n}") for n in range(4)] == [AMOUNT // FIRST] * 4
+    world.wait(60)
+    assert passed(world, limit, "loop") == AMOUNT // 5
+    assert [passed(world, limit, f"user {n}") for n in range(4)] == [AMOUNT // 5] * 4
+
+
+def test_nothing_is_wasted(world: World) -> None:
+    """A member alone gets all of it, as fast as the line rises."""
+    limit, total = shared(pace=1500), 0
+    for _ in range(60):
+        total += passed(world, limit, "loop")
+        world.wait(us=MINUTE // 60 - 1)
+    assert total == AMOUNT
+
+
+def test_a_refund_and_a_debt(world: World) -> None:
+    """Both are the member's and the group's."""
+    limit = shared(amount=1000)
+    decision = call(world, limit, "a", 50)
+    assert not call(world, limit, "a").admitted
+    changes = [Change.adjust(each, -30) for each in decision.verdicts]
+    assert world.engine.settle(changes, now_us=world.now_us) == 2
+    refunded = call(world, limit, "a", 0, take=False).verdicts[1]
+    assert refunded.share is not None
+    assert (refunded.share.used, refunded.remaining) == (20, 30)
+    changes = [Change.adjust(each, 900) for each in decision.verdicts]
+    world.engine.settle(changes, now_us=world.now_us)
+    assert call(world, limit, "a", 0, take=False).verdicts[1].remaining == 0
+    assert passed(world, limit, "b") == 50
+
+
+def test_an_emptied_budget_begins_afresh(world: World) -> None:
+    """An operator empties the group's bucket alone: its members begin afresh with it."""
+    limit = shared(**KINDS["day"])
+    world.wait(us=-(world.now_us % DAY))
+    assert passed(world, limit, "a") == AMOUNT // FIRST
+    world.engine.clear(["b:{team}"])
+    world.wait(us=1)
+    assert passed(world, limit, "a") == AMOUNT // FIRST
+
+
+def test_a_limit_becomes_fair_and_back(world: World) -> None:
+    """What is used stays used."""
+    limit, plain = shared(), shared(fair=False)
+    assert world.passed(plain, 30, key="b:{team}") == 30
+    assert call(world, limit, "a").verdicts[0].remaining == AMOUNT - 31
+    assert world.left(plain, "b:{team}") == AMOUNT - 31
+    assert call(world, limit, "a").verdicts[0].remaining == AMOUNT - 32
+
+
+@pytest.mark.parametrize("engine", ["memory", "redis"])
+def test_invented_members_need_no_more_memory(engine: str, redis_client: redis.Redis) -> None:
+    """Beyond the largest number they have no share and no bucket."""
+    world = World(MemoryEngine())
+    if engine == "redis":
+        world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    limit = shared(amount=10**9)
+    for number in range(MOST_MEMBERS + 50):
+        call(world, limit, str(number))
+    last = call(world, limit, "last", take=False).verdicts[1].share
+    assert last is not None
+    assert last.members == MOST_MEMBERS + 1
+    world.wait(1)
+    assert call(world, limit, "last").admitted  # by the line
+    assert not call(world, limit, "last", 10**9 // 59).admitted
+    names = len(world.engine._buckets()._states) if engine == "memory" else redis_client.dbsize()  # type: ignore[attr-defined]
+    assert names == MOST_MEMBERS + 1
+
+
+def test_only_windows_can_be_fair() -> None:
+    """A token bucket has no elapsed part."""
+    with pytest.raises(ConfigurationError, match="fair needs windows that begin and end"):
+        shared(strategy="token-bucket")
