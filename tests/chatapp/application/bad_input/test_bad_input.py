@@ -157,7 +157,7 @@ REFUSED = {
     **in_an_upstreams_protocol("OpenAI", OPENAI_PATH),
     **in_an_upstreams_protocol("Anthropic", ANTHROPIC_PATH),
     "3 MB, OpenAI": Refused(OPENAI_PATH, {"messages": said(THREE_MB)}, 400, "request_too_large"),
-    "3 MB to /chat": Refused(CHAT_PATH, {"message": THREE_MB}, 413, "body_too_large"),
+    "3 MB to /chat": Refused(CHAT_PATH, {"message": THREE_MB}, 413, "message_too_long"),
     "a header for /chat's model": Refused(CHAT_PATH, {"model": HEADER}, 422, "invalid_model"),
     "what /chat does not know": Refused(CHAT_PATH, {"n": 100}, 422, "unknown_field"),
     "SQL for /chat's model": Refused(CHAT_PATH, {"model": SQL}, 422, "unknown_model"),
