@@ -86,8 +86,10 @@ STOP_LINGER_S: Final = 2.0
 LEAVE_S: Final = 0.02
 LEAVE_IF_FULL_S: Final = 0.3
 LOOK_AGAIN_S: Final = 0.01
-# How long a call waits for a thread before it is refused.
+# How long a call waits for a thread before it is refused, and in a late worker, which adds its own
+# delay.
 QUEUE_S: Final = 0.5
+QUEUE_IF_LATE_S: Final = 0.1
 SWEEP_S: Final = 0.5
 # How often the heartbeat is written: the loop wakes for each request.
 HEARTBEAT_S: Final = 1.0
@@ -201,11 +203,10 @@ class Pace:
     LATE_S: Final = 0.1
     WAKES: Final = 9
     #: The fewest calls that it falls to: so few make no worker late, others on the machine do.
-    LEAST: Final = 16
+    LEAST: Final = 64
 
     def __init__(self, threads: int, now: float) -> None:
         self.most = self._threads = threads
-        self._least = min(threads, max(self.LEAST, threads // 4))
         self._late_s: list[float] = []
         self.due = now + self.EVERY_S
 
@@ -226,7 +227,7 @@ class Pace:
         self._late_s.clear()
         most = self.most
         if late_s > self.LATE_S:
-            self.most = max(self._least, min(most, calls * 4 // 5))
+            self.most = min(most, max(self.LEAST, calls * 4 // 5))
         elif late_s < self.LATE_S / 2:
             self.most = min(self._threads, most + max(1, self._threads // 20))
         return late_s if self.most != most else None
@@ -765,7 +766,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         elif self.room:
             self.begin(conn)
         elif len(self.queued) < self.cfg.threads:
-            conn.until = time.monotonic() + QUEUE_S
+            waits_s = QUEUE_IF_LATE_S if self.pace.is_reduced else QUEUE_S
+            conn.until = time.monotonic() + waits_s
             self.queued.append(conn)
         else:
             self.refuse(conn)

@@ -301,19 +301,19 @@ def test_a_late_worker_refuses_calls_and_finishes_those_in_flight(
 ) -> None:
     """It has free threads, but its threads wake late. Each further call is refused with a reason
     and a wait, none is lost, no running stream is cut, and afterwards it takes calls again."""
-    users, pieces = keys(tmp_path, 5), openai_chunks()
-    provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 20)
+    users, pieces = keys(tmp_path, 10), openai_chunks()
+    provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 80)
     with (
-        start(workers=1, GUNICORN_THREADS="30", **upstream(provider)) as master,
+        start(workers=1, GUNICORN_THREADS="100", **upstream(provider)) as master,
         contextlib.ExitStack() as ends,
     ):
         ends.callback(provider.go_on)
-        assert "30 threads in each of 1 workers, as set. The default is " in master.log
-        streams = [begun(master, users[n % 5]) for n in range(20)]
+        assert "100 threads in each of 1 workers, as set. The default is " in master.log
+        streams = [begun(master, users[n % 10]) for n in range(80)]
         assert all(stream.readline() for stream in streams)
         (worker,) = master.workers()
         with late(worker):
-            eventually(lambda: "takes 16 calls at once instead of 30" in master.log, within_s=60)
+            eventually(lambda: "takes 64 calls at once instead of 100" in master.log, within_s=60)
             with ThreadPoolExecutor(12) as pool:
                 headers = {"x-api-key": users[0]}
                 path = "/v1/chat/completions"
@@ -329,7 +329,7 @@ def test_a_late_worker_refuses_calls_and_finishes_those_in_flight(
         assert all(b"[DONE]" in stream.read() for stream in streams)
         offline = {"x-api-key": users[0]}
         assert master.request("/chat", OFFLINE, headers=offline).status == 200
-        eventually(lambda: "takes 30 calls at once again" in master.log, within_s=120)
+        eventually(lambda: "takes 100 calls at once again" in master.log, within_s=120)
 
 
 def test_a_hanging_worker_does_not_delay_clients_of_others(
