@@ -160,7 +160,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     for bp in (*ENDPOINTS, health_bp):
         app.register_blueprint(bp)
     measured = _measured(app, limiter, chosen.metrics_token)
-    alerts = _alerts(chosen, database, limiter)
+    alerts = _alerts(chosen, database)
     traces = _traces(app, limiter) if chosen.traces else None
     router = _router(chosen, models, upstreams, alerts, traces)
     if chosen.admin_token:
@@ -175,7 +175,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         _warn_without_accounts(app, authenticator)
         _learn_outputs(estimator, reports)
         database.close()  # no open connection may cross a fork
-    policy = _policy(app, limiter, chosen, models)
+    policy = _policy(app, limiter, chosen, models, alerts)
     services.install(
         app,
         Services(
@@ -234,10 +234,16 @@ def _init_limits(app: Flask, limiter: Limiter) -> None:
 
 
 def _policy(
-    app: Flask, limiter: Limiter, chosen: settings.Settings, models: Catalogue
+    app: Flask,
+    limiter: Limiter,
+    chosen: settings.Settings,
+    models: Catalogue,
+    alerts: Alerts | None,
 ) -> Policy | None:
-    """The policy, checked. Without limits the extension reads none, and keys still have plans."""
+    """The policy, checked, with its budgets watched. Without limits the extension reads none, and
+    keys still have plans."""
     file, policy = app.config[POLICY], limiter.policy(app)
+    _watch_budgets(app, limiter, alerts, policy)
     if not file:
         return policy
     if policy is None:
@@ -250,6 +256,17 @@ def _policy(
         if unlimited := identities.without_plan(policy, guards_file.calls(app.view_functions)):
             log.warning("%s: %s", file, unlimited)
     return policy
+
+
+def _watch_budgets(
+    app: Flask, limiter: Limiter, alerts: Alerts | None, policy: Policy | None
+) -> None:
+    """Have alerts and answers warn of budgets that near their ends."""
+    warns = policy_keywords.has_warnings(policy)
+    if alerts is not None and (alerts.rules.at or warns):
+        limiter.listen(budgets.listener(alerts, limiter))
+    if warns:
+        app.after_request(lambda response: budgets.warn(limiter, response))
 
 
 def _add_log_handlers(app: Flask) -> None:
@@ -298,7 +315,7 @@ def _warn_without_accounts(app: Flask, authenticator: Authenticator) -> None:
         app.logger.warning("The database is unavailable: all requests are refused until it is back")
 
 
-def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> Alerts | None:
+def _alerts(chosen: settings.Settings, database: Database) -> Alerts | None:
     """The alerts, unless all of them are switched off."""
     rules = Rules(
         at=chosen.alert_at,
@@ -311,10 +328,7 @@ def _alerts(chosen: settings.Settings, database: Database, limiter: Limiter) -> 
         webhook = Webhook(chosen.alert_webhook_url, key)
     if not (rules.at or rules.times):
         return None
-    alerts = Alerts(database, rules, webhook=webhook)
-    if rules.at:
-        limiter.listen(budgets.listener(alerts, limiter))
-    return alerts
+    return Alerts(database, rules, webhook=webhook)
 
 
 def _measured(app: Flask, limiter: Limiter, token: str | None) -> list[Callable[[Call], None]]:

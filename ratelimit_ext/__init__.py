@@ -20,6 +20,7 @@ from ratelimit_ext.core.errors import (
     wait_text,
 )
 from ratelimit_ext.core.events import DecisionEvent, Event, SettlementEvent, StorageEvent, WaitEvent
+from ratelimit_ext.core.key import separated
 from ratelimit_ext.core.limit import Mode, OnFailure
 from ratelimit_ext.core.traits import StrategyName, Unit
 from ratelimit_ext.extension import Limiter
@@ -48,7 +49,7 @@ from ratelimit_ext.web.errors import (
     RequestTooLarge,
     TemporarilyUnavailable,
 )
-from ratelimit_ext.web.identities import address_identity, client_ip
+from ratelimit_ext.web.identities import JoinedIdentity, address_identity, client_ip
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.mcp import mcp_tool
 from ratelimit_ext.web.request.request_state import RequestLimit
@@ -75,6 +76,7 @@ __all__ = [
     "ExemptionScope",
     "Guess",
     "HeaderNames",
+    "JoinedIdentity",
     "Limit",
     "LimitUnavailable",
     "LimitedRequest",
@@ -108,6 +110,7 @@ __all__ = [
     "client_ip",
     "embedded_uri",
     "mcp_tool",
+    "separated",
     "setting_value",
     "toml_line",
     "wait_text",

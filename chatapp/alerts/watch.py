@@ -66,7 +66,8 @@ class Standing:
 
     ``used`` includes what running calls hold, and grows by what calls have cost since. ``count``
     asks the limit for it, without a charge: None while that cannot be read. ``window`` tells the
-    windows of a budget apart. ``refuses``: it denied that call. ``raised`` is the highest threshold
+    windows of a budget apart. ``refuses``: it denied that call. ``warn_at`` is a threshold of its
+    own, 0 without one. ``raised`` is the highest threshold
     that was raised, as far as this process knows.
     """
 
@@ -80,6 +81,7 @@ class Standing:
     since: datetime
     window: float
     resets_at: datetime | None
+    warn_at: int = 0
     raised: int = 0
 
     def may_reach(self, percent: int) -> bool:
@@ -107,7 +109,7 @@ class Alerts:
     """The alerts of an application; safe from any thread."""
 
     def __init__(self, database: Database, rules: Rules, *, webhook: Webhook | None = None) -> None:
-        self.webhook = webhook
+        self.webhook, self.rules = webhook, rules
         self._deliveries = (
             None
             if webhook is None
@@ -256,7 +258,7 @@ class Watch:
 
     def _look_at_budget(self, budget: Standing) -> None:
         """Raise the highest threshold that the settled spending has reached."""
-        now, at = datetime.now(UTC), self._rules.at
+        now, at = datetime.now(UTC), sorted({*self._rules.at, budget.warn_at} - {0})
         bar = next((percent for percent in at if percent > budget.raised), None)
         if bar is None or (budget.resets_at is not None and budget.resets_at <= now):
             return

@@ -21,9 +21,8 @@ from chatapp.ledger.retention import prune as delete_calls
 from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, restoration
 from chatapp.services import current_services
-from chatapp.web.call_limits import remaining_limits
+from chatapp.web.call_limits import MODELS, remaining_limits
 from chatapp.web.current_request import team_identity
-from chatapp.web.policy_keywords import MODELS
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import echo_json, with_json
 

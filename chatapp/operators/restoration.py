@@ -21,9 +21,9 @@ from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
 from chatapp.services import current_services
-from chatapp.web.call_limits import ENDPOINT, METHOD
+from chatapp.web.call_limits import ENDPOINT, METHOD, MODELS
 from chatapp.web.current_request import team_identity
-from chatapp.web.policy_keywords import MODELS, covers
+from chatapp.web.policy_keywords import covers
 from ratelimit_ext import Event, RequestLimit, RestoredUsage, StorageEvent, StorageUnavailable
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,23 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
-from chatapp.accounts import ADDRESS, USER
-from chatapp.alerts.watch import Alerts, Standing
-from chatapp.web.call_limits import window_start
-from ratelimit_ext import DecisionEvent, Event, Limiter, StorageUnavailable, Verdict
+from flask import Response
 
+from chatapp.accounts import ADDRESS, TEAM, USER
+from chatapp.alerts.watch import Alerts, Standing
+from chatapp.web.call_limits import WARN_AT, is_near, window_start
+from ratelimit_ext import (
+    DecisionEvent,
+    Event,
+    JoinedIdentity,
+    Limiter,
+    StorageUnavailable,
+    Verdict,
+    separated,
+)
+
+#: Names budgets that are nearly used up, with the percent that are used.
+WARNING_HEADER: Final = "x-budget-warning"
 MICRO: Final = 1_000_000
 DAY_US: Final = 86_400 * MICRO
 FIXED: Final = "fixed-window"
@@ -41,6 +53,20 @@ def listener(alerts: Alerts, limiter: Limiter) -> Callable[[Event], None]:
     return note
 
 
+def warn(limiter: Limiter, response: Response) -> Response:
+    """Name the budgets of the request of which so much is used as their `warn_at` says."""
+    near = []
+    for shown in limiter.current.limits:
+        limit, remaining = shown.verdict.charge.limit, shown.verdict.remaining
+        percent = shown.keywords.get(WARN_AT)
+        if percent is not None and is_near(limit.amount, remaining, percent):
+            used = (limit.amount - remaining) * 100 // (limit.amount or 1)
+            near.append(f"{limit.label};used={used}")
+    if near:
+        response.headers[WARNING_HEADER] = ", ".join(near)
+    return response
+
+
 def _is_budget(limit: Any) -> bool:
     return (
         limit.unit == "usd"
@@ -53,6 +79,7 @@ def _is_budget(limit: Any) -> bool:
 def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
     identities = event.identities
     user = next((i for i in identities.values() if i.startswith((USER, ADDRESS))), None)
+    bounds = {charge.key: bound for bound, _, charge in event.charges}
     for verdict in event.decision.verdicts:
         charge = verdict.charge
         limit = charge.limit
@@ -66,10 +93,13 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             now_s, period_s = event.decision.now_us / MICRO, limit.period_us / MICRO
             since, window = datetime.fromtimestamp(now_s - period_s, UTC), now_s // period_s
             resets_at = None
+        bound, identity = bounds[charge.key], identities[charge.key]
+        owner, *others = _parts(bound, identity)
         yield Standing(
-            identity=identities[charge.key],
+            identity=owner,
             user=user,
-            name=limit.label,
+            name=f"{limit.label} of {', '.join(others)}" if others else limit.label,
+            warn_at=dict(bound.keywords).get(WARN_AT, 0),
             amount=limit.amount,
             used=_used(verdict),
             count=partial(_counted, limiter, charge),
@@ -78,6 +108,13 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             window=window,
             resets_at=resets_at,
         )
+
+
+def _parts(bound: Any, identity: str) -> list[str]:
+    """Return the identities that the limit counts together, that of a caller first."""
+    if not isinstance(bound.runtime.key_func, JoinedIdentity):
+        return [identity]
+    return sorted(separated(identity), key=lambda e: not e.startswith((USER, ADDRESS, TEAM)))
 
 
 def _used(verdict: Verdict) -> int:

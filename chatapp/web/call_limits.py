@@ -27,6 +27,11 @@ SURGE: Final = "surge"
 #: Everything that is counted by model: charged again for a fallback.
 OF_THE_MODEL: Final = ("model", "blocked-model", COOL_DOWN, *QUOTAS)
 
+#: Keywords of a limit: see `policy_keywords.py`.
+MODELS: Final = "models"
+AT_LIMIT: Final = "at_limit"
+WARN_AT: Final = "warn_at"
+
 # The endpoint with the caller's limits in the policy; the providers' endpoints share their buckets.
 ENDPOINT: Final = "chat.chat"
 METHOD: Final = "POST"
@@ -164,7 +169,15 @@ class RemainingLimit:
                 "members": members,
                 "ahead_for": until_us / MICRO,
             }
-        return {**entry, **self.keywords}
+        entry |= self.keywords
+        if (percent := self.keywords.get(WARN_AT)) is not None:
+            entry["warning"] = is_near(self.amount, self.remaining, percent)
+        return entry
+
+
+def is_near(amount: int, remaining: int, percent: int) -> bool:
+    """Return whether so much of a budget is used."""
+    return (amount - remaining) * 100 >= percent * amount
 
 
 def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
@@ -18,8 +19,9 @@ from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, UpstreamCa
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
+from chatapp.upstreams.router import ModelUnavailableError, UnknownModelError
 from chatapp.web import allowed_models
-from chatapp.web.call_limits import COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
+from chatapp.web.call_limits import AT_LIMIT, COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import (
     CurrentRequest,
     counted_input,
@@ -33,7 +35,13 @@ from chatapp.web.current_request import (
 )
 from chatapp.web.errors import ApiError
 from chatapp.web.tags import tags_of
-from ratelimit_ext import DecideAgain, Limiter, TemporarilyUnavailable
+from ratelimit_ext import (
+    DecideAgain,
+    Limiter,
+    RateLimitExceeded,
+    RequestTooLarge,
+    TemporarilyUnavailable,
+)
 
 #: A policy names one: `exempt_when = "chatapp.web.current_call:has_no_quota_by_direction"`.
 __all__ = ["begin_call", "has_no_quota_by_direction", "install"]
@@ -44,6 +52,9 @@ BUDGET_IN_USE: Final = (
     "What a call with files, stored items, MCP or fetched pages costs, or a compaction, is unknown "
     "before, and other calls in flight hold too much of your budget. Try again when one has ended."
 )
+#: An answer names here the cheaper model that has given it; a caller may write NEVER.
+CHEAPER_HEADER: Final = "x-cheaper-model"
+NEVER: Final = "never"
 RETRY_SOON: Final = {"Retry-After": "2"}
 
 
@@ -106,6 +117,23 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
 
 
 def _decide_elsewhere(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
+    """Return the decision for another key or model; ``None`` admits the request. If a budget has
+    refused it, that of a cheaper model counts only if it is admitted."""
+    refused, current = _decide_overload(refusal, decide_again), current_request()
+    cheaper = None if refused is None else _cheaper_model(current, refused)
+    if cheaper is None:
+        return refused
+    before = current.choice
+    current.use_fallback(cheaper)
+    second = decide_again()
+    if second is None or _decide_overload(second, decide_again) is None:
+        current.is_cheaper = True
+        return None
+    current.choose(before)
+    return refused
+
+
+def _decide_overload(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
     """Return the decision for another key or model, or for one of them once a provider's short wait
     is over; ``None`` admits the request."""
     current, patience_s = current_request(), PATIENCE_S
@@ -192,6 +220,50 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
         return False
     current.use_fallback(fallback)
     return True
+
+
+def _cheaper_model(current: CurrentRequest, refusal: HTTPException) -> Model | None:
+    """Return the cheapest model that may answer instead, of those that the budget names which has
+    refused the request: of the same upstream, and one that the caller may use and did not rule
+    out."""
+    wanted = current.model_request
+    if not isinstance(refusal, RateLimitExceeded | RequestTooLarge) or wanted is None:
+        return None
+    bound = refusal.bound_limit
+    patterns = dict(bound.keywords).get(AT_LIMIT) if bound else None
+    is_refused = request.headers.get(CHEAPER_HEADER, "").strip().lower() == NEVER
+    if not patterns or is_refused or current.requested_model is not None:
+        return None
+    services, model, usage = current.services, wanted.turn.model, current.demand.estimate.usage
+    catalogue, allowance = services.catalogue, allowed_models.Allowance("", patterns)
+    prices = {
+        slug: catalogue.price(slug, usage)
+        for slug, upstream in services.router.available_models.items()
+        if upstream == model.upstream
+        and allowance.has(allowed_models.names_of_slug(slug, upstream))
+    }
+    most = catalogue.price(model.slug, usage)
+    for slug in sorted((each for each in prices if prices[each] < most), key=prices.__getitem__):
+        with suppress(UnknownModelError, ModelUnavailableError):
+            name = slug.removeprefix(f"{model.upstream}/")
+            other = services.router.model(f"{model.upstream}/{name}")
+            if allowed_models.allows(current, other) and _fits(current, other):
+                return other
+    return None
+
+
+def _fits(current: CurrentRequest, other: Model) -> bool:
+    """Return whether the model can answer the request as it is, as far as the catalogue knows."""
+    wanted, demand, catalogue = current.wanted, current.demand, current.services.catalogue
+    slugs = {other.slug, wanted.turn.model.slug}
+    context = catalogue.context_tokens(other.slug)
+    return (
+        len(slugs.intersection(catalogue.embedding)) in (0, 2)
+        and (context is None or demand.estimate.input_tokens < context)
+        and (demand.bound is None or catalogue.longest_answer(other, demand.bound) == demand.bound)
+        and not (wanted.extras.thinks and not catalogue.may_hide_output(other, thinks=True))
+        and _is_priced(current, other)
+    )
 
 
 def _is_priced(current: CurrentRequest, fallback: Model) -> bool:

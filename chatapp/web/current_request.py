@@ -35,13 +35,15 @@ class CurrentRequest:
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
     are the names of the upstream's keys that did not admit or serve it. ``held_micro_usd`` is what
-    limits in dollars are to hold, None for the expected cost.
+    limits in dollars are to hold, None for the expected cost. ``is_cheaper``: a cheaper model
+    answers, as a budget has refused the requested one.
     """
 
     __slots__ = (
         "_demand",
         "_user",
         "held_micro_usd",
+        "is_cheaper",
         "model_request",
         "named_user",
         "principal",
@@ -60,6 +62,7 @@ class CurrentRequest:
         self._user: str | None = None
         self._demand: Demand | None = None
         self.held_micro_usd: int | None = None
+        self.is_cheaper = False
 
     @property
     def wanted(self) -> ModelRequest:

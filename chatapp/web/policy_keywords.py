@@ -1,11 +1,13 @@
 """The keywords that plans and limits of calls have beside the extension's.
 
-`models = ["claude-opus*"]` says for which models alone a limit is, and which models a plan allows.
+- `models = ["claude-opus*"]`: for which models alone a limit is, and which models a plan allows
+- `at_limit = "claude-haiku*"`: which model answers instead if this budget refuses a call
+- `warn_at = 80`: from how much of this budget on, in percent, answers have a warning
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -13,17 +15,36 @@ from chatapp import guards_file
 from chatapp.catalogue import Catalogue
 from chatapp.web import allowed_models
 from chatapp.web.allowed_models import Allowance, names_of_call, names_of_slug, patterns, unknown
+from chatapp.web.call_limits import AT_LIMIT, MODELS, WARN_AT
 from chatapp.web.current_request import current_request
-from ratelimit_ext import Limiter, Policy
+from ratelimit_ext import Limiter, Policy, PolicyLimit
 
-MODELS: Final = "models"
+#: Only budgets have them.
+OF_BUDGETS: Final = (AT_LIMIT, WARN_AT)
 
 
 def install(limiter: Limiter, catalogue: Catalogue) -> None:
     """Add the keywords to the plans and limits of a policy."""
     limiter.plan_keyword(allowed_models.KEYWORD)(patterns)
     limiter.limit_keyword(MODELS, applies=partial(covers, catalogue))(patterns)
-    limiter.policy_rules(_mistakes)
+    limiter.limit_keyword(AT_LIMIT)(_cheaper)
+    limiter.limit_keyword(WARN_AT)(_percent)
+    limiter.policy_rules(partial(_mistakes, catalogue))
+
+
+def has_warnings(policy: Policy | None) -> bool:
+    limits = policy.all_limits() if policy else ()
+    return any(WARN_AT in dict(limit.keywords) for limit in limits)
+
+
+def _cheaper(value: object) -> tuple[str, ...]:
+    return patterns([value] if isinstance(value, str) else value)
+
+
+def _percent(value: object) -> int:
+    if type(value) is not int or not 0 < value <= 100:
+        raise ValueError(f"found {value!r}; allowed: percent of the budget, from 1 to 100.")
+    return value
 
 
 def covers(
@@ -52,12 +73,14 @@ def unknown_models(policy: Policy | None, catalogue: Catalogue) -> Iterator[str]
         for pattern in unknown(plan.keywords.get(word, ()), catalogue):
             yield f"{plan.source}.{word}: {pattern!r} matches no model of models.toml"
     for limit in policy.all_limits():
-        for pattern in unknown(dict(limit.keywords).get(MODELS, ()), catalogue):
-            yield f"{limit.source}.{MODELS}: {pattern!r} matches no model of models.toml"
+        for word in (MODELS, AT_LIMIT):
+            for pattern in unknown(dict(limit.keywords).get(word, ()), catalogue):
+                yield f"{limit.source}.{word}: {pattern!r} matches no model of models.toml"
 
 
-def _mistakes(policy: Policy) -> Iterator[tuple[Any, str]]:
-    """Yield keywords at limits of which no call of a model is a part."""
+def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]:
+    """Yield keywords at limits of which no call of a model is a part, those of budgets at other
+    limits, and cheaper models of other providers than those that the limit is for."""
     calls = guards_file.call_members()
     named = (*policy.blueprints.items(), *policy.routes.items(), *policy.targets.items())
     others = [limits for name, limits in named if not calls & {name, name.rpartition(".")[0]}]
@@ -69,3 +92,32 @@ def _mistakes(policy: Policy) -> Iterator[tuple[Any, str]]:
                 said = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
                 found[str(at)] = at, f"is {said}. Remove it, or move the limit."
     yield from found.values()
+    for limit in policy.all_limits():
+        yield from _mistakes_of_budget(limit, catalogue)
+
+
+def _mistakes_of_budget(limit: PolicyLimit, catalogue: Catalogue) -> Iterator[tuple[Any, str]]:
+    keywords, place, [parsed, *_] = dict(limit.keywords), limit.place, limit.parsed
+    assert place is not None
+    for word in OF_BUDGETS:
+        if word in keywords and (parsed.unit, parsed.strategy) != ("usd", None):
+            yield place.at(word), 'is only for budgets, such as "20 usd/week". Remove it.'
+    own = _upstreams_of(keywords.get(MODELS, ()), catalogue)
+    for pattern in keywords.get(AT_LIMIT, ()):
+        others = _upstreams_of([pattern], catalogue)
+        if own and others and not own & others:
+            sentence = (
+                f"found {pattern!r}, a model of {_listed(others)}, but the limit is for models of "
+                f"{_listed(own)}. A cheaper model of the same provider is allowed."
+            )
+            yield place.at(AT_LIMIT), sentence
+
+
+def _upstreams_of(models: Sequence[str], catalogue: Catalogue) -> set[str]:
+    allowance = Allowance("", models)
+    known = catalogue.upstreams.items()
+    return {upstream for slug, upstream in known if allowance.has(names_of_slug(slug, upstream))}
+
+
+def _listed(names: Collection[str]) -> str:
+    return " and ".join(sorted(names))

@@ -16,7 +16,7 @@ from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.upstreams import AnswerStream, Part, Progress, RawAnswer, UpstreamError
 from chatapp.upstreams.event_stream import MIMETYPE
 from chatapp.upstreams.router import Router
-from chatapp.web.current_call import begin_call
+from chatapp.web.current_call import CHEAPER_HEADER, begin_call
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
 
@@ -40,6 +40,8 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
         call.finish_answer(reply.usage, generated=[reply.text])
         response = jsonify(answer_format.answer_body(reply))
     response.headers[CALL_ID_HEADER] = call.record.id
+    if current.is_cheaper:
+        response.headers[CHEAPER_HEADER] = turn.model.name
     return response
 
 
@@ -54,11 +56,15 @@ def respond_in_protocol(wire_format: WireFormat) -> Response:
     router, call = current.services.router, begin_call(current)
     if wanted.stream:
         stream = call.run(lambda model, most: router.forward_stream(model, raw_request, most))
-        return _stream_response(stream, ForwardWriter(wire_format), call)
-    answer = call.run(lambda model, most: router.forward(model, raw_request, most))
-    call.finish_answer(answer.usage, generated=answer.generated)
-    _note(answer.ids, answer.usage, call, current.services.stored_answers)
-    return raw_response(answer)
+        response = _stream_response(stream, ForwardWriter(wire_format), call)
+    else:
+        answer = call.run(lambda model, most: router.forward(model, raw_request, most))
+        call.finish_answer(answer.usage, generated=answer.generated)
+        _note(answer.ids, answer.usage, call, current.services.stored_answers)
+        response = raw_response(answer)
+    if current.is_cheaper:
+        response.headers[CHEAPER_HEADER] = wanted.turn.model.name
+    return response
 
 
 def respond_with_count(**beside: str) -> Response:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
@@ -29,12 +29,15 @@ _logger = logging.getLogger("ratelimit_ext")
 
 class ChargedLimit(Protocol):
     """A limit as it is bound to a route. ``written`` is its string; ``tried`` the amount that is
-    evaluated beside it in shadow, if this is its candidate, else empty."""
+    evaluated beside it in shadow, if this is its candidate, else empty; ``keywords`` are the
+    application's own."""
 
     @property
     def written(self) -> str: ...
     @property
     def tried(self) -> str: ...
+    @property
+    def keywords(self) -> tuple[tuple[str, Any], ...]: ...
 
 
 class DecisionEvent(NamedTuple):

@@ -146,8 +146,10 @@ class LimitedRequest:
         in the request is ignored; if the whole application has no limit of the name, a warning is
         logged.
         """
-        conditional = self._hooks.conditional_limits(self._context)
-        return self._hooks.components.attempts.admit(self._state, names, conditional)
+        components = self._hooks.components
+        is_fixed = not components.callbacks.conditions
+        conditional = () if is_fixed else self._hooks.conditional_limits(self._context)
+        return components.attempts.admit(self._state, names, conditional)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """Return what the caller has left of each limit of an endpoint, the shortest period first.

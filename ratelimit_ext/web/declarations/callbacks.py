@@ -122,7 +122,8 @@ class Callbacks:
         self.plan_keywords: dict[str, Callable[[Any], Any]] = {}
         #: What limits of a policy may have in the same way.
         self.limit_keywords: dict[str, LimitKeyword] = {}
-        self._conditions: dict[Condition, Condition] = {}
+        #: Those that limits of a policy have by such keywords.
+        self.conditions: dict[Condition, Condition] = {}
         self.policy_rules: PolicyRules | None = None
         self.refusal_handler: RefusalHandler | None = None
         self.callers: Callers = AnyCallers(self.identities)
@@ -143,7 +144,7 @@ class Callbacks:
         known = self.limit_keywords
         own = [(applies, value) for word, value in keywords if (applies := known[word].applies)]
         condition = Condition(exempt_when, tuple(own))
-        return self._conditions.setdefault(condition, condition) if own else exempt_when
+        return self.conditions.setdefault(condition, condition) if own else exempt_when
 
     def is_common(self, identity: Identity) -> bool:
         """Return whether many callers have it in common, or all that are counted together."""

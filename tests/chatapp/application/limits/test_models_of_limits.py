@@ -65,9 +65,10 @@ def chat(app: Flask, model: str, user: str = "ada") -> Any:
     return app.test_client().post("/chat", json=body)
 
 
-def used(app: Flask, user: str = "ada") -> dict[str, float]:
-    """What each limit of the user has counted, by `GET /usage`."""
-    shown = app.test_client().get("/usage", query_string={"user_id": user}).json
+def used(app: Flask, user: str | None = "ada") -> dict[str, float]:
+    """What each limit of the user, or of the address, has counted, by `GET /usage`."""
+    query = {} if user is None else {"user_id": user}
+    shown = app.test_client().get("/usage", query_string=query).json
     assert shown is not None
     return {each["name"]: each["limit"] - each["remaining"] for each in shown["limits"]}
 
@@ -203,7 +204,8 @@ def test_the_limits_of_the_page(
     """Each is valid in the packaged policy, and counts what the page says."""
     page = Path(__file__).parents[4] / "docs" / "gateway" / "models-and-weeks.md"
     blocks = re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL)
-    file = policy(tmp_path, "\n".join(blocks))
+    week, two_lines, *others = blocks
+    file = policy(tmp_path, "\n".join([week.replace("20 usd", "0.0003 usd"), two_lines, *others]))
     app = make_app(RATELIMIT_POLICY_FILE=file)
     checked = app.test_cli_runner().invoke(args=["ratelimit", "check", file])
     assert checked.exit_code == 0, checked.output
@@ -211,6 +213,11 @@ def test_the_limits_of_the_page(
     answers = [chat(app, name) for name in ("claude-opus-4-6", SMALLER)]
     assert [each.status_code for each in answers] == [200, 200]
     policies = [each.headers["RateLimit-Policy"] for each in answers]
-    assert ['"opus-week";q=20000000;w=604800' in each for each in policies] == [True, False]
+    assert ['"opus-week";q=300;w=604800' in each for each in policies] == [True, False]
     assert ['"model-day";q=500' in each for each in policies] == [True, True]
     assert used(app)["opus-week"] > 0
+    later = [chat(app, "claude-opus-4-6") for _ in range(2)][-1]
+    assert later.json["model"] == later.headers["x-cheaper-model"] == "claude-haiku-4-5"
+    refused = {"headers": {"X-Cheaper-Model": "never"}}
+    body = {"message": "hi", "model": "claude-opus-4-6", "user_id": "ada"}
+    assert app.test_client().post("/chat", json=body, **refused).status_code == 429
