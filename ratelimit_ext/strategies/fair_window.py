@@ -294,7 +294,7 @@ def _spans(
         if span[0] < span[1]:  # else the clocks skip these hours
             spans.append(span)
         day = midnight
-    return end, spans
+    return end, spans or [(begin, end)]
 
 
 def _us(instant: datetime) -> int:

@@ -27,7 +27,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.fair_window import FIRST, MOST_MEMBERS
 from tests.strategies.virtual_time import VirtualClient
-from tests.strategies.world import DAY, HOUR, MINUTE, World
+from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, World
 
 AMOUNT: Final = 100
 #: Members, costs, and which part of the window passes before each call, in percent.
@@ -41,6 +41,14 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
     "steep": {"period_us": MINUTE, "pace": 1500},
     "day": {"period_us": DAY, "anchor": "day"},
     "hours": {"period_us": DAY, "anchor": "day", "hours": "8-18", "timezone": "Europe/Berlin"},
+}
+#: Windows of several days, whose line the oracle does not know.
+LONG: Final[dict[str, dict[str, Any]]] = {
+    "week": {"period_us": 7 * DAY, "anchor": "week", "hours": "0-24", "week_starts": "sunday"},
+    "month": {
+        **{"period_us": 30 * DAY, "anchor": "month", "pace": 1250},
+        **{"hours": "22-24", "timezone": "America/New_York"},
+    },
 }
 
 
@@ -123,7 +131,7 @@ def expected_line(limit: Limit, begin: int, now_us: int) -> tuple[Fraction, int]
     return Fraction(passed, whole), line
 
 
-@given(trace=TRACES, kind=st.sampled_from([*KINDS]), held=st.booleans())
+@given(trace=TRACES, kind=st.sampled_from([*KINDS, *LONG]), held=st.booleans())
 @settings(
     max_examples=60,
     deadline=None,
@@ -138,7 +146,7 @@ def test_both_engines_agree(
         World(MemoryEngine()),
         World(RedisEngine(VirtualClient(redis_client), redis.RedisError)),
     )
-    limit = shared(**KINDS[kind], unit="tokens" if held else "requests")
+    limit = shared(**(KINDS | LONG)[kind], unit="tokens" if held else "requests")
     taken: list[list[Decision]] = []
     for number, (member, cost, percent) in enumerate(trace):
         hold = Hold(number + 1, HOUR) if held else NO_HOLD
@@ -162,11 +170,11 @@ def test_both_engines_agree(
                 world.engine.settle(changes, now_us=world.now_us)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", KINDS | LONG)
 def test_the_wait_is_exact(world: World, kind: str) -> None:
     """A microsecond earlier is too early: until the line is reached; a call that costs more than
     what is left waits for the next window."""
-    limit = shared(**KINDS[kind])
+    limit = shared(**(KINDS | LONG)[kind])
     world.wait(us=limit.period_us // 7)
     for member, cost in (("a", 1), ("a", 30), ("a", 5), ("b", 5), ("a", 1)):
         passed(world, limit, "b")
@@ -252,6 +260,13 @@ def test_invented_members_need_no_more_memory(engine: str, redis_client: redis.R
     assert not call(world, limit, "last", 10**9 // 59).admitted
     names = len(world.engine._buckets()._states) if engine == "memory" else redis_client.dbsize()  # type: ignore[attr-defined]
     assert names == MOST_MEMBERS + 1
+
+
+def test_a_day_without_its_hours(world: World) -> None:
+    """The clocks skip them once a year: then the whole day counts."""
+    words = {**KINDS["day"], "timezone": "Europe/Berlin", "hours": "2-3"}
+    world.now_us = int(datetime(2027, 3, 28, 12, tzinfo=ZoneInfo("UTC")).timestamp()) * SECOND
+    assert passed(world, shared(**words), "a") == AMOUNT * 13 // 23
 
 
 def test_only_windows_can_be_fair() -> None:
