@@ -6,7 +6,7 @@ import { saveChat } from "./chat-file.js";
 import { Conversation } from "./conversation.js";
 import { Limits } from "./limits.js";
 import { copyButton } from "./markdown.js";
-import { MOST_FILES, isMedia, mediaOf, untaken } from "./media-files.js";
+import { MOST_FILES, isMedia, kindOf, mediaOf, untaken } from "./media-files.js";
 import { presets, savePreset } from "./presets.js";
 import { PASTE_KEY, describe, waitSentence } from "./problems.js";
 import { Refusal, Server } from "./server.js";
@@ -588,13 +588,15 @@ function unreadable(files) {
 
 // The price of a long message, or one with files, before it is sent.
 function showEstimate() {
-  const { inputUsd } = chosen();
+  const { inputUsd, contextTokens } = chosen();
   const problem = unreadable(attached);
   at("estimate").hidden = !problem && ((message.value.length < LONG_DRAFT && attached.length === 0) || !inputUsd);
   if (at("estimate").hidden) return; // else each letter would sum up the whole chat
-  const tokens = conversation.tokensWith(message.value, attached, chosen());
+  // A provider bills no more than its model reads. How much of a PDF file is text, only the provider knows.
+  const tokens = Math.min(conversation.tokensWith(message.value, attached, chosen()), contextTokens ?? Infinity);
   const usd = (tokens * inputUsd) / 1e6;
-  at("estimate").textContent = problem || `About ${count(tokens, "token")} to read: ${dollars(usd)}. The reply costs extra.`;
+  const about = attached.some((file) => kindOf(file) === "pdf") ? "Up to" : "About";
+  at("estimate").textContent = problem || `${about} ${count(tokens, "token")} to read: ${dollars(usd)}. The reply costs extra.`;
 }
 
 async function attach(files) {

@@ -57,11 +57,16 @@ def parts(content: list[dict[str, Any]]) -> list[str]:
 def test_files_are_priced_before_they_are_sent(chat: Page, provider: UpstreamServer) -> None:
     """By the server's estimate for the model. The provider gets them, and again with each later
     message; the page shows them, and they can be saved."""
-    attach(chat, ("a photo.png", "image/png", png()), ("plan.pdf", "application/pdf", PDF))
+    attach(chat, ("large.pdf", "application/pdf", PDF * 400))
+    expect(chat.locator("#estimate")).to_contain_text("Up to 400,000 tokens to read: $0.30.")
+    button(chat, "Remove large.pdf").click()
+    attach(chat, ("a photo.png", "image/png", png()))
+    expect(chat.locator("#estimate")).to_contain_text("About 2,500 tokens to read: $0.0019.")
+    attach(chat, ("plan.pdf", "application/pdf", PDF))
     expect(chat.get_by_role("img", name="a photo.png")).to_be_visible()
     expect(chat.locator("#attached")).to_contain_text("plan.pdf")
     tokens = round(2_500 + len(PDF) / 2.25) + 1
-    expect(chat.locator("#estimate")).to_contain_text(f"About {tokens:,} tokens to read: $0.0049.")
+    expect(chat.locator("#estimate")).to_contain_text(f"Up to {tokens:,} tokens to read: $0.0049.")
     message(chat).fill("What is it?")
     button(chat, "Send").click()
     expect(replies(chat)).to_contain_text("pong")
