@@ -43,6 +43,8 @@ from chatapp.upstreams.cancellation import Wait, waiting
 STALE_S: Final = 1.0
 #: Shorter pauses between two outputs are the usual pace of a model.
 PAUSE_S: Final = 1.0
+#: How often a stream that goes on looks whether its reservation is to be renewed.
+LOOK_S: Final = 0.05
 #: What is held for one answer beside other calls in flight, if the model and the request allow that
 #: many and the budget pays them.
 HELD_TOKENS: Final = 16_384
@@ -194,6 +196,8 @@ class UpstreamCall:
         self._asked_at = self._heard_at = time.monotonic()
         self._heard = 0
         self._silent_s = 0.0
+        #: When to look next whether the reservation is to be renewed.
+        self._look_at = 0.0
         #: Whether the tools of the provider have used up what the caller may spend.
         self.is_overspent = False
         self._metered: object = None
@@ -421,9 +425,15 @@ class UpstreamCall:
     def note_progress(self, progress: Progress) -> None:
         """The stream goes on: renew what is reserved before it expires, and see whether the results
         of tools cost more than the caller may spend."""
+        now = time.monotonic()
         if len(progress.generated) > self._heard:
             self._heard = len(progress.generated)
-            self._end_pause()
+            if now - self._heard_at > PAUSE_S:
+                self._silent_s += now - self._heard_at
+            self._heard_at = now
+        if not progress.runs_tools and now < self._look_at:
+            return
+        self._look_at = now + LOOK_S
         read = progress.rereads, progress.has_result, len(progress.results)
         has_read = progress.runs_tools and read != self._metered
         if not (has_read or self._limits.renewal_is_due):
@@ -444,11 +454,6 @@ class UpstreamCall:
             self._ledger.begin(
                 replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
             )
-
-    def _end_pause(self) -> None:
-        now = time.monotonic()
-        self._silent_s += self._pause_s(now)
-        self._heard_at = now
 
     def _pause_s(self, now: float) -> float:
         """Return the pause since the last output, if it is one."""

@@ -198,29 +198,24 @@ class Stream:
             timeout = max(0.001, min(timeout or math.inf, at_s - time.monotonic()))
         self._is_used = True
         wait = _of_thread.get(threading.get_ident())
-        if wait is None:
-            return self._read(max_bytes, timeout)
-        wait.begin_read(self)
+        if wait is not None:
+            wait.begin_read(self)
         try:
-            return self._read(max_bytes, timeout)
-        finally:
-            wait.end_read()
-
-    def _read(self, max_bytes: int, timeout: float | None) -> bytes:
-        """Read as the stream does, but leave a timeout that is hardly another one."""
-        if self._socket is None:
-            return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
-        import httpcore2  # noqa: PLC0415
-
-        try:
+            if self._socket is None:
+                return self._stream.read(max_bytes, timeout)  # type: ignore[no-any-return]
+            # As the stream does, but a timeout that is hardly another one is left.
             if not timeout or not timeout <= self._timeout_s <= timeout * NEARLY:
                 self._socket.settimeout(timeout)
                 self._timeout_s = timeout or 0.0
             return self._socket.recv(max_bytes)  # type: ignore[no-any-return]
-        except TimeoutError as error:
-            raise httpcore2.ReadTimeout(error) from error
         except OSError as error:
-            raise httpcore2.ReadError(error) from error
+            import httpcore2  # noqa: PLC0415
+
+            is_late = isinstance(error, TimeoutError)
+            raise (httpcore2.ReadTimeout if is_late else httpcore2.ReadError)(error) from error
+        finally:
+            if wait is not None:
+                wait.end_read()
 
     def start_tls(self, *args: Any, **kwargs: Any) -> Stream:
         return Stream(self._stream.start_tls(*args, **kwargs))

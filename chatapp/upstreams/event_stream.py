@@ -24,6 +24,10 @@ END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 LINE_END: Final = re.compile(r"\r\n|\n|\r")
 
 
+#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
+_new: Final = tuple.__new__
+
+
 class Event(NamedTuple):
     """One event: its name ("" without one), its data, and its bytes on the wire."""
 
@@ -41,6 +45,16 @@ def read(chunks: Iterable[bytes]) -> Iterator[Event]:
     """
     pending = bytearray()
     for chunk in chunks:
+        if (
+            not pending
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk.endswith(b"\n")
+            and b"\r" not in chunk
+        ):
+            # One whole event of one line, as most chunks of OpenAI are.
+            yield _new(Event, ("", chunk[6:-2].decode("utf-8"), chunk))
+            continue
         if not pending and (end := END.search(chunk)) and end.end() == len(chunk):
             yield _event(chunk)  # one whole event, as most chunks are
             continue
@@ -123,17 +137,34 @@ class EventStream:
             raise UpstreamError("malformed", message=f"not a stream: {found}", status=200)
 
     def __iter__(self) -> Iterator[Part]:
+        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
+
         try:
-            for event in read(self._chunks()):
-                part = self._part(event)
-                if part.text or part.raw:
+            for event in read(body_of(self._response)):
+                try:
+                    part = self._reader.read(event)
+                except ValueError as error:
+                    part = self._passed_on(event, error)
+                if part[0] or part[1]:
                     yield part
+        except httpx2.TimeoutException as error:
+            if not self._reader.over:
+                raise UpstreamError("timeout", message=str(error)) from error
+        except (httpx2.HTTPError, httpx2.StreamError) as error:
+            if not self._reader.over:
+                raise UpstreamError("unavailable", message=str(error)) from error
         except ValueError as error:
             raise UpstreamError("malformed", message=str(error)) from error
         finally:
             self.close()
         if self.progress.finish_reason is None and not self.progress.failed:
             raise UpstreamError("unavailable", message="the stream ended too early")
+
+    def _passed_on(self, event: Event, error: ValueError) -> Part:
+        """Return an event that cannot be parsed, if the client may understand it."""
+        if not self._lenient:
+            raise error
+        return Part("", event.raw)
 
     def close(self) -> None:
         close(self._response)
@@ -143,23 +174,3 @@ class EventStream:
         # Of a closed response, the connection may serve another call already.
         if network is not None and not self._response.is_closed:
             hang_up(network)
-
-    def _chunks(self) -> Iterator[bytes]:
-        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
-
-        try:
-            yield from body_of(self._response)
-        except httpx2.TimeoutException as error:
-            if not self._reader.over:
-                raise UpstreamError("timeout", message=str(error)) from error
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
-            if not self._reader.over:
-                raise UpstreamError("unavailable", message=str(error)) from error
-
-    def _part(self, event: Event) -> Part:
-        try:
-            return self._reader.read(event)
-        except ValueError:
-            if not self._lenient:
-                raise
-            return Part("", event.raw)

@@ -179,13 +179,6 @@ class StreamBody:
         elif not is_decided or progress.usage_is_final:
             self._stream.abort()
 
-    def _note_progress(self, progress: Progress) -> None:
-        self._call.note_progress(progress)
-        if progress.ids is not self._ids:
-            # Before the client gets the event with them.
-            self._ids = progress.ids
-            _note(self._ids, progress.usage, self._call, self._stored_answers)
-
     def _written(self) -> Iterator[bytes]:
         writer = self._writer
         try:
@@ -213,18 +206,21 @@ class StreamBody:
     def _parts(self, writer: StreamWriter) -> Iterator[bytes]:
         """Yield the parts for the client, and none once it has left; they end early if the rest is
         not worth its price."""
-        known = None
+        known, call, progress = None, self._call, self._stream.progress
         for part in self._stream:
-            progress = self._stream.progress
-            self._note_progress(progress)
-            if self._call.is_overspent:
+            call.note_progress(progress)
+            if progress.ids is not self._ids:
+                # Before the client gets the event with them.
+                self._ids = progress.ids
+                _note(self._ids, progress.usage, call, self._stored_answers)
+            if call.is_overspent:
                 raise UpstreamError("overspent", status=200)
             if not self._client_left:
                 if written := writer.part(part):
                     yield written
             elif progress.usage is not known:
                 known = progress.usage
-                if not (self._is_decided or self._call.reads_on(progress)):
+                if not (self._is_decided or call.reads_on(progress)):
                     return
 
 

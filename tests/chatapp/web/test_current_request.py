@@ -14,7 +14,7 @@ from chatapp.catalogue import Catalogue
 from chatapp.estimates.estimate import Estimator
 from ratelimit_ext.web.request import request_state
 from tests.called import called
-from tests.chatapp.upstream_server import OPENAI_PATH, UpstreamServer
+from tests.chatapp.upstream_server import OPENAI_PATH, Stream, UpstreamServer, openai_chunks
 
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
 #: Of Flask's proxies, by a whole call through OpenAI's endpoint: Flask's own, the extension's, and
@@ -23,6 +23,8 @@ MOST_LOOK_UPS = 52
 #: Of a plain call with all default limits: 590 functions, and 246 returns. They were 1,072 and 572.
 MOST_FUNCTIONS = 600
 MOST_RETURNS = 250
+#: Of a streamed event: 8, and one more if it arrives alone and is waited for.
+MOST_PER_EVENT = 9
 
 
 def ask(client: FlaskClient) -> None:
@@ -57,6 +59,19 @@ def test_a_call_takes_few_functions(
     left = [file for file, following in pairwise(files) if file != following]
     assert 0 < len(files) <= MOST_FUNCTIONS, len(files)
     assert len(left) - len({*left}) <= MOST_RETURNS, len(left)
+
+
+def test_an_event_takes_few_functions(online: FlaskClient, provider: UpstreamServer) -> None:
+    """Of both packages, from the provider's bytes to the client's; they were 22. A clock is read,
+    and nothing is looked up."""
+    counts = []
+    for events in (100, 300):
+        provider.script(Stream(openai_chunks(*["word "] * events)))
+        with called(chatapp, ratelimit_ext) as codes:
+            answer = online.post(OPENAI_PATH, json={**BODY, "stream": True})
+            assert answer.data.count(b'"word "') == events
+        counts.append(len(codes))
+    assert 0 < counts[1] - counts[0] <= MOST_PER_EVENT * 200, counts
 
 
 def test_a_call_looks_up_few_proxies(online: FlaskClient, provider: UpstreamServer) -> None:
