@@ -113,7 +113,7 @@ class Tariff:
         """Return the cost in micro-dollars, rounded up once for the call. Each reading has the
         price of its own length; what else is used is shared among them by their input."""
         total = self.usual.millionths(usage)
-        if self.long is not None:
+        if self.long is not None and (usage.readings or usage.input_tokens > self.long.over):
             inputs = usage.readings or (usage.input_tokens,)
             if long := sum(filter(self.is_long, inputs)):
                 rest = sum(inputs) - long

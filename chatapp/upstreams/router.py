@@ -88,6 +88,7 @@ class Router:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
         self._forwarders = {each.name: each for each in upstreams if isinstance(each, SDKUpstream)}
         self._keys = {name: each.keys for name, each in self._forwarders.items()}
+        self._several_keys = {n: keys for n, keys in self._keys.items() if len(keys.names) > 1}
         self._catalogue = catalogue
         self.max_tokens = max_tokens
         self._on_refused_key = on_refused_key
@@ -156,10 +157,8 @@ class Router:
 
     def _with_key(self, model: Model) -> Model:
         """Return the model with the key that is next, if its upstream has several."""
-        keys = self._keys.get(model.upstream)
-        if keys is None or len(keys.names) < 2:
-            return model
-        return replace(model, key=keys.next(model.family))
+        keys = self._several_keys.get(model.upstream)
+        return model if keys is None else replace(model, key=keys.next(model.family))
 
     def with_other_key(self, model: Model, tried: Collection[str]) -> Model | None:
         """Return the model with another key than these, if one can be used now."""
@@ -175,8 +174,8 @@ class Router:
 
     def quota_identities(self, model: Model) -> tuple[str, ...]:
         """Return the identities of the model's cool-downs and quotas: one for each key."""
-        keys = self._keys.get(model.upstream)
-        names = keys.names if keys and len(keys.names) > 1 else ("",)
+        keys = self._several_keys.get(model.upstream)
+        names = ("",) if keys is None else keys.names
         return tuple(replace(model, key=name).quota_identity for name in names)
 
     @contextmanager

@@ -292,8 +292,8 @@ class SDKUpstream:
     def forward(self, request: RawRequest) -> RawAnswer:
         """Send the request once and wait for the whole answer. Raises UpstreamError."""
         api = self._protocol.api(request.path)
-        answer = self._post(api.path, request, read_s=self._timeouts.read_s)
         with upstream_errors(self._protocol):
+            answer = self._posted(api.path, request, read_s=self._timeouts.read_s)
             return replace(
                 answer,
                 usage=_usage(api, answer.fields),
@@ -313,8 +313,13 @@ class SDKUpstream:
 
     def _post(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
         """Send the request once and wait for the whole answer."""
+        with upstream_errors(self._protocol):
+            return self._posted(path, request, read_s=read_s)
+
+    def _posted(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
+        """Return the answer; raises what `upstream_errors` expects."""
         protocol = self._protocol
-        with upstream_errors(protocol), reads_within(read_s):
+        with reads_within(read_s):
             response = self._send(path, request, read_s=read_s)
             headers = dict(response.headers.items())
             return RawAnswer(
