@@ -55,6 +55,8 @@ class RequestHooks:
         """Decide, answer and reserve by these from now on."""
         self.components = components
         self._identifier = components.settings._request_identifier or requested_endpoint
+        #: Whether that is the endpoint: then the context is not looked up again.
+        self._is_usual = self._identifier is requested_endpoint
 
     def use_storage(self, storage: Storage) -> Storage | None:
         """Decide by this storage from now on; returns the one before. For tests."""
@@ -82,7 +84,7 @@ class RequestHooks:
     def before_request(self) -> flask.Response | None:
         """Decide before a view that has none of our wrappers. Returns as :meth:`admit_to_view`."""
         context = _request_context._get_current_object()
-        endpoint = self._endpoint_in(context)
+        endpoint = (context.request.endpoint or "") if self._is_usual else self._identifier()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         # A wrapper asks the request filters later, too: they may read who is logged in.
         if view is None and context.request.endpoint is None:
@@ -103,7 +105,8 @@ class RequestHooks:
     ) -> flask.Response | None:
         """Decide in the wrapper of a callable. Returns the response to a denial that is repeated
         from memory, if its exception ``is_final``."""
-        state, endpoint = self.state_in(context), self._endpoint_in(context)
+        state = self.state_in(context)
+        endpoint = (context.request.endpoint or "") if self._is_usual else self._identifier()
         if self._is_exempt(state, endpoint):
             return None
         view = context.app.view_functions.get(endpoint) if endpoint else None
@@ -253,11 +256,8 @@ class RequestHooks:
         return state.reserved()
 
     def _endpoint_in(self, context: Any) -> str:
-        """Return the request's identity, by default its endpoint: then the context is not looked up
-        again."""
-        if self._identifier is requested_endpoint:
-            return context.request.endpoint or ""
-        return self._identifier()
+        """Return the request's identity, by default its endpoint."""
+        return (context.request.endpoint or "") if self._is_usual else self._identifier()
 
     def _is_exempt(self, state: RequestState, endpoint: str) -> bool:
         """Return whether no limit applies to the request. The request filters are called once."""

@@ -42,7 +42,7 @@ def mcp_tool() -> str:
 
 def is_mcp(environ: dict[str, Any]) -> bool:
     """Return whether a client of the protocol sent the request."""
-    return any(header in environ for header in _HEADERS)
+    return not environ.keys().isdisjoint(_HEADERS)
 
 
 def refusal(status: int, body: dict[str, Any]) -> Response:

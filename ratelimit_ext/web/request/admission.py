@@ -294,7 +294,7 @@ class Admission:
         ):
             state.charged = done
             return self._refusals.repeated(cached, engine, found, charges, is_final)
-        hold = self.hold_for(limits)
+        hold = self.hold_for(limits) if found.holds else NO_HOLD
         try:
             if hold.id:
                 decision, records = self._held(engine, charges, hold, is_new=True)

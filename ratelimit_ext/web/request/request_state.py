@@ -255,6 +255,8 @@ class RequestState:
         slow. Refusals are sent at once, and stay exact."""
         unread = self._unread
         if unread and not self._decided and not self._is_outdated(unread[0]):
+            if len(unread) == 1:
+                return unread[0].statuses()
             return [status for records in unread for status in records.statuses()]
         records = self.records
         if records and self._is_outdated(records[0]):

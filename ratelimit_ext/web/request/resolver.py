@@ -87,6 +87,8 @@ class RouteLimits:
     has_optional: bool = field(init=False)
     #: Whether a request may wait for one of them.
     waits: bool = field(init=False)
+    #: Whether a limit holds something until it is settled.
+    holds: bool = field(init=False)
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
@@ -96,6 +98,7 @@ class RouteLimits:
         derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
         derive(self, "has_optional", any(bound.optional for bound in limits))
         derive(self, "waits", any(bound.limit.wait for bound in limits))
+        derive(self, "holds", any(bound.limit.held for bound in limits))
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """Return the limits without the shared ones whose definitions are charged already."""
