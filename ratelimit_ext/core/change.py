@@ -59,6 +59,11 @@ class Change(NamedTuple):
         return cls(verdict.charge, hold, "renew", (verdict.charge.cost, spent))
 
     @classmethod
+    def start(cls, charge: Charge, hold: Hold) -> Change:
+        """Begin a call that is in line, if it is its turn: else it changes nothing."""
+        return cls(charge, hold, "start", ())
+
+    @classmethod
     def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int) -> Change:
         """Hold ``amount`` for a call in flight that another engine has admitted, of which ``spent``
         is known to be real. Once is enough: a hold that is known is not changed."""

@@ -19,7 +19,7 @@ from ratelimit_ext.core.limit import Limit
 #: Of a settlement: ``queued`` until the storage is back.
 SettlementOutcome: TypeAlias = Literal["sent", "queued", "lost"]
 #: Of a request that may wait.
-WaitOutcome: TypeAlias = Literal["started", "left", "denied", "refused"]
+WaitOutcome: TypeAlias = Literal["started", "left", "late", "denied", "refused"]
 
 #: A listener that fails is logged at most this often, in seconds.
 LOG_EVERY_S: Final = 60.0
@@ -104,9 +104,9 @@ class StorageEvent(NamedTuple):
 
 
 class WaitEvent(NamedTuple):
-    """A request was denied by a limit with ``wait``: it has started after so many ``seconds``, its
-    client has ``left``, another limit has ``denied`` it when its turn had come, or it was
-    ``refused`` at once."""
+    """A request was denied by a limit with ``wait``: it has ``started`` after so many ``seconds``,
+    its client has ``left``, it was too ``late`` for a slot, another limit has ``denied`` it when
+    its turn had come, or it was ``refused`` at once."""
 
     limit: Limit
     outcome: WaitOutcome

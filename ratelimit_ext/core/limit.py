@@ -424,10 +424,8 @@ def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -
     """Return the limit without what is kept, as the same object each time."""
     own: dict[str, Any] = {"keep": (), "priority": None}
     if kept and limit.amount:
-        is_paced = "burst" in limit.traits.options
-        if is_paced:  # a debt of a lower class would be taken from what others are kept
-            own["wait"] = None
-        word = "burst" if is_paced else "amount"
+        own["wait"] = None  # its places in line would be taken from what others are kept
+        word = "burst" if "burst" in limit.traits.options else "amount"
         own[word] = limit.capacity - sum(units for _, units in kept)
     lower = replace(limit, **own)
     object.__setattr__(lower, "kept_for", tuple([name for name, _ in kept]))

@@ -17,6 +17,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import ONCE_US
 from ratelimit_ext.engine.verdicts import Reply, key_of, merged, sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
@@ -257,6 +258,9 @@ class MemoryEngine:
                     kept[key] = key, after, lifetime_us
                     states[key] = after if lifetime_us > 0 else None
             buckets.put(kept.values(), now)
+        for change in changes:
+            if change.charge.limit.traits.ends_with_calls and change.verb != "start":
+                bell.ring_for(change.charge.key)
         return applied
 
     def take_over(self, limit: Limit, key: str, before: Any) -> Carried:

@@ -69,8 +69,8 @@ ESTIMATE_ERROR: Final = Measure(
 )
 WAIT_SECONDS: Final = Measure(
     "wait_seconds",
-    "Time that requests waited for their turn: started, left (the client), denied (by another "
-    "limit), refused (at once)",
+    "Time that requests waited for their turn: started, left (the client), late (no slot), denied "
+    "(by another limit), refused (at once)",
     ("limit", "outcome"),
     "histogram",
     WAITS,

@@ -200,14 +200,16 @@ class Replay:
             place = rule.bucket, identity
             known = self._states.get(place)
             fits, _, state = prepared.strategy.check(known, now, cost, prepared.parameters(now))
-            if not fits and rule.limit.wait is not None:
+            if not fits and rule.limit.wait is not None and cost <= rule.limit.capacity:
                 ahead = rule.limit.in_line()
                 prepared = self._prepared_of(rule._replace(limit=ahead))  # noqa: PLW2901
                 strategy, parameters = prepared.strategy, prepared.parameters(now)
                 fits, snapshot, state = strategy.check(known, now, cost, parameters)
                 charge = Charge(ahead, "", cost)
                 turn = strategy.verdict(charge, snapshot, now, allowed=fits, taken=fits)
-                wait_us = max(wait_us, turn.retry_after_us or 0)
+                turn_us = self._slot_us(place, rule.limit, now) if prepared.in_flight else 0
+                wait_us = max(wait_us, turn_us, turn.retry_after_us or 0)
+                fits = fits and turn_us <= rule.limit.wait
             if fits:
                 fitting.append((prepared, place, state, cost))
             elif rule.limit.is_shadow:
@@ -227,6 +229,11 @@ class Replay:
                 self.outcome.classless[rule.priority] += 1  # it is decided as without classes
             yield prepared if rule is prepared.rule else self._prepared_of(rule)
             yield from prepared.shares
+
+    def _slot_us(self, place: tuple[str, str], limit: Limit, now: int) -> int:
+        """Return how long a call waits until so few are left that came before it."""
+        ends = sorted(end for end, each in self._running if each == place)
+        return ends[len(ends) - limit.amount] - now
 
     def _applying(self, call: TrafficCall) -> list[_Prepared]:
         question = call.endpoint, call.plan, call.exempt

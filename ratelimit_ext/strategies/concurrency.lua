@@ -3,7 +3,7 @@
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes)
--- ARGV     as words: amount; period in microseconds
+-- ARGV     as words: amount, more for a call in line; period in microseconds
 -- returns  the snapshot: calls in flight, 0, 0
 
 local function in_flight(raw)
@@ -19,7 +19,7 @@ strategies.cc = {
   arguments = 2,
   ends_with_calls = true,
 
-  receipt = function() return 0 end,
+  receipt = function(now) return now end, -- calls are in the order in which they came
 
   check = function(raw, now, cost, arg)
     local calls = in_flight(raw)

@@ -6,7 +6,7 @@ takes the slot back.
 
 Not for: a pace. Ten calls in flight may be ten a minute or a thousand.
 
->>> from ratelimit_ext.core.limit import Limit
+>>> from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 >>> slots = Concurrency()
 >>> two = slots.parameters(Limit(2, 1_000_000, "concurrency", unit="calls"), 0)
 >>> slots.check(1, 0, 1, two)[0], slots.check(2, 0, 1, two)[0]
@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -34,6 +34,7 @@ Parameters: TypeAlias = tuple[int, ...]  # amount; the period for which the coun
 class Concurrency(Strategy):
     name = "concurrency"
     code = "cc"
+    options = ("wait",)
     units = ("calls",)
     form = Form(
         r"(?P<amount>[0-9]+) \s+ in \s+ flight",
@@ -46,6 +47,10 @@ class Concurrency(Strategy):
     ends_with_calls = True
     cacheable = False
 
+    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+        """A call in line takes a slot that does not exist yet."""
+        return limit.amount + (MOST_AMOUNT if limit.is_ahead else 0), limit.period_us
+
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, State]:
@@ -55,6 +60,10 @@ class Concurrency(Strategy):
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
         return state + cost
+
+    def receipt(self, state: State, now_us: int) -> int:
+        """Calls are in the order in which they came."""
+        return now_us
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         """Return a period; the holds keep it for longer."""

@@ -207,6 +207,40 @@ local function expired(raw, now, arg)
   return holds, inner
 end
 
+-- The records of calls that take something, in the order in which they came, without one that is
+-- gone. `receipt` is when a call in flight came.
+local function in_order(holds, gone)
+  local records, stored = {}, {}
+  for position = 1, #holds.inline, RECORD do
+    records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
+  end
+  if holds.beside > 0 then stored = redis.call('ZRANGEBYSCORE', bucket .. ':holds', '-inf', '(0') end
+  for _, record in ipairs(stored) do
+    local id = struct.unpack('<I6', record)
+    local now = holds.expired and holds.expired[id]
+    if now == nil then now = record end
+    if now and id ~= gone then records[#records + 1] = { struct.unpack(FORMAT, now) } end
+  end
+  local calls = {}
+  for _, record in ipairs(records) do
+    if record[4] > 0 then calls[#calls + 1] = record end
+  end
+  table.sort(calls, function(one, other)
+    if one[3] ~= other[3] then return one[3] < other[3] end
+    return one[1] < other[1]
+  end)
+  return calls
+end
+
+-- A call is over. If others are in line, the worker of the first of them learns that it is its turn.
+local function wake(holds, inner, now, arg, gone)
+  if not current.of.ends_with_calls then return end
+  local _, calls = current.of.check(inner, now, 0, arg)
+  if calls < words[arg] then return end
+  local first = in_order(holds, gone)[words[arg]]
+  if first then redis.pcall('PUBLISH', 'ratelimit_ext:turns', string.format('%.0f', first[1])) end
+end
+
 -- A verb of the strategy that applies to its own part.
 local function own_change(verb)
   return function(raw, now, word, ...)
@@ -270,6 +304,7 @@ local reserved = {
     actual = math.max(math.min(actual, MOST_HELD), final)
     inner = adjusted(inner, now, arg, receipt, actual - amount)
     remove(holds, place, record, id)
+    wake(holds, inner, now, arg, id)
     return joined(holds, inner, now, arg)
   end,
 
@@ -291,6 +326,7 @@ local reserved = {
       spent = amount
     end
     put(holds, place, record, struct.pack(FORMAT, id, now, receipt, amount, spent, final))
+    wake(holds, inner, now, arg, id)
     return joined(holds, inner, now, arg)
   end,
 
@@ -308,6 +344,21 @@ local reserved = {
       receipt, final = current.of.receipt(now, x, y, z), charged
     end
     inner = adjusted(inner, now, arg, receipt, amount - charged)
+    put(holds, place, record, struct.pack(FORMAT, hold, now + lease, receipt, amount, spent, final))
+    return joined(holds, inner, now, arg)
+  end,
+
+  -- A call that is in line begins, under a new lease, unless too many that came before it are not
+  -- over.
+  start = function(raw, now, arg)
+    local holds, inner = expired(raw, now, arg)
+    local record, place = found(holds, hold)
+    if not record then return nil end
+    local _, _, receipt, amount, spent, final = struct.unpack(FORMAT, record)
+    local first = in_order(holds)[words[arg]]
+    if amount == 0 or first and (first[3] < receipt or first[3] == receipt and first[1] < hold) then
+      return nil
+    end
     put(holds, place, record, struct.pack(FORMAT, hold, now + lease, receipt, amount, spent, final))
     return joined(holds, inner, now, arg)
   end,
@@ -347,6 +398,7 @@ strategies.reservations = function(strategy)
     release = reserved.release,
     renew = reserved.renew,
     resume = reserved.resume,
+    start = reserved.start,
   }
   if strategy.changes then
     for _, verb in ipairs(strategy.changes) do entry[verb] = own_change(verb) end

@@ -34,6 +34,10 @@ MOST_HELD: Final = 2**48 - 1
 NEVER_US: Final = 2**56 - 1
 
 
+#: The changes of holds.
+VERBS: Final = ("settle", "release", "renew", "resume", "start")
+
+
 class Record(NamedTuple):
     """A call in flight: ``amount`` is charged for it, of which ``spent`` is known to be real;
     ``final`` was charged to an earlier window and is not refundable."""
@@ -44,6 +48,11 @@ class Record(NamedTuple):
     amount: int
     spent: int
     final: int = 0
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Of calls in flight: when they came."""
+        return self.receipt, self.id
 
     @property
     def change(self) -> int:
@@ -91,7 +100,7 @@ class Reservations(Strategy):
             setattr(self, same, getattr(strategy, same))
         self.name = strategy.name
         self.code = f"h{strategy.code}"
-        self.changes = (*strategy.changes, "settle", "release", "renew", "resume")
+        self.changes = (*strategy.changes, *VERBS)
 
     def check(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
@@ -245,6 +254,19 @@ class Reservations(Strategy):
         inner = self._adjusted(state.inner, now_us, parameters, receipt, amount)
         record = Record(hold.id, now_us + hold.lease_us, receipt, amount, min(spent, amount))
         return state._replace(inner=inner).put(record)
+
+    def start(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
+        """A call that is in line begins, under a new lease; ``None`` if it is not its turn, as too
+        many that came before it are not over."""
+        (amount, *_), hold = parameters
+        state = self._expired(state, now_us, parameters)
+        record = state.records.get(hold.id)
+        if record is None or not record.amount:
+            return None
+        before = [r for r in state.records.values() if r.amount and r.order < record.order]
+        if len(before) >= amount:
+            return None
+        return state.put(record._replace(deadline=now_us + hold.lease_us))
 
     def fragments(self) -> tuple[str, ...]:
         own = lua(Path(__file__).with_suffix(".lua"))

@@ -280,6 +280,12 @@ class Engines:
         return self._primary
 
     @property
+    def shared_client(self) -> Any:
+        """The client of a storage that workers share by our scripts, or ``None``."""
+        storage = self._storage
+        return storage.get_connection() if isinstance(storage, RedisStorage) else None
+
+    @property
     def is_down(self) -> bool:
         return self.outage is not None and self.outage.is_deciding
 

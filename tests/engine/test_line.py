@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 import redis
 
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.change import Change
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.bell import CHANNEL
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
@@ -19,6 +23,7 @@ from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import MINUTE, SECOND, World
 
 PACE = Limit(30, MINUTE, "token-bucket", burst=10, name="pace", wait=10 * SECOND)
+SLOTS = Limit(2, SECOND, "concurrency", unit="calls", name="slots")
 
 
 def queued(world: World, limit: Limit, cost: int = 1) -> Verdict:
@@ -131,3 +136,73 @@ def test_the_words_of_a_limit_do_not_change() -> None:
     """Journals of releases are read by other versions."""
     plain = Limit(30, MINUTE, "token-bucket", burst=10, name="pace")
     assert PACE.words() == PACE.in_line().words() == plain.words()
+
+
+def test_slots_in_the_order_of_arrival(redis_client: redis.Redis) -> None:
+    """Of two slots and forty calls in line, each begins when only one before it is left, in a
+    bucket with more holds than its string has; both engines agree. Each release wakes the one
+    whose turn it is."""
+    chance = random.Random(7)
+    client = VirtualClient(redis_client)
+    worlds = World(MemoryEngine()), World(RedisEngine(client, redis.RedisError))
+    charge = Charge(replace(SLOTS, wait=60 * SECOND), "slots")
+    woken = redis_client.pubsub(ignore_subscribe_messages=True)
+    woken.subscribe(CHANNEL)
+    holds = [Hold(chance.getrandbits(48), 600 * SECOND) for _ in range(42)]
+
+    def both(act: Callable[[World], int]) -> int:
+        first, second = map(act, worlds)
+        assert first == second
+        return first
+
+    def settled(change: Change) -> int:
+        return both(lambda world: world.engine.settle([change], now_us=world.now_us))
+
+    def admitted(hold: Hold, own: Charge) -> int:
+        return both(
+            lambda world: int(world.engine.admit([own], hold=hold, now_us=world.now_us).admitted)
+        )
+
+    for number, hold in enumerate(holds):
+        for world in worlds:
+            world.wait(us=1)
+        assert admitted(hold, charge) == (number < 2)
+        if number >= 2:
+            assert admitted(hold, charge._replace(limit=charge.limit.in_line()))
+    running, line = holds[:2], holds[2:]
+    gone = line.pop(20)
+    assert settled(Change(charge, gone, "settle", (gone.id, 0)))
+    for _ in range(3):  # the subscription, and the turn of one that runs already
+        woken.get_message(timeout=0.1)
+    while line:
+        assert not any(settled(Change.start(charge, each)) for each in line[:3])
+        over = running.pop(chance.randrange(2))
+        assert settled(Change(charge, over, "settle", (over.id, 0)))
+        turn = woken.get_message(timeout=5)
+        assert turn is not None
+        assert int(turn["data"]) == line[0].id
+        assert not any(settled(Change.start(charge, each)) for each in line[1:3])
+        assert settled(Change.start(charge, line[0]))
+        running.append(line.pop(0))
+    for each in running:
+        assert settled(Change(charge, each, "settle", (each.id, 0)))
+    assert [world.call(SLOTS, 0, "slots").remaining for world in worlds] == [2, 2]
+
+
+def test_a_place_of_a_killed_worker(world: World) -> None:
+    """It is free when its lease ends, and those behind it begin."""
+    charge = Charge(replace(SLOTS, amount=1, wait=60 * SECOND), "slots")
+    holds = [Hold(number, number * 10 * SECOND) for number in (1, 2, 3)]
+    for hold in holds:
+        limit = charge.limit.in_line()
+        world.engine.admit([charge._replace(limit=limit)], hold=hold, now_us=world.now_us)
+        world.wait(us=1)
+
+    def begins(hold: Hold) -> int:
+        return world.engine.settle([Change.start(charge, hold)], now_us=world.now_us)
+
+    assert [begins(hold) for hold in holds] == [1, 0, 0]
+    world.wait(10)
+    assert begins(holds[2]) == 0
+    world.wait(10)
+    assert [begins(hold) for hold in holds] == [0, 0, 1]

@@ -245,3 +245,16 @@ def test_traffic_without_classes():
     denied = [bool(replay.decide(TrafficCall(0, "chat", {}))) for _ in range(12)]
     assert denied.count(False) == 10
     assert replay.outcome.classless == {"class": 12}
+
+
+def test_calls_that_wait():
+    """For their turn in a bucket, or for a slot; the seventh would wait for too long."""
+    pace = rule("pace", "global", 60, MINUTE_US, "token-bucket", burst=2, wait=4_000_000)
+    slots = rule("slots", "global", 2, 1_000_000, "concurrency", unit="calls", wait=4_000_000)
+    for one in (pace, slots):
+        replay = Replay(lambda *_, one=one: [one])
+        calls = [TrafficCall(0, "chat", {}, seconds=2.0) for _ in range(7)]
+        denied = [bool(replay.decide(call)) for call in calls]
+        assert denied == [False] * 6 + [True]
+        waits = [1, 2, 3, 4] if one is pace else [2, 2, 4, 4]
+        assert replay.outcome.waits == [1_000_000 * each for each in waits]

@@ -388,3 +388,106 @@ def test_a_mistake_in_a_file(make: Maker, tmp_path: Path) -> None:
         ConfigurationError, match=r"policy.toml:5: default\[0\].wait: .*the lease of 120"
     ):
         make(config=config)
+
+
+class Slots:
+    """An application with two slots, whose calls go on until they are let go."""
+
+    def __init__(self, make: Maker, uri: str, **more: Any) -> None:
+        config = {"RATELIMIT_WAITING_MAX": 30}
+        self.app, self.limiter = make(storage_uri=uri, config=config)
+        self.running: list[str] = []
+        self.over = threading.Semaphore(0)
+        self.answers: dict[str, Any] = {}
+        self.threads: list[threading.Thread] = []
+        words = {"name": "slots", "wait": "60 seconds", **more}
+
+        @self.app.get("/<name>")
+        @self.limiter.limit("2 in flight", **words)
+        @self.limiter.limit("100/hour", name="calls")
+        def view(name: str) -> str:
+            self.running.append(name)
+            self.over.acquire()
+            self.running.remove(name)
+            return "ok"
+
+    def call(self, name: str, **environ: Any) -> None:
+        def ask() -> None:
+            client = self.app.test_client()
+            self.answers[name] = client.get(f"/{name}", environ_overrides=environ)
+
+        self.threads.append(threading.Thread(target=ask, daemon=True))
+        self.threads[-1].start()
+
+    def state(self, name: str) -> Any:
+        with self.app.app_context():
+            states = self.limiter.operators.states("someone")
+        return next(each for each in states if each.row.name == name)
+
+    @property
+    def count(self) -> int:
+        """The calls that run or wait."""
+        state = self.state("slots")
+        return int(state.used + state.in_line)
+
+    def fill(self, waiting: int) -> None:
+        for number in range(2 + waiting):
+            self.call(str(number))
+            eventually(lambda number=number: self.count == number + 1)
+
+    def end(self) -> None:
+        for _ in self.threads:
+            self.over.release()
+        for thread in self.threads:
+            thread.join()
+
+
+def test_calls_in_flight_wait_for_a_slot(make: Maker, uri: str) -> None:
+    """The slot of a call that is over is the first one's in line; other limits are charged then.
+    No request asks the storage meanwhile, but for the one whose turn it is."""
+    slots = Slots(make, uri)
+    slots.fill(waiting=4)
+    assert slots.state("slots").in_line == 4
+    assert slots.state("calls").used == 2
+    eventually(lambda: len(slots.running) == 2)
+    for number in range(2, 6):
+        before = set(slots.running)
+        slots.over.release()
+        eventually(lambda: len(set(slots.running) - before) == 1)  # noqa: B023
+        assert set(slots.running) - before == {str(number)}
+    slots.end()
+    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert "RateLimit-Wait-Ms" in slots.answers["5"].headers
+    assert "RateLimit-Wait-Ms" not in slots.answers["1"].headers
+    assert (slots.state("slots").used, slots.state("calls").used) == (0, 6)
+
+
+def test_no_slot_until_the_deadline(make: Maker, uri: str) -> None:
+    """Then the ordinary refusal, and the place in line is free."""
+    slots = Slots(make, uri, wait="1 second")
+    slots.fill(waiting=1)
+    eventually(lambda: "2" in slots.answers)
+    refused = slots.answers["2"]
+    assert (refused.status_code, refused.headers["retry-after-ms"]) == (429, "1000")
+    eventually(lambda: slots.state("slots").used == 2)
+    slots.end()
+    assert slots.state("slots").used == 0
+
+
+def test_a_client_that_leaves_the_line_for_a_slot(make: Maker, uri: str) -> None:
+    """Those behind it move up."""
+    slots = Slots(make, uri)
+    server, client = socket.socketpair()
+    slots.fill(waiting=0)
+    slots.call("gone", **{"gunicorn.socket": server, "wsgi.multithread": True})
+    eventually(lambda: slots.state("slots").in_line == 1)
+    slots.call("next")
+    eventually(lambda: slots.state("slots").in_line == 2)
+    client.close()
+    eventually(lambda: slots.state("slots").in_line == 1)
+    slots.over.release()
+    eventually(lambda: "next" in slots.running)
+    slots.end()
+    server.close()
+    assert slots.answers["gone"].status_code == 429
+    assert slots.state("slots").used == 0

@@ -64,7 +64,11 @@ class Admission:
         self._events = events
         self._settlements = settlements
         self.line = Line(
-            settings.most_waiting, settlements=settlements, events=events, lease_s=settings.lease_s
+            settings.most_waiting,
+            engines.shared_client,
+            settlements=settlements,
+            events=events,
+            lease_s=settings.lease_s,
         )
         self._resolver = resolver
         self.charges = Charges(resolver, logger)

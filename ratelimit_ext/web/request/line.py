@@ -2,17 +2,19 @@
 
 Its charge is taken ahead, so the bucket is in debt until its turn has come, and the request sleeps
 that long. Who comes later finds the debt: first come, first served, without a call of the storage
-in between. All other limits of the request are charged when its turn has come. If it does not start
-then, what was taken ahead is given back.
+in between. A call that needs a slot takes one that does not exist yet: it begins when only so many
+are left that came before it, and the release of the last one wakes it. All other limits of the
+request are charged when its turn has come. If it does not start then, what was taken ahead is given
+back.
 """
 
 from __future__ import annotations
 
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import BoundedSemaphore
-from typing import Final
+from typing import Any, Final
 
 import flask
 
@@ -20,26 +22,34 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.events import Events, WaitEvent, WaitOutcome
+from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.request.request_state import WAITED, RequestState
 
+#: How soon a client that leaves the line for a slot is noticed, in seconds.
+NOTICED_S: Final = 0.5
+#: When a call looks for its slot without having been woken: a lease may have ended.
+LOOK_EVERY_S: Final = 5.0
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 
 class Line:
-    """Lets requests wait, for one extension: at most ``most`` of this process at a time."""
+    """Lets requests wait, for one extension: at most ``most`` of this process at a time.
+    ``client`` is that of the storage, if workers share it."""
 
     def __init__(
         self,
         most: int,
+        client: Any,
         *,
         settlements: SettlementQueue,
         events: Events,
         lease_s: float,
     ) -> None:
         self.places = BoundedSemaphore(most)
+        self._client = client
         self._settlements = settlements
         self._events = events
         self._lease_s = lease_s
@@ -80,10 +90,19 @@ class Line:
             wait_us = max(verdict.retry_after_us or 0 for verdict in placed)
             self._give_back(engine, _counted(denied), NO_HOLD)
             outcome = "left"
-            if _sleep(wait_us / 1_000_000):
-                outcome, state.waited_us = "denied", waited_us + wait_us
+            if not wait_us or _sleep(wait_us / 1_000_000):
+                outcome = self._slots(engine, asked.values(), hold, began - waited_us / 1_000_000)
+            if outcome == "denied":  # unless all others admit it
+                passed_us = int((time.monotonic() - began) * 1_000_000)
+                state.waited_us = waited_us + max(wait_us, passed_us)
                 flask.after_this_request(lambda response: _with_wait(response, state.waited_us))
-                charges = [each._replace(cost=0) if each.key in asked else each for each in charges]
+                # What was taken ahead is only looked at: nothing of it is taken, nor held again.
+                charges = [
+                    each._replace(cost=0, meta=True, on_denial=(place,))
+                    if each.key in asked
+                    else each
+                    for place, each in enumerate(charges)
+                ]
                 decision = engine.admit(charges, hold=hold)
             if decision.admitted:
                 outcome, now = "started", [v for v in decision.verdicts if v.charge.key in asked]
@@ -97,6 +116,31 @@ class Line:
                 self._give_back(engine, placed, hold)
                 self._settlements.end(engine, hold)
             self._emit(asked, outcome, time.monotonic() - began if placed else 0.0)
+
+    def _slots(
+        self, engine: Engine, charges: Iterable[Charge], hold: Hold, began: float
+    ) -> WaitOutcome:
+        """Wait until the call has each slot that it is in line for; ``denied`` if it has: the rest
+        is decided then."""
+        for charge in charges:
+            if not charge.limit.traits.ends_with_calls:
+                continue
+            ends = began + (charge.limit.wait or 0) / 1_000_000
+            with bell.waiting(hold.id, charge.key, self._client) as woken:
+                look_at = 0.0
+                while woken.is_set() or time.monotonic() >= min(ends, look_at):
+                    woken.clear()
+                    if engine.settle([Change.start(charge, hold)]):
+                        break
+                    if time.monotonic() >= ends:
+                        return "late"
+                    look_at = time.monotonic() + LOOK_EVERY_S
+                    while not woken.wait(max(0.0, min(NOTICED_S, ends - time.monotonic()))):
+                        if not _sleep(0):
+                            return "left"
+                        if time.monotonic() >= min(ends, look_at):
+                            break
+        return "denied"
 
     def _give_back(self, engine: Engine, taken: Sequence[Verdict], hold: Hold) -> None:
         changes = [

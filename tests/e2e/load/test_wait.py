@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import redis
 from flask import Flask
 
 from ratelimit_ext import Limiter
+from tests import servers
 from tests.servers import Server, eventually, free_port
 
 RATE, BURST, WAIT_S = 100, 10, 2
@@ -57,6 +59,12 @@ def view():
 @limiter.limit("20/minute", strategy="token-bucket", burst=1, name="slow", wait="2 minutes")
 def slow():
     return "ok"
+@app.get("/slots")
+@limiter.limit("4 in flight", name="slots", wait="30 seconds")
+def slots():
+    begin = time.time()
+    time.sleep(0.1)
+    return [begin, time.time(), os.getpid()]
 """
 
 
@@ -125,25 +133,26 @@ def test_starts_of_many_workers(redis_server: Server, tmp_path: Path) -> None:
         assert last - first <= BURST + RATE + 2  # clocks of two processes differ by a little
 
 
+def ask(port: int, path: str = "/") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    body = answer.read()
+    connection.close()
+    return answer.status, body
+
+
 def _hammered(port: int) -> tuple[list[tuple[float | None, float, int]], int]:
     """The starts of 128 clients in five seconds, and how many calls were refused."""
     starts, refused = list[tuple[float | None, float, int]](), [0]
     warm = threading.Barrier(WORKERS * THREADS)
 
-    def ask() -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        connection.request("GET", "/")
-        answer = connection.getresponse()
-        body = answer.read()
-        connection.close()
-        return answer.status, body
-
     def call() -> None:
-        ask()  # a worker may have to import the application first
+        ask(port)  # a worker may have to import the application first
         warm.wait()
         ends = time.monotonic() + LASTS_S
         while time.monotonic() < ends:
-            status, body = ask()
+            status, body = ask(port)
             if status == 200:
                 starts.append(tuple(json.loads(body)))
             else:
@@ -201,3 +210,45 @@ def test_twenty_wait_and_are_gone(
             with app.app_context():
                 [state] = limiter.operators.states("all")
             assert 0 < (state.free_us or 0) <= 120_000_000
+
+
+def test_slots_of_two_workers(
+    redis_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forty calls share four slots: each has its turn, and never more than four run."""
+    monkeypatch.setenv("RATELIMIT_WAITING_MAX", "40")
+    options = ("--workers", "2", "--threads", "44")
+    with served(tmp_path, redis_server.uri, *options) as (port, _), ThreadPoolExecutor(40) as pool:
+        ask(port, "/slots")
+        began = time.monotonic()
+        answers = list(pool.map(lambda _: ask(port, "/slots"), range(40)))
+        print(f"40 calls of 0.1 s in 4 slots: {time.monotonic() - began:.2f} s")  # noqa: T201
+    assert {status for status, _ in answers} == {200}
+    calls = [json.loads(body) for _, body in answers]
+    for begin, _, _ in calls:
+        assert len([1 for start, end, _ in calls if start <= begin < end]) <= 4
+
+
+def test_slots_on_a_cluster() -> None:
+    """The release is on the node of the bucket, and wakes callers that listen to another node."""
+    app, running, most = Flask("example"), list[int](), [0]
+    app.config["RATELIMIT_WAITING_MAX"] = 20
+    with servers.cluster() as cluster, ThreadPoolExecutor(20) as pool:
+        limiter = Limiter(lambda: "all", app=app, storage_uri=cluster.uri)
+
+        @app.get("/")
+        @limiter.limit("4 in flight", name="slots", wait="30 seconds")
+        @limiter.limit("1000/minute", name="calls")
+        def view() -> str:
+            running.append(1)
+            most.append(len(running))
+            time.sleep(0.1)
+            running.pop()
+            return "ok"
+
+        statuses = list(pool.map(lambda _: app.test_client().get("/").status_code, range(20)))
+        with app.app_context():
+            states = limiter.operators.states("all")
+    assert statuses == [200] * 20
+    assert max(most) == 4
+    assert {state.row.name: state.used for state in states} == {"slots": 0, "calls": 20}

@@ -3,7 +3,6 @@ workers on one storage."""
 
 from __future__ import annotations
 
-from threading import BoundedSemaphore
 from typing import Any
 
 import httpx2
@@ -103,8 +102,9 @@ def test_a_short_wait_is_waited_for(make_app: AppMaker, provider: UpstreamServer
 
 def test_few_threads_wait(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
     """A request for which no place is left is refused at once."""
-    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
-    replace_services(workers.other.application, waiting=BoundedSemaphore(0))
+    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1, RATELIMIT_WAITING_MAX=1)
+    with workers.other.application.test_request_context():
+        assert services_of(workers.other.application).limiter.current.places.acquire()
     provider.script(busy("2"))
     assert chat(workers.one).status_code == 503
     denied = chat(workers.other)

@@ -1,0 +1,66 @@
+"""A policy in which calls wait for their turn instead of being refused."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from chatapp import POLICY_FILE
+from ratelimit_ext.web.request import line
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.upstream_server import UpstreamServer
+
+BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
+USER = 'limit = "30/minute"\n'
+SLOTS = 'limit = "4 in flight"\n'
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> str:
+    """The packaged policy, with a wait on the limits `user` and `at-once` of the plan Starter."""
+    text = POLICY_FILE.read_text()
+    assert text.count(USER) == text.count(SLOTS) == 1
+    for limit in (USER, SLOTS):
+        text = text.replace(limit, f'{limit}wait = "10 seconds"\n')
+    file = tmp_path / "policy.toml"
+    file.write_text(text)
+    return str(file)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_fifteen_calls_and_no_refusal(
+    make_app: AppMaker,
+    provider: UpstreamServer,
+    policy: str,
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+) -> None:
+    """Ten at once, then one every two seconds; a stream waits before its first byte."""
+    slept: list[float] = []
+    monkeypatch.setattr(line, "_sleep", lambda seconds: slept.append(seconds) or True)
+    client = make_app(RATELIMIT_POLICY_FILE=policy).test_client()
+    for number in range(15):
+        with client.post("/v1/chat/completions", json={**BODY, "stream": stream}) as answer:
+            assert (number, answer.status_code) == (number, 200)
+            assert answer.get_data()
+            assert ("RateLimit-Wait-Ms" in answer.headers) == (number >= 10)
+    assert len(slept) == 5
+
+
+def test_more_calls_at_once_than_slots(
+    make_app: AppMaker, provider: UpstreamServer, policy: str
+) -> None:
+    """They wait until others are over."""
+    app, statuses = make_app(RATELIMIT_POLICY_FILE=policy), list[int]()
+
+    def call() -> None:
+        statuses.append(app.test_client().post("/v1/chat/completions", json=BODY).status_code)
+
+    threads = [threading.Thread(target=call) for _ in range(9)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200] * 9
