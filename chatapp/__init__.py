@@ -31,6 +31,7 @@ from chatapp.blueprints import (
     anthropic_api,
     chat,
     health,
+    management,
     metrics,
     models_api,
     openai_api,
@@ -95,6 +96,8 @@ ENDPOINTS: Final = (
     openapi.bp,
     page.bp,
 )
+#: Registered only if there is a token of /admin.
+OPERATORS: Final = (admin.bp, management.bp)
 #: How long a command waits for the limits' storage.
 COMMAND_DEADLINE_S: Final = 5.0
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
@@ -157,14 +160,12 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     if chosen.remember_denials:
         limiter.remember_denials(request_id=errors.current_request_id)
     health_bp = health.blueprint(limiter)
-    for bp in (*ENDPOINTS, health_bp):
+    for bp in (*ENDPOINTS, health_bp, *(OPERATORS if chosen.admin_token else ())):
         app.register_blueprint(bp)
     measured = _measured(app, limiter, chosen.metrics_token)
     alerts = _alerts(chosen, database)
     traces = _traces(app, limiter) if chosen.traces else None
     router = _router(chosen, models, upstreams, alerts, traces)
-    if chosen.admin_token:
-        app.register_blueprint(admin.bp)
     errors.install(app, unrouted=unknown_address)
     _add_log_handlers(app)
     cli.install(app, limiter, database)

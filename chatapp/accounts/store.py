@@ -450,6 +450,11 @@ class Accounts:
             _change(connection, owner, name, limits=after or None)
             return after != before
 
+    def set_amounts(self, owner: Owner, name: str, amounts: Mapping[str, str]) -> None:
+        """Give an owner these amounts of their own and no others. UnknownOwnerError."""
+        with self._database.writing() as connection:
+            _change(connection, owner, name, limits=dict(amounts) or None)
+
     def set_models(self, public_id: str, models: Sequence[str]) -> None:
         """Allow a key these models alone; all of its plan if empty. UnknownKeyError."""
         with self._database.writing() as connection:

@@ -13,7 +13,6 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import ApiKey, UnknownKeyError
 from chatapp.cli import amounts, arguments, output, user_file
-from chatapp.operators import callers
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
 from chatapp.operators.amounts import (
@@ -25,15 +24,13 @@ from chatapp.operators.amounts import (
     shares,
 )
 from chatapp.operators.callers import name_of
-from chatapp.operators.keys import people_of, state_of
+from chatapp.operators.keys import PLAN, people_of, state_of
 from chatapp.services import current_services
 from chatapp.web.allowed_models import unknown
 from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
-#: In place of a class: that of the key's plan.
-PLAN: Final = "plan"
 LIMIT_HELP: Final = (
     'An amount in place of the policy\'s, as in "usd-day=20 usd/day"; may be repeated.'
 )
@@ -169,7 +166,7 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
         raise OperatorError("unknown_user", f"There is no key of user {name!r}.")
     amounts = OwnersAmounts()
     if as_json:
-        echo_json([_key_json(key, amounts) for key in found])
+        echo_json([known_keys.as_json(key, amounts) for key in found])
         return
     if not found:
         click.echo("There are no keys yet; `chat keys create --user NAME` creates one.", err=True)
@@ -265,15 +262,8 @@ def set_models(key: str, models: tuple[str, ...], *, reason: str, by: str, as_js
     What its plan does not allow stays forbidden.
     """
     public_id = public_id_of(key)
-    current_services().accounts.set_models(public_id, models)
-    allowed = ", ".join(models) or "all models of its plan"
-    callers.note("models", public_id, amount=allowed, reason=reason, by=by)
-    output.echo_done(
-        f"Key {public_id} allows {allowed}; all workers apply it within 5 s.",
-        as_json=as_json,
-        id=public_id,
-        models=list(models),
-    )
+    done = known_keys.set_models(public_id, models, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, id=public_id, models=list(models))
 
 
 @keys.command("set-files")
@@ -287,15 +277,8 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
     All uploads of this server's key can be named: they are not any one caller's.
     """
     public_id, allowed = public_id_of(key), files == "on"
-    current_services().accounts.set_files(public_id, allowed=allowed)
-    callers.note("files", public_id, amount=files, reason=reason, by=by)
-    may = "may" if allowed else "may not"
-    output.echo_done(
-        f"Key {public_id} {may} name files; all workers apply it within 5 s.",
-        as_json=as_json,
-        id=public_id,
-        files=allowed,
-    )
+    done = known_keys.set_files(public_id, allowed=allowed, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, id=public_id, files=allowed)
 
 
 @keys.command("set-people")
@@ -338,31 +321,8 @@ def set_class(key: str, name: str, *, reason: str, by: str, as_json: bool) -> No
     Limits with `keep` leave a part of their amount to higher classes.
     """
     public_id, own = public_id_of(key), None if name == PLAN else name
-    current_services().accounts.set_class(public_id, own)
-    callers.note("class", public_id, amount=name, reason=reason, by=by)
-    output.echo_done(
-        f"Key {public_id} has the class {own or 'of its plan'}; all workers apply it within 5 s.",
-        as_json=as_json,
-        id=public_id,
-        **{"class": own},
-    )
-
-
-def _key_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
-    return {
-        "id": key.public_id,
-        "user": key.user,
-        "name": key.name,
-        "created": key.created_at.isoformat(timespec="seconds"),
-        "last_used": key.last_used_on and str(key.last_used_on),
-        "expires": key.expires_at and key.expires_at.isoformat(timespec="seconds"),
-        "revoked": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
-        "limits": amounts.of("key", key.public_id, key.limits),
-        "models": list(key.models or ()),
-        "files": bool(key.files),
-        "class": key.traffic_class,
-        "people": key.people,
-    }
+    done = known_keys.set_class(public_id, own, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, id=public_id, **{"class": own})
 
 
 def _row(key: ApiKey, amounts: OwnersAmounts) -> tuple[str, ...]:
@@ -400,19 +360,13 @@ def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> No
 def list_plans(*, as_json: bool) -> None:
     """List the plans of the policy, each with its users."""
     services = current_services()
-    found = services.accounts.users()
-    defined = services.plans
-    members = {
-        plan: [user.name for user in found if user.plan == plan]
-        for plan in (*defined, *sorted({user.plan for user in found} - set(defined)))
-    }
+    rows = [tuple(each.values()) for each in known_users.plans()]
     if as_json:
-        rows = [(plan, plan in defined, names) for plan, names in members.items()]
         output.echo_rows(rows, ("PLAN", "DEFINED", "USERS"), as_json=True)
         return
-    for plan, names in members.items():
-        instead = f"; its users get {services.default_plan}" if defined else ""
-        unknown = "" if plan in defined else f" (not in the policy{instead})"
+    instead = f"; its users get {services.default_plan}" if services.plans else ""
+    for plan, is_defined, names in rows:
+        unknown = "" if is_defined else f" (not in the policy{instead})"
         click.echo(f"{plan}{unknown}: {', '.join(names) or 'no users'}")
 
 
@@ -429,14 +383,7 @@ def list_users(key: str | None, *, as_json: bool) -> None:
     found = [user for user in everyone if brought_by in {None, user.brought_by}]
     amounts = OwnersAmounts()
     output.echo_rows(
-        [
-            (
-                *(user.name, user.plan, user.team_name),
-                amounts.of("user", user.name, user.limits),
-                known_users.state_of(user),
-            )
-            for user in found
-        ],
+        [list(known_users.as_json(user, amounts).values()) for user in found],
         ("USER", "PLAN", "TEAM", "LIMITS", "STATE"),
         as_json=as_json,
         empty="There are no users yet; `chat keys create --user NAME` creates one.",

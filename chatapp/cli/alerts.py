@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import click
 from flask.cli import AppGroup
 
-from chatapp.accounts import EVERYONE
 from chatapp.alerts import table
-from chatapp.alerts.alert import Alert
-from chatapp.alerts.webhook import UnreachableError
 from chatapp.cli import arguments, output
+from chatapp.operators import reports
 from chatapp.services import current_services
 from ratelimit_ext.operators import printable
 from ratelimit_ext.terminal import with_json
@@ -50,24 +48,9 @@ def list_alerts(since: datetime | None, *, as_json: bool) -> None:
 @with_json
 def test(*, as_json: bool) -> None:
     """Send a test to the webhook, once, and show its answer."""
-    current = current_services().alerts
-    if current is None or current.webhook is None:
-        raise click.ClickException(
-            "Set CHATAPP_ALERT_WEBHOOK_URL and CHATAPP_ALERT_WEBHOOK_SECRET, and do not switch "
-            "all alerts off."
-        )
-    host, now = current.webhook.host, datetime.now(UTC)
-    alert = Alert(type="alert.test", identity=EVERYONE, spent=0, amount=0, since=now)
-    try:
-        answer = current.webhook.post(alert)
-    except UnreachableError as error:
-        raise click.ClickException(f"{host} did not answer: {error}") from error
-    if not answer.has_arrived:
-        raise click.ClickException(
-            f"{host} refused it with {answer.status}: {printable(answer.text) or '(no text)'}"
-        )
-    done = f"{host} accepted it with {answer.status}."
-    output.echo_done(done, as_json=as_json, host=host, status=answer.status, id=alert.id)
+    facts = reports.test_webhook()
+    done = f"{facts['host']} accepted it with {facts['status']}."
+    output.echo_done(done, as_json=as_json, **facts)
 
 
 def _time(at: Any) -> str:

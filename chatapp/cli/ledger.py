@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -12,17 +12,13 @@ import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
-from chatapp.accounts import ADDRESS, TEAM
 from chatapp.cli import arguments, output
-from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.reports import MICRO, TAG, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
 from chatapp.ledger.table import CALLS
-from chatapp.operators import callers, restoration
+from chatapp.operators import callers, reports, restoration
 from chatapp.services import current_services
-from chatapp.web.call_limits import MODELS, remaining_limits
-from chatapp.web.current_request import team_identity
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import echo_json, with_json
 
@@ -94,29 +90,9 @@ def usage(user: str) -> None:
 
     It is what GET /usage answers. USER is a name, or ip:ADDRESS for callers without a name.
     """
-    services = current_services()
-    limiter = services.limiter
-    is_readable = not limiter.enabled or limiter.operators.is_shared
-    identity = callers.known_identity(user)
-    assert identity is not None
-    plan = callers.plan_of(identity, callers.plans_by_name())
-    with callers.request_of(identity, plan):
-        limits, team = None, limiter.identities["team"]()
-        own = {identity, team}
-        if is_readable:
-            # Addresses and keys have limits of their own.
-            left = remaining_limits(limiter)
-            limits = [limit.as_json() for limit in left if limit.identity in own]
-        plan = limiter.current.plan
-    shown = {
-        "user": callers.name_of(identity),
-        "plan": plan,
-        "team": team.removeprefix(TEAM) if team != identity else None,
-        "limits": limits,
-        "spent": services.reports.spent_usd(identity),
-    }
+    shown = reports.usage(user)
     click.echo(json.dumps(shown, indent=2, sort_keys=False))
-    if not is_readable:
+    if shown["limits"] is None:
         click.echo(f"The limits are missing. {NOT_SHARED}", err=True)
 
 
@@ -146,7 +122,7 @@ def spend(by: str, period: Period, top: int | None, *, as_csv: bool, as_json: bo
             [(*row[:-1], row[-1] / MICRO) for row in rows],
         )
     elif as_json:
-        echo_json([_with_dollars({by: each.subject, **asdict(each)}) for each in found])
+        echo_json([reports.with_dollars({by: each.subject, **asdict(each)}) for each in found])
     elif not rows:
         _report_nothing("calls", None, period)
     else:
@@ -165,32 +141,7 @@ def traffic(user: str | None, period: Period) -> None:
     """
     identity = callers.known_identity(user)
     for row in current_services().reports.calls(user=identity, **period._asdict()):
-        click.echo(json.dumps(_as_traffic(row), sort_keys=False))
-
-
-def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
-    """Return a row as a call of the simulation, with the limits of chatapp/policy.toml that are
-    exempt."""
-    has_key, team = row["key_id"] is not None, row["team"]
-    exempt = ["ip", "address-at-once"] if has_key else ["key"]
-    identities = {
-        "user": row["user"],
-        "api_key": row["key_id"] if has_key else row["user"],
-        "team": row["user"] if team is None else team_identity(team),
-        "model": row["slug"],
-    }
-    if row["user"].startswith(ADDRESS):
-        identities["ip"] = row["user"].removeprefix(ADDRESS)
-    return {
-        "time": row["started_at"].isoformat(),
-        "endpoint": row["endpoint"],
-        "plan": row["plan"],
-        **identities,
-        "input_tokens": row["input_tokens"] or 0,
-        "output_tokens": row["output_tokens"] or 0,
-        "usd": f"{row['cost_micro_usd'] / MICRO:.6f}",
-        "exempt": exempt if team is not None else [*exempt, "team-at-once"],
-    }
+        click.echo(json.dumps(reports.as_traffic(row), sort_keys=False))
 
 
 @ledger.command()
@@ -201,7 +152,7 @@ def calls(user: str | None, period: Period, *, as_json: bool) -> None:
     """Print the calls as CSV, the oldest first, one line each."""
     identity = callers.known_identity(user)
     found = current_services().reports.calls(user=identity, **period._asdict())
-    rows = map(_with_dollars, found)
+    rows = map(reports.with_dollars, found)
     if as_json:
         echo_json([{**row, "started_at": row["started_at"].isoformat()} for row in rows])
         return
@@ -219,14 +170,14 @@ def show(user: str | None, period: Period, by: str, *, as_json: bool) -> None:
     identity = callers.known_identity(user)
     totals = current_services().reports.totals(user=identity, **period._asdict(), by=by)
     if as_json:
-        echo_json([_with_dollars(asdict(total)) for total in totals])
+        echo_json([reports.with_dollars(asdict(total)) for total in totals])
         return
     if not totals:
         _report_nothing("calls", identity, period)
     for total in totals:
         tokens = f"{total.input_tokens} in  {total.output_tokens} out"
         dollars = _dollars(total.cost_micro_usd)
-        calls = _counted(total.calls, "call")
+        calls = reports.counted(total.calls, "call")
         subject = printable(total.subject or "-")
         click.echo(f"{total.day}  {subject}  {calls}  {tokens}  {dollars}")
 
@@ -248,7 +199,7 @@ def estimates(since: datetime | None, *, as_json: bool) -> None:
     if not models:
         _report_nothing("answered calls with a reported usage", None, Period(since))
     for model in models:
-        columns = [model.slug, _counted(model.calls, "call")]
+        columns = [model.slug, reports.counted(model.calls, "call")]
         for name, tokens in (("in", model.input), ("out", model.output)):
             columns += [f"{name} {tokens.ratio:.3f}", f"{tokens.calls_over / model.calls:.1%} over"]
         click.echo("  ".join(columns))
@@ -280,30 +231,22 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     A cost is wrong if it is not the price of the call's tokens; a dollar limit disagrees if it does
     not hold what the ledger has. Exits with 1 if there are any.
     """
-    services = current_services()
-    models = services.catalogue
-    found = audit(
-        services.reports.calls(user=callers.known_identity(user), since=since),
-        models,
-        now=datetime.now(UTC),
-        lease=services.lease,
-        priced_since=datetime.combine(models.as_of, time(), UTC),
-    )
-    compared = _compare_limits(found)
+    found, compared, differ = reports.check(callers.known_identity(user), since)
+    if differ:
+        click.echo(RESTORE, err=True)
     if as_json:
-        spent = [
-            {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
-            for (name, month), micro_usd in sorted(found.spent_micro_usd.items())
-        ]
-        counts = {"calls": found.calls, "running": len(found.running), "unpriced": found.unpriced}
-        echo_json({**counts, "spent": spent, "limits": compared, "problems": found.problems})
+        echo_json(reports.findings_as_json(found, compared))
         click.get_current_context().exit(1 if found.problems else 0)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {printable(name)}  {_dollars(micro_usd)}")
-    calls, problems = _counted(found.calls, "call"), _counted(len(found.problems), "problem")
+    calls, problems = (
+        reports.counted(found.calls, "call"),
+        reports.counted(len(found.problems), "problem"),
+    )
     click.echo(
         f"{calls}, {len(found.running)} running, {found.unpriced} from before the prices of "
-        f"{models.as_of} (their costs were not checked); {compared}; {problems}."
+        f"{current_services().catalogue.as_of} (their costs were not checked); {compared}; "
+        f"{problems}."
     )
     for problem in found.problems:
         click.echo(printable(problem), err=True)
@@ -326,7 +269,7 @@ def prune(keep_days: int | None, *, as_json: bool) -> None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
     before = datetime.now(UTC) - timedelta(days=days)
     deleted = delete_calls(services.database, before=before)
-    done = f"Deleted {_counted(deleted, 'call')} older than {days} days."
+    done = f"Deleted {reports.counted(deleted, 'call')} older than {days} days."
     output.echo_done(done, as_json=as_json, deleted=deleted, days=days)
 
 
@@ -356,79 +299,13 @@ def restore(user: str | None, *, apply: bool, as_json: bool) -> None:
     ]
     output.echo_rows(rows, heads, as_json=as_json, empty="No limit counts less than the ledger.")
     if found and not as_json:
-        limits = _counted(len(found), "limit")
+        limits = reports.counted(len(found), "limit")
         end = "charged." if apply else "to charge. Nothing was changed; run it with --apply."
         click.echo(f"{limits} {end}")
 
 
-def _compare_limits(found: Findings) -> str:
-    """Compare the dollar limits with the spending of this month and the last, and add problems;
-    returns what was compared. Running calls are held as estimates, so their users are left out."""
-    services = current_services()
-    if not services.limiter.operators.is_shared:
-        return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage"
-    now = datetime.now(UTC)
-    months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
-    identities = {user for user, month in found.spent_micro_usd if month in months}
-    identities -= set(found.running)
-    plans = callers.plans_by_name()
-    differences = []
-    for identity in sorted(identities):
-        differences += _differences(identity, callers.plan_of(identity, plans))
-    teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
-    for team in teams:
-        plan = services.default_plan
-        differences += _differences(team_identity(team), plan, team=team)
-    found.problems += differences
-    if differences:
-        click.echo(RESTORE, err=True)
-    compared = [_counted(len(identities), "user")]
-    if teams:
-        compared.append(_counted(len(teams), "team"))
-    return f"limits of {' and '.join(compared)} compared"
-
-
-def _differences(identity: str, plan: str, *, team: str | None = None) -> list[str]:
-    """Return a sentence for each dollar limit of the user or team that does not hold their
-    spending.
-
-    A call that began in the window before, within a lease of its end, may have left an excess
-    in this one.
-    """
-    services = current_services()
-    with callers.request_of(identity, plan):
-        left = remaining_limits(services.limiter)
-    own = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
-    # A budget of some calls alone, and a share of a team's, hold something else.
-    limits = [each for each in own if MODELS not in each.keywords and each.share is None]
-    user = identity if team is None else None
-    found = []
-    for limit in limits:
-        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
-        if limit.anchor is None:
-            since -= BEFORE
-        spent = services.reports.settled_micro_usd(user, since, team=team)
-        most = services.reports.settled_micro_usd(user, since - services.lease, team=team)
-        held = limit.amount - limit.remaining
-        # An excess over the amount is held, but shows only as nothing left.
-        if not min(spent, limit.amount) <= held <= min(most, limit.amount):
-            found.append(
-                f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
-                f"{since:%Y-%m-%d %H:%M:%S}, but the limit holds {held}"
-            )
-    return found
-
-
-def _with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {**row, "cost_usd": row["cost_micro_usd"] / MICRO}
-
-
 def _dollars(micro_usd: int) -> str:
     return f"{micro_usd // 1_000_000}.{micro_usd % 1_000_000:06d} USD"
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _report_nothing(what: str, identity: str | None, period: Period) -> None:

@@ -1,34 +1,17 @@
-"""`chat users import` and `chat users export`: users as CSV."""
+"""`chat users import` and `chat users export`: users as CSV. See chatapp/operators/user_file.py."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, TextIO
+from typing import TextIO
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from chatapp.accounts import EVERYONE
-from chatapp.accounts.store import User, UserChange
 from chatapp.cli import output
-from chatapp.operators import arguments, callers, spreadsheet
-from chatapp.operators.amounts import checked
+from chatapp.operators import user_file
+from chatapp.operators.user_file import COLUMNS, exported
 from chatapp.services import current_services
-from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import by_operator, echo_json, with_json
-
-COLUMNS: Final = ("user", "plan", "team", "limits")
-MOST_LINES: Final = 100_000
-
-
-@dataclass(slots=True)
-class UserFile:
-    """What a file says, and what is wrong with it, each mistake with its line."""
-
-    changes: list[UserChange] = field(default_factory=list)
-    mistakes: list[str] = field(default_factory=list)
 
 
 def add_commands(group: AppGroup) -> None:
@@ -53,36 +36,24 @@ def import_users(
     plan=50/day". An empty cell removes the team or the amounts, and keeps the plan; a missing
     column changes nothing. With --keys, the keys are printed as CSV, this one time.
     """
-    accounts = current_services().accounts
-    known = {user.name: user for user in accounts.users()}
-    read = _read(file, known, {team.name for team in accounts.teams()})
-    if read.mistakes:
-        for mistake in read.mistakes:
+    done = user_file.import_users(
+        file,
+        name=getattr(file, "name", "-"),
+        dry_run=dry_run,
+        with_keys=with_keys,
+        reason=reason,
+        by=by,
+    )
+    if done.mistakes:
+        for mistake in done.mistakes:
             click.echo(mistake, err=True)
-        count = f"{len(read.mistakes)} mistake{'s' * (len(read.mistakes) != 1)}"
-        raise click.ClickException(f"{count} in {file.name}; nothing was changed.")
-    new = [change.name for change in read.changes if change.name not in known]
-    changed = [c.name for c in read.changes if c.name in known and _differs(c, known[c.name])]
-    made = {}
-    if not dry_run:
-        made = accounts.import_users(
-            read.changes,
-            default_plan=current_services().default_plan,
-            with_keys=with_keys,
-        )
-    keys = {name: key.text for name, key in made.items() if key is not None}
-    if not dry_run and (new or changed):
-        counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"
-        callers.note("import-users", EVERYONE, reason=reason or counts, by=by)
+        raise click.ClickException(done.sentence)
     if as_json:
-        echo_json({"created": new, "changed": changed, "dry_run": dry_run, "keys": keys})
+        echo_json(done.as_json())
         return
-    if keys:
-        output.echo_csv(("user", "key"), keys.items())
-    unchanged = len(read.changes) - len(new) - len(changed)
-    what = "Users (dry run)" if dry_run else "Users"
-    done = f"{what}: {len(new)} created, {len(changed)} changed, {unchanged} unchanged."
-    click.echo(done, err=bool(keys))  # the keys alone on standard output
+    if done.keys:
+        output.echo_csv(("user", "key"), done.keys.items())
+    click.echo(done.sentence, err=bool(done.keys))  # the keys alone on standard output
 
 
 @click.command("export")
@@ -92,86 +63,6 @@ def export_users(*, as_json: bool) -> None:
     """Print all users as CSV, as `import` takes it."""
     found = current_services().accounts.users()
     if as_json:
-        echo_json([dict(zip(COLUMNS, _exported(user), strict=True)) for user in found])
+        echo_json([dict(zip(COLUMNS, exported(user), strict=True)) for user in found])
         return
-    output.echo_csv(COLUMNS, map(_exported, found))
-
-
-def _exported(user: User) -> tuple[str, ...]:
-    limits = "; ".join(f"{name}={amount}" for name, amount in (user.limits or {}).items())
-    return user.name, user.plan, user.team_name or "", limits
-
-
-def _differs(change: UserChange, user: User) -> bool:
-    return any(getattr(user, name) != value for name, value in change.values.items())
-
-
-def _read(file: TextIO, known: Mapping[str, User], teams: set[str]) -> UserFile:
-    """Return what the file says of users. All its mistakes are found, not only the first."""
-    found = UserFile()
-    reader = csv.DictReader(file, strict=True)
-    try:
-        heads = [head.strip().lower() for head in reader.fieldnames or ()]
-        unknown = [head for head in heads if head not in COLUMNS]
-        if unknown or "user" not in heads or len(set(heads)) < len(heads):
-            found.mistakes.append(
-                f"line 1: found the columns {', '.join(heads) or 'none'}; allowed: user and any of "
-                "plan, team, limits, each once."
-            )
-            return found
-        reader.fieldnames = heads
-        lines: dict[str, int] = {}
-        for row in reader:
-            _read_line(found, row, reader.line_num, lines, known, teams)
-            if len(lines) > MOST_LINES:
-                found.mistakes.append(f"There are more than {MOST_LINES} users; split the file.")
-                break
-    except (csv.Error, UnicodeDecodeError) as error:
-        found.mistakes.append(f"line {reader.line_num + 1}: is no CSV in UTF-8: {error}")
-    return found
-
-
-def _read_line(
-    found: UserFile,
-    row: Mapping[Any, Any],
-    line: int,
-    lines: dict[str, int],
-    known: Mapping[str, User],
-    teams: set[str],
-) -> None:
-    mistakes: list[str] = []
-    if None in row or None in row.values():
-        found.mistakes.append(f"line {line}: has more or fewer cells than columns.")
-        return
-    cells = {name: spreadsheet.read(text.strip()) for name, text in row.items()}
-    try:
-        name = arguments.new_user(cells["user"])
-    except OperatorError as error:
-        found.mistakes.append(f"line {line}: user: {error}")
-        return
-    if (first := lines.setdefault(name, line)) != line:
-        mistakes.append(f"user: {name!r} is also in line {first}")
-    user = known.get(name)
-    defined, default = current_services().plans, current_services().default_plan
-    plan = cells.get("plan") or (user.plan if user else default)
-    values: dict[str, Any] = {"plan": plan}
-    if cells.get("plan") and plan not in defined:
-        mistakes.append(f"plan: unknown plan {plan!r}; choose one of {', '.join(defined)}")
-    if "team" in cells:
-        values["team_name"] = team = cells["team"] or None
-        if team is not None and team not in teams:
-            mistakes.append(f"team: there is no team {team!r}; `chat teams create` creates it")
-    if "limits" in cells:
-        try:
-            values["limits"] = dict(_amounts(cells["limits"], plan)) or None
-        except OperatorError as error:
-            mistakes.append(f"limits: {error}")
-    found.mistakes += [f"line {line}: {mistake}" for mistake in mistakes]
-    found.changes.append(UserChange(name, values))
-
-
-def _amounts(text: str, plan: str) -> Iterator[tuple[str, str]]:
-    """Yield the amounts in a cell. OperatorError for an invalid one."""
-    parts = [part for part in text.split(";") if part.strip()]
-    amounts = [arguments.own_limit(part) for part in parts]
-    yield from checked("user", amounts, plan=plan).items()
+    output.echo_csv(COLUMNS, map(exported, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from chatapp.per_process import PerProcess
@@ -63,6 +64,21 @@ class Database:
         with engine.begin() as connection:
             yield connection
 
+    @contextmanager
+    def alone(self, name: str, lock: int) -> Iterator[None]:
+        """Let one thread of all processes at a time in: by a file of that name beside SQLite's, or
+        the server's advisory ``lock``. It is free when its holder dies."""
+        if self.file is None:
+            with self.writing() as connection:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
+                yield
+            return
+        file = self.file.with_name(f"{self.file.name}.{name}")
+        create_private(file)
+        with file.open("r+b") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
     def close(self) -> None:
         """Close this process's idle connections."""
         self._engine.get().dispose()
@@ -98,10 +114,10 @@ def create_private(file: Path) -> None:
     os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _url(text: str) -> URL:
+def _url(given: str) -> URL:
     try:
         # Hosting providers still use this scheme, and SQLAlchemy no longer accepts it.
-        url = make_url(text.replace("postgres://", "postgresql://", 1))
+        url = make_url(given.replace("postgres://", "postgresql://", 1))
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         if url.get_backend_name() not in {"sqlite", "postgresql"}:

@@ -5,17 +5,14 @@ Alembic is imported only for an upgrade: the import takes a tenth of a worker's 
 
 from __future__ import annotations
 
-import fcntl
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from chatapp.database.connection import Database, create_private
+from chatapp.database.connection import Database
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +62,9 @@ def upgrade(database: Database) -> bool:
     """
     if _is_ready(database):
         return False
-    with _alone(database), database.writing() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
+    # SQLite's transaction is not enough: processes that turn a new file into a WAL database at the
+    # same time get an error.
+    with database.alone("migrating", ADVISORY_LOCK), database.writing() as connection:
         found = _revision(connection)
         if found == HEAD:
             return False
@@ -107,20 +104,3 @@ def _run(connection: Connection, found: str | None) -> None:
             f"the database has schema {found}; this version reads {OLDEST} to {HEAD}; run the "
             "version that made it, or use another database"
         ) from error
-
-
-@contextmanager
-def _alone(database: Database) -> Iterator[None]:
-    """Lock a file database for one process at a time.
-
-    The transaction is not enough: processes that turn a new file into a WAL database at the same
-    time get an error. The system releases the lock when its holder dies.
-    """
-    if database.file is None:
-        yield
-        return
-    lock = database.file.with_name(f"{database.file.name}.migrating")
-    create_private(lock)
-    with lock.open("r+b") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        yield

@@ -252,12 +252,13 @@ class Reports:
         self,
         *,
         user: str | None = None,
+        team: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Iterator[Mapping[Any, Any]]:
-        """Yield the rows of all calls, the oldest first."""
-        query = _filtered(select(CALLS), user=user, since=since, until=until)
-        query = query.order_by(CALLS.c.started_at)
+        """Yield the rows of all calls, or those of a user or a team, the oldest first."""
+        query = _filtered(select(CALLS), user=user, team=team, since=since, until=until)
+        query = query.order_by(CALLS.c.started_at, CALLS.c.id)
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 

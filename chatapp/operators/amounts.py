@@ -70,25 +70,55 @@ class OwnersAmounts:
 
     def of(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
         """Return an owner's amounts by the names of limits, each with its end if it has one."""
-        identity = identity_of(owner, name)
-        own = {each.limit: _shown(each) for each in self._overrides if each.identity == identity}
+        own = {each.limit: _shown(each) for each in self._of(owner, name)}
         return {**(limits or {}), **own}
+
+    def amounts(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
+        """Return the same without ends."""
+        return {**(limits or {}), **{each.limit: each.amount for each in self._of(owner, name)}}
+
+    def _of(self, owner: Owner, name: str) -> list[Override]:
+        identity = identity_of(owner, name)
+        return [each for each in self._overrides if each.identity == identity]
 
 
 def set_amount(
     owner: Owner, name: str, limit: str, amount: str, *, until: float | None, reason: str, by: str
 ) -> str:
-    """Give the owner an amount, for good or until then; returns the change in a sentence."""
+    """Give the owner an amount, for good or until then; returns the change in a sentence. A second
+    time changes nothing."""
     identity = identity_of(owner, name)
-    checked(owner, [(limit, amount)], plan=_plan_of(owner, name))
+    checked(owner, [(limit, amount)], plan=plan_of(owner, name))
     if until is None:
-        current_services().accounts.set_amount(owner, name, limit, amount)
-        callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)
+        if current_services().accounts.set_amount(owner, name, limit, amount):
+            callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)
     else:
-        operators = callers.shared_operators()
-        operators.override(limit, identity, amount, until=until, reason=reason, by=by)
+        override(limit, identity, amount, until=until, reason=reason, by=by)
     end = "" if until is None else f" until {time_text(until)}"
     return f"{name} has {limit}={amount}{end}; all workers apply it within 5 s."
+
+
+def override(
+    limit: str,
+    identity: str,
+    amount: str,
+    *,
+    until: float | None,
+    reason: str,
+    by: str,
+    as_written: bool = False,
+) -> Override:
+    """Give an identity an amount of a limit until then; ``as_written``: see `Operators.override`.
+    The same one a second time changes nothing."""
+    operators = callers.shared_operators()
+    names = {identity, callers.identity_of(identity)} if as_written else {identity}
+    for each in operators.overrides():
+        same = (each.limit, each.amount, each.until) == (limit, amount, until)
+        if same and each.identity in names:
+            return each
+    return operators.override(
+        limit, identity, amount, until=until, reason=reason, by=by, as_written=as_written
+    )
 
 
 def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -> str:
@@ -159,7 +189,7 @@ def _shown(override: Override) -> str:
     return f"{override.amount}{end}"
 
 
-def _plan_of(owner: Owner, name: str) -> str | None:
+def plan_of(owner: Owner, name: str) -> str | None:
     """Return the plan of an owner; None for a team. OperatorError if there is no such owner."""
     accounts = current_services().accounts
     match owner:

@@ -47,7 +47,9 @@ def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> 
     """Block it for that time; None: until it is unblocked. Running calls continue."""
     operators = callers.shared_operators()
     for_s = None if length is None else length.total_seconds()
-    is_new = operators.block(target.limit, target.identity, for_s=for_s, reason=target.reason)
+    is_new = not (for_s is None and _is_endless(operators, target)) and operators.block(
+        target.limit, target.identity, for_s=for_s, reason=target.reason
+    )
     until, text = None, "until it is unblocked"
     if length is not None:
         until = datetime.now(UTC) + length
@@ -59,6 +61,16 @@ def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> 
     callers.note("block", target.identity, limit=target.limit, until=end_s, reason=reason, by=by)
     done = f"{target.label} is blocked {text}, in all workers."
     return Change(done, is_new=True, until=until)
+
+
+def _is_endless(operators: Operators, target: Target) -> bool:
+    """Return whether it is blocked so until it is unblocked."""
+    return any(
+        state.row.name == target.limit
+        and state.verdict.reason == target.reason
+        and state.free_text == "never"
+        for state in operators.states(target.identity)
+    )
 
 
 def stop_key(public_id: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
@@ -21,9 +21,12 @@ from chatapp.accounts.store import (
     UnusableKeyError,
 )
 from chatapp.operators import arguments, blocks, callers
-from chatapp.operators.amounts import checked
+from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError, StorageUnavailable
+
+#: In place of a class: that of the key's plan.
+PLAN: Final = "plan"
 
 
 def create_key(  # noqa: PLR0913 - what a key has, and what the log has
@@ -171,6 +174,49 @@ def rotate_key(
         return made, old, f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     since = since_when(is_immediate=blocks.stop_key(public_id))
     return made, old, f"has expired; {since}"
+
+
+def set_models(public_id: str, models: Sequence[str], *, reason: str, by: str) -> str:
+    """Allow a key these models alone, or with none all of its plan; returns the change in a
+    sentence."""
+    current_services().accounts.set_models(public_id, models)
+    allowed = ", ".join(models) or "all models of its plan"
+    callers.note("models", public_id, amount=allowed, reason=reason, by=by)
+    return f"Key {public_id} allows {allowed}; all workers apply it within 5 s."
+
+
+def set_files(public_id: str, *, allowed: bool, reason: str, by: str) -> str:
+    """Let a key name files that providers keep, or not; returns the change in a sentence."""
+    current_services().accounts.set_files(public_id, allowed=allowed)
+    callers.note("files", public_id, amount="on" if allowed else "off", reason=reason, by=by)
+    may = "may" if allowed else "may not"
+    return f"Key {public_id} {may} name files; all workers apply it within 5 s."
+
+
+def set_class(public_id: str, name: str | None, *, reason: str, by: str) -> str:
+    """Give a key a class of traffic, None for that of its plan; returns the change in a
+    sentence."""
+    current_services().accounts.set_class(public_id, name)
+    callers.note("class", public_id, amount=name or PLAN, reason=reason, by=by)
+    shown = name or "of its plan"
+    return f"Key {public_id} has the class {shown}; all workers apply it within 5 s."
+
+
+def as_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
+    return {
+        "id": key.public_id,
+        "user": key.user,
+        "name": key.name,
+        "created": key.created_at.isoformat(timespec="seconds"),
+        "last_used": key.last_used_on and str(key.last_used_on),
+        "expires": key.expires_at and key.expires_at.isoformat(timespec="seconds"),
+        "revoked": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
+        "limits": amounts.of("key", key.public_id, key.limits),
+        "models": list(key.models or ()),
+        "files": bool(key.files),
+        "class": key.traffic_class,
+        "people": key.people,
+    }
 
 
 def since_when(*, is_immediate: bool, what: str = "it") -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from chatapp.accounts.store import ExistingTeamError, LastKeysError, User
+from chatapp.accounts.store import ExistingTeamError, LastKeysError, Team, User, UserChange
 from chatapp.operators import arguments, blocks, callers, keys
-from chatapp.operators.amounts import identity_of, listed
+from chatapp.operators.amounts import OwnersAmounts, identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import OperatorError, Override, StorageUnavailable
@@ -18,6 +20,74 @@ def state_of(user: User) -> str:
     if user.deactivated_at is None:
         return "active"
     return f"deactivated {user.deactivated_at:%Y-%m-%d}"
+
+
+def as_json(user: User, amounts: OwnersAmounts) -> dict[str, object]:
+    return {
+        "user": user.name,
+        "plan": user.plan,
+        "team": user.team_name,
+        "limits": amounts.of("user", user.name, user.limits),
+        "state": state_of(user),
+    }
+
+
+def team_as_json(team: Team, amounts: OwnersAmounts, everyone: Iterable[User]) -> dict[str, object]:
+    """Return a team with its budgets and members, of all users."""
+    members = [user.name for user in everyone if user.team_name == team.name]
+    limits = amounts.of("team", team.name, team.limits)
+    return {"team": team.name, "limits": limits, "users": members}
+
+
+def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: str, by: str) -> bool:
+    """Have a user with these ``values`` of UserChange, and active or not; returns whether they are
+    new. The log has what that changes, and a second time nothing."""
+    services, identity = current_services(), user_identity(name)
+    before = services.accounts.user(name)
+    changed = {k: v for k, v in values.items() if before is None or getattr(before, k) != v}
+    note = partial(callers.note, reason=reason, by=by)
+    if before is None or changed:
+        services.accounts.import_users(
+            [UserChange(name, changed)], default_plan=services.default_plan
+        )
+    if before is None:
+        note("create-user", identity)
+    if "plan" in changed:
+        note("plan", identity, amount=changed["plan"])
+    if changed.get("team_name") or (before and "team_name" in changed):
+        note("team", identity, amount=changed["team_name"] or "none")
+    if "limits" in changed:
+        note_amounts(identity, (before and before.limits) or {}, changed["limits"] or {}, note)
+    if active is not None:
+        (activate if active else deactivate)(name, reason=reason, by=by)
+    return before is None
+
+
+def put_team(name: str, limits: Mapping[str, str] | None, *, reason: str, by: str) -> bool:
+    """Have a team, with these amounts if they are given; returns whether it is new."""
+    accounts, identity = current_services().accounts, identity_of("team", name)
+    before = accounts.team(name)
+    if before is None:
+        create_team(name, amounts=limits or {}, reason=reason, by=by)
+    elif limits is not None and limits != (before.limits or {}):
+        accounts.set_amounts("team", name, limits)
+        note = partial(callers.note, reason=reason, by=by)
+        note_amounts(identity, before.limits or {}, limits, note)
+    return before is None
+
+
+def note_amounts(
+    identity: str,
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    note: Callable[..., None],
+) -> None:
+    """Write to the log which amounts of an account have changed."""
+    for limit in sorted({*before, *after}):
+        if limit not in after:
+            note("clear-amount", identity, limit=limit)
+        elif after[limit] != before.get(limit):
+            note("amount", identity, limit=limit, amount=after[limit])
 
 
 def deactivate(name: str, *, reason: str, by: str) -> str:
@@ -116,6 +186,20 @@ def set_team(name: str, team: str | None, *, reason: str, by: str) -> str:
     callers.note("team", user_identity(name), amount=team or "none", reason=reason, by=by)
     shown = "no team" if team is None else f"the team {team}"
     return f"{name} has {shown}; all workers apply it within 5 s."
+
+
+def plans() -> list[dict[str, Any]]:
+    """Return the plans of the policy and of users, each with its users."""
+    services = current_services()
+    found, defined = services.accounts.users(), services.plans
+    return [
+        {
+            "plan": plan,
+            "defined": plan in defined,
+            "users": [user.name for user in found if user.plan == plan],
+        }
+        for plan in (*defined, *sorted({user.plan for user in found} - set(defined)))
+    ]
 
 
 def create_team(name: str, *, amounts: Mapping[str, str], reason: str, by: str) -> str:

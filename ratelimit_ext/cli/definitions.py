@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
 from ratelimit_ext.core.errors import OperatorError
+from ratelimit_ext.operators.definitions import definitions_of, policy_as_json
 from ratelimit_ext.operators.operators import all_operators
-from ratelimit_ext.operators.texts import listed, span_text
+from ratelimit_ext.operators.texts import listed
 from ratelimit_ext.terminal import echo_json, echo_table, with_json
-from ratelimit_ext.web.inventory import Row
 
 
 @click.command()
@@ -32,16 +28,12 @@ def check(file: Path | None, *, as_json: bool) -> None:
         checked = all_operators().checked_policy(file)
     except ValueError as error:  # every mistake of the files
         raise OperatorError("invalid_policy", str(error)) from error
-    policy = checked.policy
-    # Limits of app.config are checked, too, and are not of the file.
-    places = [limit.place for limit in policy.all_limits()]
-    count = sum(place is not None and not place.origin.python for place in places)
+    shown = policy_as_json(checked)
     if as_json:
-        shown = {"file": str(checked.file), "limits": count, "plans": [*policy.plans]}
-        echo_json({**shown, "warnings": list(checked.warnings)})
+        echo_json(shown)
         return
-    plans = ", ".join(policy.plans) or "none"
-    limits = "1 limit" if count == 1 else f"{count} limits"
+    plans = ", ".join(shown["plans"]) or "none"
+    limits = "1 limit" if shown["limits"] == 1 else f"{shown['limits']} limits"
     click.echo(f"{checked.file} is valid: {limits}; plans: {plans}.")
     for warning in checked.warnings:
         click.echo(f"Warning: {warning}")
@@ -56,20 +48,13 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
 
     Endpoints that have the same limits are listed together.
     """
-    limits_of: dict[str, list[dict[str, Any]]] = {}
-    operators = all_operators()
-    words = operators.limit_keywords
-    for group, found in operators.groups(endpoint or ""):
-        shown = limits_of.setdefault(group.title, [])
-        shown += [
-            _definition(each, words) if isinstance(each, Row) else _dynamic(each) for each in found
-        ]
+    found = definitions_of(all_operators(), endpoint or "")
     if as_json:
-        echo_json([{"endpoint": title, "limits": limits} for title, limits in limits_of.items()])
+        echo_json(found)
         return
     titles: dict[str, list[str]] = {}
-    for title, limits in limits_of.items():
-        titles.setdefault(json.dumps(limits, default=str), []).append(title)
+    for each in found:
+        titles.setdefault(json.dumps(each["limits"], default=str), []).append(each["endpoint"])
     for number, (text, alike) in enumerate(titles.items()):
         click.echo(("\n" if number else "") + "\n".join(alike))
         limits = json.loads(text)
@@ -82,41 +67,3 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
             [f"  {heads[0].upper()}", *(h.upper().replace("_", " ") for h in heads[1:])],
             [[f"  {first}", *rest] for first, *rest in table],
         )
-
-
-def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
-    limit = row.limit
-    name = f"{row.name} ({row.method})" if row.method else row.name
-    return {
-        "limit": name,
-        "amount": str(row.runtime.limit),
-        "strategy": limit.strategy,
-        "burst": limit.burst,
-        "key": row.key,
-        "plan": row.plan or None,
-        "mode": None if limit.mode == "enforce" else limit.mode,
-        "keep": limit.keep_text or None,
-        "wait": limit.wait and span_text(limit.wait),
-        "fair": limit.fair_text or None,
-        "candidate": limit.candidate and str(limit.outside(limit.candidate)),
-        "optional": "yes" if row.is_optional else None,
-        **{word: row.keywords.get(word) for word in words},
-        "on_failure": row.on_failure,
-        "source": _source(row.source),
-    }
-
-
-def _dynamic(definition: Any) -> dict[str, Any]:
-    function = getattr(definition.limit_provider, "__name__", "a function")
-    source = getattr(definition, "source", "")
-    return {
-        "limit": f"returned by {function}",
-        "amount": "asked at each request",
-        "source": _source(str(getattr(source, "located", source))),
-    }
-
-
-def _source(text: str) -> str:
-    """Return a place, as a path from here if it lies below; of app.config, the key."""
-    key = re.match(r'app\.config\["\w+"\]', text)
-    return key[0] if key else text.removeprefix(f"{Path.cwd()}{os.sep}")

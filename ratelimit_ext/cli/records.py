@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from ratelimit_ext.operators.denials import explained
+from ratelimit_ext.operators.denials import explained, record_as_json
 from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.shadow import advice_text
-from ratelimit_ext.operators.texts import iso_time, printable, span_s, span_text
+from ratelimit_ext.operators.texts import printable, span_s, span_text
 from ratelimit_ext.records.denials import KEEP_S, DenialRecord
 from ratelimit_ext.terminal import Parsed, echo_json, echo_table, with_json
 
@@ -32,7 +31,7 @@ def why(identity: str, since: int, *, as_json: bool) -> None:
     """
     found, unkept = all_operators().shared().denials(identity, since=since)
     if as_json:
-        echo_json([_as_json(record) for record in found])
+        echo_json([record_as_json(record) for record in found])
     else:
         for record in found:
             click.echo(printable(_sentence(record)))
@@ -44,17 +43,6 @@ def why(identity: str, since: int, *, as_json: bool) -> None:
             f"In the last {span}, {unkept} denials were too many to be kept, of any caller.",
             err=True,
         )
-
-
-def _as_json(record: DenialRecord) -> dict[str, Any]:
-    wait_ms = record.wait_ms
-    return {
-        **{word: value for word, value in asdict(record).items() if word != "wait_ms"},
-        "at": iso_time(record.at),
-        "until": iso_time(record.until),
-        "retry_after": None if wait_ms is None else wait_ms / 1000,
-        "next_free": None if wait_ms is None else iso_time(record.at + wait_ms / 1000),
-    }
 
 
 def _sentence(record: DenialRecord) -> str:

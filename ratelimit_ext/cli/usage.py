@@ -126,8 +126,7 @@ def blocks(scan: int, *, as_json: bool) -> None:
     """List what is blocked, until when, why, and who did it."""
     found = all_operators().shared().blocks(scan=scan)
     if as_json:
-        times = [{"until": iso_time(each.until), "at": iso_time(each.at)} for each in found]
-        echo_json([{**each._asdict(), **at} for each, at in zip(found, times, strict=True)])
+        echo_json([each.as_json() for each in found])
         return
     if not found:
         click.echo("Nothing is blocked.", err=True)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
 
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import bucket_key, parsed_key, separated
 from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.operators.texts import span_text
+from ratelimit_ext.operators.texts import iso_time, span_text
 from ratelimit_ext.records.denials import DenialRecord
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.inventory import Row
@@ -102,6 +103,18 @@ def _recorded(identity: str) -> str:
     """Return the identity as records have it: a long one by its hash."""
     name = parsed_key(bucket_key("", identity))
     return name.identity if name else identity
+
+
+def record_as_json(record: DenialRecord) -> dict[str, Any]:
+    """Return a denial with instants that people can read."""
+    wait_ms = record.wait_ms
+    return {
+        **{word: value for word, value in asdict(record).items() if word != "wait_ms"},
+        "at": iso_time(record.at),
+        "until": iso_time(record.until),
+        "retry_after": None if wait_ms is None else wait_ms / 1000,
+        "next_free": None if wait_ms is None else iso_time(record.at + wait_ms / 1000),
+    }
 
 
 class Explanation(NamedTuple):

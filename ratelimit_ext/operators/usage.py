@@ -16,7 +16,7 @@ from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import FORMAT, bucket_key, member_key, parsed_key
 from ratelimit_ext.core.traits import strategies_taking, traits_of
 from ratelimit_ext.engine.redis import held_calls, stored_names
-from ratelimit_ext.operators.texts import span_text, with_times
+from ratelimit_ext.operators.texts import iso_time, span_text, with_times
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.web.components import Components
@@ -43,6 +43,9 @@ class Block(NamedTuple):
     by: str | None
     note: str
     at: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {**self._asdict(), "until": iso_time(self.until), "at": iso_time(self.at)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ make_app, threads_end_with_the_test = chatapp.make_app, chatapp.threads_end_with
 provider = chatapp.provider
 
 PAGES = ROOT / "docs"
+TOKEN = "a token of some length"
 FLASK = ["flask", "--app", "wsgi"]
 MODEL = {"provider": "openai", "slug": "gpt-5.4-mini", "model": "gpt-5.4-mini"}
 
@@ -72,7 +73,8 @@ class Scene:
 
     def start(self) -> None:
         """What a new process of the service does."""
-        self.app = self._make_app(RATELIMIT_STORAGE_URI=self.redis.uri)
+        config = {"CHATAPP_ADMIN_TOKEN": TOKEN, "RATELIMIT_STORAGE_URI": self.redis.uri}
+        self.app = self._make_app(**config)
         self.url = self._server.enter_context(serving(self.app))
 
     def stop(self) -> None:
@@ -104,7 +106,7 @@ class Scene:
             return ""
         assert words[0] in {"curl", "mkdir"}, f"no command of these pages: {line}"
         shell = ["bash", "-c", line.replace("localhost:8000", self.url)]
-        variables = {**os.environ, "KEY": self.olga}
+        variables = {**os.environ, "KEY": self.olga, "TOKEN": TOKEN}
         return subprocess.run(
             shell, env=variables, capture_output=True, text=True, check=True
         ).stdout
@@ -229,6 +231,7 @@ BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
     "operate/deployment": {},
     "gateway/sessions": {"flask --app wsgi ratelimit inspect": Scene.a_session_calls},
     "gateway/open-webui": {"flask --app wsgi chat users list": Scene.a_ui_forwards_its_users},
+    "operate/management-api": {},
 }
 
 
@@ -274,6 +277,7 @@ def test_an_upgrade_and_the_way_back(provider: UpstreamServer, scene: Scene) -> 
         "gateway/open-webui",
         "gateway/sessions",
         "operate/deployment",
+        "operate/management-api",
     ],
 )
 def test_files_are_checked_and_limits_set(

@@ -9,18 +9,16 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, reported
 from chatapp.blueprints.admin.formats import MOST, choice, shown
-from chatapp.operators import blocks, callers
+from chatapp.operators import blocks, callers, reports
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, QUOTAS, SURGE
-from ratelimit_ext.operators import Block, State, iso_time
+from ratelimit_ext.operators import Block, State
 
 NEAR: Final = (50, 80, 95)
 #: How many names of the storage a view reads; a command reads more.
 MOST_NAMES: Final = 20_000
 #: What an operator unblocks, by the limit that blocks it.
 BLOCKED: Final[dict[str, blocks.Kind]] = {f"blocked-{kind}": kind for kind in blocks.KINDS}
-#: How much is left where no provider has reported a quota.
-UNREPORTED: Final = 10**12
 
 
 @bp.get("/limits")
@@ -37,15 +35,12 @@ def limits() -> ResponseReturnValue:
         operators = callers.shared_operators()
         near, is_cut = operators.used(least=at / 100, scan=MOST_NAMES)
         found = operators.blocks(scan=MOST_NAMES)
-        upstreams = _upstreams()
+        upstreams = reports.upstreams()
     return shown(
         "admin/limits.html",
         {
             "near": (each.as_json() for each in near),
-            "blocked": (
-                {**each._asdict(), "until": iso_time(each.until), "at": iso_time(each.at)}
-                for each in found
-            ),
+            "blocked": (each.as_json() for each in found),
             "providers": (
                 {
                     "upstream": each["name"],
@@ -98,18 +93,3 @@ def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
         return ("user" if callers.public_id(block.identity) is None else "key"), block.identity
     slug = callers.slugs_by_upstream().get(block.identity) if block.limit == COOL_DOWN else None
     return None if slug is None else ("model", slug)
-
-
-def _upstreams() -> list[dict[str, Any]]:
-    """For each upstream, until when it pauses, and what is left of its quotas by their names."""
-    names = callers.upstreams()
-    rows: dict[str, dict[str, Any]] = {
-        name: {"name": name, "pause": None, "left": {}} for name in names
-    }
-    for state in callers.shared_operators().states(*names, kind="upstream"):
-        row = rows[state.identity]
-        if state.row.limit.name == COOL_DOWN:
-            row["pause"] = None if state.verdict.allowed else state.free_text
-        elif state.verdict.remaining < UNREPORTED:
-            row["left"][state.row.limit.name.removeprefix("provider-")] = state.verdict.remaining
-    return list(rows.values())

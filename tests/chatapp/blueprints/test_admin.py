@@ -104,7 +104,7 @@ def test_every_address_of_admin_needs_a_session(app: Flask, accounts: Accounts) 
     """Neither the token in a header nor an API key is one."""
     key = accounts.create_key("alice", plan=None, default_plan="starter")
     client = app.test_client()
-    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.rule.startswith("/admin")}
+    rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("admin.")}
     paths = {view.partition("?")[0] for view in VIEWS} | {f"/admin/{each}" for each in CHANGES}
     assert rules == paths | {"/admin/login", "/admin/"}
     for text in (TOKEN, key.text):

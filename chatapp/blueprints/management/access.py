@@ -1,0 +1,139 @@
+"""Who may use the management API, and its errors, as problems of RFC 9457."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from flask import Blueprint, Response, g, json, request, send_file
+from werkzeug.exceptions import HTTPException
+
+from chatapp.operators.errors import REPORTED, operator_error
+from chatapp.operators.rights import Operator
+from chatapp.operators.sign_in import operator_with
+from chatapp.web.errors import ApiError, ErrorAnswer, report_of
+from ratelimit_ext import OperatorError, client_ip
+
+log = logging.getLogger(__name__)
+
+#: Registered only if there is a token of /admin.
+bp = Blueprint("management", __name__, url_prefix="/admin/api/v1")
+
+#: Made of the table of actions: `python -m tests.chatapp.blueprints.management.description`.
+DOCUMENT: Final = Path(__file__).with_name("openapi.json")
+PROBLEM: Final = "application/problem+json"
+HEADERS: Final = {"WWW-Authenticate": 'Bearer realm="chatapp admin"'}
+#: Statuses by the codes of operators' errors. Others are what was sent: 422.
+STATUSES: Final = {
+    "forbidden": 403,
+    **dict.fromkeys(
+        ("unknown_user", "unknown_key", "unknown_team", "unknown_caller", "unknown_admin_key"), 404
+    ),
+    **dict.fromkeys(("uncounted", "no_amount", "no_override", "nothing_counted"), 404),
+    **dict.fromkeys(("other_plan", "other_team", "deactivated_user", "unusable_key"), 409),
+    **dict.fromkeys(("has_keys", "last_keys", "not_shared", "disabled", "not_remembered"), 409),
+    **dict.fromkeys(("not_searchable", "too_many_overrides", "no_webhook"), 409),
+    **dict.fromkeys(("storage", "database"), 503),
+}
+#: What to do about an error, by its code.
+HINTS: Final = {
+    **{f"unknown_{each}": f"GET {each}s lists the {each}s." for each in ("user", "key", "team")},
+    "other_plan": "PUT users/{user} changes it.",
+    "other_team": "PUT users/{user} moves a user.",
+    "unknown_admin_key": "GET admin-keys lists them.",
+    "no_amount": "GET users, keys and teams have the amounts.",
+    "no_override": "GET overrides lists them.",
+    **dict.fromkeys(("storage", "database"), "Nothing else is wrong with the request. Try again."),
+}
+
+
+class FieldError(ApiError):
+    """A value of the body or of the query is invalid: 422."""
+
+    def __init__(self, field: str, sentence: str, *, code: str = "invalid_field") -> None:
+        super().__init__(422, code, sentence, param=field)
+
+
+@bp.before_request
+def authenticate() -> None:
+    """Find the operator of the key. A wrong key counts against its address, like every request."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    operator = operator_with(token.strip()) if scheme.lower() == "bearer" else None
+    if operator is None:
+        if token:
+            log.warning("A wrong key for the management API from %s", client_ip())
+        raise ApiError(
+            401,
+            "invalid_admin_key",
+            "Send a management key, or the server's CHATAPP_ADMIN_TOKEN, as \"Authorization: "
+            'Bearer …". Keys that call models are none.',
+            headers=HEADERS,
+        )
+    g.operator = operator
+
+
+def current_operator() -> Operator:
+    operator: Operator = g.operator
+    return operator
+
+
+@bp.after_request
+def forbid_caching(response: Response) -> Response:
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
+@bp.errorhandler(HTTPException)
+def refuse(error: HTTPException) -> ErrorAnswer:
+    if error.code is None or error.code < 400:
+        return error
+    if not isinstance(error, ApiError) and type(error).get_response is not (
+        HTTPException.get_response
+    ):
+        return error  # the 429 has a form of its own
+    report = report_of(error)
+    answer = problem(report.status, report.code, report.message, field=report.param)
+    answer.headers.extend((k, v) for k, v in error.get_headers() if k != "Content-Type")
+    return answer
+
+
+def report(error: Exception) -> ErrorAnswer:
+    """Return what a command would print. What the operator did not cause is a 503, and in the
+    log."""
+    found = operator_error(error)
+    if found is None:
+        raise error
+    status = STATUSES.get(found.code, 422)
+    if status == 503:
+        log.error("%s %s: %s", request.method, request.path, found)
+    return problem(status, found.code, sentence_of(found))
+
+
+for kind in REPORTED:
+    bp.register_error_handler(kind, report)
+
+
+def sentence_of(error: OperatorError) -> str:
+    sentence = str(error) if str(error).endswith((".", "?")) else f"{error}."
+    return " ".join(filter(None, [sentence, HINTS.get(error.code)]))
+
+
+def problem(status: int, code: str, detail: str, *, field: str | None = None) -> Response:
+    """Return an error: its status, a word for programs, a sentence, and the field that is wrong."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **({} if field is None else {"field": field}),
+    }
+    return Response(json.dumps(body, sort_keys=False), status=status, content_type=PROBLEM)
+
+
+@bp.get("/openapi.json")
+def description() -> Response:
+    """Return the description of these addresses, which a test makes of the table of actions."""
+    return send_file(DOCUMENT)

@@ -1,0 +1,243 @@
+"""What was used and spent, alerts, and the state of the providers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from chatapp.accounts import EVERYONE
+from chatapp.alerts.table import alerts
+from chatapp.blueprints.management.access import FieldError
+from chatapp.blueprints.management.actions import Call, Change, Listed, action
+from chatapp.catalogue import providers_file
+from chatapp.ledger.reports import MICRO, month_start
+from chatapp.ledger.retention import LEAST_DAYS, prune
+from chatapp.operators import arguments, callers, reports, restoration
+from chatapp.server.valid_files import PROVIDERS, configured_file
+from chatapp.services import current_services
+from chatapp.upstreams.keys import Keys
+from ratelimit_ext import toml_line
+
+Day = Annotated[str, AfterValidator(arguments.day)]
+Month = Annotated[str, AfterValidator(arguments.month)]
+Week = Annotated[str, AfterValidator(arguments.week)]
+Subject = Annotated[str, AfterValidator(arguments.subject)]
+Duration = Annotated[str, AfterValidator(arguments.duration)]
+
+
+class Since(Listed):
+    since: Day | None = None
+
+
+class Period(Since):
+    """By UTC; ``until`` is the last day of it."""
+
+    until: Day | None = None
+    month: Month | None = None
+    week: Week | None = None
+    user: str | None = None
+    team: str | None = None
+
+
+class Summed(Period):
+    by: Subject = "user"
+
+
+class Top(Summed):
+    top: int | None = Field(None, ge=1)
+
+
+class Ago(Listed):
+    since: Duration = Field("1h", validate_default=True)
+
+
+class OfUser(Listed):
+    user: str | None = None
+    since: Day | None = None
+
+
+class Pruning(Change):
+    keep_days: int | None = Field(None, ge=LEAST_DAYS)
+
+
+class Restoring(Change):
+    user: str | None = None
+    apply: bool = False
+
+
+def _calls_of(call: Call) -> dict[str, Any]:
+    """Return which calls the query means, as far as the operator sees them."""
+    query = call.query
+    spans = [name for name in ("week", "month") if getattr(query, name)]
+    if len(spans) + bool(query.since or query.until) > 1:
+        raise FieldError(spans[0], "Send one of month, week, or since and until.")
+    if query.since and query.until and query.until < query.since:
+        raise FieldError("until", '"until" is before "since"; send a later day.')
+    call.operator.check_team(query.team or call.operator.team)
+    since, until = query.since, query.until and query.until + timedelta(days=1)
+    since, until = query.month or query.week or (since, until)
+    team = query.team or call.operator.team
+    return {
+        "user": callers.known_identity(query.user),
+        "team": team,
+        "since": since,
+        "until": until,
+    }
+
+
+@action("GET /usage/<path:user>", "read", "chat usage", of_team=True)
+def get_usage(call: Call, user: str) -> dict[str, Any]:
+    """What a caller has left and has spent."""
+    call.operator.check_user(callers.name_of(user))
+    return reports.usage(user)
+
+
+@action(
+    *("GET /spending", "read", "chat spend"),
+    query=Top,
+    of_team=True,
+    order=lambda row: [-row["cost_micro_usd"], -row["calls"], row["subject"] or ""],
+)
+def list_spending(call: Call) -> Iterable[dict[str, Any]]:
+    """Who has spent most, this month or in that time: calls, tokens and dollars."""
+    period, query = _calls_of(call), call.query
+    if period["since"] is None and period["until"] is None:
+        period["since"] = month_start()
+    found = current_services().reports.spending(by=query.by, top=query.top, **period)
+    return [reports.with_dollars(asdict(each)) for each in found]
+
+
+@action(
+    *("GET /ledger/days", "read", "chat ledger show"),
+    query=Summed,
+    of_team=True,
+    order=lambda row: [row["day"], row["subject"] or ""],
+)
+def list_days(call: Call) -> Iterable[dict[str, Any]]:
+    """Calls, tokens and dollars by day, the oldest first."""
+    found = current_services().reports.totals(by=call.query.by, **_calls_of(call))
+    return [reports.with_dollars(asdict(each)) for each in found]
+
+
+@action(
+    *("GET /ledger/calls", "read", "chat ledger calls"),
+    query=Period,
+    of_team=True,
+    order=lambda row: [row["started_at"].isoformat(), row["id"]],
+)
+def list_calls(call: Call) -> Iterable[dict[str, Any]]:
+    """The calls, the oldest first."""
+    return map(reports.with_dollars, current_services().reports.calls(**_calls_of(call)))
+
+
+@action(
+    *("GET /ledger/traffic", "read", "chat ledger traffic"),
+    query=Period,
+    order=lambda row: [row["time"]],
+)
+def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
+    """The calls as traffic for simulations."""
+    return [
+        reports.as_traffic(each) for each in current_services().reports.calls(**_calls_of(call))
+    ]
+
+
+@action(
+    *("GET /ledger/estimates", "read", "chat ledger estimates"),
+    query=Since,
+    order=lambda row: [row["slug"]],
+)
+def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
+    """Usage compared with its estimates, by model."""
+    found = current_services().reports.estimates(since=call.query.since)
+    return [asdict(each) for each in found]
+
+
+@action(
+    *("GET /ledger/outcomes", "read", "chat ledger outcomes"),
+    query=Ago,
+    order=lambda row: [-row["failed"], -row["calls"], row["upstream"], row["model"]],
+)
+def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
+    """How calls ended, by upstream and model; those with the most failures first."""
+    since = datetime.now(UTC) - call.query.since
+    return [
+        {
+            "upstream": each.provider,
+            "model": each.slug,
+            "calls": each.total,
+            "failed": sum(each.failures.values()),
+            "how": each.failures,
+        }
+        for each in current_services().reports.outcomes(since=since, top=1000)
+    ]
+
+
+@action("GET /ledger/check", "read", "chat ledger check", query=OfUser)
+def check_ledger(call: Call) -> dict[str, Any]:
+    """Unfinished calls, wrong costs and limits that disagree."""
+    found, compared, _ = reports.check(callers.known_identity(call.query.user), call.query.since)
+    return reports.findings_as_json(found, compared)
+
+
+@action("POST /ledger/prune", "all", "chat ledger prune", body=Pruning)
+def prune_ledger(call: Call) -> dict[str, Any]:
+    """Delete old calls."""
+    days = call.body.keep_days or current_services().settings.ledger_keep_days
+    if days is None:
+        raise FieldError("keep_days", 'Send "keep_days", or set CHATAPP_LEDGER_KEEP_DAYS.')
+    deleted = prune(current_services().database, before=datetime.now(UTC) - timedelta(days=days))
+    callers.note("prune-ledger", EVERYONE, amount=f"{days} days", **call.why)
+    return {"deleted": deleted, "days": days}
+
+
+@action("POST /ledger/restore", "limits", "chat ledger restore", body=Restoring)
+def restore_limits(call: Call) -> dict[str, Any]:
+    """Rebuild limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
+    body = call.body
+    identity = callers.known_identity(body.user)
+    found = restoration.restore(identity, apply=body.apply)
+    if body.apply:
+        callers.note("restore-limits", identity or EVERYONE, **call.why)
+    return {"limits": [asdict(each) for each in found], "applied": body.apply}
+
+
+@action(
+    *("GET /alerts", "read", "chat alerts list"),
+    query=Since,
+    order=lambda row: [row["at"].isoformat(), row["id"]],
+)
+def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
+    """The alerts that were raised, the oldest first, in dollars."""
+    found = alerts(current_services().database, since=call.query.since)
+    return [
+        {**each, "spent": each["spent"] / MICRO, "amount": each["amount"] / MICRO} for each in found
+    ]
+
+
+@action("POST /alerts/test", "all", "chat alerts test", body=Change)
+def send_test_alert(_call: Call) -> dict[str, Any]:
+    """Send a test to the webhook, once."""
+    return reports.test_webhook()
+
+
+@action(
+    *("GET /providers", "read", "chat providers check"),
+    query=Listed,
+    order=lambda row: [row["name"]],
+)
+def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
+    """The upstreams: how many keys they have, which are missing here, which pause, and what is left
+    of their quotas."""
+    tables = providers_file.read(configured_file(PROVIDERS), toml_line).upstreams
+    states = {each["name"]: each for each in reports.upstreams()}
+    keys = {name: Keys(name, table.keys) for name, table in tables.items()}
+    none: dict[str, Any] = {"pause": None, "left": {}}
+    return [
+        {**none, **states.get(name, {}), "name": name, "keys": len(k.names), "missing": k.missing}
+        for name, k in keys.items()
+    ]

@@ -1,0 +1,261 @@
+"""What limits count, deny and allow to single callers; blocks, and the log of changes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
+
+from chatapp.blueprints.management.access import FieldError
+from chatapp.blueprints.management.accounts import AmountFields
+from chatapp.blueprints.management.actions import Call, Change, Fields, Listed, action, of_field
+from chatapp.operators import amounts, arguments, blocks
+from chatapp.operators.callers import shared_operators
+from chatapp.services import current_services
+from ratelimit_ext import OperatorError
+from ratelimit_ext.operators import (
+    definitions_of,
+    instant_s,
+    policy_as_json,
+    record_as_json,
+    span_s,
+    with_times,
+)
+
+Past = Annotated[str, AfterValidator(lambda text: instant_s(text, past=True))]
+Span = Annotated[str, AfterValidator(span_s)]
+Length = Annotated[str, AfterValidator(arguments.duration)]
+
+
+class OfEndpoint(Listed):
+    endpoint: str = ""
+
+
+class OfLimit(Listed):
+    name: str | None = None
+
+
+class Used(OfLimit):
+    at: int = Field(0, ge=0, le=100)
+    scan: int = Field(20_000, ge=1)
+
+
+class Denied(Listed):
+    identity: str | None = None
+    since: Span = Field("1d", validate_default=True)
+
+
+class Since(Listed):
+    since: Past | None = None
+
+
+class Minutes(Fields):
+    minutes: int = Field(60, ge=1, le=60)
+
+
+class Reset(Change):
+    identity: str
+    name: str | None = None
+
+
+class BlockFields(Change):
+    """A block without a length lasts until it is removed. A shorter one ends no longer one."""
+
+    length: Length | None = Field(None, alias="for")
+    abnormal: bool = False
+
+
+# -- what there is -------------------------------------------------------------------------------
+
+
+@action("GET /policy", "read", "ratelimit check")
+def get_policy(_call: Call) -> dict[str, Any]:
+    """The policy that is configured, checked: its limits, its plans, and warnings."""
+    try:
+        return policy_as_json(current_services().limiter.operators.checked_policy())
+    except ValueError as error:
+        raise OperatorError("invalid_policy", str(error)) from error
+
+
+@action(
+    *("GET /limits", "read", "ratelimit show"),
+    query=OfEndpoint,
+    order=lambda row: [row["endpoint"]],
+)
+def list_limits(call: Call) -> list[dict[str, Any]]:
+    """Every endpoint with its limits, and where each is written."""
+    with of_field("endpoint"):
+        return definitions_of(current_services().limiter.operators, call.query.endpoint)
+
+
+@action(
+    *("GET /states/<path:identity>", "read", "ratelimit inspect"),
+    query=Listed,
+    order=lambda row: [row["limit"], row["plan"] or "", row["identity"]],
+)
+def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
+    """What every limit has counted of a caller."""
+    found = shared_operators().states(identity)
+    if not found:
+        raise OperatorError("uncounted", f"No limit counts {identity!r}.")
+    return [each.as_json() for each in found]
+
+
+@action(
+    *("GET /used", "read", "ratelimit top", "ratelimit near"),
+    query=Used,
+    order=lambda row: [-row["share"], row["limit"], row["identity"]],
+)
+def list_used(call: Call) -> list[dict[str, Any]]:
+    """Who has used at least so many percent of a limit, the largest share first."""
+    query = call.query
+    with of_field("name"):
+        found, _ = shared_operators().used(query.name, least=query.at / 100, scan=query.scan)
+    return [each.as_json() for each in found]
+
+
+@action(
+    *("GET /denials", "read", "ratelimit why"),
+    query=Denied,
+    order=lambda row: [row["at"], row["limit"], row["identity"], row["endpoint"]],
+)
+def list_denials(call: Call) -> list[dict[str, Any]]:
+    """Who was denied lately, and when the next call is free."""
+    identities = [call.query.identity] if call.query.identity else []
+    found = shared_operators().denials(*identities, since=call.query.since)
+    return [record_as_json(each) for each in found.records]
+
+
+@action(
+    *("GET /shadow", "read", "ratelimit shadow report"),
+    query=OfLimit,
+    order=lambda row: [row["limit"], row["amount"], row["period"]],
+)
+def list_shadow(call: Call) -> list[dict[str, Any]]:
+    """What limits in shadow and candidates would have denied."""
+    with of_field("name"):
+        return shared_operators().shadow_report(call.query.name)
+
+
+@action("GET /decisions", "read", query=Minutes)
+def get_decisions(call: Call) -> dict[str, Any]:
+    """How many decisions each limit made, by the minute since 1970; "" is all requests."""
+    counted = shared_operators().counters(call.query.minutes)
+    return {str(minute): limits for minute, limits in counted.items()}
+
+
+@action(
+    *("GET /changes", "read", "ratelimit log"),
+    query=Since,
+    order=lambda row: [row["at"], row["action"], row["identity"], row["limit"]],
+)
+def list_changes(call: Call) -> list[dict[str, Any]]:
+    """What operators have changed, the oldest first."""
+    return [with_times(each) for each in shared_operators().log(since=call.query.since or 0.0)]
+
+
+# -- overrides, resets and blocks ----------------------------------------------------------------
+
+
+@action(
+    *("GET /overrides", "read", "ratelimit override list"),
+    query=Listed,
+    order=lambda row: [row["limit"], row["identity"]],
+)
+def list_overrides(_call: Call) -> list[dict[str, Any]]:
+    """The overrides that apply."""
+    return [with_times(each) for each in shared_operators().overrides()]
+
+
+@action(
+    *("PUT /overrides/<limit>/<path:identity>", "limits", "ratelimit override set"),
+    body=AmountFields,
+)
+def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
+    """Give a caller another amount of a limit, until then or until it is removed."""
+    body = call.body
+    made = amounts.override(
+        limit, identity, body.amount, until=body.until, **call.why, as_written=True
+    )
+    return with_times(made)
+
+
+@action(
+    "DELETE /overrides/<limit>/<path:identity>",
+    *("limits", "ratelimit override clear"),
+)
+def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
+    """Remove an override."""
+    removed = shared_operators().clear_override(limit, identity, **call.why)
+    if removed is None:
+        raise OperatorError("no_override", f"{identity} has no override of {limit!r}.")
+    return {"identity": removed, "limit": limit}
+
+
+@action("POST /reset", "limits", "ratelimit reset", body=Reset)
+def reset(call: Call) -> dict[str, Any]:
+    """Forget what limits have counted of a caller: one limit by its name, or all but guards."""
+    body = call.body
+    cleared = shared_operators().reset(body.identity, body.name, **call.why)
+    return {"identity": body.identity, "reset": cleared}
+
+
+@action(
+    *("GET /blocks", "read", "ratelimit blocks"),
+    query=Listed,
+    order=lambda row: [row["limit"], row["identity"]],
+)
+def list_blocks(_call: Call) -> list[dict[str, Any]]:
+    """What is blocked, until when, why, and by whom."""
+    return [each.as_json() for each in shared_operators().blocks()]
+
+
+@action("PUT /blocks/model/<path:name>", "providers", "chat block", body=BlockFields)
+def block_model(call: Call, name: str) -> dict[str, Any]:
+    """Block a model."""
+    return _block(call, "model", name)
+
+
+@action("PUT /blocks/all", "limits", "chat block", body=BlockFields)
+def block_all(call: Call) -> dict[str, Any]:
+    """Block all calls."""
+    return _block(call, "all", None)
+
+
+@action("PUT /blocks/<any(user, key):kind>/<path:name>", "limits", "chat block", body=BlockFields)
+def block(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
+    """Block a user or a key."""
+    return _block(call, kind, name)
+
+
+@action("DELETE /blocks/model/<path:name>", "providers", "chat unblock")
+def unblock_model(call: Call, name: str) -> dict[str, Any]:
+    """Remove the block of a model, or the pause of its provider."""
+    return _unblock(call, "model", name)
+
+
+@action("DELETE /blocks/all", "limits", "chat unblock")
+def unblock_all(call: Call) -> dict[str, Any]:
+    """Remove the block of all calls."""
+    return _unblock(call, "all", None)
+
+
+@action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", "chat unblock")
+def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
+    """Remove the block of a user or a key, or a surge."""
+    return _unblock(call, kind, name)
+
+
+def _block(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
+    body, target = call.body, blocks.target_of(kind, name)
+    if body.abnormal:
+        if kind not in ("user", "key"):
+            raise FieldError("abnormal", f'"abnormal" is for a user or a key, not for {kind}.')
+        target = target._replace(reason="abnormal-usage")
+    done = blocks.block(target, length=body.length, **call.why)
+    return {"done": done.sentence, "changed": done.is_new, "until": done.until}
+
+
+def _unblock(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
+    done = blocks.unblock(kind, blocks.target_of(kind, name), **call.why)
+    return {"done": done.sentence, "changed": done.is_new}

@@ -1,0 +1,202 @@
+"""What operators ask of the ledger: what was used and spent, and whether the figures are right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
+from typing import Any, Final
+
+from chatapp.accounts import ADDRESS, EVERYONE, TEAM
+from chatapp.alerts.alert import Alert
+from chatapp.alerts.webhook import UnreachableError
+from chatapp.ledger.audit import Findings, audit
+from chatapp.ledger.reports import MICRO
+from chatapp.operators import callers
+from chatapp.services import current_services
+from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits
+from chatapp.web.current_request import team_identity
+from ratelimit_ext import OperatorError
+from ratelimit_ext.operators import printable
+
+# A window without an anchor opens when its first call is admitted, just before the call's time.
+BEFORE: Final = timedelta(milliseconds=5)
+#: How much is left where no provider has reported a quota.
+UNREPORTED: Final = 10**12
+
+
+def usage(user: str) -> dict[str, object]:
+    """Return what a caller has left and has spent, as GET /usage does; ``limits`` is None if this
+    process cannot read them."""
+    services = current_services()
+    limiter = services.limiter
+    is_readable = not limiter.enabled or limiter.operators.is_shared
+    identity = callers.known_identity(user)
+    assert identity is not None
+    plan = callers.plan_of(identity, callers.plans_by_name())
+    with callers.request_of(identity, plan):
+        limits, team = None, limiter.identities["team"]()
+        own = {identity, team}
+        if is_readable:
+            # Addresses and keys have limits of their own.
+            left = remaining_limits(limiter)
+            limits = [limit.as_json() for limit in left if limit.identity in own]
+        plan = limiter.current.plan
+    return {
+        "user": callers.name_of(identity),
+        "plan": plan,
+        "team": team.removeprefix(TEAM) if team != identity else None,
+        "limits": limits,
+        "spent": services.reports.spent_usd(identity),
+    }
+
+
+def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, bool]:
+    """Return unfinished calls, wrong costs and limits that disagree; which limits were compared,
+    and whether any disagrees."""
+    services = current_services()
+    models = services.catalogue
+    found = audit(
+        services.reports.calls(user=identity, since=since),
+        models,
+        now=datetime.now(UTC),
+        lease=services.lease,
+        priced_since=datetime.combine(models.as_of, time(), UTC),
+    )
+    return found, *_compare_limits(found)
+
+
+def findings_as_json(found: Findings, compared: str) -> dict[str, object]:
+    spent = [
+        {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
+        for (name, month), micro_usd in sorted(found.spent_micro_usd.items())
+    ]
+    counts = {"calls": found.calls, "running": len(found.running), "unpriced": found.unpriced}
+    return {**counts, "spent": spent, "limits": compared, "problems": found.problems}
+
+
+def as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
+    """Return a row as a call of the simulation, with the limits of chatapp/policy.toml that are
+    exempt."""
+    has_key, team = row["key_id"] is not None, row["team"]
+    exempt = ["ip", "address-at-once"] if has_key else ["key"]
+    identities = {
+        "user": row["user"],
+        "api_key": row["key_id"] if has_key else row["user"],
+        "team": row["user"] if team is None else team_identity(team),
+        "model": row["slug"],
+    }
+    if row["user"].startswith(ADDRESS):
+        identities["ip"] = row["user"].removeprefix(ADDRESS)
+    return {
+        "time": row["started_at"].isoformat(),
+        "endpoint": row["endpoint"],
+        "plan": row["plan"],
+        **identities,
+        "input_tokens": row["input_tokens"] or 0,
+        "output_tokens": row["output_tokens"] or 0,
+        "usd": f"{row['cost_micro_usd'] / MICRO:.6f}",
+        "exempt": exempt if team is not None else [*exempt, "team-at-once"],
+    }
+
+
+def _compare_limits(found: Findings) -> tuple[str, bool]:
+    """Compare the dollar limits with the spending of this month and the last, and add problems;
+    returns what was compared, and whether any differs. Running calls are held as estimates, so
+    their users are left out."""
+    services = current_services()
+    if not services.limiter.operators.is_shared:
+        return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage", False
+    now = datetime.now(UTC)
+    months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
+    identities = {user for user, month in found.spent_micro_usd if month in months}
+    identities -= set(found.running)
+    plans = callers.plans_by_name()
+    differences = []
+    for identity in sorted(identities):
+        differences += _differences(identity, callers.plan_of(identity, plans))
+    teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
+    for team in teams:
+        plan = services.default_plan
+        differences += _differences(team_identity(team), plan, team=team)
+    found.problems += differences
+    compared = [counted(len(identities), "user")]
+    if teams:
+        compared.append(counted(len(teams), "team"))
+    return f"limits of {' and '.join(compared)} compared", bool(differences)
+
+
+def _differences(identity: str, plan: str, *, team: str | None = None) -> list[str]:
+    """Return a sentence for each dollar limit of the user or team that does not hold their
+    spending.
+
+    A call that began in the window before, within a lease of its end, may have left an excess
+    in this one.
+    """
+    services = current_services()
+    with callers.request_of(identity, plan):
+        left = remaining_limits(services.limiter)
+    own = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
+    # A budget of some calls alone, and a share of a team's, hold something else.
+    limits = [each for each in own if MODELS not in each.keywords and each.share is None]
+    user = identity if team is None else None
+    found = []
+    for limit in limits:
+        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
+        if limit.anchor is None:
+            since -= BEFORE
+        spent = services.reports.settled_micro_usd(user, since, team=team)
+        most = services.reports.settled_micro_usd(user, since - services.lease, team=team)
+        held = limit.amount - limit.remaining
+        # An excess over the amount is held, but shows only as nothing left.
+        if not min(spent, limit.amount) <= held <= min(most, limit.amount):
+            found.append(
+                f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
+                f"{since:%Y-%m-%d %H:%M:%S}, but the limit holds {held}"
+            )
+    return found
+
+
+def with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {**row, "cost_usd": row["cost_micro_usd"] / MICRO}
+
+
+def counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def test_webhook() -> dict[str, Any]:
+    """Send a test of the alerts' webhook, once; returns who accepted it. OperatorError if it is not
+    configured, or if it failed."""
+    current = current_services().alerts
+    if current is None or current.webhook is None:
+        raise OperatorError(
+            "no_webhook",
+            "Set CHATAPP_ALERT_WEBHOOK_URL and CHATAPP_ALERT_WEBHOOK_SECRET, and do not switch "
+            "all alerts off.",
+        )
+    host, now = current.webhook.host, datetime.now(UTC)
+    alert = Alert(type="alert.test", identity=EVERYONE, spent=0, amount=0, since=now)
+    try:
+        answer = current.webhook.post(alert)
+    except UnreachableError as error:
+        raise OperatorError("webhook_failed", f"{host} did not answer: {error}") from error
+    if not answer.has_arrived:
+        said = printable(answer.text) or "(no text)"
+        raise OperatorError("webhook_failed", f"{host} refused it with {answer.status}: {said}")
+    return {"host": host, "status": answer.status, "id": alert.id}
+
+
+def upstreams() -> list[dict[str, Any]]:
+    """Return each upstream, until when it pauses, and what is left of its quotas by their
+    names."""
+    names = callers.upstreams()
+    rows: dict[str, dict[str, Any]] = {
+        name: {"name": name, "pause": None, "left": {}} for name in names
+    }
+    for state in callers.shared_operators().states(*names, kind="upstream"):
+        row = rows[state.identity]
+        if state.row.limit.name == COOL_DOWN:
+            row["pause"] = None if state.verdict.allowed else state.free_text
+        elif state.verdict.remaining < UNREPORTED:
+            row["left"][state.row.limit.name.removeprefix("provider-")] = state.verdict.remaining
+    return list(rows.values())

@@ -1,0 +1,110 @@
+"""What an operator may do: by scopes, and for a team's administrator within the team."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, get_args
+
+from chatapp.accounts.store import Owner, User
+from chatapp.operators import amounts
+from chatapp.services import current_services
+from ratelimit_ext import OperatorError
+
+Scope: TypeAlias = Literal["read", "keys", "users", "teams", "limits", "providers", "all"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+ALL: Final[Scope] = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """Who acts, as the log of changes names them; with ``all``, in every scope. An operator with a
+    ``team`` sees and changes what is that team's alone."""
+
+    by: str
+    scopes: frozenset[str] = frozenset({ALL})
+    team: str | None = None
+
+    def may(self, scope: Scope, *, of_team: bool) -> bool:
+        """Return whether they may act in that scope; ``of_team``: a team's administrator may, on
+        their team."""
+        return not self.scopes.isdisjoint({scope, ALL}) and (of_team or self.team is None)
+
+    def check(self, scope: Scope, *, of_team: bool) -> None:
+        """OperatorError unless they may."""
+        if self.may(scope, of_team=of_team):
+            return
+        if self.scopes.isdisjoint({scope, ALL}):
+            has = ", ".join(sorted(self.scopes))
+            raise forbidden(f"This needs the scope {scope}; your key has: {has}.")
+        raise forbidden(f"Your key is of the team {self.team}, and this is not a team's own.")
+
+    def check_team(self, name: str | None) -> None:
+        """OperatorError for another team than their own."""
+        if self.team not in {None, name}:
+            raise forbidden(f"Your key is of the team {self.team}, and sees no other.")
+
+    def check_user(self, name: str, *, may_be_new: bool = False) -> None:
+        """OperatorError for a user who is not in their team. Whether there is one, it does not
+        say."""
+        if self.team is None:
+            return
+        user = current_services().accounts.user(name)
+        if user.team_name != self.team if user else not may_be_new:
+            raise forbidden(f"{name} is not in the team {self.team}, which your key is of.")
+
+    def check_key(self, public_id: str) -> None:
+        """OperatorError for a key of a user who is not in their team."""
+        if self.team is not None:
+            found = current_services().accounts.find(public_id)
+            if found is None or found[1].team_name != self.team:
+                raise forbidden(f"{public_id} is no key of the team {self.team}.")
+
+    def own(self, users: Iterable[User]) -> Sequence[User]:
+        """Return those of these users whom they see."""
+        return [each for each in users if self.team in {None, each.team_name}]
+
+    def check_owner(self, owner: Owner, name: str) -> None:
+        """OperatorError unless they may change amounts of that user or key. A team's administrator
+        changes none of the team."""
+        if owner == "user":
+            self.check_user(name)
+        elif owner == "key":
+            self.check_key(name)
+        elif self.team is not None:
+            raise forbidden("The amounts of your team are above you; ask an operator.")
+
+    def check_amounts(
+        self, owner: Owner, given: Iterable[tuple[str, str]], *, plan: str | None
+    ) -> None:
+        """OperatorError for an amount that is more than the policy's and, in dollars, more than
+        their team's budget of that time, where it has one."""
+        if self.team is None:
+            return
+        known = amounts.known_limits(owner, plan=plan)
+        budgets = _budgets(self.team)
+        for name, text in given:
+            usual = known[name].parsed[0]
+            asked = usual.with_amount(text)
+            budget = budgets.get((asked.unit, asked.period_us), 0)
+            most = max(0 if known[name].optional and budget else usual.amount, budget)
+            if asked.amount > most:
+                raise forbidden(
+                    f"{name}={text} is more than your team {self.team} can give. Write a smaller "
+                    "amount, or ask an operator to raise the team's."
+                )
+
+
+def _budgets(team: str) -> dict[tuple[str | None, int], int]:
+    """Return the amounts of a team's own, by unit and period."""
+    found = current_services().accounts.team(team)
+    own = amounts.OwnersAmounts().amounts("team", team, found.limits if found else None)
+    known = amounts.known_limits("team", plan=None)
+    parsed = [
+        known[name].parsed[0].with_amount(text) for name, text in own.items() if name in known
+    ]
+    return {(each.unit, each.period_us): each.amount for each in parsed}
+
+
+def forbidden(sentence: str) -> OperatorError:
+    return OperatorError("forbidden", sentence)

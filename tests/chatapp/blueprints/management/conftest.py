@@ -1,0 +1,55 @@
+"""An application with the management API, and a client that calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from chatapp.accounts.store import Accounts
+from chatapp.blueprints.management import bp
+from chatapp.database.connection import Database
+from chatapp.services import services_of
+from tests.chatapp.conftest import AppMaker
+
+TOKEN = "a token of some length"
+#: Calls the API with the shared token, or another key: method, path below the prefix, body.
+Api = Callable[..., TestResponse]
+
+
+@pytest.fixture
+def accounts(database_url: str) -> Accounts:
+    """With two teams, a member of each, and a user of none."""
+    accounts = Accounts(Database(database_url))
+    accounts.create_team("research", limits={"team-usd-day": "50 usd/day"})
+    accounts.create_team("sales")
+    for user, team in (("alice", "research"), ("bob", "sales"), ("carol", None)):
+        accounts.create_key(user, plan=None, default_plan="starter", team=team)
+    return accounts
+
+
+@pytest.fixture
+def app(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
+    """With a shared storage, and an edge limit that tests do not reach."""
+    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
+    services_of(app).limiter.request_filter(lambda: True)
+    return app
+
+
+@pytest.fixture
+def api(app: Flask) -> Api:
+    client = app.test_client()
+
+    def call(
+        method: str, path: str, body: Any = None, *, key: str = TOKEN, **headers: str
+    ) -> TestResponse:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
+        return client.open(
+            f"{bp.url_prefix}{path}", method=method, json=body, headers={**authorization, **sent}
+        )
+
+    return call

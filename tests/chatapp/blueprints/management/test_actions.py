@@ -1,0 +1,522 @@
+"""The management API: that each command has an address, with the same effect; lists, errors, and
+two operators at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import shlex
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from unittest.mock import Mock
+
+import click
+import pytest
+import redis
+from flask import Flask
+from sqlalchemy.exc import OperationalError
+
+from chatapp.accounts.store import Accounts
+from chatapp.alerts.alert import Alert
+from chatapp.alerts.table import remember
+from chatapp.blueprints.management import ACTIONS, Action, bp
+from chatapp.blueprints.management.access import DOCUMENT
+from chatapp.cli import chat
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.services import services_of
+from ratelimit_ext import cli as ratelimit
+from tests.chatapp.blueprints.management.conftest import TOKEN, Api
+from tests.chatapp.blueprints.management.description import text
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+
+#: They read or write files of the host, or need none of its state.
+OF_THE_HOST = {
+    *("chat db upgrade", "chat db backup", "chat db restore"),
+    *("ratelimit simulate", "ratelimit suggest"),
+}
+PREFIX = bp.url_prefix
+#: What stands for a part of an address.
+PARTS = {"user": "alice", "name": "alice", "owner": "user", "limit": "usd-day", "kind": "user"}
+PARTS |= {"team": "research", "identity": "alice"}
+
+
+def commands(group: click.Group, words: str) -> Iterator[str]:
+    for name, command in group.commands.items():
+        path = f"{words} {name}"
+        if isinstance(command, click.Group):
+            yield from commands(command, path)
+        else:
+            yield path
+
+
+def key_of(accounts: Accounts, user: str = "alice") -> str:
+    return next(each.public_id for each in accounts.all_keys() if each.user == user)
+
+
+def changes(app: Flask) -> list[Any]:
+    return services_of(app).limiter.operators.log()
+
+
+def state(app: Flask) -> Any:
+    """What operators can change, without times."""
+    services = services_of(app)
+    accounts, operators = services.accounts, services.limiter.operators
+    users = [
+        (u.name, u.plan, u.team_name, u.limits, bool(u.deactivated_at)) for u in accounts.users()
+    ]
+    keys = [
+        (k.user, k.name, k.limits, k.models, k.files, k.traffic_class, k.people, bool(k.revoked_at))
+        for k in accounts.all_keys()
+    ]
+    with app.app_context():
+        overrides = [(o.limit, o.identity, o.amount) for o in operators.overrides()]
+        blocks = {(b.limit, b.identity, b.reason) for b in operators.blocks()}
+        log = [(e.action, e.identity, e.limit, e.amount, e.reason) for e in operators.log()]
+    teams = [(each.name, each.limits) for each in accounts.teams()]
+    return users, sorted(keys, key=str), teams, overrides, sorted(blocks), log[::-1]
+
+
+# -- the table -----------------------------------------------------------------------------------
+
+
+def test_the_document_and_the_routes_are_the_table(app: Flask, api: Api) -> None:
+    """The checked-in description is made of it, and has the addresses of the application's map."""
+    assert DOCUMENT.read_text() == text(), (
+        "python -m tests.chatapp.blueprints.management.description"
+    )
+    document = api("GET", "/openapi.json").json
+    assert document == json.loads(text())
+    described = {
+        (method.upper(), path) for path, methods in document["paths"].items() for method in methods
+    }
+    routes = {
+        (method, re.sub(r"<(?:[^<>:]*:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("management.") and rule.endpoint != "management.description"
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    assert described == routes
+    assert len(routes) == len(ACTIONS)
+    assert all(each.function.__doc__ for each in ACTIONS)
+
+
+def test_every_command_has_an_address() -> None:
+    """But for those of the host; and the table names no other."""
+    known = {*commands(chat, "chat"), *commands(ratelimit.ratelimit, "ratelimit")}
+    named = {name for each in ACTIONS for name in each.commands}
+    assert named | OF_THE_HOST == known
+
+
+# -- the same effect -----------------------------------------------------------------------------
+
+#: A command, and the call that does the same. {key} is a key of alice's.
+SAME = [
+    ("chat users set-team carol sales", "PUT /users/carol", {"team": "sales"}),
+    ("chat users clear-team alice", "PUT /users/alice", {"team": None}),
+    (
+        "chat plans set alice pro --reason launch",
+        "PUT /users/alice",
+        {"plan": "pro", "reason": "launch"},
+    ),
+    ("chat users deactivate alice", "PUT /users/alice", {"active": False}),
+    (
+        "chat users deactivate alice; chat users activate alice",
+        "PUT /users/alice; PUT /users/alice",
+        [{"active": False}, {"active": True}],
+    ),
+    ("chat users delete alice --yes", "DELETE /users/alice", None),
+    (
+        "chat users set-amount alice usd-day '9 usd/day'",
+        "PUT /amounts/user/usd-day/alice",
+        {"amount": "9 usd/day"},
+    ),
+    (
+        "chat users set-amount alice usd-day '9 usd/day'",
+        "PUT /users/alice",
+        {"limits": {"usd-day": "9 usd/day"}},
+    ),
+    (
+        "chat users set-amount alice usd-day '9 usd/day'; chat users clear-amount alice usd-day",
+        "PUT /amounts/user/usd-day/alice; DELETE /amounts/user/usd-day/alice",
+        [{"amount": "9 usd/day"}, None],
+    ),
+    (
+        "chat teams set-amount research team-usd-day '9 usd/day'",
+        "PUT /teams/research",
+        {"limits": {"team-usd-day": "9 usd/day"}},
+    ),
+    (
+        "chat teams clear-amount research team-usd-day",
+        "DELETE /amounts/team/team-usd-day/research",
+        None,
+    ),
+    (
+        "chat teams create new --limit 'team-usd-day=9 usd/day'",
+        "PUT /teams/new",
+        {"limits": {"team-usd-day": "9 usd/day"}},
+    ),
+    (
+        "chat keys set-amount {key} key-usd-day '2 usd/day'",
+        "PUT /keys/{key}",
+        {"limits": {"key-usd-day": "2 usd/day"}},
+    ),
+    ("chat keys set-models {key} gpt-5* o3", "PUT /keys/{key}", {"models": ["gpt-5*", "o3"]}),
+    ("chat keys set-files {key} on", "PUT /keys/{key}", {"files": True}),
+    (
+        "chat keys set-people {key} on --user-header X-Mail --plan-of-new pro --most-new 9",
+        "PUT /keys/{key}",
+        {"people": {"headers": ["X-Mail"], "plan": "pro", "most_new": 9}},
+    ),
+    (
+        "chat keys set-people {key} on --user-in-body; chat keys set-people {key} off",
+        "PUT /keys/{key}; PUT /keys/{key}",
+        [{"people": {"headers": []}}, {"people": None}],
+    ),
+    ("chat keys set-class {key} batch", "PUT /keys/{key}", {"class": "batch"}),
+    (
+        "chat keys set-class {key} batch; chat keys set-class {key} plan",
+        "PUT /keys/{key}; PUT /keys/{key}",
+        [{"class": "batch"}, {"class": None}],
+    ),
+    ("chat keys revoke {key}", "DELETE /keys/{key}", None),
+    ("chat keys revoke --user alice", "DELETE /keys?user=alice", None),
+    (
+        "chat keys create --user dora --plan pro --team sales --name ci --model o3 --reason r",
+        "POST /keys",
+        {
+            "user": "dora",
+            "plan": "pro",
+            "team": "sales",
+            "name": "ci",
+            "models": ["o3"],
+            "reason": "r",
+        },
+    ),
+    (
+        "chat keys rotate {key} --overlap 2h --reason r",
+        "POST /keys/{key}/rotate",
+        {"overlap": "2h", "reason": "r"},
+    ),
+    (
+        "chat block user alice --for 2h --reason r",
+        "PUT /blocks/user/alice",
+        {"for": "2h", "reason": "r"},
+    ),
+    ("chat block key {key} --abnormal", "PUT /blocks/key/{key}", {"abnormal": True}),
+    ("chat block model gpt-5.4-mini", "PUT /blocks/model/gpt-5.4-mini", {}),
+    ("chat block all", "PUT /blocks/all", {}),
+    *(
+        (
+            f"chat block {words}; chat unblock {words}",
+            f"PUT /blocks/{path}; DELETE /blocks/{path}",
+            [{}, None],
+        )
+        for words, path in (
+            *(("user alice", "user/alice"), ("all", "all")),
+            ("model gpt-5.4-mini", "model/gpt-5.4-mini"),
+        )
+    ),
+    (
+        "ratelimit override set alice usd-day '9 usd/day' --until 2099-01-01",
+        "PUT /overrides/usd-day/alice",
+        {"amount": "9 usd/day", "until": "2099-01-01"},
+    ),
+    (
+        "ratelimit override set alice usd-day '9 usd/day'; ratelimit override clear alice usd-day",
+        "PUT /overrides/usd-day/alice; DELETE /overrides/usd-day/alice",
+        [{"amount": "9 usd/day"}, None],
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "calls", "bodies"), SAME)
+def test_a_call_does_what_its_command_does(
+    app: Flask,
+    api: Api,
+    accounts: Accounts,
+    database_url: str,
+    uri: str,
+    words: str,
+    calls: str,
+    bodies: Any,
+) -> None:
+    """Accounts, overrides, blocks and the log are the same afterwards; only who did it differs."""
+    key, runner = key_of(accounts), app.test_cli_runner()
+    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file:
+        before = sqlite3.connect(":memory:")
+        file.backup(before)
+        for each in words.replace("{key}", key).split("; "):
+            result = runner.invoke(args=[*shlex.split(each), "--by", "olga"])
+            assert result.exit_code == 0, result.output
+        by_command = state(app)
+        before.backup(file)
+    with redis.Redis.from_url(uri) as storage:
+        storage.flushall()
+    sent = bodies if isinstance(bodies, list) else [bodies]
+    for each, body in zip(calls.replace("{key}", key).split("; "), sent, strict=True):
+        answer = api(*each.split(" ", 1), body)
+        assert answer.status_code in {200, 201}, answer.text
+    made = re.compile(r"\b[0-9a-f]{16}\b")
+    assert made.sub("ID", str(state(app))) == made.sub("ID", str(by_command))
+    assert {each.by for each in changes(app)} == {"admin token"}
+
+
+# -- a desired state -----------------------------------------------------------------------------
+
+PUTS = [
+    ("/users/alice", {"plan": "pro", "team": "sales", "limits": {"usd-day": "9 usd/day"}}),
+    ("/users/dora", {"plan": "pro", "active": True}),
+    ("/users/alice", {"active": False}),
+    ("/keys/{key}", {"models": ["o3"], "files": True, "class": "batch", "limits": {}}),
+    ("/teams/research", {"limits": {"team-usd-day": "9 usd/day"}}),
+    ("/teams/new", {}),
+    ("/amounts/user/usd-day/alice", {"amount": "9 usd/day"}),
+    ("/amounts/user/usd-day/alice", {"amount": "9 usd/day", "until": "2099-01-01"}),
+    ("/overrides/usd-day/alice", {"amount": "9 usd/day", "until": "2099-01-01"}),
+    ("/overrides/usd-day/alice", {"amount": "9 usd/day"}),
+    ("/blocks/user/alice", {}),
+    ("/blocks/key/{key}", {"abnormal": True}),
+    ("/blocks/model/o3", {}),
+    ("/blocks/all", {}),
+]
+
+
+def test_a_desired_state_may_be_put_twice(app: Flask, api: Api, accounts: Accounts) -> None:
+    """The second time changes nothing, also in the log, and every address with PUT is here."""
+    key = key_of(accounts)
+    for address_, body in PUTS:
+        path = address_.replace("{key}", key)
+        first = api("PUT", path, body)
+        assert first.status_code in {200, 201}, first.text
+        before = state(app)
+        second = api("PUT", path, body)
+        assert second.status_code == 200, second.text
+        assert state(app) == before, path
+        if "changed" not in (second.json or {}):
+            assert second.json == first.json
+    tried = {path.split("/")[1] for path, _ in PUTS}
+    assert tried == {each.path.split("/")[1] for each in ACTIONS if each.method == "PUT"}
+
+
+def test_two_operators_do_not_overwrite_each_other(
+    app: Flask, api: Api, accounts: Accounts
+) -> None:
+    """By If-Match with what was seen; If-None-Match: * only creates. Nothing is changed then."""
+    for path, one, other in (
+        ("/users/alice", {"plan": "pro"}, {"team": "sales"}),
+        ("/teams/research", {"limits": {}}, {"limits": {"team-usd-day": "9 usd/day"}}),
+        (f"/keys/{key_of(accounts, 'bob')}", {"files": True}, {"models": ["o3"]}),
+    ):
+        seen = api("GET", path)
+        etag = seen.headers["ETag"]
+        assert api("GET", path, If_None_Match=etag).status_code == 304
+        changed = api("PUT", path, one, If_Match=etag)
+        assert changed.status_code == 200
+        before = state(app)
+        late = api("PUT", path, other, If_Match=etag)
+        assert (late.status_code, late.json and late.json["code"]) == (412, "changed_meanwhile")
+        assert api("PUT", path, other, If_None_Match="*").status_code == 412
+        assert state(app) == before
+        assert api("PUT", path, other, If_Match=changed.headers["ETag"]).status_code == 200
+    assert api("DELETE", "/users/alice", If_Match=etag).status_code == 412
+    assert api("PUT", "/users/eve", {}, If_Match="*").status_code == 412
+    assert api("PUT", "/users/eve", {}, If_None_Match="*").status_code == 201
+    assert api("PUT", "/blocks/all", {}, If_Match="*").json["code"] == "no_etag"
+
+
+# -- lists ---------------------------------------------------------------------------------------
+
+
+def test_every_list_has_pages_and_csv(app: Flask, api: Api, database_url: str) -> None:
+    """Pages of one row have, together, all rows in order, each once; so has the CSV."""
+    now = datetime.now(UTC)
+    calls = [
+        finished(begun(started_at=now - timedelta(minutes=n), user=f"user:{n}", slug=slug))
+        for n, slug in enumerate(("o3", "gpt-5.4-mini", "claude-haiku-4-5"))
+    ]
+    table.write(Database(database_url), calls)
+    remember(
+        Database(database_url),
+        Alert(type="alert", identity="user:=1", spent=1, amount=2, since=now),
+    )
+    for user in ("alice", "bob"):
+        api("PUT", f"/overrides/usd-day/{user}", {"amount": "9 usd/day"})
+        api("PUT", f"/blocks/user/{user}", {})
+    lists = [each for each in ACTIONS if each.order is not None]
+    several = set()
+    for each in lists:
+        path = address(each)
+        everything = api("GET", path).json
+        assert everything is not None
+        rows, cursor = [], ""
+        while True:
+            page = api("GET", f"{path}?limit=1&cursor={cursor}").json
+            rows += page["items"]
+            cursor = page["next"]
+            if cursor is None:
+                break
+        assert list(map(lasting, rows)) == list(map(lasting, everything["items"])), path
+        if len(rows) > 1:
+            several.add(each.path)
+        for answer in (api("GET", f"{path}?format=csv"), api("GET", path, Accept="text/csv")):
+            assert answer.mimetype == "text/csv"
+            found = list(csv.DictReader(io.StringIO(answer.text)))
+            assert len(found) == len(rows), path
+            assert not rows or list(found[0]) == list(rows[0])
+        assert api("GET", f"{path}?cursor=WzFd").status_code in {200, 422}, path
+        assert api("GET", f"{path}?cursor=%C3%A4&format=csv").status_code == 422
+    assert several >= {"/users", "/keys", "/spending", "/ledger/calls", "/overrides", "/blocks"}
+    assert "'=1" in api("GET", "/alerts?format=csv").text.replace("user:=1", "'=1")
+
+
+def lasting(row: dict[str, Any]) -> dict[str, Any]:
+    """A row without what passes with time."""
+    return {k: v for k, v in row.items() if k not in {"retry_after", "reset_after"}}
+
+
+def address(action: Action) -> str:
+    """An address of the action, of what there is."""
+    return re.sub(r"<(?:[^<>]*:)?(\w+)>", lambda part: PARTS.get(part[1], "x"), action.path)
+
+
+# -- what is wrong -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda each: each.name)
+def test_a_field_that_is_unknown_or_of_another_type_is_named(
+    app: Flask, api: Api, accounts: Accounts, action: Action
+) -> None:
+    """In the body and in the query, with what to do; nothing is changed."""
+    before, path = state(app), address(action).replace("/keys/x", f"/keys/{key_of(accounts)}")
+    body = None if action.body is None else {}
+    answers = [("colour", api(action.method, f"{path}?colour=red", body))]
+    if action.body is not None:
+        answers.append(("colour", api(action.method, path, {"colour": "red"})))
+        for name, field in action.body.model_fields.items():
+            shown = field.alias or name
+            answers.append((shown, api(action.method, path, {shown: {"a": [1]}})))
+        for odd in ([], "x", None):
+            answer = api(action.method, path, odd)
+            assert answer.status_code in {400, 422}, answer.text
+            assert answer.mimetype == "application/problem+json"
+    for field, answer in answers:
+        assert answer.mimetype == "application/problem+json"
+        assert answer.json is not None
+        assert (answer.status_code, answer.json["field"].split(".")[0]) == (422, field), answer.text
+        assert answer.json.keys() >= {"type", "title", "status", "detail", "code"}
+        assert answer.json["title"] == "Unprocessable Entity"
+    assert state(app) == before
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "code", "field"),
+    [
+        ("PUT", "/users/alice", {"plan": "gold"}, 422, "unknown_plan", "plan"),
+        ("PUT", "/users/alice", {"team": "no"}, 422, "unknown_team", "team"),
+        ("PUT", "/users/alice", {"limits": {"usd": "1"}}, 422, "unknown_limit", "limits"),
+        ("PUT", "/users/alice", {"limits": {"usd-day": "1"}}, 422, "invalid_amount", "limits"),
+        ("PUT", "/users/alice", {"limits": {"usd-day": 5}}, 422, "invalid_field", "limits.usd-day"),
+        ("PUT", "/users/ip:10.0.0.1", {}, 422, "invalid_name", None),
+        ("GET", "/users/eve", None, 404, "unknown_user", None),
+        ("DELETE", "/users/eve", None, 404, "unknown_user", None),
+        ("POST", "/users", {"csv": "user\na\na\n"}, 422, "invalid_csv", "csv"),
+        ("POST", "/keys", {}, 422, "invalid_field", "user"),
+        ("POST", "/keys", {"user": "alice", "plan": "pro"}, 409, "other_plan", None),
+        ("POST", "/keys", {"user": "alice", "team": "sales"}, 409, "other_team", None),
+        ("POST", "/keys", {"user": "x", "team": "no"}, 422, "unknown_team", "team"),
+        ("POST", "/keys", {"user": "x", "expires": "yesterday"}, 422, "past_time", "expires"),
+        ("POST", "/keys", {"user": "x", "models": ["a b"]}, 422, "invalid_models", "models.0"),
+        ("GET", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
+        ("PUT", "/keys/0123456789abcdef", {"files": True}, 404, "unknown_key", None),
+        ("DELETE", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
+        ("DELETE", "/keys?user=eve", None, 404, "unknown_user", None),
+        ("POST", "/keys/0123456789abcdef/rotate", {}, 404, "unknown_key", None),
+        ("GET", "/teams/no", None, 404, "unknown_team", None),
+        ("PUT", "/teams/x", {"limits": {"usd-day": "1 usd/day"}}, 422, "unknown_limit", "limits"),
+        ("PUT", "/amounts/user/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
+        ("PUT", "/amounts/user/usd-day/alice", {"amount": "1"}, 422, "invalid_amount", "amount"),
+        ("DELETE", "/amounts/user/usd-day/alice", None, 404, "no_amount", None),
+        ("PUT", "/overrides/no/alice", {"amount": "1 usd/day"}, 422, "unknown_limit", None),
+        ("PUT", "/overrides/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
+        ("DELETE", "/overrides/usd-day/alice", None, 404, "no_override", None),
+        ("PUT", "/blocks/user/eve", {}, 404, "unknown_user", None),
+        ("PUT", "/blocks/model/no", {}, 422, "unknown_model", None),
+        ("PUT", "/blocks/model/o3", {"abnormal": True}, 422, "invalid_field", "abnormal"),
+        ("PUT", "/blocks/user/alice", {"for": "long"}, 422, "invalid_span", "for"),
+        ("POST", "/reset", {"identity": "alice"}, 404, "nothing_counted", None),
+        ("POST", "/accounts/off", {}, 409, "has_keys", None),
+        ("POST", "/ledger/prune", {"keep_days": 1}, 422, "invalid_field", "keep_days"),
+        ("POST", "/ledger/prune", {}, 422, "invalid_field", "keep_days"),
+        ("POST", "/alerts/test", {}, 409, "no_webhook", None),
+        ("GET", "/spending?by=colour", None, 422, "unknown_subject", "by"),
+        ("GET", "/spending?month=2026-13", None, 422, "invalid_month", "month"),
+        ("GET", "/spending?month=last&since=1d", None, 422, "invalid_field", "month"),
+        ("GET", "/spending?user=eve", None, 404, "unknown_caller", None),
+        ("GET", "/users?limit=0", None, 422, "invalid_field", "limit"),
+        ("GET", "/limits?endpoint=no", None, 422, "unknown_endpoint", "endpoint"),
+        ("GET", "/used?name=no", None, 422, "unknown_limit", "name"),
+    ],
+)
+def test_what_is_wrong_changes_nothing(
+    app: Flask, api: Api, method: str, path: str, body: Any, status: int, code: str, field: str
+) -> None:
+    """The answer has the status, a word for programs, and the field if one is wrong."""
+    before = state(app)
+    answer = api(method, path, body)
+    assert answer.json is not None
+    found = answer.status_code, answer.json["code"], answer.json.get("field")
+    assert found == (status, code, field), answer.text
+    assert answer.json["detail"][-1] in ".?"
+    assert state(app) == before
+
+
+def test_an_outage_of_the_database_is_a_503(
+    app: Flask, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a problem, too, and no 500."""
+    failing = Mock(side_effect=OperationalError("SELECT", {}, Exception("gone")))
+    monkeypatch.setattr(services_of(app).accounts, "users", failing)
+    answer = api("GET", "/users")
+    assert (answer.status_code, answer.json and answer.json["code"]) == (503, "database")
+
+
+# -- who may use it ------------------------------------------------------------------------------
+
+
+def test_only_a_bearer_token_opens_it(app: Flask, api: Api, accounts: Accounts) -> None:
+    """A session's cookie does not, so no form of another site reaches it; nor a key of models."""
+    key = accounts.create_key("alice", plan=None, default_plan="starter").text
+    browser = app.test_client()
+    assert browser.post("/admin/login", data={"token": TOKEN}).status_code == 303
+    assert browser.get("/admin").status_code == 200
+    assert browser.get(f"{PREFIX}/users").status_code == 401
+    for action in ACTIONS:
+        body = None if action.body is None else {}
+        for wrong in ("", "wrong", "ä", f"{TOKEN}x", key):
+            answer = api(action.method, address(action), body, key=wrong)
+            assert answer.status_code == 401
+            assert answer.json is not None
+            assert answer.json["code"] == "invalid_admin_key"
+            assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.usefixtures("stopped_clock")
+def test_guesses_of_a_key_are_limited(make_app: AppMaker) -> None:
+    """By address, as those of the login."""
+    client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
+    headers = {"Authorization": "Bearer wrong", "Accept": "application/problem+json"}
+    answers = [client.get(f"{PREFIX}/users", headers=headers) for _ in range(25)]
+    assert [each.status_code for each in answers] == [401] * 20 + [429] * 5
+    assert answers[-1].mimetype == "application/problem+json"
+
+
+def test_without_a_token_there_is_no_api(make_app: AppMaker) -> None:
+    """As there is no /admin."""
+    assert make_app().test_client().get(f"{PREFIX}/users").status_code == 404
