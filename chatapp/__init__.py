@@ -17,6 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, cli, guards_file, services, settings
+from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import (
     AccountsLostError,
     AccountsUnavailableError,
@@ -32,6 +33,7 @@ from chatapp.blueprints import (
     chat,
     health,
     management,
+    me,
     metrics,
     models_api,
     openai_api,
@@ -93,6 +95,7 @@ ENDPOINTS: Final = (
     anthropic_api.bp,
     models_api.bp,
     usage.bp,
+    me.bp,
     openapi.bp,
     page.bp,
 )
@@ -166,7 +169,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     alerts = _alerts(chosen, database)
     traces = _traces(app, limiter) if chosen.traces else None
     router = _router(chosen, models, upstreams, alerts, traces)
-    errors.install(app, unrouted=unknown_address)
+    errors.install(app, unrouted=lambda error: management.unrouted(error) or unknown_address(error))
     _add_log_handlers(app)
     cli.install(app, limiter, database)
     limiter.exempt(health_bp)
@@ -198,6 +201,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
             stored_answers=StoredAnswers(database),
             alerts=alerts,
             accounts=accounts,
+            admin_keys=AdminKeys(database),
             authenticator=authenticator,
             traces=traces,
         ),

@@ -8,6 +8,7 @@ from typing import Final, cast
 
 from flask import Flask, current_app
 
+from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import Authenticator
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts
@@ -45,6 +46,7 @@ class Services:
     stored_answers: StoredAnswers
     alerts: Alerts | None
     accounts: Accounts
+    admin_keys: AdminKeys
     authenticator: Authenticator
     #: None unless calls are traced.
     traces: Traces | None = None

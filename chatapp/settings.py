@@ -12,7 +12,8 @@ import logging
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, Final, Literal
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -31,6 +32,10 @@ DATABASE_URL: Final = "DATABASE_URL"
 WHSEC: Final = "whsec_"
 _LINK: Final = re.compile(r"\[(.*?)\]\(.*?\)")
 _HOST: Final = re.compile(r"\*|\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE)
+#: What keys of operators may do.
+Scope: TypeAlias = Literal["read", "keys", "users", "teams", "limits", "providers", "all"]
+SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+Network: TypeAlias = IPv4Network | IPv6Network
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -89,6 +94,24 @@ def setting(
     return Field(description=meaning, ge=least, le=most, **field)
 
 
+def _networks(value: object) -> object:
+    """Addresses and networks, as 10.0.0.5 or 172.16.0.0/12."""
+    names = _names(value)
+    try:
+        return tuple(ip_network(each) for each in names)  # type: ignore[attr-defined]
+    except (TypeError, ValueError):
+        return None  # no list of addresses; the message quotes the text
+
+
+def _rights(value: object) -> object:
+    """By identities, which may be *@example.com or *: scopes, and team:NAME."""
+    found = _json_object(value)
+    if not (isinstance(found, dict) and all(isinstance(each, str) for each in found.values())):
+        return None
+    words = {each for text in found.values() for each in text.split() if each[:5] != "team:"}
+    return {k.lower(): v for k, v in found.items()} if words <= {*SCOPES} else None
+
+
 class Settings(BaseModel):
     """chatapp's own settings, each from the variable CHATAPP_<NAME>."""
 
@@ -137,6 +160,18 @@ class Settings(BaseModel):
         "token of [/admin](admin.md), of at least 16 characters",
         shown="no admin page",
         min_length=16,
+    )
+    admin_sign_on_header: str | None = setting(
+        "header with which a [trusted proxy](admin.md#single-sign-on) names who uses /admin",
+        shown="no single sign-on",
+        pattern=r"^[A-Za-z][A-Za-z0-9-]*$",
+    )
+    admin_sign_on_from: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = setting(
+        "addresses or networks of that proxy, as connections come from it", (), shown="none"
+    )
+    admin_sign_on: Annotated[dict[str, str], BeforeValidator(_rights)] = setting(
+        'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}',
+        default_factory=dict,
     )
     alert_at: Annotated[tuple[int, ...], BeforeValidator(_percents)] = setting(
         "shares of a budget that raise [an alert](alerts.md), in percent, `off` or 0 for none",
@@ -242,6 +277,13 @@ def from_config(config: Mapping[str, object]) -> Settings:
         sentences = {_sentence(each, ours): None for each in error.errors()}
         raise SettingsError("\n".join(sentences)) from error
     _check_webhook(settings.alert_webhook_url, settings.alert_webhook_secret)
+    sign_on = (settings.admin_sign_on_header, settings.admin_sign_on_from, settings.admin_sign_on)
+    if any(sign_on) and not (all(sign_on) and settings.admin_token):
+        raise SettingsError(
+            f"{PREFIX}ADMIN_SIGN_ON: found a part of single sign-on; set {PREFIX}ADMIN_TOKEN, "
+            f"{PREFIX}ADMIN_SIGN_ON_HEADER, {PREFIX}ADMIN_SIGN_ON_FROM and {PREFIX}ADMIN_SIGN_ON, "
+            "or none of the last three."
+        )
     return settings
 
 

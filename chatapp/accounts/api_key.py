@@ -1,4 +1,5 @@
-"""API keys: `sk-chat-<public id>-<secret>`, of whose secret only a digest is stored."""
+"""API keys: `sk-chat-<public id>-<secret>`, of whose secret only a digest is stored. Those of
+operators begin with `sk-admin-`, and call no model."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from typing import Final
 
 PREFIX: Final = "sk-chat-"
 SECRET_BYTES: Final = 32
-FORM: Final = re.compile(r"sk-chat-([0-9a-f]{16})-([A-Za-z0-9_-]{43})", re.ASCII)
+ADMIN_PREFIX: Final = "sk-admin-"
+FORM: Final = re.compile(r"(sk-(?:chat|admin)-)([0-9a-f]{16})-([A-Za-z0-9_-]{43})", re.ASCII)
 LONGEST: Final = 100
 
 
@@ -21,11 +23,12 @@ class PresentedKey:
 
     public_id: str
     secret: str = field(repr=False)
+    prefix: str = PREFIX
 
     @property
     def text(self) -> str:
         """The whole key."""
-        return f"{PREFIX}{self.public_id}-{self.secret}"
+        return f"{self.prefix}{self.public_id}-{self.secret}"
 
     @property
     def secret_sha256(self) -> str:
@@ -41,16 +44,18 @@ class PresentedKey:
         return hmac.compare_digest(self.secret_sha256, kept_sha256)
 
 
-def new_key() -> PresentedKey:
-    return PresentedKey(secrets.token_hex(8), secrets.token_urlsafe(SECRET_BYTES))
+def new_key(prefix: str = PREFIX) -> PresentedKey:
+    return PresentedKey(secrets.token_hex(8), secrets.token_urlsafe(SECRET_BYTES), prefix)
 
 
-def parse(text: str) -> PresentedKey | None:
-    """Return the key in that text; None if it does not have the form of a key."""
+def parse(text: str, prefix: str = PREFIX) -> PresentedKey | None:
+    """Return the key in that text; None if it does not have the form of such a key."""
     match = FORM.fullmatch(text) if len(text) <= LONGEST else None
-    return None if match is None else PresentedKey(match[1], match[2])
+    if match is None or match[1] != prefix:
+        return None
+    return PresentedKey(match[2], match[3], prefix)
 
 
 def public_id_of(text: str) -> str:
     """Return the public part of a whole key, or of that part alone."""
-    return text.removeprefix(PREFIX).partition("-")[0]
+    return text.removeprefix(PREFIX).removeprefix(ADMIN_PREFIX).partition("-")[0]

@@ -12,6 +12,7 @@ import click
 from flask import Flask
 
 from chatapp.cli.accounts import keys, plans, teams, users
+from chatapp.cli.admin_keys import admin_keys
 from chatapp.cli.alerts import alerts
 from chatapp.cli.blocks import block, unblock
 from chatapp.cli.ledger import ledger, spend, usage
@@ -31,7 +32,14 @@ FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
 #: Commands that need no limits: to read their policy would be 6 % of their CPU time.
 WITHOUT_LIMITS: Final = (
-    *("chat alerts", "chat db", "chat spend", "chat keys list", "chat users list"),
+    *(
+        "chat admin-keys list",
+        "chat alerts",
+        "chat db",
+        "chat spend",
+        "chat keys list",
+        "chat users list",
+    ),
     *("chat users export", "chat teams list"),
     *(f"chat ledger {name}" for name in ("show", "calls", "outcomes", "estimates", "prune")),
 )
@@ -48,6 +56,7 @@ HINTS: Final[Mapping[str, str]] = {
     **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
     "unknown_team": "`chat teams list` lists the teams; `chat teams create` creates one.",
     "unknown_caller": "`chat users list` and `chat ledger show` list the users.",
+    "unknown_admin_key": "`chat admin-keys list` lists them.",
     "other_plan": "`chat plans set` changes it.",
     "other_team": "`chat users set-team` moves a user.",
     "existing_team": "`chat teams set-amount` changes its budgets.",
@@ -74,7 +83,7 @@ chat = ChatGroup(
 )
 for command in (
     *(keys, users, teams, plans, usage, spend, block, unblock),
-    *(providers, ledger, alerts, db),
+    *(providers, ledger, alerts, db, admin_keys),
 ):
     chat.add_command(command)
 

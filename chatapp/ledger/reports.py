@@ -255,10 +255,12 @@ class Reports:
         team: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        paged: bool = False,
     ) -> Iterator[Mapping[Any, Any]]:
-        """Yield the rows of all calls, or those of a user or a team, the oldest first."""
+        """Yield the rows of all calls, or those of a user or a team, the oldest first; ``paged``:
+        calls of one instant by their ids, so that each has a place."""
         query = _filtered(select(CALLS), user=user, team=team, since=since, until=until)
-        query = query.order_by(CALLS.c.started_at, CALLS.c.id)
+        query = query.order_by(CALLS.c.started_at, *([CALLS.c.id] if paged else []))
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
 

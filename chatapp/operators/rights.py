@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final
 
 from chatapp.accounts.store import Owner, User
 from chatapp.operators import amounts
 from chatapp.services import current_services
+from chatapp.settings import SCOPES, Scope
 from ratelimit_ext import OperatorError
 
-Scope: TypeAlias = Literal["read", "keys", "users", "teams", "limits", "providers", "all"]
-SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+__all__ = ["ALL", "SCOPES", "Operator", "Scope", "forbidden"]
+
 ALL: Final[Scope] = "all"
 
 
@@ -24,13 +25,14 @@ class Operator:
     by: str
     scopes: frozenset[str] = frozenset({ALL})
     team: str | None = None
+    key_id: str = ""
 
     def may(self, scope: Scope, *, of_team: bool) -> bool:
         """Return whether they may act in that scope; ``of_team``: a team's administrator may, on
         their team."""
         return not self.scopes.isdisjoint({scope, ALL}) and (of_team or self.team is None)
 
-    def check(self, scope: Scope, *, of_team: bool) -> None:
+    def check(self, scope: Scope, *, of_team: bool = False) -> None:
         """OperatorError unless they may."""
         if self.may(scope, of_team=of_team):
             return
@@ -59,6 +61,21 @@ class Operator:
             found = current_services().accounts.find(public_id)
             if found is None or found[1].team_name != self.team:
                 raise forbidden(f"{public_id} is no key of the team {self.team}.")
+
+    def team_of_key(self, user: str, *, plan: str | None, team: str | None) -> str | None:
+        """Return the team of a new key's user: of a team's administrator, theirs. OperatorError for
+        a new user without the scope of users, and for a user or a plan that they cannot give."""
+        services = current_services()
+        known = services.accounts.user(user)
+        if known is None:
+            self.check("users", of_team=True)
+        if self.team is None:
+            return team
+        self.check_user(user, may_be_new=True)
+        self.check_team(team or self.team)
+        if plan not in {None, known.plan if known else services.default_plan}:
+            raise forbidden(f"Your key is of the team {self.team}, and gives no plans.")
+        return self.team
 
     def own(self, users: Iterable[User]) -> Sequence[User]:
         """Return those of these users whom they see."""

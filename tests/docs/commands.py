@@ -16,7 +16,7 @@ VARYING = {
     r"\b\d{8}T\d{6}\.\d+Z": "INSTANT",
     r"(?<=schema |ady at )\d{4}\b": "VERSION",
     r"\breq_[0-9a-f]{32}\b": "REQUEST",
-    r"\bsk-chat-[0-9a-f]{16}-[\w-]+": "KEY",
+    r"\bsk-(?:chat|admin)-[0-9a-f]{16}-[\w-]+": "KEY",
     r"\b[0-9a-f]{16}\b": "ID",
     r"(?<= in )\d+ (?:h|min|s)(?: \d+ (?:min|s))?\b": "SPAN",
     r"(?<= in )\d\.\d+ s\b": "SPAN",

@@ -46,8 +46,11 @@ KINDS: Final[dict[str, dict[str, Any]]] = {
 LONG: Final[dict[str, dict[str, Any]]] = {
     "week": {"period_us": 7 * DAY, "anchor": "week", "hours": "0-24", "week_starts": "sunday"},
     "month": {
-        **{"period_us": 30 * DAY, "anchor": "month", "pace": 1250},
-        **{"hours": "22-24", "timezone": "America/New_York"},
+        "period_us": 30 * DAY,
+        "anchor": "month",
+        "pace": 1250,
+        "hours": "22-24",
+        "timezone": "America/New_York",
     },
 }
 

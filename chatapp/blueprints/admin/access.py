@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from typing import Final, cast
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
@@ -15,6 +17,8 @@ from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_w
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
 from chatapp.operators import arguments
 from chatapp.operators.errors import REPORTED, operator_error
+from chatapp.operators.rights import SCOPES, Scope
+from chatapp.operators.sign_in import operator_named, operator_with
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
 from ratelimit_ext import client_ip
@@ -34,6 +38,15 @@ HEADERS: Final = {
 }
 #: The argument that names the table to download.
 CSV: Final = "csv"
+#: Who may use an endpoint: one of these scopes, and whether a team's administrator may.
+RIGHTS: Final[dict[str, tuple[tuple[Scope, ...], bool]]] = {
+    **dict.fromkeys(("admin.spending", "admin.user", "admin.team"), (("read",), True)),
+    **dict.fromkeys(("admin.logout", "admin.login_address"), (SCOPES, True)),
+}
+VIEW: Final[tuple[tuple[Scope, ...], bool]] = (("read",), False)
+#: The endpoints of changes by their addresses.
+ADDRESSES: Final[dict[str, str]] = {}
+FORM: Final = re.compile(r'<form method="post" action="([^"]*)".*?</form>', re.DOTALL)
 #: Every 401 has a scheme. The standard has no scheme for forms.
 SCHEME: Final = {"WWW-Authenticate": 'Form realm="admin"'}
 
@@ -49,7 +62,7 @@ def check() -> ResponseReturnValue | None:
     """Return the session, and for changes the token of its forms."""
     if request.endpoint == "admin.login":
         return None
-    session = sessions().current()
+    session = signed_on() or sessions().current()
     if session is None:
         asked = f"{request.path}?{request.query_string.decode('utf-8', 'replace')}"
         return login_page(asked if request.method == "GET" else "")
@@ -58,7 +71,45 @@ def check() -> ResponseReturnValue | None:
             403, "invalid_form", "This form is out of date. Reload its page, and send it again."
         )
     g.admin = session
+    if not may(request.endpoint or ""):
+        scopes, of_team = RIGHTS.get(request.endpoint or "", VIEW)
+        session.operator.check(scopes[0], of_team=of_team)
     return None
+
+
+def signed_on() -> Session | None:
+    """Return the session of whom a trusted proxy names in its header; None for a connection from
+    elsewhere, for a header that was sent twice, and for someone without rights."""
+    settings = current_services().settings
+    header = settings.admin_sign_on_header
+    identity = request.headers.get(header, "").strip() if header else ""
+    if not identity or "," in identity:
+        return None
+    # The peer of the connection, whom no header can change.
+    before = request.environ.get("werkzeug.proxy_fix.orig", request.environ)
+    try:
+        peer = ip_address(before.get("REMOTE_ADDR") or "")
+    except ValueError:
+        return None
+    if not any(peer in each for each in settings.admin_sign_on_from):
+        return None
+    operator = operator_named(identity)
+    return None if operator is None else sessions().of(operator)
+
+
+def may(endpoint: str) -> bool:
+    """Return whether the operator may see that view, or make that change."""
+    scopes, of_team = RIGHTS.get(endpoint, VIEW)
+    return any(g.admin.operator.may(each, of_team=of_team) for each in scopes)
+
+
+def without_forbidden(page: str) -> str:
+    """Return the page without the forms that the operator may not send."""
+
+    def kept(form: re.Match[str]) -> str:
+        return form[0] if form[1] not in ADDRESSES or may(ADDRESSES[form[1]]) else ""
+
+    return FORM.sub(kept, page)
 
 
 @bp.after_request
@@ -74,6 +125,8 @@ def of_session() -> dict[str, object]:
     return {
         "form_token": session and session.form_token,
         "done": sessions().sentence(query("done")),
+        "may": may,
+        "operator": session and session.operator,
     }
 
 
@@ -99,7 +152,7 @@ def report(error: Exception) -> ResponseReturnValue:
     if is_down:
         log.error("/admin: %s", found)
     page = render_template("admin/problem.html", sentence=str(found))
-    return page, 503 if is_down else 400
+    return page, 503 if is_down else 403 if found.code == "forbidden" else 400
 
 
 @contextmanager
@@ -110,7 +163,7 @@ def reported() -> Iterator[list[str]]:
     try:
         yield problems
     except REPORTED as error:
-        if query(CSV):
+        if query(CSV) or getattr(error, "code", "") == "forbidden":
             raise
         problems.append(str(operator_error(error)))
 
@@ -123,17 +176,19 @@ for kind in REPORTED:
 def login() -> ResponseReturnValue:
     """Begin a session. A wrong token counts against the address, like every request."""
     next_ = request.form.get("next", "")
-    if not sessions().is_token(request.form.get("token", "")):
+    operator = operator_with(request.form.get("token", ""))
+    if operator is None:
         log.warning("A wrong token for /admin from %s", client_ip())
-        return login_page(next_, problem="This is not the token.")
+        return login_page(next_, problem="This is not the token. Nor is it a valid key.")
     name = request.form.get("name", "").strip()
     if name:
         name = arguments.name(name, most=arguments.OPERATOR)
     # Only addresses of this page: a link must not lead elsewhere after the login.
     is_own = next_.startswith((f"{PATH}?", f"{PATH}/")) and next_.isprintable()
     response = cast(Response, redirect(next_ if is_own else url_for("admin.spending"), 303))
-    sessions().begin(response, name=name)
-    log.warning("A session of /admin begins, of %s, from %s", name or "no name", client_ip())
+    sessions().begin(response, name=name, key_id=operator.key_id)
+    who = operator.by if operator.key_id else name or "no name"
+    log.warning("A session of /admin begins, of %s, from %s", who, client_ip())
     return response
 
 

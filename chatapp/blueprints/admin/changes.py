@@ -13,9 +13,10 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Owner
-from chatapp.blueprints.admin.access import bp, query, reported, sessions
+from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS, bp, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of, shown
 from chatapp.operators import amounts, arguments, blocks, callers, keys, users
+from chatapp.operators.rights import Scope
 from ratelimit_ext import OperatorError, client_ip
 from ratelimit_ext.operators import instant_s, with_times
 
@@ -42,7 +43,7 @@ def changes() -> ResponseReturnValue:
 
 
 def change(
-    path: str,
+    path: str, *scopes: Scope, of_team: bool = False
 ) -> Callable[[Callable[[], tuple[str, str]]], Callable[[], ResponseReturnValue]]:
     """A form's address. Its function returns the view to show next and the change in a
     sentence, which the server logs."""
@@ -54,20 +55,24 @@ def change(
             joint = "&" if "?" in address else "?"
             return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
 
+        endpoint = f"{bp.name}.{function.__name__}"
+        RIGHTS[endpoint] = scopes, of_team
+        ADDRESSES[f"{bp.url_prefix}{path}"] = endpoint
         bp.add_url_rule(path, function.__name__, view, methods=["POST"])
         return view
 
     return add
 
 
-@change("/keys/create")
+@change("/keys/create", "keys", of_team=True)
 def new_key() -> tuple[str, str]:
     expires = request.form.get("expires", "").strip()
     name = arguments.new_user(_field("user"))
+    plan, team = (request.form.get(each) or None for each in ("plan", "team"))
     made = keys.create_key(
         name,
-        plan=request.form.get("plan") or None,
-        team=request.form.get("team") or None,
+        plan=plan,
+        team=g.admin.operator.team_of_key(name, plan=plan, team=team),
         name=arguments.name(_field("name"), most=arguments.KEY_NAME),
         expires_at=arguments.end(expires) if expires else None,
         reason=_reason(),
@@ -78,8 +83,9 @@ def new_key() -> tuple[str, str]:
     return _address(name), f"Key {made.public_id} of {name} is created."
 
 
-@change("/keys/rotate")
+@change("/keys/rotate", "keys", of_team=True)
 def rotate_key() -> tuple[str, str]:
+    g.admin.operator.check_key(_field("key"))
     made, old, end = keys.rotate_key(
         _field("key"), overlap=OVERLAP, reason=_reason(), by=g.admin.by
     )
@@ -88,44 +94,46 @@ def rotate_key() -> tuple[str, str]:
     return _address(old.user), done
 
 
-@change("/keys/revoke")
+@change("/keys/revoke", "keys", of_team=True)
 def revoke_key() -> tuple[str, str]:
     """One key, or all of a user."""
     if "key" in request.form:
+        g.admin.operator.check_key(_field("key"))
         done = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
         return _address(done.key.user), done.sentence
     name = _field("user")
+    g.admin.operator.check_user(name)
     ended = [
         keys.revoke_key(each, reason=_reason(), by=g.admin.by) for each in keys.usable_keys(name)
     ]
     return _address(name), " ".join(each.sentence for each in ended) or "There is no key to revoke."
 
 
-@change("/users/deactivate")
+@change("/users/deactivate", "users")
 def deactivate() -> tuple[str, str]:
     name = _field("user")
     return _address(name), users.deactivate(name, reason=_reason(), by=g.admin.by)
 
 
-@change("/users/activate")
+@change("/users/activate", "users")
 def activate() -> tuple[str, str]:
     name = _field("user")
     return _address(name), users.activate(name, reason=_reason(), by=g.admin.by)
 
 
-@change("/users/delete")
+@change("/users/delete", "users")
 def delete() -> tuple[str, str]:
     done = users.delete(_field("user"), reason=_reason(), by=g.admin.by)
     return url_for("admin.users"), done
 
 
-@change("/plan")
+@change("/plan", "users")
 def set_plan() -> tuple[str, str]:
     name = _field("user")
     return _address(name), users.set_plan(name, _field("plan"), reason=_reason(), by=g.admin.by)
 
 
-@change("/team")
+@change("/team", "users")
 def set_team() -> tuple[str, str]:
     """Also from the page of the team."""
     name, team, of = _field("user"), request.form.get("team") or None, request.form.get("of_team")
@@ -133,25 +141,28 @@ def set_team() -> tuple[str, str]:
     return address, users.set_team(name, team, reason=_reason(), by=g.admin.by)
 
 
-@change("/teams/create")
+@change("/teams/create", "teams")
 def new_team() -> tuple[str, str]:
     name = arguments.name(_field("team"), most=arguments.TEAM)
     done = users.create_team(name, amounts={}, reason=_reason(), by=g.admin.by)
     return _address(name, "team"), done
 
 
-@change("/amount")
+@change("/amount", "limits", of_team=True)
 def set_amount() -> tuple[str, str]:
     owner, name = _owner()
     until = request.form.get("until", "").strip()
     end = instant_s(until) if until else None
     limit, amount = _field("limit"), _field("amount")
+    plan = amounts.plan_of(owner, name)
+    amounts.checked(owner, [(limit, amount)], plan=plan)
+    g.admin.operator.check_amounts(owner, [(limit, amount)], plan=plan)
     return _address(name, owner), amounts.set_amount(
         owner, name, limit, amount, until=end, reason=_reason(), by=g.admin.by
     )
 
 
-@change("/amount/clear")
+@change("/amount/clear", "limits", of_team=True)
 def clear_amount() -> tuple[str, str]:
     owner, name = _owner()
     return _address(name, owner), amounts.clear_amount(
@@ -159,7 +170,7 @@ def clear_amount() -> tuple[str, str]:
     )
 
 
-@change("/session")
+@change("/session", "limits")
 def raise_session() -> tuple[str, str]:
     """Give a session another amount, which it has for a week if no end is written."""
     session, limit, amount = _field("session"), _field("limit"), _field("amount")
@@ -171,7 +182,7 @@ def raise_session() -> tuple[str, str]:
     return url_for("admin.limits"), f"{done}; all workers apply it within 5 s."
 
 
-@change("/block")
+@change("/block", "limits", "providers")
 def block() -> tuple[str, str]:
     kind, name = _target()
     length = request.form.get("for", "").strip()
@@ -184,7 +195,7 @@ def block() -> tuple[str, str]:
     return _back(), done.sentence
 
 
-@change("/unblock")
+@change("/unblock", "limits", "providers")
 def unblock() -> tuple[str, str]:
     kind, name = _target()
     done = blocks.unblock(kind, blocks.target_of(kind, name), reason=_reason(), by=g.admin.by)
@@ -221,6 +232,7 @@ def _field(name: str) -> str:
 def _owner() -> tuple[Owner, str]:
     """Whose amount the form changes."""
     owner: Owner = "team" if "team" in request.form else "user"
+    g.admin.operator.check_owner(owner, _field(owner))
     return owner, _field(owner)
 
 
@@ -234,6 +246,7 @@ def _target() -> tuple[blocks.Kind, str | None]:
         raise OperatorError(
             "unknown_kind", f"{kind!r} cannot be blocked; choose {', '.join(blocks.KINDS)}."
         )
+    g.admin.operator.check("providers" if kind == "model" else "limits")
     return kind, request.form.get("name", "").strip() or None
 
 

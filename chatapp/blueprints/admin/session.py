@@ -15,12 +15,15 @@ from typing import Any, Final, NamedTuple
 from flask import Response, request
 from itsdangerous import BadData, URLSafeTimedSerializer
 
+from chatapp.operators.rights import Operator
+from chatapp.operators.sign_in import NAMELESS, operator_of
+from chatapp.services import current_services
+
 COOKIE: Final = "chatapp_admin"
 PATH: Final = "/admin"
 LENGTH_S: Final = 8 * 3600
-#: Who makes a change, in the log of operators: a name with the page, or without one the token.
+#: Who makes a change with the token, in the log of operators: a name with the page.
 PAGE: Final = "admin page"
-NAMELESS: Final = "admin token"
 #: How long the sentence about a change may be shown.
 SENTENCE_S: Final = 60
 #: The cookie that takes a new key to the page that shows it, and for how long it may.
@@ -30,11 +33,16 @@ KEY_S: Final = 60
 
 
 class Session(NamedTuple):
-    """A valid session. Its forms carry ``form_token``, which no other site can read; ``by`` makes
-    its changes in the log of operators."""
+    """A valid session of an operator. Its forms carry ``form_token``, which no other site can
+    read."""
 
     form_token: str
-    by: str
+    operator: Operator
+
+    @property
+    def by(self) -> str:
+        """Who makes its changes, in the log of operators."""
+        return self.operator.by
 
     def accepts(self, given: str) -> bool:
         """Return whether a form of this session was sent."""
@@ -42,7 +50,7 @@ class Session(NamedTuple):
 
 
 class Sessions:
-    """Begins and checks the sessions of those who know the token."""
+    """Begins and checks the sessions of operators."""
 
     def __init__(self, token: str) -> None:
         self._token = token.encode()
@@ -52,15 +60,12 @@ class Sessions:
         """Slow to find by guessing tokens, for the holder of a cookie."""
         return scrypt(self._token, salt=b"chatapp /admin", n=2**14, r=8, p=1)
 
-    def is_token(self, given: str) -> bool:
-        """Return whether it is the token, compared in constant time."""
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._token)
-
-    def begin(self, response: Response, *, name: str) -> None:
-        """Set the cookie of a new session, of the operator of that name; may be empty."""
+    def begin(self, response: Response, *, name: str, key_id: str) -> None:
+        """Set the cookie of a new session: of a management key, or with the token of the operator
+        of that name; may be empty."""
         response.set_cookie(
             COOKIE,
-            self._signer("session").dumps([secrets.token_urlsafe(16), name]),
+            self._signer("session").dumps([secrets.token_urlsafe(16), name, key_id]),
             max_age=LENGTH_S,
             path=PATH,
             secure=request.is_secure,
@@ -74,13 +79,21 @@ class Sessions:
         response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict")
 
     def current(self) -> Session | None:
-        """Return the session of the request; None without a valid cookie."""
+        """Return the session of the request; None without a valid cookie, or if its key is revoked
+        or has expired."""
         found = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
-        if found is None:
+        if found is None or len(found) < 3:  # of a version without keys
             return None
-        id_, name = found
-        form_token = hmac.new(self._key, f"form {id_}".encode(), "sha256").hexdigest()
-        return Session(form_token, f"{name} ({PAGE})" if name else NAMELESS)
+        id_, name, key_id = found
+        operator: Operator | None = Operator(f"{name} ({PAGE})" if name else NAMELESS)
+        if key_id:
+            operator = operator_of(current_services().admin_keys.find(key_id))
+        return None if operator is None else self.of(operator, id_)
+
+    def of(self, operator: Operator, id_: str = "") -> Session:
+        """Return the session of an operator: of one that began here, or of a trusted proxy's."""
+        text = f"form {id_}" if id_ else f"form of {operator.by}"
+        return Session(hmac.new(self._key, text.encode(), "sha256").hexdigest(), operator)
 
     def sealed(self, sentence: str) -> str:
         """Return the sentence for an address: a link cannot make the page state anything else."""

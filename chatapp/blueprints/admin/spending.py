@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+from flask import g
 from flask.typing import ResponseReturnValue
 
 from chatapp.alerts.table import alerts
@@ -21,7 +22,11 @@ MOST_ALERTS: Final = 20
 
 @bp.get("")
 def spending() -> ResponseReturnValue:
-    user, team = query("user") or None, query("team") or None
+    operator = g.admin.operator
+    user, team = query("user") or None, query("team") or operator.team
+    operator.check_team(team)
+    if user is not None:
+        operator.check_user(user)
     of = {"user": user, "team": team}
     by = choice("by", list(SUBJECTS), "key" if user else "user")
     days = int(choice("days", [str(each) for each in DAYS], "30"))

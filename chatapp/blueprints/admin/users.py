@@ -67,6 +67,7 @@ def users() -> ResponseReturnValue:
 def user() -> ResponseReturnValue:
     """One user: plan, keys, amounts, what limits have counted, and the latest denials."""
     name, services = query("name"), current_services()
+    g.admin.operator.check_user(name)
     identity = user_identity(name)
     found = services.accounts.user(name)
     if found is None:
@@ -116,6 +117,7 @@ def team() -> ResponseReturnValue:
     """One team: its members, what they have spent on its account, its budgets, and the latest
     denials by these."""
     name, services = query("name"), current_services()
+    g.admin.operator.check_team(name)
     found = services.accounts.team(name)
     if found is None:
         raise ApiError(404, "not_found", f"There is no team {name!r}.")

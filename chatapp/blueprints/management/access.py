@@ -99,6 +99,16 @@ def refuse(error: HTTPException) -> ErrorAnswer:
     return answer
 
 
+def unrouted(error: HTTPException) -> ErrorAnswer | None:
+    """Return the answer to an address below the API's that it does not have; None for others."""
+    if not request.path.startswith(f"{bp.url_prefix}/"):
+        return None
+    if error.code == 404:
+        known = f"GET {bp.url_prefix}/openapi.json has all."
+        error = ApiError(404, "not_found", f"There is no such address. {known}")
+    return refuse(error)
+
+
 def report(error: Exception) -> ErrorAnswer:
     """Return what a command would print. What the operator did not cause is a 503, and in the
     log."""

@@ -116,10 +116,13 @@ class AmountFields(Change):
 
 
 @action(
-    *("GET /users", "read", "chat users list", "chat users export"),
+    "GET /users",
+    "read",
+    "chat users list",
+    "chat users export",
     query=UserQuery,
     of_team=True,
-    order=lambda row: [row["user"]],
+    order="user",
 )
 def list_users(call: Call) -> list[dict[str, object]]:
     """The users with their plans, teams and amounts."""
@@ -146,7 +149,8 @@ def get_user(call: Call, user: str) -> dict[str, object]:
 
 
 @action(
-    *("PUT /users/<path:user>", "users"),
+    "PUT /users/<path:user>",
+    "users",
     *("chat plans set", "chat users set-team", "chat users clear-team"),
     *("chat users activate", "chat users deactivate"),
     body=UserFields,
@@ -178,7 +182,7 @@ def _check_members_fields(call: Call) -> None:
     given = call.body.model_fields_set
     for field in ("plan", "active"):
         if field in given:
-            call.operator.check("all", of_team=False)
+            call.operator.check("users")
     if "team" in given:
         call.operator.check_team(call.body.team or "")
 
@@ -199,8 +203,9 @@ def delete_user(call: Call, user: str) -> dict[str, object]:
 def import_users(call: Call) -> dict[str, object]:
     """Create and change users by CSV, all or none."""
     body = call.body
-    if body.keys:
-        call.operator.check("keys", of_team=False)
+    heads = body.csv.partition("\n")[0].lower()
+    for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
+        call.operator.check(scope)
     done = user_file.import_users(
         body.csv.splitlines(keepends=True),
         name="csv",
@@ -216,12 +221,7 @@ def import_users(call: Call) -> dict[str, object]:
 # -- keys --------------------------------------------------------------------------------------
 
 
-@action(
-    *("GET /keys", "read", "chat keys list"),
-    query=KeyQuery,
-    of_team=True,
-    order=lambda row: [row["user"], row["id"]],
-)
+@action("GET /keys", "read", "chat keys list", query=KeyQuery, of_team=True, order="user id")
 def list_keys(call: Call) -> list[dict[str, object]]:
     """The keys, without their secrets."""
     accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
@@ -239,16 +239,10 @@ def list_keys(call: Call) -> list[dict[str, object]]:
 def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. The answer has the key, this one time."""
     body, operator, services = call.body, call.operator, current_services()
-    operator.check_user(body.user, may_be_new=True)
+    team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
+    if body.people is not None:  # it could spend the budget of any user
+        operator.check("keys")
     known = services.accounts.user(body.user)
-    team = body.team
-    if operator.team is not None:
-        operator.check_team(team or operator.team)
-        if body.people is not None:  # it could spend the budget of any user
-            operator.check("all", of_team=False)
-        if body.plan not in {None, known.plan if known else services.default_plan}:
-            operator.check("all", of_team=False)
-        team = operator.team
     _check_team(team)
     plan = known.plan if known else body.plan or services.default_plan
     made = keys.create_key(
@@ -257,7 +251,9 @@ def create_key(call: Call) -> dict[str, object]:
         team=team,
         name=body.name,
         expires_at=body.expires,
-        limits=list(_checked_amounts(call, "key", body.limits, plan).items()),
+        limits=list(_checked_amounts(call, "key", body.limits, plan).items())
+        if body.limits
+        else (),
         models=body.models,
         people=body.people and body.people.people(),
         **call.why,
@@ -272,7 +268,8 @@ def get_key(call: Call, key: str) -> dict[str, object]:
 
 
 @action(
-    *("PUT /keys/<key>", "keys"),
+    "PUT /keys/<key>",
+    "keys",
     *("chat keys set-models", "chat keys set-files", "chat keys set-class"),
     "chat keys set-people",
     body=KeyFields,
@@ -346,12 +343,7 @@ def _key(call: Call, key: str) -> dict[str, object]:
 # -- teams and plans -----------------------------------------------------------------------------
 
 
-@action(
-    *("GET /teams", "read", "chat teams list"),
-    query=Listed,
-    of_team=True,
-    order=lambda row: [row["team"]],
-)
+@action("GET /teams", "read", "chat teams list", of_team=True, order="team")
 def list_teams(call: Call) -> list[dict[str, object]]:
     """The teams with their budgets and members."""
     accounts, own = current_services().accounts, OwnersAmounts()
@@ -388,7 +380,7 @@ def put_team(call: Call, team: str) -> bool:
     return users.put_team(name, amounts, **call.why)
 
 
-@action("GET /plans", "read", "chat plans list", query=Listed, order=lambda row: [row["plan"]])
+@action("GET /plans", "read", "chat plans list", order="plan")
 def list_plans(_call: Call) -> list[dict[str, Any]]:
     """The plans, each with its users."""
     return users.plans()
@@ -418,10 +410,7 @@ def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, obj
 
 
 @action(
-    f"DELETE {AMOUNT}",
-    "limits",
-    *(f"chat {each} clear-amount" for each in CHANGED),
-    of_team=True,
+    f"DELETE {AMOUNT}", "limits", *(f"chat {each} clear-amount" for each in CHANGED), of_team=True
 )
 def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Remove an amount and its override; the policy's applies again."""
@@ -443,6 +432,8 @@ def _named(owner: Owner, name: str) -> str:
 def _checked_amounts(
     call: Call, owner: Owner, given: Amounts, plan: str | None, *, field: str = "limits"
 ) -> Amounts:
+    if owner != "team":  # whose budgets are what a team is
+        call.operator.check("limits", of_team=True)
     with of_field(field):
         found = checked(owner, given.items(), plan=plan)
         call.operator.check_amounts(owner, given.items(), plan=plan)

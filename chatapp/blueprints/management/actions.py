@@ -30,6 +30,7 @@ from ratelimit_ext import OperatorError, client_ip
 log = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=BaseModel)
 #: A path may have names with slashes at its end.
 Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
 #: PostgreSQL's advisory lock of those who change something: an arbitrary number.
@@ -62,8 +63,9 @@ class Listed(Fields):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """An address and what it does. ``order`` gives the place of a row in a list; ``of_team``: a
-    team's administrator may, on their team; ``commands`` do the same."""
+    """An address and what it does. ``order`` are the fields that a list is sorted by, downward
+    after a minus; ``of_team``: a team's administrator may, on their team; ``commands`` do the
+    same."""
 
     method: Method
     path: str
@@ -72,7 +74,7 @@ class Action:
     body: type[Fields] | None
     query: type[Fields]
     of_team: bool
-    order: Callable[[Any], list[Any]] | None
+    order: str | None
     commands: tuple[str, ...]
 
     @property
@@ -106,7 +108,7 @@ def action(
     body: type[Fields] | None = None,
     query: type[Fields] | None = None,
     of_team: bool = False,
-    order: Callable[[Any], list[Any]] | None = None,
+    order: str | None = None,
 ) -> Callable[[F], F]:
     """Add a row to the table. The function gets the :class:`Call` and the parts of the path. It
     returns what is there, for a list its rows, for a change what was done; a PUT at the path of an
@@ -114,14 +116,14 @@ def action(
     method, _, path = rule.partition(" ")
 
     def add(function: F) -> F:
-        reads = query or (Fields if body or method == "GET" else Change)
+        plain = Listed if order is not None else Fields if body or method == "GET" else Change
         row = Action(
             method=method,  # type: ignore[arg-type]
             path=path,
             scope=scope,
             function=function,
             body=body,
-            query=reads,
+            query=query or plain,
             of_team=of_team,
             order=order,
             commands=commands,
@@ -169,7 +171,7 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
 # -- what is read --------------------------------------------------------------------------------
 
 
-def checked(model: type[Fields], found: Mapping[str, Any]) -> Fields:
+def checked(model: type[M], found: Mapping[str, Any]) -> M:
     """Return the fields; FieldError for the first that is wrong."""
     try:
         return model.model_validate(found)
@@ -232,8 +234,13 @@ def _item(found: Mapping[str, Any], status: int = 200) -> Response:
     return response
 
 
-def _page(order: Callable[[Any], list[Any]], rows: Iterable[Any], query: Any) -> Response:
+def _page(names: str, rows: Iterable[Any], query: Any) -> Response:
     """Return a page of a list, or all of it as CSV. Rows of an iterator are in order already."""
+
+    def order(row: Mapping[str, Any]) -> list[Any]:
+        values = ((row[name.lstrip("-")], name[0] == "-") for name in names.split())
+        return [-each if is_down else _text_or(each) for each, is_down in values]
+
     found = rows if isinstance(rows, Iterator) else iter(sorted(rows, key=order))
     if query.cursor:
         after = _read_cursor(query.cursor)
@@ -251,6 +258,11 @@ def _page(order: Callable[[Any], list[Any]], rows: Iterable[Any], query: Any) ->
     more = _cursor(order(part[limit - 1])) if len(part) > limit else None
     text = _text({"items": part[:limit], "next": more})
     return Response(text, content_type="application/json")
+
+
+def _text_or(value: Any) -> Any:
+    """Return a value as cursors have it."""
+    return value.isoformat() if isinstance(value, date) else "" if value is None else value
 
 
 def _cursor(place: list[Any]) -> str:

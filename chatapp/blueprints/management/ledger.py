@@ -48,7 +48,7 @@ class Summed(Period):
 
 
 class Top(Summed):
-    top: int | None = Field(None, ge=1)
+    top: int | None = Field(None, ge=1, le=1_000_000)
 
 
 class Ago(Listed):
@@ -61,7 +61,7 @@ class OfUser(Listed):
 
 
 class Pruning(Change):
-    keep_days: int | None = Field(None, ge=LEAST_DAYS)
+    keep_days: int | None = Field(None, ge=LEAST_DAYS, le=36_500)
 
 
 class Restoring(Change):
@@ -97,10 +97,12 @@ def get_usage(call: Call, user: str) -> dict[str, Any]:
 
 
 @action(
-    *("GET /spending", "read", "chat spend"),
+    "GET /spending",
+    "read",
+    "chat spend",
     query=Top,
     of_team=True,
-    order=lambda row: [-row["cost_micro_usd"], -row["calls"], row["subject"] or ""],
+    order="-cost_micro_usd -calls subject",
 )
 def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     """Who has spent most, this month or in that time: calls, tokens and dollars."""
@@ -112,10 +114,7 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
 
 
 @action(
-    *("GET /ledger/days", "read", "chat ledger show"),
-    query=Summed,
-    of_team=True,
-    order=lambda row: [row["day"], row["subject"] or ""],
+    "GET /ledger/days", "read", "chat ledger show", query=Summed, of_team=True, order="day subject"
 )
 def list_days(call: Call) -> Iterable[dict[str, Any]]:
     """Calls, tokens and dollars by day, the oldest first."""
@@ -124,21 +123,21 @@ def list_days(call: Call) -> Iterable[dict[str, Any]]:
 
 
 @action(
-    *("GET /ledger/calls", "read", "chat ledger calls"),
+    "GET /ledger/calls",
+    "read",
+    "chat ledger calls",
     query=Period,
     of_team=True,
-    order=lambda row: [row["started_at"].isoformat(), row["id"]],
+    order="started_at id",
 )
 def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     """The calls, the oldest first."""
-    return map(reports.with_dollars, current_services().reports.calls(**_calls_of(call)))
+    return map(
+        reports.with_dollars, current_services().reports.calls(**_calls_of(call), paged=True)
+    )
 
 
-@action(
-    *("GET /ledger/traffic", "read", "chat ledger traffic"),
-    query=Period,
-    order=lambda row: [row["time"]],
-)
+@action("GET /ledger/traffic", "read", "chat ledger traffic", query=Period, order="time")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """The calls as traffic for simulations."""
     return [
@@ -146,11 +145,7 @@ def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     ]
 
 
-@action(
-    *("GET /ledger/estimates", "read", "chat ledger estimates"),
-    query=Since,
-    order=lambda row: [row["slug"]],
-)
+@action("GET /ledger/estimates", "read", "chat ledger estimates", query=Since, order="slug")
 def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     """Usage compared with its estimates, by model."""
     found = current_services().reports.estimates(since=call.query.since)
@@ -158,9 +153,11 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
 
 
 @action(
-    *("GET /ledger/outcomes", "read", "chat ledger outcomes"),
+    "GET /ledger/outcomes",
+    "read",
+    "chat ledger outcomes",
     query=Ago,
-    order=lambda row: [-row["failed"], -row["calls"], row["upstream"], row["model"]],
+    order="-failed -calls upstream model",
 )
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """How calls ended, by upstream and model; those with the most failures first."""
@@ -206,11 +203,7 @@ def restore_limits(call: Call) -> dict[str, Any]:
     return {"limits": [asdict(each) for each in found], "applied": body.apply}
 
 
-@action(
-    *("GET /alerts", "read", "chat alerts list"),
-    query=Since,
-    order=lambda row: [row["at"].isoformat(), row["id"]],
-)
+@action("GET /alerts", "read", "chat alerts list", query=Since, order="at id")
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     """The alerts that were raised, the oldest first, in dollars."""
     found = alerts(current_services().database, since=call.query.since)
@@ -225,11 +218,7 @@ def send_test_alert(_call: Call) -> dict[str, Any]:
     return reports.test_webhook()
 
 
-@action(
-    *("GET /providers", "read", "chat providers check"),
-    query=Listed,
-    order=lambda row: [row["name"]],
-)
+@action("GET /providers", "read", "chat providers check", order="name")
 def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     """The upstreams: how many keys they have, which are missing here, which pause, and what is left
     of their quotas."""

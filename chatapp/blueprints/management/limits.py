@@ -37,7 +37,7 @@ class OfLimit(Listed):
 
 class Used(OfLimit):
     at: int = Field(0, ge=0, le=100)
-    scan: int = Field(20_000, ge=1)
+    scan: int = Field(20_000, ge=1, le=1_000_000)
 
 
 class Denied(Listed):
@@ -77,22 +77,14 @@ def get_policy(_call: Call) -> dict[str, Any]:
         raise OperatorError("invalid_policy", str(error)) from error
 
 
-@action(
-    *("GET /limits", "read", "ratelimit show"),
-    query=OfEndpoint,
-    order=lambda row: [row["endpoint"]],
-)
+@action("GET /limits", "read", "ratelimit show", query=OfEndpoint, order="endpoint")
 def list_limits(call: Call) -> list[dict[str, Any]]:
     """Every endpoint with its limits, and where each is written."""
     with of_field("endpoint"):
         return definitions_of(current_services().limiter.operators, call.query.endpoint)
 
 
-@action(
-    *("GET /states/<path:identity>", "read", "ratelimit inspect"),
-    query=Listed,
-    order=lambda row: [row["limit"], row["plan"] or "", row["identity"]],
-)
+@action("GET /states/<path:identity>", "read", "ratelimit inspect", order="limit plan identity")
 def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
     """What every limit has counted of a caller."""
     found = shared_operators().states(identity)
@@ -102,9 +94,12 @@ def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
 
 
 @action(
-    *("GET /used", "read", "ratelimit top", "ratelimit near"),
+    "GET /used",
+    "read",
+    "ratelimit top",
+    "ratelimit near",
     query=Used,
-    order=lambda row: [-row["share"], row["limit"], row["identity"]],
+    order="-share limit identity",
 )
 def list_used(call: Call) -> list[dict[str, Any]]:
     """Who has used at least so many percent of a limit, the largest share first."""
@@ -114,11 +109,7 @@ def list_used(call: Call) -> list[dict[str, Any]]:
     return [each.as_json() for each in found]
 
 
-@action(
-    *("GET /denials", "read", "ratelimit why"),
-    query=Denied,
-    order=lambda row: [row["at"], row["limit"], row["identity"], row["endpoint"]],
-)
+@action("GET /denials", "read", "ratelimit why", query=Denied, order="at limit identity endpoint")
 def list_denials(call: Call) -> list[dict[str, Any]]:
     """Who was denied lately, and when the next call is free."""
     identities = [call.query.identity] if call.query.identity else []
@@ -127,9 +118,7 @@ def list_denials(call: Call) -> list[dict[str, Any]]:
 
 
 @action(
-    *("GET /shadow", "read", "ratelimit shadow report"),
-    query=OfLimit,
-    order=lambda row: [row["limit"], row["amount"], row["period"]],
+    "GET /shadow", "read", "ratelimit shadow report", query=OfLimit, order="limit amount period"
 )
 def list_shadow(call: Call) -> list[dict[str, Any]]:
     """What limits in shadow and candidates would have denied."""
@@ -144,11 +133,7 @@ def get_decisions(call: Call) -> dict[str, Any]:
     return {str(minute): limits for minute, limits in counted.items()}
 
 
-@action(
-    *("GET /changes", "read", "ratelimit log"),
-    query=Since,
-    order=lambda row: [row["at"], row["action"], row["identity"], row["limit"]],
-)
+@action("GET /changes", "read", "ratelimit log", query=Since, order="at action identity limit")
 def list_changes(call: Call) -> list[dict[str, Any]]:
     """What operators have changed, the oldest first."""
     return [with_times(each) for each in shared_operators().log(since=call.query.since or 0.0)]
@@ -157,19 +142,14 @@ def list_changes(call: Call) -> list[dict[str, Any]]:
 # -- overrides, resets and blocks ----------------------------------------------------------------
 
 
-@action(
-    *("GET /overrides", "read", "ratelimit override list"),
-    query=Listed,
-    order=lambda row: [row["limit"], row["identity"]],
-)
+@action("GET /overrides", "read", "ratelimit override list", order="limit identity")
 def list_overrides(_call: Call) -> list[dict[str, Any]]:
     """The overrides that apply."""
     return [with_times(each) for each in shared_operators().overrides()]
 
 
 @action(
-    *("PUT /overrides/<limit>/<path:identity>", "limits", "ratelimit override set"),
-    body=AmountFields,
+    "PUT /overrides/<limit>/<path:identity>", "limits", "ratelimit override set", body=AmountFields
 )
 def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Give a caller another amount of a limit, until then or until it is removed."""
@@ -180,10 +160,7 @@ def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     return with_times(made)
 
 
-@action(
-    "DELETE /overrides/<limit>/<path:identity>",
-    *("limits", "ratelimit override clear"),
-)
+@action("DELETE /overrides/<limit>/<path:identity>", *("limits", "ratelimit override clear"))
 def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Remove an override."""
     removed = shared_operators().clear_override(limit, identity, **call.why)
@@ -200,11 +177,7 @@ def reset(call: Call) -> dict[str, Any]:
     return {"identity": body.identity, "reset": cleared}
 
 
-@action(
-    *("GET /blocks", "read", "ratelimit blocks"),
-    query=Listed,
-    order=lambda row: [row["limit"], row["identity"]],
-)
+@action("GET /blocks", "read", "ratelimit blocks", order="limit identity")
 def list_blocks(_call: Call) -> list[dict[str, Any]]:
     """What is blocked, until when, why, and by whom."""
     return [each.as_json() for each in shared_operators().blocks()]

@@ -42,7 +42,7 @@ VIEWS = (
 CHANGES = (
     *("keys/create", "keys/rotate", "keys/revoke", "plan", "team", "teams/create"),
     *("users/deactivate", "users/activate", "users/delete"),
-    *("amount", "amount/clear", "block", "unblock", "logout"),
+    *("amount", "amount/clear", "session", "block", "unblock", "logout"),
 )
 
 

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints import anthropic_api, openai_api
+from chatapp.blueprints.me import Lowered
 from chatapp.database.connection import Database
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.chat import OneMessage, WholeConversation
@@ -44,6 +45,7 @@ def bodies() -> dict[str, Any]:
         **{f"openai_api.{name}": each.fields for name, each in openai_api.ADDRESSES.items()},
         **{f"anthropic_api.{name}": body for name, body in anthropic_api.BODIES.items()},
         "openai_stored.count": forwarded.InputFields,
+        "me.lower_limit": Lowered,
     }
 
 
@@ -80,7 +82,7 @@ def test_it_is_what_the_routes_say(client: FlaskClient) -> None:
     assert operations.keys() == routes
     for (_, method, endpoint), operation in operations.items():
         assert operation["summary"], endpoint
-        assert ("requestBody" in operation) == (method == "post" and endpoint in bodies()), endpoint
+        assert ("requestBody" in operation) == (method in ("post", "put") and endpoint in bodies())
     schemas = document["components"]["schemas"]
     for endpoint, body in bodies().items():
         expected = TypeAdapter(body).json_schema()

@@ -19,6 +19,7 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
+import chatapp.accounts.admin_keys
 import chatapp.accounts.store
 import chatapp.alerts.table
 import chatapp.ledger.stored_answers
@@ -27,7 +28,7 @@ import chatapp.operators.changes  # noqa: F401 - all put their tables into METAD
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.migrations.versions import r0007_files, r0008_changes, r0009_people
+from chatapp.migrations.versions import r0007_files, r0008_changes, r0009_people, r0010_admin_keys
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
 from tests.upgrades.record import RECORDED
@@ -72,6 +73,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
     """They stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0010_admin_keys.downgrade()
             r0009_people.downgrade()
             r0008_changes.downgrade()
             r0007_files.downgrade()

@@ -1,0 +1,119 @@
+"""/me: what the owner of a key does alone: list and revoke their keys, and lower their limits."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from flask import Blueprint, Response, jsonify, request
+
+from chatapp.accounts.authentication import Principal
+from chatapp.accounts.store import Owner
+from chatapp.blueprints.management.actions import Fields, checked
+from chatapp.operators import amounts, keys
+from chatapp.operators.amounts import OwnersAmounts
+from chatapp.operators.errors import REPORTED, operator_error
+from chatapp.services import current_services
+from chatapp.web.current_request import current_request
+from chatapp.web.errors import ApiError, error_body, report_of, unavailable
+from chatapp.web.requests.json_body import read_object
+
+log = logging.getLogger(__name__)
+
+bp = Blueprint("me", __name__, url_prefix="/me")
+
+EXAMPLE: Final = '{"amount": "2 usd/day"}'
+
+
+class Lowered(Fields):
+    amount: str
+
+
+@bp.after_request
+def forbid_caching(response: Response) -> Response:
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def report(error: Exception) -> Response:
+    """Answer what the owner has not caused with a 503; anything else is about what they sent."""
+    found = operator_error(error)
+    if found is None:
+        raise error
+    said = ApiError(422, found.code, str(found))
+    if found.code in {"database", "storage"}:
+        log.error("%s %s: %s", request.method, request.path, found)
+        said = unavailable(f"{found.code}_unavailable", "It cannot be done at the moment.")
+    answer = jsonify(error_body(report_of(said)))
+    answer.status_code = said.code or 500
+    answer.headers.extend((k, v) for k, v in said.get_headers() if k != "Content-Type")
+    return answer
+
+
+for kind in REPORTED:
+    bp.register_error_handler(kind, report)
+
+
+def _owner() -> Principal:
+    principal = current_request().principal
+    if principal is None:
+        raise ApiError(404, "no_accounts", "This server has no API keys yet. Ask the operator.")
+    return principal
+
+
+def _by(owner: Principal) -> str:
+    return f"{owner.user} (key {owner.key_id})"
+
+
+@bp.get("/keys")
+def list_keys() -> Response:
+    """The caller's keys, without their secrets."""
+    own, user = OwnersAmounts(), _owner().user
+    found = [each for each in current_services().accounts.all_keys() if each.user == user]
+    return jsonify(keys=[keys.as_json(each, own) for each in found])
+
+
+@bp.delete("/keys/<key>")
+def revoke_key(key: str) -> Response:
+    """Revoke one of the caller's keys, by its public part; also the one of this request."""
+    owner = _owner()
+    found = current_services().accounts.find(key)
+    if found is None or found[0].user != owner.user:
+        raise ApiError(404, "unknown_key", "You have no key of this id. GET /me/keys lists yours.")
+    done = keys.revoke_key(key, reason="", by=_by(owner))
+    return jsonify(id=key, immediate=done.is_immediate)
+
+
+@bp.put("/limits/<limit>")
+def lower_limit(limit: str) -> Response:
+    """Lower a limit of the caller, or of the key of this request. Only an operator raises it."""
+    principal, body = _owner(), checked(Lowered, read_object(request, example=EXAMPLE))
+    amount = body.amount
+    accounts = current_services().accounts
+    found = accounts.find(principal.key_id)
+    assert found is not None
+    owner, name = _whose(limit, principal)
+    if owner == "key" and found[0].user != principal.user:
+        raise ApiError(403, "not_yours", "This is a limit of a key of someone else.")
+    user = accounts.user(principal.user)
+    plan = amounts.plan_of(owner, name)
+    known = amounts.known_limits(owner, plan=plan)
+    amounts.checked(owner, [(limit, amount)], plan=plan)
+    usual = known[limit].parsed[0]
+    kept = found[0].limits if owner == "key" else user.limits if user else None
+    now = OwnersAmounts().amounts(owner, name, kept).get(limit, usual.text)
+    if usual.with_amount(amount).amount > usual.with_amount(now).amount:
+        raise ApiError(
+            403,
+            "only_lower",
+            f"{limit} is {now}; send less. An operator can raise it.",
+            param="amount",
+        )
+    amounts.set_amount(owner, name, limit, amount, until=None, reason="", by=_by(principal))
+    return jsonify(limit=limit, amount=amount)
+
+
+def _whose(limit: str, principal: Principal) -> tuple[Owner, str]:
+    """Return who has the limit: the user, or the key of the request if it counts keys."""
+    is_of_key = limit in amounts.known_limits("key", plan=principal.plan)
+    return ("key", principal.key_id) if is_of_key else ("user", principal.user)

@@ -1,0 +1,412 @@
+"""Management keys: what each scope may do, what a team's administrator may, and what owners may.
+
+The matrix is made of the table of actions, so a new address is in it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
+from chatapp.accounts.store import Accounts
+from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS
+from chatapp.blueprints.management import ACTIONS
+from chatapp.operators.rights import SCOPES
+from chatapp.services import services_of
+from tests.chatapp.blueprints.management.conftest import TOKEN, Api
+from tests.chatapp.blueprints.management.test_actions import address, changes, key_of, state
+from tests.chatapp.blueprints.test_admin import log_in, send
+from tests.chatapp.cli.test_commands import run
+
+#: What a team's administrator may, on the team. A new action is not one until it is here, too.
+OF_TEAM = {
+    *("list_users", "get_user", "put_user", "list_keys", "get_key", "create_key", "revoke_key"),
+    *("revoke_keys", "rotate_key", "list_teams", "get_team", "put_amount", "clear_amount"),
+    *("get_usage", "list_spending", "list_days", "list_calls"),
+}
+
+
+def new_key(app: Flask, *scopes: str, team: str | None = None, name: str = "hr") -> str:
+    words = [word for scope in scopes for word in ("--scope", scope)]
+    of_team = [] if team is None else ["--team", team]
+    made: str = run(app, "admin-keys", "create", name, *words, *of_team).stdout.strip()
+    return made
+
+
+# -- the matrix ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("team", [None, "research"])
+def test_each_scope_may_do_its_actions_and_no_others(
+    app: Flask, api: Api, team: str | None
+) -> None:
+    """Every action by a key of every scope: refused with 403, which names the scope, or not."""
+    assert {each.name for each in ACTIONS if each.of_team} == OF_TEAM
+    assert {each.scope for each in ACTIONS} <= set(SCOPES)
+    keys = {scope: new_key(app, scope, team=team) for scope in SCOPES}
+    before = state(app)
+    for action in ACTIONS:
+        for scope, key in keys.items():
+            # A field that no action has: who may call it is answered with 422, and nothing done.
+            answer = api(action.method, f"{address(action)}?colour=red", {}, key=key)
+            may = scope in (action.scope, "all") and (team is None or action.of_team)
+            assert (answer.status_code == 403) == (not may), (action.name, scope, answer.text)
+            assert answer.status_code in {403, 422}
+            if scope not in (action.scope, "all"):
+                assert answer.json is not None
+                assert f"needs the scope {action.scope}" in answer.json["detail"]
+    assert state(app) == before
+
+
+def test_several_scopes_add_up(app: Flask, api: Api) -> None:
+    """A key that reads and makes keys does both, and changes no plan."""
+    key = new_key(app, "read", "keys")
+    assert api("GET", "/users", key=key).status_code == 200
+    assert api("POST", "/keys", {"user": "alice"}, key=key).status_code == 201
+    assert api("PUT", "/users/alice", {"plan": "pro"}, key=key).status_code == 403
+    assert {each.by for each in changes(app)[:1]} == {f"hr (admin key {public_id_of(key)})"}
+
+
+def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
+    """Amounts need the scope of limits, new users that of users, and keys in an import theirs."""
+    keys, users = new_key(app, "keys"), new_key(app, "users")
+    before, mine = state(app), key_of(services_of(app).accounts)
+    usd, own = {"usd-day": "1 usd/day"}, {"key-usd-day": "1 usd/day"}
+    for method, path, body, key, scope in (
+        ("PUT", "/users/alice", {"limits": usd}, users, "limits"),
+        ("PUT", f"/keys/{mine}", {"limits": own}, keys, "limits"),
+        ("POST", "/keys", {"user": "alice", "limits": own}, keys, "limits"),
+        ("POST", "/keys", {"user": "new", "plan": "pro"}, keys, "users"),
+        ("POST", "/users", {"csv": "user,limits\nalice,usd-day=1 usd/day\n"}, users, "limits"),
+        ("POST", "/users", {"csv": "user\nnew\n", "keys": True}, users, "keys"),
+    ):
+        answer = api(method, path, body, key=key)
+        assert answer.status_code == 403, (path, body)
+        assert answer.json is not None
+        assert f"needs the scope {scope}" in answer.json["detail"]
+    assert state(app) == before
+
+
+# -- a team's administrator ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def lead(app: Flask) -> str:
+    """A key of the administrator of research, in every scope."""
+    return new_key(app, "all", team="research", name="lead")
+
+
+def test_a_teams_administrator_sees_that_team_alone(app: Flask, api: Api, lead: str) -> None:
+    """Lists have its rows only; other users, keys and teams are refused, if they exist or not."""
+    assert [each["user"] for each in api("GET", "/users", key=lead).json["items"]] == ["alice"]
+    assert [each["user"] for each in api("GET", "/keys", key=lead).json["items"]] == ["alice"]
+    assert [each["team"] for each in api("GET", "/teams", key=lead).json["items"]] == ["research"]
+    assert api("GET", "/users?team=sales", key=lead).json["items"] == []
+    bobs = key_of(services_of(app).accounts, "bob")
+    for path in (
+        *("/users/bob", "/users/carol", "/users/eve", "/teams/sales", f"/keys/{bobs}"),
+        *("/keys/0123456789abcdef", "/usage/bob", "/spending?team=sales"),
+        *("/ledger/days?team=sales", "/ledger/calls?team=sales"),
+    ):
+        answer = api("GET", path, key=lead)
+        assert (answer.status_code, answer.json and answer.json["code"]) == (403, "forbidden"), path
+    for path in ("/users/alice", "/teams/research", "/usage/alice", "/spending", "/ledger/days"):
+        assert api("GET", path, key=lead).status_code == 200, path
+
+
+def test_a_teams_administrator_cannot_raise_above_the_team(app: Flask, api: Api, lead: str) -> None:
+    """An amount in dollars up to the team's of that time; any other up to the plan's."""
+    path = "/amounts/user/{}/alice"
+    for limit, amount, status in (
+        *(("usd-day", "50 usd/day", 200), ("usd-day", "51 usd/day", 422)),
+        *(("usd-day", "1 usd/day", 200), ("usd-month", "30 usd/month", 200)),
+        *(("usd-month", "31 usd/month", 422), ("plan", "100/day", 200), ("plan", "101/day", 422)),
+        *(("user", "1/minute", 200), ("user", "31/minute", 422)),
+    ):
+        answer = api("PUT", path.format(limit), {"amount": amount}, key=lead)
+        assert answer.status_code in {status, 403 if status == 422 else status}, (limit, amount)
+    alice = services_of(app).accounts.user("alice")
+    assert alice is not None
+    assert alice.limits == {
+        "usd-day": "1 usd/day",
+        "usd-month": "30 usd/month",
+        "plan": "100/day",
+        "user": "1/minute",
+    }
+    before = state(app)
+    too_much = {"limits": {"usd-day": "51 usd/day"}}
+    until = {"amount": "51 usd/day", "until": "2h"}
+    key = key_of(services_of(app).accounts)
+    for method, address_, body in (
+        ("PUT", "/users/alice", too_much),
+        ("PUT", "/users/new", too_much),
+        ("PUT", path.format("usd-day"), until),
+        ("PUT", f"/amounts/key/key-usd-day/{key}", {"amount": "51 usd/day"}),
+        ("POST", "/keys", {"user": "alice", "limits": {"key-usd-day": "51 usd/day"}}),
+        ("PUT", "/amounts/team/team-usd-day/research", {"amount": "60 usd/day"}),
+        ("PUT", "/teams/research", {"limits": {}}),
+        ("DELETE", "/amounts/team/team-usd-day/research", None),
+        ("PUT", "/overrides/usd-day/alice", {"amount": "9 usd/day"}),
+    ):
+        answer = api(method, address_, body, key=lead)
+        assert answer.status_code == 403, (address_, answer.text)
+    assert state(app) == before
+
+
+def test_a_teams_administrator_makes_no_key_beyond_the_team(
+    app: Flask, api: Api, lead: str
+) -> None:
+    """Members and their keys: no plan, no other team, no one else's user, no key that names users,
+    and no management key."""
+    made = api("POST", "/keys", {"user": "dora"}, key=lead)
+    assert made.status_code == 201
+    dora = services_of(app).accounts.user("dora")
+    assert dora is not None
+    assert (dora.team_name, dora.plan) == ("research", "starter")
+    assert api("PUT", "/users/eric", {}, key=lead).status_code == 201
+    eric = services_of(app).accounts.user("eric")
+    assert eric is not None
+    assert eric.team_name == "research"
+    before = state(app)
+    alice, bob = (key_of(services_of(app).accounts, each) for each in ("alice", "bob"))
+    for method, path, body in (
+        ("POST", "/keys", {"user": "bob"}),
+        ("POST", "/keys", {"user": "carol"}),
+        ("POST", "/keys", {"user": "new", "team": "sales"}),
+        ("POST", "/keys", {"user": "new", "plan": "pro"}),
+        ("POST", "/keys", {"user": "alice", "people": {}}),
+        ("PUT", "/users/alice", {"plan": "pro"}),
+        ("PUT", "/users/alice", {"team": None}),
+        ("PUT", "/users/alice", {"team": "sales"}),
+        ("PUT", "/users/alice", {"active": False}),
+        ("PUT", "/users/carol", {}),
+        ("PUT", "/users/bob", {}),
+        ("DELETE", "/users/alice", None),
+        ("PUT", f"/keys/{alice}", {"files": True}),
+        ("PUT", f"/keys/{alice}", {"people": {}}),
+        ("POST", f"/keys/{bob}/rotate", {}),
+        ("DELETE", f"/keys/{bob}", None),
+        ("DELETE", "/keys?user=bob", None),
+        ("POST", "/admin-keys", {"name": "x", "scopes": ["all"]}),
+        ("GET", "/admin-keys", None),
+    ):
+        answer = api(method, path, body, key=lead)
+        assert answer.status_code == 403, (method, path, body, answer.text)
+    assert state(app) == before
+    assert api("POST", f"/keys/{alice}/rotate", {}, key=lead).status_code == 201
+    assert api("DELETE", "/keys?user=alice", key=lead).status_code == 200
+
+
+def test_a_team_that_is_gone_gives_no_rights(app: Flask, api: Api, accounts: Accounts) -> None:
+    """Nor does one that a user has left."""
+    lead = new_key(app, "all", team="sales")
+    assert api("GET", "/users/bob", key=lead).status_code == 200
+    accounts.set_team("bob", None)
+    assert api("GET", "/users/bob", key=lead).status_code == 403
+
+
+# -- management keys -----------------------------------------------------------------------------
+
+
+def test_a_management_key_is_shown_once_and_stored_as_a_digest(
+    app: Flask, api: Api, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the database, nor a list, nor a log has the secret. It calls no model."""
+    key = new_key(app, "all")
+    assert key.startswith(ADMIN_PREFIX)
+    secret = key.rpartition("-")[2]
+    folder = Path(database_url.removeprefix("sqlite:///")).parent
+    assert not [each for each in folder.glob("*.db*") if secret.encode() in each.read_bytes()]
+    listed = api("GET", "/admin-keys", key=key).text + run(app, "admin-keys", "list").output
+    assert secret not in listed + caplog.text
+    headers = {"Authorization": f"Bearer {key}"}
+    answer = app.test_client().post("/chat", json={"message": "hi"}, headers=headers)
+    assert answer.status_code == 401
+    [entry] = changes(app)
+    assert (entry.action, entry.identity, entry.reason) == (
+        "create-admin-key",
+        public_id_of(key),
+        "hr",
+    )
+
+
+def test_a_rotated_key_overlaps_and_a_revoked_one_is_refused(app: Flask, api: Api) -> None:
+    """By command and by address alike; an unknown one is named."""
+    key = new_key(app, "read", "all", team=None)
+    new = run(app, "admin-keys", "rotate", key, "--overlap", "2h").stdout.strip()
+    assert [api("GET", "/users", key=each).status_code for each in (key, new)] == [200, 200]
+    third = api("POST", f"/admin-keys/{public_id_of(new)}/rotate", {"overlap": "0s"}, key=new).json
+    assert [api("GET", "/users", key=each).status_code for each in (new, third["key"])] == [
+        401,
+        200,
+    ]
+    run(app, "admin-keys", "revoke", key)
+    assert api("GET", "/users", key=key).status_code == 401
+    assert api("DELETE", f"/admin-keys/{third['id']}", key=third["key"]).status_code == 200
+    assert api("GET", "/users", key=third["key"]).status_code == 401
+    for method, path in (("DELETE", "/admin-keys/no"), ("POST", "/admin-keys/no/rotate")):
+        answer = api(method, path, {} if method == "POST" else None)
+        assert (answer.status_code, answer.json and answer.json["code"]) == (
+            404,
+            "unknown_admin_key",
+        )
+    again = api("POST", f"/admin-keys/{third['id']}/rotate", {})
+    assert (again.status_code, again.json and again.json["code"]) == (409, "unusable_key")
+    altered = new_key(app, "all")[:-1] + "_"
+    assert api("GET", "/users", key=altered).status_code in {200, 401}
+    assert api("GET", "/users", key=altered[:-2]).status_code == 401
+    for body in (
+        {"name": "x", "scopes": []},
+        {"name": "x", "scopes": ["root"]},
+        {"scopes": ["all"]},
+    ):
+        assert api("POST", "/admin-keys", body).status_code == 422
+    unknown = api("POST", "/admin-keys", {"name": "x", "scopes": ["all"], "team": "no"})
+    assert (unknown.status_code, unknown.json and unknown.json["field"]) == (422, "team")
+
+
+# -- /admin with a key ---------------------------------------------------------------------------
+
+
+def signed_in(app: Flask, key: str) -> FlaskClient:
+    client = app.test_client()
+    answer = log_in(client, key, name="mallory")
+    assert answer.status_code == 303, answer.text
+    return client
+
+
+def form_token(client: FlaskClient, path: str) -> str:
+    found = re.search(r'name="form_token" value="(\w+)"', client.get(path).text)
+    assert found is not None
+    return found[1]
+
+
+def test_a_read_only_session_sees_all_views_and_changes_nothing(app: Flask) -> None:
+    """It has no forms, and a form that is sent all the same is refused. So is one without the
+    session's token, or with that of another."""
+    client = signed_in(app, new_key(app, "read"))
+    for path in ("", "/users", "/user?name=alice", "/team?name=research", "/limits", "/changes"):
+        page = client.get(f"/admin{path}")
+        assert page.status_code == 200
+        assert set(re.findall(r'method="post" action="([^"]*)"', page.text)) == {"/admin/logout"}
+    before, token = state(app), form_token(client, "/admin")
+    forms = [path for path in RIGHTS if path not in {"admin.logout", "admin.login_address"}]
+    assert len(forms) > 12
+    fields = {"user": "alice", "name": "alice", "kind": "user", "plan": "pro", "limit": "usd-day"}
+    for path in ADDRESSES:
+        answer = client.post(path, data={"form_token": token, "amount": "1 usd/day", **fields})
+        assert answer.status_code == 403, path
+        assert "needs the scope" in answer.text
+    other = form_token(signed_in(app, new_key(app, "all")), "/admin")
+    writer = signed_in(app, new_key(app, "all"))
+    for wrong in ("", "x", token, other):
+        assert writer.post("/admin/plan", data={"form_token": wrong, **fields}).status_code == 403
+    assert state(app)[:-1] == before[:-1]
+
+
+def test_the_log_has_the_key_and_not_a_name_that_was_entered(app: Flask) -> None:
+    """Only with the shared token does the name count."""
+    key = new_key(app, "users", "read", name="Olga")
+    send(signed_in(app, key), "plan", user="alice", plan="pro")
+    send(signed_in(app, TOKEN), "plan", user="alice", plan="starter")
+    by = [each.by for each in changes(app)][:2]
+    assert by == ["mallory (admin page)", f"Olga (admin key {public_id_of(key)})"]
+
+
+def test_a_session_ends_with_its_key(app: Flask) -> None:
+    """On its next request."""
+    key = new_key(app, "read")
+    client = signed_in(app, key)
+    assert client.get("/admin").status_code == 200
+    run(app, "admin-keys", "revoke", key)
+    assert client.get("/admin").status_code == 401
+    assert log_in(app.test_client(), key).status_code == 401
+
+
+def test_a_teams_administrator_has_the_views_of_the_team(app: Flask) -> None:
+    """Its spending, its page and its members; keys and amounts of members can be changed."""
+    client = signed_in(app, new_key(app, "all", team="research", name="lead"))
+    for path in (
+        "/admin",
+        "/admin/team?name=research",
+        "/admin/user?name=alice",
+        "/admin?user=alice",
+    ):
+        page = client.get(path)
+        assert page.status_code == 200
+        assert not re.search(r"\b(bob|carol|sales)\b", page.text), path
+    for path in (
+        *("users", "limits", "live", "denials", "shadow", "changes", "team?name=sales"),
+        *("user?name=bob", "user?name=eve", "?team=sales", "?user=bob", "?user=bob&csv=spending"),
+    ):
+        assert client.get(f"/admin/{path}".replace("/?", "?")).status_code == 403, path
+    token = form_token(client, "/admin/team?name=research")
+
+    def post(path: str, **fields: Any) -> int:
+        return client.post(f"/admin/{path}", data={"form_token": token, **fields}).status_code
+
+    assert post("keys/create", user="dora", name="x") == 303
+    assert post("amount", user="alice", limit="usd-day", amount="50 usd/day") == 303
+    before = state(app)
+    for path, fields in (
+        ("amount", {"user": "alice", "limit": "usd-day", "amount": "51 usd/day"}),
+        ("amount", {"user": "bob", "limit": "usd-day", "amount": "1 usd/day"}),
+        ("amount", {"team": "research", "limit": "team-usd-day", "amount": "1 usd/day"}),
+        ("amount/clear", {"team": "research", "limit": "team-usd-day"}),
+        ("keys/create", {"user": "bob", "name": "x"}),
+        ("keys/create", {"user": "new", "name": "x", "plan": "pro"}),
+        ("keys/rotate", {"key": key_of(services_of(app).accounts, "bob")}),
+        ("keys/revoke", {"user": "bob"}),
+        ("team", {"user": "bob", "team": "research"}),
+        ("users/deactivate", {"user": "alice"}),
+        ("block", {"kind": "user", "name": "alice"}),
+        ("teams/create", {"team": "x"}),
+    ):
+        assert post(path, **fields) == 403, (path, fields)
+    assert state(app) == before
+
+
+# -- the owner of a key --------------------------------------------------------------------------
+
+
+def test_owners_list_and_revoke_their_keys_and_lower_their_limits(
+    app: Flask, accounts: Accounts
+) -> None:
+    """With their own key: no one else's, and never more than they have."""
+    first, second = (accounts.create_key("alice", plan=None, default_plan="starter") for _ in "ab")
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {first.text}"
+    listed = client.get("/me/keys").json["keys"]
+    assert {each["user"] for each in listed} == {"alice"}
+    assert second.public_id in {each["id"] for each in listed}
+    assert second.secret not in str(listed)
+
+    def lower(limit: str, amount: Any) -> tuple[int, str]:
+        answer = client.put(f"/me/limits/{limit}", json={"amount": amount})
+        return answer.status_code, answer.json.get("code", "")
+
+    assert lower("usd-day", "6 usd/day") == (403, "only_lower")
+    assert lower("usd-day", "2 usd/day") == (200, "")
+    assert lower("usd-day", "3 usd/day") == (403, "only_lower")
+    assert lower("key-usd-day", "1 usd/day") == (200, "")
+    assert lower("team-usd-day", "1 usd/day") == (422, "unknown_limit")
+    assert lower("usd-day", "1") == (422, "invalid_amount")
+    assert lower("usd-day", 5) == (422, "invalid_field")
+    assert client.put("/me/limits/usd-day", json={"amount": "1 usd/day", "x": 1}).status_code == 422
+    key, user = accounts.find(first.public_id) or pytest.fail("no key")
+    assert (user.limits, key.limits) == ({"usd-day": "2 usd/day"}, {"key-usd-day": "1 usd/day"})
+    bobs = key_of(accounts, "bob")
+    assert client.delete(f"/me/keys/{bobs}").status_code == 404
+    assert client.delete(f"/me/keys/{second.public_id}").status_code == 200
+    revoked = accounts.find(second.public_id)
+    assert revoked is not None
+    assert revoked[0].revoked_at is not None
+    by = {(each.action, each.by) for each in changes(app)}
+    assert by == {(each, f"alice (key {first.public_id})") for each in ("amount", "revoke-key")}
+    assert app.test_client().get("/me/keys").status_code == 401

@@ -1,0 +1,160 @@
+"""/admin behind a proxy that names its people in a header: whom it may name, and from where. The
+proxy is a process of connections, as oauth2-proxy is one: it replaces the header that a client
+sends."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+import pytest
+from flask import Flask
+
+from chatapp.accounts.store import Accounts
+from chatapp.services import services_of
+from tests.chatapp.blueprints.management.conftest import TOKEN
+from tests.chatapp.blueprints.management.test_actions import changes
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.served import serving
+
+HEADER = "X-Auth-Request-Email"
+RIGHTS = (
+    '{"Olga@example.com": "all", "lead@example.com": "all team:research", "*@example.com": "read"}'
+)
+
+
+@pytest.fixture
+def make(make_app: AppMaker, uri: str, accounts: Accounts) -> AppMaker:
+    def made(**config: object) -> Flask:
+        own = {
+            "CHATAPP_ADMIN_TOKEN": TOKEN,
+            "CHATAPP_ADMIN_SIGN_ON_HEADER": HEADER,
+            "CHATAPP_ADMIN_SIGN_ON_FROM": "127.0.0.1, 10.0.0.0/8",
+            "CHATAPP_ADMIN_SIGN_ON": RIGHTS,
+            "RATELIMIT_STORAGE_URI": uri,
+        }
+        app = make_app(**own, **config)
+        services_of(app).limiter.request_filter(lambda: True)
+        return app
+
+    return made
+
+
+@contextmanager
+def front(upstream: str, email: str) -> Iterator[int]:
+    """A proxy in front of that address, whose people are all signed in as ``email``."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            headers = {k: v for k, v in self.headers.items() if k.lower() != HEADER.lower()}
+            headers |= {HEADER: email, "X-Forwarded-For": "203.0.113.9"}
+            with closing(http.client.HTTPConnection(urlsplit(upstream).netloc)) as connection:
+                connection.request(self.command, self.path, self.rfile.read(length), headers)
+                answer = connection.getresponse()
+                body = answer.read()
+            self.send_response(answer.status)
+            for name, value in answer.getheaders():
+                if name.lower() not in {"connection", "date", "server", "transfer-encoding"}:
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - the name that the server calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def ask(port: int, path: str, form: str | None = None, **headers: str) -> tuple[int, str]:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        if form is None:
+            connection.request("GET", path, headers=sent)
+        else:
+            kind = {"Content-Type": "application/x-www-form-urlencoded"}
+            connection.request("POST", path, form, {**kind, **sent})
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+
+@pytest.mark.parametrize("hops", [0, 1])
+def test_a_trusted_proxy_names_the_operator(make: AppMaker, hops: int) -> None:
+    """Over real connections, with and without X-Forwarded-For trusted: who they are decides what
+    they see and change, and is in the log. What a client sends as the header has no effect."""
+    app = make(CHATAPP_TRUSTED_HOPS=hops)
+    with serving(app) as url:
+        with front(url, "olga@example.com") as port:
+            status, page = ask(port, "/admin/users", X_Auth_Request_Email="eve@example.com")
+            assert status == 200
+            found = re.search(r'name="form_token" value="(\w+)"', page)
+            assert found is not None
+            form = f"form_token={found[1]}&user=alice&plan=pro"
+            assert ask(port, "/admin/plan", form)[0] == 303
+            assert ask(port, "/admin/plan", "form_token=x&user=alice&plan=pro")[0] == 403
+        with front(url, "eve@example.com") as port:
+            status, page = ask(port, "/admin/users", X_Auth_Request_Email="olga@example.com")
+            assert (status, "form_token" in page.replace("/admin/logout", "")) == (200, True)
+            assert 'action="/admin/keys/create"' not in page
+            assert ask(port, "/admin/plan", form)[0] == 403
+        with front(url, "lead@example.com") as port:
+            assert ask(port, "/admin/team?name=research")[0] == 200
+            assert ask(port, "/admin/users")[0] == 403
+        with front(url, "someone@other.example") as port:
+            assert ask(port, "/admin/users")[0] == 401
+            assert ask(port, "/admin/api/v1/users")[0] == 401
+    [entry] = changes(app)
+    assert (entry.action, entry.by) == ("plan", "olga@example.com (single sign-on)")
+
+
+def test_a_header_from_elsewhere_names_no_one(make: AppMaker) -> None:
+    """By the peer of the connection, whatever X-Forwarded-For says; nor does one that is sent
+    twice, or an empty one."""
+    for hops in (0, 1):
+        client = make(CHATAPP_TRUSTED_HOPS=hops).test_client()
+        headers = {HEADER: "olga@example.com", "X-Forwarded-For": "10.1.2.3"}
+        for peer, status in (
+            *(("10.9.9.9", 200), ("127.0.0.1", 200), ("192.0.2.1", 401), ("::1", 401), ("", 401)),
+        ):
+            answer = client.get(
+                "/admin/users", headers=headers, environ_overrides={"REMOTE_ADDR": peer}
+            )
+            assert answer.status_code == status, (hops, peer)
+        for identity in ("", "eve@x.example,olga@example.com", "a" * 300):
+            answer = client.get("/admin/users", headers={HEADER: identity})
+            assert answer.status_code in {400, 401}, identity
+
+
+def test_a_part_of_single_sign_on_is_a_mistake(make_app: AppMaker) -> None:
+    """So is a wrong address or scope; each is named."""
+    whole = {
+        "CHATAPP_ADMIN_TOKEN": TOKEN,
+        "CHATAPP_ADMIN_SIGN_ON_HEADER": HEADER,
+        "CHATAPP_ADMIN_SIGN_ON_FROM": "10.0.0.1",
+        "CHATAPP_ADMIN_SIGN_ON": RIGHTS,
+    }
+    for name in whole:
+        with pytest.raises(ValueError, match="ADMIN_SIGN_ON"):
+            make_app(**{key: value for key, value in whole.items() if key != name})
+    for name, value in (
+        *(("FROM", "10.0.0.300"), ("FROM", "proxy"), ("HEADER", "X Email")),
+        *(("", '{"a": "root"}'), ("", "[]"), ("", '{"a": 1}')),
+    ):
+        key = f"CHATAPP_ADMIN_SIGN_ON_{name}".rstrip("_")
+        with pytest.raises(ValueError, match=f"{key}: found"):
+            make_app(**{**whole, key: value})
