@@ -12,7 +12,7 @@ from flask import Flask, request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_ext import ConfigurationError, Limiter
+from ratelimit_ext import ApplicationLimit, ConfigurationError, Limiter
 from ratelimit_ext.core.key import bucket_key, escaped, joined, separated
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.simulate.replay import Rule
@@ -131,6 +131,13 @@ def site(tmp_path: Path, policy: str, uri: str) -> tuple[Flask, Limiter]:
     limiter.remember_denials()
     limiter.init_app(app)
     return app, limiter
+
+
+def test_a_definition_of_flask_limiter_has_one_function(make: Maker) -> None:
+    """A list would be a mistake of each request."""
+    key: Any = ["ip", "user"]
+    with pytest.raises(ConfigurationError, match="key_function: found a list; allowed: a function"):
+        make(application_limits=[ApplicationLimit("5/minute", key_function=key)])
 
 
 def test_commands_print_and_take_them(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 from urllib.parse import urlencode
 
@@ -15,6 +17,8 @@ from chatapp.accounts import TEAM, USER
 from chatapp.blueprints.admin.access import CSV, bp, query, without_forbidden
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.operators import spreadsheet
+from chatapp.services import current_services
+from ratelimit_ext import OperatorError, separated
 from ratelimit_ext.operators import span_text, time_text
 
 T = TypeVar("T")
@@ -53,9 +57,21 @@ def formats() -> dict[str, object]:
         "download_address": _download,
         "span": span_text,
         "time": time_text,
+        "identities_of": lru_cache(_identities_of),
         "user_prefix": USER,
         "team_prefix": TEAM,
     }
+
+
+def _identities_of(identity: str | None, limit: str) -> list[str | None]:
+    """Return the identities that the limit counts together; mostly one."""
+    if identity is None or "," not in identity:
+        return [identity]
+    is_several = False
+    with suppress(OperatorError):  # there may be no limits
+        rows = current_services().limiter.operators.rows()
+        is_several = any(row.name == limit and len(row.kinds) > 1 for row in rows)
+    return [*separated(identity)] if is_several else [identity]
 
 
 def shown(template: str, tables: Mapping[str, Records], **context: object) -> ResponseReturnValue:

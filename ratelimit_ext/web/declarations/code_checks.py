@@ -74,6 +74,11 @@ def check_values(options: Mapping[str, Any], where: str) -> None:
             raise ConfigurationError(
                 f"{where}, {word}: found {shown(found)}; allowed: True or False."
             )
+    if isinstance(options.get("key_function"), list | tuple):
+        raise ConfigurationError(
+            f"{where}, key_function: found a list; allowed: a function. limiter.limit and policies "
+            "count several identities together."
+        )
     check_text(options.get("error_message"), f"{where}, error_message")
     if options.get("methods") is not None:
         _check_methods(options["methods"], f"{where}, methods")

@@ -945,3 +945,36 @@ def test_the_users_of_a_trusted_key_are_shown_under_it(
     assert f"key {made.public_id}" in admin.get("/admin/user?name=ann@example.com").text
     accounts.delete_user("webui")
     assert "First named by" not in admin.get("/admin/user?name=ann@example.com").text
+
+
+def test_several_identities_are_printed_and_taken(
+    make_app: AppMaker, uri: str, accounts: Accounts, tmp_path: Path
+) -> None:
+    """By the page of denials and that of limits, as by commands."""
+    limit = '[[groups.calls.limits]]\nname = "pair"\nlimit = "1/day"\nkey = ["user", "model"]\n\n'
+    policy = POLICY_FILE.read_text().replace("[plans.starter]", f"{limit}[plans.starter]", 1)
+    (tmp_path / "policy.toml").write_text(policy)
+    key = accounts.create_key("bob", plan=None, default_plan="starter")
+    app = make_app(
+        RATELIMIT_POLICY_FILE=str(tmp_path / "policy.toml"),
+        RATELIMIT_STORAGE_URI=uri,
+        CHATAPP_ADMIN_TOKEN=TOKEN,
+    )
+    client = app.test_client()
+    log_in(client)
+    body, headers = {"message": "hi", "model": "offline"}, {"Authorization": f"Bearer {key.text}"}
+    asked = [client.post("/chat", json=body, headers=headers) for _ in range(2)]
+    assert [each.status_code for each in asked] == [200, 429]
+    limiter = services_of(app).limiter
+    limiter._components.recorder.flush(all_of_them=True)
+    both = '<a href="/admin/user?name=bob">bob</a>,offline</th>'
+    for identity in ("bob", "bob,offline"):
+        page = client.get("/admin/denials", query_string={"identity": identity}).text
+        assert both in page
+    assert both in client.get("/admin/limits").text
+    with app.app_context():
+        operators = shared_operators()
+        operators.override("pair", "bob,offline", "9/day", as_written=True)
+        assert [each.identity for each in operators.overrides()] == ["user:bob,offline"]
+        assert operators.reset("bob,offline") == ["pair"]
+    assert both in client.get("/admin/changes").text
