@@ -91,7 +91,7 @@ class Oracle:
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(trace=TRACES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_guarantees(kind: str, trace: list[tuple[str, int, int]]) -> None:
     """1. Never above the amount. 2. Members above their share do not push the group beyond the
     line. 3. A member below its share is refused only when the whole budget is gone. 4. Below the
@@ -136,7 +136,7 @@ def expected_line(limit: Limit, begin: int, now_us: int) -> tuple[Fraction, int]
 
 @given(trace=TRACES, kind=st.sampled_from([*KINDS, *LONG]), held=st.booleans())
 @settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
