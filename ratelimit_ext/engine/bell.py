@@ -1,7 +1,7 @@
 """Wakes requests of this process that wait for a slot of calls in flight.
 
 A release publishes whose turn it is: the id of a hold (reservations.lua). One thread of a process
-reads that, while requests wait.
+for each server reads that, while requests wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ _logger = logging.getLogger("ratelimit_ext")
 class Bell:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[str, threading.Event]] = {}
-        self._thread: threading.Thread | None = None
+        #: By the id of their client.
+        self._threads: dict[int, threading.Thread] = {}
         self._changes = threading.Lock()
 
     @contextlib.contextmanager
@@ -33,11 +34,13 @@ class Bell:
         woken = threading.Event()
         with self._changes:
             self._waiting[hold_id] = key, woken
-            if client is not None and not (self._thread and self._thread.is_alive()):
-                self._thread = threading.Thread(
+            thread = self._threads.get(id(client))
+            if client is not None and not (thread and thread.is_alive()):
+                thread = self._threads[id(client)] = threading.Thread(
                     target=self._listen, args=(client,), name="ratelimit-turns", daemon=True
                 )
-                self._thread.start()
+                with contextlib.suppress(RuntimeError):  # no more threads: the next one tries
+                    thread.start()
         try:
             yield woken
         finally:
@@ -65,7 +68,7 @@ class Bell:
                         self.ring(int(message["data"]))
                     with self._changes:
                         if not self._waiting:
-                            self._thread = None
+                            del self._threads[id(client)]
                             return
         except Exception:  # the next request that waits begins another
             _logger.debug("The turns of waiting requests cannot be read", exc_info=True)

@@ -462,6 +462,15 @@ def test_calls_in_flight_wait_for_a_slot(make: Maker, uri: str) -> None:
     assert (slots.state("slots").used, slots.state("calls").used) == (0, 6)
 
 
+def test_more_holds_than_lie_in_a_string(make: Maker, uri: str) -> None:
+    """Each is settled once: a call that starts holds nothing a second time."""
+    slots = Slots(make, uri)
+    slots.fill(waiting=18)
+    slots.end()
+    assert [each.status_code for each in slots.answers.values()] == [200] * 20
+    assert (slots.state("slots").used, slots.state("slots").held) == (0, 0)
+
+
 def test_no_slot_until_the_deadline(make: Maker, uri: str) -> None:
     """Then the ordinary refusal, and the place in line is free."""
     slots = Slots(make, uri, wait="1 second")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from chatapp import POLICY_FILE
 from ratelimit_ext.web.request import line
+from tests.chatapp.blueprints.test_admin import TOKEN, log_in
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 
@@ -34,19 +36,24 @@ def test_fifteen_calls_and_no_refusal(
     make_app: AppMaker,
     provider: UpstreamServer,
     policy: str,
+    uri: str,
     monkeypatch: pytest.MonkeyPatch,
     stream: bool,
 ) -> None:
-    """Ten at once, then one every two seconds; a stream waits before its first byte."""
+    """Ten at once, then one every two seconds; a stream waits before its first byte. `/admin`
+    shows who waits for what."""
     slept: list[float] = []
     monkeypatch.setattr(line, "_sleep", lambda seconds: slept.append(seconds) or True)
-    client = make_app(RATELIMIT_POLICY_FILE=policy).test_client()
+    config = {"RATELIMIT_STORAGE_URI": uri, "CHATAPP_ADMIN_TOKEN": TOKEN}
+    client = make_app(RATELIMIT_POLICY_FILE=policy, **config).test_client()
     for number in range(15):
         with client.post("/v1/chat/completions", json={**BODY, "stream": stream}) as answer:
             assert (number, answer.status_code) == (number, 200)
             assert answer.get_data()
             assert ("RateLimit-Wait-Ms" in answer.headers) == (number >= 10)
     assert len(slept) == 5
+    log_in(client)
+    assert re.search(r"in \d+ s, [45] in line", client.get("/admin/limits").text)
 
 
 def test_more_calls_at_once_than_slots(
