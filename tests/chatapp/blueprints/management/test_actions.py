@@ -236,36 +236,36 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("words", "calls", "bodies"), SAME)
 def test_a_call_does_what_its_command_does(
-    app: Flask,
-    api: Api,
-    accounts: Accounts,
-    database_url: str,
-    uri: str,
-    words: str,
-    calls: str,
-    bodies: Any,
+    app: Flask, api: Api, accounts: Accounts, database_url: str, uri: str
 ) -> None:
     """Accounts, overrides, blocks and the log are the same afterwards; only who did it differs."""
     key, runner = key_of(accounts), app.test_cli_runner()
-    with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file:
-        before = sqlite3.connect(":memory:")
-        file.backup(before)
-        for each in words.replace("{key}", key).split("; "):
-            result = runner.invoke(args=[*shlex.split(each), "--by", "olga"])
-            assert result.exit_code == 0, result.output
-        by_command = state(app)
-        before.backup(file)
-    with redis.Redis.from_url(uri) as storage:
-        storage.flushall()
-    sent = bodies if isinstance(bodies, list) else [bodies]
-    for each, body in zip(calls.replace("{key}", key).split("; "), sent, strict=True):
-        answer = api(*each.split(" ", 1), body)
-        assert answer.status_code in {200, 201}, answer.text
     made = re.compile(r"\b[0-9a-f]{16}\b")
-    assert made.sub("ID", str(state(app))) == made.sub("ID", str(by_command))
-    assert {each.by for each in changes(app)} == {"admin token"}
+    with (
+        closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file,
+        closing(sqlite3.connect(":memory:")) as before,
+        redis.Redis.from_url(uri) as storage,
+    ):
+        file.backup(before)
+
+        def start_afresh() -> None:
+            before.backup(file)
+            storage.flushall()
+
+        for words, calls, bodies in SAME:
+            for each in words.replace("{key}", key).split("; "):
+                result = runner.invoke(args=[*shlex.split(each), "--by", "olga"])
+                assert result.exit_code == 0, result.output
+            by_command = state(app)
+            start_afresh()
+            sent = bodies if isinstance(bodies, list) else [bodies]
+            for each, body in zip(calls.replace("{key}", key).split("; "), sent, strict=True):
+                answer = api(*each.split(" ", 1), body)
+                assert answer.status_code in {200, 201}, answer.text
+            assert made.sub("ID", str(state(app))) == made.sub("ID", str(by_command)), words
+            assert {each.by for each in changes(app)} == {"admin token"}
+            start_afresh()
 
 
 # -- a desired state -----------------------------------------------------------------------------
@@ -390,91 +390,92 @@ def address(action: Action) -> str:
 # -- what is wrong -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda each: each.name)
 def test_a_field_that_is_unknown_or_of_another_type_is_named(
-    app: Flask, api: Api, accounts: Accounts, action: Action
+    app: Flask, api: Api, accounts: Accounts
 ) -> None:
-    """In the body and in the query, with what to do; nothing is changed."""
-    before, path = state(app), address(action).replace("/keys/x", f"/keys/{key_of(accounts)}")
-    body = None if action.body is None else {}
-    answers = [("colour", api(action.method, f"{path}?colour=red", body))]
-    if action.body is not None:
-        answers.append(("colour", api(action.method, path, {"colour": "red"})))
-        for name, field in action.body.model_fields.items():
-            shown = field.alias or name
-            answers.append((shown, api(action.method, path, {shown: {"a": [1]}})))
-        for odd in ([], "x", None):
-            answer = api(action.method, path, odd)
-            assert answer.status_code in {400, 422}, answer.text
+    """In the body and in the query of every action, with what to do; nothing is changed."""
+    before = state(app)
+    for action in ACTIONS:
+        path = address(action).replace("/keys/x", f"/keys/{key_of(accounts)}")
+        body = None if action.body is None else {}
+        answers = [("colour", api(action.method, f"{path}?colour=red", body))]
+        if action.body is not None:
+            answers.append(("colour", api(action.method, path, {"colour": "red"})))
+            for name, field in action.body.model_fields.items():
+                shown = field.alias or name
+                answers.append((shown, api(action.method, path, {shown: {"a": [1]}})))
+            for odd in ([], "x", None):
+                answer = api(action.method, path, odd)
+                assert answer.status_code in {400, 422}, answer.text
+                assert answer.mimetype == "application/problem+json"
+        for named, answer in answers:
             assert answer.mimetype == "application/problem+json"
-    for field, answer in answers:
-        assert answer.mimetype == "application/problem+json"
-        assert answer.json is not None
-        assert (answer.status_code, answer.json["field"].split(".")[0]) == (422, field), answer.text
-        assert answer.json.keys() >= {"type", "title", "status", "detail", "code"}
-        assert answer.json["title"] == "Unprocessable Entity"
+            found = answer.json
+            assert found is not None
+            assert (answer.status_code, found["field"].split(".")[0]) == (422, named), answer.text
+            assert found.keys() >= {"type", "title", "status", "detail", "code"}
+            assert found["title"] == "Unprocessable Entity"
     assert state(app) == before
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "body", "status", "code", "field"),
-    [
-        ("PUT", "/users/alice", {"plan": "gold"}, 422, "unknown_plan", "plan"),
-        ("PUT", "/users/alice", {"team": "no"}, 422, "unknown_team", "team"),
-        ("PUT", "/users/alice", {"limits": {"usd": "1"}}, 422, "unknown_limit", "limits"),
-        ("PUT", "/users/alice", {"limits": {"usd-day": "1"}}, 422, "invalid_amount", "limits"),
-        ("PUT", "/users/alice", {"limits": {"usd-day": 5}}, 422, "invalid_field", "limits.usd-day"),
-        ("PUT", "/users/ip:10.0.0.1", {}, 422, "invalid_name", None),
-        ("GET", "/users/eve", None, 404, "unknown_user", None),
-        ("DELETE", "/users/eve", None, 404, "unknown_user", None),
-        ("POST", "/users", {"csv": "user\na\na\n"}, 422, "invalid_csv", "csv"),
-        ("POST", "/keys", {}, 422, "invalid_field", "user"),
-        ("POST", "/keys", {"user": "alice", "plan": "pro"}, 409, "other_plan", None),
-        ("POST", "/keys", {"user": "alice", "team": "sales"}, 409, "other_team", None),
-        ("POST", "/keys", {"user": "x", "team": "no"}, 422, "unknown_team", "team"),
-        ("POST", "/keys", {"user": "x", "expires": "yesterday"}, 422, "past_time", "expires"),
-        ("POST", "/keys", {"user": "x", "models": ["a b"]}, 422, "invalid_models", "models.0"),
-        ("GET", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
-        ("PUT", "/keys/0123456789abcdef", {"files": True}, 404, "unknown_key", None),
-        ("DELETE", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
-        ("DELETE", "/keys?user=eve", None, 404, "unknown_user", None),
-        ("POST", "/keys/0123456789abcdef/rotate", {}, 404, "unknown_key", None),
-        ("GET", "/teams/no", None, 404, "unknown_team", None),
-        ("PUT", "/teams/x", {"limits": {"usd-day": "1 usd/day"}}, 422, "unknown_limit", "limits"),
-        ("PUT", "/amounts/user/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
-        ("PUT", "/amounts/user/usd-day/alice", {"amount": "1"}, 422, "invalid_amount", "amount"),
-        ("DELETE", "/amounts/user/usd-day/alice", None, 404, "no_amount", None),
-        ("PUT", "/overrides/no/alice", {"amount": "1 usd/day"}, 422, "unknown_limit", None),
-        ("PUT", "/overrides/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
-        ("DELETE", "/overrides/usd-day/alice", None, 404, "no_override", None),
-        ("PUT", "/blocks/user/eve", {}, 404, "unknown_user", None),
-        ("PUT", "/blocks/model/no", {}, 422, "unknown_model", None),
-        ("PUT", "/blocks/model/o3", {"abnormal": True}, 422, "invalid_field", "abnormal"),
-        ("PUT", "/blocks/user/alice", {"for": "long"}, 422, "invalid_span", "for"),
-        ("POST", "/reset", {"identity": "alice"}, 404, "nothing_counted", None),
-        ("POST", "/accounts/off", {}, 409, "has_keys", None),
-        ("POST", "/ledger/prune", {"keep_days": 1}, 422, "invalid_field", "keep_days"),
-        ("POST", "/ledger/prune", {}, 422, "invalid_field", "keep_days"),
-        ("POST", "/alerts/test", {}, 409, "no_webhook", None),
-        ("GET", "/spending?by=colour", None, 422, "unknown_subject", "by"),
-        ("GET", "/spending?month=2026-13", None, 422, "invalid_month", "month"),
-        ("GET", "/spending?month=last&since=1d", None, 422, "invalid_field", "month"),
-        ("GET", "/spending?user=eve", None, 404, "unknown_caller", None),
-        ("GET", "/users?limit=0", None, 422, "invalid_field", "limit"),
-        ("GET", "/limits?endpoint=no", None, 422, "unknown_endpoint", "endpoint"),
-        ("GET", "/used?name=no", None, 422, "unknown_limit", "name"),
-    ],
-)
-def test_what_is_wrong_changes_nothing(
-    app: Flask, api: Api, method: str, path: str, body: Any, status: int, code: str, field: str
-) -> None:
+#: Method, path, body; status, code, field.
+WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
+    ("PUT", "/users/alice", {"plan": "gold"}, 422, "unknown_plan", "plan"),
+    ("PUT", "/users/alice", {"team": "no"}, 422, "unknown_team", "team"),
+    ("PUT", "/users/alice", {"limits": {"usd": "1"}}, 422, "unknown_limit", "limits"),
+    ("PUT", "/users/alice", {"limits": {"usd-day": "1"}}, 422, "invalid_amount", "limits"),
+    ("PUT", "/users/alice", {"limits": {"usd-day": 5}}, 422, "invalid_field", "limits.usd-day"),
+    ("PUT", "/users/ip:10.0.0.1", {}, 422, "invalid_name", None),
+    ("GET", "/users/eve", None, 404, "unknown_user", None),
+    ("DELETE", "/users/eve", None, 404, "unknown_user", None),
+    ("POST", "/users", {"csv": "user\na\na\n"}, 422, "invalid_csv", "csv"),
+    ("POST", "/keys", {}, 422, "invalid_field", "user"),
+    ("POST", "/keys", {"user": "alice", "plan": "pro"}, 409, "other_plan", None),
+    ("POST", "/keys", {"user": "alice", "team": "sales"}, 409, "other_team", None),
+    ("POST", "/keys", {"user": "x", "team": "no"}, 422, "unknown_team", "team"),
+    ("POST", "/keys", {"user": "x", "expires": "yesterday"}, 422, "past_time", "expires"),
+    ("POST", "/keys", {"user": "x", "models": ["a b"]}, 422, "invalid_models", "models.0"),
+    ("GET", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
+    ("PUT", "/keys/0123456789abcdef", {"files": True}, 404, "unknown_key", None),
+    ("DELETE", "/keys/0123456789abcdef", None, 404, "unknown_key", None),
+    ("DELETE", "/keys?user=eve", None, 404, "unknown_user", None),
+    ("POST", "/keys/0123456789abcdef/rotate", {}, 404, "unknown_key", None),
+    ("GET", "/teams/no", None, 404, "unknown_team", None),
+    ("PUT", "/teams/x", {"limits": {"usd-day": "1 usd/day"}}, 422, "unknown_limit", "limits"),
+    ("PUT", "/amounts/user/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
+    ("PUT", "/amounts/user/usd-day/alice", {"amount": "1"}, 422, "invalid_amount", "amount"),
+    ("DELETE", "/amounts/user/usd-day/alice", None, 404, "no_amount", None),
+    ("PUT", "/overrides/no/alice", {"amount": "1 usd/day"}, 422, "unknown_limit", None),
+    ("PUT", "/overrides/usd-day/eve", {"amount": "1 usd/day"}, 404, "unknown_user", None),
+    ("DELETE", "/overrides/usd-day/alice", None, 404, "no_override", None),
+    ("PUT", "/blocks/user/eve", {}, 404, "unknown_user", None),
+    ("PUT", "/blocks/model/no", {}, 422, "unknown_model", None),
+    ("PUT", "/blocks/model/o3", {"abnormal": True}, 422, "invalid_field", "abnormal"),
+    ("PUT", "/blocks/user/alice", {"for": "long"}, 422, "invalid_span", "for"),
+    ("POST", "/reset", {"identity": "alice"}, 404, "nothing_counted", None),
+    ("POST", "/accounts/off", {}, 409, "has_keys", None),
+    ("POST", "/ledger/prune", {"keep_days": 1}, 422, "invalid_field", "keep_days"),
+    ("POST", "/ledger/prune", {}, 422, "invalid_field", "keep_days"),
+    ("POST", "/alerts/test", {}, 409, "no_webhook", None),
+    ("GET", "/spending?by=colour", None, 422, "unknown_subject", "by"),
+    ("GET", "/spending?month=2026-13", None, 422, "invalid_month", "month"),
+    ("GET", "/spending?month=last&since=1d", None, 422, "invalid_field", "month"),
+    ("GET", "/spending?user=eve", None, 404, "unknown_caller", None),
+    ("GET", "/users?limit=0", None, 422, "invalid_field", "limit"),
+    ("GET", "/limits?endpoint=no", None, 422, "unknown_endpoint", "endpoint"),
+    ("GET", "/used?name=no", None, 422, "unknown_limit", "name"),
+]
+
+
+def test_what_is_wrong_changes_nothing(app: Flask, api: Api) -> None:
     """The answer has the status, a word for programs, and the field if one is wrong."""
     before = state(app)
-    answer = api(method, path, body)
-    assert answer.json is not None
-    found = answer.status_code, answer.json["code"], answer.json.get("field")
-    assert found == (status, code, field), answer.text
-    assert answer.json["detail"][-1] in ".?"
+    for method, path, body, *expected in WRONG:
+        answer = api(method, path, body)
+        assert answer.json is not None
+        found = [answer.status_code, answer.json["code"], answer.json.get("field")]
+        assert found == expected, answer.text
+        assert answer.json["detail"][-1] in ".?"
     assert state(app) == before
 
 
