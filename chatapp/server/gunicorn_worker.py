@@ -55,7 +55,8 @@ LATE: Final = "The server is too busy for more calls than those in flight."
 RESERVE: Final = 4
 HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[ ?]")
 PAGE: Final = re.compile(
-    rb"(?:GET|HEAD) /(?:usage|v1/models|metrics)[/ ?]|(?:GET|HEAD|POST|PUT|DELETE) /admin[/ ?]"
+    rb"(?:GET|HEAD) /(?:usage|v1/models|metrics)[/ ?]"
+    rb"|(?:GET|HEAD|POST|PUT|DELETE) /(?:admin|me)[/ ?]"
 )
 
 # A valid head is smaller; one field of it may have 16 kB.

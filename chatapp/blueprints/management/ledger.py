@@ -78,6 +78,8 @@ def _calls_of(call: Call) -> dict[str, Any]:
     if query.since and query.until and query.until < query.since:
         raise FieldError("until", '"until" is before "since"; send a later day.')
     call.operator.check_team(query.team or call.operator.team)
+    if query.user is not None:
+        call.operator.check_user(callers.name_of(query.user))
     since, until = query.since, query.until and query.until + timedelta(days=1)
     since, until = query.month or query.week or (since, until)
     team = query.team or call.operator.team

@@ -158,6 +158,8 @@ def test_health_checks_are_recognized_by_their_request_line(path: str) -> None:
 def test_pages_are_recognized_by_their_request_line(path: str) -> None:
     """They have threads besides those for calls. A call has not."""
     assert PAGE.match(f"GET {path} HTTP/1.1\r\n".encode())
+    may_change = path.startswith("/admin")
+    assert bool(PAGE.match(f"PUT {path} HTTP/1.1\r\n".encode())) == may_change
     assert not PAGE.match(f"GET /chat{path} HTTP/1.1\r\n".encode())
     assert not PAGE.match(b"POST /v1/messages HTTP/1.1\r\n")
 

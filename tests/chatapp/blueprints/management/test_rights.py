@@ -112,7 +112,8 @@ def test_a_teams_administrator_sees_that_team_alone(app: Flask, api: Api, lead: 
     for path in (
         *("/users/bob", "/users/carol", "/users/eve", "/teams/sales", f"/keys/{bobs}"),
         *("/keys/0123456789abcdef", "/usage/bob", "/spending?team=sales"),
-        *("/ledger/days?team=sales", "/ledger/calls?team=sales"),
+        *("/ledger/days?team=sales", "/ledger/calls?team=sales", "/spending?user=bob"),
+        *("/ledger/days?user=eve", "/ledger/calls?user=carol"),
     ):
         answer = api("GET", path, key=lead)
         assert (answer.status_code, answer.json and answer.json["code"]) == (403, "forbidden"), path
