@@ -215,8 +215,8 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
     # A request in a provider's protocol is not translated.
     has_protocol = wanted.raw_request is None or fallback.protocol == model.protocol
     has_history = not wanted.is_tied or fallback.upstream == model.upstream
-    has_files = wanted.turn.file_kinds <= {*services.router.catalogue.file_kinds(fallback.slug)}
-    if not (has_protocol and has_history and has_files and _is_priced(current, fallback)):
+    takes_files = _takes_files(current, fallback)
+    if not (has_protocol and has_history and takes_files and _is_priced(current, fallback)):
         return False
     current.use_fallback(fallback)
     return True
@@ -262,8 +262,15 @@ def _fits(current: CurrentRequest, other: Model) -> bool:
         and (context is None or demand.estimate.input_tokens < context)
         and (demand.bound is None or catalogue.longest_answer(other, demand.bound) == demand.bound)
         and not (wanted.extras.thinks and not catalogue.may_hide_output(other, thinks=True))
+        and _takes_files(current, other)
         and _is_priced(current, other)
     )
+
+
+def _takes_files(current: CurrentRequest, other: Model) -> bool:
+    """Return whether the model takes the files of a conversation at POST /chat."""
+    kinds = current.services.catalogue.file_kinds(other.slug)
+    return current.wanted.turn.file_kinds.issubset(kinds)
 
 
 def _is_priced(current: CurrentRequest, fallback: Model) -> bool:

@@ -202,6 +202,22 @@ def test_a_request_that_it_could_not_answer_is_refused(start: Callable[..., Flas
     assert client.post("/v1/messages", json={**body, "max_tokens": 64_000}).status_code == 200
 
 
+def test_it_takes_the_files_of_the_conversation(
+    start: Callable[..., Flask], provider: UpstreamServer
+) -> None:
+    """One that takes no images is not asked about one."""
+    limits = BUDGET.replace(f'"{MINI}"', '"gpt-4o"').replace(f'"{NANO}"', '"gpt-3.5-turbo"')
+    client = start(limits).test_client()
+    body = {"message": "ping", "model": "gpt-4o"}
+    answers = (client.post("/chat", json=body) for _ in range(8))
+    cheaper = next(each for each in answers if "x-cheaper-model" in each.headers)
+    assert cheaper.headers["x-cheaper-model"] == "gpt-3.5-turbo"
+    image = {"data": "data:image/gif;base64,R0lGODlhAQABAAAAACw="}
+    provider.calls.clear()
+    assert client.post("/chat", json={**body, "files": [image]}).status_code == 429
+    assert provider.calls == []
+
+
 def test_an_overloaded_cheaper_model_is_the_first_refusal(
     start: Callable[..., Flask], provider: UpstreamServer
 ) -> None:
