@@ -15,7 +15,7 @@ from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.admin_keys import admin_keys
 from chatapp.cli.alerts import alerts
 from chatapp.cli.blocks import block, unblock
-from chatapp.cli.ledger import ledger, spend, usage
+from chatapp.cli.ledger import give_credit, ledger, spend, usage
 from chatapp.cli.maintenance import checked_policy, db, providers
 from chatapp.database.connection import Database
 from chatapp.database.migration import COMMAND
@@ -82,7 +82,7 @@ chat = ChatGroup(
     help="Manage users, teams, keys, plans, blocks and alerts; report usage; check files.",
 )
 for command in (
-    *(keys, users, teams, plans, usage, spend, block, unblock),
+    *(keys, users, teams, plans, usage, spend, give_credit, block, unblock),
     *(providers, ledger, alerts, db, admin_keys),
 ):
     chat.add_command(command)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import wraps
 from typing import Any, Final, NamedTuple, TypeVar, cast
 
@@ -18,9 +19,10 @@ from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
 from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, reports, restoration
+from chatapp.operators.credit import credit
 from chatapp.services import current_services
 from ratelimit_ext.operators import NOT_SHARED, printable
-from ratelimit_ext.terminal import echo_json, with_json
+from ratelimit_ext.terminal import by_operator, echo_json, with_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -96,6 +98,22 @@ def usage(user: str) -> None:
         click.echo(f"The limits are missing. {NOT_SHARED}", err=True)
 
 
+@click.command("credit")
+@click.argument("user", type=arguments.USER)
+@click.argument("usd", type=arguments.DOLLARS)
+@by_operator
+@with_json
+@with_appcontext
+def give_credit(user: str, usd: Decimal, *, reason: str, by: str, as_json: bool) -> None:
+    """Give USER back USD dollars, as if they had spent less: for a call that went wrong, say.
+
+    All their budgets in dollars count less in the present windows, at least nothing. The ledger,
+    reports and invoices have the credit.
+    """
+    done = credit(user, usd, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, user=callers.name_of(user), usd=float(usd))
+
+
 @click.command()
 @by_subject
 @of_period
@@ -140,8 +158,10 @@ def traffic(user: str | None, period: Period) -> None:
     The ledger has no denied calls.
     """
     identity = callers.known_identity(user)
-    for row in current_services().reports.calls(user=identity, **period._asdict()):
-        click.echo(json.dumps(reports.as_traffic(row), sort_keys=False))
+    for each in reports.traffic(
+        current_services().reports.calls(user=identity, **period._asdict())
+    ):
+        click.echo(json.dumps(each, sort_keys=False))
 
 
 @ledger.command()

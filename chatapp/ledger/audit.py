@@ -15,12 +15,13 @@ from chatapp.ledger.table import usage_of
 @dataclass(slots=True)
 class Findings:
     """The result of an audit. ``running`` are the users of running calls, and ``running_teams`` the
-    teams; ``unpriced`` counts calls from before the current prices; ``spent_micro_usd`` is by user
-    and month."""
+    teams; ``credited`` are users with a credit; ``unpriced`` counts calls from before the current
+    prices; ``spent_micro_usd`` is by user and month."""
 
     calls: int = 0
     running: list[str] = field(default_factory=list)
     running_teams: set[str] = field(default_factory=set)
+    credited: set[str] = field(default_factory=set)
     unpriced: int = 0
     problems: list[str] = field(default_factory=list)
     spent_micro_usd: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -42,9 +43,12 @@ def audit(
     """
     found = Findings()
     for row in rows:
-        found.calls += 1
         month = (row["user"], f"{row['started_at']:%Y-%m}")
         found.spent_micro_usd[month] = found.spent_micro_usd.get(month, 0) + row["cost_micro_usd"]
+        if row["status"] == "credited":
+            found.credited.add(row["user"])
+            continue
+        found.calls += 1
         if row["status"] == "unfinished":
             if now - row["started_at"] <= lease:
                 found.running.append(row["user"])

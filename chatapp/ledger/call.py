@@ -24,6 +24,7 @@ Status = (
         "unfinished",  # it is running, or its worker died
         "answered",  # the answer is complete
         "cut_off",  # the stream ended before the answer was complete
+        "credited",  # no call: an operator gave dollars back
     ]
     | ErrorKind  # why the provider did not answer
 )

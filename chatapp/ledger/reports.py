@@ -19,9 +19,9 @@ log = logging.getLogger(__name__)
 
 MICRO: Final = 1_000_000
 COST: Final = func.coalesce(func.sum(CALLS.c.cost_micro_usd), 0)
-#: Calls, tokens and costs of a report.
+#: Calls, tokens and costs of a report. A credit has a cost and is no call.
 SUMS: Final = (
-    func.count(),
+    func.count(func.nullif(CALLS.c.status, "credited")),
     func.coalesce(func.sum(CALLS.c.input_tokens), 0),
     func.coalesce(func.sum(CALLS.c.output_tokens), 0),
     func.sum(CALLS.c.cost_micro_usd),
@@ -31,6 +31,7 @@ BY_SUBJECT: Final[ColumnElement[Any]] = nulls_first(literal_column("subject"))
 #: Answered calls whose usage the provider has reported.
 BILLED: Final = (CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
 UNFINISHED: Final[Status] = "unfinished"
+CREDITED: Final[Status] = "credited"
 #: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
 NO_FAILURE: Final[frozenset[Status]] = frozenset(
     {UNFINISHED, "answered", "cut_off", "bad_request", "too_large", "unknown_model"}
@@ -216,6 +217,7 @@ class Reports:
         those with the most calls; the first ``top`` of them."""
         columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
         query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
+        query = query.where(CALLS.c.status != CREDITED)
         found: dict[tuple[str, str], dict[Status, int]] = {}
         for provider, slug, status, count in self._rows(query):
             found.setdefault((provider, slug), {})[status] = int(count)
@@ -268,8 +270,10 @@ class Reports:
         self, users: int, *, since: datetime, until: datetime
     ) -> Sequence[Mapping[Any, Any]]:
         """Of the latest users, as many of them, the latest call in that time that was answered and
-        cost something."""
+        cost something. Users with a credit are left out: their limits count less than that call."""
         query = _filtered(select(CALLS), since=since, until=until)
+        credited = select(CALLS.c.user).where(CALLS.c.status == CREDITED)
+        query = query.where(CALLS.c.user.not_in(_filtered(credited, since=since)))
         query = query.where(CALLS.c.status == "answered", CALLS.c.cost_micro_usd > 0)
         found: dict[str, Mapping[Any, Any]] = {}
         with self._database.reading() as connection:

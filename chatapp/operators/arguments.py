@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from chatapp.accounts.people import HEADERS
@@ -22,6 +23,7 @@ USER: Final = 256
 TEAM: Final = 64
 KEY_NAME: Final = 100
 OPERATOR: Final = 100
+MOST_DOLLARS: Final = 1_000_000
 HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
 #: Headers with secrets, which are no names.
 NO_PERSON: Final = frozenset({"authorization", "x-api-key", "cookie"})
@@ -141,6 +143,20 @@ def subject(text: str) -> str:
             "unknown_subject", f"{text!r} is unknown; choose one of {listed}, tag:NAME"
         )
     return text
+
+
+def dollars(text: str) -> Decimal:
+    """Return an amount of dollars above 0, to the micro-dollar."""
+    try:
+        found = Decimal(text)
+    except InvalidOperation:
+        found = Decimal("NaN")
+    if not (found.is_finite() and 0 < found <= MOST_DOLLARS and found == round(found, 6)):
+        raise OperatorError(
+            "invalid_amount",
+            f"{text!r} is not an amount of dollars above 0, with at most six decimals.",
+        )
+    return found
 
 
 def duration(text: str, *, least_s: int = 1) -> timedelta:

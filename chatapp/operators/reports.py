@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from chatapp.accounts import ADDRESS, EVERYONE, TEAM
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
-from chatapp.ledger.reports import MICRO
+from chatapp.ledger.reports import CREDITED, MICRO
 from chatapp.operators import callers
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits
@@ -74,7 +74,12 @@ def findings_as_json(found: Findings, compared: str) -> dict[str, object]:
     return {**counts, "spent": spent, "limits": compared, "problems": found.problems}
 
 
-def as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
+def traffic(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, object]]:
+    """Yield the calls of the simulation in these rows, without credits."""
+    return (_as_traffic(row) for row in rows if row["status"] != CREDITED)
+
+
+def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
     """Return a row as a call of the simulation, with the limits of chatapp/policy.toml that are
     exempt."""
     has_key, team = row["key_id"] is not None, row["team"]
@@ -101,15 +106,15 @@ def as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
 
 def _compare_limits(found: Findings) -> tuple[str, bool]:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
-    returns what was compared, and whether any differs. Running calls are held as estimates, so
-    their users are left out."""
+    returns what was compared, and whether any differs. Users with running calls, which are held as
+    estimates, are left out, and those with a credit, of which a short window may have had less."""
     services = current_services()
     if not services.limiter.operators.is_shared:
         return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage", False
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
     identities = {user for user, month in found.spent_micro_usd if month in months}
-    identities -= set(found.running)
+    identities -= {*found.running, *found.credited}
     plans = callers.plans_by_name()
     differences = []
     for identity in sorted(identities):

@@ -16,7 +16,7 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts import EVERYONE
-from chatapp.ledger.reports import UNFINISHED, month_start
+from chatapp.ledger.reports import CREDITED, UNFINISHED, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
@@ -58,7 +58,7 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
     operators = callers.shared_operators()
     spent = _spent(user)
     found, seen = [], set()
-    for identity, shown in _limits(spent):
+    for identity, shown in limits_of(spent):
         name, uses = shown.verdict.charge.key, spent.get(identity)
         if name in seen or not uses:
             continue
@@ -67,7 +67,7 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
         counted = [
             (at, micro if limit.unit == "usd" else tokens)
             for at, micro, tokens, slug in uses
-            if _covers(shown, slug)
+            if covers_call(shown, slug)
         ]
         usage = operators.restore(shown, counted, apply=apply)
         if usage.missing:
@@ -85,7 +85,7 @@ def _spent(user: str | None) -> dict[str, list[Spent]]:
         used = _used(row, is_running=now - row["started_at"] <= services.lease)
         team = row["team"] and team_identity(row["team"])
         # With one user's calls alone, those of a team or of all are incomplete.
-        others = (team, EVERYONE) if user is None else ()
+        others = (team, EVERYONE) if user is None and row["status"] != CREDITED else ()
         for identity in {row["user"], row["key_id"], *others} - {None}:
             found.setdefault(identity, []).append((row["started_at"], *used, row["slug"]))
     return found
@@ -102,7 +102,7 @@ def _used(row: Mapping[Any, Any], *, is_running: bool) -> tuple[int, int]:
     return row["cost_micro_usd"], tokens
 
 
-def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
+def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
     """Yield the limits in dollars and tokens of these users, keys and teams."""
     services = current_services()
     plans = callers.plans_by_name()
@@ -123,7 +123,8 @@ def _limits(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
                     yield counted, each
 
 
-def _covers(shown: RequestLimit, slug: str) -> bool:
+def covers_call(shown: RequestLimit, slug: str) -> bool:
+    """Return whether the limit counts calls of that model."""
     models = shown.keywords.get(MODELS)
     return models is None or covers(current_services().catalogue, models, {"model": slug})
 
@@ -163,9 +164,9 @@ def warn_if_lost() -> bool:
     for row in services.reports.latest_charged(LOOKED_AT, since=month_start(), until=settled):
         uses = [(row["started_at"], row["cost_micro_usd"])]
         lacking = []
-        for identity, shown in _limits([row["user"]]):
+        for identity, shown in limits_of([row["user"]]):
             limit = shown.verdict.charge.limit
-            if limit.unit != "usd" or limit.anchor is None or not _covers(shown, row["slug"]):
+            if limit.unit != "usd" or limit.anchor is None or not covers_call(shown, row["slug"]):
                 continue
             usage = operators.restore(shown, uses, apply=False)
             if usage.recorded and not usage.missing:

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import flask
 from limits.storage import MemoryStorage
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import OperatorError
@@ -245,6 +246,12 @@ class Operators:
         exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
         engine = self._enabled()[0].engines.primary
         return restore(engine, shown.verdict.charge, exact, apply=apply)
+
+    def give_back(self, given: Iterable[tuple[RequestLimit, int]]) -> None:
+        """Have limits of :meth:`LimitedRequest.peek` count so many units less in their present
+        windows, at least 0, all in one step."""
+        changes = [Change.adjust(shown.verdict, -units) for shown, units in given if units]
+        self._enabled()[0].engines.primary.settle(changes)
 
     # -- what was decided ------------------------------------------------------------------------
 

@@ -33,8 +33,8 @@ class RestoredUsage(NamedTuple):
 
 def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool) -> RestoredUsage:
     """Charge what the bucket should count after these uses and does not; with ``apply`` False, only
-    say how much that is. A bucket that counts more is left alone, and a second time changes
-    nothing. Raises ``StorageUnavailable``."""
+    say how much that is. A use below 0 was given back. A bucket that counts more is left alone, and
+    a second time changes nothing. Raises ``StorageUnavailable``."""
     decision = engine.admit([charge._replace(cost=0)], take=False)
     (verdict,) = decision.verdicts
     limit, now_us = charge.limit, decision.now_us
@@ -56,8 +56,12 @@ def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, li
     """Return what is counted now after these uses, and those since the bucket last began anew."""
     limit, strategy = charge.limit, cast(Strategy, charge.limit.traits)
     state, charges = None, list[Use]()
-    for at_us, units in sorted((min(at_us, now_us), units) for at_us, units in uses if units > 0):
+    for at_us, units in sorted((min(at_us, now_us), units) for at_us, units in uses if units):
         parameters = strategy.parameters(limit, at_us)
+        if units < 0:
+            state = strategy.credited(state, at_us, parameters, -units) or state
+            charges = _less(charges, -units)
+            continue
         state = strategy.adjust(state, at_us, parameters, 0, units)
         if state == strategy.adjust(None, at_us, parameters, 0, units):
             charges = []
@@ -65,6 +69,17 @@ def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, li
     if state is None:
         return 0, []
     return strategy.usage(state, now_us, strategy.parameters(limit, now_us)), charges
+
+
+def _less(charges: list[Use], units: int) -> list[Use]:
+    """Return the charges without so many units of the oldest."""
+    left = list[Use]()
+    for at_us, charged in charges:
+        taken = min(units, charged)
+        units -= taken
+        if charged > taken:
+            left.append((at_us, charged - taken))
+    return left
 
 
 def _joined(charges: list[Use], now_us: int) -> list[Use]:

@@ -17,6 +17,7 @@ from chatapp.catalogue import providers_file
 from chatapp.ledger.reports import MICRO, month_start
 from chatapp.ledger.retention import LEAST_DAYS, prune
 from chatapp.operators import arguments, callers, reports, restoration
+from chatapp.operators.credit import credit
 from chatapp.server.valid_files import PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
@@ -62,6 +63,11 @@ class OfUser(Listed):
 
 class Pruning(Change):
     keep_days: int | None = Field(None, ge=LEAST_DAYS, le=36_500)
+
+
+class Credit(Change):
+    user: str
+    usd: Annotated[str, AfterValidator(arguments.dollars)]
 
 
 class Restoring(Change):
@@ -142,9 +148,7 @@ def list_calls(call: Call) -> Iterable[dict[str, Any]]:
 @action("GET /ledger/traffic", "read", "chat ledger traffic", query=Period, order="time")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """The calls as traffic for simulations."""
-    return [
-        reports.as_traffic(each) for each in current_services().reports.calls(**_calls_of(call))
-    ]
+    return list(reports.traffic(current_services().reports.calls(**_calls_of(call))))
 
 
 @action("GET /ledger/estimates", "read", "chat ledger estimates", query=Since, order="slug")
@@ -203,6 +207,12 @@ def restore_limits(call: Call) -> dict[str, Any]:
     if body.apply:
         callers.note("restore-limits", identity or EVERYONE, **call.why)
     return {"limits": [asdict(each) for each in found], "applied": body.apply}
+
+
+@action("POST /ledger/credit", "limits", "chat credit", body=Credit)
+def give_credit(call: Call) -> dict[str, Any]:
+    """Give a user dollars back, at most what was spent in the present windows of their budgets."""
+    return {"done": credit(call.body.user, call.body.usd, **call.why)}
 
 
 @action("GET /alerts", "read", "chat alerts list", query=Since, order="at id")

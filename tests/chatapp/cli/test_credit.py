@@ -1,0 +1,111 @@
+"""`chat credit`: dollars that a user gets back, in limits, ledger, reports and the log."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Flask
+
+from chatapp.accounts.store import Accounts
+from chatapp.ledger import table
+from chatapp.operators import restoration
+from chatapp.services import services_of
+from tests.chatapp.application.limits.test_teams import new_key
+from tests.chatapp.cli.test_commands import run
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.web.test_authentication import BODIES, OPENAI
+
+
+@pytest.fixture
+def worker(make_app: AppMaker, uri: str, provider: object, accounts: Accounts) -> Flask:
+    """alice has spent 210 micro-dollars on three calls."""
+    app = make_app(RATELIMIT_STORAGE_URI=uri)
+    key = new_key(app, "alice")
+    body = {**BODIES[OPENAI], "model": "gpt-4o"}
+    for _ in range(3):
+        answer = app.test_client().post(OPENAI, json=body, headers={"x-api-key": key})
+        assert answer.status_code == 200
+    assert services_of(app).ledger.flush()
+    return app
+
+
+def left(app: Flask) -> dict[str, float]:
+    """Of her budgets, in micro-dollars that are used."""
+    limits = json.loads(run(app, "usage", "alice").stdout)["limits"]
+    money = [each for each in limits if each["unit"] == "usd"]
+    return {each["name"]: round((each["limit"] - each["remaining"]) * 1e6) for each in money}
+
+
+def test_a_credit_is_in_limits_ledger_report_and_log(worker: Flask, console: Flask) -> None:
+    """And a storage that loses its data gets the same back from the ledger."""
+    before = left(console)
+    assert set(before) == {"usd-hour", "usd-day", "usd-month"}
+    (spent,) = set(before.values())
+    done = run(console, "credit", "alice", "0.0001", "--reason", "bad answer", "--by", "olga")
+    assert done.stdout.startswith(
+        "alice has a credit of 0.0001 usd in usd-hour, usd-day, usd-month."
+    )
+    assert set(left(console).values()) == {spent - 100}
+    (row,) = json.loads(run(console, "spend", "--json").stdout)
+    assert (row["calls"], row["cost_micro_usd"]) == (3, spent - 100)
+    models = json.loads(run(console, "spend", "--by", "model", "--json").stdout)
+    assert {each["model"]: each["cost_micro_usd"] for each in models}["credit"] == -100
+    log = console.test_cli_runner().invoke(args=["ratelimit", "log", "--json"])
+    entry = json.loads(log.stdout)[0]
+    assert (entry["action"], entry["identity"], entry["by"]) == ("credit", "user:alice", "olga")
+    assert (entry["amount"], entry["reason"]) == ("0.0001 usd", "bad answer")
+    assert run(console, "ledger", "check").exit_code == 0
+    with console.app_context():
+        assert restoration.restore("user:alice", apply=False) == []
+        services_of(console).limiter.operators.reset("user:alice")
+        restoration.restore("user:alice", apply=True)
+    assert set(left(console).values()) == {spent - 100}
+
+
+def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> None:
+    """Calls in flight keep what they hold, and a second credit finds nothing."""
+    body = {**BODIES[OPENAI], "model": "gpt-4o", "stream": True}
+    key = new_key(worker, "alice")
+    running = worker.test_client().post(OPENAI, json=body, headers={"x-api-key": key})
+    held = set(left(console).values())
+    done = run(console, "credit", "alice", "5")
+    assert "credit of 0.00021 usd in usd-hour, usd-day, usd-month, which is all" in done.stdout
+    assert set(left(console).values()) == {each - 210 for each in held}
+    again = run(console, "credit", "alice", "5", status=1)
+    assert "No budget counts anything now" in again.stderr
+    running.close()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("alice", "0"), "'0' is not an amount of dollars above 0"),
+        (("--", "alice", "-5"), "'-5' is not an amount of dollars above 0"),
+        (("alice", "nan"), "'nan' is not an amount of dollars above 0"),
+        (("bob", "5"), "There is no user 'bob'"),
+        (("zoe", "5"), "No budget counts anything now of zoe."),
+    ],
+)
+def test_mistakes_are_sentences(
+    console: Flask, accounts: Accounts, words: tuple[str, ...], says: str
+) -> None:
+    """Nothing is written."""
+    accounts.create_key("zoe", plan=None, default_plan="starter")
+    result = console.test_cli_runner().invoke(args=["chat", "credit", *words])
+    assert result.exit_code != 0
+    assert says in result.stderr
+    assert not list(services_of(console).reports.calls())
+
+
+def test_a_credit_is_no_sign_of_a_loss(console: Flask, worker: Flask) -> None:
+    """A limit that counts less than a call because of it lost nothing."""
+    services = services_of(worker)
+    long_ago = datetime.now(UTC) - services.lease - timedelta(minutes=1)
+    call = finished(begun(user="user:alice", started_at=long_ago), cost_micro_usd=150)
+    table.write(services.database, [call])
+    run(console, "credit", "alice", "5")
+    with worker.app_context():
+        assert not restoration.warn_if_lost()
