@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,27 @@ def test_the_bill_is_the_providers(start: Callable[..., Flask], provider: Upstre
     assert sum(row["cost_micro_usd"] for row in rows) == sum(billed.values())
     assert {(row["model"], row["slug"]) for row in rows} == {(OPUS, OPUS), (OPUS, HAIKU)}
     assert counted["plan"] == len(provider.calls) * 1e6
+
+
+def test_calls_at_once_are_billed_once(
+    start: Callable[..., Flask], provider: UpstreamServer
+) -> None:
+    """Three at a time, while the budget is used up between them: what the limits have counted is
+    what the provider has to be paid, and the expensive model never exceeds its budget by more than
+    one call."""
+    app = start()
+
+    def call(number: int) -> int:
+        stream = number % 2 == 0
+        return int(ask(app.test_client(), "messages", stream=stream).status_code)
+
+    with ThreadPoolExecutor(3) as pool:
+        assert set(pool.map(call, range(10))) == {200}
+    billed = bill(provider)
+    assert len(provider.calls) == 10
+    counted = {name: round(dollars * 1e6) for name, dollars in used(app, None).items()}
+    assert (counted["week"], counted["usd-month"]) == (billed[OPUS], sum(billed.values()))
+    assert billed[OPUS] <= 300 + 208
 
 
 def test_a_caller_may_rather_be_refused(
