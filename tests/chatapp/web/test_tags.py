@@ -13,7 +13,7 @@ from chatapp.services import services_of
 from chatapp.web.tags import (
     HEADER,
     NAME_MAX_CHARACTERS,
-    SESSION_HEADER,
+    SESSION_HEADERS,
     TAGS_MOST,
     VALUE_MAX_CHARACTERS,
     tags_of,
@@ -61,7 +61,7 @@ def test_claude_codes_tags_are_in_the_ledger(served: str, ledger: RecordingLedge
             max_tokens=9,
             messages=ASKED,
             metadata={"user_id": user},
-            extra_headers={SESSION_HEADER: "c" * 36},
+            extra_headers={SESSION_HEADERS[0]: "c" * 36},
         )
     (call,) = ledger.finished(1)
     assert call.tags == {"session": "c" * 36, "user_id": user}
