@@ -163,7 +163,7 @@ def test_an_unknown_identity_stops_the_start(make: Maker) -> None:
     message = str(raised.value)
     assert "RATELIMIT_BLUEPRINTS" in message
     assert "'tenant'" in message
-    assert "'api_key', 'global', 'ip', 'model', 'user'" in message
+    assert "'api_key', 'global', 'ip', 'mcp_tool', 'model', 'user'" in message
     assert '@limiter.identity("tenant")' in message
 
 
