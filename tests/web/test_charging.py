@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -26,7 +26,6 @@ class Shop:
         view = self.limiter.limit("2 in flight", name="slots")(view)
         self.app.add_url_rule("/", "view", view)
         self.client = self.app.test_client()
-        self.app.app_context().push()
 
     def _view(self) -> str:
         self.limiter.settle(usd="0.40")
@@ -41,8 +40,10 @@ class Shop:
 
 
 @pytest.fixture
-def shop(make: Maker, uri: str) -> Shop:
-    return Shop(make, uri)
+def shop(make: Maker, uri: str) -> Iterator[Shop]:
+    shop = Shop(make, uri)
+    with shop.app.app_context():
+        yield shop
 
 
 def test_a_task_and_requests_spend_one_budget(shop: Shop) -> None:
