@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter, MetaLimit, WaitEvent
 from ratelimit_ext.core.errors import StorageUnavailable
@@ -108,6 +108,43 @@ def test_other_limits_are_charged_when_it_starts(
             each.verdict.charge.limit.name: each.remaining for each in limiter.current.peek("view")
         }
     assert (float(after["money"]), after["slots"], after["calls"]) == (19.0, 3, 98)
+
+
+def test_what_a_request_that_has_waited_gets_back(
+    make: Maker, uri: str, slept: list[float]
+) -> None:
+    """All of it, as any other: if deduct_when returns false, and if a later limit denies it."""
+    app, limiter = make(storage_uri=uri)
+    more = {"burst": 1, "reserve": True, "deduct_when": lambda _: "free" not in request.args}
+    paced(app, limiter, **more)
+    denied = limiter.limit("0/hour")
+
+    def refused() -> str:
+        if "late" in request.args:
+            with denied:
+                return "never"
+        return "ok"
+
+    words: dict[str, Any] = {"burst": 1, "strategy": "token-bucket", "wait": "10 seconds"}
+    app.add_url_rule("/refused", "refused", limiter.limit("30/minute", **words)(refused))
+    limiter.estimator("tokens")(lambda: 10)
+
+    def tried() -> str:
+        assert limiter.current.admit_again() is None
+        return "ok"
+
+    words |= {"burst": 10, "unit": "tokens", "name": "tokens"}
+    app.add_url_rule("/tried", "tried", limiter.limit("300/minute", **words)(tried))
+    assert statuses(app, "/") == [200]
+    assert statuses(app, "/?free=1", 3) == [200] * 3
+    assert slept == pytest.approx([2, 2, 2], abs=1)
+    slept.clear()
+    assert statuses(app, "/refused") == [200]
+    assert statuses(app, "/refused?late=1", 3) == [429] * 3
+    assert slept == pytest.approx([2, 2, 2], abs=1)
+    slept.clear()
+    assert statuses(app, "/tried", 3) == [200] * 3
+    assert slept == pytest.approx([2, 4], abs=1)
 
 
 def test_a_limit_that_is_used_up_meanwhile(

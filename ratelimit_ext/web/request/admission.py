@@ -14,7 +14,7 @@ import flask
 from flask_limiter import Limit
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
+from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
@@ -337,14 +337,13 @@ class Admission:
     ) -> tuple[Decision, Records]:
         """Return what is decided when it is the turn of a denied request."""
         hold = self.hold_for([bound for bound, _, _ in charges])
-        own: Sequence[Charge] = [charge for _, _, charge in charges]
         try:
-            decision, own = self.line.turn(state, engine, own, denied, hold)
+            own = [charge for _, _, charge in charges]
+            decision = self.line.turn(state, engine, own, denied, hold)
         except StorageUnavailable as error:
             self._release(error, engine, charges, hold)
             raise
-        again = [(bound, name, each) for (bound, name, _), each in zip(charges, own, strict=True)]
-        return decision, Records(again, decision, engine, hold)
+        return decision, Records(charges, decision, engine, hold)
 
     def _route_limits(
         self,

@@ -61,9 +61,9 @@ class Line:
         charges: Sequence[Charge],
         denied: Decision,
         hold: Hold,
-    ) -> tuple[Decision, Sequence[Charge]]:
-        """Return what is decided when it is the turn of a denied request, and the charges of that;
-        the denial as it is now if the request cannot wait."""
+    ) -> Decision:
+        """Return what is decided when it is the turn of a denied request; the denial as it is now
+        if the request cannot wait."""
         asked = {verdict.charge.key: verdict.charge for verdict in denied.denials}
         waited_us = getattr(state, "waited_us", 0)  # by an earlier decision of the request
         outcome: WaitOutcome = "refused"
@@ -75,7 +75,7 @@ class Line:
             and self.places.acquire(blocking=False)
         ):
             self._emit(asked, outcome, 0.0)
-            return denied, charges
+            return denied
         try:
             ahead = [each._replace(limit=each.limit.in_line()) for each in asked.values()]
             if hold.id:
@@ -86,7 +86,7 @@ class Line:
             if not (placed and all(_may_wait(verdict, waited_us) for verdict in placed)):
                 # Others were faster: the wait is longer now.
                 longer = {key: verdict for key, verdict in own.items() if not verdict.allowed}
-                return denied.with_verdicts(longer), charges
+                return denied.with_verdicts(longer)
             wait_us = max(verdict.retry_after_us or 0 for verdict in placed)
             self._give_back(engine, _counted(denied), NO_HOLD)
             outcome = "left"
@@ -97,19 +97,19 @@ class Line:
                 state.waited_us = waited_us + max(wait_us, passed_us)
                 flask.after_this_request(lambda response: _with_wait(response, state.waited_us))
                 # What was taken ahead is only looked at: nothing of it is taken, nor held again.
-                charges = [
+                rest = [
                     each._replace(cost=0, meta=True, on_denial=(place,))
                     if each.key in asked
                     else each
                     for place, each in enumerate(charges)
                 ]
-                decision = engine.admit(charges, hold=hold)
+                decision = engine.admit(rest, hold=hold)
             if decision.admitted:
                 outcome, now = "started", [v for v in decision.verdicts if v.charge.key in asked]
                 decision = decision.with_verdicts(
                     {v.charge.key: v._replace(charge=asked[v.charge.key]) for v in now}
                 )
-            return decision, charges
+            return decision
         finally:
             self.places.release()
             if outcome != "started":
