@@ -55,6 +55,8 @@ for i = 1, #KEYS do
       denied = denied or role == 'e' or role == 'm'
       banned = banned or role == 'm'
       reply[place - 1] = 0
+      -- A shadow of a member's share: its group's charge, right before it, is not made either.
+      if role == 's' and (strategy.of or strategy) == strategies.fm then reply[place - 5] = 0 end
     else
       reply[place - 1] = 1
     end

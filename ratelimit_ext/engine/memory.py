@@ -161,7 +161,8 @@ class MemoryEngine:
     ) -> list[_Checked]:
         """Ask the strategies, before anything is taken."""
         befores, costs = buckets.get(list(map(key_of, charges)), now), sent_costs(charges)
-        minute, checked = now // PREPARED_US, []
+        minute = now // PREPARED_US
+        checked: list[_Checked] = []
         for charge, before, cost in zip(charges, befores, costs, strict=True):
             limit = charge.limit
             known = self._prepared.get((id(limit), minute)) or self._prepare(limit, now)
@@ -172,6 +173,8 @@ class MemoryEngine:
                 answer = strategy.check(before, now, cost, parameters)
             fits, snapshot, state = answer
             fits = fits or (charge.cost == 0 and charge.at_once is None)
+            if not fits and limit.is_share and limit.is_shadow:  # its group's charge is not made
+                checked[-1] = checked[-1]._replace(fits=False)
             checked.append(
                 _Checked(charge, strategy, parameters, cost, before, fits, snapshot, state)
             )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from flask import Flask, request
 
-from ratelimit_ext import ConfigurationError, Limiter
+from ratelimit_ext import ConfigurationError, Guess, Limiter
 from ratelimit_ext.metrics import prometheus
 from ratelimit_ext.operators import explained
 from tests import servers
@@ -78,6 +78,44 @@ def test_in_shadow_all_are_admitted(make: Maker) -> None:
     figures = exporter.scrape()[0].decode()
     counted = 'ratelimit_decisions_total{limit="team-share",outcome="shadow",'
     assert counted in figures
+
+
+def test_a_shadow_counts_what_it_would_have_admitted(make: Maker, uri: str) -> None:
+    """What a share would deny takes nothing of the group's budget, and makes no member of it."""
+    app, limiter = make(storage_uri=uri)
+    limited(app, limiter, mode="shadow", cost=lambda: int(request.headers.get("X-Cost", "1")))
+    for name in ("loop", "ada", "loop", "bob"):
+        assert admitted(app, name) == 8
+    assert statuses(app, "/", 3, headers={"X-User": "eve", "X-Cost": "6"}) == [200] * 3
+    with app.app_context():
+        assert [state.used for state in limiter.operators.states("acme")] == [15]
+        states = limiter.operators.shares("acme", "loop", "eve")
+    shares = [state.verdict.share for state in states]
+    assert [share and (share.used, share.members) for share in shares] == [(5, 20), (0, 20)]
+
+
+def test_another_attempt_is_decided_by_its_own_group(make: Maker, uri: str) -> None:
+    """Its rough estimate takes more of the share and less of the budget than the first one's, and
+    another group's request came in between."""
+    app, limiter = make(storage_uri=uri)
+    guesses = [Guess(500, least=1), Guess(10, least=1), Guess(400, least=300)]
+    limiter.estimator("tokens")(lambda: guesses.pop(0))
+    waits: list[float | None] = []
+
+    def view() -> str:
+        if team_of_header() == "acme":
+            assert statuses(app, "/", headers={"X-Team": "other", "X-User": "bob"}) == [200]
+            waits.append(limiter.current.admit_again())
+        return "ok"
+
+    def team_of_header() -> str:
+        return request.headers.get("X-Team", "acme")
+
+    words: dict[str, Any] = {"name": "team", "key_func": team_of_header, "fair": user}
+    app.add_url_rule("/", "view", limiter.limit("1000/day", unit="tokens", **words)(view))
+    assert statuses(app, "/", headers={"X-User": "ada"}) == [200]
+    assert len(waits) == 1
+    assert waits[0]
 
 
 def test_metrics_have_the_index_of_fairness(make: Maker) -> None:
