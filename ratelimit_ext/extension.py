@@ -702,13 +702,18 @@ class Limiter(flask_limiter.Limiter):
         request, and ``ConfigurationError`` for an unknown name or a missing estimate.
         """
         names = (name,) if isinstance(name, str) else tuple(name)
+        given: object = identity
+        who = "" if given is None or isinstance(given, list | tuple) else str(given)
+        if not who:  # a request without an identity is not counted
+            raise ConfigurationError(
+                f"charge, identity: found {identity!r}; allowed: a text that is not empty, as the "
+                "limit's key function returns it; of several together, one text with commas."
+            )
         costs = costs_by_unit(tokens, input_tokens, output_tokens, usd)
         hooks = self._hooks
         if not hooks.is_enabled:
             return nullcontext(hooks.components.reserve([]))
-        return charged(
-            hooks.components, application(), names, str(identity), costs=costs, priority=priority
-        )
+        return charged(hooks.components, application(), names, who, costs=costs, priority=priority)
 
     # -- operators, and the storage ------------------------------------------------------------
 

@@ -30,7 +30,9 @@ def charged(
     priority: str,
 ) -> Iterator[Reservation]:
     """Charge the limits of these names together, or none of them, and settle them at the end."""
-    limits = [_limit(components, app, name, identity) for name in names]
+    if not names:
+        raise ConfigurationError("charge: found no name of a limit; give at least one.")
+    limits = [_limit(components, app, name, identity) for name in dict.fromkeys(names)]
     counted = {bound.limit.unit for bound in limits}
     if costs and counted.isdisjoint(costs):
         raise ConfigurationError(
@@ -61,16 +63,17 @@ def charged(
 
 def _limit(components: Components, app: flask.Flask, name: str, identity: str) -> BoundLimit:
     """Return the limit of that name as it applies to the identity."""
-    inventory, callers = components.inventory, components.callbacks.callers
+    inventory, callbacks = components.inventory, components.callbacks
+    callers = callbacks.callers
     rows = inventory.named(app, name)
     if not rows:
         known = dict.fromkeys(row.limit.name for row in inventory.all_rows(app) if row.limit.name)
         raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(known))}")
-    row = _of_plan(rows, callers.plan(identity) if len(rows) > 1 else None)
-    amount = callers.amounts(identity).get(name)
-    if amount is not None:
-        row = row.with_amount(amount)
-    return components.resolver.bound(row.runtime, row.scope, row.prefix)
+    owner = callbacks.owner(rows[0].kinds, identity)
+    row = _of_plan(rows, callers.plan(owner) if len(rows) > 1 else None)
+    bound = components.resolver.bound(row.runtime, row.scope, row.prefix)
+    amount = callers.amounts(owner).get(name)
+    return bound if amount is None else components.resolver.with_own_amount(bound, amount, app)
 
 
 def _of_plan(rows: Sequence[Row], plan: str | None) -> Row:

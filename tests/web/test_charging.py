@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 
 from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.web.declarations.callbacks import AnyCallers
+from ratelimit_ext.web.identities import user
 from tests.web.conftest import Clock, Maker
 
 BUDGET: dict[str, Any] = {"name": "usd-day", "cost": lambda: "0.40"}
@@ -168,6 +170,42 @@ def test_mistakes_are_sentences(
     assert sentence in str(error.value)
     with pytest.raises(ValueError, match="-1 is not an amount of dollars"):
         shop.limiter.charge("usd-day", "ada", usd=-1)
+
+
+@pytest.mark.parametrize("identity", [None, "", ["ada", "gpt-5"]])
+def test_an_identity_that_no_request_has(shop: Shop, identity: Any) -> None:
+    """It would be charged to a bucket that no request uses."""
+    with pytest.raises(ConfigurationError, match="allowed: a text that is not empty"):
+        shop.limiter.charge("calls", identity)
+
+
+def test_each_name_is_charged_once(shop: Shop) -> None:
+    """And there has to be one."""
+    with shop.limiter.charge(["calls", "calls"], "ada"):
+        assert shop.left("calls") == "2"
+    with pytest.raises(ConfigurationError, match="no name"), shop.limiter.charge([], "ada"):
+        pass
+
+
+@pytest.mark.parametrize("key", [user, ["user", "model"]])
+def test_a_users_own_amount_applies(make: Maker, key: Any) -> None:
+    """To tasks as to requests, also if the limit counts other identities with the user."""
+
+    class Known(AnyCallers):
+        def amounts(self, identity: str) -> Mapping[str, str]:
+            return {"each": "2/hour"} if identity == "user-ada" else {}
+
+    app, limiter = make()
+    function = limiter.limit("9/hour", name="each", key_func=key)
+    app.add_url_rule("/", "view", function(lambda: "ok"))
+    identity = "user-ada" if key is user else "user-ada,gpt-5"
+    with app.app_context():
+        limiter.operators.callers = Known(limiter.operators.identities)
+        for _ in range(2):
+            with limiter.charge("each", identity):
+                pass
+        with pytest.raises(RateLimitExceeded), limiter.charge("each", identity):
+            pass
 
 
 def test_disabled_limits_charge_nothing(make: Maker) -> None:

@@ -220,7 +220,7 @@ class Resolver:
         key = id(bound), override.amount
         known = self._adjusted.get(key)
         if known is None:
-            own = self._with_own_amount(bound, override.amount, flask.current_app)
+            own = self.with_own_amount(bound, override.amount, flask.current_app)
             known = bound, replace(own, override=override.amount)
             if len(self._adjusted) >= MOST_VARIANTS:
                 self._adjusted.clear()
@@ -326,7 +326,7 @@ class Resolver:
         def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
             return tuple(
                 [
-                    self._with_own_amount(bound, own[bound.limit.name], route.app)
+                    self.with_own_amount(bound, own[bound.limit.name], route.app)
                     if bound.limit.name in own
                     else bound
                     for bound in limits
@@ -355,7 +355,7 @@ class Resolver:
         limit = limit_of(item, self.naming.strategy)
         return replace(limit, common=True) if self._callbacks.is_common(identity) else limit
 
-    def _with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
+    def with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
         """Return the limit with that amount; with the policy's if the string is invalid, which is
         logged."""
         try:
