@@ -33,7 +33,8 @@ def mcp_tool() -> str:
     method: Any = headers.get("Mcp-Method")
     name: Any = headers.get("Mcp-Name")
     body = _body()
-    if isinstance(body, dict):
+    if body is not None:  # the headers name no call of a list
+        body = body if isinstance(body, dict) else {}
         params = body.get("params")
         method, name = body.get("method"), params.get("name") if isinstance(params, dict) else None
     found = name if method == "tools/call" else method

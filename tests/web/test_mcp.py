@@ -30,7 +30,7 @@ def called(tool: str, number: Any = 1) -> dict[str, Any]:
         ({"json": {"method": "tools/list", "id": 1}}, NAMED, "tools/list"),
         ({"json": {"method": "tools/call", "params": [1]}}, {}, "other"),
         ({"json": {"method": 7}}, NAMED, "other"),
-        ({"json": [called("search")]}, {}, "other"),
+        ({"json": [called("search")]}, NAMED, "other"),
         ({"data": b"\xff{"}, NAMED, "clock"),
         ({"data": b""}, {}, "other"),
         ({"data": b"x" * 2000}, NAMED, "clock"),  # larger than the application takes
