@@ -29,7 +29,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
-from zoneinfo import ZoneInfo
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Share, Verdict
@@ -285,6 +284,8 @@ def _spans(
     begin, end = calendar_window(minute * _MINUTE_US, *calendar)
     if hours is None:
         return end, [(begin, end)]
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only calendar windows have a zone
+
     zone = ZoneInfo(calendar[1])
     first, last = map(int, hours.split("-"))
     day, spans = datetime.fromtimestamp(begin // 1_000_000, zone), []

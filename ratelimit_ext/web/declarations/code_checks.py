@@ -121,10 +121,10 @@ def check_function(function: object, arguments: int, where: str, *, hint: str = 
         raise ConfigurationError(f"{where}: {mistake}{hint}") from None
 
 
-def checked_key(found: object, identities: Collection[str], where: str) -> Any:
+def checked_key(found: Any, identities: Collection[str], where: str) -> Any:
     """Return several identities that a limit counts together, as in a policy. Raises
     ``ConfigurationError``."""
-    if not isinstance(found, list | tuple):
+    if not issubclass(type(found), list | tuple):  # a proxy would be asked for its class
         return found
     try:
         parts = limit_key([*found], python=True)
