@@ -690,8 +690,8 @@ NOT_IMPORTED = {
     *("ratelimit_ext.records.restoration", "ratelimit_ext.simulate", "ratelimit_ext.testing"),
     *("ratelimit_ext.engine.cluster", "ratelimit_ext.engine.redis"),
 }
-#: Beside those of Flask-Limiter. Measured: 93; they were 244.
-MOST_MODULES = 96
+#: Beside those of Flask-Limiter. Measured: 97; they were 244.
+MOST_MODULES = 100
 #: By one more view with a limit of its own. Measured: 97; they were 402.
 MOST_DECLARED = 100
 IMPORTS = """
