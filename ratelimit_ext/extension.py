@@ -49,7 +49,6 @@ from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.policy import Applies, Policy
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
-from ratelimit_ext.web.charging import charged
 from ratelimit_ext.web.commands import (
     EXTENSION,
     application,
@@ -713,6 +712,8 @@ class Limiter(flask_limiter.Limiter):
         hooks = self._hooks
         if not hooks.is_enabled:
             return nullcontext(hooks.components.reserve([]))
+        from ratelimit_ext.web.charging import charged  # noqa: PLC0415 - no request asks
+
         return charged(hooks.components, application(), names, who, costs=costs, priority=priority)
 
     # -- operators, and the storage ------------------------------------------------------------

@@ -156,7 +156,7 @@ class Callbacks:
         """Return the function of a ``key_func``, which may list several identities. Raises
         ``ConfigurationError``."""
         parts = checked_key(key, self.identities, where)
-        return self.identity_function(parts) if isinstance(parts, tuple) else key
+        return key if parts is key else self.identity_function(parts)
 
     def identity(self, kinds: tuple[str, ...], text: str) -> str:
         """Return :meth:`Callers.identity` in the limits that count these kinds together."""
