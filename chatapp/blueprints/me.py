@@ -7,8 +7,7 @@ from typing import Final
 
 from flask import Blueprint, Response, jsonify, request
 
-from chatapp.accounts.authentication import Principal
-from chatapp.accounts.store import Owner
+from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.blueprints.management.actions import Fields, checked
 from chatapp.operators import amounts, keys
 from chatapp.operators.amounts import OwnersAmounts
@@ -54,66 +53,62 @@ for kind in REPORTED:
     bp.register_error_handler(kind, report)
 
 
-def _owner() -> Principal:
+def _owner() -> tuple[ApiKey, User]:
+    """Return the key of the request with its owner. A person for whom a key acts is another."""
     principal = current_request().principal
     if principal is None:
         raise ApiError(404, "no_accounts", "This server has no API keys yet. Ask the operator.")
-    return principal
+    found = current_services().accounts.find(principal.key_id)
+    if found is None or found[0].user != principal.user:
+        raise ApiError(403, "not_yours", "This key acts for others. Send the user's own key.")
+    return found
 
 
-def _by(owner: Principal) -> str:
-    return f"{owner.user} (key {owner.key_id})"
+def _by(key: ApiKey) -> str:
+    return f"{key.user} (key {key.public_id})"
 
 
 @bp.get("/keys")
 def list_keys() -> Response:
     """The caller's keys, without their secrets."""
-    own, user = OwnersAmounts(), _owner().user
-    found = [each for each in current_services().accounts.all_keys() if each.user == user]
+    own, (key, _) = OwnersAmounts(), _owner()
+    found = [each for each in current_services().accounts.all_keys() if each.user == key.user]
     return jsonify(keys=[keys.as_json(each, own) for each in found])
 
 
 @bp.delete("/keys/<key>")
 def revoke_key(key: str) -> Response:
     """Revoke one of the caller's keys, by its public part; also the one of this request."""
-    owner = _owner()
+    own, _ = _owner()
     found = current_services().accounts.find(key)
-    if found is None or found[0].user != owner.user:
+    if found is None or found[0].user != own.user:
         raise ApiError(404, "unknown_key", "You have no key of this id. GET /me/keys lists yours.")
-    done = keys.revoke_key(key, reason="", by=_by(owner))
+    done = keys.revoke_key(key, reason="", by=_by(own))
     return jsonify(id=key, immediate=done.is_immediate)
 
 
 @bp.put("/limits/<limit>")
 def lower_limit(limit: str) -> Response:
     """Lower a limit of the caller, or of the key of this request. Only an operator raises it."""
-    principal, body = _owner(), checked(Lowered, read_object(request, example=EXAMPLE))
+    (key, user), body = _owner(), checked(Lowered, read_object(request, example=EXAMPLE))
     amount = body.amount
-    accounts = current_services().accounts
-    found = accounts.find(principal.key_id)
-    assert found is not None
-    owner, name = _whose(limit, principal)
-    if owner == "key" and found[0].user != principal.user:
-        raise ApiError(403, "not_yours", "This is a limit of a key of someone else.")
-    user = accounts.user(principal.user)
+    is_of_key = limit in amounts.known_limits("key", plan=user.plan)
+    owner: Owner = "key" if is_of_key else "user"
+    name = key.public_id if is_of_key else user.name
     plan = amounts.plan_of(owner, name)
     known = amounts.known_limits(owner, plan=plan)
     amounts.checked(owner, [(limit, amount)], plan=plan)
     usual = known[limit].parsed[0]
-    kept = found[0].limits if owner == "key" else user.limits if user else None
+    kept = key.limits if is_of_key else user.limits
     now = OwnersAmounts().amounts(owner, name, kept).get(limit, usual.text)
-    if usual.with_amount(amount).amount > usual.with_amount(now).amount:
+    asked, most = (usual.with_amount(each).amount for each in (amount, now))
+    if asked > most:
         raise ApiError(
             403,
             "only_lower",
             f"{limit} is {now}; send less. An operator can raise it.",
             param="amount",
         )
-    amounts.set_amount(owner, name, limit, amount, until=None, reason="", by=_by(principal))
+    if asked < most:  # the same would outlast the plan's
+        amounts.set_amount(owner, name, limit, amount, until=None, reason="", by=_by(key))
     return jsonify(limit=limit, amount=amount)
-
-
-def _whose(limit: str, principal: Principal) -> tuple[Owner, str]:
-    """Return who has the limit: the user, or the key of the request if it counts keys."""
-    is_of_key = limit in amounts.known_limits("key", plan=principal.plan)
-    return ("key", principal.key_id) if is_of_key else ("user", principal.user)

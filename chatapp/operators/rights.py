@@ -62,6 +62,15 @@ class Operator:
             if found is None or found[1].team_name != self.team:
                 raise forbidden(f"{public_id} is no key of the team {self.team}.")
 
+    def check_rotation(self, public_id: str) -> None:
+        """OperatorError for a key that they may not have the secret of."""
+        self.check_key(public_id)
+        if self.team is None:
+            return
+        found = current_services().accounts.find(public_id)
+        if found is not None and found[0].people is not None:
+            raise forbidden(f"{public_id} acts for users of any team; ask an operator.")
+
     def team_of_key(self, user: str, *, plan: str | None, team: str | None) -> str | None:
         """Return the team of a new key's user: of a team's administrator, theirs. OperatorError for
         a new user without the scope of users, and for a user or a plan that they cannot give."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -73,9 +74,20 @@ def import_users(
     return Import(sentence=done, created=new, changed=changed, dry_run=dry_run, keys=keys)
 
 
+def columns(file: Iterable[str]) -> list[str]:
+    """Return the columns of a file; none if it does not begin as CSV."""
+    with suppress(csv.Error):
+        return _heads(next(csv.reader(file, strict=True), []))
+    return []
+
+
 def exported(user: User) -> tuple[str, ...]:
     limits = "; ".join(f"{name}={amount}" for name, amount in (user.limits or {}).items())
     return user.name, user.plan, user.team_name or "", limits
+
+
+def _heads(row: Iterable[str]) -> list[str]:
+    return [head.strip().lower() for head in row]
 
 
 def _differs(change: UserChange, user: User) -> bool:
@@ -87,7 +99,7 @@ def _read(file: Iterable[str], known: Mapping[str, User], teams: set[str]) -> _U
     found = _UserFile()
     reader = csv.DictReader(file, strict=True)
     try:
-        heads = [head.strip().lower() for head in reader.fieldnames or ()]
+        heads = _heads(reader.fieldnames or ())
         unknown = [head for head in heads if head not in COLUMNS]
         if unknown or "user" not in heads or len(set(heads)) < len(heads):
             found.mistakes.append(

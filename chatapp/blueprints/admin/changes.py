@@ -85,7 +85,7 @@ def new_key() -> tuple[str, str]:
 
 @change("/keys/rotate", "keys", of_team=True)
 def rotate_key() -> tuple[str, str]:
-    g.admin.operator.check_key(_field("key"))
+    g.admin.operator.check_rotation(_field("key"))
     made, old, end = keys.rotate_key(
         _field("key"), overlap=OVERLAP, reason=_reason(), by=g.admin.by
     )

@@ -17,6 +17,7 @@ from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
+from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s
 
 Name = partial(arguments.name, most=arguments.USER)
@@ -160,6 +161,7 @@ def put_user(call: Call, user: str) -> bool:
     """Create a user, or change one, to have these fields."""
     body, operator, services = call.body, call.operator, current_services()
     name = arguments.new_user(name_of(user))
+    _check_spaces(name_of(user))
     operator.check_user(name, may_be_new=True)
     given = body.model_fields_set
     known = services.accounts.user(name)
@@ -187,6 +189,12 @@ def _check_members_fields(call: Call) -> None:
         call.operator.check_team(call.body.team or "")
 
 
+def _check_spaces(name: str) -> None:
+    """A name of that address is looked up as it is written."""
+    if name != name.strip():
+        raise OperatorError("invalid_name", f"{name!r} begins or ends with a space; leave it out")
+
+
 def _check_team(team: str | None) -> None:
     if team is not None and current_services().accounts.team(team) is None:
         with of_field("team"):
@@ -203,11 +211,12 @@ def delete_user(call: Call, user: str) -> dict[str, object]:
 def import_users(call: Call) -> dict[str, object]:
     """Create and change users by CSV, all or none."""
     body = call.body
-    heads = body.csv.partition("\n")[0].lower()
+    lines = body.csv.splitlines(keepends=True)
+    heads = user_file.columns(lines)
     for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
         call.operator.check(scope)
     done = user_file.import_users(
-        body.csv.splitlines(keepends=True),
+        lines,
         name="csv",
         dry_run=body.dry_run,
         with_keys=body.keys,
@@ -319,7 +328,7 @@ def revoke_keys(call: Call) -> dict[str, object]:
 @action("POST /keys/<key>/rotate", "keys", "chat keys rotate", body=Rotation, of_team=True)
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Create a key like this one, which expires after the overlap."""
-    call.operator.check_key(key)
+    call.operator.check_rotation(key)
     made, _, end = keys.rotate_key(key, overlap=call.body.overlap, **call.why)
     done = f"Key {made.public_id} replaces {key}, which {end}."
     return {**_key(call, made.public_id), "key": made.text, "replaces": key, "done": done}
@@ -376,6 +385,7 @@ def put_team(call: Call, team: str) -> bool:
     """Create a team, or change its budgets."""
     limits = call.body.limits
     name = arguments.name(team, most=arguments.TEAM)
+    _check_spaces(team)
     amounts = None if limits is None else _checked_amounts(call, "team", limits, None)
     return users.put_team(name, amounts, **call.why)
 

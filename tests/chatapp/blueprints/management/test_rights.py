@@ -14,6 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
+from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS
 from chatapp.blueprints.management import ACTIONS
@@ -78,12 +79,14 @@ def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
     keys, users = new_key(app, "keys"), new_key(app, "users")
     before, mine = state(app), key_of(services_of(app).accounts)
     usd, own = {"usd-day": "1 usd/day"}, {"key-usd-day": "1 usd/day"}
+    quoted = '"user","\nlimits"\nalice,usd-day=1 usd/day\n'  # a head over two lines
     for method, path, body, key, scope in (
         ("PUT", "/users/alice", {"limits": usd}, users, "limits"),
         ("PUT", f"/keys/{mine}", {"limits": own}, keys, "limits"),
         ("POST", "/keys", {"user": "alice", "limits": own}, keys, "limits"),
         ("POST", "/keys", {"user": "new", "plan": "pro"}, keys, "users"),
         ("POST", "/users", {"csv": "user,limits\nalice,usd-day=1 usd/day\n"}, users, "limits"),
+        ("POST", "/users", {"csv": quoted}, users, "limits"),
         ("POST", "/users", {"csv": "user\nnew\n", "keys": True}, users, "keys"),
     ):
         answer = api(method, path, body, key=key)
@@ -174,6 +177,9 @@ def test_a_teams_administrator_makes_no_key_beyond_the_team(
     eric = services_of(app).accounts.user("eric")
     assert eric is not None
     assert eric.team_name == "research"
+    trusted = services_of(app).accounts.create_key(
+        "dora", plan=None, default_plan="starter", people=People()
+    )
     before = state(app)
     alice, bob = (key_of(services_of(app).accounts, each) for each in ("alice", "bob"))
     for method, path, body in (
@@ -192,6 +198,7 @@ def test_a_teams_administrator_makes_no_key_beyond_the_team(
         ("PUT", f"/keys/{alice}", {"files": True}),
         ("PUT", f"/keys/{alice}", {"people": {}}),
         ("POST", f"/keys/{bob}/rotate", {}),
+        ("POST", f"/keys/{trusted.public_id}/rotate", {}),
         ("DELETE", f"/keys/{bob}", None),
         ("DELETE", "/keys?user=bob", None),
         ("POST", "/admin-keys", {"name": "x", "scopes": ["all"]}),
@@ -393,6 +400,8 @@ def test_owners_list_and_revoke_their_keys_and_lower_their_limits(
         return answer.status_code, answer.json.get("code", "")
 
     assert lower("usd-day", "6 usd/day") == (403, "only_lower")
+    assert lower("usd-day", "5 usd/day") == (200, "")
+    assert accounts.user("alice").limits is None
     assert lower("usd-day", "2 usd/day") == (200, "")
     assert lower("usd-day", "3 usd/day") == (403, "only_lower")
     assert lower("key-usd-day", "1 usd/day") == (200, "")
@@ -411,3 +420,23 @@ def test_owners_list_and_revoke_their_keys_and_lower_their_limits(
     by = {(each.action, each.by) for each in changes(app)}
     assert by == {(each, f"alice (key {first.public_id})") for each in ("amount", "revoke-key")}
     assert app.test_client().get("/me/keys").status_code == 401
+
+
+def test_a_key_that_acts_for_others_does_nothing_as_their_owner(
+    app: Flask, accounts: Accounts
+) -> None:
+    """It names whom it calls for. That is no way to their keys and limits."""
+    trusted = accounts.create_key("ui", plan=None, default_plan="starter", people=People())
+    client, before = app.test_client(), state(app)
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {trusted.text}"
+    assert {each["user"] for each in client.get("/me/keys").json["keys"]} == {"ui"}
+    client.environ_base["HTTP_X_OPENWEBUI_USER_EMAIL"] = "alice"
+    for method, path, body in (
+        ("GET", "/me/keys", None),
+        ("DELETE", f"/me/keys/{key_of(accounts)}", None),
+        ("PUT", "/me/limits/usd-day", {"amount": "0 usd/day"}),
+        ("PUT", "/me/limits/key-usd-day", {"amount": "0 usd/day"}),
+    ):
+        answer = client.open(path, method=method, json=body)
+        assert (answer.status_code, answer.json and answer.json["code"]) == (403, "not_yours")
+    assert state(app) == before
