@@ -156,7 +156,7 @@ def test_a_meta_charge_is_taken_by_a_denial_alone(world: World) -> None:
     charges = (Charge(Limit(1, MINUTE), "calls"), Charge(ban, "ban", meta=True))
     decision = world.request(*charges)
     assert decision.admitted
-    assert [remaining for remaining, _ in decision.left()] == [0, 2]
+    assert [remaining for remaining, *_ in decision.left()] == [0, 2]
     assert world.left(ban, "ban") == 2
     assert not world.request(*charges).admitted
     assert not world.request(*charges).admitted
