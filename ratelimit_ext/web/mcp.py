@@ -63,6 +63,8 @@ def refusal(status: int, body: dict[str, Any]) -> Response:
 
 def _body() -> Any:
     try:
-        return flask.request.get_json(force=True, silent=True)
+        flask.request.get_data()  # which stays readable
+        # Kept, it would answer a view that refuses what is not sent as JSON.
+        return flask.request.get_json(force=True, silent=True, cache=False)
     except HTTPException:  # it is too large
         return None

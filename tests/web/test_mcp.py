@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 from werkzeug.serving import make_server
 
 from ratelimit_ext import mcp_tool
@@ -44,6 +44,17 @@ def test_the_tool_that_runs_is_counted(
     app.config["MAX_CONTENT_LENGTH"] = 1000
     with app.test_request_context("/", method="POST", headers=headers, **sent):
         assert mcp_tool() == expected
+
+
+def test_a_view_still_refuses_what_is_not_sent_as_json(make: Maker) -> None:
+    """Pages of other sites may send text, and no JSON. What is JSON can be read afterwards."""
+    app, limiter = make()
+    view: Any = limiter.limit("9/hour", key_func=mcp_tool)(lambda: request.get_json()["method"])
+    app.add_url_rule("/", "view", view, methods=["POST"])
+    client = app.test_client()
+    text = client.post("/", data='{"method": "x"}', content_type="text/plain")
+    assert text.status_code == 415
+    assert client.post("/", json={"method": "x"}).text == "x"
 
 
 def test_a_refusal_is_an_error_of_the_protocol(make: Maker) -> None:
