@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -34,6 +35,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _url(url)
         self._engine = PerProcess(self._create_engine)
+        self._alone = PerProcess(threading.Lock)
 
     def __repr__(self) -> str:
         return f"Database({self.url.render_as_string(hide_password=True)!r})"
@@ -69,7 +71,8 @@ class Database:
         """Let one thread of all processes at a time in: by a file of that name beside SQLite's, or
         the server's advisory ``lock``. It is free when its holder dies."""
         if self.file is None:
-            with self.writing() as connection:
+            # Those who wait for the server have a connection each, and calls would get none.
+            with self._alone.get(), self.writing() as connection:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": lock})
                 yield
             return

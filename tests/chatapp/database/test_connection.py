@@ -112,6 +112,22 @@ def test_writers_take_turns(database: Database) -> None:
         connection.execute(text("DROP TABLE tally"))
 
 
+def test_those_who_wait_to_be_alone_leave_connections_to_others(database: Database) -> None:
+    """More than there are connections: the one that is in needs another one, as calls do."""
+    seen: list[int] = []
+
+    def count() -> None:
+        with database.alone("testing", 1), database.writing() as connection:
+            seen.append(connection.scalar(text("SELECT count(*) FROM calls")))
+
+    threads = [threading.Thread(target=count) for _ in range(30)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert seen == [0] * 30
+
+
 def test_an_instant_is_the_same_everywhere() -> None:
     """Stored in UTC from any zone; refused without a zone."""
     kind, dialect = Instant(), None
