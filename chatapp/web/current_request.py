@@ -199,7 +199,8 @@ def session() -> str:
     current = current_request()
     fields = {} if current.model_request is None else current.model_request.fields
     id_ = session_of(request.headers, fields) or api_key()
-    return f"{SESSION}{current.user.removeprefix(USER)}/{id_.removeprefix(USER)}"
+    own = id_.removeprefix(USER).replace("/", "_")  # else "b/c" of "a" would be "c" of "a/b"
+    return f"{SESSION}{current.user.removeprefix(USER)}/{own}"
 
 
 def team() -> str:

@@ -132,6 +132,14 @@ def test_agents_name_their_session(
     assert left(ask(app, {**bob, **headers}, path, **body))["session-calls"] == 299
 
 
+def test_no_id_is_one_of_another_callers_session(start: Callable[[], Flask]) -> None:
+    """A slash in an id is none between a user and an id."""
+    app = start()
+    ada, other = ({"x-api-key": new_key(app, user)} for user in ("ada", "ada/lab"))
+    assert left(ask(app, {**other, HEADER: "1"}))["session-calls"] == 299
+    assert left(ask(app, {**ada, HEADER: "lab/1"}))["session-calls"] == 299
+
+
 def test_without_an_id_a_call_is_of_its_keys_session(start: Callable[[], Flask]) -> None:
     """A caller leaves a session by naming none, and has one more by that."""
     app = start()
