@@ -198,9 +198,8 @@ def session() -> str:
     """Return the caller with the id of their session; without one, the session of the key."""
     current = current_request()
     fields = {} if current.model_request is None else current.model_request.fields
-    id_ = session_of(request.headers, fields) or api_key()
-    own = id_.removeprefix(USER).replace("/", "_")  # else "b/c" of "a" would be "c" of "a/b"
-    return f"{SESSION}{current.user.removeprefix(USER)}/{own}"
+    id_ = (session_of(request.headers, fields) or api_key()).removeprefix(USER)
+    return f"{SESSION}{current.user.removeprefix(USER)}/{id_.replace('/', '_')}"  # users have "/"
 
 
 def team() -> str:
