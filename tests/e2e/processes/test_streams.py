@@ -32,7 +32,7 @@ def provider() -> Iterator[UpstreamServer]:
         yield server
 
 
-#: How often a call gives its processor away, in all threads of its worker: 20 before. Measured: 7.
+#: How often a call gives its processor away, in all threads of its worker: 20 before. Seen: 4 to 7.
 MOST_SWITCHES = 10
 
 
