@@ -697,8 +697,10 @@ class Limiter(flask_limiter.Limiter):
         takes longer than ``RATELIMIT_LEASE_SECONDS`` calls ``call.renew()``. Needs an application
         context.
 
-        Raises :class:`RateLimitExceeded`, whose ``wait_ms`` is exact, or another refusal of a
-        request, and ``ConfigurationError`` for an unknown name or a missing estimate.
+        As in a request, a limit of another plan, or an optional one of which the identity has no
+        amount, is left out. Raises :class:`RateLimitExceeded`, whose ``wait_ms`` is exact, or what
+        a request would be refused with; ``ConfigurationError`` for an unknown name or a missing
+        estimate.
         """
         names = (name,) if isinstance(name, str) else tuple(name)
         given: object = identity

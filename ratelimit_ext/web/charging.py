@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import flask
 
@@ -32,9 +33,10 @@ def charged(
     """Charge the limits of these names together, or none of them, and settle them at the end."""
     if not names:
         raise ConfigurationError("charge: found no name of a limit; give at least one.")
-    limits = [_limit(components, app, name, identity) for name in dict.fromkeys(names)]
+    found = (_limit(components, app, name, identity) for name in dict.fromkeys(names))
+    limits = [bound for bound in found if bound is not None]
     counted = {bound.limit.unit for bound in limits}
-    if costs and counted.isdisjoint(costs):
+    if limits and costs and counted.isdisjoint(costs):
         raise ConfigurationError(
             f"charge: found {' and '.join(costs)}, but {' and '.join(map(repr, names))} count "
             f"{' and '.join(sorted(counted))}."
@@ -42,7 +44,9 @@ def charged(
     resolver = components.resolver
     charges: list[BoundCharge] = []
     for each in limits:
-        bound = resolver.adjusted(each, identity) or each
+        bound = resolver.adjusted(each, identity)
+        if bound is None:
+            continue
         if bound.limit.keep:
             bound = resolver.of_class(bound, priority)
         unit = bound.limit.unit
@@ -61,8 +65,9 @@ def charged(
         reservation.close()
 
 
-def _limit(components: Components, app: flask.Flask, name: str, identity: str) -> BoundLimit:
-    """Return the limit of that name as it applies to the identity."""
+def _limit(components: Components, app: flask.Flask, name: str, identity: str) -> BoundLimit | None:
+    """Return the limit of that name as it applies to the identity; ``None`` if it is of other
+    plans."""
     inventory, callbacks = components.inventory, components.callbacks
     callers = callbacks.callers
     rows = inventory.named(app, name)
@@ -70,19 +75,23 @@ def _limit(components: Components, app: flask.Flask, name: str, identity: str) -
         known = dict.fromkeys(row.limit.name for row in inventory.all_rows(app) if row.limit.name)
         raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(known))}")
     owner = callbacks.owner(rows[0].kinds, identity)
-    row = _of_plan(rows, callers.plan(owner) if len(rows) > 1 else None)
+    row = _of_plan(rows, callers.plan(owner) if any(row.plan for row in rows) else None)
+    if row is None:
+        return None
     bound = components.resolver.bound(row.runtime, row.scope, row.prefix)
+    bound = replace(bound, optional=row.is_optional)
     amount = callers.amounts(owner).get(name)
     return bound if amount is None else components.resolver.with_own_amount(bound, amount, app)
 
 
-def _of_plan(rows: Sequence[Row], plan: str | None) -> Row:
-    """Return the row of the plan. Raises ``ConfigurationError`` if several could be meant."""
-    own = [row for row in rows if row.plan == plan] or list(rows)
+def _of_plan(rows: Sequence[Row], plan: str | None) -> Row | None:
+    """Return the row of the plan, if it has one. Raises ``ConfigurationError`` if several could be
+    meant."""
+    own = [row for row in rows if plan is None or row.plan in ("", plan)]
     if len(own) > 1:
         meant = ", ".join(f"{row.runtime.limit} of {row.plan or row.scope}" for row in own)
         raise ConfigurationError(
             f"charge: {own[0].limit.name!r} is the name of several limits ({meant}). Give each a "
             "name of its own, or let limiter.operators.callers return the plan of the identity."
         )
-    return own[0]
+    return own[0] if own else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+from flask import Flask
 
 from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.core.errors import ConfigurationError
@@ -214,3 +215,37 @@ def test_disabled_limits_charge_nothing(make: Maker) -> None:
     assert isinstance(limiter, Limiter)
     with app.app_context(), limiter.charge("usd-day", "ada", usd=1) as call:
         call.settle(usd="0.5")
+
+
+def test_a_limit_that_does_not_apply_charges_nothing() -> None:
+    """A limit of another plan, and an optional one without an amount: as in a request. With an
+    override, the optional one applies."""
+
+    class Free(AnyCallers):
+        def plan(self, identity: str) -> str:
+            return "free"
+
+    extra = {"name": "extra", "limit": "9/day", "key": "user", "optional": True}
+    light = {"name": "light", "limit": "1/day", "key": "user"}
+    research = {"name": "research", "limit": "1/day", "key": "user"}
+    policy = {
+        "groups": {"calls": {"members": ["view"], "plans": True, "limits": [extra]}},
+        "plans": {"free": {"limits": [light]}, "pro": {"limits": [research]}},
+    }
+    app, limiter = Flask("example"), Limiter(lambda: "someone", storage_uri="memory://")
+    app.config["RATELIMIT_POLICY"] = policy
+    limiter.amount_loader(dict)
+    limiter.plan_loader(lambda: "free")
+    app.add_url_rule("/", "view", lambda: "")
+    limiter.init_app(app)
+    with app.app_context():
+        limiter.operators.callers = Free(limiter.identities)
+        for _ in range(3):
+            with limiter.charge(["research", "extra"], "user-ada"):
+                pass
+        limiter.operators.override("extra", "user-ada", "2/day")
+        for _ in range(2):
+            with limiter.charge("extra", "user-ada"):
+                pass
+        with pytest.raises(RateLimitExceeded), limiter.charge("extra", "user-ada"):
+            pass
