@@ -249,8 +249,8 @@ def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. The answer has the key, this one time."""
     body, operator, services = call.body, call.operator, current_services()
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
-    if body.people is not None:  # it could spend the budget of any user
-        operator.check("keys")
+    if body.people is not None:  # it brings users, and could spend the budget of any
+        operator.check("users")
     known = services.accounts.user(body.user)
     _check_team(team)
     plan = known.plan if known else body.plan or services.default_plan
@@ -290,6 +290,8 @@ def put_key(call: Call, key: str) -> bool:
     if found is None:
         raise UnknownKeyError(key)
     before, given = found[0], body.model_fields_set
+    if body.people is not None:
+        call.operator.check("users")
     if "limits" in given:
         limits = _checked_amounts(call, "key", body.limits or {}, found[1].plan)
         if limits != (before.limits or {}):

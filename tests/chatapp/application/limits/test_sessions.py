@@ -133,7 +133,7 @@ def test_agents_name_their_session(
 
 
 def test_no_id_is_one_of_another_callers_session(start: Callable[[], Flask]) -> None:
-    """A slash in an id is none between a user and an id."""
+    """A slash in an id does not end the name of a user."""
     app = start()
     ada, other = ({"x-api-key": new_key(app, user)} for user in ("ada", "ada/lab"))
     assert left(ask(app, {**other, HEADER: "1"}))["session-calls"] == 299

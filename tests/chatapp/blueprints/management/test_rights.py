@@ -83,6 +83,8 @@ def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
     for method, path, body, key, scope in (
         ("PUT", "/users/alice", {"limits": usd}, users, "limits"),
         ("PUT", f"/keys/{mine}", {"limits": own}, keys, "limits"),
+        ("PUT", f"/keys/{mine}", {"people": {"plan": "pro"}}, keys, "users"),
+        ("POST", "/keys", {"user": "alice", "people": {"plan": "pro"}}, keys, "users"),
         ("POST", "/keys", {"user": "alice", "limits": own}, keys, "limits"),
         ("POST", "/keys", {"user": "new", "plan": "pro"}, keys, "users"),
         ("POST", "/users", {"csv": "user,limits\nalice,usd-day=1 usd/day\n"}, users, "limits"),
