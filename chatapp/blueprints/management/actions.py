@@ -8,7 +8,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from hashlib import sha256
 from itertools import chain, dropwhile, islice
@@ -277,6 +277,14 @@ def _read_cursor(text: str) -> list[Any]:
     if not isinstance(found, list):
         raise _invalid_cursor()
     return found
+
+
+def instant_of(cursor: str) -> datetime:
+    """Return the time at which the cursor is, in a list that is ordered by time first."""
+    try:
+        return datetime.fromisoformat(_read_cursor(cursor)[0]).astimezone(UTC)
+    except (IndexError, TypeError, ValueError, OverflowError):
+        raise _invalid_cursor() from None
 
 
 def _invalid_cursor() -> FieldError:

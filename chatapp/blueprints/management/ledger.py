@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from chatapp.accounts import EVERYONE
 from chatapp.alerts.table import alerts
 from chatapp.blueprints.management.access import FieldError
-from chatapp.blueprints.management.actions import Call, Change, Listed, action
+from chatapp.blueprints.management.actions import Call, Change, Listed, action, instant_of
 from chatapp.catalogue import providers_file
 from chatapp.ledger.reports import MICRO, month_start
 from chatapp.ledger.retention import LEAST_DAYS, prune
@@ -140,9 +140,10 @@ def list_days(call: Call) -> Iterable[dict[str, Any]]:
 )
 def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     """The calls, the oldest first."""
-    return map(
-        reports.with_dollars, current_services().reports.calls(**_calls_of(call), paged=True)
-    )
+    period = _calls_of(call)
+    if call.query.cursor:  # the pages before it are not read again
+        period["since"] = max(filter(None, [period["since"], instant_of(call.query.cursor)]))
+    return map(reports.with_dollars, current_services().reports.calls(**period, paged=True))
 
 
 @action("GET /ledger/traffic", "read", "chat ledger traffic", query=Period, order="time")

@@ -3,6 +3,7 @@ two operators at once."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -29,6 +30,7 @@ from chatapp.blueprints.management.access import DOCUMENT
 from chatapp.cli import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.ledger.reports import Reports
 from chatapp.services import services_of
 from ratelimit_ext import cli as ratelimit
 from tests.chatapp.blueprints.management.conftest import TOKEN, Api
@@ -375,6 +377,35 @@ def test_every_list_has_pages_and_csv(app: Flask, api: Api, database_url: str) -
         assert api("GET", f"{path}?cursor=%C3%A4&format=csv").status_code == 422
     assert several >= {"/users", "/keys", "/spending", "/ledger/calls", "/overrides", "/blocks"}
     assert "'=1" in api("GET", "/alerts?format=csv").text.replace("user:=1", "'=1")
+
+
+def test_a_page_of_calls_does_not_read_those_before_it(
+    api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ledger has millions. Any other text in a cursor is ignored or refused."""
+    now = datetime.now(UTC)
+    calls = [finished(begun(started_at=now - timedelta(minutes=9 - n))) for n in range(9)]
+    table.write(Database(database_url), calls)
+    read: list[Any] = []
+    own = Reports.calls
+
+    def counted(self: Reports, **of: Any) -> Any:
+        for each in own(self, **of):
+            read.append(each)
+            yield each
+
+    monkeypatch.setattr(Reports, "calls", counted)
+    cursor, pages = "", []
+    while cursor is not None:
+        read.clear()
+        page = api("GET", f"/ledger/calls?limit=2&since=1d&cursor={cursor}").json
+        pages.append([each["id"] for each in page["items"]])
+        cursor = page["next"]
+        assert len(read) <= 4
+    assert [each for page in pages for each in page] == [each.id for each in calls]
+    for odd in ("", "x", "2026-11-29", "0001-01-01T00:00:00+14:00", 1, None, {}):
+        found = base64.urlsafe_b64encode(json.dumps([odd, "c1"]).encode()).decode()
+        assert api("GET", f"/ledger/calls?cursor={found}").status_code in {200, 422}, odd
 
 
 def lasting(row: dict[str, Any]) -> dict[str, Any]:
