@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import table
+from chatapp.calls import upstream_call
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.services import services_of
@@ -239,6 +240,7 @@ def test_a_long_stream_is_renewed_every_five_seconds(
     clock = [0.0]
     standing = SimpleNamespace(monotonic=lambda: clock[0], perf_counter=time.perf_counter)
     monkeypatch.setattr(reservation_module, "time", standing)
+    monkeypatch.setattr(upstream_call, "time", standing)
     start, word, *_ = pieces = openai_chunks()
     provider.script(*[Stream([start, *[word] * 120, *pieces[3:]]) for _ in range(2)])
     words: list[bytes] = []
