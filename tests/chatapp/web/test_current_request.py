@@ -54,9 +54,12 @@ def test_a_call_takes_few_functions(
 
     for _ in range(3):  # compiles the route
         call()
-    with called(chatapp, ratelimit_ext) as codes:
-        call()
-    files = [code.co_filename for code in codes]
+    found = []
+    for _ in range(3):  # an answer may come in two packets, which takes another read
+        with called(chatapp, ratelimit_ext) as codes:
+            call()
+        found.append(codes)
+    files = [code.co_filename for code in min(found, key=len)]
     left = [file for file, following in pairwise(files) if file != following]
     assert 0 < len(files) <= MOST_FUNCTIONS, len(files)
     assert len(left) - len({*left}) <= MOST_RETURNS, len(left)
