@@ -136,6 +136,27 @@ def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -
     return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
 
 
+def fit_plan(name: str, *, before: str, by: str) -> None:
+    """Remove the amounts of a user who has left the plan ``before``, and of their keys, that were
+    below that plan's and are more than that of the plan they have now."""
+    accounts = current_services().accounts
+    user = accounts.user(name)
+    assert user is not None
+    owners: list[tuple[Owner, str, Mapping[str, str] | None]] = [("user", name, user.limits)]
+    owners += [("key", k.public_id, k.limits) for k in accounts.all_keys() if k.user == name]
+    for owner, owned, own in owners:
+        was, now = known_limits(owner, plan=before), known_limits(owner, plan=user.plan)
+        for limit in [each for each in own or {} if each in was and each in now]:
+            usual = now[limit].parsed[0]
+            kept = usual.with_amount((own or {})[limit]).amount
+            if usual.amount < kept <= was[limit].parsed[0].amount:
+                accounts.set_amount(owner, owned, limit, None)
+                reason = f"the plan {user.plan} has less"
+                callers.note(
+                    "clear-amount", identity_of(owner, owned), limit=limit, reason=reason, by=by
+                )
+
+
 def shares(team: str, users: Iterable[str]) -> list[State]:
     """Return what users have of the budgets that their team shares fairly, as far as that can be
     read; empty without such budgets."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatapp.accounts.store import ExistingTeamError, LastKeysError, Team, User, UserChange
 from chatapp.operators import arguments, blocks, callers, keys
-from chatapp.operators.amounts import OwnersAmounts, identity_of, listed
+from chatapp.operators.amounts import OwnersAmounts, fit_plan, identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import OperatorError, Override, StorageUnavailable
@@ -54,6 +54,8 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
         note("create-user", identity)
     if "plan" in changed:
         note("plan", identity, amount=changed["plan"])
+        if before is not None and "limits" not in values:
+            fit_plan(name, before=before.plan, by=by)
     if changed.get("team_name") or (before and "team_name" in changed):
         note("team", identity, amount=changed["team_name"] or "none")
     if "limits" in changed:
@@ -175,8 +177,12 @@ def _stop(public_ids: Sequence[str]) -> str:
 
 def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:
     """Change the user's plan; returns the change in a sentence."""
-    current_services().accounts.set_plan(name, arguments.plan(plan))
+    accounts = current_services().accounts
+    before = accounts.user(name)
+    accounts.set_plan(name, arguments.plan(plan))
     callers.note("plan", user_identity(name), amount=plan, reason=reason, by=by)
+    if before is not None:
+        fit_plan(name, before=before.plan, by=by)
     return f"{name} has the plan {plan}; all workers apply it within 5 s."
 
 

@@ -18,6 +18,7 @@ from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS
 from chatapp.blueprints.management import ACTIONS
+from chatapp.operators import users
 from chatapp.operators.rights import SCOPES
 from chatapp.services import services_of
 from tests.chatapp.blueprints.management.conftest import TOKEN, Api
@@ -442,3 +443,18 @@ def test_a_key_that_acts_for_others_does_nothing_as_their_owner(
         answer = client.open(path, method=method, json=body)
         assert (answer.status_code, answer.json and answer.json["code"]) == (403, "not_yours")
     assert state(app) == before
+
+
+def test_a_lowered_limit_does_not_outlast_a_smaller_plan(app: Flask, accounts: Accounts) -> None:
+    """15 of 60 USD a day, lowered by its owner, would be more than the 5 of the next plan. What an
+    operator raised stays, and what is below both plans."""
+    key = accounts.create_key("dora", plan="pro", default_plan="starter")
+    accounts.set_amount("user", "dora", "plan", "9000/day")  # raised
+    client = app.test_client()
+    client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {key.text}"
+    lowered = client.put("/me/limits/usd-day", json={"amount": "15 usd/day"})
+    assert lowered.status_code == 200
+    accounts.set_amount("user", "dora", "usd-month", "3 usd/month")
+    with app.app_context():
+        users.set_plan("dora", "starter", reason="", by="grace")
+    assert accounts.user("dora").limits == {"plan": "9000/day", "usd-month": "3 usd/month"}
