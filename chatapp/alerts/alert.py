@@ -1,5 +1,5 @@
-"""An alert: a budget that nears its end, a user who spends far more than usual, or a provider's key
-that has reached a spending cap or a quota."""
+"""An alert: a budget that nears its end, or will at this pace, a user who spends far more than
+usual, or a provider's key that has reached a spending cap or a quota."""
 
 from __future__ import annotations
 
@@ -10,8 +10,16 @@ from datetime import UTC, datetime
 from typing import Final, Literal
 
 from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
+from chatapp.ledger.forecast import Forecast
 
-Type = Literal["budget.reached", "usage.unusual", "key.capped", "key.exhausted", "alert.test"]
+Type = Literal[
+    "budget.reached",
+    "budget.forecast",
+    "usage.unusual",
+    "key.capped",
+    "key.exhausted",
+    "alert.test",
+]
 
 CENT: Final = 10_000
 #: Slack reads these as mentions and links: https://docs.slack.dev/messaging/formatting-message-text
@@ -28,7 +36,7 @@ class Alert:
     budget has a ``name``, a ``threshold`` in percent, and ``resets_at`` unless its window slides.
     ``refuses``: it has denied a call. A provider's key has an ``identity`` of its own, its upstream
     before a slash, and no amounts; its ``resets_at`` is when the cap or quota ends, if that is
-    known.
+    known. ``forecast`` is that of a budget.
     """
 
     type: Type
@@ -41,6 +49,7 @@ class Alert:
     threshold: int = 0
     resets_at: datetime | None = None
     refuses: bool = False
+    forecast: Forecast | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -69,6 +78,11 @@ class Alert:
                     f"{self.spent / max(1, self.amount):.1f} times as much as on a usual day "
                     f"({dollars(self.amount)} USD)."
                 )
+        if self.forecast is not None:
+            return (
+                f"{self._who} has spent {dollars(self.spent)} of {dollars(self.amount)} USD of the "
+                f"budget {self.name}. {self.forecast.sentence}"
+            )
         share = 100 * self.spent // self.amount
         text = (
             f"{self._who} has spent {dollars(self.spent)} of {dollars(self.amount)} USD "
@@ -98,7 +112,7 @@ class Alert:
         """Return the alert for a webhook, as JSON."""
         kind, name = subject(self.identity)
         owner = subject(self.user)[1] if self.user and kind == "key" else None
-        is_budget, is_unusual = (self.type == each for each in ("budget.reached", "usage.unusual"))
+        is_budget, is_unusual = self.type.startswith("budget."), self.type == "usage.unusual"
         return json.dumps(
             {
                 "type": self.type,
@@ -111,12 +125,13 @@ class Alert:
                     "key": name if kind == "key" else None,
                     "team": name if kind == "team" else None,
                     "budget": self.name,
-                    "threshold": self.threshold if is_budget else None,
+                    "threshold": self.threshold or None,
                     "spent_usd": self.spent / 1_000_000,
                     "amount_usd": self.amount / 1_000_000 if is_budget else None,
                     "usual_usd": self.amount / 1_000_000 if is_unusual else None,
                     "since": _time(self.since),
                     "resets_at": self.resets_at and _time(self.resets_at),
+                    "forecast": self.forecast and self.forecast.as_json(),
                 },
             }
         )
@@ -129,6 +144,12 @@ def subject(identity: str) -> tuple[Literal["user", "team", "key", "all"], str]:
     if identity.startswith(TEAM):
         return "team", identity.removeprefix(TEAM)
     return ("all", "") if identity == EVERYONE else ("key", identity)
+
+
+def whose(identity: str) -> dict[Literal["user", "team"], str]:
+    """Return by what the ledger has the calls of a user or a team; empty for others."""
+    kind, name = subject(identity)
+    return {"user": identity} if kind == "user" else {"team": name} if kind == "team" else {}
 
 
 def dollars(micro_usd: int) -> str:

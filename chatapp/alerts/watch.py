@@ -18,18 +18,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from cachetools import LRUCache
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts import EVERYONE, TEAM
 from chatapp.alerts import table
-from chatapp.alerts.alert import Alert, subject
+from chatapp.alerts.alert import Alert, Type, subject, whose
 from chatapp.alerts.webhook import Deliveries, Webhook
 from chatapp.background import BackgroundSender, Patience
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
+from chatapp.ledger.forecast import Budget
 from chatapp.ledger.reports import UNFINISHED, Reports, midnight
 from chatapp.per_process import PerProcess
 from chatapp.upstreams.keys import RefusedKey
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 LINGER_S: Final = 5.0
 #: A user's spending of today is summed this often, or when the calls of this process reach the bar.
 TODAY_EVERY_S: Final = 60.0
+#: A process forecasts a budget this often, and raises what is at least so sure.
+FORECAST_EVERY_S: Final = 3600.0
+SURE: Final = 0.8
 #: A usual day: the average of the days with spending, of the last 14, if there are 3 of them.
 USUAL_DAYS: Final = 14
 LEAST_DAYS: Final = 3
@@ -67,8 +71,9 @@ class Standing:
     ``used`` includes what running calls hold, and grows by what calls have cost since. ``count``
     asks the limit for it, without a charge: None while that cannot be read. ``window`` tells the
     windows of a budget apart. ``refuses``: it denied that call. ``warn_at`` is a threshold of its
-    own, 0 without one. ``raised`` is the highest threshold
-    that was raised, as far as this process knows.
+    own, 0 without one. ``has_forecast``: it follows the calendar and counts all calls of a user or
+    a team. ``raised`` is the highest threshold that was raised, as far as this process knows.
+    ``forecast_due_at`` is when to look ahead again, by the process's clock.
     """
 
     identity: str
@@ -82,7 +87,9 @@ class Standing:
     window: float
     resets_at: datetime | None
     warn_at: int = 0
+    has_forecast: bool = False
     raised: int = 0
+    forecast_due_at: float = 0.0
 
     def may_reach(self, percent: int) -> bool:
         return self.amount > 0 and (self.refuses or self.used * 100 >= percent * self.amount)
@@ -212,6 +219,8 @@ class Watch:
                 for budget in self._budgets.get(identity, {}).values():
                     budget.used += cost
                     self._look_at_budget(budget)
+                    if budget.has_forecast and cost:
+                        self._look_ahead(budget)
                 if cost and self._rules.times and subject(identity)[0] == "user":
                     self._look_at_user(identity, cost)
         except (SQLAlchemyError, OSError) as error:
@@ -231,7 +240,7 @@ class Watch:
                 known = self._budgets.setdefault(new.identity, {})
                 old = known.get(new.name)
                 if old and (old.window, old.amount) == (new.window, new.amount):
-                    new.raised = old.raised
+                    new.raised, new.forecast_due_at = old.raised, old.forecast_due_at
                 known[new.name] = new
                 if new.refuses:
                     refused.add(new.identity)
@@ -275,21 +284,38 @@ class Watch:
         reached = max(passed, default=0)
         if reached <= budget.raised:
             return
-        self._raise(
-            Alert(
-                type="budget.reached",
-                identity=budget.identity,
-                user=budget.user if subject(budget.identity)[0] == "key" else None,
-                name=budget.name,
-                threshold=reached,
-                spent=spent,
-                amount=budget.amount,
-                since=budget.since,
-                resets_at=budget.resets_at,
-                refuses=budget.refuses,
-            )
-        )
+        facts = {"threshold": reached, "refuses": budget.refuses}
+        self._raise_budget("budget.reached", budget, spent=spent, **facts)
         budget.raised = reached
+
+    def _look_ahead(self, budget: Standing) -> None:
+        """Raise that the budget will be used up before its window ends, if that is sure enough."""
+        now_s = time.monotonic()
+        if not self._rules.at or now_s < budget.forecast_due_at or budget.refuses:
+            return
+        budget.forecast_due_at = now_s + FORECAST_EVERY_S
+        counted = budget.count()
+        if counted is None or budget.resets_at is None:
+            return
+        window = Budget(budget.amount, counted, budget.since, budget.resets_at)
+        found = self._reports.forecast(window, **whose(budget.identity))
+        if found is None or found.used_up_at is None or found.sure < SURE:
+            return
+        self._raise_budget("budget.forecast", budget, spent=found.spent, forecast=found)
+        budget.forecast_due_at = math.inf
+
+    def _raise_budget(self, kind: Type, budget: Standing, **facts: Any) -> None:
+        alert = Alert(
+            type=kind,
+            identity=budget.identity,
+            user=budget.user if subject(budget.identity)[0] == "key" else None,
+            name=budget.name,
+            amount=budget.amount,
+            since=budget.since,
+            resets_at=budget.resets_at,
+            **facts,
+        )
+        self._raise(alert)
 
     def _spent(self, budget: Standing) -> int:
         """Return what the ledger has settled in the budget's window."""

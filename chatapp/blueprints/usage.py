@@ -12,7 +12,7 @@ from chatapp.estimates.tokens import PDF_BYTES_PER_TOKEN, family_of
 from chatapp.ledger.table import usage_of
 from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
-from chatapp.web.call_limits import MICRO, remaining_limits
+from chatapp.web.call_limits import MICRO, remaining_limits, with_forecast
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
 from chatapp.web.formats.chat import usage_fields
@@ -52,7 +52,7 @@ def usage() -> Response:
     services, principal = current.services, current.principal
     limiter = services.limiter
     try:
-        limits = [limit.as_json() for limit in remaining_limits(limiter)]
+        left = remaining_limits(limiter)
     except Exception as error:  # each storage has other errors
         log.exception("The limits of a caller cannot be read")
         raise ApiError(
@@ -62,7 +62,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.current.plan,
         team=None if principal is None else principal.team,
-        limits=limits,
+        limits=[with_forecast(each, services.reports).as_json() for each in left],
         spent=services.reports.spent_usd(current.user),
     )
 

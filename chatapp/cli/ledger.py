@@ -14,13 +14,15 @@ from flask import json
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.cli import arguments, output
-from chatapp.ledger.reports import MICRO, TAG, month_start
+from chatapp.ledger.forecast import TIME
+from chatapp.ledger.reports import MICRO, TAG, midnight, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.retention import prune as delete_calls
 from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, reports, restoration
 from chatapp.operators.credit import credit
 from chatapp.services import current_services
+from chatapp.web.current_request import team_identity
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import by_operator, echo_json, with_json
 
@@ -119,12 +121,19 @@ def give_credit(user: str, usd: Decimal, *, reason: str, by: str, as_json: bool)
 @of_period
 @click.option("--top", type=click.IntRange(1), metavar="N", help="Only the first N.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")
+@click.option("--forecast", "ahead", is_flag=True, help="Show when budgets will be used up.")
 @with_json
 @with_appcontext
-def spend(by: str, period: Period, top: int | None, *, as_csv: bool, as_json: bool) -> None:
+def spend(by: str, period: Period, top: int | None, *, ahead: bool, **form: bool) -> None:
     """Show who has spent most: calls, tokens and dollars, this month or in that time."""
+    as_csv, as_json = form["as_csv"], form["as_json"]
     if as_csv and as_json:
         raise click.UsageError("Pass --csv or --json, not both.")
+    if ahead:
+        if period != Period() or by not in ("user", "team"):
+            raise click.UsageError("--forecast is --by user or team, and of no other time.")
+        _forecast(by, top, as_csv=as_csv, as_json=as_json)
+        return
     if period == Period():
         period = Period(month_start())
     found = current_services().reports.spending(by=by, **period._asdict(), top=top)
@@ -147,6 +156,23 @@ def spend(by: str, period: Period, top: int | None, *, as_csv: bool, as_json: bo
         output.echo_rows(
             [(*row[:-1], f"{row[-1] / MICRO:.6f}") for row in rows], heads, as_json=False
         )
+
+
+def _forecast(by: str, top: int | None, *, as_csv: bool, as_json: bool) -> None:
+    """Print the budgets of those who have spent most this week."""
+    rows: list[tuple[object, ...]] = []
+    week = midnight() - timedelta(days=7)
+    for each in current_services().reports.spending(by=by, since=week, top=top):
+        name = each.subject or ""
+        for limit, forecast in reports.forecasts(team_identity(name) if by == "team" else name):
+            amounts, ahead = (forecast.spent / MICRO, limit.amount / MICRO), forecast.as_json()
+            resets_at = datetime.fromtimestamp(limit.reset_at, UTC).strftime(TIME)
+            rows.append((name, limit.name, *amounts, *ahead.values(), resets_at))
+    heads = (by.upper(), "BUDGET", "SPENT", "OF", "USED UP AT", "SURE", "RESETS AT")
+    if as_csv:
+        output.echo_csv([head.lower().replace(" ", "_") for head in heads], rows)
+    else:
+        output.echo_rows(rows, heads, as_json=as_json, empty="No budget has a forecast.")
 
 
 @ledger.command()

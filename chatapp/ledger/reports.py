@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from cachetools import TTLCache, cachedmethod
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Status
+from chatapp.ledger.forecast import READ, Budget, Forecast, forecast
 from chatapp.ledger.table import CALLS
 
 log = logging.getLogger(__name__)
@@ -32,6 +35,8 @@ BY_SUBJECT: Final[ColumnElement[Any]] = nulls_first(literal_column("subject"))
 BILLED: Final = (CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
 UNFINISHED: Final[Status] = "unfinished"
 CREDITED: Final[Status] = "credited"
+#: Calls whose cost limits hold once no call is running.
+SETTLED: Final = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
 #: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
 NO_FAILURE: Final[frozenset[Status]] = frozenset(
     {UNFINISHED, "answered", "cut_off", "bad_request", "too_large", "unknown_model"}
@@ -137,10 +142,13 @@ def month_start() -> datetime:
 
 
 class Reports:
-    """Queries of the ledger. Errors are SQLAlchemy's, except in `spent_usd`."""
+    """Queries of the ledger. Errors are SQLAlchemy's, except in `spent_usd` and `forecast`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # A team has no index: a process reads its hours every ten minutes at most.
+        self._hours: TTLCache[Any, Mapping[datetime, int]] = TTLCache(100, 600.0)
+        self._lock = threading.Lock()
 
     def spent_usd(self, user: str) -> dict[str, float] | None:
         """Dollars spent today, this week and this month, by UTC; None if the ledger cannot be
@@ -173,9 +181,31 @@ class Reports:
         A call whose worker died counts as far as its stream had come when its lease was last
         renewed: that much was settled, and the rest of the estimate was refunded.
         """
-        known = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
-        query = _filtered(select(COST), user=user, team=team, since=since).where(known)
+        query = _filtered(select(COST), user=user, team=team, since=since).where(SETTLED)
         return self._sum(query if key is None else query.where(CALLS.c.key_id == key))
+
+    def forecast(
+        self, budget: Budget, *, user: str | None = None, team: str | None = None
+    ) -> Forecast | None:
+        """Return what becomes of a budget of a user or a team, see `forecast.py`; None also if the
+        ledger cannot be read."""
+        try:
+            return forecast(self._costs_by_hour(user, team), budget, now=datetime.now(UTC))
+        except (SQLAlchemyError, OSError) as error:
+            log.error("The ledger cannot be read: %s", error)
+            return None
+
+    @cachedmethod(lambda self: self._hours, lock=lambda self: self._lock)
+    def _costs_by_hour(self, user: str | None, team: str | None) -> Mapping[datetime, int]:
+        """Return the settled cost by the hours of the time that a forecast reads, as of some
+        minutes ago. Credits are left out: they say nothing about the pace."""
+        hour = func.substr(literal_column("CAST(started_at AS VARCHAR)"), 1, 13).label("hour")
+        query = _filtered(select(hour, COST), user=user, team=team, since=datetime.now(UTC) - READ)
+        query = query.where(SETTLED, CALLS.c.status != CREDITED).group_by("hour")
+        return {
+            datetime.strptime(text, "%Y-%m-%d %H").replace(tzinfo=UTC): int(cost)
+            for text, cost in self._rows(query)
+        }
 
     def totals(
         self,

@@ -10,10 +10,11 @@ from chatapp.accounts import ADDRESS, EVERYONE, TEAM
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
+from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reports import CREDITED, MICRO
 from chatapp.operators import callers
 from chatapp.services import current_services
-from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits
+from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits, with_forecast
 from chatapp.web.current_request import team_identity
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import printable
@@ -38,8 +39,8 @@ def usage(user: str) -> dict[str, object]:
         own = {identity, team}
         if is_readable:
             # Addresses and keys have limits of their own.
-            left = remaining_limits(limiter)
-            limits = [limit.as_json() for limit in left if limit.identity in own]
+            left = [limit for limit in remaining_limits(limiter) if limit.identity in own]
+            limits = [with_forecast(limit, services.reports).as_json() for limit in left]
         plan = limiter.current.plan
     return {
         "user": callers.name_of(identity),
@@ -48,6 +49,18 @@ def usage(user: str) -> dict[str, object]:
         "limits": limits,
         "spent": services.reports.spent_usd(identity),
     }
+
+
+def forecasts(identity: str) -> list[tuple[Any, Forecast]]:
+    """Return the limits of a user or a team that have a forecast, with it. OperatorError if this
+    process does not see what the workers count."""
+    callers.shared_operators()
+    services = current_services()
+    plan = callers.ChatCallers().plan(identity) or services.default_plan
+    with callers.request_of(identity, plan):
+        left = remaining_limits(services.limiter)
+    own = [with_forecast(e, services.reports) for e in left if e.identity == identity]
+    return [(each, each.forecast) for each in own if each.forecast is not None]
 
 
 def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, bool]:

@@ -14,8 +14,9 @@ from typing import Any, Final
 from flask import Response
 
 from chatapp.accounts import ADDRESS, TEAM, USER
+from chatapp.alerts.alert import whose
 from chatapp.alerts.watch import Alerts, Standing
-from chatapp.web.call_limits import WARN_AT, is_near, window_start
+from chatapp.web.call_limits import MODELS, WARN_AT, is_near, window_start
 from ratelimit_ext import (
     DecisionEvent,
     Event,
@@ -95,11 +96,14 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             resets_at = None
         bound, identity = bounds[charge.key], identities[charge.key]
         owner, *others = _parts(bound, identity)
+        keywords = dict(bound.keywords)
+        counts_all = not others and MODELS not in keywords and verdict.share is None
         yield Standing(
             identity=owner,
             user=user,
             name=f"{limit.label} of {', '.join(others)}" if others else limit.label,
-            warn_at=dict(bound.keywords).get(WARN_AT, 0),
+            warn_at=keywords.get(WARN_AT, 0),
+            has_forecast=counts_all and limit.anchor is not None and bool(whose(owner)),
             amount=limit.amount,
             used=_used(verdict),
             count=partial(_counted, limiter, charge),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from chatapp.alerts.alert import whose
 from chatapp.calls.upstream_quota import quota_level
+from chatapp.ledger.forecast import Budget, Forecast
+from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
 from chatapp.web.current_request import current_request
 from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Share, Verdict, calendar_window
@@ -36,6 +39,7 @@ WARN_AT: Final = "warn_at"
 ENDPOINT: Final = "chat.chat"
 METHOD: Final = "POST"
 MICRO: Final = 1_000_000
+DAY_S: Final = 86_400
 
 
 class RequestLimits:
@@ -144,6 +148,7 @@ class RemainingLimit:
     anchor: str | None = None
     keywords: Mapping[str, Any] = field(default_factory=dict)
     share: Share | None = None
+    forecast: Forecast | None = None
 
     def as_json(self) -> dict[str, object]:
         """For a client: amounts in dollars, times in seconds from now."""
@@ -169,6 +174,8 @@ class RemainingLimit:
                 "members": members,
                 "ahead_for": until_us / MICRO,
             }
+        if self.forecast is not None:
+            entry["forecast"] = self.forecast.as_json()
         entry |= self.keywords
         if (percent := self.keywords.get(WARN_AT)) is not None:
             entry["warning"] = is_near(self.amount, self.remaining, percent)
@@ -185,6 +192,19 @@ def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     empty if limits are disabled. Nothing is charged. Limits of models are left out, because the
     current request names no model."""
     return [_left(shown) for shown in limiter.current.peek(ENDPOINT, method=METHOD)]
+
+
+def with_forecast(limit: RemainingLimit, reports: Reports) -> RemainingLimit:
+    """Return the limit, with a forecast if it is a budget that follows the calendar and counts all
+    calls of a user or a team."""
+    owner, used = whose(limit.identity), limit.amount - limit.remaining
+    counts_all = MODELS not in limit.keywords and limit.share is None
+    is_budget = limit.unit == "usd" and limit.anchor is not None and limit.period_s >= DAY_S
+    if not (is_budget and counts_all and owner and used):
+        return limit
+    end = datetime.fromtimestamp(limit.reset_at, UTC)
+    budget = Budget(limit.amount, used, end - timedelta(seconds=limit.period_s), end)
+    return replace(limit, forecast=reports.forecast(budget, **owner))
 
 
 def _left(shown: RequestLimit) -> RemainingLimit:

@@ -20,6 +20,7 @@ from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.blocks import KEY_SWITCH, USER_SWITCH
 from chatapp.operators.callers import shared_operators
 from chatapp.operators.keys import people_of, state_of
+from chatapp.operators.reports import forecasts
 from chatapp.operators.users import state_of as state_of_user
 from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
@@ -152,10 +153,11 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
     their pages share."""
     states: list[State] = []
     denials: list[Any] = []
+    ahead: list[Any] = []
     remembers = current_services().settings.remember_denials
     with reported() as problems:
         operators = shared_operators()
-        states = operators.states(*identities)
+        states, ahead = operators.states(*identities), forecasts(identities[0])
         if remembers:
             denials = operators.denials(*identities, since=DAY_S).records
     return {
@@ -167,6 +169,7 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
         "known": amounts.known_limits(owner, plan=plan),
         "states": [each for each in states if not each.is_guard],
         "denying": [each for each in states if not each.verdict.allowed],
+        "forecasts": ahead,
         "problem": "".join(problems),
         "remembers": remembers,
         "denials": latest(denials, DENIALS),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from chatapp.alerts.alert import Alert
+from chatapp.ledger.forecast import Forecast
 
 NOON = datetime(2026, 11, 26, 12, 0, 0, tzinfo=UTC)
 RESET = datetime(2026, 12, 1, tzinfo=UTC)
@@ -61,6 +62,22 @@ def test_a_name_is_only_text() -> None:
         "User &lt;!channel&gt;&amp;\\nERROR all is lost\\x1b[2J has spent"
     )
     assert body["data"]["user"] == "<!channel>&\nERROR all is lost\x1b[2J"
+
+
+def test_a_forecast_says_when() -> None:
+    """And how sure it is, also in the data."""
+    found = alert(
+        type="budget.forecast",
+        identity="team:red",
+        forecast=Forecast(datetime(2026, 11, 26, 15, tzinfo=UTC), 0.93, 800_000),
+    )
+    assert found.sentence == (
+        "Team red has spent 0.80 of 1.00 USD of the budget usd. At this pace it is used up on "
+        "Thursday, 2026-11-26, at 15:00 UTC (93 % sure)."
+    )
+    data = json.loads(found.body())["data"]
+    assert (data["budget"], data["amount_usd"], data["threshold"]) == ("usd", 1.0, None)
+    assert data["forecast"] == {"used_up_at": "2026-11-26T15:00:00Z", "sure": 0.93}
 
 
 def test_unusual_usage_has_a_usual_day() -> None:

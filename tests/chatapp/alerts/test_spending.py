@@ -222,3 +222,24 @@ def test_alerts_can_be_switched_off(make_app: AppMaker) -> None:
     config = {"CHATAPP_ALERT_AT": "off", "CHATAPP_ALERT_UNUSUAL_TIMES": "0"}
     assert services_of(make_app(**config)).alerts is None
     assert services_of(make_app()).alerts is not None
+
+
+def test_budgets_of_all_calls_by_the_calendar_have_a_forecast(
+    start: Callable[..., Flask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a user or a team: the ledger does not know what others count."""
+    policy = tmp_path / "policy.toml"
+    of_models = BUDGET_OF_SOME.replace("some", "gpt") + 'models = ["gpt*"]\n'
+    slides = BUDGET_OF_SOME.replace('anchor = "day"', "").replace("fixed-", "sliding-")
+    policy.write_text(POLICY_FILE.read_text() + slides + of_models)
+    app = start(RATELIMIT_POLICY_FILE=str(policy))
+    run(app, "teams", "create", "red", "--limit", "team-usd-day=5 usd/day")
+    key = new_key(app, "alice", "--team", "red", "--limit", "key-usd-day=5 usd/day")
+    alerts, read = services_of(app).alerts, []
+    monkeypatch.setattr(alerts, "note_decision", lambda _, each, **_others: read.append(each))
+    assert ask(app, key) == 200
+    found = {each.name: each.has_forecast for reading in read for each in reading()}
+    assert len(found) == 6
+    assert {name for name, has_one in found.items() if has_one} == {
+        *("usd-day", "usd-month", "team-usd-day")
+    }

@@ -372,6 +372,96 @@ def test_a_database_that_is_down_loses_no_alert(
     assert thresholds(alerts, database) == [80]
 
 
+# -- forecasts ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def month_of_spending(database: Database) -> None:
+    """A dollar every twelve hours of the last 25 days, of alice for the team red."""
+    now = datetime.now(UTC)
+    write(
+        database,
+        [
+            finished(begun(started_at=now - half * timedelta(hours=12)), cost_micro_usd=USD)
+            for half in range(50)
+        ],
+    )
+
+
+def month(**fields: Any) -> Standing:
+    """Alice's budget of a month of which ten days are over, so that 20 of 50 dollars are spent."""
+    times = {"since": BEGAN - timedelta(days=10), "resets_at": BEGAN + timedelta(days=20)}
+    usual: dict[str, Any] = {"name": "usd-month", "amount": 50 * USD, "count": lambda: 20 * USD}
+    return standing(**usual | times | {"has_forecast": True} | fields)
+
+
+def forecasts(alerts: Alerts, database: Database) -> list[str]:
+    assert alerts.flush(10)
+    found = reversed(table.alerts(database, since=None))
+    return [row["identity"] for row in found if row["type"] == "budget.forecast"]
+
+
+@pytest.mark.usefixtures("month_of_spending")
+def test_a_forecast_is_raised_once_in_a_window(
+    make_alerts: MakeAlerts, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By all workers, and again in the next window. The 30 dollars that are left last for 15 of the
+    20 days."""
+    workers = [make_alerts(), make_alerts()]
+    for alerts in (*workers, *workers):
+        decide(alerts, month())
+        spend(alerts, database, 0.000001)
+        assert forecasts(alerts, database) == ["user:alice"]
+    sentence = "User alice has spent 20.00 of 50.00 USD of the budget usd-month. At this pace it is"
+    assert [sentence in text for text in caplog.messages] == [True]
+    before = {"at": BEGAN - timedelta(days=11)}  # as if it had been in the window before
+    with database.writing() as connection:
+        connection.execute(table.ALERTS.update().values(before))
+    decide(workers[0], month(window=1.0))
+    spend(workers[0], database, 0.000001)
+    assert forecasts(workers[0], database) == ["user:alice"] * 2
+
+
+@pytest.mark.usefixtures("month_of_spending")
+@pytest.mark.parametrize(
+    ("rules", "budget"),
+    [
+        ({}, {"amount": 100 * USD, "count": lambda: 20 * USD}),
+        ({}, {"has_forecast": False}),
+        ({}, {"refuses": True}),
+        ({}, {"count": lambda: None}),
+        ({"at": ()}, {}),
+    ],
+    ids=["lasts", "of some calls", "refuses", "storage is down", "switched off"],
+)
+def test_other_budgets_raise_no_forecast(
+    make_alerts: MakeAlerts, database: Database, rules: dict[str, Any], budget: dict[str, Any]
+) -> None:
+    """Those that last, those that the ledger does not know alone, and those that are over."""
+    alerts = make_alerts(**rules)
+    decide(alerts, month(**budget))
+    spend(alerts, database, 0.000001)
+    assert forecasts(alerts, database) == []
+
+
+@pytest.mark.usefixtures("month_of_spending")
+def test_a_process_looks_ahead_once_an_hour(
+    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many calls there are: it costs a query."""
+    asked: list[int] = []
+    budget = {"amount": 100 * USD, "count": lambda: asked.append(1) or 20 * USD}
+    looks = []
+    now_s = watch.time.monotonic()
+    for later_s in (0, 10, 3590, 3610):
+        monkeypatch.setattr(watch.time, "monotonic", lambda at=now_s + later_s: at)
+        decide(alerts, month(**budget))
+        spend(alerts, database, 0.000001)
+        assert alerts.flush(10)
+        looks.append(len(asked))
+    assert looks == [1, 1, 1, 2]
+
+
 # -- unusual usage -----------------------------------------------------------------------------
 
 

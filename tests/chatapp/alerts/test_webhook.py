@@ -82,6 +82,7 @@ def test_an_alert_arrives_signed(receiver: Receiver) -> None:
             "usual_usd": None,
             "since": "2026-11-26T00:00:00Z",
             "resets_at": "2026-11-27T00:00:00Z",
+            "forecast": None,
         },
     }
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -24,10 +25,12 @@ from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
+from chatapp.blueprints.admin import users as users_page
 from chatapp.blueprints.admin.chart import OTHERS, chart
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import new_call_id
+from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reports import DayTotal
 from chatapp.operators.callers import shared_operators, upstreams
 from chatapp.services import services_of
@@ -463,6 +466,26 @@ def test_alerts_are_shown_with_the_spending(admin: FlaskClient, database_url: st
     page = admin.get("/admin?team=research").text.partition("<h2>Alerts</h2>")[2]
     assert (page.count("usd-day"), "alice" in page) == (1, False)
     assert "<h2>Alerts</h2>" not in admin.get("/admin?user=bob").text
+
+
+def test_budgets_have_forecasts(
+    admin: FlaskClient, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the pages of users and teams, and in the list of alerts without a threshold."""
+    at = datetime(2026, 11, 26, 15, tzinfo=UTC)
+    limit = SimpleNamespace(name="usd-month")
+    found = {
+        "alice": [(limit, Forecast(at, 0.9, 1))],
+        "team:research": [(limit, Forecast(None, 0, 1))],
+    }
+    monkeypatch.setattr(users_page, "forecasts", lambda each: found[each.removeprefix("user:")])
+    page = admin.get("/admin/user?name=alice").text
+    assert "usd-month: At this pace it is used up on Thursday, 2026-11-26, at 15:00 UTC" in page
+    page = admin.get("/admin/team?name=research").text
+    assert "usd-month: At this pace it lasts (100 % sure)." in page
+    facts = {"since": at, "amount": 5_000_000, "spent": 4_020_000, "name": "usd-month"}
+    remember(Database(database_url), Alert(type="budget.forecast", identity="team:red", **facts))
+    assert "forecast</td>" in admin.get("/admin").text.partition("<h2>Alerts</h2>")[2]
 
 
 def test_a_team_has_a_page(

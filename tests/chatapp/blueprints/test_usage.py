@@ -130,6 +130,23 @@ def test_a_call_is_in_it_at_once(online: FlaskClient) -> None:
     assert usage(online)["spent"] == spent
 
 
+def test_budgets_of_the_calendar_have_a_forecast(online: FlaskClient, database_url: str) -> None:
+    """Once something is known of the caller; limits by the hour and of other units have none."""
+    services, now = services_of(online.application), datetime.now(UTC)
+    chat = {"message": "hi", "model": "gpt-4o"}
+    past = [
+        finished(begun(started_at=now - timedelta(days=days), user="ip:127.0.0.1"))
+        for days in range(1, 20)
+    ]
+    table.write(Database(database_url), past)
+    assert not any("forecast" in each for each in limits(online).values())
+    assert online.post("/chat", json=chat).status_code == 200
+    assert services.ledger.flush()
+    found = {name: each["forecast"] for name, each in limits(online).items() if "forecast" in each}
+    lasts = {"used_up_at": None, "sure": 0.0}
+    assert found == {"usd-day": lasts, "usd-month": lasts}
+
+
 @pytest.mark.parametrize(
     ("now", "days"),
     [("2027-01-31T23:59:50+00:00", 31), ("2028-02-29T23:59:50+00:00", 29)],

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +15,11 @@ from flask_limiter.commands import cli as limiter_commands
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
+from chatapp.ledger import table
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.upstream_server import UpstreamServer
 
 CALL = {"message": "ping", "model": "gpt-4o"}
@@ -88,6 +93,40 @@ def test_flask_limiters_commands_know_the_identity(key: PresentedKey, app: Flask
     cleared = app.test_cli_runner().invoke(limiter_commands, args=words)
     assert cleared.exit_code == 0, cleared.output
     assert left() == 2000
+
+
+def test_forecasts_are_listed(
+    key: PresentedKey, app: Flask, accounts: Accounts, database_url: str
+) -> None:
+    """Of users or teams, as the guide says, as JSON or CSV; not for other subjects or times."""
+    accounts.create_team("red")
+    accounts.set_team("alice", "red")
+    accounts.set_amount("team", "red", "team-usd-month", "0.009 usd/month")
+    now = datetime.now(UTC)
+    past = [
+        finished(begun(started_at=now - timedelta(days=days), team="red"), cost_micro_usd=50)
+        for days in range(1, 20)
+    ]
+    table.write(Database(database_url), past)
+    assert run(app, "spend", "--forecast").stderr == "No budget has a forecast.\n"
+    ask(app, key)
+    heads, *rows = run(app, "spend", "--forecast", "--csv").stdout.splitlines()
+    assert heads == "user,budget,spent,of,used_up_at,sure,resets_at"
+    assert [row.split(",")[:2] for row in rows] == [
+        ["user:alice", "usd-day"],
+        ["user:alice", "usd-month"],
+    ]
+    (row,) = json.loads(run(app, "spend", "--forecast", "--by", "team", "--json").stdout)
+    assert (row["team"], row["budget"], row["of"]) == ("red", "team-usd-month", 0.009)
+    assert 0 < row["spent"] < 0.009
+    assert 0 <= row["sure"] <= 1
+    page = (Path(__file__).parents[3] / "docs" / "gateway" / "spending.md").read_text()
+    _, command, _, shown, *_ = re.split("```.*\n", page.partition("## A forecast")[2])
+    printed = run(app, *command.split()[4:]).stdout
+    assert re.split("  +", printed.splitlines()[0]) == re.split("  +", shown.splitlines()[0])
+    for other in (["--by", "model"], ["--month", "last"]):
+        failed = run(app, "spend", "--forecast", *other, status=2).stderr
+        assert "--forecast is --by user or team, and of no other time." in failed
 
 
 def test_limits_in_memory_are_left_out(key: PresentedKey, make_app: AppMaker) -> None:

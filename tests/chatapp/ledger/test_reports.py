@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import Call
-from chatapp.ledger.reports import DayTotal, ModelEstimates, Reports, Tokens
+from chatapp.ledger.forecast import DAY, Budget, Forecast
+from chatapp.ledger.reports import MICRO, DayTotal, ModelEstimates, Reports, Tokens
 from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -55,6 +56,47 @@ def test_limits_hold_what_is_settled(database: Database) -> None:
     ]
     table.write(database, calls)
     assert Reports(database).settled_micro_usd("user:alice", MIDNIGHT) == 1485 + 20 + 300 + 50_000
+
+
+def test_a_forecast_reads_five_weeks(database: Database) -> None:
+    """Of a user or a team, by the hour, without credits and without the estimates of running
+    calls: three dollars every noon for a user, one of them for the team."""
+    noon = datetime.now(UTC).replace(minute=0) - timedelta(hours=6)
+    calls = [
+        finished(begun(started_at=noon - days * DAY, team=team), cost_micro_usd=usd * MICRO)
+        for days in range(40)
+        for usd, team in ((1, "red"), (2, None))
+    ]
+    calls += [
+        finished(begun(started_at=noon, user="user:zoe", team="red"), cost_micro_usd=5 * MICRO),
+        finished(begun(started_at=noon, team="red"), status="credited", cost_micro_usd=-MICRO),
+        begun(started_at=noon, team="red"),
+    ]
+    table.write(database, calls)
+    reports = Reports(database)
+    begin = noon.replace(second=0, microsecond=0)
+
+    def budget(days: int, usd: int = 200) -> Budget:
+        return Budget(usd * MICRO, 10**15, begin - days * DAY, noon + 20 * DAY)
+
+    for days in (0, 10):
+        alice = reports.forecast(budget(days), user="user:alice")
+        red = reports.forecast(budget(days), team="red")
+        assert (alice and alice.spent, red and red.spent) == (
+            (3 * days + 3) * MICRO,
+            (days + 6) * MICRO,
+        )
+    assert reports.forecast(budget(0), user="user:zoe2") is None
+    ends = reports.forecast(budget(10, usd=36), user="user:alice")
+    assert ends == Forecast(begin + DAY, 1.0, 33 * MICRO)
+
+
+def test_a_ledger_that_is_down_has_no_forecast(database: Database) -> None:
+    """As for what was spent."""
+    with database.writing() as connection:
+        connection.execute(text("ALTER TABLE calls RENAME TO gone"))
+    budget = Budget(1, 1, MIDNIGHT, MIDNIGHT + DAY)
+    assert Reports(database).forecast(budget, user="user:alice") is None
 
 
 def test_totals_are_by_day_and_user(reports: Reports) -> None:
