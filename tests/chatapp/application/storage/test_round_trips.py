@@ -172,7 +172,7 @@ def test_alerts_cost_no_round_trip(
     database_url: str,
 ) -> None:
     """A budget that nears its end is looked up in the database, by a thread. It asks the limit only
-    for an alert, of which these calls raise one."""
+    for an alert, of which these calls raise one, and once an hour for a forecast."""
     redis_client.function_flush()  # other tests may have looked at such a limit
     limits = {"key-usd-day": "0.01 usd/day"}
     accounts = Accounts(Database(database_url))
@@ -187,10 +187,9 @@ def test_alerts_cost_no_round_trip(
         assert services.alerts is not None
         assert services.alerts.flush(30)
 
-    ask_and_raise()  # the server learns the scripts
+    ask_and_raise()  # the server learns the scripts, and the forecasts of this hour are made
     commands = seen(redis_client, lambda: [ask_and_raise() for _ in range(8)])
-    learns = "function"
-    assert sorted(commands) == sorted([DECIDES, SETTLES] * 8 + [LOOKS, learns, LOOKS])
+    assert sorted(commands) == sorted([DECIDES, SETTLES] * 8 + [LOOKS])
     [alert] = table.alerts(services.database, since=None)
     assert (alert["name"], alert["threshold"]) == ("key-usd-day", 1)
 
