@@ -43,7 +43,7 @@ TIERS = {
     # What takes long, or the machine for itself.
     "long": (
         *("benchmarks", "compat", "faults", "fuzz"),
-        *("e2e/clients", "e2e/load", "e2e/money", "e2e/page"),
+        *("e2e/clients", "e2e/load", "e2e/money", "e2e/operators", "e2e/page"),
     ),
 }
 #: Folders and files that take longest, in this order. They are begun first: else one process would
