@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from functools import reduce, wraps
+from typing import Any, Final
 
 import click
 from flask.cli import AppGroup
@@ -13,6 +14,7 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import ApiKey, UnknownKeyError
 from chatapp.cli import amounts, arguments, output, user_file
+from chatapp.cli.arguments import with_overlap
 from chatapp.operators import keys as known_keys
 from chatapp.operators import users as known_users
 from chatapp.operators.amounts import (
@@ -38,7 +40,22 @@ MODEL_HELP: Final = 'Allow only this model, or these, as in "gpt-5*"; may be rep
 
 
 def acts_for_users(command: Callable[..., None]) -> Callable[..., None]:
-    """Add the options of a key that acts for users."""
+    """Add the options of a key that acts for users; the command gets them as ``people``."""
+
+    @wraps(command)
+    def with_people(
+        *args: Any,
+        headers: tuple[str, ...],
+        user_in_body: bool,
+        plan_of_new: str | None,
+        most_new: int | None,
+        **others: Any,
+    ) -> None:
+        if headers and user_in_body:
+            raise click.UsageError("Give --user-header or --user-in-body, not both.")
+        named_by = () if user_in_body else headers or HEADERS
+        command(*args, people=People(named_by, plan_of_new, most_new or MOST_NEW), **others)
+
     options = (
         click.option(
             "--user-header",
@@ -55,18 +72,7 @@ def acts_for_users(command: Callable[..., None]) -> Callable[..., None]:
             help=f"How many new users the key may bring in an hour; default {MOST_NEW}.",
         ),
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _people(
-    headers: tuple[str, ...], plan: str | None, most_new: int | None, *, in_body: bool
-) -> People:
-    if headers and in_body:
-        raise click.UsageError("Give --user-header or --user-in-body, not both.")
-    named_by = () if in_body else headers or HEADERS
-    return People(named_by, plan, most_new or MOST_NEW)
+    return reduce(lambda added, option: option(added), reversed(options), with_people)
 
 
 keys = AppGroup("keys", help="Create, list, change and revoke API keys.")
@@ -104,10 +110,7 @@ def create_key(  # noqa: PLR0913 - one for each option
     limits: tuple[tuple[str, str], ...],
     models: tuple[str, ...],
     acts_for_users: bool,
-    headers: tuple[str, ...],
-    user_in_body: bool,
-    plan_of_new: str | None,
-    most_new: int | None,
+    people: People,
     reason: str,
     by: str,
     as_json: bool,
@@ -121,7 +124,6 @@ def create_key(  # noqa: PLR0913 - one for each option
     """
     services = current_services()
     is_first = not services.accounts.any_key()
-    people = _people(headers, plan_of_new, most_new, in_body=user_in_body)
     if not acts_for_users and people != People():
         raise click.UsageError("Add --acts-for-users: other options are about such a key.")
     made = known_keys.create_key(
@@ -176,12 +178,7 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key")
-@click.option(
-    "--overlap",
-    type=arguments.OVERLAP,
-    default="24h",
-    help="How long KEY stays valid: 0s, 2h, 7d; default 24h.",
-)
+@with_overlap
 @by_operator
 @with_json
 def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool) -> None:
@@ -287,26 +284,16 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
 @acts_for_users
 @by_operator
 @with_json
-def set_people(  # noqa: PLR0913 - one for each option
-    key: str,
-    right: str,
-    *,
-    headers: tuple[str, ...],
-    user_in_body: bool,
-    plan_of_new: str | None,
-    most_new: int | None,
-    reason: str,
-    by: str,
-    as_json: bool,
+def set_people(
+    key: str, right: str, *, people: People, reason: str, by: str, as_json: bool
 ) -> None:
     """Let KEY act for the users that its requests name, or for its own user alone.
 
     It can then spend the budget of any user: give it only to a program that knows its users.
     """
-    named = _people(headers, plan_of_new, most_new, in_body=user_in_body)
-    people = named if right == "on" else None
-    done = known_keys.set_people(key, people, reason=reason, by=by)
-    shown = people and people.as_row()
+    named = people if right == "on" else None
+    done = known_keys.set_people(key, named, reason=reason, by=by)
+    shown = named and named.as_row()
     output.echo_done(done, as_json=as_json, id=public_id_of(key), people=shown)
 
 

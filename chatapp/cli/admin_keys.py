@@ -9,6 +9,7 @@ from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.cli import arguments, output
+from chatapp.cli.arguments import with_overlap
 from chatapp.operators import admin_keys as known
 from chatapp.operators.rights import SCOPES
 from chatapp.services import current_services
@@ -76,12 +77,7 @@ def revoke(key: str, *, reason: str, by: str, as_json: bool) -> None:
 
 @admin_keys.command()
 @click.argument("key")
-@click.option(
-    "--overlap",
-    type=arguments.OVERLAP,
-    default="24h",
-    help="How long KEY stays valid: 0s, 2h, 7d; default 24h.",
-)
+@with_overlap
 @by_operator
 @with_json
 def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool) -> None:

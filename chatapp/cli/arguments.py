@@ -3,6 +3,8 @@
 from functools import partial
 from typing import Final
 
+import click
+
 from chatapp.operators import arguments
 from ratelimit_ext.terminal import Parsed
 
@@ -20,5 +22,12 @@ WEEK: Final = Parsed("week", arguments.week)
 SUBJECT: Final = Parsed("subject", arguments.subject)
 DURATION: Final = Parsed("duration", arguments.duration)
 DOLLARS: Final = Parsed("dollars", arguments.dollars)
-OVERLAP: Final = Parsed("duration", partial(arguments.duration, least_s=0))
 END: Final = Parsed("time", arguments.end)
+
+#: How long a key that is replaced stays valid.
+with_overlap: Final = click.option(
+    "--overlap",
+    type=Parsed("duration", partial(arguments.duration, least_s=0)),
+    default="24h",
+    help="How long KEY stays valid: 0s, 2h, 7d; default 24h.",
+)
