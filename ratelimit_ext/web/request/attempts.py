@@ -35,7 +35,9 @@ class Attempts:
         although they did not before: the attempt may call another model."""
         charges, replaced, superseded = self._charges(state, names)
         if conditional:
-            known = {record.bound.bucket_prefix for record in (*state.decided, *state.taken)}
+            # Of what was held, only what is taken: the rest was given back.
+            others = (r for r in state.decided if not (r.bound.limit.held and r.verdict.allowed))
+            known = {record.bound.bucket_prefix for record in (*others, *state.taken)}
             new = [each for each in conditional if each.bucket_prefix not in known]
             charges += self._admission.charges.of(new)
         decided = self._decide(charges)
