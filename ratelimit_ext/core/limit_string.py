@@ -205,7 +205,7 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
     if hours is not None and options.anchor is None:
         raise ConfigurationError(
             f"found hours = {shown(hours)} without an anchor; only a window of the calendar has "
-            'hours. Add anchor = "day" or "month", or remove it.'
+            'hours. Add anchor = "day", "week" or "month", or remove it.'
         )
     percent = _PERCENT.fullmatch("10%" if spread is True else str(spread))
     if spread not in (None, False) and not (percent and 1 <= int(percent[1]) <= MOST_SPREAD):
@@ -299,7 +299,8 @@ def wait_us(text: object) -> int:
     length_s = _length_s(text)
     if not 0 < length_s <= LONGEST_LEASE_S:
         raise ConfigurationError(
-            f'found {shown(text)}; allowed: a length of time above 0, such as "20 seconds".'
+            f"found {shown(text)}; allowed: a length of time above 0, up to "
+            f'{LONGEST_LEASE_S // 3600} hours, such as "20 seconds".'
         )
     return length_s * MICRO
 
@@ -322,7 +323,8 @@ def _idle_us(text: object, strategy: str) -> int:
         )
     if not 0 < (length_s := _length_s(text)) * MICRO <= LONGEST_PERIOD_US:
         raise ConfigurationError(
-            f'found idle={shown(text)}; allowed: a length of time such as "30 minutes".'
+            f"found idle={shown(text)}; allowed: a length of time above 0, up to "
+            f'{LONGEST_PERIOD_US // 86_400 // MICRO} days, such as "30 minutes".'
         )
     return length_s * MICRO
 

@@ -113,7 +113,7 @@ MISTAKES = [
         "an idle time that is no time",
         '[[default]]\nlimit = "5 per session"\nidle = "often"',
         "4: default[0].idle",
-        ["found idle='often'", '"30 minutes"'],
+        ["found idle='often'", 'above 0, up to 3257 days, such as "30 minutes"'],
     ),
 ]
 

@@ -369,8 +369,9 @@ def test_events_and_figures(make: Maker, monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("text", ["20", "0 seconds", "-1 seconds", "20 parsecs", "2 days", "", 20])
 def test_invalid_lengths(text: object) -> None:
-    """The sentence has an example."""
-    with pytest.raises(ConfigurationError, match="allowed: a length of time above 0"):
+    """The sentence has the bounds and an example."""
+    allowed = 'allowed: a length of time above 0, up to 24 hours, such as "20 seconds"'
+    with pytest.raises(ConfigurationError, match=allowed):
         wait_us(text)
 
 
