@@ -269,6 +269,7 @@ class DenialCache:
                 self._denials[key] = by_cost  # the last now
                 before, until = by_cost.get(cost), here
                 if before is not None and before.since > here - LONGEST_S:
+                    # A request may get in line that long before the denial ends.
                     longest_us = (verdict.retry_after_us or 0) - (verdict.charge.limit.wait or 0)
                     until += min(LONGEST_S, max(0, longest_us) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:

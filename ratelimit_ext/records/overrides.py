@@ -122,8 +122,8 @@ class Overrides:
         """Store an override, in place of the last one of the same limit and identity.
 
         It is not checked whether the limit exists: :meth:`Operators.override` does that. Raises
-        ``OperatorError`` for an end in the past or after the year 9999, and if there are
-        too many overrides.
+        ``OperatorError`` for an end in the past or after the year 9999, and if there are too many
+        overrides.
         """
         now_s = time.time()
         if until is not None and not until > now_s:

@@ -141,10 +141,11 @@ class LimitedRequest:
         money, calls in flight) is not charged again: if the estimate is higher now, the difference
         is held as well, by every limit of the request whatever its name. A limit whose keywords say
         that it applies only now is charged, and one that does not apply any more gives back what it
-        holds. Returns ``None`` if the
-        attempt is admitted, else the wait in seconds, with nothing charged. A name without a limit
-        in the request is ignored; if the whole application has no limit of the name, a warning is
-        logged.
+        holds.
+
+        Returns ``None`` if the attempt is admitted, else the wait in seconds, with nothing charged.
+        A name without a limit in the request is ignored; if the whole application has no limit of
+        the name, a warning is logged.
         """
         components = self._hooks.components
         is_fixed = not components.callbacks.conditions

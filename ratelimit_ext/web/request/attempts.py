@@ -40,21 +40,17 @@ class Attempts:
             known = {record.bound.bucket_prefix for record in (*others, *state.taken)}
             new = [each for each in conditional if each.bucket_prefix not in known]
             charges += self._admission.charges.of(new)
-        decided = self._decide(charges)
-        if decided is None:
-            if superseded:
-                state.reserved().give_back(superseded)
-            return None
-        decision, records = decided
-        if not decision.admitted:
-            wait_ms = decision.retry_after_ms
-            return math.inf if wait_ms is None else wait_ms / 1000
-        # What the failed attempt took stays charged: it was made.
-        gone = set(map(id, replaced))
-        state.taken[:] = [record for record in state.taken if id(record) not in gone]
+        if (decided := self._decide(charges)) is not None:
+            decision, records = decided
+            if not decision.admitted:
+                wait_ms = decision.retry_after_ms
+                return math.inf if wait_ms is None else wait_ms / 1000
+            # What the failed attempt took stays charged: it was made.
+            gone = set(map(id, replaced))
+            state.taken[:] = [record for record in state.taken if id(record) not in gone]
+            state.taken.extend(record for record in records if record.verdict.allowed)
         if superseded:  # held of what the call no longer uses
             state.reserved().give_back(superseded)
-        state.taken.extend(record for record in records if record.verdict.allowed)
         return None
 
     def _charges(
