@@ -92,14 +92,10 @@ def lower_limit(limit: str) -> Response:
     """Lower a limit of the caller, or of the key of this request. Only an operator raises it."""
     (key, user), body = _owner(), checked(Lowered, read_object(request, example=EXAMPLE))
     amount = body.amount
-    is_of_key = limit in amounts.known_limits("key", plan=user.plan)
-    owner: Owner = "key" if is_of_key else "user"
-    name = key.public_id if is_of_key else user.name
-    plan = amounts.plan_of(owner, name)
-    known = amounts.known_limits(owner, plan=plan)
-    amounts.checked(owner, [(limit, amount)], plan=plan)
-    usual = known[limit].parsed[0]
-    kept = key.limits if is_of_key else user.limits
+    owner: Owner = "key" if limit in amounts.known_limits("key", plan=user.plan) else "user"
+    name, kept = (key.public_id, key.limits) if owner == "key" else (user.name, user.limits)
+    amounts.checked(owner, [(limit, amount)], plan=user.plan)
+    usual = amounts.known_limits(owner, plan=user.plan)[limit].parsed[0]
     now = OwnersAmounts().amounts(owner, name, kept).get(limit, usual.text)
     asked, most = (usual.with_amount(each).amount for each in (amount, now))
     if asked > most:

@@ -62,7 +62,7 @@ HINTS: Final[Mapping[str, str]] = {
     "existing_team": "`chat teams set-amount` changes its budgets.",
     "deactivated_user": "`chat users activate` does that.",
     "has_keys": "`chat keys revoke` revokes a key.",
-    "unusable_key": "`chat keys create` creates another.",
+    "unusable_key": "`create` of keys or admin-keys creates another.",
     "no_amount": "`list` of users, keys and teams lists the amounts.",
     "no_name": "Write `chat block KIND NAME`.",
     "database": f"If it is new, or of another version, run `{COMMAND}`.",

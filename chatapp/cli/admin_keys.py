@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Final
 
 import click
 from flask.cli import AppGroup
@@ -14,6 +15,11 @@ from chatapp.operators import admin_keys as known
 from chatapp.operators.rights import SCOPES
 from chatapp.services import current_services
 from ratelimit_ext.terminal import by_operator, echo_json, with_json
+
+EMPTY: Final = (
+    "There are no keys of operators yet, only the server's token; "
+    "`chat admin-keys create` creates one."
+)
 
 admin_keys = AppGroup("admin-keys", help="Create, list and revoke keys of operators.")
 
@@ -60,7 +66,7 @@ def list_keys(*, as_json: bool) -> None:
     """List the keys of operators, without their secrets. The token of the server is not here."""
     rows = [list(known.as_json(each).values()) for each in current_services().admin_keys.all()]
     heads = ("ID", "NAME", "SCOPES", "TEAM", "CREATED", "EXPIRES", "REVOKED")
-    output.echo_rows(rows, heads, as_json=as_json, empty="There is the server's token alone.")
+    output.echo_rows(rows, heads, as_json=as_json, empty=EMPTY)
 
 
 @admin_keys.command()

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from chatapp.accounts.admin_keys import AdminKey, UnknownAdminKeyError
+from chatapp.accounts.admin_keys import AdminKey
 from chatapp.accounts.api_key import PresentedKey
-from chatapp.accounts.store import UnusableKeyError
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
-from ratelimit_ext import OperatorError
 
 
 def create(
@@ -36,10 +34,7 @@ def create(
 
 def revoke(public_id: str, *, reason: str, by: str) -> AdminKey:
     """Revoke a management key, which no worker accepts from then on."""
-    try:
-        key = current_services().admin_keys.revoke(public_id)
-    except UnknownAdminKeyError:
-        raise _unknown(public_id) from None
+    key = current_services().admin_keys.revoke(public_id)
     callers.note("revoke-admin-key", public_id, reason=reason or key.name, by=by)
     return key
 
@@ -48,12 +43,7 @@ def rotate(
     public_id: str, *, overlap: timedelta, reason: str, by: str
 ) -> tuple[PresentedKey, AdminKey]:
     """Make a management key like that one, which expires after the overlap."""
-    try:
-        made, old = current_services().admin_keys.rotate(public_id, overlap=overlap)
-    except UnknownAdminKeyError:
-        raise _unknown(public_id) from None
-    except UnusableKeyError:
-        raise OperatorError("unusable_key", f"Key {public_id} is revoked or has expired.") from None
+    made, old = current_services().admin_keys.rotate(public_id, overlap=overlap)
     end = None if old.expires_at is None else old.expires_at.timestamp()
     replaced = reason or f"{old.name}, replaced by {made.public_id}"
     callers.note("rotate-admin-key", public_id, until=end, reason=replaced, by=by)
@@ -70,7 +60,3 @@ def as_json(key: AdminKey) -> dict[str, object]:
         "expires": key.expires_at and key.expires_at.isoformat(timespec="seconds"),
         "revoked": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
     }
-
-
-def _unknown(public_id: str) -> OperatorError:
-    return OperatorError("unknown_admin_key", f"There is no management key {public_id[:16]}.")

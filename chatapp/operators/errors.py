@@ -6,13 +6,15 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from chatapp.accounts.store import Owner, UnknownOwnerError
+from chatapp.accounts.admin_keys import UnknownAdminKeyError
+from chatapp.accounts.store import Owner, UnknownOwnerError, UnusableKeyError
 from chatapp.database.backup import BackupError
 from ratelimit_ext import OperatorError, StorageUnavailable
 
 #: What :func:`operator_error` knows.
 REPORTED: Final = (
-    *(OperatorError, UnknownOwnerError, BackupError, StorageUnavailable, SQLAlchemyError, OSError),
+    *(OperatorError, UnknownOwnerError, UnknownAdminKeyError, UnusableKeyError),
+    *(BackupError, StorageUnavailable, SQLAlchemyError, OSError),
 )
 
 
@@ -24,16 +26,21 @@ def operator_error(error: Exception) -> OperatorError | None:
             return error
         case UnknownOwnerError():
             return unknown(error.owner, error.name)
+        case UnknownAdminKeyError():
+            code, said = "unknown_admin_key", f"There is no management key {str(error)[:16]}."
+        case UnusableKeyError():
+            code, said = "unusable_key", f"Key {error} is revoked or has expired."
         case BackupError():
-            return OperatorError("backup", str(error))
+            code, said = "backup", str(error)
         case StorageUnavailable():
-            return OperatorError("storage", f"The limits cannot be reached: {error}")
+            code, said = "storage", f"The limits cannot be reached: {error}"
         # A broken pipe, as in `… | head`, is click's, which ends the command without a word.
         case SQLAlchemyError() | OSError() if not isinstance(error, BrokenPipeError):
             reason = str(getattr(error, "orig", None) or error).strip()
-            return OperatorError("database", f"The database failed: {reason}.")
+            code, said = "database", f"The database failed: {reason}."
         case _:
             return None
+    return OperatorError(code, said)
 
 
 def unknown(owner: Owner, name: str) -> OperatorError:

@@ -18,7 +18,6 @@ from chatapp.accounts.store import (
     OtherTeamError,
     UnknownTeamError,
     UnknownUserError,
-    UnusableKeyError,
 )
 from chatapp.operators import arguments, blocks, callers
 from chatapp.operators.amounts import OwnersAmounts, checked
@@ -162,11 +161,8 @@ def rotate_key(
     public_id: str, *, overlap: timedelta, reason: str, by: str
 ) -> tuple[PresentedKey, ApiKey, str]:
     """Make a key like that one, which expires after the overlap; the new one, the old one, and
-    until when that is valid, in words. OperatorError if the old one is not valid."""
-    try:
-        made, old = current_services().accounts.rotate(public_id, overlap=overlap)
-    except UnusableKeyError:
-        raise OperatorError("unusable_key", f"Key {public_id} is revoked or has expired.") from None
+    until when that is valid, in words. UnusableKeyError if the old one is not valid."""
+    made, old = current_services().accounts.rotate(public_id, overlap=overlap)
     end = None if old.expires_at is None else old.expires_at.timestamp()
     replaced = reason or f"of {old.user}, replaced by {made.public_id}"
     callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)

@@ -68,7 +68,7 @@ def authenticate() -> None:
             401,
             "invalid_admin_key",
             "Send a management key, or the server's CHATAPP_ADMIN_TOKEN, as \"Authorization: "
-            'Bearer …". Keys that call models are none.',
+            'Bearer …". A key that calls models does not open this.',
             headers=HEADERS,
         )
     g.operator = operator

@@ -83,18 +83,14 @@ def _calls_of(call: Call) -> dict[str, Any]:
         raise FieldError(spans[0], "Send one of month, week, or since and until.")
     if query.since and query.until and query.until < query.since:
         raise FieldError("until", '"until" is before "since"; send a later day.')
-    call.operator.check_team(query.team or call.operator.team)
+    team = query.team or call.operator.team
+    call.operator.check_team(team)
     if query.user is not None:
         call.operator.check_user(callers.name_of(query.user))
     since, until = query.since, query.until and query.until + timedelta(days=1)
     since, until = query.month or query.week or (since, until)
-    team = query.team or call.operator.team
-    return {
-        "user": callers.known_identity(query.user),
-        "team": team,
-        "since": since,
-        "until": until,
-    }
+    user = callers.known_identity(query.user)
+    return {"user": user, "team": team, "since": since, "until": until}
 
 
 @action("GET /usage/<path:user>", "read", "chat usage", of_team=True)
