@@ -193,12 +193,9 @@ class OutageEngine:
         )
         for place, each in zip(places, decision.verdicts, strict=True):
             wait_us = each.retry_after_us
-            verdicts[place] = each._replace(
-                charge=charges[place],
-                retry_after_us=wait_us
-                if each.allowed
-                else wait_us and min(wait_us, LONGEST_WAIT_US),
-            )
+            if wait_us and not each.allowed:
+                wait_us = min(wait_us, LONGEST_WAIT_US)
+            verdicts[place] = each._replace(charge=charges[place], retry_after_us=wait_us)
         return OutageDecision(
             admitted=decision.admitted and not refused,
             now_us=decision.now_us,

@@ -83,13 +83,17 @@ def test_a_request_reads_the_keywords_of_its_limits(tmp_path: Path) -> None:
     assert [each.keywords for each in shown] == [{"areas": ("eu",), "note": "x"}, {}]
 
 
-def test_an_attempt_that_comes_back_holds_what_it_gave_back(tmp_path: Path) -> None:
-    """A limit that does not apply to the second of three attempts is charged by the third."""
+@pytest.mark.parametrize(("visited", "left"), [(["us"], 9), (["us", "eu"], 5)])
+def test_another_attempt_holds_what_applies_to_it(
+    tmp_path: Path, visited: list[str], left: int
+) -> None:
+    """A limit that does not apply to it gives back what it held, and is charged again by a third
+    one to which it applies."""
     tokens = 'limit = "9/minute"\nunit = "tokens"\ncost = 4'
     app, limiter = site(tmp_path, ('limit = "1/minute"', tokens))
 
     def view() -> str:
-        for area in ("us", "eu"):
+        for area in visited:
             request.environ["HTTP_X_AREA"] = area
             assert limiter.current.admit_again() is None
         return "ok"
@@ -98,7 +102,7 @@ def test_an_attempt_that_comes_back_holds_what_it_gave_back(tmp_path: Path) -> N
     app.test_client().get("/", headers={"X-Area": "eu"}).close()
     with app.test_request_context("/", headers={"X-Area": "eu"}):
         few = limiter.current.peek("shop.view")[0]
-    assert (few.verdict.charge.limit.name, few.verdict.remaining) == ("few", 5)
+    assert (few.verdict.charge.limit.name, few.verdict.remaining) == ("few", left)
 
 
 @pytest.mark.parametrize(

@@ -315,6 +315,16 @@ def test_while_the_storage_is_down(make: Maker, slept: list[float]) -> None:
     assert len(slept) == 5
 
 
+def test_a_long_wait_while_the_storage_is_down(make: Maker, slept: list[float]) -> None:
+    """A request in line starts when it is its turn, though refusals of an outage name 30 s."""
+    app, limiter = make(
+        storage_uri="redis://127.0.0.1:1", config={"RATELIMIT_DEADLINE_SECONDS": 0.1}
+    )
+    paced(app, limiter, wait="60 seconds", burst=1)
+    assert statuses(app, "/", 21) == [200] * 21
+    assert slept[-1] == 40
+
+
 def test_a_shadow_and_another_amount(make: Maker, slept: list[float]) -> None:
     """A limit in shadow denies nothing; an override changes the pace of the line."""
     app, limiter = make()
