@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Container
 from typing import Any
 
 import pytest
@@ -84,8 +85,8 @@ def test_one_caller_without_it(make: Maker, clock: Clock) -> None:
     assert waits == [None, None, "60000", "60000", "60000"]
 
 
-@pytest.mark.parametrize(("percent", "most"), [(0, 1000), (10, 40)])
-def test_a_thousand_callers_that_obey(percent: int, most: int) -> None:
+@pytest.mark.parametrize(("percent", "most"), [(0, {1000}), (10, range(1, 41))])
+def test_a_thousand_callers_that_obey(percent: int, most: Container[int]) -> None:
     """They are refused within half a minute, and come back when their wait is over. The most of
     them in any tenth of a second: all of them, or a few."""
     chance = random.Random(26)
@@ -99,4 +100,4 @@ def test_a_thousand_callers_that_obey(percent: int, most: int) -> None:
         back.append(world.now_us + (denied.retry_after_us or 0))
     assert min(back) >= begin + MINUTE
     tenths = Counter((each - begin) // 100_000 for each in back)
-    assert max(tenths.values()) <= most
+    assert max(tenths.values()) in most

@@ -34,10 +34,10 @@ from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reports import DayTotal
 from chatapp.operators.callers import shared_operators, upstreams
 from chatapp.services import services_of
+from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
 
-TOKEN = "a token of some length"
 VIEWS = (
     *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
     *("/admin/live", "/admin/shadow", "/admin/changes", "/admin/team?name=research"),
@@ -55,14 +55,6 @@ def accounts(database_url: str) -> Accounts:
     accounts.create_team("research")
     accounts.create_key("alice", plan=None, default_plan="starter")
     return accounts
-
-
-@pytest.fixture
-def app(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
-    """With a shared storage, and an edge limit that tests do not reach."""
-    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
-    services_of(app).limiter.request_filter(lambda: True)
-    return app
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from flask import Flask
 from chatapp import POLICY_FILE
 from chatapp.services import services_of
 from tests.chatapp.application.limits.test_teams import ask, new_key, usage_of
-from tests.chatapp.blueprints.test_admin import TOKEN, log_in
+from tests.chatapp.blueprints.conftest import TOKEN
+from tests.chatapp.blueprints.test_admin import log_in
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body

@@ -13,7 +13,8 @@ from werkzeug.test import TestResponse
 
 from chatapp.services import services_of
 from tests.chatapp.application.limits.test_teams import new_key
-from tests.chatapp.blueprints.test_admin import TOKEN, log_in, send
+from tests.chatapp.blueprints.conftest import TOKEN
+from tests.chatapp.blueprints.test_admin import log_in, send
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.chatapp.web.test_authentication import ANTHROPIC, BODIES, OPENAI

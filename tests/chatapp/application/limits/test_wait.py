@@ -10,7 +10,8 @@ import pytest
 
 from chatapp import POLICY_FILE
 from ratelimit_ext.web.request import line
-from tests.chatapp.blueprints.test_admin import TOKEN, log_in
+from tests.chatapp.blueprints.conftest import TOKEN
+from tests.chatapp.blueprints.test_admin import log_in
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 

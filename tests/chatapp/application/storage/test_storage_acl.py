@@ -16,7 +16,8 @@ from chatapp.services import services_of
 from ratelimit_ext import Limiter
 from tests import servers
 from tests.chatapp.application.bad_input.test_bad_input import BODIES, PATHS
-from tests.chatapp.blueprints.test_admin import TOKEN, VIEWS, log_in, send
+from tests.chatapp.blueprints.conftest import TOKEN
+from tests.chatapp.blueprints.test_admin import VIEWS, log_in, send
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 

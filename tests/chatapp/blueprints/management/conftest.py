@@ -12,10 +12,8 @@ from werkzeug.test import TestResponse
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints.management import bp
 from chatapp.database.connection import Database
-from chatapp.services import services_of
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.blueprints.conftest import TOKEN
 
-TOKEN = "a token of some length"
 #: Calls the API with the shared token, or another key: method, path below the prefix, body.
 Api = Callable[..., TestResponse]
 
@@ -29,14 +27,6 @@ def accounts(database_url: str) -> Accounts:
     for user, team in (("alice", "research"), ("bob", "sales"), ("carol", None)):
         accounts.create_key(user, plan=None, default_plan="starter", team=team)
     return accounts
-
-
-@pytest.fixture
-def app(make_app: AppMaker, uri: str, accounts: Accounts) -> Flask:
-    """With a shared storage, and an edge limit that tests do not reach."""
-    app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN)
-    services_of(app).limiter.request_filter(lambda: True)
-    return app
 
 
 @pytest.fixture

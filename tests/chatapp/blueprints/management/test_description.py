@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from chatapp.blueprints.management import bp
-from tests.chatapp.blueprints.management.conftest import TOKEN
+from tests.chatapp.blueprints.conftest import TOKEN
 
 CASES = int(os.environ.get("OPENAPI_CASES", "10"))
 

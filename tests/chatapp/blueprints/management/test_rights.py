@@ -21,7 +21,8 @@ from chatapp.blueprints.management import ACTIONS
 from chatapp.operators import users
 from chatapp.operators.rights import SCOPES
 from chatapp.services import services_of
-from tests.chatapp.blueprints.management.conftest import TOKEN, Api
+from tests.chatapp.blueprints.conftest import TOKEN
+from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.test_actions import address, changes, key_of, state
 from tests.chatapp.blueprints.test_admin import log_in, send
 from tests.chatapp.cli.test_commands import run
@@ -131,13 +132,13 @@ def test_a_teams_administrator_cannot_raise_above_the_team(app: Flask, api: Api,
     """An amount in dollars up to the team's of that time; any other up to the plan's."""
     path = "/amounts/user/{}/alice"
     for limit, amount, status in (
-        *(("usd-day", "50 usd/day", 200), ("usd-day", "51 usd/day", 422)),
+        *(("usd-day", "50 usd/day", 200), ("usd-day", "51 usd/day", 403)),
         *(("usd-day", "1 usd/day", 200), ("usd-month", "30 usd/month", 200)),
-        *(("usd-month", "31 usd/month", 422), ("plan", "100/day", 200), ("plan", "101/day", 422)),
-        *(("user", "1/minute", 200), ("user", "31/minute", 422)),
+        *(("usd-month", "31 usd/month", 403), ("plan", "100/day", 200), ("plan", "101/day", 403)),
+        *(("user", "1/minute", 200), ("user", "31/minute", 403)),
     ):
         answer = api("PUT", path.format(limit), {"amount": amount}, key=lead)
-        assert answer.status_code in {status, 403 if status == 422 else status}, (limit, amount)
+        assert answer.status_code == status, (limit, amount)
     alice = services_of(app).accounts.user("alice")
     assert alice is not None
     assert alice.limits == {
@@ -269,9 +270,9 @@ def test_a_rotated_key_overlaps_and_a_revoked_one_is_refused(app: Flask, api: Ap
         )
     again = api("POST", f"/admin-keys/{third['id']}/rotate", {})
     assert (again.status_code, again.json and again.json["code"]) == (409, "unusable_key")
-    altered = new_key(app, "all")[:-1] + "_"
-    assert api("GET", "/users", key=altered).status_code in {200, 401}
-    assert api("GET", "/users", key=altered[:-2]).status_code == 401
+    known = new_key(app, "all")
+    for altered in (known[:-1] + ("A" if known[-1] != "A" else "B"), known[:-2]):
+        assert api("GET", "/users", key=altered).status_code == 401
     for body in (
         {"name": "x", "scopes": []},
         {"name": "x", "scopes": ["root"]},

@@ -17,7 +17,7 @@ from flask import Flask
 
 from chatapp.accounts.store import Accounts
 from chatapp.services import services_of
-from tests.chatapp.blueprints.management.conftest import TOKEN
+from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.test_actions import changes
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.served import serving
