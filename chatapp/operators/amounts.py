@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Final
 
-from chatapp.accounts.store import Owner
+from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
@@ -136,25 +136,26 @@ def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -
     return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
 
 
-def fit_plan(name: str, *, before: str, by: str) -> None:
-    """Remove the amounts of a user who has left the plan ``before``, and of their keys, that were
-    below that plan's and are more than that of the plan they have now."""
+def fit_plans(before: Mapping[str, str], *, by: str) -> None:
+    """Remove the amounts of users who have left these plans ``before``, by their names, and of
+    their keys, that were below that plan's and are more than that of the plan they have now."""
     accounts = current_services().accounts
-    user = accounts.user(name)
-    assert user is not None
-    owners: list[tuple[Owner, str, Mapping[str, str] | None]] = [("user", name, user.limits)]
-    owners += [("key", k.public_id, k.limits) for k in accounts.all_keys() if k.user == name]
-    for owner, owned, own in owners:
-        was, now = known_limits(owner, plan=before), known_limits(owner, plan=user.plan)
-        for limit in [each for each in own or {} if each in was and each in now]:
+    moved = {u.name: u for u in accounts.users() if before.get(u.name, u.plan) != u.plan}
+    if not moved:
+        return
+    owners: list[tuple[Owner, str, User | ApiKey]] = [("user", u.name, u) for u in moved.values()]
+    owners += [("key", k.public_id, k) for k in accounts.all_keys() if k.user in moved]
+    for owner, name, row in owners:
+        user = row if isinstance(row, User) else moved[row.user]
+        own = row.limits or {}
+        was, now = (known_limits(owner, plan=each) for each in (before[user.name], user.plan))
+        for limit in sorted(own.keys() & was.keys() & now.keys()):
             usual = now[limit].parsed[0]
-            kept = usual.with_amount((own or {})[limit]).amount
+            kept = usual.with_amount(own[limit]).amount
             if usual.amount < kept <= was[limit].parsed[0].amount:
-                accounts.set_amount(owner, owned, limit, None)
-                reason = f"the plan {user.plan} has less"
-                callers.note(
-                    "clear-amount", identity_of(owner, owned), limit=limit, reason=reason, by=by
-                )
+                accounts.set_amount(owner, name, limit, None)
+                reason, of = f"the plan {user.plan} has less", identity_of(owner, name)
+                callers.note("clear-amount", of, limit=limit, reason=reason, by=by)
 
 
 def shares(team: str, users: Iterable[str]) -> list[State]:

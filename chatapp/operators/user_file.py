@@ -11,7 +11,7 @@ from typing import Any, Final
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.store import User, UserChange
 from chatapp.operators import arguments, callers, spreadsheet
-from chatapp.operators.amounts import checked, fit_plan
+from chatapp.operators.amounts import checked, fit_plans
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
 
@@ -64,10 +64,8 @@ def import_users(
             default_plan=current_services().default_plan,
             with_keys=with_keys,
         )
-        for change in read.changes:
-            user = known.get(change.name)
-            if user is not None and "plan" in change.values and "limits" not in change.values:
-                fit_plan(user.name, before=user.plan, by=by)
+        kept = [c.name for c in read.changes if c.name in known and "limits" not in c.values]
+        fit_plans({name: known[name].plan for name in kept}, by=by)
     keys = {name: key.text for name, key in made.items() if key is not None}
     if not dry_run and (new or changed):
         counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatapp.accounts.store import ExistingTeamError, LastKeysError, Team, User, UserChange
 from chatapp.operators import arguments, blocks, callers, keys
-from chatapp.operators.amounts import OwnersAmounts, fit_plan, identity_of, listed
+from chatapp.operators.amounts import OwnersAmounts, fit_plans, identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import OperatorError, Override, StorageUnavailable
@@ -55,7 +55,7 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
     if "plan" in changed:
         note("plan", identity, amount=changed["plan"])
         if before is not None and "limits" not in values:
-            fit_plan(name, before=before.plan, by=by)
+            fit_plans({name: before.plan}, by=by)
     if changed.get("team_name") or (before and "team_name" in changed):
         note("team", identity, amount=changed["team_name"] or "none")
     if "limits" in changed:
@@ -182,7 +182,7 @@ def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:
     accounts.set_plan(name, arguments.plan(plan))
     callers.note("plan", user_identity(name), amount=plan, reason=reason, by=by)
     if before is not None:
-        fit_plan(name, before=before.plan, by=by)
+        fit_plans({name: before.plan}, by=by)
     return f"{name} has the plan {plan}; all workers apply it within 5 s."
 
 

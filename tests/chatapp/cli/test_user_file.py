@@ -55,6 +55,23 @@ def test_a_file_creates_users(app: Flask, accounts: Accounts, tmp_path: Path) ->
     assert not accounts.any_key()
 
 
+def test_amounts_fit_the_plans_of_a_file(
+    app: Flask, accounts: Accounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """15 of 60 USD a day would be more than the 5 of the next plan. The keys are read once, not for
+    each user."""
+    for name in ("carol", "dora", "erin"):
+        accounts.create_key(name, plan="pro", default_plan="starter")
+        accounts.set_amount("user", name, "usd-day", "15 usd/day")
+    reads, all_keys = [], Accounts.all_keys
+    monkeypatch.setattr(Accounts, "all_keys", lambda self: reads.append(1) or all_keys(self))
+    file = written(tmp_path, "user,plan\ncarol,starter\ndora,starter\nerin,pro\n")
+    assert "2 changed, 1 unchanged" in run(app, "users", "import", file).output
+    assert [shown(accounts)[name][2] for name in ("carol", "dora")] == [None, None]
+    assert shown(accounts)["erin"] == ("pro", None, {"usd-day": "15 usd/day"})
+    assert len(reads) == 1
+
+
 def test_new_users_may_get_keys(app: Flask, accounts: Accounts, tmp_path: Path) -> None:
     """Printed once, as CSV alone on standard output; users who exist get none."""
     run(app, "users", "import", written(tmp_path, "user\nbob\n"))
