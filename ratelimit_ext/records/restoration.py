@@ -66,7 +66,7 @@ def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, li
         if state == strategy.adjust(None, at_us, parameters, 0, units):
             charges = []
         charges.append((at_us, units))
-    if state is None:
+    if not charges:  # none, or all was given back
         return 0, []
     return strategy.usage(state, now_us, strategy.parameters(limit, now_us)), charges
 

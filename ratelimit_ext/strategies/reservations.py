@@ -33,7 +33,6 @@ MOST_HELD: Final = 2**48 - 1
 #: Later than any instant.
 NEVER_US: Final = 2**56 - 1
 
-
 #: The changes of holds.
 VERBS: Final = ("settle", "release", "renew", "resume", "start")
 

@@ -141,6 +141,25 @@ def test_an_exhausted_limit_stays_so(clock: Clock, limit: Limit) -> None:
         assert clock.remaining(limit, HOUR) == 200
 
 
+@every_limit
+@pytest.mark.parametrize("given_back", [100, 300, 900])
+def test_what_was_given_back_is_not_charged(clock: Clock, limit: Limit, given_back: int) -> None:
+    """The limit counts what is left of its uses, at least 0; calls after that count as usual."""
+    uses = [(START - 2, 300), (START - 1, -given_back)]
+    left = max(0, 300 - given_back)
+    assert restored(clock, limit, uses) == (0, left, left)
+    assert clock.remaining(limit) == 1000 - left
+    restored(clock, limit, [*uses, (START, 50)])
+    assert clock.remaining(limit) == 950 - left
+
+
+def test_nothing_is_charged_if_all_was_given_back(clock: Clock) -> None:
+    """Also where the strategy rounds what it gives back."""
+    limit = Limit(1000, HOUR, "sliding-window-counter", unit="usd")
+    assert restored(clock, limit, [(START - HOUR, 10), (START, -10)]) == (0, 0, 0)
+    assert clock.remaining(limit) == 1000
+
+
 def test_many_uses_are_joined(clock: Clock) -> None:
     """A sliding window frees 20,000 calls late by at most a 256th of its period."""
     limit = Limit(100_000, HOUR, "sliding-window", unit="usd")
