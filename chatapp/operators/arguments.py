@@ -25,7 +25,7 @@ KEY_NAME: Final = 100
 OPERATOR: Final = 100
 MOST_DOLLARS: Final = 1_000_000
 HEADER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}")
-#: Headers with secrets, which are no names.
+#: Headers with secrets: their values are not names.
 NO_PERSON: Final = frozenset({"authorization", "x-api-key", "cookie"})
 
 
@@ -75,7 +75,7 @@ def traffic_class(text: str) -> str:
 
 
 def header(text: str) -> str:
-    """Return the name of a header, not one that every request has."""
+    """Return the name of a header that may name users; none that has a secret."""
     if not HEADER.fullmatch(text) or text.lower() in NO_PERSON:
         raise OperatorError(
             "invalid_header", f"{text!r} cannot name users; write a header as {HEADERS[0]}"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from chatapp.accounts.store import ExistingTeamError, LastKeysError, Team, User, UserChange
+from chatapp.accounts.store import ExistingTeamError, LastKeysError, Owner, Team, User, UserChange
 from chatapp.operators import arguments, blocks, callers, keys
 from chatapp.operators.amounts import OwnersAmounts, fit_plans, identity_of, listed
 from chatapp.services import current_services
@@ -59,7 +59,7 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
     if changed.get("team_name") or (before and "team_name" in changed):
         note("team", identity, amount=changed["team_name"] or "none")
     if "limits" in changed:
-        note_amounts(identity, (before and before.limits) or {}, changed["limits"] or {}, note)
+        _note_amounts(identity, (before and before.limits) or {}, changed["limits"] or {}, note)
     if active is not None:
         (activate if active else deactivate)(name, reason=reason, by=by)
     return before is None
@@ -67,18 +67,31 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
 
 def put_team(name: str, limits: Mapping[str, str] | None, *, reason: str, by: str) -> bool:
     """Have a team, with these amounts if they are given; returns whether it is new."""
-    accounts, identity = current_services().accounts, identity_of("team", name)
-    before = accounts.team(name)
+    before = current_services().accounts.team(name)
     if before is None:
         create_team(name, amounts=limits or {}, reason=reason, by=by)
-    elif limits is not None and limits != (before.limits or {}):
-        accounts.set_amounts("team", name, limits)
-        note = partial(callers.note, reason=reason, by=by)
-        note_amounts(identity, before.limits or {}, limits, note)
+    elif limits is not None:
+        put_amounts("team", name, before.limits or {}, limits, reason=reason, by=by)
     return before is None
 
 
-def note_amounts(
+def put_amounts(
+    owner: Owner,
+    name: str,
+    before: Mapping[str, str],
+    limits: Mapping[str, str],
+    *,
+    reason: str,
+    by: str,
+) -> None:
+    """Have an owner with these amounts alone; the log has what that changes."""
+    if limits != before:
+        current_services().accounts.set_amounts(owner, name, limits)
+        note = partial(callers.note, reason=reason, by=by)
+        _note_amounts(identity_of(owner, name), before, limits, note)
+
+
+def _note_amounts(
     identity: str,
     before: Mapping[str, str],
     after: Mapping[str, str],

@@ -22,7 +22,7 @@ from chatapp.services import current_services
 COOKIE: Final = "chatapp_admin"
 PATH: Final = "/admin"
 LENGTH_S: Final = 8 * 3600
-#: Who makes a change with the token, in the log of operators: a name with the page.
+#: The log of operators has it after the name of who changes something with the token.
 PAGE: Final = "admin page"
 #: How long the sentence about a change may be shown.
 SENTENCE_S: Final = 60

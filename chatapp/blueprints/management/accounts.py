@@ -12,7 +12,7 @@ from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
 from chatapp.blueprints.management.access import FieldError
 from chatapp.blueprints.management.actions import Call, Change, Fields, Listed, action, of_field
-from chatapp.operators import amounts, arguments, callers, keys, user_file, users
+from chatapp.operators import amounts, arguments, keys, user_file, users
 from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import unknown
@@ -285,8 +285,7 @@ def get_key(call: Call, key: str) -> dict[str, object]:
 )
 def put_key(call: Call, key: str) -> bool:
     """Change a key to have these fields."""
-    body, accounts = call.body, current_services().accounts
-    found = accounts.find(key)
+    body, found = call.body, current_services().accounts.find(key)
     if found is None:
         raise UnknownKeyError(key)
     before, given = found[0], body.model_fields_set
@@ -294,10 +293,7 @@ def put_key(call: Call, key: str) -> bool:
         call.operator.check("users")
     if "limits" in given:
         limits = _checked_amounts(call, "key", body.limits or {}, found[1].plan)
-        if limits != (before.limits or {}):
-            accounts.set_amounts("key", key, limits)
-            note = partial(callers.note, **call.why)
-            users.note_amounts(key, before.limits or {}, limits, note)
+        users.put_amounts("key", key, before.limits or {}, limits, **call.why)
     if "models" in given and (body.models or []) != list(before.models or ()):
         keys.set_models(key, body.models or [], **call.why)
     if body.files is not None and body.files != bool(before.files):
