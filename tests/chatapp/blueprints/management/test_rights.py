@@ -250,6 +250,7 @@ def test_a_management_key_is_shown_once_and_stored_as_a_digest(
 
 def test_a_rotated_key_overlaps_and_a_revoked_one_is_refused(app: Flask, api: Api) -> None:
     """By command and by address alike; an unknown one is named."""
+    assert "`chat admin-keys create` creates one" in run(app, "admin-keys", "list").stderr
     key = new_key(app, "read", "all", team=None)
     new = run(app, "admin-keys", "rotate", key, "--overlap", "2h").stdout.strip()
     assert [api("GET", "/users", key=each).status_code for each in (key, new)] == [200, 200]
@@ -270,6 +271,8 @@ def test_a_rotated_key_overlaps_and_a_revoked_one_is_refused(app: Flask, api: Ap
         )
     again = api("POST", f"/admin-keys/{third['id']}/rotate", {})
     assert (again.status_code, again.json and again.json["code"]) == (409, "unusable_key")
+    said = run(app, "admin-keys", "rotate", third["id"], status=1).stderr
+    assert "is revoked or has expired. `create` of keys or admin-keys" in said
     known = new_key(app, "all")
     for altered in (known[:-1] + ("A" if known[-1] != "A" else "B"), known[:-2]):
         assert api("GET", "/users", key=altered).status_code == 401
