@@ -17,7 +17,6 @@ from chatapp.cli import arguments, output
 from chatapp.ledger.forecast import TIME
 from chatapp.ledger.reports import MICRO, TAG, midnight, month_start
 from chatapp.ledger.retention import LEAST_DAYS
-from chatapp.ledger.retention import prune as delete_calls
 from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, reports, restoration
 from chatapp.operators.credit import credit
@@ -306,15 +305,14 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     type=click.IntRange(min=LEAST_DAYS),
     help="Days to keep; default: CHATAPP_LEDGER_KEEP_DAYS.",
 )
+@by_operator
 @with_json
-def prune(keep_days: int | None, *, as_json: bool) -> None:
+def prune(keep_days: int | None, *, reason: str, by: str, as_json: bool) -> None:
     """Delete old calls, in small batches, while the server runs."""
-    services = current_services()
-    days = keep_days or services.settings.ledger_keep_days
+    days = keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    before = datetime.now(UTC) - timedelta(days=days)
-    deleted = delete_calls(services.database, before=before)
+    deleted = reports.prune_ledger(days, reason=reason, by=by)
     done = f"Deleted {reports.counted(deleted, 'call')} older than {days} days."
     output.echo_done(done, as_json=as_json, deleted=deleted, days=days)
 
@@ -324,14 +322,16 @@ def prune(keep_days: int | None, *, as_json: bool) -> None:
     "--user", type=arguments.USER, help="Only the limits of this user: NAME, or ip:ADDRESS."
 )
 @click.option("--apply", is_flag=True, help="Charge them; without it, only show what is missing.")
+@by_operator
 @with_json
-def restore(user: str | None, *, apply: bool, as_json: bool) -> None:
+def restore(user: str | None, *, apply: bool, reason: str, by: str, as_json: bool) -> None:
     """Rebuild limits in dollars and tokens from the ledger.
 
     For a storage that has lost its data: each limit that counts less than the ledger has is charged
     the difference. Others are left alone, and a second time changes nothing.
     """
-    found = restoration.restore(callers.known_identity(user), apply=apply)
+    identity = callers.known_identity(user)
+    found = restoration.restore(identity, apply=apply, reason=reason, by=by)
 
     def amount(unit: str, units: int) -> float | str:
         if unit != "usd":

@@ -12,6 +12,7 @@ from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reports import CREDITED, MICRO
+from chatapp.ledger.retention import prune
 from chatapp.operators import callers
 from chatapp.services import current_services
 from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits, with_forecast
@@ -85,6 +86,14 @@ def findings_as_json(found: Findings, compared: str) -> dict[str, object]:
     ]
     counts = {"calls": found.calls, "running": len(found.running), "unpriced": found.unpriced}
     return {**counts, "spent": spent, "limits": compared, "problems": found.problems}
+
+
+def prune_ledger(days: int, *, reason: str, by: str) -> int:
+    """Delete the calls that are older than so many days; returns their number."""
+    database = current_services().database
+    deleted = prune(database, before=datetime.now(UTC) - timedelta(days=days))
+    callers.note("prune-ledger", EVERYONE, amount=f"{days} days", reason=reason, by=by)
+    return deleted
 
 
 def traffic(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, object]]:

@@ -51,10 +51,10 @@ class Restored:
     usage: RestoredUsage
 
 
-def restore(user: str | None, *, apply: bool) -> list[Restored]:
+def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Restored]:
     """Return the limits in dollars and tokens that count less than the ledger has; with ``apply``
-    they are charged the difference. Of all users, keys and teams, or only of a user. Each call
-    counts when it began; a running one counts as its estimate, as in its limits."""
+    they are charged the difference, which the log has. Of all users, keys and teams, or only of a
+    user. Each call counts when it began; a running one counts as its estimate, as in its limits."""
     operators = callers.shared_operators()
     spent = _spent(user)
     found, seen = [], set()
@@ -72,6 +72,8 @@ def restore(user: str | None, *, apply: bool) -> list[Restored]:
         usage = operators.restore(shown, counted, apply=apply)
         if usage.missing:
             found.append(Restored(identity, limit.label, limit.unit, usage))
+    if apply:
+        callers.note("restore-limits", user or EVERYONE, reason=reason, by=by)
     return found
 
 

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from chatapp.accounts import EVERYONE
 from chatapp.alerts.table import alerts
 from chatapp.blueprints.management.access import FieldError
 from chatapp.blueprints.management.actions import Call, Change, Listed, action, instant_of
 from chatapp.catalogue import providers_file
 from chatapp.ledger.reports import MICRO, month_start
-from chatapp.ledger.retention import LEAST_DAYS, prune
+from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.operators import arguments, callers, reports, restoration
 from chatapp.operators.credit import credit
 from chatapp.server.valid_files import PROVIDERS, configured_file
@@ -190,9 +189,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
     days = call.body.keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise FieldError("keep_days", 'Send "keep_days", or set CHATAPP_LEDGER_KEEP_DAYS.')
-    deleted = prune(current_services().database, before=datetime.now(UTC) - timedelta(days=days))
-    callers.note("prune-ledger", EVERYONE, amount=f"{days} days", **call.why)
-    return {"deleted": deleted, "days": days}
+    return {"deleted": reports.prune_ledger(days, **call.why), "days": days}
 
 
 @action("POST /ledger/restore", "limits", "chat ledger restore", body=Restoring)
@@ -200,9 +197,7 @@ def restore_limits(call: Call) -> dict[str, Any]:
     """Rebuild limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
     body = call.body
     identity = callers.known_identity(body.user)
-    found = restoration.restore(identity, apply=body.apply)
-    if body.apply:
-        callers.note("restore-limits", identity or EVERYONE, **call.why)
+    found = restoration.restore(identity, apply=body.apply, **call.why)
     return {"limits": [asdict(each) for each in found], "applied": body.apply}
 
 

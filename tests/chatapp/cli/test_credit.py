@@ -59,9 +59,9 @@ def test_a_credit_is_in_limits_ledger_report_and_log(worker: Flask, console: Fla
     assert (entry["amount"], entry["reason"]) == ("0.0001 usd", "bad answer")
     assert run(console, "ledger", "check").exit_code == 0
     with console.app_context():
-        assert restoration.restore("user:alice", apply=False) == []
+        assert restoration.restore("user:alice", apply=False, reason="", by="") == []
         services_of(console).limiter.operators.reset("user:alice")
-        restoration.restore("user:alice", apply=True)
+        restoration.restore("user:alice", apply=True, reason="", by="olga")
     assert set(left(console).values()) == {spent - 100}
 
 

@@ -192,7 +192,8 @@ def test_a_lost_budget_gets_back_the_calls_of_its_models(app: Flask) -> None:
         ],
     )
     with app.app_context():
-        found = {each.limit: each.usage.missing for each in restoration.restore(None, apply=True)}
+        restored = restoration.restore(None, apply=True, reason="", by="olga")
+    found = {each.limit: each.usage.missing for each in restored}
     assert found["some-usd"] == 5000
     assert found["usd-month"] == 705_000
     assert run(app, "ledger", "check")

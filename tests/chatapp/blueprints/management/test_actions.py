@@ -1,5 +1,5 @@
-"""The management API: that each command has an address, with the same effect; lists, errors, and
-two operators at once."""
+"""The management API: that each command has an address, with the same effect or the same report;
+lists, errors, and two operators at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ import json
 import re
 import shlex
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
@@ -22,9 +24,11 @@ import redis
 from flask import Flask
 from sqlalchemy.exc import OperationalError
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
+from chatapp.alerts.webhook import Webhook
 from chatapp.blueprints.management import ACTIONS, Action, bp
 from chatapp.blueprints.management.access import DOCUMENT
 from chatapp.cli import chat
@@ -32,7 +36,9 @@ from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.reports import Reports
 from chatapp.services import services_of
+from chatapp.settings import signing_key
 from ratelimit_ext import cli as ratelimit
+from tests.chatapp.alerts.receiver import SECRET, Receiver
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.description import text
@@ -82,8 +88,17 @@ def state(app: Flask) -> Any:
         overrides = [(o.limit, o.identity, o.amount) for o in operators.overrides()]
         blocks = {(b.limit, b.identity, b.reason) for b in operators.blocks()}
         log = [(e.action, e.identity, e.limit, e.amount, e.reason) for e in operators.log()]
+        counted = operators.states("alice")
     teams = [(each.name, each.limits) for each in accounts.teams()]
-    return users, sorted(keys, key=str), teams, overrides, sorted(blocks), log[::-1]
+    admin_keys = [
+        (k.name, k.scopes, k.team, bool(k.expires_at), bool(k.revoked_at))
+        for k in services.admin_keys.all()
+    ]
+    used = {(each.row.name, each.used) for each in counted if each.row.limit.unit == "usd"}
+    calls = [(c["user"], c["slug"], c["cost_micro_usd"]) for c in services.reports.calls()]
+    is_on = accounts.any_key() or services.authenticator.mark.is_set()
+    others = overrides, sorted(blocks), sorted(admin_keys, key=str), calls, sorted(used), is_on
+    return users, sorted(keys, key=str), teams, *others, log[::-1]
 
 
 # -- the table -----------------------------------------------------------------------------------
@@ -117,9 +132,34 @@ def test_every_command_has_an_address() -> None:
     assert named | OF_THE_HOST == known
 
 
+def words_of(lines: str) -> Iterator[str]:
+    """Yield the command in each of these lines, without its arguments."""
+    known = {each for row in ACTIONS for each in row.commands}
+    for line in lines.split("; "):
+        yield max((each for each in known if f"{line} ".startswith(f"{each} ")), key=len)
+
+
+def test_every_command_and_every_address_is_compared(app: Flask) -> None:
+    """What changes something, by its effect; what reports, by what it reports."""
+    changing = [each for each in ACTIONS if each.method != "GET"]
+    compared = {each for lines, _, _ in SAME for each in words_of(lines)}
+    assert compared == {each for row in changing for each in row.commands}
+    map_ = app.url_map.bind("localhost")
+    reached = set()
+    for calls in [each for _, lines, _ in SAME for each in lines.split("; ")]:
+        method, path = calls.partition("?")[0].split(" ", 1)
+        endpoint, _ = map_.match(f"{PREFIX}{path}", method)
+        reached.add(endpoint.removeprefix("management."))
+    assert reached == {each.name for each in changing}
+    reporting = {each: row.path for row in ACTIONS if row.method == "GET" for each in row.commands}
+    assert {next(words_of(line)) for line, _, _ in REPORTS} == reporting.keys()
+
+
 # -- the same effect -----------------------------------------------------------------------------
 
-#: A command, and the call that does the same. {key} is a key of alice's.
+CSV = "user,plan,team,limits\ndora,pro,sales,usd-day=9 usd/day\nalice,,,\n"
+#: A command, and the call that does the same. {key} is a key of alice's, {admin} a management key,
+#: {file} has the CSV.
 SAME = [
     ("chat users set-team carol sales", "PUT /users/carol", {"team": "sales"}),
     ("chat users clear-team alice", "PUT /users/alice", {"team": None}),
@@ -236,14 +276,100 @@ SAME = [
         "PUT /overrides/usd-day/alice; DELETE /overrides/usd-day/alice",
         [{"amount": "9 usd/day"}, None],
     ),
+    (
+        (
+            "chat keys set-amount {key} key-usd-day '2 usd/day'; "
+            "chat keys clear-amount {key} key-usd-day"
+        ),
+        "PUT /amounts/key/key-usd-day/{key}; DELETE /amounts/key/key-usd-day/{key}",
+        [{"amount": "2 usd/day"}, None],
+    ),
+    ("chat users import {file}", "POST /users", {"csv": CSV}),
+    ("chat users import {file} --dry-run", "POST /users", {"csv": CSV, "dry_run": True}),
+    (
+        "chat users import {file} --keys --reason hired",
+        "POST /users",
+        {"csv": CSV, "keys": True, "reason": "hired"},
+    ),
+    ("chat keys off --reason moved", "POST /accounts/off", {"reason": "moved"}),
+    (
+        "chat ledger prune --keep-days 62 --reason old",
+        "POST /ledger/prune",
+        {"keep_days": 62, "reason": "old"},
+    ),
+    ("chat ledger restore", "POST /ledger/restore", {}),
+    (
+        "chat ledger restore --apply --reason lost",
+        "POST /ledger/restore",
+        {"apply": True, "reason": "lost"},
+    ),
+    (
+        "chat ledger restore --user alice --apply",
+        "POST /ledger/restore",
+        {"user": "alice", "apply": True},
+    ),
+    (
+        "chat ledger restore --apply; chat credit alice 0.001 --reason broken",
+        "POST /ledger/restore; POST /ledger/credit",
+        [{"apply": True}, {"user": "alice", "usd": "0.001", "reason": "broken"}],
+    ),
+    (
+        "chat ledger restore --apply; ratelimit reset alice --reason broken",
+        "POST /ledger/restore; POST /reset",
+        [{"apply": True}, {"identity": "alice", "reason": "broken"}],
+    ),
+    (
+        "chat ledger restore --apply; ratelimit reset alice --limit usd-day",
+        "POST /ledger/restore; POST /reset",
+        [{"apply": True}, {"identity": "alice", "name": "usd-day"}],
+    ),
+    (
+        "chat admin-keys create lead --scope read --scope keys --team sales --expires 9d",
+        "POST /admin-keys",
+        {"name": "lead", "scopes": ["read", "keys"], "team": "sales", "expires": "9d"},
+    ),
+    (
+        "chat admin-keys rotate {admin} --overlap 2h --reason r",
+        "POST /admin-keys/{admin}/rotate",
+        {"overlap": "2h", "reason": "r"},
+    ),
+    ("chat admin-keys revoke {admin}", "DELETE /admin-keys/{admin}", None),
+    ("chat alerts test", "POST /alerts/test", {}),
 ]
 
 
+def spend(database_url: str) -> None:
+    """Calls of alice's, of bob's, and one that is old enough to be deleted."""
+    now = datetime.now(UTC)
+    rows = (("alice", "o3", 0), ("alice", "claude-haiku-4-5", 0), ("bob", "gpt-5.4-mini", 0))
+    calls = [
+        begun(started_at=now - timedelta(days=days, seconds=n), user=f"user:{user}", slug=slug)
+        for n, (user, slug, days) in enumerate((*rows, ("bob", "o3", 99)))
+    ]
+    table.write(Database(database_url), [finished(replace(each, key_id=None)) for each in calls])
+
+
 def test_a_call_does_what_its_command_does(
-    app: Flask, api: Api, accounts: Accounts, database_url: str, uri: str
+    app: Flask,
+    api: Api,
+    accounts: Accounts,
+    database_url: str,
+    uri: str,
+    receiver: Receiver,
+    tmp_path: Path,
 ) -> None:
-    """Accounts, overrides, blocks and the log are the same afterwards; only who did it differs."""
-    key, runner = key_of(accounts), app.test_cli_runner()
+    """Accounts, management keys, overrides, blocks, the ledger, what limits have counted and the
+    log are the same afterwards; only who did it differs."""
+    services, runner = services_of(app), app.test_cli_runner()
+    spend(database_url)
+    (tmp_path / "users.csv").write_text(CSV)
+    named = {
+        "{key}": key_of(accounts),
+        "{admin}": services.admin_keys.create("hr", ["read"], team=None, expires_at=None).public_id,
+        "{file}": str(tmp_path / "users.csv"),
+    }
+    assert services.alerts is not None
+    services.alerts.webhook = Webhook(receiver.url, signing_key(SECRET))
     made = re.compile(r"\b[0-9a-f]{16}\b")
     with (
         closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file,
@@ -252,23 +378,153 @@ def test_a_call_does_what_its_command_does(
     ):
         file.backup(before)
 
-        def start_afresh() -> None:
+        def start_afresh(lines: str) -> None:
             before.backup(file)
             storage.flushall()
+            if lines.startswith("chat keys off"):  # the database was replaced by one without keys
+                with file:
+                    file.execute("DELETE FROM api_keys")
+                services.authenticator.mark.set()
+
+        def with_names(lines: str) -> list[str]:
+            return re.sub(r"{\w+}", lambda found: named[found[0]], lines).split("; ")
 
         for words, calls, bodies in SAME:
-            for each in words.replace("{key}", key).split("; "):
-                result = runner.invoke(args=[*shlex.split(each), "--by", "olga"])
+            start_afresh(words)
+            for each in with_names(words):
+                result = runner.invoke(args=[*shlex.split(each), *by(each)])
                 assert result.exit_code == 0, result.output
             by_command = state(app)
-            start_afresh()
+            start_afresh(words)
             sent = bodies if isinstance(bodies, list) else [bodies]
-            for each, body in zip(calls.replace("{key}", key).split("; "), sent, strict=True):
+            for each, body in zip(with_names(calls), sent, strict=True):
                 answer = api(*each.split(" ", 1), body)
                 assert answer.status_code in {200, 201}, answer.text
             assert made.sub("ID", str(state(app))) == made.sub("ID", str(by_command)), words
-            assert {each.by for each in changes(app)} == {"admin token"}
-            start_afresh()
+            assert {each.by for each in changes(app)} <= {"admin token"}
+    assert [each.body["type"] for each in receiver.received(2)] == ["alert.test"] * 2
+
+
+def by(line: str) -> list[str]:
+    """The option of who does it, of a command that has a log."""
+    return [] if line.startswith("chat alerts") else ["--by", "olga"]
+
+
+# -- the same report -----------------------------------------------------------------------------
+
+
+def rows(of: Callable[[Any], Any] = lambda row: row) -> Callable[[Any], Any]:
+    """Rows in any order, without what passes with time."""
+    return lambda found: sorted((of(lasting(each)) for each in found), key=str)
+
+
+def whole(found: Any) -> Any:
+    return found
+
+
+def left(found: Any) -> Any:
+    return {**found, "limits": list(map(lasting, found["limits"]))}
+
+
+def exported(row: Any) -> Any:
+    """A user, as a file has it, or as the list."""
+    limits = row["limits"]
+    text = limits if isinstance(limits, str) else "; ".join(map("=".join, limits.items()))
+    return row["user"], row["plan"], row["team"] or "", text
+
+
+def upstreams(found: Any) -> Any:
+    named = found["upstreams"] if isinstance(found, dict) else {e["name"]: e for e in found}
+    return {name: (each["keys"], each["missing"]) for name, each in named.items()}
+
+
+#: A command that reports, the address of its report, and what both have to say alike.
+REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
+    ("chat admin-keys list", "/admin-keys", whole),
+    ("chat alerts list", "/alerts", rows(lambda row: (row["identity"], row["spent"]))),
+    ("chat keys list", "/keys", rows()),
+    ("chat keys list --user alice", "/keys?user=alice", rows()),
+    ("chat ledger calls", "/ledger/calls", whole),
+    ("chat ledger calls --user alice", "/ledger/calls?user=alice", whole),
+    ("chat ledger check", "/ledger/check", whole),
+    ("chat ledger estimates", "/ledger/estimates", whole),
+    ("chat ledger outcomes", "/ledger/outcomes", rows()),
+    ("chat ledger show", "/ledger/days", rows()),
+    ("chat ledger show --by model --since 2d", "/ledger/days?by=model&since=2d", rows()),
+    ("chat ledger traffic", "/ledger/traffic", rows()),
+    ("chat plans list", "/plans", rows()),
+    ("chat providers check", "/providers", upstreams),
+    ("chat spend", "/spending", rows(lambda row: {**row, "user": row["subject"]})),
+    (
+        "chat spend --by model --top 1",
+        "/spending?by=model&top=1",
+        rows(lambda row: {**row, "model": row["subject"]}),
+    ),
+    ("chat teams list", "/teams", rows()),
+    ("chat usage alice", "/usage/alice", left),
+    ("chat users export", "/users", rows(exported)),
+    ("chat users list", "/users", rows()),
+    ("ratelimit blocks", "/blocks", rows()),
+    ("ratelimit check", "/policy", whole),
+    ("ratelimit inspect alice", "/states/alice", rows()),
+    ("ratelimit log", "/changes", rows()),
+    ("ratelimit near --at 90", "/used?at=90", rows()),
+    ("ratelimit override list", "/overrides", rows()),
+    ("ratelimit shadow report", "/shadow", rows()),
+    ("ratelimit show", "/limits?limit=1000", rows()),
+    ("ratelimit top", "/used", rows()),
+    ("ratelimit why alice", "/denials?identity=alice", rows()),
+]
+
+
+@pytest.fixture
+def worked(
+    make_app: AppMaker,
+    uri: str,
+    accounts: Accounts,
+    database_url: str,
+    app: Flask,
+    tmp_path: Path,
+) -> None:
+    """Something to report: spending, a call, a denied one, an alert, and what operators did."""
+    spend(database_url)
+    policy = tmp_path / "policy.toml"
+    tried = 'limit = "100/day"\n'
+    policy.write_text(POLICY_FILE.read_text().replace(tried, f'{tried}candidate = "2/day"\n', 1))
+    worker = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
+    runner = app.test_cli_runner()
+    key = accounts.create_key("alice", plan=None, default_plan="starter").text
+    for status, command in ((200, "chat block user alice"), (403, "chat ledger restore --apply")):
+        body, headers = {"message": "hi"}, {"x-api-key": key}
+        assert worker.test_client().post("/chat", json=body, headers=headers).status_code == status
+        assert runner.invoke(args=command.split()).exit_code == 0
+    for command in (
+        "ratelimit override set ip:203.0.113.9 ip 9/minute --reason less",
+        "chat users set-amount alice usd-day '0.001 usd/day'",
+        "chat admin-keys create hr --scope read",
+    ):
+        assert runner.invoke(args=shlex.split(command)).exit_code == 0
+    alert = Alert(type="alert", identity="user:bob", spent=1, amount=2, since=datetime.now(UTC))
+    remember(Database(database_url), alert)
+    services_of(worker).ledger.flush()
+    services_of(worker).limiter._components.recorder.flush()
+
+
+@pytest.mark.usefixtures("worked")
+def test_a_report_is_that_of_its_command(app: Flask, api: Api) -> None:
+    """With the same rows and names, also where both select."""
+    for line, path, alike in REPORTS:
+        is_lines = line == "chat ledger traffic"
+        result = app.test_cli_runner().invoke(
+            args=[*line.split(), *([] if is_lines else ["--json"])]
+        )
+        lines = result.stdout.splitlines()
+        shown = f"[{','.join(lines)}]" if is_lines else result.stdout
+        answer = api("GET", path).json
+        assert answer is not None
+        by_command = alike(json.loads(shown))
+        assert by_command, line
+        assert alike(answer.get("items", answer)) == by_command, line
 
 
 # -- a desired state -----------------------------------------------------------------------------
