@@ -12,6 +12,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ratelimit_ext.core.threads import start_thread
+
 #: As in reservations.lua. The ids are those of all applications of a server.
 CHANNEL: Final = "ratelimit_ext:turns"
 #: How long a thread without a message looks whether requests still wait, in seconds.
@@ -24,7 +26,7 @@ class Bell:
     def __init__(self) -> None:
         self._waiting: dict[int, tuple[str, threading.Event]] = {}
         #: By the id of their client.
-        self._threads: dict[int, threading.Thread] = {}
+        self._threads: dict[int, threading.Thread | None] = {}
         self._changes = threading.Lock()
 
     @contextlib.contextmanager
@@ -36,11 +38,7 @@ class Bell:
             self._waiting[hold_id] = key, woken
             thread = self._threads.get(id(client))
             if client is not None and not (thread and thread.is_alive()):
-                thread = self._threads[id(client)] = threading.Thread(
-                    target=self._listen, args=(client,), name="ratelimit-turns", daemon=True
-                )
-                with contextlib.suppress(RuntimeError):  # no more threads: the next one tries
-                    thread.start()
+                self._threads[id(client)] = start_thread("turns", self._listen, client)
         try:
             yield woken
         finally:

@@ -25,7 +25,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import re
 import socket
 import threading
@@ -44,6 +43,7 @@ from ratelimit_ext.core.errors import (
     StorageUnavailable,
 )
 from ratelimit_ext.core.events import StorageEvent
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.engine.connection import NO_CONNECTION
 from ratelimit_ext.engine.engine import ONCE_US, Engine
 from ratelimit_ext.engine.outage import PAUSE_S, OutageEngine
@@ -86,7 +86,6 @@ _EXPECTED: Final = (StorageUnavailable, *_NO_FAILURE)
 T = TypeVar("T")
 
 _logger = logging.getLogger("ratelimit_ext")
-_breakers: weakref.WeakSet[Breaker] = weakref.WeakSet()
 
 
 class StorageEngine(Engine, Protocol):
@@ -106,7 +105,7 @@ class Breaker:
         #: Called when it has opened or closed.
         self.changed: Callable[[StorageEvent], object] = lambda _: None
         self._begin()
-        _breakers.add(self)
+        forget_in_child(self)
 
     def _begin(self) -> None:
         self.is_open = False
@@ -271,16 +270,8 @@ class Breaker:
     def wake(self) -> None:
         """See to it that the thread runs: something failed, or is to be handed back."""
         with self._lock:
-            if self._thread is not None:
-                return
-            thread = threading.Thread(
-                target=_watch, args=[weakref.ref(self)], name="ratelimit-breaker", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads, or the interpreter ends: the next failure tries
-                return
-            self._thread = thread
+            if self._thread is None:
+                self._thread = start_thread("breaker", _watch, weakref.ref(self))
 
     def _look_again(self) -> float | None:
         """One turn of the thread. Returns the pause until the next one; ``None``: it is over."""
@@ -380,12 +371,3 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
             return
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _forget() -> None:
-    for breaker in tuple(_breakers):
-        breaker.forget()
-
-
-if hasattr(os, "register_at_fork"):  # where processes fork
-    os.register_at_fork(after_in_child=_forget)

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
+from ratelimit_ext.core.threads import start_thread
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.connection import (
     FORBIDDEN,
@@ -338,15 +339,8 @@ class Nodes:
     def _start(self) -> bool:
         """Start the thread if it does not run; false if it cannot be started."""
         if self._thread is None:
-            thread = threading.Thread(
-                target=_watch, args=[weakref.ref(self)], name="ratelimit-cluster", daemon=True
-            )
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads, or the interpreter ends
-                return False
-            self._thread = thread
-        return True
+            self._thread = start_thread("cluster", _watch, weakref.ref(self))
+        return self._thread is not None
 
     def _look_again(self) -> threading.Event | None:
         """One turn of the thread: read the layout and try failed nodes. Returns what ends the pause

@@ -11,7 +11,6 @@ The sentinel with the highest epoch is right: others learn of a failover up to t
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import selectors
@@ -21,6 +20,8 @@ import time
 import weakref
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
+
+from ratelimit_ext.core.threads import start_thread
 
 #: How often the sentinels are asked: in general, and during a failover.
 ASK_S: Final = 1.0
@@ -112,12 +113,7 @@ class MasterWatch:
             self._begin()
         with self._lock:
             if self._thread is None:
-                thread = threading.Thread(
-                    target=_follow, args=[weakref.ref(self)], name="ratelimit-sentinel", daemon=True
-                )
-                with contextlib.suppress(RuntimeError):  # no more threads: the next call tries
-                    thread.start()
-                    self._thread = thread
+                self._thread = start_thread("sentinel", _follow, weakref.ref(self))
 
     # -- the thread ----------------------------------------------------------------------------
 

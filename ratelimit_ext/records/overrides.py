@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Final
-from weakref import WeakSet, ref
+from weakref import ref
 
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.records.store import MemoryRecords, RecordStore, from_json, require_store
 
 #: How often a process reads the overrides, in seconds.
@@ -93,7 +93,7 @@ class Overrides:
         self.is_watched = store is None
         self._starting = threading.Lock()
         self._ended = threading.Event()
-        _all.add(self)
+        forget_in_child(self)
 
     def find(self, limit: str, identity: str) -> Override | None:
         """Return the override that is valid now."""
@@ -188,12 +188,7 @@ class Overrides:
                 return
             if self.in_background and not isinstance(self._store, MemoryRecords):
                 self._try_refresh()
-                arguments = ref(self), self._ended
-                try:
-                    threading.Thread(
-                        target=_watch, args=arguments, name="ratelimit-overrides", daemon=True
-                    ).start()
-                except RuntimeError:  # no more threads: the next request tries
+                if start_thread("overrides", _watch, ref(self), self._ended) is None:
                     return
             self.is_watched = True
 
@@ -248,13 +243,3 @@ def _watch(reference: ref[Overrides], ended: threading.Event) -> None:
 
 
 _NONE: Final[Mapping[str, Override]] = MappingProxyType({})
-_all: Final[WeakSet[Overrides]] = WeakSet()
-
-
-def _forget_all() -> None:
-    for overrides in _all:
-        overrides.forget()
-
-
-if hasattr(os, "register_at_fork"):  # where processes fork
-    os.register_at_fork(after_in_child=_forget_all)

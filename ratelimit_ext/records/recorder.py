@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from weakref import WeakSet, ref
 
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Event, Events
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.records.counters import Counters
 from ratelimit_ext.records.denials import Denials
 from ratelimit_ext.records.shadow import Shadows
@@ -44,6 +44,7 @@ class Recorder:
         self._was_refused = False
         self.forget()
         _all.add(self)
+        forget_in_child(self)
 
     def require_enabled(self) -> Recorder:
         """Return this recorder. Raises ``OperatorError`` unless :meth:`remember` was called."""
@@ -111,13 +112,8 @@ class Recorder:
         with self._starting:
             if self._is_started:
                 return
-            if self.in_background:
-                try:
-                    threading.Thread(
-                        target=_write, args=(ref(self),), name="ratelimit-records", daemon=True
-                    ).start()
-                except RuntimeError:  # no more threads: the next decision tries
-                    return
+            if self.in_background and start_thread("records", _write, ref(self)) is None:
+                return
             self._is_started = True
 
 
@@ -138,17 +134,10 @@ _ended: Final = threading.Event()
 _all: Final[WeakSet[Recorder]] = WeakSet()
 
 
-def _forget_all() -> None:
-    for recorder in _all:
-        recorder.forget()
-
-
 def _close_all() -> None:
     _ended.set()
     for recorder in list(_all):
         recorder.flush(all_of_them=True)
 
 
-if hasattr(os, "register_at_fork"):  # where processes fork
-    os.register_at_fork(after_in_child=_forget_all)
 atexit.register(_close_all)

@@ -18,7 +18,6 @@ import atexit
 import itertools
 import logging
 import math
-import os
 import threading
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from ratelimit_ext.core.change import SENT_AGAIN, Change
 from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Journal, JournalFile, Line
 from ratelimit_ext.settlements.live_calls import LiveCalls
@@ -297,13 +297,7 @@ class SettlementQueue:
     def _start(self) -> None:
         """Start the thread, unless it runs."""
         if self._in_background and self._thread is None:
-            self._thread = threading.Thread(
-                target=self._run, name="ratelimit-settlements", daemon=True
-            )
-            try:
-                self._thread.start()
-            except RuntimeError:  # no more threads, or the interpreter ends: the next one tries
-                self._thread = None
+            self._thread = start_thread("settlements", self._run)
 
     def _look(self) -> None:
         """Let the thread take over journals of processes that have ended, if there are files."""
@@ -398,5 +392,4 @@ def _described(change: Change) -> str:
 settlements: Final = SettlementQueue()
 
 atexit.register(settlements.close)
-if hasattr(os, "register_at_fork"):  # where processes fork
-    os.register_at_fork(after_in_child=settlements.forget)
+forget_in_child(settlements)

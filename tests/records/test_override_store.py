@@ -13,6 +13,7 @@ import redis
 from flask import Flask, g
 
 from ratelimit_ext import Limiter, StorageUnavailable
+from ratelimit_ext.core import threads
 from ratelimit_ext.records import overrides as module
 from ratelimit_ext.records.overrides import MOST_ENTRIES, MOST_OVERRIDES, LogEntry, Overrides
 from tests import servers
@@ -321,7 +322,7 @@ def test_a_child_process_reads_for_itself(site: Site) -> None:
     app, limiter = site
     get(app)
     assert limiter._components.overrides.is_watched
-    module._forget_all()
+    threads.forget_all()
     assert not limiter._components.overrides.is_watched
     get(app)
     assert limiter._components.overrides.is_watched
