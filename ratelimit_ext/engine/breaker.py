@@ -45,7 +45,7 @@ from ratelimit_ext.core.errors import (
 from ratelimit_ext.core.events import StorageEvent
 from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.engine.connection import NO_CONNECTION
-from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.outage import PAUSE_S, OutageEngine
 
 #: How often the storage is asked whether it serves.
@@ -151,17 +151,10 @@ class Breaker:
         return decision
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         began = time.monotonic()
-        applied = self._guarded(
-            lambda: self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
-        )
+        applied = self._guarded(lambda: self._engine.settle(changes, once=once, now_us=now_us))
         if applied and self.outage is not None:
             self.outage.last.note((began, changes))
         return applied

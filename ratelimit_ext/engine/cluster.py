@@ -28,7 +28,7 @@ from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
 from ratelimit_ext.engine.arguments import TEXTS, Arguments
-from ratelimit_ext.engine.engine import ONCE_US
+from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
 from ratelimit_ext.engine.redis import NOTE_MS, SCAN_COUNT, stored_names
 from ratelimit_ext.engine.verdicts import Reply, applied, merged
@@ -113,12 +113,7 @@ class ClusterEngine:
         return request.decision(take=take)
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """See :meth:`Engine.settle`. One script call for each identity, all at the same time; each
         has a marker of its own for ``once``. If one fails the others are applied."""
@@ -126,8 +121,7 @@ class ClusterEngine:
         for change in changes:
             by_tag.setdefault(hash_tag(change.charge.key), []).append(change)
         calls = [
-            _settlement(self._arguments, tag, own, now_us, once, once_for_us)
-            for tag, own in by_tag.items()
+            _settlement(self._arguments, tag, own, now_us, once) for tag, own in by_tag.items()
         ]
         return sum(map(applied, by_tag.values(), self._run(calls)))
 
@@ -346,8 +340,7 @@ def _settlement(
     tag: str,
     changes: Sequence[Change],
     now_us: int | None,
-    once: str | None = None,
-    once_for_us: int = ONCE_US,
+    once: Marker | None = None,
 ) -> NodeCall:
     """Return the call that applies changes of one hash tag. ``once`` becomes a marker in their
     slot, whose name depends on the tag alone: a part of the changes may be sent again."""
@@ -355,8 +348,8 @@ def _settlement(
     keys = [change.charge.key for change in changes]
     sent = ["" if now_us is None else now_us, listed]
     if once is not None:
-        keys.append(with_tag(once, tag))
-        sent.append(once_for_us)
+        keys.append(with_tag(once.key, tag))
+        sent.append(once.for_us)
     return NodeCall(slot_of(tag), len(keys), *keys, *sent, script=script)
 
 

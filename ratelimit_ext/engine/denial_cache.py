@@ -29,7 +29,7 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
 
@@ -201,15 +201,10 @@ class DenialCache:
         return CachedDecision(longest, elapsed_us, known, ages_us)
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         with self._changing([change.charge.key for change in changes]):
-            return self._engine.settle(changes, once=once, once_for_us=once_for_us, now_us=now_us)
+            return self._engine.settle(changes, once=once, now_us=now_us)
 
     def clear(self, keys: Sequence[str]) -> int:
         with self._changing(keys):

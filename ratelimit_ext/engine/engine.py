@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import NamedTuple, Protocol
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 
-#: For how long an engine remembers that changes were applied: longer than they are sent again,
-#: which is the longest lease (a day) and ten minutes.
-ONCE_US: Final = 90_000_000_000
+
+class Marker(NamedTuple):
+    """Makes it safe to send the same changes again after a lost reply: the name of a key of its own
+    for them (on a cluster, in the slot of their buckets), and for how long it exists. The first
+    call stores the key, and each further one for as long again; while it exists, a call changes
+    nothing."""
+
+    key: str
+    for_us: int
 
 
 class Engine(Protocol):
@@ -33,21 +39,10 @@ class Engine(Protocol):
         ...
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """Change buckets, mostly earlier charges; never denies. Returns how many of the changes
-        still mattered. Raises ``ValueError`` for a change that its strategy does not take.
-
-        ``once`` makes it safe to send the same changes again after a lost reply: it names a key of
-        its own for them (on a cluster, in the slot of their buckets). The first call stores that
-        key for ``once_for_us``, and each further one for as long again; while it exists, a call
-        changes nothing and returns 0.
-        """
+        still mattered. Raises ``ValueError`` for a change that its strategy does not take."""
         ...
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -18,7 +18,7 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.bell import bell
-from ratelimit_ext.engine.engine import ONCE_US
+from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.verdicts import Reply, key_of, merged, sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot, Strategy
@@ -229,12 +229,7 @@ class MemoryEngine:
         buckets.put([change for _, change in kept], now)
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         check_changes(changes)
         buckets = self._buckets()
@@ -245,8 +240,8 @@ class MemoryEngine:
             keys = [change.charge.key for change in changes]
             states = dict(zip(keys, buckets.get(keys, now), strict=True))
             if once is not None and changes:
-                is_known = buckets.get([once], now) != [None]
-                kept[once] = once, (), once_for_us
+                is_known = buckets.get([once.key], now) != [None]
+                kept[once.key] = once.key, (), once.for_us
                 if is_known:
                     changes = ()
             for change in changes:

@@ -34,7 +34,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
@@ -282,12 +282,7 @@ class OutageEngine:
     # -- changes -------------------------------------------------------------------------------
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """See :meth:`Engine.settle`. What was handed back is settled in the storage."""
         here: list[Change] = []
@@ -308,9 +303,7 @@ class OutageEngine:
 
         applied = self._store.run(settle_here)
         if there:
-            applied += self._primary.settle(
-                there, once=once, once_for_us=once_for_us, now_us=now_us
-            )
+            applied += self._primary.settle(there, once=once, now_us=now_us)
         return applied
 
     def _is_here(self, change: Change) -> bool:
@@ -381,7 +374,7 @@ class OutageEngine:
                 if batch is None:
                     return not later
                 try:
-                    engine.settle(batch.changes, once=batch.marker, once_for_us=HANDED_ONCE_US)
+                    engine.settle(batch.changes, once=Marker(batch.marker, HANDED_ONCE_US))
                 except ShardUnavailable:
                     later.add(batch.number)
                 else:

@@ -14,7 +14,7 @@ from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import HOLDS, holds_key
 from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script
 from ratelimit_ext.engine.connection import ScriptConnections
-from ratelimit_ext.engine.engine import ONCE_US
+from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.sentinel import MasterWatch
 from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
 
@@ -77,12 +77,7 @@ class RedisEngine:
         return Reply(charges, reply, take=take)
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """See :meth:`Engine.settle`. One EVALSHA."""
         if not changes:
@@ -91,8 +86,8 @@ class RedisEngine:
         keys = [change.charge.key for change in changes]
         arguments = ["" if now_us is None else now_us, words]
         if once is not None:
-            keys.append(once)
-            arguments.append(once_for_us)
+            keys.append(once.key)
+            arguments.append(once.for_us)
         return applied(changes, self._evaluate(script, keys, *arguments))
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -30,7 +30,7 @@ from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.core.threads import forget_in_child, start_thread
-from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Journal, JournalFile, Line
 from ratelimit_ext.settlements.live_calls import LiveCalls
 
@@ -75,7 +75,8 @@ class Batch(NamedTuple):
 
     def send(self) -> None:
         """Send them; raises as the engine does."""
-        self.engine.settle(self.changes, once=self.marker, once_for_us=self.marker_us)
+        once = None if self.marker is None else Marker(self.marker, self.marker_us)
+        self.engine.settle(self.changes, once=once)
 
 
 class SettlementQueue:

@@ -22,7 +22,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, MOST_MULTIPLE, Limit
-from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.strategies.guards.block import REASONS, new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
@@ -457,12 +457,12 @@ class History(RuleBasedStateMachine):
     # -- changes ---------------------------------------------------------------------------
 
     def change(
-        self, changes: Sequence[Change], expected: Sequence[bool] | None, once: str | None = None
+        self, changes: Sequence[Change], expected: Sequence[bool] | None, once: Marker | None = None
     ) -> None:
         """Changes of buckets everywhere, and how many of them should have mattered, if known."""
         applied = self.everywhere(
             lambda engine: engine.settle(changes, once=once, now_us=self.now),
-            [*(change.charge.key for change in changes), *([once] if once and changes else [])],
+            [*(change.charge.key for change in changes), *([once.key] if once and changes else [])],
         )
         assert expected is None or applied == sum(expected)
         counts["verdicts"] += expected is not None
@@ -715,7 +715,7 @@ class History(RuleBasedStateMachine):
         else:
             changes, expected = self.corrections(chosen, share, 1, more=True)
         self.numbers += 1
-        once = f"m{self.numbers}"
+        once = Marker(f"m{self.numbers}", DAY)
         self.during_outage(
             lambda engine: engine.settle(changes, once=once, now_us=self.now), is_lost=is_lost
         )

@@ -27,6 +27,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
+from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.strategies import strategy_of
@@ -35,7 +36,7 @@ from tests.engine.histories import Bucket, History, Storage, any_limits
 from tests.engine.relay import Relay
 from tests.engine.test_histories import every_seed, play
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
-from tests.strategies.world import HOUR, MINUTE, World
+from tests.strategies.world import DAY, HOUR, MINUTE, World
 
 #: Those whose windows do not begin with their first charge.
 EXACT = ("token-bucket", "sliding-window", "concurrency", "reported", "fixed-window")
@@ -196,7 +197,7 @@ def test_one_decision_over_three_nodes(cluster: servers.Cluster, engine: Cluster
     verdicts = engine.admit(charges, hold=LEASE).verdicts
     assert [verdict.remaining for verdict in verdicts] == [700, 99, 99]
     changes = [Change.settle(verdicts[0], LEASE, 50), *[Change.adjust(v, 9) for v in verdicts[1:]]]
-    once = f"{keys[0]}:once:1"
+    once = Marker(f"{keys[0]}:once:1", DAY)
     assert [engine.settle(changes, once=once) for _ in range(2)] == [3, 0]
     assert engine.settle(changes[1:], once=once) == 0, "a part of them may be sent again"
     found = engine.admit(charges, take=False).verdicts

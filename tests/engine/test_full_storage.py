@@ -14,6 +14,7 @@ from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.embedded.server import EmbeddedServer
+from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.guards.block import new_block
 from tests import servers
@@ -159,8 +160,9 @@ def test_calls_that_are_under_way_are_settled(client: redis.Redis, engine: Redis
     fill(client)
     assert engine.settle([Change.renew(verdict, hold, 50)]) == 1
     assert engine.settle([Change.settle(verdict, hold, 70)]) == 1
-    assert engine.settle([Change.adjust(paid, -1)], once="LIMITS:once:{ada}") == 1
-    assert engine.settle([Change.adjust(paid, -1)], once="LIMITS:once:{ada}") == 0
+    once = Marker("LIMITS:once:{ada}", MINUTE)
+    assert engine.settle([Change.adjust(paid, -1)], once=once) == 1
+    assert engine.settle([Change.adjust(paid, -1)], once=once) == 0
     block = Charge(Limit(1, MINUTE, "block", name="stop"), "LIMITS:stop:{ada}")
     assert engine.settle([new_block(block, MINUTE, "closed")]) == 1
     assert engine.admit([charge(MONEY, "ada", 0)]).verdicts[0].remaining == 930

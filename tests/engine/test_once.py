@@ -14,7 +14,7 @@ from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.denial_cache import DenialCache
-from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.verdicts import UNREADABLE
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
@@ -22,7 +22,8 @@ from tests.strategies.world import DAY, MINUTE, SECOND, START, World
 
 LIMIT = Limit(100, 30 * DAY, "sliding-window")
 SLOTS = Limit(5, MINUTE, "concurrency", unit="calls")
-MARKER = "LIMITS:1:once:{user}:1"
+KEY = "LIMITS:1:once:{user}:1"
+MARKER = Marker(KEY, DAY)
 
 
 def cluster_of(client: redis.Redis, _: object) -> ClusterEngine:
@@ -53,7 +54,10 @@ def test_two_markers_are_two_corrections(sender: World) -> None:
     verdict = sender.call(LIMIT, 30)
     for number in range(2):
         changes = [Change.adjust(verdict, -10)]
-        assert sender.engine.settle(changes, once=f"{MARKER}{number}", now_us=sender.now_us) == 1
+        assert (
+            sender.engine.settle(changes, once=Marker(f"{KEY}{number}", DAY), now_us=sender.now_us)
+            == 1
+        )
     assert sender.left(LIMIT) == 90
 
 
@@ -76,7 +80,7 @@ def test_all_kinds_of_changes_are_applied_once(sender: World) -> None:
     assert (sender.left(LIMIT), sender.left(SLOTS, "slots")) == (100, 5)
 
 
-@pytest.mark.parametrize("for_us", [ONCE_US, MINUTE])
+@pytest.mark.parametrize("for_us", [DAY, MINUTE])
 def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
     """Until then nothing is applied again, and each call begins it anew: changes may be sent again
     for as long as a shard is down. Afterwards the marker is gone."""
@@ -84,7 +88,7 @@ def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
 
     def settled() -> int:
         return sender.engine.settle(
-            [Change.adjust(verdict, -10)], once=MARKER, once_for_us=for_us, now_us=sender.now_us
+            [Change.adjust(verdict, -10)], once=Marker(KEY, for_us), now_us=sender.now_us
         )
 
     assert settled() == 1
@@ -101,7 +105,7 @@ def test_an_unreadable_bucket_loses_its_own_change_only(
     redis_client: redis.Redis,
     caplog: pytest.LogCaptureFixture,
     engine_of: Callable[..., Engine],
-    once: str | None,
+    once: Marker | None,
 ) -> None:
     """The others of the call are applied. What is lost is in the log, and is not sent again."""
     engine = engine_of(redis_client, redis.RedisError)
@@ -121,7 +125,7 @@ def test_an_unreadable_bucket_loses_its_own_change_only(
 def test_no_changes_need_no_marker(redis_client: redis.Redis) -> None:
     """A cost of 0 stores nothing."""
     assert RedisEngine(redis_client, redis.RedisError).settle([], once=MARKER) == 0
-    assert redis_client.exists(MARKER) == 0
+    assert redis_client.exists(KEY) == 0
 
 
 def test_a_marker_costs_no_round_trip_and_always_expires(redis_client: redis.Redis) -> None:
@@ -137,4 +141,4 @@ def test_a_marker_costs_no_round_trip_and_always_expires(redis_client: redis.Red
         assert statistics["cmdstat_mget"]["calls"] == 1
         assert statistics["cmdstat_set"]["calls"] == writes
         assert redis_client.dbsize() == keys
-    assert ONCE_US // 1000 - 10_000 < redis_client.pttl(MARKER) <= ONCE_US // 1000 + 1
+    assert DAY // 1000 - 10_000 < redis_client.pttl(KEY) <= DAY // 1000 + 1

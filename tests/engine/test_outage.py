@@ -16,6 +16,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.last_verdicts import MOST_BUCKETS as MOST_KNOWN
 from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Rest
 from ratelimit_ext.engine.memory import MemoryEngine
@@ -911,6 +912,6 @@ def test_markers_do_not_pile_up_in_the_storage(clock: Clock) -> None:
     (verdict,) = worker.admit([Charge(limit, "bucket")]).verdicts
     correction = Change.adjust(verdict, 1)
     assert worker.hand_back(storage, within_s=9)
-    (marker,) = storage._buckets().named("bucket:once:")
+    (key,) = storage._buckets().named("bucket:once:")
     clock.forward(HANDED_ONCE_US / 1_000_000 + 0.001)
-    assert storage.settle([correction], once=marker) == 1
+    assert storage.settle([correction], once=Marker(key, DAY)) == 1

@@ -34,7 +34,7 @@ from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
 from ratelimit_ext.core.key import Naming, bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
-from ratelimit_ext.engine.engine import ONCE_US, Engine
+from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import ALIASES, strategy_named
 
@@ -302,12 +302,7 @@ class LimitsEngine:
             storage.incr(charge.key, expiry, amount=-left)
 
     def settle(
-        self,
-        changes: Sequence[Change],
-        *,
-        once: str | None = None,
-        once_for_us: int = ONCE_US,
-        now_us: int | None = None,
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """Apply corrections above 0; refunds are lost, as the storages have none.
 
