@@ -1,6 +1,6 @@
 """A cluster whose masters die or move under load: who notices, for how long, and what is lost.
 
-``pytest -s tests/faults/test_cluster.py`` prints the figures of docs/operate/topology.md;
+``pytest -s tests/faults/test_cluster.py`` prints the figures of docs/benchmarks/failover.md;
 ``RATELIMIT_TEST_SERVER=/usr/bin/redis-server`` runs it on Redis.
 """
 

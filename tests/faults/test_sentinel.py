@@ -1,6 +1,6 @@
 """A master under Sentinel that dies or is replaced under load, with our own scripts.
 
-``pytest -s tests/faults/test_sentinel.py`` prints the figures of docs/operate/topology.md.
+``pytest -s tests/faults/test_sentinel.py`` prints the figures of docs/benchmarks/failover.md.
 """
 
 from __future__ import annotations
