@@ -14,14 +14,12 @@ from flask import json
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.cli import arguments, output
-from chatapp.ledger.forecast import TIME
-from chatapp.ledger.reports import MICRO, TAG, midnight, month_start
+from chatapp.ledger.reports import MICRO, TAG, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import CALLS
 from chatapp.operators import callers, reports, restoration
 from chatapp.operators.credit import credit
 from chatapp.services import current_services
-from chatapp.web.current_request import team_identity
 from ratelimit_ext.operators import NOT_SHARED, printable
 from ratelimit_ext.terminal import by_operator, echo_json, with_json
 
@@ -159,14 +157,7 @@ def spend(by: str, period: Period, top: int | None, *, ahead: bool, **form: bool
 
 def _forecast(by: str, top: int | None, *, as_csv: bool, as_json: bool) -> None:
     """Print the budgets of those who have spent most this week."""
-    rows: list[tuple[object, ...]] = []
-    week = midnight() - timedelta(days=7)
-    for each in current_services().reports.spending(by=by, since=week, top=top):
-        name = each.subject or ""
-        for limit, forecast in reports.forecasts(team_identity(name) if by == "team" else name):
-            amounts, ahead = (forecast.spent / MICRO, limit.amount / MICRO), forecast.as_json()
-            resets_at = datetime.fromtimestamp(limit.reset_at, UTC).strftime(TIME)
-            rows.append((name, limit.name, *amounts, *ahead.values(), resets_at))
+    rows = [tuple(each.values()) for each in reports.forecasts_by(by, top=top)]
     heads = (by.upper(), "BUDGET", "SPENT", "OF", "USED UP AT", "SURE", "RESETS AT")
     if as_csv:
         output.echo_csv([head.lower().replace(" ", "_") for head in heads], rows)

@@ -10,8 +10,8 @@ from chatapp.accounts import ADDRESS, EVERYONE, TEAM
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
-from chatapp.ledger.forecast import Forecast
-from chatapp.ledger.reports import CREDITED, MICRO
+from chatapp.ledger.forecast import TIME, Forecast
+from chatapp.ledger.reports import CREDITED, MICRO, midnight
 from chatapp.ledger.retention import prune
 from chatapp.operators import callers
 from chatapp.services import current_services
@@ -62,6 +62,25 @@ def forecasts(identity: str) -> list[tuple[Any, Forecast]]:
         left = remaining_limits(services.limiter)
     own = [with_forecast(e, services.reports) for e in left if e.identity == identity]
     return [(each, each.forecast) for each in own if each.forecast is not None]
+
+
+def forecasts_by(
+    by: str, *, top: int | None = None, team: str | None = None
+) -> Iterator[dict[str, object]]:
+    """Yield the forecasts of the users or teams that have spent most this week, in a team's calls
+    alone if one is named: of each budget what was spent, and when it will be used up."""
+    week = midnight() - timedelta(days=7)
+    for each in current_services().reports.spending(by=by, since=week, top=top, team=team):
+        name = each.subject or ""
+        for limit, forecast in forecasts(team_identity(name) if by == "team" else name):
+            yield {
+                "subject": name,
+                "budget": limit.name,
+                "spent": forecast.spent / MICRO,
+                "of": limit.amount / MICRO,
+                **forecast.as_json(),
+                "resets_at": f"{datetime.fromtimestamp(limit.reset_at, UTC):{TIME}}",
+            }
 
 
 def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, bool]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -48,6 +48,11 @@ class Summed(Period):
 
 
 class Top(Summed):
+    top: int | None = Field(None, ge=1, le=1_000_000)
+
+
+class Ahead(Listed):
+    by: Literal["user", "team"] = "user"
     top: int | None = Field(None, ge=1, le=1_000_000)
 
 
@@ -114,6 +119,26 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
         period["since"] = month_start()
     found = current_services().reports.spending(by=query.by, top=query.top, **period)
     return [reports.with_dollars(asdict(each)) for each in found]
+
+
+@action(
+    "GET /spending/forecast",
+    "read",
+    "chat spend",
+    query=Ahead,
+    of_team=True,
+    order="subject budget",
+)
+def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
+    """When the budgets of those who have spent most this week will be used up, and how sure that
+    is."""
+    query, operator = call.query, call.operator
+    found = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
+    if query.by == "user" and operator.team is not None:  # former members have called for it, too
+        own = operator.own(current_services().accounts.users())
+        members = {callers.identity_of(each.name) for each in own}
+        found = [each for each in found if each["subject"] in members]
+    return found
 
 
 @action(

@@ -438,6 +438,10 @@ def upstreams(found: Any) -> Any:
     return {name: (each["keys"], each["missing"]) for name, each in named.items()}
 
 
+def forecasts(found: Any) -> Any:
+    return sorted((tuple(each.values()) for each in found), key=str)
+
+
 #: A command that reports, the address of its report, and what both have to say alike.
 REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("chat admin-keys list", "/admin-keys", whole),
@@ -460,6 +464,8 @@ REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
         "/spending?by=model&top=1",
         rows(lambda row: {**row, "model": row["subject"]}),
     ),
+    ("chat spend --forecast", "/spending/forecast", forecasts),
+    ("chat spend --forecast --by team --top 1", "/spending/forecast?by=team&top=1", forecasts),
     ("chat teams list", "/teams", rows()),
     ("chat usage alice", "/usage/alice", left),
     ("chat users export", "/users", rows(exported)),
@@ -488,6 +494,10 @@ def worked(
 ) -> None:
     """Something to report: spending, a call, a denied one, an alert, and what operators did."""
     spend(database_url)
+    accounts.set_amount("team", "research", "team-usd-month", "9 usd/month")
+    now, days = datetime.now(UTC), range(15)
+    past = [finished(begun(started_at=now - timedelta(n), team="research")) for n in days]
+    table.write(Database(database_url), past)
     policy = tmp_path / "policy.toml"
     tried = 'limit = "100/day"\n'
     policy.write_text(POLICY_FILE.read_text().replace(tried, f'{tried}candidate = "2/day"\n', 1))
@@ -504,7 +514,7 @@ def worked(
         "chat admin-keys create hr --scope read",
     ):
         assert runner.invoke(args=shlex.split(command)).exit_code == 0
-    alert = Alert(type="alert", identity="user:bob", spent=1, amount=2, since=datetime.now(UTC))
+    alert = Alert(type="alert", identity="user:bob", spent=1, amount=2, since=now)
     remember(Database(database_url), alert)
     services_of(worker).ledger.flush()
     services_of(worker).limiter._components.recorder.flush()

@@ -6,6 +6,7 @@ The matrix is made of the table of actions, so a new address is in it.
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS
 from chatapp.blueprints.management import ACTIONS
+from chatapp.database.connection import Database
+from chatapp.ledger import table
 from chatapp.operators import users
 from chatapp.operators.rights import SCOPES
 from chatapp.services import services_of
@@ -26,12 +29,13 @@ from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.test_actions import address, changes, key_of, state
 from tests.chatapp.blueprints.test_admin import log_in, send
 from tests.chatapp.cli.test_commands import run
+from tests.chatapp.ledger.calls import begun, finished
 
 #: What a team's administrator may, on the team. A new action is not one until it is here, too.
 OF_TEAM = {
     *("list_users", "get_user", "put_user", "list_keys", "get_key", "create_key", "revoke_key"),
     *("revoke_keys", "rotate_key", "list_teams", "get_team", "put_amount", "clear_amount"),
-    *("get_usage", "list_spending", "list_days", "list_calls"),
+    *("get_usage", "list_spending", "list_forecasts", "list_days", "list_calls"),
 }
 
 
@@ -126,6 +130,27 @@ def test_a_teams_administrator_sees_that_team_alone(app: Flask, api: Api, lead: 
         assert (answer.status_code, answer.json and answer.json["code"]) == (403, "forbidden"), path
     for path in ("/users/alice", "/teams/research", "/usage/alice", "/spending", "/ledger/days"):
         assert api("GET", path, key=lead).status_code == 200, path
+
+
+def test_a_teams_administrator_sees_no_forecast_of_a_former_member(
+    app: Flask, api: Api, accounts: Accounts, lead: str, database_url: str
+) -> None:
+    """Whose calls were the team's, and whose budget is not."""
+    accounts.set_amount("team", "research", "team-usd-month", "9 usd/month")
+    past = [
+        finished(begun(started_at=datetime.now(UTC) - timedelta(n), user=user, team="research"))
+        for n in range(15)
+        for user in ("user:alice", "user:bob")
+    ]
+    table.write(Database(database_url), past)
+    assert api("POST", "/ledger/restore", {"apply": True}).status_code == 200
+
+    def shown(key: str, query: str = "") -> set[str]:
+        items = api("GET", f"/spending/forecast{query}", key=key).json["items"]
+        return {each["subject"] for each in items}
+
+    assert (shown(TOKEN), shown(lead)) == ({"user:alice", "user:bob"}, {"user:alice"})
+    assert shown(lead, "?by=team") == {"research"}
 
 
 def test_a_teams_administrator_cannot_raise_above_the_team(app: Flask, api: Api, lead: str) -> None:
