@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+from zlib import crc32
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
@@ -85,7 +86,8 @@ class LimitOptions:
     #: How long a request may wait for its turn instead of being refused, as "20 seconds".
     wait: str | None = None
     #: The function, or in a policy the name of an identity, that returns which member of a group
-    #: has sent the request: the group's budget is shared equally among its members.
+    #: has sent the request: the group's budget, or its calls in flight, are shared among its
+    #: members.
     fair: Callable[[], Any] | str | None = None
     #: How much faster than time the group may spend before only members below their share may.
     pace: float | None = None
@@ -169,6 +171,8 @@ class Limit:
     wait: int | None = None
     #: Whether it is charged ahead of its turn: :meth:`in_line`.
     is_ahead: bool = field(default=False, repr=False)
+    #: Of calls in flight that members of a group share: whose call it is (:meth:`of_member`).
+    member: int = field(default=0, repr=False, compare=False)
     #: The classes for which this one, which :meth:`of_class` made, leaves a part.
     kept_for: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
     # Attributes instead of properties, as every request reads them several times.
@@ -274,17 +278,29 @@ class Limit:
         >>> Limit(30, 60_000_000, "token-bucket", burst=10, wait=8_000_000).in_line().ahead
         4.0
         """
-        return _in_line(self, self.common)
+        return _in_line(self, self.common, self.member)
+
+    def of_member(self, name: str) -> Limit:
+        """Return the same bucket for a call of this member of the group. Members are known by a
+        number: two with the same one are taken for one."""
+        number, kept = crc32(name.encode("utf-8", "surrogatepass")), self.kept_for
+        return _of_member(self, number, kept, self.whole, self.common, self.reserve, self.spread)
 
     def share(self) -> Limit:
         """Return the limit that counts one member of the group, beside this one."""
         return _share(self, self.common, self.reserve, self.spread)
 
     @property
+    def has_shares(self) -> bool:
+        """Whether each member of a group has a share of it, which is counted beside it."""
+        return self.fair and not self.traits.ends_with_calls
+
+    @property
     def fair_text(self) -> str:
         """How members of a group share it, for a person; empty if they do not."""
         hours = "" if self.hours is None else f" in hours {self.hours}"
-        return f"fair, pace {self.pace / 1000:g}{hours}" if self.fair else ""
+        pace = f", pace {self.pace / 1000:g}{hours}" if self.has_shares else ""
+        return f"fair{pace}" if self.fair else ""
 
     @property
     def keep_text(self) -> str:
@@ -369,11 +385,12 @@ class Limit:
     def _algorithm(self, traits: Traits) -> Traits:
         if not (self.fair or self.is_share):
             return traits.holding if self.held else traits
-        if traits.fair is None:
+        if not traits.fair:
             able = [name for name, each in TABLE.items() if each.fair]
             raise ConfigurationError(
-                f"{self}: fair needs windows that begin and end, as those of {_listed(tuple(able))}"
-                f"; found the strategy {self.strategy!r}. Change the strategy, or remove fair."
+                f"{self}: fair needs windows that begin and end, or calls in flight, as those of "
+                f"{_listed(tuple(able))}; found the strategy {self.strategy!r}. Change the "
+                "strategy, or remove fair."
             )
         own = traits.fair[self.is_share]
         return own.holding if self.held else own
@@ -408,7 +425,7 @@ class Limit:
 _DEFAULTS: Final = {
     each.name: each.default
     for each in fields(Limit)
-    if each.init and each.name not in ("wait", "is_ahead")
+    if each.init and each.name not in ("wait", "is_ahead", "member")
 }
 
 
@@ -434,8 +451,16 @@ def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -
 
 
 @lru_cache(maxsize=4096)
-def _in_line(limit: Limit, *_differs: bool) -> Limit:
+def _in_line(limit: Limit, *_differs: int) -> Limit:
     return replace(limit, is_ahead=True)
+
+
+@lru_cache(maxsize=4096)
+def _of_member(limit: Limit, member: int, kept: tuple[str, ...], whole: int, *_: int) -> Limit:
+    own = replace(limit, member=member)
+    object.__setattr__(own, "kept_for", kept)
+    object.__setattr__(own, "whole", whole)
+    return own
 
 
 @lru_cache(maxsize=4096)

@@ -118,6 +118,8 @@ class ParsedLimit:
         words["keep"] = self._keep(options, words["unit"])
         words["wait"] = None if options.wait is None else wait_us(options.wait)
         words |= _fairness(options)
+        if options.fair is not None and traits_of(strategy).ends_with_calls:
+            _check_line(options)
         idle = words.pop("idle")
         period_us = self.period_us if idle is None else _idle_us(idle, strategy)
         return Limit(self.amount, period_us, multiple=self.multiple, **words)
@@ -218,6 +220,20 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
         "pace": 1000 if pace is None else int(Fraction(str(pace)) * 1000),
         "spread": int(percent[1]) if percent else 0,
     }
+
+
+def _check_line(options: LimitOptions) -> None:
+    """Raise :class:`ConfigurationError` for what calls in flight that members share cannot have."""
+    if options.pace is not None:
+        raise ConfigurationError(
+            f"found pace = {shown(options.pace)} for calls in flight; only a budget has a pace. "
+            "Remove it."
+        )
+    if options.wait is None:
+        raise ConfigurationError(
+            "found fair without wait: of calls in flight it says who is next in line, and without "
+            'wait there is no line. Add wait = "20 seconds", or remove it.'
+        )
 
 
 def parse(text: object) -> tuple[ParsedLimit, ...]:

@@ -86,8 +86,9 @@ class Traits:
     changes: tuple[str, ...] = ("adjust",)
     #: The same strategy with reservations, once it is registered.
     holding: Traits
-    #: What decides a budget that the members of a group share fairly, and each member's part.
-    fair: tuple[Traits, Traits] | None = None
+    #: What decides a limit that the members of a group share fairly, and each member's part of a
+    #: budget.
+    fair: tuple[Traits, ...] = ()
 
 
 #: The strategies by name.

@@ -487,12 +487,14 @@ def _changes(plain: Any) -> list[Change]:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads plain values, and tuples that strategies define; nothing else, so no code runs."""
+    """Reads plain values, and tuples and numbers that strategies define; nothing else, so no code
+    runs."""
 
     def find_class(self, module: str, name: str) -> Any:
-        own = {type(strategy).__module__ for strategy in STRATEGIES.values()}
+        known = [each for one in STRATEGIES.values() for each in (one, *one.fair)]
+        own = {type(strategy).__module__ for strategy in known}
         if module in own | {reservations.__name__} and "." not in name:
             found = super().find_class(module, name)
-            if isinstance(found, type) and issubclass(found, tuple):
+            if isinstance(found, type) and issubclass(found, tuple | int):
                 return found
         raise pickle.UnpicklingError(f"{module}.{name} is no state of a strategy")

@@ -165,7 +165,7 @@ class Reader:
         naming, engine = self.components.inventory.naming, self.components.engines.primary
         for state in self.of_identities(group):
             row, identity = state.row, state.identity
-            if not row.limit.fair:
+            if not row.limit.has_shares:
                 continue
             own = row._replace(limit=row.limit.share())
             prefix = naming.prefix(own.limit, row.scope)

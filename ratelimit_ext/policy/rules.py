@@ -136,6 +136,7 @@ def _check_combination(
             shared = replace(plain, keep=options.keep, priority=options.priority)
             parsed.limit(replace(shared, burst=options.burst), strategy)
     fair = replace(plain, fair=options.fair, anchor=options.anchor, timezone=options.timezone)
+    fair = replace(fair, wait=options.wait)
     for word in ("fair", "pace", "hours", "spread"):
         if (value := getattr(options, word)) is not None and len(mistakes) == before:
             with mistakes.at(place.at(word)):

@@ -269,7 +269,7 @@ class Replay:
                 _strategy(limit),
                 _parameters(limit),
                 limit.unit == "calls",
-                (self._prepared_of(rule.share()),) if limit.fair and rule.member else (),
+                (self._prepared_of(rule.share()),) if limit.has_shares and rule.member else (),
             )
             self._lifetimes[rule.bucket] = prepared
         return prepared
@@ -303,7 +303,7 @@ def _tally(tallies: dict[_Key, Tally], key: _Key) -> Tally:
 def _strategy(limit: Limit) -> Strategy:
     """Return what decides it, without reservations."""
     plain = strategy_named(limit.strategy)
-    if plain.fair is None or not (limit.fair or limit.is_share):
+    if not (limit.has_shares or limit.is_share):
         return plain
     return cast(Strategy, plain.fair[limit.is_share])
 

@@ -15,6 +15,7 @@ from ratelimit_ext.core import traits
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
+from ratelimit_ext.strategies.fair_concurrency import FairConcurrency
 from ratelimit_ext.strategies.fair_window import FairWindow, MemberShare
 from ratelimit_ext.strategies.fixed_window import FixedWindow
 from ratelimit_ext.strategies.guards.block import Block
@@ -68,10 +69,11 @@ register(TokenBucket())
 register(SlidingWindow())
 register(SlidingWindowCounter())
 register(_fixed := FixedWindow())
+register(_calls := Concurrency())
 _fixed.fair = FairWindow(), MemberShare()
-for _part in _fixed.fair:
+_calls.fair = (FairConcurrency(),)
+for _part in (*_fixed.fair, *_calls.fair):
     _part.holding = Reservations(_part)
-register(Concurrency())
 register(Session())
 register(Surge())
 register(Block())

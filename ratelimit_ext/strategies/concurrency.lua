@@ -7,7 +7,7 @@
 -- returns  the snapshot: calls in flight, 0, 0
 
 local function in_flight(raw)
-  if not raw or #raw ~= 7 then return 0 end
+  if not raw or #raw < 7 then return 0 end
   return (struct.unpack('<I7', raw))
 end
 

@@ -207,8 +207,8 @@ local function expired(raw, now, arg)
   return holds, inner
 end
 
--- The records of calls that take something, in the order in which they came, without one that is
--- gone. `receipt` is when a call in flight came.
+-- The records of calls that take something, by their receipts, without one that is gone. `receipt` is
+-- when a call in flight came.
 local function in_order(holds, gone)
   local records, stored = {}, {}
   for position = 1, #holds.inline, RECORD do
@@ -237,8 +237,11 @@ local function wake(holds, inner, now, arg, gone)
   if not current.of.ends_with_calls then return end
   local _, calls = current.of.check(inner, now, 0, arg)
   if calls < words[arg] then return end
-  local first = in_order(holds, gone)[words[arg]]
-  if first then redis.pcall('PUBLISH', 'ratelimit_ext:turns', string.format('%.0f', first[1])) end
+  local in_line = in_order(holds, gone)
+  local next = current.of.turns and current.of.turns(in_line, arg, inner) or { in_line[words[arg]] }
+  for _, call in ipairs(next) do
+    redis.pcall('PUBLISH', 'ratelimit_ext:turns', string.format('%.0f', call[1]))
+  end
 end
 
 -- A verb of the strategy that applies to its own part.
@@ -348,15 +351,20 @@ local reserved = {
     return joined(holds, inner, now, arg)
   end,
 
-  -- A call that is in line begins, under a new lease, unless too many that came before it are not
+  -- A call that is in line begins, under a new lease, unless too many that come before it are not
   -- over.
   start = function(raw, now, arg)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, hold)
     if not record then return nil end
     local _, _, receipt, amount, spent, final = struct.unpack(FORMAT, record)
-    local first = in_order(holds)[words[arg]]
-    if amount == 0 or first and (first[3] < receipt or first[3] == receipt and first[1] < hold) then
+    if amount == 0 then return nil end
+    local calls = in_order(holds)
+    local first = calls[words[arg]]
+    if current.of.begin then
+      receipt, inner = current.of.begin(calls, hold, arg, inner)
+      if not receipt then return nil end
+    elseif first and (first[3] < receipt or first[3] == receipt and first[1] < hold) then
       return nil
     end
     put(holds, place, record, struct.pack(FORMAT, hold, now + lease, receipt, amount, spent, final))

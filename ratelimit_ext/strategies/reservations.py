@@ -49,11 +49,6 @@ class Record(NamedTuple):
     final: int = 0
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Of calls in flight: when they came."""
-        return self.receipt, self.id
-
-    @property
     def change(self) -> int:
         """When its lease ends, or it is forgotten."""
         return self.deadline if self.amount > self.spent else self.deadline + GRACE_US
@@ -256,16 +251,20 @@ class Reservations(Strategy):
 
     def start(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
         """A call that is in line begins, under a new lease; ``None`` if it is not its turn, as too
-        many that came before it are not over."""
+        many that come before it are not over."""
         (amount, *_), hold = parameters
         state = self._expired(state, now_us, parameters)
         record = state.records.get(hold.id)
-        if record is None or not record.amount:
+        calls = [each for each in state.records.values() if each.amount]
+        calls.sort(key=lambda each: (each.receipt, each.id))
+        if (
+            record is None
+            or (begun := self._strategy.begin(record, calls, amount, state.inner)) is None
+        ):
             return None
-        before = [r for r in state.records.values() if r.amount and r.order < record.order]
-        if len(before) >= amount:
-            return None
-        return state.put(record._replace(deadline=now_us + hold.lease_us))
+        receipt, inner = begun
+        began = record._replace(deadline=now_us + hold.lease_us, receipt=receipt)
+        return state._replace(inner=inner).put(began)
 
     def fragments(self) -> tuple[str, ...]:
         own = lua(Path(__file__).with_suffix(".lua"))

@@ -115,6 +115,13 @@ class Strategy(Traits, ABC):
         receipt = 0 if state is None else self.receipt(state, now_us)
         return self.adjust(state, now_us, parameters, receipt, -units)
 
+    def begin(
+        self, call: Any, calls: Sequence[Any], amount: int, state: Any
+    ) -> tuple[int, Any] | None:
+        """Return the receipt of a call that begins, as it is its turn, and the state then; ``None``
+        if it is not. ``calls`` are those in flight and in line, by their receipts."""
+        return (call.receipt, state) if call in calls[:amount] else None
+
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
         """Return what one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
         return replace(limit, amount=units)

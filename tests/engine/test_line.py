@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -206,3 +207,134 @@ def test_a_place_of_a_killed_worker(world: World) -> None:
     assert begins(holds[2]) == 0
     world.wait(10)
     assert [begins(hold) for hold in holds] == [0, 0, 1]
+
+
+class Shared:
+    """Slots that members of a group share, on several engines that have to agree."""
+
+    def __init__(self, *worlds: World, fair: bool = True, slots: int = 3) -> None:
+        self.worlds = worlds
+        limit = replace(SLOTS, amount=slots, wait=60 * SECOND, fair=fair)
+        self.charge = Charge(limit, "slots")
+        self.running: list[tuple[Hold, str]] = []
+        self.line: list[tuple[Hold, str]] = []
+        self._chance = random.Random(26)
+
+    def both(self, act: Callable[[World], int]) -> int:
+        [answer] = {act(world) for world in self.worlds}
+        return answer
+
+    def of(self, member: str) -> Charge:
+        limit = self.charge.limit
+        return self.charge._replace(limit=limit.of_member(member) if limit.fair else limit)
+
+    def come(self, member: str) -> None:
+        """Begins if a slot is free; else the call is in line."""
+        hold, own = Hold(self._chance.getrandbits(48), 600 * SECOND), self.of(member)
+        for world in self.worlds:
+            world.wait(us=1)
+        for place, limit in ((self.running, own.limit), (self.line, own.limit.in_line())):
+            if self.admitted(own._replace(limit=limit), hold):
+                place.append((hold, member))
+                return
+
+    def admitted(self, charge: Charge, hold: Hold) -> int:
+        return self.both(
+            lambda world: int(world.engine.admit([charge], hold=hold, now_us=world.now_us).admitted)
+        )
+
+    def settled(self, change: Change) -> int:
+        return self.both(lambda world: world.engine.settle([change], now_us=world.now_us))
+
+    def over(self, call: tuple[Hold, str]) -> None:
+        (self.running if call in self.running else self.line).remove(call)
+        hold, member = call
+        assert self.settled(Change(self.of(member), hold, "settle", (hold.id, 0)))
+
+    def begins(self, call: tuple[Hold, str]) -> bool:
+        hold, member = call
+        if not self.settled(Change.start(self.of(member), hold)):
+            return False
+        self.line.remove(call)
+        self.running.append(call)
+        return True
+
+    def has(self, member: str) -> int:
+        return [each for _, each in self.running].count(member)
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_one_with_fifty_calls_beside_nine_others(fair: bool) -> None:
+    """Ten users, four slots, calls of one length: each of them has its part, Jain's index 1.00.
+    Without members it is the one with fifty calls who has it."""
+    slots, got = Shared(World(MemoryEngine()), fair=fair, slots=4), Counter[str]()
+    for member in ["greedy"] * 50 + [f"user {number}" for number in range(9)]:
+        slots.come(member)
+    for _ in range(400):
+        over = slots.running[0]
+        slots.over(over)
+        got[over[1]] += 1
+        slots.come(over[1])  # who has had a turn comes at once again
+        while any(slots.begins(call) for call in tuple(slots.line)):
+            pass
+        assert len(slots.running) == 4
+    index = got.total() ** 2 / (10 * sum(calls**2 for calls in got.values()))
+    assert (index >= 0.99) is fair
+    assert (index <= 0.2) is not fair
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_turns_of_members(redis_client: redis.Redis, seed: int) -> None:
+    """Both engines agree, also with more holds than a bucket's string has. Whose turn it is, none
+    that waits has fewer running calls, and it is the first of its member; a release wakes it. Never
+    do more calls run than there are slots."""
+    chance = random.Random(seed)
+    slots = Shared(
+        World(MemoryEngine()), World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
+    )
+    woken = redis_client.pubsub(ignore_subscribe_messages=True)
+    woken.subscribe(CHANNEL)
+    woken.get_message(timeout=1)
+    for _ in range(120):
+        if len(slots.line) < 25 and chance.random() < 0.55:
+            slots.come(chance.choice("aaabcde"))
+        elif chance.random() < 0.2 and slots.line:
+            slots.over(chance.choice(slots.line))
+        elif slots.running:
+            slots.over(chance.choice(slots.running))
+        turns = set[int]()
+        while (turn := woken.get_message(timeout=0.001)) is not None:
+            turns.add(int(turn["data"]))
+        for call in chance.sample(slots.line, len(slots.line)):
+            fewest = min(slots.has(member) for _, member in slots.line)
+            first = next(each for each in slots.line if each[1] == call[1])
+            had, may = slots.has(call[1]), len(slots.running) < 3
+            if slots.begins(call):
+                assert may
+                assert call is first
+                assert had == fewest
+                assert call[0].id in turns
+        assert len(slots.running) == min(3, len(slots.running) + len(slots.line))
+    for call in (*slots.line, *slots.running):
+        slots.over(call)
+    assert [world.call(SLOTS, 0, "slots").remaining for world in slots.worlds] == [2, 2]
+
+
+def test_members_of_a_limit_that_changes(world: World) -> None:
+    """A limit that becomes fair, or is so no longer, counts the calls that are there, and lets no
+    more run."""
+    slots = Shared(world)
+    plain = slots.charge.limit
+    for fair in (False, True, False, True):
+        slots.charge = slots.charge._replace(limit=replace(plain, fair=fair))
+        slots.come("a")
+        slots.come("b")
+    assert len(slots.running) == 3
+    for _ in range(8):
+        slots.over(slots.running[0])
+        for call in tuple(slots.line):
+            slots.begins(call)
+        assert len(slots.running) <= 3
+        if not slots.running:
+            break
+    assert world.call(SLOTS, 0, "slots").remaining == 2 - len(slots.line)

@@ -406,6 +406,8 @@ def test_invalid_lengths(text: object) -> None:
             {"strategy": "token-bucket", "deduct_when": lambda _: True},
             "beside deduct_when",
         ),
+        ("4 in flight", {"wait": None, "fair": lambda: "me"}, "found fair without wait"),
+        ("4 in flight", {"fair": lambda: "me", "pace": 2}, "only a budget has a pace"),
     ],
 )
 def test_mistakes(make: Maker, limit: str, more: dict[str, Any], sentence: str) -> None:
@@ -418,6 +420,28 @@ def test_mistakes(make: Maker, limit: str, more: dict[str, Any], sentence: str) 
 
     with pytest.raises(ConfigurationError, match=sentence):
         start()
+
+
+def test_members_in_a_file(make: Maker, tmp_path: Path) -> None:
+    """A policy shares calls in flight as code does, and a mistake has its line."""
+    file = tmp_path / "policy.toml"
+    lines = '[[default]]\nlimit = "4 in flight"\nfair = "user"\nkey = "team"\n'
+    app, limiter = make()
+    for name in ("user", "team"):
+        limiter.identity(name)(lambda: "someone")
+    for more, sentence in (
+        ('wait = "20 seconds"', ""),
+        ("", "policy.toml:4: default[0].fair: found fair without wait"),
+        ('wait = "20 seconds"\npace = 1.5', "policy.toml:7: default[0].pace: found pace"),
+    ):
+        file.write_text(f"version = 1\n{lines}{more}\n")
+        with app.app_context():
+            if not sentence:
+                limiter.operators.check_policy_file(file)
+                continue
+            with pytest.raises(ConfigurationError) as error:
+                limiter.operators.check_policy_file(file)
+            assert sentence in str(error.value)
 
 
 def test_a_mistake_in_a_file(make: Maker, tmp_path: Path) -> None:
@@ -508,6 +532,28 @@ def test_calls_in_flight_wait_for_a_slot(make: Maker, uri: str) -> None:
     assert "RateLimit-Wait-Ms" in slots.answers["5"].headers
     assert "RateLimit-Wait-Ms" not in slots.answers["1"].headers
     assert (slots.state("slots").used, slots.state("calls").used) == (0, 6)
+
+
+def test_slots_are_shared_among_members(make: Maker, uri: str) -> None:
+    """Who has fewer running calls comes first, also after those who came before; the calls of one
+    member begin in their order. What has waited is in the headers as always."""
+    slots = Slots(make, uri, fair=lambda: (request.view_args or {})["name"][0])
+    for place, name in enumerate(("a0", "a1", "a2", "a3", "b0", "b1", "c0")):
+        slots.call(name)
+        eventually(lambda place=place: slots.count == place + 1)
+    begun = list(slots.running)
+    assert sorted(begun) == ["a0", "a1"]
+    for _ in range(4):
+        slots.over.release()
+        eventually(lambda: len(set(slots.running) - set(begun)) == 1)  # noqa: B023
+        begun += set(slots.running) - set(begun)
+    assert {begun[2], begun[3]} == {"b0", "c0"}
+    assert set(begun[4:]) == {"a2", "b1"}
+    slots.end()
+    assert {each.status_code for each in slots.answers.values()} == {200}
+    assert "RateLimit-Wait-Ms" in slots.answers["c0"].headers
+    assert "slots-share" not in str(slots.answers["c0"].headers)
+    assert (slots.state("slots").used, slots.state("calls").used) == (0, 7)
 
 
 def test_more_holds_than_lie_in_a_string(make: Maker, uri: str) -> None:

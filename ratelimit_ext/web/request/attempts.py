@@ -77,7 +77,7 @@ class Attempts:
                 held = [record for record in own if record.verdict.charge.key == charge.key]
                 superseded += [r for r in own if r.verdict.charge.key != charge.key]
                 cost -= sum(record.cost for record in held)
-                if held and cost <= 0 and not bound.limit.fair:  # a share is decided by its group
+                if held and cost <= 0 and not bound.limit.has_shares:  # decided by their group
                     continue
             charges.append((bound, identity, charge._replace(cost=max(0, cost))))
         superseded += [

@@ -148,19 +148,33 @@ class Charges:
             if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
                 cost = adjusted.cost(answers.costs)  # a guess is bounded by the capacity
             own = own._replace(limit=adjusted.limit, cost=cost)
-        charges = [(adjusted, identity, own)]
-        if (member := whole.member) is not None:
-            who = answers.identities.get(id(member))
-            if who is None:
-                name = str(member() or "")
-                who = answers.identities[id(member)] = name, _tag_of(name)
-            share = self._resolver.share_of(whole)
-            key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
-            guess = answers.costs.get((id(share.estimate), share.limit.unit == "usd"))
-            if isinstance(guess, Guess):  # a rough one is not to exceed a share
-                cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
-            charges.append((share, who[0], own._replace(limit=share.limit, key=key, cost=cost)))
-        return charges
+        if (member := whole.member) is None:
+            return [(adjusted, identity, own)]
+        who = answers.identities.get(id(member))
+        if who is None:
+            name = str(member() or "")
+            who = answers.identities[id(member)] = name, _tag_of(name)
+        guess = answers.costs.get((id(whole.estimate), whole.limit.unit == "usd"))
+        return shared(self._resolver, whole, (adjusted, identity, own), who, guess)
+
+
+def shared(
+    resolver: Resolver,
+    whole: BoundLimit,
+    charge: BoundCharge,
+    who: tuple[str, str],
+    guess: object = None,
+) -> list[BoundCharge]:
+    """Return the charge of a group as one of its member, with that of the member's share of a
+    budget. ``who`` is the member's identity, with its part of a bucket's name."""
+    bound, identity, own = charge
+    if not own.limit.has_shares:
+        return [(bound, identity, own._replace(limit=own.limit.of_member(who[0])))]
+    share = resolver.share_of(whole)
+    key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
+    if isinstance(guess, Guess):  # a rough one is not to exceed a share
+        cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
+    return [charge, (share, who[0], own._replace(limit=share.limit, key=key, cost=cost))]
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

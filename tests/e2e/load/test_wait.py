@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import pytest
 import redis
-from flask import Flask
+from flask import Flask, request
 
 from ratelimit_ext import Limiter
 from tests import servers
@@ -227,6 +228,41 @@ def test_slots_of_two_workers(
     calls = [json.loads(body) for _, body in answers]
     for begin, _, _ in calls:
         assert len([1 for start, end, _ in calls if start <= begin < end]) <= 4
+
+
+@pytest.mark.parametrize("fair", [True, False])
+def test_ten_users_of_whom_one_has_fifty_threads(redis_server: Server, fair: bool) -> None:
+    """Of 400 calls in four slots each user has its part, Jain's index; without members the one with
+    fifty threads has it. Never more than four run."""
+    app, began, running, most = Flask("example"), list[str](), list[int](), [0]
+    app.config["RATELIMIT_WAITING_MAX"] = 60
+    limiter = Limiter(
+        lambda: "all", app=app, storage_uri=redis_server.uri, key_prefix=f"ten-{fair}"
+    )
+    user = (lambda: request.headers["X-User"]) if fair else None
+
+    @app.get("/")
+    @limiter.limit("4 in flight", name="slots", wait="60 seconds", fair=user)
+    def view() -> str:
+        running.append(1)
+        most.append(len(running))
+        began.append(request.headers["X-User"])
+        time.sleep(0.005)
+        running.pop()
+        return "ok"
+
+    def calls(name: str) -> None:
+        while len(began) < 400:
+            assert app.test_client().get("/", headers={"X-User": name}).status_code == 200
+
+    users = ["greedy"] * 50 + [f"user {number}" for number in range(9)]
+    with ThreadPoolExecutor(len(users)) as pool:
+        list(pool.map(calls, users))
+    got = Counter(began[:400])
+    index = 400**2 / (10 * sum(count**2 for count in got.values()))
+    print(f"fair={fair}: Jain's index {index:.3f}, {sorted(got.values())}")  # noqa: T201
+    assert max(most) == 4
+    assert (index >= 0.95) is fair
 
 
 def test_slots_on_a_cluster() -> None:
