@@ -73,11 +73,13 @@ class Reply(Decision):
         return [charge.key for charge in self._charges]
 
     def overdrawn(self, place: int) -> int | None:
-        limit = self._charges[place].limit
-        at = 3 + 4 * place
+        charge, at = self._charges[place], 3 + 4 * place
+        limit, taken = charge.limit, 0
+        if limit.is_ahead and self.admitted and self._take:  # in line; others take what is left
+            taken = charge.taken
         # What is left is never below 0, so it is computed with a credit.
-        left = strategy_of(limit).left(limit, self._reply[at : at + 3], self.now_us, -MOST_USED)[0]
-        return max(0, MOST_USED - left)
+        credit, snapshot = taken - MOST_USED, self._reply[at : at + 3]
+        return max(0, MOST_USED - strategy_of(limit).left(limit, snapshot, self.now_us, credit)[0])
 
     def left(self) -> list[Left]:
         """Without verdicts, if all that was enforced is taken."""

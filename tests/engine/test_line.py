@@ -22,6 +22,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import MINUTE, SECOND, World
+from tests.web.conftest import Clock
 
 PACE = Limit(30, MINUTE, "token-bucket", burst=10, name="pace", wait=10 * SECOND)
 SLOTS = Limit(2, SECOND, "concurrency", unit="calls", name="slots")
@@ -131,6 +132,18 @@ def test_an_outage_knows_the_limit_of_those_who_wait(world: World) -> None:
     rest = last.take(PACE, "bucket")
     assert rest is not None
     assert (rest.remaining, rest.reset_after_us > 20 * SECOND) == (0, True)
+
+
+def test_an_outage_counts_what_is_in_line(world: World, clock: Clock) -> None:
+    """Also what the last one in line has taken ahead: nothing is left before its turn, and one unit
+    two seconds later."""
+    last, at = LastVerdicts(), clock.now_s
+    assert world.passed(PACE, 10) == 10
+    last.note((at, world.request(Charge(PACE.in_line(), "bucket", 3))))
+    clock.forward(8)
+    rest = last.take(PACE, "bucket")
+    assert rest is not None
+    assert (rest.remaining, rest.reset_after_us) == (1, 18 * SECOND)
 
 
 def test_the_words_of_a_limit_do_not_change() -> None:
