@@ -121,6 +121,19 @@ def test_an_outage_begins_at_the_time_of_the_storage(
     assert wrong.admit([Charge(DOLLARS, "another")]).now_us == at_us
 
 
+def test_what_a_member_spends_in_an_outage_is_theirs_afterwards(clock: Clock) -> None:
+    """A member's bucket begins empty, though the storage said what they had left: that is a part
+    of the group's, which both buckets decide. So all that is spent here is charged to both."""
+    team, storage = Limit(100, DAY, "fixed-window", name="team", fair=True), Storage()
+    charges = [Charge(team, "t:{team}"), Charge(team.share(), "s:ada{team}")]
+    outage = outage_of(storage)
+    outage.last.note((clock.now_s, storage.admit(charges)))
+    assert [outage.admit(charges).admitted for _ in range(3)] == [True] * 3
+    assert outage.hand_back(storage, within_s=5)
+    group, own = storage.admit(charges, take=False).verdicts
+    assert (group.remaining, own.share and own.share.used) == (96, 4)
+
+
 @pytest.mark.parametrize("amount", [1, 3, 10])
 @pytest.mark.parametrize("strategy", RATES)
 def test_all_workers_together_never_admit_more_than_the_amount(strategy: str, amount: int) -> None:
