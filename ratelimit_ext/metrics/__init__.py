@@ -5,6 +5,7 @@
     measures = prometheus.measure(limiter)
 
     @app.get("/metrics")
+    @limiter.exempt
     def metrics():
         return measures.scrape()
 
