@@ -5,10 +5,9 @@ from __future__ import annotations
 import click
 from flask.cli import AppGroup
 
-from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import Owner
 from chatapp.cli import arguments, output
-from chatapp.operators import amounts, callers
+from chatapp.operators import amounts
 from ratelimit_ext.terminal import by_operator, with_json
 
 
@@ -35,7 +34,7 @@ def add_commands(group: AppGroup, owner: Owner) -> None:
         The account keeps it. For some time alone, use `flask ratelimit override set`, which
         comes before it.
         """
-        name = _name_of(owner, named[owner])
+        name = amounts.named(owner, named[owner])
         done = amounts.set_amount(owner, name, limit, amount, until=None, reason=reason, by=by)
         output.echo_done(
             done,
@@ -55,16 +54,6 @@ def add_commands(group: AppGroup, owner: Owner) -> None:
 
         An optional limit no longer applies then.
         """
-        name = _name_of(owner, named[owner])
+        name = amounts.named(owner, named[owner])
         done = amounts.clear_amount(owner, name, limit, reason=reason, by=by)
         output.echo_done(done, as_json=as_json, **{owner: name}, limit=limit)
-
-
-def _name_of(owner: Owner, text: str) -> str:
-    match owner:
-        case "user":
-            return callers.name_of(text)
-        case "key":
-            return public_id_of(text)
-        case _:
-            return text

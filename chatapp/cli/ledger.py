@@ -13,11 +13,12 @@ import click
 from flask import json
 from flask.cli import AppGroup, with_appcontext
 
+from chatapp.accounts.store import Owner
 from chatapp.cli import arguments, output
 from chatapp.ledger.reports import MICRO, TAG, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import CALLS
-from chatapp.operators import callers, reports, restoration
+from chatapp.operators import amounts, callers, reports, restoration
 from chatapp.operators.credit import credit
 from chatapp.services import current_services
 from ratelimit_ext.operators import NOT_SHARED, printable
@@ -98,19 +99,29 @@ def usage(user: str) -> None:
 
 
 @click.command("credit")
-@click.argument("user", type=arguments.USER)
+@click.argument("name", type=arguments.USER)
 @click.argument("usd", type=arguments.DOLLARS)
+@click.option(
+    "--of",
+    "owner",
+    type=click.Choice(amounts.OWNERS),
+    default="user",
+    help="What NAME is: a user (default), a key or a team.",
+)
 @by_operator
 @with_json
 @with_appcontext
-def give_credit(user: str, usd: Decimal, *, reason: str, by: str, as_json: bool) -> None:
-    """Give USER back USD dollars, as if they had spent less: for a call that went wrong, say.
+def give_credit(
+    name: str, usd: Decimal, *, owner: Owner, reason: str, by: str, as_json: bool
+) -> None:
+    """Give NAME back USD dollars, as if they had spent less: for a call that went wrong, say.
 
     All their budgets in dollars count less in the present windows, at least nothing. The ledger,
-    reports and invoices have the credit.
+    reports and invoices have the credit. That of a key counts for its user, too.
     """
-    done = credit(user, usd, reason=reason, by=by)
-    output.echo_done(done, as_json=as_json, user=callers.name_of(user), usd=float(usd))
+    name = amounts.named(owner, name)
+    done = credit(owner, name, usd, reason=reason, by=by)
+    output.echo_done(done, as_json=as_json, **{owner: name}, usd=float(usd))
 
 
 @click.command()

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Final
 
+from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
@@ -28,6 +29,7 @@ from ratelimit_ext.operators import State, span_text
 
 #: The identity that the limits of an owner count, by the policy's name.
 COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team": "team"}
+OWNERS: Final = tuple(COUNTED)
 
 
 def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]:
@@ -184,6 +186,17 @@ def ahead_text(states: Iterable[State]) -> str:
         for name, each in budgets
         if (share := each.verdict.share) is not None and share.ahead > 0
     )
+
+
+def named(owner: Owner, text: str) -> str:
+    """Return the name of an owner: of a user without `user:`, of a key its public part."""
+    match owner:
+        case "user":
+            return callers.name_of(text)
+        case "key":
+            return public_id_of(text)
+        case _:
+            return text
 
 
 def identity_of(owner: Owner, name: str) -> str:

@@ -72,6 +72,8 @@ def forecasts_by(
     week = midnight() - timedelta(days=7)
     for each in current_services().reports.spending(by=by, since=week, top=top, team=team):
         name = each.subject or ""
+        if by == "user" and name.startswith(TEAM):  # a credit
+            continue
         for limit, forecast in forecasts(team_identity(name) if by == "team" else name):
             yield {
                 "subject": name,
@@ -147,8 +149,9 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
 
 def _compare_limits(found: Findings) -> tuple[str, bool]:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
-    returns what was compared, and whether any differs. Users with running calls, which are held as
-    estimates, are left out, and those with a credit, of which a short window may have had less."""
+    returns what was compared, and whether any differs. Users and teams with running calls, which
+    are held as estimates, are left out, and those with a credit, of which a short window may have
+    had less."""
     services = current_services()
     if not services.limiter.operators.is_shared:
         return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage", False
@@ -160,7 +163,8 @@ def _compare_limits(found: Findings) -> tuple[str, bool]:
     differences = []
     for identity in sorted(identities):
         differences += _differences(identity, callers.plan_of(identity, plans))
-    teams = [t.name for t in services.accounts.teams() if t.name not in found.running_teams]
+    omitted = {*found.running_teams, *(each.removeprefix(TEAM) for each in found.credited)}
+    teams = [each.name for each in services.accounts.teams() if each.name not in omitted]
     for team in teams:
         plan = services.default_plan
         differences += _differences(team_identity(team), plan, team=team)

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
-from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
 from chatapp.blueprints.management.access import FieldError
@@ -409,7 +408,7 @@ CHANGED: Final = ("users", "keys", "teams")
 )
 def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Give a user, key or team an amount of a limit, for good or until then."""
-    name, body = _named(owner, name), call.body
+    name, body = amounts.named(owner, name), call.body
     call.operator.check_owner(owner, name)
     plan = amounts.plan_of(owner, name)
     _checked_amounts(call, owner, {limit: body.amount}, plan, field="amount")
@@ -422,19 +421,9 @@ def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, obj
 )
 def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Remove an amount and its override; the policy's applies again."""
-    name = _named(owner, name)
+    name = amounts.named(owner, name)
     call.operator.check_owner(owner, name)
     return {"done": amounts.clear_amount(owner, name, limit, **call.why)}
-
-
-def _named(owner: Owner, name: str) -> str:
-    match owner:
-        case "user":
-            return name_of(name)
-        case "key":
-            return public_id_of(name)
-        case _:
-            return name
 
 
 def _checked_amounts(

@@ -15,7 +15,8 @@ from chatapp.blueprints.management.actions import Call, Change, Listed, action, 
 from chatapp.catalogue import providers_file
 from chatapp.ledger.reports import MICRO, month_start
 from chatapp.ledger.retention import LEAST_DAYS
-from chatapp.operators import arguments, callers, reports, restoration
+from chatapp.operators import amounts, arguments, callers, reports, restoration
+from chatapp.operators.amounts import OWNERS
 from chatapp.operators.credit import credit
 from chatapp.server.valid_files import PROVIDERS, configured_file
 from chatapp.services import current_services
@@ -70,7 +71,11 @@ class Pruning(Change):
 
 
 class Credit(Change):
-    user: str
+    """Dollars for a user, a key or a team."""
+
+    user: str | None = None
+    key: str | None = None
+    team: str | None = None
     usd: Annotated[str, AfterValidator(arguments.dollars)]
 
 
@@ -228,8 +233,13 @@ def restore_limits(call: Call) -> dict[str, Any]:
 
 @action("POST /ledger/credit", "limits", "chat credit", body=Credit)
 def give_credit(call: Call) -> dict[str, Any]:
-    """Give a user dollars back, at most what was spent in the present windows of their budgets."""
-    return {"done": credit(call.body.user, call.body.usd, **call.why)}
+    """Give dollars back, at most what was spent in the present windows of the budgets."""
+    named = {each: getattr(call.body, each) for each in OWNERS if getattr(call.body, each)}
+    if len(named) != 1:
+        raise FieldError("user", 'Send one of "user", "key" and "team".')
+    [(owner, text)] = named.items()
+    done = credit(owner, amounts.named(owner, text), call.body.usd, **call.why)
+    return {"done": done}
 
 
 @action("GET /alerts", "read", "chat alerts list", query=Since, order="at id")

@@ -65,6 +65,74 @@ def test_a_credit_is_in_limits_ledger_report_and_log(worker: Flask, console: Fla
     assert set(left(console).values()) == {spent - 100}
 
 
+@pytest.fixture
+def key(worker: Flask) -> str:
+    """Of bob's, in a team; both have budgets, and both keys of bob's have spent 210 each."""
+    accounts = services_of(worker).accounts
+    accounts.create_team("research", limits={"team-usd-month": "9 usd/month"})
+    keys = [
+        accounts.create_key("bob", plan=None, default_plan="starter", team=team, limits=limits)
+        for team, limits in (("research", {"key-usd-day": "2 usd/day"}), (None, {}))
+    ]
+    body = {**BODIES[OPENAI], "model": "gpt-4o"}
+    for each in keys * 3:
+        answer = worker.test_client().post(OPENAI, json=body, headers={"x-api-key": each.text})
+        assert answer.status_code == 200
+    assert services_of(worker).ledger.flush()
+    return keys[0].public_id
+
+
+def used(app: Flask, *identities: str) -> dict[str, int]:
+    """What they have used of their budgets, in micro-dollars."""
+    with app.app_context():
+        states = services_of(app).limiter.operators.states(*identities)
+    money = [each for each in states if each.row.limit.unit == "usd" and not each.is_guard]
+    return {each.row.name: each.used for each in money if each.used}
+
+
+def spent(app: Flask, by: str) -> dict[str, int]:
+    rows = json.loads(run(app, "spend", "--by", by, "--json").stdout)
+    return {each["subject"]: each["cost_micro_usd"] for each in rows}
+
+
+def test_a_team_has_a_credit(console: Flask, key: str) -> None:
+    """In its budgets alone, and in the ledger under its name; restored as it was."""
+    assert used(console, "team:research") == {"team-usd-month": 420}
+    before = used(console, "user:bob")
+    run(console, "credit", "research", "0.0001", "--of", "team", "--reason", "late")
+    assert used(console, "team:research") == {"team-usd-month": 320}
+    assert used(console, "user:bob") == before
+    assert spent(console, "team")["research"] == 320
+    assert spent(console, "user") == {"user:alice": 210, "user:bob": 420, "team:research": -100}
+    assert run(console, "ledger", "check").exit_code == 0
+    with console.app_context():
+        entry = services_of(console).limiter.operators.log()[0]
+        assert (entry.action, entry.identity, entry.reason) == ("credit", "team:research", "late")
+        services_of(console).limiter.operators.reset("team:research")
+        restoration.restore(None, apply=True, reason="", by="olga")
+    assert used(console, "team:research") == {"team-usd-month": 320}
+
+
+def test_a_key_has_a_credit_in_its_users_budgets_too(console: Flask, key: str) -> None:
+    """At most what was spent with that key, and not what its user spent with another."""
+    assert used(console, key) == {"key-usd-day": 210}
+    assert set(used(console, "user:bob").values()) == {420}
+    done = run(console, "credit", key, "5", "--of", "key")
+    assert "has a credit of 0.00021 usd in" in done.stdout
+    assert used(console, key) == {}
+    assert set(used(console, "user:bob").values()) == {210}
+    assert used(console, "team:research") == {"team-usd-month": 420}
+    assert spent(console, "key")[key] == 0
+    assert spent(console, "user")["user:bob"] == 210
+    assert run(console, "ledger", "check").exit_code == 0
+    with console.app_context():
+        for each in ("user:bob", key):
+            services_of(console).limiter.operators.reset(each)
+        restoration.restore(None, apply=True, reason="", by="olga")
+    assert used(console, key) == {}
+    assert set(used(console, "user:bob").values()) == {210}
+
+
 def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> None:
     """Calls in flight keep what they hold, and a second credit finds nothing."""
     body = {**BODIES[OPENAI], "model": "gpt-4o", "stream": True}
@@ -87,6 +155,9 @@ def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> 
         (("alice", "nan"), "'nan' is not an amount of dollars above 0"),
         (("bob", "5"), "There is no user 'bob'"),
         (("zoe", "5"), "No budget counts anything now of zoe."),
+        (("red", "5", "--of", "team"), "There is no budget in dollars of red."),
+        (("blue", "5", "--of", "team"), "There is no team 'blue'"),
+        (("0123456789abcdef", "5", "--of", "key"), "There is no key 0123456789abcdef"),
     ],
 )
 def test_mistakes_are_sentences(
@@ -94,6 +165,7 @@ def test_mistakes_are_sentences(
 ) -> None:
     """Nothing is written."""
     accounts.create_key("zoe", plan=None, default_plan="starter")
+    accounts.create_team("red")
     result = console.test_cli_runner().invoke(args=["chat", "credit", *words])
     assert result.exit_code != 0
     assert says in result.stderr

@@ -88,14 +88,17 @@ def state(app: Flask) -> Any:
         overrides = [(o.limit, o.identity, o.amount) for o in operators.overrides()]
         blocks = {(b.limit, b.identity, b.reason) for b in operators.blocks()}
         log = [(e.action, e.identity, e.limit, e.amount, e.reason) for e in operators.log()]
-        counted = operators.states("alice")
+        keyed = [each.public_id for each in accounts.all_keys()]
+        counted = operators.states("alice", "team:research", *keyed)
     teams = [(each.name, each.limits) for each in accounts.teams()]
     admin_keys = [
         (k.name, k.scopes, k.team, bool(k.expires_at), bool(k.revoked_at))
         for k in services.admin_keys.all()
     ]
-    used = {(each.row.name, each.used) for each in counted if each.row.limit.unit == "usd"}
-    calls = [(c["user"], c["slug"], c["cost_micro_usd"]) for c in services.reports.calls()]
+    money = [each for each in counted if each.row.limit.unit == "usd" and not each.is_guard]
+    used = [(each.row.name, each.identity, each.used) for each in money]
+    columns = ("user", "team", "key_id", "cost_micro_usd")
+    calls = [tuple(each[name] for name in columns) for each in services.reports.calls()]
     is_on = accounts.any_key() or services.authenticator.mark.is_set()
     others = overrides, sorted(blocks), sorted(admin_keys, key=str), calls, sorted(used), is_on
     return users, sorted(keys, key=str), teams, *others, log[::-1]
@@ -314,6 +317,19 @@ SAME = [
         [{"apply": True}, {"user": "alice", "usd": "0.001", "reason": "broken"}],
     ),
     (
+        (
+            "chat keys set-amount {key} key-usd-day '2 usd/day'; chat ledger restore --apply; "
+            "chat credit {key} 0.001 --of key"
+        ),
+        "PUT /amounts/key/key-usd-day/{key}; POST /ledger/restore; POST /ledger/credit",
+        [{"amount": "2 usd/day"}, {"apply": True}, {"key": "{key}", "usd": "0.001"}],
+    ),
+    (
+        "chat ledger restore --apply; chat credit research 0.001 --of team",
+        "POST /ledger/restore; POST /ledger/credit",
+        [{"apply": True}, {"team": "research", "usd": "0.001"}],
+    ),
+    (
         "chat ledger restore --apply; ratelimit reset alice --reason broken",
         "POST /ledger/restore; POST /reset",
         [{"apply": True}, {"identity": "alice", "reason": "broken"}],
@@ -338,15 +354,21 @@ SAME = [
 ]
 
 
-def spend(database_url: str) -> None:
-    """Calls of alice's, of bob's, and one that is old enough to be deleted."""
+def spend(database_url: str, key: str) -> None:
+    """Calls of alice's with her key, of bob's, and one that is old enough to be deleted."""
     now = datetime.now(UTC)
     rows = (("alice", "o3", 0), ("alice", "claude-haiku-4-5", 0), ("bob", "gpt-5.4-mini", 0))
     calls = [
         begun(started_at=now - timedelta(days=days, seconds=n), user=f"user:{user}", slug=slug)
         for n, (user, slug, days) in enumerate((*rows, ("bob", "o3", 99)))
     ]
-    table.write(Database(database_url), [finished(replace(each, key_id=None)) for each in calls])
+    with_keys = [
+        replace(each, key_id=None)
+        if each.user == "user:bob"
+        else replace(each, key_id=key, team="research")
+        for each in calls
+    ]
+    table.write(Database(database_url), list(map(finished, with_keys)))
 
 
 def test_a_call_does_what_its_command_does(
@@ -361,7 +383,7 @@ def test_a_call_does_what_its_command_does(
     """Accounts, management keys, overrides, blocks, the ledger, what limits have counted and the
     log are the same afterwards; only who did it differs."""
     services, runner = services_of(app), app.test_cli_runner()
-    spend(database_url)
+    spend(database_url, key_of(accounts))
     (tmp_path / "users.csv").write_text(CSV)
     named = {
         "{key}": key_of(accounts),
@@ -386,18 +408,19 @@ def test_a_call_does_what_its_command_does(
                     file.execute("DELETE FROM api_keys")
                 services.authenticator.mark.set()
 
-        def with_names(lines: str) -> list[str]:
-            return re.sub(r"{\w+}", lambda found: named[found[0]], lines).split("; ")
+        def with_names(text: str) -> str:
+            return re.sub(r"{\w+}", lambda found: named[found[0]], text)
 
         for words, calls, bodies in SAME:
             start_afresh(words)
-            for each in with_names(words):
+            for each in with_names(words).split("; "):
                 result = runner.invoke(args=[*shlex.split(each), *by(each)])
                 assert result.exit_code == 0, result.output
             by_command = state(app)
             start_afresh(words)
             sent = bodies if isinstance(bodies, list) else [bodies]
-            for each, body in zip(with_names(calls), sent, strict=True):
+            sent = json.loads(with_names(json.dumps(sent)))
+            for each, body in zip(with_names(calls).split("; "), sent, strict=True):
                 answer = api(*each.split(" ", 1), body)
                 assert answer.status_code in {200, 201}, answer.text
             assert made.sub("ID", str(state(app))) == made.sub("ID", str(by_command)), words
@@ -493,7 +516,7 @@ def worked(
     tmp_path: Path,
 ) -> None:
     """Something to report: spending, a call, a denied one, an alert, and what operators did."""
-    spend(database_url)
+    spend(database_url, key_of(accounts))
     accounts.set_amount("team", "research", "team-usd-month", "9 usd/month")
     now, days = datetime.now(UTC), range(15)
     past = [finished(begun(started_at=now - timedelta(n), team="research")) for n in days]
@@ -718,6 +741,7 @@ def test_a_field_that_is_unknown_or_of_another_type_is_named(
     assert state(app) == before
 
 
+INVALID = (422, "invalid_field")
 #: Method, path, body; status, code, field.
 WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("PUT", "/users/alice", {"plan": "gold"}, 422, "unknown_plan", "plan"),
@@ -759,6 +783,18 @@ WRONG: list[tuple[str, str, Any, int, str, str | None]] = [
     ("POST", "/accounts/off", {}, 409, "has_keys", None),
     ("POST", "/ledger/prune", {"keep_days": 1}, 422, "invalid_field", "keep_days"),
     ("POST", "/ledger/prune", {}, 422, "invalid_field", "keep_days"),
+    ("POST", "/ledger/credit", {"usd": "1"}, 422, "invalid_field", "user"),
+    (
+        "POST",
+        "/ledger/credit",
+        {"usd": "1", "user": "a", "team": "b"},
+        422,
+        "invalid_field",
+        "user",
+    ),
+    ("POST", "/ledger/credit", {"usd": "1", "team": "no"}, 404, "unknown_team", None),
+    ("POST", "/ledger/credit", {"usd": "1", "key": "no"}, 404, "unknown_key", None),
+    ("POST", "/ledger/credit", {"usd": "1", "user": "alice"}, 422, "nothing_spent", None),
     ("POST", "/alerts/test", {}, 409, "no_webhook", None),
     ("GET", "/spending?by=colour", None, 422, "unknown_subject", "by"),
     ("GET", "/spending?month=2026-13", None, 422, "invalid_month", "month"),
