@@ -21,8 +21,9 @@ HEADERS: Final = ("X-OpenWebUI-User-Email", "X-OpenWebUI-User-Id", "X-OpenWebUI-
 MOST_NEW: Final = 100
 NAME_MAX_CHARACTERS: Final = 256
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
-#: JSON, and ids of sessions as agents send them: `user_…_account_…_session_…`, `sess-…`.
-_NO_NAME: Final = re.compile(r"[\[{\"]|(.*[_:-])?sess(ion)?(_?id)?[_:-]", re.IGNORECASE)
+#: JSON, and ids of sessions as agents send them: `user_…_account_…_session_…`, `sess-…`. Those
+#: have no @ and no space, which tells them from an email or a name with that word.
+_NO_NAME: Final = re.compile(r"[\[{\"]|([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-][^@ ]*$", re.IGNORECASE)
 _IDENTITIES: Final = (USER, ADDRESS, TEAM)
 
 

@@ -91,6 +91,7 @@ def signed_on() -> Session | None:
         peer = ip_address(before.get("REMOTE_ADDR") or "")
     except ValueError:
         return None
+    peer = getattr(peer, "ipv4_mapped", None) or peer
     if not any(peer in each for each in settings.admin_sign_on_from):
         return None
     operator = operator_named(identity)

@@ -113,6 +113,19 @@ def test_a_request_without_a_name_is_the_keys_own(
     assert {user.name for user in accounts.users()} == {"erin", "webui"}
 
 
+@pytest.mark.parametrize(
+    "name", ["sess-smith@example.com", "ann_session_1@example.com", "Eva-Sess-Meyer Jones"]
+)
+def test_an_email_or_a_name_may_have_the_word_of_sessions(
+    client: FlaskClient, services: Services, accounts: Accounts, name: str
+) -> None:
+    """In a header and in the body: an id of a session has neither an @ nor a space."""
+    by_header, by_body = key_of(accounts, People()), key_of(accounts, People(headers=()))
+    assert ask(client, {**by_header, EMAIL: quote(name)}).status_code == 200
+    assert ask(client, by_body, OPENAI, user=name).status_code == 200
+    assert called(services) == {f"user:{name}": 2}
+
+
 def test_the_first_header_that_is_sent_names_the_person(
     client: FlaskClient, services: Services, accounts: Accounts
 ) -> None:

@@ -130,6 +130,8 @@ def test_a_header_from_elsewhere_names_no_one(make: AppMaker) -> None:
         headers = {HEADER: "olga@example.com", "X-Forwarded-For": "10.1.2.3"}
         for peer, status in (
             *(("10.9.9.9", 200), ("127.0.0.1", 200), ("192.0.2.1", 401), ("::1", 401), ("", 401)),
+            # As a server that listens on [::] names its peers.
+            *(("::ffff:10.9.9.9", 200), ("::ffff:192.0.2.1", 401)),
         ):
             answer = client.get(
                 "/admin/users", headers=headers, environ_overrides={"REMOTE_ADDR": peer}
