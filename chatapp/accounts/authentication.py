@@ -253,6 +253,11 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         raise KeyRefusedError(_deactivated(user.name))
     if key.expires_at is not None and key.has_expired:
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
+    if key.bound_team not in {None, user.team_name}:
+        raise KeyRefusedError(
+            f"API key {key.public_id} is for a member of the team {key.bound_team}, which "
+            f"{user.name} is not; ask the operator for a new one."
+        )
     return _principal(key, user, people=People.from_row(key.people)), key.expires_at
 
 

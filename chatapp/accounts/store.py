@@ -70,6 +70,7 @@ KEYS: Final = Table(
     Column("files", Boolean),
     Column("traffic_class", String(64)),
     Column("people", _JSON),
+    Column("bound_team", String(64)),
 )
 
 
@@ -108,7 +109,8 @@ class ApiKey:
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
     may name files that a provider keeps. ``traffic_class``: None for that of the plan. ``people``:
-    a `People` as it is stored; None: it acts for its own user alone.
+    a `People` as it is stored; None: it acts for its own user alone. ``bound_team``: the team whose
+    administrator has made it; it gives access only while its user is in that team.
     """
 
     public_id: str
@@ -124,6 +126,7 @@ class ApiKey:
     files: bool | None = None
     traffic_class: str | None = None
     people: Mapping[str, Any] | None = None
+    bound_team: str | None = None
 
     @property
     def has_expired(self) -> bool:
@@ -259,6 +262,7 @@ class Accounts:
         limits: Mapping[str, str] = _NONE,
         models: Sequence[str] = (),
         people: People | None = None,
+        bound_team: str | None = None,
     ) -> PresentedKey:
         """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
@@ -291,11 +295,15 @@ class Accounts:
                 limits=dict(limits) or None,
                 models=list(models) or None,
                 people=people and people.as_row(),
+                bound_team=bound_team,
             )
         return made
 
-    def rotate(self, public_id: str, *, overlap: timedelta) -> tuple[PresentedKey, ApiKey]:
-        """Make a key like this one, which expires after ``overlap``; returns both.
+    def rotate(
+        self, public_id: str, *, overlap: timedelta, bound_team: str | None = None
+    ) -> tuple[PresentedKey, ApiKey]:
+        """Make a key like this one, which expires after ``overlap``; returns both. The new one is
+        bound to that team, or to that of the old one.
 
         UnknownKeyError if it does not exist, UnusableKeyError if it is revoked or has expired.
         """
@@ -306,6 +314,7 @@ class Accounts:
                 raise UnusableKeyError(public_id)
             same = ("user", "name", "expires_at", "limits", "models", "files", "traffic_class")
             values = {name: getattr(old, name) for name in (*same, "people")}
+            values["bound_team"] = bound_team or old.bound_team
             _add_key(connection, made, created_at=now, **values)
             end = min(old.expires_at or now + overlap, now + overlap)
             _change(connection, "key", public_id, expires_at=end)

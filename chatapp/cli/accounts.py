@@ -318,7 +318,8 @@ def _row(key: ApiKey, amounts: OwnersAmounts) -> tuple[str, ...]:
     files = "files" if key.files else ""
     own_class = f"class {key.traffic_class}" if key.traffic_class else ""
     people = people_of(People.from_row(key.people))
-    facts = (state_of(key), limits, _models(key), files, own_class, people)
+    bound = f"only in the team {key.bound_team}" if key.bound_team else ""
+    facts = (state_of(key), limits, _models(key), files, own_class, people, bound)
     state = "; ".join(filter(None, facts))
     return key.public_id, key.user, key.name, f"{key.created_at:%Y-%m-%d}", used, state
 

@@ -38,10 +38,12 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     limits: Sequence[tuple[str, str]] = (),
     models: Sequence[str] = (),
     people: People | None = None,
+    bound_team: str | None = None,
     reason: str,
     by: str,
 ) -> PresentedKey:
-    """Make a key, and its user if new. OperatorError if the user has another plan or team."""
+    """Make a key, and its user if new. OperatorError if the user has another plan or team.
+    ``bound_team``: see ApiKey."""
     services = current_services()
     accounts = services.accounts
     known = accounts.user(user)
@@ -60,6 +62,7 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
             limits=amounts,
             models=models,
             people=people,
+            bound_team=bound_team,
         )
     except OtherPlanError as error:
         raise OperatorError(
@@ -158,11 +161,12 @@ def usable_keys(user: str) -> list[str]:
 
 
 def rotate_key(
-    public_id: str, *, overlap: timedelta, reason: str, by: str
+    public_id: str, *, overlap: timedelta, bound_team: str | None = None, reason: str, by: str
 ) -> tuple[PresentedKey, ApiKey, str]:
     """Make a key like that one, which expires after the overlap; the new one, the old one, and
     until when that is valid, in words. UnusableKeyError if the old one is not valid."""
-    made, old = current_services().accounts.rotate(public_id, overlap=overlap)
+    accounts = current_services().accounts
+    made, old = accounts.rotate(public_id, overlap=overlap, bound_team=bound_team)
     end = None if old.expires_at is None else old.expires_at.timestamp()
     replaced = reason or f"of {old.user}, replaced by {made.public_id}"
     callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)
@@ -212,6 +216,7 @@ def as_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
         "files": bool(key.files),
         "class": key.traffic_class,
         "people": key.people,
+        "team": key.bound_team,
     }
 
 

@@ -75,6 +75,7 @@ def new_key() -> tuple[str, str]:
         team=g.admin.operator.team_of_key(name, plan=plan, team=team),
         name=arguments.name(_field("name"), most=arguments.KEY_NAME),
         expires_at=arguments.end(expires) if expires else None,
+        bound_team=g.admin.operator.team,
         reason=_reason(),
         by=g.admin.by,
     )
@@ -85,9 +86,10 @@ def new_key() -> tuple[str, str]:
 
 @change("/keys/rotate", "keys", of_team=True)
 def rotate_key() -> tuple[str, str]:
-    g.admin.operator.check_rotation(_field("key"))
+    operator, key = g.admin.operator, _field("key")
+    operator.check_rotation(key)
     made, old, end = keys.rotate_key(
-        _field("key"), overlap=OVERLAP, reason=_reason(), by=g.admin.by
+        key, overlap=OVERLAP, bound_team=operator.team, reason=_reason(), by=g.admin.by
     )
     _hand_over(made, of=old.user)
     done = f"Key {made.public_id} of {old.user} replaces {old.public_id}, which {end}."

@@ -264,6 +264,7 @@ def create_key(call: Call) -> dict[str, object]:
         else (),
         models=body.models,
         people=body.people and body.people.people(),
+        bound_team=operator.team,
         **call.why,
     )
     return {**_key(call, made.public_id), "key": made.text}
@@ -326,7 +327,8 @@ def revoke_keys(call: Call) -> dict[str, object]:
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Create a key like this one, which expires after the overlap."""
     call.operator.check_rotation(key)
-    made, _, end = keys.rotate_key(key, overlap=call.body.overlap, **call.why)
+    overlap, team = call.body.overlap, call.operator.team
+    made, _, end = keys.rotate_key(key, overlap=overlap, bound_team=team, **call.why)
     done = f"Key {made.public_id} replaces {key}, which {end}."
     return {**_key(call, made.public_id), "key": made.text, "replaces": key, "done": done}
 

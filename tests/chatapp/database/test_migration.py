@@ -28,7 +28,13 @@ import chatapp.operators.changes  # noqa: F401 - all put their tables into METAD
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.migrations.versions import r0007_files, r0008_changes, r0009_people, r0010_admin_keys
+from chatapp.migrations.versions import (
+    r0007_files,
+    r0008_changes,
+    r0009_people,
+    r0010_admin_keys,
+    r0011_bound_keys,
+)
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
 from tests.upgrades.record import RECORDED
@@ -73,6 +79,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
     """They stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0011_bound_keys.downgrade()
             r0010_admin_keys.downgrade()
             r0009_people.downgrade()
             r0008_changes.downgrade()
@@ -92,6 +99,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
         assert (user.name, user.team_name, user.limits) == (name, None, None)
         assert (user.deactivated_at, user.brought_by) == (None, None)
         assert (key.limits, key.models, key.files, key.people) == (None, None, None, None)
+        assert key.bound_team is None
 
 
 def test_processes_that_start_together_make_one_schema(database: Database, tmp_path: Path) -> None:

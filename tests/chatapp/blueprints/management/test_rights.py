@@ -240,6 +240,33 @@ def test_a_teams_administrator_makes_no_key_beyond_the_team(
     assert api("DELETE", "/keys?user=alice", key=lead).status_code == 200
 
 
+def test_a_key_of_a_teams_administrator_ends_with_the_membership(
+    app: Flask, api: Api, lead: str
+) -> None:
+    """The administrator has the secret of a key for a name that comes later: also of one in place
+    of an operator's. Those that follow it end, too; the user's other keys go on."""
+    made = api("POST", "/keys", {"user": "ceo@example.com"}, key=lead).json
+    alices = key_of(services_of(app).accounts)
+    rotated = api("POST", f"/keys/{alices}/rotate", {}, key=lead).json
+    third = api("POST", f"/keys/{rotated['id']}/rotate", {"overlap": "2h"}).json
+    assert {each["team"] for each in (made, rotated, third)} == {"research"}
+    assert "only in the team research" in run(app, "keys", "list").stdout
+
+    def opens(key: str) -> int:
+        services_of(app).authenticator._valid.clear()
+        headers = {"Authorization": f"Bearer {key}"}
+        return app.test_client().get("/me/keys", headers=headers).status_code
+
+    bound = [each["key"] for each in (made, rotated, third)]
+    assert [opens(each) for each in bound] == [200, 200, 200]
+    assert api("PUT", "/users/ceo@example.com", {"plan": "pro", "team": "sales"}).status_code == 200
+    assert api("PUT", "/users/alice", {"team": None}).status_code == 200
+    assert [opens(each) for each in bound] == [401, 401, 401]
+    for user in ("ceo@example.com", "alice"):
+        own = api("POST", "/keys", {"user": user}).json
+        assert (own["team"], opens(own["key"])) == (None, 200)
+
+
 def test_a_team_that_is_gone_gives_no_rights(app: Flask, api: Api, accounts: Accounts) -> None:
     """Nor does one that a user has left."""
     lead = new_key(app, "all", team="sales")
