@@ -118,8 +118,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     providers_file: str | None = setting(
-        "path of the file with the [upstreams](../gateway/providers.md): Azure, vLLM, Ollama …, "
-        "several keys",
+        "path of the file with the [upstreams](../gateway/providers.md)",
         shown="`chatapp/providers.toml`: OpenAI and Anthropic",
     )
     default_model: str | None = setting(
@@ -149,7 +148,7 @@ class Settings(BaseModel):
         min_length=16,
     )
     traces: bool = setting(
-        "[spans](metrics.md#traces) of requests and of calls of providers, for OpenTelemetry",
+        "[spans](metrics.md#traces) of requests and attempts, for OpenTelemetry",
         default=False,
     )
     remember_denials: bool = setting(
