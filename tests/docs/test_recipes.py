@@ -30,6 +30,7 @@ POD = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
 VARIABLES = {each["name"]: each["value"] for each in CONTAINER["env"]}
 UNIT = (RECIPES / "chatapp.service").read_text()
 NGINX = (RECIPES / "nginx.conf").read_text()
+SIGN_ON = (RECIPES / "nginx-sign-on.conf").read_text()
 #: What a stop takes, beyond gunicorn's own limit.
 MARGIN_S = 10
 
@@ -62,9 +63,12 @@ def dockerfile(instruction: str) -> list[str]:
         set(re.findall(r"([A-Z_]+)=", " ".join(dockerfile("ENV")))),
         set(COMPOSE["services"]["chatapp"]["environment"]),
         set(VARIABLES),
-        set(re.findall(r"\b(?:CHATAPP|RATELIMIT|FORWARDED|WEB|GUNICORN)_[A-Z_]+\b", NGINX)),
+        *(
+            set(re.findall(r"\b(?:CHATAPP|RATELIMIT|FORWARDED|WEB|GUNICORN)_[A-Z_]+\b", each))
+            for each in (NGINX, SIGN_ON)
+        ),
     ],
-    ids=["Dockerfile", "compose", "kubernetes", "nginx"],
+    ids=["Dockerfile", "compose", "kubernetes", "nginx", "sign-on"],
 )
 def test_variables_are_settings(names: set[str]) -> None:
     """Each is in docs/operate/settings.md."""

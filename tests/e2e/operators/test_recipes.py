@@ -11,12 +11,15 @@ import shutil
 import ssl
 import subprocess
 import sys
+import threading
 import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -25,6 +28,13 @@ from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_c
 from tests.e2e.gunicorn_master import ROOT, gunicorn, served
 from tests.servers import eventually, free_port
 
+RECIPES = ROOT / "docs" / "operate" / "recipes"
+SIGN_ON = {
+    "CHATAPP_ADMIN_TOKEN": "a token of some length",
+    "CHATAPP_ADMIN_SIGN_ON_HEADER": "X-Auth-Request-Email",
+    "CHATAPP_ADMIN_SIGN_ON_FROM": "127.0.0.1",
+    "CHATAPP_ADMIN_SIGN_ON": '{"olga@example.com": "all", "*@example.com": "read"}',
+}
 NGINX = os.environ.get("RATELIMIT_TEST_NGINX") or shutil.which("nginx")
 HOST = "chat.example.com"
 CONTENT = {"Content-Type": "application/json", "Host": HOST}
@@ -186,8 +196,41 @@ def provider() -> Iterator[UpstreamServer]:
 
 
 @pytest.fixture(scope="module")
-def proxy(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    """nginx with the recipe's settings, on other ports and with a certificate of its own, in front
+def signing_on() -> Iterator[int]:
+    """What nginx asks of oauth2-proxy: who a cookie's session is, and a page to sign in."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            email = re.search(r"session=([^;]+)", self.headers.get("Cookie", ""))
+            status, body = (202, b"") if email else (401, b"")
+            if self.path != "/oauth2/auth":
+                status, body = 403, b"Sign in with Example"
+            self.send_response(status)
+            if email and status == 202:
+                self.send_header("X-Auth-Request-Email", email[1])
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET  # noqa: N815 - the name that the server calls
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server.server_port
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def proxy(
+    provider: UpstreamServer, signing_on: int, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """nginx with the recipes' settings, on other ports and with a certificate of its own, in front
     of chatapp."""
     if NGINX is None or shutil.which("openssl") is None:
         pytest.skip("there is no nginx, or no openssl; RATELIMIT_TEST_NGINX names one")
@@ -207,9 +250,14 @@ def proxy(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
         OPENAI_API_KEY="sk-openai-test",
         OPENAI_BASE_URL=f"{provider.url}/v1",
         NO_PROXY="127.0.0.1",
+        **SIGN_ON,
     ) as master:
         running = Proxy(free_port(), free_port(), certificate)
-        recipe = (ROOT / "docs" / "operate" / "recipes" / "nginx.conf").read_text()
+        recipe = (RECIPES / "nginx.conf").read_text()
+        sign_on = (RECIPES / "nginx-sign-on.conf").read_text()
+        assert "127.0.0.1:4180" in sign_on
+        sign_on = sign_on.replace("127.0.0.1:4180", f"127.0.0.1:{signing_on}")
+        (directory / "sign-on.conf").write_text(sign_on)
         for standard, here in {
             "listen 80;": f"listen 127.0.0.1:{running.http_port};",
             "listen 443 ssl;": f"listen 127.0.0.1:{running.https_port} ssl;",
@@ -217,6 +265,7 @@ def proxy(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
             "listen [::]:443 ssl;": "",
             "server 127.0.0.1:8000;": f"server 127.0.0.1:{master.port};",
             "/etc/ssl/chatapp": str(directory),
+            "# include /etc/nginx/chatapp-sign-on.conf": f"include {directory}/sign-on.conf",
         }.items():
             assert standard in recipe
             recipe = recipe.replace(standard, here)
@@ -293,4 +342,50 @@ def test_the_page_arrives_compressed_and_a_stream_does_not(proxy: Proxy) -> None
             response = connection.getresponse()
             assert response.status == 200
             assert response.headers["Content-Encoding"] == encoding
+            response.read()
+
+
+def test_operators_sign_on_at_oauth2_proxy(proxy: Proxy) -> None:
+    """Who is not signed in gets its page. The header is oauth2-proxy's, whatever a client sends,
+    and is in the log of changes; its scopes count, too."""
+
+    def ask(path: str, who: str = "", form: dict[str, str] | None = None) -> tuple[int, str]:
+        headers = {"Host": HOST, "X-Auth-Request-Email": "olga@example.com"}
+        headers |= {"Cookie": f"session={who}"} if who else {}
+        body = None if form is None else urlencode(form)
+        if body is not None:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        with closing(proxy.connection()) as connection:
+            connection.request("GET" if form is None else "POST", path, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+
+    for path in ("/admin", "/admin/users", "//admin/users", "/%61dmin/users", "/x/../admin/users"):
+        assert ask(path) == (403, "Sign in with Example"), path
+    status, page = ask("/admin/users", "olga@example.com")
+    assert (status, "/admin/teams/create" in page) == (200, True)
+    [token] = set(re.findall(r'name="form_token" value="(\w+)"', page))
+    form = {"form_token": token, "team": "research", "reason": "new"}
+    assert ask("/admin/teams/create", "olga@example.com", form)[0] == 303
+    assert "olga@example.com (single sign-on)" in ask("/admin/changes", "olga@example.com")[1]
+    status, page = ask("/admin/users", "eve@example.com")
+    assert (status, "/admin/teams/create" in page) == (200, False)
+    assert ask("/admin/teams/create", "eve@example.com", form)[0] == 403
+    status, page = ask("/admin/users", "someone@other.example")
+    assert (status, "CHATAPP_ADMIN_TOKEN" in page or "token" in page) == (401, True)
+
+
+def test_the_management_api_takes_keys_through_the_proxy(proxy: Proxy) -> None:
+    """Without a sign-on; and a header of the client's, or a session, opens nothing there."""
+    named = {"Host": HOST, "X-Auth-Request-Email": "olga@example.com"}
+    token = {"Authorization": f"Bearer {SIGN_ON['CHATAPP_ADMIN_TOKEN']}"}
+    for headers, status in (
+        *((named, 401), ({**named, "Cookie": "session=olga@example.com"}, 401)),
+        ({**named, **token}, 200),
+    ):
+        with closing(proxy.connection()) as connection:
+            connection.request("GET", "/admin/api/v1/users", headers=headers)
+            response = connection.getresponse()
+            assert response.status == status
+            assert "json" in response.headers["Content-Type"]
             response.read()
