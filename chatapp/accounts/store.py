@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import (
     JSON,
@@ -21,13 +21,14 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     or_,
     select,
     update,
 )
 
-from chatapp.accounts.api_key import PresentedKey, new_key
+from chatapp.accounts.api_key import PREFIX, PresentedKey, new_key
 from chatapp.accounts.people import People
 from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
@@ -103,8 +104,30 @@ class User:
     team: Team | None = None
 
 
+class Key(Protocol):
+    """What is alike in keys of callers and of operators (`admin_keys.py`)."""
+
+    __slots__ = ()
+
+    @property
+    def expires_at(self) -> datetime | None: ...
+    @property
+    def revoked_at(self) -> datetime | None: ...
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+
+    @property
+    def is_usable(self) -> bool:
+        return self.revoked_at is None and not self.has_expired
+
+
+K = TypeVar("K", bound=Key)
+
+
 @dataclass(frozen=True, slots=True)
-class ApiKey:
+class ApiKey(Key):
     """A key, without its secret. It is deleted only with its user, as the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
@@ -127,14 +150,6 @@ class ApiKey:
     traffic_class: str | None = None
     people: Mapping[str, Any] | None = None
     bound_team: str | None = None
-
-    @property
-    def has_expired(self) -> bool:
-        return self.expires_at is not None and self.expires_at <= datetime.now(UTC)
-
-    @property
-    def is_usable(self) -> bool:
-        return self.revoked_at is None and not self.has_expired
 
 
 #: Built once, which saves two fifths of a query: while there is no key, every request waits for
@@ -181,12 +196,12 @@ class UnknownTeamError(UnknownOwnerError):
     owner = "team"
 
 
-class ExistingTeamError(ValueError):
-    """A team has that name already."""
-
-
 class UnusableKeyError(ValueError):
     """The key is revoked or has expired."""
+
+
+class ExistingTeamError(ValueError):
+    """A team has that name already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +253,57 @@ _OWNERS: Final[Mapping[Owner, tuple[Column[str], type[UnknownOwnerError]]]] = {
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
+#: Columns that a key has of its own, and not those that follow it.
+OWN: Final = {"public_id", "secret_sha256", "created_at", "revoked_at", "last_used_on"}
+
+
+class KeyTable(Generic[K]):
+    """The keys of one kind; raises ``unknown`` for an id that it does not have."""
+
+    def __init__(self, table: Table, kind: type[K], unknown: type[Exception], prefix: str) -> None:
+        self._table, self._kind, self._unknown, self._prefix = table, kind, unknown, prefix
+
+    def find(self, connection: Connection, public_id: str) -> K:
+        query = select(self._table).where(self._table.c.public_id == public_id)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            raise self._unknown(public_id)
+        return self._kind(*row)
+
+    def add(self, connection: Connection, **values: Any) -> PresentedKey:
+        made = new_key(self._prefix)
+        own = {"public_id": made.public_id, "secret_sha256": made.secret_sha256}
+        row = {**values, **own, "created_at": datetime.now(UTC)}
+        connection.execute(insert(self._table).values(row))
+        return made
+
+    def change(self, connection: Connection, public_id: str, **values: Any) -> K:
+        found = self._table.c.public_id == public_id
+        connection.execute(update(self._table).where(found).values(values))
+        return self.find(connection, public_id)
+
+    def revoke(self, connection: Connection, public_id: str) -> K:
+        """Revoke a key; a revoked key stays as it is."""
+        first = func.coalesce(self._table.c.revoked_at, datetime.now(UTC))
+        return self.change(connection, public_id, revoked_at=first)
+
+    def rotate(
+        self, connection: Connection, public_id: str, overlap: timedelta, **others: Any
+    ) -> tuple[PresentedKey, K]:
+        """Make a key like this one but for ``others``, and have this one expire after the overlap;
+        returns both. UnusableKeyError if it is revoked or has expired."""
+        old = self.find(connection, public_id)
+        if not old.is_usable:
+            raise UnusableKeyError(public_id)
+        same = {each.key: getattr(old, each.key) for each in self._table.c if each.key not in OWN}
+        made = self.add(connection, **{**same, **others})
+        end = min(filter(None, [old.expires_at, datetime.now(UTC) + overlap]))
+        return made, self.change(connection, public_id, expires_at=end)
+
+
+_KEYS: Final = KeyTable(KEYS, ApiKey, UnknownKeyError, PREFIX)
+
+
 class Accounts:
     """The users, teams and keys. Raises SQLAlchemy's errors and those above."""
 
@@ -270,34 +336,29 @@ class Accounts:
         must not change the user's other keys. DeactivatedUserError if none gives access.
         UnknownTeamError if there is no such team.
         """
-        made = new_key()
-        now = datetime.now(UTC)
         with self._database.writing() as connection:
             if team is not None:
                 _of(connection, "team", team)
             owner = _user(connection, user)
             if owner is None:
                 new = {"name": user, "plan": plan or default_plan, "team_name": team}
-                connection.execute(insert(USERS).values(**new, created_at=now))
+                connection.execute(insert(USERS).values(**new, created_at=datetime.now(UTC)))
             elif owner.deactivated_at is not None:
                 raise DeactivatedUserError(user)
             elif plan not in {None, owner.plan}:
                 raise OtherPlanError(user, owner.plan)
             elif team not in {None, owner.team_name}:
                 raise OtherTeamError(user, owner.team_name)
-            _add_key(
+            return _KEYS.add(
                 connection,
-                made,
                 user=user,
                 name=name,
-                created_at=now,
                 expires_at=expires_at,
                 limits=dict(limits) or None,
                 models=list(models) or None,
                 people=people and people.as_row(),
                 bound_team=bound_team,
             )
-        return made
 
     def rotate(
         self, public_id: str, *, overlap: timedelta, bound_team: str | None = None
@@ -307,20 +368,12 @@ class Accounts:
 
         UnknownKeyError if it does not exist, UnusableKeyError if it is revoked or has expired.
         """
-        made, now = new_key(), datetime.now(UTC)
+        others = {} if bound_team is None else {"bound_team": bound_team}
         with self._database.writing() as connection:
-            old = ApiKey(*_of(connection, "key", public_id))
-            if not old.is_usable:
-                raise UnusableKeyError(public_id)
-            same = ("user", "name", "expires_at", "limits", "models", "files", "traffic_class")
-            values = {name: getattr(old, name) for name in (*same, "people")}
-            values["bound_team"] = bound_team or old.bound_team
-            _add_key(connection, made, created_at=now, **values)
-            end = min(old.expires_at or now + overlap, now + overlap)
-            _change(connection, "key", public_id, expires_at=end)
+            made, old = _KEYS.rotate(connection, public_id, overlap, **others)
             brought = USERS.c.brought_by == public_id
             connection.execute(update(USERS).where(brought).values(brought_by=made.public_id))
-        return made, replace(old, expires_at=end)
+        return made, old
 
     def import_users(
         self, changes: Sequence[UserChange], *, default_plan: str, with_keys: bool = False
@@ -335,9 +388,8 @@ class Accounts:
                     continue
                 values = {"plan": default_plan, **change.values}
                 connection.execute(insert(USERS).values(name=change.name, created_at=now, **values))
-                made[change.name] = key = new_key() if with_keys else None
-                if key is not None:
-                    _add_key(connection, key, user=change.name, name="key", created_at=now)
+                own = {"user": change.name, "name": "key"}
+                made[change.name] = _KEYS.add(connection, **own) if with_keys else None
         return made
 
     def find(self, public_id: str) -> tuple[ApiKey, User] | None:
@@ -409,10 +461,7 @@ class Accounts:
     def revoke(self, public_id: str) -> ApiKey:
         """Revoke a key; a revoked key stays as it is. UnknownKeyError if it does not exist."""
         with self._database.writing() as connection:
-            key = ApiKey(*_of(connection, "key", public_id))
-            revoked_at = key.revoked_at or datetime.now(UTC)
-            _change(connection, "key", public_id, revoked_at=revoked_at)
-        return replace(key, revoked_at=revoked_at)
+            return _KEYS.revoke(connection, public_id)
 
     def set_active(self, user: str, *, active: bool) -> bool:
         """Let a user's keys give access, or none of them; False if that is so already.
@@ -516,11 +565,6 @@ def _change(connection: Connection, owner: Owner, name: str, **values: object) -
     changed = connection.execute(update(column.table).where(column == name).values(values))
     if not changed.rowcount:
         raise unknown(name)
-
-
-def _add_key(connection: Connection, made: PresentedKey, **values: object) -> None:
-    own = {"public_id": made.public_id, "secret_sha256": made.secret_sha256}
-    connection.execute(insert(KEYS).values(**own, **values))
 
 
 def _check_new(connection: Connection, public_id: str, people: People, now: datetime) -> None:
