@@ -88,7 +88,7 @@ def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]
     for limits in (policy.application, policy.default, *others):
         for limit in limits:
             for word, _ in limit.keywords:
-                at = limit.place and limit.place.at(word)
+                at = limit.place.at(word)
                 said = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
                 found[str(at)] = at, f"is {said}. Remove it, or move the limit."
     yield from found.values()
@@ -98,7 +98,6 @@ def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]
 
 def _mistakes_of_budget(limit: PolicyLimit, catalogue: Catalogue) -> Iterator[tuple[Any, str]]:
     keywords, place, [parsed, *_] = dict(limit.keywords), limit.place, limit.parsed
-    assert place is not None
     for word in OF_BUDGETS:
         if word in keywords and (parsed.unit, parsed.strategy) != ("usd", None):
             yield place.at(word), 'is only for budgets, such as "20 usd/week". Remove it.'

@@ -18,8 +18,7 @@ def policy_as_json(checked: CheckedPolicy) -> dict[str, Any]:
     """Return what a valid policy has, and the application's warnings."""
     policy = checked.policy
     # Limits of app.config are checked, too, and are not of the file.
-    places = [limit.place for limit in policy.all_limits()]
-    count = sum(place is not None and not place.origin.python for place in places)
+    count = sum(not limit.place.origin.python for limit in policy.all_limits())
     shown = {"file": str(checked.file), "limits": count, "plans": [*policy.plans]}
     return {**shown, "warnings": list(checked.warnings)}
 

@@ -11,12 +11,13 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted
-from ratelimit_ext.policy.policy import Kind, Limits, Plan, Policy, PolicyLimit, TargetUse, Uses
+from ratelimit_ext.policy.policy import Limits, Plan, Policy, PolicyLimit, Use, UseKind
 from ratelimit_ext.policy.rules import check_buckets, check_limit, check_next
 
 if TYPE_CHECKING:  # loads pydantic
@@ -258,51 +259,33 @@ class Nesting:
             plan_blueprints=plan_blueprints,
             plan_routes=plan_routes,
             plan_targets=plan_targets,
-            uses=self._uses(),
+            uses=tuple(self._uses()),
         )
 
-    def _uses(self) -> Uses:
-        kinds: tuple[tuple[Kind, _Named], ...] = (
+    def _uses(self) -> Iterator[Use]:
+        kinds: tuple[tuple[UseKind, _Named], ...] = (
             ("blueprint", self._blueprints),
             ("endpoint", self._routes),
         )
-        targets = []
         for kind, named in kinds:
             places = {name: at.around(1) for name, at in named.plans.items()}
             for name, limits in named.limits.items():
-                if limits and limits[0].place is not None:
+                if limits:
                     places[name] = limits[0].place.around(2)
-            targets += [TargetUse(kind, name, place) for name, place in places.items()]
+            yield from (Use(kind, name, place) for name, place in places.items())
         for name, at_target in self._target_places.items():
-            targets += [TargetUse("either", name, place) for place in at_target]
-        lists: list[Sequence[PolicyLimit]] = [self._application, self._default]
-        lists += [group.limits for group in self._groups]
-        lists += [plan.limits for plan in self._plans.values()]
-        for named in self._named:
-            lists += named.limits.values()
-        return Uses(
-            targets=tuple(targets),
-            identities=tuple(
-                (name, limit.place.at(*keys))
-                for limits in lists
-                for limit in limits
-                if limit.place is not None
-                for name, keys in limit.identities
-            ),
-            plans=tuple(dict.fromkeys(self._plan_keys())),
-            optional=tuple(
-                limit.place.at("optional")
-                for limits in lists
-                for limit in limits
-                if limit.optional and limit.place is not None
-            ),
-            waits=tuple(
-                (limit.options.wait, limit.place.at("wait"))
-                for limits in lists
-                for limit in limits
-                if limit.options.wait is not None and limit.place is not None
-            ),
-        )
+            yield from (Use("either", name, place) for place in at_target)
+        yield from (Use("plan", "", place) for place in dict.fromkeys(self._plan_keys()))
+        named_limits = chain.from_iterable(named.limits.values() for named in self._named)
+        grouped = (group.limits for group in self._groups)
+        planned = (plan.limits for plan in self._plans.values())
+        for limit in chain(self._application, self._default, *grouped, *planned, *named_limits):
+            place, wait = limit.place, limit.options.wait
+            yield from (Use("identity", name, place.at(*keys)) for name, keys in limit.identities)
+            if limit.optional:
+                yield Use("optional", "", place.at("optional"))
+            if wait is not None:
+                yield Use("wait", wait, place.at("wait"))
 
     def _plan_keys(self) -> list[Place]:
         """Return the places of ``plans = true``."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, check_wait, wait_us
-from ratelimit_ext.policy.errors import Mistakes, Place
+from ratelimit_ext.policy.errors import AppConfig, Mistakes, Place
 
 Key: TypeAlias = str | Callable[[], str]
+_NOWHERE: Final = Place(AppConfig(""))
 #: Whether a limit with this value applies: to the current request, or to a call with these
 #: identities by their names.
 Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
@@ -49,7 +50,7 @@ class PolicyLimit:
     on_breach: Callable[[Any], Any] | None = None
     #: The application's own keywords that are written, with their values.
     keywords: tuple[tuple[str, Any], ...] = ()
-    place: Place | None = field(default=None, compare=False, repr=False)
+    place: Place = field(default=_NOWHERE, compare=False, repr=False)
     #: Whether ``override_defaults`` is written, and not a default.
     states_override: bool = field(default=False, compare=False, repr=False)
 
@@ -115,73 +116,19 @@ class Plan:
     keywords: Mapping[str, Any] = field(default_factory=_empty)
 
 
-Kind: TypeAlias = Literal["blueprint", "endpoint", "either"]
+UseKind: TypeAlias = Literal[
+    "blueprint", "endpoint", "either", "identity", "plan", "optional", "wait"
+]
 
 
-class TargetUse(NamedTuple):
-    """A name of a blueprint or endpoint, and where it is written."""
+class Use(NamedTuple):
+    """What a policy needs of the application, and where it is written: a blueprint, an endpoint,
+    one of ``either`` kind or an identity, by its name; the caller's ``plan``, or amounts for an
+    ``optional`` limit; a lease that is as long as a ``wait``, whose text is the name."""
 
-    kind: Kind
+    kind: UseKind
     name: str
     place: Place
-
-
-@dataclass(frozen=True, slots=True)
-class Uses:
-    """The names that a policy uses and the application defines, each with its place."""
-
-    targets: tuple[TargetUse, ...] = ()
-    identities: tuple[tuple[str, Place], ...] = ()
-    plans: tuple[Place, ...] = ()
-    optional: tuple[Place, ...] = ()
-    waits: tuple[tuple[str, Place], ...] = ()
-
-    def check_targets(
-        self, blueprints: Collection[str], endpoints: Collection[str], mistakes: Mistakes
-    ) -> None:
-        """Note blueprints, by their whole names, and endpoints that are not registered."""
-        either = [*blueprints, *(name for name in endpoints if name not in blueprints)]
-        registered = {"blueprint": blueprints, "endpoint": endpoints, "either": either}
-        for kind, name, place in self.targets:
-            known, what = registered[kind], kind.replace("either", "blueprint or endpoint")
-            if name not in known:
-                mistakes.add(
-                    place,
-                    f"there is no {what} {name!r}; registered: {_listed(known)}."
-                    f"{did_you_mean(name, known)}",
-                )
-
-    def check_identities(
-        self,
-        identities: Collection[str],
-        mistakes: Mistakes,
-        *,
-        knows_plans: bool,
-        knows_amounts: bool,
-    ) -> None:
-        """Note identities that are not registered, plans without a plan loader, and optional
-        limits without an amount loader."""
-        for name, place in self.identities:
-            if name not in identities:
-                mistakes.add(place, unknown_identity(name, identities))
-        for place in () if knows_plans else self.plans:
-            mistakes.add(
-                place,
-                "no function returns the caller's plan. Register one before init_app with "
-                "@limiter.plan_loader.",
-            )
-        for place in () if knows_amounts else self.optional:
-            mistakes.add(
-                place,
-                "no function returns the caller's amounts. Register one before init_app with "
-                "@limiter.amount_loader.",
-            )
-
-    def check_waits(self, lease_s: float, mistakes: Mistakes) -> None:
-        """Note waits that are longer than the lease."""
-        for text, place in self.waits:
-            with mistakes.at(place):
-                check_wait(repr(text), wait_us(text), lease_s)
 
 
 def unknown_identity(name: str, identities: Collection[str]) -> str:
@@ -218,7 +165,52 @@ class Policy:
     plan_blueprints: Mapping[str, str] = field(default_factory=_empty)
     plan_routes: Mapping[str, str] = field(default_factory=_empty)
     plan_targets: Mapping[str, str] = field(default_factory=_empty)
-    uses: Uses = field(default_factory=Uses, compare=False)
+    uses: tuple[Use, ...] = field(default=(), compare=False)
+
+    def check_targets(
+        self, blueprints: Collection[str], endpoints: Collection[str], mistakes: Mistakes
+    ) -> None:
+        """Note blueprints, by their whole names, and endpoints that are not registered."""
+        either = [*blueprints, *(name for name in endpoints if name not in blueprints)]
+        registered = {"blueprint": blueprints, "endpoint": endpoints, "either": either}
+        for kind, name, place in self.uses:
+            if kind in registered and name not in (known := registered[kind]):
+                what = kind.replace("either", "blueprint or endpoint")
+                mistakes.add(
+                    place,
+                    f"there is no {what} {name!r}; registered: {_listed(known)}."
+                    f"{did_you_mean(name, known)}",
+                )
+
+    def check_uses(
+        self,
+        identities: Collection[str],
+        mistakes: Mistakes,
+        *,
+        knows_plans: bool,
+        knows_amounts: bool,
+        lease_s: float,
+    ) -> None:
+        """Note identities that are not registered, plans without a plan loader, optional limits
+        without an amount loader, and waits that are longer than the lease."""
+        for kind, name, place in self.uses:
+            if kind == "identity" and name not in identities:
+                mistakes.add(place, unknown_identity(name, identities))
+            elif kind == "plan" and not knows_plans:
+                mistakes.add(
+                    place,
+                    "no function returns the caller's plan. Register one before init_app with "
+                    "@limiter.plan_loader.",
+                )
+            elif kind == "optional" and not knows_amounts:
+                mistakes.add(
+                    place,
+                    "no function returns the caller's amounts. Register one before init_app with "
+                    "@limiter.amount_loader.",
+                )
+            elif kind == "wait":
+                with mistakes.at(place):
+                    check_wait(repr(name), wait_us(name), lease_s)
 
     def plan(self, name: str) -> Plan:
         """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""

@@ -32,7 +32,6 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
     not checked against it.
     """
     options, limits, place = limit.options, limit.parsed, limit.place
-    assert place is not None
     if options.anchor is None and options.timezone != "UTC":
         mistakes.add(
             place.at("timezone"),
@@ -122,15 +121,12 @@ def _check_combination(
         counted = parsed.limit(replace(plain, burst=options.burst), strategy)
         with mistakes.at(place.at("cost")):
             _check_cost(limit, parsed, counted)
-    with mistakes.at(place.at("idle")):
-        parsed.limit(replace(plain, idle=options.idle), strategy)
+    for word in ("idle", "candidate", "wait"):
+        with mistakes.at(place.at(word)):
+            parsed.limit(replace(plain, **{word: getattr(options, word)}), strategy)
     with mistakes.at(place.at("anchor")):
         parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
         _check_anchor(options.anchor, parsed)
-    with mistakes.at(place.at("candidate")):
-        parsed.limit(replace(plain, candidate=options.candidate), strategy)
-    with mistakes.at(place.at("wait")):
-        parsed.limit(replace(plain, wait=options.wait), strategy)
     if options.keep or options.priority is not None:
         with mistakes.at(place.at("keep" if options.keep else "priority")):
             shared = replace(plain, keep=options.keep, priority=options.priority)
@@ -200,7 +196,6 @@ def check_buckets(
     buckets: dict[tuple[object, ...], PolicyLimit] = {}
     for limit in limits:
         place, name = limit.place, limit.options.name
-        assert place is not None
         if name and name in names:
             mistakes.add(
                 place.at("name"),

@@ -162,7 +162,7 @@ def test_a_limit_of_a_group_is_one_limit(load: Load) -> None:
     """However many members there are."""
     policy = load(GROUP + '[[blueprints.api.limits]]\nlimit = "9/day"\n')
     assert [limit.text for limit in policy.all_limits()] == ["9/day", "30/minute"]
-    [(identity, place)] = policy.uses.identities
+    [(identity, place)] = [use[1:] for use in policy.uses if use.kind == "identity"]
     assert (identity, str(place)) == ("user", "policy.toml: groups.calls.limits[0].key")
 
 

@@ -252,7 +252,8 @@ def test_identities_have_their_places(load: Load) -> None:
     """Names of identities have the places that use them; functions are no names."""
     text = LAYERS + '[[default]]\nlimit = "9/hour"\nkey = "tests.policy.functions:tenant"\n'
     policy = load(text, {"pay": [{"limit": "1/day", "key": "user"}]})
-    assert {(identity, place.located) for identity, place in policy.uses.identities} == {
+    used = [use for use in policy.uses if use.kind == "identity"]
+    assert {(use.name, use.place.located) for use in used} == {
         ("ip", "policy.toml:8: application[0].key"),
         ("user", 'app.config["RATELIMIT_BLUEPRINTS"]["pay"][0]["key"]'),
         ("user", "policy.toml:21: plans.starter.limits[0].key"),

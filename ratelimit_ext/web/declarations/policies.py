@@ -94,7 +94,7 @@ class Policies:
     def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         def check(policy: Policy, mistakes: Mistakes) -> None:
             self._check(policy, mistakes)
-            policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
+            policy.check_targets(app.blueprints, app.view_functions, mistakes)
 
         policy = self._load(app, file, check)
         assert policy is not None
@@ -150,13 +150,13 @@ class Policies:
         if self.callbacks.policy_rules is not None and not mistakes:
             for place, sentence in self.callbacks.policy_rules(policy):
                 mistakes.add(place, sentence)
-        policy.uses.check_identities(
+        policy.check_uses(
             self.callbacks.identities,
             mistakes,
             knows_plans=self.callbacks.plan_loader is not None,
             knows_amounts=self.callbacks.amount_loader is not None,
+            lease_s=self._lease_s,
         )
-        policy.uses.check_waits(self._lease_s, mistakes)
 
 
 class PolicyLimits:
@@ -203,7 +203,7 @@ class PolicyLimits:
     def check_targets(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered."""
         mistakes = Mistakes()
-        self.policy.uses.check_targets(app.blueprints, app.view_functions, mistakes)
+        self.policy.check_targets(app.blueprints, app.view_functions, mistakes)
         mistakes.raise_if_any()
 
     def complete(self, app: flask.Flask) -> None:
@@ -250,7 +250,7 @@ class PolicyLimits:
             **dataclasses.asdict(limit.options),
             "priority": callbacks.identity_function(options.priority),
             "fair": callbacks.identity_function(options.fair),
-            "source": limit.place or limit.source,
+            "source": limit.place,
         }
 
     def _route_limit(self, limit: PolicyLimit, **plan: Any) -> RouteLimit:
