@@ -307,7 +307,6 @@ class Limiter(flask_limiter.Limiter):
         is_enabled: bool,
         strict: bool = False,
     ) -> Components:
-        """Make the components of an application."""
         config = app.config if app and is_enabled else {}
         components = Components(
             settings,
@@ -788,7 +787,6 @@ class Limiter(flask_limiter.Limiter):
 
 
 def _in_request(request_id: Callable[[], str]) -> str:
-    """Return the id of the current request; empty without one."""
     return request_id() if flask.has_request_context() else ""
 
 

@@ -127,11 +127,9 @@ class Events:
         self._logged_at: dict[Listener, float] = {}
 
     def add(self, listener: Listener) -> None:
-        """Call it with every event from now on."""
         self.listeners = (*self.listeners, listener)
 
     def remove(self, listener: Listener) -> None:
-        """Call it no more."""
         self.listeners = tuple(each for each in self.listeners if each != listener)
 
     def emit(self, event: Event) -> None:

@@ -177,6 +177,5 @@ class Naming:
     strategy: str
 
     def prefix(self, limit: Limit, scope: str) -> str:
-        """Return the part of a bucket's name that all identities share."""
         label = f"{self.key_prefix}/{scope}" if self.key_prefix else scope
         return bucket_prefix(self.storage_prefix, limit.traits.code, limit, label)

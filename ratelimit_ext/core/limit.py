@@ -304,7 +304,6 @@ class Limit:
 
     @property
     def keep_text(self) -> str:
-        """What is kept for whom, for a person."""
         return ", ".join([f"{self.outside(units)} kept for {name}" for name, units in self.keep])
 
     def is_of(self, other: Limit) -> bool:

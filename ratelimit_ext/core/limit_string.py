@@ -89,7 +89,6 @@ class ParsedLimit:
 
     @property
     def period_us(self) -> int:
-        """The period in microseconds."""
         return min(self.count * PERIODS[self.period] * 1_000_000, LONGEST_PERIOD_US)
 
     def merged(self, options: LimitOptions) -> LimitOptions:
@@ -125,7 +124,6 @@ class ParsedLimit:
         return Limit(self.amount, period_us, multiple=self.multiple, **words)
 
     def _keep(self, options: LimitOptions, unit: str) -> tuple[tuple[str, int], ...]:
-        """Return what classes are kept, in units. Raises :class:`ConfigurationError`."""
         if bool(options.keep) != (options.priority is not None):
             has, lacks = ("keep", "priority") if options.keep else ("priority", "keep")
             raise ConfigurationError(
@@ -148,7 +146,6 @@ class ParsedLimit:
         return tuple(kept)
 
     def _candidate(self, options: LimitOptions) -> int | None:
-        """Return the amount of the candidate. Raises :class:`ConfigurationError`."""
         if options.candidate is None:
             return None
         if options.mode == "shadow":
@@ -331,7 +328,6 @@ def check_wait(limit: str, wait_us: int, lease_s: float) -> None:
 
 
 def _idle_us(text: object, strategy: str) -> int:
-    """Return how long a session may be idle. Raises :class:`ConfigurationError`."""
     if "idle" not in traits_of(strategy).options:
         raise ConfigurationError(
             f"found idle={shown(text)} beside a limit of another kind; only a session ends so. "

@@ -48,8 +48,6 @@ class Form:
 
 
 class Traits:
-    """The traits of a strategy, with their defaults."""
-
     #: As in decorators and policies.
     name: str
     #: Two letters that name the algorithm in keys and in the arguments of scripts.

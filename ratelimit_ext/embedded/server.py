@@ -246,7 +246,6 @@ class EmbeddedServer:
         return False
 
     def _log_end(self) -> str:
-        """Return the last lines of the logs of the server and its supervisor."""
         lines: list[str] = []
         for name in ("supervisor.log", "valkey.log"):
             with contextlib.suppress(OSError):

@@ -131,7 +131,6 @@ class Arguments:
         return composed("settle", tuple(strategies)), f"[{','.join(words)}]"
 
     def _forget(self, now_us: int) -> None:
-        """Forget words that were kept for too long."""
         self._since = now_us // KEPT_US
         self._known.clear()
         self._ready.clear()

@@ -385,7 +385,6 @@ class OutageStore(Buckets):
         return self._fact("handed at") or 0.0
 
     def add(self, marker: str, changes: Iterable[Change]) -> None:
-        """Add a batch to what is on its way."""
         plain = [
             (charge.limit.words(), charge.key, charge.cost, tuple(hold), verb, numbers, expiry_us)
             for charge, hold, verb, numbers, _, expiry_us in changes
@@ -447,7 +446,6 @@ def _locked(directory: Path) -> Iterator[None]:
 
 
 def _begin(database: sqlite3.Connection) -> None:
-    """Begin a transaction when no other worker has one."""
     ends = time.monotonic() + BUSY_S
     while True:
         try:

@@ -27,11 +27,9 @@ class OpenTelemetryExporter:
         self._instruments = {each: _instrument(each, prefix, meter) for each in measures}
 
     def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
-        """Raise a counter."""
         self._instruments[measure].add(amount, _attributes(measure, labels))
 
     def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        """Add a value to a histogram."""
         self._instruments[measure].record(value, _attributes(measure, labels))
 
     def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:

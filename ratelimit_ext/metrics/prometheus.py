@@ -45,11 +45,9 @@ class PrometheusExporter:
         self._children: dict[tuple[Measure, Sequence[str]], Any] = {}
 
     def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
-        """Raise a counter."""
         self._child(measure, labels).inc(amount)
 
     def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        """Add a value to a histogram."""
         self._child(measure, labels).observe(value)
 
     def set(self, measure: Measure, labels: Sequence[str], value: float) -> None:

@@ -43,7 +43,6 @@ def denials_of(
     since: float,
     most: int,
 ) -> Denied:
-    """See :meth:`Operators.denials`."""
     found: list[DenialRecord] = []
     unkept, is_counted = 0, not identities
     for components in enabled:

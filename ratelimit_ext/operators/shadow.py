@@ -20,7 +20,6 @@ WORST: Final = 10
 def shadow_results(
     enabled: Iterable[Components], app: flask.Flask, limit: str | None
 ) -> list[dict[str, Any]]:
-    """See :meth:`Operators.shadow_report`."""
     shown: list[dict[str, Any]] = []
     known: dict[str, None] = {}
     for components in enabled:

@@ -127,7 +127,6 @@ class State:
         }
 
     def _member(self) -> dict[str, Any]:
-        """Return what a member of a group has of its budget."""
         if (share := self.verdict.share) is None:
             return {}
         limit, ahead = self.row.limit, share.until_us / 1_000_000

@@ -17,7 +17,6 @@ _IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def function(value: object, arguments: int, *, python: bool) -> Callable[..., Any]:
-    """Return the function of a keyword; it must take that many arguments."""
     if isinstance(value, str):
         return _imported(value, arguments)
     if python and callable(value):

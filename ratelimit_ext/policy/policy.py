@@ -231,7 +231,6 @@ class Policy:
         return next((plan for plan in plans if plan.default), next(iter(plans), None))
 
     def next_plan(self, plan: Plan) -> Plan | None:
-        """Return the plan that allows more, if there is one."""
         return None if plan.next is None else self.plans.get(plan.next)
 
     def adjustable(self, *, key: str, plan: str | None = None) -> dict[str, PolicyLimit]:

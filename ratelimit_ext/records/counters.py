@@ -21,7 +21,6 @@ from ratelimit_ext.records.store import RecordStore, require_store
 #: would have denied), degraded (the storage was down; such a decision is also one of the others).
 Counts: TypeAlias = Counter[tuple[int, str, str]]
 
-#: The name under which whole requests are counted, which no limit has.
 REQUESTS: Final = ""
 KEEP_S: Final = 2 * 3600
 #: How many counts a process keeps between two writes, and the storage for an hour.
@@ -49,7 +48,6 @@ class Counters:
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was counted, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
         self._counts: Counts = Counter()
         #: Requests by the minute, the outcome and the names of the limits that count it; if it was
@@ -58,7 +56,6 @@ class Counters:
         self._groups: dict[tuple[str, ...], _Group] = {}
 
     def note(self, event: DecisionEvent) -> None:
-        """Count a decision. Does not wait."""
         minute, decision, group = clock.now_us() // 60_000_000, event.decision, None
         if event.reason is None:
             outcome = "allowed"
@@ -147,7 +144,6 @@ class Counters:
         return found
 
     def add(self, hour: int, counts: Counts) -> None:
-        """Add to the counts of the hour. Raises ``StorageUnavailable``."""
         words = [
             word
             for (minute, name, outcome), count in counts.items()
@@ -157,7 +153,6 @@ class Counters:
         store.change("counters", [f"tallies:{hour}"], KEEP_S * 1000, MOST_STORED, *words)
 
     def of_hour(self, hour: int) -> Counts:
-        """Return the counts of the hour. Raises ``StorageUnavailable``."""
         found = Counts()
         for text, count in require_store(self.store, KEPT).table(f"tallies:{hour}").items():
             if ":" in text:

@@ -98,7 +98,6 @@ class Denials:
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was gathered, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
         #: By the bucket, and what each limit of the request counts, with the class: the caller.
         self._runs: dict[tuple[str, tuple[str, ...]], _Run] = {}
@@ -108,7 +107,6 @@ class Denials:
         self._uncounted = 0
 
     def note(self, event: DecisionEvent) -> None:
-        """Gather the denials of a decision. Does not wait."""
         decision, now_s = event.decision, clock.now_us() / 1_000_000
         # Of a denial from memory, verdicts of now would have to be computed.
         verdicts = decision.known if isinstance(decision, CachedDecision) else decision.verdicts
@@ -153,7 +151,6 @@ class Denials:
             raise
 
     def write(self, records: Iterable[DenialRecord]) -> None:
-        """Write these. Raises ``StorageUnavailable``."""
         texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
         require_store(self.store, KIND).change("denials", [KIND], MOST_RECORDS, KEEP_S, *texts)
 

@@ -23,11 +23,9 @@ from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.records.store import MemoryRecords, RecordStore, from_json, require_store
 
-#: How often a process reads the overrides, in seconds.
 EVERY_S: Final = 2.0
 MOST_OVERRIDES: Final = 1000
 KIND: Final = "overrides"
-#: How many changes the log keeps.
 MOST_ENTRIES: Final = 1000
 LONGEST_REASON: Final = 200
 #: The end of the year 9999, in seconds since 1970: no later instant can be shown.
@@ -231,7 +229,6 @@ class Overrides:
 
 
 def field_of(limit: str, identity: str) -> str:
-    """Return where an override is kept in the hash."""
     return json.dumps([limit, identity])
 
 

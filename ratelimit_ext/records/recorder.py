@@ -21,7 +21,6 @@ from ratelimit_ext.records.denials import Denials
 from ratelimit_ext.records.shadow import Shadows
 from ratelimit_ext.records.store import MemoryRecords, RecordStore
 
-#: How often a process writes, in seconds.
 EVERY_S: Final = 2.0
 
 NOT_WRITTEN: Final = "What is recorded for operators cannot be written: %s"
@@ -61,7 +60,6 @@ class Recorder:
             self._events.add(self.note)
 
     def use(self, store: RecordStore | None) -> None:
-        """Write to this store from now on."""
         self.denials.store = self.shadows.store = store
         self._writes_at_once = isinstance(store, MemoryRecords)
         self.counters.store = None if self._writes_at_once else store
@@ -108,7 +106,6 @@ class Recorder:
         self._is_started = False
 
     def _start(self) -> None:
-        """Start the thread, once in each process."""
         with self._starting:
             if self._is_started:
                 return

@@ -102,12 +102,10 @@ class Shadows:
         self.forget()
 
     def forget(self) -> None:
-        """Drop what was counted, as a forked child: its parent writes it."""
         self._changes = threading.Lock()
         self._counts: dict[tuple[int, Shadow], Counts] = {}
 
     def note(self, event: DecisionEvent) -> None:
-        """Count an admitted decision. Does not wait."""
         verdicts = {verdict.charge.key: verdict for verdict in event.decision.verdicts}
         hour = clock.now_us() // (HOUR_S * 1_000_000)
         live: Verdict | None = None
@@ -164,7 +162,6 @@ class Shadows:
         return total
 
     def add(self, hour: int, shadow: Shadow, counts: Counts) -> None:
-        """Add to the counts of the hour. Raises ``StorageUnavailable``."""
         text = json.dumps(shadow, ensure_ascii=False)
         denied = [word for pair in counts.by_identity.items() for word in pair]
         used = [word for pair in counts.used.items() for word in pair]
@@ -175,7 +172,6 @@ class Shadows:
         require_store(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
 
     def of_hour(self, hour: int) -> dict[Shadow, Counts]:
-        """Return what was counted in the hour. Raises ``StorageUnavailable``."""
         store, found = require_store(self.store, KEPT), {}
         totals = {name: int(value) for name, value in store.table(f"trials:{hour}").items()}
         for name, requests in totals.items():

@@ -17,7 +17,6 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import escaped
 
-#: How many entries are read at once.
 AT_ONCE = 1000
 
 
@@ -67,7 +66,6 @@ def require_store(store: RecordStore | None, what: str) -> RecordStore:
 
 
 def storage_prefix(storage: Storage) -> str:
-    """Return what every name in the storage begins with."""
     return str(getattr(storage, "key_prefix", "LIMITS"))
 
 

@@ -171,7 +171,6 @@ class JournalFile:
         return os.fstat(self._descriptor).st_mtime
 
     def put(self, at: int, data: bytes) -> None:
-        """Write there. Raises ``OSError``."""
         if os.pwrite(self._descriptor, data, at) < len(data):
             raise OSError("the disk is full")
 
@@ -319,7 +318,6 @@ def head_of(storage: str) -> bytes:
 
 
 def _is_left(path: Path) -> bool:
-    """Return whether the process of this file has ended."""
     try:
         file = JournalFile.claim(path)
     except OSError:  # a file system without locks, which taking it over reports

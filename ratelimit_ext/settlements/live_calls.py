@@ -31,7 +31,6 @@ from ratelimit_ext.settlements.journal import (
 
 #: Calls of a process that have a cell; beyond them the oldest is forgotten.
 MOST_CALLS: Final = 4096
-#: Limits whose words are kept.
 MOST_LIMITS: Final = 4096
 FREE: Final = b"\0"
 

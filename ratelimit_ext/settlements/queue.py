@@ -296,7 +296,6 @@ class SettlementQueue:
             self._drop(next(iter(self._waiting)), "too many are queued")
 
     def _start(self) -> None:
-        """Start the thread, unless it runs."""
         if self._in_background and self._thread is None:
             self._thread = start_thread("settlements", self._run)
 

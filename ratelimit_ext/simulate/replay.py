@@ -86,14 +86,11 @@ class Rule(NamedTuple):
 
 
 _Key = TypeVar("_Key", int, str)
-#: The rules of an endpoint and a plan.
 Rules: TypeAlias = Callable[[str, str], Sequence[Rule]]
 
 
 @dataclass
 class Tally:
-    """What became of some calls."""
-
     admitted: int = 0
     denied: int = 0
     #: Micro-dollars.

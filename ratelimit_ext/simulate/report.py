@@ -14,9 +14,7 @@ from ratelimit_ext.simulate.demand import FALSE_POSITIVE, Suggestion, false_posi
 from ratelimit_ext.simulate.replay import MINUTE_US, Replay, ReplayOutcome, Rule, Rules, Tally
 from ratelimit_ext.simulate.traffic import Traffic
 
-#: How many callers a report lists.
 MOST_CALLERS: Final = 10
-#: Into how many bars a plot divides the time.
 BARS: Final = 120
 
 

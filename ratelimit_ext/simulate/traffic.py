@@ -62,7 +62,6 @@ class Traffic:
         return self.calls()
 
     def skip(self, number: int, reason: str) -> None:
-        """Count a broken line."""
         self.skipped += 1
         if len(self.reasons) < MOST_REASONS:
             self.reasons.append(f"line {number}: {reason}")

@@ -60,7 +60,6 @@ class SlidingWindow(Strategy):
         return total + cost <= amount, (total, newest, leaver), (total, entries)
 
     def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
-        """One entry more, or a larger one."""
         grain = -(-parameters[1] // (MOST - 1))
         total, entries = state
         if entries and _joins(entries, now_us, grain):

@@ -149,7 +149,6 @@ def _weighted(start: int, previous: int, current: int, now_us: int, period: int)
 
 
 def _wait(limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
-    """Return how long until the cost fits."""
     start, previous, current = snapshot
     amount, period = limit.amount, limit.period_us
     end = start + period

@@ -136,7 +136,6 @@ class Components:
         return is_one_storage and self.naming.key_prefix == other.naming.key_prefix
 
     def resolver_of(self, manager: Manager) -> Resolver:
-        """Return what finds the limits of routes, among those of this manager."""
         return Resolver(
             manager,
             self.naming,

@@ -121,7 +121,6 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         super().__init__(limit, response)
         self.bound_limit = bound_limit
         self.decision = decision
-        #: The verdicts that denied the request.
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
         #: Whether the limit's ``error_message`` is the sentence. It is sent unchanged.
@@ -267,7 +266,6 @@ class TemporarilyUnavailable(ServiceUnavailable):
     def __init__(self, bound_limit: BoundLimit, cause: Cause, wait_ms: int | None) -> None:
         own = _own_message(bound_limit, cause)
         sentence = _answer_to(cause, bound_limit.limit).sentence if own is None else own
-        #: The sentence and how long to wait, for a person.
         self.message = f"{sentence}" if wait_ms is None else f"{sentence} {try_again(wait_ms)}"
         super().__init__(self.message if own is None else own)
         self.bound_limit = bound_limit

@@ -66,7 +66,6 @@ class RequestHooks:
         return before
 
     def install(self, app: flask.Flask) -> None:
-        """Add the hooks to the application."""
         app.before_request(self.before_request)
         app.after_request(self.finish)
         app.teardown_request(self.release)
@@ -119,7 +118,6 @@ class RequestHooks:
         )
 
     def admit_to_block(self, definition: RouteLimit, location: str) -> None:
-        """Decide the limit of a block inside a view; ``location`` is the block's."""
         context = _request_context._get_current_object()
         state, endpoint = self.state_in(context), self._endpoint_in(context)
         if self._is_exempt(state, endpoint):

@@ -79,7 +79,6 @@ class Row(NamedTuple):
         return self._replace(limit=limit_of(item, self.limit.strategy))
 
     def bucket(self, identity: str) -> str:
-        """Return the name of the identity's bucket."""
         return bucket_key(self.prefix, identity)
 
 

@@ -29,7 +29,6 @@ _END_OF_HOSTS: Final = re.compile("[/?#]")
 _UNKNOWN_OPTION: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING_MODULE: Final = re.compile(r"'(\w+)' prerequisite not available")
 _UNKNOWN_DATABASE: Final = re.compile(r"(?:ERR )?(?:DB index is out of range|invalid DB index)")
-#: Options that name a file.
 _FILES: Final = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 _MISTAKES: Final = (ImportError, LimitsConfigurationError, OverflowError, TypeError, ValueError)
 #: Reasons of TLS errors that come again.

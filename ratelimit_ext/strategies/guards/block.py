@@ -77,11 +77,9 @@ class Block(Strategy):
     def take(
         self, state: State | None, now_us: int, cost: int, parameters: Parameters
     ) -> State | None:
-        """Calls are not counted."""
         return state
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """Until the block is over."""
         return state[1] - now_us
 
     def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:

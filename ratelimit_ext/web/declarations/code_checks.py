@@ -47,7 +47,6 @@ class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
 
 
 def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
-    """Raise ``ConfigurationError`` for an unknown keyword."""
     for word in options:
         if word not in allowed:
             raise ConfigurationError(f"{where}: {unknown_name('keyword', word, allowed)}")

@@ -153,8 +153,7 @@ class BucketLimiter(RateLimiter):
         self.naming = naming
 
     @abstractmethod
-    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
-        """Return the name of the bucket."""
+    def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str: ...
 
     def hit(self, item: RateLimitItem, *identifiers: str, cost: int = 1) -> bool:
         """Take the cost if it fits; True if it did."""

@@ -181,7 +181,6 @@ class Manager(LimitManager):
         self.revision += 1
 
     def definitions(self) -> Iterator[Limit]:
-        """Return every definition added so far."""
         return itertools.chain(
             self._application_limits,
             self._default_limits,
@@ -437,7 +436,6 @@ def _plan(limit: Limit) -> str:
 
 
 def _check_names(limits: Iterable[Limit]) -> None:
-    """Raise ``ConfigurationError`` if two different limits have the same name."""
     named: dict[str, Limit] = {}
     for limit in limits:
         name = getattr(limit, "name", "")

@@ -177,7 +177,6 @@ class PolicyLimits:
         self._completing = threading.Lock()
 
     def apply(self) -> None:
-        """Add every limit of the policy to the manager."""
         policy, limiter, manager = self.policy, self._limiter, self._manager
         for limit in policy.application:
             application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")

@@ -40,7 +40,6 @@ from ratelimit_ext.web.storage import Engines
 _NO_LIMITS: Final = RouteLimits()
 #: No limit was asked.
 _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
-#: What listeners learn of.
 _Emitted: TypeAlias = (
     tuple[Decision, Records] | Denial | CachedAnswer | LimitUnavailable | TemporarilyUnavailable
 )
@@ -154,7 +153,6 @@ class Admission:
     def decide_again(
         self, endpoint: str, charges: Sequence[BoundCharge]
     ) -> tuple[Decision, Records]:
-        """Decide another attempt of an admitted request."""
         began = time.perf_counter()
         decision, records = self.decided(charges)
         if self._events.listeners:

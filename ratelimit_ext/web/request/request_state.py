@@ -103,11 +103,9 @@ class RequestState:
         self._taken: list[ChargeRecord] = []
         #: Records that are made and added to these lists when one of them is read.
         self._unread: list[Records] = []
-        #: Whether a decision has denied the request.
         self.is_denied = False
         #: How it was decided while the storage was down; empty if the storage decided.
         self.degraded: Degradation = ""
-        #: A denial that is repeated from memory.
         self.cached_answer: CachedAnswer | None = None
         #: Records that the response decides: it may charge those that are late, refund the others.
         self.conditional: list[ChargeRecord] = []
@@ -125,7 +123,6 @@ class RequestState:
         self.retry_ms: int | None = None
         #: Whether the response is a stream, which outlives the request.
         self.streams = False
-        #: Whether the response has been handled.
         self.finished = False
 
     @property
@@ -155,7 +152,6 @@ class RequestState:
         return self._taken
 
     def reset(self) -> None:
-        """Close it, and forget everything."""
         self.close()
         self._begin()
 

@@ -426,7 +426,6 @@ def costs_by_unit(
     output_tokens: int | None,
     usd: Dollars | None,
 ) -> dict[str, int]:
-    """Costs by unit. Raises ``ValueError`` for an invalid one."""
     if tokens is None and (input_tokens is not None or output_tokens is not None):
         tokens = (input_tokens or 0) + (output_tokens or 0)
     counts = {"tokens": tokens, "input_tokens": input_tokens, "output_tokens": output_tokens}

@@ -77,17 +77,12 @@ class RouteLimits:
     own: tuple[BoundLimit, ...] = ()
     metas: tuple[BoundLimit, ...] = ()
     invalid: tuple[Limit, ...] = ()
-    #: The own and the shared limits together.
     limits: tuple[BoundLimit, ...] = field(init=False)
-    #: The ids of the shared definitions.
     shared_ids: frozenset[int] = field(init=False)
-    #: Whether a scope has to be asked at each request.
     asks_scopes: bool = field(init=False)
     #: Whether a limit applies only to callers with an amount of their own.
     has_optional: bool = field(init=False)
-    #: Whether a request may wait for one of them.
     waits: bool = field(init=False)
-    #: Whether a limit holds something until it is settled.
     holds: bool = field(init=False)
 
     def __post_init__(self) -> None:

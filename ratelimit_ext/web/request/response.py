@@ -27,7 +27,6 @@ from ratelimit_ext.web.request.request_state import WAITED, RequestState
 #: A client should not wait longer in a retry loop, in milliseconds (docs/extension/answers.md).
 LONGEST_RETRY_MS: Final = 60_000
 
-#: How the request was decided while the storage was down.
 DEGRADED: Final = "X-RateLimit-Degraded"
 EXPOSED: Final = (
     *("RateLimit", "RateLimit-Policy", "retry-after-ms", "x-should-retry", DEGRADED, WAITED),
@@ -186,7 +185,6 @@ class ResponseWriter:
     def _write_refusal(
         self, headers: Headers, present: list[str], state: RequestState, wait_ms: int
     ) -> None:
-        """The wait in whole seconds, rounded up, and in milliseconds."""
         written = [("Cache-Control", "no-store")]
         if wait_ms < ENDLESS_MS:
             wait = str(max(1, -(-wait_ms // 1000)))
