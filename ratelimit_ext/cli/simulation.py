@@ -47,9 +47,10 @@ from ratelimit_ext.simulate.traffic import (
 from ratelimit_ext.terminal import echo_json, with_json
 from ratelimit_ext.web.bound_limit import BoundLimit
 from ratelimit_ext.web.commands import application
+from ratelimit_ext.web.declarations.manager import Route
 from ratelimit_ext.web.identities import kinds_of
 from ratelimit_ext.web.inventory import Decider
-from ratelimit_ext.web.request.resolver import Resolver, Route
+from ratelimit_ext.web.request.resolver import Resolver
 
 _COUNT: Final = click.IntRange(min=1)
 

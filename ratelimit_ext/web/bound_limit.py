@@ -23,7 +23,7 @@ from ratelimit_ext.policy import Condition
 from ratelimit_ext.strategies import strategy_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class BoundLimit:
     """A limit as it applies to a route: the limit, its identity and cost functions, its names.
 

@@ -26,10 +26,9 @@ from ratelimit_ext.web.declarations.definitions import (
     methods_called,
     wrap,
 )
+from ratelimit_ext.web.declarations.manager import EDGE, Route
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
-from ratelimit_ext.web.request.resolver import EDGE, Route
-from ratelimit_ext.web.request.response import replaced
 
 BARE: Final = (
     "The limits of the view %r do not apply: its route has the function without them. Write "
@@ -222,7 +221,8 @@ class RequestHooks:
         except HTTPException as refusal:
             state.refusal = True
             app = flask.current_app
-            return replaced(response, app.make_response(app.handle_http_exception(refusal)))
+            answer = app.make_response(app.handle_http_exception(refusal))
+            return self.components.response.replace(response, answer)
         return response
 
     # -- the current request -------------------------------------------------------------------

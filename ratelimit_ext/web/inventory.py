@@ -19,7 +19,7 @@ from ratelimit_ext.core.key import Identity, Naming, bucket_key
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
-from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.manager import Manager, Route
 from ratelimit_ext.web.identities import kinds_of
 
 #: The name of the callable whose wrapper decides, for an endpoint, its view, its blueprint and a
@@ -113,10 +113,7 @@ class Inventory:
                 decider = self.decider(name, view, blueprint, method)
                 deciders.setdefault(decider, []).append(method)
             for decider, own in deciders.items():
-                if decider is None:
-                    found = manager.before_view(app, name, blueprint, method=own[0])
-                else:
-                    found = manager.at_callable(app, name, blueprint, decider, method=own[0])
+                found = manager.applicable(Route(app, name, blueprint, own[0], decider))
                 shared = [each for each in found.shared if each not in manager._application_limits]
                 title = f"{name}: {rule}" + (f" {', '.join(own)}" if len(deciders) > 1 else "")
                 yield Group(title, [*found.own, *shared], name, tuple(own))

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable, Container, Iterable, Iterator
 from copy import copy
 from inspect import unwrap
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakSet, ref
 
 import flask
@@ -31,6 +31,28 @@ from ratelimit_ext.web.declarations.definitions import stated, upgrade
 
 #: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]
+
+
+EDGE: Final = ""
+
+
+class Route(NamedTuple):
+    """What limits are resolved for.
+
+    ``name`` is the decorated callable, ``None`` before a view without decorators, and :data:`EDGE`
+    for a request that reaches no view.
+    """
+
+    app: flask.Flask
+    endpoint: str
+    blueprint: str | None
+    method: str
+    name: str | None
+
+    @property
+    def is_edge(self) -> bool:
+        """Whether only the application's own limits apply."""
+        return not self.endpoint or self.name == EDGE
 
 
 class EndpointLimits(NamedTuple):
@@ -202,47 +224,35 @@ class Manager(LimitManager):
             name in self._policy_blueprints for name in _nesting(blueprint)
         )
 
-    def edge(self, app: flask.Flask, endpoint: str | None, blueprint: str | None) -> EndpointLimits:
-        """Return what applies to a request that reaches no view."""
-        exempt = self.exemption_scope(app, endpoint, blueprint)
-        if endpoint and exempt & ExemptionScope.APPLICATION:
-            return EndpointLimits((), ())
-        return EndpointLimits(tuple(self._application_limits), ())
+    def applicable(self, route: Route, yields: Yields = lambda _: True) -> EndpointLimits:
+        if route.is_edge:
+            return EndpointLimits(self._of_application(route), ())
+        return (self._before_view if route.name is None else self._at_callable)(route, yields)
 
-    def before_view(
-        self,
-        app: flask.Flask,
-        endpoint: str,
-        blueprint: str | None,
-        *,
-        method: str,
-        yields: Yields = lambda _: True,
-    ) -> EndpointLimits:
+    def _of_application(self, route: Route) -> tuple[Limit, ...]:
+        exempt = self.exemption_scope(*route[:3])
+        is_exempt = route.endpoint and exempt & ExemptionScope.APPLICATION
+        return () if is_exempt else tuple(self._application_limits)
+
+    def _before_view(self, route: Route, yields: Yields) -> EndpointLimits:
         """Return what applies to a view without decorators."""
-        shared = self.edge(app, endpoint, blueprint).shared
-        if self.has_hints(endpoint):
+        shared = self._of_application(route)
+        if self.has_hints(route.endpoint):
             # A callable inside the view has limits of its own, which decide about the defaults.
-            hints = self._endpoint_hints[endpoint]
+            hints = self._endpoint_hints[route.endpoint]
             hinted = [lim for hint in hints for lim in self._decorated(hint) if yields(lim)]
             if hinted:
                 if not any(limit.override_defaults for limit in hinted):
                     shared += tuple(self._default_limits)
                 return EndpointLimits(shared, ())
-        own = [limit for limit in self.of_blueprint(app, blueprint) if yields(limit)]
-        return self._with_defaults(shared, own, app, endpoint, blueprint, method)
+        own = [each for each in self.of_blueprint(route.app, route.blueprint) if yields(each)]
+        return self._with_defaults(shared, own, route)
 
-    def at_callable(
-        self,
-        app: flask.Flask,
-        endpoint: str,
-        blueprint: str | None,
-        name: str,
-        *,
-        method: str,
-        yields: Yields = lambda _: True,
-    ) -> EndpointLimits:
+    def _at_callable(self, route: Route, yields: Yields) -> EndpointLimits:
         """Return what applies to a decorated callable, with what would have applied before the
         view."""
+        app, endpoint, blueprint, _, name = route
+        assert name is not None
         view = self._view_of(app, endpoint, name)
         own = [*self._decorated(name, view)]
         if view is not None:
@@ -250,13 +260,13 @@ class Manager(LimitManager):
         own = [limit for limit in own if yields(limit)]
         if not any(limit.override_defaults for limit in own):
             own += [limit for limit in self.of_blueprint(app, blueprint) if yields(limit)]
-        shared = self.edge(app, endpoint, blueprint).shared
-        return self._with_defaults(shared, own, app, endpoint, blueprint, method)
+        return self._with_defaults(self._of_application(route), own, route)
 
-    def candidates(
-        self, app: flask.Flask, endpoint: str, blueprint: str | None, name: str | None
-    ) -> EndpointLimits:
-        """Everything that could apply, whatever the method and the functions' answers."""
+    def candidates(self, route: Route) -> EndpointLimits:
+        """Return all that could apply, whatever the method and the functions' answers."""
+        if route.is_edge:
+            return self.applicable(route)
+        app, endpoint, blueprint, _, name = route
         own = self.of_callable(app, endpoint, name), self.of_blueprint(app, blueprint)
         return EndpointLimits(self.shared(), (*own[0], *own[1]))
 
@@ -290,8 +300,9 @@ class Manager(LimitManager):
         view = app.view_functions.get(endpoint or "")
         if endpoint is None or view is None:
             return [], []
-        name = get_qualified_name(view)
-        found = self.at_callable(app, endpoint, blueprint or None, name, method="GET")
+        found = self.applicable(
+            Route(app, endpoint, blueprint or None, "GET", get_qualified_name(view))
+        )
         defaults = [limit for limit in found.shared if limit not in self._application_limits]
         return list(itertools.chain(*defaults)), list(itertools.chain(*found.own))
 
@@ -380,24 +391,17 @@ class Manager(LimitManager):
         return found
 
     def _with_defaults(
-        self,
-        shared: tuple[Limit, ...],
-        own: list[Limit],
-        app: flask.Flask,
-        endpoint: str,
-        blueprint: str | None,
-        method: str,
+        self, shared: tuple[Limit, ...], own: list[Limit], route: Route
     ) -> EndpointLimits:
         """Add the defaults unless the view has limits for this method that override them.
 
         A plan overrides them only with ``override_defaults``.
         """
-        if not self.exemption_scope(app, endpoint, blueprint) & ExemptionScope.DEFAULT:
+        if not self.exemption_scope(*route[:3]) & ExemptionScope.DEFAULT:
             stated = [limit for limit in own if limit.override_defaults or not _plan(limit)]
-            for_method = any(
-                limit.methods is None or method.lower() in limit.methods for limit in stated
-            )
-            inside = self._inside_plans(endpoint, blueprint)
+            method = route.method.lower()
+            for_method = any(limit.methods is None or method in limit.methods for limit in stated)
+            inside = self._inside_plans(route.endpoint, route.blueprint)
             overriding = any(limit.override_defaults or limit in inside for limit in stated)
             if not (for_method and overriding):
                 shared += tuple(self._default_limits)

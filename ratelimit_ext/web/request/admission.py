@@ -23,6 +23,7 @@ from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
+from ratelimit_ext.web.declarations.manager import EDGE, Route
 from ratelimit_ext.web.errors import (
     STORAGE_FULL_WAIT_MS,
     LimitUnavailable,
@@ -34,7 +35,7 @@ from ratelimit_ext.web.request.charges import Charges
 from ratelimit_ext.web.request.line import Line
 from ratelimit_ext.web.request.refusals import AdmissionOutcome, Denial, IsFinal, Refusals
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.request.resolver import EDGE, SWALLOWED, Resolver, Route, RouteLimits
+from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver, RouteLimits
 from ratelimit_ext.web.storage import Engines
 
 _NO_LIMITS: Final = RouteLimits()

@@ -9,8 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Final, NamedTuple
+from functools import lru_cache, partial
+from typing import Any, Final
 
 import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit, RouteLimit
@@ -31,7 +31,7 @@ from ratelimit_ext.web.bound_limit import (
 from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.definitions import runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of, rank, with_amount
-from ratelimit_ext.web.declarations.manager import EndpointLimits, Manager, code_of
+from ratelimit_ext.web.declarations.manager import Manager, Route, code_of
 
 #: How many answers of the limit functions of a route are kept compiled.
 MOST_VARIANTS: Final = 256
@@ -41,28 +41,8 @@ MOST_ROUTES: Final = 4096
 #: Flask-Limiter's words.
 SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 
-EDGE: Final = ""
 #: The answer of a function that failed: its definition has no limit for this request.
 _NO_ANSWER: Final = ("",)
-
-
-class Route(NamedTuple):
-    """What limits are resolved for.
-
-    ``name`` is the decorated callable, ``None`` before a view without decorators, and :data:`EDGE`
-    for a request that reaches no view.
-    """
-
-    app: flask.Flask
-    endpoint: str
-    blueprint: str | None
-    method: str
-    name: str | None
-
-    @property
-    def is_edge(self) -> bool:
-        """Whether only the application's own limits apply."""
-        return not self.endpoint or self.name == EDGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,18 +101,18 @@ class Resolver:
         manager: Manager,
         naming: Naming,
         *,
-        metas: Sequence[MetaLimit] = (),
+        metas: Sequence[MetaLimit],
         callbacks: Callbacks,
-        overrides: Overrides | None = None,
-        swallow_errors: bool = False,
-        strict: bool = False,
+        overrides: Overrides,
+        swallow_errors: bool,
+        strict: bool,
         logger: logging.Logger,
     ) -> None:
         self.manager = manager
         self.naming = naming
         self.metas = metas
         self.estimators = callbacks.estimators
-        self.overrides = overrides or Overrides(None)
+        self.overrides = overrides
         self._callbacks = callbacks
         self._swallow_errors = swallow_errors
         self._strict = strict
@@ -140,11 +120,11 @@ class Resolver:
         self._routes: dict[Route, _CompiledRoute] = {}
         self._revision = -1
         self._logged: set[tuple[flask.Flask, str]] = set()
-        #: Limits with the amounts of overrides, each with the limit whose id is in the key.
-        self._adjusted: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
-        #: The same as classes of traffic may use them, and what counts members of a group.
-        self._classed: dict[tuple[int, str], tuple[BoundLimit, BoundLimit]] = {}
-        self._shares: dict[int, tuple[BoundLimit, BoundLimit]] = {}
+        kept = lru_cache(maxsize=MOST_VARIANTS)
+        self._with_override = kept(self._made_with_override)
+        self._of_class = kept(_of_class)
+        #: Returns what counts the members of the group beside a limit that is shared fairly.
+        self.share_of = kept(self._made_share_of)
 
     def limits(self, route: Route) -> RouteLimits:
         if not self.overrides.is_watched:
@@ -178,7 +158,7 @@ class Resolver:
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
         """Return the limits of a route for callers on a plan, without a request. Those whose string
         is a function are left out, as only a request has them."""
-        shared, own = self._candidates(route)
+        shared, own = self.manager.candidates(route)
         answers = {
             id(each): plan if plan and getattr(each, "plan", "") else _NO_ANSWER
             for each in (*shared, *own, *self.metas)
@@ -210,29 +190,15 @@ class Resolver:
         override = self.overrides.find(bound.limit.name, identity)
         if override is None:
             return None if bound.optional else bound
-        if bound.is_candidate:
-            return None
-        key = id(bound), override.amount
-        known = self._adjusted.get(key)
-        if known is None:
-            own = self.with_own_amount(bound, override.amount, flask.current_app)
-            known = bound, replace(own, override=override.amount)
-            if len(self._adjusted) >= MOST_VARIANTS:
-                self._adjusted.clear()
-            self._adjusted[key] = known
-        return known[1]
+        return None if bound.is_candidate else self._with_override(bound, override.amount)
+
+    def _made_with_override(self, bound: BoundLimit, amount: str) -> BoundLimit:
+        return replace(self.with_own_amount(bound, amount, flask.current_app), override=amount)
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
         """Return the limit as a class of traffic may use it."""
-        name = name if any(name == each for each, _ in bound.limit.keep) else ""
-        key = id(bound), name
-        known = self._classed.get(key)
-        if known is None:
-            if len(self._classed) >= MOST_VARIANTS:
-                self._classed.clear()
-            known = bound, replace(bound, limit=bound.limit.of_class(name))
-            self._classed[key] = known
-        return known[1]
+        known = any(name == each for each, _ in bound.limit.keep)
+        return self._of_class(bound, name if known else "")
 
     def member_of(self, item: RateLimitItem) -> Callable[[], Any] | None:
         """Return who of a group sends a request, for a limit that is shared fairly. Raises
@@ -242,25 +208,18 @@ class Resolver:
             raise ConfigurationError(f"fair: {unknown_name('identity', fair, known)}")
         return known[fair] if isinstance(fair, str) else fair
 
-    def share_of(self, bound: BoundLimit) -> BoundLimit:
-        """Return what counts the members of the group beside a limit that is shared fairly."""
-        known = self._shares.get(id(bound))
-        if known is None:
-            if len(self._shares) >= MOST_VARIANTS:
-                self._shares.clear()
-            limit = bound.limit.share()
-            share = replace(
-                bound,
-                limit=limit,
-                bucket_prefix=self.naming.prefix(limit, bound.scope),
-                header=f'"{header_name(limit)}"',
-                policy=policy_item(limit),
-                metas=(),
-                plan_sentence="",
-                amount_sentence=None,
-            )
-            known = self._shares[id(bound)] = bound, share
-        return known[1]
+    def _made_share_of(self, bound: BoundLimit) -> BoundLimit:
+        limit = bound.limit.share()
+        return replace(
+            bound,
+            limit=limit,
+            bucket_prefix=self.naming.prefix(limit, bound.scope),
+            header=f'"{header_name(limit)}"',
+            policy=policy_item(limit),
+            metas=(),
+            plan_sentence="",
+            amount_sentence=None,
+        )
 
     def denies_if_invalid(self, definition: Limit) -> bool:
         """Return whether a limit denies if its function returns an invalid one. In Flask-Limiter, a
@@ -278,7 +237,7 @@ class Resolver:
 
     def _questions(self, route: Route) -> _CompiledRoute:
         """Return what has to be asked at every request, for the definitions that may apply."""
-        shared, own = self._candidates(route)
+        shared, own = self.manager.candidates(route)
         questions: dict[Callable[[], Any], int] = {}
         question_of: dict[int, int] = {}
         for definition in (*shared, *own, *self.metas):
@@ -299,12 +258,6 @@ class Resolver:
                 return _NO_ANSWER
             self._logger.debug("%r failed for a request without a view", question, exc_info=True)
             return _NO_ANSWER
-
-    def _candidates(self, route: Route) -> EndpointLimits:
-        app, endpoint, blueprint, _, name = route
-        if route.is_edge:
-            return self.manager.edge(app, endpoint, blueprint)
-        return self.manager.candidates(app, endpoint, blueprint, name)
 
     def _with_own_amounts(
         self, found: RouteLimits, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
@@ -404,7 +357,9 @@ class _Binder:
         self._invalid: list[Limit] = []
 
     def route_limits(self) -> RouteLimits:
-        shared, own = self._applicable()
+        shared, own = self._resolver.manager.applicable(
+            self._route, lambda definition: bool(self._limits(definition))
+        )
         found = RouteLimits(
             tuple((id(each), self._applying(self._limits(each))) for each in shared),
             self._applying(bound for each in own for bound in self._limits(each)),
@@ -428,28 +383,13 @@ class _Binder:
         own = self._applying(bound for each in definitions for bound in self._limits(each))
         return RouteLimits((), own, self._metas(), self._denying())
 
-    def _applicable(self) -> EndpointLimits:
-        app, endpoint, blueprint, method, name = self._route
-        manager = self._resolver.manager
-        if self._route.is_edge:
-            return manager.edge(app, endpoint, blueprint)
-
-        def yields(definition: Limit) -> bool:
-            return bool(self._limits(definition))
-
-        if name is None:
-            return manager.before_view(app, endpoint, blueprint, method=method, yields=yields)
-        return manager.at_callable(app, endpoint, blueprint, name, method=method, yields=yields)
-
     def _applying(self, limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
         return tuple([bound for bound in limits if applies_to(bound.runtime, self._route.method)])
 
     def _metas(self) -> tuple[BoundLimit, ...]:
-        app, endpoint, blueprint, _, _ = self._route
+        exemption_scope = self._resolver.manager.exemption_scope
         metas = [bound for each in self._resolver.metas for bound in self._limits(each)]
-        if metas and ExemptionScope.META & self._resolver.manager.exemption_scope(
-            app, endpoint, blueprint
-        ):
+        if metas and ExemptionScope.META & exemption_scope(*self._route[:3]):
             return ()
         return tuple([replace(bound, is_meta=True) for bound in metas])
 
@@ -543,55 +483,54 @@ class _Binder:
 
     def _warn_of_estimate(self, bound: BoundLimit) -> None:
         """Log, once for each limit, that a call costs 1 until it is settled."""
-        app = self._route.app
-        if self._resolver.log_once(app, str(bound.limit)):
-            app.logger.warning(
-                "Limit %s has no estimate: each call costs %s %s until it is settled. Register "
-                "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without "
-                "this warning.",
-                bound.limit.name or bound.runtime.limit,
-                bound.limit.outside(bound.fixed_cost or 0),
-                bound.limit.unit,
-                bound.limit.unit,
-            )
+        limit = bound.limit
+        self._log(
+            str(limit),
+            "Limit %s has no estimate: each call costs %s %s until it is settled. Register "
+            "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without this "
+            "warning.",
+            *(limit.name or bound.runtime.limit, limit.outside(bound.fixed_cost or 0)),
+            *(limit.unit, limit.unit),
+            level=logging.WARNING,
+        )
 
     def _log_one_name(self, one: BoundLimit, other: BoundLimit) -> None:
         """Log, once for each name, that limits from different places share a bucket. Those of one
         place are refused at the start."""
-        app = self._route.app
-        if self._resolver.log_once(app, f"one name: {one.limit.name}"):
-            app.logger.error(
-                "Limits %s and %s apply together to %s and have one name: each request is charged "
-                "twice, and the smaller amount decides. Give them different names.",
-                one.runtime.limit,
-                other.runtime.limit,
-                self._route.endpoint,
-            )
+        self._log(
+            f"one name: {one.limit.name}",
+            "Limits %s and %s apply together to %s and have one name: each request is charged "
+            "twice, and the smaller amount decides. Give them different names.",
+            *(one.runtime.limit, other.runtime.limit, self._route.endpoint),
+        )
 
     def _log_one_bucket(self, bound: BoundLimit) -> None:
         """Log, once for each limit, that two of them count by different functions, of which both
         may return the same text, such as the address of a caller without a key."""
-        app = self._route.app
-        if self._resolver.log_once(app, f"one bucket: {bound.bucket_prefix}"):
-            app.logger.warning(
-                "Two limits %s of %s have different key functions and no names: if both return "
-                "the same text, they share a bucket, and the request is charged twice. Give one of "
-                "them a name.",
-                bound.runtime.limit,
-                self._route.endpoint,
-            )
+        self._log(
+            f"one bucket: {bound.bucket_prefix}",
+            "Two limits %s of %s have different key functions and no names: if both return the "
+            "same text, they share a bucket, and the request is charged twice. Give one of them a "
+            "name.",
+            *(bound.runtime.limit, self._route.endpoint),
+            level=logging.WARNING,
+        )
 
     def _log_invalid(self, text: object, error: ValueError, *, denies: bool) -> None:
         """Log an invalid limit of a function to the application's logger, which more people read
         than Flask-Limiter's. Once for each string, as callers may choose it."""
-        route = self._route
-        if self._resolver.log_once(route.app, str(text)):
-            route.app.logger.error(
-                "The limit of %s is invalid, and %s: %s",
-                route.name or route.endpoint or "a request without a view",
-                "its requests are answered with 503" if denies else "its defaults apply instead",
-                error,
-            )
+        where = self._route.name or self._route.endpoint or "a request without a view"
+        then = "its requests are answered with 503" if denies else "its defaults apply instead"
+        self._log(str(text), "The limit of %s is invalid, and %s: %s", where, then, error)
+
+    def _log(self, subject: str, text: str, *words: object, level: int = logging.ERROR) -> None:
+        app = self._route.app
+        if self._resolver.log_once(app, subject):
+            app.logger.log(level, text, *words)
+
+
+def _of_class(bound: BoundLimit, name: str) -> BoundLimit:
+    return replace(bound, limit=bound.limit.of_class(name))
 
 
 def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:

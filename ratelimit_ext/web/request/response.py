@@ -112,6 +112,16 @@ class ResponseWriter:
             exposed = headers.get("Access-Control-Expose-Headers")
             headers["Access-Control-Expose-Headers"] = f"{exposed}, {own}" if exposed else own
 
+    def replace(self, response: flask.Response, refusal: flask.Response) -> flask.Response:
+        """Return the refusal in place of a response, with the headers that others have set on
+        that."""
+        refusal.call_on_close(response.close)
+        own = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
+        refusal.headers.extend(
+            [(name, value) for name, value in response.headers if name.lower() not in own]
+        )
+        return refusal
+
     def _deduct(self, state: RequestState, response: flask.Response) -> None:
         """Charge what ``deduct_when`` deducts, at the cost that is known by now, or refund what it
         does not deduct if that was reserved."""
@@ -204,16 +214,6 @@ class ResponseWriter:
 def _append(headers: Headers, written: list[tuple[str, str]]) -> None:
     """Add headers whose values are known to be valid, without the checks, which take longer."""
     headers._list += written  # noqa: SLF001
-
-
-def replaced(response: flask.Response, refusal: flask.Response) -> flask.Response:
-    """Return the refusal in place of a response, with the headers that others have set on that."""
-    refusal.call_on_close(response.close)
-    own = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
-    refusal.headers.extend(
-        [(name, value) for name, value in response.headers if name.lower() not in own]
-    )
-    return refusal
 
 
 def _is_budget(state: RequestState) -> bool:
