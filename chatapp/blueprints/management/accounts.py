@@ -115,15 +115,7 @@ class AmountFields(Change):
 # -- users -------------------------------------------------------------------------------------
 
 
-@action(
-    "GET /users",
-    "read",
-    "chat users list",
-    "chat users export",
-    query=UserQuery,
-    of_team=True,
-    order="user",
-)
+@action("GET /users", "read", query=UserQuery, of_team=True, order="user")
 def list_users(call: Call) -> list[dict[str, object]]:
     """The users with their plans, teams and amounts."""
     query, own = call.query, OwnersAmounts()
@@ -148,14 +140,7 @@ def get_user(call: Call, user: str) -> dict[str, object]:
     return users.as_json(found, OwnersAmounts())
 
 
-@action(
-    "PUT /users/<path:user>",
-    "users",
-    *("chat plans set", "chat users set-team", "chat users clear-team"),
-    *("chat users activate", "chat users deactivate"),
-    body=UserFields,
-    of_team=True,
-)
+@action("PUT /users/<path:user>", "users", body=UserFields, of_team=True)
 def put_user(call: Call, user: str) -> bool:
     """Create a user, or change one, to have these fields."""
     body, operator, services = call.body, call.operator, current_services()
@@ -200,13 +185,13 @@ def _check_team(team: str | None) -> None:
             raise unknown("team", team)
 
 
-@action("DELETE /users/<path:user>", "users", "chat users delete")
+@action("DELETE /users/<path:user>", "users")
 def delete_user(call: Call, user: str) -> dict[str, object]:
     """Delete a user with their keys, amounts and overrides, for good."""
     return {"done": users.delete(name_of(user), **call.why)}
 
 
-@action("POST /users", "users", "chat users import", body=ImportFields)
+@action("POST /users", "users", body=ImportFields)
 def import_users(call: Call) -> dict[str, object]:
     """Create and change users by CSV, all or none."""
     body = call.body
@@ -229,7 +214,7 @@ def import_users(call: Call) -> dict[str, object]:
 # -- keys --------------------------------------------------------------------------------------
 
 
-@action("GET /keys", "read", "chat keys list", query=KeyQuery, of_team=True, order="user id")
+@action("GET /keys", "read", query=KeyQuery, of_team=True, order="user id")
 def list_keys(call: Call) -> list[dict[str, object]]:
     """The keys, without their secrets."""
     accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
@@ -243,7 +228,7 @@ def list_keys(call: Call) -> list[dict[str, object]]:
     ]
 
 
-@action("POST /keys", "keys", "chat keys create", body=NewKey, of_team=True)
+@action("POST /keys", "keys", body=NewKey, of_team=True)
 def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. The answer has the key, this one time."""
     body, operator, services = call.body, call.operator, current_services()
@@ -276,13 +261,7 @@ def get_key(call: Call, key: str) -> dict[str, object]:
     return _key(call, key)
 
 
-@action(
-    "PUT /keys/<key>",
-    "keys",
-    *("chat keys set-models", "chat keys set-files", "chat keys set-class"),
-    "chat keys set-people",
-    body=KeyFields,
-)
+@action("PUT /keys/<key>", "keys", body=KeyFields)
 def put_key(call: Call, key: str) -> bool:
     """Change a key to have these fields."""
     body, found = call.body, current_services().accounts.find(key)
@@ -306,7 +285,7 @@ def put_key(call: Call, key: str) -> bool:
     return False
 
 
-@action("DELETE /keys/<key>", "keys", "chat keys revoke", of_team=True)
+@action("DELETE /keys/<key>", "keys", of_team=True)
 def revoke_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a key; a revoked key stays as it is."""
     call.operator.check_key(key)
@@ -314,7 +293,7 @@ def revoke_key(call: Call, key: str) -> dict[str, object]:
     return {"done": done.sentence, "immediate": done.is_immediate}
 
 
-@action("DELETE /keys", "keys", "chat keys revoke", query=UsersKeys, of_team=True)
+@action("DELETE /keys", "keys", query=UsersKeys, of_team=True)
 def revoke_keys(call: Call) -> dict[str, object]:
     """Revoke all keys of a user."""
     call.operator.check_user(call.query.user)
@@ -323,7 +302,7 @@ def revoke_keys(call: Call) -> dict[str, object]:
     return {"done": f"{len(done)} keys are revoked.", "revoked": revoked}
 
 
-@action("POST /keys/<key>/rotate", "keys", "chat keys rotate", body=Rotation, of_team=True)
+@action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True)
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Create a key like this one, which expires after the overlap."""
     call.operator.check_rotation(key)
@@ -333,7 +312,7 @@ def rotate_key(call: Call, key: str) -> dict[str, object]:
     return {**_key(call, made.public_id), "key": made.text, "replaces": key, "done": done}
 
 
-@action("POST /accounts/off", "all", "chat keys off", body=Change)
+@action("POST /accounts/off", "all", body=Change)
 def turn_accounts_off(call: Call) -> dict[str, object]:
     """Serve without keys again, after the database was replaced by one that has none."""
     keys.turn_accounts_off(**call.why)
@@ -351,7 +330,7 @@ def _key(call: Call, key: str) -> dict[str, object]:
 # -- teams and plans -----------------------------------------------------------------------------
 
 
-@action("GET /teams", "read", "chat teams list", of_team=True, order="team")
+@action("GET /teams", "read", of_team=True, order="team")
 def list_teams(call: Call) -> list[dict[str, object]]:
     """The teams with their budgets and members."""
     accounts, own = current_services().accounts, OwnersAmounts()
@@ -379,7 +358,7 @@ def get_team(call: Call, team: str) -> dict[str, object]:
     return shown
 
 
-@action("PUT /teams/<path:team>", "teams", "chat teams create", body=TeamFields)
+@action("PUT /teams/<path:team>", "teams", body=TeamFields)
 def put_team(call: Call, team: str) -> bool:
     """Create a team, or change its budgets."""
     limits = call.body.limits
@@ -389,7 +368,7 @@ def put_team(call: Call, team: str) -> bool:
     return users.put_team(name, amounts, **call.why)
 
 
-@action("GET /plans", "read", "chat plans list", order="plan")
+@action("GET /plans", "read", order="plan")
 def list_plans(_call: Call) -> list[dict[str, Any]]:
     """The plans, each with its users."""
     return users.plans()
@@ -398,16 +377,9 @@ def list_plans(_call: Call) -> list[dict[str, Any]]:
 # -- amounts -----------------------------------------------------------------------------------
 
 AMOUNT: Final = "/amounts/<any(user, key, team):owner>/<limit>/<path:name>"
-CHANGED: Final = ("users", "keys", "teams")
 
 
-@action(
-    f"PUT {AMOUNT}",
-    "limits",
-    *(f"chat {each} set-amount" for each in CHANGED),
-    body=AmountFields,
-    of_team=True,
-)
+@action(f"PUT {AMOUNT}", "limits", body=AmountFields, of_team=True)
 def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Give a user, key or team an amount of a limit, for good or until then."""
     name, body = amounts.named(owner, name), call.body
@@ -418,9 +390,7 @@ def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, obj
     return {"done": done}
 
 
-@action(
-    f"DELETE {AMOUNT}", "limits", *(f"chat {each} clear-amount" for each in CHANGED), of_team=True
-)
+@action(f"DELETE {AMOUNT}", "limits", of_team=True)
 def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Remove an amount and its override; the policy's applies again."""
     name = amounts.named(owner, name)

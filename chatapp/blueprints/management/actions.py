@@ -64,8 +64,7 @@ class Listed(Fields):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
     """An address and what it does. ``order`` are the fields that a list is sorted by, downward
-    after a minus; ``of_team``: a team's administrator may, on their team; ``commands`` do the
-    same."""
+    after a minus; ``of_team``: a team's administrator may, on their team."""
 
     method: Method
     path: str
@@ -75,7 +74,6 @@ class Action:
     query: type[Fields]
     of_team: bool
     order: str | None
-    commands: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -104,7 +102,7 @@ ITEMS: Final[dict[str, Action]] = {}
 def action(
     rule: str,
     scope: Scope,
-    *commands: str,
+    *,
     body: type[Fields] | None = None,
     query: type[Fields] | None = None,
     of_team: bool = False,
@@ -126,7 +124,6 @@ def action(
             query=query or plain,
             of_team=of_team,
             order=order,
-            commands=commands,
         )
         ACTIONS.append(row)
         if method == "GET" and order is None:

@@ -18,13 +18,13 @@ class NewAdminKey(Change):
     expires: End | None = None
 
 
-@action("GET /admin-keys", "all", "chat admin-keys list", order="name id")
+@action("GET /admin-keys", "all", order="name id")
 def list_admin_keys(_call: Call) -> list[dict[str, object]]:
     """The management keys, without their secrets."""
     return [admin_keys.as_json(each) for each in current_services().admin_keys.all()]
 
 
-@action("POST /admin-keys", "all", "chat admin-keys create", body=NewAdminKey)
+@action("POST /admin-keys", "all", body=NewAdminKey)
 def create_admin_key(call: Call) -> dict[str, object]:
     """Create a management key. The answer has it, this one time."""
     body = call.body
@@ -35,13 +35,13 @@ def create_admin_key(call: Call) -> dict[str, object]:
     return {"id": made.public_id, "key": made.text}
 
 
-@action("DELETE /admin-keys/<key>", "all", "chat admin-keys revoke")
+@action("DELETE /admin-keys/<key>", "all")
 def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a management key; a revoked key stays as it is."""
     return {"done": f"Key {key} of {admin_keys.revoke(key, **call.why).name} is revoked."}
 
 
-@action("POST /admin-keys/<key>/rotate", "all", "chat admin-keys rotate", body=Rotation)
+@action("POST /admin-keys/<key>/rotate", "all", body=Rotation)
 def rotate_admin_key(call: Call, key: str) -> dict[str, object]:
     """Create a management key like this one, which expires after the overlap."""
     made, old = admin_keys.rotate(key, overlap=call.body.overlap, **call.why)

@@ -102,21 +102,14 @@ def _calls_of(call: Call) -> dict[str, Any]:
     return {"user": user, "team": team, "since": since, "until": until}
 
 
-@action("GET /usage/<path:user>", "read", "chat usage", of_team=True)
+@action("GET /usage/<path:user>", "read", of_team=True)
 def get_usage(call: Call, user: str) -> dict[str, Any]:
     """What a caller has left and has spent."""
     call.operator.check_user(callers.name_of(user))
     return reports.usage(user)
 
 
-@action(
-    "GET /spending",
-    "read",
-    "chat spend",
-    query=Top,
-    of_team=True,
-    order="-cost_micro_usd -calls subject",
-)
+@action("GET /spending", "read", query=Top, of_team=True, order="-cost_micro_usd -calls subject")
 def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     """Who has spent most, this month or in that time: calls, tokens and dollars."""
     period, query = _calls_of(call), call.query
@@ -126,14 +119,7 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     return [reports.with_dollars(asdict(each)) for each in found]
 
 
-@action(
-    "GET /spending/forecast",
-    "read",
-    "chat spend",
-    query=Ahead,
-    of_team=True,
-    order="subject budget",
-)
+@action("GET /spending/forecast", "read", query=Ahead, of_team=True, order="subject budget")
 def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     """When the budgets of those who have spent most this week will be used up, and how sure that
     is."""
@@ -146,23 +132,14 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     return found
 
 
-@action(
-    "GET /ledger/days", "read", "chat ledger show", query=Summed, of_team=True, order="day subject"
-)
+@action("GET /ledger/days", "read", query=Summed, of_team=True, order="day subject")
 def list_days(call: Call) -> Iterable[dict[str, Any]]:
     """Calls, tokens and dollars by day, the oldest first."""
     found = current_services().reports.totals(by=call.query.by, **_calls_of(call))
     return [reports.with_dollars(asdict(each)) for each in found]
 
 
-@action(
-    "GET /ledger/calls",
-    "read",
-    "chat ledger calls",
-    query=Period,
-    of_team=True,
-    order="started_at id",
-)
+@action("GET /ledger/calls", "read", query=Period, of_team=True, order="started_at id")
 def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     """The calls, the oldest first."""
     period = _calls_of(call)
@@ -171,26 +148,20 @@ def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     return map(reports.with_dollars, current_services().reports.calls(**period, paged=True))
 
 
-@action("GET /ledger/traffic", "read", "chat ledger traffic", query=Period, order="time")
+@action("GET /ledger/traffic", "read", query=Period, order="time")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """The calls as traffic for simulations."""
     return list(reports.traffic(current_services().reports.calls(**_calls_of(call))))
 
 
-@action("GET /ledger/estimates", "read", "chat ledger estimates", query=Since, order="slug")
+@action("GET /ledger/estimates", "read", query=Since, order="slug")
 def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     """Usage compared with its estimates, by model."""
     found = current_services().reports.estimates(since=call.query.since)
     return [asdict(each) for each in found]
 
 
-@action(
-    "GET /ledger/outcomes",
-    "read",
-    "chat ledger outcomes",
-    query=Ago,
-    order="-failed -calls upstream model",
-)
+@action("GET /ledger/outcomes", "read", query=Ago, order="-failed -calls upstream model")
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """How calls ended, by upstream and model; those with the most failures first."""
     since = datetime.now(UTC) - call.query.since
@@ -206,14 +177,14 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     ]
 
 
-@action("GET /ledger/check", "read", "chat ledger check", query=OfUser)
+@action("GET /ledger/check", "read", query=OfUser)
 def check_ledger(call: Call) -> dict[str, Any]:
     """Unfinished calls, wrong costs and limits that disagree."""
     found, compared, _ = reports.check(callers.known_identity(call.query.user), call.query.since)
     return reports.findings_as_json(found, compared)
 
 
-@action("POST /ledger/prune", "all", "chat ledger prune", body=Pruning)
+@action("POST /ledger/prune", "all", body=Pruning)
 def prune_ledger(call: Call) -> dict[str, Any]:
     """Delete old calls."""
     days = call.body.keep_days or current_services().settings.ledger_keep_days
@@ -222,7 +193,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
     return {"deleted": reports.prune_ledger(days, **call.why), "days": days}
 
 
-@action("POST /ledger/restore", "limits", "chat ledger restore", body=Restoring)
+@action("POST /ledger/restore", "limits", body=Restoring)
 def restore_limits(call: Call) -> dict[str, Any]:
     """Rebuild limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
     body = call.body
@@ -231,7 +202,7 @@ def restore_limits(call: Call) -> dict[str, Any]:
     return {"limits": [asdict(each) for each in found], "applied": body.apply}
 
 
-@action("POST /ledger/credit", "limits", "chat credit", body=Credit)
+@action("POST /ledger/credit", "limits", body=Credit)
 def give_credit(call: Call) -> dict[str, Any]:
     """Give dollars back, at most what was spent in the present windows of the budgets."""
     named = {each: getattr(call.body, each) for each in OWNERS if getattr(call.body, each)}
@@ -242,7 +213,7 @@ def give_credit(call: Call) -> dict[str, Any]:
     return {"done": done}
 
 
-@action("GET /alerts", "read", "chat alerts list", query=Since, order="at id")
+@action("GET /alerts", "read", query=Since, order="at id")
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     """The alerts that were raised, the oldest first, in dollars."""
     found = alerts(current_services().database, since=call.query.since)
@@ -251,13 +222,13 @@ def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     ]
 
 
-@action("POST /alerts/test", "all", "chat alerts test", body=Change)
+@action("POST /alerts/test", "all", body=Change)
 def send_test_alert(_call: Call) -> dict[str, Any]:
     """Send a test to the webhook, once."""
     return reports.test_webhook()
 
 
-@action("GET /providers", "read", "chat providers check", order="name")
+@action("GET /providers", "read", order="name")
 def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     """The upstreams: how many keys they have, which are missing here, which pause, and what is left
     of their quotas."""

@@ -68,7 +68,7 @@ class BlockFields(Change):
 # -- what there is -------------------------------------------------------------------------------
 
 
-@action("GET /policy", "read", "ratelimit check")
+@action("GET /policy", "read")
 def get_policy(_call: Call) -> dict[str, Any]:
     """The policy that is configured, checked: its limits, its plans, and warnings."""
     try:
@@ -77,14 +77,14 @@ def get_policy(_call: Call) -> dict[str, Any]:
         raise OperatorError("invalid_policy", str(error)) from error
 
 
-@action("GET /limits", "read", "ratelimit show", query=OfEndpoint, order="endpoint")
+@action("GET /limits", "read", query=OfEndpoint, order="endpoint")
 def list_limits(call: Call) -> list[dict[str, Any]]:
     """Every endpoint with its limits, and where each is written."""
     with of_field("endpoint"):
         return definitions_of(current_services().limiter.operators, call.query.endpoint)
 
 
-@action("GET /states/<path:identity>", "read", "ratelimit inspect", order="limit plan identity")
+@action("GET /states/<path:identity>", "read", order="limit plan identity")
 def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
     """What every limit has counted of a caller."""
     found = shared_operators().states(identity)
@@ -93,14 +93,7 @@ def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
     return [each.as_json() for each in found]
 
 
-@action(
-    "GET /used",
-    "read",
-    "ratelimit top",
-    "ratelimit near",
-    query=Used,
-    order="-share limit identity",
-)
+@action("GET /used", "read", query=Used, order="-share limit identity")
 def list_used(call: Call) -> list[dict[str, Any]]:
     """Who has used at least so many percent of a limit, the largest share first."""
     query = call.query
@@ -109,7 +102,7 @@ def list_used(call: Call) -> list[dict[str, Any]]:
     return [each.as_json() for each in found]
 
 
-@action("GET /denials", "read", "ratelimit why", query=Denied, order="at limit identity endpoint")
+@action("GET /denials", "read", query=Denied, order="at limit identity endpoint")
 def list_denials(call: Call) -> list[dict[str, Any]]:
     """Who was denied lately, and when the next call is free."""
     identities = [call.query.identity] if call.query.identity else []
@@ -117,9 +110,7 @@ def list_denials(call: Call) -> list[dict[str, Any]]:
     return [record_as_json(each) for each in found.records]
 
 
-@action(
-    "GET /shadow", "read", "ratelimit shadow report", query=OfLimit, order="limit amount period"
-)
+@action("GET /shadow", "read", query=OfLimit, order="limit amount period")
 def list_shadow(call: Call) -> list[dict[str, Any]]:
     """What limits in shadow and candidates would have denied."""
     with of_field("name"):
@@ -133,7 +124,7 @@ def get_decisions(call: Call) -> dict[str, Any]:
     return {str(minute): limits for minute, limits in counted.items()}
 
 
-@action("GET /changes", "read", "ratelimit log", query=Since, order="at action identity limit")
+@action("GET /changes", "read", query=Since, order="at action identity limit")
 def list_changes(call: Call) -> list[dict[str, Any]]:
     """What operators have changed, the oldest first."""
     return [with_times(each) for each in shared_operators().log(since=call.query.since or 0.0)]
@@ -142,15 +133,13 @@ def list_changes(call: Call) -> list[dict[str, Any]]:
 # -- overrides, resets and blocks ----------------------------------------------------------------
 
 
-@action("GET /overrides", "read", "ratelimit override list", order="limit identity")
+@action("GET /overrides", "read", order="limit identity")
 def list_overrides(_call: Call) -> list[dict[str, Any]]:
     """The overrides that apply."""
     return [with_times(each) for each in shared_operators().overrides()]
 
 
-@action(
-    "PUT /overrides/<limit>/<path:identity>", "limits", "ratelimit override set", body=AmountFields
-)
+@action("PUT /overrides/<limit>/<path:identity>", "limits", body=AmountFields)
 def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Give a caller another amount of a limit, until then or until it is removed."""
     body = call.body
@@ -160,7 +149,7 @@ def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     return with_times(made)
 
 
-@action("DELETE /overrides/<limit>/<path:identity>", *("limits", "ratelimit override clear"))
+@action("DELETE /overrides/<limit>/<path:identity>", "limits")
 def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Remove an override."""
     removed = shared_operators().clear_override(limit, identity, **call.why)
@@ -169,7 +158,7 @@ def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     return {"identity": removed, "limit": limit}
 
 
-@action("POST /reset", "limits", "ratelimit reset", body=Reset)
+@action("POST /reset", "limits", body=Reset)
 def reset(call: Call) -> dict[str, Any]:
     """Forget what limits have counted of a caller: one limit by its name, or all but guards."""
     body = call.body
@@ -177,43 +166,43 @@ def reset(call: Call) -> dict[str, Any]:
     return {"identity": body.identity, "reset": cleared}
 
 
-@action("GET /blocks", "read", "ratelimit blocks", order="limit identity")
+@action("GET /blocks", "read", order="limit identity")
 def list_blocks(_call: Call) -> list[dict[str, Any]]:
     """What is blocked, until when, why, and by whom."""
     return [each.as_json() for each in shared_operators().blocks()]
 
 
-@action("PUT /blocks/model/<path:name>", "providers", "chat block", body=BlockFields)
+@action("PUT /blocks/model/<path:name>", "providers", body=BlockFields)
 def block_model(call: Call, name: str) -> dict[str, Any]:
     """Block a model."""
     return _block(call, "model", name)
 
 
-@action("PUT /blocks/all", "limits", "chat block", body=BlockFields)
+@action("PUT /blocks/all", "limits", body=BlockFields)
 def block_all(call: Call) -> dict[str, Any]:
     """Block all calls."""
     return _block(call, "all", None)
 
 
-@action("PUT /blocks/<any(user, key):kind>/<path:name>", "limits", "chat block", body=BlockFields)
+@action("PUT /blocks/<any(user, key):kind>/<path:name>", "limits", body=BlockFields)
 def block(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     """Block a user or a key."""
     return _block(call, kind, name)
 
 
-@action("DELETE /blocks/model/<path:name>", "providers", "chat unblock")
+@action("DELETE /blocks/model/<path:name>", "providers")
 def unblock_model(call: Call, name: str) -> dict[str, Any]:
     """Remove the block of a model, or the pause of its provider."""
     return _unblock(call, "model", name)
 
 
-@action("DELETE /blocks/all", "limits", "chat unblock")
+@action("DELETE /blocks/all", "limits")
 def unblock_all(call: Call) -> dict[str, Any]:
     """Remove the block of all calls."""
     return _unblock(call, "all", None)
 
 
-@action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", "chat unblock")
+@action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits")
 def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     """Remove the block of a user or a key, or a surge."""
     return _unblock(call, kind, name)
