@@ -13,6 +13,7 @@ from flask import Flask
 from sqlalchemy import update
 
 from chatapp.accounts.store import Accounts
+from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.table import CALLS
@@ -96,13 +97,16 @@ def test_budgets_are_rebuilt_to_the_micro_dollar(
 def test_tokens_are_rebuilt_without_what_a_cache_had(
     app: Flask, keys: dict[str, str], database_url: str
 ) -> None:
-    """1,000 input tokens of which 600 were cached, and 200 of output: 600 count."""
-    just_now = finished(begun(user="user:bob", key_id=None, started_at=datetime.now(UTC)))
+    """100,000 input tokens of which 60,000 were cached, and 20,000 of output: 60,000 count, which a
+    bucket of 200,000 a minute does not get back while the test runs."""
+    usage = Usage(100_000, 20_000, cached_input_tokens=60_000)
+    call = begun(user="user:bob", key_id=None, started_at=datetime.now(UTC))
+    just_now = finished(call, usage=usage)
     table.write(Database(database_url), [just_now])
     found = json.loads(run(app, "ledger", "restore", "--json").stdout)
     (tokens,) = [each for each in found if each["unit"] == "tokens"]
     assert (tokens["identity"], tokens["limit"]) == ("user:bob", "tokens")
-    assert 0 < tokens["ledger"] <= 600
+    assert 0 < tokens["ledger"] <= 60_000
 
 
 def test_only_one_user_is_rebuilt(
