@@ -320,9 +320,8 @@ class Watch:
     def _spent(self, budget: Standing) -> int:
         """Return what the ledger has settled in the budget's window."""
         kind, name = subject(budget.identity)
-        user = budget.identity if kind == "user" else budget.user
         return self._reports.settled_micro_usd(
-            user if kind in ("user", "key") else None,  # the ledger's index is by user
+            budget.identity if kind == "user" else None,
             budget.since,
             team=name if kind == "team" else None,
             key=name if kind == "key" else None,

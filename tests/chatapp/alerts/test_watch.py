@@ -320,6 +320,16 @@ def test_budgets_of_users_keys_teams_and_all(alerts: Alerts, database: Database)
     assert sorted(raised(alerts, database))[:3] == [("*", 80), ("*", 100), (KEY, 50)]
 
 
+def test_the_budget_of_a_key_that_acts_for_users_counts_all_of_them(
+    alerts: Alerts, database: Database
+) -> None:
+    """None of whom has spent that much alone."""
+    for user in ("user:ann", "user:bob", "user:cleo"):
+        decide(alerts, standing(identity=KEY, user=user))
+        spend(alerts, database, 3, user=user, key_id=KEY)
+    assert thresholds(alerts, database)[-1:] == [80]
+
+
 def test_a_sliding_window_has_no_end(
     alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
