@@ -27,7 +27,7 @@ from ratelimit_ext.terminal import by_operator, echo_json, with_json
 F = TypeVar("F", bound=Callable[..., Any])
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
-SINCE_HELP: Final = "Only from this day on, by UTC."
+SINCE_HELP: Final = "Only from this day on, by UTC: 2026-11-25, friday, 7d."
 # A window without an anchor opens when its first call is admitted, just before the call's time.
 BEFORE: Final = timedelta(milliseconds=5)
 
@@ -276,7 +276,8 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     """Find unfinished calls, wrong costs and limits that disagree.
 
     A cost is wrong if it is not the price of the call's tokens; a dollar limit disagrees if it does
-    not hold what the ledger has. Exits with 1 if there are any.
+    not hold what the ledger has. Limits of keys are not compared, nor those of users and teams with
+    calls in flight or a credit. Exits with 1 if there are any problems.
     """
     found, compared, differ = reports.check(callers.known_identity(user), since)
     if differ:
@@ -310,7 +311,7 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
 @by_operator
 @with_json
 def prune(keep_days: int | None, *, reason: str, by: str, as_json: bool) -> None:
-    """Delete old calls, in small batches, while the server runs."""
+    """Delete old calls, in small batches, while the server runs. A SQLite file keeps its size."""
     days = keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
