@@ -680,6 +680,7 @@ class Limiter(flask_limiter.Limiter):
         output_tokens: int | None = None,
         usd: Dollars | None = None,
         priority: str = "",
+        member: str = "",
     ) -> AbstractContextManager[Reservation]:
         """Charge a named limit outside of a request, as a task or a scheduled job does::
 
@@ -689,7 +690,9 @@ class Limiter(flask_limiter.Limiter):
 
         Several names are charged together or not at all. ``identity`` is what the limits' key
         functions would return. The costs are estimates, by unit; a limit in requests is charged 1.
-        ``priority`` is the class of traffic, for limits that keep a part.
+        ``priority`` is the class of traffic, for limits that keep a part. ``member`` is who of a
+        group the job is for, if the group shares its budget fairly; without one the group alone is
+        charged.
 
         The block gets the reservation, which the end of the block closes, also after an exception:
         then the estimate stays charged, unless the block called ``call.cancel()``. A block that
@@ -715,7 +718,15 @@ class Limiter(flask_limiter.Limiter):
             return nullcontext(hooks.components.reserve([]))
         from ratelimit_ext.web.charging import charged  # noqa: PLC0415 - no request asks
 
-        return charged(hooks.components, application(), names, who, costs=costs, priority=priority)
+        return charged(
+            hooks.components,
+            application(),
+            names,
+            who,
+            costs=costs,
+            priority=priority,
+            member=member,
+        )
 
     # -- operators, and the storage ------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import flask
 
@@ -29,6 +28,7 @@ def charged(
     *,
     costs: dict[str, int],
     priority: str,
+    member: str,
 ) -> Iterator[Reservation]:
     """Charge the limits of these names together, or none of them, and settle them at the end."""
     if not names:
@@ -41,11 +41,16 @@ def charged(
             f"charge: found {' and '.join(costs)}, but {' and '.join(map(repr, names))} count "
             f"{' and '.join(sorted(counted))}."
         )
+    if limits and member and not any(bound.limit.fair for bound in limits):
+        raise ConfigurationError(
+            f"charge: found the member {member!r}, but {' and '.join(map(repr, names))} are shared "
+            "by no members. Leave it out, or add fair to a limit."
+        )
     resolver = components.resolver
     charges: list[BoundCharge] = []
     for each in limits:
-        bound = resolver.adjusted(each, identity)
-        if bound is None:
+        bound = whole = resolver.adjusted(each, identity)
+        if bound is None or whole is None:
             continue
         if bound.limit.keep:
             bound = resolver.of_class(bound, priority)
@@ -56,7 +61,9 @@ def charged(
                 f"{unit}={'0.01' if unit == 'usd' else 1000}. settle() corrects it."
             )
         key = bucket_key(bound.bucket_prefix, identity)
-        charges.append((bound, identity, Charge(bound.limit, key, costs.get(unit, 1))))
+        charge = bound, identity, Charge(bound.limit, key, costs.get(unit, 1))
+        who = member, bucket_key("", member)
+        charges += resolver.shared(whole, charge, who) if member and whole.member else [charge]
     records = components.admission.admit_outside(charges)
     reservation = components.reserve(list(records))
     try:
@@ -78,10 +85,15 @@ def _limit(components: Components, app: flask.Flask, name: str, identity: str) -
     row = _of_plan(rows, callers.plan(owner) if any(row.plan for row in rows) else None)
     if row is None:
         return None
-    bound = components.resolver.bound(row.runtime, row.scope, row.prefix)
-    bound = replace(bound, optional=row.is_optional)
-    amount = callers.amounts(owner).get(name)
-    return bound if amount is None else components.resolver.with_own_amount(bound, amount, app)
+    return components.resolver.outside(
+        app,
+        row.runtime,
+        row.scope,
+        row.prefix,
+        plan=row.plan,
+        optional=row.is_optional,
+        amount=callers.amounts(owner).get(name),
+    )
 
 
 def _of_plan(rows: Sequence[Row], plan: str | None) -> Row | None:

@@ -151,12 +151,76 @@ def test_a_class_of_traffic_keeps_its_part(make: Maker) -> None:
             pass
 
 
+def test_a_member_of_a_group(make: Maker, uri: str) -> None:
+    """A task of a member spends their share of the group's budget, as their requests do, and is
+    settled in both. One that names no member is the group's alone."""
+    app, limiter = make(storage_uri=uri)
+    words: dict[str, Any] = {"name": "team", "key_func": lambda: "acme", "cost": lambda: 10}
+    view = limiter.limit("1000/day", unit="tokens", fair=lambda: "ada", **words)(lambda: "ok")
+    app.add_url_rule("/", "view", view)
+
+    def used(member: str) -> list[int]:
+        states = limiter.operators.states("acme"), limiter.operators.shares("acme", member)
+        return [state.used for found in states for state in found]
+
+    with app.app_context():
+        with limiter.charge("team", "acme", tokens=40, member="ada") as call:
+            call.settle(tokens=30)
+        with limiter.charge("team", "acme", tokens=5):
+            pass
+        assert (used("ada"), used("bob")) == ([35, 30], [35, 0])
+        assert app.test_client().get("/").status_code == 200
+        assert used("ada") == [45, 40]
+        with (
+            pytest.raises(RateLimitExceeded, match="Your share of 'team' is used: 40 of 50"),
+            limiter.charge("team", "acme", tokens=11, member="ada"),
+        ):
+            pytest.fail("the block must not run")
+        with limiter.charge("team", "acme", tokens=11, member="bob"):
+            pass
+
+
+@pytest.mark.parametrize("own", [None, "5 usd/day"])
+def test_a_limit_is_bound_once(make: Maker, own: str | None) -> None:
+    """However many charges there are, with overrides and amounts of callers: what requests have
+    bound stays."""
+
+    class Known(AnyCallers):
+        def amounts(self, identity: str) -> Mapping[str, str]:
+            return {"usd-day": own} if own else {}
+
+    app, limiter = make()
+    limiter.operators.callers = Known(limiter.operators.identities)
+    app.add_url_rule("/", "view", limiter.limit("1 usd/day", **BUDGET)(lambda: "ok"))
+    with app.app_context():
+        limiter.operators.override("usd-day", "ada", "900 usd/day")
+        resolver = limiter._components.resolver
+
+        def charge(identity: str) -> None:
+            with limiter.charge("usd-day", identity, usd="0.01"):
+                pass
+
+        charge("ada")
+        charge("bob")
+        resolver._with_override.cache_clear()
+        for _ in range(10):
+            charge("ada")
+            charge("bob")
+        found = resolver._with_override.cache_info()
+    assert (found.misses, found.hits, len(resolver._outside)) == (1, 9, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "costs", "sentence"),
     [
         ("usd-dya", {"usd": 1}, "charge: unknown limit 'usd-dya'"),
         ("usd-day", {}, "counts usd; give an estimate, such as usd=0.01"),
         ("calls", {"usd": 1}, "charge: found usd, but 'calls' count requests"),
+        (
+            "calls",
+            {"member": "ada"},
+            "charge: found the member 'ada', but 'calls' are shared by no",
+        ),
     ],
 )
 def test_mistakes_are_sentences(

@@ -9,16 +9,14 @@ from typing import Final, NamedTuple
 
 import flask
 
-from ratelimit_ext.core.charge import Charge, Guess
-from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag, member_key
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag
 from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Costs
 from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
 _tag_of: Final = partial(bucket_key, "")
-#: The part of a group's budget that a rough estimate takes of a member's share at most.
-MOST_GUESSED: Final = 100
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
 
@@ -155,26 +153,7 @@ class Charges:
             name = str(member() or "")
             who = answers.identities[id(member)] = name, _tag_of(name)
         guess = answers.costs.get((id(whole.estimate), whole.limit.unit == "usd"))
-        return shared(self._resolver, whole, (adjusted, identity, own), who, guess)
-
-
-def shared(
-    resolver: Resolver,
-    whole: BoundLimit,
-    charge: BoundCharge,
-    who: tuple[str, str],
-    guess: object = None,
-) -> list[BoundCharge]:
-    """Return the charge of a group as one of its member, with that of the member's share of a
-    budget. ``who`` is the member's identity, with its part of a bucket's name."""
-    bound, identity, own = charge
-    if not own.limit.has_shares:
-        return [(bound, identity, own._replace(limit=own.limit.of_member(who[0])))]
-    share = resolver.share_of(whole)
-    key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
-    if isinstance(guess, Guess):  # a rough one is not to exceed a share
-        cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
-    return [charge, (share, who[0], own._replace(limit=share.limit, key=key, cost=cost))]
+        return self._resolver.shared(whole, (adjusted, identity, own), who, guess)
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

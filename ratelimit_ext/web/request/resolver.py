@@ -17,11 +17,13 @@ from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit, Ro
 from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
 
+from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.errors import ConfigurationError, unknown_name
-from ratelimit_ext.core.key import Identity, Naming
+from ratelimit_ext.core.key import Identity, Naming, member_key
 from ratelimit_ext.core.limit import Limit as CoreLimit
 from ratelimit_ext.records.overrides import Overrides
 from ratelimit_ext.web.bound_limit import (
+    BoundCharge,
     BoundLimit,
     applies_to,
     cost_in_units,
@@ -37,6 +39,8 @@ from ratelimit_ext.web.declarations.manager import Manager, Route, code_of
 MOST_VARIANTS: Final = 256
 #: How many routes are kept compiled: clients choose the method, and may choose the endpoint.
 MOST_ROUTES: Final = 4096
+#: The part of a group's budget that a rough estimate takes of a member's share at most.
+MOST_GUESSED: Final = 100
 
 #: Flask-Limiter's words.
 SWALLOWED: Final = "Failed to rate limit. Swallowing error"
@@ -125,13 +129,13 @@ class Resolver:
         self._of_class = kept(_of_class)
         #: Returns what counts the members of the group beside a limit that is shared fairly.
         self.share_of = kept(self._made_share_of)
+        #: Limits without a route.
+        self._outside: dict[tuple[Any, ...], BoundLimit] = {}
 
     def limits(self, route: Route) -> RouteLimits:
         if not self.overrides.is_watched:
             self.overrides.watch()
-        if self._revision != self.manager.revision:
-            self._routes.clear()
-            self._revision = self.manager.revision
+        self._check_revision()
         compiled = self._routes.get(route)
         if compiled is None:
             if len(self._routes) >= MOST_ROUTES:
@@ -155,6 +159,13 @@ class Resolver:
                 found = self._with_own_amounts(found, own, route, compiled)
         return self._with_scopes(found, route) if found.asks_scopes else found
 
+    def _check_revision(self) -> None:
+        """Forget what was bound of other definitions."""
+        if self._revision != self.manager.revision:
+            self._routes.clear()
+            self._outside.clear()
+            self._revision = self.manager.revision
+
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
         """Return the limits of a route for callers on a plan, without a request. Those whose string
         is a function are left out, as only a request has them."""
@@ -171,18 +182,41 @@ class Resolver:
         found = _Binder(self, route, {}).limits_of(definitions)
         return self._with_scopes(found, route) if found.asks_scopes else found
 
-    def bound(self, runtime: RuntimeLimit, scope: str, bucket_prefix: str) -> BoundLimit:
-        """Return a limit without a route, for a charge that no request makes."""
+    def outside(
+        self,
+        app: flask.Flask,
+        runtime: RuntimeLimit,
+        scope: str,
+        bucket_prefix: str,
+        *,
+        plan: str,
+        optional: bool,
+        amount: str | None,
+    ) -> BoundLimit:
+        """Return a limit without a route, for a charge that no request makes, with an amount of the
+        caller's own; the same one each time, as others are kept by it."""
+        self._check_revision()
         limit = self.core_limit(runtime.limit, runtime.key_func)
-        return BoundLimit(
-            runtime=runtime,
-            limit=limit,
-            scope=scope,
-            bucket_prefix=bucket_prefix,
-            header=f'"{header_name(limit)}"',
-            policy=policy_item(limit),
-            rank=rank(runtime.limit),
-        )
+        question = app, bucket_prefix, plan, limit, amount
+        known = self._outside.get(question)
+        if known is None:
+            known = BoundLimit(
+                runtime=runtime,
+                limit=limit,
+                scope=scope,
+                bucket_prefix=bucket_prefix,
+                header=f'"{header_name(limit)}"',
+                policy=policy_item(limit),
+                rank=rank(runtime.limit),
+                optional=optional,
+                member=self.member_of(runtime.limit),
+            )
+            if amount is not None:
+                known = self.with_own_amount(known, amount, app)
+            if len(self._outside) >= MOST_VARIANTS:
+                self._outside.clear()
+            self._outside[question] = known
+        return known
 
     def adjusted(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
         """Return the limit as it applies to the identity, with the amount of an override; ``None``
@@ -207,6 +241,20 @@ class Resolver:
         if isinstance(fair, str) and fair not in known:
             raise ConfigurationError(f"fair: {unknown_name('identity', fair, known)}")
         return known[fair] if isinstance(fair, str) else fair
+
+    def shared(
+        self, whole: BoundLimit, charge: BoundCharge, who: tuple[str, str], guess: object = None
+    ) -> list[BoundCharge]:
+        """Return the charge of a group as one of its member, with that of the member's share of a
+        budget. ``who`` is the member's identity, with its part of a bucket's name."""
+        bound, identity, own = charge
+        if not own.limit.has_shares:
+            return [(bound, identity, own._replace(limit=own.limit.of_member(who[0])))]
+        share = self.share_of(whole)
+        key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
+        if isinstance(guess, Guess):  # a rough one is not to exceed a share
+            cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
+        return [charge, (share, who[0], own._replace(limit=share.limit, key=key, cost=cost))]
 
     def _made_share_of(self, bound: BoundLimit) -> BoundLimit:
         limit = bound.limit.share()
