@@ -14,14 +14,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 from flask import Flask, request
 
-from ratelimit_ext import Limiter
+from ratelimit_ext import Limiter, RateLimitExceeded
 from tests import servers
 from tests.servers import Server, eventually, free_port
 
@@ -67,17 +67,36 @@ def slots():
     time.sleep(0.1)
     return [begin, time.time(), os.getpid()]
 """
+HELD_S = 15
+#: Calls that go on until their process is killed.
+ENDLESS = f"""
+import os, time
+from flask import Flask
+from ratelimit_ext import Limiter
+
+app = Flask(__name__)
+app.config["RATELIMIT_LEASE_SECONDS"] = {HELD_S}
+limiter = Limiter(lambda: "all", app=app, storage_uri=os.environ["URI"], key_prefix="wait")
+
+@app.get("/")
+@limiter.limit("4 in flight", name="slots", wait="{HELD_S} seconds")
+def view():
+    time.sleep(600)
+"""
+
+
+def paced_app() -> str:
+    text = APP
+    for word, value in {"RATE": RATE, "BURST": BURST, "WAIT_S": WAIT_S}.items():
+        text = text.replace(word, str(value))
+    return text
 
 
 @contextmanager
 def served(
-    directory: Path, uri: str, *options: str
+    directory: Path, uri: str, *options: str, text: str = ""
 ) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    words = {"RATE": str(RATE), "BURST": str(BURST), "WAIT_S": str(WAIT_S)}
-    text = APP
-    for word, value in words.items():
-        text = text.replace(word, value)
-    (directory / "waiting_app.py").write_text(text)
+    (directory / "waiting_app.py").write_text(text or paced_app())
     port = free_port()
     master = subprocess.Popen(
         [
@@ -199,9 +218,7 @@ def test_twenty_wait_and_are_gone(
         waiting = in_line()
         began = time.monotonic()
         if how == "kill":
-            children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
-            for worker in children.split():
-                os.kill(int(worker), signal.SIGKILL)
+            kill_workers(master)
         for client in clients:
             client.close()
         if how == "disconnect":
@@ -211,6 +228,54 @@ def test_twenty_wait_and_are_gone(
             with app.app_context():
                 [state] = limiter.operators.states("all")
             assert 0 < (state.free_us or 0) <= 120_000_000
+
+
+def kill_workers(master: subprocess.Popen[bytes], *, with_master: bool = False) -> None:
+    children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
+    if with_master:
+        master.kill()
+    for worker in children.split():
+        os.kill(int(worker), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("has_successor", [True, False])
+def test_twenty_wait_for_a_slot_and_are_killed(
+    redis_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_successor: bool
+) -> None:
+    """Its successor frees the four slots and the twenty places in line; without one they are free
+    when their lease ends. The count is exact then: four new calls run, and no fifth."""
+    monkeypatch.setenv("RATELIMIT_WAITING_MAX", "20")
+    monkeypatch.setenv("RATELIMIT_SETTLEMENTS_DIR", str(tmp_path))
+    app = Flask("operator")
+    limiter = Limiter(lambda: "all", app=app, storage_uri=redis_server.uri, key_prefix="wait")
+    slots = limiter.limit("4 in flight", name="slots", wait=f"{HELD_S} seconds")
+    app.add_url_rule("/", "view", slots(lambda: "ok"))
+    limiter.reset()
+
+    def count() -> tuple[int, int]:
+        with app.app_context():
+            [state] = limiter.operators.states("all")
+        return int(state.used), state.in_line
+
+    options = "--threads", "40"
+    with served(tmp_path, redis_server.uri, *options, text=ENDLESS) as (port, master):
+        clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(24)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        eventually(lambda: count() == (4, 20))
+        began = time.monotonic()
+        kill_workers(master, with_master=not has_successor)
+        eventually(lambda: count() == (0, 0), within_s=HELD_S + 5)
+        print(f"free after {time.monotonic() - began:.1f} s")  # noqa: T201
+        for client in clients:
+            client.close()
+    with app.app_context(), ExitStack() as running:
+        for _ in range(4):
+            running.enter_context(limiter.charge("slots", "all"))
+        assert count() == (4, 0)
+        with pytest.raises(RateLimitExceeded), limiter.charge("slots", "all"):
+            pytest.fail("a fifth call runs")
+    assert count() == (0, 0)
 
 
 def test_slots_of_two_workers(
