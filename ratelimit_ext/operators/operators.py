@@ -121,9 +121,10 @@ class Operators:
         return [row for components in self._enabled() for row in components.inventory.all_rows(app)]
 
     def checked_policy(self, file: Path | None = None) -> CheckedPolicy:
-        """Return the policy in the file, or the configured one, with the application's warnings.
-        Raises ``ConfigurationError`` with every mistake."""
-        return self._attached[0].components.policies.checked(application(), file)
+        """Return the policy in the file, or the configured one, with warnings. Raises
+        ``ConfigurationError`` with every mistake."""
+        checked = self._attached[0].components.policies.checked(application(), file)
+        return checked._replace(warnings=(*checked.warnings, *checked.policy.warnings()))
 
     def check_policy_file(self, file: str | os.PathLike[str]) -> Policy:
         """Check the policy in a file as at a start of the application, without applying it. Raises

@@ -444,6 +444,28 @@ def test_members_in_a_file(make: Maker, tmp_path: Path) -> None:
             assert sentence in str(error.value)
 
 
+def test_a_class_that_does_not_wait(make: Maker, tmp_path: Path, slept: list[float]) -> None:
+    """Only the highest one waits, which the check of a policy and the list of limits say."""
+    app, limiter = make()
+    limiter.identity("class")(lambda: request.headers["X-Class"])
+    keep: dict[str, Any] = {"keep": {"people": 4, "jobs": 2}, "priority": "class"}
+    paced(app, limiter, **keep)
+    assert [statuses(app, "/", 12, headers={"X-Class": name}) for name in ("batch", "people")] == [
+        [200] * 4 + [429] * 8,
+        [200] * 11 + [429],
+    ]
+    assert len(slept) == 5
+    file = tmp_path / "policy.toml"
+    file.write_text(
+        'version = 1\n[[default]]\nlimit = "30/minute"\nstrategy = "token-bucket"\n'
+        'keep = { people = 4 }\npriority = "class"\nwait = "10 seconds"\n'
+    )
+    checked = app.test_cli_runner().invoke(args=["ratelimit", "check", str(file)])
+    assert "policy.toml:7: default[0].wait: only 'people' waits. A place in line" in checked.output
+    shown = app.test_cli_runner().invoke(args=["ratelimit", "show"])
+    assert "10 s, people only" in shown.output
+
+
 def test_a_mistake_in_a_file(make: Maker, tmp_path: Path) -> None:
     """The error names its line, also of one that only the lease shows."""
     file = tmp_path / "policy.toml"

@@ -209,7 +209,7 @@ class Resolver:
                 policy=policy_item(limit),
                 rank=rank(runtime.limit),
                 optional=optional,
-                member=self.member_of(runtime.limit),
+                member=self.function_of(runtime.limit, "fair"),
             )
             if amount is not None:
                 known = self.with_own_amount(known, amount, app)
@@ -234,13 +234,14 @@ class Resolver:
         known = any(name == each for each, _ in bound.limit.keep)
         return self._of_class(bound, name if known else "")
 
-    def member_of(self, item: RateLimitItem) -> Callable[[], Any] | None:
-        """Return who of a group sends a request, for a limit that is shared fairly. Raises
+    def function_of(self, item: RateLimitItem, word: str) -> Callable[[], Any] | None:
+        """Return what says of whom (``fair``) or of which class (``priority``) a request is. Raises
         ``ConfigurationError`` for an unknown name."""
-        fair, known = options_of(item).fair, self._callbacks.identities
-        if isinstance(fair, str) and fair not in known:
-            raise ConfigurationError(f"fair: {unknown_name('identity', fair, known)}")
-        return known[fair] if isinstance(fair, str) else fair
+        stated, known = getattr(options_of(item), word), self._callbacks.identities
+        if isinstance(stated, str) and stated not in known:
+            raise ConfigurationError(f"{word}: {unknown_name('identity', stated, known)}")
+        function: Callable[[], Any] | None = known[stated] if isinstance(stated, str) else stated
+        return function
 
     def shared(
         self, whole: BoundLimit, charge: BoundCharge, who: tuple[str, str], guess: object = None
@@ -349,6 +350,8 @@ class Resolver:
     def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
         """Return the core's limit for an item. Raises ``ConfigurationError``."""
         limit = limit_of(item, self.naming.strategy)
+        if isinstance(limit.priority, str):
+            limit = replace(limit, priority=self.function_of(item, "priority"))
         return replace(limit, common=True) if self._callbacks.is_common(identity) else limit
 
     def with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
@@ -498,7 +501,7 @@ class _Binder:
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
             varies=getattr(definition, "optional", False) or bool(limit.keep) or limit.fair,
-            member=self._resolver.member_of(runtime.limit),
+            member=self._resolver.function_of(runtime.limit, "fair"),
             plan_sentence=getattr(definition, "plan_sentence", ""),
             amount_sentence=getattr(definition, "amount_sentence", None),
             keywords=getattr(definition, "keywords", ()),
