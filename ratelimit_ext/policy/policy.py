@@ -253,10 +253,10 @@ class Policy:
         """Yield what is valid and may not be meant, with its place."""
         for limit in self.all_limits():
             if limit.options.keep and limit.options.wait is not None:
-                place = limit.place and limit.place.at("wait").located
+                place = limit.place.at("wait").located
                 highest = next(iter(dict(limit.options.keep)))
                 yield (
-                    f"{place or limit.source}: only {highest!r} waits. A place in line of a lower "
+                    f"{place}: only {highest!r} waits. A place in line of a lower "
                     "class would be taken from what is kept, so lower classes are refused at once."
                 )
 
