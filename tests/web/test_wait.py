@@ -322,7 +322,7 @@ def test_a_long_wait_while_the_storage_is_down(make: Maker, slept: list[float]) 
     )
     paced(app, limiter, wait="60 seconds", burst=1)
     assert statuses(app, "/", 21) == [200] * 21
-    assert slept[-1] == 40
+    assert 30 < slept[-1] <= 40
 
 
 def test_a_shadow_and_another_amount(make: Maker, slept: list[float]) -> None:
