@@ -21,7 +21,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
-    func,
     insert,
     or_,
     select,
@@ -284,8 +283,8 @@ class KeyTable(Generic[K]):
 
     def revoke(self, connection: Connection, public_id: str) -> K:
         """Revoke a key; a revoked key stays as it is."""
-        first = func.coalesce(self._table.c.revoked_at, datetime.now(UTC))
-        return self.change(connection, public_id, revoked_at=first)
+        revoked_at = self.find(connection, public_id).revoked_at or datetime.now(UTC)
+        return self.change(connection, public_id, revoked_at=revoked_at)
 
     def rotate(
         self, connection: Connection, public_id: str, overlap: timedelta, **others: Any

@@ -33,7 +33,7 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
     identity, user, calls = _found(owner, name)
     budgets = [
         (counted, each, _spent(each, user=user if counted == user else None, **calls))
-        for counted, each in limits_of({identity, user or identity})
+        for counted, each in limits_of(dict.fromkeys(filter(None, [identity, user])))
         if counted in {identity, user}
         and each.verdict.charge.limit.unit == "usd"
         and covers_call(each, SLUG)
