@@ -76,16 +76,15 @@ class DenialRecord:
     share: Sequence[int] = ()
 
 
+@dataclass(slots=True)
 class _Run:
-    """The denials of one bucket and caller since the first."""
+    """The denials of one bucket and caller since the first. ``count`` are those after it that are
+    not yet written."""
 
-    __slots__ = ("count", "first", "is_written", "last_s")
-
-    def __init__(self, first: DenialRecord) -> None:
-        self.first = first
-        self.last_s = first.at
-        self.count = 0  # after the first, and not yet written
-        self.is_written = False
+    first: DenialRecord
+    last_s: float
+    count: int = 0
+    is_written: bool = False
 
 
 class Denials:
@@ -129,7 +128,7 @@ class Denials:
                 else:
                     self._callers[key] += 1
                     first = self._record(event, verdict, now_s, has_caller=bool(caller))
-                    self._runs[key, caller] = _Run(first)
+                    self._runs[key, caller] = _Run(first, now_s)
 
     def flush(self, *, all_of_them: bool = False) -> None:
         """Write what was gathered. Raises ``StorageUnavailable``: then it is kept, and the oldest

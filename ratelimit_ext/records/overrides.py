@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 from weakref import ref
 
 from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
@@ -149,20 +149,9 @@ class Overrides:
         self.refresh()
         return is_removed
 
-    def note(
-        self,
-        action: str,
-        identity: str,
-        *,
-        limit: str = "",
-        amount: str = "",
-        until: float | None = None,
-        reason: str = "",
-        by: str = "",
-    ) -> None:
-        """Write another change of an operator to the log."""
-        entry = LogEntry(action, identity, limit, amount, until, reason, by, time.time())
-        self.write(entry, None)
+    def note(self, action: str, identity: str, **facts: Any) -> None:
+        """Write another change of an operator to the log, with these fields of its entry."""
+        self.write(LogEntry(action, identity, **facts, at=time.time()), None)
 
     def log(self) -> list[LogEntry]:
         """Return the latest changes, the newest first."""

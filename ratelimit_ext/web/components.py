@@ -24,7 +24,6 @@ from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.policies import Policies
 from ratelimit_ext.web.inventory import Decider, Inventory
 from ratelimit_ext.web.request.admission import Admission
-from ratelimit_ext.web.request.attempts import Attempts
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import KnownNames, Reservation
 from ratelimit_ext.web.request.resolver import Resolver
@@ -113,7 +112,6 @@ class Components:
             show=self.shown,
             logger=logger,
         )
-        self.attempts = Attempts(self.admission, self.known_names.check_name, logger=logger)
         self.inventory = Inventory(
             manager=self.manager,
             identities=self.callbacks.identities,

@@ -10,6 +10,7 @@ from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.web.bound_limit import ChargeRecord
 from ratelimit_ext.web.hooks import RequestHooks
+from ratelimit_ext.web.request.attempts import admit_again
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation
 
@@ -150,7 +151,8 @@ class LimitedRequest:
         components = self._hooks.components
         is_fixed = not components.callbacks.conditions
         conditional = () if is_fixed else self._hooks.conditional_limits(self._context)
-        return components.attempts.admit(self._state, names, conditional)
+        check_name = components.known_names.check_name
+        return admit_again(components.admission, self._state, names, conditional, check_name)
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """Return what the caller has left of each limit of an endpoint, the shortest period first.

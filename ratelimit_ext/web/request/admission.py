@@ -116,7 +116,7 @@ class Admission:
         if outcome is None:
             return None
         if began is not None:
-            self._emit(route.endpoint, outcome, began + getattr(state, "waited_us", 0) / 1_000_000)
+            self._emit(route.endpoint, outcome, began + state.waited_us / 1_000_000)
         if isinstance(outcome, CachedAnswer):
             return self._refusals.repeat(state, outcome, self._engines.current)
         if isinstance(outcome, Denial):
@@ -153,12 +153,18 @@ class Admission:
 
     def decide_again(
         self, endpoint: str, charges: Sequence[BoundCharge]
-    ) -> tuple[Decision, Records]:
+    ) -> tuple[Decision, Records] | None:
+        """Decide another attempt of an admitted request; ``None`` if it could not be decided, which
+        admits it."""
         began = time.perf_counter()
-        decision, records = self.decided(charges)
-        if self._events.listeners:
-            denied = None if decision.admitted else self._refusals.denial(decision, records)
-            self._emit(endpoint, denied or (decision, records), began, again=True)
+        try:
+            decision, records = self.decided(charges)
+            if self._events.listeners:
+                denied = None if decision.admitted else self._refusals.denial(decision, records)
+                self._emit(endpoint, denied or (decision, records), began, again=True)
+        except Exception:
+            self._logger.exception("Another attempt could not be decided, and is admitted")
+            return None
         return decision, records
 
     def admit_outside(self, charges: Sequence[BoundCharge]) -> Records:

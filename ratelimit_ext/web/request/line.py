@@ -65,7 +65,7 @@ class Line:
         """Return what is decided when it is the turn of a denied request; the denial as it is now
         if the request cannot wait."""
         asked = {verdict.charge.key: verdict.charge for verdict in denied.denials}
-        waited_us = getattr(state, "waited_us", 0)  # by an earlier decision of the request
+        waited_us = state.waited_us  # by an earlier decision of the request
         outcome: WaitOutcome = "refused"
         began, decision = time.monotonic(), denied
         placed: Sequence[Verdict] = ()

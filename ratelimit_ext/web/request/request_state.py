@@ -70,60 +70,38 @@ class RequestLimit(flask_limiter.RequestLimit):
 class RequestState:
     """The state of a request. ``reserve`` makes the reservation of what it takes, if needed."""
 
-    __slots__ = (
-        "_decided",
-        "_records",
-        "_reserve",
-        "_taken",
-        "_unread",
-        "cached_answer",
-        "charged",
-        "conditional",
-        "degraded",
-        "exempt",
-        "finished",
-        "is_denied",
-        "plan_name",
-        "refusal",
-        "reservation",
-        "retry_ms",
-        "streams",
-        "waited_us",
-    )
-    #: How long it has waited for its turn; only of one that has.
-    waited_us: int
+    #: How long it has waited for its turn.
+    waited_us = 0
+    is_denied = False
+    #: How it was decided while the storage was down; empty if the storage decided.
+    degraded: Degradation = ""
+    #: A denial that is repeated from memory.
+    cached_answer: CachedAnswer | None = None
+    #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.
+    charged: frozenset[int] | None = None
+    #: The caller's plan; ``None``: not asked yet.
+    plan_name: str | None = None
+    #: What is settled when the call is over; ``None``: nothing.
+    reservation: Reservation | None = None
+    #: The exception of the last denial; True: it was answered without being raised.
+    refusal: HTTPException | bool = False
+    #: The answer of the request filters; ``None``: not asked yet.
+    exempt: bool | None = None
+    #: The wait of the refusal in milliseconds; ``None``: not refused.
+    retry_ms: int | None = None
+    #: Whether the response is a stream, which outlives the request.
+    streams = False
+    finished = False
 
     def __init__(self, reserve: Callable[[list[ChargeRecord]], Reservation]) -> None:
         self._reserve = reserve
-        self._begin()
-
-    def _begin(self) -> None:
         self._decided: list[ChargeRecord] = []
         self._records: list[ChargeRecord] = []
         self._taken: list[ChargeRecord] = []
         #: Records that are made and added to these lists when one of them is read.
         self._unread: list[Records] = []
-        self.is_denied = False
-        #: How it was decided while the storage was down; empty if the storage decided.
-        self.degraded: Degradation = ""
-        self.cached_answer: CachedAnswer | None = None
         #: Records that the response decides: it may charge those that are late, refund the others.
         self.conditional: list[ChargeRecord] = []
-        #: Ids of the definitions that are charged once in a request; ``None``: nothing decided.
-        self.charged: frozenset[int] | None = None
-        #: The caller's plan; ``None``: not asked yet.
-        self.plan_name: str | None = None
-        #: What is settled when the call is over; ``None``: nothing.
-        self.reservation: Reservation | None = None
-        #: The exception of the last denial; True: it was answered without being raised.
-        self.refusal: HTTPException | bool = False
-        #: The answer of the request filters; ``None``: not asked yet.
-        self.exempt: bool | None = None
-        #: The wait of the refusal in milliseconds; ``None``: not refused.
-        self.retry_ms: int | None = None
-        #: Whether the response is a stream, which outlives the request.
-        self.streams = False
-        self.finished = False
 
     @property
     def decided(self) -> list[ChargeRecord]:
@@ -150,10 +128,6 @@ class RequestState:
         if self._unread:
             self._read()
         return self._taken
-
-    def reset(self) -> None:
-        self.close()
-        self._begin()
 
     def close(self) -> None:
         """Settle what is left to settle: the request is over."""
