@@ -7,12 +7,12 @@ What only a request knows is left to the traffic: identities, costs, and which l
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import click
 import flask
@@ -20,7 +20,6 @@ from flask.cli import with_appcontext
 from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
-from ratelimit_ext.core.key import Identity
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.operators.operators import Operators, all_operators
 from ratelimit_ext.simulate.demand import suggestions
@@ -49,8 +48,6 @@ from ratelimit_ext.web.bound_limit import BoundLimit
 from ratelimit_ext.web.commands import application
 from ratelimit_ext.web.declarations.manager import Route
 from ratelimit_ext.web.identities import kinds_of
-from ratelimit_ext.web.inventory import Decider
-from ratelimit_ext.web.request.resolver import Resolver
 
 _COUNT: Final = click.IntRange(min=1)
 
@@ -59,17 +56,11 @@ class SimulatedPolicy:
     """The rules of an application, by endpoint and plan. ``left_out`` has the names of limits that
     are not simulated, each with the reason."""
 
-    def __init__(
-        self,
-        app: flask.Flask,
-        resolver: Resolver,
-        identities: Mapping[str, Identity],
-        decider: Decider,
-    ) -> None:
-        self._app = app
-        self._resolver = resolver
-        self._decider = decider
-        self._identities = identities
+    def __init__(self, operators: Operators, file: str | None) -> None:
+        self._app = application()
+        self._resolver = operators.resolver(file)
+        self._decider = operators.decider
+        self._identities = operators.identities
         self._rules: dict[tuple[str, str], tuple[Rule, ...]] = {}
         self.left_out: dict[str, str] = {}
 
@@ -141,14 +132,6 @@ def endpoint_finder(app: flask.Flask) -> EndpointOf:
 # -- commands --------------------------------------------------------------------------------
 
 
-class _Asked(NamedTuple):
-    """What the options of both commands ask for."""
-
-    operators: Operators
-    app: flask.Flask
-    traffic: Traffic
-
-
 def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
     options: list[Any] = [
         click.option(
@@ -187,25 +170,23 @@ def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
 @with_json
 @with_appcontext
 def simulate_command(
-    files: tuple[str, ...], page: str | None, *, as_json: bool, **traffic: Any
+    files: tuple[str, ...], page: str | None, *, as_json: bool, **asked: Any
 ) -> None:
     """Replay traffic under one or more policies, in virtual time.
 
     Shows what would be admitted and denied, to whom, what it would cost, and which denials would be
     false positives. Nothing is charged.
     """
-    asked = _asked(**traffic)
-    policies = {name: _compiled(asked, name) for name in files} or {
-        "the present policy": _compiled(asked, None)
+    traffic, operators = _traffic(**asked), all_operators()
+    policies = {name: SimulatedPolicy(operators, name) for name in files} or {
+        "the present policy": SimulatedPolicy(operators, None)
     }
-    length = asked.traffic.length
+    length = traffic.length
     with _progress(length and length * len(policies), len(policies)) as bar:
-        results = simulate(
-            asked.traffic, {name: each.rules for name, each in policies.items()}, bar
-        )
-    _stop_if_empty(results[0].outcome.total, asked.traffic)
+        results = simulate(traffic, {name: each.rules for name, each in policies.items()}, bar)
+    _stop_if_empty(results[0].outcome.total, traffic)
     left_out = {name: why for each in policies.values() for name, why in each.left_out.items()}
-    remarks = notes(results, asked.traffic, left_out)
+    remarks = notes(results, traffic, left_out)
     if page:
         try:
             Path(page).write_text(as_page(results, remarks), "utf-8")
@@ -216,7 +197,7 @@ def simulate_command(
     else:
         click.echo("\n\n".join(map(as_text, tables(results))))
         click.echo("\n" + "\n".join(remarks))
-    _report_broken(asked.traffic)
+    _report_broken(traffic)
 
 
 @click.command("suggest")
@@ -230,30 +211,26 @@ def simulate_command(
 )
 @with_json
 @with_appcontext
-def suggest_command(share: float, *, as_json: bool, **traffic: Any) -> None:
+def suggest_command(share: float, *, as_json: bool, **asked: Any) -> None:
     """Propose amounts for the limits of the present policy, from traffic.
 
     For each limit the smallest amount that would deny nothing to a share of its identities, by its
     own strategy; for a token bucket the most of any period, with the burst that does so.
     """
-    asked = _asked(**traffic)
-    found = suggestions(asked.traffic, _compiled(asked, None).rules, share=share / 100)
+    traffic, policy = _traffic(**asked), SimulatedPolicy(all_operators(), None)
+    found = suggestions(traffic, policy.rules, share=share / 100)
     if not found:
-        _report_broken(asked.traffic)
+        _report_broken(traffic)
         raise click.ClickException("The traffic has no calls that a limit counts.")
     if as_json:
         echo_json(suggestion_data(found))
     else:
         click.echo(as_text(suggestion_table(found)))
-    _report_broken(asked.traffic)
+    _report_broken(traffic)
 
 
-def _asked(source: str, **made_up_of: Any) -> _Asked:
+def _traffic(source: str, **made_up_of: Any) -> Traffic:
     app = application()
-    return _Asked(all_operators(), app, _traffic(app, source, **made_up_of))
-
-
-def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
     if source in SHAPES:
         endpoint = made_up_of["endpoint"]
         known = sorted(app.view_functions.keys() - {"static"})
@@ -270,12 +247,6 @@ def _traffic(app: flask.Flask, source: str, **made_up_of: Any) -> Traffic:
             f"--traffic: found {source!r}; allowed: a file, - or one of {', '.join(SHAPES)}."
         )
     return read_lines(lambda: path.open(encoding="utf-8", errors="replace"), endpoint_finder(app))
-
-
-def _compiled(asked: _Asked, file: str | None) -> SimulatedPolicy:
-    operators = asked.operators
-    resolver = operators.resolver(file)
-    return SimulatedPolicy(asked.app, resolver, operators.identities, operators.decider)
 
 
 @contextmanager
