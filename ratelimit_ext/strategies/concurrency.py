@@ -21,7 +21,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import Answer, Snapshot, Strategy
 
 #: When a slot becomes free depends on the calls, not on the time. A client should retry after this
 #: long rather than after the longest lease.
@@ -51,9 +51,7 @@ class Concurrency(Strategy):
         """A call in line takes a slot that does not exist yet."""
         return limit.amount + (MOST_AMOUNT if limit.is_ahead else 0), limit.period_us
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: calls in flight, 0, 0."""
         calls = state or 0
         return calls + cost <= parameters[0], (calls, 0, 0), calls

@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import WEEK_DAYS, Limit
-from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, ...]  # used, end; more of a fair window
 Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
@@ -48,9 +48,7 @@ class FixedWindow(Strategy):
             ends = _latest_ends[calendar] = last, current, calendar_window(current, *calendar)[1]
         return limit.amount, limit.period_us, *ends
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: units used, the window's end, 0."""
         used, end = 0, _end(now_us, *parameters[1:])
         if state is not None and state[1] > now_us:

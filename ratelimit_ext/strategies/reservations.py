@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Hold
-from ratelimit_ext.strategies.strategy import Snapshot, Strategy, lua
+from ratelimit_ext.strategies.strategy import Answer, Strategy, lua
 
 GRACE_US: Final = 600_000_000
 #: How much later than its release an admission may arrive. The network gives up earlier what a
@@ -96,9 +96,7 @@ class Reservations(Strategy):
         self.code = f"h{strategy.code}"
         self.changes = (*strategy.changes, *VERBS)
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, Checked]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Return the strategy's answer, after expired leases gave back what they held."""
         state = state or FRESH
         if now_us >= state.change:

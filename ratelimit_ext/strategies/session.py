@@ -22,7 +22,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int]  # used, end, begin
 Parameters: TypeAlias = tuple[int, ...]  # amount; for how long it may be idle
@@ -43,9 +43,7 @@ class Session(Strategy):
     options = ("idle",)
     denial_sentence = "To go on, have the operator raise it, or begin another session."
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: units used, when the session ends if nothing is charged, when it began."""
         used, end, begin = 0, now_us + parameters[1], now_us
         if state is not None and state[1] > now_us:

@@ -23,7 +23,7 @@ from typing import Final, TypeAlias
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.strategy import Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import Answer, Snapshot, Strategy
 
 EXACT: Final = 256
 MOST: Final = 512
@@ -40,9 +40,7 @@ class SlidingWindow(Strategy):
     #: Flask-Limiter's name for the exact log.
     aliases = ("moving-window",)
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: units in the window, its newest instant (0: empty), and the instant that has to
         leave before the cost fits (0 if it never can). If it fits, the oldest (0: empty)."""
         amount, period = parameters

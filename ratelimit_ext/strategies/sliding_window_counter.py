@@ -17,7 +17,7 @@ from typing import TypeAlias
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int]  # start, previous, current
 Parameters: TypeAlias = tuple[int, ...]  # amount, period in microseconds
@@ -27,9 +27,7 @@ class SlidingWindowCounter(Strategy):
     name = "sliding-window-counter"
     code = "sc"
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: the current window's start, units in the previous window and the current."""
         amount, period = parameters
         now = _now(state, now_us, period)

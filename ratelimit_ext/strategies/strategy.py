@@ -30,6 +30,8 @@ SKEW_US: Final = 1_000_000
 #: Three integers of a bucket as of now, before a charge is taken. Their meaning is the strategy's
 #: own. Lua and Python return the same three.
 Snapshot: TypeAlias = Sequence[int]
+#: Whether a cost fits; the snapshot; the state as of now.
+Answer: TypeAlias = tuple[bool, Snapshot, Any]
 
 
 @cache
@@ -53,9 +55,7 @@ class Strategy(Traits, ABC):
         return limit.amount, limit.period_us
 
     @abstractmethod
-    def check(
-        self, state: Any, now_us: int, cost: int, parameters: Any
-    ) -> tuple[bool, Snapshot, Any]:
+    def check(self, state: Any, now_us: int, cost: int, parameters: Any) -> Answer:
         """Return whether ``cost`` fits at ``now_us``; the snapshot; the state brought to
         ``now_us``."""
 

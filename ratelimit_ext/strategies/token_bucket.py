@@ -31,7 +31,7 @@ from typing import TypeAlias
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
-from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Answer, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int, int]  # used, frac, at, pace
 #: Amount, period in microseconds, burst; of a request in line with a part of a unit.
@@ -46,9 +46,7 @@ class TokenBucket(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
         return limit.amount or 1, limit.period_us, limit.capacity + limit.ahead
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: units missing, the fraction missing in 1/period, microseconds until it
         leaks."""
         amount, period, burst = parameters

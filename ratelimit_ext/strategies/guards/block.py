@@ -24,7 +24,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import SKEW_US, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import SKEW_US, Answer, Snapshot, Strategy
 
 #: ``blocked``: by an operator; ``overloaded``: what the call needs is overloaded; ``closed``: it is
 #: switched off; ``abnormal-usage``: the caller's usage is far above normal.
@@ -64,9 +64,7 @@ class Block(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
         return ()
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State | None]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: the wait, the reason, 0."""
         if state is None:
             return True, (0, 0, 0), None

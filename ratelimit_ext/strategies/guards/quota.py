@@ -31,7 +31,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import SKEW_US, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import SKEW_US, Answer, Snapshot, Strategy
 
 #: For how long a report is believed that no other follows.
 KNOWN_US: Final = 3_600_000_000
@@ -69,9 +69,7 @@ class Quota(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
         return ()
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State | None]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: the wait, what is left in units, the time until the bucket is full."""
         if state is None:
             return True, (0, MOST_AMOUNT, 0), None

@@ -27,7 +27,7 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strategy
 
 #: How many windows make a past, and of how many what is usual is the mean.
 PAST: Final = 3
@@ -62,9 +62,7 @@ class Surge(Strategy):
         assert limit.multiple is not None
         return limit.amount, limit.period_us, limit.multiple
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, State]:
+    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: units used, the window's end, what the window may hold."""
         amount, period, multiple = parameters
         used, end, usual, windows = _now(state, now_us, amount, period)
