@@ -82,8 +82,12 @@ def deferred(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
 class Definition(LimitOptions):
-    """Adds the keywords of ``LimitOptions`` to a definition of Flask-Limiter."""
+    """Adds the keywords of ``LimitOptions`` to a definition of Flask-Limiter, and ``source``, where
+    the limit is written: a place of a policy, or text."""
+
+    source: object = dataclasses.field(default="", compare=False)
 
     def __post_init__(self, *limiter: Any) -> None:
         super().__post_init__(*limiter)  # type: ignore[misc] # Flask-Limiter's
@@ -157,21 +161,15 @@ def _meta_limits(definition: flask_limiter.Limit) -> list[MetaLimit]:
 class Limit(Definition, flask_limiter.Limit):
     """A default limit; ``flask_limiter.Limit`` with keywords."""
 
-    source: object = dataclasses.field(default="", compare=False)
-
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class ApplicationLimit(Definition, flask_limiter.ApplicationLimit):
     """A limit of the whole application; ``flask_limiter.ApplicationLimit`` with keywords."""
 
-    source: object = dataclasses.field(default="", compare=False)
-
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
 class MetaLimit(Definition, flask_limiter.MetaLimit):
     """A limit on denials; ``flask_limiter.MetaLimit`` with keywords."""
-
-    source: object = dataclasses.field(default="", compare=False)
 
 
 @dataclasses.dataclass(unsafe_hash=True, kw_only=True)
@@ -180,8 +178,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
 
     A limit of a ``plan`` applies to the requests for which ``plan_loader`` returns that name;
     ``plan_sentence`` says what the plan allows. An ``optional`` one applies to callers with an
-    amount of their own, for whom ``amount_sentence`` makes that sentence. ``source`` is where the
-    limit is written: a place of a policy, or text.
+    amount of their own, for whom ``amount_sentence`` makes that sentence.
     """
 
     plan: str = ""
@@ -189,7 +186,6 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     optional: bool = False
     plan_sentence: str = ""
     amount_sentence: Callable[[ParsedLimit], str] | None = None
-    source: object = dataclasses.field(default="", compare=False)
     #: The application's own, of a policy.
     keywords: tuple[tuple[str, Any], ...] = ()
 

@@ -72,7 +72,7 @@ class Policies:
         ``ConfigurationError`` with every mistake."""
         self.policy = self._load(app, None, self._check)
         if self.policy is not None:
-            self._applied = self._limits_of(self.policy, self._manager)
+            self._applied = PolicyLimits(self.policy, self, self._manager)
             self._applied.apply()
 
     def check_item(self, item: RateLimitItem) -> None:
@@ -113,13 +113,10 @@ class Policies:
         """Return the application's limits with the policy of this file in place of its own. Raises
         ``ConfigurationError`` as :meth:`checked`."""
         manager = self._others.copy()
-        limits = self._limits_of(self.checked(app, file).policy, manager)
+        limits = PolicyLimits(self.checked(app, file).policy, self, manager)
         limits.apply()
         limits.complete(app)
         return manager
-
-    def _limits_of(self, policy: Policy, manager: Manager) -> PolicyLimits:
-        return PolicyLimits(policy, self, manager)
 
     def _load(
         self,
