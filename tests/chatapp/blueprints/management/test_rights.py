@@ -419,7 +419,10 @@ def test_a_teams_administrator_has_the_views_of_the_team(app: Flask) -> None:
     def post(path: str, **fields: Any) -> int:
         return client.post(f"/admin/{path}", data={"form_token": token, **fields}).status_code
 
+    accounts = services_of(app).accounts
     assert post("keys/create", user="dora", name="x") == 303
+    assert post("keys/rotate", key=key_of(accounts, "dora")) == 303
+    assert [k.bound_team for k in accounts.all_keys() if k.user == "dora"] == ["research"] * 2
     assert post("amount", user="alice", limit="usd-day", amount="50 usd/day") == 303
     before = state(app)
     for path, fields in (
@@ -429,7 +432,7 @@ def test_a_teams_administrator_has_the_views_of_the_team(app: Flask) -> None:
         ("amount/clear", {"team": "research", "limit": "team-usd-day"}),
         ("keys/create", {"user": "bob", "name": "x"}),
         ("keys/create", {"user": "new", "name": "x", "plan": "pro"}),
-        ("keys/rotate", {"key": key_of(services_of(app).accounts, "bob")}),
+        ("keys/rotate", {"key": key_of(accounts, "bob")}),
         ("keys/revoke", {"user": "bob"}),
         ("team", {"user": "bob", "team": "research"}),
         ("users/deactivate", {"user": "alice"}),
