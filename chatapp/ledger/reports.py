@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 
 from cachetools import TTLCache, cachedmethod
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
@@ -55,19 +55,25 @@ SUBJECTS: Final = {
     "model": CALLS.c.slug,
 }
 TAG: Final = "tag:"
+#: When a call is one of a Selection.
+CONDITIONS: Final[Mapping[str, Callable[[Any], ColumnElement[bool]]]] = {
+    "user": lambda user: CALLS.c.user == user,
+    "team": lambda team: CALLS.c.team == team,
+    "key": lambda key: CALLS.c.key_id == key,
+    "since": lambda since: CALLS.c.started_at >= since,
+    "until": lambda until: CALLS.c.started_at < until,
+}
 
 
-@dataclass(frozen=True, slots=True)
-class DayTotal:
-    """The calls on one day, by UTC, of one user, key, team or model, or with one value of a tag;
-    ``subject`` is None for calls without it."""
+class Selection(TypedDict, total=False):
+    """The calls of a user, a team or a key that began ``since`` then and before ``until``; all
+    without any of these."""
 
-    day: str
-    subject: str | None
-    calls: int
-    input_tokens: int
-    output_tokens: int
-    cost_micro_usd: int
+    user: str | None
+    team: str | None
+    key: str | None
+    since: datetime | None
+    until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,13 @@ class Spending:
     input_tokens: int
     output_tokens: int
     cost_micro_usd: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayTotal(Spending):
+    """Those of one day, by UTC."""
+
+    day: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +194,8 @@ class Reports:
         A call whose worker died counts as far as its stream had come when its lease was last
         renewed: that much was settled, and the rest of the estimate was refunded.
         """
-        query = _filtered(select(COST), user=user, team=team, since=since).where(SETTLED)
-        return self._sum(query if key is None else query.where(CALLS.c.key_id == key))
+        query = _filtered(select(COST), user=user, team=team, key=key, since=since)
+        return self._sum(query.where(SETTLED))
 
     def forecast(
         self, budget: Budget, *, user: str | None = None, team: str | None = None
@@ -207,38 +220,20 @@ class Reports:
             for text, cost in self._rows(query)
         }
 
-    def totals(
-        self,
-        *,
-        user: str | None,
-        since: datetime | None,
-        until: datetime | None = None,
-        by: str = "user",
-        team: str | None = None,
-    ) -> Sequence[DayTotal]:
-        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``; of all
-        calls, or those of a user or a team."""
-        day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
-        query = select(day, subject, *SUMS)
-        query = _filtered(query, user=user, team=team, since=since, until=until)
+    def totals(self, *, by: str = "user", **calls: Unpack[Selection]) -> Sequence[DayTotal]:
+        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``."""
+        day = func.date(CALLS.c.started_at).label("day")
+        query = _filtered(select(day, _subject(by), *SUMS), **calls)
         query = query.group_by("day", "subject").order_by(day.desc(), BY_SUBJECT)
-        return [DayTotal(str(day), name, *map(int, sums)) for day, name, *sums in self._rows(query)]
+        return [
+            DayTotal(name, *map(int, sums), day=str(day)) for day, name, *sums in self._rows(query)
+        ]
 
     def spending(
-        self,
-        *,
-        by: str,
-        since: datetime | None,
-        until: datetime | None = None,
-        top: int | None = None,
-        user: str | None = None,
-        team: str | None = None,
+        self, *, by: str, top: int | None = None, **calls: Unpack[Selection]
     ) -> Sequence[Spending]:
-        """Totals by one of SUBJECTS or a tag, the dearest first; the first ``top`` of them. Of all
-        calls, or those of a user or a team."""
-        query = select(_subject(by), *SUMS)
-        query = _filtered(query, user=user, team=team, since=since, until=until)
-        query = query.group_by("subject")
+        """Totals by one of SUBJECTS or a tag, the dearest first; the first ``top`` of them."""
+        query = _filtered(select(_subject(by), *SUMS), **calls).group_by("subject")
         query = query.order_by(COST.desc(), func.count().desc(), BY_SUBJECT).limit(top)
         return [Spending(name, *map(int, sums)) for name, *sums in self._rows(query)]
 
@@ -281,17 +276,11 @@ class Reports:
         return [(slug, tokens or 0) for slug, tokens in reversed(self._rows(query))]
 
     def calls(
-        self,
-        *,
-        user: str | None = None,
-        team: str | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
-        paged: bool = False,
+        self, *, paged: bool = False, **calls: Unpack[Selection]
     ) -> Iterator[Mapping[Any, Any]]:
-        """Yield the rows of all calls, or those of a user or a team, the oldest first; ``paged``:
-        calls of one instant by their ids, so that each has a place."""
-        query = _filtered(select(CALLS), user=user, team=team, since=since, until=until)
+        """Yield the rows of calls, the oldest first; ``paged``: calls of one instant by their ids,
+        so that each has a place."""
+        query = _filtered(select(CALLS), **calls)
         query = query.order_by(CALLS.c.started_at, *([CALLS.c.id] if paged else []))
         with self._database.reading() as connection:
             yield from connection.execution_options(yield_per=PAGE).execute(query).mappings()
@@ -314,7 +303,7 @@ class Reports:
 
     def call(self, id_: str, *, user: str) -> Mapping[Any, Any] | None:
         """Return the row of the user's call of that id; None without one."""
-        query = _filtered(select(CALLS), user=user, since=None).where(CALLS.c.id == id_)
+        query = _filtered(select(CALLS), user=user).where(CALLS.c.id == id_)
         with self._database.reading() as connection:
             return connection.execute(query).mappings().first()
 
@@ -333,24 +322,9 @@ def _subject(by: str) -> ColumnElement[Any]:
     return column.label("subject")
 
 
-def _filtered(
-    query: Select[Any],
-    *,
-    user: str | None = None,
-    team: str | None = None,
-    since: datetime | None,
-    until: datetime | None = None,
-) -> Select[Any]:
-    """Return the query of the calls that began in that time; ``until`` is no part of it."""
-    if user is not None:
-        query = query.where(CALLS.c.user == user)
-    if team is not None:
-        query = query.where(CALLS.c.team == team)
-    if since is not None:
-        query = query.where(CALLS.c.started_at >= since)
-    if until is not None:
-        query = query.where(CALLS.c.started_at < until)
-    return query
+def _filtered(query: Select[Any], **calls: Unpack[Selection]) -> Select[Any]:
+    chosen = {name: value for name, value in calls.items() if value is not None}
+    return query.where(*[CONDITIONS[name](value) for name, value in chosen.items()])
 
 
 def _compared(estimated: ColumnElement[int], used: ColumnElement[int]) -> tuple[Any, Any, Any]:

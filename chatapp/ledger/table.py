@@ -59,22 +59,10 @@ USAGE: Final = (
     "cache_write_1h_tokens",
 )
 WEB_SEARCH: Final = "web_search"
-#: The columns that the end of a call fills or changes: a fallback model may have answered.
-AT_THE_END: Final = (
-    "slug",
-    "provider",
-    "estimated_input_tokens",
-    "estimated_output_tokens",
-    *USAGE,
-    "web_searches",
-    "other_tool_calls",
-    "tiers",
-    "estimated",
-    "cost_micro_usd",
-    "status",
-    "client_left",
-    "attempts",
-)
+#: The columns that a Call has as they are.
+OF_CALL: Final = tuple(column.name for column in CALLS.c if column.name in Call.__slots__)
+#: The columns of keys and indexes. No further write of a call changes them.
+KEYS: Final = ("id", "user", "started_at")
 
 
 def write(database: Database, calls: Sequence[Call]) -> None:
@@ -91,7 +79,7 @@ def _statement(insert_into: Callable[[Table], Any]) -> Any:
     insert = insert_into(CALLS)
     return insert.on_conflict_do_update(
         index_elements=[CALLS.c.id],
-        set_={name: insert.excluded[name] for name in AT_THE_END},
+        set_={c.name: insert.excluded[c.name] for c in CALLS.c if c.name not in KEYS},
         where=CALLS.c.status == "unfinished",
     )
 
@@ -103,31 +91,16 @@ def as_json(call: Call) -> str:
 
 def row_of(call: Call) -> dict[str, object]:
     """Return the call as a row. Strings of the caller are cut to the length of their column."""
-    usage = call.usage
-    return {
-        "id": call.id,
-        "started_at": call.started_at,
-        "user": call.user[:300],
-        "key_id": call.key_id,
-        "plan": call.plan,
-        "endpoint": call.endpoint[:64],
-        "model": call.model[:256],
-        "slug": call.slug,
-        "provider": call.provider,
-        "estimated_input_tokens": call.estimated_input_tokens,
-        "estimated_output_tokens": call.estimated_output_tokens,
-        **{name: None if usage is None else getattr(usage, name) for name in USAGE},
-        "web_searches": None if usage is None else usage.tool_calls.get(WEB_SEARCH, 0),
-        "other_tool_calls": None if usage is None else _other_tools(usage),
-        "tiers": None if usage is None else "+".join(usage.tiers or ()) or None,
-        "estimated": call.estimated,
-        "cost_micro_usd": call.cost_micro_usd,
-        "status": call.status,
-        "client_left": call.client_left,
-        "attempts": call.attempts,
-        "team": call.team,
-        "tags": dict(call.tags) or None,
-    }
+    row: dict[str, object] = {name: getattr(call, name) for name in OF_CALL}
+    row |= {"user": call.user[:300], "endpoint": call.endpoint[:64], "model": call.model[:256]}
+    row["tags"] = dict(call.tags) or None
+    if (usage := call.usage) is None:
+        return dict.fromkeys(CALLS.c.keys()) | row
+    row |= {name: getattr(usage, name) for name in USAGE}
+    row["web_searches"] = usage.tool_calls.get(WEB_SEARCH, 0)
+    row["other_tool_calls"] = _other_tools(usage)
+    row["tiers"] = "+".join(usage.tiers or ()) or None
+    return row
 
 
 def usage_of(row: Mapping[Any, Any]) -> Usage | None:

@@ -735,8 +735,8 @@ def test_changes_are_searched(admin: FlaskClient) -> None:
 
 def test_the_chart_adds_up(app: Flask) -> None:
     """Bars of seven subjects and all others; each is as tall as its share of the axis."""
-    totals = [DayTotal("2026-11-25", f"s{n}", 1, 1, 1, 1_000_000 * n) for n in range(1, 10)]
-    totals.append(DayTotal("2026-11-24", None, 1, 1, 1, 3_000_000))
+    totals = [DayTotal(f"s{n}", 1, 1, 1, 1_000_000 * n, day="2026-11-25") for n in range(1, 10)]
+    totals.append(DayTotal(None, 1, 1, 1, 3_000_000, day="2026-11-24"))
     drawn = chart(totals, first=date(2026, 11, 24), last=date(2026, 11, 25), by="team")
     assert drawn.subjects == ["s9", "s8", "s7", "s6", "s5", "s4", OTHERS]
     assert "all others, 2026-11-25: $6.00" in drawn.svg

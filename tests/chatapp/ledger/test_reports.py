@@ -102,9 +102,9 @@ def test_a_ledger_that_is_down_has_no_forecast(database: Database) -> None:
 def test_totals_are_by_day_and_user(reports: Reports) -> None:
     """The newest day first; days are those of UTC."""
     assert list(reports.totals(user=None, since=None)) == [
-        DayTotal("2026-11-25", "ip:198.51.100.7", 1, 1000, 200, 1485),
-        DayTotal("2026-11-25", "user:alice", 2, 1000, 200, 4885),
-        DayTotal("2026-11-24", "user:alice", 1, 1000, 200, 1485),
+        DayTotal("ip:198.51.100.7", 1, 1000, 200, 1485, day="2026-11-25"),
+        DayTotal("user:alice", 2, 1000, 200, 4885, day="2026-11-25"),
+        DayTotal("user:alice", 1, 1000, 200, 1485, day="2026-11-24"),
     ]
     assert len(reports.totals(user="user:alice", since=None)) == 2
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
