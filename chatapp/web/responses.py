@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from flask import Response, jsonify
@@ -13,17 +14,20 @@ from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import UNKNOWN_HISTORY_TOKENS
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
-from chatapp.upstreams import AnswerStream, Part, Progress, RawAnswer, UpstreamError
+from chatapp.upstreams import AnswerStream, Part, RawAnswer, UpstreamError
 from chatapp.upstreams.event_stream import MIMETYPE
 from chatapp.upstreams.router import Router
 from chatapp.web.current_call import CHEAPER_HEADER, begin_call
 from chatapp.web.current_request import current_request
-from chatapp.web.formats import AnswerFormat, StreamWriter, WireFormat
+from chatapp.web.formats import AnswerFormat, WireFormat
 
 #: The id of the call in the ledger, in answers of POST /chat: GET /usage/calls/<id> has its cost.
 CALL_ID_HEADER: Final = "x-call-id"
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+#: Writes the parts of a stream for a client.
+Write = Callable[[Iterable[Part]], Iterator[bytes]]
 
 
 def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
@@ -33,8 +37,8 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
     turn, answer_format = wanted.turn, format_of(call)
     if wanted.stream:
         stream = call.run(lambda model, most: router.stream(replace(turn, model=model), most))
-        writer = answer_format.stream_writer(turn.model.name, wanted.fields)
-        response = _stream_response(stream, writer, call)
+        write = partial(answer_format.events, progress=stream.progress, fields=wanted.fields)
+        response = _stream_response(stream, write, answer_format, call)
     else:
         reply = call.run(lambda model, most: router.answer(replace(turn, model=model), most))
         call.finish_answer(reply.usage, generated=[reply.text])
@@ -56,7 +60,7 @@ def respond_in_protocol(wire_format: WireFormat) -> Response:
     router, call = current.services.router, begin_call(current)
     if wanted.stream:
         stream = call.run(lambda model, most: router.forward_stream(model, raw_request, most))
-        response = _stream_response(stream, ForwardWriter(wire_format), call)
+        response = _stream_response(stream, _write_raw, wire_format, call)
     else:
         answer = call.run(lambda model, most: router.forward(model, raw_request, most))
         call.finish_answer(answer.usage, generated=answer.generated)
@@ -90,25 +94,11 @@ def raw_response(answer: RawAnswer) -> Response:
     return Response(answer.raw, headers=answer.headers, content_type=answer.content_type)
 
 
-class ForwardWriter:
-    """A provider's stream, byte by byte, for a client that speaks its protocol."""
-
-    def __init__(self, wire_format: WireFormat) -> None:
-        self._format = wire_format
-        self._parts = 0
-
-    def start(self) -> bytes:
-        return b""
-
-    def part(self, part: Part) -> bytes:
-        self._parts += 1
-        return part.raw
-
-    def error(self, error: UpstreamError) -> bytes:
-        return self._format.error_event(error, number=self._parts)
-
-    def end(self, progress: Progress) -> bytes:
-        return b""
+def _write_raw(parts: Iterable[Part]) -> Iterator[bytes]:
+    """Yield a provider's stream as it is, for a client that speaks its protocol."""
+    for part in parts:
+        if part.raw:
+            yield part.raw
 
 
 class StreamBody:
@@ -121,20 +111,22 @@ class StreamBody:
     def __init__(
         self,
         stream: AnswerStream,
-        writer: StreamWriter,
+        write: Write,
+        answer_format: AnswerFormat,
         call: UpstreamCall,
         router: Router,
         stored_answers: StoredAnswers,
     ) -> None:
         self._stream = stream
-        self._writer = writer
+        self._format = answer_format
         self._call = call
         self._router = router
         self._stored_answers = stored_answers
         self._ids: tuple[str, ...] = ()
         self._client_left = False
         self._upstream_is_done = False
-        self._bytes = self._written()
+        self._count = 0
+        self._bytes = self._written(write)
         call.disconnect.on_disconnect(self._abort)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -179,49 +171,44 @@ class StreamBody:
         elif not is_decided or progress.usage_is_final:
             self._stream.abort()
 
-    def _written(self) -> Iterator[bytes]:
-        writer = self._writer
+    def _written(self, write: Write) -> Iterator[bytes]:
         try:
-            if start := writer.start():
-                yield start
-            with self._router.call(self._call.model, unless=lambda: self._client_left):
-                yield from self._parts(writer)
-            if self._client_left and not self._is_decided:
-                return
+            yield from write(self._parts())
         except UpstreamError as error:
             self._stream.close()
-            self._upstream_is_done = True
-            if not self._client_left:
-                self._call.note_error(error)
-            self._finish()  # before the client knows that it is over, and may read what it cost
-            yield writer.error(error)
-        else:
-            self._upstream_is_done = True
-            if reported := self._stream.progress.error:
-                self._call.note_error(reported)
-            self._finish()
-            if end := writer.end(self._stream.progress):
-                yield end
+            self._end(None if self._client_left else error)
+            yield self._format.error_event(error, number=self._count)
 
-    def _parts(self, writer: StreamWriter) -> Iterator[bytes]:
+    def _end(self, error: UpstreamError | None) -> None:
+        """The provider has ended the answer. The call ends before the client knows that, and may
+        read what it cost."""
+        self._upstream_is_done = True
+        if error is not None:
+            self._call.note_error(error)
+        self._finish()
+
+    def _parts(self) -> Iterator[Part]:
         """Yield the parts for the client, and none once it has left; they end early if the rest is
         not worth its price."""
         known, call, progress = None, self._call, self._stream.progress
-        for part in self._stream:
-            call.note_progress(progress)
-            if progress.ids is not self._ids:
-                # Before the client gets the event with them.
-                self._ids = progress.ids
-                _note(self._ids, progress.usage, call, self._stored_answers)
-            if call.is_overspent:
-                raise UpstreamError("overspent", status=200)
-            if not self._client_left:
-                if written := writer.part(part):
-                    yield written
-            elif progress.usage is not known:
-                known = progress.usage
-                if not (self._is_decided or call.reads_on(progress)):
-                    return
+        with self._router.call(call.model, unless=lambda: self._client_left):
+            for part in self._stream:
+                call.note_progress(progress)
+                if progress.ids is not self._ids:
+                    # Before the client gets the event with them.
+                    self._ids = progress.ids
+                    _note(self._ids, progress.usage, call, self._stored_answers)
+                if call.is_overspent:
+                    raise UpstreamError("overspent", status=200)
+                if not self._client_left:
+                    self._count += 1
+                    yield part
+                elif progress.usage is not known:
+                    known = progress.usage
+                    if not (self._is_decided or call.reads_on(progress)):
+                        return
+        if self._is_decided or not self._client_left:
+            self._end(progress.error)
 
 
 def _note(
@@ -234,9 +221,11 @@ def _note(
         answers.note(ids, user=user, provider=model.upstream, key=model.key, tokens=tokens)
 
 
-def _stream_response(stream: AnswerStream, writer: StreamWriter, call: UpstreamCall) -> Response:
+def _stream_response(
+    stream: AnswerStream, write: Write, answer_format: AnswerFormat, call: UpstreamCall
+) -> Response:
     services = current_request().services
-    body = StreamBody(stream, writer, call, services.router, services.stored_answers)
+    body = StreamBody(stream, write, answer_format, call, services.router, services.stored_answers)
     response = Response(
         body,
         content_type=f"{MIMETYPE}; charset=utf-8",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 from flask import current_app, request
@@ -14,28 +14,21 @@ from chatapp.web.formats.openai import OpenAIFormat
 from chatapp.web.formats.responses import ResponsesFormat
 
 
-class StreamWriter(Protocol):
-    def start(self) -> bytes:
-        """Return the bytes before the first part."""
-        ...
-
-    def part(self, part: Part) -> bytes: ...
-
-    def end(self, progress: Progress) -> bytes:
-        """Return the bytes after the last part of a whole answer."""
-        ...
-
-    def error(self, error: UpstreamError) -> bytes:
-        """Return the bytes that end a stream that broke off."""
-        ...
-
-
 class AnswerFormat(Protocol):
     """Writes answers that are not forwarded: those of POST /chat and of the offline model."""
 
     def answer_body(self, reply: Completion) -> dict[str, object]: ...
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> StreamWriter: ...
+    def events(
+        self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]
+    ) -> Iterator[bytes]:
+        """Yield the events of a stream for a request with this body: those before its parts, of
+        each part, and after the last one."""
+        ...
+
+    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
+        """Return the event that ends a stream of ``number`` parts with an error."""
+        ...
 
 
 class WireFormat(AnswerFormat, Protocol):
@@ -55,10 +48,6 @@ class WireFormat(AnswerFormat, Protocol):
         ...
 
     def error_body(self, report: ErrorReport) -> dict[str, object]: ...
-
-    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
-        """Return the event that ends a stream of ``number`` events with an error."""
-        ...
 
     @property
     def limit_units(self) -> Collection[str]: ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -81,37 +81,21 @@ class AnthropicFormat:
             "usage": _bill(reply.usage or Usage(input_tokens=0, output_tokens=0)),
         }
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> AnthropicStreamWriter:
-        return AnthropicStreamWriter(self, model)
-
-
-class AnthropicStreamWriter:
-    """Events of an answer of the offline model."""
-
-    def __init__(self, wire_format: AnthropicFormat, model: str) -> None:
-        self.error = wire_format.error_event
-        self._model = model
-
-    def start(self) -> bytes:
+    def events(
+        self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]
+    ) -> Iterator[bytes]:
         usage = _bill(Usage(input_tokens=0, output_tokens=0))
-        message = {**_message(self._model), "content": [], "stop_reason": None, "usage": usage}
-        block = {"type": "text", "text": ""}
-        return _event("message_start", message=message) + _event(
-            "content_block_start", index=0, content_block=block
-        )
-
-    def part(self, part: Part) -> bytes:
-        delta = {"type": "text_delta", "text": part.text}
-        return _event("content_block_delta", index=0, delta=delta)
-
-    def end(self, progress: Progress) -> bytes:
-        usage = progress.usage or Usage(input_tokens=0, output_tokens=0)
-        delta = {"stop_reason": "end_turn", "stop_sequence": None}
-        return (
-            _event("content_block_stop", index=0)
-            + _event("message_delta", delta=delta, usage=_bill(usage))
-            + _event("message_stop")
-        )
+        message = {**_message(progress.model), "content": [], "stop_reason": None, "usage": usage}
+        yield _event("message_start", message=message)
+        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        for part in parts:
+            delta = {"type": "text_delta", "text": part.text}
+            yield _event("content_block_delta", index=0, delta=delta)
+        yield _event("content_block_stop", index=0)
+        end = {"stop_reason": "end_turn", "stop_sequence": None}
+        usage = _bill(progress.usage or Usage(input_tokens=0, output_tokens=0))
+        yield _event("message_delta", delta=end, usage=usage)
+        yield _event("message_stop")
 
 
 def _event(name: str, **fields: object) -> bytes:

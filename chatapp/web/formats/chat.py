@@ -3,7 +3,7 @@ with text that ends with `done` or `error`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from chatapp.calls.upstream_call import UpstreamCall
@@ -45,22 +45,13 @@ class ChatFormat:
     def answer_body(self, reply: Completion) -> dict[str, object]:
         return answer_fields(reply, self._call.record.cost_usd)
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> ChatStreamWriter:
-        return ChatStreamWriter(self._call)
-
-
-class ChatStreamWriter:
-    def __init__(self, call: UpstreamCall) -> None:
-        self._call = call
-
-    def start(self) -> bytes:
-        return b""
-
-    def part(self, part: Part) -> bytes:
-        return write({"text": part.text}, name="delta") if part.text else b""
-
-    def end(self, progress: Progress) -> bytes:
-        return write(
+    def events(
+        self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]
+    ) -> Iterator[bytes]:
+        for part in parts:
+            if part.text:
+                yield write({"text": part.text}, name="delta")
+        yield write(
             {
                 "model": progress.model,
                 "usage": usage_fields(progress.usage),
@@ -70,7 +61,7 @@ class ChatStreamWriter:
             name="done",
         )
 
-    def error(self, error: UpstreamError) -> bytes:
+    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         report = upstream_report(error)
         cost_usd = self._call.record.cost_usd
         return write(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
@@ -81,40 +81,29 @@ class OpenAIFormat(OpenAIService):
             "usage": _bill(reply.usage or Usage(input_tokens=0, output_tokens=0)),
         }
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> OpenAIStreamWriter:
-        options = fields.get("stream_options")
-        wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
-        return OpenAIStreamWriter(self, model, wants_usage=wants_usage)
-
-
-class OpenAIStreamWriter:
-    """Chunks of an answer of the offline model."""
-
-    def __init__(self, wire_format: OpenAIFormat, model: str, *, wants_usage: bool) -> None:
-        self.error = wire_format.error_event
-        self._wants_usage = wants_usage
-        self._common = {
+    def events(
+        self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]
+    ) -> Iterator[bytes]:
+        common = {
             "id": _new_id(),
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": model,
+            "model": progress.model,
         }
 
-    def start(self) -> bytes:
-        return self._chunk({"role": "assistant", "content": ""})
+        def chunk(delta: dict[str, str], *, finish_reason: str | None = None) -> bytes:
+            choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+            return write({**common, "choices": [choice]})
 
-    def part(self, part: Part) -> bytes:
-        return self._chunk({"content": part.text})
-
-    def end(self, progress: Progress) -> bytes:
-        last = self._chunk({}, finish_reason="stop")
-        if self._wants_usage and progress.usage is not None:
-            last += write({**self._common, "choices": [], "usage": _bill(progress.usage)})
-        return last + write("[DONE]")
-
-    def _chunk(self, delta: dict[str, str], *, finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        return write({**self._common, "choices": [choice]})
+        yield chunk({"role": "assistant", "content": ""})
+        for part in parts:
+            yield chunk({"content": part.text})
+        yield chunk({}, finish_reason="stop")
+        options = fields.get("stream_options")
+        wants_usage = isinstance(options, Mapping) and options.get("include_usage") is True
+        if wants_usage and progress.usage is not None:
+            yield write({**common, "choices": [], "usage": _bill(progress.usage)})
+        yield write("[DONE]")
 
 
 def duration(wait_us: int) -> str:

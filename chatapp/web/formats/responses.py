@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
@@ -59,60 +60,33 @@ class ResponsesFormat(OpenAIService):
         usage = reply.usage or Usage(input_tokens=0, output_tokens=0)
         return _response(_id("resp"), reply.model, "completed", output=[item], usage=usage)
 
-    def stream_writer(self, model: str, fields: Mapping[str, object]) -> ResponsesStreamWriter:
-        return ResponsesStreamWriter(self, model)
+    def events(
+        self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]
+    ) -> Iterator[bytes]:
+        """Yield those of one item with one part, a text."""
+        id_, item_id, number, texts = _id("resp"), _id("msg"), count(), []
+        place = {"item_id": item_id, "output_index": 0, "content_index": 0}
 
+        def event(kind: str, **fields: object) -> bytes:
+            return _event(f"response.{kind}", next(number), **fields)
 
-class ResponsesStreamWriter:
-    """Events of an answer of the offline model: one item with one part, a text."""
-
-    def __init__(self, wire_format: ResponsesFormat, model: str) -> None:
-        self._format = wire_format
-        self._model = model
-        self._id, self._item_id = _id("resp"), _id("msg")
-        self._number = 0
-        self._text: list[str] = []
-
-    def start(self) -> bytes:
-        response = _response(self._id, self._model, "in_progress", output=[], usage=None)
-        item = {**_item(self._item_id, ""), "status": "in_progress", "content": []}
-        return b"".join(
-            [
-                self._next("response.created", response=response),
-                self._next("response.in_progress", response=response),
-                self._next("response.output_item.added", output_index=0, item=item),
-                self._next("response.content_part.added", **self._place, part=_part("")),
-            ]
-        )
-
-    def part(self, part: Part) -> bytes:
-        self._text.append(part.text)
-        return self._next("response.output_text.delta", **self._place, delta=part.text, logprobs=[])
-
-    def end(self, progress: Progress) -> bytes:
-        text = "".join(self._text)
-        item = _item(self._item_id, text)
+        response = _response(id_, progress.model, "in_progress", output=[], usage=None)
+        yield event("created", response=response)
+        yield event("in_progress", response=response)
+        item = {**_item(item_id, ""), "status": "in_progress", "content": []}
+        yield event("output_item.added", output_index=0, item=item)
+        yield event("content_part.added", **place, part=_part(""))
+        for part in parts:
+            texts.append(part.text)
+            yield event("output_text.delta", **place, delta=part.text, logprobs=[])
+        text = "".join(texts)
+        yield event("output_text.done", **place, text=text, logprobs=[])
+        yield event("content_part.done", **place, part=_part(text))
+        item = _item(item_id, text)
+        yield event("output_item.done", output_index=0, item=item)
         usage = progress.usage or Usage(input_tokens=0, output_tokens=0)
-        response = _response(self._id, self._model, "completed", output=[item], usage=usage)
-        return b"".join(
-            [
-                self._next("response.output_text.done", **self._place, text=text, logprobs=[]),
-                self._next("response.content_part.done", **self._place, part=_part(text)),
-                self._next("response.output_item.done", output_index=0, item=item),
-                self._next("response.completed", response=response),
-            ]
-        )
-
-    def error(self, error: UpstreamError) -> bytes:
-        return self._format.error_event(error, number=self._number)
-
-    @property
-    def _place(self) -> dict[str, object]:
-        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-
-    def _next(self, kind: str, **fields: object) -> bytes:
-        self._number += 1
-        return _event(kind, self._number - 1, **fields)
+        response = _response(id_, progress.model, "completed", output=[item], usage=usage)
+        yield event("completed", response=response)
 
 
 def _event(kind: str, number: int, **fields: object) -> bytes:
