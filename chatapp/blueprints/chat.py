@@ -45,12 +45,12 @@ def _check_files(current: CurrentRequest) -> None:
     catalogue knows."""
     turn, catalogue = current.wanted.turn, current.services.catalogue
     kinds = turn.file_kinds
-    missing = kinds.difference(catalogue.file_kinds(turn.model.slug))
+    missing = kinds.difference(catalogue.entry(turn.model.slug).files)
     if not missing:
         return
     models = allowed_models.allowed(current, current.services.router.models_of(*PROTOCOLS))
     known = dict.fromkeys([*catalogue.defaults.values(), *models])  # the cheap ones first
-    able = [n for n in known if n in models and kinds.issubset(catalogue.file_kinds(n))]
+    able = [n for n in known if n in models and kinds.issubset(catalogue.entry(n).files)]
     others = f"Choose one that does, as {', '.join(able[:SHOWN])}, or leave" if able else "Leave"
     found = " and ".join(WORDS[kind] for kind in sorted(missing))
     raise ApiError(

@@ -3,19 +3,16 @@ server unchanged."""
 
 from __future__ import annotations
 
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
 from flask import Blueprint, Response, request
-from flask.globals import request_ctx
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from chatapp.web import allowed_models
-from chatapp.web.current_request import current_request
 from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
-from chatapp.web.requests.forwarded import CHOICES_MOST, TokenCount
+from chatapp.web.requests.forwarded import CHOICES_MOST, Address, TokenCount
 from chatapp.web.responses import respond_in_protocol
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
@@ -84,36 +81,13 @@ class _EmbeddingFields(forwarded.Fields):
         return 0
 
 
-class _Address(NamedTuple):
-    fields: type[forwarded.Fields]
-    example: str
-    path: str
-
-
 ADDRESSES: Final = {
-    "chat_completions": _Address(_ChatFields, CHAT_EXAMPLE, "/chat/completions"),
-    "responses": _Address(_ResponseFields, INPUT_EXAMPLE, "/responses"),
-    "compact": _Address(_CompactionFields, INPUT_EXAMPLE, "/responses/compact"),
-    "embeddings": _Address(_EmbeddingFields, EMBEDDING_EXAMPLE, "/embeddings"),
+    "chat_completions": Address(_ChatFields, CHAT_EXAMPLE, "/chat/completions"),
+    "responses": Address(_ResponseFields, INPUT_EXAMPLE, "/responses"),
+    "compact": Address(_CompactionFields, INPUT_EXAMPLE, "/responses/compact"),
+    "embeddings": Address(_EmbeddingFields, EMBEDDING_EXAMPLE, "/embeddings"),
 }
-
-
-@bp.before_request
-def read_request() -> None:
-    """Check the body before the view, in which limits are decided."""
-    request = request_ctx.request  # not the proxy, which looks it up for each attribute
-    if request.method == "POST":
-        address = ADDRESSES[(request.endpoint or "").removeprefix(f"{bp.name}.")]
-        current = current_request()
-        current.model_request = forwarded.read(
-            request,
-            address.fields,
-            protocol=OPENAI.protocol,
-            example=address.example,
-            path=address.path,
-            headers=HEADERS,
-        )
-        allowed_models.check(current)
+forwarded.install(bp, OPENAI.protocol, ADDRESSES, headers=HEADERS)
 
 
 @bp.post("/chat/completions")

@@ -11,12 +11,11 @@ from flask import Blueprint, Response, request
 
 from chatapp.services import current_services
 from chatapp.upstreams import RawRequest
-from chatapp.web import allowed_models
-from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError
 from chatapp.web.formats import OPENAI
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
+from chatapp.web.requests.forwarded import Address, InputFields
 from chatapp.web.responses import raw_response, respond_with_count
 
 bp = Blueprint("openai_stored", __name__, url_prefix="/v1/responses")
@@ -29,15 +28,7 @@ QUERY: Final = ("include", "include[]", "after", "before", "limit", "order")
 STREAM: Final = "stream"
 
 
-@bp.before_request
-def read_request() -> None:
-    """Check the body before the view, in which limits are decided."""
-    if request.endpoint == f"{bp.name}.count":
-        current = current_request()
-        current.model_request = forwarded.read(
-            request, forwarded.InputFields, protocol=OPENAI.protocol, example=EXAMPLE, path=PATH
-        )
-        allowed_models.check(current)
+forwarded.install(bp, OPENAI.protocol, {"count": Address(InputFields, EXAMPLE, PATH)})
 
 
 @bp.post("/input_tokens")

@@ -90,10 +90,10 @@ def models() -> Response:
             {
                 "name": name,
                 "provider": upstream,
-                "context_tokens": catalogue.context_tokens(slugs[name]),
+                "context_tokens": catalogue.entry(slugs[name]).context,
                 "input_usd": _per_million(slugs[name], Usage(1000, 0)),
                 "output_usd": _per_million(slugs[name], Usage(0, 1000)),
-                "files": list(catalogue.file_kinds(slugs[name])),
+                "files": catalogue.entry(slugs[name]).files,
                 "image_tokens": family_of(catalogue.model(name, upstream)).image_tokens,
             }
             for name, upstream in named.items()

@@ -363,7 +363,7 @@ class UpstreamCall:
         """Return what a call costs at worst that nothing bounds: an input as long as the model
         takes, an answer as long as it makes; one more reading of all that after an open tool."""
         estimate, slug = self._demand.estimate, self.model.slug
-        context = self._catalogue.context_tokens(slug) or UNKNOWN_CONTEXT
+        context = self._catalogue.entry(slug).context or UNKNOWN_CONTEXT
         usage = replace(
             estimate.usage,
             input_tokens=estimate.input_tokens if estimate.input_is_known else context,

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from chatapp import validation
 from chatapp.catalogue import models_file
-from chatapp.catalogue.models_file import CatalogueError, ModelEntry
+from chatapp.catalogue.models_file import CatalogueError, ModelEntry, ModelTable
 from chatapp.catalogue.price import Tariff
 from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.catalogue.usage import Usage
@@ -35,6 +35,8 @@ LEAST_RESULT_TOKENS: Final = 1_000
 MOST_TOOL_USES: Final = 100
 #: The end of the slug of all unlisted models of an upstream.
 OTHER: Final = "-other"
+#: What is known of an unlisted model.
+UNLISTED: Final = ModelTable()
 # What providers append to a name for a version of the same model: a date in their three forms,
 # a moving pointer, or both (gpt-4-1106-preview).
 VARIANT: Final = re.compile(r"(-(latest|preview|\d{4}|\d{8}|\d{4}-\d{2}-\d{2}))+")
@@ -146,7 +148,7 @@ class Catalogue:
 
     def longest_answer(self, model: Model, asked: int | None = None) -> int:
         """Return the longest answer of the model in tokens, with the request's bound ``asked``."""
-        most = self._max_output(model)
+        most = self.entry(model.slug).max_output
         if asked is None:
             return UNKNOWN_MAX_OUTPUT if most is None else most
         return asked if most is None else min(asked, most)
@@ -154,7 +156,7 @@ class Catalogue:
     def bound(self, model: Model, asked: int | None, paid: int) -> int | None:
         """Return the bound to send upstream for an answer of which ``paid`` tokens are paid; None
         if the answer cannot be longer. A bound above what a model generates would be refused."""
-        if asked is None and self._max_output(model) is None:
+        if asked is None and self.entry(model.slug).max_output is None:
             return min(paid, UNKNOWN_MAX_OUTPUT) if paid < ABOVE_ANY_OUTPUT else None
         return max(1, paid) if paid < self.longest_answer(model, asked) else None
 
@@ -166,8 +168,7 @@ class Catalogue:
     def may_hide_output(self, model: Model, *, thinks: bool | None) -> bool:
         """Return whether a call may generate output that is billed but not sent. ``thinks``:
         whether the request turns thinking on or off; None if it does neither."""
-        entry = self.entries.get(model.slug)
-        match entry.reasoning if entry else "default":
+        match self.entry(model.slug).reasoning:
             case "never":
                 return False
             case "on request":
@@ -175,20 +176,9 @@ class Catalogue:
             case _:
                 return thinks is not False
 
-    def context_tokens(self, slug: str) -> int | None:
-        """Return what the model takes at most, input and output together; None if unknown."""
-        entry = self.entries.get(slug)
-        return entry.context if entry else None
-
-    def file_kinds(self, slug: str) -> Collection[str]:
-        """Return the kinds of files that the model takes in messages, "image" and "pdf"."""
-        entry = self.entries.get(slug)
-        return entry.files if entry else ()
-
-    def _max_output(self, model: Model) -> int | None:
-        """Return the longest answer of the model, None if unknown."""
-        entry = self.entries.get(model.slug)
-        return entry.max_output if entry else None
+    def entry(self, slug: str) -> ModelTable:
+        """Return what is known of a model."""
+        return self.entries.get(slug, UNLISTED)
 
     def is_long(self, model: Model, input_tokens: int) -> bool:
         """Return whether the provider treats a call with that input as long, with another price and

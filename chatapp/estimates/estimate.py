@@ -102,7 +102,7 @@ class Estimator:
         """
         choices = max(1, choices)
         longest = self._catalogue.longest_answer(model) * choices
-        context = self._catalogue.context_tokens(model.slug)
+        context = self._catalogue.entry(model.slug).context
         counted = input_tokens(model, body)
         output = choices * self._output_tokens(model.slug, caller, extras.effort)
         if extras.predicts:

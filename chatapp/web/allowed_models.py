@@ -13,7 +13,6 @@ from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
 
 from chatapp.catalogue import Catalogue, Model
-from chatapp.services import Services
 from chatapp.web.current_request import CurrentRequest
 from chatapp.web.errors import ApiError
 
@@ -55,32 +54,32 @@ def unknown(patterns: Iterable[str], catalogue: Catalogue) -> list[str]:
 def check(current: CurrentRequest) -> None:
     """ApiError (403) if the caller may not use the model of the request. If the request names none
     and the default is not allowed, it gets one that is."""
-    found, wanted = allowances(current), current.wanted
-    if _allows(found, wanted.turn.model, current.services.catalogue):
+    wanted = current.wanted
+    if allows(current, wanted.turn.model):
         return
-    default = None if wanted.names_model else _default(current.services, found)
+    default = None if wanted.names_model else _other_default(current)
     if default is None:
-        raise _refusal(current, found, wanted.turn.model)
+        raise _refusal(current, wanted.turn.model)
     current.model_request = replace(wanted, turn=replace(wanted.turn, model=default))
 
 
 def default(current: CurrentRequest) -> Model | None:
     """Return the caller's model if a request names none; None if they may use no available one."""
-    found, model = allowances(current), current.services.router.model(None)
-    if _allows(found, model, current.services.catalogue):
-        return model
-    return _default(current.services, found)
+    model = current.services.router.model(None)
+    return model if allows(current, model) else _other_default(current)
 
 
 def require(current: CurrentRequest, model: Model) -> None:
     """ApiError (403) if the caller may not use the model."""
-    found = allowances(current)
-    if not _allows(found, model, current.services.catalogue):
-        raise _refusal(current, found, model)
+    if not allows(current, model):
+        raise _refusal(current, model)
 
 
 def allows(current: CurrentRequest, model: Model) -> bool:
-    return _allows(allowances(current), model, current.services.catalogue)
+    if not (found := allowances(current)):
+        return True
+    names = names_of_call(model, current.services.catalogue)
+    return all(allowance.has(names) for allowance in found)
 
 
 def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str]:
@@ -108,13 +107,6 @@ def allowances(current: CurrentRequest) -> list[Allowance]:
     return found
 
 
-def _allows(found: Sequence[Allowance], model: Model, catalogue: Catalogue) -> bool:
-    if not found:
-        return True
-    names = names_of_call(model, catalogue)
-    return all(allowance.has(names) for allowance in found)
-
-
 def names_of_call(model: Model, catalogue: Catalogue) -> set[str]:
     """Return what patterns match of the model of a call."""
     return names_of_slug(model.slug, model.upstream, _requested(model, catalogue))
@@ -133,26 +125,31 @@ def names_of_slug(slug: str, upstream: str, name: str = "") -> set[str]:
     return {slug, name, f"{upstream}/{name}"}
 
 
-def _default(services: Services, found: Sequence[Allowance]) -> Model | None:
+def _other_default(current: CurrentRequest) -> Model | None:
     """Return an allowed model for a request that names none: an upstream's default, or else the
     first one in the order of the patterns."""
-    catalogue = services.catalogue
-    available = services.router.available_models.items()
+    catalogue, router, found = (
+        current.services.catalogue,
+        current.services.router,
+        allowances(current),
+    )
+    available = router.available_models.items()
     names = {s: names_of_slug(s, name) for s, name in available if s not in catalogue.embedding}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]
     for pattern in found[-1].patterns:
         ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]
     for slug in ranked:
         if all(each.has(names[slug]) for each in found):
-            return services.router.model(slug)
+            return router.model(slug)
     return None
 
 
-def _refusal(current: CurrentRequest, found: Sequence[Allowance], model: Model) -> ApiError:
+def _refusal(current: CurrentRequest, model: Model) -> ApiError:
     """Return the error with the models that are allowed, of all available ones; with the patterns
     if these are none."""
-    catalogue = current.services.catalogue
-    refusing = next(each for each in found if not _allows([each], model, catalogue))
+    catalogue, found = current.services.catalogue, allowances(current)
+    names = names_of_call(model, catalogue)
+    refusing = next(each for each in found if not each.has(names))
     name, available = _requested(model, catalogue), current.services.router.available_models
     listed = ", ".join(allowed(current, available)) or " and ".join(
         ", ".join(allowance.patterns) for allowance in found

@@ -256,7 +256,7 @@ def _fits(current: CurrentRequest, other: Model) -> bool:
     """Return whether the model can answer the request as it is, as far as the catalogue knows."""
     wanted, demand, catalogue = current.wanted, current.demand, current.services.catalogue
     slugs = {other.slug, wanted.turn.model.slug}
-    context = catalogue.context_tokens(other.slug)
+    context = catalogue.entry(other.slug).context
     return (
         len(slugs.intersection(catalogue.embedding)) in (0, 2)
         and (context is None or demand.estimate.input_tokens < context)
@@ -269,7 +269,7 @@ def _fits(current: CurrentRequest, other: Model) -> bool:
 
 def _takes_files(current: CurrentRequest, other: Model) -> bool:
     """Return whether the model takes the files of a conversation at POST /chat."""
-    kinds = current.services.catalogue.file_kinds(other.slug)
+    kinds = current.services.catalogue.entry(other.slug).files
     return current.wanted.turn.file_kinds.issubset(kinds)
 
 

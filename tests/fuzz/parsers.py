@@ -15,8 +15,7 @@ from pydantic import BaseModel, ValidationError
 from werkzeug.exceptions import HTTPException
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp.blueprints.anthropic_api import BODIES
-from chatapp.blueprints.openai_api import ADDRESSES
+from chatapp.blueprints import anthropic_api, openai_api
 from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.upstreams import event_stream
 from chatapp.web.requests import forwarded, json_body
@@ -32,8 +31,7 @@ MODELS: Final[tuple[type[BaseModel], ...]] = (
     OneMessage,
     WholeConversation,
     forwarded.InputFields,
-    *BODIES.values(),
-    *(address.fields for address in ADDRESSES.values()),
+    *(each.fields for each in (anthropic_api.ADDRESSES | openai_api.ADDRESSES).values()),
 )
 
 
@@ -69,6 +67,7 @@ def body(data: bytes) -> None:
                     read = model.model_validate(fields)
                     if isinstance(read, forwarded.Fields):
                         assert isinstance(read.last_text, str)
+                    if isinstance(read, forwarded.InputFields):
                         assert all((*read.referenced_items, *read.completed_items))
 
 

@@ -6,12 +6,13 @@ unread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, ClassVar, Final, NoReturn
+from typing import Annotated, ClassVar, Final, NamedTuple, NoReturn
 
-from flask import Request
+from flask import Blueprint, Request
+from flask.globals import request_ctx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -22,6 +23,7 @@ from chatapp.services import current_services
 from chatapp.upstreams import OPEN_TOOLS, Extras, RawRequest
 from chatapp.upstreams.openai_responses import ID, MCP, is_looked_up, is_reference
 from chatapp.upstreams.router import ModelUnavailableError, Turn, UnknownModelError
+from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, unavailable
@@ -82,21 +84,6 @@ class Fields(BaseModel):
         return ""
 
     @property
-    def previous_answer(self) -> str | None:
-        """The id of the stored answer that the request continues."""
-        return None
-
-    @property
-    def referenced_items(self) -> tuple[str, ...]:
-        """The ids of items of stored answers that the request names."""
-        return ()
-
-    @property
-    def completed_items(self) -> tuple[str, ...]:
-        """The ids of items that the provider may complete from stored answers."""
-        return ()
-
-    @property
     def choices(self) -> int:
         return 1
 
@@ -131,15 +118,13 @@ class InputFields(Fields):
     previous_response_id: Annotated[str, Field(max_length=ID_MAX)] | None = None
 
     @property
-    def previous_answer(self) -> str | None:
-        return self.previous_response_id
-
-    @property
     def referenced_items(self) -> tuple[str, ...]:
+        """The ids of items of stored responses that the request names."""
         return self._ids(is_reference)
 
     @property
     def completed_items(self) -> tuple[str, ...]:
+        """The ids of items that the provider may complete from stored responses."""
         return self._ids(is_looked_up)
 
     def _ids(self, has: Callable[[dict[str, object]], bool]) -> tuple[str, ...]:
@@ -154,32 +139,58 @@ class InputFields(Fields):
         )
 
 
-def read(
-    request: Request,
-    fields_of: type[Fields],
-    *,
+class Address(NamedTuple):
+    """An address: what is read of its bodies, a valid one, and its path at the provider, if it is
+    not the one that prompts are sent to."""
+
+    fields: type[Fields]
+    example: str
+    path: str = ""
+
+
+def install(
+    bp: Blueprint,
     protocol: str,
-    example: str,
-    path: str = "",
-    headers: tuple[str, ...] = (),
-    query: tuple[str, ...] = (),
+    addresses: Mapping[str, Address],
+    *,
+    headers: Collection[str] = (),
+    query: Collection[str] = (),
+) -> None:
+    """Check the bodies for these views of a blueprint before the views, in which limits are
+    decided. ``headers`` and ``query`` name what is forwarded of a request besides its body."""
+    by_endpoint = {f"{bp.name}.{name}": address for name, address in addresses.items()}
+
+    @bp.before_request
+    def read_request() -> None:
+        request = request_ctx.request  # not the proxy, which looks it up for each attribute
+        address = by_endpoint.get(request.endpoint or "")
+        if address is not None and request.method == "POST":
+            current = current_request()
+            current.model_request = _read(request, address, protocol, headers, query)
+            allowed_models.check(current)
+
+
+def _read(
+    request: Request,
+    address: Address,
+    protocol: str,
+    headers: Collection[str],
+    query: Collection[str],
 ) -> ModelRequest:
-    """Return the request's body, checked; ApiError if it is invalid, with ``example`` if it is no
-    object. ``path`` is its address at the provider; ``headers`` and ``query`` name what is
-    forwarded of the request besides its body."""
+    """Return the request's body, checked; ApiError if it is invalid."""
     # It may be larger than at other endpoints, because it may contain images.
     request.max_content_length = current_services().settings.max_body_bytes
     document = json_body.read_document(
-        request, example=example, most_tokens=fields_of.most_json_tokens
+        request, example=address.example, most_tokens=address.fields.most_json_tokens
     )
     act_for_named(document.fields)
     try:
-        fields = fields_of.model_validate(document.fields)
+        fields = address.fields.model_validate(document.fields)
     except ValidationError as error:
         refuse(error)
     model = served_model(fields.model, protocol=protocol)
     _check_kind(model, makes_embeddings=fields.makes_embeddings)
-    continued = _continued(fields, model)
+    continued, previous = _continued(fields, model), document.fields.get("previous_response_id")
     if continued:
         model = replace(model, key=continued[0].key)
     raw_request = RawRequest(
@@ -187,7 +198,7 @@ def read(
         fields=document.fields,
         headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
         query=parameters(request, query),
-        path=path,
+        path=address.path,
     )
     if names_file(document.fields):
         _check_files()
@@ -208,7 +219,8 @@ def read(
         raw_request=raw_request,
         choices=fields.choices,
         extras=extras,
-        history_tokens=_history_tokens(fields, continued),
+        # Those of the stored conversation that the request continues; None if unknown.
+        history_tokens=next((a.tokens for a in continued if a.id == previous), 0),
         is_tied=bool(continued),
     )
 
@@ -229,7 +241,9 @@ def _check_kind(model: Model, *, makes_embeddings: bool) -> None:
 def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
     """Return what the request names of the answers that the model's provider keeps; ApiError (404)
     unless the caller made each of them there."""
-    previous, items = fields.previous_answer, fields.referenced_items
+    if not isinstance(fields, InputFields):
+        return []
+    previous, items = fields.previous_response_id, fields.referenced_items
     wanted = {*items, *([] if previous is None else [previous])}
     if not wanted and not fields.completed_items:
         return []
@@ -247,11 +261,6 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
             raise ApiError(404, "item_not_found", message, param="input")
     return list(found.values())
-
-
-def _history_tokens(fields: Fields, continued: Sequence[StoredAnswer]) -> int | None:
-    """Return the tokens of the stored conversation that the request continues; None if unknown."""
-    return next((a.tokens for a in continued if a.id == fields.previous_answer), 0)
 
 
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
@@ -318,7 +327,7 @@ def _not_found(message: str) -> ApiError:
     return ApiError(404, "model_not_found", message, param="model")
 
 
-def parameters(request: Request, names: tuple[str, ...]) -> dict[str, list[str]]:
+def parameters(request: Request, names: Collection[str]) -> dict[str, list[str]]:
     """Return the query parameters of these names; ApiError (400) if they cannot be forwarded."""
     if not request.query_string:
         return {}

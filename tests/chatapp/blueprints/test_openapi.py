@@ -43,7 +43,7 @@ def bodies() -> dict[str, Any]:
     return {
         "chat.chat": OneMessage | WholeConversation,
         **{f"openai_api.{name}": each.fields for name, each in openai_api.ADDRESSES.items()},
-        **{f"anthropic_api.{name}": body for name, body in anthropic_api.BODIES.items()},
+        **{f"anthropic_api.{name}": each.fields for name, each in anthropic_api.ADDRESSES.items()},
         "openai_stored.count": forwarded.InputFields,
         "me.lower_limit": Lowered,
     }

@@ -169,7 +169,7 @@ def test_no_estimate_exceeds_the_context(estimator: Estimator) -> None:
     """Tokens that a provider would refuse are not held: they are never billed."""
     model = MODELS.model("gpt-4", "openai")
     estimate = estimator.estimate(model, {"messages": [{"role": "user", "content": "x " * 50_000}]})
-    assert estimate.input_tokens == MODELS.context_tokens("gpt-4") == 8_192
+    assert estimate.input_tokens == MODELS.entry("gpt-4").context == 8_192
     for _ in range(ENOUGH_CALLS):
         estimator.observe("gpt-4", estimate, Usage(10, 500_000), "ada")
     assert estimator.estimate(model, BODY).output_tokens == 8_192
