@@ -32,8 +32,7 @@ from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_responses import COMPACTION, RESPONSES
 from chatapp.upstreams.openai_service import (
     CAPS,
-    InputDetails,
-    OutputDetails,
+    ChatBill,
     common_extras,
     refused_parts,
     stream_error,
@@ -131,29 +130,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
 # -- whole answers -----------------------------------------------------------------------------
 
 
-class Bill(Fields):
-    """What OpenAI calls usage."""
-
-    prompt_tokens: Tokens
-    completion_tokens: Tokens
-    prompt_tokens_details: InputDetails | None = None
-    completion_tokens_details: OutputDetails | None = None
-
-    def usage(self, tiers: tuple[str, ...] | None) -> Usage:
-        cached, written = (self.prompt_tokens_details or InputDetails()).within(self.prompt_tokens)
-        generated = self.completion_tokens_details or OutputDetails()
-        return Usage(
-            input_tokens=self.prompt_tokens,
-            output_tokens=self.completion_tokens,
-            cached_input_tokens=cached,
-            cache_write_tokens=written,
-            reasoning_tokens=generated.reasoning_tokens or 0,
-            tiers=tiers,
-        )
-
-
 class AnswerBill(Fields):
-    usage: Bill
+    usage: ChatBill
     service_tier: str | None = None
 
 
@@ -222,7 +200,7 @@ class DeltaChoice(Fields):
 class Chunk(Fields):
     model: str | None = None
     choices: Annotated[list[DeltaChoice], Field(default_factory=list)]
-    usage: Bill | None = None
+    usage: ChatBill | None = None
     service_tier: str | None = None
     error: object = None  # an error in any form
 

@@ -14,8 +14,7 @@ from chatapp.upstreams import Bounds, Extras, FinishReason, Part, Progress, RawR
 from chatapp.upstreams.answer import Fields, Tokens, readings_of, texts_in
 from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_service import (
-    InputDetails,
-    OutputDetails,
+    Bill,
     common_extras,
     refused_parts,
     stream_error,
@@ -180,15 +179,6 @@ def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
 # -- whole answers -----------------------------------------------------------------------------
 
 
-class Bill(Fields):
-    """What OpenAI calls usage."""
-
-    input_tokens: Tokens
-    output_tokens: Tokens
-    input_tokens_details: InputDetails | None = None
-    output_tokens_details: OutputDetails | None = None
-
-
 class WebSearches(Fields):
     num_requests: Tokens | None = None
 
@@ -206,19 +196,12 @@ class Answer(Fields):
 def _usage(answer: object) -> Usage:
     found = Answer.model_validate(answer)
     bill, tool_usage = found.usage, found.tool_usage or ToolUsage()
-    cached, wrote = (bill.input_tokens_details or InputDetails()).within(bill.input_tokens)
-    written = bill.output_tokens_details or OutputDetails()
     tool_calls = _tool_calls(answer)
     if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
         tool_calls[_search_tool(answer)] = tool_usage.web_search.num_requests  # OpenAI's own count
-    return Usage(
-        input_tokens=bill.input_tokens,
-        output_tokens=bill.output_tokens,
-        cached_input_tokens=cached,
-        cache_write_tokens=wrote,
-        reasoning_tokens=written.reasoning_tokens or 0,
+    return replace(
+        bill.usage(tiers_of(found.service_tier)),
         tool_calls={name: count for name, count in tool_calls.items() if count},
-        tiers=tiers_of(found.service_tier),
         readings=readings_of(bill.input_tokens, _added(answer)),
     )
 

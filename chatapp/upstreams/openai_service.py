@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from pydantic import ConfigDict
+
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind, Extras, UpstreamError
 from chatapp.upstreams.answer import Fields, Tokens
 
@@ -99,6 +102,35 @@ class OutputDetails(Fields):
     """Of a usage: how much of the output was not shown."""
 
     reasoning_tokens: Tokens | None = None
+
+
+class Bill(Fields):
+    """What OpenAI calls usage."""
+
+    input_tokens: Tokens
+    output_tokens: Tokens
+    input_tokens_details: InputDetails | None = None
+    output_tokens_details: OutputDetails | None = None
+
+    def usage(self, tiers: tuple[str, ...] | None) -> Usage:
+        cached, written = (self.input_tokens_details or InputDetails()).within(self.input_tokens)
+        generated = self.output_tokens_details or OutputDetails()
+        return Usage(
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+            cached_input_tokens=cached,
+            cache_write_tokens=written,
+            reasoning_tokens=generated.reasoning_tokens or 0,
+            tiers=tiers,
+        )
+
+
+class ChatBill(Bill):
+    """The same in the words of chat completions."""
+
+    model_config = ConfigDict(
+        alias_generator=lambda name: name.replace("input", "prompt").replace("output", "completion")
+    )
 
 
 def stream_error(error: object) -> UpstreamError:
