@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Final, Protocol, TypeVar
 
 from chatapp.calls.upstream_quota import exceeds
@@ -64,6 +65,7 @@ class Answer(Protocol):
 A = TypeVar("A", bound=Answer)
 
 
+@dataclass(slots=True, eq=False)
 class Retry:
     """The attempts at one call.
 
@@ -76,20 +78,13 @@ class Retry:
     which all threads wait.
     """
 
-    def __init__(
-        self,
-        limits: AttemptLimits,
-        *,
-        quota_use: Mapping[QuotaUnit, int],
-        most_attempts: int,
-        sleep: Callable[[float], bool],
-    ) -> None:
-        self._limits = limits
-        self.quota_use = quota_use
-        self._most_attempts = most_attempts
-        self._sleep = sleep
-        #: The attempts so far.
-        self.attempts = 0
+    limits: AttemptLimits
+    _: KW_ONLY
+    quota_use: Mapping[QuotaUnit, int]
+    most_attempts: int
+    sleep: Callable[[float], bool]
+    #: So far.
+    attempts: int = 0
 
     def run(self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False) -> A:
         """Return the answer of the first successful attempt; raises the last attempt's
@@ -104,22 +99,22 @@ class Retry:
                 self.note(error, asked_at=asked_at)
                 patience_s = self._wait(error, patience_s, other_key)
             else:
-                self._limits.report(answer.quotas, asked_at=asked_at)
+                self.limits.report(answer.quotas, asked_at=asked_at)
                 return answer
 
     def run_once(
         self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False
     ) -> A:
         """Return the same with a single attempt, for a fallback."""
-        self._most_attempts = self.attempts + 1
+        self.most_attempts = self.attempts + 1
         return self.run(attempt, other_key)
 
     def note(self, error: UpstreamError, *, asked_at: float) -> None:
         """Share what an error says about the provider, also one in the middle of a stream."""
-        self._limits.report(error.quotas, asked_at=asked_at)
+        self.limits.report(error.quotas, asked_at=asked_at)
         # A call that is larger than the whole quota says nothing about the provider's load.
         if _names_wait(error) and not self._is_too_large(error):
-            self._limits.cool_down(min(error.retry_after_s or 0.0, LONGEST_COOL_DOWN_S))
+            self.limits.cool_down(min(error.retry_after_s or 0.0, LONGEST_COOL_DOWN_S))
 
     def _wait(
         self, error: UpstreamError, patience_s: float, other_key: Callable[[], bool]
@@ -129,9 +124,9 @@ class Retry:
         is_refused_for_key = error.kind in OF_THE_KEY or _names_wait(error)
         is_too_large = self._is_too_large(error)
         if is_refused_for_key and not is_too_large and self._take_key(other_key):
-            self._most_attempts += 1
+            self.most_attempts += 1
             return patience_s
-        if error.kind not in RETRYABLE or is_too_large or self.attempts >= self._most_attempts:
+        if error.kind not in RETRYABLE or is_too_large or self.attempts >= self.most_attempts:
             raise error
         if error.kind in REFUSED_FOR_LOAD:
             wait_s: float | None = error.retry_after_s or PAUSE_S
@@ -140,16 +135,16 @@ class Retry:
         while wait_s is not None:
             if wait_s > patience_s:
                 raise _with_wait(error, wait_s)
-            if self._sleep(wait_s):
+            if self.sleep(wait_s):
                 raise error
             patience_s -= wait_s
-            wait_s = self._limits.admit_attempt()
+            wait_s = self.limits.admit_attempt()
         return patience_s
 
     def _take_key(self, other_key: Callable[[], bool]) -> bool:
         """Switch to a key whose limits admit the call; False without one."""
         while other_key():
-            if self._limits.admit_attempt() is None:
+            if self.limits.admit_attempt() is None:
                 return True
         return False
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from chatapp.catalogue.usage import Usage
@@ -227,6 +227,7 @@ class Progress:
     ids: tuple[str, ...] = ()
 
 
+@dataclass(eq=False, repr=False)
 class UpstreamError(Exception):
     """An upstream gave no usable answer.
 
@@ -238,25 +239,17 @@ class UpstreamError(Exception):
     ``request_id`` is the upstream's id of the request, if it is a valid header value.
     """
 
-    def __init__(
-        self,
-        kind: ErrorKind,
-        *,
-        message: str = "",
-        status: int | None = None,
-        retry_after_s: float | None = None,
-        raw: bytes = b"",
-        quotas: tuple[Quota, ...] = (),
-        request_id: str | None = None,
-    ) -> None:
-        super().__init__(f"{kind} (status {status})")
-        self.kind = kind
-        self.message = message
-        self.status = status
-        self.retry_after_s = retry_after_s
-        self.raw = raw
-        self.quotas = quotas
-        self.request_id = request_id
+    kind: ErrorKind
+    _: KW_ONLY
+    message: str = ""
+    status: int | None = None
+    retry_after_s: float | None = None
+    raw: bytes = b""
+    quotas: tuple[Quota, ...] = ()
+    request_id: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} (status {self.status})"
 
     @property
     def is_accounts(self) -> bool:

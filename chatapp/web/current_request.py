@@ -5,7 +5,7 @@ once; and the functions by which limits ask for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -28,6 +28,7 @@ _app_context: Final[Any] = app_ctx
 _contexts: Final[Any] = _cv_app
 
 
+@dataclass(slots=True, eq=False)
 class CurrentRequest:
     """What is known of one request.
 
@@ -40,30 +41,16 @@ class CurrentRequest:
     answers, as a budget has refused the requested one.
     """
 
-    __slots__ = (
-        "_demand",
-        "_user",
-        "held_micro_usd",
-        "is_cheaper",
-        "model_request",
-        "named_user",
-        "principal",
-        "requested_model",
-        "services",
-        "tried_keys",
-    )
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self.principal: Principal | None = None
-        self.model_request: ModelRequest | None = None
-        self.named_user: str | None = None
-        self.requested_model: str | None = None
-        self.tried_keys: set[str] = set()
-        self._user: str | None = None
-        self._demand: Demand | None = None
-        self.held_micro_usd: int | None = None
-        self.is_cheaper = False
+    services: Services
+    principal: Principal | None = None
+    model_request: ModelRequest | None = None
+    named_user: str | None = None
+    requested_model: str | None = None
+    tried_keys: set[str] = field(default_factory=set)
+    held_micro_usd: int | None = None
+    is_cheaper: bool = False
+    _user: str | None = None
+    _demand: Demand | None = None
 
     @property
     def wanted(self) -> ModelRequest:
