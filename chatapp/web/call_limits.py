@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from chatapp.alerts.alert import whose
-from chatapp.calls.upstream_quota import quota_level
+from chatapp.calls.upstream_quota import period_s_of
 from chatapp.ledger.forecast import Budget, Forecast
 from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
@@ -85,12 +85,11 @@ class RequestLimits:
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
         for quota in quotas:
-            level = quota_level(quota)
             self._reservation.report(
                 quota.unit,
-                amount=level.amount,
-                used=level.used,
-                period_s=level.period_s,
+                amount=quota.limit,
+                used=quota.limit - quota.remaining,
+                period_s=period_s_of(quota),
                 as_of=asked_at,
             )
 

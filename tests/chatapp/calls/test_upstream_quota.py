@@ -1,37 +1,37 @@
-"""A provider's quota as an amount per period."""
+"""The period of a provider's quota."""
 
 from __future__ import annotations
 
 import pytest
 
-from chatapp.calls.upstream_quota import DAY_S, MINUTE_S, QuotaLevel, quota_level
+from chatapp.calls.upstream_quota import DAY_S, MINUTE_S, period_s_of
 from chatapp.upstreams import Quota
 from chatapp.upstreams.openai import quotas
 
 
 @pytest.mark.parametrize(
-    ("quota", "level"),
+    ("quota", "period_s"),
     [
-        (Quota("requests", 500, 499, 0.12), QuotaLevel(500, 1, MINUTE_S)),
-        (Quota("requests", 500, 0, 60.0), QuotaLevel(500, 500, MINUTE_S)),
-        (Quota("requests", 200, 150, 21_600.0), QuotaLevel(200, 50, DAY_S)),
-        (Quota("requests", 10_000, 9_999, 8.64), QuotaLevel(10_000, 1, DAY_S)),
-        (Quota("tokens", 30_000, 10_000, 40.0), QuotaLevel(30_000, 20_000, MINUTE_S)),
+        (Quota("requests", 500, 499, 0.12), MINUTE_S),
+        (Quota("requests", 500, 0, 60.0), MINUTE_S),
+        (Quota("requests", 200, 150, 21_600.0), DAY_S),
+        (Quota("requests", 10_000, 9_999, 8.64), DAY_S),
+        (Quota("tokens", 30_000, 10_000, 40.0), MINUTE_S),
         # Limits in tokens are by the minute, even if the reset is slow.
-        (Quota("input_tokens", 50_000, 49_000, 3600.0), QuotaLevel(50_000, 1000, MINUTE_S)),
+        (Quota("input_tokens", 50_000, 49_000, 3600.0), MINUTE_S),
         # A window that ends as a whole: nothing comes back so slowly.
-        (Quota("requests", 4000, 3999, 45.0), QuotaLevel(4000, 1, MINUTE_S)),
+        (Quota("requests", 4000, 3999, 45.0), MINUTE_S),
         # A reported period is used.
-        (Quota("requests", 4000, 3999, 22.0, 60), QuotaLevel(4000, 1, MINUTE_S)),
-        (Quota("requests", 60, 60, 0.0), QuotaLevel(60, 0, MINUTE_S)),
-        (Quota("requests", 60, 40, None), QuotaLevel(60, 20, MINUTE_S)),
+        (Quota("requests", 4000, 3999, 22.0, 60), MINUTE_S),
+        (Quota("requests", 60, 60, 0.0), MINUTE_S),
+        (Quota("requests", 60, 40, None), MINUTE_S),
         # A past reset gives no period.
-        (Quota("requests", 60, 40, 0.0), QuotaLevel(60, 20, MINUTE_S)),
+        (Quota("requests", 60, 40, 0.0), MINUTE_S),
     ],
 )
-def test_the_period_follows_from_the_reset(quota: Quota, level: QuotaLevel) -> None:
+def test_the_period_follows_from_the_reset(quota: Quota, period_s: int) -> None:
     """The time in which the used part comes back shows whether it is a minute or a day."""
-    assert quota_level(quota) == level
+    assert period_s_of(quota) == period_s
 
 
 def test_openais_own_example_is_a_day() -> None:
@@ -43,4 +43,4 @@ def test_openais_own_example_is_a_day() -> None:
             "x-ratelimit-reset-requests": "7m12s",
         }
     )
-    assert quota_level(quota) == QuotaLevel(200, 1, DAY_S)
+    assert period_s_of(quota) == DAY_S
