@@ -117,16 +117,7 @@ class Alerts:
 
     def __init__(self, database: Database, rules: Rules, *, webhook: Webhook | None = None) -> None:
         self.webhook, self.rules = webhook, rules
-        self._deliveries = (
-            None
-            if webhook is None
-            else PerProcess(lambda: Deliveries(webhook), close=Deliveries.close)
-        )
-        self._watch = PerProcess(
-            # The deliveries are made first, so that they end last.
-            lambda: Watch(database, rules, self._deliveries.get() if self._deliveries else None),
-            close=Watch.close,
-        )
+        self._watch = PerProcess(lambda: Watch(database, rules, webhook), close=Watch.close)
 
     def note_decision(self, buckets: tuple[str, ...], read: Reading, *, refused: bool) -> None:
         """A request was decided; ``buckets`` name its budgets. Never waits."""
@@ -142,24 +133,21 @@ class Alerts:
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Look, and send, at once; returns whether all that waits in this process is sent."""
-        looked = self._watch.get().flush(timeout_s)
-        return looked and (not self._deliveries or self._deliveries.get().flush(timeout_s))
+        return self._watch.get().flush(timeout_s)
 
     def close(self) -> None:
         """As at the end of the process."""
         self._watch.close()
-        if self._deliveries:
-            self._deliveries.close()
 
 
 class Watch:
     """The thread of one process, and what it knows."""
 
-    def __init__(self, database: Database, rules: Rules, deliveries: Deliveries | None) -> None:
+    def __init__(self, database: Database, rules: Rules, webhook: Webhook | None) -> None:
         self._database = database
         self._reports = Reports(database)
         self._rules = rules
-        self._deliveries = deliveries
+        self._deliveries = webhook and Deliveries(webhook)
         self._lock = threading.Lock()
         self._readings: dict[tuple[str, ...], Reading] = {}
         # By upstream, key and model: many calls may be refused at once.
@@ -205,10 +193,13 @@ class Watch:
         self._costs.put("", 0)
 
     def flush(self, timeout_s: float) -> bool:
-        return self._costs.flush(timeout_s)
+        looked = self._costs.flush(timeout_s)
+        return looked and (not self._deliveries or self._deliveries.flush(timeout_s))
 
     def close(self) -> None:
         self._costs.close()
+        if self._deliveries:
+            self._deliveries.close()
 
     def _look(self, costs: Mapping[str, int]) -> bool:
         """Raise what is due; False if the database is unavailable."""

@@ -110,16 +110,11 @@ class Deliveries:
             linger_s=0.0,
             patience=patience,
         )
+        self.flush, self.close = self._sender.flush, self._sender.close
 
     def put(self, alert: Alert) -> None:
         """Have it sent soon. Never waits."""
         self._sender.put(alert.id, alert)
-
-    def flush(self, timeout_s: float) -> bool:
-        return self._sender.flush(timeout_s)
-
-    def close(self) -> None:
-        self._sender.close()
 
     def _send(self, batch: Mapping[str, Alert]) -> bool:
         """Send one alert; False to have it sent again."""
