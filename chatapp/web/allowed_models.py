@@ -128,11 +128,8 @@ def names_of_slug(slug: str, upstream: str, name: str = "") -> set[str]:
 def _other_default(current: CurrentRequest) -> Model | None:
     """Return an allowed model for a request that names none: an upstream's default, or else the
     first one in the order of the patterns."""
-    catalogue, router, found = (
-        current.services.catalogue,
-        current.services.router,
-        allowances(current),
-    )
+    router, found = current.services.router, allowances(current)
+    catalogue = router.catalogue
     available = router.available_models.items()
     names = {s: names_of_slug(s, name) for s, name in available if s not in catalogue.embedding}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]

@@ -2,62 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Final, Protocol
+from typing import Final, TypeAlias
 
 from flask import current_app, request
 
-from chatapp.upstreams import Completion, Part, Progress, UpstreamError
-from chatapp.web.errors import ErrorReport
 from chatapp.web.formats.anthropic import AnthropicFormat
+from chatapp.web.formats.chat import ChatFormat
 from chatapp.web.formats.openai import OpenAIFormat
 from chatapp.web.formats.responses import ResponsesFormat
 
-
-class AnswerFormat(Protocol):
-    """Writes answers that are not forwarded: those of POST /chat and of the offline model."""
-
-    def answer_body(self, reply: Completion) -> dict[str, object]: ...
-
-    def events(
-        self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]
-    ) -> Iterator[bytes]:
-        """Yield the events of a stream for a request with this body: those before its parts, of
-        each part, and after the last one."""
-        ...
-
-    def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
-        """Return the event that ends a stream of ``number`` parts with an error."""
-        ...
-
-
-class WireFormat(AnswerFormat, Protocol):
-    """A protocol's wire format. Its endpoints serve the models in ``protocol`` and the offline one.
-
-    ``hints`` is what to correct in the base_url, by the number of /v1 at the beginning of an
-    unknown address: 0, 1, or 2 for more.
-    """
-
-    @property
-    def protocol(self) -> str: ...
-    @property
-    def hints(self) -> tuple[str, str, str]: ...
-    @property
-    def request_id_header(self) -> str:
-        """The header in which the provider's SDK looks for a request id."""
-        ...
-
-    def error_body(self, report: ErrorReport) -> dict[str, object]: ...
-
-    @property
-    def limit_units(self) -> Collection[str]: ...
-
-    def limit_headers(
-        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
-    ) -> dict[str, str]:
-        """Return the provider's headers for the state of a limit in one of these units."""
-        ...
-
+#: A provider's wire format. Its endpoints serve the models in its ``protocol`` and the offline one.
+WireFormat: TypeAlias = OpenAIFormat | ResponsesFormat | AnthropicFormat
+#: Writes answers that are not forwarded: those of POST /chat and of the offline model. ``events``
+#: yields those of a stream: before its parts, of each part, and after the last one.
+AnswerFormat: TypeAlias = WireFormat | ChatFormat
 
 OPENAI: Final = OpenAIFormat()
 RESPONSES: Final = ResponsesFormat()

@@ -27,6 +27,8 @@ class OpenAIService:
     request_id_header: Final = REQUEST_ID_HEADER
     #: OpenAI has no headers for limits in input or output tokens.
     limit_units: Final = ("requests", "tokens")
+    #: What to correct in the base_url, by the number of /v1 at the beginning of an unknown address:
+    #: 0, 1, or 2 for more.
     hints: Final = (
         ": the base_url of OpenAI's SDK must end in /v1",
         "",
