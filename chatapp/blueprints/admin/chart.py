@@ -1,37 +1,59 @@
-"""Spending by day and decisions by minute, as stacked bars in SVG: no script, and no style that the
-policy of the page's contents forbids."""
+"""Spending by day and decisions by minute, as the stacked bars that admin/chart.html draws."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Final
-
-from markupsafe import Markup, escape
+from typing import ClassVar, Final
 
 from chatapp.ledger.reports import MICRO, DayTotal
 
-WIDTH: Final = 960
-HEIGHT: Final = 220
-LEFT: Final = 64
-TOP: Final = 12
-BASE: Final = HEIGHT - 28
-SMALL_HEIGHT: Final = 24
 #: How many subjects have a colour of their own (admin.css); all others share the last one.
 MOST: Final = 6
 OTHERS: Final = "all others"
-#: How many days or minutes are named below the bars, at most.
-NAMED: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """The drawing, and its subjects in the order of their colours."""
+    """The amounts of each subject by slot: a day, or a minute. The subjects are in the order of
+    their colours. ``text`` writes an amount, ``name`` a slot on the axis."""
 
-    svg: Markup
-    subjects: Sequence[str]
+    title: str
+    amounts: Mapping[str, Mapping[str, int]]
+    slots: Sequence[str]
+    text: Callable[[int], str] = "{:,}".format
+    name: Callable[[str], str] = str
+
+    SMALL_HEIGHT: ClassVar = 24
+
+    @property
+    def most(self) -> int:
+        """The sum of the largest slot."""
+        sums = (sum(part.get(slot, 0) for part in self.amounts.values()) for slot in self.slots)
+        return max(sums, default=0)
+
+    @property
+    def paths(self) -> Iterator[str]:
+        """The path of each subject in a drawing without axes."""
+        most, bases = self.most, dict.fromkeys(self.slots, self.SMALL_HEIGHT)
+        for part in self.amounts.values():
+            path = ""
+            for place, slot in enumerate(self.slots):
+                if part[slot]:
+                    base = bases[slot]
+                    bases[slot] -= max(1, round(part[slot] / most * self.SMALL_HEIGHT))
+                    path += f"M{3 * place} {base}V{bases[slot]}h2V{base}z"
+            yield path
+
+    @property
+    def top(self) -> int:
+        """The end of the axis: the least of 1, 2, 5, 10 … that no bar exceeds."""
+        most, step = self.most, 1
+        while 5 * step < most:
+            step *= 10
+        return next(step * factor for factor in (1, 2, 5) if step * factor >= most)
 
 
 def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Chart:
@@ -49,112 +71,17 @@ def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Ch
     days = [str(first + timedelta(days=each)) for each in range((last - first).days + 1)]
     total = sum(sum(part.values()) for part in spent.values())
     title = f"Spending from {first} to {last} by {by}: {dollars(total)} in total"
-    drawn = _drawn(
-        shown, days, title, text=dollars, name=lambda d: f"{date.fromisoformat(d):%d %b}"
-    )
-    return Chart(drawn, list(shown))
+    return Chart(title, shown, days, dollars, lambda day: f"{date.fromisoformat(day):%d %b}")
 
 
 def decisions(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str]) -> Chart:
     """Return the admitted and denied requests of each minute."""
     sums = (f"{sum(part.values()):,} {outcome}" for outcome, part in counts.items())
     title = f"Decisions from {minutes[0]} to {minutes[-1]}: {', '.join(sums)}"
-    drawn = _drawn(counts, minutes, title, text=lambda count: f"{count:,}", name=str)
-    return Chart(drawn, list(counts))
-
-
-def small(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str], title: str) -> Markup:
-    """Return the same without axes, for a line of a table: one path for each outcome."""
-    top = max((sum(part[each] for part in counts.values()) for each in minutes), default=0) or 1
-    bases = dict.fromkeys(minutes, SMALL_HEIGHT)
-    drawn = []
-    for colour, part in enumerate(counts.values()):
-        path = []
-        for place, minute in enumerate(minutes):
-            if part[minute]:
-                base = bases[minute]
-                bases[minute] = base - max(1, round(part[minute] / top * SMALL_HEIGHT))
-                path.append(f"M{3 * place} {base}V{bases[minute]}h2V{base}z")
-        drawn.append(f'<path class="c{colour}" d="{"".join(path)}"/>')
-    return Markup(  # noqa: S704 - every text in it is escaped
-        f'<svg class="small" viewBox="0 0 {3 * len(minutes)} {SMALL_HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">{"".join(drawn)}</svg>'
-    )
+    return Chart(title, counts, minutes)
 
 
 def dollars(micro_usd: int) -> str:
     """Return the amount, with more digits if it is below a dollar."""
     usd = micro_usd / MICRO
     return f"${usd:,.2f}" if usd >= 1 or not usd else f"${usd:.4f}"
-
-
-def _round(micro_usd: int) -> int:
-    """Return the least of 1, 2, 5, 10 … that is not less."""
-    step = 1
-    while True:
-        for factor in (1, 2, 5):
-            if step * factor >= micro_usd:
-                return step * factor
-        step *= 10
-
-
-def _drawn(
-    shown: Mapping[str, Mapping[str, int]],
-    slots: Sequence[str],
-    title: str,
-    *,
-    text: Callable[[int], str],
-    name: Callable[[str], str],
-) -> Markup:
-    """Return the parts of each slot as a bar. ``text`` writes an amount, ``name`` a slot on the
-    axis."""
-    top = _round(max((sum(p.get(slot, 0) for p in shown.values()) for slot in slots), default=0))
-    return Markup(  # noqa: S704 - every text in it is escaped
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'aria-label="{escape(title)}">{_axes(slots, top, text, name)}'
-        f"{_bars(shown, slots, top, text)}</svg>"
-    )
-
-
-def _axes(
-    slots: Sequence[str], top: int, text: Callable[[int], str], name: Callable[[str], str]
-) -> str:
-    drawn = [f'<path class="axis" d="M{LEFT} {BASE}H{WIDTH}"/>']
-    for part in (1, 2) if top > 1 else (2,):
-        y = BASE - (BASE - TOP) * part // 2
-        drawn.append(
-            f'<path class="grid" d="M{LEFT} {y}H{WIDTH}"/>'
-            f'<text x="{LEFT - 8}" y="{y + 5}" text-anchor="end">{text(top * part // 2)}</text>'
-        )
-    step = -(-len(slots) // NAMED)
-    for place in range(0, len(slots), step):
-        x = LEFT + (place + 0.5) * (WIDTH - LEFT) / len(slots)
-        drawn.append(
-            f'<text x="{x:.1f}" y="{BASE + 20}" text-anchor="middle">{escape(name(slots[place]))}'
-            "</text>"
-        )
-    return "".join(drawn)
-
-
-def _bars(
-    shown: Mapping[str, Mapping[str, int]],
-    slots: Sequence[str],
-    top: int,
-    text: Callable[[int], str],
-) -> str:
-    width = (WIDTH - LEFT) / len(slots)
-    drawn = []
-    for place, slot in enumerate(slots):
-        y = float(BASE)
-        for colour, (subject, amounts) in enumerate(shown.items()):
-            amount = amounts.get(slot, 0)
-            if not amount:
-                continue
-            tall = amount / top * (BASE - TOP)
-            y -= tall
-            drawn.append(
-                f'<rect class="c{colour}" x="{LEFT + place * width + width * 0.1:.1f}" '
-                f'y="{y:.1f}" width="{width * 0.8:.1f}" height="{tall:.1f}">'
-                f"<title>{escape(subject)}, {escape(slot)}: {text(amount)}</title></rect>"
-            )
-    return "".join(drawn)

@@ -10,7 +10,7 @@ from typing import Any, Final
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, reported
-from chatapp.blueprints.admin.chart import decisions, small
+from chatapp.blueprints.admin.chart import Chart, decisions
 from chatapp.blueprints.admin.denials import check_remembered, latest
 from chatapp.blueprints.admin.formats import shown
 from chatapp.operators.callers import shared_operators
@@ -84,5 +84,5 @@ def _row(
         "now": now,
         "hour": hour,
         "parts": parts,
-        "bars": small(parts, list(minutes.values()), title) if name else "",
+        "bars": Chart(title, parts, list(minutes.values())),
     }

@@ -16,7 +16,7 @@ from unittest.mock import Mock
 
 import pytest
 import redis
-from flask import Flask
+from flask import Flask, get_template_attribute
 from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 
@@ -738,10 +738,12 @@ def test_the_chart_adds_up(app: Flask) -> None:
     totals = [DayTotal(f"s{n}", 1, 1, 1, 1_000_000 * n, day="2026-11-25") for n in range(1, 10)]
     totals.append(DayTotal(None, 1, 1, 1, 3_000_000, day="2026-11-24"))
     drawn = chart(totals, first=date(2026, 11, 24), last=date(2026, 11, 25), by="team")
-    assert drawn.subjects == ["s9", "s8", "s7", "s6", "s5", "s4", OTHERS]
-    assert "all others, 2026-11-25: $6.00" in drawn.svg
-    assert "all others, 2026-11-24: $3.00" in drawn.svg
-    heights = [float(each) for each in re.findall(r'<rect[^>]* height="([\d.]+)"', drawn.svg)]
+    assert list(drawn.amounts) == ["s9", "s8", "s7", "s6", "s5", "s4", OTHERS]
+    with app.app_context():
+        svg = str(get_template_attribute("admin/chart.html", "bars")(drawn))
+    assert "all others, 2026-11-25: $6.00" in svg
+    assert "all others, 2026-11-24: $3.00" in svg
+    heights = [float(each) for each in re.findall(r'<rect[^>]* height="([\d.]+)"', svg)]
     assert sum(heights) == pytest.approx(48 / 50 * 180, abs=0.5)
 
 
