@@ -38,6 +38,12 @@ class OpenFields(Fields):
     model_config = ConfigDict(extra="allow")
 
 
+def objects_in(fields: object, name: str) -> list[dict[str, object]]:
+    """Return the objects of the list in that field; none of anything else."""
+    listed = fields.get(name) if isinstance(fields, Mapping) else None
+    return [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+
+
 def texts_in(value: object, *, without: Collection[str]) -> list[str]:
     """Return all strings in a part of an answer, at any depth: text, a refusal, a tool's name and
     arguments, reasoning. ``without`` are the fields that the model did not generate."""

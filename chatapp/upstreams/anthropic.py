@@ -31,6 +31,7 @@ from chatapp.upstreams.answer import (
     OpenFields,
     Tokens,
     http_date,
+    objects_in,
     quota,
     regained_after_s,
     texts_in,
@@ -161,8 +162,9 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         elif not isinstance(value, str | None):
             refused[name] = "is not a string"
     tools = ["mcp"] if fields.get(MCP_SERVERS) else []
-    for name, tool in (*_listed(fields, "tools"), *_added_tools(fields)):
-        kind = tool.get("type") if isinstance(tool, dict) else None
+    own = (("tools", tool) for tool in objects_in(fields, "tools"))
+    for name, tool in (*own, *(("messages", tool) for tool in _added_tools(fields))):
+        kind = tool.get("type")
         if run := next((t for k, t in RUN_TOOLS.items() if str(kind).startswith(k)), None):
             tools.append(run)
         elif isinstance(kind, str) and not kind.startswith(FREE_TOOLS):
@@ -177,22 +179,16 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     )
 
 
-def _listed(fields: object, name: str) -> Iterator[tuple[str, object]]:
-    listed = fields.get(name) if isinstance(fields, dict) else None
-    for each in listed if isinstance(listed, list) else ():
-        yield name, each
-
-
-def _added_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def _added_tools(fields: Mapping[str, object]) -> Iterator[dict[str, object]]:
     """Yield the tools that messages add within a conversation, also those that a compaction
     kept."""
-    for _, message in _listed(fields, "messages"):
-        for _, part in _listed(message, "content"):
-            for _, change in (("", part), *_listed(part, "tool_changes")):
-                if isinstance(change, dict) and change.get("type") == TOOL_ADDITION:
-                    tool = change.get("tool")
-                    defined = tool.get("definition", tool) if isinstance(tool, dict) else tool
-                    yield "messages", defined
+    for message in objects_in(fields, "messages"):
+        for part in objects_in(message, "content"):
+            for change in (part, *objects_in(part, "tool_changes")):
+                tool = change.get("tool") if change.get("type") == TOOL_ADDITION else None
+                defined = tool.get("definition", tool) if isinstance(tool, dict) else None
+                if isinstance(defined, dict):
+                    yield defined
 
 
 # -- whole answers -----------------------------------------------------------------------------
@@ -334,14 +330,13 @@ def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | No
 
 def _generated(answer: object) -> list[str]:
     """Return what was generated for a whole answer, without the results of tools."""
-    blocks = answer.get("content") if isinstance(answer, dict) else None
-    listed = blocks if isinstance(blocks, list) else ()
-    return texts_in([b for b in listed if _is_generated(b)], without=NOT_GENERATED)
+    blocks = filter(_is_generated, objects_in(answer, "content"))
+    return texts_in(list(blocks), without=NOT_GENERATED)
 
 
-def _is_generated(block: object) -> bool:
+def _is_generated(block: Mapping[str, object]) -> bool:
     """Return whether the model generated this block, and not a tool of the provider's."""
-    return isinstance(block, dict) and not str(block.get("type")).endswith("_result")
+    return not str(block.get("type")).endswith("_result")
 
 
 def _add_result(progress: Progress, part: object) -> None:

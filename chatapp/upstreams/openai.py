@@ -27,7 +27,7 @@ from chatapp.upstreams import (
     RawRequest,
     UpstreamError,
 )
-from chatapp.upstreams.answer import Fields, OpenFields, Tokens, quota, texts_in
+from chatapp.upstreams.answer import Fields, OpenFields, Tokens, objects_in, quota, texts_in
 from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_responses import COMPACTION, RESPONSES
 from chatapp.upstreams.openai_service import (
@@ -113,9 +113,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     modalities = fields.get("modalities")
     if fields.get("audio") is not None or modalities not in (None, [], ["text"]):
         refused["modalities"] = "may only be text; others, such as audio, have no price here"
-    tools = fields.get("tools")
-    for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type") if isinstance(tool, dict) else None
+    for tool in objects_in(fields, "tools"):
+        kind = tool.get("type")
         if isinstance(kind, str) and kind not in TOOLS:  # OpenAI has no others, but upstreams do
             refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
     return replace(
@@ -169,9 +168,7 @@ def _usage(answer: object) -> Usage:
 
 
 def _generated(answer: object) -> list[str]:
-    choices = answer.get("choices") if isinstance(answer, dict) else None
-    listed = choices if isinstance(choices, list) else ()
-    messages = [choice.get("message") for choice in listed if isinstance(choice, dict)]
+    messages = [choice.get("message") for choice in objects_in(answer, "choices")]
     return texts_in(messages, without=NOT_GENERATED)
 
 

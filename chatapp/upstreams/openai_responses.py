@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Bounds, Extras, FinishReason, Part, Progress, RawRequest
-from chatapp.upstreams.answer import Fields, Tokens, readings_of, texts_in
+from chatapp.upstreams.answer import Fields, Tokens, objects_in, readings_of, texts_in
 from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_service import (
     Bill,
@@ -86,7 +86,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         refused["reasoning"] = "may only have the mode 'standard'; others have no price here"
     tools = []
     for name, tool in _all_tools(fields):
-        kind = tool.get("type") if isinstance(tool, dict) else None
+        kind = tool.get("type")
         if not isinstance(kind, str):
             continue  # OpenAI refuses it
         if kind == MCP:
@@ -128,21 +128,19 @@ def _has_text(value: object) -> bool:
     return any(text.strip() for text in texts_in(value, without={"type"}))
 
 
-def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield the tools of a request, and those that items of its input add within the conversation,
     each with the field where it is."""
-    yield from (("tools", tool) for tool in _tools(fields.get("tools")))
-    items = fields.get("input")
-    for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict):
-            yield from (("input", tool) for tool in _tools(item.get("tools")))
+    yield from (("tools", tool) for tool in _tools(fields))
+    for item in objects_in(fields, "input"):
+        yield from (("input", tool) for tool in _tools(item))
 
 
-def _tools(listed: object) -> Iterator[object]:
-    """Yield the tools of a list, also those within a namespace."""
-    for tool in listed if isinstance(listed, list) else ():
-        if isinstance(tool, dict) and tool.get("type") == "namespace":
-            yield from _tools(tool.get("tools"))
+def _tools(fields: object) -> Iterator[dict[str, object]]:
+    """Yield the tools of a request or an item, also those within a namespace."""
+    for tool in objects_in(fields, "tools"):
+        if tool.get("type") == "namespace":
+            yield from _tools(tool)
         else:
             yield tool
 
@@ -153,9 +151,9 @@ def _billed(kind: str) -> str | None:
     return next((name for name in BILLED_TOOLS if kind.startswith(name)), None)
 
 
-def _is_local_shell(tool: object) -> bool:
+def _is_local_shell(tool: Mapping[str, object]) -> bool:
     """Return whether the client runs the tool's commands. Otherwise OpenAI does, in a container."""
-    if not isinstance(tool, dict) or tool.get("type") != "shell":
+    if tool.get("type") != "shell":
         return False
     environment = tool.get("environment")
     return environment is None or (
@@ -212,7 +210,7 @@ def _added(answer: object) -> list[list[str]]:
     added: list[list[str]] = []
     since: list[str] = []
     has_result = False
-    for item in _items(answer):
+    for item in objects_in(answer, "output"):
         if has_result:
             added.append(since)
             since = []
@@ -224,7 +222,7 @@ def _added(answer: object) -> list[list[str]]:
 def _tool_calls(answer: object) -> dict[str, int]:
     """Return how often each billed tool was used for an answer."""
     calls: dict[str, int] = {}
-    for item in _items(answer):
+    for item in objects_in(answer, "output"):
         if name := _tool_of(item):
             name = _search_tool(answer) if name == "web_search" else name
             calls[name] = calls.get(name, 0) + 1
@@ -242,26 +240,20 @@ def _tool_of(item: Mapping[str, object]) -> str | None:
 
 def _search_tool(answer: object) -> str:
     """Return the name of the search tool that the request had; its preview has another price."""
-    listed = answer.get("tools") if isinstance(answer, dict) else None
-    kinds = [str(tool.get("type")) for tool in _tools(listed) if isinstance(tool, dict)]
+    kinds = [str(tool.get("type")) for tool in _tools(answer)]
     return next((name for kind in kinds if (name := _billed(kind)) in SEARCH_TOOLS), "web_search")
-
-
-def _items(answer: object) -> list[dict[str, object]]:
-    output = answer.get("output") if isinstance(answer, dict) else None
-    return [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
 
 
 def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
     """Return the ids of a response and of its items, if OpenAI keeps them."""
     if not isinstance(answer, dict) or False in (fields.get("store"), answer.get("store")):
         return ()
-    found = (each.get("id") for each in (answer, *_items(answer)))
+    found = (each.get("id") for each in (answer, *objects_in(answer, "output")))
     return tuple(id_ for id_ in found if isinstance(id_, str) and ID.fullmatch(id_))
 
 
 def _generated(answer: object) -> list[str]:
-    return texts_in(list(_items(answer)), without=NOT_GENERATED)
+    return texts_in([*objects_in(answer, "output")], without=NOT_GENERATED)
 
 
 # -- streams -----------------------------------------------------------------------------------

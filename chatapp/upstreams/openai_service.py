@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from pydantic import ConfigDict
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind, Extras, UpstreamError
-from chatapp.upstreams.answer import Fields, Tokens
+from chatapp.upstreams.answer import Fields, Tokens, objects_in
 
 #: Tiers with a price of their own, under one name for each. All others have the standard price.
 TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
@@ -60,7 +60,7 @@ def common_extras(fields: Mapping[str, object]) -> Extras:
 
 def refused_parts(fields: Mapping[str, object], name: str) -> dict[str, str]:
     """Why the messages or items in that field are refused; empty if they are not."""
-    for part in _parts(fields.get(name)):
+    for part in _parts(objects_in(fields, name)):
         if part.get("type") == "input_audio":
             return {name: "may not contain input_audio, which has no price here"}
         cache = part.get("prompt_cache_breakpoint")
@@ -69,10 +69,10 @@ def refused_parts(fields: Mapping[str, object], name: str) -> dict[str, str]:
     return {}
 
 
-def _parts(items: object) -> Iterator[dict[str, object]]:
+def _parts(items: Iterable[dict[str, object]]) -> Iterator[dict[str, object]]:
     """Yield all objects in these messages or items: their contents, the outputs of tools."""
-    for item in items if isinstance(items, list) else ():
-        for value in item.values() if isinstance(item, dict) else ():
+    for item in items:
+        for value in item.values():
             listed = value if isinstance(value, list) else (value,)
             yield from (part for part in listed if isinstance(part, dict))
 

@@ -89,7 +89,7 @@ class Router:
         self._forwarders = {each.name: each for each in upstreams if isinstance(each, SDKUpstream)}
         self._keys = {name: each.keys for name, each in self._forwarders.items()}
         self._several_keys = {n: keys for n, keys in self._keys.items() if len(keys.names) > 1}
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self.max_tokens = max_tokens
         self._on_refused_key = on_refused_key
         self._missed: set[str] = set()
@@ -122,7 +122,7 @@ class Router:
         missing = None
         for upstream, own in self._serving(name):
             if upstream.missing is None:
-                return self._catalogue.model(own, upstream.name)
+                return self.catalogue.model(own, upstream.name)
             missing = missing or upstream.missing
         if missing is not None:
             raise ModelUnavailableError(
@@ -204,18 +204,14 @@ class Router:
         order."""
         return {
             slug: name
-            for slug, name in self._catalogue.upstreams.items()
+            for slug, name in self.catalogue.upstreams.items()
             if name in self._upstreams and self._upstreams[name].missing is None
         }
 
     def models_of(self, *protocols: str) -> dict[str, str]:
         """Return the available models in these protocols, each with its upstream."""
-        known = self._catalogue.protocols
+        known = self.catalogue.protocols
         return {s: name for s, name in self.available_models.items() if known[name] in protocols}
-
-    @property
-    def catalogue(self) -> Catalogue:
-        return self._catalogue
 
     def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Completion:
         """Call the upstream, and wait for the answer; UpstreamError if it fails.
@@ -289,7 +285,7 @@ class Router:
         return chosen
 
     def _first_default(self) -> str:
-        defaults = self._catalogue.defaults
+        defaults = self.catalogue.defaults
         ready = (p.name for p in self._upstreams.values() if p.missing is None)
         return next(defaults[name] for name in ready if name in defaults)
 

@@ -305,16 +305,12 @@ class SDKUpstream:
         return self._stream(request, lenient=True)
 
     def count(self, request: RawRequest) -> RawAnswer:
-        read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
-        return self._post(self._protocol.count_path, request, read_s=read_s)
+        return self.fetch(replace(request, path=self._protocol.count_path))
 
     def fetch(self, request: RawRequest) -> RawAnswer:
-        return self._post(request.path, request, read_s=min(COUNT_WITHIN_S, self._timeouts.read_s))
-
-    def _post(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
-        """Send the request once and wait for the whole answer."""
+        read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
         with upstream_errors(self._protocol):
-            return self._posted(path, request, read_s=read_s)
+            return self._posted(request.path, request, read_s=read_s)
 
     def _posted(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
         """Return the answer; raises what `upstream_errors` expects."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -52,9 +52,12 @@ class RequestLimits:
 
     def __init__(self, limits: LimitedRequest, *, shares_pauses: bool) -> None:
         self._limits = limits
-        self._reservation = self._limits.reservation
+        self._reservation = reservation = limits.reservation
+        self.renew: Callable[..., None] = reservation.renew
+        self.settle: Callable[..., None] = reservation.settle
+        self.cancel = reservation.cancel
         self._shares_pauses = shares_pauses
-        self._unbilled = unbilled = self._limits.verdict(UNBILLED)
+        self._unbilled = unbilled = limits.verdict(UNBILLED)
         self.was_not_billed = unbilled is not None and not unbilled.allowed
 
     @property
@@ -96,15 +99,6 @@ class RequestLimits:
     def note_unbilled(self) -> None:
         if self._unbilled is not None:
             self._reservation.block(UNBILLED, for_s=UNBILLED_S)
-
-    def renew(self, **costs: Any) -> None:
-        self._reservation.renew(**costs)
-
-    def settle(self, **costs: Any) -> None:
-        self._reservation.settle(**costs)
-
-    def cancel(self) -> None:
-        self._reservation.cancel()
 
 
 def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[Verdict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from difflib import get_close_matches
+from functools import partial
 from typing import Annotated, Any, Final, Literal, LiteralString, NoReturn
 
 from flask import Request
@@ -133,18 +134,10 @@ def _visible(text: str) -> str:
     return text
 
 
-def _model(text: str) -> str:
-    return _name(text, most=MODEL_MAX_CHARACTERS)
-
-
-def _user_id(text: str) -> str:
-    return _name(text, most=USER_ID_MAX_CHARACTERS)
-
-
 def checked_user_id(text: str) -> str:
     """Return a user id that is not in a body; ApiError (422) if it is invalid."""
     try:
-        return _user_id(text)
+        return _name(text, most=USER_ID_MAX_CHARACTERS)
     except PydanticCustomError as error:
         raise ApiError(422, "invalid_user_id", f'"user_id" {error.message()}.') from None
 
@@ -171,7 +164,11 @@ def _described(**keywords: Any) -> Any:
 Text = Annotated[
     str, AfterValidator(_message), _described(description=f"At most {MESSAGE_MAX_BYTES} bytes.")
 ]
-ModelName = Annotated[str, AfterValidator(_model), _described(maxLength=MODEL_MAX_CHARACTERS)]
+ModelName = Annotated[
+    str,
+    AfterValidator(partial(_name, most=MODEL_MAX_CHARACTERS)),
+    _described(maxLength=MODEL_MAX_CHARACTERS),
+]
 
 
 class SpokenMessage(BaseModel):
@@ -223,7 +220,11 @@ class _Options(BaseModel):
 
     model: ModelName | None = None
     user_id: (
-        Annotated[str, AfterValidator(_user_id), _described(maxLength=USER_ID_MAX_CHARACTERS)]
+        Annotated[
+            str,
+            AfterValidator(partial(_name, most=USER_ID_MAX_CHARACTERS)),
+            _described(maxLength=USER_ID_MAX_CHARACTERS),
+        ]
         | None
     ) = None
     stream: bool | None = None

@@ -404,6 +404,8 @@ def test_a_quota_counts_as_of_its_request() -> None:
         def report(self, unit: str, **what: object) -> None:
             reported.append(what)
 
+        renew = settle = cancel = report
+
     class Current:
         reservation = Reservation()
 
