@@ -195,7 +195,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
                 database,
                 keep=timedelta(days=days) if (days := chosen.ledger_keep_days) else None,
                 listeners=measured,
-                readers=[alerts.note_calls] if alerts else (),
+                readers=[lambda calls: alerts.get().note_calls(calls)] if alerts else (),
             ),
             reports=reports,
             stored_answers=StoredAnswers(database),
@@ -381,7 +381,7 @@ def _router(
             default_model=chosen.default_model,
             max_tokens=chosen.max_tokens,
             fallbacks=chosen.fallback_models,
-            on_refused_key=alerts.note_refused_key if alerts else lambda _: None,
+            on_refused_key=lambda key: alerts.get().note_refused_key(key) if alerts else None,
         )
     except ModelUnavailableError as error:
         raise settings.SettingsError(

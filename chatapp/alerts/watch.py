@@ -112,36 +112,16 @@ class _Today:
 Reading = Callable[[], Iterable[Standing]]
 
 
-class Alerts:
-    """The alerts of an application; safe from any thread."""
+class Alerts(PerProcess["Watch"]):
+    """The alerts of an application: each process has a thread that watches."""
 
     def __init__(self, database: Database, rules: Rules, *, webhook: Webhook | None = None) -> None:
+        super().__init__(lambda: Watch(database, rules, webhook), close=Watch.close)
         self.webhook, self.rules = webhook, rules
-        self._watch = PerProcess(lambda: Watch(database, rules, webhook), close=Watch.close)
-
-    def note_decision(self, buckets: tuple[str, ...], read: Reading, *, refused: bool) -> None:
-        """A request was decided; ``buckets`` name its budgets. Never waits."""
-        self._watch.get().note_decision(buckets, read, refused=refused)
-
-    def note_calls(self, calls: Sequence[Call]) -> None:
-        """These calls are in the ledger. Never waits."""
-        self._watch.get().note_calls(calls)
-
-    def note_refused_key(self, refused: RefusedKey) -> None:
-        """A provider refuses this key. Never waits."""
-        self._watch.get().note_refused_key(refused)
-
-    def flush(self, timeout_s: float = 5.0) -> bool:
-        """Look, and send, at once; returns whether all that waits in this process is sent."""
-        return self._watch.get().flush(timeout_s)
-
-    def close(self) -> None:
-        """As at the end of the process."""
-        self._watch.close()
 
 
 class Watch:
-    """The thread of one process, and what it knows."""
+    """The thread of one process, and what it knows. No caller waits for it but that of `flush`."""
 
     def __init__(self, database: Database, rules: Rules, webhook: Webhook | None) -> None:
         self._database = database
@@ -169,6 +149,7 @@ class Watch:
         )
 
     def note_decision(self, buckets: tuple[str, ...], read: Reading, *, refused: bool) -> None:
+        """A request was decided; ``buckets`` name its budgets."""
         with self._lock:
             is_full = len(self._readings) >= MOST_WAITING and buckets not in self._readings
             if not is_full:
@@ -178,6 +159,7 @@ class Watch:
             self._costs.put("", 0)
 
     def note_calls(self, calls: Sequence[Call]) -> None:
+        """These calls are in the ledger."""
         costs: dict[str, int] = {}
         for call in calls:
             if call.status != UNFINISHED and call.cost_micro_usd:
@@ -192,7 +174,8 @@ class Watch:
             self._refused_keys[refused.upstream, refused.key, refused.model] = refused
         self._costs.put("", 0)
 
-    def flush(self, timeout_s: float) -> bool:
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Look, and send, at once; returns whether all that waits in this process is sent."""
         looked = self._costs.flush(timeout_s)
         return looked and (not self._deliveries or self._deliveries.flush(timeout_s))
 

@@ -49,7 +49,8 @@ def listener(alerts: Alerts, limiter: Limiter) -> Callable[[Event], None]:
             refused = event.reason == "limit" and any(
                 _is_budget(verdict.charge.limit) for verdict in event.denials
             )
-            alerts.note_decision(buckets, partial(_standings, event, limiter), refused=refused)
+            read = partial(_standings, event, limiter)
+            alerts.get().note_decision(buckets, read, refused=refused)
 
     return note
 

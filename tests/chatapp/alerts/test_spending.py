@@ -76,7 +76,7 @@ def raised(app: Flask) -> list[tuple[str, str, int, int]]:
     services = services_of(app)
     assert services.ledger.flush()
     assert services.alerts is not None
-    assert services.alerts.flush(30)
+    assert services.alerts.get().flush(30)
     rows = reversed(table.alerts(services.database, since=None))
     return [(row["identity"], row["name"], row["threshold"], row["amount"]) for row in rows]
 
@@ -172,7 +172,7 @@ def test_a_receiver_that_hangs_delays_no_call(
     services = services_of(app)
     assert services.alerts is not None
     assert services.ledger.flush()
-    looking = threading.Thread(target=services.alerts.flush)
+    looking = threading.Thread(target=services.alerts.get().flush)
     looking.start()
     receiver.received(1)
     assert [ask(app, key) for _ in range(2)] == [200] * 2
@@ -236,7 +236,8 @@ def test_budgets_of_all_calls_by_the_calendar_have_a_forecast(
     run(app, "teams", "create", "red", "--limit", "team-usd-day=5 usd/day")
     key = new_key(app, "alice", "--team", "red", "--limit", "key-usd-day=5 usd/day")
     alerts, read = services_of(app).alerts, []
-    monkeypatch.setattr(alerts, "note_decision", lambda _, each, **_others: read.append(each))
+    assert alerts is not None
+    monkeypatch.setattr(alerts.get(), "note_decision", lambda _, each, **_others: read.append(each))
     assert ask(app, key) == 200
     found = {each.name: each.has_forecast for reading in read for each in reading()}
     assert len(found) == 6

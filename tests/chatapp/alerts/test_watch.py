@@ -75,7 +75,7 @@ def decide(alerts: Alerts, *budgets: Standing) -> None:
     """A decision that saw these budgets."""
     refused = any(budget.refuses for budget in budgets)
     names = tuple(f"{each.identity}/{each.name}" for each in budgets)
-    alerts.note_decision(names, lambda: budgets, refused=refused)
+    alerts.get().note_decision(names, lambda: budgets, refused=refused)
 
 
 def spend(alerts: Alerts, database: Database, usd: float, **fields: Any) -> Call:
@@ -83,13 +83,13 @@ def spend(alerts: Alerts, database: Database, usd: float, **fields: Any) -> Call
     started_at = fields.pop("started_at", datetime.now(UTC))
     call = finished(begun(started_at=started_at), cost_micro_usd=round(usd * USD), **fields)
     write(database, [call])
-    alerts.note_calls([call])
+    alerts.get().note_calls([call])
     return call
 
 
 def raised(alerts: Alerts, database: Database) -> list[tuple[str, int]]:
     """The identities and thresholds of all alerts, the oldest first; 0 for unusual usage."""
-    assert alerts.flush(10)
+    assert alerts.get().flush(10)
     rows = reversed(table.alerts(database, since=None))
     return [(row["identity"], row["threshold"]) for row in rows]
 
@@ -224,7 +224,7 @@ def test_a_hold_raises_nothing(alerts: Alerts, database: Database) -> None:
         spend(alerts, database, 0.1)
     unfinished = begun(started_at=datetime.now(UTC), cost_micro_usd=20 * USD)
     write(database, [unfinished])
-    alerts.note_calls([unfinished])
+    alerts.get().note_calls([unfinished])
     assert thresholds(alerts, database) == []
 
 
@@ -236,7 +236,7 @@ def test_a_budget_far_from_its_thresholds_costs_no_query(
     asked: list[object] = []
     monkeypatch.setattr(watch.Watch, "_look_at_user", lambda *_: None)
     monkeypatch.setattr(watch.Watch, "_spent", lambda *_: asked.append(1) or 0)
-    assert alerts.flush(10)
+    assert alerts.get().flush(10)
     decide(alerts, standing(used=4 * USD))
     spend(alerts, database, 0.9)
     assert thresholds(alerts, database) == asked == []
@@ -339,7 +339,7 @@ def test_a_sliding_window_has_no_end(
         decide(alerts, standing(since=since, window=7, resets_at=None, used=4 * USD))
         spend(alerts, database, 3)
         spend(alerts, database, 100, started_at=since - timedelta(seconds=1))
-        assert alerts.flush(10)
+        assert alerts.get().flush(10)
     assert thresholds(alerts, database) == [50]
     assert caplog.messages[-1].endswith("of the budget usd-day.")
 
@@ -350,11 +350,11 @@ def test_decisions_that_wait_are_bounded(
     """When there are too many, they are read; without a call, one waits for each caller."""
     monkeypatch.setattr(watch, "MOST_WAITING", 2)
     alerts = make_alerts()
-    waiting = alerts._watch.get()
+    waiting = alerts.get()
     for user in ("ada", "bob", "bob", "cleo"):
         decide(alerts, standing(identity=f"user:{user}"))
         assert len(waiting._readings) <= 2
-    assert alerts.flush(10)
+    assert alerts.get().flush(10)
     assert waiting._readings == {}
     assert set(waiting._budgets) == {"user:ada", "user:bob"}
 
@@ -375,7 +375,7 @@ def test_a_database_that_is_down_loses_no_alert(
     spend(alerts, database, 9)
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE alerts RENAME TO elsewhere"))
-    assert not alerts.flush(0.2)
+    assert not alerts.get().flush(0.2)
     eventually(lambda: "Spending alerts wait for the database" in caplog.text)
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO alerts"))
@@ -406,7 +406,7 @@ def month(**fields: Any) -> Standing:
 
 
 def forecasts(alerts: Alerts, database: Database) -> list[str]:
-    assert alerts.flush(10)
+    assert alerts.get().flush(10)
     found = reversed(table.alerts(database, since=None))
     return [row["identity"] for row in found if row["type"] == "budget.forecast"]
 
@@ -467,7 +467,7 @@ def test_a_process_looks_ahead_once_an_hour(
         monkeypatch.setattr(watch.time, "monotonic", lambda at=now_s + later_s: at)
         decide(alerts, month(**budget))
         spend(alerts, database, 0.000001)
-        assert alerts.flush(10)
+        assert alerts.get().flush(10)
         looks.append(len(asked))
     assert looks == [1, 1, 1, 2]
 
@@ -552,7 +552,7 @@ def test_a_user_costs_a_query_a_minute(
     def cost_of(usd: float) -> int:
         event.listen(engine, "before_cursor_execute", count)
         spend(alerts, database, usd)
-        assert alerts.flush(10)
+        assert alerts.get().flush(10)
         event.remove(engine, "before_cursor_execute", count)
         counted, queries[:] = len(queries), []
         return counted
@@ -598,11 +598,11 @@ def test_a_rest_of_a_key_is_raised_once_by_all_workers(
     for second in range(3):
         for worker in workers:
             ends_at = end + timedelta(seconds=second)
-            worker.note_refused_key(RefusedKey("openai", "KEY_1", ends_at, "gpt-5"))
-            worker.note_refused_key(RefusedKey("openai", "KEY_1", ends_at))
-            assert worker.flush()
-    workers[1].note_refused_key(RefusedKey("openai", "KEY_1", end, "gpt-4o"))
-    assert workers[1].flush()
+            worker.get().note_refused_key(RefusedKey("openai", "KEY_1", ends_at, "gpt-5"))
+            worker.get().note_refused_key(RefusedKey("openai", "KEY_1", ends_at))
+            assert worker.get().flush()
+    workers[1].get().note_refused_key(RefusedKey("openai", "KEY_1", end, "gpt-4o"))
+    assert workers[1].get().flush()
     quota, cap = "key.exhausted", "key.capped"
     assert of_keys(database) == [
         (quota, "openai/KEY_1", "quota of gpt-5"),
@@ -611,8 +611,10 @@ def test_a_rest_of_a_key_is_raised_once_by_all_workers(
     ]
     with database.writing() as connection:  # as if it had ended, still on the same day
         connection.execute(text("UPDATE alerts SET resets_at = '2026-11-01'"))
-    workers[0].note_refused_key(RefusedKey("openai", "KEY_1", end + timedelta(days=1), "gpt-5"))
-    assert workers[0].flush()
+    workers[0].get().note_refused_key(
+        RefusedKey("openai", "KEY_1", end + timedelta(days=1), "gpt-5")
+    )
+    assert workers[0].get().flush()
     assert len(of_keys(database)) == 4
 
 
@@ -621,13 +623,13 @@ def test_a_rest_without_an_end_is_raised_once_a_day(
 ) -> None:
     """As a lack of credit."""
     for _ in range(2):
-        alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
-        assert alerts.flush(30)
+        alerts.get().note_refused_key(RefusedKey("openai", "KEY_1", None))
+        assert alerts.get().flush(30)
     assert len(of_keys(database)) == 1
     tomorrow = midnight() + timedelta(days=1)
     monkeypatch.setattr(watch, "midnight", lambda: tomorrow)
-    alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
-    assert alerts.flush(30)
+    alerts.get().note_refused_key(RefusedKey("openai", "KEY_1", None))
+    assert alerts.get().flush(30)
     assert len(of_keys(database)) == 2
 
 
@@ -639,7 +641,7 @@ def test_many_calls_that_are_refused_are_one_look(alerts: Alerts, database: Data
             connection.engine, "before_cursor_execute", lambda *words: counted.append(words[2])
         )
     for _ in range(100):
-        alerts.note_refused_key(RefusedKey("openai", "KEY_1", None))
-    assert alerts.flush(30)
+        alerts.get().note_refused_key(RefusedKey("openai", "KEY_1", None))
+    assert alerts.get().flush(30)
     assert sum("INSERT INTO alerts" in each for each in counted) == 1
     assert sum(each.startswith("SELECT alerts.id") for each in counted) == 1

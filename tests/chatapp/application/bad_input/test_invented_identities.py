@@ -131,7 +131,7 @@ def run(
             statuses |= {ask() for _ in range(50)}
             # On a slow machine, threads would take many calls at once, and hold them.
             assert services.ledger.flush(60)
-            assert services.alerts.flush(60)
+            assert services.alerts.get().flush(60)
         return statuses
 
     asked(100)
@@ -170,7 +170,7 @@ def test_a_worker_and_the_storage_are_bounded(
     last = last_verdicts_of(services)
     callers = services.estimator._callers
     assert services.alerts is not None
-    alerts = services.alerts._watch.get()
+    alerts = services.alerts.get()
     empty = redis_client.info("memory")["used_memory"]
     found, mb = run(
         services,
@@ -238,7 +238,7 @@ def test_the_memory_engine_is_bounded(
     buckets = engine._buckets()._states
     services = services_of(app)
     assert services.alerts is not None
-    callers, alerts = services.estimator._callers, services.alerts._watch.get()
+    callers, alerts = services.estimator._callers, services.alerts.get()
     found, mb = run(
         services,
         lambda: call(client, chance),

@@ -272,7 +272,7 @@ def test_a_warning_comes_before_the_refusal(
     services = services_of(app)
     assert services.ledger.flush()
     assert services.alerts is not None
-    assert services.alerts.flush(30)
+    assert services.alerts.get().flush(30)
     rows = table.alerts(services.database, since=None)
     assert [(row["name"], row["threshold"] >= 60) for row in rows] == [("week", True)]
 
@@ -327,6 +327,6 @@ def test_an_alert_of_a_budget_of_several_identities_names_the_user(
     services = services_of(app)
     assert services.ledger.flush()
     assert services.alerts is not None
-    assert services.alerts.flush(30)
+    assert services.alerts.get().flush(30)
     rows = table.alerts(services.database, since=None)
     assert {(row["identity"], row["name"]) for row in rows} >= {("ip:127.0.0.1", f"week of {OPUS}")}

@@ -185,7 +185,7 @@ def test_alerts_cost_no_round_trip(
         ask(client)
         assert services.ledger.flush()
         assert services.alerts is not None
-        assert services.alerts.flush(30)
+        assert services.alerts.get().flush(30)
 
     ask_and_raise()  # the server learns the scripts, and the forecasts of this hour are made
     commands = seen(redis_client, lambda: [ask_and_raise() for _ in range(8)])

@@ -206,7 +206,7 @@ def test_the_operator_learns_of_a_quota_by_the_day(
     assert ask(client, "completions", GPT).status_code == 200
     services = services_of(client.application)
     assert services.alerts is not None
-    assert services.alerts.flush(30)
+    assert services.alerts.get().flush(30)
     (row,) = table.alerts(services.database, since=None)
     assert (row["type"], row["identity"]) == ("key.exhausted", "openai/KEY_1")
     assert row["name"] == f"quota of openai/{GPT}"
@@ -214,7 +214,7 @@ def test_the_operator_learns_of_a_quota_by_the_day(
     minute = openai_error(429, code="rate_limit_exceeded", headers={"retry-after": "20"})
     provider.refuse(SECOND, minute)
     ask(client, "completions", GPT)
-    assert services.alerts.flush(30)
+    assert services.alerts.get().flush(30)
     assert len(table.alerts(services.database, since=None)) == 1
 
 
@@ -236,7 +236,7 @@ def test_the_operator_learns_of_a_cap(
     services = services_of(app)
     assert services.alerts is not None
     for _ in range(2):
-        assert services.alerts.flush(30)
+        assert services.alerts.get().flush(30)
     raised = {row["identity"]: row for row in table.alerts(services.database, since=None)}
     assert {row["type"] for row in raised.values()} == {"key.capped"}
     assert f"{raised['anthropic/KEY_1']['resets_at']:%Y-%m-%d}" == f"{SOON:%Y-%m-%d}"
