@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
+from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 
 Role = Literal["system", "user", "assistant"]
@@ -66,15 +67,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A request in no protocol. ``model`` is the upstream's own name for the model, and
-    ``max_tokens`` limits the answer, including reasoning. ``key`` is the name of the key to use; ""
-    for any."""
+class Turn:
+    """A message to a model, in no protocol, after the earlier messages of the conversation."""
 
-    model: str
-    messages: tuple[Message, ...]
-    max_tokens: int
-    key: str = ""
+    message: str
+    model: Model
+    history: tuple[Message, ...] = ()
+    files: tuple[File, ...] = ()
+
+    @property
+    def messages(self) -> tuple[Message, ...]:
+        return (*self.history, Message("user", self.message, self.files))
+
+    @property
+    def file_kinds(self) -> set[FileKind]:
+        return {f.kind for message in self.messages for f in message.files}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The whole answer to a prompt. ``model`` is the upstream's name for the model that answered;
+    """The whole answer to a turn. ``model`` is the upstream's name for the model that answered;
     ``usage`` is None if the upstream reported none that is valid; ``quotas`` has each unit at most
     once."""
 
@@ -309,13 +316,13 @@ class Upstream(Protocol):
 
     def serves(self, model: str) -> bool: ...
 
-    def complete(self, prompt: Prompt) -> Completion:
-        """Send the prompt once, without retries, and wait for the whole answer. Raises
-        UpstreamError."""
+    def complete(self, turn: Turn, max_tokens: int) -> Completion:
+        """Send the turn once, without retries, and wait for the whole answer, which has at most so
+        many tokens with its reasoning. Raises UpstreamError."""
         ...
 
-    def stream(self, prompt: Prompt) -> AnswerStream:
-        """Send the prompt once, without retries. Raises UpstreamError if no stream begins."""
+    def stream(self, turn: Turn, max_tokens: int) -> AnswerStream:
+        """The same for a stream. Raises UpstreamError if none begins."""
         ...
 
 

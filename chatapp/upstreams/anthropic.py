@@ -19,11 +19,11 @@ from chatapp.upstreams import (
     FinishReason,
     Part,
     Progress,
-    Prompt,
     Quota,
     QuotaUnit,
     RawAnswer,
     RawRequest,
+    Turn,
     UpstreamError,
 )
 from chatapp.upstreams.answer import (
@@ -67,13 +67,13 @@ NOT_GENERATED: Final = frozenset(
 # -- requests ----------------------------------------------------------------------------------
 
 
-def _body(prompt: Prompt) -> dict[str, object]:
+def _body(turn: Turn, max_tokens: int) -> dict[str, object]:
     """The system messages go into a field of their own."""
-    system = "\n\n".join(m.text for m in prompt.messages if m.role == "system")
-    spoken = [m for m in prompt.messages if m.role != "system"]
+    system = "\n\n".join(m.text for m in turn.messages if m.role == "system")
+    spoken = [m for m in turn.messages if m.role != "system"]
     return {
-        "model": prompt.model,
-        "max_tokens": prompt.max_tokens,
+        "model": turn.model.name,
+        "max_tokens": max_tokens,
         "messages": [{"role": m.role, "content": m.content(_part)} for m in spoken],
         **({"system": system} if system else {}),
     }

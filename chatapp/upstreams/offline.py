@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import AnswerStream, Completion, Part, Progress, Prompt, Quota
+from chatapp.upstreams import AnswerStream, Completion, Part, Progress, Quota, Turn
 
 QUOTED_CHARACTERS: Final = 200
 BYTES_PER_TOKEN: Final = 4
@@ -24,25 +24,25 @@ class Offline:
     def serves(self, model: str) -> bool:
         return model in self.patterns
 
-    def complete(self, prompt: Prompt) -> Completion:
+    def complete(self, turn: Turn, max_tokens: int) -> Completion:
         # JSON may contain a lone surrogate, which UTF-8 cannot.
-        asked = prompt.messages[-1].text.encode("utf-8", "replace").decode()
+        asked = turn.message.encode("utf-8", "replace").decode()
         quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
         characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
-        count = len(prompt.messages[-1].files)
+        count = len(turn.files)
         files = f", {count} file{'s' * (count > 1)}" if count else ""
         text = (
             f"I am offline, so no model has answered. You said “{quoted}” ({characters}{files}). "
             "Set OPENAI_API_KEY or ANTHROPIC_API_KEY to talk to a model."
         )
         usage = Usage(
-            input_tokens=sum(_tokens(message.text) for message in prompt.messages),
+            input_tokens=sum(_tokens(message.text) for message in turn.messages),
             output_tokens=_tokens(text),
         )
-        return Completion(text=text, model=prompt.model, usage=usage, finish_reason="stop")
+        return Completion(text=text, model=turn.model.name, usage=usage, finish_reason="stop")
 
-    def stream(self, prompt: Prompt) -> AnswerStream:
-        return OfflineStream(self.complete(prompt))
+    def stream(self, turn: Turn, max_tokens: int) -> AnswerStream:
+        return OfflineStream(self.complete(turn, max_tokens))
 
 
 class OfflineStream:

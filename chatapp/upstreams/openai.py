@@ -20,11 +20,11 @@ from chatapp.upstreams import (
     FinishReason,
     Part,
     Progress,
-    Prompt,
     Quota,
     QuotaUnit,
     RawAnswer,
     RawRequest,
+    Turn,
     UpstreamError,
 )
 from chatapp.upstreams.answer import Fields, OpenFields, Tokens, objects_in, quota, texts_in
@@ -59,11 +59,11 @@ NOT_GENERATED: Final = frozenset({"role", "type", "id", "index"})
 # -- requests ----------------------------------------------------------------------------------
 
 
-def _body(prompt: Prompt) -> dict[str, object]:
+def _body(turn: Turn, max_tokens: int) -> dict[str, object]:
     return {
-        "model": prompt.model,
-        "messages": [{"role": m.role, "content": m.content(_part)} for m in prompt.messages],
-        "max_completion_tokens": prompt.max_tokens,
+        "model": turn.model.name,
+        "messages": [{"role": m.role, "content": m.content(_part)} for m in turn.messages],
+        "max_completion_tokens": max_tokens,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -15,12 +15,9 @@ from chatapp.upstreams import (
     Bounds,
     Completion,
     Extras,
-    File,
-    FileKind,
-    Message,
-    Prompt,
     RawAnswer,
     RawRequest,
+    Turn,
     Upstream,
     UpstreamError,
 )
@@ -45,25 +42,6 @@ class ModelUnavailableError(ValueError):
     def __init__(self, sentence: str, *, missing: str) -> None:
         super().__init__(sentence)
         self.missing = missing
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """A message to a model, after the earlier messages of the conversation."""
-
-    message: str
-    model: Model
-    history: tuple[Message, ...] = ()
-    files: tuple[File, ...] = ()
-
-    @property
-    def messages(self) -> tuple[Message, ...]:
-        return (*self.history, Message("user", self.message, self.files))
-
-    @property
-    def file_kinds(self) -> set[FileKind]:
-        """Return the kinds of the files in all messages."""
-        return {f.kind for message in self.messages for f in message.files}
 
 
 class Router:
@@ -219,14 +197,12 @@ class Router:
         ``bounds`` are further ones of this call, here and below.
         """
         with self.call(turn.model):
-            prompt = self._prompt(turn, bounds)
-            return self._upstreams[turn.model.upstream].complete(prompt)
+            return self.upstream_of(turn.model).complete(turn, self._max_tokens(bounds))
 
     def stream(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> AnswerStream:
         """Call the upstream for a stream; UpstreamError if none begins."""
         with self.call(turn.model):
-            prompt = self._prompt(turn, bounds)
-            return self._upstreams[turn.model.upstream].stream(prompt)
+            return self.upstream_of(turn.model).stream(turn, self._max_tokens(bounds))
 
     def forward(
         self, model: Model, raw_request: RawRequest, bounds: Bounds = UNBOUNDED
@@ -268,13 +244,8 @@ class Router:
         """Read or change an answer that the upstream keeps; UpstreamError if that fails."""
         return self._forwarders[upstream].fetch(raw_request)
 
-    def _prompt(self, turn: Turn, bounds: Bounds) -> Prompt:
-        return Prompt(
-            model=turn.model.name,
-            messages=turn.messages,
-            max_tokens=min(self.max_tokens, bounds.output_tokens or self.max_tokens),
-            key=turn.model.key,
-        )
+    def _max_tokens(self, bounds: Bounds) -> int:
+        return min(self.max_tokens, bounds.output_tokens or self.max_tokens)
 
     def _other(self, name: str, other: str) -> Model:
         chosen = self._found(other)

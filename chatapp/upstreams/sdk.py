@@ -25,11 +25,11 @@ from chatapp.upstreams import (
     Completion,
     ErrorKind,
     Extras,
-    Prompt,
     Quota,
     RawAnswer,
     RawRequest,
     Timeouts,
+    Turn,
     UpstreamError,
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
@@ -88,10 +88,10 @@ class UpstreamProtocol:
     ``error_class`` the base of its errors. ``request_id_header`` is passed on to clients, who may
     need it to report a problem.
 
-    Prompts are sent to the first of the ``apis``: ``body`` writes one, and ``completion`` reads its
-    answer. ``count_path`` counts the tokens of an input. ``quotas`` reads an answer's headers.
-    ``quotas_by_direction`` is that of Upstream. ``error_kind`` is the cause of an APIStatusError if
-    the status alone does not tell it.
+    Turns are sent to the first of the ``apis``: ``body`` writes one, with the most tokens of its
+    answer, and ``completion`` reads that. ``count_path`` counts the tokens of an input. ``quotas``
+    reads an answer's headers. ``quotas_by_direction`` is that of Upstream. ``error_kind`` is the
+    cause of an APIStatusError if the status alone does not tell it.
     """
 
     name: str
@@ -99,7 +99,7 @@ class UpstreamProtocol:
     error_class: str
     request_id_header: str
     apis: tuple[Api, ...]
-    body: Callable[[Prompt], dict[str, object]]
+    body: Callable[[Turn, int], dict[str, object]]
     completion: Callable[[RawAnswer], Completion]
     count_path: str
     quotas: Callable[[Mapping[str, str]], tuple[Quota, ...]]
@@ -265,15 +265,15 @@ class SDKUpstream:
     def serves(self, model: str) -> bool:
         return any(fnmatchcase(model, pattern) for pattern in self.patterns)
 
-    def complete(self, prompt: Prompt) -> Completion:
-        answer = self.forward(RawRequest.of(self._protocol.body(prompt), key=prompt.key))
+    def complete(self, turn: Turn, max_tokens: int) -> Completion:
+        body = self._protocol.body(turn, max_tokens)
+        answer = self.forward(RawRequest.of(body, key=turn.model.key))
         with upstream_errors(self._protocol):
             return self._protocol.completion(answer)
 
-    def stream(self, prompt: Prompt) -> EventStream:
-        body = {**self._protocol.body(prompt), "stream": True}
-        request = RawRequest.of(body, key=prompt.key)
-        return self._stream(request, lenient=False)
+    def stream(self, turn: Turn, max_tokens: int) -> EventStream:
+        body = {**self._protocol.body(turn, max_tokens), "stream": True}
+        return self._stream(RawRequest.of(body, key=turn.model.key), lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
         """Return what changes the price of the request. Accepts everything that JSON can

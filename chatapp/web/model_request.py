@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from chatapp.upstreams import Extras, RawRequest
-from chatapp.upstreams.router import Turn
+from chatapp.upstreams import Extras, RawRequest, Turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Val
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from chatapp import validation
-from chatapp.upstreams import File, Message
-from chatapp.upstreams.router import ModelUnavailableError, Router, Turn, UnknownModelError
+from chatapp.upstreams import File, Message, Turn
+from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
 from chatapp.web.authentication import act_for_named
 from chatapp.web.errors import ApiError
 from chatapp.web.model_request import ModelRequest

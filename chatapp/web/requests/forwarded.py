@@ -20,9 +20,9 @@ from chatapp import validation
 from chatapp.catalogue import Model
 from chatapp.ledger.stored_answers import ID_MAX, StoredAnswer, StoredAnswersUnavailableError
 from chatapp.services import current_services
-from chatapp.upstreams import OPEN_TOOLS, Extras, RawRequest
+from chatapp.upstreams import OPEN_TOOLS, Extras, RawRequest, Turn
 from chatapp.upstreams.openai_responses import ID, MCP, is_looked_up, is_reference
-from chatapp.upstreams.router import ModelUnavailableError, Turn, UnknownModelError
+from chatapp.upstreams.router import ModelUnavailableError, UnknownModelError
 from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
 from chatapp.web.current_request import current_request

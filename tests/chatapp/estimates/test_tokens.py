@@ -24,7 +24,7 @@ from chatapp.estimates.tokens import (
     text_tokens,
     tokenizer,
 )
-from chatapp.upstreams import Message, Prompt
+from chatapp.upstreams import Turn
 from chatapp.upstreams.offline import Offline
 
 
@@ -159,7 +159,7 @@ def test_claudes_examples_are_not_underestimated(
 
 def test_the_offline_model_is_counted_as_it_counts() -> None:
     """An estimate for the offline model is its bill, and two tokens for each message's role."""
-    usage = Offline().complete(Prompt("offline", (Message("user", "Grüße!"),), 100)).usage
+    usage = Offline().complete(Turn("Grüße!", OFFLINE), 100).usage
     assert usage is not None
     assert 0 <= input_tokens(OFFLINE, body("Grüße!")) - usage.input_tokens <= 2
 

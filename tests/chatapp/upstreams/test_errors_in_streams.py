@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from chatapp.upstreams import ErrorKind, Message, Prompt, RawRequest, UpstreamError
+from chatapp.catalogue import Model
+from chatapp.upstreams import ErrorKind, RawRequest, Turn, UpstreamError
 from chatapp.upstreams.sdk import SDKUpstream
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import (
@@ -81,7 +82,7 @@ def failure(
         fields: dict[str, object] = {"model": model, "stream": True}
         stream = asked.forward_stream(RawRequest(raw=b"{}", fields=fields))
     else:
-        stream = asked.stream(Prompt(model, (Message("user", "ping"),), 9))
+        stream = asked.stream(Turn("ping", Model(model, model, asked.name)), 9)
     texts: list[str] = []
     with pytest.raises(UpstreamError) as failed:
         texts.extend(part.text for part in stream)

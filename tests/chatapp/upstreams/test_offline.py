@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from chatapp.upstreams import Message, Prompt
+from chatapp.catalogue import Model
+from chatapp.upstreams import Turn
 from chatapp.upstreams.offline import Offline
+
+MODEL = Model("offline", "offline", "offline")
 
 
 def test_it_answers_only_for_itself() -> None:
@@ -13,11 +16,11 @@ def test_it_answers_only_for_itself() -> None:
     assert not Offline().serves("gpt-4o")
 
 
-def test_the_same_prompt_has_the_same_answer() -> None:
+def test_the_same_message_has_the_same_answer() -> None:
     """The answer is always the same, and says that it is offline."""
-    prompt = Prompt(model="offline", messages=(Message("user", "hello"),), max_tokens=5)
-    completion = Offline().complete(prompt)
-    assert completion == Offline().complete(prompt)
+    turn = Turn("hello", MODEL)
+    completion = Offline().complete(turn, 5)
+    assert completion == Offline().complete(turn, 5)
     assert completion.text.startswith("I am offline")
     assert "“hello” (5 characters)" in completion.text
     assert completion.usage.input_tokens == 2
@@ -26,20 +29,20 @@ def test_the_same_prompt_has_the_same_answer() -> None:
 
 def test_a_long_message_is_not_sent_back_whole() -> None:
     """A question of 32 kB is quoted in part."""
-    prompt = Prompt(model="offline", messages=(Message("user", "a" * 32_000),), max_tokens=5)
-    assert len(Offline().complete(prompt).text) < 500
+    turn = Turn("a" * 32_000, MODEL)
+    assert len(Offline().complete(turn, 5).text) < 500
 
 
 def test_one_character_is_one() -> None:
     """One character is in the singular."""
-    prompt = Prompt(model="offline", messages=(Message("user", "?"),), max_tokens=5)
-    assert "(1 character)" in Offline().complete(prompt).text
+    turn = Turn("?", MODEL)
+    assert "(1 character)" in Offline().complete(turn, 5).text
 
 
 def test_a_lone_surrogate_is_answered() -> None:
     """JSON may contain it and UTF-8 cannot: it becomes a question mark."""
-    prompt = Prompt(model="offline", messages=(Message("user", "a\ud800b"),), max_tokens=5)
-    assert "“a?b” (3 characters)" in Offline().complete(prompt).text
+    turn = Turn("a\ud800b", MODEL)
+    assert "“a?b” (3 characters)" in Offline().complete(turn, 5).text
     assert (
-        "".join(part.text for part in Offline().stream(prompt)) == Offline().complete(prompt).text
+        "".join(part.text for part in Offline().stream(turn, 5)) == Offline().complete(turn, 5).text
     )

@@ -11,8 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp import catalogue
+from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Message, Prompt, RawRequest, Timeouts
+from chatapp.upstreams import Message, RawRequest, Timeouts, Turn
 from tests.chatapp.conftest import AppMaker, upstream
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
@@ -24,6 +25,7 @@ from tests.chatapp.upstream_server import (
 )
 
 OPENAI, ANTHROPIC = "gpt-5.4-mini", "claude-haiku-4-5"
+CLAUDE: Final = Model(ANTHROPIC, ANTHROPIC, "anthropic")
 MESSAGES: Final = [{"role": "user", "content": "ping"}]
 OPENAI_USAGE: Final = {
     "input_tokens": 12,
@@ -186,9 +188,8 @@ def test_only_text_is_shown(online: FlaskClient, provider: UpstreamServer) -> No
 
 def test_system_messages_are_not_in_the_conversation(provider: UpstreamServer) -> None:
     """A system message is sent in a separate field."""
-    messages = (Message("system", "Be brief."), Message("user", "ping"))
-    prompt = Prompt(model=ANTHROPIC, messages=messages, max_tokens=9)
-    assert upstream("anthropic").complete(prompt).finish_reason == "stop"
+    turn = Turn("ping", CLAUDE, (Message("system", "Be brief."),))
+    assert upstream("anthropic").complete(turn, 9).finish_reason == "stop"
     assert provider.calls[0].body["system"] == "Be brief."
     assert provider.calls[0].body["messages"] == MESSAGES
 
@@ -196,6 +197,6 @@ def test_system_messages_are_not_in_the_conversation(provider: UpstreamServer) -
 def test_a_plain_answer_may_be_long(provider: UpstreamServer) -> None:
     """The SDK's own method refuses bounds above 21,333 tokens without a stream, at the default
     timeouts, and cannot send a lone surrogate, which JSON may contain. The API takes both."""
-    prompt = Prompt(ANTHROPIC, (Message("user", "ping \ud800"),), max_tokens=64_000)
-    assert upstream("anthropic").complete(prompt).text == "pong"
+    turn = Turn("ping \ud800", CLAUDE)
+    assert upstream("anthropic").complete(turn, 64_000).text == "pong"
     assert provider.calls[0].body["max_tokens"] == 64_000

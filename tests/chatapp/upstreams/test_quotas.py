@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from chatapp.upstreams import Message, Prompt, Quota, RawRequest, UpstreamError, anthropic, openai
+from chatapp.catalogue import Model
+from chatapp.upstreams import Quota, RawRequest, Turn, UpstreamError, anthropic, openai
 from chatapp.upstreams.offline import Offline
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import (
@@ -288,8 +289,8 @@ class Case:
         }
         return RawRequest(raw=json.dumps(fields).encode(), fields=fields, query=self.query)
 
-    def prompt(self) -> Prompt:
-        return Prompt(model=self.model, messages=(Message("user", "ping"),), max_tokens=9)
+    def turn(self) -> tuple[Turn, int]:
+        return Turn("ping", Model(self.model, self.model, self.upstream)), 9
 
     def answer(self, *, stream: bool) -> Answer | Stream:
         """A plain success with the headers."""
@@ -347,10 +348,10 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def test_whole_answers_have_quotas(provider: UpstreamServer, case: Case) -> None:
-    """A prompt and a forwarded request both return the quotas."""
+    """A turn and a forwarded request both return the quotas."""
     provider.script(case.answer(stream=False), case.answer(stream=False))
     asked = upstream(case.upstream)
-    completion = asked.complete(case.prompt())
+    completion = asked.complete(*case.turn())
     assert (completion.text, completion.quotas) == ("pong", case.quotas)
     assert asked.forward(case.raw_request(stream=False)).quotas == case.quotas
 
@@ -360,7 +361,7 @@ def test_streams_have_quotas_from_their_beginning(provider: UpstreamServer, case
     provider.script(case.answer(stream=True), case.answer(stream=True))
     asked = upstream(case.upstream)
     for stream in (
-        asked.stream(case.prompt()),
+        asked.stream(*case.turn()),
         asked.forward_stream(case.raw_request(stream=True)),
     ):
         assert stream.quotas == case.quotas
@@ -369,12 +370,12 @@ def test_streams_have_quotas_from_their_beginning(provider: UpstreamServer, case
 
 
 def test_refusals_have_quotas(provider: UpstreamServer, case: Case) -> None:
-    """The quotas of a 429 are on the error, for prompts and forwarded requests."""
+    """The quotas of a 429 are on the error, for turns and forwarded requests."""
     asked = upstream(case.upstream)
     for ask in (
-        lambda: asked.complete(case.prompt()),
+        lambda: asked.complete(*case.turn()),
         lambda: asked.forward(case.raw_request(stream=False)),
-        lambda: asked.stream(case.prompt()),
+        lambda: asked.stream(*case.turn()),
         lambda: asked.forward_stream(case.raw_request(stream=True)),
     ):
         provider.script(case.refusal)
@@ -386,14 +387,14 @@ def test_refusals_have_quotas(provider: UpstreamServer, case: Case) -> None:
 def test_answers_without_headers_have_no_quotas(provider: UpstreamServer, case: Case) -> None:
     """An answer without such headers has no quotas."""
     asked = upstream(case.upstream)
-    assert asked.complete(case.prompt()).quotas == ()
+    assert asked.complete(*case.turn()).quotas == ()
     assert asked.forward(case.raw_request(stream=False)).quotas == ()
-    stream = asked.stream(case.prompt())
+    stream = asked.stream(*case.turn())
     assert stream.quotas == ()
     assert "".join(part.text for part in stream) == "pong"
     provider.script(Answer(500, b""))
     with pytest.raises(UpstreamError) as failed:
-        asked.complete(case.prompt())
+        asked.complete(*case.turn())
     assert failed.value.quotas == ()
 
 
@@ -403,18 +404,18 @@ def test_invalid_headers_fail_no_answer(provider: UpstreamServer, case: Case, od
     headers = dict.fromkeys(case.headers, odd)
     provider.script(Answer(200, _body(case), headers), Answer(429, b"{}", headers))
     asked = upstream(case.upstream)
-    completion = asked.complete(case.prompt())
+    completion = asked.complete(*case.turn())
     assert (completion.text, completion.quotas) == ("pong", ())
     with pytest.raises(UpstreamError) as refused:
-        asked.complete(case.prompt())
+        asked.complete(*case.turn())
     assert (refused.value.kind, refused.value.quotas) == ("rate_limited", ())
 
 
 def test_offline_there_are_no_quotas() -> None:
     """The offline provider has no quotas."""
-    prompt = Prompt(model="offline", messages=(Message("user", "ping"),), max_tokens=9)
-    assert Offline().complete(prompt).quotas == ()
-    assert Offline().stream(prompt).quotas == ()
+    turn = Turn("ping", Model("offline", "offline", "offline"))
+    assert Offline().complete(turn, 9).quotas == ()
+    assert Offline().stream(turn, 9).quotas == ()
 
 
 def _body(case: Case) -> Mapping[str, object] | bytes:

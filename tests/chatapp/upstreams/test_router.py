@@ -9,12 +9,11 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
-from chatapp.upstreams import Completion, ErrorKind, Message, Prompt, Quota, UpstreamError
+from chatapp.upstreams import Completion, ErrorKind, Quota, Turn, UpstreamError
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import (
     ModelUnavailableError,
     Router,
-    Turn,
     UnknownModelError,
 )
 
@@ -30,16 +29,16 @@ class Parrot:
     name: str = "openai"
     quotas_by_direction: bool = False
     patterns: tuple[str, ...] = ("gpt-*",)
-    asked: list[Prompt] = field(default_factory=list)
+    asked: list[tuple[Turn, int]] = field(default_factory=list)
 
     def serves(self, model: str) -> bool:
         return model.startswith("gpt-")
 
-    def complete(self, prompt: Prompt) -> Completion:
-        self.asked.append(prompt)
+    def complete(self, turn: Turn, max_tokens: int) -> Completion:
+        self.asked.append((turn, max_tokens))
         if self.fails:
             raise UpstreamError(self.fails, message="key sk-1\nis bad", status=401)
-        return Completion(prompt.messages[-1].text, "gpt-x", Usage(1, 2), "stop", QUOTAS)
+        return Completion(turn.message, "gpt-x", Usage(1, 2), "stop", QUOTAS)
 
 
 def router(parrot: Parrot, *, default_model: str | None = None) -> Router:
@@ -47,13 +46,15 @@ def router(parrot: Parrot, *, default_model: str | None = None) -> Router:
 
 
 def test_a_turn_asks_the_models_provider_once() -> None:
-    """The prompt has the message, the requested name and the bound; the reply has the provider's
-    model and quotas."""
+    """With the message, the requested name and the bound; the reply has the provider's model and
+    quotas."""
     parrot = Parrot()
     talk = router(parrot)
-    reply = talk.answer(Turn("hi", talk.model("gpt-4o-2024-08-06")))
+    turn = Turn("hi", talk.model("gpt-4o-2024-08-06"))
+    reply = talk.answer(turn)
     assert reply == Completion("hi", "gpt-x", Usage(1, 2), "stop", QUOTAS)
-    assert parrot.asked == [Prompt("gpt-4o-2024-08-06", (Message("user", "hi"),), 7)]
+    assert parrot.asked == [(turn, 7)]
+    assert turn.model.name == "gpt-4o-2024-08-06"
 
 
 def test_the_default_is_the_first_provider_that_can_be_asked() -> None:
