@@ -55,7 +55,6 @@ class Alert:
 
     @property
     def is_of_key(self) -> bool:
-        """Whether it is about a provider's key."""
         return self.type in {"key.capped", "key.exhausted"}
 
     @property

@@ -6,9 +6,9 @@ from typing import Final
 
 from flask import Blueprint, Response, make_response, render_template
 
-from chatapp.accounts.authentication import AccountsUnavailableError
 from chatapp.services import current_services
 from chatapp.web.compression import compressed
+from chatapp.web.middleware import needs_keys
 
 bp = Blueprint("page", __name__)
 
@@ -30,17 +30,9 @@ def page() -> Response:
         "chat.html",
         default_model=router.default_model.name,
         models=[m for m in router.available_models if m not in embedding],
-        needs_key=_needs_key(),
+        needs_key=needs_keys(current_services().authenticator),
     )
     response = make_response(html)
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
     return compressed(response)
-
-
-def _needs_key() -> bool:
-    """Whether to ask for a key; also if unknown, because a request then needs one."""
-    try:
-        return current_services().authenticator.required
-    except AccountsUnavailableError:
-        return True

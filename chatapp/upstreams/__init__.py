@@ -47,7 +47,6 @@ class File:
 
     @property
     def url(self) -> str:
-        """The file itself, as a URL."""
         return f"data:{self.media_type};base64,{self.data}"
 
 
@@ -133,7 +132,6 @@ class RawRequest:
 
     @classmethod
     def of(cls, fields: Mapping[str, object], *, key: str = "") -> RawRequest:
-        """Return a request with this body."""
         return cls(raw=json.dumps(fields).encode(), fields=fields, key=key)
 
     def with_fields(self, **changed: object) -> RawRequest:
@@ -271,7 +269,8 @@ class UpstreamError(Exception):
 
 
 class AnswerStream(Protocol):
-    """An answer while it is generated; iterating waits for the upstream.
+    """An answer while it is generated; iterating waits for the upstream. ``headers`` are those that
+    the client may need.
 
     The iteration ends when the answer is complete, and raises UpstreamError if it is cut off.
     """
@@ -279,10 +278,7 @@ class AnswerStream(Protocol):
     @property
     def progress(self) -> Progress: ...
     @property
-    def headers(self) -> Mapping[str, str]:
-        """The upstream's headers that the client may need."""
-        ...
-
+    def headers(self) -> Mapping[str, str]: ...
     @property
     def quotas(self) -> tuple[Quota, ...]: ...
 

@@ -282,7 +282,6 @@ def _adapted(
 
 
 def _log_failure(model: Model, error: UpstreamError) -> None:
-    """Log why an upstream did not answer."""
     log.warning(
         "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
         *(model.upstream, model.slug, error.kind, error.status),

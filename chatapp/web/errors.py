@@ -257,7 +257,6 @@ def install(
 
 
 def error_body(report: ErrorReport) -> dict[str, object]:
-    """Return the body of an error at chatapp's own endpoints."""
     return {"error": report.message, "code": report.code}
 
 

@@ -64,7 +64,7 @@ def install(
         allowed = trusted_hosts or LOOPBACK
         if ANY in allowed or is_trusted(host, allowed):
             return
-        if trusted_hosts or not _needs_keys(authenticator):
+        if trusted_hosts or not needs_keys(authenticator):
             raise ApiError(
                 400,
                 "untrusted_host",
@@ -104,8 +104,9 @@ def is_trusted(host: str, trusted: Collection[str]) -> bool:
     return False
 
 
-def _needs_keys(authenticator: Authenticator) -> bool:
+def needs_keys(authenticator: Authenticator) -> bool:
+    """Return whether requests need a key; also if that is unknown: none is authenticated then."""
     try:
         return authenticator.required
     except AccountsUnavailableError:
-        return True  # no request is authenticated meanwhile
+        return True

@@ -45,7 +45,6 @@ class Page(Generic[T]):
 
     @property
     def last(self) -> int:
-        """The place of its last row."""
         return self.first + len(self.rows) - 1
 
 

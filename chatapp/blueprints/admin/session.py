@@ -30,6 +30,8 @@ SENTENCE_S: Final = 60
 KEY_COOKIE: Final = "chatapp_admin_key"
 KEY_PATH: Final = f"{PATH}/user"
 KEY_S: Final = 60
+#: No script reads the cookies, and no other site has them sent.
+FOR_THIS_SITE: Final[dict[str, Any]] = {"httponly": True, "samesite": "Strict"}
 
 
 class Session(NamedTuple):
@@ -63,20 +65,14 @@ class Sessions:
     def begin(self, response: Response, *, name: str, key_id: str) -> None:
         """Set the cookie of a new session: of a management key, or with the token of the operator
         of that name; may be empty."""
+        text = self._signer("session").dumps([secrets.token_urlsafe(16), name, key_id])
         response.set_cookie(
-            COOKIE,
-            self._signer("session").dumps([secrets.token_urlsafe(16), name, key_id]),
-            max_age=LENGTH_S,
-            path=PATH,
-            secure=request.is_secure,
-            httponly=True,
-            samesite="Strict",
+            COOKIE, text, LENGTH_S, path=PATH, secure=request.is_secure, **FOR_THIS_SITE
         )
 
     @staticmethod
     def end(response: Response) -> None:
-        """Remove the cookie."""
-        response.delete_cookie(COOKIE, path=PATH, httponly=True, samesite="Strict")
+        response.delete_cookie(COOKIE, path=PATH, **FOR_THIS_SITE)
 
     def current(self) -> Session | None:
         """Return the session of the request; None without a valid cookie, or if its key is revoked
@@ -107,13 +103,9 @@ class Sessions:
     def hand_over(self, key: str, *, of: str, to: Session, response: Response) -> None:
         """Give the browser a new key of that user for the page that follows, in a cookie that it
         does not store: a reload creates no other key, and the key is in no address."""
+        text = self._signer("key").dumps([to.form_token, of, key])
         response.set_cookie(
-            KEY_COOKIE,
-            self._signer("key").dumps([to.form_token, of, key]),
-            path=KEY_PATH,
-            secure=request.is_secure,
-            httponly=True,
-            samesite="Strict",
+            KEY_COOKIE, text, path=KEY_PATH, secure=request.is_secure, **FOR_THIS_SITE
         )
 
     def handed_over(self, *, of: str, to: Session) -> str | None:
@@ -124,7 +116,7 @@ class Sessions:
     @staticmethod
     def take_back(response: Response) -> None:
         """Remove the cookie of a new key, which was shown."""
-        response.delete_cookie(KEY_COOKIE, path=KEY_PATH, httponly=True, samesite="Strict")
+        response.delete_cookie(KEY_COOKIE, path=KEY_PATH, **FOR_THIS_SITE)
 
     def _signer(self, salt: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._key, salt=salt)
