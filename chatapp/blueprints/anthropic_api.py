@@ -11,7 +11,7 @@ from chatapp.web.formats import ANTHROPIC
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import Address, TokenCount
-from chatapp.web.responses import respond_in_protocol, respond_with_count
+from chatapp.web.responses import respond, respond_with_count
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: ANTHROPIC).install(bp)
@@ -42,7 +42,7 @@ forwarded.install(bp, ANTHROPIC.protocol, ADDRESSES, headers=HEADERS, query=QUER
 @bp.post("/messages")
 def messages() -> Response:
     """A message, whole or in events."""
-    return respond_in_protocol(ANTHROPIC)
+    return respond(lambda _: ANTHROPIC)
 
 
 @bp.post("/messages/count_tokens")

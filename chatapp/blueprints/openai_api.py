@@ -13,7 +13,7 @@ from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import CHOICES_MOST, Address, TokenCount
-from chatapp.web.responses import respond_in_protocol
+from chatapp.web.responses import respond
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
 RESPONSES_PATH: Final = "/v1/responses"
@@ -93,22 +93,22 @@ forwarded.install(bp, OPENAI.protocol, ADDRESSES, headers=HEADERS)
 @bp.post("/chat/completions")
 def chat_completions() -> Response:
     """A chat completion, whole or in chunks."""
-    return respond_in_protocol(OPENAI)
+    return respond(lambda _: OPENAI)
 
 
 @bp.post("/responses")
 def responses() -> Response:
     """A response, whole or in events."""
-    return respond_in_protocol(RESPONSES)
+    return respond(lambda _: RESPONSES)
 
 
 @bp.post("/responses/compact")
 def compact() -> Response:
     """A conversation as a shorter one."""
-    return respond_in_protocol(RESPONSES)
+    return respond(lambda _: RESPONSES)
 
 
 @bp.post("/embeddings")
 def embeddings() -> Response:
     """Vectors of texts."""
-    return respond_in_protocol(OPENAI)
+    return respond(lambda _: OPENAI)

@@ -16,10 +16,11 @@ from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.upstreams import AnswerStream, Part, RawAnswer, UpstreamError
 from chatapp.upstreams.event_stream import MIMETYPE
+from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import Router
 from chatapp.web.current_call import CHEAPER_HEADER, begin_call
 from chatapp.web.current_request import current_request
-from chatapp.web.formats import AnswerFormat, WireFormat
+from chatapp.web.formats import AnswerFormat
 
 #: The id of the call in the ledger, in answers of POST /chat: GET /usage/calls/<id> has its cost.
 CALL_ID_HEADER: Final = "x-call-id"
@@ -31,11 +32,21 @@ Write = Callable[[Iterable[Part]], Iterator[bytes]]
 
 
 def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
-    """Call the model of the current request, and write its answer in the format of the call."""
+    """Call the model of the current request, and write its answer in the format of the call; an
+    answer in the protocol of the request is forwarded as it is."""
     current = current_request()
     wanted, router, call = current.wanted, current.services.router, begin_call(current)
     turn, answer_format = wanted.turn, format_of(call)
-    if wanted.stream:
+    raw = None if turn.model.protocol == Offline.name else wanted.raw_request
+    if raw is not None and wanted.stream:
+        stream = call.run(lambda model, most: router.forward_stream(model, raw, most))
+        response = _stream_response(stream, _write_raw, answer_format, call)
+    elif raw is not None:
+        answer = call.run(lambda model, most: router.forward(model, raw, most))
+        call.finish_answer(answer.usage, generated=answer.generated)
+        _note(answer.ids, answer.usage, call, current.services.stored_answers)
+        response = raw_response(answer)
+    elif wanted.stream:
         stream = call.run(lambda model, most: router.stream(replace(turn, model=model), most))
         write = partial(answer_format.events, progress=stream.progress, fields=wanted.fields)
         response = _stream_response(stream, write, answer_format, call)
@@ -43,31 +54,10 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
         reply = call.run(lambda model, most: router.answer(replace(turn, model=model), most))
         call.finish_answer(reply.usage, generated=[reply.text])
         response = jsonify(answer_format.answer_body(reply))
-    response.headers[CALL_ID_HEADER] = call.record.id
+    if raw is None:
+        response.headers[CALL_ID_HEADER] = call.record.id
     if current.is_cheaper:
         response.headers[CHEAPER_HEADER] = turn.model.name
-    return response
-
-
-def respond_in_protocol(wire_format: WireFormat) -> Response:
-    """Forward the current request to its upstream, and the answer to the client; the answer of the
-    offline model is written here."""
-    current = current_request()
-    wanted = current.wanted
-    if wanted.raw_request is None or wanted.turn.model.protocol != wire_format.protocol:
-        return respond(lambda _: wire_format)
-    raw_request = wanted.raw_request
-    router, call = current.services.router, begin_call(current)
-    if wanted.stream:
-        stream = call.run(lambda model, most: router.forward_stream(model, raw_request, most))
-        response = _stream_response(stream, _write_raw, wire_format, call)
-    else:
-        answer = call.run(lambda model, most: router.forward(model, raw_request, most))
-        call.finish_answer(answer.usage, generated=answer.generated)
-        _note(answer.ids, answer.usage, call, current.services.stored_answers)
-        response = raw_response(answer)
-    if current.is_cheaper:
-        response.headers[CHEAPER_HEADER] = wanted.turn.model.name
     return response
 
 
