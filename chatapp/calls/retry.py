@@ -87,8 +87,7 @@ class Retry:
     attempts: int = 0
 
     def run(self, attempt: Callable[[], A], other_key: Callable[[], bool] = lambda: False) -> A:
-        """Return the answer of the first successful attempt; raises the last attempt's
-        UpstreamError."""
+        """Return the first successful attempt's answer; raises the last one's UpstreamError."""
         patience_s = PATIENCE_S
         while True:
             self.attempts += 1
@@ -157,8 +156,7 @@ def _names_wait(error: UpstreamError) -> bool:
 
 
 def _with_wait(error: UpstreamError, wait_s: float) -> UpstreamError:
-    """Return the same error with at least this wait, if the provider refused the call for its
-    load."""
+    """Return the error with at least this wait, if the provider refused the call for its load."""
     if error.kind in REFUSED_FOR_LOAD:
         error.retry_after_s = max(wait_s, error.retry_after_s or 0.0)
     return error

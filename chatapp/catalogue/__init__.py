@@ -116,8 +116,7 @@ class Catalogue:
         return max([each.of(usage) for each in self._dearest(slug)])
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
-        """Return how many output tokens an amount of micro-dollars pays in addition to the
-        prompt."""
+        """Return how many output tokens so many micro-dollars pay in addition to the prompt."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return tariff.output_tokens_for(micro_usd, prompt)
@@ -181,14 +180,12 @@ class Catalogue:
         return self.entries.get(slug, UNLISTED)
 
     def is_long(self, model: Model, input_tokens: int) -> bool:
-        """Return whether the provider treats a call with that input as long, with another price and
-        other limits."""
+        """Return whether that input makes a call long, with another price and other limits."""
         tariff = self.tariffs.get(model.slug)
         return tariff is not None and tariff.is_long(input_tokens)
 
     def _dearest(self, slug: str) -> Collection[Tariff]:
-        """Return the tariffs of which the dearest applies to a slug without one: those of its
-        upstream, or else all."""
+        """Return the tariffs of which the dearest applies: those of the upstream, or else all."""
         if slug not in self._unpriced:
             self._unpriced.add(slug)
             log.warning(

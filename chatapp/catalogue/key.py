@@ -80,8 +80,7 @@ class Key:
             self.version += 1
 
     def _valid(self, text: str) -> str | None:
-        """Return the key in this text; None, with a warning, if it could not be sent in a
-        header."""
+        """Return the key in this text; None, with a warning, if no header could have it."""
         secret = text.strip()
         is_word = secret.isascii() and secret.isprintable() and " " not in secret
         if secret and not (is_word and len(secret) <= SECRET_MAX_BYTES):

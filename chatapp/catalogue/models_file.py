@@ -20,8 +20,7 @@ Tokens = Annotated[int, Field(gt=0, le=1_000_000_000)]
 
 
 class CatalogueError(ValueError):
-    """models.toml or providers.toml is invalid; the message names the file, the key and the
-    reason."""
+    """models.toml or providers.toml is invalid; the message names file, key and reason."""
 
 
 class ModelTable(BaseModel):

@@ -79,7 +79,6 @@ def _expected(row: Mapping[Any, Any], catalogue: Catalogue) -> int:
 
 
 def _is_estimated(row: Mapping[Any, Any]) -> bool:
-    """Return whether the cost is that of an estimate, whose cached tokens and tiers are not
-    stored."""
+    """Return whether the cost is an estimate's, whose cached tokens and tiers are not stored."""
     is_open = usage_of(row) is None and row["status"] == "unfinished"
     return is_open and row["cost_micro_usd"] > 0

@@ -164,8 +164,7 @@ class Reports:
         self._lock = threading.Lock()
 
     def spent_usd(self, user: str) -> dict[str, float] | None:
-        """Dollars spent today, this week and this month, by UTC; None if the ledger cannot be
-        read."""
+        """Dollars spent today, this week and this month, by UTC; None if the ledger is down."""
         begins = {"today": midnight(), "week": week_start(), "month": month_start()}
         try:
             return {
@@ -269,8 +268,7 @@ class Reports:
         ]
 
     def recent_outputs(self) -> Sequence[tuple[str, int]]:
-        """Return the slugs and output tokens of the last RECENT_CALLS with a bill, the oldest
-        first."""
+        """Return slugs and output tokens of the last RECENT_CALLS with a bill, the oldest first."""
         query = select(CALLS.c.slug, CALLS.c.output_tokens).where(*BILLED)
         query = query.order_by(CALLS.c.started_at.desc()).limit(RECENT_CALLS)
         return [(slug, tokens or 0) for slug, tokens in reversed(self._rows(query))]

@@ -150,8 +150,7 @@ class Board:
         return sum(map(bool, self._cells))
 
     def lock_replacement(self) -> bool:
-        """Become the only worker that is being replaced, until this process ends; False if another
-        one is."""
+        """Become the only worker that is being replaced; False if another one is."""
         try:
             fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -103,8 +103,7 @@ def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
 
 
 def _with_bounded_tools(request: RawRequest, bounds: Bounds) -> RawRequest:
-    """Return the request with at most so many uses of each of Anthropic's tools that search and
-    fetch."""
+    """Return the request with at most so many uses of Anthropic's tools that search and fetch."""
     listed = request.fields.get("tools")
     if bounds.tool_uses is None or not isinstance(listed, list):
         return request
@@ -180,8 +179,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
 
 
 def _added_tools(fields: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Yield the tools that messages add within a conversation, also those that a compaction
-    kept."""
+    """Yield the tools that messages add within a conversation, or that a compaction kept."""
     for message in objects_in(fields, "messages"):
         for part in objects_in(message, "content"):
             for change in (part, *objects_in(part, "tool_changes")):

@@ -104,8 +104,7 @@ class EventReader(Protocol):
     over: bool
 
     def read(self, event: Event) -> Part:
-        """Return what the event adds. ValueError if it cannot be parsed, UpstreamError if it
-        reports an error."""
+        """Return what the event adds. ValueError if unreadable, UpstreamError if it is an error."""
         ...
 
 

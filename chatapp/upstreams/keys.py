@@ -95,8 +95,7 @@ class Keys:
             return first.name if first else ""
 
     def other(self, model: str, tried: Collection[str]) -> str | None:
-        """Return the name of another key for the same call, which does not rest; None without
-        one."""
+        """Return the name of a key for the same call that does not rest; None without another."""
         with self._lock:
             return next((name for name in self._usable(model) if name not in tried), None)
 

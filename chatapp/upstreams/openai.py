@@ -341,8 +341,7 @@ def _both(tokens: Sequence[Quota]) -> Quota:
 
 
 def _duration_s(text: str) -> float | None:
-    """Return the seconds in `12ms`, `6m0s` or `1h2m3s`; compatible servers send a number of
-    seconds."""
+    """Return the seconds in `12ms`, `6m0s` or `1h2m3s`; compatible servers send bare seconds."""
     text = text.strip()
     for duration in (text, f"{text}s"):
         if DURATION.fullmatch(duration):

@@ -146,8 +146,7 @@ def _tools(fields: object) -> Iterator[dict[str, object]]:
 
 
 def _billed(kind: str) -> str | None:
-    """Return the name under which the uses of a tool have a price; None if OpenAI does not bill
-    them."""
+    """Return the name under which a tool's uses have a price; None if OpenAI bills none."""
     return next((name for name in BILLED_TOOLS if kind.startswith(name)), None)
 
 

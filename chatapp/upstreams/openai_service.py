@@ -78,8 +78,7 @@ def _parts(items: Iterable[dict[str, object]]) -> Iterator[dict[str, object]]:
 
 
 def tiers_of(service_tier: str | None) -> tuple[str, ...] | None:
-    """Return a requested or served tier under the name that prices use; an unknown one by its own
-    name."""
+    """Return a tier under the name that prices use; an unknown one by its own name."""
     if service_tier is None:
         return None
     word = service_tier.lower()

@@ -178,8 +178,7 @@ class Router:
 
     @property
     def available_models(self) -> dict[str, str]:
-        """The upstreams of all listed models with a configured one, by slug, in the catalogue's
-        order."""
+        """The upstreams of all available listed models, by slug, in the catalogue's order."""
         return {
             slug: name
             for slug, name in self.catalogue.upstreams.items()
@@ -221,8 +220,7 @@ class Router:
             return upstream.forward_stream(_adapted(raw_request, model, upstream, bounds))
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
-        """Return what changes the price of a request in the upstream's own protocol, besides
-        tokens."""
+        """Return what changes the price of a request in an upstream's protocol, besides tokens."""
         upstream = self._forwarders.get(model.upstream)
         return Extras() if upstream is None else upstream.extras(raw_request)
 

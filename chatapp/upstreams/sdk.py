@@ -276,8 +276,7 @@ class SDKUpstream:
         return self._stream(RawRequest.of(body, key=turn.model.key), lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
-        """Return what changes the price of the request. Accepts everything that JSON can
-        express."""
+        """Return what changes the price of the request, whatever JSON is in it."""
         api = self._protocol.api(request.path)
         found, refused, fields = api.extras(request.fields), self._settings.refused, request.fields
         if not refused:

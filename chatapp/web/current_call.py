@@ -203,8 +203,7 @@ def _wait_ms(refusal: HTTPException) -> float:
 
 
 def _switch_to_fallback(current: CurrentRequest) -> bool:
-    """Change the request to the fallback of its model; False if none can serve it, or if it has
-    changed already."""
+    """Change the request to its fallback model; False if none can serve it, or it has changed."""
     wanted = current.model_request
     if wanted is None or current.requested_model is not None:  # a page calls no model
         return False

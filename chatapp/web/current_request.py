@@ -232,8 +232,7 @@ def has_no_valid_key() -> bool:
 
 
 def names_no_model() -> bool:
-    """Return whether the request is about something else at a provider, such as a stored
-    response."""
+    """Return whether the request is about something else, such as a stored response."""
     return current_request().model_request is None
 
 
@@ -282,8 +281,7 @@ def usd() -> Guess:
 
 
 def held_usd() -> Guess:
-    """Return the expected cost, or a higher one that is to be held: more dollars, not more
-    tokens."""
+    """Return the expected cost, or a higher one to be held: more dollars, not more tokens."""
     current = current_request()
     held, demand = current.held_micro_usd, current.demand
     return _guess(demand.cost_micro_usd if held is None else held, demand)

@@ -73,8 +73,7 @@ def checked_class(value: object) -> str:
 
 
 def traffic_class() -> str:
-    """Return the class of the request: that of its key, else of its plan. A caller can only lower
-    it."""
+    """Return the class of the request: its key's, else its plan's. A caller can only lower it."""
     current = current_request()
     asked = None if current.model_request is None else current.model_request.fields
     is_flexible = asked is not None and asked.get("service_tier") == FLEX

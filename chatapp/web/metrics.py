@@ -52,8 +52,7 @@ class Metrics:
 
 
 def _quota_label(identity: str) -> str:
-    """Return the label of a provider's quota. Unlisted models, whose names clients invent, share
-    one."""
+    """Return the label of a quota. Unlisted models, whose names clients invent, share one."""
     wanted = current_request().model_request
     if wanted is None:
         return identity

@@ -170,8 +170,7 @@ class StreamBody:
             yield self._format.error_event(error, number=self._count)
 
     def _end(self, error: UpstreamError | None) -> None:
-        """The provider has ended the answer. The call ends before the client knows that, and may
-        read what it cost."""
+        """The answer has ended; so does the call, before its client may ask what it cost."""
         self._upstream_is_done = True
         if error is not None:
             self._call.note_error(error)

@@ -57,8 +57,7 @@ class Chart:
 
 
 def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Chart:
-    """Return the spending of each day from the first to the last; the dearest subject is at the
-    bottom."""
+    """Return the spending of each day of that time; the dearest subject is at the bottom."""
     spent: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for each in totals:
         spent[each.subject or f"(no {by})"][each.day] += each.cost_micro_usd

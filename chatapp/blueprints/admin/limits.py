@@ -84,8 +84,7 @@ def _sessions() -> dict[str, str]:
 
 
 def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
-    """Return the kind and the name that an operator unblocks to lift it; None if it cannot be
-    lifted."""
+    """Return the kind and the name by which an operator lifts it; None if that is impossible."""
     if block.limit in BLOCKED:
         kind = BLOCKED[block.limit]
         return kind, "" if kind == "all" else block.identity

@@ -115,8 +115,7 @@ def user() -> ResponseReturnValue:
 
 @bp.get("/team")
 def team() -> ResponseReturnValue:
-    """One team: its members, what they have spent on its account, its budgets, and the latest
-    denials by these."""
+    """One team: its members, what they have spent on it, its budgets, and their latest denials."""
     name, services = query("name"), current_services()
     g.admin.operator.check_team(name)
     found = services.accounts.team(name)

@@ -23,8 +23,7 @@ ANTHROPIC: Final = AnthropicFormat()
 
 
 def speaks_anthropic() -> bool:
-    """Return whether the current request is in Anthropic's protocol, by the header that it
-    requires."""
+    """Return whether the request is in Anthropic's protocol, by the header that it requires."""
     return "anthropic-version" in request.headers
 
 

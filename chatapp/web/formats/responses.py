@@ -39,8 +39,7 @@ class ResponsesFormat(OpenAIService):
     """The format of POST /v1/responses."""
 
     def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
-        """With the error in both forms: OpenAI documents the flat one, and its SDK raises the
-        other."""
+        """With the error in both forms: OpenAI documents the flat one, its SDK raises the other."""
         report = sdk_report(error)
         flat = {"code": report.code, "message": report.message, "param": report.param}
         return _event("error", number, **flat, **self.error_body(report))

@@ -264,8 +264,7 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
 
 
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
-    """Return those of the stored answers that the caller has made. ApiError (503) if that is
-    unknown."""
+    """Return those of the stored answers that the caller made. ApiError (503) if unknown."""
     current = current_request()
     with _available():
         return current.services.stored_answers.find(
@@ -276,8 +275,7 @@ def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
 
 
 def _answers_of_others(ids: Collection[str], upstream: str) -> set[str]:
-    """Return those of the upstream's stored answers that another user has made. ApiError (503) if
-    that is unknown."""
+    """Return those of the upstream's stored answers that others made. ApiError (503) if unknown."""
     if not ids:
         return set()
     current = current_request()

@@ -177,8 +177,7 @@ class Document(NamedTuple):
 
 
 def read_object(request: Request, *, example: str) -> dict[str, object]:
-    """Return the object in the body; ApiError (400, 413 or 422), which shows ``example``, if
-    invalid."""
+    """Return the object in the body; an ApiError (400, 413, 422) shows ``example``."""
     return read_document(request, example=example).fields
 
 
