@@ -7,7 +7,6 @@ from typing import Annotated, Final
 
 from flask import Blueprint, Response, request
 from pydantic import AfterValidator, Field
-from pydantic_core import PydanticCustomError
 
 from chatapp.web.formats import OPENAI, RESPONSES
 from chatapp.web.formats.errors import FormatErrors
@@ -46,12 +45,12 @@ class _ChatFields(forwarded.MessageFields):
 def _answered_at_once(background: object) -> object:
     if background is None or background is False:
         return background
-    raise PydanticCustomError("background", "is not supported here; stream the response instead")
+    raise ValueError("is not supported here; stream the response instead")
 
 
 def _answered_whole(stream: bool | None) -> bool | None:  # noqa: FBT001
     if stream:
-        raise PydanticCustomError("stream", "is not supported at this address; leave it out")
+        raise ValueError("is not supported at this address; leave it out")
     return stream
 
 

@@ -103,13 +103,11 @@ def _counted(file: File) -> dict[str, object]:
 def _unicode(text: str) -> str:
     """Refuse NUL, and lone surrogates, which no encoding can represent."""
     if "\x00" in text:
-        raise PydanticCustomError("nul", "contains the character NUL; remove it")
+        raise ValueError("contains the character NUL; remove it")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
-        raise PydanticCustomError(
-            "surrogate", "contains half of a surrogate pair; send whole characters"
-        ) from None
+        raise ValueError("contains half of a surrogate pair; send whole characters") from None
     return text
 
 
@@ -130,7 +128,7 @@ def _bounded(text: str, most: int, kind: LiteralString, sentence: LiteralString)
 
 def _visible(text: str) -> str:
     if not text.strip():
-        raise PydanticCustomError("blank", "is blank; send at least one visible character")
+        raise ValueError("is blank; send at least one visible character")
     return text
 
 
@@ -138,21 +136,19 @@ def checked_user_id(text: str) -> str:
     """Return a user id that is not in a body; ApiError (422) if it is invalid."""
     try:
         return _name(text, most=USER_ID_MAX_CHARACTERS)
-    except PydanticCustomError as error:
-        raise ApiError(422, "invalid_user_id", f'"user_id" {error.message()}.') from None
+    except ValueError as error:
+        raise ApiError(422, "invalid_user_id", f'"user_id" {error}.') from None
 
 
 def _name(text: str, *, most: int) -> str:
     if len(_unicode(text)) > most:
-        raise PydanticCustomError(
-            "too_long",
-            "has {size} characters; allowed are {most}: send a shorter one or leave it out",
-            {"size": len(text), "most": most},
+        raise ValueError(
+            f"has {len(text)} characters; allowed are {most}: send a shorter one or leave it out"
         )
     if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
-        raise PydanticCustomError("control", "contains a control character; remove it")
+        raise ValueError("contains a control character; remove it")
     if not text.strip():
-        raise PydanticCustomError("blank", "is blank; send a name or leave it out")
+        raise ValueError("is blank; send a name or leave it out")
     return text
 
 
@@ -183,22 +179,16 @@ class SpokenMessage(BaseModel):
 
 def _conversation(messages: list[SpokenMessage]) -> list[SpokenMessage]:
     if len(messages) > MESSAGES_MOST:
-        raise PydanticCustomError(
-            "too_many",
-            "has {size} messages; allowed are {most}: leave out the oldest ones",
-            {"size": len(messages), "most": MESSAGES_MOST},
+        raise ValueError(
+            f"has {len(messages)} messages; allowed are {MESSAGES_MOST}: leave out the oldest ones"
         )
     for place, message in (("begins", messages[0]), ("ends", messages[-1])):
         if message.role != "user":
-            raise PydanticCustomError(
-                "role",
-                "{place} with a message of the assistant; begin and end it with one of the user",
-                {"place": place},
+            raise ValueError(
+                f"{place} with a message of the assistant; begin and end it with one of the user"
             )
     if any(message.files for message in messages if message.role == "assistant"):
-        raise PydanticCustomError(
-            "files", "has files in a message of the assistant; only the user's can have some"
-        )
+        raise ValueError("has files in a message of the assistant; only the user's can have some")
     checked_count(sum(len(message.files) for message in messages))
     _bounded(
         messages[-1].content,

@@ -32,18 +32,12 @@ DATA_URL: Final = re.compile(r"data:([a-z0-9.+/-]{1,100});base64,", re.IGNORECAS
 def _data(url: str) -> str:
     found = DATA_URL.match(url)
     if found is None:
-        raise PydanticCustomError(
-            "data_url",
-            'is not a data URL; send "data:TYPE;base64,…" with one of the types {types}',
-            {"types": TYPES},
+        raise ValueError(
+            f'is not a data URL; send "data:TYPE;base64,…" with one of the types {TYPES}'
         )
     media_type = found[1].lower()
     if media_type not in BEGINNINGS:
-        raise PydanticCustomError(
-            "media_type",
-            "has the type {found}; allowed are {types}",
-            {"found": media_type, "types": TYPES},
-        )
+        raise ValueError(f"has the type {media_type}; allowed are {TYPES}")
     size = (len(url) - found.end()) * 3 // 4
     if size > FILE_MAX_BYTES:
         raise PydanticCustomError(
@@ -54,22 +48,19 @@ def _data(url: str) -> str:
     try:
         content = binascii.a2b_base64(url[found.end() :], strict_mode=True)
     except ValueError:  # also for a text that is not ASCII
-        raise PydanticCustomError("base64", "is not valid base64; encode the file again") from None
+        raise ValueError("is not valid base64; encode the file again") from None
     if not BEGINNINGS[media_type].match(content):
-        raise PydanticCustomError(
-            "content",
-            "does not begin as a file of the type {found} does; send the type that it has",
-            {"found": media_type},
+        raise ValueError(
+            f"does not begin as a file of the type {media_type} does; send the type that it has"
         )
     return url
 
 
 def _name(name: str) -> str:
     if len(name) > NAME_MAX_CHARACTERS or not name.isprintable() or not name.strip():
-        raise PydanticCustomError(
-            "name",
-            "is blank, not printable or has more than {most} characters; send a plain name",
-            {"most": NAME_MAX_CHARACTERS},
+        raise ValueError(
+            f"is blank, not printable or has more than {NAME_MAX_CHARACTERS} characters; send a "
+            "plain name"
         )
     return name
 
@@ -101,11 +92,7 @@ def files_of(sent: list[SentFile]) -> tuple[File, ...]:
 def checked_count(count: int) -> None:
     """Refuse more files than a conversation may have."""
     if count > FILES_MOST:
-        raise PydanticCustomError(
-            "too_many",
-            "has {count} files; allowed are {most}: leave out the oldest ones",
-            {"count": count, "most": FILES_MOST},
-        )
+        raise ValueError(f"has {count} files; allowed are {FILES_MOST}: leave out the oldest ones")
 
 
 def _few(files: list[SentFile]) -> list[SentFile]:

@@ -14,7 +14,6 @@ from typing import Annotated, ClassVar, Final, NamedTuple, NoReturn
 from flask import Blueprint, Request
 from flask.globals import request_ctx
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
 
 from chatapp import validation
 from chatapp.catalogue import Model
@@ -50,15 +49,9 @@ def _countable(messages: list[dict[str, object]]) -> list[dict[str, object]]:
     contents = (message.get("content") for message in messages)
     parts = sum(len(content) for content in contents if isinstance(content, list))
     if len(messages) > MESSAGES_MOST or parts > PARTS_MOST:
-        raise PydanticCustomError(
-            "too_many_messages",
-            "has {messages} messages with {parts} parts; send at most {most} with {most_parts}",
-            {
-                "messages": len(messages),
-                "parts": parts,
-                "most": MESSAGES_MOST,
-                "most_parts": PARTS_MOST,
-            },
+        raise ValueError(
+            f"has {len(messages)} messages with {parts} parts; send at most {MESSAGES_MOST} with "
+            f"{PARTS_MOST}"
         )
     return messages
 
@@ -107,7 +100,7 @@ def _bounded_input(items: object) -> object:
     if isinstance(items, list):
         _countable([item if isinstance(item, dict) else {} for item in items])
     elif not isinstance(items, str | None):
-        raise PydanticCustomError("input", "is neither a text nor a list")
+        raise ValueError("is neither a text nor a list")  # noqa: TRY004 - pydantic's rule
     return items
 
 
