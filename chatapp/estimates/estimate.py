@@ -16,11 +16,7 @@ from typing import Final
 
 from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
-from chatapp.estimates.outputs import (
-    LEAST_OUTPUT_TOKENS,
-    CallerHistory,
-    Outputs,
-)
+from chatapp.estimates.outputs import History
 from chatapp.estimates.tokens import input_tokens, predicted_tokens
 from chatapp.upstreams import Extras
 
@@ -79,9 +75,8 @@ class Estimator:
     """Estimates calls, and learns from those that have ended. Safe from any thread."""
 
     def __init__(self, catalogue: Catalogue) -> None:
-        self._outputs = Outputs()
         self._catalogue = catalogue
-        self._callers = CallerHistory()
+        self._history = History()
 
     def estimate(
         self,
@@ -104,7 +99,7 @@ class Estimator:
         longest = self._catalogue.longest_answer(model) * choices
         context = self._catalogue.entry(model.slug).context
         counted = input_tokens(model, body)
-        output = choices * self._output_tokens(model.slug, caller, extras.effort)
+        output = choices * self._history.output_tokens(model.slug, caller, effort=extras.effort)
         if extras.predicts:
             output = max(output, predicted_tokens(model, body))
         output = min(output, longest)
@@ -115,7 +110,7 @@ class Estimator:
         input_ = counted.expected + history
         if context is not None:
             input_, output = min(input_, context), min(output, context * choices)
-        cached = 0 if caller is None else self._callers.cached_tokens(caller, model.slug, input_)
+        cached = 0 if caller is None else self._history.cached_tokens(caller, model.slug, input_)
         return Estimate(
             input_,
             output,
@@ -127,17 +122,10 @@ class Estimator:
             input_is_known=counted.is_known and history_tokens is not None,
         )
 
-    def _output_tokens(self, slug: str, caller: str | None, effort: str) -> int:
-        """Return the estimate for one answer: by the caller's own calls, else by the model's."""
-        own = None if caller is None else self._callers.output_tokens(caller, slug)
-        if own is None:
-            return self._outputs.expected(slug, effort=effort)
-        return max(LEAST_OUTPUT_TOKENS, own)
-
     def learn(self, outputs: Iterable[tuple[str, int]]) -> None:
         """Learn from earlier calls: their slugs and output tokens, the oldest first."""
         for slug, tokens in outputs:
-            self._outputs.add(slug, tokens)
+            self._history.learn(slug, tokens)
 
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
         """Learn from the reported usage of a call that has ended. Once a call; never raises.
@@ -146,8 +134,7 @@ class Estimator:
         from an estimate.
         """
         output_tokens = -(-max(0, actual.output_tokens) // estimate.choices)
-        self._outputs.add(slug, output_tokens)
-        self._callers.add(caller, slug, actual, output_tokens=output_tokens)
+        self._history.add(caller, slug, actual, output_tokens=output_tokens)
         log.debug(
             "%s used %.2f × the input and %.2f × the output estimated",
             slug,

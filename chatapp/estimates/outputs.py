@@ -51,27 +51,6 @@ def quantile(outputs: Iterable[int]) -> int:
     return ordered[math.ceil(QUANTILE_PERCENT * len(ordered) / 100) - 1]
 
 
-class Outputs:
-    """The last calls of each model, in this process. Safe from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._calls: dict[str, deque[int]] = {}
-
-    def expected(self, slug: str, *, effort: str = "") -> int:
-        """Return the estimate for one answer to an unknown caller: at least what is usual for that
-        effort."""
-        least = UNKNOWN_OUTPUT_TOKENS * EFFORTS.get(effort, 1)
-        with self._lock:
-            calls = tuple(self._calls.get(slug, ()))
-        return least if len(calls) < ENOUGH_CALLS else max(least, quantile(calls))
-
-    def add(self, slug: str, *tokens: int) -> None:
-        """Add calls of the model that have ended, in their order."""
-        with self._lock:
-            self._calls.setdefault(slug, deque(maxlen=MOST_CALLS)).extend(tokens)
-
-
 class _Input(NamedTuple):
     """The input of a call: its tokens, of them those from the provider's cache, and those that were
     written to it."""
@@ -90,32 +69,36 @@ class _Calls:
 _NO_INPUT: Final = _Input(0, 0, 0)
 
 
-class CallerHistory:
-    """The last calls of each caller and slug, in this process. Safe from any thread.
+class History:
+    """The last calls of each model, and of each caller and model, in this process. Safe from any
+    thread.
 
     Another worker may know a caller differently; settling a call corrects what was held.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._calls: OrderedDict[tuple[str, str], _Calls] = OrderedDict()
+        self._models: dict[str, deque[int]] = {}
+        self._callers: OrderedDict[tuple[str, str], _Calls] = OrderedDict()
 
-    def output_tokens(self, caller: str, slug: str) -> int | None:
-        """Return what 95 of 100 of the caller's own answers did not exceed; None for too few of
-        them."""
+    def output_tokens(self, slug: str, caller: str | None = None, *, effort: str = "") -> int:
+        """Return the estimate for one answer: by the caller's own calls if there are enough, else
+        by the model's, but at least what is usual for that effort."""
         with self._lock:
-            calls = self._calls.get((caller, slug))
-            if calls is None or len(calls.outputs) < ENOUGH_CALLS:
-                return None
-            outputs = tuple(calls.outputs)
-        return quantile(outputs)
+            known = None if caller is None else self._callers.get((caller, slug))
+            is_known = known is not None and len(known.outputs) >= ENOUGH_CALLS
+            calls = tuple(known.outputs if known and is_known else self._models.get(slug, ()))
+        if is_known:
+            return max(LEAST_OUTPUT_TOKENS, quantile(calls))
+        least = UNKNOWN_OUTPUT_TOKENS * EFFORTS.get(effort, 1)
+        return least if len(calls) < ENOUGH_CALLS else max(least, quantile(calls))
 
     def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
         """Return how many of these input tokens the provider's cache is expected to have: what the
         last call read and wrote, if it wrote any and what was written before was read; else the
         share of the last calls. No more than the longest of their inputs, as it knows no others."""
         with self._lock:
-            calls = self._calls.get((caller, slug))
+            calls = self._callers.get((caller, slug))
             inputs = () if calls is None else tuple(calls.inputs)
         if not inputs:
             return 0
@@ -128,13 +111,19 @@ class CallerHistory:
         shares = [min(1.0, each.cached / max(1, each.tokens)) for each in inputs]
         return min(int(input_tokens * median_low(shares)), longest)
 
+    def learn(self, slug: str, *outputs: int) -> None:
+        """Add answers of the model, in their order."""
+        with self._lock:
+            self._models.setdefault(slug, deque(maxlen=MOST_CALLS)).extend(outputs)
+
     def add(self, caller: str, slug: str, usage: Usage, *, output_tokens: int) -> None:
         """Add a call with its reported usage; ``output_tokens`` are those of one answer."""
         used = _Input(usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens)
+        self.learn(slug, output_tokens)
         with self._lock:
-            calls = self._calls.pop((caller, slug), None) or _Calls()
-            self._calls[caller, slug] = calls  # the latest last
-            if len(self._calls) > MOST_CALLERS:
-                self._calls.popitem(last=False)
+            calls = self._callers.pop((caller, slug), None) or _Calls()
+            self._callers[caller, slug] = calls  # the latest last
+            if len(self._callers) > MOST_CALLERS:
+                self._callers.popitem(last=False)
             calls.outputs.append(output_tokens)
             calls.inputs.append(used)

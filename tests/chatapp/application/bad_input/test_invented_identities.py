@@ -168,7 +168,7 @@ def test_a_worker_and_the_storage_are_bounded(
     cache = engine_for(services.limiter.storage)
     assert isinstance(cache, denial_cache.DenialCache)
     last = last_verdicts_of(services)
-    callers = services.estimator._callers
+    callers = services.estimator._history
     assert services.alerts is not None
     alerts = services.alerts.get()
     empty = redis_client.info("memory")["used_memory"]
@@ -176,7 +176,7 @@ def test_a_worker_and_the_storage_are_bounded(
         services,
         lambda: call(client, chance),
         lambda: parts(
-            *(cache._denials, last, callers._calls, services.ledger, alerts, escaped, _parsed),
+            *(cache._denials, last, callers._callers, services.ledger, alerts, escaped, _parsed),
             *services.throttle._recent.values(),  # the calls of a second
         ),
     )
@@ -186,7 +186,7 @@ def test_a_worker_and_the_storage_are_bounded(
     ceilings = {
         "remembered denials": (len(cache._denials), denial_cache.MOST_BUCKETS),
         "latest decisions": (len(last._notes), MOST_NOTES),
-        "recent calls": (len(callers._calls), outputs.MOST_CALLERS),
+        "recent calls": (len(callers._callers), outputs.MOST_CALLERS),
         "upstreams": (len(services.throttle._recent), throttle.MOST_UPSTREAMS),
         "decisions for alerts": (len(alerts._readings), watch.MOST_WAITING),
         "bucket names": (escaped.cache_info().currsize, 8192),
@@ -238,11 +238,11 @@ def test_the_memory_engine_is_bounded(
     buckets = engine._buckets()._states
     services = services_of(app)
     assert services.alerts is not None
-    callers, alerts = services.estimator._callers, services.alerts.get()
+    callers, alerts = services.estimator._history, services.alerts.get()
     found, mb = run(
         services,
         lambda: call(client, chance),
-        lambda: parts(buckets, callers._calls, services.ledger, alerts, escaped, _parsed),
+        lambda: parts(buckets, callers._callers, services.ledger, alerts, escaped, _parsed),
     )
     assert found == []
     print(COUNT, len(buckets), mb)  # noqa: T201 - the figures of the full run
