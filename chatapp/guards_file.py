@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ def calls(endpoints: Iterable[str]) -> list[str]:
     return [each for each in endpoints if members & {each, each.rpartition(".")[0]}]
 
 
+@cache
 def _groups() -> dict[str, Any]:
     groups: dict[str, Any] = tomllib.loads(GUARDS_FILE.read_text("utf-8"))["groups"]
     return groups

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from decimal import Decimal
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -86,4 +86,9 @@ class ModelsFile(BaseModel):
 
 def read(path: Path) -> ModelsFile:
     """Return the content of the file. ValueError if it is not TOML or does not match the schema."""
-    return ModelsFile.model_validate(tomllib.loads(path.read_text("utf-8"), parse_float=Decimal))
+    return _read(path.read_text("utf-8"))
+
+
+@lru_cache(maxsize=4)
+def _read(text: str) -> ModelsFile:
+    return ModelsFile.model_validate(tomllib.loads(text, parse_float=Decimal))

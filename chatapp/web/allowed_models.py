@@ -7,7 +7,7 @@ A pattern, such as `gpt-5*`, matches the requested name, with or without its ups
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Final, NamedTuple
@@ -44,9 +44,11 @@ def patterns(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-def unknown(patterns: Iterable[str], catalogue: Catalogue) -> list[str]:
+def unknown(patterns: Collection[str], catalogue: Catalogue) -> list[str]:
     """Return those that match no model of the catalogue, as a misspelt one does. They may be meant:
     an upstream serves models that are not listed."""
+    if not patterns:
+        return []
     known = {*catalogue.slugs}.union(*(names_of_slug(*e) for e in catalogue.upstreams.items()))
     return [each for each in patterns if not Allowance("", [each]).has(known)]
 

@@ -101,8 +101,8 @@ def _mistakes_of_budget(limit: PolicyLimit, catalogue: Catalogue) -> Iterator[tu
     for word in OF_BUDGETS:
         if word in keywords and (parsed.unit, parsed.strategy) != ("usd", None):
             yield place.at(word), 'is only for budgets, such as "20 usd/week". Remove it.'
-    own = _upstreams_of(keywords.get(MODELS, ()), catalogue)
     for pattern in keywords.get(AT_LIMIT, ()):
+        own = _upstreams_of(keywords.get(MODELS, ()), catalogue)
         others = _upstreams_of([pattern], catalogue)
         if own and others and not own & others:
             sentence = (

@@ -111,7 +111,9 @@ def _check_combination(
     fitting = DEFAULT_STRATEGY if options.burst is None else strategies_with("burst")[0]
     strategy = options.strategy or default_strategy or fitting
     strategy = ALIASES.get(strategy, strategy)
-    plain = LimitOptions(unit=options.unit, name=options.name, mode=options.mode)
+    # Without an anchor, a time zone has no effect.
+    zone = options.timezone
+    plain = LimitOptions(unit=options.unit, name=options.name, mode=options.mode, timezone=zone)
     before = len(mistakes)
     with mistakes.at(place):
         parsed.limit(plain, strategy)
@@ -121,18 +123,17 @@ def _check_combination(
         counted = parsed.limit(replace(plain, burst=options.burst), strategy)
         with mistakes.at(place.at("cost")):
             _check_cost(limit, parsed, counted)
-    for word in ("idle", "candidate", "wait"):
-        with mistakes.at(place.at(word)):
-            parsed.limit(replace(plain, **{word: getattr(options, word)}), strategy)
-    with mistakes.at(place.at("anchor")):
-        parsed.limit(replace(plain, anchor=options.anchor, timezone=options.timezone), strategy)
-        _check_anchor(options.anchor, parsed)
+    for word in ("idle", "anchor", "candidate", "wait"):
+        if (value := getattr(options, word)) is not None:
+            with mistakes.at(place.at(word)):
+                parsed.limit(replace(plain, **{word: value}), strategy)
+                if word == "anchor":
+                    _check_anchor(value, parsed)
     if options.keep or options.priority is not None:
         with mistakes.at(place.at("keep" if options.keep else "priority")):
             shared = replace(plain, keep=options.keep, priority=options.priority)
             parsed.limit(replace(shared, burst=options.burst), strategy)
-    fair = replace(plain, fair=options.fair, anchor=options.anchor, timezone=options.timezone)
-    fair = replace(fair, wait=options.wait)
+    fair = replace(plain, fair=options.fair, anchor=options.anchor, wait=options.wait)
     for word in ("fair", "pace", "hours", "spread"):
         if (value := getattr(options, word)) is not None and len(mistakes) == before:
             with mistakes.at(place.at(word)):
@@ -170,8 +171,8 @@ def _check_type(cost: Any, unit: str) -> None:
         ) from None
 
 
-def _check_anchor(anchor: str | None, parsed: ParsedLimit) -> None:
-    if anchor is not None and parsed.period_us != _ANCHORED_US[anchor]:
+def _check_anchor(anchor: str, parsed: ParsedLimit) -> None:
+    if parsed.period_us != _ANCHORED_US[anchor]:
         raise Mistake(
             f"found {anchor!r} beside {parsed.text!r}; a calendar {anchor} needs a limit per "
             f'{anchor}, such as "1000/{anchor}".'

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 import zoneinfo
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from decimal import Decimal
+from functools import lru_cache
 from http import HTTPMethod
+from itertools import chain
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -177,6 +180,7 @@ Text: TypeAlias = Annotated[str, Field(pattern=r"\S")]
 Amount: TypeAlias = Annotated[int, Field(ge=1, le=MOST_AMOUNT)]
 #: The application's keywords, each with the function that checks its value.
 Checks: TypeAlias = Mapping[str, Callable[[Any], Any]]
+_Pairs: TypeAlias = tuple[tuple[str, Callable[[Any], Any]], ...]
 #: Elements of lists and tables are ``None`` if they have a mistake.
 Element: TypeAlias = Annotated[_V, WrapValidator(_element)]
 Limits: TypeAlias = Annotated[list[Annotated[_T, WrapValidator(_limit)]], Field(min_length=1)]
@@ -186,7 +190,8 @@ Tables: TypeAlias = dict[str, Element[_T]]
 class Table(BaseModel):
     """A table. Its unknown keys are mistakes; a field with a mistake is ``None``."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    # Few of the tables are ever read as a whole: `read` builds what reads them.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, defer_build=True)
 
     #: Keywords without effect here, each with the reason.
     no_effect: ClassVar[Mapping[str, str]] = {}
@@ -388,7 +393,15 @@ def document_with(plan_keywords: Checks, limit_keywords: Checks) -> type[Documen
     """Return a policy file whose plans and limits have these keywords, too."""
     if not (plan_keywords or limit_keywords):
         return Document
-    words = _fields(limit_keywords)
+    checks = tuple(plan_keywords.items()), tuple(limit_keywords.items())
+    is_hashable = all(isinstance(check, Hashable) for _, check in chain(*checks))
+    return (_document_with if is_hashable else _document_with.__wrapped__)(*checks)
+
+
+@lru_cache(maxsize=8)
+def _document_with(plan_checks: _Pairs, limit_checks: _Pairs) -> type[Document]:
+    """Keep it for another application: to make the models takes longer than to read a policy."""
+    words = _fields(limit_checks)
     lists: Any = Limits
     tables: Any = Tables
 
@@ -399,7 +412,7 @@ def document_with(plan_keywords: Checks, limit_keywords: Checks) -> type[Documen
     shared: dict[str, Any] = {"limits": limits(LimitTable)}
     routes: Any = (tables[route], {})
     of_plan = lists[_with(PlanLimitTable, words)], ...
-    plan = _with(PlanTable, {"limits": of_plan, **_fields(plan_keywords)})
+    plan = _with(PlanTable, {"limits": of_plan, **_fields(plan_checks)})
     fields = {
         "application": limits(ApplicationLimitTable),
         "default": limits(DefaultLimitTable),
@@ -413,8 +426,8 @@ def document_with(plan_keywords: Checks, limit_keywords: Checks) -> type[Documen
     return document
 
 
-def _fields(checks: Checks) -> dict[str, Any]:
-    return {word: (Annotated[Any, PlainValidator(check)], None) for word, check in checks.items()}
+def _fields(checks: _Pairs) -> dict[str, Any]:
+    return {word: (Annotated[Any, PlainValidator(check)], None) for word, check in checks}
 
 
 def _with(table: type[Table], fields: dict[str, Any]) -> Any:
@@ -429,6 +442,8 @@ class Targets(RootModel[dict[str, Annotated[TargetTable, WrapValidator(_target)]
 
 # -- reading ---------------------------------------------------------------------------------
 
+#: Views check limits in code, and pydantic builds a model in one thread at a time only.
+_building: Final = threading.Lock()
 _TABLES: Final[Mapping[str, type[Table]]] = {
     "blueprints": BlueprintTable,
     "routes": RouteTable,
@@ -444,6 +459,8 @@ def read(model: type[_M], place: Place, mistakes: Mistakes) -> _M | None:
     """
     if place.origin.document is None:
         return None  # a file that cannot be read
+    with _building:
+        model.model_rebuild()  # unless it is built
     python = place.origin.python
     document = _plain(place.origin.document, place, mistakes)
     for attempt in range(3):

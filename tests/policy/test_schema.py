@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy.schema import document_with
 from tests.policy.conftest import Case, Load, check_case, error_of
 
 MISTAKES = [
@@ -297,10 +300,22 @@ limits = [{{ name = "plan", limit = "5/day" }}]
 """
 
 
-def load_plans(tmp_path: Path, line: str) -> Policy:
+@dataclass
+class OneOf:
+    """A check without a hash."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: object) -> object:
+        if value not in self.words:
+            raise ValueError(f"allowed: {self.words}")
+        return value
+
+
+def load_plans(tmp_path: Path, line: str, check: Callable[[object], object] = colour) -> Policy:
     file = tmp_path / "policy.toml"
     file.write_text(PLANS.format(line=line))
-    return load_policy(file=file, blueprints=None, plan_keywords={"colour": colour})
+    return load_policy(file=file, blueprints=None, plan_keywords={"colour": check})
 
 
 def test_a_plan_has_the_applications_keywords(tmp_path: Path) -> None:
@@ -323,3 +338,18 @@ def test_a_mistake_in_the_applications_keyword_has_a_line(
     message = error_of(lambda: load_plans(tmp_path, line))
     assert "policy.toml:6" in message
     assert sentence in message
+
+
+def test_applications_with_the_same_keywords_share_the_models() -> None:
+    """To make them takes longer than to read a policy."""
+    made = document_with({"colour": colour}, {"area": str})
+    assert document_with({"colour": colour}, {"area": str}) is made
+    assert document_with({"colour": colour}, {"area": int}) is not made
+    assert document_with({}, {"area": str}) is not made
+
+
+def test_the_check_of_a_keyword_needs_no_hash(tmp_path: Path) -> None:
+    """Each has models of its own then."""
+    for word in ("red", "blue"):
+        found = load_plans(tmp_path, f'colour = "{word}"', OneOf((word,))).plans["free"]
+        assert found.keywords == {"colour": word}

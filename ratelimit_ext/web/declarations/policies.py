@@ -15,6 +15,7 @@ import flask_limiter
 from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.limit import OPTION_NAMES
 from ratelimit_ext.core.limit_string import check_wait, states_guard, wait_us
 from ratelimit_ext.policy import (
     Mistakes,
@@ -243,7 +244,7 @@ class PolicyLimits:
             "key_function": callbacks.identity_function(key),
             **{name: getattr(limit, name) for name in _COPIED},
             "exempt_when": callbacks.condition(limit.exempt_when, limit.keywords),
-            **dataclasses.asdict(limit.options),
+            **{name: getattr(options, name) for name in OPTION_NAMES},
             "priority": callbacks.identity_function(options.priority),
             "fair": callbacks.identity_function(options.fair),
             "source": limit.place,
