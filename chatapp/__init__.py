@@ -27,21 +27,6 @@ from chatapp.accounts.mark import AccountsMark
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts, Rules
 from chatapp.alerts.webhook import Webhook
-from chatapp.blueprints import (
-    admin,
-    anthropic_api,
-    chat,
-    health,
-    management,
-    me,
-    metrics,
-    models_api,
-    openai_api,
-    openai_stored,
-    openapi,
-    page,
-    usage,
-)
 from chatapp.catalogue import Catalogue, CatalogueError, providers_file
 from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.database import migration
@@ -56,11 +41,11 @@ from chatapp.operators import restoration
 from chatapp.server.valid_files import POLICY, POLICY_FILE, PROVIDERS_FILE
 from chatapp.services import Services
 from chatapp.traces import Traces
-from chatapp.upstreams import Timeouts, anthropic, openai
+from chatapp.upstreams import Timeouts
 from chatapp.upstreams.keys import Keys
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
-from chatapp.upstreams.sdk import SDKUpstream, UpstreamSettings
+from chatapp.upstreams.sdk import SDKUpstream, UpstreamProtocol, UpstreamSettings
 from chatapp.web import (
     authentication,
     budgets,
@@ -71,8 +56,6 @@ from chatapp.web import (
     policy_keywords,
 )
 from chatapp.web.compression import compressed
-from chatapp.web.formats.errors import unknown_address
-from chatapp.web.metrics import Metrics
 from ratelimit_ext import (
     ConfigurationError,
     DecisionEvent,
@@ -86,21 +69,7 @@ from ratelimit_ext import (
 
 log = logging.getLogger(__name__)
 
-PROTOCOLS: Final = {"openai": openai.PROTOCOL, "anthropic": anthropic.PROTOCOL}
 BODY_MAX_BYTES: Final = 1024 * 1024
-ENDPOINTS: Final = (
-    chat.bp,
-    openai_api.bp,
-    openai_stored.bp,
-    anthropic_api.bp,
-    models_api.bp,
-    usage.bp,
-    me.bp,
-    openapi.bp,
-    page.bp,
-)
-#: Registered only if there is a token of /admin.
-OPERATORS: Final = (admin.bp, management.bp)
 #: How long a command waits for the limits' storage.
 COMMAND_DEADLINE_S: Final = 5.0
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
@@ -162,17 +131,14 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     authentication.install(app, authenticator)
     if chosen.remember_denials:
         limiter.remember_denials(request_id=errors.current_request_id)
-    health_bp = health.blueprint(limiter)
-    for bp in (*ENDPOINTS, health_bp, *(OPERATORS if chosen.admin_token else ())):
-        app.register_blueprint(bp)
+    if cli.needs_routes():
+        _add_routes(app, limiter, for_operators=bool(chosen.admin_token))
     measured = _measured(app, limiter, chosen.metrics_token)
     alerts = _alerts(chosen, database)
     traces = _traces(app, limiter) if chosen.traces else None
     router = _router(chosen, models, upstreams, alerts, traces)
-    errors.install(app, unrouted=lambda error: management.unrouted(error) or unknown_address(error))
     _add_log_handlers(app)
     cli.install(app, limiter, database)
-    limiter.exempt(health_bp)
     _init_limits(app, limiter)
     reports, estimator = Reports(database), Estimator(models)
     if cli.serves():
@@ -210,6 +176,38 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
         limiter.listen(restoration.watch(app))
     _trust_proxies(app, chosen.trusted_hops)
     return app
+
+
+def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
+    """Add the routes, and the answers to requests that reach none."""
+    from chatapp.blueprints import (  # noqa: PLC0415 - not for reports
+        anthropic_api,
+        chat,
+        health,
+        me,
+        models_api,
+        openai_api,
+        openai_stored,
+        openapi,
+        page,
+        usage,
+    )
+    from chatapp.web.formats.errors import unknown_address  # noqa: PLC0415
+
+    health_bp = limiter.exempt(health.blueprint(limiter))
+    for module in (chat, openai_api, openai_stored, anthropic_api, models_api, usage, me, openapi):
+        app.register_blueprint(module.bp)
+    for bp in (page.bp, health_bp):
+        app.register_blueprint(bp)
+    if not for_operators:
+        errors.install(app, unrouted=unknown_address)
+        return
+    from chatapp.blueprints import admin  # noqa: PLC0415 - not without a token
+    from chatapp.blueprints.management import routes as management  # noqa: PLC0415
+
+    for bp in (admin.bp, management.bp):
+        app.register_blueprint(bp)
+    errors.install(app, unrouted=lambda error: management.unrouted(error) or unknown_address(error))
 
 
 def _learn_outputs(estimator: Estimator, reports: Reports) -> None:
@@ -340,6 +338,9 @@ def _measured(app: Flask, limiter: Limiter, token: str | None) -> list[Callable[
     """Publish metrics, if there is a token. Returns what has to learn of each call."""
     if not token:
         return []
+    from chatapp.blueprints import metrics  # noqa: PLC0415 - not without a token
+    from chatapp.web.metrics import Metrics  # noqa: PLC0415
+
     figures = Metrics(limiter)
     app.register_blueprint(metrics.blueprint(figures, token))
     return [figures.count_call]
@@ -373,7 +374,9 @@ def _router(
     alerts: Alerts | None,
     traces: Traces | None,
 ) -> Router:
-    routed = [_upstream(name, chosen, models, upstreams, traces) for name in upstreams.upstreams]
+    # A process without routes calls no model.
+    names = upstreams.upstreams if cli.needs_routes() else ()
+    routed = [_upstream(name, chosen, models, upstreams, traces) for name in names]
     try:
         router = Router(
             (*routed, Offline()),
@@ -426,7 +429,7 @@ def _upstream(
             log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
         _warn_of_misspelt(keys.missing, file)
     return SDKUpstream(
-        PROTOCOLS[table.protocol],
+        protocol(table.protocol),
         UpstreamSettings(
             name=name,
             patterns=file.patterns(name, models.names_of(name)),
@@ -440,6 +443,13 @@ def _upstream(
             trace_headers=traces.headers if traces else None,
         ),
     )
+
+
+def protocol(name: str) -> UpstreamProtocol:
+    """Return the protocol that a providers file calls by this name."""
+    from chatapp.upstreams import anthropic, openai  # noqa: PLC0415 - not for reports
+
+    return {"openai": openai.PROTOCOL, "anthropic": anthropic.PROTOCOL}[name]
 
 
 def _timeouts(name: str, chosen: settings.Settings, file: ProvidersFile) -> Timeouts:

@@ -16,9 +16,12 @@ from flask.cli import AppGroup
 
 from ratelimit_ext.core.errors import ConfigurationError, OperatorError, StorageUnavailable
 from ratelimit_ext.operators.texts import instant_s, printable
+from ratelimit_ext.web import commands
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+
+LateGroup = commands.LateGroup
 
 
 class OperatorGroup(AppGroup):

@@ -6,31 +6,24 @@ import os
 import sys
 from collections.abc import Mapping
 from itertools import dropwhile
+from pathlib import Path
 from typing import Final
 
 import click
 from flask import Flask
 
-from chatapp.cli.accounts import keys, plans, teams, users
-from chatapp.cli.admin_keys import admin_keys
-from chatapp.cli.alerts import alerts
-from chatapp.cli.blocks import block, unblock
-from chatapp.cli.ledger import give_credit, ledger, spend, usage
-from chatapp.cli.maintenance import checked_policy, db, providers
 from chatapp.database.connection import Database
-from chatapp.database.migration import COMMAND
-from chatapp.operators.amounts import COUNTED
 from chatapp.operators.callers import ChatCallers
 from chatapp.operators.changes import Changes
-from chatapp.operators.errors import operator_error
 from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_PROVIDERS
-from ratelimit_ext import Limiter, OperatorError
-from ratelimit_ext.terminal import OperatorGroup
+from ratelimit_ext import CheckedPolicy, Limiter
+from ratelimit_ext.terminal import LateGroup
 
+HELP: Final = "Manage users, teams, keys, plans, blocks and alerts; report usage; check files."
 # Flask sets this if it was started from the command line, also by `flask run`.
 FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
-#: Commands that need no limits: to read their policy would be 6 % of their CPU time.
+#: Commands that need neither limits nor routes: both would take a quarter of their CPU time.
 WITHOUT_LIMITS: Final = (
     *(
         "chat admin-keys list",
@@ -43,6 +36,7 @@ WITHOUT_LIMITS: Final = (
     *("chat users export", "chat teams list"),
     *(f"chat ledger {name}" for name in ("show", "calls", "outcomes", "estimates", "prune")),
 )
+FORECAST: Final = "--forecast"
 NO_POLICY: Final = {**WITHOUT_NAMES, POLICY: None}
 #: What commands do not read: a file that they check, or one that they do not need.
 UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
@@ -51,50 +45,26 @@ UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
     **dict.fromkeys(WITHOUT_LIMITS, NO_POLICY),
 }
 
-#: What to do about an error, by its code.
-HINTS: Final[Mapping[str, str]] = {
-    **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
-    "unknown_team": "`chat teams list` lists the teams; `chat teams create` creates one.",
-    "unknown_caller": "`chat users list` and `chat ledger show` list the users.",
-    "unknown_admin_key": "`chat admin-keys list` lists them.",
-    "other_plan": "`chat plans set` changes it.",
-    "other_team": "`chat users set-team` moves a user.",
-    "existing_team": "`chat teams set-amount` changes its budgets.",
-    "deactivated_user": "`chat users activate` does that.",
-    "has_keys": "`chat keys revoke` revokes a key.",
-    "unusable_key": "`create` of keys or admin-keys creates another.",
-    "no_amount": "`list` of users, keys and teams lists the amounts.",
-    "no_name": "Write `chat block KIND NAME`.",
-    "database": f"If it is new, or of another version, run `{COMMAND}`.",
-}
-
-
-class ChatGroup(OperatorGroup):
-    """Commands that change accounts and limits."""
-
-    def operator_error(self, error: Exception) -> OperatorError | None:
-        return operator_error(error) or super().operator_error(error)
-
-
-chat = ChatGroup(
-    "chat",
-    hints=HINTS,
-    help="Manage users, teams, keys, plans, blocks and alerts; report usage; check files.",
-)
-for command in (
-    *(keys, users, teams, plans, usage, spend, give_credit, block, unblock),
-    *(providers, ledger, alerts, db, admin_keys),
-):
-    chat.add_command(command)
-
 
 def install(app: Flask, limiter: Limiter, database: Database) -> None:
     """Add the commands to the application, and what `flask ratelimit` asks of it."""
-    app.cli.add_command(chat)
+    app.cli.add_command(LateGroup("chat", _commands, help=HELP))
     operators = limiter.operators
     operators.callers = ChatCallers()
     operators.change_log = Changes(database)
-    operators.policy_checker(checked_policy)
+    operators.policy_checker(_checked_policy)
+
+
+def _commands() -> click.Group:
+    from chatapp.cli.chat import chat  # noqa: PLC0415 - no server needs it
+
+    return chat
+
+
+def _checked_policy(file: Path | None) -> CheckedPolicy:
+    from chatapp.cli.maintenance import checked_policy  # noqa: PLC0415 - only a check needs it
+
+    return checked_policy(file)
 
 
 def from_command_line() -> bool:
@@ -105,9 +75,19 @@ def command_config() -> Mapping[str, object] | None:
     """Return the configuration of this `flask` command; None for a server."""
     if serves():
         return None
-    words = dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])
-    line = f"{' '.join(words)} "
+    line = _line()
     return next((each for command, each in UNREAD.items() if line.startswith(f"{command} ")), {})
+
+
+def needs_routes() -> bool:
+    """Return whether this process has requests, or limits of routes."""
+    return serves() or not _line().startswith(tuple(f"{each} " for each in WITHOUT_LIMITS))
+
+
+def _line() -> str:
+    """Return the words of this `flask` command. A forecast needs limits, unlike its report."""
+    words = [*dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])]
+    return "" if FORECAST in words else f"{' '.join(words)} "
 
 
 def serves() -> bool:

@@ -14,7 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import MetaData
 
-from chatapp import PROTOCOLS, PROVIDERS_FILE, create_app, services
+from chatapp import PROVIDERS_FILE, create_app, protocol, services
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
@@ -48,7 +48,7 @@ def upstream(name: str) -> SDKUpstream:
     table = providers_file.read(PROVIDERS_FILE, toml_line).upstreams[name]
     keys, patterns = Keys(name, table.keys), tuple(table.patterns)
     made = UpstreamSettings(name=name, patterns=patterns, keys=keys, timeouts=Timeouts())
-    return SDKUpstream(PROTOCOLS[table.protocol], made)
+    return SDKUpstream(protocol(table.protocol), made)
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import click
 import pytest
 
 import ratelimit_ext
-from chatapp.cli import chat
+from chatapp.cli.chat import chat
 from ratelimit_ext.cli import ratelimit
 
 pytest.importorskip("sphinx", reason="docs/requirements.txt are not installed")

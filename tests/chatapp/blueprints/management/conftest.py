@@ -10,7 +10,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from chatapp.accounts.store import Accounts
-from chatapp.blueprints.management import bp
+from chatapp.blueprints.management.routes import bp
 from chatapp.database.connection import Database
 from tests.chatapp.blueprints.conftest import TOKEN
 

@@ -9,8 +9,8 @@ import json
 import re
 from typing import Any
 
-from chatapp.blueprints.management import ACTIONS, Action, bp
 from chatapp.blueprints.management.access import DOCUMENT
+from chatapp.blueprints.management.routes import ACTIONS, Action, bp
 
 PART = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
 WIDTH = 120

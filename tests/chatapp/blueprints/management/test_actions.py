@@ -29,9 +29,9 @@ from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.alerts.webhook import Webhook
-from chatapp.blueprints.management import ACTIONS, Action, bp
 from chatapp.blueprints.management.access import DOCUMENT
-from chatapp.cli import chat
+from chatapp.blueprints.management.routes import ACTIONS, Action, bp
+from chatapp.cli.chat import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.reports import Reports

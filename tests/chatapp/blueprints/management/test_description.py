@@ -12,7 +12,7 @@ from flask import Flask
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
-from chatapp.blueprints.management import bp
+from chatapp.blueprints.management.routes import bp
 from tests.chatapp.blueprints.conftest import TOKEN
 
 CASES = int(os.environ.get("OPENAPI_CASES", "10"))

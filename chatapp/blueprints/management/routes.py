@@ -1,0 +1,9 @@
+"""All actions, and the blueprint that answers them."""
+
+from __future__ import annotations
+
+from chatapp.blueprints.management import accounts, admin_keys, ledger, limits
+from chatapp.blueprints.management.access import bp, unrouted
+from chatapp.blueprints.management.actions import ACTIONS, Action
+
+__all__ = ["ACTIONS", "Action", "accounts", "admin_keys", "bp", "ledger", "limits", "unrouted"]
