@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import compileall
 import gc
 import itertools
 import logging
@@ -113,6 +114,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _rank(item: pytest.Item) -> int:
     ranks = (n for n, each in enumerate(SLOWEST) if item.path.is_relative_to(HERE / each))
     return next(ranks, len(SLOWEST))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many more as there are processors: many tests wait, for servers and their ends."""
+    return (os.cpu_count() or 1) * 3 // 2
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile what the processes of tests import: each would do it itself, in half of its time, if
+    none may write what it has compiled."""
+    if not hasattr(session.config, "workerinput"):
+        for package in ("ratelimit_ext", "chatapp"):
+            compileall.compile_dir(HERE.parent / package, quiet=2)
 
 
 def pytest_collection_finish() -> None:
