@@ -95,8 +95,6 @@ class ClusterEngine:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`. One script call for each identity: those of the caller's own at
-        the same time, then the common ones at the same time."""
         if not charges:
             return Decision(admitted=True, now_us=self._arguments.read_clock(now_us), verdicts=())
         charges = merged(charges)

@@ -57,7 +57,6 @@ class RedisEngine:
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`. One EVALSHA for any number of charges."""
         if not charges:
             return Decision(admitted=True, now_us=self._arguments.read_clock(now_us), verdicts=())
         charges = merged(charges)
@@ -79,7 +78,6 @@ class RedisEngine:
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
-        """See :meth:`Engine.settle`. One EVALSHA."""
         if not changes:
             return 0
         script, words = self._arguments.settlement(changes, now_us)

@@ -135,8 +135,6 @@ class State:
 
 
 class Reader:
-    """Reads the state of limits, without charging them."""
-
     def __init__(self, components: Components, app: flask.Flask) -> None:
         self.components = components
         self.rows = components.inventory.all_rows(app)

@@ -40,8 +40,6 @@ class _Group(NamedTuple):
 
 
 class Counters:
-    """The counts of an extension: counts the decisions of this process, reads those of all."""
-
     def __init__(self) -> None:
         #: None also in this process's memory, which no other process can watch.
         self.store: RecordStore | None = None

@@ -88,8 +88,6 @@ class _Run:
 
 
 class Denials:
-    """The latest denials of an extension: gathers those of this process, reads those of all."""
-
     def __init__(self) -> None:
         self.store: RecordStore | None = None
         #: Returns the id of the current request, empty without one.

@@ -95,8 +95,6 @@ class Counts:
 
 
 class Shadows:
-    """The shadows of an extension: counts those of this process, reads those of all."""
-
     def __init__(self) -> None:
         self.store: RecordStore | None = None
         self.forget()

@@ -75,12 +75,8 @@ class RedisRecords:
     def __init__(self, storage: RedisStorage, prefix: str) -> None:
         self._prefix = prefix
         self._client: Any = storage.get_connection()
-        errors = storage.base_exceptions
         # OSError: this process has no file descriptor left for a connection.
-        self._errors: tuple[Any, ...] = (
-            OSError,
-            *(errors if isinstance(errors, tuple) else (errors,)),
-        )
+        self._errors: Any = OSError, storage.base_exceptions
 
     def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
         keys = [self._key(name) for name in names]

@@ -61,10 +61,10 @@ class Traffic:
         self.skipped, self.reasons = 0, []
         return self.calls()
 
-    def skip(self, number: int, reason: str) -> None:
+    def skip(self, reason: str) -> None:
         self.skipped += 1
         if len(self.reasons) < MOST_REASONS:
-            self.reasons.append(f"line {number}: {reason}")
+            self.reasons.append(reason)
 
 
 #: The endpoint of a method and a path; ``None`` for no endpoint.
@@ -98,7 +98,7 @@ def read_lines(lines: Callable[[], Iterable[str]], endpoint_of: EndpointOf) -> T
                     else _log_call(text, endpoint_of)
                 )
             except ValueError as error:
-                traffic.skip(number, str(error))
+                traffic.skip(f"line {number}: {error}")
 
     traffic = Traffic(lambda: _in_order(calls(), traffic))
     return traffic
@@ -196,9 +196,7 @@ def _in_order(calls: Iterable[TrafficCall], traffic: Traffic) -> Iterator[Traffi
     newest = released = 0
     for number, call in enumerate(calls):
         if call.at_us < released:
-            traffic.skipped += 1
-            if len(traffic.reasons) < MOST_REASONS:
-                traffic.reasons.append("a call is earlier than one 10 minutes before it: sort them")
+            traffic.skip("a call is earlier than one 10 minutes before it: sort them")
             continue
         heapq.heappush(waiting, (call.at_us, number, call))
         newest = max(newest, call.at_us)
@@ -273,16 +271,18 @@ def _calls(
         if number is None:
             number = chance.randrange(heavy if chance.random() < 0.5 else mixture.users)
         size = math.exp(chance.gauss(-0.32, 0.8))  # its mean is 1
-        tokens = max(1, int(mixture.tokens * size))
-        costs = {
-            "tokens": tokens,
-            "input_tokens": tokens * 3 // 4,
-            "output_tokens": tokens - tokens * 3 // 4,
-            "usd": int(mixture.usd * size * 1_000_000),
-        }
+        costs = _costs(mixture, size)
         at_us = mixture.start_us + int(at_s * 1_000_000)
         who, seconds = people[number], mixture.seconds * size
         yield TrafficCall(at_us, mixture.endpoint, who, costs, mixture.plan, seconds, exempt)
+
+
+def _costs(mixture: Mixture, size: float) -> dict[str, int]:
+    """Return what a call costs that is so many times the usual one."""
+    tokens = max(1, int(mixture.tokens * size))
+    sent = tokens * 3 // 4
+    usd = int(mixture.usd * size * 1_000_000)
+    return {"tokens": tokens, "input_tokens": sent, "output_tokens": tokens - sent, "usd": usd}
 
 
 def _person(number: int, mixture: Mixture) -> dict[str, str]:
@@ -328,13 +328,7 @@ def _loop(mixture: Mixture) -> Iterator[TrafficCall]:
     """A client that repeats one call, from the middle of the time on."""
     span = mixture.days * DAY_S
     who = {"user": "runaway", "ip": "10.255.255.1", "model": mixture.model}
-    costs = {
-        "tokens": mixture.tokens,
-        "input_tokens": mixture.tokens * 3 // 4,
-        "output_tokens": mixture.tokens - mixture.tokens * 3 // 4,
-        "usd": int(mixture.usd * 1_000_000),
-    }
-    exempt = frozenset(mixture.exempt)
+    costs, exempt = _costs(mixture, 1.0), frozenset(mixture.exempt)
     begin = mixture.start_us + int(span / 2 * 1_000_000)
     for number in range(int(span / 10 * LOOP_PER_S)):
         at_us = begin + number * 1_000_000 // LOOP_PER_S

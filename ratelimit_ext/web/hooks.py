@@ -41,8 +41,6 @@ _request_context: Final[Any] = request_ctx
 
 
 class RequestHooks:
-    """The hooks of one extension, in one application."""
-
     components: Components
 
     def __init__(self, limiter: Any) -> None:

@@ -104,8 +104,6 @@ class AnyCallers:
 
 
 class Callbacks:
-    """The registered functions of one extension."""
-
     def __init__(self) -> None:
         #: By the names that a policy can use.
         self.identities: dict[str, Identity] = dict(BUILT_IN)

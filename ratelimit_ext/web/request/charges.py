@@ -31,8 +31,6 @@ class _Answers(NamedTuple):
 
 
 class Charges:
-    """Makes the charges of requests, for one extension."""
-
     def __init__(self, resolver: Resolver, logger: logging.Logger) -> None:
         self._resolver = resolver
         self._overrides = resolver.overrides

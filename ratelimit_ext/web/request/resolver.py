@@ -98,8 +98,6 @@ class _CompiledRoute:
 
 
 class Resolver:
-    """Compiles routes to their limits, for one application."""
-
     def __init__(
         self,
         manager: Manager,
