@@ -342,7 +342,7 @@ class Operators:
             app = application()
             rows = components.inventory.adjustable(app, limit, amount)
             meant = _meant(components, limit, identity, rows) if as_written else identity
-            return components.overrides.set(limit, meant, amount, until=until, reason=reason, by=by)
+            return components.overrides.set(Override(limit, meant, amount, until, reason, by))
 
         try:
             return self._first(act)

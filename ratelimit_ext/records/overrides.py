@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 from weakref import ref
@@ -107,23 +107,14 @@ class Overrides:
         valid = (each for each in found if each.is_valid(now_s))
         return sorted(valid, key=lambda each: (each.limit, each.identity))
 
-    def set(
-        self,
-        limit: str,
-        identity: str,
-        amount: str,
-        *,
-        until: float | None = None,
-        reason: str = "",
-        by: str = "",
-    ) -> Override:
+    def set(self, override: Override) -> Override:
         """Store an override, in place of the last one of the same limit and identity.
 
         It is not checked whether the limit exists: :meth:`Operators.override` does that. Raises
         ``OperatorError`` for an end in the past or after the year 9999, and if there are too many
         overrides.
         """
-        now_s = time.time()
+        now_s, until = time.time(), override.until
         if until is not None and not until > now_s:
             raise OperatorError("past_time", "The end of an override has to be in the future.")
         if until is not None and until > LATEST_S:
@@ -132,9 +123,8 @@ class Overrides:
                 f"The end of an override is {until:g}; allowed: seconds since 1970, up to the year "
                 "9999. Without an end it stays until it is cleared.",
             )
-        override = Override(limit, identity, amount, until, reason[:LONGEST_REASON], by, now_s)
-        entry = LogEntry("override", identity, limit, amount, until, override.reason, by, now_s)
-        if self._write(entry, override) < 0:
+        override = replace(override, reason=override.reason[:LONGEST_REASON], at=now_s)
+        if self._write(LogEntry("override", **asdict(override)), override) < 0:
             raise OperatorError(
                 "too_many_overrides",
                 f"There are {MOST_OVERRIDES} overrides, which is the most; remove some first.",

@@ -124,7 +124,7 @@ def test_an_override_ends_at_its_instant(make: Maker, clock: Clock) -> None:
     assert get(app).json["limit"] == "2 per 1 hour"
     assert limiter.operators.overrides() == []
     assert len(limiter._components.overrides.by_limit["calls"]) == 1
-    limiter._components.overrides.set("calls", "bob", NEW)
+    limiter._components.overrides.set(module.Override("calls", "bob", NEW))
     assert [*limiter._components.overrides.by_limit["calls"]] == ["bob"]
 
 
@@ -211,8 +211,8 @@ def test_overrides_are_bounded(site: Site) -> None:
             module.Override("calls", f"c{number}", NEW),
         )
     with pytest.raises(ValueError, match=f"There are {MOST_OVERRIDES} overrides"):
-        overrides.set("calls", "ann", NEW)
-    overrides.set("calls", "c7", "6/hour")
+        overrides.set(module.Override("calls", "ann", NEW))
+    overrides.set(module.Override("calls", "c7", "6/hour"))
     assert len(overrides.all()) == MOST_OVERRIDES
     assert len(overrides.log()) == MOST_ENTRIES
     assert overrides.log()[0].amount == "6/hour"
@@ -350,7 +350,7 @@ def test_a_storage_without_overrides_says_so() -> None:
     actions: list[Callable[[], object]] = [
         overrides.all,
         overrides.log,
-        lambda: overrides.set("calls", "ann", NEW),
+        lambda: overrides.set(module.Override("calls", "ann", NEW)),
     ]
     for action in actions:
         with pytest.raises(ValueError, match="keeps no overrides"):
