@@ -71,6 +71,8 @@ class EmbeddedServer:
         self.maxmemory_mb = maxmemory_mb
         self.drain_s = drain_s
         self.socket_path = _socket_path(self.data_dir)
+        self._lifeline_path = self.data_dir / "lifeline"
+        self._following_path = self.data_dir / "following"
         # Writing ends of two FIFOs; the supervisor has the reading ends.
         self._lifeline: int | None = None
         self._following: int | None = None
@@ -155,14 +157,6 @@ class EmbeddedServer:
         if self._supervisor is not None:
             self._supervisor.wait()  # it has released the lock and is about to exit
             self._supervisor = None
-
-    @property
-    def _lifeline_path(self) -> Path:
-        return self.data_dir / "lifeline"
-
-    @property
-    def _following_path(self) -> Path:
-        return self.data_dir / "following"
 
     def _hold(self) -> None:
         """Raises OSError if no supervisor reads."""

@@ -80,17 +80,6 @@ class OutageDecision(Decision):
 
     __slots__ = ("degraded",)
 
-    def __init__(
-        self,
-        *,
-        admitted: bool,
-        now_us: int,
-        verdicts: tuple[Verdict, ...],
-        degraded: Degradation,
-    ) -> None:
-        super().__init__(admitted=admitted, now_us=now_us, verdicts=verdicts)
-        self.degraded = degraded
-
 
 class OutageEngine:
     """An :class:`~ratelimit_ext.engine.engine.Engine` in this process, in place of ``primary``.
@@ -196,12 +185,13 @@ class OutageEngine:
             if wait_us and not each.allowed:
                 wait_us = min(wait_us, LONGEST_WAIT_US)
             verdicts[place] = each._replace(charge=charges[place], retry_after_us=wait_us)
-        return OutageDecision(
+        found = OutageDecision(
             admitted=decision.admitted and not refused,
             now_us=decision.now_us,
             verdicts=tuple([each for each in verdicts if each is not None]),
-            degraded=max(policies, key=_STRICTNESS.index, default="open"),
         )
+        found.degraded = max(policies, key=_STRICTNESS.index, default="open")
+        return found
 
     def _start(self, charge: Charge, share: Limit) -> None:
         """Let a bucket begin with the share of what the storage has left, by the latest of the
