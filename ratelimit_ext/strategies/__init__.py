@@ -33,14 +33,17 @@ STRATEGIES: Final = MappingProxyType(cast(dict[str, Strategy], traits.TABLE))
 ALIASES: Final[Mapping[str, str]] = MappingProxyType(traits.ALIASES)
 
 
-def register(strategy: Strategy) -> None:
-    """Make a strategy known by its name. Raises ``ValueError`` if another has its name or code."""
+def register(strategy: Strategy, *fair: Strategy) -> None:
+    """Make a strategy known by its name, with what decides it if members of a group share a limit.
+    Raises ``ValueError`` if another has its name or code."""
     for other in STRATEGIES.values():
         if strategy.name == other.name or strategy.code == other.code:
             raise ValueError(f"{strategy.name!r} ({strategy.code}): {other.name!r} has this name")
     traits.TABLE[strategy.name] = strategy
-    strategy.holding = holding = Reservations(strategy)
-    holding.fragments()  # reads the Lua of both, once
+    strategy.fair = fair
+    for each in (strategy, *fair):
+        each.holding = holding = Reservations(each)
+        holding.fragments()  # reads the Lua of both, once
     traits.ALIASES.update(dict.fromkeys(strategy.aliases, strategy.name))
 
 
@@ -68,12 +71,8 @@ def check_changes(changes: Sequence[Change]) -> None:
 register(TokenBucket())
 register(SlidingWindow())
 register(SlidingWindowCounter())
-register(_fixed := FixedWindow())
-register(_calls := Concurrency())
-_fixed.fair = FairWindow(), MemberShare()
-_calls.fair = (FairConcurrency(),)
-for _part in (*_fixed.fair, *_calls.fair):
-    _part.holding = Reservations(_part)
+register(FixedWindow(), FairWindow(), MemberShare())
+register(Concurrency(), FairConcurrency())
 register(Session())
 register(Surge())
 register(Block())

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency, Parameters
@@ -31,8 +31,6 @@ from ratelimit_ext.strategies.strategy import Snapshot
 #: More than the number of any member.
 WAITS: Final = 2**32
 
-Checked: TypeAlias = tuple["Slots", int]  # the state, and the receipt of the call
-
 
 class Slots(int):
     """Calls in flight and in line, also for a limit that is no longer fair, and the member whose
@@ -40,14 +38,11 @@ class Slots(int):
 
     last: int = 0
 
-    def plus(self, calls: int) -> Slots:
-        return slots(max(0, self + calls), self.last)
-
-
-def slots(calls: int, last: int) -> Slots:
-    made = Slots(calls)
-    made.last = last
-    return made
+    @classmethod
+    def of(cls, calls: int, last: int) -> Slots:
+        made = cls(max(0, calls))
+        made.last = last
+        return made
 
 
 class FairConcurrency(Concurrency):
@@ -67,7 +62,7 @@ class FairConcurrency(Concurrency):
 
     def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> Slots:
         calls: Slots = state[0]
-        return calls.plus(cost)
+        return Slots.of(calls + cost, calls.last)
 
     def receipt(self, state: Any, now_us: int) -> int:
         place: int = state[1]
@@ -76,7 +71,8 @@ class FairConcurrency(Concurrency):
     def adjust(
         self, state: int | None, now_us: int, parameters: Parameters, receipt: int, delta: int
     ) -> Slots:
-        return _known(state).plus(delta)
+        calls = _known(state)
+        return Slots.of(calls + delta, calls.last)
 
     def begin(
         self, call: Any, calls: Sequence[Any], amount: int, state: int | None
@@ -88,12 +84,9 @@ class FairConcurrency(Concurrency):
         found = turns(calls, amount, state)
         if call not in found:
             return None
-        known, member = _known(state), call.receipt - WAITS
+        member = call.receipt - WAITS
         # Who begins before an earlier one leaves that one its turn.
-        return member, slots(known, member) if call is found[0] else known
-
-    def fragments(self) -> tuple[str, ...]:
-        return (*Concurrency().fragments(), *super().fragments())
+        return member, Slots.of(state or 0, member) if call is found[0] else state
 
 
 def turns(calls: Sequence[Any], amount: int, state: int | None) -> list[Any]:

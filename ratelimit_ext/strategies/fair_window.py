@@ -96,9 +96,6 @@ class FairWindow(FixedWindow):
         used = min(MOST_USED, max(0, used + delta))
         return used, end or _end(now_us, *parameters[1:]), *others
 
-    def fragments(self) -> tuple[str, ...]:
-        return (*FixedWindow().fragments(), *super().fragments())
-
 
 class MemberShare(FixedWindow):
     """A member's bucket: what they have used of the window that is open. It decides whether the
@@ -231,9 +228,6 @@ class MemberShare(FixedWindow):
                 break
             passed -= until - begin
         return begin + passed
-
-    def fragments(self) -> tuple[str, ...]:
-        return (*FixedWindow().fragments(), *super().fragments())
 
 
 def _members(group: Sequence[int], passed: int, parameters: Parameters) -> int:

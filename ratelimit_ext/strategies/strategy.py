@@ -169,7 +169,7 @@ class Strategy(Traits, ABC):
         return getattr(self, change.verb)(state, now_us, parameters, *change.numbers)
 
     def fragments(self) -> tuple[str, ...]:
-        """Return the parts of a script that define it, in their order."""
-        source = sys.modules[type(self).__module__].__file__
-        assert source is not None
-        return (f"do\n{lua(Path(source).with_suffix('.lua'))}end\n",)
+        """Return the parts of a script that define it, in their order: of what it extends first."""
+        own = [each for each in reversed(type(self).__mro__) if "code" in vars(each)]
+        files = [sys.modules[each.__module__].__file__ or "" for each in own]
+        return tuple([f"do\n{lua(Path(file).with_suffix('.lua'))}end\n" for file in files])

@@ -114,6 +114,34 @@ def test_a_call_may_be_settled_by_the_successor(path: Path) -> None:
     assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 120
 
 
+def test_members_take_turns_in_all_workers(path: Path) -> None:
+    """Of two slots, both of one member, the next is another's, though both have a call in line that
+    came later."""
+    words: dict[str, Any] = {"unit": "calls", "wait": 60_000_000, "fair": True}
+    limit = Limit(2, 1_000_000, "concurrency", **words)
+    first, second = worker_of(path), worker_of(path)
+    calls = {
+        number: (Charge(limit.of_member(name), "slots"), Hold(number, LEASE))
+        for number, name in enumerate("aaab", 1)
+    }
+    for number, (charge, hold) in calls.items():
+        own = charge.limit if number <= 2 else charge.limit.in_line()
+        assert first.admit([charge._replace(limit=own)], hold=hold).admitted
+
+    def begins(*numbers: int) -> list[int]:
+        return [second.settle([Change.start(*calls[number])]) for number in numbers]
+
+    def over(number: int) -> None:
+        charge, hold = calls[number]
+        assert first.settle([Change(charge, hold, "settle", (hold.id, 0))])
+
+    assert begins(3, 4) == [0, 0]
+    over(1)
+    assert begins(3, 4) == [0, 1]
+    over(2)
+    assert begins(3) == [1]
+
+
 def test_what_is_on_its_way_is_sent_by_the_successor(path: Path) -> None:
     """A worker dies after the storage was charged, and before it has noted so."""
 

@@ -14,6 +14,8 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit
 from ratelimit_ext.core.limit_string import parse, states_guard
 from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.strategies import strategy
+from ratelimit_ext.strategies.fair_window import MemberShare
 from ratelimit_ext.strategies.guards.block import new_block
 from tests.strategies.toy.credits import Credits, TopUp
 
@@ -74,6 +76,16 @@ def test_other_strategies_do_not_take_its_change() -> None:
         MemoryEngine().settle([TopUp(Charge(Limit(1, 1, "block"), "b"), 1)])
     with pytest.raises(ValueError, match="'credits' does not take the change 'block'; it takes"):
         MemoryEngine().settle([new_block(Charge(Limit(1, 1, "credits", unit="credits"), "b"), 1)])
+
+
+def test_its_lua_is_read_when_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that of what decides it for members of a group: later no file may be open."""
+    read: list[str] = []
+    monkeypatch.setattr(strategy, "lua", lambda file: read.append(file.stem) or "")
+    traits.TABLE.pop("credits")
+    strategies.register(CREDITS, MemberShare())
+    assert {"credits", "fair_window"} <= set(read)
+    CREDITS.fair = ()
 
 
 def test_a_name_or_a_code_is_taken_once() -> None:
