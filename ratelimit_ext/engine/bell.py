@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ratelimit_ext.core.threads import start_thread
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 
 #: As in reservations.lua. The ids are those of all applications of a server.
 CHANNEL: Final = "ratelimit_ext:turns"
@@ -24,6 +24,11 @@ _logger = logging.getLogger("ratelimit_ext")
 
 class Bell:
     def __init__(self) -> None:
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """In a forked child: the requests that wait, and the threads, have stayed in the parent."""
         self._waiting: dict[int, tuple[str, threading.Event]] = {}
         #: By the id of their client.
         self._threads: dict[int, threading.Thread | None] = {}

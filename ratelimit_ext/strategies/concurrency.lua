@@ -3,7 +3,8 @@
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes)
--- ARGV     as words: amount, more for a call in line; period in microseconds
+-- ARGV     as words: amount, more for a call in line; period in microseconds; the amount of all
+--          classes
 -- returns  the snapshot: calls in flight, 0, 0
 
 local function in_flight(raw)
@@ -16,7 +17,7 @@ local function take(now, cost, arg, calls)
 end
 
 strategies.cc = {
-  arguments = 2,
+  arguments = 3,
   ends_with_calls = true,
 
   receipt = function(now) return now end, -- calls are in the order in which they came

@@ -28,7 +28,8 @@ from ratelimit_ext.strategies.strategy import Answer, Snapshot, Strategy
 RETRY_US: Final = 1_000_000
 
 State: TypeAlias = int  # calls in flight
-Parameters: TypeAlias = tuple[int, ...]  # amount; the period for which the count is kept
+#: Amount; the period for which the count is kept; the amount of all classes.
+Parameters: TypeAlias = tuple[int, ...]
 
 
 class Concurrency(Strategy):
@@ -49,7 +50,7 @@ class Concurrency(Strategy):
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
         """A call in line takes a slot that does not exist yet."""
-        return limit.amount + (MOST_AMOUNT if limit.is_ahead else 0), limit.period_us
+        return limit.amount + (MOST_AMOUNT if limit.is_ahead else 0), limit.period_us, limit.whole
 
     def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: calls in flight, 0, 0."""

@@ -5,8 +5,8 @@
 -- KEYS     one string
 -- stored   calls in flight and in line (7 bytes), and the member whose call has begun last after a
 --          wait (4). A limit that is not fair stores the first, and reads no more
--- ARGV     as words: amount, more for a call in line; period in microseconds; the receipt of a call of
---          the member: its number, and WAITS more in line
+-- ARGV     as words: amount, more for a call in line; period in microseconds; the amount of all
+--          classes; the receipt of a call of the member: its number, and WAITS more in line
 -- returns  the snapshot: calls in flight, 0, the receipt
 
 local WAITS = 4294967296
@@ -23,8 +23,8 @@ local function packed(calls, last)
 end
 
 -- The calls in line whose turn it is, the first one first.
-local function turns(calls, arg, raw)
-  local running, waiting, free = {}, {}, words[arg]
+local function turns(calls, amount, raw)
+  local running, waiting, free = {}, {}, amount
   for _, call in ipairs(calls) do
     local member = call[3] % WAITS
     if call[3] < WAITS then
@@ -58,14 +58,14 @@ local function turns(calls, arg, raw)
 end
 
 strategies.fc = {
-  arguments = 3,
+  arguments = 4,
   ends_with_calls = true,
 
   receipt = function(_, _, _, place) return place end,
 
   check = function(raw, now, cost, arg)
     local calls, last = opened(raw)
-    return calls + cost <= words[arg], calls, 0, words[arg + 2], last
+    return calls + cost <= words[arg], calls, 0, words[arg + 3], last
   end,
 
   take = function(now, cost, arg, calls, _, _, last) return packed(calls + cost, last) end,
@@ -88,7 +88,7 @@ strategies.fc = {
       local call = calls[place]
       if call[1] == id and call[3] < WAITS then return call[3], raw end
     end
-    for place, call in ipairs(turns(calls, arg, raw)) do
+    for place, call in ipairs(turns(calls, words[arg], raw)) do
       if call[1] == id then
         local member = call[3] - WAITS
         -- Who begins before an earlier one leaves that one its turn.

@@ -57,7 +57,7 @@ class FairConcurrency(Concurrency):
         self, state: int | None, now_us: int, cost: int, parameters: Parameters
     ) -> tuple[bool, Snapshot, Any]:
         """Snapshot: calls in flight, 0, the receipt."""
-        calls, place = _known(state), parameters[2]
+        calls, place = _known(state), parameters[3]
         return calls + cost <= parameters[0], (int(calls), 0, place), (calls, place)
 
     def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> Slots:

@@ -232,13 +232,15 @@ local function in_order(holds, gone)
   return calls
 end
 
--- A call is over. If others are in line, the worker of the first of them learns that it is its turn.
+-- A call is over. If others are in line, the worker of the first of them learns that it is its turn;
+-- they may be of a higher class, which has more than this call's amount.
 local function wake(holds, inner, now, arg, gone)
   if not current.of.ends_with_calls then return end
+  local amount = words[arg + 2]
   local _, calls = current.of.check(inner, now, 0, arg)
-  if calls < words[arg] then return end
+  if calls < amount then return end
   local in_line = in_order(holds, gone)
-  local next = current.of.turns and current.of.turns(in_line, arg, inner) or { in_line[words[arg]] }
+  local next = current.of.turns and current.of.turns(in_line, amount, inner) or { in_line[amount] }
   for _, call in ipairs(next) do
     redis.pcall('PUBLISH', 'ratelimit_ext:turns', string.format('%.0f', call[1]))
   end

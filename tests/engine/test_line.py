@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -16,7 +17,7 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.bell import CHANNEL
+from ratelimit_ext.engine.bell import CHANNEL, bell
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
@@ -222,6 +223,15 @@ def test_a_place_of_a_killed_worker(world: World) -> None:
     assert [begins(hold) for hold in holds] == [0, 0, 1]
 
 
+def test_a_forked_child_has_no_one_in_line() -> None:
+    """Its thread would listen for them for ever, and a lock that the parent held stay closed."""
+    with bell.waiting(1, "b", None), bell._changes:
+        child = os.fork()
+        if child == 0:
+            os._exit(len(bell._waiting) + bell._changes.locked())
+    assert os.waitpid(child, 0)[1] == 0
+
+
 class Shared:
     """Slots that members of a group share, on several engines that have to agree."""
 
@@ -331,6 +341,26 @@ def test_the_turns_of_members(redis_client: redis.Redis, seed: int) -> None:
     for call in (*slots.line, *slots.running):
         slots.over(call)
     assert [world.call(SLOTS, 0, "slots").remaining for world in slots.worlds] == [2, 2]
+
+
+@pytest.mark.parametrize("fair", [False, True])
+def test_a_lower_class_wakes_who_waits(redis_client: redis.Redis, fair: bool) -> None:
+    """It may use fewer slots than there are: this one is for the first in line nevertheless, whose
+    worker would look only seconds later."""
+    world = World(RedisEngine(redis_client, redis.RedisError))
+    woken = redis_client.pubsub(ignore_subscribe_messages=True)
+    woken.subscribe(CHANNEL)
+    woken.get_message(timeout=1)
+    slots = replace(SLOTS, amount=4, wait=60 * SECOND, fair=fair, keep=(("people", 2),))
+    high, low = [slots.of_class(name).of_member(name) for name in ("people", "batch")]
+    for number, limit in enumerate([low, low, high, high, high.in_line(), high.in_line()], 1):
+        assert world.engine.admit([Charge(limit, "b")], hold=Hold(number, MINUTE)).admitted
+    hold = Hold(1, MINUTE)
+    assert world.engine.settle([Change(Charge(low, "b"), hold, "settle", (hold.id, 0))])
+    message = woken.get_message(timeout=1)
+    assert message is not None
+    assert int(message["data"]) == 5
+    assert woken.get_message(timeout=0.001) is None
 
 
 def test_members_of_a_limit_that_changes(world: World) -> None:
