@@ -9,7 +9,7 @@
 --          classes; the receipt of a call of the member: its number, and WAITS more in line
 -- returns  the snapshot: calls in flight, 0, the receipt
 
-local WAITS = 4294967296
+local WAITS = 4503599627370496
 
 local function opened(raw)
   if not raw or #raw < 7 then return 0, 0 end
@@ -82,7 +82,7 @@ strategies.fc = {
   turns = turns,
 
   -- The receipt of a call that begins, as it is its turn, and what is stored then. One that another
-  -- engine has admitted is not known to wait: it begins as without members.
+  -- engine has admitted, or that came before the limit was fair, begins as without members.
   begin = function(calls, id, arg, raw)
     for place = 1, math.min(#calls, words[arg]) do
       local call = calls[place]

@@ -28,8 +28,9 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency, Parameters
 from ratelimit_ext.strategies.strategy import Snapshot
 
-#: More than the number of any member.
-WAITS: Final = 2**32
+#: More than the number of any member. Also more than the time in microseconds, which calls have as
+#: receipts that came before the limit was fair: they count as running. Lua is exact up to 2**53.
+WAITS: Final = 2**52
 
 
 class Slots(int):
@@ -77,8 +78,8 @@ class FairConcurrency(Concurrency):
     def begin(
         self, call: Any, calls: Sequence[Any], amount: int, state: int | None
     ) -> tuple[int, Any] | None:
-        """A call that another engine has admitted is not known to wait: it begins as if there were
-        no members."""
+        """A call that another engine has admitted, or that came before the limit was fair, is not
+        known to wait: it begins as if there were no members."""
         if call.receipt < WAITS:
             return super().begin(call, calls, amount, state)
         found = turns(calls, amount, state)

@@ -363,6 +363,28 @@ def test_a_lower_class_wakes_who_waits(redis_client: redis.Redis, fair: bool) ->
     assert woken.get_message(timeout=0.001) is None
 
 
+def test_a_limit_becomes_fair_while_its_slots_are_taken(world: World) -> None:
+    """Calls from before keep their slots, and those of them that are in line come first."""
+    slots = Shared(world, fair=False)
+    plain = slots.charge.limit
+    world.wait(us=2**31)
+    for _ in range(4):
+        slots.come("earlier")
+    earlier = slots.line[0]
+    slots.charge = slots.charge._replace(limit=replace(plain, fair=True))
+    for number in range(20):
+        slots.come(f"member {number}")
+    waiting = [call for call in slots.line if call is not earlier]
+    assert not any(slots.begins(call) for call in waiting)
+    slots.over(slots.running[0])
+    assert not any(slots.begins(call) for call in waiting)
+    slots.charge = slots.charge._replace(limit=plain)
+    assert slots.begins(earlier)
+    slots.charge = slots.charge._replace(limit=replace(plain, fair=True))
+    slots.over(slots.running[0])
+    assert [slots.begins(call) for call in waiting].count(True) == 1
+
+
 def test_members_of_a_limit_that_changes(world: World) -> None:
     """A limit that becomes fair, or is so no longer, counts the calls that are there, and lets no
     more run."""
