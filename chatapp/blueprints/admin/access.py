@@ -91,8 +91,9 @@ def signed_on() -> Session | None:
         peer = ip_address(before.get("REMOTE_ADDR") or "")
     except ValueError:
         return None
-    peer = getattr(peer, "ipv4_mapped", None) or peer
-    if not any(peer in each for each in settings.admin_sign_on_from):
+    # A server that listens on [::] names an IPv4 peer ::ffff:10.0.0.1; either may be configured.
+    names = {peer, getattr(peer, "ipv4_mapped", None) or peer}
+    if not any(name in each for name in names for each in settings.admin_sign_on_from):
         return None
     operator = operator_named(identity)
     return None if operator is None else sessions().of(operator)

@@ -34,7 +34,7 @@ def make(make_app: AppMaker, uri: str, accounts: Accounts) -> AppMaker:
         own = {
             "CHATAPP_ADMIN_TOKEN": TOKEN,
             "CHATAPP_ADMIN_SIGN_ON_HEADER": HEADER,
-            "CHATAPP_ADMIN_SIGN_ON_FROM": "127.0.0.1, 10.0.0.0/8",
+            "CHATAPP_ADMIN_SIGN_ON_FROM": "127.0.0.1, 10.0.0.0/8, ::ffff:192.0.2.8",
             "CHATAPP_ADMIN_SIGN_ON": RIGHTS,
             "RATELIMIT_STORAGE_URI": uri,
         }
@@ -131,7 +131,7 @@ def test_a_header_from_elsewhere_names_no_one(make: AppMaker) -> None:
         for peer, status in (
             *(("10.9.9.9", 200), ("127.0.0.1", 200), ("192.0.2.1", 401), ("::1", 401), ("", 401)),
             # As a server that listens on [::] names its peers.
-            *(("::ffff:10.9.9.9", 200), ("::ffff:192.0.2.1", 401)),
+            *(("::ffff:10.9.9.9", 200), ("::ffff:192.0.2.1", 401), ("::ffff:192.0.2.8", 200)),
         ):
             answer = client.get(
                 "/admin/users", headers=headers, environ_overrides={"REMOTE_ADDR": peer}
