@@ -177,15 +177,15 @@ class ProvidersFile:
                     raise self._mistake(
                         (name, "default_model"), f"is {default!r}; write one of its models"
                     )
-        return listed.model_copy(
-            update={
-                "as_of": max(listed.as_of, self.as_of or listed.as_of),
-                "models": models,
-                "defaults": defaults,
-                "tiers": tiers,
-                "tools": tools,
-            }
-        )
+        merged = {
+            "as_of": max(listed.as_of, self.as_of or listed.as_of),
+            "models": models,
+            "defaults": defaults,
+            "tiers": tiers,
+            "tools": tools,
+        }
+        # model_copy would copy what the listed file has computed of its own tiers, too.
+        return ModelsFile.model_construct(**{**dict(listed), **merged})
 
     @property
     def sent_names(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 
 from chatapp import PROVIDERS_FILE, catalogue
 from chatapp.catalogue import CatalogueError, providers_file
+from chatapp.catalogue.usage import Usage
 from chatapp.settings import SettingsError
 from ratelimit_ext import toml_line
 from tests.chatapp.conftest import AppMaker
@@ -162,6 +163,20 @@ def test_the_default_file_has_the_providers() -> None:
         "anthropic": ["ANTHROPIC_API_KEY"],
     }
     assert catalogue.load(upstreams=file) == catalogue.load()
+
+
+def test_a_tier_of_ones_own_has_its_price_whatever_was_read_before(tmp_path: Path) -> None:
+    """An unknown tier costs as much as the dearest of that name. models.toml is read once for all
+    catalogues of a process, and the first of them knows no such tier."""
+    catalogue.load().price("gpt-5.4", Usage(1_000_000, 0))
+    file = tmp_path / "providers.toml"
+    own = 'like = "gpt-5.4"\ntiers = { rush = 9.5 }\n'
+    file.write_text(f"{HEAD}{PRICE}[upstreams.acme.models.x]\n{own}")
+    found = loaded(file)
+    once, rushed = (
+        found.price("gpt-5.4", Usage(1_000, 0, tiers=tiers)) for tiers in (None, ("rush",))
+    )
+    assert rushed == 9.5 * once > 0
 
 
 def test_the_models_of_a_provider_are_those_with_a_pattern(tmp_path: Path) -> None:
