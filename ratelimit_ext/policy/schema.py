@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from http import HTTPMethod
-from itertools import chain
 from types import NoneType
 from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar, get_args, get_type_hints
 
@@ -394,8 +393,11 @@ def document_with(plan_keywords: Checks, limit_keywords: Checks) -> type[Documen
     if not (plan_keywords or limit_keywords):
         return Document
     checks = tuple(plan_keywords.items()), tuple(limit_keywords.items())
-    is_hashable = all(isinstance(check, Hashable) for _, check in chain(*checks))
-    return (_document_with if is_hashable else _document_with.__wrapped__)(*checks)
+    try:
+        hash(checks)
+    except TypeError:
+        return _document_with.__wrapped__(*checks)
+    return _document_with(*checks)
 
 
 @lru_cache(maxsize=8)

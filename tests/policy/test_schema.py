@@ -300,11 +300,11 @@ limits = [{{ name = "plan", limit = "5/day" }}]
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class OneOf:
-    """A check without a hash."""
+    """A check without a hash, as a list has none."""
 
-    words: tuple[str, ...]
+    words: list[str]
 
     def __call__(self, value: object) -> object:
         if value not in self.words:
@@ -351,5 +351,5 @@ def test_applications_with_the_same_keywords_share_the_models() -> None:
 def test_the_check_of_a_keyword_needs_no_hash(tmp_path: Path) -> None:
     """Each has models of its own then."""
     for word in ("red", "blue"):
-        found = load_plans(tmp_path, f'colour = "{word}"', OneOf((word,))).plans["free"]
+        found = load_plans(tmp_path, f'colour = "{word}"', OneOf([word])).plans["free"]
         assert found.keywords == {"colour": word}
