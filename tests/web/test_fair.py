@@ -60,6 +60,16 @@ def test_the_refusal_says_whose_share(make: Maker) -> None:
     assert app.test_client().get("/", headers={"X-User": "ada"}).status_code == 200
 
 
+def test_a_member_may_be_the_number_zero(make: Maker) -> None:
+    """As an identity may: its share is its own, and not of those without a name."""
+    app, limiter = make()
+    limited(app, limiter, fair=lambda: int(request.headers["X-User"]))
+    assert [admitted(app, name) for name in ("0", "1")] == [5, 5]
+    with app.app_context():
+        shares = [limiter.operators.shares("acme", name) for name in ("", "0")]
+    assert [state.used for found in shares for state in found] == [0, 5]
+
+
 def test_an_override_of_the_team_is_shared(make: Maker) -> None:
     """Shares are those of the amount that applies."""
     app, limiter = make()

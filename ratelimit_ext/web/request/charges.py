@@ -148,7 +148,8 @@ class Charges:
             return [(adjusted, identity, own)]
         who = answers.identities.get(id(member))
         if who is None:
-            name = str(member() or "")
+            answer = member()
+            name = "" if answer is None else str(answer)  # as of an identity
             who = answers.identities[id(member)] = name, _tag_of(name)
         guess = answers.costs.get((id(whole.estimate), whole.limit.unit == "usd"))
         return self._resolver.shared(whole, (adjusted, identity, own), who, guess)
