@@ -40,8 +40,12 @@ class Rule:
         return max(0, floor(limit.capacity - self.used(limit, now)))
 
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
-        """Units of a call that was admitted, or whose lease had ended."""
+        """Units of a call that was admitted."""
         raise NotImplementedError
+
+    def retake(self, limit: Limit, now: int, call: int, units: int) -> None:
+        """Units of a call that goes on after its lease has ended."""
+        self.take(limit, now, call, units)
 
     def carry(self, limit: Limit, now: int, call: int, units: int) -> bool | None:
         """What a call used beyond what it had taken; ``False``: it went nowhere."""
@@ -137,11 +141,14 @@ class FixedWindow(Rule):
 
 
 class Session(FixedWindow):
-    """The same, of which each charge but a carried one moves the end."""
+    """The same, of which the charge of each admission moves the end."""
 
     def take(self, limit: Limit, now: int, call: int, units: int) -> None:
         super().take(limit, now, call, units)
         self.windows[-1][0] = now + limit.period_us
+
+    def retake(self, limit: Limit, now: int, call: int, units: int) -> None:
+        super().take(limit, now, call, units)
 
 
 class SlidingWindow(Rule):
@@ -474,7 +481,7 @@ class Bucket:
         call.spent = max(call.spent, spent)
         amount = max(call.charged, call.spent, call.cost)
         if amount > call.charged:
-            book = self.rule.take if call.over else self.rule.carry
+            book = self.rule.retake if call.over else self.rule.carry
             call.final = call.charged if call.over else call.final
             book(limit, now, number, amount - call.charged)
         call.charged, call.deadline, call.over = amount, now + lease, False
