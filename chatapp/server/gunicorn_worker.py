@@ -91,6 +91,13 @@ LOOK_AGAIN_S: Final = 0.01
 # delay.
 QUEUE_S: Final = 0.5
 QUEUE_IF_LATE_S: Final = 0.1
+# How many calls begin in a turn of the main thread's loop. The first milliseconds of a call are all
+# work: if hundreds began at once, this loop would wait for the interpreter behind them, and health
+# checks and refusals with it. So a turn takes longer the more have just begun.
+BEGIN_AT_ONCE: Final = 4
+BEGIN_AGAIN_S: Final = 0.001
+# How many connections are accepted in a turn: behind a slow one, many wait for a refusal.
+ACCEPT_AT_ONCE: Final = 16
 SWEEP_S: Final = 0.5
 # How often the heartbeat is written: the loop wakes for each request.
 HEARTBEAT_S: Final = 1.0
@@ -500,8 +507,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         #: Connections without a thread, the longest waiting first, and their received bytes.
         self.waiting: dict[Connection, None] = {}
         self.received_bytes = 0
-        #: Calls that wait for a thread, in their order.
+        #: Calls that wait for a thread or for their turn, in their order.
         self.queued: deque[Connection] = deque()
+        self.begun_in_turn = 0
         #: The number of calls after which the worker is replaced. Health checks do not count;
         #: gunicorn's own counter would include them.
         self.calls_until_due: int = self.max_requests
@@ -581,8 +589,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             now = time.monotonic()
             self.set_accept_enabled(now >= self.look_at)
             until = self.pace.due if self._accepting else min(self.pace.due, self.look_at)
-            wait_s = max(0.0, until - now)
-            self.wait_for_and_dispatch_events(min(wait_s, LOOK_AGAIN_S) if self.queued else wait_s)
+            if self.queued:
+                until = min(until, now + (BEGIN_AGAIN_S if self.room else LOOK_AGAIN_S))
+            self.wait_for_and_dispatch_events(max(0.0, until - now))
             self.keep_pace()
             self.sweep()
             if self.is_due and not self.calls:
@@ -604,7 +613,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         until = now + self.cfg.graceful_timeout
         while self.nr_conns > 0 and time.monotonic() < until:
             self.notify()
-            self.wait_for_and_dispatch_events(SWEEP_S)
+            self.wait_for_and_dispatch_events(LOOK_AGAIN_S if self.queued else SWEEP_S)
             self.sweep()
 
     def publish(self) -> None:
@@ -638,9 +647,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def sweep(self) -> None:
         """Begin and refuse waiting calls, and close connections whose deadline has passed."""
         now = time.monotonic()
-        while self.queued and (self.room or self.queued[0].until <= now):
-            conn = self.queued.popleft()
-            (self.begin if self.room else self.refuse)(conn)
+        self.begun_in_turn = 0
+        self.begin_queued()
+        while self.queued and not self.room and self.queued[0].until <= now:
+            self.refuse(self.queued.popleft())
         if now < self.sweep_at:
             return
         self.sweep_at = now + SWEEP_S
@@ -650,11 +660,17 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- connections ----------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
-        """Accept a connection, unless another worker should."""
+        """Accept the connections that wait, unless another worker should."""
+        for _ in range(ACCEPT_AT_ONCE):
+            if not self.accept_one(listener):
+                break
+
+    def accept_one(self, listener: Any) -> bool:
+        """Accept a connection; returns whether there was one for this worker."""
         now = time.monotonic()
         if self.leaves(now):
             self.look_at = now + LOOK_AGAIN_S
-            return
+            return False
         try:
             sock, address = listener.accept()
         except OSError as error:
@@ -662,7 +678,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
                 self.evict()
             elif error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
                 raise
-            return
+            return False
         about = (self.cfg, sock, address, listener.getsockname())
         conn = Connection(*about, patience_s=self.patience_s)
         self.nr_conns += 1
@@ -670,6 +686,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.receive(conn, sock)
         if self.nr_conns > self.worker_connections:
             self.evict()
+        return True
 
     def leaves(self, now: float) -> bool:
         """Return whether to leave a connection to the other workers: for a moment, while one of
@@ -763,12 +780,11 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.tpool.submit(conn)
         elif conn.is_large and self.many_are_read:
             self.refuse(conn)
-        elif self.room:
-            self.begin(conn)
         elif len(self.queued) < self.cfg.threads:
             waits_s = QUEUE_IF_LATE_S if self.pace.is_reduced else QUEUE_S
             conn.until = time.monotonic() + waits_s
             self.queued.append(conn)
+            self.begin_queued()
         else:
             self.refuse(conn)
 
@@ -779,8 +795,14 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         threads: int = self.cfg.threads
         return reading >= max(1, threads // 4)
 
+    def begin_queued(self) -> None:
+        """Begin the calls whose turn it is."""
+        while self.queued and self.room and self.begun_in_turn < BEGIN_AT_ONCE:
+            self.begin(self.queued.popleft())
+
     def begin(self, conn: Connection) -> None:
         """Give a call to a free thread."""
+        self.begun_in_turn += 1
         self.calls.add(conn)
         self.calls_begun += 1
         if self.calls_begun >= self.calls_until_due and not self.is_due:
@@ -858,8 +880,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def finish_request(self, conn: Connection, keeps: bool) -> None:  # noqa: FBT001 - gunicorn's
         """Wait for the client's next request, or until it disconnects."""
         self.free_thread(conn)
-        if self.queued and self.room:
-            self.begin(self.queued.popleft())
+        self.begin_queued()
         if keeps:
             ahead = conn.parser.unreader.take_buffered()
             self.keep(conn)

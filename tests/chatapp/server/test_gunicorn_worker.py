@@ -9,14 +9,17 @@ import multiprocessing
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gunicorn.config import Config
 
 from chatapp.server import gunicorn_worker
 from chatapp.server.gunicorn_worker import (
+    BEGIN_AT_ONCE,
     BODY_BYTES,
     HEAD_MAX_BYTES,
     HEALTH,
@@ -299,6 +302,31 @@ def test_a_client_reads_at_a_minimum_rate(
             answer.sendall(b"x" * 65_536)
     over.set()
     reader.join()
+
+
+class Waiting:
+    """A call that may wait for long."""
+
+    until = float("inf")
+
+
+def test_a_flood_begins_a_few_calls_in_a_turn() -> None:
+    """In their order. Those of the next turn wait, as those without a free thread."""
+    threads, calls = 2 * BEGIN_AT_ONCE + 1, [Waiting() for _ in range(4 * BEGIN_AT_ONCE)]
+    begun: list[Waiting] = []
+    worker = CallWorker.__new__(CallWorker)
+    worker.__dict__.update(
+        alive=True, is_due=False, calls=set(), calls_begun=0, calls_until_due=100, waiting={},
+        queued=deque(calls), begun_in_turn=0, pace=Pace(threads, 0.0), sweep_at=float("inf"),
+        board=Board(), cell=0, publishing=threading.Lock(),
+        tpool=SimpleNamespace(submit=begun.append),
+    )  # fmt: skip
+    for most in (BEGIN_AT_ONCE, 2 * BEGIN_AT_ONCE, threads, threads):
+        worker.sweep()
+        assert begun == calls[:most]
+    worker.calls.clear()
+    worker.begin_queued()  # none has begun in this turn
+    assert begun == calls[: threads + BEGIN_AT_ONCE]
 
 
 class Wakes:
