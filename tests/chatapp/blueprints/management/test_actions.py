@@ -81,7 +81,10 @@ def state(app: Flask) -> Any:
         (u.name, u.plan, u.team_name, u.limits, bool(u.deactivated_at)) for u in accounts.users()
     ]
     keys = [
-        (k.user, k.name, k.limits, k.models, k.files, k.traffic_class, k.people, bool(k.revoked_at))
+        (
+            *(k.user, k.name, k.limits, k.models, k.files, k.traffic_class, k.people, k.bound_team),
+            *(bool(k.expires_at), bool(k.revoked_at)),
+        )
         for k in accounts.all_keys()
     ]
     with app.app_context():
@@ -383,7 +386,7 @@ def test_a_call_does_what_its_command_does(
     tmp_path: Path,
 ) -> None:
     """Accounts, management keys, overrides, blocks, the ledger, what limits have counted and the
-    log are the same afterwards; only who did it differs."""
+    log are the same after each step; only who did it differs."""
     services, runner = services_of(app), app.test_cli_runner()
     spend(database_url, key_of(accounts))
     (tmp_path / "users.csv").write_text(CSV)
@@ -414,19 +417,19 @@ def test_a_call_does_what_its_command_does(
             return re.sub(r"{\w+}", lambda found: named[found[0]], text)
 
         for words, calls, bodies in SAME:
+            spends, by_command, by_call = "ledger restore" in words, [], []
             start_afresh(words)
             for each in with_names(words).split("; "):
                 result = runner.invoke(args=[*shlex.split(each), *by(each)])
                 assert result.exit_code == 0, result.output
-            spends = "ledger restore" in words
-            by_command = state(app), spends and used(app)
+                by_command.append((state(app), spends and used(app)))
             start_afresh(words)
             sent = bodies if isinstance(bodies, list) else [bodies]
             sent = json.loads(with_names(json.dumps(sent)))
             for each, body in zip(with_names(calls).split("; "), sent, strict=True):
                 answer = api(*each.split(" ", 1), body)
                 assert answer.status_code in {200, 201}, answer.text
-            by_call = state(app), spends and used(app)
+                by_call.append((state(app), spends and used(app)))
             assert made.sub("ID", str(by_call)) == made.sub("ID", str(by_command)), words
             assert {each.by for each in changes(app)} <= {"admin token"}
     assert [each.body["type"] for each in receiver.received(2)] == ["alert.test"] * 2
