@@ -28,7 +28,7 @@ _app_context: Final[Any] = app_ctx
 _contexts: Final[Any] = _cv_app
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class CurrentRequest:
     """What is known of one request.
 
