@@ -369,6 +369,8 @@ class Connection(TConn):  # type: ignore[misc]
         self.lingers: int | None = None
         #: Whether a thread has to read the body.
         self.is_large = False
+        #: Whether the answer has begun; the rest of a body is not read then.
+        self.is_answered = False
         #: Why the worker does not take this call; empty if it does.
         self.refusal = ""
         #: Whether "100 Continue" has been sent for this request.
@@ -384,6 +386,7 @@ class Connection(TConn):  # type: ignore[misc]
         self.parser.unreader.unread(self.received)
         self.received.clear()
         self.whole_at = None
+        self.is_answered = False
 
     @property
     def has_more(self) -> bool:
@@ -392,8 +395,9 @@ class Connection(TConn):  # type: ignore[misc]
 
     @property
     def is_being_read(self) -> bool:
-        """Whether the large body of this call has not arrived yet. For the main thread, while
-        another one reads."""
+        """Whether a thread waits for the large body of this call. For the main thread."""
+        if self.is_answered:
+            return False
         request = getattr(self.parser, "mesg", None)
         return self.whole_at is not None or request is None or is_unread(request.body)
 
@@ -550,6 +554,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
             def start(*answer: Any) -> Any:
                 response, conn = start_response.__self__, self.current.conn
+                conn.is_answered = True
                 response.sock = AnswerSocket(conn.sock, self.unread_s, self.log)
                 if conn.refusal or (conn.is_large and is_unread(response.req.body)):
                     response.force_close()

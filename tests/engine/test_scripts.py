@@ -86,6 +86,8 @@ def test_a_fragment_takes_what_the_reference_sends(strategy: str) -> None:
     twins = len(re.findall(r"\btwo\b", documented))
     stated = 0 if documented.startswith("as words: none") else len(documented.split(";")) + twins
     assert stated == number
+    if "ends_with_calls" in text:  # who may begin when a call ends is found there
+        text += (files("ratelimit_ext.strategies") / "reservations.lua").read_text("utf-8")
     read = {int(offset or 0) for offset in re.findall(r"\[arg(?: \+ (\d+))?\]", text)}
     assert read == set(range(number))
 

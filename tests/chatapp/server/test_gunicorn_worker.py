@@ -92,6 +92,19 @@ def test_a_body_of_any_announced_size_is_large(conn: Connection, size: bytes) ->
     assert conn.is_large
 
 
+def test_a_body_is_not_read_any_more_once_its_answer_begins(
+    conn: Connection, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    """As of a body that broke off: the next one was refused until the thread was done."""
+    conn.take(HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhe")
+    assert conn.is_being_read
+    conn.init()
+    next(conn.parser)
+    assert conn.is_being_read
+    conn.is_answered = True
+    assert not conn.is_being_read
+
+
 @pytest.mark.parametrize(
     ("sent", "status"),
     [(b"\x16\x03\x01", "400"), (b"GET / HTTP/1.1\r\nX: " + b"a" * 65536, "431")],
