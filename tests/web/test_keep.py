@@ -257,6 +257,19 @@ def test_an_unknown_identity_is_named(tmp_path: Path) -> None:
         limiter.init_app(app)
 
 
+@pytest.mark.parametrize("word", ["priority", "fair"])
+def test_an_unknown_identity_in_code_is_named(word: str) -> None:
+    """At the start: the limit would not apply."""
+    limiter = Limiter(everyone, storage_uri="memory://")
+    keywords = {"priority": {"keep": KEEP}, "fair": {"strategy": "fixed-window"}}
+    limiter.limit("10/hour", **keywords[word], **{word: "clas"})(lambda: "ok")
+    limiter.identity("class")(asked_class)
+    with pytest.raises(
+        ConfigurationError, match=rf"{word}: there is no identity 'clas'.*Did you mean 'class'"
+    ):
+        limiter.init_app(Flask("example"))
+
+
 #: Keywords with a mistake, and what the error says of it.
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "all of it": ({"keep": {"a": 6, "b": 4}}, "keep holds back 10 of 10"),
