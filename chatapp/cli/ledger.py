@@ -117,7 +117,8 @@ def give_credit(
     """Give NAME back USD dollars, as if they had spent less: for a call that went wrong, say.
 
     All their budgets in dollars count less in the present windows, at least nothing. The ledger,
-    reports and invoices have the credit. That of a key counts for its user, too.
+    reports and invoices have the credit. That of a key counts for its user, too, unless it acts for
+    others.
     """
     name = amounts.named(owner, name)
     done = credit(owner, name, usd, reason=reason, by=by)

@@ -27,8 +27,8 @@ SLUG: Final = "credit"
 
 def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> str:
     """Give back dollars in all budgets of a user, a key or a team that count now, at most what was
-    spent; of a key, also in those of its user. Returns the change in a sentence. OperatorError for
-    an unknown owner, and if no budget counts anything."""
+    spent; of a key, also in those of its user, unless it acts for others. Returns the change in a
+    sentence. OperatorError for an unknown owner, and if no budget counts anything."""
     services, operators = current_services(), callers.shared_operators()
     identity, user, calls = _found(owner, name)
     budgets = [
@@ -85,7 +85,9 @@ def _found(owner: Owner, name: str) -> tuple[str, str | None, dict[str, str]]:
         assert identity is not None
         return identity, identity, {}
     if owner == "key" and (found := accounts.find(name)) is not None:
-        return name, user_identity(found[1].name), {"key": name}
+        key, owned_by = found
+        # What such a key spent is its people's, and not its owner's.
+        return name, None if key.people else user_identity(owned_by.name), {"key": name}
     if owner == "team" and accounts.team(name) is not None:
         return team_identity(name), None, {"team": name}
     raise unknown(owner, name)

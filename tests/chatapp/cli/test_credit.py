@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from flask import Flask
 
+from chatapp.accounts.people import HEADERS, People
 from chatapp.accounts.store import Accounts
 from chatapp.ledger import table
 from chatapp.operators import restoration
@@ -131,6 +132,29 @@ def test_a_key_has_a_credit_in_its_users_budgets_too(console: Flask, key: str) -
         restoration.restore(None, apply=True, reason="", by="olga")
     assert used(console, key) == {}
     assert set(used(console, "user:bob").values()) == {210}
+
+
+def test_a_key_that_acts_for_people_has_a_credit_of_its_own(worker: Flask, console: Flask) -> None:
+    """Its owner has spent nothing, and its people keep what they have spent."""
+    made = services_of(worker).accounts.create_key(
+        "webui", plan=None, default_plan="starter", limits={"key-usd-day": "2 usd/day"},
+        people=People(),
+    )  # fmt: skip
+    body = {**BODIES[OPENAI], "model": "gpt-4o"}
+    for name in ("ann", "ben"):
+        headers = {"x-api-key": made.text, HEADERS[0]: name}
+        answer = worker.test_client().post(OPENAI, json=body, headers=headers)
+        assert answer.status_code == 200
+    assert services_of(worker).ledger.flush()
+    key, before = made.public_id, spent(console, "user")
+    run(console, "credit", key, "0.0001", "--of", "key")
+    assert used(console, key) == {"key-usd-day": 40}
+    assert spent(console, "key")[key] == 40
+    assert spent(console, "user") == {**before, key: -100}
+    with console.app_context():
+        services_of(console).limiter.operators.reset(key)
+        restoration.restore(None, apply=True, reason="", by="olga")
+    assert used(console, key) == {"key-usd-day": 40}
 
 
 def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> None:
