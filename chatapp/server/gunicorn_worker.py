@@ -667,7 +667,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def accept(self, listener: Any) -> None:
         """Accept the connections that wait, unless another worker should."""
         for _ in range(ACCEPT_AT_ONCE):
-            if not self.accept_one(listener):
+            # More bodies at once than there is memory for would be dropped.
+            if not self.accept_one(listener) or self.received_bytes:
                 break
 
     def accept_one(self, listener: Any) -> bool:
