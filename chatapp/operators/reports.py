@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
-from chatapp.accounts import ADDRESS, EVERYONE, TEAM
+from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
@@ -72,7 +72,7 @@ def forecasts_by(
     week = midnight() - timedelta(days=7)
     for each in current_services().reports.spending(by=by, since=week, top=top, team=team):
         name = each.subject or ""
-        if by == "user" and name.startswith(TEAM):  # a credit
+        if by == "user" and not name.startswith((USER, ADDRESS)):  # a credit of a team or a key
             continue
         for limit, forecast in forecasts(team_identity(name) if by == "team" else name):
             yield {

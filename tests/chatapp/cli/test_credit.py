@@ -11,7 +11,7 @@ from flask import Flask
 from chatapp.accounts.people import HEADERS, People
 from chatapp.accounts.store import Accounts
 from chatapp.ledger import table
-from chatapp.operators import restoration
+from chatapp.operators import reports, restoration
 from chatapp.services import services_of
 from tests.chatapp.application.limits.test_teams import new_key
 from tests.chatapp.cli.test_commands import run
@@ -134,7 +134,9 @@ def test_a_key_has_a_credit_in_its_users_budgets_too(console: Flask, key: str) -
     assert set(used(console, "user:bob").values()) == {210}
 
 
-def test_a_key_that_acts_for_people_has_a_credit_of_its_own(worker: Flask, console: Flask) -> None:
+def test_a_key_that_acts_for_people_has_a_credit_of_its_own(
+    worker: Flask, console: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its owner has spent nothing, and its people keep what they have spent."""
     made = services_of(worker).accounts.create_key(
         "webui", plan=None, default_plan="starter", limits={"key-usd-day": "2 usd/day"},
@@ -151,6 +153,11 @@ def test_a_key_that_acts_for_people_has_a_credit_of_its_own(worker: Flask, conso
     assert used(console, key) == {"key-usd-day": 40}
     assert spent(console, "key")[key] == 40
     assert spent(console, "user") == {**before, key: -100}
+    assert run(console, "ledger", "check").exit_code == 0
+    asked: list[str] = []
+    monkeypatch.setattr(reports, "forecasts", lambda identity: asked.append(identity) or ())
+    run(console, "spend", "--forecast")
+    assert set(asked) == before.keys()
     with console.app_context():
         services_of(console).limiter.operators.reset(key)
         restoration.restore(None, apply=True, reason="", by="olga")
