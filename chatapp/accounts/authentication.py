@@ -255,8 +255,8 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
     if key.bound_team not in {None, user.team_name}:
         raise KeyRefusedError(
-            f"API key {key.public_id} is for a member of the team {key.bound_team}, which "
-            f"{user.name} is not; ask the operator for a new one."
+            f"API key {key.public_id} is valid only while {user.name} is in the team "
+            f"{key.bound_team}; ask your team's administrator or the operator for a new one."
         )
     return _principal(key, user, people=People.from_row(key.people)), key.expires_at
 

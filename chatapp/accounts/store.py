@@ -252,8 +252,8 @@ _OWNERS: Final[Mapping[Owner, tuple[Column[str], type[UnknownOwnerError]]]] = {
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-#: Columns that a key has of its own, and not those that follow it.
-OWN: Final = {"public_id", "secret_sha256", "created_at", "revoked_at", "last_used_on"}
+#: The columns that a key does not pass on to the one that replaces it.
+_OWN: Final = {"public_id", "secret_sha256", "created_at", "revoked_at", "last_used_on"}
 
 
 class KeyTable(Generic[K]):
@@ -294,7 +294,7 @@ class KeyTable(Generic[K]):
         old = self.find(connection, public_id)
         if not old.is_usable:
             raise UnusableKeyError(public_id)
-        same = {each.key: getattr(old, each.key) for each in self._table.c if each.key not in OWN}
+        same = {each.key: getattr(old, each.key) for each in self._table.c if each.key not in _OWN}
         made = self.add(connection, **{**same, **others})
         end = min(filter(None, [old.expires_at, datetime.now(UTC) + overlap]))
         return made, self.change(connection, public_id, expires_at=end)

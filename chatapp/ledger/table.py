@@ -61,8 +61,8 @@ USAGE: Final = (
 WEB_SEARCH: Final = "web_search"
 #: The columns that a Call has as they are.
 OF_CALL: Final = tuple(column.name for column in CALLS.c if column.name in Call.__slots__)
-#: The columns of keys and indexes. No further write of a call changes them.
-KEYS: Final = ("id", "user", "started_at")
+#: The columns that no further write of a call changes, as indexes have them.
+_FIXED: Final = ("id", "user", "started_at")
 
 
 def write(database: Database, calls: Sequence[Call]) -> None:
@@ -79,7 +79,7 @@ def _statement(insert_into: Callable[[Table], Any]) -> Any:
     insert = insert_into(CALLS)
     return insert.on_conflict_do_update(
         index_elements=[CALLS.c.id],
-        set_={c.name: insert.excluded[c.name] for c in CALLS.c if c.name not in KEYS},
+        set_={c.name: insert.excluded[c.name] for c in CALLS.c if c.name not in _FIXED},
         where=CALLS.c.status == "unfinished",
     )
 

@@ -252,7 +252,7 @@ def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
 
 
 def _generated(answer: object) -> list[str]:
-    return texts_in([*objects_in(answer, "output")], without=NOT_GENERATED)
+    return texts_in(objects_in(answer, "output"), without=NOT_GENERATED)
 
 
 # -- streams -----------------------------------------------------------------------------------

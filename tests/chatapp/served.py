@@ -1,10 +1,12 @@
-"""An application behind a real server with threads, on a free port."""
+"""Real servers with threads, on a free port: of an application, or of a handler."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import BaseServer
 
 from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -19,10 +21,25 @@ class QuietHandler(WSGIRequestHandler):
 def serving(app: Flask, handler: type[WSGIRequestHandler] = QuietHandler) -> Iterator[str]:
     """Serve the application within the block, at this address."""
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=handler)
+    with _running(server):
+        yield f"http://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def answering(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """Have the handler answer within the block, at this port, without a log."""
+    quiet = type("Quiet", (handler,), {"log_message": lambda *_: None})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), quiet)
+    with _running(server):
+        yield server.server_port
+
+
+@contextmanager
+def _running(server: BaseServer) -> Iterator[None]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield
     finally:
         server.shutdown()
         thread.join()

@@ -13,9 +13,18 @@ from tests.web import conftest as web
 
 clock = web.clock
 
-PAGE = ROOT / "docs" / "extension" / "choose.md"
 ADA, BOB = {"X-Customer": "ada"}, {"X-Customer": "bob"}
 HOUR_S = 3600
+
+
+def examples(page: str, last: str = "") -> dict[str, Any]:
+    """What the blocks of a page define, up to the one that defines ``last``."""
+    names: dict[str, Any] = {"__name__": page}
+    for block in blocks(ROOT / "docs" / "extension" / f"{page}.md", "python"):
+        exec(block.text, names)  # noqa: S102 - our own text
+        if last in names:
+            break
+    return names
 
 
 @pytest.fixture
@@ -27,11 +36,7 @@ def time(clock: web.Clock) -> web.Clock:
 
 @pytest.fixture
 def page(time: web.Clock) -> dict[str, Any]:
-    """What the page's lines define."""
-    names: dict[str, Any] = {"__name__": "choose"}
-    for block in blocks(PAGE, "python"):
-        exec(block.text, names)  # noqa: S102 - our own text
-    return names
+    return examples("choose")
 
 
 @pytest.fixture

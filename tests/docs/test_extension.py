@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from flask.testing import FlaskClient
 
 from tests.docs import test_choose
-from tests.docs.test_choose import HOUR_S, passed
-from tests.docs.test_documents import ROOT, blocks
+from tests.docs.test_choose import HOUR_S, examples, passed
 from tests.web import conftest as web
 
 clock, time = web.clock, test_choose.time
-
-
-def examples(page: str, last: str = "") -> dict[str, Any]:
-    """What the blocks of a page define, up to the one that defines ``last``."""
-    names: dict[str, Any] = {"__name__": page}
-    for block in blocks(ROOT / "docs" / "extension" / f"{page}.md", "python"):
-        exec(block.text, names)  # noqa: S102 - our own text
-        if last in names:
-            break
-    return names
 
 
 @pytest.fixture

@@ -11,19 +11,19 @@ import shutil
 import ssl
 import subprocess
 import sys
-import threading
 import venv
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 
 from tests.chatapp import upstream_server
+from tests.chatapp.served import answering
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, gunicorn, served
 from tests.servers import eventually, free_port
@@ -214,16 +214,8 @@ def signing_on() -> Iterator[int]:
 
         do_POST = do_GET  # noqa: N815 - the name that the server calls
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.server_port
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with answering(Handler) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

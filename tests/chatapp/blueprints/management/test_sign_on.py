@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import http.client
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +19,7 @@ from chatapp.services import services_of
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.test_actions import changes
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.served import serving
+from tests.chatapp.served import answering, serving
 
 HEADER = "X-Auth-Request-Email"
 RIGHTS = (
@@ -67,18 +66,8 @@ def front(upstream: str, email: str) -> Iterator[int]:
 
         do_POST = do_GET  # noqa: N815 - the name that the server calls
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with answering(Handler) as port:
+        yield port
 
 
 def ask(port: int, path: str, form: str | None = None, **headers: str) -> tuple[int, str]:
