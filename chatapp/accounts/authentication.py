@@ -253,7 +253,7 @@ def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Know
         raise KeyRefusedError(_deactivated(user.name))
     if key.expires_at is not None and key.has_expired:
         raise KeyRefusedError(_expired(key.public_id, key.expires_at))
-    if key.bound_team not in {None, user.team_name}:
+    if not key.is_for(user):
         raise KeyRefusedError(
             f"API key {key.public_id} is valid only while {user.name} is in the team "
             f"{key.bound_team}; ask your team's administrator or the operator for a new one."

@@ -150,6 +150,10 @@ class ApiKey(Key):
     people: Mapping[str, Any] | None = None
     bound_team: str | None = None
 
+    def is_for(self, user: User) -> bool:
+        """Return whether its user is in the team that it is bound to, if any."""
+        return self.bound_team in {None, user.team_name}
+
 
 #: Built once, which saves two fifths of a query: while there is no key, every request waits for
 #: this one, and later each whose key is not cached for the other.

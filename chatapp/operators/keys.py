@@ -164,8 +164,16 @@ def rotate_key(
     public_id: str, *, overlap: timedelta, bound_team: str | None = None, reason: str, by: str
 ) -> tuple[PresentedKey, ApiKey, str]:
     """Make a key like that one, which expires after the overlap; the new one, the old one, and
-    until when that is valid, in words. UnusableKeyError if the old one is not valid."""
+    until when that is valid, in words. UnusableKeyError if the old one is not valid, OperatorError
+    if the new one would not be."""
     accounts = current_services().accounts
+    found = accounts.find(public_id)
+    if found is not None and bound_team is None and not found[0].is_for(found[1]):
+        raise OperatorError(
+            "other_team",
+            f"Key {public_id} is bound to the team {found[0].bound_team}, and {found[1].name} is "
+            "not in it; create another key.",
+        )
     made, old = accounts.rotate(public_id, overlap=overlap, bound_team=bound_team)
     end = None if old.expires_at is None else old.expires_at.timestamp()
     replaced = reason or f"of {old.user}, replaced by {made.public_id}"

@@ -262,6 +262,8 @@ def test_a_key_of_a_teams_administrator_ends_with_the_membership(
     assert api("PUT", "/users/ceo@example.com", {"plan": "pro", "team": "sales"}).status_code == 200
     assert api("PUT", "/users/alice", {"team": None}).status_code == 200
     assert [opens(each) for each in bound] == [401, 401, 401]
+    again = api("POST", f"/keys/{third['id']}/rotate", {})
+    assert (again.status_code, again.json and again.json["code"]) == (409, "other_team")
     for user in ("ceo@example.com", "alice"):
         own = api("POST", "/keys", {"user": user}).json
         assert (own["team"], opens(own["key"])) == (None, 200)
