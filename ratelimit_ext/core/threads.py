@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ class Forgets(Protocol):
         ...
 
 
+_logger = logging.getLogger("ratelimit_ext")
 _forgetful: Final[WeakSet[Forgets]] = WeakSet()
 
 
@@ -25,7 +27,10 @@ def forget_in_child(owner: Forgets) -> None:
 
 def forget_all() -> None:
     for owner in tuple(_forgetful):
-        owner.forget()
+        try:
+            owner.forget()
+        except Exception:  # the others do nevertheless
+            _logger.exception("After a fork, %r could not begin anew", owner)
 
 
 if hasattr(os, "register_at_fork"):  # where processes fork
