@@ -91,7 +91,7 @@ strategies.fc = {
     for place, call in ipairs(turns(calls, words[arg], raw)) do
       if call[1] == id then
         local member = call[3] - WAITS
-        -- Who begins before an earlier one leaves that one its turn.
+        -- Only the first moves the ring: if a later one begins before it, it is still the first.
         return member, place == 1 and packed(opened(raw), member) or raw
       end
     end

@@ -26,7 +26,7 @@ from typing import Any, Final
 
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency, Parameters
-from ratelimit_ext.strategies.strategy import Snapshot
+from ratelimit_ext.strategies.strategy import Answer
 
 #: More than the number of any member. Also more than the time in microseconds, which calls have as
 #: receipts that came before the limit was fair: they count as running. Lua is exact up to 2**53.
@@ -54,9 +54,7 @@ class FairConcurrency(Concurrency):
         place = limit.member + (WAITS if limit.is_ahead else 0)
         return *super().parameters(limit, now_us), place
 
-    def check(
-        self, state: int | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, Any]:
+    def check(self, state: int | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: calls in flight, 0, the receipt."""
         calls, place = _known(state), parameters[3]
         return calls + cost <= parameters[0], (int(calls), 0, place), (calls, place)
@@ -86,7 +84,7 @@ class FairConcurrency(Concurrency):
         if call not in found:
             return None
         member = call.receipt - WAITS
-        # Who begins before an earlier one leaves that one its turn.
+        # Only the first moves the ring: if a later one begins before it, it is still the first.
         return member, Slots.of(state or 0, member) if call is found[0] else state
 
 

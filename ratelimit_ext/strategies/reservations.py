@@ -253,12 +253,12 @@ class Reservations(Strategy):
         (amount, *_), hold = parameters
         state = self._expired(state, now_us, parameters)
         record = state.records.get(hold.id)
+        if record is None:
+            return None
         calls = [each for each in state.records.values() if each.amount]
         calls.sort(key=lambda each: (each.receipt, each.id))
-        if (
-            record is None
-            or (begun := self._strategy.begin(record, calls, amount, state.inner)) is None
-        ):
+        begun = self._strategy.begin(record, calls, amount, state.inner)
+        if begun is None:
             return None
         receipt, inner = begun
         began = record._replace(deadline=now_us + hold.lease_us, receipt=receipt)

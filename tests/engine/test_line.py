@@ -306,6 +306,18 @@ def test_one_with_fifty_calls_beside_nine_others(fair: bool) -> None:
     assert (index <= 0.2) is not fair
 
 
+def test_a_turn_that_another_call_does_not_take(world: World) -> None:
+    """Two slots are free, and the second in line begins before the first, as its worker is faster:
+    the other slot is the first one's, and not the third's."""
+    slots = Shared(world, slots=2)
+    for member in ("x", "x", "a", "b", "c"):
+        slots.come(member)
+    for call in tuple(slots.running):
+        slots.over(call)
+    first, second, third = sorted(slots.line, key=lambda call: slots.of(call[1]).limit.member)
+    assert [slots.begins(call) for call in (second, third, first)] == [True, False, True]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_turns_of_members(redis_client: redis.Redis, seed: int) -> None:
     """Both engines agree, also with more holds than a bucket's string has. Whose turn it is, none

@@ -53,11 +53,8 @@ def test_two_markers_are_two_corrections(sender: World) -> None:
     """The marker, not the change, identifies a sending."""
     verdict = sender.call(LIMIT, 30)
     for number in range(2):
-        changes = [Change.adjust(verdict, -10)]
-        assert (
-            sender.engine.settle(changes, once=Marker(f"{KEY}{number}", DAY), now_us=sender.now_us)
-            == 1
-        )
+        changes, once = [Change.adjust(verdict, -10)], Marker(f"{KEY}{number}", DAY)
+        assert sender.engine.settle(changes, once=once, now_us=sender.now_us) == 1
     assert sender.left(LIMIT) == 90
 
 
