@@ -49,11 +49,10 @@ def charged(
     resolver = components.resolver
     charges: list[BoundCharge] = []
     for each in limits:
-        bound = whole = resolver.adjusted(each, identity)
-        if bound is None or whole is None:
+        whole = resolver.adjusted(each, identity)
+        if whole is None:
             continue
-        if bound.limit.keep:
-            bound = resolver.of_class(bound, priority)
+        bound = resolver.of_class(whole, priority) if whole.limit.keep else whole
         unit = bound.limit.unit
         if unit not in costs and unit not in _COUNTED:
             raise ConfigurationError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, total_ordering
 from typing import Any, Final
@@ -31,11 +31,12 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable
-from ratelimit_ext.core.key import Naming, bucket_key
+from ratelimit_ext.core.key import Identity, Naming, bucket_key
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
 from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.verdicts import merged
+from ratelimit_ext.policy.policy import unknown_identity
 from ratelimit_ext.strategies import ALIASES, strategy_named
 
 
@@ -113,6 +114,19 @@ def options_of(item: object) -> LimitOptions:
     """Return the item's options; a stock item has none."""
     options: LimitOptions = getattr(item, "options", NO_OPTIONS)
     return options
+
+
+def function_of(
+    item: RateLimitItem, word: str, identities: Mapping[str, Identity]
+) -> Callable[[], Any] | None:
+    """Return what says of whom (``fair``) or of which class (``priority``) a request is. Raises
+    ``ConfigurationError`` for an unknown name."""
+    stated: Callable[[], Any] | str | None = getattr(options_of(item), word)
+    if not isinstance(stated, str):
+        return stated
+    if stated not in identities:
+        raise ConfigurationError(f"{item!r}, {word}: {unknown_identity(stated, identities)}")
+    return identities[stated]
 
 
 def _multiple_of(item: object) -> int | None:

@@ -26,10 +26,9 @@ from ratelimit_ext.policy import (
     load_policy,
     plan_sentence,
 )
-from ratelimit_ext.policy.policy import unknown_identity
 from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
 from ratelimit_ext.web.declarations.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.declarations.limits_adapter import items_of, options_of
+from ratelimit_ext.web.declarations.limits_adapter import function_of, items_of, options_of
 from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
@@ -81,13 +80,10 @@ class Policies:
         """Raise ``ConfigurationError`` for a limit that the storage cannot carry out, that lets
         requests wait for longer than their lease, or that names an unknown identity."""
         self._check_storage(item)
-        options, identities = options_of(item), self.callbacks.identities
-        if options.wait is not None:
-            check_wait(repr(item), wait_us(options.wait), self._lease_s)
+        if (wait := options_of(item).wait) is not None:
+            check_wait(repr(item), wait_us(wait), self._lease_s)
         for word in ("priority", "fair"):
-            name = getattr(options, word)
-            if isinstance(name, str) and name not in identities:
-                raise ConfigurationError(f"{item!r}, {word}: {unknown_identity(name, identities)}")
+            function_of(item, word, self.callbacks.identities)
 
     def complete(self, app: flask.Flask) -> None:
         """Add the limits whose names are known only when all blueprints are registered."""

@@ -18,7 +18,7 @@ from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
 
 from ratelimit_ext.core.charge import Guess
-from ratelimit_ext.core.errors import ConfigurationError, unknown_name
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.key import Identity, Naming, member_key
 from ratelimit_ext.core.limit import Limit as CoreLimit
 from ratelimit_ext.records.overrides import Overrides
@@ -32,7 +32,7 @@ from ratelimit_ext.web.bound_limit import (
 )
 from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.definitions import runtime_limits
-from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of, rank, with_amount
+from ratelimit_ext.web.declarations.limits_adapter import function_of, limit_of, rank, with_amount
 from ratelimit_ext.web.declarations.manager import Manager, Route, code_of
 
 #: How many answers of the limit functions of a route are kept compiled.
@@ -114,6 +114,7 @@ class Resolver:
         self.naming = naming
         self.metas = metas
         self.estimators = callbacks.estimators
+        self.identities = callbacks.identities
         self.overrides = overrides
         self._callbacks = callbacks
         self._swallow_errors = swallow_errors
@@ -122,11 +123,11 @@ class Resolver:
         self._routes: dict[Route, _CompiledRoute] = {}
         self._revision = -1
         self._logged: set[tuple[flask.Flask, str]] = set()
+        # Decorators would keep the resolvers of applications that are gone.
         kept = lru_cache(maxsize=MOST_VARIANTS)
-        self._with_override = kept(self._made_with_override)
-        self._of_class = kept(_of_class)
-        #: Returns what counts the members of the group beside a limit that is shared fairly.
-        self.share_of = kept(self._made_share_of)
+        self._with_override: Callable[[BoundLimit, str], BoundLimit] = kept(self._make_override)
+        self._of_class: Callable[[BoundLimit, str], BoundLimit] = kept(_of_class)
+        self._share_of: Callable[[BoundLimit], BoundLimit] = kept(self._make_share)
         #: Limits without a route.
         self._outside: dict[tuple[Any, ...], BoundLimit] = {}
 
@@ -207,7 +208,7 @@ class Resolver:
                 policy=policy_item(limit),
                 rank=rank(runtime.limit),
                 optional=optional,
-                member=self.function_of(runtime.limit, "fair"),
+                member=function_of(runtime.limit, "fair", self.identities),
             )
             if amount is not None:
                 known = self.with_own_amount(known, amount, app)
@@ -224,22 +225,13 @@ class Resolver:
             return None if bound.optional else bound
         return None if bound.is_candidate else self._with_override(bound, override.amount)
 
-    def _made_with_override(self, bound: BoundLimit, amount: str) -> BoundLimit:
+    def _make_override(self, bound: BoundLimit, amount: str) -> BoundLimit:
         return replace(self.with_own_amount(bound, amount, flask.current_app), override=amount)
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
         """Return the limit as a class of traffic may use it."""
         known = any(name == each for each, _ in bound.limit.keep)
         return self._of_class(bound, name if known else "")
-
-    def function_of(self, item: RateLimitItem, word: str) -> Callable[[], Any] | None:
-        """Return what says of whom (``fair``) or of which class (``priority``) a request is. Raises
-        ``ConfigurationError`` for an unknown name."""
-        stated, known = getattr(options_of(item), word), self._callbacks.identities
-        if isinstance(stated, str) and stated not in known:
-            raise ConfigurationError(f"{word}: {unknown_name('identity', stated, known)}")
-        function: Callable[[], Any] | None = known[stated] if isinstance(stated, str) else stated
-        return function
 
     def shared(
         self, whole: BoundLimit, charge: BoundCharge, who: tuple[str, str], guess: object = None
@@ -249,13 +241,14 @@ class Resolver:
         bound, identity, own = charge
         if not own.limit.has_shares:
             return [(bound, identity, own._replace(limit=own.limit.of_member(who[0])))]
-        share = self.share_of(whole)
+        share = self._share_of(whole)
         key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
         if isinstance(guess, Guess):  # a rough one is not to exceed a share
             cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
         return [charge, (share, who[0], own._replace(limit=share.limit, key=key, cost=cost))]
 
-    def _made_share_of(self, bound: BoundLimit) -> BoundLimit:
+    def _make_share(self, bound: BoundLimit) -> BoundLimit:
+        """Return what counts the members of the group beside a limit that is shared fairly."""
         limit = bound.limit.share()
         return replace(
             bound,
@@ -349,7 +342,7 @@ class Resolver:
         """Return the core's limit for an item. Raises ``ConfigurationError``."""
         limit = limit_of(item, self.naming.strategy)
         if isinstance(limit.priority, str):
-            limit = replace(limit, priority=self.function_of(item, "priority"))
+            limit = replace(limit, priority=function_of(item, "priority", self.identities))
         return replace(limit, common=True) if self._callbacks.is_common(identity) else limit
 
     def with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
@@ -499,7 +492,7 @@ class _Binder:
             is_meta=definition is None,
             optional=getattr(definition, "optional", False),
             varies=getattr(definition, "optional", False) or bool(limit.keep) or limit.fair,
-            member=self._resolver.function_of(runtime.limit, "fair"),
+            member=function_of(runtime.limit, "fair", self._resolver.identities),
             plan_sentence=getattr(definition, "plan_sentence", ""),
             amount_sentence=getattr(definition, "amount_sentence", None),
             keywords=getattr(definition, "keywords", ()),
