@@ -207,8 +207,7 @@ local function expired(raw, now, arg)
   return holds, inner
 end
 
--- The records of calls that take something, by their receipts, without one that is gone. `receipt` is
--- when a call in flight came.
+-- The records of calls that take something, by their receipts, without one that is gone.
 local function in_order(holds, gone)
   local records, stored = {}, {}
   for position = 1, #holds.inline, RECORD do

@@ -318,6 +318,16 @@ def test_a_turn_that_another_call_does_not_take(world: World) -> None:
     assert [slots.begins(call) for call in (second, third, first)] == [True, False, True]
 
 
+def test_a_start_that_is_sent_again(world: World) -> None:
+    """Its reply was lost: the call has begun, though others are in line."""
+    slots = Shared(world, slots=1)
+    for member in ("a", "b", "c"):
+        slots.come(member)
+    slots.over(slots.running[0])
+    [call] = [each for each in tuple(slots.line) if slots.begins(each)]
+    assert slots.settled(Change.start(slots.of(call[1]), call[0])) == 1
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_turns_of_members(redis_client: redis.Redis, seed: int) -> None:
     """Both engines agree, also with more holds than a bucket's string has. Whose turn it is, none

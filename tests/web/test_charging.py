@@ -180,6 +180,21 @@ def test_a_member_of_a_group(make: Maker, uri: str) -> None:
             pass
 
 
+def test_a_member_of_a_lower_class(make: Maker) -> None:
+    """Their share is the same bucket, whatever the class may use of the group's budget."""
+    app, limiter = make()
+    words: dict[str, Any] = {"fair": lambda: "ada", "priority": lambda: "", "unit": "tokens"}
+    words |= {"name": "team", "key_func": lambda: "acme", "cost": lambda: 10}
+    view = limiter.limit("1000/day", keep={"people": 400}, **words)(lambda: "ok")
+    app.add_url_rule("/", "view", view)
+    with app.app_context():
+        for priority in ("people", "batch"):
+            with limiter.charge("team", "acme", tokens=20, member="ada", priority=priority):
+                pass
+        (state,) = limiter.operators.shares("acme", "ada")
+    assert state.used == 40
+
+
 @pytest.mark.parametrize("own", [None, "5 usd/day"])
 def test_a_limit_is_bound_once(make: Maker, own: str | None) -> None:
     """However many charges there are, with overrides and amounts of callers: what requests have
