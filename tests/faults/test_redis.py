@@ -123,10 +123,9 @@ def test_full(storage: Server, start: Start, record: Record) -> None:
     amount in a worker's memory."""
     with (
         start(storage.uri, **PATIENT) as master,
-        traffic.around(master) as load,
         storage.client() as client,
+        traffic.around(master, lambda: client.config_set("maxmemory", 1)) as load,
     ):
-        client.config_set("maxmemory", 1)
         load.run(FAULT_S)
         client.config_set("maxmemory", 0)
     answers = load.answers

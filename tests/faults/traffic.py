@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from tests.e2e.gunicorn_master import Master
@@ -55,11 +55,12 @@ def traffic(number: int, phase: Phase) -> Request:
 
 
 @contextmanager
-def around(master: Master) -> Iterator[Load]:
+def around(master: Master, cause: Callable[[], object] = lambda: None) -> Iterator[Load]:
     """Traffic to this gunicorn before, during and after the block, which breaks something
-    and repairs it."""
+    and repairs it. What ``cause`` breaks is broken before the first request of the fault."""
     with Load(master.port, traffic, per_s=PER_S) as load:
         load.run(BEFORE_S)
+        cause()
         with load.fault():
             yield load
         load.run(AFTER_S)

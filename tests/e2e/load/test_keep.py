@@ -23,7 +23,7 @@ def test_people_are_never_refused_because_of_a_job(redis_server: Server) -> None
     app = Flask("example")
     limiter = Limiter(lambda: "all", app=app, storage_uri=redis_server.uri, key_prefix="keep")
     asked: Counter[tuple[str, int]] = Counter()
-    admitted_at: list[float] = []
+    admitted: list[tuple[float, str]] = []
 
     @app.get("/")
     @limiter.limit(
@@ -46,7 +46,7 @@ def test_people_are_never_refused_because_of_a_job(redis_server: Server) -> None
             status = client.get("/", headers={"X-Class": name}).status_code
             asked[name, status] += 1
             if status == 200:
-                admitted_at.append(time.monotonic())
+                admitted.append((time.monotonic(), name))
             time.sleep(pause_s)
 
     threads = [threading.Thread(target=call, args=("interactive", PAUSE_S)) for _ in range(PEOPLE)]
@@ -55,10 +55,17 @@ def test_people_are_never_refused_because_of_a_job(redis_server: Server) -> None
         thread.start()
     for thread in threads:
         thread.join()
-    took_s = max(admitted_at) - begin
-    print(dict(asked), f"{took_s:.2f} s")  # noqa: T201
     assert asked["interactive", 429] == 0
     assert asked["interactive", 200] > PEOPLE
-    rate = AMOUNT / 60 * took_s
-    left = rate + BURST - KEEP - asked["interactive", 200]
-    assert 0.99 * left - 1 <= asked["batch", 200] <= rate + BURST - asked["interactive", 200]
+    # While no thread asks, as at the start or when the machine pauses, the bucket may be full:
+    # what it would have gained then was there for no one.
+    level, at, spilled, people = float(BURST), begin, 0.0, 0
+    last = max(at for at, name in admitted if name == "batch")
+    for now, name in sorted(each for each in admitted if each[0] <= last):
+        level += (now - at) * AMOUNT / 60
+        spilled += max(0.0, level - BURST)
+        level, at = min(level, BURST) - 1, now
+        people += name == "interactive"
+    most = (last - begin) * AMOUNT / 60 + BURST - people
+    print(dict(asked), f"{last - begin:.2f} s, {spilled:.1f} spilled")  # noqa: T201
+    assert 0.99 * (most - KEEP - spilled) - 1 <= asked["batch", 200] <= most
