@@ -11,13 +11,16 @@ are random: dense text cannot be hidden between them.
 
 from __future__ import annotations
 
+import binascii
 import importlib.util
 import json
 import math
 import random
 import re
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.machinery import PathFinder
@@ -41,6 +44,12 @@ EXACT_TEXTS: Final = 2_000
 OPAQUE_BYTES_PER_TOKEN: Final = 3
 #: Such a file is sent in base64.
 PDF_BYTES_PER_TOKEN: Final = OPAQUE_BYTES_PER_TOKEN * 3 / 4
+#: The text of a page of a PDF; its image comes on top. Small pages have fewer bytes than tokens.
+PAGE_TOKENS: Final = 1_500
+PAGE: Final = re.compile(rb"/Type\s*/Page\b")
+#: How many compressed streams of objects, and how much of each, are searched for pages.
+MOST_STREAMS: Final = 100
+STREAM_BYTES: Final = 50_000
 #: Of a file that is outside the request, at a URL or an id: 20 pages of a PDF.
 FILE_TOKENS: Final = 50_000
 #: Of an item of an earlier response that the request only names: a long answer.
@@ -151,7 +160,10 @@ def _other_tokens(contents: Contents, family: Family) -> int:
         + contents.has_tools * family.tool_tokens
         + contents.files * FILE_TOKENS
         + contents.references * REFERENCE_TOKENS
-        - (-contents.opaque_bytes // OPAQUE_BYTES_PER_TOKEN)
+        + max(
+            -(-contents.opaque_bytes // OPAQUE_BYTES_PER_TOKEN),
+            contents.pages * (family.image_tokens + PAGE_TOKENS),
+        )
     )
 
 
@@ -172,8 +184,8 @@ class Contents:
 
     ``tokens`` are those that the client has made, ``files`` are documents at a URL or an id,
     ``references`` items of earlier responses; ``has_documents``: there are files in the request;
-    ``opaque_bytes`` is the length of parts that cannot be counted, as JSON. Nothing is validated:
-    parts of an unknown form are counted as JSON.
+    ``opaque_bytes`` is the length of parts that cannot be counted, as JSON, and ``pages`` those of
+    PDF files among them. Nothing is validated: parts of an unknown form are counted as JSON.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -184,6 +196,7 @@ class Contents:
     files: int = 0
     references: int = 0
     opaque_bytes: int = 0
+    pages: int = 0
     has_tools: bool = False
     has_documents: bool = False
     _parts: int = 0
@@ -238,10 +251,12 @@ class Contents:
             self.texts.append(json_text(part))
         elif kind in IMAGE_KINDS:
             self.images += 1
-        elif kind in FILE_KINDS and _is_elsewhere(part):
+        elif kind in FILE_KINDS and not (inline := _inline(part)):
             self.files += 1
         elif kind in FILE_KINDS:
-            self.has_documents |= not _is_text(part)
+            if not _is_text(part):
+                self.has_documents = True
+                self.pages += sum(_pages(data) for data in inline if isinstance(data, str))
             self._add_opaque(part)
         elif kind in TEXT_KINDS and isinstance(text, str):
             self.texts.append(text)
@@ -274,12 +289,27 @@ def of_body(fields: Mapping[str, object]) -> Contents:
     return contents
 
 
-def _is_elsewhere(part: Mapping[object, object]) -> bool:
-    """Return whether a document is at a URL or an id, outside the request."""
-    for place in (part, part.get("source"), part.get("file")):
-        if isinstance(place, Mapping) and any(place.get(name) for name in INLINE):
-            return False
-    return True
+def _inline(part: Mapping[object, object]) -> list[object]:
+    """Return what the request itself contains of a document; nothing if it is at a URL or an id."""
+    places = (part, part.get("source"), part.get("file"))
+    found = [place.get(name) for place in places if isinstance(place, Mapping) for name in INLINE]
+    return [value for value in found if value]
+
+
+def _pages(data: str) -> int:
+    """Return the pages of a PDF file in base64, also of a data URL, as far as they can be found; 0
+    for another file, and for an encrypted one with compressed objects."""
+    try:
+        content = binascii.a2b_base64(data.rpartition(",")[2])
+    except ValueError:
+        return 0
+    pages = len(PAGE.findall(content))
+    for piece in content.split(b"/ObjStm", MOST_STREAMS)[1:]:
+        compressed = piece.partition(b"stream")[2].lstrip(b"\r\n")
+        with suppress(zlib.error):
+            objects = zlib.decompressobj().decompress(compressed, STREAM_BYTES)
+            pages += len(PAGE.findall(objects))
+    return pages
 
 
 def _is_text(part: Mapping[object, object]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import logging
+import zlib
 from decimal import Decimal
 
 import pytest
@@ -137,6 +139,53 @@ def test_a_file_by_its_name_is_a_guess(estimator: Estimator) -> None:
     file = {"type": "file", "file": {"file_id": "file-1"}}
     chat = {"messages": [{"role": "user", "content": [file]}]}
     assert estimator.estimate(MODELS.model("gpt-5.4", "openai"), chat).input_tokens > 50_000
+
+
+def pdf(pages: int, *, compressed: bool = False) -> bytes:
+    """A file of 30 kB or less, as a report with few words on each page is."""
+    objects = b"".join(b"<</Type/Page /Parent 1 0 R>>\n" for _ in range(pages))
+    if compressed:
+        packed = zlib.compress(objects)
+        objects = b"<</Type /ObjStm /Filter/FlateDecode>>\nstream\r\n%b\nendstream" % packed
+    return b"%PDF-1.5\n<</Type /Pages>>\n" + objects
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("form", ["chat completions", "responses", "messages", "/chat"])
+def test_each_page_of_a_pdf_counts(estimator: Estimator, form: str, compressed: bool) -> None:
+    """Providers read each page as an image and its text, however few bytes it has."""
+    data = base64.b64encode(pdf(40, compressed=compressed)).decode()
+    url = f"data:application/pdf;base64,{data}"
+    part = {
+        "chat completions": {"type": "file", "file": {"file_data": url}},
+        "responses": {"type": "input_file", "file_data": url},
+        "messages": {"type": "document", "source": {"type": "base64", "data": data}},
+        "/chat": {"type": "file", "file_data": data},
+    }[form]
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    tokens = estimator.estimate(CLAUDE, body).input_tokens
+    assert 40 * (1_600 + 1_500) < tokens < 40 * (1_600 + 1_500) + 100
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"%PDF-1.5 /ObjStm",
+        b"%PDF-1.5 /ObjStm stream\r\nencrypted",
+        b"%PDF-1.5 /ObjStm stream\n" + zlib.compress(b"/Type /Page " * 10)[:-9],
+        pdf(0) + b"/Type /ObjStm stream\n" * 100_000,
+    ],
+)
+def test_a_file_without_visible_pages_is_counted_by_its_length(
+    estimator: Estimator, data: bytes
+) -> None:
+    """Objects that are encrypted or broken hide them; so does a text that is not base64."""
+    encoded = base64.b64encode(data).decode()
+    for sent in (encoded, encoded[:-1], "é" + encoded):
+        part = {"type": "input_file", "file_data": sent}
+        body = {"input": [{"role": "user", "content": [part]}]}
+        tokens = estimator.estimate(GPT, body, most_output_tokens=1).input_tokens
+        assert tokens >= min(len(sent) // 3, 128_000)
 
 
 @pytest.mark.parametrize(("most", "expected"), [(50, 50), (-3, 0), (10**12, 1_024)])
