@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from base64 import b64decode
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -20,6 +21,8 @@ from chatapp.accounts import ADDRESS, TEAM, USER
 HEADERS: Final = ("X-OpenWebUI-User-Email", "X-OpenWebUI-User-Id", "X-OpenWebUI-User-Name")
 MOST_NEW: Final = 100
 NAME_MAX_CHARACTERS: Final = 256
+#: How LibreChat sends what Latin-1 cannot.
+_BASE64: Final = "b64:"
 _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: JSON, and ids of sessions as agents send them: `user_…_account_…_session_…`, `sess-…`. Those
 #: have no @ and no space, which tells them from an email or a name with that word.
@@ -57,6 +60,9 @@ class People:
         text = next(filter(None, map(headers.get, self.headers)), "")
         with suppress(UnicodeError):  # servers decode it as Latin-1; Open WebUI escapes the rest
             text = text.encode("latin-1").decode()
+        if text.startswith(_BASE64):
+            with suppress(ValueError):  # a name with that beginning
+                text = b64decode(text.removeprefix(_BASE64), validate=True).decode()
         return person_in(unquote(text))
 
     def named_in(self, body: Mapping[str, object]) -> str | None:

@@ -36,6 +36,23 @@ OPEN_WEBUI = {
     "X-OpenWebUI-User-Role": "user",
     "X-OpenWebUI-Chat-Id": "8f1f7b1e-7a1b-4b56-8d3a-5d5c0a1e2b3c",
 }
+#: What LibreChat sends besides the header `X-User: {{LIBRECHAT_USER_EMAIL}}`, as its package
+#: @librechat/agents 3.2.21 does: a question, the use of a tool, and the chat's title.
+OF_LIBRECHAT = {"model": "offline", "user": "6650f0c2a1b2c3d4e5f60718"}
+STREAMED = {**OF_LIBRECHAT, "stream": True, "stream_options": {"include_usage": True}}
+ASKED = [{"role": "developer", "content": "Be kind."}, {"role": "user", "content": "6*7?"}]
+USE = {"name": "calculator", "arguments": '{"input":"6*7"}'}
+USED = {"role": "assistant", "content": "", "tool_calls": [
+    {"id": "call_1", "type": "function", "function": USE}
+]}  # fmt: skip
+RESULT = {"role": "tool", "content": "42", "name": "calculator", "tool_call_id": "call_1"}
+LIBRECHAT: tuple[dict[str, Any], ...] = (
+    {**STREAMED, "messages": ASKED},
+    {**STREAMED, "messages": [*ASKED, USED, RESULT], "tools": [
+        {"type": "function", "function": {"name": "calculator", "parameters": {"type": "object"}}}
+    ]},
+    {**OF_LIBRECHAT, "stream": False, "messages": [{"role": "user", "content": "A title."}]},
+)  # fmt: skip
 #: Ids that agents send in the places of users: Claude Code's two forms, and those of others.
 SESSIONS = (
     f"user_{'5f' * 32}_account__session_4df4f2a4-5d3c-4f0a-8d23-7a1f1e2d3c4b",
@@ -111,6 +128,30 @@ def test_a_request_without_a_name_is_the_keys_own(
     assert ask(client, key).status_code == 200
     assert called(services) == {"user:webui": len(SESSIONS) + 7}
     assert {user.name for user in accounts.users()} == {"erin", "webui"}
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        (ANN, ANN),
+        ("José@example.com", "José@example.com"),  # in Latin-1
+        ("b64:TWFyacSHQGV4YW1wbGUuY29t", "Marić@example.com"),  # what Latin-1 cannot
+        ("b64:José", "b64:José"),
+        ("{{LIBRECHAT_USER_EMAIL}}", "webui"),  # older ones, when they ask for the models
+        ("", "webui"),
+    ],
+)
+def test_librechat_names_its_users(
+    client: FlaskClient, services: Services, accounts: Accounts, header: str, name: str
+) -> None:
+    """All that it sends for a user counts for them, and asking for the models makes them known."""
+    key = {**key_of(accounts, People(headers=("X-User",))), "X-User": header}
+    assert client.get("/v1/models", headers=key).status_code == 200
+    assert name in {user.name for user in accounts.users()}
+    for body in LIBRECHAT:
+        with client.post(OPENAI, json=body, headers=key) as response:
+            assert (response.status_code, bool(response.data)) == (200, True)
+    assert called(services) == {f"user:{name}": len(LIBRECHAT)}
 
 
 @pytest.mark.parametrize(
