@@ -28,6 +28,8 @@ html_title = project
 html_copy_source = False
 html_show_sphinx = False
 smartquotes = False  # `--json` is an option
+html_search_scorer = str(ROOT / "docs" / "site" / "scorer.js")
+pygments_dark_style = "github-dark"  # the theme's own underlines modules as if they were links
 # The files of these folders: a style for wide tables, and the address `/`.
 html_static_path = ["site/static"]
 html_css_files = ["tables.css"]
