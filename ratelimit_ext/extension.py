@@ -336,8 +336,8 @@ class Limiter(flask_limiter.Limiter):
         if any(components.shares_buckets_with(each) for each in others if each is not components):
             app.logger.warning(NAMESAKES, app.name, components.naming.key_prefix)
         components.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
-        for item in components.manager.static_items():
-            components.policies.check_item(item)
+        for definition in components.manager.definitions():
+            components.policies.check_limit(definition.limit_provider, cast(Any, definition))
         hooks.forget_views()
         try:
             components.policies.apply(app)

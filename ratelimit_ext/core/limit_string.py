@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from ratelimit_ext.core.charge import LONGEST_LEASE_S
 from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
@@ -27,7 +27,7 @@ from ratelimit_ext.core.limit import (
     LimitOptions,
 )
 from ratelimit_ext.core.money import MICRO, micro_dollars, shown_dollars
-from ratelimit_ext.core.traits import TABLE, Form, traits_of
+from ratelimit_ext.core.traits import TABLE, Form, strategies_with, traits_of
 
 #: The periods with their seconds. A month has 30 days and a year 360, as in `limits`.
 PERIODS: Final = MappingProxyType(
@@ -318,12 +318,24 @@ def wait_us(text: object) -> int:
     return length_s * MICRO
 
 
-def check_wait(limit: str, wait_us: int, lease_s: float) -> None:
-    """Raise :class:`ConfigurationError` if a request may wait for longer than its lease."""
-    if wait_us > lease_s * MICRO:
+def lease_bound(text: object, options: LimitOptions) -> tuple[Literal["wait", "idle"], str] | None:
+    """Return the keyword that the lease bounds, and its value, if the limit has one."""
+    if options.wait is not None:
+        return "wait", options.wait
+    is_session = states_strategy(text, options, strategies_with("idle"))
+    return ("idle", options.idle or "1 hour") if is_session else None
+
+
+def check_lease(limit: str, word: str, text: str, lease_s: float) -> None:
+    """Raise :class:`ConfigurationError` if a request may ``wait`` for longer than its lease, or a
+    session that is ``idle`` for that long would end while one of its calls runs."""
+    length_s = _length_s(text)
+    if length_s > lease_s if word == "wait" else length_s < lease_s:
+        found, change = ("a wait", "Shorten") if word == "wait" else ("an idle time", "Lengthen")
+        than, lease = ("longer", "raise") if word == "wait" else ("shorter", "lower")
         raise ConfigurationError(
-            f"{limit}: found a wait that is longer than the lease of {lease_s:g} s. Shorten it, or "
-            "raise RATELIMIT_LEASE_SECONDS."
+            f"{limit}: found {found} that is {than} than the lease of {lease_s:g} s. {change} it, "
+            f"or {lease} RATELIMIT_LEASE_SECONDS."
         )
 
 
@@ -371,7 +383,7 @@ def stated_units(text: str, options: LimitOptions) -> set[str]:
 def states_guard(text: object, options: LimitOptions) -> bool:
     """Return whether the limit is a guard. A guard applies beside other limits and overrides
     none."""
-    guards = tuple(name for name, traits in TABLE.items() if traits.guard)
+    guards = tuple([name for name, traits in TABLE.items() if traits.guard])
     return states_strategy(text, options, guards)
 
 

@@ -117,4 +117,4 @@ def strategies_taking(change: str) -> tuple[str, ...]:
 
 
 def strategies_with(option: str) -> tuple[str, ...]:
-    return tuple(name for name, traits in TABLE.items() if option in traits.options)
+    return tuple([name for name, traits in TABLE.items() if option in traits.options])

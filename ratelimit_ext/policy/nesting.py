@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from ratelimit_ext.core.errors import shown
+from ratelimit_ext.core.limit_string import lease_bound
 from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted
 from ratelimit_ext.policy.policy import Limits, Plan, Policy, PolicyLimit, Use, UseKind
 from ratelimit_ext.policy.rules import check_buckets, check_limit, check_next
@@ -280,12 +281,12 @@ class Nesting:
         grouped = (group.limits for group in self._groups)
         planned = (plan.limits for plan in self._plans.values())
         for limit in chain(self._application, self._default, *grouped, *planned, *named_limits):
-            place, wait = limit.place, limit.options.wait
+            place = limit.place
             yield from (Use("identity", name, place.at(*keys)) for name, keys in limit.identities)
             if limit.optional:
                 yield Use("optional", "", place.at("optional"))
-            if wait is not None:
-                yield Use("wait", wait, place.at("wait"))
+            if bound := lease_bound(limit.text, limit.options):
+                yield Use(*bound, place.at(bound[0]))
 
     def _plan_keys(self) -> list[Place]:
         """Return the places of ``plans = true``."""

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
-from ratelimit_ext.core.limit_string import ParsedLimit, check_wait, wait_us
+from ratelimit_ext.core.limit_string import ParsedLimit, check_lease
 from ratelimit_ext.policy.errors import AppConfig, Mistakes, Place
 
 Key: TypeAlias = str | Callable[[], str]
@@ -117,14 +117,15 @@ class Plan:
 
 
 UseKind: TypeAlias = Literal[
-    "blueprint", "endpoint", "either", "identity", "plan", "optional", "wait"
+    "blueprint", "endpoint", "either", "identity", "plan", "optional", "wait", "idle"
 ]
 
 
 class Use(NamedTuple):
     """What a policy needs of the application, and where it is written: a blueprint, an endpoint,
     one of ``either`` kind or an identity, by its name; the caller's ``plan``, or amounts for an
-    ``optional`` limit; a lease that is as long as a ``wait``, whose text is the name."""
+    ``optional`` limit; a lease that fits a ``wait`` or the ``idle`` time of a session, whose text
+    is the name."""
 
     kind: UseKind
     name: str
@@ -192,7 +193,7 @@ class Policy:
         lease_s: float,
     ) -> None:
         """Note identities that are not registered, plans without a plan loader, optional limits
-        without an amount loader, and waits that are longer than the lease."""
+        without an amount loader, and what does not fit the lease."""
         for kind, name, place in self.uses:
             if kind == "identity" and name not in identities:
                 mistakes.add(place, unknown_identity(name, identities))
@@ -208,9 +209,9 @@ class Policy:
                     "no function returns the caller's amounts. Register one before init_app with "
                     "@limiter.amount_loader.",
                 )
-            elif kind == "wait":
+            elif kind in ("wait", "idle"):
                 with mistakes.at(place):
-                    check_wait(repr(name), wait_us(name), lease_s)
+                    check_lease(repr(name), kind, name, lease_s)
 
     def plan(self, name: str) -> Plan:
         """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""

@@ -67,7 +67,7 @@ class Components:
             settings,
             self.manager,
             callbacks,
-            check_storage=lambda item: self.engines.check(item, self.naming.strategy),
+            check_storage=lambda *limit: self.engines.check(*limit, strategy=self.naming.strategy),
             lease_s=lease_s,
             current_plan=current_plan,
         )

@@ -27,7 +27,7 @@ from ratelimit_ext.core.decision import Degradation
 from ratelimit_ext.core.errors import ConfigurationError, checked_seconds
 from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import SLOTS, Naming, escaped
-from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.limit import Limit, LimitOptions
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
@@ -41,6 +41,7 @@ from ratelimit_ext.web.declarations.limits_adapter import (
     BucketLimiter,
     LimitsEngine,
     ScopedLimiter,
+    items_of,
     limit_of,
 )
 from ratelimit_ext.web.declarations.settings import seconds
@@ -299,11 +300,12 @@ class Engines:
         assert self._primary is not None, NOT_INITIALISED
         return self._primary
 
-    def check(self, item: RateLimitItem, strategy: str) -> None:
-        """Raise ``ConfigurationError`` if the storage cannot carry out the limit; ``strategy`` is
-        that of an item that states none."""
+    def check(self, text: str, options: LimitOptions, *, strategy: str) -> None:
+        """Raise ``ConfigurationError`` if the storage cannot carry out the limits of this string;
+        ``strategy`` is that of limits that state none."""
         if self._guarded is not None and isinstance(self._guarded.inner, LimitsEngine):
-            self._guarded.inner.supports(limit_of(item, strategy))
+            for item in items_of(text, getattr(options, "options", options)):  # of a definition
+                self._guarded.inner.supports(limit_of(item, strategy))
 
     def check_storage(self) -> None:
         """Ask the storage whether it serves, unless it is known to be down."""

@@ -257,17 +257,26 @@ def test_an_unknown_identity_is_named(tmp_path: Path) -> None:
         limiter.init_app(app)
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("text", ["10/hour", lambda: "10/hour"])
 @pytest.mark.parametrize("word", ["priority", "fair"])
-def test_an_unknown_identity_in_code_is_named(word: str) -> None:
-    """At the start: the limit would not apply."""
-    limiter = Limiter(everyone, storage_uri="memory://")
+def test_an_unknown_identity_in_code_is_named(word: str, text: Any, late: bool) -> None:
+    """At the start, or at the declaration if that is later: the limit would not apply."""
+    app, limiter = Flask("example"), Limiter(everyone, storage_uri="memory://")
     keywords = {"priority": {"keep": KEEP}, "fair": {"strategy": "fixed-window"}}
-    limiter.limit("10/hour", **keywords[word], **{word: "clas"})(lambda: "ok")
     limiter.identity("class")(asked_class)
+    if late:
+        limiter.init_app(app)
+
+    def start() -> None:
+        limiter.limit(text, **keywords[word], **{word: "clas"})(lambda: "ok")
+        assert not late, "it was accepted"
+        limiter.init_app(app)
+
     with pytest.raises(
         ConfigurationError, match=rf"{word}: there is no identity 'clas'.*Did you mean 'class'"
     ):
-        limiter.init_app(Flask("example"))
+        start()
 
 
 #: Keywords with a mistake, and what the error says of it.

@@ -408,15 +408,20 @@ def test_invalid_lengths(text: object) -> None:
         ),
         ("4 in flight", {"wait": None, "fair": lambda: "me"}, "found fair without wait"),
         ("4 in flight", {"fair": lambda: "me", "pace": 2}, "only a budget has a pace"),
+        ("5 per session", {"wait": None, "idle": "1 minute"}, "shorter than the lease of 120 s"),
     ],
 )
-def test_mistakes(make: Maker, limit: str, more: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_mistakes(limit: str, more: dict[str, Any], sentence: str, late: bool) -> None:
     """At the definition, or at the start if the lease has to be known."""
-    limiter = Limiter(lambda: "all", storage_uri="memory://")
+    app, limiter = Flask("example"), Limiter(lambda: "all", storage_uri="memory://")
+    if late:
+        limiter.init_app(app)
 
     def start() -> None:
         limiter.limit(limit, **{"wait": "20 seconds", **more})(lambda: "ok")
-        limiter.init_app(Flask("example"))
+        assert not late, "it was accepted"
+        limiter.init_app(app)
 
     with pytest.raises(ConfigurationError, match=sentence):
         start()
@@ -482,6 +487,19 @@ def test_a_mistake_in_a_file(make: Maker, tmp_path: Path) -> None:
         ConfigurationError, match=r"policy.toml:5: default\[0\].wait: .*the lease of 120"
     ):
         make(config=config)
+
+
+def test_a_session_that_would_end_during_a_call(make: Maker, tmp_path: Path) -> None:
+    """A call may be as long as its lease: a session that is idle for less would forget it."""
+    file = tmp_path / "policy.toml"
+    config = {"RATELIMIT_POLICY_FILE": str(file), "RATELIMIT_LEASE_SECONDS": 7_200}
+    sentence = r"policy.toml:\d: default\[0\].*'{}'.* than the lease of 7200 s. Lengthen it"
+    for idle, more in (("1 hour", ""), ("119 minutes", 'idle = "119 minutes"\n')):
+        file.write_text(f'version = 1\n[[default]]\nlimit = "5 per session"\n{more}')
+        with pytest.raises(ConfigurationError, match=sentence.format(idle)):
+            make(config=config)
+    file.write_text(file.read_text().replace("119", "120"))
+    make(config=config)
 
 
 class Slots:

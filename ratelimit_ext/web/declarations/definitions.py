@@ -273,7 +273,8 @@ def route_limit(
     check_values(arguments, where)
     options = deferred({word: arguments[word] for word in keywords if word in arguments})
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")
-    key_function = options.pop("key_func") or limiter._key_func
+    settings = limiter._components.settings  # noqa: SLF001 - no user may call it
+    key_function = options.pop("key_func") or settings._key_func
     definition = RouteLimit(
         limit_provider=text, limiter=limiter, key_function=key_function, shared=shared, **options
     )
@@ -281,7 +282,10 @@ def route_limit(
     definition.source = f"{code.f_code.co_filename}:{code.f_lineno}"
     is_guard = states_guard(text, definition)
     definition.override_defaults = not is_guard if overrides is None else overrides
-    definition.check(limiter._strategy)
+    definition.check(settings._strategy)
+    for attached in limiter._attached:  # noqa: SLF001 - no user may call it
+        if (hooks := attached()) is not None:
+            hooks.components.policies.check_limit(text, definition)
     return definition
 
 

@@ -23,7 +23,6 @@ from flask_limiter import ApplicationLimit, ExemptionScope, Limit
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
-from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.nesting import around
@@ -211,12 +210,6 @@ class Manager(LimitManager):
             *self._policy_blueprints.values(),
             *self._policy_endpoints.values(),
         )
-
-    def static_items(self) -> Iterator[RateLimitItem]:
-        """Yield the items of every definition so far that does not depend on the request."""
-        for limit in self.definitions():
-            if isinstance(limit.limit_provider, str) and not _plan(limit):
-                yield from [runtime.limit for runtime in limit]
 
     def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
         """Return whether a policy limits the endpoint, its blueprint or one around that."""

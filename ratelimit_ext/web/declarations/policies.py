@@ -12,11 +12,10 @@ from typing import Any, Final
 
 import flask
 import flask_limiter
-from limits import RateLimitItem
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.core.limit import OPTION_NAMES
-from ratelimit_ext.core.limit_string import check_wait, states_guard, wait_us
+from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
+from ratelimit_ext.core.limit_string import check_lease, lease_bound, states_guard
 from ratelimit_ext.policy import (
     Mistakes,
     Plan,
@@ -26,9 +25,9 @@ from ratelimit_ext.policy import (
     load_policy,
     plan_sentence,
 )
+from ratelimit_ext.policy.policy import unknown_identity
 from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
 from ratelimit_ext.web.declarations.definitions import ApplicationLimit, Limit, RouteLimit
-from ratelimit_ext.web.declarations.limits_adapter import function_of, items_of, options_of
 from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
@@ -52,7 +51,7 @@ class Policies:
         manager: Manager,
         callbacks: Callbacks,
         *,
-        check_storage: Callable[[RateLimitItem], None],
+        check_storage: Callable[[str, LimitOptions], None],
         lease_s: float,
         current_plan: Callable[[], str],
     ) -> None:
@@ -76,14 +75,19 @@ class Policies:
             self._applied = PolicyLimits(self.policy, self, self._manager)
             self._applied.apply()
 
-    def check_item(self, item: RateLimitItem) -> None:
-        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out, that lets
-        requests wait for longer than their lease, or that names an unknown identity."""
-        self._check_storage(item)
-        if (wait := options_of(item).wait) is not None:
-            check_wait(repr(item), wait_us(wait), self._lease_s)
+    def check_limit(self, text: object, options: LimitOptions) -> None:
+        """Raise ``ConfigurationError`` for a limit that the storage cannot carry out, that does not
+        fit the lease, or that names an unknown identity. What the string of a function states is
+        checked at the request."""
+        where = text if isinstance(text, str) else getattr(text, "__name__", repr(text))
         for word in ("priority", "fair"):
-            function_of(item, word, self.callbacks.identities)
+            name, known = getattr(options, word), self.callbacks.identities
+            if isinstance(name, str) and name not in known:
+                raise ConfigurationError(f"{where}, {word}: {unknown_identity(name, known)}")
+        if bound := lease_bound(text, options):
+            check_lease(where, *bound, self._lease_s)
+        if isinstance(text, str):
+            self._check_storage(text, options)
 
     def complete(self, app: flask.Flask) -> None:
         """Add the limits whose names are known only when all blueprints are registered."""
@@ -237,8 +241,7 @@ class PolicyLimits:
     def _keywords(self, limit: PolicyLimit) -> dict[str, Any]:
         """Return the keywords of every kind of definition. Raises ``ConfigurationError`` if the
         storage does not support the limit."""
-        for item in items_of(limit.text, limit.options):
-            self._policies.check_item(item)
+        self._policies.check_limit(limit.text, limit.options)
         key = self._limiter._key_func if limit.key is None else limit.key
         callbacks, options = self._policies.callbacks, limit.options
         return {

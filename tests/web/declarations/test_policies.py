@@ -807,11 +807,11 @@ def test_a_limit_that_the_storage_does_not_support_stops_the_start(
 ) -> None:
     """Also a limit of a group, whose members are not yet known."""
 
-    def refuse(engines: Engines, item: object, strategy: str) -> None:
-        raise ConfigurationError(f"{item} is not supported")
+    def refuse(engines: Engines, text: str, *_: object, **__: object) -> None:
+        raise ConfigurationError(f"{text} is not supported")
 
     monkeypatch.setattr(Engines, "check", refuse)
-    with pytest.raises(ConfigurationError, match="3 per 1 hour is not supported"):
+    with pytest.raises(ConfigurationError, match="3/hour is not supported"):
         make(config=policy(tmp_path, GROUP))
 
 
