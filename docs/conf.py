@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -39,6 +40,7 @@ myst_heading_anchors = 4  # as a code host makes them
 autodoc_member_order = "bysource"
 autodoc_default_options = {"members": True}
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 maximum_signature_line_length = 80
 # Highlighting guesses at outputs, diffs and files that no lexer reads whole.
 suppress_warnings = ["misc.highlighting_failure"]
@@ -64,6 +66,21 @@ def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += "\n```{toctree}\n:glob:\n\n0*\n```\n"
 
 
+def skips_field(*event: Any) -> bool | None:
+    """Leave out the fields of named tuples, which the signature lists."""
+    return True if (event[3].__doc__ or "").startswith("Alias for field number") else None
+
+
+def readable_signature(*event: Any) -> tuple[str, str] | None:
+    """Write defaults as Python does: Sphinx shows a signature that it cannot parse as raw text."""
+    if not event[5]:
+        return None
+    signature = re.sub(r"<f(?:actory|unction).*?>+", "...", event[5])
+    return re.sub(r"<(?:class ')?([\w.|]+)[^>]*>", r"\1", signature), event[6]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_contents)
+    app.connect("autodoc-skip-member", skips_field)
+    app.connect("autodoc-process-signature", readable_signature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zlib
@@ -54,3 +55,10 @@ def test_the_reference_has_every_command(site: Path) -> None:
     paths = command_paths(ratelimit, "flask ratelimit") + command_paths(chat, "flask chat")
     assert len(paths) > 40
     assert not [path for path in paths if f'href="#{path.replace(" ", "-")}"' not in page]
+
+
+def test_the_reference_reads_as_python(site: Path) -> None:
+    """No signature shows the generator's markup, and no field a text that says nothing."""
+    pages = (site / "docs" / "reference").glob("*.html")
+    raw = re.compile(r"~\w+\.|&lt;factory&gt;|Alias for field number")
+    assert not [page.name for page in pages if raw.search(page.read_text())]
