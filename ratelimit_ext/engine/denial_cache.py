@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.change import Change
@@ -30,7 +31,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine, Marker
-from ratelimit_ext.engine.verdicts import merged
+from ratelimit_ext.engine.verdicts import key_of, merged
 from ratelimit_ext.strategies import strategy_of
 
 LONGEST_S: Final = 1.0
@@ -60,13 +61,15 @@ class CachedDenial:
 
 
 class Allowance(NamedTuple):
-    """What a bucket had left when another limit denied: ``until`` when that is relied on, and what
-    this worker had ``taken`` by then of the buckets with its mark."""
+    """What a bucket had left when another limit denied: ``until`` when that is relied on, and how
+    much this worker will have taken of the buckets with its ``mark`` when nothing is ``left``."""
 
+    limit: Limit
     verdict: Verdict
     decision: Decision
     until: float
-    taken: int
+    left: float
+    mark: int
 
 
 class CachedDecision(Decision):
@@ -81,7 +84,9 @@ class CachedDecision(Decision):
     def __init__(
         self, denial: CachedDenial, elapsed_us: int, known: list[Verdict], ages_us: list[int]
     ) -> None:
-        super().__init__(admitted=False, now_us=denial.decision.now_us + elapsed_us)
+        self.admitted = False
+        self.now_us = denial.decision.now_us + elapsed_us
+        self._verdicts = None
         self.denial = denial
         self.elapsed_us = elapsed_us
         self.known = known
@@ -135,12 +140,7 @@ class DenialCache:
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
         """Return the denial of these charges from memory; ``None`` if the engine has to decide."""
         known = self._denials
-        if not known:
-            return None
-        for charge in charges:
-            if charge.key in known:
-                break
-        else:
+        if not known or known.keys().isdisjoint(map(key_of, charges)):
             return None
         return self._cached_decision(merged(charges))
 
@@ -148,53 +148,46 @@ class DenialCache:
         """Return the denials of these charges, with what was decided together with the longest of
         them; ``None`` if another limit may deny for longer."""
         here = time.monotonic()
-        found: dict[str, CachedDenial] = {}
+        found: list[CachedDenial | None] = []
         longest: CachedDenial | None = None
         for charge in charges:
-            limit, key, cost, is_meta, _, _ = charge
-            if is_meta:
+            if charge.meta:
                 return None  # it counts each denial
-            denial = self._denials.get(key, _NOTHING).get(cost)
-            if (
-                denial is not None
-                and here < denial.until
-                and (denial.limit is limit or _same(denial.limit, limit))
-            ):
-                found[key] = denial
-                if longest is None or denial.ends > longest.ends:
+            denial = self._denials.get(charge.key, _NOTHING).get(charge.cost)
+            if denial is not None:
+                limit = denial.limit
+                if here >= denial.until or (limit is not charge.limit and limit != charge.limit):
+                    denial = None
+                elif longest is None or denial.ends > longest.ends:
                     longest = denial
+            found.append(denial)
         return None if longest is None else self._explained(charges, found, longest, here)
 
     def _explained(
         self,
         charges: Sequence[Charge],
-        found: Mapping[str, CachedDenial],
+        found: Sequence[CachedDenial | None],
         longest: CachedDenial,
         here: float,
     ) -> CachedDecision | None:
         """Return the longest denial with what else is known, if that is enough."""
         elapsed_us = int((here - longest.since) * 1_000_000)
         known, ages_us = [], []
-        for charge in charges:
-            limit, key, cost, _, _, _ = charge
-            own = found.get(key)
+        for charge, own in zip(charges, found, strict=True):
             if own is not None:
                 known.append(own.verdict)
                 ages_us.append(int((here - own.since) * 1_000_000))
                 continue
             # Inline, as each call counts here: whether enough is known to be left for the charge.
-            left = self._allowances.get(key)
+            spare = self._allowances.get(charge.key)
             if (
-                left is not None
-                and here < left.until
-                and (left.verdict.charge.limit is limit or _same(left.verdict.charge.limit, limit))
-                and (
-                    limit.traits.guard
-                    or cost <= left.verdict.remaining - self._taken[hash(key) % MARKS] + left.taken
-                )
+                spare is not None
+                and here < spare.until
+                and (spare.limit is charge.limit or spare.limit == charge.limit)
+                and charge.cost + self._taken[spare.mark] <= spare.left
             ):
-                if left.decision is longest.decision:
-                    known.append(left.verdict)
+                if spare.decision is longest.decision:
+                    known.append(spare.verdict)
                     ages_us.append(elapsed_us)
             elif not _is_shorter(charge, longest.ends - here):
                 return None
@@ -254,8 +247,9 @@ class DenialCache:
                     self._allowances.pop(key, None)
                     if len(self._allowances) >= MOST_BUCKETS:
                         del self._allowances[next(iter(self._allowances))]
-                    until, taken = here + LONGEST_S, self._taken[mark]
-                    self._allowances[key] = Allowance(verdict, decision, until, taken)
+                    limit, until = verdict.charge.limit, here + LONGEST_S
+                    left = inf if limit.traits.guard else verdict.remaining + self._taken[mark]
+                    self._allowances[key] = Allowance(limit, verdict, decision, until, left, mark)
                     continue
                 if not cost:
                     continue  # a cost of 0 is denied only if it is charged later
@@ -294,10 +288,6 @@ def _is_shorter(charge: Charge, wait_s: float) -> bool:
         return False
     longest_us = strategy_of(limit).longest_wait_us(limit)
     return longest_us is not None and longest_us <= wait_s * 1_000_000
-
-
-def _same(one: Limit, other: Limit) -> bool:
-    return one is other or one == other
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
@@ -124,6 +124,20 @@ Costs: TypeAlias = dict[tuple[int, bool], int | Guess]
 BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
 
 
+class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows none
+    """The charges of a request, with the ``own`` that an engine decides. ``is_conditional``: the
+    response decides about one of them."""
+
+    own: tuple[Charge, ...]
+    is_conditional: bool
+
+    def __new__(cls, charges: Iterable[BoundCharge]) -> Self:
+        made = super().__new__(cls, charges)
+        made.own = tuple([charge for _, _, charge in made])
+        made.is_conditional = True in [bound.is_conditional for bound, _, _ in made]
+        return made
+
+
 class ChargeRecord(NamedTuple):
     """A bound limit, the identity that was charged, and the verdict.
 
@@ -193,7 +207,7 @@ class Records(Sequence[ChargeRecord]):
     __slots__ = ("_made", "charges", "decided_at", "decision", "engine", "hold", "may_change")
 
     def __init__(
-        self, charges: Sequence[BoundCharge], decision: Decision, engine: Engine, hold: Hold
+        self, charges: BoundCharges, decision: Decision, engine: Engine, hold: Hold
     ) -> None:
         self.charges = charges
         self.decision = decision
@@ -201,7 +215,7 @@ class Records(Sequence[ChargeRecord]):
         self.hold = hold
         self.decided_at = time.monotonic()
         #: Whether something of it is corrected later, by the response or by a settlement.
-        self.may_change = hold is not NO_HOLD or True in [c[0].is_conditional for c in charges]
+        self.may_change = hold is not NO_HOLD or charges.is_conditional
         self._made: list[ChargeRecord] | None = None
 
     def __len__(self) -> int:
@@ -218,7 +232,7 @@ class Records(Sequence[ChargeRecord]):
         if not (self.charges and self.charges[-1][0].is_meta):
             return self
         own = [each for each in self.charges if not each[0].is_meta]
-        return Records(own, self.decision, self.engine, self.hold)
+        return Records(BoundCharges(own), self.decision, self.engine, self.hold)
 
     def statuses(self) -> list[LimitStatus]:
         """Return what headers show: the enforced limits that are not guards, in the order of
@@ -240,7 +254,8 @@ class Records(Sequence[ChargeRecord]):
         return self._made
 
     def _make(self) -> list[ChargeRecord]:
-        charges, verdicts = self.charges, self.decision.verdicts
+        charges: Sequence[BoundCharge] = self.charges
+        verdicts = self.decision.verdicts
         if len(verdicts) != len(charges):  # charges of one bucket share a verdict
             by_key = {verdict.charge.key: verdict for verdict in verdicts}
             charges = [each for each in charges if each[2].key in by_key]

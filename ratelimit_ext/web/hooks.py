@@ -21,6 +21,7 @@ from ratelimit_ext.web.bound_limit import BoundLimit, Records
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.definitions import (
     RouteLimit,
+    contexts,
     is_unhandled,
     is_wrapped,
     methods_called,
@@ -79,7 +80,7 @@ class RequestHooks:
 
     def before_request(self) -> flask.Response | None:
         """Decide before a view that has none of our wrappers. Returns as :meth:`admit_to_view`."""
-        context = _request_context._get_current_object()
+        context = contexts.get()
         endpoint = (context.request.endpoint or "") if self._is_usual else self._identifier()
         view = context.app.view_functions.get(endpoint) if endpoint else None
         # A wrapper asks the request filters later, too: they may read who is logged in.
@@ -181,7 +182,7 @@ class RequestHooks:
 
     def finish(self, response: flask.Response) -> flask.Response:
         """Charge a request that reached no view, refund, write headers. Runs at most once."""
-        context = _request_context._get_current_object()
+        context = contexts.get()
         state = self.state_in(context)
         if state.finished:  # a later hook has failed, and its error replaces the response
             state.streams = False
@@ -198,7 +199,7 @@ class RequestHooks:
 
     def release(self, _: BaseException | None = None) -> None:
         """The request is over. Flask enters its context again for a stream ``with_context``."""
-        states = _request_context._get_current_object().__dict__.get("_ratelimit_ext")
+        states = contexts.get().__dict__.get("_ratelimit_ext")
         if states and (state := states.get(self)) is not None:
             state.close()
             if not state.streams:

@@ -20,7 +20,7 @@ from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitKeywo
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.web.bound_limit import BoundLimit
+from ratelimit_ext.web.bound_limit import BoundCharges, BoundLimit
 from ratelimit_ext.web.declarations.limits_adapter import items_of, rank
 from ratelimit_ext.web.request.admission import decide
 from ratelimit_ext.web.request.request_state import RequestState
@@ -55,7 +55,9 @@ def no_reservation(_: object) -> Reservation:
 def test_a_decision_needs_an_engine_and_charges(clock: Clock) -> None:
     """A denied one charges nothing; each record has its limit and the shared instant."""
     engine, limits = MemoryEngine(), [bound("2/minute"), bound("1/hour")]
-    charges = [(each, "ada", Charge(each.limit, each.bucket_prefix + "{ada}")) for each in limits]
+    charges = BoundCharges(
+        (each, "ada", Charge(each.limit, each.bucket_prefix + "{ada}")) for each in limits
+    )
     decision, records = decide(engine, charges, NO_HOLD)
     assert decision.admitted
     assert [(r.bound, r.verdict.remaining) for r in records] == [(limits[0], 1), (limits[1], 0)]
@@ -69,7 +71,7 @@ def test_headers_need_a_state_and_no_request(clock: Clock) -> None:
     """The one nearest to exhaustion in Flask-Limiter's headers, all in the draft's."""
     state = RequestState(no_reservation)
     limits = [bound("5/hour"), bound("2/minute")]
-    charges = [(each, "ada", Charge(each.limit, each.header)) for each in limits]
+    charges = BoundCharges((each, "ada", Charge(each.limit, each.header)) for each in limits)
     state.admit(*decide(MemoryEngine(), charges, NO_HOLD))
     writer = ResponseWriter(
         names={each: each.value for each in HeaderNames},

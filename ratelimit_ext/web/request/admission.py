@@ -21,7 +21,13 @@ from ratelimit_ext.core.events import DecisionEvent, Events
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
+from ratelimit_ext.web.bound_limit import (
+    BoundCharge,
+    BoundCharges,
+    BoundLimit,
+    ChargeRecord,
+    Records,
+)
 from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.declarations.manager import EDGE, Route
 from ratelimit_ext.web.errors import (
@@ -118,7 +124,7 @@ class Admission:
         if began is not None:
             self._emit(route.endpoint, outcome, began + state.waited_us / 1_000_000)
         if isinstance(outcome, CachedAnswer):
-            return self._refusals.repeat(state, outcome, self._engines.current)
+            return self._refusals.repeat(state, outcome)
         if isinstance(outcome, Denial):
             self._refusals.refuse(state, outcome)
         state.admit(*outcome)
@@ -182,19 +188,19 @@ class Admission:
         self, charges: Sequence[BoundCharge], *, take: bool = True
     ) -> tuple[Decision, Records]:
         """Decide charges by the storage; without it if it fails."""
-        engine = self._engines.current
+        engine, own = self._engines.current, BoundCharges(charges)
         try:
-            return self._decided_by(engine, charges, take=take)
+            return self._decided_by(engine, own, take=take)
         except StorageFull:
             raise
         except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            return self._decided_by(outage, charges, take=take)
+            return self._decided_by(outage, own, take=take)
 
     def _decided_by(
-        self, engine: Engine, charges: Sequence[BoundCharge], *, take: bool
+        self, engine: Engine, charges: BoundCharges, *, take: bool
     ) -> tuple[Decision, Records]:
         hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
         if hold.id:
@@ -204,14 +210,14 @@ class Admission:
     def _held(
         self,
         engine: Engine,
-        charges: Sequence[BoundCharge],
+        charges: BoundCharges,
         hold: Hold,
         *,
         is_new: bool = False,
     ) -> tuple[Decision, Records]:
         """Decide charges of which some are held. These are released if the engine fails, or this
         process is killed."""
-        self._settlements.begin(engine, hold, [charge for _, _, charge in charges])
+        self._settlements.begin(engine, hold, charges.own)
         admitted = False
         try:
             decided = decide(engine, charges, hold, is_new=is_new)
@@ -229,14 +235,14 @@ class Admission:
         self,
         error: StorageUnavailable,
         failed: Engine,
-        charges: Sequence[BoundCharge],
+        charges: BoundCharges,
         hold: Hold,
     ) -> None:
         """The storage may have admitted a call although no reply came, or may do so yet. What it
         holds for it is released as soon as the storage is back."""
         if not error.may_have_charged:
             return
-        held = [charge for _, _, charge in charges if charge.limit.held]
+        held = [charge for charge in charges.own if charge.limit.held]
         changes = [Change.release(charge, hold) for charge in held]
         if changes:
             self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
@@ -248,7 +254,8 @@ class Admission:
         refusal: Refusal | ReadyAnswer | None = None
         wait_ms: int | None = 0
         if isinstance(outcome, CachedAnswer):
-            decision, charges, refusal = outcome.cached, outcome.charges, outcome.answer
+            records, refusal = outcome.records, outcome.answer
+            decision, charges = records.decision, records.charges
             wait_ms = outcome.answer.wait_ms(outcome.passed_us)
         elif isinstance(outcome, tuple):
             decision, charges = outcome[0], outcome[1].charges
@@ -297,10 +304,12 @@ class Admission:
             return None
         done = charged | found.shared_ids if charged else found.shared_ids
         swallow = self._settings.swallow_errors
-        charges = self.charges.of(limits, found.metas, lenient=lenient, swallow=swallow)
-        if isinstance(engine, DenialCache) and (
-            cached := engine.cached([charge for _, _, charge in charges])
-        ):
+        charges = (
+            self.charges.known(found)
+            if found.askers and not (charged or lenient or swallow)
+            else self.charges.of(limits, found.metas, lenient=lenient, swallow=swallow)
+        )
+        if isinstance(engine, DenialCache) and (cached := engine.cached(charges.own)):
             state.charged = done
             return self._refusals.repeated(cached, engine, found, charges, is_final)
         hold = self.hold_for(limits) if found.holds else NO_HOLD
@@ -337,14 +346,13 @@ class Admission:
         self,
         state: RequestState,
         engine: Engine,
-        charges: Sequence[BoundCharge],
+        charges: BoundCharges,
         denied: Decision,
     ) -> tuple[Decision, Records]:
         """Return what is decided when it is the turn of a denied request."""
         hold = self.hold_for([bound for bound, _, _ in charges])
         try:
-            own = [charge for _, _, charge in charges]
-            decision = self.line.turn(state, engine, own, denied, hold)
+            decision = self.line.turn(state, engine, charges.own, denied, hold)
         except StorageUnavailable as error:
             self._release(error, engine, charges, hold)
             raise
@@ -376,7 +384,7 @@ def _refusal_of_full(error: StorageFull, charges: Sequence[BoundCharge]) -> Temp
 
 def decide(
     engine: Engine,
-    charges: Sequence[BoundCharge],
+    charges: BoundCharges,
     hold: Hold = NO_HOLD,
     *,
     take: bool = True,
@@ -385,9 +393,8 @@ def decide(
     """Decide charges, or only look at them; ``is_new``: none has a denial in memory. Charges of
     one bucket share a verdict. A denial that is repeated from memory has a record of each charge
     whose verdict is known."""
-    own = [charge for _, _, charge in charges]
     if is_new and isinstance(engine, DenialCache):
-        decision = engine.ask(own, hold)
+        decision = engine.ask(charges.own, hold)
     else:
-        decision = engine.admit(own, take=take, hold=hold)
+        decision = engine.admit(charges.own, take=take, hold=hold)
     return decision, Records(charges, decision, engine, hold)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, Final, NamedTuple, cast
 
 import flask
 from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
+from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.engine.denial_cache import CachedDecision
-from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
+from ratelimit_ext.web.bound_limit import ChargeRecord, Records
 from ratelimit_ext.web.errors import RateLimitExceeded, try_again
 from ratelimit_ext.web.mcp import is_mcp
 
@@ -36,17 +39,59 @@ _IN_JSON: Final = '"retry_after": '
 _WHOLE: Final = uuid.uuid4().hex
 _IN_MCP: Final = '"retryAfter": '
 
-#: Flask's proxy, as an object whose attributes are ours, too.
-_request_context: Final[Any] = request_ctx
+#: What Flask's proxy reads, without its functions.
+_contexts: Final[Any] = cast(Any, request_ctx)._LocalProxy__wrapped  # noqa: SLF001
+#: The headers that werkzeug changes for the server.
+_CHANGED: Final = frozenset(["location", "content-location"])
+SECOND: Final = 1_000_000  # in microseconds
+name_of: Final = itemgetter(0)
 
 
-class ReadyHeaders(NamedTuple):
+class ReadyHeaders:
     """The headers that stay the same, and for each item of ``RateLimit`` the name, what remains and
     the time to its reset, ``written_us`` after the answer was made."""
 
-    static: Sequence[tuple[str, str]]
-    items: Sequence[tuple[str, int, int]]
-    written_us: int
+    def __init__(
+        self,
+        static: Sequence[tuple[str, str]],
+        items: Sequence[tuple[str, int, int]],
+        written_us: int,
+    ) -> None:
+        self.static = static
+        self.items = items
+        self._written_us = written_us
+        #: The last text, and since and until when it is right.
+        self._last = "", 0, 0
+
+    def rate_limit(self, passed_us: int) -> str:
+        """Return ``RateLimit``, so much later than the answer was made."""
+        text, since_us, until_us = self._last
+        if not since_us <= passed_us < until_us:
+            later_us = passed_us - self._written_us
+            items = [(name, left, max(0, us - later_us)) for name, left, us in self.items]
+            text = ", ".join([f"{name};r={left};t={-(-us // SECOND)}" for name, left, us in items])
+            until_us = passed_us + min([(us - 1) % SECOND + 1 for _, _, us in items])
+            self._last = text, passed_us, until_us
+        return text
+
+
+class _Unchanged:
+    """A response of which the server gets the headers as they are: werkzeug's copy takes as long as
+    all else of the answer."""
+
+    def get_wsgi_headers(self: Any, environ: Any) -> Headers:
+        headers: Headers = self.headers
+        names = {*map(str.lower, map(name_of, headers))}
+        if self.status_code != 429 or "content-length" not in names or names & _CHANGED:
+            headers = super().get_wsgi_headers(environ)  # type: ignore[misc]
+        return headers
+
+
+@lru_cache(maxsize=64)
+def _ready_class(usual: type[flask.Response]) -> type[flask.Response]:
+    """Return the application's class of responses, without the copy."""
+    is_own = usual.get_wsgi_headers is not Response.get_wsgi_headers
+    return usual if is_own else type(usual.__name__, (_Unchanged, usual), {})
 
 
 class ReadyAnswer:
@@ -77,7 +122,7 @@ class ReadyAnswer:
         return -(-max(1, self._wait_us - passed_us) // 1000)
 
     def response(self, wait_ms: int) -> flask.Response:
-        context = _request_context._get_current_object()
+        context = _contexts.get()
         environ = context.request.environ
         accept = environ.get("HTTP_ACCEPT", "")
         has_id = is_mcp(environ)
@@ -94,8 +139,7 @@ class ReadyAnswer:
         headers = Headers()
         # Without the checks of new headers, which take longer than all of this.
         headers._list += (("Content-Type", content_type), ("Content-Length", str(len(encoded))))  # noqa: SLF001
-        response: flask.Response = context.app.response_class([encoded], _STATUS, headers)
-        return response
+        return _ready_class(context.app.response_class)([encoded], _STATUS, headers)
 
     def _rendered(self) -> tuple[str, str]:
         """Return the body with marks for the wait, and its type, as the request accepts it."""
@@ -114,8 +158,7 @@ class CachedAnswer(NamedTuple):
     is the time since the answer was made."""
 
     answer: ReadyAnswer
-    cached: CachedDecision
-    charges: Sequence[BoundCharge]
+    records: Records
     passed_us: int
 
 

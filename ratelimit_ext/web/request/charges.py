@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
 import flask
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, Costs
-from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundCharges, BoundLimit, Costs
+from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver, RouteLimits
 
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
 _tag_of: Final = partial(bucket_key, "")
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
+
+
+#: Of how many callers of a route the charges are kept.
+MOST_KNOWN: Final = 2048
 
 
 class _Answers(NamedTuple):
@@ -35,6 +39,25 @@ class Charges:
         self._resolver = resolver
         self._overrides = resolver.overrides
         self._logger = logger
+        # A decorator would keep the charges of applications that are gone.
+        kept = lru_cache(maxsize=MOST_KNOWN)
+        self._of_names: Callable[[RouteLimits, tuple[str, ...]], BoundCharges] = kept(self._named)
+
+    def known(self, found: RouteLimits) -> BoundCharges:
+        """Return the charges of the current request by limits that only its identities tell apart:
+        the same ones for a caller who comes again."""
+        asked = [ask() for ask in found.askers]
+        names = tuple(["" if each is None else str(each) for each in asked])  # an id may be 0
+        if self._overrides.by_limit or max(map(len, names)) > LONGEST_CACHED:
+            return self._named(found, names)
+        return self._of_names(found, names)
+
+    def _named(self, found: RouteLimits, names: tuple[str, ...]) -> BoundCharges:
+        asked = zip(found.askers, names, strict=True)
+        identities = {id(ask): (name, bucket_key("", name)) for ask, name in asked}
+        answers = _Answers({}, identities, {}, {})
+        leave_out = partial(self._leave_out, lenient=False, swallow=False)
+        return BoundCharges(self._charges(found.limits, answers, leave_out, as_bound=False))
 
     def of(
         self,
@@ -44,7 +67,7 @@ class Charges:
         lenient: bool = False,
         swallow: bool = False,
         as_bound: bool = False,
-    ) -> list[BoundCharge]:
+    ) -> BoundCharges:
         """Return the charges of the current request; limits on denials come last. Each function is
         called once, whatever the number of limits that use it. If one fails, its limits are left
         out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
@@ -61,7 +84,7 @@ class Charges:
             for made in self._charges([meta], answers, leave_out, as_bound=True):
                 bound, identity, own = made
                 charges.append((bound, identity, own._replace(meta=True, on_denial=on_denial)))
-        return charges
+        return BoundCharges(charges)
 
     def _charges(
         self,

@@ -21,7 +21,7 @@ from ratelimit_ext.core.decision import (
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import UNAVAILABLE
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundLimit, ChargeRecord, Records
+from ratelimit_ext.web.bound_limit import BoundCharges, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.errors import (
     Blocked,
@@ -116,19 +116,20 @@ class Refusals:
         cached: CachedDecision,
         engine: Engine,
         route_limits: object,
-        charges: Sequence[BoundCharge],
+        charges: BoundCharges,
         is_final: IsFinal | None,
     ) -> Denial | CachedAnswer:
         """Return the denial that is repeated from memory: the ready answer, or the denial where
         code of the application takes part, and at first."""
+        records = Records(charges, cached, engine, NO_HOLD)
         has_handler = self._callbacks.refusal_handler is not None
         if is_final is None or has_handler or cached.denial.limit.spread:
-            return self.denial(cached, Records(charges, cached, engine, NO_HOLD))
+            return self.denial(cached, records)
         key, answers = answer_key(route_limits, cached), cached.denial.answers
         answer: ReadyAnswer | None = answers.get(key)
         if answer is not None:
-            return CachedAnswer(answer, cached, charges, cached.elapsed_us - answer.made_us)
-        denial = self.denial(cached, Records(charges, cached, engine, NO_HOLD))
+            return CachedAnswer(answer, records, cached.elapsed_us - answer.made_us)
+        denial = self.denial(cached, records)
         error = denial.error
         if (
             key is not None
@@ -147,15 +148,13 @@ class Refusals:
             for record in breached
         )
 
-    def repeat(
-        self, state: RequestState, cached_answer: CachedAnswer, engine: Engine
-    ) -> flask.Response:
+    def repeat(self, state: RequestState, cached_answer: CachedAnswer) -> flask.Response:
         """Record a denial that is repeated from memory, and answer it."""
-        answer, cached, charges, passed_us = cached_answer
+        answer, records, passed_us = cached_answer
         state.cached_answer = cached_answer
-        state.admit(cached, Records(charges, cached, engine, NO_HOLD))
+        state.admit(records.decision, records)
         if self._logger.isEnabledFor(logging.INFO):
-            identities = {charge.key: identity for _, identity, charge in charges}
+            identities = {charge.key: identity for _, identity, charge in records.charges}
             for bound, key in answer.breached:
                 self._log_breach(bound, identities[key])
         state.retry_ms = wait_ms = answer.wait_ms(passed_us)

@@ -49,18 +49,20 @@ SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 _NO_ANSWER: Final = ("",)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RouteLimits:
     """The bound limits of a route. ``shared`` ones have the id of their definition, as a request
     is charged to them once.
 
-    ``invalid`` are definitions that deny, as their functions returned invalid limits.
+    ``invalid`` are definitions that deny, as their functions returned invalid limits. ``is_kept``:
+    later requests have the same ones.
     """
 
     shared: tuple[tuple[int, tuple[BoundLimit, ...]], ...] = ()
     own: tuple[BoundLimit, ...] = ()
     metas: tuple[BoundLimit, ...] = ()
     invalid: tuple[Limit, ...] = ()
+    is_kept: bool = False
     limits: tuple[BoundLimit, ...] = field(init=False)
     shared_ids: frozenset[int] = field(init=False)
     asks_scopes: bool = field(init=False)
@@ -68,6 +70,8 @@ class RouteLimits:
     has_optional: bool = field(init=False)
     waits: bool = field(init=False)
     holds: bool = field(init=False)
+    #: The key functions, if nothing else about the charges depends on the request.
+    askers: tuple[Callable[[], Any], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
@@ -78,11 +82,21 @@ class RouteLimits:
         derive(self, "has_optional", any(bound.optional for bound in limits))
         derive(self, "waits", any(bound.limit.wait for bound in limits))
         derive(self, "holds", any(bound.limit.held for bound in limits))
+        is_fixed = self.is_kept and not (self.metas or self.asks_scopes)
+        askers = {id(bound.runtime.key_func): bound.runtime.key_func for bound in limits}
+        is_fixed = is_fixed and all(map(_is_fixed, limits))
+        derive(self, "askers", tuple(askers.values()) if is_fixed else ())
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """Return the limits without the shared ones whose definitions are charged already."""
         shared = [bound for id_, limits in self.shared if id_ not in charged for bound in limits]
         return [*self.own, *shared]
+
+
+def _is_fixed(bound: BoundLimit) -> bool:
+    """Return whether of its charge only the identity depends on the request."""
+    asks = bound.varies or bound.metas or bound.runtime.exempt_when is not None
+    return bound.fixed_cost is not None and not asks
 
 
 @dataclass(slots=True)
@@ -332,6 +346,7 @@ class Resolver:
             applying(found.own),
             found.metas,
             found.invalid,
+            is_kept=True,
         )
         if len(compiled.with_own) >= MOST_VARIANTS:
             compiled.with_own.clear()
@@ -407,6 +422,7 @@ class _Binder:
             self._applying(bound for each in own for bound in self._limits(each)),
             self._metas(),
             self._denying(),
+            is_kept=True,
         )
         named: dict[str, BoundLimit] = {}
         for bound in found.limits:

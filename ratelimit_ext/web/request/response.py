@@ -21,7 +21,7 @@ from werkzeug.http import http_date
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import ENDLESS_MS
-from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyHeaders
+from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyHeaders, name_of
 from ratelimit_ext.web.request.request_state import WAITED, RequestState
 
 #: A client should not wait longer in a retry loop, in milliseconds (docs/extension/answers.md).
@@ -96,7 +96,7 @@ class ResponseWriter:
         if state.conditional:
             self._deduct(state, response)
         headers = response.headers
-        present = [name.lower() for name, _ in headers]
+        present = [*map(str.lower, map(name_of, headers))]
         if state.retry_ms is not None and response.status_code in (429, 503):
             self._write_refusal(headers, present, state, state.retry_ms)
         if self.headers_enabled:
@@ -185,12 +185,9 @@ class ResponseWriter:
                 [(bound.header, left, more_us) for bound, left, more_us, _ in state.statuses()],
                 cached_answer.passed_us,
             )
-        later_us = cached_answer.passed_us - ready.written_us
-        items = [
-            f"{name};r={left};t={-(-max(0, more_us - later_us) // 1_000_000)}"
-            for name, left, more_us in ready.items
-        ]
-        _append(headers, [*ready.static, ("RateLimit", ", ".join(items))])
+        if ready.items:
+            text = ready.rate_limit(cached_answer.passed_us)
+            _append(headers, [*ready.static, ("RateLimit", text)])
 
     def _write_refusal(
         self, headers: Headers, present: list[str], state: RequestState, wait_ms: int

@@ -140,6 +140,51 @@ def test_it_is_the_answer_of_the_exception(
     assert not rendered
 
 
+class OwnResponse(Response):
+    def get_wsgi_headers(self, environ: Any) -> Any:
+        headers = super().get_wsgi_headers(environ)
+        headers["X-Own"] = "1"
+        return headers
+
+
+def elsewhere(response: Response) -> None:
+    response.headers["location"] = "/ä b"
+    response.headers["Content-Location"] = "/ä b"
+
+
+def without_body(response: Response) -> None:
+    response.status_code = 204 if response.status_code == 429 else 200
+
+
+def without_length(response: Response) -> None:
+    del response.headers["Content-Length"]
+
+
+@pytest.mark.parametrize("change", [elsewhere, without_body, without_length])
+def test_a_hook_may_change_what_the_server_gets(
+    make: Maker, clock: Clock, rendered: list[int], change: Callable[[Response], None]
+) -> None:
+    """Werkzeug corrects it as in the first denial, which is rendered."""
+    app, _, _ = limited(make, "2/minute")
+
+    @app.after_request
+    def changed(response: Response) -> Response:
+        change(response)
+        return response
+
+    first, *_, last = [app.test_client().get("/") for _ in range(7)][2:]
+    assert len(rendered) == 4  # the last is not
+    assert (first.status, first.data) == (last.status, last.data)
+    assert sorted(first.headers) == sorted(last.headers)
+
+
+def test_a_class_of_responses_has_its_own_headers(make: Maker, clock: Clock) -> None:
+    """Which it adds when the server asks for them."""
+    app, _, _ = limited(make, "2/minute")
+    app.response_class = OwnResponse
+    assert [app.test_client().get("/") for _ in range(6)][-1].headers["X-Own"] == "1"
+
+
 def test_what_callers_know_of_it(make: Maker, clock: Clock) -> None:
     """The extension's properties show the denial to the hooks of the application."""
     app, limiter, engine = limited(make, "2/minute", {"text": "5/hour", "name": "hourly"})
