@@ -235,9 +235,12 @@ class Limit:
             )
 
     def words(self) -> tuple[tuple[str, Any], ...]:
-        """Return what makes an equal one with :func:`limit_of`, without defaults."""
-        given = ((each, getattr(self, each)) for each in _DEFAULTS)
-        return tuple([(name, value) for name, value in given if value != _DEFAULTS[name]])
+        """Return what makes an equal one with :func:`limit_of`, without defaults. Of calls in
+        flight it is that of the highest class: a call that ends wakes one of any class."""
+        given = {each: getattr(self, each) for each in _DEFAULTS}
+        if self.traits.ends_with_calls:
+            given["amount"] = self.whole
+        return tuple([(name, value) for name, value in given.items() if value != _DEFAULTS[name]])
 
     def with_candidate(self) -> Limit | None:
         """Return the limit with its candidate as the amount, in shadow; ``None`` without one."""

@@ -21,6 +21,7 @@ from ratelimit_ext.engine.bell import CHANNEL, bell
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.settlements.journal import Line
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import MINUTE, SECOND, World
 from tests.web.conftest import Clock
@@ -365,10 +366,14 @@ def test_the_turns_of_members(redis_client: redis.Redis, seed: int) -> None:
     assert [world.call(SLOTS, 0, "slots").remaining for world in slots.worlds] == [2, 2]
 
 
+@pytest.mark.parametrize("verb", ["settle", "release"])
+@pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("fair", [False, True])
-def test_a_lower_class_wakes_who_waits(redis_client: redis.Redis, fair: bool) -> None:
+def test_a_lower_class_wakes_who_waits(
+    redis_client: redis.Redis, fair: bool, kept: bool, verb: str
+) -> None:
     """It may use fewer slots than there are: this one is for the first in line nevertheless, whose
-    worker would look only seconds later."""
+    worker would look only seconds later. So it is after an outage, whose changes a journal kept."""
     world = World(RedisEngine(redis_client, redis.RedisError))
     woken = redis_client.pubsub(ignore_subscribe_messages=True)
     woken.subscribe(CHANNEL)
@@ -378,7 +383,10 @@ def test_a_lower_class_wakes_who_waits(redis_client: redis.Redis, fair: bool) ->
     for number, limit in enumerate([low, low, high, high, high.in_line(), high.in_line()], 1):
         assert world.engine.admit([Charge(limit, "b")], hold=Hold(number, MINUTE)).admitted
     hold = Hold(1, MINUTE)
-    assert world.engine.settle([Change(Charge(low, "b"), hold, "settle", (hold.id, 0))])
+    change = Change(Charge(low, "b"), hold, verb, (hold.id, 0)[: 2 if verb == "settle" else 1])
+    if kept:
+        change = Line.decode(Line([change], None, 1, 0.0).encode()).changes[0]
+    assert world.engine.settle([change])
     message = woken.get_message(timeout=1)
     assert message is not None
     assert int(message["data"]) == 5
