@@ -28,8 +28,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 USER_HELP: Final = "Only calls of this user: NAME, or ip:ADDRESS."
 SINCE_HELP: Final = "Only from this day on, by UTC: 2026-11-25, friday, 7d."
-# A window without an anchor opens when its first call is admitted, just before the call's time.
-BEFORE: Final = timedelta(milliseconds=5)
 
 RESTORE: Final = (
     "If the limits' storage has lost its data, `chat ledger restore` shows what is missing, and "

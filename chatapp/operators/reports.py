@@ -176,8 +176,8 @@ def _compare_limits(found: Findings) -> tuple[str, bool]:
 
 
 def _differences(identity: str, plan: str, *, team: str | None = None) -> list[str]:
-    """Return a sentence for each dollar limit of the user or team that does not hold their
-    spending.
+    """Return a sentence for each dollar limit with fixed windows of the user or team that does not
+    hold their spending.
 
     A call that began in the window before, within a lease of its end, may have left an excess
     in this one.
@@ -191,7 +191,9 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
     user = identity if team is None else None
     found = []
     for limit in limits:
-        since = datetime.fromtimestamp(limit.reset_at - limit.period_s, UTC)
+        if limit.since is None:
+            continue
+        since = datetime.fromtimestamp(limit.since, UTC)
         if limit.anchor is None:
             since -= BEFORE
         spent = services.reports.settled_micro_usd(user, since, team=team)

@@ -16,7 +16,7 @@ from flask import Response
 from chatapp.accounts import ADDRESS, TEAM, USER
 from chatapp.alerts.alert import whose
 from chatapp.alerts.watch import Alerts, Standing
-from chatapp.web.call_limits import MODELS, WARN_AT, is_near, window_start
+from chatapp.web.call_limits import FIXED, MODELS, WARN_AT, is_near, window_start
 from ratelimit_ext import (
     DecisionEvent,
     Event,
@@ -31,7 +31,6 @@ from ratelimit_ext import (
 WARNING_HEADER: Final = "x-budget-warning"
 MICRO: Final = 1_000_000
 DAY_US: Final = 86_400 * MICRO
-FIXED: Final = "fixed-window"
 WINDOWS: Final = (FIXED, "sliding-window", "sliding-window-counter")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from chatapp.alerts.alert import whose
@@ -39,6 +39,7 @@ WARN_AT: Final = "warn_at"
 ENDPOINT: Final = "chat.chat"
 METHOD: Final = "POST"
 MICRO: Final = 1_000_000
+FIXED: Final = "fixed-window"
 DAY_S: Final = 86_400
 
 
@@ -121,8 +122,9 @@ def _scarcity(verdict: Verdict) -> tuple[bool, float, int]:
 class RemainingLimit:
     """What the caller has left of one limit.
 
-    ``amount`` and ``remaining`` are in its unit (dollars as micro-dollars), ``reset_at`` is in
-    seconds since 1970, ``identity`` is the subject that it counts.
+    ``amount`` and ``remaining`` are in its unit (dollars as micro-dollars), ``since`` (when its
+    fixed window began; None: it has none) and ``reset_at`` are in seconds since 1970, ``identity``
+    is the subject that it counts.
 
     ``share`` is what a member of a team has of a budget that it shares fairly.
 
@@ -136,6 +138,7 @@ class RemainingLimit:
     period_s: int
     burst: int | None
     remaining: int
+    since: float | None
     reset_at: float
     identity: str
     anchor: str | None = None
@@ -193,22 +196,24 @@ def with_forecast(limit: RemainingLimit, reports: Reports) -> RemainingLimit:
     owner, used = whose(limit.identity), limit.amount - limit.remaining
     counts_all = MODELS not in limit.keywords and limit.share is None
     is_budget = limit.unit == "usd" and limit.anchor is not None and limit.period_s >= DAY_S
-    if not (is_budget and counts_all and owner and used):
+    if limit.since is None or not (is_budget and counts_all and owner and used):
         return limit
     end = datetime.fromtimestamp(limit.reset_at, UTC)
-    budget = Budget(limit.amount, used, end - timedelta(seconds=limit.period_s), end)
+    budget = Budget(limit.amount, used, datetime.fromtimestamp(limit.since, UTC), end)
     return replace(limit, forecast=reports.forecast(budget, **owner))
 
 
 def _left(shown: RequestLimit) -> RemainingLimit:
     limit = shown.verdict.charge.limit
+    since, period_s = _window_s(shown)
     return RemainingLimit(
         name=limit.name or str(shown.limit),
         unit=limit.unit,
         amount=limit.amount,
-        period_s=_period_s(shown),
+        period_s=period_s,
         burst=limit.burst,
         remaining=shown.verdict.remaining,
+        since=since,
         reset_at=shown.window.reset_time,
         identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
         anchor=limit.anchor,
@@ -217,14 +222,18 @@ def _left(shown: RequestLimit) -> RemainingLimit:
     )
 
 
-def _period_s(shown: RequestLimit) -> int:
-    """Return the length of the current window, in seconds."""
-    limit = shown.verdict.charge.limit
+def _window_s(shown: RequestLimit) -> tuple[float | None, int]:
+    """Return when the current fixed window began, in seconds since 1970, and its length in seconds.
+    An unused one begins now if it does not follow the calendar."""
+    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
+    period_s: int = limit.period_us // MICRO
+    if limit.traits.name != FIXED:
+        return None, period_s
     if limit.anchor is None:
-        return int(limit.period_us // MICRO)
+        return reset_at - (period_s if shown.verdict.reset_after_us else 0), period_s
     # The reset of an unused window is now, and not its end.
-    begin_us, end_us = _window_us(limit, max(shown.window.reset_time, time.time() + 1))
-    return (end_us - begin_us) // MICRO
+    begin_us, end_us = _window_us(limit, max(reset_at, time.time() + 1))
+    return begin_us / MICRO, (end_us - begin_us) // MICRO
 
 
 def window_start(limit: Any, reset_at: float) -> datetime:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select, update
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
@@ -136,19 +138,52 @@ def test_a_month_is_that_of_the_calendar(
     ("ago", "status"), [(timedelta(seconds=10), 0), (timedelta(minutes=30), 1)]
 )
 def test_a_call_of_the_window_before_may_leave_an_excess(
-    app: Flask, client: FlaskClient, database_url: str, ago: timedelta, status: int
+    app: Flask, database_url: str, ago: timedelta, status: int
 ) -> None:
     """A call from shortly before the hour's window may have settled in it; older calls have not."""
+    call_twice(app, database_url, ago)
+    output = checked(app, status=status)
+    assert ("in the window of 'usd-hour'" in output) == bool(status)
+
+
+def call_twice(app: Flask, database_url: str, ago: timedelta) -> None:
+    """By alice; the first of the calls seems older."""
     for _ in range(2):
-        assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+        response = app.test_client().post("/chat", json={**CALL, "user_id": "alice"})
+        assert response.status_code == 200
     assert services_of(app).ledger.flush()
     with Database(database_url).writing() as connection:
         first = connection.execute(select(CALLS.c.id, CALLS.c.started_at)).first()
         assert first is not None
         earlier = update(CALLS).where(CALLS.c.id == first.id)
         connection.execute(earlier.values(started_at=first.started_at - ago))
-    output = checked(app, status=status)
-    assert ("in the window of 'usd-hour'" in output) == bool(status)
+
+
+@pytest.mark.parametrize("name", ["usd-hour", "usd-day"])
+def test_a_window_that_has_ended_is_not_compared(
+    app: Flask, client: FlaskClient, database_url: str, name: str
+) -> None:
+    """Who has not called since spent nothing in the present one, though less than a period ago."""
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    before = {"usd-hour": now - timedelta(minutes=30), "usd-day": midnight - timedelta(seconds=1)}
+    table.write(Database(database_url), [finished(begun(started_at=before[name]))])
+    output = app.test_cli_runner().invoke(args=["chat", "ledger", "check"]).output
+    assert "1 call, 0 running" in output
+    assert repr(name) not in output
+
+
+def test_other_strategies_are_not_compared(
+    make_app: AppMaker, provider: UpstreamServer, redis_server: Server, redis_client: redis.Redis,
+    database_url: str, tmp_path: Path,
+) -> None:  # fmt: skip
+    """What a sliding window holds, the dollars of a day, has no common beginning."""
+    policy = tmp_path / "policy.toml"
+    rolling = '[[groups.calls.limits]]\nname = "rolling"\nlimit = "5 usd/day"\nkey = "user"\n'
+    policy.write_text(f'{POLICY_FILE.read_text()}\n{rolling}strategy = "sliding-window"\n')
+    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, RATELIMIT_POLICY_FILE=str(policy))
+    call_twice(app, database_url, timedelta(minutes=30))
+    assert "'rolling'" not in checked(app, status=1)
 
 
 def test_who_has_calls_under_way_is_not_compared(
