@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from tests.servers import eventually
+
 #: As many requests as a hanging service can hold at the highest rate.
 MOST_AT_ONCE = 256
 CLIENT_TIMEOUT_S = 40
@@ -50,6 +52,10 @@ class Answer:
     took_s: float
     status: int
     headers: Mapping[str, str]
+
+    @property
+    def ended_at_s(self) -> float:
+        return self.at_s + self.took_s
 
 
 class Answers(tuple[Answer, ...]):
@@ -116,6 +122,7 @@ class Load:
         self._phase: Phase = "before"
         self._answers: list[Answer] = []
         self._over = threading.Event()
+        self._sent = 0
         self._pool = ThreadPoolExecutor(MOST_AT_ONCE)
         self._sender = threading.Thread(target=self._send_all)
         self.repaired_at_s = 0.0
@@ -132,8 +139,11 @@ class Load:
         self._pool.shutdown()
 
     def run(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let so much time pass, and until as many requests are sent as are due in it: if this
+        process pauses, they are late."""
+        last = self._sent + int(seconds * self._per_s)
         assert not self._over.wait(seconds)
+        eventually(lambda: self._sent >= last)
 
     @contextmanager
     def fault(self) -> Iterator[None]:
@@ -168,6 +178,7 @@ class Load:
                 return
             phase = self._phase
             self._pool.submit(self._send, self._traffic(number, phase), phase, due_s)
+            self._sent = number + 1
 
     def _send(self, request: Request, phase: Phase, due_s: float) -> None:
         status, headers = ask(request.port or self._port, request)

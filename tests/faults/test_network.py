@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -26,8 +27,8 @@ def relay(storage: Server) -> Iterator[Relay]:
 def carried_by(relay: Relay, deliver: Deliver, start: Start, **options: str) -> Load:
     """The load while replies are carried so."""
     uri = f"redis://127.0.0.1:{relay.port}"
-    with start(uri, **options) as master, traffic.around(master) as load:
-        relay.deliver = deliver
+    cause = partial(setattr, relay, "deliver", deliver)
+    with start(uri, **options) as master, traffic.around(master, cause) as load:
         load.run(traffic.FAULT_S)
         relay.deliver = whole
     return load

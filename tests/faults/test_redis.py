@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import redis
@@ -25,8 +26,7 @@ PASSWORD = "right"
 )
 def test_killed(durable: Server, start: Start, record: Record) -> None:
     """Each worker decides for its share of the amount, and gives it back."""
-    with start(durable.uri, workers=3) as master, traffic.around(master) as load:
-        durable.kill()
+    with start(durable.uri, workers=3) as master, traffic.around(master, durable.kill) as load:
         load.run(FAULT_S)
         durable.relaunch()
     traffic.assert_bridged(load)
@@ -39,8 +39,7 @@ def test_killed(durable: Server, start: Start, record: Record) -> None:
 )
 def test_restarted_without_data(storage: Server, start: Start, record: Record) -> None:
     """What was admitted in the outage is known afterwards, what was before is lost."""
-    with start(storage.uri) as master, traffic.around(master) as load:
-        storage.kill()
+    with start(storage.uri) as master, traffic.around(master, storage.kill) as load:
         load.run(FAULT_S)
         storage.relaunch()
     traffic.assert_bridged(load)
@@ -53,8 +52,8 @@ def test_restarted_without_data(storage: Server, start: Start, record: Record) -
 )
 def test_stopped(storage: Server, start: Start, record: Record) -> None:
     """A server that hangs is as harmless as a dead one."""
-    with start(storage.uri) as master, traffic.around(master) as load:
-        storage.process.send_signal(signal.SIGSTOP)
+    stop = partial(storage.process.send_signal, signal.SIGSTOP)
+    with start(storage.uri) as master, traffic.around(master, stop) as load:
         load.run(FAULT_S)
         storage.process.send_signal(signal.SIGCONT)
     traffic.assert_bridged(load)
@@ -72,8 +71,7 @@ def test_loading(durable: Server, start: Start, record: Record) -> None:
             pipeline.set(f"unrelated:{number}", "")
         pipeline.execute()
     delay_us = int(FAULT_S * 1e6 / 2000)
-    with start(durable.uri) as master, traffic.around(master) as load:
-        durable.kill()
+    with start(durable.uri) as master, traffic.around(master, durable.kill) as load:
         durable.relaunch("--key-load-delay", str(delay_us))
     traffic.assert_bridged(load)
     record(load)
@@ -85,8 +83,11 @@ def test_loading(durable: Server, start: Start, record: Record) -> None:
 )
 def test_read_only(storage: Server, start: Start, record: Record) -> None:
     """A storage that cannot be written to is down."""
-    with start(storage.uri) as master, traffic.around(master) as load, storage.client() as client:
-        client.replicaof("127.0.0.1", servers.free_port())
+    with (
+        start(storage.uri) as master,
+        storage.client() as client,
+        traffic.around(master, lambda: client.replicaof("127.0.0.1", servers.free_port())) as load,
+    ):
         load.run(FAULT_S)
         client.replicaof("NO", "ONE")
     traffic.assert_bridged(load)
@@ -101,13 +102,16 @@ def test_wrong_password(storage: Server, start: Start, record: Record) -> None:
     """A storage that lets no worker in is down."""
     with storage.client() as client:
         client.config_set("requirepass", PASSWORD)
+
+    def change() -> None:
+        client.config_set("requirepass", "another")
+        client.client_kill_filter(_type="normal", skipme=True)
+
     with (
         storage.client(password=PASSWORD) as client,
         start(f"redis://:{PASSWORD}@127.0.0.1:{storage.port}") as master,
-        traffic.around(master) as load,
+        traffic.around(master, change) as load,
     ):
-        client.config_set("requirepass", "another")
-        client.client_kill_filter(_type="normal", skipme=True)
         load.run(FAULT_S)
         client.config_set("requirepass", PASSWORD)
     traffic.assert_bridged(load)

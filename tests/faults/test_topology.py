@@ -33,11 +33,10 @@ def test_a_cluster_master_is_killed(start: Start, record: Record) -> None:
     with (
         servers.cluster(*CLUSTER, replicas=True) as cluster,
         start(cluster.uri) as master,
-        traffic.around(master) as load,
+        cluster.replicas[0].client() as replica,
+        traffic.around(master, cluster.nodes[0].kill) as load,
     ):
-        cluster.nodes[0].kill()
-        with cluster.replicas[0].client() as replica:
-            eventually(lambda: replica.execute_command("ROLE")[0] == b"master")
+        eventually(lambda: replica.execute_command("ROLE")[0] == b"master")
     traffic.assert_bridged(load, most=2 * traffic.AMOUNT)
     record(load)
 
@@ -51,8 +50,7 @@ def test_sentinel_fails_over(
 ) -> None:
     """The workers bridge the failover, and go on with the new master."""
     trio = sentinel_server
-    with start(trio.uri) as master, traffic.around(master) as load:
-        trio.master.kill()
+    with start(trio.uri) as master, traffic.around(master, trio.master.kill) as load:
         eventually(lambda: trio.master_port() == trio.replica.port)
     traffic.assert_bridged(load)
     record(load)

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.page.actions import begin, button, message, problem, replies, say
+from tests.servers import eventually
 
 #: As many calls of the page's user as pass at once (chatapp/policy.toml); then one in two seconds.
 SPEND = """async () => {
@@ -15,6 +16,21 @@ SPEND = """async () => {
   const headers = { "Content-Type": "application/json" };
   for (let i = 0; i < 10; i++) await fetch("chat", { method: "POST", headers, body });
 }"""
+
+
+#: What GET /usage says that the page's user may send now.
+LEFT = """async () => {
+  const user = encodeURIComponent(localStorage.getItem("chatapp.user_id"));
+  const { limits } = await (await fetch(`usage?user_id=${user}`)).json();
+  return limits.find(({ name }) => name === "user").remaining;
+}"""
+
+
+def say_once(page: Page) -> None:
+    """Send a message; what the page shows then is what its answer said, as GET /usage no longer
+    answers: a call is free again in two seconds."""
+    page.route("**/usage?*", lambda _: None)
+    say(page, "hello")
 
 
 def say_until_denied(page: Page) -> int:
@@ -36,14 +52,15 @@ def test_limits_are_shown_from_the_first_view_on(page: Page) -> None:
     expect(sentence).to_have_text(
         "You can send 10 more messages now; 100 of 100 left today; $2 of $2 left this hour."
     )
-    say(page, "hello")
+    say_once(page)
     expect(sentence).to_contain_text("9 more messages now; 99 of 100 left today")
 
 
 def test_what_is_left_of_each_limit_is_shown(page: Page) -> None:
     """Every limit by what it counts; of two that count the same, the scarcer one."""
-    say(page, "hello")
     limits = page.locator("#limits li")
+    expect(limits.filter(has_text="Messages now")).to_contain_text("10 of 10 left")
+    say_once(page)
     expect(limits.filter(has_text="Money today")).to_contain_text("$5 of $5 left")
     expect(limits.filter(has_text="Money this month")).to_contain_text("$30 of $30 left")
     expect(limits.filter(has_text="Messages now")).to_contain_text("9 of 10 left")
@@ -88,16 +105,20 @@ def test_a_message_that_came_too_early_is_sent_by_itself(page: Page) -> None:
     def ask(route: Route) -> None:
         """The server's answer, with a wait that does not end while the test looks at the page."""
         answer = route.fetch()
-        wait = {"retry-after-ms": "3000"} if answer.status == 429 else {}
+        wait = {"retry-after-ms": "60000"} if answer.status == 429 else {}
         route.fulfill(response=answer, headers={**answer.headers, **wait})
 
+    page.clock.install()
+    page.reload()
     page.route("**/chat", ask)
     answered = say_until_denied(page)
     expect(problem(page)).to_contain_text("You are sending messages too quickly.")
-    expect(problem(page).locator("b")).to_have_text(re.compile(r"^[123] seconds?$"))
+    expect(problem(page).locator("b")).to_have_text(re.compile(r"^(1 minute|\d\d seconds)$"))
     expect(button(page, "Send")).to_be_disabled()
     expect(page.locator("#sentence")).to_contain_text("You cannot send a message right now")
     expect(page.locator("#log .me")).to_have_count(answered + 1)
+    eventually(lambda: page.evaluate(LEFT) >= 1)
+    page.clock.run_for(61_000)
     expect(replies(page)).to_have_count(answered + 1)
     expect(problem(page)).to_have_count(0)
     expect(button(page, "Send")).to_be_enabled()

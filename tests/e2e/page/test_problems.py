@@ -123,10 +123,13 @@ def test_an_answer_that_is_no_json_is_a_clear_problem(page: Page) -> None:
 
 def test_a_busy_model_is_asked_again(page: Page) -> None:
     """After the wait that the server names."""
-    body = {"error": "Overloaded.", "code": "server_is_overloaded", "retry_after": 1}
+    page.clock.install()
+    page.reload()
+    body = {"error": "Overloaded.", "code": "server_is_overloaded", "retry_after": 60}
     page.route("**/chat", lambda r: r.fulfill(status=503, json=body), times=1)
     say(page, "hello")
     expect(problem(page)).to_contain_text("The model is very busy. Your message is sent again in")
+    page.clock.run_for(61_000)
     expect(replies(page)).to_contain_text("I am offline")
     expect(problem(page)).to_have_count(0)
 

@@ -229,16 +229,19 @@ def test_the_log_follows_a_reply_unless_the_reader_scrolls(
     provider.script(Stream([*openai_chunks(lines)[:2], Wait(), *openai_chunks("\n\nlast")[1:]]))
     begin(chat, "Tell me a story")
     log = chat.locator("#log")
-    at_the_end = "log => log.scrollHeight - log.scrollTop - log.clientHeight < 60"
+    at_the_end = """() => {
+      const log = document.getElementById("log");
+      return log.scrollHeight - log.scrollTop - log.clientHeight < 60;
+    }"""
     expect(log).to_contain_text("Line 59")
-    assert log.evaluate(at_the_end)
+    chat.wait_for_function(at_the_end)
     log.evaluate("log => log.scrollTo(0, 0)")
     expect(button(chat, "Latest message")).to_be_visible()
     provider.go_on()
     expect(log).to_contain_text("last")
     assert log.evaluate("log => log.scrollTop") == 0
     button(chat, "Latest message").click()
-    assert log.evaluate(at_the_end)
+    chat.wait_for_function(at_the_end)
     provider.script(Stream(openai_chunks(lines)))
     say(chat, "And on")
     expect(replies(chat).last.get_by_role("button", name="Copy reply")).to_be_in_viewport()
