@@ -259,6 +259,19 @@ class SentinelTrio:
         with self.sentinels[-1].client() as client:
             eventually(lambda: _accepts(client, "SENTINEL FAILOVER", self.service))
 
+    def replace_master(self) -> None:
+        """Fail over until it is done: a sentinel gives up if the machine is too busy for a second."""
+        with self.sentinels[-1].client() as client:
+            old = client.sentinel_master(self.service)["port"]
+
+            def is_done() -> bool:
+                state = client.sentinel_master(self.service)
+                if state["port"] == old and "failover_in_progress" not in state["flags"]:
+                    _accepts(client, "SENTINEL FAILOVER", self.service)
+                return bool(state["port"] != old)
+
+            eventually(is_done)
+
     def settled(self) -> bool:
         """Whether the replica is in step and every sentinel knows it and its peers."""
         if not self.replica_is_in_step():

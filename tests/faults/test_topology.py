@@ -72,8 +72,7 @@ def test_sentinel_replaces_a_living_master(
         traffic.around(master) as load,
         trio.replica.client() as new_master,
     ):
-        trio.fail_over()
-        eventually(lambda: trio.master_port() == trio.replica.port)
+        trio.replace_master()
         eventually(lambda: new_master.info("replication")["connected_slaves"])
     traffic.assert_bridged(load)
     with trio.replica.client() as new_master:
