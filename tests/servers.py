@@ -260,7 +260,7 @@ class SentinelTrio:
             eventually(lambda: _accepts(client, "SENTINEL FAILOVER", self.service))
 
     def replace_master(self) -> None:
-        """Fail over until it is done: a sentinel gives up if the machine is too busy for a second."""
+        """Fail over until it is done: on a busy machine a sentinel gives up."""
         with self.sentinels[-1].client() as client:
             old = client.sentinel_master(self.service)["port"]
 
