@@ -66,11 +66,11 @@ _FIXED: Final = ("id", "user", "started_at")
 
 
 def write(database: Database, calls: Sequence[Call]) -> None:
-    """Insert new calls and update unfinished ones, in one transaction.
+    """Insert new calls and update unfinished ones; some of them, if it raises an error.
 
     A finished call never changes again, so calls may be written late and more than once.
     """
-    with database.writing() as connection:
+    with database.writing(row_by_row=True) as connection:
         connection.execute(_statement(database.insert), [row_of(call) for call in calls])
 
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 BATCH: Final = 500
 MOST_WAITING: Final = 10_000
-#: Calls share a transaction; a crash loses at most the calls of this time.
+#: Calls are written together; a crash loses at most the calls of this time.
 LINGER_S: Final = 0.05
 UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError)
 #: Drivers raise their own, too: sqlite3 an OverflowError for what has more than 63 bits.
@@ -111,7 +111,7 @@ def new_writer(
 
 
 def _written(write: Write, calls: Sequence[Call]) -> bool:
-    """Write the calls in one transaction; returns False if the database is unavailable."""
+    """Write the calls; returns False if the database is unavailable."""
     try:
         write(calls)
     except UNAVAILABLE as error:

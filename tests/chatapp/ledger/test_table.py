@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from chatapp.catalogue.usage import Usage
+from chatapp.database import METADATA
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.reports import Reports
@@ -80,12 +84,33 @@ def test_tool_calls_are_kept_by_name(database: Database) -> None:
 
 
 def test_one_batch_takes_many(database: Database) -> None:
-    """Beginnings and ends together, in one transaction."""
+    """Beginnings and ends together."""
     old = [begun() for _ in range(500)]
     table.write(database, old)
     table.write(database, [*map(finished, old), *(begun() for _ in range(500))])
     statuses = [row["status"] for row in Reports(database).calls()]
     assert sorted(statuses) == ["answered"] * 500 + ["unfinished"] * 500
+
+
+def test_no_other_writer_waits_for_a_whole_batch(tmp_path: Path) -> None:
+    """A thread among a thousand waits for Python's lock before each row: if it held SQLite's
+    meanwhile, other workers would find the ledger locked."""
+    database, rows = Database(f"sqlite:///{tmp_path}/chat.db"), 0
+    METADATA.create_all(database._create_engine())
+    other = sqlite3.connect(tmp_path / "chat.db", timeout=0, isolation_level=None)
+
+    def before_a_row(statement: str) -> None:
+        nonlocal rows
+        if statement.startswith("INSERT"):
+            other.execute("BEGIN IMMEDIATE")
+            other.execute("ROLLBACK")
+            rows += 1
+
+    with database.reading() as connection:
+        traced: Any = connection.connection.driver_connection
+    traced.set_trace_callback(before_a_row)
+    table.write(database, [begun() for _ in range(9)])
+    assert rows == len(list(Reports(database).calls())) == 9
 
 
 def test_what_a_caller_chose_fits_or_is_cut(database: Database) -> None:
