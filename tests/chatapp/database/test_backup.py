@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import insert, text
 
 from chatapp.accounts.store import Accounts
 from chatapp.database import migration
@@ -53,12 +53,15 @@ def test_a_backup_has_what_the_journal_has(live: Database, tmp_path: Path) -> No
 
 
 def test_a_backup_is_of_one_moment(live: Database, tmp_path: Path) -> None:
-    """A worker writes pairs of calls meanwhile: each backup has whole pairs."""
+    """A worker writes pairs in a transaction meanwhile: each backup has whole pairs."""
     ended = threading.Event()
 
     def work() -> None:
         while not ended.is_set():
-            table.write(live, [begun(), begun()])
+            with live.writing() as connection:
+                connection.execute(
+                    insert(table.CALLS), [table.row_of(begun()), table.row_of(begun())]
+                )
 
     worker = threading.Thread(target=work)
     worker.start()
