@@ -7,7 +7,7 @@ in the limits' storage, and comes first.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Final
@@ -15,6 +15,7 @@ from typing import Final
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.operators import callers
+from chatapp.operators.changes import Changes
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import team_identity, user_identity
@@ -72,14 +73,17 @@ class OwnersAmounts:
 
     def of(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
         """Return an owner's amounts by the names of limits, each with its end if it has one."""
-        own = {each.limit: _shown(each) for each in self._of(owner, name)}
+        own = {each.limit: _shown(each) for each in self.current(owner, name)}
         return {**(limits or {}), **own}
 
     def amounts(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
         """Return the same without ends."""
-        return {**(limits or {}), **{each.limit: each.amount for each in self._of(owner, name)}}
+        return {
+            **(limits or {}),
+            **{each.limit: each.amount for each in self.current(owner, name)},
+        }
 
-    def _of(self, owner: Owner, name: str) -> list[Override]:
+    def current(self, owner: Owner, name: str) -> list[Override]:
         identity = identity_of(owner, name)
         return [each for each in self._overrides if each.identity == identity]
 
@@ -138,26 +142,51 @@ def clear_amount(owner: Owner, name: str, limit: str, *, reason: str, by: str) -
     return f"{name} has the policy's {limit} again; all workers apply it within 5 s."
 
 
-def fit_plans(before: Mapping[str, str], *, by: str) -> None:
-    """Remove the amounts of users who have left these plans ``before``, by their names, and of
-    their keys, that were below that plan's and are more than that of the plan they have now."""
+def of_team(team: str | None) -> str:
+    """Return how a team's administrator is marked in the log of changes."""
+    return "" if team is None else f" of the team {team}"
+
+
+def fit(before: Mapping[str, User], *, by: str) -> None:
+    """Remove amounts of users, and of their keys, who were these ``before``, by their names: in
+    another plan those that were below its own and are more than that of the present one, in another
+    team those that its administrators gave, and their overrides."""
     accounts = current_services().accounts
-    moved = {u.name: u for u in accounts.users() if before.get(u.name, u.plan) != u.plan}
+    places = {name: (user.plan, user.team_name) for name, user in before.items()}
+    found = [user for user in accounts.users() if user.name in before]
+    moved = {u.name: u for u in found if (u.plan, u.team_name) != places[u.name]}
     if not moved:
         return
     owners: list[tuple[Owner, str, User | ApiKey]] = [("user", u.name, u) for u in moved.values()]
     owners += [("key", k.public_id, k) for k in accounts.all_keys() if k.user in moved]
+    overrides = OwnersAmounts()
+    givers: dict[tuple[str, str], str] = {}
+    for entry in Changes(current_services().database).read(0.0):
+        if entry.action == "amount":
+            givers.setdefault((entry.identity, entry.limit), entry.by)  # the newest one
     for owner, name, row in owners:
         user = row if isinstance(row, User) else moved[row.user]
-        own = row.limits or {}
-        was, now = (known_limits(owner, plan=each) for each in (before[user.name], user.plan))
-        for limit in sorted(own.keys() & was.keys() & now.keys()):
-            usual = now[limit].parsed[0]
-            kept = usual.with_amount(own[limit]).amount
-            if usual.amount < kept <= was[limit].parsed[0].amount:
-                accounts.set_amount(owner, name, limit, None)
-                reason, of = f"the plan {user.plan} has less", identity_of(owner, name)
-                callers.note("clear-amount", of, limit=limit, reason=reason, by=by)
+        own, identity, (plan, team) = row.limits or {}, identity_of(owner, name), places[user.name]
+        theirs = () if team in {None, user.team_name} else (f"{of_team(team)})",)
+        given = f"given in the team {team}"
+        reasons = {n: given for n in own if givers.get((identity, n), "").endswith(theirs)}
+        above = _above(owner, own, plan, user.plan)
+        reasons |= dict.fromkeys(above, f"the plan {user.plan} has less")
+        for limit, reason in sorted(reasons.items()):
+            accounts.set_amount(owner, name, limit, None)
+            callers.note("clear-amount", identity, limit=limit, reason=reason, by=by)
+        for each in overrides.current(owner, name):
+            if each.by.endswith(theirs):
+                callers.shared_operators().clear_override(each.limit, identity, reason=given, by=by)
+
+
+def _above(owner: Owner, own: Mapping[str, str], before: str, plan: str) -> Iterator[str]:
+    """Yield the amounts that were below the plan's ``before`` and are more than those of this."""
+    was, now = (known_limits(owner, plan=each) for each in (before, plan))
+    for limit in own.keys() & was.keys() & now.keys():
+        usual = now[limit].parsed[0]
+        if usual.amount < usual.with_amount(own[limit]).amount <= was[limit].parsed[0].amount:
+            yield limit
 
 
 def shares(team: str, users: Iterable[str]) -> list[State]:

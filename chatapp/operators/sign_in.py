@@ -8,6 +8,7 @@ from typing import Final
 from chatapp.accounts.admin_keys import AdminKey
 from chatapp.accounts.api_key import ADMIN_PREFIX, parse
 from chatapp.operators import arguments
+from chatapp.operators.amounts import of_team
 from chatapp.operators.rights import Operator
 from chatapp.services import current_services
 
@@ -40,14 +41,13 @@ def operator_named(identity: str) -> Operator | None:
     words = text.split()
     team = next((each.removeprefix("team:") for each in words if each.startswith("team:")), None)
     scopes = frozenset(each for each in words if not each.startswith("team:"))
-    return Operator(
-        f"{arguments.name(identity, most=arguments.USER)} (single sign-on)", scopes, team
-    )
+    name = arguments.name(identity, most=arguments.USER)
+    return Operator(f"{name} (single sign-on{of_team(team)})", scopes, team)
 
 
 def operator_of(key: AdminKey | None) -> Operator | None:
     """Return the operator of a key as it is now; None if it is revoked or has expired."""
     if key is None or not key.is_usable:
         return None
-    by = f"{key.name} (admin key {key.public_id})"
+    by = f"{key.name} (admin key {key.public_id}{of_team(key.team)})"
     return Operator(by, frozenset(key.scopes), team=key.team, key_id=key.public_id)

@@ -11,7 +11,7 @@ from typing import Any, Final
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.store import User, UserChange
 from chatapp.operators import arguments, callers, spreadsheet
-from chatapp.operators.amounts import checked, fit_plans
+from chatapp.operators.amounts import checked, fit
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
 
@@ -65,7 +65,7 @@ def import_users(
             with_keys=with_keys,
         )
         kept = [c.name for c in read.changes if c.name in known and "limits" not in c.values]
-        fit_plans({name: known[name].plan for name in kept}, by=by)
+        fit({name: known[name] for name in kept}, by=by)
     keys = {name: key.text for name, key in made.items() if key is not None}
     if not dry_run and (new or changed):
         counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"

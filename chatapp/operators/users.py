@@ -9,7 +9,7 @@ from typing import Any
 
 from chatapp.accounts.store import ExistingTeamError, LastKeysError, Owner, Team, User, UserChange
 from chatapp.operators import arguments, blocks, callers, keys
-from chatapp.operators.amounts import OwnersAmounts, fit_plans, identity_of, listed
+from chatapp.operators.amounts import OwnersAmounts, fit, identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
 from ratelimit_ext import OperatorError, Override, StorageUnavailable
@@ -54,10 +54,10 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
         note("create-user", identity)
     if "plan" in changed:
         note("plan", identity, amount=changed["plan"])
-        if before is not None and "limits" not in values:
-            fit_plans({name: before.plan}, by=by)
     if changed.get("team_name") or (before and "team_name" in changed):
         note("team", identity, amount=changed["team_name"] or "none")
+    if before is not None and changed and "limits" not in values:
+        fit({name: before}, by=by)
     if "limits" in changed:
         _note_amounts(identity, (before and before.limits) or {}, changed["limits"] or {}, note)
     if active is not None:
@@ -195,14 +195,18 @@ def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:
     accounts.set_plan(name, arguments.plan(plan))
     callers.note("plan", user_identity(name), amount=plan, reason=reason, by=by)
     if before is not None:
-        fit_plans({name: before.plan}, by=by)
+        fit({name: before}, by=by)
     return f"{name} has the plan {plan}; all workers apply it within 5 s."
 
 
 def set_team(name: str, team: str | None, *, reason: str, by: str) -> str:
     """Move the user to a team, or out of theirs; returns the change in a sentence."""
-    current_services().accounts.set_team(name, team)
+    accounts = current_services().accounts
+    before = accounts.user(name)
+    accounts.set_team(name, team)
     callers.note("team", user_identity(name), amount=team or "none", reason=reason, by=by)
+    if before is not None:
+        fit({name: before}, by=by)
     shown = "no team" if team is None else f"the team {team}"
     return f"{name} has {shown}; all workers apply it within 5 s."
 

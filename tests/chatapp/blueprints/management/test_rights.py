@@ -192,6 +192,37 @@ def test_a_teams_administrator_cannot_raise_above_the_team(app: Flask, api: Api,
     assert state(app) == before
 
 
+@pytest.mark.parametrize("path", ["/admin/api/v1", "import"])
+def test_what_a_teams_administrator_gave_ends_with_the_membership(
+    app: Flask, api: Api, accounts: Accounts, lead: str, path: str, tmp_path: Path
+) -> None:
+    """Amounts and overrides, of the user and their keys. What an operator gave stays."""
+    key = key_of(accounts, "alice")
+    for owner, limit, amount, until, giver in (
+        ("user/{}/alice", "usd-day", "50 usd/day", None, lead),
+        ("user/{}/alice", "usd-month", "20 usd/month", "2d", lead),
+        ("user/{}/alice", "user", "9/minute", None, lead),
+        ("user/{}/alice", "user", "10/minute", None, TOKEN),
+        ("user/{}/alice", "plan", "70/day", "2d", TOKEN),
+        (f"key/{{}}/{key}", "key", "3/minute", None, lead),
+    ):
+        body = {"amount": amount} | ({} if until is None else {"until": until})
+        answer = api("PUT", f"/amounts/{owner.format(limit)}", body, key=giver)
+        assert answer.status_code == 200, answer.json
+    if path == "import":
+        file = tmp_path / "users.csv"
+        file.write_text("user,team\nalice,sales\n")
+        run(app, "users", "import", str(file))
+    else:
+        assert api("PUT", "/users/alice", {"team": "sales"}).status_code == 200
+    limits = api("GET", "/users/alice").json["limits"]
+    assert limits.pop("plan").startswith("70/day until ")
+    assert limits == {"user": "10/minute"}
+    assert api("GET", f"/keys/{key}").json["limits"] == {}
+    reasons = [each.reason for each in changes(app) if each.action.startswith("clear-")]
+    assert reasons == ["given in the team research"] * 3
+
+
 def test_a_teams_administrator_makes_no_key_beyond_the_team(
     app: Flask, api: Api, lead: str
 ) -> None:
