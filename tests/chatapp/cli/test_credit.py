@@ -164,6 +164,15 @@ def test_a_key_that_acts_for_people_has_a_credit_of_its_own(
     assert used(console, key) == {"key-usd-day": 40}
 
 
+@pytest.mark.usefixtures("rolling")
+def test_a_sliding_window_has_no_credit(worker: Flask, console: Flask) -> None:
+    """It has the single calls, and the command does not claim that they cost less."""
+    done = run(console, "credit", "alice", "0.0001")
+    assert done.stdout.startswith("alice has a credit of 0.0001 usd in usd-hour, usd-day, usd-m")
+    assert "rolling" not in done.stdout
+    assert left(console) == {"usd-hour": 110, "usd-day": 110, "usd-month": 110, "rolling": 210}
+
+
 def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> None:
     """Calls in flight keep what they hold, and a second credit finds nothing."""
     body = {**BODIES[OPENAI], "model": "gpt-4o", "stream": True}

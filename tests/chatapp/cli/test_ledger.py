@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import redis
@@ -13,7 +12,6 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import select, update
 
-from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
@@ -173,15 +171,9 @@ def test_a_window_that_has_ended_is_not_compared(
     assert repr(name) not in output
 
 
-def test_other_strategies_are_not_compared(
-    make_app: AppMaker, provider: UpstreamServer, redis_server: Server, redis_client: redis.Redis,
-    database_url: str, tmp_path: Path,
-) -> None:  # fmt: skip
+@pytest.mark.usefixtures("rolling")
+def test_other_strategies_are_not_compared(app: Flask, database_url: str) -> None:
     """What a sliding window holds, the dollars of a day, has no common beginning."""
-    policy = tmp_path / "policy.toml"
-    rolling = '[[groups.calls.limits]]\nname = "rolling"\nlimit = "5 usd/day"\nkey = "user"\n'
-    policy.write_text(f'{POLICY_FILE.read_text()}\n{rolling}strategy = "sliding-window"\n')
-    app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, RATELIMIT_POLICY_FILE=str(policy))
     call_twice(app, database_url, timedelta(minutes=30))
     assert "'rolling'" not in checked(app, status=1)
 
