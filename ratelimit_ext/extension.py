@@ -706,6 +706,7 @@ class Limiter(flask_limiter.Limiter):
         """
         names = (name,) if isinstance(name, str) else tuple(name)
         given: object = identity
+        of_group: object = member
         who = "" if given is None or isinstance(given, list | tuple) else str(given)
         if not who:  # a request without an identity is not counted
             raise ConfigurationError(
@@ -725,7 +726,7 @@ class Limiter(flask_limiter.Limiter):
             who,
             costs=costs,
             priority=priority,
-            member=member,
+            member="" if of_group is None else str(of_group),
         )
 
     # -- operators, and the storage ------------------------------------------------------------

@@ -378,9 +378,10 @@ class Limit:
     def _foreign_option(self, word: str) -> str:
         article = "an" if word[0] in "aeiou" else "a"
         found = f"{word}={getattr(self, word)!r}" if word != "wait" else "wait"
+        able = strategies_with(word)
         return (
-            f"{self}: {found} is not an option of the strategy "
-            f"{self.strategy!r}; only {_listed(strategies_with(word))} has {article} {word}. "
+            f"{self}: {found} is not an option of the strategy {self.strategy!r}; only "
+            f"{_listed(able)} {'has' if len(able) == 1 else 'have'} {article} {word}. "
             "Remove it or change the strategy."
         )
 

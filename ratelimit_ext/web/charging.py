@@ -79,7 +79,8 @@ def _limit(components: Components, app: flask.Flask, name: str, identity: str) -
     rows = inventory.named(app, name)
     if not rows:
         known = dict.fromkeys(row.limit.name for row in inventory.all_rows(app) if row.limit.name)
-        raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(known))}")
+        hint = "" if known else f" Give a limit this name, with name={name!r}."
+        raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(known))}{hint}")
     owner = callbacks.owner(rows[0].kinds, identity)
     row = _of_plan(rows, callers.plan(owner) if any(row.plan for row in rows) else None)
     if row is None:

@@ -178,6 +178,10 @@ def test_a_member_of_a_group(make: Maker, uri: str) -> None:
             pytest.fail("the block must not run")
         with limiter.charge("team", "acme", tokens=11, member="bob"):
             pass
+        for member in (None, 0):  # a user's number is a member, as a function may return it
+            with limiter.charge("team", "acme", tokens=1, member=member):  # type: ignore[arg-type]
+                pass
+        assert (used("0")[1], used("None")[1]) == (1, 0)
 
 
 def test_a_member_of_a_lower_class(make: Maker) -> None:
@@ -250,6 +254,13 @@ def test_mistakes_are_sentences(
     assert sentence in str(error.value)
     with pytest.raises(ValueError, match="-1 is not an amount of dollars"):
         shop.limiter.charge("usd-day", "ada", usd=-1)
+
+
+def test_a_limit_without_a_name_is_named_first(make: Maker) -> None:
+    """The error says what to do if no limit has a name yet."""
+    app, limiter = make()
+    with app.app_context(), pytest.raises(ConfigurationError, match="Give a limit this name"):
+        limiter.charge("reports", "ada").__enter__()
 
 
 @pytest.mark.parametrize("identity", [None, "", ["ada", "gpt-5"]])

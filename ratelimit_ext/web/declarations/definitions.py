@@ -268,8 +268,8 @@ def route_limit(
     ``ConfigurationError`` if it is invalid."""
     text = arguments["limit_value"]
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
+    check_keywords(arguments["options"], keywords, where)
     arguments |= arguments.pop("options")
-    check_keywords(arguments, ("self", *keywords), where)
     key = arguments["key_func"]
     arguments["key_func"] = limiter._callbacks.key_in_code(key, where)  # noqa: SLF001
     check_values(arguments, where)

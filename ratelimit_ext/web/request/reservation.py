@@ -432,7 +432,7 @@ def costs_by_unit(
     costs = {unit: count for unit, count in counts.items() if count is not None}
     for unit, count in costs.items():
         if type(count) is not int or count < 0:
-            raise ValueError(f"settle: {unit} is {count!r}; allowed: a whole number from 0 up.")
+            raise ValueError(f"{unit}: found {count!r}; allowed: a whole number from 0 up.")
     if usd is not None:
         costs["usd"] = micro_dollars(usd)
     return costs

@@ -26,7 +26,7 @@ def by_request(request: object) -> str:
     ("options", "message"),
     [
         ({"brust": 3}, r"limit '5/minute': unknown keyword 'brust'; .* Did you mean 'burst'\?"),
-        ({"key": asked_key}, r"unknown keyword 'key'; allowed: .*key_func"),
+        ({"key": asked_key}, r"unknown keyword 'key'; allowed: 'limit_value', .*key_func"),
         ({"strategy": "token_bucket"}, r"strategy: found 'token_bucket' .* mean 'token-bucket'"),
         ({"mode": "shaddow"}, r"mode: found 'shaddow' .* Did you mean 'shadow'\?"),
         ({"unit": "token"}, r"unit: found 'token' .* Did you mean 'tokens'\?"),
