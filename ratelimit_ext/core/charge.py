@@ -37,6 +37,12 @@ class Charge(NamedTuple):
         return self.cost if self.at_once is None else self.at_once
 
 
+class Charges(tuple[Charge, ...]):  # noqa: SLOT001 - a tuple allows none
+    """The charges of one request. ``prepared`` is what an engine has made of them."""
+
+    prepared: Any = None
+
+
 #: How long a call may go without renewal before its reservation expires.
 DEFAULT_LEASE_S: Final = 120.0
 #: A dead worker's calls keep their slots and amounts for a lease.

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Charges
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.verdicts import sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
@@ -93,7 +93,11 @@ class Arguments:
         """Return the script that decides the charges, and its words. ``part`` replaces the part of
         each charge, as in admit.lua; such charges must be meta."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
-        if now // KEPT_US != self._since:
+        since = now // KEPT_US
+        kept = getattr(charges, "prepared", None)
+        if kept is not None and kept[0] == since and kept[1] is self:
+            return cast(tuple[Script, str], kept[2])
+        if since != self._since:
             self._forget(now)
         strategies, words = [], []
         for charge in charges:
@@ -111,7 +115,10 @@ class Arguments:
                     self._ready[id(limit), cost, at_once] = known
             strategies.append(known[0])
             words.append(known[1])
-        return composed("admit", tuple(strategies)), f"[{','.join(words)}]"
+        made = composed("admit", tuple(strategies)), f"[{','.join(words)}]"
+        if isinstance(charges, Charges) and part is None:
+            charges.prepared = since, self, made
+        return made
 
     def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
         """Return the script that applies the changes, and its words. Raises ``ValueError`` for a

@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from operator import attrgetter, is_
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -194,7 +195,8 @@ class ScriptConnections:
             return
         self._collects_metrics = _metrics()
         self._class = type(client)
-        self._methods = [getattr(self._class, name, None) for name in _METHODS]
+        self._now = attrgetter(*[name for name in _METHODS if hasattr(self._class, name)])
+        self._methods = self._now(self._class)
         self._pool = client.connection_pool
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
         self._process = os.getpid()
@@ -335,14 +337,11 @@ class ScriptConnections:
 
     def _is_observed(self) -> bool:
         """Return whether the client was instrumented, which may happen at any time."""
-        client, own, methods = self._client, self._class, self._methods
+        client = self._client
         # By identity: a wrapper may be equal to what it wraps.
         return (
             client.connection_pool is not self._pool
-            or own.evalsha is not methods[0]
-            or own.execute_command is not methods[1]
-            or own.parse_response is not methods[2]
-            or getattr(own, "_execute_command", None) is not methods[3]
+            or not all(map(is_, self._now(self._class), self._methods))
             or not client.__dict__.keys().isdisjoint(_METHODS)
             or self._collects_metrics()
         )

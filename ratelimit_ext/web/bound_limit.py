@@ -6,13 +6,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self, TypeAlias
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, checked_cost
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Charges, Guess, Hold, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
@@ -65,6 +65,12 @@ class BoundLimit:
     #: The application's own, with their values.
     keywords: tuple[tuple[str, Any], ...] = ()
     member: Callable[[], Any] | None = None
+    #: Whether callers see it: neither guards nor shadows.
+    is_shown: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_shown = self.limit.visible and self.limit.mode == "enforce"
+        object.__setattr__(self, "is_shown", is_shown)
 
     @property
     def name(self) -> str:
@@ -128,12 +134,12 @@ class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows n
     """The charges of a request, with the ``own`` that an engine decides. ``is_conditional``: the
     response decides about one of them."""
 
-    own: tuple[Charge, ...]
+    own: Charges
     is_conditional: bool
 
     def __new__(cls, charges: Iterable[BoundCharge]) -> Self:
         made = super().__new__(cls, charges)
-        made.own = tuple([charge for _, _, charge in made])
+        made.own = Charges([charge for _, _, charge in made])
         made.is_conditional = True in [bound.is_conditional for bound, _, _ in made]
         return made
 
@@ -183,11 +189,6 @@ class ChargeRecord(NamedTuple):
         """The wait, for comparison: infinite if no wait is enough."""
         wait_us = self.verdict.retry_after_us
         return math.inf if wait_us is None else wait_us
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether callers see it: neither guards nor shadows."""
-        return self.bound.limit.visible and self.verdict.enforced
 
     @property
     def reset_at(self) -> float:
@@ -240,12 +241,12 @@ class Records(Sequence[ChargeRecord]):
         decision, charges = self.decision, self.charges
         left = decision.left() if decision.admitted else ()
         if len(left) != len(charges):
-            return statuses_of([record for record in self._all() if record.is_shown])
+            return statuses_of([record for record in self._all() if record.bound.is_shown])
         now_us = decision.now_us
         return [
             (bound, remaining, more_us, now_us + reset_us)
             for (bound, _, _), (remaining, reset_us, more_us) in zip(charges, left, strict=True)
-            if bound.limit.visible and bound.limit.mode == "enforce"
+            if bound.is_shown
         ]
 
     def _all(self) -> list[ChargeRecord]:

@@ -164,6 +164,6 @@ class LimitedRequest:
         hooks = self._hooks
         if not hooks.is_enabled:
             return []
-        shown = [record for record in hooks.look(endpoint, method) if record.is_shown]
+        shown = [record for record in hooks.look(endpoint, method) if record.bound.is_shown]
         shown.sort(key=lambda record: record.bound.rank)
         return list(map(hooks.components.shown, shown))

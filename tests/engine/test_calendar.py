@@ -8,8 +8,9 @@ import pytest
 import redis
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Charges
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.arguments import Arguments
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.fixed_window import calendar_window
 from tests.strategies.world import DAY, HOUR, SECOND
@@ -66,6 +67,19 @@ def worker(
 def test_a_wrong_clock_admits_the_amount(worker: Worker, limit: Limit) -> None:
     """Alone, from its first call on: no window is over before it begins."""
     assert [worker.call(limit)[0] for _ in range(7)] == [True] * 5 + [False] * 2
+
+
+def test_charges_that_come_again_have_the_windows_of_their_time() -> None:
+    """What an engine has prepared of them is not made again, and not kept into another window."""
+    arguments, charges = Arguments(), Charges([Charge(Limit(2, DAY, anchor="day"), "{a}")])
+    noon = 20_000 * DAY + 12 * HOUR
+    _, words = arguments.admission(charges, noon)
+    assert arguments.admission(charges, noon + SECOND)[1] is words
+    assert Arguments().admission(charges, noon)[1] is not words
+    later = arguments.admission(charges, noon + DAY)[1]
+    assert str(20_002 * DAY) in words
+    assert str(20_003 * DAY) not in words
+    assert str(20_003 * DAY) in later
 
 
 @by_any

@@ -46,8 +46,7 @@ class Charges:
     def known(self, found: RouteLimits) -> BoundCharges:
         """Return the charges of the current request by limits that only its identities tell apart:
         the same ones for a caller who comes again."""
-        asked = [ask() for ask in found.askers]
-        names = tuple(["" if each is None else str(each) for each in asked])  # an id may be 0
+        names = tuple(["" if (each := ask()) is None else str(each) for ask in found.askers])
         if self._overrides.by_limit or max(map(len, names)) > LONGEST_CACHED:
             return self._named(found, names)
         return self._of_names(found, names)

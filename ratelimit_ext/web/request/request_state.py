@@ -158,7 +158,7 @@ class RequestState:
             for record in records:
                 self._decided.append(record)
                 bound = record.bound
-                if bound.limit.visible and bound.limit.mode == "enforce":
+                if bound.is_shown:
                     self._records.append(record)
                 if is_admitted and record.verdict.allowed:
                     if bound.is_conditional:
@@ -252,13 +252,15 @@ class RequestState:
             denied = [at for at, record in enumerate(self.records) if not record.verdict.allowed]
             if denied:
                 return max(denied, key=lambda at: self.records[at].wait_us)
-        nearest, least = 0, 3.0
-        for at, (bound, remaining, _, _) in enumerate(statuses):
-            limit = bound.limit
-            left = remaining / (limit.capacity or 1) + (limit.unit == "calls")
-            if left < least or (left == least and _order(bound) < _order(statuses[nearest][0])):
-                nearest, least = at, left
-        return nearest
+        parts = [
+            remaining / (bound.limit.capacity or 1) + (bound.limit.unit == "calls")
+            for bound, remaining, _, _ in statuses
+        ]
+        least = min(parts)
+        if parts.count(least) == 1:
+            return parts.index(least)
+        equal = [at for at, part in enumerate(parts) if part == least]
+        return min(equal, key=lambda at: _order(statuses[at][0]))
 
 
 def _is_stream(response: Response) -> bool:
