@@ -8,9 +8,11 @@ import gc
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from weakref import WeakSet
 
@@ -56,6 +58,7 @@ SLOWEST = (
 )
 HERE = Path(__file__).parent
 DAY_S = 86_400
+WRITES_NOTHING = sys.dont_write_bytecode
 _tests = itertools.count()
 
 pytest_plugins = ["pytester"]  # the fixtures for users' tests are tested in a run of their own
@@ -79,6 +82,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """A path on the command line is run, whichever tier it is of."""
+    # What pytest makes of test files is kept, also where Python is to write no bytecode: each
+    # process would spend half of its collection on that.
+    sys.dont_write_bytecode = False
     if config.option.tier is None:
         is_named = config.args_source is config.ArgsSource.ARGS
         config.option.tier = "named" if is_named else "change"
@@ -93,6 +99,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if is_listed == (tier != "change") else True
 
 
+@cache
 def _is_of(tier: str, path: Path) -> bool:
     return any(path.is_relative_to(HERE / each) for each in TIERS[tier])
 
@@ -133,6 +140,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_collection_finish() -> None:
     """What all tests share stays until the end. Else the garbage collector would look at every
     module and every test again and again."""
+    sys.dont_write_bytecode = WRITES_NOTHING
     gc.collect()
     gc.freeze()
 

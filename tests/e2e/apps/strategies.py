@@ -1,6 +1,7 @@
 """One route per strategy, each with the same limit, for tests that count admissions. The period is
-so long that nothing refills during a test. `/call` takes a while and settles what it has cost. The
-header `X-Key` is the identity."""
+so long that nothing refills during a test. `/call` takes a while, settles what it has cost, and
+answers with its begin and end. The header `X-Key` is the identity, and each answer names its
+worker."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import os
 import time
 from collections.abc import Callable
 
-from flask import Flask, request
+from flask import Flask, Response, request
 
 from ratelimit_ext import Limiter
 
@@ -41,10 +42,16 @@ def create_app() -> Flask:
     @app.get("/call")
     @limiter.limit("5 usd/day", cost="1")
     @limiter.limit(f"{IN_FLIGHT} in flight")
-    def call() -> str:
+    def call() -> list[float]:
+        began = time.time()
         time.sleep(CALL_S)
         limiter.settle(usd="0.25")
-        return "answered"
+        return [began, time.time()]
+
+    @app.after_request
+    def name_the_worker(response: Response) -> Response:
+        response.headers["X-Worker"] = str(os.getpid())
+        return response
 
     app.add_url_rule("/healthz", "healthz", lambda: "alive")
     limiter.init_app(app)

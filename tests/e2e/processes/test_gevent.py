@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -86,8 +85,10 @@ def test_slots_are_released(master: Master) -> None:
     """As many calls are in flight as are allowed, and again when they have ended."""
     for _ in range(2):
         answers = calls(master, 5 * IN_FLIGHT, "/call", "in flight")
-        statuses = Counter(answer.status for answer in answers)
-        assert statuses == {200: IN_FLIGHT, 429: 4 * IN_FLIGHT}, master.log
+        assert {answer.status for answer in answers} == {200, 429}, master.log
+        ran = [answer.body for answer in answers if answer.status == 200]
+        at_once = [sum(begin <= at < end for begin, end in ran) for at, _ in ran]
+        assert max(at_once) == IN_FLIGHT, master.log
 
 
 def test_an_outage_ends(master: Master, storage: Server) -> None:
@@ -101,9 +102,12 @@ def test_an_outage_ends(master: Master, storage: Server) -> None:
     admitted = sum(answer.status == 200 for answer in during)
     assert admitted <= AMOUNT
 
+    back = set[str]()
+
     def is_back() -> bool:
         answers = calls(master, 8, "/fixed-window", "other")
-        return not any(DEGRADED in answer.headers for answer in answers)
+        back.update(each.headers["x-worker"] for each in answers if DEGRADED not in each.headers)
+        return len(back) == 2
 
     eventually(is_back)
     after = calls(master, 200, "/token-bucket", "late")
