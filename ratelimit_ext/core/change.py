@@ -64,7 +64,8 @@ class Change(NamedTuple):
         return cls(charge, hold, "start", ())
 
     @classmethod
-    def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int) -> Change:
+    def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int, place: int) -> Change:
         """Hold ``amount`` for a call in flight that another engine has admitted, of which ``spent``
-        is known to be real. Once is enough: a hold that is known is not changed."""
-        return cls(charge, hold, "resume", (amount, spent))
+        is known to be real; ``place`` counts those that came before it there. Once is enough: a
+        hold that is known is not changed."""
+        return cls(charge, hold, "resume", (amount, spent, place))

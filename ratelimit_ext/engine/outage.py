@@ -409,8 +409,8 @@ class OutageEngine:
         taken = self._memory.take_over(own, key, bucket.handed)
         self._store.note_handed(key, taken.state)
         changes: list[Change] = []
-        for hold, amount, spent in taken.holds:
-            changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
+        for place, (hold, amount, spent) in enumerate(taken.holds):
+            changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent, place))
             self._store.hold(key, hold, moves=True)
         if taken.used > 0:
             changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), taken.used))

@@ -373,7 +373,7 @@ local reserved = {
   end,
 
   -- A call in flight that another engine has admitted holds its amount from now on.
-  resume = function(raw, now, arg, amount, spent)
+  resume = function(raw, now, arg, amount, spent, before)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, hold)
     if record then
@@ -385,6 +385,7 @@ local reserved = {
     local receipt = current.of.receipt(now, x, y, z)
     amount = math.min(amount, MOST_HELD)
     inner = adjusted(inner, now, arg, receipt, amount)
+    if current.of.ends_with_calls then receipt = before or 0 end -- ahead of the line here
     add(holds, hold, now + lease, receipt, amount, math.min(spent, amount))
     return joined(holds, inner, now, arg)
   end,

@@ -150,7 +150,7 @@ class Reservations(Strategy):
         """A hold whose lease is over has no lease left, so that only a settlement can reach it."""
         state = self._expired(state, now_us, parameters)
         inner, holds = state.inner, []
-        for record in state.records.values():
+        for record in sorted(state.records.values(), key=lambda each: (each.receipt, each.id)):
             inner = self._adjusted(inner, now_us, parameters, record.receipt, -record.amount)
             hold = Hold(record.id, max(1, record.deadline - now_us))
             holds.append((hold, record.amount, record.spent))
@@ -230,10 +230,19 @@ class Reservations(Strategy):
         return state._replace(inner=inner).put(renewed)
 
     def resume(
-        self, state: State | None, now_us: int, parameters: Parameters, amount: int, spent: int
+        self,
+        state: State | None,
+        now_us: int,
+        parameters: Parameters,
+        amount: int,
+        spent: int,
+        place: int = 0,
     ) -> State | None:
         """A call in flight that another engine has admitted: it holds ``amount`` from now on, and
-        has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known."""
+        has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known.
+
+        Its slot comes before all that were taken here, so that no call in line begins beside it.
+        """
         own, hold = parameters
         state = self._expired(state, now_us, parameters)
         records = dict(state.records)
@@ -244,6 +253,8 @@ class Reservations(Strategy):
         now = self._strategy.check(state.inner, now_us, 0, own)[2]
         receipt, amount = self._strategy.receipt(now, now_us), min(amount, MOST_HELD)
         inner = self._adjusted(state.inner, now_us, parameters, receipt, amount)
+        if self._strategy.ends_with_calls:
+            receipt = place
         record = Record(hold.id, now_us + hold.lease_us, receipt, amount, min(spent, amount))
         return state._replace(inner=inner).put(record)
 

@@ -224,6 +224,36 @@ def test_a_place_of_a_killed_worker(world: World) -> None:
     assert [begins(hold) for hold in holds] == [0, 0, 1]
 
 
+@pytest.mark.parametrize("fair", [False, True])
+def test_those_who_wait_through_an_outage_begin_in_order(world: World, fair: bool) -> None:
+    """They waited beside calls that ran in the outage: these keep their slots in the storage, the
+    others come as they came, and who is in line in the storage comes after them."""
+    slots = replace(SLOTS, wait=60 * SECOND, fair=fair)
+    here, earlier = MemoryEngine(now_us=lambda: world.now_us), Hold(1, MINUTE)
+    holds = [Hold(number, MINUTE) for number in (50, 60, 30, 40, 10, 20)]
+    world.engine.admit([Charge(slots.in_line(), "b")], hold=earlier, now_us=world.now_us)
+    for number, hold in enumerate(holds):
+        world.wait(us=1)
+        limit = slots.of_member("here") if number < 2 else slots.of_member("here").in_line()
+        assert here.admit([Charge(limit, "b")], hold=hold).admitted
+    charge, moved = Charge(slots, "b"), here.take_over(slots, "b", None).holds
+    resumed = [Change.resume(charge, hold, *of, at) for at, (hold, *of) in enumerate(moved)]
+    assert world.engine.settle(resumed, now_us=world.now_us) == 6
+    line = [*(sorted(holds[2:]) if fair else holds[2:]), earlier]
+
+    def begins(hold: Hold) -> int:
+        of = charge._replace(limit=slots.of_member("here"))
+        return world.engine.settle([Change.start(of, hold)], now_us=world.now_us)
+
+    running = holds[:2]
+    while line:
+        assert not any(map(begins, line))
+        over = running.pop()
+        world.engine.settle([Change(charge, over, "settle", (over.id, 0))], now_us=world.now_us)
+        assert [begins(each) for each in line] == [1] + [0] * (len(line) - 1)
+        running.append(line.pop(0))
+
+
 def test_a_forked_child_has_no_one_in_line() -> None:
     """Its thread would listen for them for ever, and a lock that the parent held stay closed."""
     with bell.waiting(1, "b", None), bell._changes:
