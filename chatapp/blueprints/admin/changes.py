@@ -76,8 +76,7 @@ def new_key() -> tuple[str, str]:
         name=arguments.name(_field("name"), most=arguments.KEY_NAME),
         expires_at=arguments.end(expires) if expires else None,
         bound_team=g.admin.operator.team,
-        reason=_reason(),
-        by=g.admin.by,
+        **_why(),
     )
 
     _hand_over(made, of=name)
@@ -88,9 +87,7 @@ def new_key() -> tuple[str, str]:
 def rotate_key() -> tuple[str, str]:
     operator, key = g.admin.operator, _field("key")
     operator.check_rotation(key)
-    made, old, end = keys.rotate_key(
-        key, overlap=OVERLAP, bound_team=operator.team, reason=_reason(), by=g.admin.by
-    )
+    made, old, end = keys.rotate_key(key, overlap=OVERLAP, bound_team=operator.team, **_why())
     _hand_over(made, of=old.user)
     done = f"Key {made.public_id} of {old.user} replaces {old.public_id}, which {end}."
     return _address(old.user), done
@@ -101,38 +98,36 @@ def revoke_key() -> tuple[str, str]:
     """One key, or all of a user."""
     if "key" in request.form:
         g.admin.operator.check_key(_field("key"))
-        done = keys.revoke_key(_field("key"), reason=_reason(), by=g.admin.by)
+        done = keys.revoke_key(_field("key"), **_why())
         return _address(done.key.user), done.sentence
     name = _field("user")
     g.admin.operator.check_user(name)
-    ended = [
-        keys.revoke_key(each, reason=_reason(), by=g.admin.by) for each in keys.usable_keys(name)
-    ]
+    ended = [keys.revoke_key(each, **_why()) for each in keys.usable_keys(name)]
     return _address(name), " ".join(each.sentence for each in ended) or "There is no key to revoke."
 
 
 @change("/users/deactivate", "users")
 def deactivate() -> tuple[str, str]:
     name = _field("user")
-    return _address(name), users.deactivate(name, reason=_reason(), by=g.admin.by)
+    return _address(name), users.deactivate(name, **_why())
 
 
 @change("/users/activate", "users")
 def activate() -> tuple[str, str]:
     name = _field("user")
-    return _address(name), users.activate(name, reason=_reason(), by=g.admin.by)
+    return _address(name), users.activate(name, **_why())
 
 
 @change("/users/delete", "users")
 def delete() -> tuple[str, str]:
-    done = users.delete(_field("user"), reason=_reason(), by=g.admin.by)
+    done = users.delete(_field("user"), **_why())
     return url_for("admin.users"), done
 
 
 @change("/plan", "users")
 def set_plan() -> tuple[str, str]:
     name = _field("user")
-    return _address(name), users.set_plan(name, _field("plan"), reason=_reason(), by=g.admin.by)
+    return _address(name), users.set_plan(name, _field("plan"), **_why())
 
 
 @change("/team", "users")
@@ -140,13 +135,13 @@ def set_team() -> tuple[str, str]:
     """Also from the page of the team."""
     name, team, of = _field("user"), request.form.get("team") or None, request.form.get("of_team")
     address = _address(of, "team") if of else _address(name)
-    return address, users.set_team(name, team, reason=_reason(), by=g.admin.by)
+    return address, users.set_team(name, team, **_why())
 
 
 @change("/teams/create", "teams")
 def new_team() -> tuple[str, str]:
     name = arguments.name(_field("team"), most=arguments.TEAM)
-    done = users.create_team(name, amounts={}, reason=_reason(), by=g.admin.by)
+    done = users.create_team(name, amounts={}, **_why())
     return _address(name, "team"), done
 
 
@@ -159,17 +154,14 @@ def set_amount() -> tuple[str, str]:
     plan = amounts.plan_of(owner, name)
     amounts.checked(owner, [(limit, amount)], plan=plan)
     g.admin.operator.check_amounts(owner, [(limit, amount)], plan=plan)
-    return _address(name, owner), amounts.set_amount(
-        owner, name, limit, amount, until=end, reason=_reason(), by=g.admin.by
-    )
+    done = amounts.set_amount(owner, name, limit, amount, until=end, **_why())
+    return _address(name, owner), done
 
 
 @change("/amount/clear", "limits", of_team=True)
 def clear_amount() -> tuple[str, str]:
     owner, name = _owner()
-    return _address(name, owner), amounts.clear_amount(
-        owner, name, _field("limit"), reason=_reason(), by=g.admin.by
-    )
+    return _address(name, owner), amounts.clear_amount(owner, name, _field("limit"), **_why())
 
 
 @change("/session", "limits")
@@ -177,9 +169,7 @@ def raise_session() -> tuple[str, str]:
     """Give a session another amount, which it has for a week if no end is written."""
     session, limit, amount = _field("session"), _field("limit"), _field("amount")
     end = instant_s(request.form.get("until", "").strip() or "7d")
-    callers.shared_operators().override(
-        limit, session, amount, until=end, reason=_reason(), by=g.admin.by, as_written=True
-    )
+    amounts.override(limit, session, amount, until=end, **_why(), as_written=True)
     done = f"{session} has {limit}={amount} until {amounts.time_text(end)}"
     return url_for("admin.limits"), f"{done}; all workers apply it within 5 s."
 
@@ -187,20 +177,15 @@ def raise_session() -> tuple[str, str]:
 @change("/block", "limits", "providers")
 def block() -> tuple[str, str]:
     kind, name = _target()
-    length = request.form.get("for", "").strip()
-    done = blocks.block(
-        blocks.target_of(kind, name),
-        length=arguments.duration(length) if length else None,
-        reason=_reason(),
-        by=g.admin.by,
-    )
-    return _back(), done.sentence
+    text = request.form.get("for", "").strip()
+    length = arguments.duration(text) if text else None
+    return _back(), blocks.block(blocks.target_of(kind, name), length=length, **_why()).sentence
 
 
 @change("/unblock", "limits", "providers")
 def unblock() -> tuple[str, str]:
     kind, name = _target()
-    done = blocks.unblock(kind, blocks.target_of(kind, name), reason=_reason(), by=g.admin.by)
+    done = blocks.unblock(kind, blocks.target_of(kind, name), **_why())
     return _back(), done.sentence
 
 
@@ -238,8 +223,9 @@ def _owner() -> tuple[Owner, str]:
     return owner, _field(owner)
 
 
-def _reason() -> str:
-    return request.form.get("reason", "").strip()
+def _why() -> dict[str, Any]:
+    """Return what the log of changes has: the reason, and who."""
+    return {"reason": request.form.get("reason", "").strip(), "by": g.admin.by}
 
 
 def _target() -> tuple[blocks.Kind, str | None]:
