@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple, cast
 
@@ -86,24 +85,30 @@ class _Unchanged:
             headers = super().get_wsgi_headers(environ)  # type: ignore[misc]
         return headers
 
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        self.__class__ = type(self).__bases__[1]  # one that is found by its name
+        return self.__reduce_ex__(protocol)
 
-@lru_cache(maxsize=64)
-def _ready_class(usual: type[flask.Response]) -> type[flask.Response]:
+
+def ready_class(usual: type[flask.Response]) -> type[flask.Response]:
     """Return the application's class of responses, without the copy."""
     is_own = usual.get_wsgi_headers is not Response.get_wsgi_headers
     return usual if is_own else type(usual.__name__, (_Unchanged, usual), {})
 
 
 class ReadyAnswer:
-    """The answer to one denial on one route, made ``made_us`` after the denial was decided."""
+    """The answer to one denial on one route, made ``made_us`` after the denial was decided;
+    ``ready`` is the :func:`ready_class` of the application."""
 
     def __init__(
         self,
+        ready: type[flask.Response],
         route_limits: object,
         cached: CachedDecision,
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
+        self._class = ready
         self._kept = route_limits, cached.known  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
@@ -122,8 +127,7 @@ class ReadyAnswer:
         return -(-max(1, self._wait_us - passed_us) // 1000)
 
     def response(self, wait_ms: int) -> flask.Response:
-        context = _contexts.get()
-        environ = context.request.environ
+        environ = _contexts.get().request.environ
         accept = environ.get("HTTP_ACCEPT", "")
         has_id = is_mcp(environ)
         known = None if has_id else self._bodies.get(accept)
@@ -139,7 +143,7 @@ class ReadyAnswer:
         headers = Headers()
         # Without the checks of new headers, which take longer than all of this.
         headers._list += (("Content-Type", content_type), ("Content-Length", str(len(encoded))))  # noqa: SLF001
-        return _ready_class(context.app.response_class)([encoded], _STATUS, headers)
+        return self._class([encoded], _STATUS, headers)
 
     def _rendered(self) -> tuple[str, str]:
         """Return the body with marks for the wait, and its type, as the request accepts it."""

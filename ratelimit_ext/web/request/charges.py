@@ -20,7 +20,7 @@ _tag_of: Final = partial(bucket_key, "")
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
 
-#: Of how many callers of a route the charges are kept.
+#: How many charges of callers are kept; a caller has some for each route.
 MOST_KNOWN: Final = 2048
 
 
@@ -46,17 +46,19 @@ class Charges:
     def known(self, found: RouteLimits) -> BoundCharges:
         """Return the charges of the current request by limits that only its identities tell apart:
         the same ones for a caller who comes again."""
+        if self._overrides.by_limit:
+            return self.of(found.limits)
         names = tuple(["" if (each := ask()) is None else str(each) for ask in found.askers])
-        if self._overrides.by_limit or max(map(len, names)) > LONGEST_CACHED:
-            return self._named(found, names)
-        return self._of_names(found, names)
+        make = self._named if max(map(len, names)) > LONGEST_CACHED else self._of_names
+        return make(found, names)
 
     def _named(self, found: RouteLimits, names: tuple[str, ...]) -> BoundCharges:
         asked = zip(found.askers, names, strict=True)
         identities = {id(ask): (name, bucket_key("", name)) for ask, name in asked}
         answers = _Answers({}, identities, {}, {})
         leave_out = partial(self._leave_out, lenient=False, swallow=False)
-        return BoundCharges(self._charges(found.limits, answers, leave_out, as_bound=False))
+        # As bound: an override that is read meanwhile would be kept after its end.
+        return BoundCharges(self._charges(found.limits, answers, leave_out, as_bound=True))
 
     def of(
         self,

@@ -10,6 +10,7 @@ from flask import abort, request
 
 from ratelimit_ext import ApplicationLimit, ConfigurationError
 from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.web.request import charges
 from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker
@@ -180,3 +181,22 @@ def test_the_edge_decided_early_is_charged_once(
     assert statuses(app, "/two", 3) == [200, 200, 429]
     assert statuses(app, "/free", 4) == [200, 200, 429, 429]
     assert entered == ["/two"] * 3 + ["/free"] * 2
+
+
+def test_an_override_ends_although_it_was_read_amid_a_request(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the thread that reads them: what is kept of a caller is without it."""
+    app, limiter = make()
+    app.add_url_rule("/", "view", limiter.limit("1/minute", name="pace")(lambda: "ok"))
+    original = charges.bucket_key
+
+    def read(*parts: str) -> str:
+        limiter.operators.override("pace", "someone", "9/minute")
+        return original(*parts)
+
+    monkeypatch.setattr(charges, "bucket_key", read)
+    assert statuses(app) == [200]
+    with app.app_context():
+        assert limiter.operators.clear_override("pace", "someone")
+    assert statuses(app) == [429]

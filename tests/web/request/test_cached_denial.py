@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +17,7 @@ from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.web.request import resolver
+from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
 Add = Callable[[Limiter, Any], Any]
@@ -183,6 +187,29 @@ def test_a_class_of_responses_has_its_own_headers(make: Maker, clock: Clock) -> 
     app, _, _ = limited(make, "2/minute")
     app.response_class = OwnResponse
     assert [app.test_client().get("/") for _ in range(6)][-1].headers["X-Own"] == "1"
+
+
+def test_a_class_of_responses_is_freed_with_its_application(make: Maker, clock: Clock) -> None:
+    """Which its methods may refer to."""
+    app, _, _ = limited(make, "2/minute")
+    app.response_class = type("Own", (Response,), {"app": app})
+    statuses(app, "/", 6)
+    gone = weakref.ref(app)
+    del app, _
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_hook_may_pickle_it(make: Maker, clock: Clock) -> None:
+    """As one that keeps responses does."""
+    app, _, _ = limited(make, "2/minute")
+
+    @app.after_request
+    def keep(response: Response) -> Response:
+        pickle.dumps(response)
+        return response
+
+    assert statuses(app, "/", 6) == [200, 200, *[429] * 4]
 
 
 def test_what_callers_know_of_it(make: Maker, clock: Clock) -> None:
