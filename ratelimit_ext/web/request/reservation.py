@@ -27,7 +27,7 @@ from ratelimit_ext.core.money import Dollars, micro_dollars
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import OutageEngine
-from ratelimit_ext.settlements.queue import SettlementQueue
+from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S, SettlementQueue
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
 from ratelimit_ext.web.bound_limit import ChargeRecord
@@ -343,7 +343,7 @@ class Reservation:
     def _settled(self, records: Iterable[ChargeRecord]) -> list[Addressed]:
         """Return the changes that settle charges: the end of a call can change an estimate, and
         what is the provider's to count. The first charge of a bucket carries the actual cost of the
-        request, all others nothing."""
+        request, all others nothing. The cost is charged anew if the hold was forgotten."""
         changed = [r for r in records if r.bound.limit.held or r.bound.limit.traits.external]
         changes = []
         for record, is_first in _charges(changed):
@@ -358,6 +358,11 @@ class Reservation:
             elif not is_first:
                 actual = 0
             if limit.held:
+                silent_s = time.monotonic() - self._renewed_at
+                if actual and silent_s > self._lease_s + KEPT_AFTER_LEASE_S:
+                    late = Change.adjust(verdict._replace(receipt=0), actual)
+                    changes.append((record.engine, late))
+                    actual = 0
                 numbers = record.hold.id, actual
                 change = Change(charge, record.hold, "settle", numbers, verdict.receipt)
                 changes.append((record.engine, change))

@@ -15,6 +15,7 @@ import redis
 
 from ratelimit_ext import ConfigurationError, Guess, Limiter, Reservation
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
+from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.storage import LEASE, lease_s
 from tests.web.conftest import Clock, Maker
@@ -506,6 +507,40 @@ def test_renewals_keep_within_the_lease(clock: Clock, lease_s: float, pause_s: f
     app.test_client().get("/")
     assert set(pauses) == {pause_s}
     assert set(slots) == {1}
+
+
+@pytest.mark.parametrize("late_s", [-1, 1])
+def test_a_call_that_was_silent_for_long_is_charged(clock: Clock, late_s: float) -> None:
+    """Also if its holds are forgotten, ten minutes after the lease gave their estimates back."""
+
+    def view(limiter: Limiter) -> str:
+        clock.forward(DEFAULT_LEASE_S + KEPT_AFTER_LEASE_S + late_s)
+        limiter.settle(tokens=150, usd=Decimal("0.1"))
+        return "ok"
+
+    service = Service("memory://", view)
+    service.client.get("/").close()
+    assert service.left() == {"tokens": 850, "money": 900_000, "slots": 2, "calls": 9}
+
+
+@pytest.mark.parametrize("ended", ["settled", "cancelled"])
+def test_a_call_whose_worker_slept_is_charged_once(
+    uri: str, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """Its own clock says that the hold is forgotten, and the storage still has it."""
+    monkeypatch.setattr(reservation_module, "KEPT_AFTER_LEASE_S", -DEFAULT_LEASE_S)
+
+    def view(limiter: Limiter) -> str:
+        limiter.settle(tokens=150, usd=Decimal("0.1"))
+        if ended == "cancelled":
+            limiter.current.cancel()
+        return "ok"
+
+    service = Service(uri, view)
+    service.client.get("/").close()
+    left = {"tokens": 850, "money": 900_000, "slots": 2, "calls": 9}
+    cancelled = {"tokens": 1000, "money": 1_000_000, "slots": 2, "calls": 10}
+    assert service.left() == (left if ended == "settled" else cancelled)
 
 
 # -- a part of a call that failed ------------------------------------------------------------------
