@@ -47,7 +47,8 @@ PDF_BYTES_PER_TOKEN: Final = OPAQUE_BYTES_PER_TOKEN * 3 / 4
 #: The text of a page of a PDF; its image comes on top. Small pages have fewer bytes than tokens.
 PAGE_TOKENS: Final = 1_500
 PAGE: Final = re.compile(rb"/Type\s*/Page\b")
-#: How many compressed streams of objects, and how much of each, are searched for pages.
+#: How many compressed streams of objects, and how much of each, are searched for pages: those of
+#: all files of a request, as 135 bytes may be a stream.
 MOST_STREAMS: Final = 100
 STREAM_BYTES: Final = 50_000
 #: Of a file that is outside the request, at a URL or an id: 20 pages of a PDF.
@@ -200,6 +201,7 @@ class Contents:
     has_tools: bool = False
     has_documents: bool = False
     _parts: int = 0
+    _streams: int = 0
 
     def add_message(self, message: object) -> None:
         """A message of a body: its role, its content, and its other fields. Embeddings are made of
@@ -256,7 +258,9 @@ class Contents:
         elif kind in FILE_KINDS:
             if not _is_text(part):
                 self.has_documents = True
-                self.pages += sum(_pages(data) for data in inline if isinstance(data, str))
+                for data in inline:
+                    if isinstance(data, str):
+                        self._add_pages(data)
             self._add_opaque(part)
         elif kind in TEXT_KINDS and isinstance(text, str):
             self.texts.append(text)
@@ -267,6 +271,21 @@ class Contents:
         else:
             self._add_opaque(part)
         return []
+
+    def _add_pages(self, data: str) -> None:
+        """Count the pages of a PDF file in base64, also of a data URL, as far as they can be found;
+        none of another file, or of an encrypted one with compressed objects."""
+        try:
+            content = binascii.a2b_base64(data.rpartition(",")[2])
+        except ValueError:
+            return
+        self.pages += len(PAGE.findall(content))
+        for piece in content.split(b"/ObjStm", MOST_STREAMS - self._streams)[1:]:
+            self._streams += 1
+            compressed = piece.partition(b"stream")[2].lstrip(b"\r\n")
+            with suppress(zlib.error):
+                objects = zlib.decompressobj().decompress(compressed, STREAM_BYTES)
+                self.pages += len(PAGE.findall(objects))
 
     def _add_opaque(self, part: object) -> None:
         self.opaque_bytes += len(json_text(part).encode("utf-8", "surrogatepass"))
@@ -294,22 +313,6 @@ def _inline(part: Mapping[object, object]) -> list[object]:
     places = (part, part.get("source"), part.get("file"))
     found = [place.get(name) for place in places if isinstance(place, Mapping) for name in INLINE]
     return [value for value in found if value]
-
-
-def _pages(data: str) -> int:
-    """Return the pages of a PDF file in base64, also of a data URL, as far as they can be found; 0
-    for another file, and for an encrypted one with compressed objects."""
-    try:
-        content = binascii.a2b_base64(data.rpartition(",")[2])
-    except ValueError:
-        return 0
-    pages = len(PAGE.findall(content))
-    for piece in content.split(b"/ObjStm", MOST_STREAMS)[1:]:
-        compressed = piece.partition(b"stream")[2].lstrip(b"\r\n")
-        with suppress(zlib.error):
-            objects = zlib.decompressobj().decompress(compressed, STREAM_BYTES)
-            pages += len(PAGE.findall(objects))
-    return pages
 
 
 def _is_text(part: Mapping[object, object]) -> bool:

@@ -20,6 +20,7 @@ from chatapp.estimates.outputs import (
     MOST_CALLS,
     UNKNOWN_OUTPUT_TOKENS,
 )
+from chatapp.estimates.tokens import of_body
 from chatapp.ledger import table
 from chatapp.services import services_of
 from chatapp.upstreams import Extras
@@ -165,6 +166,16 @@ def test_each_page_of_a_pdf_counts(estimator: Estimator, form: str, compressed: 
     body = {"messages": [{"role": "user", "content": [part]}]}
     tokens = estimator.estimate(CLAUDE, body).input_tokens
     assert 40 * (1_600 + 1_500) < tokens < 40 * (1_600 + 1_500) + 100
+
+
+def test_many_files_do_not_keep_the_server_busy() -> None:
+    """A body of a megabyte has room for 5,000 streams, which took seconds. What is not unpacked is
+    counted by its length."""
+    data = base64.b64encode(pdf(1, compressed=True) * 60).decode()
+    parts = [{"type": "input_file", "file_data": data}] * 3
+    contents = of_body({"input": [{"role": "user", "content": parts}]})
+    assert contents.pages == 100
+    assert contents.opaque_bytes > 3 * len(data)
 
 
 @pytest.mark.parametrize(
