@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple, cast
 import flask
 from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
-from werkzeug.wrappers import Response
 
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.engine.denial_cache import CachedDecision
@@ -74,41 +73,27 @@ class ReadyHeaders:
         return text
 
 
-class _Unchanged:
-    """A response of which the server gets the headers as they are: werkzeug's copy takes as long as
+class ReadyResponse(flask.Response):
+    """Flask's, of which the server gets the headers as they are: werkzeug's copy takes as long as
     all else of the answer."""
 
-    def get_wsgi_headers(self: Any, environ: Any) -> Headers:
-        headers: Headers = self.headers
-        names = {*map(str.lower, map(name_of, headers))}
+    def get_wsgi_headers(self, environ: Any) -> Headers:
+        names = {*map(str.lower, map(name_of, self.headers))}
         if self.status_code != 429 or "content-length" not in names or names & _CHANGED:
-            headers = super().get_wsgi_headers(environ)  # type: ignore[misc]
-        return headers
-
-    def __reduce_ex__(self: Any, protocol: Any) -> Any:
-        self.__class__ = type(self).__bases__[1]  # one that is found by its name
-        return self.__reduce_ex__(protocol)
-
-
-def ready_class(usual: type[flask.Response]) -> type[flask.Response]:
-    """Return the application's class of responses, without the copy."""
-    is_own = usual.get_wsgi_headers is not Response.get_wsgi_headers
-    return usual if is_own else type(usual.__name__, (_Unchanged, usual), {})
+            return super().get_wsgi_headers(environ)
+        return self.headers
 
 
 class ReadyAnswer:
-    """The answer to one denial on one route, made ``made_us`` after the denial was decided;
-    ``ready`` is the :func:`ready_class` of the application."""
+    """The answer to one denial on one route, made ``made_us`` after the denial was decided."""
 
     def __init__(
         self,
-        ready: type[flask.Response],
         route_limits: object,
         cached: CachedDecision,
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
-        self._class = ready
         self._kept = route_limits, cached.known  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
@@ -127,7 +112,8 @@ class ReadyAnswer:
         return -(-max(1, self._wait_us - passed_us) // 1000)
 
     def response(self, wait_ms: int) -> flask.Response:
-        environ = _contexts.get().request.environ
+        context = _contexts.get()
+        environ, own = context.request.environ, context.app.response_class
         accept = environ.get("HTTP_ACCEPT", "")
         has_id = is_mcp(environ)
         known = None if has_id else self._bodies.get(accept)
@@ -143,7 +129,9 @@ class ReadyAnswer:
         headers = Headers()
         # Without the checks of new headers, which take longer than all of this.
         headers._list += (("Content-Type", content_type), ("Content-Length", str(len(encoded))))  # noqa: SLF001
-        return self._class([encoded], _STATUS, headers)
+        made = ReadyResponse if own is flask.Response else own
+        response: flask.Response = made([encoded], _STATUS, headers)
+        return response
 
     def _rendered(self) -> tuple[str, str]:
         """Return the body with marks for the wait, and its type, as the request accepts it."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from operator import attrgetter
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import NamedTuple, NoReturn, TypeAlias
 
 import flask
 from werkzeug.exceptions import HTTPException
@@ -40,7 +39,6 @@ from ratelimit_ext.web.request.cached_denial import (
     CachedAnswer,
     ReadyAnswer,
     answer_key,
-    ready_class,
 )
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 
@@ -77,9 +75,6 @@ class Refusals:
         self._settings = settings
         self._show = show
         self._logger = logger
-        # A decorator would keep the classes of applications that are gone.
-        kept = lru_cache(maxsize=8)
-        self._ready_class: Callable[[Any], type[flask.Response]] = kept(ready_class)
 
     def denial(self, decision: Decision, records: Records) -> Denial:
         """Return which exception answers a denied decision."""
@@ -143,8 +138,7 @@ class Refusals:
             and not self._has_callback(denial.breached)
             and is_final(error)
         ):
-            ready = self._ready_class(flask.current_app.response_class)
-            answers[key] = ReadyAnswer(ready, route_limits, cached, error, denial.breached)
+            answers[key] = ReadyAnswer(route_limits, cached, error, denial.breached)
         return denial
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
