@@ -22,6 +22,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
@@ -49,6 +50,7 @@ LONGEST_S: Final = 5.0
 PATIENCE: Final = 0.5
 #: How often one call is redirected at most.
 MOST_ROUNDS: Final = 200
+_FAILED: Final = "last_failed_node_name"
 
 _logger = logging.getLogger("ratelimit_ext")
 
@@ -100,13 +102,19 @@ class Nodes:
     def __init__(self, client: Any, errors: type[Exception] | tuple[type[Exception], ...]) -> None:
         self._client = client
         self._layout = client.nodes_manager
-        library = sys.modules[type(client).__module__.partition(".")[0] + ".exceptions"]
+        package = sys.modules[type(client).__module__.partition(".")[0]]
+        library = package.exceptions
         own = errors if isinstance(errors, tuple) else (errors,)
         clusters = [each for each in vars(library).values() if _is_cluster_error(each)]
         #: All that can be wrong with a node; some of the client's own have no base in common.
         self.errors: tuple[type[Exception], ...] = (*own, *clusters, OSError)
         self._refusal: type[Exception] = library.ResponseError
         self._is_redis_py = hasattr(client, "get_redis_connection")
+        #: For pools that require a command's name: those of valkey-py, and of redis-py before 5.3.
+        taken = signature(package.ConnectionPool.get_connection).parameters["command_name"]
+        self._words = ("FCALL",) if taken.default is taken.empty else ()
+        #: Whether the layout can be asked of another node than the one that has failed.
+        self._avoids_failed = _FAILED in signature(self._layout.initialize).parameters
         self._has_functions = True
         self.forget()
 
@@ -192,12 +200,11 @@ class Nodes:
         is_sent = False
         try:
             pool = self._client_of(node).connection_pool
-            words = () if self._is_redis_py else ("FCALL",)
             ends = time.monotonic() + LONGEST_WAIT_S if until is None else until
             queue = self._queues.get(node.name)
             if queue is None:
                 queue = self._queues.setdefault(node.name, PoolQueue(pool))
-            connection = queue.run(lambda: pool.get_connection(*words), ends)
+            connection = queue.run(lambda: pool.get_connection(*self._words), ends)
             commands = [command for call in calls for command in call.packed()]
             connection.send_packed_command(connection.pack_commands(commands))
             is_sent = True
@@ -368,10 +375,7 @@ class Nodes:
         """Ask the nodes who owns which slots; false if none answers."""
         failed = next(iter(self._failed), None)
         try:
-            if self._is_redis_py:
-                self._layout.initialize(last_failed_node_name=failed)
-            else:
-                self._layout.initialize()
+            self._layout.initialize(**{_FAILED: failed} if self._avoids_failed else {})
         except self.errors as error:
             _logger.debug("The cluster's layout could not be read: %s", error)
             return False

@@ -35,6 +35,7 @@ ROWS = {
 #: The storage, and the extension from its decorators to its headers and commands.
 TESTS = (
     "tests/engine/test_redis.py",
+    "tests/engine/test_cluster.py",
     "tests/web/test_extension.py",
     "tests/web/request/test_admission.py",
     "tests/web/request/test_response.py",
