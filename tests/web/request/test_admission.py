@@ -200,3 +200,12 @@ def test_an_override_ends_although_it_was_read_amid_a_request(
     with app.app_context():
         assert limiter.operators.clear_override("pace", "someone")
     assert statuses(app) == [429]
+
+
+def test_an_exemption_is_asked_at_each_request(make: Maker) -> None:
+    """Also of a caller who has been admitted and denied before."""
+    app, limiter = make()
+    answers = [False, False, True, False]
+    limit = limiter.limit("1/minute", exempt_when=lambda: answers.pop(0))
+    app.add_url_rule("/", "view", limit(lambda: "ok"))
+    assert statuses(app, "/", 4) == [200, 429, 200, 429]
