@@ -410,13 +410,16 @@ class _Late(TimeoutError):
 def _read(connection: Any, began: float, until: float | None) -> Any:
     """Return the next reply. Raises what the client raises, or ``_Late``. ``began`` is when the
     node was first waited for."""
-    if (
-        until is not None
-        and not connection.can_read(max(0.0, until - time.monotonic()))
-        and not comes_late(connection.can_read, until)
-    ):
-        raise _Late(until - began)
-    return connection.read_response()
+    try:
+        if (
+            until is not None
+            and not connection.can_read(max(0.0, until - time.monotonic()))
+            and not comes_late(connection.can_read, until)
+        ):
+            raise _Late(until - began)
+        return connection.read_response()
+    except ValueError as error:  # before redis-py 8, who reads the layout may close it meanwhile
+        raise ConnectionError(f"closed while it was read: {error}") from error
 
 
 def _is_cluster_error(found: object) -> bool:
