@@ -67,13 +67,9 @@ def test_sentinel_replaces_a_living_master(
     """The workers bridge the second before the new master is known. What they have admitted is
     there when the old master has become its replica."""
     trio = sentinel_server
-    with (
-        start(trio.uri) as master,
-        traffic.around(master) as load,
-        trio.replica.client() as new_master,
-    ):
+    with start(trio.uri) as master, traffic.around(master) as load:
         trio.replace_master()
-        eventually(lambda: new_master.info("replication")["connected_slaves"])
+        eventually(trio.replica_is_in_step)
     traffic.assert_bridged(load)
     with trio.replica.client() as new_master:
         charged = charges(new_master, traffic.ROOMY)
