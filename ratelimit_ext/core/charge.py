@@ -37,7 +37,7 @@ class Charge(NamedTuple):
         return self.cost if self.at_once is None else self.at_once
 
 
-class Charges(tuple[Charge, ...]):  # noqa: SLOT001 - a tuple allows none
+class PreparedCharges(tuple[Charge, ...]):  # noqa: SLOT001 - a tuple allows none
     """The charges of one request. ``prepared`` is what an engine has made of them."""
 
     prepared: Any = None

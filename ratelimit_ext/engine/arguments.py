@@ -15,7 +15,7 @@ from typing import Final, NamedTuple, cast
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Charges
+from ratelimit_ext.core.charge import Charge, PreparedCharges
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.verdicts import sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
@@ -116,7 +116,7 @@ class Arguments:
             strategies.append(known[0])
             words.append(known[1])
         made = composed("admit", tuple(strategies)), f"[{','.join(words)}]"
-        if isinstance(charges, Charges) and part is None:
+        if isinstance(charges, PreparedCharges) and part is None:
             charges.prepared = since, self, made
         return made
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Charges, Guess, Hold, checked_cost
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, PreparedCharges, checked_cost
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
@@ -134,12 +134,12 @@ class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows n
     """The charges of a request, with the ``own`` that an engine decides. ``is_conditional``: the
     response decides about one of them."""
 
-    own: Charges
+    own: PreparedCharges
     is_conditional: bool
 
     def __new__(cls, charges: Iterable[BoundCharge]) -> Self:
         made = super().__new__(cls, charges)
-        made.own = Charges([charge for _, _, charge in made])
+        made.own = PreparedCharges([charge for _, _, charge in made])
         made.is_conditional = True in [bound.is_conditional for bound, _, _ in made]
         return made
 

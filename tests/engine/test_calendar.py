@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Charges
+from ratelimit_ext.core.charge import Charge, PreparedCharges
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import Arguments
 from ratelimit_ext.engine.redis import RedisEngine
@@ -71,7 +71,7 @@ def test_a_wrong_clock_admits_the_amount(worker: Worker, limit: Limit) -> None:
 
 def test_charges_that_come_again_have_the_windows_of_their_time() -> None:
     """What an engine has prepared of them is not made again, and not kept into another window."""
-    arguments, charges = Arguments(), Charges([Charge(Limit(2, DAY, anchor="day"), "{a}")])
+    arguments, charges = Arguments(), PreparedCharges([Charge(Limit(2, DAY, anchor="day"), "{a}")])
     noon = 20_000 * DAY + 12 * HOUR
     _, words = arguments.admission(charges, noon)
     assert arguments.admission(charges, noon + SECOND)[1] is words

@@ -9,15 +9,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from operator import itemgetter
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import flask
-from flask.globals import request_ctx
 from werkzeug.datastructures import Headers
 
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.web.bound_limit import ChargeRecord, Records
+from ratelimit_ext.web.declarations.definitions import contexts
 from ratelimit_ext.web.errors import RateLimitExceeded, try_again
 from ratelimit_ext.web.mcp import is_mcp
 
@@ -37,8 +37,6 @@ _IN_JSON: Final = '"retry_after": '
 _WHOLE: Final = uuid.uuid4().hex
 _IN_MCP: Final = '"retryAfter": '
 
-#: What Flask's proxy reads, without its functions.
-_contexts: Final[Any] = cast(Any, request_ctx)._LocalProxy__wrapped  # noqa: SLF001
 #: The headers that werkzeug changes for the server.
 _CHANGED: Final = frozenset(["location", "content-location"])
 SECOND: Final = 1_000_000  # in microseconds
@@ -112,7 +110,7 @@ class ReadyAnswer:
         return -(-max(1, self._wait_us - passed_us) // 1000)
 
     def response(self, wait_ms: int) -> flask.Response:
-        context = _contexts.get()
+        context = contexts.get()
         environ, own = context.request.environ, context.app.response_class
         accept = environ.get("HTTP_ACCEPT", "")
         has_id = is_mcp(environ)
