@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -184,18 +185,19 @@ def test_a_pattern_without_a_model_is_a_warning(
 def test_a_lost_budget_gets_back_the_calls_of_its_models(app: Flask) -> None:
     """And no others."""
     services = services_of(app)
+    now = datetime.now(UTC)
     table.write(
         services.database,
         [
-            finished(begun(slug=ANTHROPIC), cost_micro_usd=5000),
-            finished(begun(slug=SMALLER), cost_micro_usd=700_000),
+            finished(begun(slug=ANTHROPIC, started_at=now), cost_micro_usd=1485),
+            finished(begun(slug=SMALLER, started_at=now), cost_micro_usd=342),
         ],
     )
     with app.app_context():
         restored = restoration.restore(None, apply=True, reason="", by="olga")
     found = {each.limit: each.usage.missing for each in restored}
-    assert found["some-usd"] == 5000
-    assert found["usd-month"] == 705_000
+    assert found["some-usd"] == 1485
+    assert found["usd-month"] == 1485 + 342
     assert run(app, "ledger", "check")
 
 
