@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,10 @@ def called(*packages: ModuleType) -> Iterator[list[CodeType]]:
             codes.append(frame.f_code)
 
     before = sys.getprofile()
+    gc.disable()  # it would end what other tests have left, such as a stream, within the block
     sys.setprofile(note)
     try:
         yield codes
     finally:
         sys.setprofile(before)
+        gc.enable()
