@@ -148,9 +148,12 @@ def of_team(team: str | None) -> str:
 
 
 def fit(before: Mapping[str, User], *, by: str) -> None:
-    """Remove amounts of users, and of their keys, who were these ``before``, by their names: in
-    another plan those that were below its own and are more than that of the present one, in another
-    team those that its administrators gave, and their overrides."""
+    """Remove what users and their keys had by a plan or a team that they have left. ``before`` has
+    the users as they were, by their names.
+
+    Of a plan, that is an amount below the old plan's that is more than the new one's. Of a team, it
+    is an amount or an override that the team's administrators gave.
+    """
     accounts = current_services().accounts
     places = {name: (user.plan, user.team_name) for name, user in before.items()}
     found = [user for user in accounts.users() if user.name in before]

@@ -27,9 +27,9 @@ SLUG: Final = "credit"
 
 def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> str:
     """Give back dollars in all budgets of a user, a key or a team that count now, at most what was
-    spent; of a key, also in those of its user, unless it acts for others. A sliding window has the
-    single calls, and none of them was cheaper. Returns the change in a sentence. OperatorError for
-    an unknown owner, and if no budget counts anything."""
+    spent; of a key, also in those of its user, unless it acts for others. Sliding windows are left
+    out: they count single calls, none of which has become cheaper. Returns the change in a
+    sentence. OperatorError for an unknown owner, and if no budget counts anything."""
     services, operators = current_services(), callers.shared_operators()
     identity, user, calls = _found(owner, name)
     budgets = [

@@ -94,7 +94,7 @@ class Arguments:
         each charge, as in admit.lua; such charges must be meta."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         since = now // KEPT_US
-        kept = getattr(charges, "prepared", None)
+        kept = None if part is not None else getattr(charges, "prepared", None)
         if kept is not None and kept[0] == since and kept[1] is self:
             return cast(tuple[Script, str], kept[2])
         if since != self._since:

@@ -195,8 +195,8 @@ class ScriptConnections:
             return
         self._collects_metrics = _metrics()
         self._class = type(client)
-        self._now = attrgetter(*[name for name in _METHODS if hasattr(self._class, name)])
-        self._methods = self._now(self._class)
+        self._read_methods = attrgetter(*[name for name in _METHODS if hasattr(self._class, name)])
+        self._methods = self._read_methods(self._class)
         self._pool = client.connection_pool
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
         self._process = os.getpid()
@@ -341,7 +341,7 @@ class ScriptConnections:
         # By identity: a wrapper may be equal to what it wraps.
         return (
             client.connection_pool is not self._pool
-            or not all(map(is_, self._now(self._class), self._methods))
+            or not all(map(is_, self._read_methods(self._class), self._methods))
             or not client.__dict__.keys().isdisjoint(_METHODS)
             or self._collects_metrics()
         )

@@ -82,9 +82,8 @@ class RouteLimits:
         derive(self, "has_optional", any(bound.optional for bound in limits))
         derive(self, "waits", any(bound.limit.wait for bound in limits))
         derive(self, "holds", any(bound.limit.held for bound in limits))
-        is_fixed = self.is_kept and not (self.metas or self.asks_scopes)
         askers = {id(bound.runtime.key_func): bound.runtime.key_func for bound in limits}
-        is_fixed = is_fixed and all(map(_is_fixed, limits))
+        is_fixed = self.is_kept and not self.metas and all(map(_is_fixed, limits))
         derive(self, "askers", tuple(askers.values()) if is_fixed else ())
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:

@@ -17,6 +17,7 @@ from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.engine.denial_cache import DenialCache
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.web.request import resolver
+from ratelimit_ext.web.request.cached_denial import ReadyHeaders
 from tests.web.calls import statuses
 from tests.web.conftest import Clock, Maker, asked_key
 
@@ -375,6 +376,16 @@ def test_what_was_decided_before_is_the_callers_own(make: Maker, clock: Clock) -
             response = client.get("/", headers={"X-Key": caller})
             assert response.status_code == 429
             assert f'"9-per-3600s";r={left};' in response.headers["RateLimit"]
+
+
+def test_its_times_are_those_of_each_moment() -> None:
+    """Whatever the order in which threads ask; a reset that is over is 0 seconds away."""
+    headers = ReadyHeaders((), [("day", 0, 2_500_000), ("hour", 3, 400_000)], written_us=100)
+    expected = {0: (3, 1), 400_100: (3, 0), 500_100: (2, 0), 9_000_000: (0, 0)}
+    for passed_us in (500_100, 0, 9_000_000, 400_100, 500_100):
+        day, hour = expected[passed_us]
+        text = f"day;r=0;t={day}, hour;r=3;t={hour}"
+        assert headers.rate_limit(passed_us) == text
 
 
 def test_it_ends_with_the_wait(make: Maker, clock: Clock) -> None:
