@@ -519,8 +519,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.calls_until_due: int = self.max_requests
         self.max_requests: int = sys.maxsize
         self.is_due = False
-        #: Since when connections are left to other workers, and when to accept again.
+        #: Since when connections wait that are left to other workers, and when to accept again.
         self.leaves_since: float | None = None
+        self.found_none = False
         self.look_at = self.sweep_at = self.heartbeat_at = 0.0
         self.current = threading.local()
         self.pace = Pace(self.cfg.threads, time.monotonic())
@@ -634,6 +635,14 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def room(self) -> int:
         return max(0, self.pace.most - len(self.calls))
 
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """Also find out, without a wait, whether other workers have accepted what was left."""
+        looks = self._accepting and self.leaves_since is not None
+        self.found_none = looks  # until `accept` is called
+        super().wait_for_and_dispatch_events(0.0 if looks else timeout)
+        if self.found_none:
+            self.leaves_since = None
+
     def keep_pace(self) -> None:
         """Take fewer calls if this loop wakes late, and more if it does not."""
         was_reduced = self.pace.is_reduced
@@ -666,6 +675,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: Any) -> None:
         """Accept the connections that wait, unless another worker should."""
+        self.found_none = False
         for _ in range(ACCEPT_AT_ONCE):
             # More bodies at once than there is memory for would be dropped.
             if not self.accept_one(listener) or self.received_bytes:
@@ -702,9 +712,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
             self.leaves_since = None
             return False
-        # This is called again at once while connections wait. If the other worker hangs, this one
-        # must accept all that wait, not one per interval.
-        if self.leaves_since is None or now - self.look_at > LOOK_AGAIN_S:
+        # If the other worker hangs, this one must accept all that wait, not some per interval.
+        if self.leaves_since is None:
             self.leaves_since = now
         return now - self.leaves_since < (LEAVE_S if self.room else LEAVE_IF_FULL_S)
 

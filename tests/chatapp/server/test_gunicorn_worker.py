@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import multiprocessing
+import selectors
 import socket
 import threading
 import time
@@ -13,12 +14,14 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from gunicorn.config import Config
 
 from chatapp.server import gunicorn_worker
 from chatapp.server.gunicorn_worker import (
+    ACCEPT_AT_ONCE,
     BEGIN_AT_ONCE,
     BODY_BYTES,
     HEAD_MAX_BYTES,
@@ -340,6 +343,66 @@ def test_a_flood_begins_a_few_calls_in_a_turn() -> None:
     worker.calls.clear()
     worker.begin_queued()  # none has begun in this turn
     assert begun == calls[: threads + BEGIN_AT_ONCE]
+
+
+def test_connections_that_a_hanging_worker_leaves_are_accepted_after_one_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By a worker without a free thread, however late it looks and however long each takes. The
+    next ones are left to the other worker again, also after that has accepted one."""
+    now, accepted = 1000.0, list[socket.socket]()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def receive(_: Connection, sock: socket.socket) -> None:
+        nonlocal now
+        now += 1.0
+        accepted.append(sock)
+
+    listener, poller = socket.create_server(("127.0.0.1", 0)), selectors.DefaultSelector()
+    ready = poller.select
+
+    def select(most_s: float) -> list[Any]:
+        found = ready(0)
+        assert found or not most_s, "it sleeps, so it cannot see that none waits"
+        return found
+
+    monkeypatch.setattr(poller, "select", select)
+    worker = CallWorker.__new__(CallWorker)
+    worker.__dict__.update(
+        cfg=Config(), sockets=[listener], poller=poller, receive=receive,
+        _accepting=False, is_due=False, calls=set(), pace=Pace(0, 0.0), board=Board(), cell=0,
+        waiting={}, nr_conns=0, worker_connections=100, received_bytes=0, leaves_since=None,
+        look_at=0.0,
+    )  # fmt: skip
+    worker.board.publish(1, 1)
+
+    def after(seconds: float) -> int:
+        """One turn of the main loop, so much later; returns how many it has accepted by then."""
+        nonlocal now
+        now += seconds
+        worker.set_accept_enabled(now >= worker.look_at)
+        worker.wait_for_and_dispatch_events(9.0)
+        return len(accepted)
+
+    with listener, poller, contextlib.ExitStack() as clients:
+
+        def connect() -> None:
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+
+        for _ in range(ACCEPT_AT_ONCE + 4):
+            connect()
+        assert [after(0.0), after(0.1), after(0.1)] == [0, 0, 0]
+        assert [after(0.1), after(1.0)] == [ACCEPT_AT_ONCE, ACCEPT_AT_ONCE + 4]
+        after(1.0)  # it finds none
+        connect()
+        assert after(1.0) == ACCEPT_AT_ONCE + 4
+        listener.accept()[0].close()  # by the other worker
+        after(0.1)
+        connect()
+        assert [after(0.2), after(0.2)] == [ACCEPT_AT_ONCE + 4] * 2
+        assert after(0.2) == ACCEPT_AT_ONCE + 5
+        for sock in accepted:
+            sock.close()
 
 
 class Wakes:
