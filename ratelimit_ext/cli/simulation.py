@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.operators.operators import Operators, all_operators
 from ratelimit_ext.simulate.demand import suggestions
-from ratelimit_ext.simulate.replay import EVERYONE, Rule, Tally
+from ratelimit_ext.simulate.replay import EVERYONE, Rule
 from ratelimit_ext.simulate.report import (
     as_data,
     as_page,
@@ -184,7 +184,10 @@ def simulate_command(
     length = traffic.length
     with _progress(length and length * len(policies), len(policies)) as bar:
         results = simulate(traffic, {name: each.rules for name, each in policies.items()}, bar)
-    _stop_if_empty(results[0].outcome.total, traffic)
+    total = results[0].outcome.total
+    if not total.admitted + total.denied:
+        _report_broken(traffic)
+        raise click.ClickException("The traffic has no calls.")
     left_out = {name: why for each in policies.values() for name, why in each.left_out.items()}
     remarks = notes(results, traffic, left_out)
     if page:
@@ -260,12 +263,6 @@ def _progress(length: int | None, policies: int) -> Iterator[Callable[[], None]]
     bar: Any
     with click.progressbar(calls, label=label, show_pos=True, file=sys.stderr) as bar:
         yield lambda: bar.update(1)
-
-
-def _stop_if_empty(total: Tally, traffic: Traffic) -> None:
-    if not total.admitted + total.denied:
-        _report_broken(traffic)
-        raise click.ClickException("The traffic has no calls.")
 
 
 def _report_broken(traffic: Traffic) -> None:

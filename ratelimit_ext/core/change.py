@@ -43,8 +43,7 @@ class Change(NamedTuple):
 
     @classmethod
     def settle(cls, verdict: Verdict, hold: Hold, actual: int) -> Change:
-        """End a call that has really cost ``actual`` units. Once is enough: the hold is gone then,
-        and a second settlement changes nothing."""
+        """End a call that has really cost ``actual`` units. A second settlement finds no hold."""
         return cls(verdict.charge, hold, "settle", (hold.id, actual), verdict.receipt)
 
     @classmethod
@@ -66,6 +65,5 @@ class Change(NamedTuple):
     @classmethod
     def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int, place: int) -> Change:
         """Hold ``amount`` for a call in flight that another engine has admitted, of which ``spent``
-        is known to be real; ``place`` counts those that came before it there. Once is enough: a
-        hold that is known is not changed."""
+        is known to be real; ``place`` counts those before it there. A known hold is not changed."""
         return cls(charge, hold, "resume", (amount, spent, place))

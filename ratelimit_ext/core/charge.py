@@ -52,8 +52,7 @@ LONGEST_LEASE_S: Final = 86_400
 class Hold(NamedTuple):
     """The id under which a call reserves its estimates, and its lease in microseconds.
 
-    An id has 48 random bits. If a call is not settled within its lease, what it did not spend goes
-    back.
+    An id has 48 random bits. What a call did not spend goes back if its lease ends unsettled.
     """
 
     id: int

@@ -121,13 +121,11 @@ class Decision:
         return [verdict.left for verdict in self.verdicts]
 
     def part(self, place: int) -> tuple[Decision, int]:
-        """Return the decision of one server that has the verdict of this place, and its place
-        there."""
+        """Return the decision of one server that has this verdict, and its place there."""
         return self, place
 
     def overdrawn(self, place: int) -> int | None:
-        """Return by how many units the bucket of a verdict is overdrawn, which the verdict does not
-        say; ``None`` if unknown."""
+        """Return by how many units the bucket of a verdict is overdrawn; ``None`` if unknown."""
         return None
 
     def keys(self) -> list[str]:

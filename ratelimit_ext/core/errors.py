@@ -17,8 +17,7 @@ class ConfigurationError(ValueError):
 
 
 class OperatorError(ValueError):
-    """What an operator asked for cannot be done: a sentence for a terminal and for a page. Programs
-    read the ``code``."""
+    """What an operator asked for cannot be done: a sentence for people, a ``code`` for programs."""
 
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
@@ -79,8 +78,7 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
 
 
 def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
-    """Return a setting in seconds. Raises ``ConfigurationError`` unless it is above 0, up to
-    ``most``."""
+    """Return a setting in seconds. ``ConfigurationError`` unless it is above 0, up to ``most``."""
     try:
         seconds = float("nan") if isinstance(found, bool) else float(found)
     except (TypeError, ValueError, OverflowError):

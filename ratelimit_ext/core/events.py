@@ -95,8 +95,7 @@ class SettlementEvent(NamedTuple):
 
 
 class StorageEvent(NamedTuple):
-    """The storage went down, or is back. ``reason`` is why it is down; ``down_s`` how long it was
-    down, in seconds, once it is back."""
+    """The storage went down, for this ``reason``, or is back after ``down_s`` seconds."""
 
     is_down: bool
     reason: str

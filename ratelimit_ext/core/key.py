@@ -81,8 +81,7 @@ cached_tag: Final = lru_cache(maxsize=8192)(partial(bucket_key, ""))
 
 
 def joined(parts: Iterable[str]) -> str:
-    """Return several identities as one, for a person and for the storage. Other parts make another
-    text: their commas are escaped.
+    """Return several identities as one text, which no other parts make: commas are escaped.
 
     >>> joined(["user:ada", "claude-opus-4"]), joined(["a,b", "c"]), joined(["a", "b,c"])
     ('user:ada,claude-opus-4', 'a%2Cb,c', 'a,b%2Cc')
@@ -138,8 +137,7 @@ def holds_key(key: str) -> str:
 
 
 def hash_tag(key: str) -> str:
-    """Return the part of a name that chooses its slot in a Redis Cluster; the whole name without
-    braces.
+    """Return what chooses the slot in a Redis Cluster; the whole name without braces.
 
     >>> hash_tag("LIMITS:2:tb:60:chat::{user}:holds"), hash_tag("a{}b")
     ('user', 'a{}b')

@@ -434,8 +434,7 @@ _DEFAULTS: Final = {
 
 @lru_cache(maxsize=1024)
 def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
-    """Return the limit of these words: the same object each time, as engines prepare each one
-    once."""
+    """Return the limit of these words: the same object each time, as engines prepare it once."""
     return Limit(**dict(words))
 
 

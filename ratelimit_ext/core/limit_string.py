@@ -303,8 +303,7 @@ def _rate(found: dict[str, Any], form: Form) -> dict[str, Any]:
 
 
 def wait_us(text: object) -> int:
-    """Return a length of time such as "20 seconds" in microseconds. Raises
-    :class:`ConfigurationError`.
+    """Return a length such as "20 seconds" in microseconds. Raises :class:`ConfigurationError`.
 
     >>> wait_us("20 seconds"), wait_us("2 min")
     (20000000, 120000000)
@@ -381,8 +380,7 @@ def stated_units(text: str, options: LimitOptions) -> set[str]:
 
 
 def states_guard(text: object, options: LimitOptions) -> bool:
-    """Return whether the limit is a guard. A guard applies beside other limits and overrides
-    none."""
+    """Return whether the limit is a guard, which applies beside others and overrides none."""
     guards = tuple([name for name, traits in TABLE.items() if traits.guard])
     return states_strategy(text, options, guards)
 

@@ -84,8 +84,7 @@ class Traits:
     changes: tuple[str, ...] = ("adjust",)
     #: The same strategy with reservations, once it is registered.
     holding: Traits
-    #: What decides a limit that the members of a group share fairly, and each member's part of a
-    #: budget.
+    #: What decides a limit that members of a group share fairly, and each one's part of a budget.
     fair: tuple[Traits, ...] = ()
 
 
@@ -96,8 +95,7 @@ ALIASES: Final[dict[str, str]] = {}
 
 
 def traits_of(name: str) -> Traits:
-    """Return the traits of the strategy. Raises :class:`ConfigurationError` with the known
-    names."""
+    """Return the strategy's traits. Raises :class:`ConfigurationError` with the known names."""
     traits = TABLE.get(ALIASES.get(name, name))
     if traits is None:
         known = sorted([*TABLE, *ALIASES])

@@ -55,8 +55,7 @@ SETTINGS = {
 def supervise(command: list[str], *, lifeline: int, following: int, drain_s: float) -> int:
     """Run `command` until `lifeline` hangs up, restarting it if it dies; return an exit status.
 
-    If the first start fails at once (a damaged file, a bad option), return its status: a restart
-    would fail as well.
+    If the first start fails at once (a damaged file, a bad option), return 1: a restart would fail.
     """
     os.set_inheritable(following, False)  # noqa: FBT003 - os gives it no name
     end_with_supervisor = _parent_death_signal()

@@ -21,8 +21,7 @@ from ratelimit_ext.engine.verdicts import sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
 from ratelimit_ext.strategies.strategy import Strategy
 
-#: All Lua files here, read at the start. Later no file descriptor may be left, or another version
-#: may have replaced them.
+#: All Lua files here, read at the start: later there may be no descriptor, or another version.
 TEXTS: Final = {file.stem: file.read_text("utf-8") for file in Path(__file__).parent.glob("*.lua")}
 
 
@@ -61,8 +60,7 @@ def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
 
 #: For how many limits the words are kept.
 MOST_ARGUMENTS: Final = 4096
-#: And for how long: those of the calendar name the ends of the last, this and the next window, and
-#: are right for as long as a window.
+#: And for how long: those of the calendar are right for as long as a window.
 KEPT_US: Final = 60_000_000
 
 

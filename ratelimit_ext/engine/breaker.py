@@ -16,8 +16,7 @@ nothing has failed.
 
 Some failures concern one call only, and do not open it: no connection of the pool became free, this
 process has no file descriptor left, one shard of a cluster of which others serve, a script that
-fails on one key. A full server
-(``StorageFull``) is no failure.
+fails on one key. A full server (``StorageFull``) is no failure.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ PROBE_S: Final = 0.2
 #: of it nothing is decided without the storage any more.
 RETURN_S: Final = 0.4
 QUIET_S: Final = PAUSE_S / 2
-#: How long a worker charges to the storage what it has decided before it returns, and afterwards
-#: between two probes.
+#: How long a worker charges to the storage what it has decided, before it returns and later.
 HAND_BACK_S: Final = 0.2
 #: A call that begins later than this after a failure is no longer the second of two.
 FORGOTTEN_S: Final = 5.0
@@ -310,13 +308,13 @@ class Breaker:
         outage.hand_back(engine, within_s=HAND_BACK_S)
         if self.is_open:
             _wait_until(served_since + RETURN_S - QUIET_S)
-            outage.pause()
+            outage.goes_on.clear()
             try:
                 outage.hand_back(engine, within_s=QUIET_S)
                 _wait_until(served_since + RETURN_S)
                 self._close()
             finally:
-                outage.go_on()
+                outage.goes_on.set()
         return outage.hand_back(engine, within_s=HAND_BACK_S)
 
 
@@ -337,9 +335,7 @@ def _wait_until(instant: float) -> None:
 def _kind(error: Exception) -> str:
     """``outage``: the storage cannot serve; ``failure``: it may be one, if it comes again;
     ``single``: of this call alone."""
-    if isinstance(error, ShardUnavailable):
-        return "single"
-    if _lacks_descriptors(error):
+    if isinstance(error, ShardUnavailable) or _lacks_descriptors(error):
         return "single"
     for cause in causes(error):
         names, text = {each.__name__ for each in type(cause).__mro__}, str(cause)

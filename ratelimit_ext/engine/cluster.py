@@ -19,6 +19,8 @@ It never admits too much. What differs from one server, each only with several i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
@@ -99,13 +101,12 @@ class ClusterEngine:
             return Decision(admitted=True, now_us=self._arguments.read_clock(now_us), verdicts=())
         charges = merged(charges)
         groups = _groups(charges)
-        request = _Request(self._nodes, self._arguments, groups, hold, now_us)
-        if len(groups) == 1:
-            request.decide(groups, TAKE if take else LOOK)
-        elif not take:
-            request.decide(groups, LOOK)
-        else:
+        until = self._nodes.deadline()
+        request = _Request(self._nodes, self._arguments, groups, hold, now_us, until)
+        if take and len(groups) > 1:
             request.take(charges)
+        else:
+            request.decide(groups, TAKE if take else LOOK)
         if now_us is None:
             self._arguments.ahead_us = groups[0].reply[0] - clock.now_us()
         return request.decision(take=take)
@@ -134,21 +135,16 @@ class ClusterEngine:
         may keep some buckets."""
         dropped = 0
         for client in self._nodes.masters():
+            names = stored_names(client, prefix)
             try:
-                batch: list[str] = []
-                for key in stored_names(client, prefix):
-                    batch.append(key)
-                    if len(batch) == SCAN_COUNT:
-                        dropped += _unlinked(client, batch)
-                        batch.clear()
-                dropped += _unlinked(client, batch)
+                while batch := list(islice(names, SCAN_COUNT)):
+                    dropped += _unlinked(client, batch)
             except self._nodes.errors as error:
                 raise ShardUnavailable(f"a cluster node failed: {error}") from error
         return dropped
 
     def probe(self) -> int:
-        """See :meth:`StorageEngine.probe`. Asks one shard: an outage of the
-        others concerns their own identities only."""
+        """See :meth:`StorageEngine.probe`. Asks one shard: each concerns its own identities."""
         call = NodeCall(
             slot_of(hash_tag(self._note)), "EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS
         )
@@ -168,24 +164,17 @@ class ClusterEngine:
         return [call.reply for call in calls]
 
 
+@dataclass(slots=True)
 class _Request:
     """One admission on its way through the groups."""
 
-    def __init__(
-        self,
-        nodes: Nodes,
-        arguments: Arguments,
-        groups: Sequence[_Group],
-        hold: Hold,
-        now_us: int | None,
-    ) -> None:
-        self._nodes = nodes
-        self._arguments = arguments
-        self._groups = groups
-        self._hold = hold
-        self._now_us = now_us
-        self._until = nodes.deadline()
-        self._took: list[_Group] = []
+    _nodes: Nodes
+    _arguments: Arguments
+    _groups: Sequence[_Group]
+    _hold: Hold
+    _now_us: int | None
+    _until: float | None
+    _took: list[_Group] = field(default_factory=list)
 
     def decide(self, groups: Sequence[_Group], mode: str, refunds: Sequence[NodeCall] = ()) -> None:
         """Decide these groups at the same time, and send refunds with them. If one fails, refund
@@ -200,8 +189,8 @@ class _Request:
             error = call.error
             if error is None and call.reply[1] < 0:
                 error = StorageFull(group.charges[-call.reply[1] - 1].key)
-            if error is not None:
-                self._refund()
+            if error is not None:  # give back what was taken, as far as the nodes answer
+                self._nodes.run(self._refunds(), self._late())
                 raise error
 
     def take(self, charges: Sequence[Charge]) -> None:
@@ -247,12 +236,6 @@ class _Request:
         now = "" if self._now_us is None else self._now_us
         sent = (now, mode[0], words, *(self._hold if self._hold.id else ()))
         return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
-
-    def _refund(self) -> None:
-        """Give back what was taken, as far as the nodes answer."""
-        refunds, self._took = self._refunds(), []
-        if refunds:
-            self._nodes.run(refunds, self._late())
 
     def _refunds(self) -> list[NodeCall]:
         """Return the calls that give back what the groups took."""
@@ -364,8 +347,6 @@ def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:
 def _unlinked(client: Any, keys: Sequence[str]) -> int:
     """Drop keys of several slots on one node; returns how many buckets there were. Keys that have
     moved away stay."""
-    if not keys:
-        return 0
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.unlink(key)

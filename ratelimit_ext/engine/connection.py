@@ -8,8 +8,7 @@ pool that waits), :meth:`ScriptConnections.run` declines, and the client is used
 A script is called as a function of a library (``FCALL``): a function's tables are built once, which
 saves a third of the server's time. Where that is refused, EVALSHA is sent instead.
 
-Nothing is sent twice, except what the server refused to run: a script whose reply was lost may have
-charged.
+Nothing is sent twice but what the server refused to run: after a lost reply it may have charged.
 
 The client's ``socket_timeout`` bounds each command as a whole: all reads together, from the moment
 at which it was sent; on a new connection, with connecting and the handshake. redis-py itself
@@ -48,8 +47,7 @@ except ImportError:  # redis-py is used without it
 #: How many idle connections are kept from the pool at most, and never more than half of it.
 MOST_IDLE: Final = 32
 
-#: How often a thread that waits for a connection looks for one, and how long it waits if the client
-#: has no ``socket_timeout``.
+#: How often a thread looks for a free connection, and how long without a ``socket_timeout``.
 LOOK_S: Final = 0.002
 LONGEST_WAIT_S: Final = 0.1
 #: What a pool raises that has no connection left, or none within its own time.

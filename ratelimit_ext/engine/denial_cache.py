@@ -44,8 +44,7 @@ MARKS: Final = 1024
 
 class CachedDenial:
     """What a bucket has denied: the decision, and how long it is repeated. ``until`` is ``since``
-    until it has denied twice. ``answers`` belongs to the cache's user: what it has made of this
-    denial."""
+    until it has denied twice. ``answers`` is what the cache's user has made of it."""
 
     __slots__ = ("answers", "decision", "ends", "limit", "since", "until", "verdict")
 
@@ -74,8 +73,7 @@ class Allowance(NamedTuple):
 
 class CachedDecision(Decision):
     """A denial that is repeated, ``elapsed_us`` after it was decided. ``known`` are the verdicts
-    that are known, as they were then, in the order of the charges; ``ages_us`` is the time that has
-    passed since each of them."""
+    that are known, as they were then, in the order of the charges; ``ages_us`` are their ages."""
 
     __slots__ = ("ages_us", "denial", "elapsed_us", "known")
 

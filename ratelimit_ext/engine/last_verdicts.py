@@ -51,8 +51,7 @@ class LastVerdicts:
         self.note: Final = self._notes.append
         #: By bucket; the oldest first.
         self._known: dict[str, _Known] = {}
-        #: How far the storage's clock is ahead of the monotonic one, by the latest decision that
-        #: was read, and when it was asked for that.
+        #: How far the storage's clock is ahead of the monotonic one, and when that was asked.
         self.ahead: tuple[int, float] | None = None
         self._reading = threading.Lock()
 
@@ -138,8 +137,7 @@ class _Known(NamedTuple):
 
     def after(self, began: float, change: Change) -> _Known:
         """With a change that was sent then. One that was sent before the decision may be a part of
-        it; one that was queued is confirmed later; one without a receipt is of a call whose
-        decision is not known."""
+        it; a queued one is confirmed later; one without a receipt is of an unknown decision."""
         if (
             change.receipt is None
             or any(each is change for each in self.changes)

@@ -32,8 +32,7 @@ BRIEF_US: Final = 60_000_000
 #: Where our buckets are kept in a stock memory storage, so that its ``reset`` drops them.
 _OWN: Final = "ratelimit_ext"
 _EVERYONE: Final = "{*}"
-#: How many parameters of limits are kept, and for how long: those of the calendar name the ends of
-#: the last, this and the next window.
+#: How many parameters of limits are kept, and for how long: those of the calendar change.
 MOST_PREPARED: Final = 4096
 PREPARED_US: Final = 60_000_000
 #: A bucket's name, its state, and for how long that matters.
@@ -61,8 +60,7 @@ class Buckets:
         self._until_sweep = SWEEP_EVERY
 
     def get(self, keys: Sequence[str], now_us: int) -> list[Any]:
-        """Return the states, ``None`` without one. Drop expired ones: a clock set back would revive
-        them."""
+        """Return the states, or ``None``. Drop expired ones: a clock set back would revive them."""
         found, states = [], self._states
         for key in keys:
             state, expiry = states.get(key, (None, now_us + 1))

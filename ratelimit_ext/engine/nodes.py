@@ -8,8 +8,7 @@ Nothing is sent twice, except what a node refused to run: it does not own the sl
 slot is being moved (TRYAGAIN), or it does not know the script.
 
 A node that failed is left alone: calls for it fail at once, and calls for others are not affected.
-A thread reads the cluster's layout and tries the node again until it answers or another node has
-its slots.
+A thread reads the cluster's layout and tries the node until it answers or has no slots.
 """
 
 from __future__ import annotations
@@ -51,6 +50,7 @@ PATIENCE: Final = 0.5
 #: How often one call is redirected at most.
 MOST_ROUNDS: Final = 200
 _FAILED: Final = "last_failed_node_name"
+_OF_CLUSTERS: Final = "ClusterException"
 
 _logger = logging.getLogger("ratelimit_ext")
 
@@ -105,7 +105,7 @@ class Nodes:
         package = sys.modules[type(client).__module__.partition(".")[0]]
         library = package.exceptions
         own = errors if isinstance(errors, tuple) else (errors,)
-        clusters = [each for each in vars(library).values() if _is_cluster_error(each)]
+        clusters = [each for name, each in vars(library).items() if name.endswith(_OF_CLUSTERS)]
         #: All that can be wrong with a node; some of the client's own have no base in common.
         self.errors: tuple[type[Exception], ...] = (*own, *clusters, OSError)
         self._refusal: type[Exception] = library.ResponseError
@@ -408,8 +408,7 @@ class _Late(TimeoutError):
 
 
 def _read(connection: Any, began: float, until: float | None) -> Any:
-    """Return the next reply. Raises what the client raises, or ``_Late``. ``began`` is when the
-    node was first waited for."""
+    """Return the next reply of a node that is waited for since ``began``. May raise ``_Late``."""
     try:
         if (
             until is not None
@@ -420,11 +419,3 @@ def _read(connection: Any, began: float, until: float | None) -> Any:
         return connection.read_response()
     except ValueError as error:  # before redis-py 8, who reads the layout may close it meanwhile
         raise ConnectionError(f"closed while it was read: {error}") from error
-
-
-def _is_cluster_error(found: object) -> bool:
-    return (
-        isinstance(found, type)
-        and issubclass(found, Exception)
-        and found.__name__.endswith("ClusterException")
-    )

@@ -121,8 +121,9 @@ class OutageEngine:
         self._memory = MemoryEngine(lambda: self._store, now_us=lambda: self._store.now_us())  # noqa: PLW0108 - it is replaced
         self._shares: dict[tuple[int, int], tuple[Limit, Limit]] = {}
         self._sending = threading.Lock()
-        self._goes_on = threading.Event()
-        self._goes_on.set()
+        #: Not set while admissions wait: what they take would come too late to be handed back.
+        self.goes_on = threading.Event()
+        self.goes_on.set()
 
     # -- deciding ------------------------------------------------------------------------------
 
@@ -137,8 +138,8 @@ class OutageEngine:
         """See :meth:`Engine.admit`. Never raises ``StorageUnavailable``."""
         releases: list[Change] = []
         charges = merged(charges)
-        if not self._goes_on.is_set():
-            self._goes_on.wait(PAUSE_S)
+        if not self.goes_on.is_set():
+            self.goes_on.wait(PAUSE_S)
             try:
                 return self._primary.admit(charges, take=take, hold=hold, now_us=now_us)
             except StorageUnavailable as error:
@@ -340,13 +341,6 @@ class OutageEngine:
         return self._store.run(lambda: self._memory.reset(prefix))
 
     # -- the way back --------------------------------------------------------------------------
-
-    def pause(self) -> None:
-        """Let admissions wait: what they take now would come too late to be handed back."""
-        self._goes_on.clear()
-
-    def go_on(self) -> None:
-        self._goes_on.set()
 
     @property
     def is_handed_back(self) -> bool:

@@ -467,8 +467,7 @@ def _bytes(value: Any) -> bytes | None:
 
 
 def _value(data: bytes | None, made: Callable[[Any], Any] = lambda value: value) -> Any:
-    """Return what was kept, or what is made of it. Raises ``sqlite3.DatabaseError`` if it is
-    damaged."""
+    """Return what is made of a kept value. Raises ``sqlite3.DatabaseError`` if it is damaged."""
     if data is None:
         return None
     try:
@@ -485,8 +484,7 @@ def _changes(plain: Any) -> list[Change]:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads plain values, and tuples and numbers that strategies define; nothing else, so no code
-    runs."""
+    """Reads plain values, and tuples and numbers of strategies alone, so that no code runs."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = [each for one in STRATEGIES.values() for each in (one, *one.fair)]

@@ -100,18 +100,13 @@ class RedisEngine:
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`. By SCAN and UNLINK, so that the server is not blocked."""
-        dropped = 0
+        dropped, names = 0, stored_names(self._client, prefix)
         try:
-            batch: list[Any] = []
-            for key in stored_names(self._client, prefix):
-                batch.append(key)
-                dropped -= key.endswith(HOLDS)
-                if len(batch) == SCAN_COUNT:
-                    dropped += self._client.unlink(*batch)
-                    batch.clear()
-            return dropped + (self._client.unlink(*batch) if batch else 0)
+            while batch := list(islice(names, SCAN_COUNT)):
+                dropped += self._client.unlink(*batch) - sum(key.endswith(HOLDS) for key in batch)
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
+        return dropped
 
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. A full server serves, too."""
@@ -145,9 +140,8 @@ class RedisEngine:
 
 
 def stored_names(client: Any, prefix: str, most: int | None = None) -> Iterator[str]:
-    """Yield the names that begin with the prefix, by SCAN, which does not block the server; on a
-    cluster, of all masters. A name may come twice. At most ``most`` names. Raises the client's
-    errors."""
+    """Yield the names that begin with the prefix, at most ``most``, by SCAN, which does not block
+    the server; on a cluster, of all masters. One may come twice. Raises the client's errors."""
     pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
     found = client.scan_iter(match=pattern, count=SCAN_COUNT)
     for name in islice(found, most):

@@ -58,8 +58,7 @@ class _Answer(NamedTuple):
 
 
 class MasterWatch:
-    """Lets the pool of a Sentinel client follow the master. For all threads; a forked child begins
-    anew."""
+    """Lets a Sentinel client's pool follow the master, for all threads. A fork begins anew."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool

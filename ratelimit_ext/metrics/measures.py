@@ -118,8 +118,7 @@ class _Group:
 
 
 class Measures:
-    """A listener that turns events into figures. ``identity_label`` returns the label of an
-    identity; several may have the same."""
+    """A listener that turns events into figures. ``identity_label`` returns an identity's label."""
 
     def __init__(self, exporter: Exporter, identity_label: Callable[[str], str] = str) -> None:
         self._exporter = exporter

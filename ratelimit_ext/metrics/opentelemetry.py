@@ -16,15 +16,8 @@ NAME: Final = "ratelimit_ext"
 class OpenTelemetryExporter:
     """An :class:`~ratelimit_ext.metrics.measures.Exporter` over a meter."""
 
-    def __init__(
-        self,
-        measures: Sequence[Measure] = MEASURES,
-        *,
-        prefix: str = "ratelimit",
-        meter: metrics.Meter | None = None,
-    ) -> None:
-        meter = meter or metrics.get_meter(NAME)
-        self._instruments = {each: _instrument(each, prefix, meter) for each in measures}
+    def __init__(self, meter: metrics.Meter) -> None:
+        self._instruments = {each: _instrument(each, meter) for each in MEASURES}
 
     def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
         self._instruments[measure].add(amount, _attributes(measure, labels))
@@ -44,15 +37,16 @@ def measure(
 ) -> None:
     """Measure the events of an extension from now on, by the meter of the global provider or by
     ``meter``. ``identity_label`` bounds the attributes of identities that clients can invent."""
-    limiter.listen(Measures(OpenTelemetryExporter(meter=meter), identity_label))
+    exporter = OpenTelemetryExporter(meter or metrics.get_meter(NAME))
+    limiter.listen(Measures(exporter, identity_label))
 
 
 def _attributes(measure: Measure, labels: Sequence[str]) -> dict[str, str]:
     return dict(zip(measure.labels, labels, strict=True))
 
 
-def _instrument(measure: Measure, prefix: str, meter: metrics.Meter) -> Any:
-    name, meaning = f"{prefix}.{measure.name}", measure.meaning
+def _instrument(measure: Measure, meter: metrics.Meter) -> Any:
+    name, meaning = f"ratelimit.{measure.name}", measure.meaning
     if measure.kind == "counter":
         return meter.create_counter(name, description=meaning)
     if measure.kind == "gauge":

@@ -20,7 +20,7 @@ from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, OPTION_NAMES,
 from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
-from ratelimit_ext.policy.plan_sentence import amount_sentence, period_words, plan_sentence
+from ratelimit_ext.policy.plan_sentence import amount_sentence, plan_sentence
 from ratelimit_ext.policy.policy import Applies, Condition, Plan, Policy, PolicyLimit
 from ratelimit_ext.policy.rules import check_limit
 from ratelimit_ext.strategies import ALIASES
@@ -35,7 +35,6 @@ __all__ = [
     "amount_sentence",
     "check_in_code",
     "load_policy",
-    "period_words",
     "plan_sentence",
 ]
 

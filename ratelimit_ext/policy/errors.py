@@ -218,8 +218,7 @@ _MISSING: Final = {
 
 
 def sentence(error: Mapping[str, Any], keys: Collection[str], *, python: bool) -> str:
-    """Return the sentence for one of pydantic's errors; ``keys`` are those of the table around
-    it."""
+    """Return the sentence for an error of pydantic's; ``keys`` are those of its table."""
     kind, path, value = _SAME.get(error["type"], error["type"]), error["loc"], error["input"]
     key = next((key for key in reversed(path) if isinstance(key, str)), "")
     if kind == "extra_forbidden":

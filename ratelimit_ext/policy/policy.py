@@ -14,8 +14,7 @@ from ratelimit_ext.policy.errors import AppConfig, Mistakes, Place
 
 Key: TypeAlias = str | Callable[[], str]
 _NOWHERE: Final = Place(AppConfig(""))
-#: Whether a limit with this value applies: to the current request, or to a call with these
-#: identities by their names.
+#: Whether a limit with this value applies to the current request, or to a call of these identities.
 Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
 
 

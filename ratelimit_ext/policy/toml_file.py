@@ -57,8 +57,7 @@ class TomlFile(Origin):
 
 
 def read_file(file: object, mistakes: Mistakes) -> TomlFile:
-    """Return the file with its document, which is ``None``, with a mistake, if it cannot be
-    read."""
+    """Return the file; its document is ``None``, with a mistake, if it cannot be read."""
     source = TomlFile("")
     with mistakes.at(Place(AppConfig("RATELIMIT_POLICY_FILE"))):
         source.name = _name(file)
@@ -156,8 +155,7 @@ def toml_line(text: str, path: Path) -> int:
 
 
 def line_of(lines: dict[Path, int], path: Path) -> int:
-    """Return the line of a path, else of the nearest key around it; 0 where that is the
-    document."""
+    """Return the line of a path, else of the nearest key around it; 0 without one."""
     for end in range(len(path), 0, -1):
         if path[:end] in lines:
             return lines[path[:end]]
@@ -199,8 +197,7 @@ def _element_lines(statement: str, number: int) -> dict[Path, int]:
 
 
 def _list_in(statement: str) -> tuple[Path, int]:
-    """Return the key of the list in a statement, and how many elements it has; -1 if there is no
-    list."""
+    """Return the key of a statement's list, and its number of elements; -1 without a list."""
     try:
         value: object = tomllib.loads(statement)
     except (ValueError, RecursionError):

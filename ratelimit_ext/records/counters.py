@@ -80,8 +80,7 @@ class Counters:
             self._add([((minute, REQUESTS, "degraded"), 1)])
 
     def _group(self, names: tuple[str, ...], event: DecisionEvent) -> _Group:
-        """Return what the admitted request counts. A guard, which each request asks, counts only if
-        it denies."""
+        """Return what the admitted request counts. A guard counts only if it denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
         is_tried = any(limit.is_shadow for limit in limits)

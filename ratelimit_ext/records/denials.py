@@ -48,10 +48,9 @@ class DenialRecord:
     ``at`` and ``until`` are in seconds since 1970. ``identity`` is what the name of the bucket has:
     a long one is known by its hash. ``callers`` are what other limits of the request count: of a
     limit that many share, they say whom it denied. ``capacity``, ``remaining`` and ``cost`` are in
-    units, dollars
-    in micro-dollars; ``capacity`` is 0 for a guard. ``wait_ms`` is ``None`` if no wait is enough,
-    or if the denial has no known end. ``degraded`` says how it was decided without the storage.
-    Without a limit: denials that were too many to be kept.
+    units, dollars in micro-dollars; ``capacity`` is 0 for a guard. ``wait_ms`` is ``None`` if no
+    wait is enough, or if the denial has no known end. ``degraded`` says how it was decided without
+    the storage. Without a limit: denials that were too many to be kept.
     """
 
     at: float

@@ -1,5 +1,4 @@
-"""Overrides: amounts that an operator gives single identities at run time, for some time or until
-they are removed.
+"""Overrides: amounts that an operator gives single identities, for some time or until removed.
 
 They are kept in the limits' storage, beside a log of who changed what. Each process reads them at
 its first request and then from a thread, every two seconds. It decides with what it has read, so no
@@ -99,8 +98,7 @@ class Overrides:
         return found if found is not None and found.is_valid(time.time()) else None
 
     def all(self) -> list[Override]:
-        """Return the valid overrides in the storage, by limit and identity. ``OperatorError`` if
-        the storage keeps none."""
+        """Return the valid overrides in the storage, sorted. ``OperatorError`` if it keeps none."""
         self.refresh()
         now_s = time.time()
         found = [each for limit in self.by_limit.values() for each in limit.values()]
@@ -111,8 +109,7 @@ class Overrides:
         """Store an override, in place of the last one of the same limit and identity.
 
         It is not checked whether the limit exists: :meth:`Operators.override` does that. Raises
-        ``OperatorError`` for an end in the past or after the year 9999, and if there are too many
-        overrides.
+        ``OperatorError`` for an end in the past or after the year 9999, and for too many.
         """
         now_s, until = time.time(), override.until
         if until is not None and not until > now_s:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
@@ -18,22 +18,6 @@ from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import escaped
 
 AT_ONCE = 1000
-
-
-class RecordStore(Protocol):
-    """The records of an extension. Their names begin with the kind of record. Every method may
-    raise ``StorageUnavailable``."""
-
-    def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
-        """Run a script of this folder. Its head says what the words are, and what it returns."""
-        ...
-
-    def table(self, name: str) -> Mapping[str, Any]: ...
-    def scores(self, name: str) -> Mapping[str, int]: ...
-    def newest_first(self, name: str, most: int) -> list[str]: ...
-    def latest(self, name: str, most: int) -> list[str]:
-        """Return those of a stream that were written last, the first one first."""
-        ...
 
 
 def record_store(storage: Storage | None, key_prefix: str) -> RecordStore | None:
@@ -49,8 +33,7 @@ T = TypeVar("T")
 
 
 def from_json(kind: type[T], text: str) -> T:
-    """Return the record of this dataclass; what a newer release has written beside its fields is
-    left out."""
+    """Return the record of this dataclass, without fields of a newer release."""
     known = {each.name for each in fields(cast(Any, kind))}
     return kind(**{name: value for name, value in json.loads(text).items() if name in known})
 
@@ -70,7 +53,8 @@ def storage_prefix(storage: Storage) -> str:
 
 
 class RedisRecords:
-    """In Redis or Valkey, a cluster's too: all names are in one slot."""
+    """The records of an extension in Redis or Valkey, a cluster's too: all names are in one slot.
+    They begin with the kind of record. Every method may raise ``StorageUnavailable``."""
 
     def __init__(self, storage: RedisStorage, prefix: str) -> None:
         self._prefix = prefix
@@ -79,6 +63,7 @@ class RedisRecords:
         self._errors: Any = OSError, storage.base_exceptions
 
     def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
+        """Run a script of this folder. Its head says what the words are, and what it returns."""
         keys = [self._key(name) for name in names]
         return cast(int, self._run("eval", _script(script), len(keys), *keys, *words))
 
@@ -94,6 +79,7 @@ class RedisRecords:
         return [_text(each) for each in self._run("lrange", self._key(name), 0, most - 1)]
 
     def latest(self, name: str, most: int) -> list[str]:
+        """Return those of a stream that were written last, the first one first."""
         last, found = "+", list[str]()
         while len(found) < most:
             count = min(most - len(found), AT_ONCE)
@@ -120,7 +106,7 @@ class RedisRecords:
 
 
 class MemoryRecords:
-    """In a dictionary that its owner may empty. Each script is a method."""
+    """The same in a dictionary that its owner may empty. Each script is a method."""
 
     def __init__(self, held: dict[str, Any], prefix: str) -> None:
         self._held = held
@@ -197,6 +183,9 @@ class MemoryRecords:
         for name in [each for each, end in ends.items() if end <= now_ms]:
             self._held.pop(self._key(name), None)
             del ends[name]
+
+
+RecordStore: TypeAlias = RedisRecords | MemoryRecords
 
 
 @cache

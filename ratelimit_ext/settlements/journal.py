@@ -219,8 +219,7 @@ class Journal:
         self._has_failed = False
 
     def append(self, line: Line) -> JournalFile | None:
-        """Keep a line; returns its file, or ``None`` if it could not be written, which is logged
-        once."""
+        """Keep a line; returns its file, or ``None`` if it fails, which is logged once."""
         try:
             own = self._own
             if own is None or not own.is_open or own.lines >= MOST_LINES:
@@ -328,8 +327,7 @@ def _is_left(path: Path) -> bool:
 
 
 def journal_directory(config: Mapping[str, Any], instance_path: str) -> Path | None:
-    """Return the configured directory; ``None`` if there is to be none. Raises
-    ``ConfigurationError``."""
+    """Return the configured directory, or ``None``. Raises ``ConfigurationError``."""
     found = config.get(DIRECTORY, DEFAULT_DIRECTORY)
     if found == "":
         return None

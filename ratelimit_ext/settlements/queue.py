@@ -198,8 +198,7 @@ class SettlementQueue:
         return self._keep(again, None if later else began)
 
     def take_over(self) -> None:
-        """Queue what ended processes have left in the journals, as long as half of the queue is
-        free for what this process has to send."""
+        """Queue what ended processes have left in the journals, while half of the queue is free."""
         self._look_at = self._clock() + LOOK_EVERY_S
         for engine, journal in list(self._journals.items()):
             files = journal.take_over(self._epoch())

@@ -10,11 +10,11 @@ providers' quotas) are not simulated.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import joined
@@ -85,7 +85,6 @@ class Rule(NamedTuple):
         )
 
 
-_Key = TypeVar("_Key", int, str)
 Rules: TypeAlias = Callable[[str, str], Sequence[Rule]]
 
 
@@ -114,8 +113,8 @@ class ReplayOutcome:
     without limits, ``classless`` by the priority of a limit that they lack."""
 
     total: Tally = field(default_factory=Tally)
-    callers: dict[str, Tally] = field(default_factory=dict)
-    minutes: dict[int, Tally] = field(default_factory=dict)
+    callers: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    minutes: dict[int, Tally] = field(default_factory=lambda: defaultdict(Tally))
     denials: Counter[str] = field(default_factory=Counter)
     would_deny: Counter[str] = field(default_factory=Counter)
     false_positives: Counter[str] = field(default_factory=Counter)
@@ -244,18 +243,15 @@ class Replay:
     def _count(self, call: TrafficCall, denied: Sequence[Rule]) -> None:
         outcome, micro, admitted = self.outcome, call.costs.get("usd", 0), not denied
         outcome.total.count(micro, admitted=admitted)
-        _tally(outcome.minutes, call.at_us // MINUTE_US).count(micro, admitted=admitted)
-        _tally(outcome.callers, call.caller).count(micro, admitted=admitted)
+        outcome.minutes[call.at_us // MINUTE_US].count(micro, admitted=admitted)
+        outcome.callers[call.caller].count(micro, admitted=admitted)
         for rule in denied:
             outcome.denials[rule.name] += 1
 
     def _prepare(self, endpoint: str, plan: str, exempt: frozenset[str]) -> list[_Prepared]:
-        found = []
-        for rule in self._rules(endpoint, plan):
-            if rule.optional or rule.name in exempt:
-                continue
-            found.append(self._prepared_of(rule))
-        return found
+        rules = self._rules(endpoint, plan)
+        applying = [rule for rule in rules if not (rule.optional or rule.name in exempt)]
+        return list(map(self._prepared_of, applying))
 
     def _prepared_of(self, rule: Rule) -> _Prepared:
         prepared = self._prepared.get(rule)
@@ -288,13 +284,6 @@ class Replay:
                 over.append(place)
         for place in over:
             del self._states[place]
-
-
-def _tally(tallies: dict[_Key, Tally], key: _Key) -> Tally:
-    known = tallies.get(key)
-    if known is None:
-        known = tallies[key] = Tally()
-    return known
 
 
 def _strategy(limit: Limit) -> Strategy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
@@ -264,9 +265,9 @@ def as_page(results: Sequence[Result], remarks: Iterable[str]) -> str:
 
 def _bars(outcome: ReplayOutcome, begin: int, step: int) -> dict[int, Tally]:
     """Return the calls by parts of ``step`` minutes."""
-    bars: dict[int, Tally] = {}
+    bars = defaultdict[int, Tally](Tally)
     for minute, tally in outcome.minutes.items():
-        bar = bars.setdefault((minute - begin) // step, Tally())
+        bar = bars[(minute - begin) // step]
         bar.admitted += tally.admitted
         bar.denied += tally.denied
     return bars

@@ -23,8 +23,7 @@ from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strat
 State: TypeAlias = tuple[int, ...]  # used, end; more of a fair window
 Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
 
-#: The ends of the last, the current and the next window, as last computed, by anchor, time zone and
-#: first day of the week.
+#: The ends of the last, current and next window, by anchor, time zone and first day of the week.
 _latest_ends: Final[dict[tuple[str, str, str], tuple[int, int, int]]] = {}
 
 

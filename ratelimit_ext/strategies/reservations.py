@@ -259,8 +259,7 @@ class Reservations(Strategy):
         return state._replace(inner=inner).put(record)
 
     def start(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
-        """A call that is in line begins, under a new lease; ``None`` if it is not its turn, as too
-        many that come before it are not over."""
+        """A call that is in line begins, under a new lease; ``None`` if it is not its turn yet."""
         (amount, *_), hold = parameters
         state = self._expired(state, now_us, parameters)
         record = state.records.get(hold.id)

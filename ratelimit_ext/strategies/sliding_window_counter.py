@@ -156,6 +156,5 @@ def _wait(limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
 
 
 def _overlap(room: int, units: int, period: int) -> int:
-    """Return the longest overlap, in microseconds, at which ``units`` weigh no more than
-    ``room``."""
+    """Return the longest overlap in microseconds at which ``units`` weigh at most ``room``."""
     return min(period, ((room + 1) * period - 1) // units) if units else period

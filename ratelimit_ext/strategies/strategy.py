@@ -56,8 +56,7 @@ class Strategy(Traits, ABC):
 
     @abstractmethod
     def check(self, state: Any, now_us: int, cost: int, parameters: Any) -> Answer:
-        """Return whether ``cost`` fits at ``now_us``; the snapshot; the state brought to
-        ``now_us``."""
+        """Return whether ``cost`` fits at ``now_us``; the snapshot; the state as of then."""
 
     @abstractmethod
     def take(self, state: Any, now_us: int, cost: int, parameters: Any) -> Any:
@@ -65,8 +64,7 @@ class Strategy(Traits, ABC):
 
     @abstractmethod
     def lifetime(self, state: Any, now_us: int, parameters: Any) -> int:
-        """Return for how many microseconds the state matters: afterwards it answers as a fresh
-        bucket.
+        """Return for how many microseconds the state matters; then it answers as a fresh bucket.
 
         Every time to live comes from here. 0 or less: it is not kept.
         """
@@ -129,8 +127,7 @@ class Strategy(Traits, ABC):
     def without_holds(
         self, state: Any, now_us: int, parameters: Any
     ) -> tuple[Any, Sequence[tuple[Hold, int, int]]]:
-        """Return the state without the calls in flight, and these: hold, amount held, amount
-        spent."""
+        """Return the state without the calls in flight, and these: hold, amount held, spent."""
         return state, ()
 
     def receipt(self, state: Any, now_us: int) -> int:

@@ -47,8 +47,7 @@ class TokenBucket(Strategy):
         return limit.amount or 1, limit.period_us, limit.capacity + limit.ahead
 
     def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
-        """Snapshot: units missing, the fraction missing in 1/period, microseconds until it
-        leaks."""
+        """Snapshot: units missing, the fraction in 1/period, microseconds until it leaks."""
         amount, period, burst = parameters
         used, frac, ahead, _ = _leaked(state, now_us, parameters)
         fits = frac <= (burst - used - cost) * period

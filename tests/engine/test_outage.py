@@ -828,10 +828,10 @@ def test_while_all_workers_return_an_admission_waits_for_the_storage() -> None:
     """It is charged there at once; if the storage is away again, the worker decides."""
     storage, limit = Storage(), Limit(10, DAY)
     worker = outage_of(storage)
-    worker.pause()
+    worker.goes_on.clear()
     assert worker.admit([Charge(limit, "bucket")]).degraded == ""
     assert left(storage, limit) == 9
-    worker.go_on()
+    worker.goes_on.set()
     assert worker.admit([Charge(limit, "bucket")]).degraded == "local"
     assert left(storage, limit) == 9
 
@@ -845,9 +845,9 @@ def test_a_call_is_held_once_if_the_storage_fails_while_workers_return() -> None
     for is_over in (True, False):
         hold = Hold(7 + is_over, LEASE)
         storage.loses_replies = 1
-        worker.pause()
+        worker.goes_on.clear()
         calls = worker.admit(charges, hold=hold).verdicts
-        worker.go_on()
+        worker.goes_on.set()
         settlements = [Change.settle(calls[0], hold, 30), Change.settle(calls[1], hold, 0)]
         assert left(storage, SLOTS, "slots") == SLOTS.amount - 1
         if is_over:

@@ -6,7 +6,8 @@ import pytest
 
 from ratelimit_ext.core.limit import LimitOptions
 from ratelimit_ext.core.limit_string import parse
-from ratelimit_ext.policy import Plan, PolicyLimit, period_words, plan_sentence
+from ratelimit_ext.policy import Plan, PolicyLimit, plan_sentence
+from ratelimit_ext.policy.plan_sentence import period_words
 
 SECOND_US = 1_000_000
 

@@ -6,8 +6,7 @@ takes its cost, so that those which the provider has not seen yet count as well.
 larger holds. Before the first report, and an hour after the last, nothing is known and everything
 passes.
 
-A call whose cost is above the whole amount passes when the bucket is full: the provider decides
-whether to refuse it.
+A call whose cost is above the whole amount passes when the bucket is full: the provider decides.
 
 The bucket is kept as the instant at which it will be full (a "theoretical arrival time"), after the
 GCRA of ATM Forum TM 4.0; a unit's refill is rounded up to a microsecond.
@@ -146,6 +145,5 @@ def _now(state: State, now_us: int) -> State:
 
 
 def _refill_us(units: int, amount: int, period: int) -> int:
-    """Return how long it takes until so many units are back; more than all of them take no
-    longer."""
+    """Return how long it takes until so many units are back, at most all of them."""
     return -(-min(units, amount) * period // amount)
