@@ -27,7 +27,6 @@ from weakref import ref
 import click
 import flask
 import flask_limiter
-from flask.globals import request_ctx
 from flask_limiter import ExemptionScope, HeaderNames
 from flask_limiter.constants import ConfigVars
 from limits.storage import Storage
@@ -81,6 +80,7 @@ from ratelimit_ext.web.declarations.definitions import (
     R,
     RouteLimit,
     deferred,
+    request_context,
     route_limit,
     stated,
 )
@@ -122,8 +122,6 @@ EXEMPTION: Final = ExemptionScope.APPLICATION | ExemptionScope.DEFAULT | Exempti
 Deducts: TypeAlias = Callable[[flask.Response], bool]
 #: The class also where ours takes its name, as in a test of an application.
 Stock: TypeAlias = flask_limiter.Limiter
-#: Flask's proxy, as an object whose attributes are ours, too.
-_request_context: Final[Any] = request_ctx
 _numbers: Final = itertools.count()
 #: Arguments of the constructor that each application gets by copies of the manager's.
 _DEFINITIONS: Final = ("default_limits", "application_limits", "meta_limits")
@@ -268,8 +266,7 @@ class Limiter(flask_limiter.Limiter):
         return settings
 
     def _read(self, app: flask.Flask) -> flask_limiter.Limiter:
-        """Make settings by the constructor and the application's configuration; connect the
-        storage."""
+        """Make settings by the constructor and the configuration; connect the storage."""
         config, settings = app.config, self._new_settings()
         settings._request_identifier = settings._request_identifier or config.get(
             ConfigVars.REQUEST_IDENTIFIER, requested_endpoint
@@ -338,7 +335,6 @@ class Limiter(flask_limiter.Limiter):
         components.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
         for definition in components.manager.definitions():
             components.policies.check_limit(definition.limit_provider, cast(Any, definition))
-        hooks.forget_views()
         try:
             components.policies.apply(app)
         except ConfigurationError as mistakes:
@@ -348,8 +344,7 @@ class Limiter(flask_limiter.Limiter):
 
     @property
     def _hooks(self) -> RequestHooks:
-        """The hooks of the current application; outside of a context, of the one that was attached
-        last."""
+        """The hooks of the current application; without a context, of the one attached last."""
         if flask.has_app_context():
             return self._hooks_of(flask.current_app)
         for each in reversed(self._attached):
@@ -517,8 +512,7 @@ class Limiter(flask_limiter.Limiter):
         return function
 
     def listen(self, listener: Listener) -> Listener:
-        """Call a function with every :class:`DecisionEvent`, :class:`SettlementEvent` and
-        :class:`StorageEvent` of this extension.
+        """Call a function with every :data:`Event` of this extension.
 
         It is called in the thread in which it happened, before the request goes on, so it must not
         wait. If it raises, that is logged, and the request goes on.
@@ -629,7 +623,7 @@ class Limiter(flask_limiter.Limiter):
         """The current request, as its limits see it: plan, verdicts, reservation, attempts. Raises
         ``RuntimeError`` outside of a request."""
         try:
-            context = _request_context._get_current_object()
+            context = request_context._get_current_object()
         except RuntimeError:
             raise RuntimeError(
                 "limiter.current, limiter.settle: there is no current request. Use them in a view; "
@@ -656,10 +650,9 @@ class Limiter(flask_limiter.Limiter):
         cached_input_tokens: int = 0,
         usd: Dollars | None = None,
     ) -> None:
-        """Note the actual cost of the current request; see :meth:`Reservation.settle`. Every
-        charge in such a unit is corrected when the response is closed; without such charges
-        nothing is sent. If no limit of the application counts any of the units, a warning is
-        logged."""
+        """Note the actual cost of the current request; see :meth:`Reservation.settle`. Every charge
+        in such a unit is corrected when the response is closed; without such charges nothing is
+        sent. If no limit of the application counts any of the units, a warning is logged."""
         reservation = self.current.reservation
         reservation.settle(
             tokens=tokens,
@@ -789,7 +782,7 @@ class Limiter(flask_limiter.Limiter):
         """See :class:`RequestHooks`. Flask-Limiter's ``check`` and stock definitions call it."""
         if in_middleware:
             return self._hooks.before_request()
-        context = _request_context._get_current_object()
+        context = request_context._get_current_object()
         return self._hooks.admit_to_view(context, callable_name, None)
 
     def _before_listing(self, app: flask.Flask) -> None:

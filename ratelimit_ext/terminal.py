@@ -7,7 +7,6 @@ import getpass
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -17,6 +16,7 @@ from flask.cli import AppGroup
 from ratelimit_ext.core.errors import ConfigurationError, OperatorError, StorageUnavailable
 from ratelimit_ext.operators.texts import instant_s, printable
 from ratelimit_ext.web import commands
+from ratelimit_ext.web.errors import plain
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -92,11 +92,7 @@ def _operator() -> str:
 
 
 def echo_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=_plain))
-
-
-def _plain(value: object) -> object:
-    return float(value) if isinstance(value, Decimal) else str(value)
+    click.echo(json.dumps(value, indent=2, default=plain))
 
 
 def echo_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

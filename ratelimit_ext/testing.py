@@ -105,8 +105,7 @@ class RateLimits:
             self.decisions.append(event)
 
     def _denying(self) -> list[str]:
-        """Return the limits that denied the last request; an unnamed one is called by its
-        amount."""
+        """Return the names, or amounts, of the limits that denied the last request."""
         if not self.decisions or self.decisions[-1].admitted:
             return []
         return [verdict.charge.limit.label for verdict in self.decisions[-1].denials]
@@ -122,8 +121,7 @@ def rate_limits(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
 
 
 def limiter_of(app: flask.Flask) -> Limiter:
-    """Return the extension of an application. Raises ``LookupError`` without one, or with
-    several."""
+    """Return the extension of an application. ``LookupError`` unless it has exactly one."""
     found: list[Any] = [
         each for each in app.extensions.get("limiter", ()) if isinstance(each, Limiter)
     ]

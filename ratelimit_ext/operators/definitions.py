@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
         "plan": row.plan or None,
         "mode": None if limit.mode == "enforce" else limit.mode,
         "keep": limit.keep_text or None,
-        "wait": limit.wait and span_text(limit.wait) + _only_highest(limit.keep),
+        # Lower classes do not wait.
+        "wait": limit.wait
+        and span_text(limit.wait) + (f", {limit.keep[0][0]} only" if limit.keep else ""),
         "fair": limit.fair_text or None,
         "candidate": limit.candidate and str(limit.outside(limit.candidate)),
         "optional": "yes" if row.is_optional else None,
@@ -54,11 +56,6 @@ def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
         "on_failure": row.on_failure,
         "source": _source(row.source),
     }
-
-
-def _only_highest(keep: Sequence[tuple[str, int]]) -> str:
-    """Lower classes do not wait."""
-    return f", {keep[0][0]} only" if keep else ""
 
 
 def _dynamic(definition: Any) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import Identity
-from ratelimit_ext.operators.blocks import guard_charges
 from ratelimit_ext.operators.denials import Denied, denials_of
 from ratelimit_ext.operators.shadow import shadow_results
 from ratelimit_ext.operators.usage import MOST_NAMES, Block, Reader, State
@@ -292,7 +291,7 @@ class Operators:
             raise OperatorError("wrong_block", f"{error}.") from None
 
         def act(components: Components) -> bool:
-            charges = guard_charges(components.inventory, application(), name, identity, "block")
+            charges = components.inventory.guards(application(), name, identity, "block")
             blocks = [new_block(charge, for_us, reason) for charge in charges]
             return components.engines.primary.settle(blocks) > 0
 
@@ -304,7 +303,7 @@ class Operators:
         The history of a surge of that name is forgotten."""
 
         def act(components: Components) -> bool:
-            charges = guard_charges(components.inventory, application(), name, identity, "unblock")
+            charges = components.inventory.guards(application(), name, identity, "unblock")
             return components.engines.primary.clear([charge.key for charge in charges]) > 0
 
         return self._first(act)

@@ -8,7 +8,6 @@ from typing import Any, Final
 import flask
 
 from ratelimit_ext.core.errors import OperatorError
-from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import shown_dollars
 from ratelimit_ext.records.shadow import Counts, Shadow
 from ratelimit_ext.web.components import Components
@@ -23,8 +22,9 @@ def shadow_results(
     shown: list[dict[str, Any]] = []
     known: dict[str, None] = {}
     for components in enabled:
-        tried = (r for r in components.inventory.all_rows(app) if _is_tried(r.limit))
-        known.update(dict.fromkeys(row.limit.label for row in tried))
+        limits = [row.limit for row in components.inventory.all_rows(app)]
+        tried = (each for each in limits if each.is_shadow or each.candidate is not None)
+        known.update(dict.fromkeys(each.label for each in tried))
         for period, hours in (("hour", 1), ("day", 24)):
             found = components.recorder.require_enabled().shadows.read(hours)
             known.update(dict.fromkeys(shadow.limit for shadow in found))
@@ -36,10 +36,6 @@ def shadow_results(
         )
     own = [each for each in shown if limit in (None, each["limit"])]
     return sorted(own, key=lambda each: (each["limit"], each["amount"]))
-
-
-def _is_tried(limit: Limit) -> bool:
-    return limit.is_shadow or limit.candidate is not None
 
 
 def _result(shadow: Shadow, counts: Counts, period: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, NamedTuple, cast
 
 import flask
@@ -140,12 +141,11 @@ class Reader:
         self.rows = components.inventory.all_rows(app)
         self._overrides = {(o.limit, o.identity): o for o in _overrides(components)}
         self._callbacks = components.callbacks
-        self._plans: dict[str, str | None] = {}
-        self._amounts: dict[str, Mapping[str, str]] = {}
+        callers = components.callbacks.callers
+        self._plan_of, self._amounts_of = cache(callers.plan), cache(callers.amounts)
 
     def of_identities(self, *texts: str, kind: str | None = None) -> list[State]:
-        """Return the states of all limits that count these identities, each once; of one kind if
-        named."""
+        """Return the states of all limits that count these identities, or of one kind."""
         wanted: dict[str, tuple[Row, str]] = {}
         rows = [row for row in self.rows if kind in (None, row.key)]
         for text in texts:
@@ -156,8 +156,7 @@ class Reader:
         return self._states(wanted)
 
     def shares(self, group: str, *members: str) -> list[State]:
-        """Return what these members have of the budgets that the group shares fairly. Both are
-        identities, as their functions return them."""
+        """Return what these members have of the group's shared budgets, all by their identities."""
         states = []
         naming, engine = self.components.inventory.naming, self.components.engines.primary
         for state in self.of_identities(group):
@@ -219,10 +218,7 @@ class Reader:
         return next((row for row in rows if row.plan == plan), rows[0])
 
     def _plan(self, row: Row, identity: str) -> str | None:
-        owner = self._callbacks.owner(row.kinds, identity)
-        if owner not in self._plans:
-            self._plans[owner] = self._callbacks.callers.plan(owner)
-        return self._plans[owner]
+        return self._plan_of(self._callbacks.owner(row.kinds, identity))
 
     def _names(self, most: int, beginning: str = "") -> tuple[list[str], bool]:
         """Return the names of buckets, and whether there are more than ``most``."""
@@ -270,10 +266,8 @@ class Reader:
         """Return the identity's amount, by an override or by the application."""
         if override := self._overrides.get((row.limit.name, identity)):
             return override.amount
-        owner = self._callbacks.owner(row.kinds, identity)
-        if owner not in self._amounts:
-            self._amounts[owner] = self._callbacks.callers.amounts(owner)
-        return self._amounts[owner].get(row.limit.name)
+        amounts = self._amounts_of(self._callbacks.owner(row.kinds, identity))
+        return amounts.get(row.limit.name)
 
     def _held(self, keys: list[str]) -> dict[str, int]:
         storage = self.components.storage

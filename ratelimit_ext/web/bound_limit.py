@@ -34,12 +34,11 @@ class BoundLimit:
     one of the application's limits, which are not refunded when a call is cancelled.
     ``plan_sentence`` says what the caller's plan allows, ``amount_sentence`` makes that of the
     account's amount. An ``optional`` limit applies only to accounts with such an amount.
-    ``override`` is the amount that an operator has set instead.
-    ``is_candidate``: it is another amount of the limit before it, tried in shadow.
-    ``is_conditional``: the response decides by its ``deduct_when`` whether it is charged;
-    ``is_late``: then alone, and before the view it only has to fit. ``varies``: each request
-    decides whether it applies, or with which amount. ``member`` returns who of a group has sent the
-    request, if the group's budget is shared fairly.
+    ``override`` is the amount that an operator has set instead. ``is_candidate``: it is another
+    amount of the limit before it, tried in shadow. ``is_conditional``: the response decides by its
+    ``deduct_when`` whether it is charged; ``is_late``: then alone, and before the view it only has
+    to fit. ``varies``: each request decides whether it applies, or with which amount. ``member``
+    returns who of a group has sent the request, if the group's budget is shared fairly.
     """
 
     runtime: RuntimeLimit
@@ -190,11 +189,6 @@ class ChargeRecord(NamedTuple):
         wait_us = self.verdict.retry_after_us
         return math.inf if wait_us is None else wait_us
 
-    @property
-    def reset_at(self) -> float:
-        """When the limit resets, in seconds since 1970 by the deciding clock."""
-        return (self.now_us + self.verdict.reset_after_us) / 1_000_000
-
 
 #: What headers show of a limit: the limit, what remains, the time until more is available (or until
 #: the request would pass, if it denied), and the instant of its reset by the deciding clock.
@@ -236,8 +230,7 @@ class Records(Sequence[ChargeRecord]):
         return Records(BoundCharges(own), self.decision, self.engine, self.hold)
 
     def statuses(self) -> list[LimitStatus]:
-        """Return what headers show: the enforced limits that are not guards, in the order of
-        decision."""
+        """Return what headers show: enforced limits without guards, in the order of decision."""
         decision, charges = self.decision, self.charges
         left = decision.left() if decision.admitted else ()
         if len(left) != len(charges):

@@ -72,8 +72,7 @@ def charged(
 
 
 def _limit(components: Components, app: flask.Flask, name: str, identity: str) -> BoundLimit | None:
-    """Return the limit of that name as it applies to the identity; ``None`` if it is of other
-    plans."""
+    """Return the limit of that name for the identity; ``None`` if it is of other plans."""
     inventory, callbacks = components.inventory, components.callbacks
     callers = callbacks.callers
     rows = inventory.named(app, name)

@@ -82,14 +82,12 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
 
 
 def precedence(cause: Cause) -> int:
-    """Return the place of a cause among several; a guard's without a place comes just before
-    limits."""
+    """Return the place of a cause among several; an unknown guard's is just before limits."""
     return [*_ANSWERS].index(cause if cause in _ANSWERS else "abnormal-usage")
 
 
 def is_temporary(cause: Cause) -> bool:
-    """Return whether what the request needs is unavailable, through no fault of the caller's:
-    503."""
+    """Return whether what the request needs is unavailable, not by the caller's fault: 503."""
     return cause in _ANSWERS and _ANSWERS[cause].status == 503
 
 
@@ -374,9 +372,10 @@ def _response(
         answer = _ANSWERS.get(cause, _ANSWERS["limit"])
         described = {"type": answer.problem_type, "title": answer.title, "status": status}
         body = {**described, "detail": body["error"], **body, **more()}
-    return Response(json.dumps(body, default=_plain), status, content_type=content_type)
+    return Response(json.dumps(body, default=plain), status, content_type=content_type)
 
 
-def _plain(value: object) -> float | str:
-    """An amount of dollars is a number in JSON; a message that is translated late is a string."""
+def plain(value: object) -> float | str:
+    """Return an amount of dollars as a number for JSON; anything else, such as a message that is
+    translated late, as a string."""
     return float(value) if isinstance(value, Decimal) else str(value)

@@ -11,7 +11,6 @@ from operator import call
 from typing import Any, Final, cast
 
 import flask
-from flask.globals import request_ctx
 from flask_limiter.util import get_qualified_name
 from limits.storage import Storage
 from werkzeug.exceptions import HTTPException
@@ -25,6 +24,7 @@ from ratelimit_ext.web.declarations.definitions import (
     is_unhandled,
     is_wrapped,
     methods_called,
+    request_context,
     wrap,
 )
 from ratelimit_ext.web.declarations.manager import EDGE, Route
@@ -37,8 +37,6 @@ BARE: Final = (
 )
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__
-#: Flask's proxy, as an object whose attributes are ours, too.
-_request_context: Final[Any] = request_ctx
 
 
 class RequestHooks:
@@ -46,12 +44,12 @@ class RequestHooks:
 
     def __init__(self, limiter: Any) -> None:
         self._limiter = limiter
-        #: Whether the view itself has a wrapper, by endpoint and view.
-        self._wrapped_views: dict[tuple[str, Any], bool] = {}
 
     def use(self, components: Components) -> None:
         """Decide, answer and reserve by these from now on."""
         self.components = components
+        #: Whether the view itself has a wrapper, by endpoint and view.
+        self._wrapped_views: dict[tuple[str, Any], bool] = {}
         self._identifier = components.settings._request_identifier or requested_endpoint
         #: Whether that is the endpoint: then the context is not looked up again.
         self._is_usual = self._identifier is requested_endpoint
@@ -71,10 +69,6 @@ class RequestHooks:
     @property
     def is_enabled(self) -> bool:
         return self._limiter.is_on and self.components.is_enabled
-
-    def forget_views(self) -> None:
-        """Find out again which views have wrappers."""
-        self._wrapped_views.clear()
 
     # -- before the view -----------------------------------------------------------------------
 
@@ -116,7 +110,7 @@ class RequestHooks:
         )
 
     def admit_to_block(self, definition: RouteLimit, location: str) -> None:
-        context = _request_context._get_current_object()
+        context = request_context._get_current_object()
         state, endpoint = self.state_in(context), self._endpoint_in(context)
         if self._is_exempt(state, endpoint):
             return
@@ -227,7 +221,7 @@ class RequestHooks:
     # -- the current request -------------------------------------------------------------------
 
     def current_plan(self) -> str:
-        return self.plan_of(self.state_in(_request_context._get_current_object()))
+        return self.plan_of(self.state_in(request_context._get_current_object()))
 
     def plan_of(self, state: RequestState) -> str:
         if state.plan_name is None:

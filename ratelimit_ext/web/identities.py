@@ -32,8 +32,7 @@ _ADDRESS: Final = re.compile(
 
 
 def client_ip() -> str:
-    """Return the client's IPv4 address or IPv6 /64 network, which is what one subscriber is
-    assigned.
+    """Return the client's IPv4 address or IPv6 /64 network, which one subscriber is assigned.
 
     Behind proxies, apply Werkzeug's ``ProxyFix`` for the number of your proxies. If the forwarded
     address is invalid, the proxy's own is used. Raises ``RuntimeError`` outside of a request.
@@ -118,8 +117,7 @@ def meant(function: Identity | None, text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class JoinedIdentity:
-    """Several identities, counted together: names of the application's, and functions. Empty if one
-    of them is."""
+    """Several identities, counted together: names and functions. Empty if one of them is."""
 
     parts: tuple[str | Identity, ...]
     #: The application's, by their names.

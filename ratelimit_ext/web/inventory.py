@@ -14,11 +14,13 @@ from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 
+from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError, OperatorError, did_you_mean
 from ratelimit_ext.core.key import Identity, Naming, bucket_key
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.web.declarations.definitions import methods_called, runtime_limits
-from ratelimit_ext.web.declarations.limits_adapter import limit_of, with_amount
+from ratelimit_ext.web.declarations.limits_adapter import limit_of, options_of, with_amount
 from ratelimit_ext.web.declarations.manager import Manager, Route
 from ratelimit_ext.web.identities import kinds_of
 
@@ -119,8 +121,7 @@ class Inventory:
                 yield Group(title, [*found.own, *shared], name, tuple(own))
 
     def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
-        """Yield the limits of one definition. May raise what its function raises without a
-        request."""
+        """Yield a definition's limits. May raise what its function raises without a request."""
         plan = getattr(definition, "plan", "")
         stated = runtime_limits(definition, definition.limit_provider) if plan else definition
         for runtime in stated:
@@ -212,3 +213,44 @@ class Inventory:
                     prefix = self.naming.prefix(candidate, row.scope)
                     buckets.append(bucket_key(prefix, identity))
         return buckets
+
+    def guards(self, app: flask.Flask, name: str, identity: str, taking: str) -> list[Charge]:
+        """Return the identity's charges to the guards of that name that take this act, one per
+        bucket. Raises ``OperatorError`` if there is no such guard."""
+        charges: dict[str, Charge] = {}
+        for group, runtime in self._guards(app, taking, name):
+            if callable(runtime.scope):
+                raise OperatorError(
+                    "unfit_scope",
+                    f"The scope of the limit {name!r} is a function of the request, so it cannot "
+                    "be blocked by name. Give the limit a fixed scope, or none.",
+                )
+            limit = limit_of(runtime.limit, self.naming.strategy)
+            for method in group.methods if runtime.per_method else [""]:
+                scope = runtime.scope_for(group.endpoint, method)
+                key = bucket_key(self.naming.prefix(limit, scope), identity)
+                charges[key] = Charge(limit, key)
+        if not charges:
+            guards = self._guards(app, taking)
+            names = {options_of(runtime.limit).name for _, runtime in guards} - {""}
+            known = ", ".join(map(repr, sorted(names))) or "none"
+            raise OperatorError(
+                "unknown_limit",
+                f"No limit 'unless blocked' is named {name!r}; known names: {known}. Give the "
+                "limit that name.",
+            )
+        return list(charges.values())
+
+    def _guards(
+        self, app: flask.Flask, taking: str, name: str = ""
+    ) -> Iterator[tuple[Group, RuntimeLimit]]:
+        """Yield every guard, or those of that name, with each endpoint that it applies to; without
+        those that functions return."""
+        strategies = strategies_taking(taking)
+        for definition, group in self.sites(app, name):
+            text = definition.limit_provider
+            with contextlib.suppress(ValueError):  # logged when a request needs it
+                for runtime in () if callable(text) else runtime_limits(definition, text):
+                    options = options_of(runtime.limit)
+                    if options.strategy in strategies and name in ("", options.name):
+                        yield group, runtime

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from decimal import Decimal
 from threading import BoundedSemaphore
 from typing import Any
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.web.bound_limit import ChargeRecord
+from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.hooks import RequestHooks
-from ratelimit_ext.web.request.attempts import admit_again
-from ratelimit_ext.web.request.request_state import RequestLimit
+from ratelimit_ext.web.request.admission import Admission
+from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.reservation import Reservation
 
 
@@ -77,8 +79,7 @@ class LimitedRequest:
 
     @property
     def places(self) -> BoundedSemaphore:
-        """The places of those requests of this process that wait: take one to let its thread
-        wait."""
+        """The places of requests of this process that wait: take one to let its thread wait."""
         return self._hooks.components.admission.line.places
 
     def cancel(self) -> None:
@@ -117,17 +118,15 @@ class LimitedRequest:
 
     def _budgets(self) -> list[tuple[int, str]]:
         """Return what each budget has left for the request, and the identity that it counts."""
-        left: dict[tuple[Engine, str], int] = {}
-        held: dict[tuple[Engine, str], int] = {}
-        identities: dict[tuple[Engine, str], str] = {}
+        latest: dict[tuple[Engine, str], ChargeRecord] = {}
+        held = Counter[tuple[Engine, str]]()
         for record in self._state.taken:  # in the order of admission
             limit = record.verdict.charge.limit
             if limit.unit == "usd" and limit.visible and limit.mode == "enforce":
                 bucket = record.engine, record.verdict.charge.key
-                left[bucket] = record.verdict.remaining
-                held[bucket] = held.get(bucket, 0) + record.cost
-                identities[bucket] = record.identity
-        return [(left[each] + held[each], identities[each]) for each in left]
+                latest[bucket] = record
+                held[bucket] += record.cost
+        return [(r.verdict.remaining + held[each], r.identity) for each, r in latest.items()]
 
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is
@@ -137,22 +136,42 @@ class LimitedRequest:
     def admit_again(self, *names: str) -> float | None:
         """Charge the request's limits of these names once more, for another attempt.
 
-        For a request that was admitted and whose call is made again. Identities and costs are
-        asked again, so it may use another model. What is held until the call is over (tokens,
-        money, calls in flight) is not charged again: if the estimate is higher now, the difference
-        is held as well, by every limit of the request whatever its name. A limit whose keywords say
-        that it applies only now is charged, and one that does not apply any more gives back what it
-        holds.
+        For a request that was admitted and whose call is made again. Identities and costs are asked
+        again, so it may use another model. What is held until the call is over (tokens, money,
+        calls in flight) is not charged again: if the estimate is higher now, the difference is held
+        as well, by every limit of the request whatever its name. A limit whose keywords say that it
+        applies only now is charged, and one that does not apply any more gives back what it holds.
 
         Returns ``None`` if the attempt is admitted, else the wait in seconds, with nothing charged.
         A name without a limit in the request is ignored; if the whole application has no limit of
         the name, a warning is logged.
         """
-        components = self._hooks.components
-        is_fixed = not components.callbacks.conditions
-        conditional = () if is_fixed else self._hooks.conditional_limits(self._context)
-        check_name = components.known_names.check_name
-        return admit_again(components.admission, self._state, names, conditional, check_name)
+        state, components = self._state, self._hooks.components
+        admission = components.admission
+        for name in set(names).difference(record.bound.limit.name for record in state.taken):
+            components.known_names.check_name(name, "admit_again")
+        charges, replaced, superseded = _charges_again(admission, state, names)
+        if components.callbacks.conditions:
+            # Of what was held, only what is taken: the rest was given back.
+            others = (r for r in state.decided if not (r.bound.limit.held and r.verdict.allowed))
+            known = {record.bound.bucket_prefix for record in (*others, *state.taken)}
+            conditional = self._hooks.conditional_limits(self._context)
+            charges += admission.charges.of(
+                [each for each in conditional if each.bucket_prefix not in known]
+            )
+        endpoint = self._context.request.endpoint or ""
+        if charges and (decided := admission.decide_again(endpoint, charges)) is not None:
+            decision, records = decided
+            if not decision.admitted:
+                wait_ms = decision.retry_after_ms
+                return math.inf if wait_ms is None else wait_ms / 1000
+            # What the failed attempt took stays charged: it was made.
+            gone = set(map(id, replaced))
+            state.taken[:] = [record for record in state.taken if id(record) not in gone]
+            state.taken.extend(record for record in records if record.verdict.allowed)
+        if superseded:  # held of what the call no longer uses
+            state.reserved().give_back(superseded)
+        return None
 
     def peek(self, endpoint: str, *, method: str = "GET") -> list[RequestLimit]:
         """Return what the caller has left of each limit of an endpoint, the shortest period first.
@@ -167,3 +186,38 @@ class LimitedRequest:
         shown = [record for record in hooks.look(endpoint, method) if record.bound.is_shown]
         shown.sort(key=lambda record: record.bound.rank)
         return list(map(hooks.components.shown, shown))
+
+
+def _charges_again(
+    admission: Admission, state: RequestState, names: tuple[str, ...]
+) -> tuple[list[BoundCharge], list[ChargeRecord], list[ChargeRecord]]:
+    """Return what an attempt is charged: by the limits of these names, and by all that hold an
+    estimate. With the records that it replaces, and those whose hold is not used any more."""
+    again = [
+        record
+        for record in state.taken
+        if record.bound.limit.name in names or record.bound.limit.held
+    ]
+    # Each of a group's budgets has the charge of the member's share beside it.
+    limits = dict.fromkeys([each.bound for each in again if not each.bound.limit.is_share])
+    charges: list[BoundCharge] = []
+    superseded: list[ChargeRecord] = []
+    for bound, identity, charge in admission.charges.of(limits, as_bound=True):
+        cost = charge.cost
+        if bound.limit.held:
+            own = [record for record in again if record.bound is bound]
+            held = [record for record in own if record.verdict.charge.key == charge.key]
+            superseded += [r for r in own if r.verdict.charge.key != charge.key]
+            cost -= sum(record.cost for record in held)
+            if held and cost <= 0 and not bound.limit.has_shares:  # decided by their group
+                continue
+        charges.append((bound, identity, charge._replace(cost=max(0, cost))))
+    superseded += [
+        record
+        for record in again
+        if record.bound.limit.held
+        and (condition := record.bound.condition) is not None
+        and condition()
+    ]
+    replaced = [record for record in again if not record.bound.limit.held]
+    return charges, replaced, superseded

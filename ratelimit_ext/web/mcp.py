@@ -23,8 +23,7 @@ _HEADERS: Final = ("HTTP_MCP_METHOD", "HTTP_MCP_PROTOCOL_VERSION")
 
 
 def mcp_tool() -> str:
-    """Return the tool that a request calls, such as ``search``; of any other request its method,
-    such as ``tools/list``.
+    """Return the tool that a request calls, such as ``search``; else its method, as ``tools/list``.
 
     What counts is the body, as the server runs that: a caller cannot name a cheaper tool in the
     header. The headers count if the body cannot be read. ``other`` if there are neither.

@@ -63,8 +63,7 @@ def check_storage_uri(uri: str, where: str) -> None:
 
 
 def checked_options(found: object, where: str) -> dict[str, Any]:
-    """Return the options of a storage. Raises ``InvalidStorageError`` unless they are a
-    dictionary."""
+    """Return the options of a storage. ``InvalidStorageError`` unless they are a dictionary."""
     if not isinstance(found, Mapping):
         raise InvalidStorageError(
             f"{where}: found {shown(found)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."

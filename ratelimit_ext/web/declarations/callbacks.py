@@ -65,11 +65,11 @@ class Callers(Protocol):
 
     def plan(self, identity: str) -> str | None:
         """Return the plan of the identity; ``None`` if it has none."""
-        ...
+        return None
 
     def amounts(self, identity: str) -> Mapping[str, str]:
         """Return the identity's amounts, as of ``amount_loader``."""
-        ...
+        return {}
 
 
 class ChangeLog(Protocol):
@@ -84,7 +84,7 @@ class ChangeLog(Protocol):
         ...
 
 
-class AnyCallers:
+class AnyCallers(Callers):
     """Callers of which only their identities are known."""
 
     def __init__(self, identities: Mapping[str, Identity]) -> None:
@@ -95,12 +95,6 @@ class AnyCallers:
 
     def check(self, kind: str, identity: str) -> None:
         pass
-
-    def plan(self, identity: str) -> str | None:
-        return None
-
-    def amounts(self, identity: str) -> Mapping[str, str]:
-        return {}
 
 
 class Callbacks:

@@ -110,8 +110,7 @@ def check_text(found: object, where: str) -> None:
 
 
 def check_function(function: object, arguments: int, where: str, *, hint: str = "") -> None:
-    """Raise ``ConfigurationError`` if the function cannot be called with that number of
-    arguments."""
+    """Raise ``ConfigurationError`` if the function does not take that many arguments."""
     try:
         checked(function, arguments)
     except Mistake as mistake:
@@ -121,8 +120,7 @@ def check_function(function: object, arguments: int, where: str, *, hint: str = 
 
 
 def checked_key(found: Any, identities: Collection[str], where: str) -> Any:
-    """Return several identities that a limit counts together, as in a policy. Raises
-    ``ConfigurationError``."""
+    """Return identities that a limit counts together. Raises ``ConfigurationError``."""
     if not issubclass(type(found), list | tuple):  # a proxy would be asked for its class
         return found
     try:

@@ -43,9 +43,9 @@ _NOT_APPLIED: Final = (
     '@limiter.limit("30/minute"), between the route decorator and the function.'
 )
 #: Flask's proxy, as an object whose attributes are ours, too.
-_request_context: Final[Any] = request_ctx
+request_context: Final[Any] = request_ctx
 #: What it reads, without its functions: for what runs in a request only.
-contexts: Final[Any] = _request_context._LocalProxy__wrapped  # noqa: SLF001 - same in all versions
+contexts: Final[Any] = request_context._LocalProxy__wrapped  # noqa: SLF001 - same in all versions
 #: Before 3.0, Flask looks up itself in which blueprints there may be an error handler.
 _TAKES_BLUEPRINTS: Final = "blueprints" in signature(flask.Flask._find_error_handler).parameters
 #: What a runtime limit copies from its definition.
@@ -134,8 +134,7 @@ class Definition(LimitOptions):
 
 
 def runtime_limits(definition: flask_limiter.Limit, text: object) -> Iterator[RuntimeLimit]:
-    """Yield what the definition yields for this string. Raises ``ConfigurationError`` if
-    invalid."""
+    """Yield what the definition yields for this string. May raise ``ConfigurationError``."""
     if not text:
         return
     metas = tuple(runtime for meta in _meta_limits(definition) for runtime in meta)
@@ -298,7 +297,7 @@ def wrap(view: Any, limiter: Any) -> Any:
 
     @wraps(view)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        context = contexts.get(None) or _request_context._get_current_object()
+        context = contexts.get(None) or request_context._get_current_object()
         hooks = context.app.extensions.get(key)
         if hooks is None:
             hooks = limiter._not_attached(context.app)  # noqa: SLF001 - no user may call it

@@ -47,31 +47,25 @@ def _extended(stock: type[RateLimitItem]) -> type[RateLimitItem]:
     `limits` parses that word to.
     """
 
-    def identity(self: Any) -> tuple[LimitOptions, int | None]:
-        return self.options, self.parsed.multiple
+    @total_ordering
+    class Extended(stock):  # type: ignore[misc,valid-type]
+        __slots__ = ("options", "parsed")
 
-    def equal(self: Any, other: object) -> bool:
-        return stock.__eq__(self, other) and identity(self) == (
-            options_of(other),
-            _multiple_of(other),
-        )
+        def __eq__(self, other: object) -> bool:
+            parsed = getattr(other, "parsed", None)
+            theirs = options_of(other), parsed and parsed.multiple
+            return stock.__eq__(self, other) and (self.options, self.parsed.multiple) == theirs
 
-    def hashed(self: Any) -> int:
-        return hash((stock.__hash__(self), *identity(self)))
+        def __hash__(self) -> int:
+            return hash((stock.__hash__(self), self.options, self.parsed.multiple))
 
-    def before(self: Any, other: RateLimitItem) -> bool:
-        return rank(self) < rank(other)
+        def __lt__(self, other: RateLimitItem) -> bool:
+            return rank(self) < rank(other)
 
-    body = {
-        "__slots__": ["options", "parsed"],
-        "__eq__": equal,
-        "__hash__": hashed,
-        "__lt__": before,
-        "__repr__": lambda self: str(self.parsed),
-    }
-    metaclass: Any = type(stock)
-    extended: type[RateLimitItem] = metaclass(f"Extended{stock.__name__}", (stock,), body)
-    return total_ordering(extended)
+        def __repr__(self) -> str:
+            return str(self.parsed)
+
+    return Extended
 
 
 _EXTENDED = {period: _extended(stock) for period, stock in GRANULARITIES.items()}
@@ -129,19 +123,13 @@ def function_of(
     return identities[stated]
 
 
-def _multiple_of(item: object) -> int | None:
-    parsed: ParsedLimit | None = getattr(item, "parsed", None)
-    return parsed.multiple if parsed else None
-
-
 def rank(item: RateLimitItem) -> tuple[int, int]:
     """Shorter periods come first, smaller amounts before larger ones."""
     return item.get_expiry(), item.amount
 
 
 def limit_of(item: RateLimitItem, default_strategy: str) -> Limit:
-    """Return the core's limit for an item. Raises ``ConfigurationError`` for an invalid
-    combination.
+    """Return the core's limit for an item. Raises ``ConfigurationError`` if it is invalid.
 
     ``default_strategy`` is the extension's, for items without a strategy.
     """
@@ -202,8 +190,7 @@ class ScopedLimiter(BucketLimiter):
     """``limiter.limiter``: strategies by identity and scope, over the buckets of requests."""
 
     def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
-        """Return the last two identifiers; a key prefix before them is part of the naming
-        already."""
+        """Return the last two identifiers: a prefix before them is in the naming."""
         identity, scope = identifiers[-2:] if len(identifiers) > 1 else (*identifiers, "")
         return bucket_key(self.naming.prefix(limit, str(scope)), str(identity))
 

@@ -156,8 +156,7 @@ class Manager(LimitManager):
         return upgraded  # type: ignore[no-any-return]
 
     def check_stated(self, default_strategy: str | None) -> None:
-        """Raise ``ConfigurationError`` for an invalid limit of the constructor's or of the
-        configuration."""
+        """Raise ``ConfigurationError`` for an invalid limit of constructor or configuration."""
         application, default = self._application_limits, self._default_limits
         self._application_limits = stated(application, default_strategy, "application_limits")
         self._default_limits = stated(default, default_strategy, "default_limits")
@@ -242,8 +241,7 @@ class Manager(LimitManager):
         return self._with_defaults(shared, own, route)
 
     def _at_callable(self, route: Route, yields: Yields) -> EndpointLimits:
-        """Return what applies to a decorated callable, with what would have applied before the
-        view."""
+        """Return what applies to a decorated callable, with what applies before the view."""
         app, endpoint, blueprint, _, name = route
         assert name is not None
         view = self._view_of(app, endpoint, name)
@@ -268,8 +266,7 @@ class Manager(LimitManager):
         return (*self._application_limits, *self._default_limits)
 
     def of_callable(self, app: flask.Flask, endpoint: str, name: str | None) -> list[Limit]:
-        """Return what may apply to an endpoint and a callable in it, without its blueprint's
-        limits."""
+        """Return what may apply to an endpoint and a callable in it, without blueprints."""
         own = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
         hints = self._endpoint_hints.get(endpoint, ())
         hinted = [limit for hint in hints for limit in self._decorated(hint)]
@@ -346,8 +343,7 @@ class Manager(LimitManager):
     def _blueprint_exemption_scope(
         self, app: flask.Flask, blueprint_name: str
     ) -> tuple[ExemptionScope, dict[str, ExemptionScope]]:
-        """See Flask-Limiter, which takes the names under which blueprints are registered for their
-        own."""
+        """See Flask-Limiter, which takes registered names of blueprints for their own."""
         scopes = {
             name: self._blueprint_exemptions.get(name, ExemptionScope.NONE)
             for name in _own_names(app, blueprint_name)
@@ -445,8 +441,7 @@ def _check_names(limits: Iterable[Limit]) -> None:
 
 
 def _statement(limit: Limit) -> tuple[Any, ...]:
-    """Return what the source states: a function that makes views may state the same limit
-    repeatedly."""
+    """Return what the source states: a function that makes views may state it repeatedly."""
     functions = (limit.limit_provider, limit.key_function)
     return (
         *map(code_of, functions),

@@ -32,12 +32,10 @@ from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
 #: What a definition copies from a limit of a policy.
-_COPIED: Final = (
-    *("per_method", "methods", "error_message"),
-    *("deduct_when", "on_breach", "cost"),
-)
+_COPIED: Final = ("per_method", "methods", "error_message", "deduct_when", "on_breach", "cost")
 
 
+@dataclasses.dataclass(eq=False)
 class Policies:
     """The policies of an application: loads and checks them, and applies the configured one.
 
@@ -45,34 +43,26 @@ class Policies:
     limit that the storage cannot carry out. ``current_plan`` is that of the current caller.
     """
 
-    def __init__(
-        self,
-        settings: flask_limiter.Limiter,
-        manager: Manager,
-        callbacks: Callbacks,
-        *,
-        check_storage: Callable[[str, LimitOptions], None],
-        lease_s: float,
-        current_plan: Callable[[], str],
-    ) -> None:
-        self.settings = settings
-        self.callbacks = callbacks
-        self._check_storage = check_storage
-        self._lease_s = lease_s
-        self.current_plan = current_plan
-        self._manager = manager
-        self._applied: PolicyLimits | None = None
-        #: The application's policy; ``None`` without one.
-        self.policy: Policy | None = None
+    settings: flask_limiter.Limiter
+    manager: Manager
+    callbacks: Callbacks
+    check_storage: Callable[[str, LimitOptions], None]
+    lease_s: float
+    current_plan: Callable[[], str]
+    #: The application's policy; ``None`` without one.
+    policy: Policy | None = None
+    _applied: PolicyLimits | None = None
+
+    def __post_init__(self) -> None:
         #: The limits without those of a policy.
-        self._others = manager.copy()
+        self._others = self.manager.copy()
 
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
         ``ConfigurationError`` with every mistake."""
         self.policy = self._load(app, None, self._check)
         if self.policy is not None:
-            self._applied = PolicyLimits(self.policy, self, self._manager)
+            self._applied = PolicyLimits(self.policy, self, self.manager)
             self._applied.apply()
 
     def check_limit(self, text: object, options: LimitOptions) -> None:
@@ -85,9 +75,9 @@ class Policies:
             if isinstance(name, str) and name not in known:
                 raise ConfigurationError(f"{where}, {word}: {unknown_identity(name, known)}")
         if bound := lease_bound(text, options):
-            check_lease(where, *bound, self._lease_s)
+            check_lease(where, *bound, self.lease_s)
         if isinstance(text, str):
-            self._check_storage(text, options)
+            self.check_storage(text, options)
 
     def complete(self, app: flask.Flask) -> None:
         """Add the limits whose names are known only when all blueprints are registered."""
@@ -159,7 +149,7 @@ class Policies:
             mistakes,
             knows_plans=self.callbacks.plan_loader is not None,
             knows_amounts=self.callbacks.amount_loader is not None,
-            lease_s=self._lease_s,
+            lease_s=self.lease_s,
         )
 
 
@@ -212,8 +202,7 @@ class PolicyLimits:
     def complete(self, app: flask.Flask) -> None:
         """Add the limits of names that are blueprints or endpoints, once all are registered.
 
-        Unknown names are logged: an error would make every request fail, and all other limits can
-        be applied.
+        Unknown names are logged: an error would make every request fail. Other limits apply.
         """
         if self._is_complete:
             return

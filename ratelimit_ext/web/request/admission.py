@@ -160,8 +160,7 @@ class Admission:
     def decide_again(
         self, endpoint: str, charges: Sequence[BoundCharge]
     ) -> tuple[Decision, Records] | None:
-        """Decide another attempt of an admitted request; ``None`` if it could not be decided, which
-        admits it."""
+        """Decide another attempt of an admitted request; ``None``: it is admitted undecided."""
         began = time.perf_counter()
         try:
             decision, records = self.decided(charges)
@@ -328,7 +327,8 @@ class Admission:
         except StorageFull as error:
             # No outage, so no fallback: it would give exhausted callers a new allowance.
             state.retry_ms = STORAGE_FULL_WAIT_MS
-            raise _refusal_of_full(error, charges) from error
+            full = next(bound for bound, _, charge in charges if charge.key == error.key)
+            raise TemporarilyUnavailable(full, "storage-full", STORAGE_FULL_WAIT_MS) from error
         except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
@@ -375,11 +375,6 @@ class Admission:
         if found.invalid and not all(d.exempt_when and d.exempt_when() for d in found.invalid):
             raise LimitUnavailable
         return found
-
-
-def _refusal_of_full(error: StorageFull, charges: Sequence[BoundCharge]) -> TemporarilyUnavailable:
-    bound = next(bound for bound, _, charge in charges if charge.key == error.key)
-    return TemporarilyUnavailable(bound, "storage-full", STORAGE_FULL_WAIT_MS)
 
 
 def decide(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -43,31 +44,26 @@ SECOND: Final = 1_000_000  # in microseconds
 name_of: Final = itemgetter(0)
 
 
+@dataclass(slots=True)
 class ReadyHeaders:
     """The headers that stay the same, and for each item of ``RateLimit`` the name, what remains and
     the time to its reset, ``written_us`` after the answer was made."""
 
-    def __init__(
-        self,
-        static: Sequence[tuple[str, str]],
-        items: Sequence[tuple[str, int, int]],
-        written_us: int,
-    ) -> None:
-        self.static = static
-        self.items = items
-        self._written_us = written_us
-        #: The last text, and since and until when it is right.
-        self._last = "", 0, 0
+    static: Sequence[tuple[str, str]]
+    items: Sequence[tuple[str, int, int]]
+    written_us: int
+    #: The last text, and since and until when it is right.
+    last: tuple[str, int, int] = "", 0, 0
 
     def rate_limit(self, passed_us: int) -> str:
         """Return ``RateLimit``, so much later than the answer was made."""
-        text, since_us, until_us = self._last
+        text, since_us, until_us = self.last
         if not since_us <= passed_us < until_us:
-            later_us = passed_us - self._written_us
+            later_us = passed_us - self.written_us
             items = [(name, left, max(0, us - later_us)) for name, left, us in self.items]
             text = ", ".join([f"{name};r={left};t={-(-us // SECOND)}" for name, left, us in items])
             until_us = passed_us + min([(us - 1) % SECOND + 1 for _, _, us in items])
-            self._last = text, passed_us, until_us
+            self.last = text, passed_us, until_us
         return text
 
 

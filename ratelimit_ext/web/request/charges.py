@@ -95,8 +95,7 @@ class Charges:
         *,
         as_bound: bool,
     ) -> list[BoundCharge]:
-        """Return the charges of these limits; none where the request is exempt, or a function
-        failed."""
+        """Return the charges of these limits, unless the request is exempt or a function fails."""
         charges: list[BoundCharge] = []
         exempt, identities, costs, _ = answers
         for bound in limits:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -52,29 +53,20 @@ class Denial(NamedTuple):
     breached: list[ChargeRecord]
 
 
-#: What is admitted, with its records; a denial, or one that is answered from memory; or ``None`` if
-#: no limit applies.
+#: What is admitted, with its records; a denial; one answered from memory; ``None`` without a limit.
 AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | CachedAnswer | None
-#: Whether the default response of an exception is the answer, and no code of the application has to
-#: see the exception.
+#: Whether an exception's default response is the answer, and the application need not see it.
 IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
 
 
+@dataclass(frozen=True, slots=True)
 class Refusals:
     """Refuses requests, for one extension. ``show`` makes the argument of breach callbacks."""
 
-    def __init__(
-        self,
-        callbacks: Callbacks,
-        settings: AdmissionSettings,
-        *,
-        show: Callable[[ChargeRecord], RequestLimit],
-        logger: logging.Logger,
-    ) -> None:
-        self._callbacks = callbacks
-        self._settings = settings
-        self._show = show
-        self._logger = logger
+    callbacks: Callbacks
+    settings: AdmissionSettings
+    show: Callable[[ChargeRecord], RequestLimit]
+    logger: logging.Logger
 
     def denial(self, decision: Decision, records: Records) -> Denial:
         """Return which exception answers a denied decision."""
@@ -100,7 +92,7 @@ class Refusals:
         cause = min((record.verdict.reason for record in denied), key=precedence)
         denied = [record for record in denied if record.verdict.reason == cause]
         longest = max(denied, key=attrgetter("wait_us"))
-        breached = [longest] if self._settings.fail_on_first_breach else denied
+        breached = [longest] if self.settings.fail_on_first_breach else denied
         wait_ms = known_wait_ms(decision)
         error: Refusal
         if is_temporary(cause):
@@ -122,7 +114,7 @@ class Refusals:
         """Return the denial that is repeated from memory: the ready answer, or the denial where
         code of the application takes part, and at first."""
         records = Records(charges, cached, engine, NO_HOLD)
-        has_handler = self._callbacks.refusal_handler is not None
+        has_handler = self.callbacks.refusal_handler is not None
         if is_final is None or has_handler or cached.denial.limit.spread:
             return self.denial(cached, records)
         key, answers = answer_key(route_limits, cached), cached.denial.answers
@@ -143,7 +135,7 @@ class Refusals:
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
         """Return whether code of the application takes part in the answer."""
-        return self._settings.on_breach is not None or any(
+        return self.settings.on_breach is not None or any(
             record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
             for record in breached
         )
@@ -153,7 +145,7 @@ class Refusals:
         answer, records, passed_us = cached_answer
         state.cached_answer = cached_answer
         state.admit(records.decision, records)
-        if self._logger.isEnabledFor(logging.INFO):
+        if self.logger.isEnabledFor(logging.INFO):
             identities = {charge.key: identity for _, identity, charge in records.charges}
             for bound, key in answer.breached:
                 self._log_breach(bound, identities[key])
@@ -162,7 +154,7 @@ class Refusals:
         return answer.response(wait_ms)
 
     def _log_breach(self, bound: BoundLimit, identity: str) -> None:
-        self._logger.info(
+        self.logger.info(
             "ratelimit %s (%s) exceeded at endpoint: %s",
             bound.runtime.limit,
             identity,
@@ -186,8 +178,8 @@ class Refusals:
             outcomes[error] = outcome
             return error
 
-        assert self._callbacks.refusal_handler is not None
-        return outcomes.get(self._callbacks.refusal_handler(denial.error, again), denial)
+        assert self.callbacks.refusal_handler is not None
+        return outcomes.get(self.callbacks.refusal_handler(denial.error, again), denial)
 
     def refuse(self, state: RequestState, denial: Denial) -> NoReturn:
         """Record the denial, call the callbacks, and raise its exception."""
@@ -208,19 +200,19 @@ class Refusals:
 
     def _call_back(self, breached: list[ChargeRecord], *, is_ban: bool) -> flask.Response | None:
         """Call the callbacks on a breach; returns the last response that one of them made."""
-        settings = self._settings
+        settings = self.settings
         answer: flask.Response | None = None
         for record in breached:
             own = record.bound.runtime.on_breach
             callbacks = [own or settings.on_meta_breach] if is_ban else [settings.on_breach, own]
             for callback in dict.fromkeys(filter(None, callbacks)):
                 try:
-                    response = callback(self._show(record))
+                    response = callback(self.show(record))
                 except Exception as error:
                     if not settings.swallow_errors:
                         raise
                     kind = "on_meta_breach" if is_ban else "on_breach"
-                    self._logger.exception(  # Flask-Limiter's words
+                    self.logger.exception(  # Flask-Limiter's words
                         "%s callback failed with error %s",
                         kind,
                         error,  # noqa: TRY401

@@ -14,13 +14,7 @@ from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
-from ratelimit_ext.web.bound_limit import (
-    BoundLimit,
-    ChargeRecord,
-    LimitStatus,
-    Records,
-    statuses_of,
-)
+from ratelimit_ext.web.bound_limit import ChargeRecord, LimitStatus, Records, statuses_of
 from ratelimit_ext.web.request.cached_denial import CachedAnswer
 from ratelimit_ext.web.request.reservation import Reservation
 
@@ -63,7 +57,8 @@ class RequestLimit(flask_limiter.RequestLimit):
             bound.runtime.shared,
         )
         shown.verdict, shown.keywords = record.verdict, dict(bound.keywords)
-        shown._window = WindowStats(record.reset_at, record.verdict.remaining)
+        reset_at = (record.now_us + record.verdict.reset_after_us) / 1_000_000
+        shown._window = WindowStats(reset_at, record.verdict.remaining)
         return shown
 
 
@@ -245,8 +240,7 @@ class RequestState:
     def nearest_of(self, statuses: Sequence[LimitStatus]) -> int:
         """Return the position of the status that is nearest to exhaustion, as :meth:`nearest`.
 
-        Calls in flight are left out where there is another limit: the call that is answered frees
-        its slot.
+        Calls in flight count only without another limit: the call that is answered frees its slot.
         """
         if self.is_denied:
             denied = [at for at, record in enumerate(self.records) if not record.verdict.allowed]
@@ -260,12 +254,13 @@ class RequestState:
         if parts.count(least) == 1:
             return parts.index(least)
         equal = [at for at, part in enumerate(parts) if part == least]
-        return min(equal, key=lambda at: _order(statuses[at][0]))
+        # A route's own limits before shared ones, short periods before long ones.
+        bounds = [status[0] for status in statuses]
+        return min(equal, key=lambda at: (bounds[at].runtime.shared, bounds[at].rank))
 
 
 def _is_stream(response: Response) -> bool:
-    """Return whether the response outlives the request. Flask makes a stream of an error, which is
-    complete."""
+    """Return whether the response outlives the request. An error is complete, though a stream."""
     if response.direct_passthrough:  # a file
         return response.is_streamed
     is_error = isinstance(response.response, ClosingIterator) and response.content_length
@@ -278,8 +273,3 @@ def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:
     verdict = record.verdict
     remaining = max(0, verdict.remaining + amount)
     return record._replace(verdict=verdict._replace(remaining=remaining))
-
-
-def _order(bound: BoundLimit) -> tuple[bool, tuple[int, int]]:
-    """A route's own limits before shared ones, short periods before long ones."""
-    return bound.runtime.shared, bound.rank

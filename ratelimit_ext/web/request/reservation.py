@@ -23,7 +23,7 @@ from ratelimit_ext.core.errors import unknown_name
 from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS
 from ratelimit_ext.core.limit_string import stated_units, states_strategy
-from ratelimit_ext.core.money import Dollars, micro_dollars
+from ratelimit_ext.core.money import MICRO, Dollars, micro_dollars
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import OutageEngine
@@ -35,7 +35,6 @@ from ratelimit_ext.web.bound_limit import ChargeRecord
 #: A long call renews its lease at most this often, and three times within a shorter lease.
 RENEW_EVERY_S: Final = 5.0
 
-MICRO: Final = 1_000_000
 #: A provider's quota in input tokens does not count what was read from a cache.
 UNCACHED: Final = "uncached_input_tokens"
 
@@ -242,8 +241,7 @@ class Reservation:
 
     @property
     def renewal_is_due(self) -> bool:
-        """Whether :meth:`renew` would reach the storage now, for callers whose costs are expensive
-        to compute."""
+        """Whether :meth:`renew` would reach the storage now, if costs are expensive to compute."""
         pause_s = min(RENEW_EVERY_S, self._lease_s / 3)
         return bool(self._records) and time.monotonic() - self._renewed_at >= pause_s
 
@@ -276,8 +274,7 @@ class Reservation:
         self._send(renewals + self._reports())
 
     def cancel(self) -> None:
-        """Note that the call failed without a cost: refund everything but the application's own
-        limits."""
+        """Note that the call failed without a cost: refund all but the application's own limits."""
         self._cancelled = True
 
     def detach(self) -> Reservation:
@@ -307,19 +304,18 @@ class Reservation:
                     if id(verdict) not in in_use:  # one hold for all limits of a bucket
                         in_use.add(id(verdict))
                         self._corrections.append((engine, Change.settle(verdict, record.hold, 0)))
-                elif record.cost and _is_charged(record):
+                elif record.cost and verdict.receipt is not None:
                     self._corrections.append((engine, Change.adjust(verdict, -record.cost)))
         return gone
 
     def charge_late(self, records: Iterable[ChargeRecord]) -> None:
-        """Charge what before the view only had to fit, to the windows that are open now, unless the
-        call was cancelled."""
+        """Charge what had only to fit before the view, to the present windows, unless cancelled."""
         with self._lock:
             self._corrections += [
                 (record.engine, Change.adjust(record.verdict._replace(receipt=0), record.cost))
                 for record in records
                 if record.cost
-                and _is_charged(record)
+                and record.verdict.receipt is not None
                 and not (self._cancelled and _is_cancelled(record))
             ]
 
@@ -414,13 +410,8 @@ def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]
     return [(r, first.setdefault(r.verdict.charge.key, r) is r) for r in charged]
 
 
-def _is_charged(record: ChargeRecord) -> bool:
-    return record.verdict.receipt is not None
-
-
 def _is_cancelled(record: ChargeRecord) -> bool:
-    """Return whether a failed call gets this back: the application's own limits and a provider's
-    quota have counted it."""
+    """Return whether a failed call gets this back: edge limits and a provider's quota count it."""
     limit = record.bound.limit
     return limit.held or not (record.bound.is_edge or limit.traits.external)
 

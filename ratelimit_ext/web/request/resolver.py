@@ -51,8 +51,7 @@ _NO_ANSWER: Final = ("",)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RouteLimits:
-    """The bound limits of a route. ``shared`` ones have the id of their definition, as a request
-    is charged to them once.
+    """The bound limits of a route. ``shared`` ones, charged once, have the id of their definition.
 
     ``invalid`` are definitions that deny, as their functions returned invalid limits. ``is_kept``:
     later requests have the same ones.
@@ -325,20 +324,14 @@ class Resolver:
             return known[1]
 
         def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
-            return tuple(
-                [
-                    self.with_own_amount(bound, own[bound.limit.name], route.app)
-                    if bound.limit.name in own
-                    else bound
-                    for bound in limits
-                    if not (bound.is_candidate and bound.limit.name in own)
-                    and (
-                        not bound.optional
-                        or bound.limit.name in own
-                        or bound.limit.name in overrides
-                    )
-                ]
-            )
+            applied = []
+            for bound in limits:
+                name = bound.limit.name
+                if name in own and not bound.is_candidate:
+                    applied.append(self.with_own_amount(bound, own[name], route.app))
+                elif name not in own and (not bound.optional or name in overrides):
+                    applied.append(bound)
+            return tuple(applied)
 
         changed = RouteLimits(
             tuple((id_, applying(limits)) for id_, limits in found.shared),
@@ -360,8 +353,7 @@ class Resolver:
         return replace(limit, common=True) if self._callbacks.is_common(identity) else limit
 
     def with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
-        """Return the limit with that amount; with the policy's if the string is invalid, which is
-        logged."""
+        """Return the limit with that amount; an invalid one is logged, and changes nothing."""
         try:
             item, parsed = with_amount(bound.runtime, text, self.naming.strategy)
             limit = self.core_limit(item, bound.runtime.key_func)

@@ -113,8 +113,7 @@ class ResponseWriter:
             headers["Access-Control-Expose-Headers"] = f"{exposed}, {own}" if exposed else own
 
     def replace(self, response: flask.Response, refusal: flask.Response) -> flask.Response:
-        """Return the refusal in place of a response, with the headers that others have set on
-        that."""
+        """Return the refusal in place of a response, with the headers that others set."""
         refusal.call_on_close(response.close)
         own = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
         refusal.headers.extend(
