@@ -38,9 +38,10 @@ from ratelimit_ext.strategies import STRATEGIES, reservations
 FORMAT: Final = 2
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
-#: How long a worker waits for the others before it goes on without them, and between two attempts:
-#: SQLite's own pauses grow to 0.1 s, while a decision takes 0.1 ms.
-BUSY_S: Final = 1.0
+#: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
+#: decision, before it goes on without them for good; and between two attempts: SQLite's own pauses
+#: grow to 0.1 s, while a decision takes 0.1 ms.
+BUSY_S: Final = 5.0
 ATTEMPT_S: Final = 0.0002
 #: What the storage's clock has to differ by until it is set again here.
 STEP_US: Final = 1_000_000

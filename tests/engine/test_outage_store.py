@@ -101,6 +101,26 @@ def test_a_killed_worker_has_lost_nothing(path: Path) -> None:
     assert left(storage) == 0
 
 
+def test_a_worker_that_is_stopped_is_waited_for(path: Path, monkeypatch: Any) -> None:
+    """In the middle of a decision, for seconds, as a busy machine does. Without the others, the
+    next one would give a share for itself."""
+    worker, now = worker_of(path), 1000.0
+    assert admitted(worker, 10) == 10
+    stopped = sqlite3.connect(path, isolation_level=None)
+    stopped.execute("BEGIN IMMEDIATE")
+
+    def sleep(_: float) -> None:
+        nonlocal now
+        now += 1.0
+        if now == 1004.0:
+            stopped.execute("COMMIT")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    assert admitted(worker, 1) == 0
+    stopped.close()
+
+
 def test_a_call_may_be_settled_by_the_successor(path: Path) -> None:
     """From the settlement that its worker has left on disk. What it spent is charged once."""
     storage, hold = MemoryEngine(), Hold(7, LEASE)
