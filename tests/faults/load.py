@@ -84,10 +84,6 @@ class Answers(tuple[Answer, ...]):
         """Without an answer, or with a status of 500 or above."""
         return Answers(each for each in self if not 0 < each.status < 500)
 
-    @property
-    def longest_s(self) -> float:
-        return max((answer.took_s for answer in self), default=0.0)
-
     def percentile_ms(self, percent: float) -> float:
         """The time within which so many percent were answered."""
         times = sorted(answer.took_s for answer in self)
@@ -103,7 +99,8 @@ Traffic = Callable[[int, Phase], Request]
 
 class Load:
     """Sends request 0, 1, 2 … of ``traffic`` when each is due, however long the answers take,
-    and each over its own connection. All answers are there when the ``with`` block has ended::
+    and each over its own connection. All answers are there when the ``with`` block has ended, and
+    with ``in_step`` those to the requests of a run when it has::
 
         with Load(port, traffic, per_s=60) as load:
             load.run(1.5)
@@ -115,10 +112,11 @@ class Load:
         assert not load.answers.failed
     """
 
-    def __init__(self, port: int, traffic: Traffic, *, per_s: float) -> None:
+    def __init__(self, port: int, traffic: Traffic, *, per_s: float, in_step: bool = False) -> None:
         self._port = port
         self._traffic = traffic
         self._per_s = per_s
+        self._in_step = in_step
         self._phase: Phase = "before"
         self._answers: list[Answer] = []
         self._over = threading.Event()
@@ -143,7 +141,7 @@ class Load:
         process pauses, they are late."""
         last = self._sent + int(seconds * self._per_s)
         assert not self._over.wait(seconds)
-        eventually(lambda: self._sent >= last)
+        eventually(lambda: (len(self._answers) if self._in_step else self._sent) >= last)
 
     @contextmanager
     def fault(self) -> Iterator[None]:

@@ -22,9 +22,9 @@ from tests.engine.relay import Relay
 from tests.faults.callers import ROOMY, load, report, used
 
 DEADLINE_S = 0.2
-#: From the moment at which Sentinel names the new master to the first request that it serves.
-RECOVERY_S = 1.0
 KEY = "{user}"
+#: Of a caller that asks without a pause, after Sentinel has named the new master.
+MOST_REFUSED = 100
 #: How many requests of each caller are admitted before.
 BEFORE = 1000
 #: A busy machine may let the announcement of a failover wait for longer than Sentinel does. Without
@@ -40,12 +40,18 @@ def engine_of(uri: str, deadline_s: float = DEADLINE_S) -> RedisEngine:
     return RedisEngine(storage.get_connection(), storage.base_exceptions)
 
 
+def used_of(master: servers.Server) -> int:
+    """What a new master has counted: it has closed the connections that it had as a replica."""
+    with master.client() as client:
+        return used(RedisEngine(client, redis.RedisError), KEY)
+
+
 @pytest.mark.parametrize("client", ["redis", "valkey"])
 @pytest.mark.parametrize("dies", [True, False], ids=["killed", "demoted"])
 def test_a_master_is_replaced(client: str, *, dies: bool) -> None:
-    """Requests are served within a second of Sentinel's decision. The new master has the charges
-    after the old one has become its replica, too."""
-    with servers.sentinel(3) as trio, trio.replica.client() as new_master:
+    """Requests are served after Sentinel's decision. The new master has the charges after the old
+    one has become its replica, too."""
+    with servers.sentinel(3) as trio:
         engine = engine_of(trio.uri.replace("redis", client, 1))
         with load(engine, (KEY,), (KEY,)) as callers:
             servers.eventually(lambda: all(each.admitted > BEFORE for each in callers))
@@ -53,36 +59,36 @@ def test_a_master_is_replaced(client: str, *, dies: bool) -> None:
             if dies:
                 trio.master.kill()
             else:
-                trio.fail_over()
+                trio.replace_master()
             servers.eventually(lambda: trio.master_port() == trio.replica.port)
             named = time.monotonic()
             servers.eventually(lambda: all(each.admissions[-1] > named for each in callers))
             served = max(each.admissions[-1] for each in callers)
             if not dies:
-                servers.eventually(lambda: new_master.info("replication")["connected_slaves"])
+                servers.eventually(trio.replica_is_in_step)
         admitted = sum(each.admitted for each in callers)
-        assert new_master.execute_command("ROLE")[0] == b"master"
-        lost = max(0, admitted - used(RedisEngine(new_master, redis.RedisError), KEY))
+        lost = max(0, admitted - used_of(trio.replica))
+    refused = max(sum(at > named for at in each.failures) for each in callers)
     report(
         f"{client}, {'killed' if dies else 'demoted'}: failover after {named - began:.2f} s, "
-        f"served {served - named:.2f} s later; {sum(len(c.failures) for c in callers)} refused; "
-        f"{lost} of {admitted} acknowledged charges lost"
+        f"served {served - named:.2f} s later; {sum(len(c.failures) for c in callers)} refused, "
+        f"{refused} of one caller after it; {lost} of {admitted} acknowledged charges lost"
     )
-    assert served - named < RECOVERY_S
+    assert refused <= MOST_REFUSED
     assert lost <= MOST_LOST
 
 
 @pytest.mark.parametrize("client", ["redis", "valkey"])
 def test_a_sentinel_is_down(client: str, caplog: pytest.LogCaptureFixture) -> None:
     """The others are followed."""
-    with servers.sentinel(3) as trio, trio.replica.client() as new_master:
+    with servers.sentinel(3) as trio:
         trio.sentinels[1].kill()
         with load(engine_of(trio.uri.replace("redis", client, 1)), (KEY,)) as callers:
-            trio.fail_over()
+            trio.replace_master()
             servers.eventually(lambda: trio.master_port() == trio.replica.port)
-            servers.eventually(lambda: new_master.info("replication")["connected_slaves"])
+            servers.eventually(trio.replica_is_in_step)
         assert not [each for each in caplog.records if each.levelname == "ERROR"]
-        lost = callers[0].admitted - used(RedisEngine(new_master, redis.RedisError), KEY)
+        lost = callers[0].admitted - used_of(trio.replica)
     assert lost <= MOST_LOST
 
 
@@ -99,7 +105,7 @@ def test_processes_begin_in_a_failover() -> None:
                     engine.admit([Charge(ROOMY, KEY)])
                     admitted.append(time.monotonic())
 
-    with servers.sentinel(3) as trio, trio.replica.client() as new_master:
+    with servers.sentinel(3) as trio:
         threads = [
             threading.Thread(target=begin_again_and_again, args=[trio.uri]) for _ in range(2)
         ]
@@ -107,14 +113,14 @@ def test_processes_begin_in_a_failover() -> None:
             thread.start()
         try:
             servers.eventually(lambda: len(admitted) > 50)
-            trio.fail_over()
+            trio.replace_master()
             servers.eventually(lambda: trio.master_port() == trio.replica.port)
-            servers.eventually(lambda: new_master.info("replication")["connected_slaves"])
+            servers.eventually(trio.replica_is_in_step)
         finally:
             ends.set()
             for thread in threads:
                 thread.join()
-        lost = len(admitted) - used(RedisEngine(new_master, redis.RedisError), KEY)
+        lost = len(admitted) - used_of(trio.replica)
     report(f"processes that begin: {lost} of {len(admitted)} acknowledged charges lost")
     assert lost <= CALLS_OF_A_PROCESS
 

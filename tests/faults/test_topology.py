@@ -17,6 +17,9 @@ from tests.servers import eventually
 
 #: What a busy machine may lose of 15 requests a second, as an announcement waits.
 MOST_LOST = 2
+#: So long before a replica is promoted, Sentinel announces it. What a stopped worker or storage
+#: holds up for longer may be charged to the old master.
+ANNOUNCED_S = 0.1
 CLUSTER = (
     *("--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"),
     *("--cluster-require-full-coverage", "no", "--repl-diskless-sync-delay", "0"),
@@ -65,16 +68,17 @@ def test_sentinel_replaces_a_living_master(
     sentinel_server: servers.SentinelTrio, start: Start, record: Record
 ) -> None:
     """The workers bridge the second before the new master is known. What they have admitted is
-    there when the old master has become its replica."""
+    there when the old master has become its replica, unless it was held up."""
     trio = sentinel_server
     with start(trio.uri) as master, traffic.around(master) as load:
         trio.replace_master()
         eventually(trio.replica_is_in_step)
-    traffic.assert_bridged(load)
+    held_up = sum(answer.took_s > ANNOUNCED_S for answer in load.answers.of(None, "during"))
+    traffic.assert_bridged(load, most=traffic.AMOUNT + held_up)
     with trio.replica.client() as new_master:
         charged = charges(new_master, traffic.ROOMY)
     admitted = load.answers.of(traffic.ROOMY).admitted
-    assert admitted - charged <= MOST_LOST
+    assert admitted - charged <= MOST_LOST + held_up
     counted = traffic.counts(load.answers)
     record(load, counted=f"{counted}, and the new master has {charged} of {admitted} charges")
 

@@ -34,6 +34,8 @@ def provider() -> Iterator[UpstreamServer]:
 
 #: How often a call gives its processor away, in all threads of its worker: 20 before. Seen: 4 to 7.
 MOST_SWITCHES = 10
+#: Its clocks do so as well, however long a call takes. Seen: 7 to 11.5.
+IDLE_SWITCHES_PER_S = 12
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +98,11 @@ def test_a_call_makes_few_threads_wait(master: Master, provider: UpstreamServer)
 
         for _ in range(20):
             call()
-        before = voluntary_switches(worker)
+        begin, before = time.monotonic(), voluntary_switches(worker)
         for _ in range(CALLS):
             call()
-        assert 0 < (voluntary_switches(worker) - before) / CALLS <= MOST_SWITCHES
+        idle = IDLE_SWITCHES_PER_S * (time.monotonic() - begin)
+        assert 0 < voluntary_switches(worker) - before <= MOST_SWITCHES * CALLS + idle
 
 
 def voluntary_switches(pid: int) -> int:
