@@ -16,7 +16,7 @@ from limits.storage import RedisStorage
 from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from chatapp import catalogue, cli, guards_file, services, settings
+from chatapp import catalogue, cli, guards_file, settings
 from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import (
     AccountsLostError,
@@ -39,7 +39,7 @@ from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.operators import restoration
 from chatapp.server.valid_files import POLICY, POLICY_FILE, PROVIDERS_FILE
-from chatapp.services import Services
+from chatapp.services import EXTENSION_KEY, Services
 from chatapp.traces import Traces
 from chatapp.upstreams import Timeouts
 from chatapp.upstreams.keys import Keys
@@ -139,38 +139,37 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     router = _router(chosen, models, upstreams, alerts, traces)
     _add_log_handlers(app)
     cli.install(app, limiter, database)
-    _init_limits(app, limiter)
+    with guards_file.added(app.config, app.config.get(POLICY)):
+        limiter.init_app(app)
+    limiter.check_policy(app)
     reports, estimator = Reports(database), Estimator(models)
     if cli.serves():
         _warn_without_accounts(app, authenticator)
         _learn_outputs(estimator, reports)
         database.close()  # no open connection may cross a fork
     policy = _policy(app, limiter, chosen, models, alerts)
-    services.install(
-        app,
-        Services(
-            settings=chosen,
-            lease=timedelta(seconds=float(app.config[LEASE])),
-            policy=policy,
-            limiter=limiter,
-            catalogue=models,
-            router=router,
-            estimator=estimator,
-            database=database,
-            ledger=BackgroundLedger(
-                database,
-                keep=timedelta(days=days) if (days := chosen.ledger_keep_days) else None,
-                listeners=measured,
-                readers=[lambda calls: alerts.get().note_calls(calls)] if alerts else (),
-            ),
-            reports=reports,
-            stored_answers=StoredAnswers(database),
-            alerts=alerts,
-            accounts=accounts,
-            admin_keys=AdminKeys(database),
-            authenticator=authenticator,
-            traces=traces,
+    app.extensions[EXTENSION_KEY] = Services(
+        settings=chosen,
+        lease=timedelta(seconds=float(app.config[LEASE])),
+        policy=policy,
+        limiter=limiter,
+        catalogue=models,
+        router=router,
+        estimator=estimator,
+        database=database,
+        ledger=BackgroundLedger(
+            database,
+            keep=timedelta(days=days) if (days := chosen.ledger_keep_days) else None,
+            listeners=measured,
+            readers=[lambda calls: alerts.get().note_calls(calls)] if alerts else (),
         ),
+        reports=reports,
+        stored_answers=StoredAnswers(database),
+        alerts=alerts,
+        accounts=accounts,
+        admin_keys=AdminKeys(database),
+        authenticator=authenticator,
+        traces=traces,
     )
     if cli.serves():
         limiter.listen(restoration.watch(app))
@@ -230,12 +229,6 @@ def _join_embedded_storage(app: Flask) -> None:
         app.config["RATELIMIT_STORAGE_URI"] = "memory://"
 
 
-def _init_limits(app: Flask, limiter: Limiter) -> None:
-    with guards_file.added(app.config, app.config.get(POLICY)):
-        limiter.init_app(app)
-    limiter.check_policy(app)
-
-
 def _policy(
     app: Flask,
     limiter: Limiter,
@@ -243,8 +236,7 @@ def _policy(
     models: Catalogue,
     alerts: Alerts | None,
 ) -> Policy | None:
-    """The policy, checked, with its budgets watched. Without limits the extension reads none, and
-    keys still have plans."""
+    """The policy, checked, with its budgets watched. Without limits the extension reads none."""
     file, policy = app.config[POLICY], limiter.policy(app)
     _watch_budgets(app, limiter, alerts, policy)
     if not file:
@@ -319,7 +311,6 @@ def _warn_without_accounts(app: Flask, authenticator: Authenticator) -> None:
 
 
 def _alerts(chosen: settings.Settings, database: Database) -> Alerts | None:
-    """The alerts, unless all of them are switched off."""
     rules = Rules(
         at=chosen.alert_at,
         times=chosen.alert_unusual_times,
@@ -347,7 +338,6 @@ def _measured(app: Flask, limiter: Limiter, token: str | None) -> list[Callable[
 
 
 def _traces(app: Flask, limiter: Limiter) -> Traces:
-    """Trace the requests of the application and the decisions of its limits."""
     try:
         traces = Traces()
     except ImportError as error:

@@ -23,8 +23,7 @@ class Patience:
     """Retries while the receiver is unavailable, in seconds.
 
     The first comes after ``first_s``, and each pause is twice the one before, up to ``longest_s``.
-    After ``whole_s`` of failures a batch is lost. The end of the process takes ``at_end_s`` for
-    retries.
+    After ``whole_s`` a batch is lost, and at the end of the process after ``at_end_s``.
     """
 
     first_s: float = 0.1

@@ -15,8 +15,7 @@ class PerProcess(Generic[T]):
     """A thing made at its first use, once in each process.
 
     Sockets, locks and threads do not survive a fork; so nothing is opened before gunicorn has
-    forked, and a child never uses what its parent opened. ``close`` is called at the end of a
-    process with what that process made.
+    forked. ``close`` is called at the end of a process with what that process made.
     """
 
     def __init__(

@@ -62,15 +62,10 @@ class Services:
         object.__setattr__(self, "default_plan", default.name if default else "starter")
 
     def known_plan(self, plan: str) -> str | None:
-        """Return the plan, or the one that its users get if the policy does not have it; None
-        without plans."""
+        """Return the plan, or the default if the policy does not have it; None without plans."""
         if not self.plans:
             return None
         return plan if plan in self.plans else self.default_plan
-
-
-def install(app: Flask, services: Services) -> None:
-    app.extensions[EXTENSION_KEY] = services
 
 
 def services_of(app: Flask) -> Services:

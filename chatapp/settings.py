@@ -234,11 +234,8 @@ class Settings(BaseModel):
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
     """The settings in the environment, by their names in `app.config`; SettingsError or
-    ConfigurationError if invalid.
-
-    An empty variable counts as not set. Logs every unknown CHATAPP_* variable; the extension
-    refuses a misspelt RATELIMIT_* one.
-    """
+    ConfigurationError if invalid. An empty variable counts as not set. Logs every unknown
+    CHATAPP_* variable; the extension refuses a misspelt RATELIMIT_* one."""
     config: dict[str, object] = {}
     if environment.get(DATABASE_URL, "").strip():
         config[f"{PREFIX}{DATABASE_URL}"] = environment[DATABASE_URL]

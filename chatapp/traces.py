@@ -39,8 +39,8 @@ class Traces:
         trace, context = self._trace, self._context
 
         def traced(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-            method = environ["REQUEST_METHOD"]
-            sent = {name: environ.get(f"HTTP_{name.upper()}", "") for name in self._fields}
+            method, fields = environ["REQUEST_METHOD"], self._propagate.get_global_textmap().fields
+            sent = {name: environ.get(f"HTTP_{name.upper()}", "") for name in fields}
             span = self._tracer.start_span(
                 method,
                 context=self._propagate.extract(sent),
@@ -65,10 +65,6 @@ class Traces:
                 context.detach(token)
 
         return traced
-
-    @property
-    def _fields(self) -> Iterable[str]:
-        return self._propagate.get_global_textmap().fields
 
     def name_request(self, route: str) -> None:
         """Name the current request's span by its route, when it is known."""

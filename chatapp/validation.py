@@ -11,8 +11,7 @@ from typing import Final
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-# By pydantic's type of error. {found} is the value's type, or a whole number that is out of bounds;
-# the other names are of the error's context.
+# By pydantic's type of error. {found} is the value's type, or a whole number out of bounds.
 SENTENCES: Final = {
     "missing": "is missing; {verb} it",
     "extra_forbidden": "is unknown; remove it",
@@ -54,8 +53,7 @@ def location(error: ErrorDetails) -> str:
 def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> str:
     """Return what is wrong and what to do: "is a string; send a whole number".
 
-    ``verb`` is what the author of the value does; ``missing`` replaces the sentence for a missing
-    value.
+    ``verb`` is what the author does; ``missing`` replaces the sentence for a missing value.
     """
     if missing and error["type"] == "missing":
         return missing

@@ -53,7 +53,7 @@ _KEYS: Final = KeyTable(ADMIN_KEYS, AdminKey, UnknownAdminKeyError, ADMIN_PREFIX
 
 
 class AdminKeys:
-    """The management keys. Raises SQLAlchemy's errors, UnknownAdminKeyError, UnusableKeyError."""
+    """The management keys. Raises SQLAlchemy's errors, UnknownAdminKeyError, RefusedChangeError."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

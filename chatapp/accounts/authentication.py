@@ -28,8 +28,7 @@ T = TypeVar("T")
 #: How long an answer about a key is used, in seconds: a new plan applies after that time, and a
 #: revocation where the limits do not stop the key at once.
 ANSWER_HOLDS_S: Final = 5.0
-#: How long a valid key works while the database is unavailable, in seconds. It cannot be revoked
-#: meanwhile.
+#: How long a valid key works, unrevoked, while the database is unavailable, in seconds.
 STALE_HOLDS_S: Final = 300.0
 #: The pause after a failed query, in seconds: its timeouts would occupy all threads.
 PAUSE_S: Final = 1.0
@@ -117,9 +116,8 @@ class Authenticator:
     def required(self) -> bool:
         """Whether accounts are on: whether any key was ever made. Once on, they stay on.
 
-        Until then, each request asks the database: a worker must not serve a caller without a key
-        after the first one was made elsewhere. AccountsUnavailableError if unknown, or if the
-        database has lost its keys.
+        Until then, each request asks the database, as the first one may be made elsewhere.
+        AccountsUnavailableError if unknown, or if the database has lost its keys.
         """
         if not self._required:
             self._required = self._ask(self._store.any_key)

@@ -66,8 +66,7 @@ class People:
         return person_in(unquote(text))
 
     def named_in(self, body: Mapping[str, object]) -> str | None:
-        """Return the person that a body names, as OpenAI's, Anthropic's and ours do; None if it
-        names none, or if headers do."""
+        """Return the person that a body names; None if it names none, or if headers do."""
         if self.headers:
             return None
         metadata = body.get("metadata")

@@ -87,10 +87,9 @@ class Team:
 class User:
     """A user, in one team or none.
 
-    The policy defines what the plan allows. ``limits`` are amounts in place of the policy's, as
-    limit strings by the name of the limit. No key of a deactivated user gives access. ``team`` is
-    None if there is no team of that name. ``brought_by`` is the public id of the key that
-    named the user first.
+    ``limits`` are amounts in place of the policy's, as limit strings by the name of the limit. No
+    key of a deactivated user gives access. ``team`` is None if there is no team of that name.
+    ``brought_by`` is the public id of the key that named the user first.
     """
 
     name: str
@@ -199,12 +198,12 @@ class UnknownTeamError(UnknownOwnerError):
     owner = "team"
 
 
-class UnusableKeyError(ValueError):
-    """The key is revoked or has expired."""
+class RefusedChangeError(ValueError):
+    """The accounts do not allow that; the message is for operators, the ``code`` for programs."""
 
-
-class ExistingTeamError(ValueError):
-    """A team has that name already."""
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,37 +214,12 @@ class UserChange:
     values: Mapping[str, Any]
 
 
-class LastKeysError(ValueError):
-    """No other user has a key: without one, accounts would be off."""
-
-
-class DeactivatedUserError(ValueError):
-    """The user is deactivated."""
-
-
 class NewPeopleError(ValueError):
-    """The key has brought as many new people as it may in an hour; ``at``: when the next one may
-    come."""
+    """The key has brought as many new people as it may in an hour; the next one may come ``at``."""
 
     def __init__(self, at: datetime) -> None:
         super().__init__(at)
         self.at = at
-
-
-class OtherPlanError(ValueError):
-    """The user exists and has another plan: ``plan``."""
-
-    def __init__(self, user: str, plan: str) -> None:
-        super().__init__(f"{user!r} has the plan {plan!r}")
-        self.plan = plan
-
-
-class OtherTeamError(ValueError):
-    """The user exists and has another team, or none: ``team``."""
-
-    def __init__(self, user: str, team: str | None) -> None:
-        super().__init__(f"{user!r} has the team {team!r}")
-        self.team = team
 
 
 _OWNERS: Final[Mapping[Owner, tuple[Column[str], type[UnknownOwnerError]]]] = {
@@ -294,10 +268,11 @@ class KeyTable(Generic[K]):
         self, connection: Connection, public_id: str, overlap: timedelta, **others: Any
     ) -> tuple[PresentedKey, K]:
         """Make a key like this one but for ``others``, and have this one expire after the overlap;
-        returns both. UnusableKeyError if it is revoked or has expired."""
+        returns both. RefusedChangeError if it is revoked or has expired."""
         old = self.find(connection, public_id)
         if not old.is_usable:
-            raise UnusableKeyError(public_id)
+            sentence = f"Key {public_id} is revoked or has expired."
+            raise RefusedChangeError("unusable_key", sentence)
         same = {each.key: getattr(old, each.key) for each in self._table.c if each.key not in _OWN}
         made = self.add(connection, **{**same, **others})
         end = min(filter(None, [old.expires_at, datetime.now(UTC) + overlap]))
@@ -314,8 +289,7 @@ class Accounts:
         self._database = database
 
     def any_key(self) -> bool:
-        """Return whether a key was ever made. Revoked keys count: revoking the last key must not
-        open the server to everyone."""
+        """Return whether a key was ever made: revoking the last one must not open the server."""
         with self._database.reading() as connection:
             return bool(connection.scalar(_ANY_KEY))
 
@@ -335,9 +309,8 @@ class Accounts:
     ) -> PresentedKey:
         """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
-        OtherPlanError or OtherTeamError if the user exists with another plan or team: a new key
-        must not change the user's other keys. DeactivatedUserError if none gives access.
-        UnknownTeamError if there is no such team.
+        RefusedChangeError if the user exists with another plan or team, as a new key must not
+        change the user's other keys, or is deactivated. UnknownTeamError if there is no such team.
         """
         with self._database.writing() as connection:
             if team is not None:
@@ -347,11 +320,23 @@ class Accounts:
                 new = {"name": user, "plan": plan or default_plan, "team_name": team}
                 connection.execute(insert(USERS).values(**new, created_at=datetime.now(UTC)))
             elif owner.deactivated_at is not None:
-                raise DeactivatedUserError(user)
+                raise RefusedChangeError(
+                    "deactivated_user",
+                    f"{user} is deactivated; no key was created. Activate them first.",
+                )
             elif plan not in {None, owner.plan}:
-                raise OtherPlanError(user, owner.plan)
+                raise RefusedChangeError(
+                    "other_plan",
+                    f"{user} has the plan {owner.plan}; no key was created, as all keys of a user "
+                    "have the user's plan. Leave the plan out, or change the user's first.",
+                )
             elif team not in {None, owner.team_name}:
-                raise OtherTeamError(user, owner.team_name)
+                own = "no team" if owner.team_name is None else f"the team {owner.team_name}"
+                raise RefusedChangeError(
+                    "other_team",
+                    f"{user} has {own}; no key was created, as all keys of a user count toward the "
+                    "user's team. Leave the team out, or move the user first.",
+                )
             return _KEYS.add(
                 connection,
                 user=user,
@@ -369,7 +354,7 @@ class Accounts:
         """Make a key like this one, which expires after ``overlap``; returns both. The new one is
         bound to that team, or to that of the old one.
 
-        UnknownKeyError if it does not exist, UnusableKeyError if it is revoked or has expired.
+        UnknownKeyError if it does not exist, RefusedChangeError if it is revoked or has expired.
         """
         others = {} if bound_team is None else {"bound_team": bound_team}
         with self._database.writing() as connection:
@@ -454,11 +439,11 @@ class Accounts:
             return [Team(*row) for row in connection.execute(select(TEAMS).order_by(TEAMS.c.name))]
 
     def create_team(self, name: str, *, limits: Mapping[str, str] = _NONE) -> None:
-        """Make a team without users. ExistingTeamError if the name is taken."""
+        """Make a team without users. RefusedChangeError if the name is taken."""
         values = {"name": name, "created_at": datetime.now(UTC), "limits": dict(limits) or None}
         with self._database.writing() as connection:
             if connection.execute(select(TEAMS).where(TEAMS.c.name == name)).first() is not None:
-                raise ExistingTeamError(name)
+                raise RefusedChangeError("existing_team", f"There is a team {name!r} already.")
             connection.execute(insert(TEAMS).values(values))
 
     def revoke(self, public_id: str) -> ApiKey:
@@ -477,21 +462,25 @@ class Accounts:
         return active != was_active
 
     def delete_user(self, user: str) -> None:
-        """Delete a user with all keys. UnknownUserError if there is no such user, LastKeysError if
-        no other one has a key."""
+        """Delete a user with all keys. UnknownUserError if there is no such user,
+        RefusedChangeError if no other one has a key: without one, accounts would be off."""
         with self._database.writing() as connection:
             _of(connection, "user", user)
             own = select(exists(select(KEYS).where(KEYS.c.user == user)))
             others = select(exists(select(KEYS).where(KEYS.c.user != user)))
             if connection.scalar(own) and not connection.scalar(others):
-                raise LastKeysError(user)
+                raise RefusedChangeError(
+                    "last_keys",
+                    f"{user} has the only keys; nothing was deleted. Create another user's key "
+                    "first, as accounts are on as long as there is one.",
+                )
             connection.execute(delete(KEYS).where(KEYS.c.user == user))
             connection.execute(delete(USERS).where(USERS.c.name == user))
 
-    def set_plan(self, user: str, plan: str) -> None:
-        """Change a user's plan. UnknownUserError if there is no such user."""
+    def change(self, owner: Owner, name: str, **values: object) -> None:
+        """Give an owner these values of columns. UnknownOwnerError if there is no such owner."""
         with self._database.writing() as connection:
-            _change(connection, "user", user, plan=plan)
+            _change(connection, owner, name, **values)
 
     def set_team(self, user: str, team: str | None) -> None:
         """Move a user to a team, or out of any. UnknownUserError, UnknownTeamError."""
@@ -510,31 +499,6 @@ class Accounts:
                 after[limit] = amount
             _change(connection, owner, name, limits=after or None)
             return after != before
-
-    def set_amounts(self, owner: Owner, name: str, amounts: Mapping[str, str]) -> None:
-        """Give an owner these amounts of their own and no others. UnknownOwnerError."""
-        with self._database.writing() as connection:
-            _change(connection, owner, name, limits=dict(amounts) or None)
-
-    def set_models(self, public_id: str, models: Sequence[str]) -> None:
-        """Allow a key these models alone; all of its plan if empty. UnknownKeyError."""
-        with self._database.writing() as connection:
-            _change(connection, "key", public_id, models=list(models) or None)
-
-    def set_files(self, public_id: str, *, allowed: bool) -> None:
-        """Let a key name files of the providers, or not. UnknownKeyError."""
-        with self._database.writing() as connection:
-            _change(connection, "key", public_id, files=allowed)
-
-    def set_people(self, public_id: str, people: People | None) -> None:
-        """Let a key act for users, or with None for its own alone. UnknownKeyError."""
-        with self._database.writing() as connection:
-            _change(connection, "key", public_id, people=people and people.as_row())
-
-    def set_class(self, public_id: str, name: str | None) -> None:
-        """Give a key a class of traffic; None: that of its plan. UnknownKeyError."""
-        with self._database.writing() as connection:
-            _change(connection, "key", public_id, traffic_class=name)
 
     def note_use(self, public_id: str, day: date) -> None:
         """Store that the key was used that day."""
@@ -591,7 +555,6 @@ def _user(connection: Connection, name: str) -> User | None:
 
 
 def _user_of(row: Sequence[Any]) -> User:
-    """Return the user in a row of users and teams."""
     columns = len(USERS.c)
     user, team = User(*row[:columns]), row[columns:]
     return user if team[0] is None else replace(user, team=Team(*team))

@@ -221,8 +221,7 @@ class Watch:
         return refused
 
     def _raise_refused_keys(self) -> None:
-        """Raise which keys providers refuse: once until they accept them, or a day if that is
-        unknown."""
+        """Raise which keys providers refuse: once until they accept them, or a day if unknown."""
         for place, refused in list(self._refused_keys.items()):
             self._raise(
                 Alert(

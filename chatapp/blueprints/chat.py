@@ -26,8 +26,7 @@ SHOWN: Final = 3
 
 @bp.before_request
 def read_request() -> None:
-    """Check the body before the view, in which limits are decided: a request is charged only if it
-    can be answered."""
+    """Check the body before the view, which is charged only if it can be answered."""
     request = request_ctx.request  # not the proxy, which looks it up for each attribute
     if request.method == "POST":
         current = current_request()
@@ -41,8 +40,7 @@ def read_request() -> None:
 
 
 def _check_files(current: CurrentRequest) -> None:
-    """ApiError (422) if the model does not take the files of the conversation, as far as the
-    catalogue knows."""
+    """ApiError (422) if the model is known not to take the files of the conversation."""
     turn, catalogue = current.wanted.turn, current.services.catalogue
     kinds = turn.file_kinds
     missing = kinds.difference(catalogue.entry(turn.model.slug).files)

@@ -30,8 +30,7 @@ YOUNG_S: Final = 0.25
 class DisconnectWatch:
     """One thread that watches the connections of all calls of this process.
 
-    A client that only closes its own direction (`nc -N`) counts as disconnected; no HTTP client
-    does that.
+    A client that only closes its own direction counts as disconnected; no HTTP client does that.
     """
 
     def __init__(self) -> None:
@@ -132,8 +131,7 @@ class Disconnect:
         return self._event.wait(seconds)
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
-        """Call this from another thread when the client disconnects, or now if the watch knows that
-        it has."""
+        """Call this from another thread when the client disconnects, or now if it has."""
         with self._lock:
             self._callback = callback
             is_known = self._event.is_set()

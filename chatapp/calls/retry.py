@@ -21,8 +21,7 @@ from chatapp.upstreams import ErrorKind, Quota, QuotaUnit, UpstreamError
 
 #: Errors that tell a provider's load.
 REFUSED_FOR_LOAD: Final[frozenset[ErrorKind]] = frozenset({"rate_limited", "overloaded"})
-#: Errors worth another attempt, of the same model or of its fallback. Not a timeout, which may be
-#: billed twice.
+#: Errors worth another attempt, of the model or its fallback. A timeout may be billed twice.
 RETRYABLE: Final = REFUSED_FOR_LOAD | {"unavailable"}
 
 #: Errors of one key: another key of the upstream may do at once. So may it if a wait was named.
@@ -44,15 +43,12 @@ class AttemptLimits(Protocol):
 
     def admit_attempt(self) -> float | None:
         """Charge another attempt. Returns the wait in seconds if it is denied."""
-        ...
 
     def cool_down(self, for_s: float) -> None:
         """Close the model, with this key, to all callers for that time."""
-        ...
 
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
         """Record the provider's quotas as of ``asked_at``, an instant of the monotonic clock."""
-        ...
 
 
 class Answer(Protocol):
@@ -74,8 +70,7 @@ class Retry:
 
     In `run` and `run_once`, ``other_key`` switches the call to another key of the upstream, and
     returns False if none is left; such an attempt is one more than ``most_attempts``. It is not
-    kept: a call and its attempts that refer to each other are left to the garbage collector, for
-    which all threads wait.
+    kept: what refers to each other waits for the garbage collector, for which all threads wait.
     """
 
     limits: AttemptLimits

@@ -45,8 +45,7 @@ STALE_S: Final = 1.0
 PAUSE_S: Final = 1.0
 #: How often a stream that goes on looks whether its reservation is to be renewed.
 LOOK_S: Final = 0.05
-#: What is held for one answer beside other calls in flight, if the model and the request allow that
-#: many and the budget pays them.
+#: What is held for one answer beside other calls in flight, if it may be that long and is paid.
 HELD_TOKENS: Final = 16_384
 #: A larger share of what is left is not needed: the largest plan has so many calls in flight.
 MOST_AT_ONCE: Final = 64
@@ -67,41 +66,32 @@ class CallLimits(AttemptLimits, Protocol):
     @property
     def was_not_billed(self) -> bool:
         """Whether a recent call of the caller was not billed as far as we know."""
-        ...
 
     @property
     def renewal_is_due(self) -> bool:
         """Whether the reservation must be renewed before it expires."""
-        ...
 
     def admit_fallback(self) -> float | None:
         """Charge the limits of the fallback model. Returns the wait in seconds if denied."""
-        ...
 
     def hold(self, micro_usd: int) -> bool:
         """Reserve that much in the dollar limits instead of less; False if one denies it."""
-        ...
 
     def shared_budget(self) -> tuple[int, int] | None:
         """Return what the caller's dollar limits have left, in micro-dollars, and among how many
         calls in flight, with this one, it is divided; None without such a limit."""
-        ...
 
     def note_unbilled(self) -> None:
         """Record that this call may be billed although no usage was reported."""
-        ...
 
     def renew(self, **costs: Any) -> None:
         """Keep at least these costs reserved, by unit."""
-        ...
 
     def settle(self, **costs: Any) -> None:
         """Correct the reservation to these costs, by unit."""
-        ...
 
     def cancel(self) -> None:
         """Refund the whole reservation."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +147,7 @@ class UpstreamCall:
     """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
     `fail` ends it.
 
-    ``new_record`` makes the Call from what is held for it, and for which model. BudgetHeldError if
-    it cannot begin.
+    ``new_record`` makes the Call from what is held for it. BudgetHeldError if it cannot begin.
     """
 
     def __init__(
@@ -407,7 +396,6 @@ class UpstreamCall:
         return True
 
     def _begun(self) -> Call:
-        """Return the record of the call as it begins."""
         model, estimate = self._demand.model, self._demand.estimate
         return self._new_record(
             slug=model.slug,
@@ -513,9 +501,8 @@ class UpstreamCall:
         """There is no answer.
 
         What may have been billed is charged: after a timeout, an unreadable answer, or a disconnect
-        of the client while the provider worked. A provider that rejects this request has done
-        nothing, but the call counts, without tokens and dollars. Any other failure is not the
-        caller's: everything is refunded.
+        of the client while the provider worked. A request that the provider rejects counts, without
+        tokens and dollars. Any other failure is not the caller's: everything is refunded.
         """
         if self._wait.hung_up and error.status in (None, 200):
             self.finish_stream(Progress(self.model.name), client_left=True)

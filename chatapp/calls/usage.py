@@ -27,8 +27,7 @@ MOST_TOKENS_PER_S: Final = 250
 
 @dataclass(frozen=True, slots=True)
 class CallUsage:
-    """The usage of a call. ``estimated``: the provider has not reported it. ``unseen``: nothing of
-    the answer was received."""
+    """``estimated``: the provider has not reported it; ``unseen``: nothing was received."""
 
     usage: Usage
     estimated: bool

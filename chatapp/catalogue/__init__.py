@@ -22,8 +22,7 @@ from chatapp.catalogue.usage import Usage
 log = logging.getLogger(__name__)
 
 MODELS_FILE: Final = Path(__file__).parent.with_name("models.toml")
-#: Assumed for a model without `max_output`: a length that every current model can generate, and one
-#: that none can.
+#: For a model without `max_output`: what every current model can generate, and what none can.
 UNKNOWN_MAX_OUTPUT: Final = 32_768
 ABOVE_ANY_OUTPUT: Final = 200_000
 #: The most that a file search of OpenAI's adds to the input, 20 pieces of 800 tokens; it stands for
@@ -56,8 +55,7 @@ class Model:
     upstream: str
     protocol: str = ""
     key: str = ""
-    #: What its upstream's quotas count by: the slug, or for an unlisted model, which shares its
-    #: slug, the name.
+    #: What its upstream's quotas count by: the slug; the name, if the model is unlisted.
     family: str = field(init=False, repr=False, compare=False)
     #: The identity of cool-downs and quotas for standard calls; each key has its own.
     quota_identity: str = field(init=False, repr=False, compare=False)
@@ -105,11 +103,8 @@ class Catalogue:
         return Model(name, slug, upstream, self.protocols.get(upstream, upstream))
 
     def price(self, slug: str, usage: Usage) -> int:
-        """Return what that usage costs, in micro-dollars, rounded up.
-
-        A slug without a price costs as much as its upstream's dearest model, so that it cannot
-        escape a budget; it is logged once.
-        """
+        """Return what that usage costs, in micro-dollars, rounded up. A slug without a price costs
+        as much as its upstream's dearest model, so that it cannot escape a budget; logged once."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return tariff.of(usage)
@@ -125,9 +120,8 @@ class Catalogue:
     def tools_for(
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
     ) -> tuple[int, int]:
-        """Return how many uses of a provider's tools an amount pays in addition to the prompt,
-        which is read again after each, with all results; and how large a result may be then. At
-        least one use, and LEAST_RESULT_TOKENS."""
+        """Return how many uses of a provider's tools an amount pays besides the prompt, read again
+        after each, with all results; and how large a result may be then. At least one use."""
         left, one_use = micro_usd - self.price(slug, prompt), dict.fromkeys(tools, 1)
 
         def reading(added: int) -> int:

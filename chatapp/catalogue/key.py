@@ -26,9 +26,8 @@ SECRET_MAX_BYTES: Final = 16 * 1024
 
 
 class Key:
-    """A key by its source. ``name`` is the variable or the file; a file is read again when it
-    changes. ValueError if the source is invalid; the message does not quote it, as it may be the
-    key itself."""
+    """A key by its source. ``name`` is the variable or the file, which is read when it changes.
+    ValueError if the source is invalid, without quoting it: it may be the key itself."""
 
     __slots__ = ("_file", "_read_of", "_secret", "changed_at", "name", "version")
 

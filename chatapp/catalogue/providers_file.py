@@ -110,8 +110,7 @@ class TimeoutTable(_Table):
 
 
 class OwnModel(ModelTable):
-    """A model of an upstream. ``like`` names a model of models.toml that it equals, ``name`` is
-    what the upstream calls it."""
+    """``like``: a model of models.toml that it equals, ``name``: what the upstream calls it."""
 
     like: str | None = None
     name: Name | None = None

@@ -32,7 +32,6 @@ class Usage:
 
     @property
     def counted_tokens(self) -> int:
-        """What limits in tokens count: not what was read from the provider's cache, as in the
-        providers' own limits."""
+        """What limits in tokens count: not cached input, as in the providers' own limits."""
         cached = min(self.cached_input_tokens, self.input_tokens)
         return self.input_tokens - cached + self.output_tokens

@@ -25,15 +25,8 @@ FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
 #: Commands that need neither limits nor routes: both would take a quarter of their CPU time.
 WITHOUT_LIMITS: Final = (
-    *(
-        "chat admin-keys list",
-        "chat alerts",
-        "chat db",
-        "chat spend",
-        "chat keys list",
-        "chat users list",
-    ),
-    *("chat users export", "chat teams list"),
+    *("chat admin-keys list", "chat alerts", "chat db", "chat spend", "chat keys list"),
+    *("chat users list", "chat users export", "chat teams list"),
     *(f"chat ledger {name}" for name in ("show", "calls", "outcomes", "estimates", "prune")),
 )
 FORECAST: Final = "--forecast"

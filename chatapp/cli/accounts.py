@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import reduce, wraps
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import click
 from flask.cli import AppGroup
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
-from chatapp.accounts.store import ApiKey, UnknownKeyError
-from chatapp.cli import amounts, arguments, output, user_file
+from chatapp.accounts.store import ApiKey, Owner, UnknownKeyError
+from chatapp.cli import arguments, output
 from chatapp.cli.arguments import with_overlap
+from chatapp.operators import amounts as own_amounts
 from chatapp.operators import keys as known_keys
+from chatapp.operators import user_file
 from chatapp.operators import users as known_users
 from chatapp.operators.amounts import (
     OwnersAmounts,
@@ -27,10 +29,11 @@ from chatapp.operators.amounts import (
 )
 from chatapp.operators.callers import name_of
 from chatapp.operators.keys import PLAN, people_of, state_of
+from chatapp.operators.user_file import COLUMNS, exported
 from chatapp.services import current_services
 from chatapp.web.allowed_models import unknown
 from ratelimit_ext import OperatorError
-from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
+from ratelimit_ext.terminal import echo_json, echo_table, with_json
 
 HEADS: Final = ("ID", "USER", "NAME", "CREATED", "LAST USED", "STATE")
 LIMIT_HELP: Final = (
@@ -78,11 +81,47 @@ def acts_for_users(command: Callable[..., None]) -> Callable[..., None]:
 keys = AppGroup("keys", help="Create, list, change and revoke API keys.")
 plans = AppGroup("plans", help="List plans, and change the plan of a user.")
 users = AppGroup("users", help="List, import and export users; change their teams and amounts.")
-user_file.add_commands(users)
 teams = AppGroup("teams", help="Create and list teams, and change their budgets.")
-amounts.add_commands(keys, "key")
-amounts.add_commands(users, "user")
-amounts.add_commands(teams, "team")
+
+
+def add_amounts(group: AppGroup, owner: Owner) -> None:
+    """Add `set-amount` and `clear-amount` to the commands of that kind of owner."""
+
+    @group.command("set-amount")
+    @click.argument(owner, type=arguments.USER)
+    @click.argument("limit")
+    @click.argument("amount")
+    @output.changes
+    def set_amount(
+        *, limit: str, amount: str, reason: str, by: str, as_json: bool, **named: str
+    ) -> None:
+        """Set the amount of LIMIT, as in "20 usd/day"; usage is kept.
+
+        The account keeps it. For some time alone, use `flask ratelimit override set`, which
+        comes before it.
+        """
+        name = own_amounts.named(owner, named[owner])
+        done = own_amounts.set_amount(owner, name, limit, amount, until=None, reason=reason, by=by)
+        facts = {owner: name, "limit": limit, "amount": amount}
+        output.echo_done(done, as_json=as_json, **facts)
+
+    @group.command("clear-amount")
+    @click.argument(owner, type=arguments.USER)
+    @click.argument("limit")
+    @output.changes
+    def clear_amount(*, limit: str, reason: str, by: str, as_json: bool, **named: str) -> None:
+        """Remove the amount of LIMIT, and its override; the policy's applies again.
+
+        An optional limit no longer applies then.
+        """
+        name = own_amounts.named(owner, named[owner])
+        done = own_amounts.clear_amount(owner, name, limit, reason=reason, by=by)
+        output.echo_done(done, as_json=as_json, **{owner: name}, limit=limit)
+
+
+add_amounts(keys, "key")
+add_amounts(users, "user")
+add_amounts(teams, "team")
 
 
 # -- keys --------------------------------------------------------------------------------------
@@ -98,8 +137,7 @@ amounts.add_commands(teams, "team")
 @click.option("--model", "models", type=arguments.MODELS, multiple=True, help=MODEL_HELP)
 @click.option("--acts-for-users", is_flag=True, help="The key's requests name other users.")
 @acts_for_users
-@by_operator
-@with_json
+@output.changes
 def create_key(  # noqa: PLR0913 - one for each option
     *,
     user: str,
@@ -111,9 +149,8 @@ def create_key(  # noqa: PLR0913 - one for each option
     models: tuple[str, ...],
     acts_for_users: bool,
     people: People,
-    reason: str,
-    by: str,
     as_json: bool,
+    **why: str,
 ) -> None:
     """Create a key and print it, this one time.
 
@@ -135,8 +172,7 @@ def create_key(  # noqa: PLR0913 - one for each option
         limits=limits,
         models=models,
         people=people if acts_for_users else None,
-        reason=reason,
-        by=by,
+        **why,
     )
     for pattern in unknown(models, services.catalogue):
         click.echo(
@@ -179,16 +215,15 @@ def list_keys(user: str | None, *, as_json: bool) -> None:
 @keys.command()
 @click.argument("key")
 @with_overlap
-@by_operator
-@with_json
-def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def rotate(key: str, overlap: timedelta, *, as_json: bool, **why: str) -> None:
     """Create a key like KEY and print it, this one time; KEY expires after the overlap.
 
     The new key has the same user, name, amounts, models, files, class and end, and budgets of its
     own. Blocks and overrides of KEY do not apply to it.
     """
     public_id = public_id_of(key)
-    made, old, end = known_keys.rotate_key(public_id, overlap=overlap, reason=reason, by=by)
+    made, old, end = known_keys.rotate_key(public_id, overlap=overlap, **why)
     assert old.expires_at is not None
     if as_json:
         replaced = {"id": public_id, "expires": old.expires_at.isoformat(timespec="seconds")}
@@ -205,9 +240,8 @@ def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool)
 @keys.command()
 @click.argument("keys", metavar="[KEY...]", nargs=-1)
 @click.option("--user", type=arguments.USER, help="Revoke all keys of this user.")
-@by_operator
-@with_json
-def revoke(keys: tuple[str, ...], *, user: str | None, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def revoke(keys: tuple[str, ...], *, user: str | None, as_json: bool, **why: str) -> None:
     """Revoke each KEY: its public part, or the whole key. If one is unknown, none is revoked.
 
     No worker accepts a call with it then, or within 5 s if the command cannot reach the limits.
@@ -221,7 +255,7 @@ def revoke(keys: tuple[str, ...], *, user: str | None, reason: str, by: str, as_
     unknown = next((each for each in public_ids if accounts.find(each) is None), None)
     if unknown is not None:
         raise UnknownKeyError(unknown)
-    done = [known_keys.revoke_key(each, reason=reason, by=by) for each in public_ids]
+    done = [known_keys.revoke_key(each, **why) for each in public_ids]
     if as_json:
         echo_json(
             [
@@ -237,44 +271,41 @@ def revoke(keys: tuple[str, ...], *, user: str | None, reason: str, by: str, as_
 
 
 @keys.command("off")
-@by_operator
-@with_json
-def turn_off(*, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def turn_off(*, as_json: bool, **why: str) -> None:
     """Serve without keys again, after the database was replaced by one that has none.
 
     Until then the server refuses all requests, as a lost database must not open it.
     """
-    known_keys.turn_accounts_off(reason=reason, by=by)
+    known_keys.turn_accounts_off(**why)
     output.echo_done("Accounts are off; no request needs a key.", as_json=as_json, accounts="off")
 
 
 @keys.command("set-models")
 @click.argument("key")
 @click.argument("models", type=arguments.MODELS, nargs=-1)
-@by_operator
-@with_json
-def set_models(key: str, models: tuple[str, ...], *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def set_models(key: str, models: tuple[str, ...], *, as_json: bool, **why: str) -> None:
     """Allow KEY only MODELS, as in "gpt-5*"; without any, all.
 
     What its plan does not allow stays forbidden.
     """
     public_id = public_id_of(key)
-    done = known_keys.set_models(public_id, models, reason=reason, by=by)
+    done = known_keys.set_models(public_id, models, **why)
     output.echo_done(done, as_json=as_json, id=public_id, models=list(models))
 
 
 @keys.command("set-files")
 @click.argument("key")
 @click.argument("files", type=click.Choice(["on", "off"]))
-@by_operator
-@with_json
-def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def set_files(key: str, files: str, *, as_json: bool, **why: str) -> None:
     """Let KEY name files that the providers keep, or not.
 
     All uploads of this server's key can be named: they are not any one caller's.
     """
     public_id, allowed = public_id_of(key), files == "on"
-    done = known_keys.set_files(public_id, allowed=allowed, reason=reason, by=by)
+    done = known_keys.set_files(public_id, allowed=allowed, **why)
     output.echo_done(done, as_json=as_json, id=public_id, files=allowed)
 
 
@@ -282,17 +313,14 @@ def set_files(key: str, files: str, *, reason: str, by: str, as_json: bool) -> N
 @click.argument("key")
 @click.argument("right", metavar="on|off", type=click.Choice(["on", "off"]))
 @acts_for_users
-@by_operator
-@with_json
-def set_people(
-    key: str, right: str, *, people: People, reason: str, by: str, as_json: bool
-) -> None:
+@output.changes
+def set_people(key: str, right: str, *, people: People, as_json: bool, **why: str) -> None:
     """Let KEY act for the users that its requests name, or for its own user alone.
 
     It can then spend the budget of any user: give it only to a program that knows its users.
     """
     named = people if right == "on" else None
-    done = known_keys.set_people(key, named, reason=reason, by=by)
+    done = known_keys.set_people(key, named, **why)
     shown = named and named.as_row()
     output.echo_done(done, as_json=as_json, id=public_id_of(key), people=shown)
 
@@ -300,15 +328,14 @@ def set_people(
 @keys.command("set-class")
 @click.argument("key")
 @click.argument("name", metavar="CLASS", type=arguments.TRAFFIC_CLASS)
-@by_operator
-@with_json
-def set_class(key: str, name: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def set_class(key: str, name: str, *, as_json: bool, **why: str) -> None:
     """Give KEY a class of traffic, as batch; "plan" is that of its plan.
 
     Limits with `keep` leave a part of their amount to higher classes.
     """
     public_id, own = public_id_of(key), None if name == PLAN else name
-    done = known_keys.set_class(public_id, own, reason=reason, by=by)
+    done = known_keys.set_class(public_id, own, **why)
     output.echo_done(done, as_json=as_json, id=public_id, **{"class": own})
 
 
@@ -334,12 +361,11 @@ def _models(key: ApiKey) -> str:
 @plans.command("set")
 @click.argument("user", type=arguments.USER)
 @click.argument("plan")
-@by_operator
-@with_json
-def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def set_plan(user: str, plan: str, *, as_json: bool, **why: str) -> None:
     """Change the plan of USER to PLAN; usage is kept."""
     user = name_of(user)
-    done = known_users.set_plan(user, plan, reason=reason, by=by)
+    done = known_users.set_plan(user, plan, **why)
     output.echo_done(done, as_json=as_json, user=user, plan=plan)
 
 
@@ -347,15 +373,14 @@ def set_plan(user: str, plan: str, *, reason: str, by: str, as_json: bool) -> No
 @with_json
 def list_plans(*, as_json: bool) -> None:
     """List the plans of the policy, each with its users."""
-    services = current_services()
-    rows = [tuple(each.values()) for each in known_users.plans()]
+    services, found = current_services(), known_users.plans()
     if as_json:
-        output.echo_rows(rows, ("PLAN", "DEFINED", "USERS"), as_json=True)
+        echo_json(found)
         return
     instead = f"; its users get {services.default_plan}" if services.plans else ""
-    for plan, is_defined, names in rows:
-        unknown = "" if is_defined else f" (not in the policy{instead})"
-        click.echo(f"{plan}{unknown}: {', '.join(names) or 'no users'}")
+    for each in found:
+        unknown = "" if each["defined"] else f" (not in the policy{instead})"
+        click.echo(f"{each['plan']}{unknown}: {', '.join(each['users']) or 'no users'}")
 
 
 # -- users -------------------------------------------------------------------------------------
@@ -381,56 +406,51 @@ def list_users(key: str | None, *, as_json: bool) -> None:
 @users.command("set-team")
 @click.argument("user", type=arguments.USER)
 @click.argument("team", type=arguments.TEAM)
-@by_operator
-@with_json
-def set_team(user: str, team: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def set_team(user: str, team: str, *, as_json: bool, **why: str) -> None:
     """Move USER to TEAM.
 
     Calls from then on count toward its budgets.
     """
-    done = known_users.set_team(name_of(user), team, reason=reason, by=by)
+    done = known_users.set_team(name_of(user), team, **why)
     output.echo_done(done, as_json=as_json, user=name_of(user), team=team)
 
 
 @users.command("clear-team")
 @click.argument("user", type=arguments.USER)
-@by_operator
-@with_json
-def clear_team(user: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def clear_team(user: str, *, as_json: bool, **why: str) -> None:
     """Remove USER from their team."""
-    done = known_users.set_team(name_of(user), None, reason=reason, by=by)
+    done = known_users.set_team(name_of(user), None, **why)
     output.echo_done(done, as_json=as_json, user=name_of(user), team=None)
 
 
 @users.command()
 @click.argument("user", type=arguments.USER)
-@by_operator
-@with_json
-def deactivate(user: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def deactivate(user: str, *, as_json: bool, **why: str) -> None:
     """Refuse all keys of USER until `activate`: those on leave, say.
 
     Their plan, team, amounts and keys stay. Running calls continue.
     """
-    done = known_users.deactivate(name_of(user), reason=reason, by=by)
+    done = known_users.deactivate(name_of(user), **why)
     output.echo_done(done, as_json=as_json, user=name_of(user), active=False)
 
 
 @users.command()
 @click.argument("user", type=arguments.USER)
-@by_operator
-@with_json
-def activate(user: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def activate(user: str, *, as_json: bool, **why: str) -> None:
     """Accept the keys of USER again."""
-    done = known_users.activate(name_of(user), reason=reason, by=by)
+    done = known_users.activate(name_of(user), **why)
     output.echo_done(done, as_json=as_json, user=name_of(user), active=True)
 
 
 @users.command("delete")
 @click.argument("user", type=arguments.USER)
 @click.option("--yes", is_flag=True, help="Do not ask.")
-@by_operator
-@with_json
-def delete_user(user: str, *, yes: bool, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def delete_user(user: str, *, yes: bool, as_json: bool, **why: str) -> None:
     """Delete USER with their keys, amounts and overrides, for good.
 
     The ledger keeps their calls for accounting, and limits what they have counted: a new user of
@@ -439,8 +459,48 @@ def delete_user(user: str, *, yes: bool, reason: str, by: str, as_json: bool) ->
     name = name_of(user)
     if not yes:
         click.confirm(f"Delete {name} and all their keys for good?", abort=True, err=True)
-    done = known_users.delete(name, reason=reason, by=by)
+    done = known_users.delete(name, **why)
     output.echo_done(done, as_json=as_json, user=name)
+
+
+@users.command("import")
+@click.argument("file", type=click.File("r", encoding="utf-8-sig"))
+@click.option("--dry-run", is_flag=True, help="Check the file and say what would change.")
+@click.option("--keys", "with_keys", is_flag=True, help="Create a key for each new user.")
+@output.changes
+def import_users(
+    file: TextIO, *, dry_run: bool, with_keys: bool, as_json: bool, **why: str
+) -> None:
+    """Create and change users by FILE (- is standard input), all or none.
+
+    It is CSV with the column user and any of plan, team and limits, as in "usd-day=20 usd/day;
+    plan=50/day". An empty cell removes the team or the amounts, and keeps the plan; a missing
+    column changes nothing. With --keys, the keys are printed as CSV, this one time.
+    """
+    name = getattr(file, "name", "-")
+    done = user_file.import_users(file, name=name, dry_run=dry_run, with_keys=with_keys, **why)
+    if done.mistakes:
+        for mistake in done.mistakes:
+            click.echo(mistake, err=True)
+        raise click.ClickException(done.sentence)
+    if as_json:
+        echo_json(done.facts)
+        return
+    made = done.facts["keys"]
+    if made:
+        output.echo_csv(("user", "key"), made.items())
+    click.echo(done.sentence, err=bool(made))  # the keys alone on standard output
+
+
+@users.command("export")
+@with_json
+def export_users(*, as_json: bool) -> None:
+    """Print all users as CSV, as `import` takes it."""
+    found = current_services().accounts.users()
+    if as_json:
+        echo_json([dict(zip(COLUMNS, exported(user), strict=True)) for user in found])
+        return
+    output.echo_csv(COLUMNS, map(exported, found))
 
 
 # -- teams -------------------------------------------------------------------------------------
@@ -449,14 +509,13 @@ def delete_user(user: str, *, yes: bool, reason: str, by: str, as_json: bool) ->
 @teams.command("create")
 @click.argument("name", metavar="TEAM", type=arguments.TEAM)
 @click.option("--limit", "limits", type=arguments.OWN_LIMIT, multiple=True, help=LIMIT_HELP)
-@by_operator
-@with_json
+@output.changes
 def create_team(
-    name: str, limits: tuple[tuple[str, str], ...], *, reason: str, by: str, as_json: bool
+    name: str, limits: tuple[tuple[str, str], ...], *, as_json: bool, **why: str
 ) -> None:
     """Create TEAM, without members."""
     amounts = checked("team", limits, plan=None)
-    done = known_users.create_team(name, amounts=amounts, reason=reason, by=by)
+    done = known_users.create_team(name, amounts=amounts, **why)
     output.echo_done(done, as_json=as_json, team=name, limits=amounts)
 
 

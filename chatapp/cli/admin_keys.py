@@ -12,9 +12,9 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.cli import arguments, output
 from chatapp.cli.arguments import with_overlap
 from chatapp.operators import admin_keys as known
-from chatapp.operators.rights import SCOPES
 from chatapp.services import current_services
-from ratelimit_ext.terminal import by_operator, echo_json, with_json
+from chatapp.settings import SCOPES
+from ratelimit_ext.terminal import echo_json, with_json
 
 EMPTY: Final = (
     "There are no keys of operators yet, only the server's token; "
@@ -36,23 +36,21 @@ admin_keys = AppGroup("admin-keys", help="Create, list and revoke keys of operat
 )
 @click.option("--team", type=arguments.TEAM, help="Only this team: for its administrator.")
 @click.option("--expires", type=arguments.END, help="When it expires: 90d, 2026-11-27.")
-@by_operator
-@with_json
+@output.changes
 def create(
     *,
     name: str,
     scopes: tuple[str, ...],
     team: str | None,
     expires: datetime | None,
-    reason: str,
-    by: str,
     as_json: bool,
+    **why: str,
 ) -> None:
     """Create a key of an operator and print it, this one time.
 
     NAME is what the log of changes has.
     """
-    made = known.create(name, scopes, team=team, expires_at=expires, reason=reason, by=by)
+    made = known.create(name, scopes, team=team, expires_at=expires, **why)
     if as_json:
         echo_json({"key": made.text, "id": made.public_id, "scopes": sorted(scopes), "team": team})
         return
@@ -71,12 +69,11 @@ def list_keys(*, as_json: bool) -> None:
 
 @admin_keys.command()
 @click.argument("key")
-@by_operator
-@with_json
-def revoke(key: str, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def revoke(key: str, *, as_json: bool, **why: str) -> None:
     """Revoke KEY: its public part, or the whole key. It opens nothing from then on."""
     public_id = public_id_of(key)
-    revoked = known.revoke(public_id, reason=reason, by=by)
+    revoked = known.revoke(public_id, **why)
     done = f"Key {public_id} of {revoked.name} is revoked."
     output.echo_done(done, as_json=as_json, id=public_id, name=revoked.name)
 
@@ -84,12 +81,11 @@ def revoke(key: str, *, reason: str, by: str, as_json: bool) -> None:
 @admin_keys.command()
 @click.argument("key")
 @with_overlap
-@by_operator
-@with_json
-def rotate(key: str, overlap: timedelta, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def rotate(key: str, overlap: timedelta, *, as_json: bool, **why: str) -> None:
     """Create a key like KEY and print it, this one time; KEY expires after the overlap."""
     public_id = public_id_of(key)
-    made, old = known.rotate(public_id, overlap=overlap, reason=reason, by=by)
+    made, old = known.rotate(public_id, overlap=overlap, **why)
     assert old.expires_at is not None
     end = old.expires_at.isoformat(timespec="seconds")
     if as_json:

@@ -10,7 +10,6 @@ from flask.cli import with_appcontext
 from chatapp.cli import arguments, output
 from chatapp.operators import blocks
 from chatapp.operators.blocks import KINDS, Kind
-from ratelimit_ext.terminal import by_operator, with_json
 
 
 @click.command()
@@ -20,8 +19,7 @@ from ratelimit_ext.terminal import by_operator, with_json
 @click.option(
     "--abnormal", is_flag=True, help="Give abnormal usage of a user or key as the reason."
 )
-@by_operator
-@with_json
+@output.changes
 @with_appcontext
 def block(
     *,
@@ -29,9 +27,8 @@ def block(
     name: str | None,
     length: timedelta | None,
     abnormal: bool,
-    reason: str,
-    by: str,
     as_json: bool,
+    **why: str,
 ) -> None:
     """Block a user, a key, a model, or all calls.
 
@@ -43,7 +40,7 @@ def block(
         if kind not in ("user", "key"):
             raise click.UsageError(f"--abnormal is for a user or a key, not for {kind}.")
         target = target._replace(reason="abnormal-usage")
-    done = blocks.block(target, length=length, reason=reason, by=by)
+    done = blocks.block(target, length=length, **why)
     output.echo_done(
         done.sentence,
         as_json=as_json,
@@ -57,15 +54,14 @@ def block(
 @click.command()
 @click.argument("kind", type=click.Choice(KINDS))
 @click.argument("name", required=False, type=arguments.USER)
-@by_operator
-@with_json
+@output.changes
 @with_appcontext
-def unblock(*, kind: Kind, name: str | None, reason: str, by: str, as_json: bool) -> None:
+def unblock(*, kind: Kind, name: str | None, as_json: bool, **why: str) -> None:
     """Remove a block, the pause of a provider, or a surge.
 
     After a surge, the usual amount of the user or key is forgotten.
     """
     target = blocks.target_of(kind, name)
-    done = blocks.unblock(kind, target, reason=reason, by=by)
+    done = blocks.unblock(kind, target, **why)
     facts = {"limit": target.limit, "identity": target.identity}
     output.echo_done(done.sentence, as_json=as_json, **facts, changed=done.is_new)

@@ -22,7 +22,7 @@ from chatapp.operators import amounts, callers, reports, restoration
 from chatapp.operators.credit import credit
 from chatapp.services import current_services
 from ratelimit_ext.operators import NOT_SHARED, printable
-from ratelimit_ext.terminal import by_operator, echo_json, with_json
+from ratelimit_ext.terminal import echo_json, with_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -106,12 +106,9 @@ def usage(user: str) -> None:
     default="user",
     help="What NAME is: a user (default), a key or a team.",
 )
-@by_operator
-@with_json
+@output.changes
 @with_appcontext
-def give_credit(
-    name: str, usd: Decimal, *, owner: Owner, reason: str, by: str, as_json: bool
-) -> None:
+def give_credit(name: str, usd: Decimal, *, owner: Owner, as_json: bool, **why: str) -> None:
     """Give NAME back USD dollars, as if they had spent less: for a call that went wrong, say.
 
     All their budgets in dollars count less in the present windows, at least nothing. The ledger,
@@ -119,7 +116,7 @@ def give_credit(
     others.
     """
     name = amounts.named(owner, name)
-    done = credit(owner, name, usd, reason=reason, by=by)
+    done = credit(owner, name, usd, **why)
     output.echo_done(done, as_json=as_json, **{owner: name}, usd=float(usd))
 
 
@@ -166,7 +163,6 @@ def spend(by: str, period: Period, top: int | None, *, ahead: bool, **form: bool
 
 
 def _forecast(by: str, top: int | None, *, as_csv: bool, as_json: bool) -> None:
-    """Print the budgets of those who have spent most this week."""
     rows = [tuple(each.values()) for each in reports.forecasts_by(by, top=top)]
     heads = (by.upper(), "BUDGET", "SPENT", "OF", "USED UP AT", "SURE", "RESETS AT")
     if as_csv:
@@ -307,14 +303,13 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
     type=click.IntRange(min=LEAST_DAYS),
     help="Days to keep; default: CHATAPP_LEDGER_KEEP_DAYS.",
 )
-@by_operator
-@with_json
-def prune(keep_days: int | None, *, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def prune(keep_days: int | None, *, as_json: bool, **why: str) -> None:
     """Delete old calls, in small batches, while the server runs. A SQLite file keeps its size."""
     days = keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise click.UsageError("Pass --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS.")
-    deleted = reports.prune_ledger(days, reason=reason, by=by)
+    deleted = reports.prune_ledger(days, **why)
     done = f"Deleted {reports.counted(deleted, 'call')} older than {days} days."
     output.echo_done(done, as_json=as_json, deleted=deleted, days=days)
 
@@ -324,16 +319,15 @@ def prune(keep_days: int | None, *, reason: str, by: str, as_json: bool) -> None
     "--user", type=arguments.USER, help="Only the limits of this user: NAME, or ip:ADDRESS."
 )
 @click.option("--apply", is_flag=True, help="Charge them; without it, only show what is missing.")
-@by_operator
-@with_json
-def restore(user: str | None, *, apply: bool, reason: str, by: str, as_json: bool) -> None:
+@output.changes
+def restore(user: str | None, *, apply: bool, as_json: bool, **why: str) -> None:
     """Rebuild limits in dollars and tokens from the ledger.
 
     For a storage that has lost its data: each limit that counts less than the ledger has is charged
     the difference. Others are left alone, and a second time changes nothing.
     """
     identity = callers.known_identity(user)
-    found = restoration.restore(identity, apply=apply, reason=reason, by=by)
+    found = restoration.restore(identity, apply=apply, **why)
 
     def amount(unit: str, units: int) -> float | str:
         if unit != "usd":

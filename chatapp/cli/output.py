@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import click
 
 from chatapp.operators import spreadsheet
-from ratelimit_ext.terminal import echo_json, echo_table
+from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def changes(command: F) -> F:
+    """Give a command that changes something the options --reason, --by and --json."""
+    return by_operator(with_json(command))
 
 
 def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:

@@ -72,11 +72,8 @@ def backup(database: Database, to: Path) -> Contents:
 
 def restore(database: Database, backup_file: Path, *, without_keys: bool = False) -> Path:
     """Replace the whole database with the backup, and upgrade its schema; returns the file in which
-    the former database is kept.
-
-    A backup without any key would turn accounts off, and is refused if there are keys now, unless
-    ``without_keys``.
-    """
+    the former database is kept. BackupError for a backup without any key, which would turn accounts
+    off, if there are keys now, unless ``without_keys``."""
     file = _file_of(database)
     if not backup_file.is_file() or backup_file.samefile(file):
         raise BackupError(f"{backup_file} is no backup; name a file of `chat db backup`.")

@@ -62,8 +62,7 @@ def upgrade(database: Database) -> bool:
     """
     if _is_ready(database):
         return False
-    # SQLite's transaction is not enough: processes that turn a new file into a WAL database at the
-    # same time get an error.
+    # SQLite's transaction is not enough: two processes cannot turn a file into a WAL database.
     with database.alone("migrating", ADVISORY_LOCK), database.writing() as connection:
         found = _revision(connection)
         if found == HEAD:

@@ -89,11 +89,10 @@ class Estimator:
         extras: Extras = NO_EXTRAS,
         caller: str | None = None,
     ) -> Estimate:
-        """Return the estimate for this body in OpenAI's or Anthropic's protocol.
+        """Return the estimate for this body in OpenAI's or Anthropic's protocol. Never raises.
 
         ``most_output_tokens`` bounds all ``choices`` together, ``history_tokens`` are read besides
-        the body (None: unknown), ``extras`` are what changes the price; ``caller`` is the identity
-        whose own calls count first. Never raises.
+        the body (None: unknown), and the own calls of the ``caller`` count first.
         """
         choices = max(1, choices)
         longest = self._catalogue.longest_answer(model) * choices
@@ -128,11 +127,8 @@ class Estimator:
             self._history.learn(slug, tokens)
 
     def observe(self, slug: str, estimate: Estimate, actual: Usage, caller: str) -> None:
-        """Learn from the reported usage of a call that has ended. Once a call; never raises.
-
-        Not from an estimated usage, as of a stream that broke off: the next estimate would learn
-        from an estimate.
-        """
+        """Learn from the usage of a call that has ended: once, and only from a reported one. Never
+        raises."""
         output_tokens = -(-max(0, actual.output_tokens) // estimate.choices)
         self._history.add(caller, slug, actual, output_tokens=output_tokens)
         log.debug(

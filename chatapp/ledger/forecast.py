@@ -89,8 +89,7 @@ def forecast(costs: Mapping[datetime, int], budget: Budget, *, now: datetime) ->
 
 
 def _sure(alike: list[list[list[int]]], left: float, ahead: int, rest: int) -> float:
-    """Return the share of replays that use up what is left in the days ahead, and in the first
-    hours of the last."""
+    """Return the share of replays that use up what is left in these days and hours."""
     draws = random.Random(0)  # noqa: S311 - the same costs have the same forecast
     times = [len(range(day, ahead, WEEK)) for day in range(WEEK)]
     pools = [([sum(day) for day in days], n) for days, n in zip(alike, times, strict=True)]

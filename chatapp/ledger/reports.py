@@ -66,8 +66,7 @@ CONDITIONS: Final[Mapping[str, Callable[[Any], ColumnElement[bool]]]] = {
 
 
 class Selection(TypedDict, total=False):
-    """The calls of a user, a team or a key that began ``since`` then and before ``until``; all
-    without any of these."""
+    """The calls of a user, a team or a key that began ``since`` then and before ``until``."""
 
     user: str | None
     team: str | None
@@ -199,8 +198,7 @@ class Reports:
     def forecast(
         self, budget: Budget, *, user: str | None = None, team: str | None = None
     ) -> Forecast | None:
-        """Return what becomes of a budget of a user or a team, see `forecast.py`; None also if the
-        ledger cannot be read."""
+        """Return what becomes of a budget: see `forecast.py`; None if the ledger cannot be read."""
         try:
             return forecast(self._costs_by_hour(user, team), budget, now=datetime.now(UTC))
         except (SQLAlchemyError, OSError) as error:
@@ -276,8 +274,7 @@ class Reports:
     def calls(
         self, *, paged: bool = False, **calls: Unpack[Selection]
     ) -> Iterator[Mapping[Any, Any]]:
-        """Yield the rows of calls, the oldest first; ``paged``: calls of one instant by their ids,
-        so that each has a place."""
+        """Yield the rows of calls, the oldest first; ``paged``: of one instant by their ids."""
         query = _filtered(select(CALLS), **calls)
         query = query.order_by(CALLS.c.started_at, *([CALLS.c.id] if paged else []))
         with self._database.reading() as connection:

@@ -23,8 +23,7 @@ LEAST_DAYS: Final = 62
 BATCH: Final = 500
 PAUSE_S: Final = 0.05
 EVERY_S: Final = 3600.0
-#: On PostgreSQL, the process that holds this advisory lock deletes; SQLite has one writer at a time
-#: anyway.
+#: On PostgreSQL, the process that holds this advisory lock deletes; SQLite has one writer.
 LOCK: Final = 0x63686174
 
 

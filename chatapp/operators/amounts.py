@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Final
 
+from chatapp.accounts import TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.operators import callers
@@ -31,6 +32,8 @@ from ratelimit_ext.operators import State, span_text
 #: The identity that the limits of an owner count, by the policy's name.
 COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team": "team"}
 OWNERS: Final = tuple(COUNTED)
+#: What the identity of an owner in limits has before the name.
+PREFIXES: Final[Mapping[Owner, str]] = {"user": USER, "key": "", "team": TEAM}
 
 
 def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]:
@@ -91,8 +94,7 @@ class OwnersAmounts:
 def set_amount(
     owner: Owner, name: str, limit: str, amount: str, *, until: float | None, reason: str, by: str
 ) -> str:
-    """Give the owner an amount, for good or until then; returns the change in a sentence. A second
-    time changes nothing."""
+    """Give the owner an amount, for good or until then; returns the change in a sentence."""
     identity = identity_of(owner, name)
     checked(owner, [(limit, amount)], plan=plan_of(owner, name))
     if until is None:
@@ -193,8 +195,7 @@ def _above(owner: Owner, own: Mapping[str, str], before: str, plan: str) -> Iter
 
 
 def shares(team: str, users: Iterable[str]) -> list[State]:
-    """Return what users have of the budgets that their team shares fairly, as far as that can be
-    read; empty without such budgets."""
+    """Return what users have of the budgets that their team shares fairly, as far as readable."""
     if any(limit.options.fair for limit in known_limits("team", plan=None).values()):
         with contextlib.suppress(OperatorError, StorageUnavailable):
             members = map(user_identity, users)
@@ -222,24 +223,14 @@ def ahead_text(states: Iterable[State]) -> str:
 
 def named(owner: Owner, text: str) -> str:
     """Return the name of an owner: of a user without `user:`, of a key its public part."""
-    match owner:
-        case "user":
-            return callers.name_of(text)
-        case "key":
-            return public_id_of(text)
-        case _:
-            return text
+    if owner == "key":
+        return public_id_of(text)
+    return callers.name_of(text) if owner == "user" else text
 
 
 def identity_of(owner: Owner, name: str) -> str:
     """Return the identity of an owner in limits."""
-    match owner:
-        case "user":
-            return user_identity(name)
-        case "team":
-            return team_identity(name)
-        case _:
-            return name
+    return f"{PREFIXES[owner]}{name}"
 
 
 def listed(limits: Mapping[str, str] | None) -> str:

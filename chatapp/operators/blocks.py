@@ -26,8 +26,7 @@ STOP_S: Final = STALE_HOLDS_S + 60
 
 
 class Target(NamedTuple):
-    """What to block: the limit in the policy, its identity, a name for messages, and the ``reason``
-    in the response."""
+    """What to block: a limit and an identity, a name for messages, and the response's reason."""
 
     limit: str
     identity: str

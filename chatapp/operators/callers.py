@@ -31,19 +31,15 @@ def name_of(text: str) -> str:
 
 
 def identity_of(text: str) -> str:
-    """Return the identity of the user's limits and calls. `ip:` stays: it is a caller without a
-    name."""
+    """Return the identity of the user's limits; `ip:` stays, for a caller without a name."""
     if text.startswith(ADDRESS):
         return f"{ADDRESS}{address_identity(text.removeprefix(ADDRESS))}"
     return user_identity(name_of(text))
 
 
 def known_identity(text: str | None) -> str | None:
-    """Return the identity of a user with an account or a call; None for None.
-
-    OperatorError for any other user: for a misspelt name, an empty result would look like good
-    news.
-    """
+    """Return the identity of a user with an account or a call; None for None. OperatorError for any
+    other: for a misspelt name, an empty result would look like good news."""
     if text is None:
         return None
     if text.startswith(ADDRESS):
@@ -111,7 +107,7 @@ class ChatCallers:
                 found = text
             case "model":
                 found = services.catalogue.slug_of(text)
-            case "upstream" if text in upstreams():
+            case "upstream" if text in slugs_by_upstream():
                 found = text
             case "ip" if text.startswith(ADDRESS):
                 found = address_identity(text.removeprefix(ADDRESS))
@@ -151,14 +147,9 @@ def is_address(text: str) -> bool:
     return True
 
 
-def upstreams() -> list[str]:
-    """Return the identities of the upstreams of the configured models, in the catalogue's order."""
-    return list(slugs_by_upstream())
-
-
 def slugs_by_upstream() -> dict[str, str]:
     """Return a configured model of each upstream, by its identity: what cool-downs and quotas
-    count. Calls of special tiers have others."""
+    count, in the catalogue's order. Calls of special tiers have others."""
     services = current_services()
     found: dict[str, str] = {}
     for slug, upstream in services.router.available_models.items():
@@ -174,14 +165,12 @@ def public_id(text: str) -> str | None:
 
 
 def shared_operators() -> Operators:
-    """Return what operators see and change. OperatorError if this process does not see what the
-    workers count."""
+    """OperatorError if this process does not see what the workers count."""
     return current_services().limiter.operators.shared()
 
 
 def note(action: str, identity: str, **facts: Any) -> None:
-    """Write a change to the log of the operators; to the database alone, if the limits' storage
-    cannot be reached."""
+    """Write a change to the log; to the database alone if the limits' storage is away."""
     try:
         shared_operators().note(action, identity, **facts)
     except (OperatorError, StorageUnavailable):

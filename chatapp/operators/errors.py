@@ -7,13 +7,13 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.admin_keys import UnknownAdminKeyError
-from chatapp.accounts.store import Owner, UnknownOwnerError, UnusableKeyError
+from chatapp.accounts.store import Owner, RefusedChangeError, UnknownOwnerError
 from chatapp.database.backup import BackupError
 from ratelimit_ext import OperatorError, StorageUnavailable
 
 #: What :func:`operator_error` knows.
 REPORTED: Final = (
-    *(OperatorError, UnknownOwnerError, UnknownAdminKeyError, UnusableKeyError),
+    *(OperatorError, UnknownOwnerError, UnknownAdminKeyError, RefusedChangeError),
     *(BackupError, StorageUnavailable, SQLAlchemyError, OSError),
 )
 
@@ -28,8 +28,8 @@ def operator_error(error: Exception) -> OperatorError | None:
             return unknown(error.owner, error.name)
         case UnknownAdminKeyError():
             code, said = "unknown_admin_key", f"There is no management key {str(error)[:16]}."
-        case UnusableKeyError():
-            code, said = "unusable_key", f"Key {error} is revoked or has expired."
+        case RefusedChangeError():
+            code, said = error.code, str(error)
         case BackupError():
             code, said = "backup", str(error)
         case StorageUnavailable():

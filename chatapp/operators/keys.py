@@ -1,9 +1,9 @@
 """What operators do with keys: create, revoke and replace them; and the states of keys. Each change
-is in the log of operators."""
+is in the log of operators, and is returned in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -11,14 +11,7 @@ from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.people import People
-from chatapp.accounts.store import (
-    ApiKey,
-    DeactivatedUserError,
-    OtherPlanError,
-    OtherTeamError,
-    UnknownTeamError,
-    UnknownUserError,
-)
+from chatapp.accounts.store import ApiKey, UnknownUserError
 from chatapp.operators import arguments, blocks, callers
 from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.services import current_services
@@ -42,57 +35,33 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     reason: str,
     by: str,
 ) -> PresentedKey:
-    """Make a key, and its user if new. OperatorError if the user has another plan or team.
-    ``bound_team``: see ApiKey."""
+    """Make a key, and its user if new: see `Accounts.create_key`."""
     services = current_services()
-    accounts = services.accounts
-    known = accounts.user(user)
+    known = services.accounts.user(user)
     plan = plan and arguments.plan(plan)
     _check_plan(people)
     own_plan = known.plan if known else plan or services.default_plan
-    amounts: Mapping[str, str] = checked("key", limits, plan=own_plan)
-    try:
-        made = accounts.create_key(
-            user,
-            plan=plan,
-            default_plan=services.default_plan,
-            team=team,
-            name=name,
-            expires_at=expires_at,
-            limits=amounts,
-            models=models,
-            people=people,
-            bound_team=bound_team,
-        )
-    except OtherPlanError as error:
-        raise OperatorError(
-            "other_plan",
-            f"{user} has the plan {error.plan}; no key was created, as all keys of a user have the "
-            "user's plan. Leave the plan out, or change the user's first.",
-        ) from None
-    except OtherTeamError as error:
-        own = "no team" if error.team is None else f"the team {error.team}"
-        raise OperatorError(
-            "other_team",
-            f"{user} has {own}; no key was created, as all keys of a user count toward the user's "
-            "team. Leave the team out, or move the user first.",
-        ) from None
-    except UnknownTeamError:
-        raise OperatorError("unknown_team", f"There is no team {team!r}.") from None
-    except DeactivatedUserError:
-        raise OperatorError(
-            "deactivated_user", f"{user} is deactivated; no key was created. Activate them first."
-        ) from None
+    made = services.accounts.create_key(
+        user,
+        plan=plan,
+        default_plan=services.default_plan,
+        team=team,
+        name=name,
+        expires_at=expires_at,
+        limits=checked("key", limits, plan=own_plan),
+        models=models,
+        people=people,
+        bound_team=bound_team,
+    )
     callers.note("create-key", made.public_id, reason=reason or f"of {user}", by=by)
     return made
 
 
 def set_people(key: str, people: People | None, *, reason: str, by: str) -> str:
-    """Let a key act for users, or with None for its own alone; returns the change in a sentence.
-    Raises UnknownKeyError."""
+    """Let a key act for users, or with None for its own alone. Raises UnknownKeyError."""
     public_id = public_id_of(key)
     _check_plan(people)
-    current_services().accounts.set_people(public_id, people)
+    current_services().accounts.change("key", public_id, people=people and people.as_row())
     named = people_of(people) or "off"
     callers.note("people", public_id, amount=named, reason=reason, by=by)
     acts = f"Key {public_id} {named}" if people else f"Key {public_id} acts for its own user alone"
@@ -151,8 +120,7 @@ def turn_accounts_off(*, reason: str = "", by: str) -> None:
 
 
 def usable_keys(user: str) -> list[str]:
-    """Return the public ids of the user's keys that are not revoked. UnknownUserError if there is
-    no such user."""
+    """Return the public ids of the user's keys that are not revoked. Raises UnknownUserError."""
     accounts = current_services().accounts
     if accounts.user(user) is None:
         raise UnknownUserError(user)
@@ -164,8 +132,7 @@ def rotate_key(
     public_id: str, *, overlap: timedelta, bound_team: str | None = None, reason: str, by: str
 ) -> tuple[PresentedKey, ApiKey, str]:
     """Make a key like that one, which expires after the overlap; the new one, the old one, and
-    until when that is valid, in words. UnusableKeyError if the old one is not valid, OperatorError
-    if the new one would not be."""
+    until when that is valid, in words. RefusedChangeError or OperatorError if one is not."""
     accounts = current_services().accounts
     found = accounts.find(public_id)
     if found is not None and bound_team is None and not found[0].is_for(found[1]):
@@ -185,26 +152,24 @@ def rotate_key(
 
 
 def set_models(public_id: str, models: Sequence[str], *, reason: str, by: str) -> str:
-    """Allow a key these models alone, or with none all of its plan; returns the change in a
-    sentence."""
-    current_services().accounts.set_models(public_id, models)
+    """Allow a key these models alone, or with none all of its plan."""
+    current_services().accounts.change("key", public_id, models=list(models) or None)
     allowed = ", ".join(models) or "all models of its plan"
     callers.note("models", public_id, amount=allowed, reason=reason, by=by)
     return f"Key {public_id} allows {allowed}; all workers apply it within 5 s."
 
 
 def set_files(public_id: str, *, allowed: bool, reason: str, by: str) -> str:
-    """Let a key name files that providers keep, or not; returns the change in a sentence."""
-    current_services().accounts.set_files(public_id, allowed=allowed)
+    """Let a key name files that providers keep, or not."""
+    current_services().accounts.change("key", public_id, files=allowed)
     callers.note("files", public_id, amount="on" if allowed else "off", reason=reason, by=by)
     may = "may" if allowed else "may not"
     return f"Key {public_id} {may} name files; all workers apply it within 5 s."
 
 
 def set_class(public_id: str, name: str | None, *, reason: str, by: str) -> str:
-    """Give a key a class of traffic, None for that of its plan; returns the change in a
-    sentence."""
-    current_services().accounts.set_class(public_id, name)
+    """Give a key a class of traffic, None for that of its plan."""
+    current_services().accounts.change("key", public_id, traffic_class=name)
     callers.note("class", public_id, amount=name or PLAN, reason=reason, by=by)
     shown = name or "of its plan"
     return f"Key {public_id} has the class {shown}; all workers apply it within 5 s."

@@ -123,8 +123,7 @@ def traffic(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, object]]:
 
 
 def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
-    """Return a row as a call of the simulation, with the limits of chatapp/policy.toml that are
-    exempt."""
+    """Return a call of the simulation, with the limits of chatapp/policy.toml that are exempt."""
     has_key, team = row["key_id"] is not None, row["team"]
     exempt = ["ip", "address-at-once"] if has_key else ["key"]
     identities = {
@@ -150,8 +149,7 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
 def _compare_limits(found: Findings) -> tuple[str, bool]:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared, and whether any differs. Users and teams with running calls, which
-    are held as estimates, are left out, and those with a credit, of which a short window may have
-    had less."""
+    are held as estimates, or a credit, which a short window may have had less of, are left out."""
     services = current_services()
     if not services.limiter.operators.is_shared:
         return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage", False
@@ -176,12 +174,8 @@ def _compare_limits(found: Findings) -> tuple[str, bool]:
 
 
 def _differences(identity: str, plan: str, *, team: str | None = None) -> list[str]:
-    """Return a sentence for each dollar limit with fixed windows of the user or team that does not
-    hold their spending.
-
-    A call that began in the window before, within a lease of its end, may have left an excess
-    in this one.
-    """
+    """Return a sentence for each dollar limit with fixed windows that does not hold the spending
+    of the user or team. A call of the window before may have left an excess in this one."""
     services = current_services()
     with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
@@ -217,8 +211,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def test_webhook() -> dict[str, Any]:
-    """Send a test of the alerts' webhook, once; returns who accepted it. OperatorError if it is not
-    configured, or if it failed."""
+    """Send a test to the alerts' webhook, once; returns who accepted it."""
     current = current_services().alerts
     if current is None or current.webhook is None:
         raise OperatorError(
@@ -239,13 +232,11 @@ def test_webhook() -> dict[str, Any]:
 
 
 def upstreams() -> list[dict[str, Any]]:
-    """Return each upstream, until when it pauses, and what is left of its quotas by their
-    names."""
-    names = callers.upstreams()
+    """Return each upstream, until when it pauses, and what is left of its quotas by name."""
     rows: dict[str, dict[str, Any]] = {
-        name: {"name": name, "pause": None, "left": {}} for name in names
+        name: {"name": name, "pause": None, "left": {}} for name in callers.slugs_by_upstream()
     }
-    for state in callers.shared_operators().states(*names, kind="upstream"):
+    for state in callers.shared_operators().states(*rows, kind="upstream"):
         row = rows[state.identity]
         if state.row.limit.name == COOL_DOWN:
             row["pause"] = None if state.verdict.allowed else state.free_text

@@ -78,8 +78,7 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
 
 
 def _spent(user: str | None) -> dict[str, list[Spent]]:
-    """Return what each user, key and team has used, and all together, as far back as budgets
-    need."""
+    """Return what each user, key, team and all have used, as far back as budgets need."""
     services = current_services()
     now = datetime.now(UTC)
     found: dict[str, list[Spent]] = {}

@@ -1,20 +1,24 @@
-"""What an operator may do: by scopes, and for a team's administrator within the team."""
+"""Who an operator is, by what they present, and what they may do: by scopes, and for a team's
+administrator within the team."""
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from chatapp.accounts.admin_keys import AdminKey
+from chatapp.accounts.api_key import ADMIN_PREFIX, parse
 from chatapp.accounts.store import Owner, User
-from chatapp.operators import amounts
+from chatapp.operators import amounts, arguments
 from chatapp.services import current_services
-from chatapp.settings import SCOPES, Scope
+from chatapp.settings import Scope
 from ratelimit_ext import OperatorError
 
-__all__ = ["ALL", "SCOPES", "Operator", "Scope", "forbidden"]
-
 ALL: Final[Scope] = "all"
+#: Who makes a change by the token alone, in the log of operators.
+NAMELESS: Final = "admin token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +32,7 @@ class Operator:
     key_id: str = ""
 
     def may(self, scope: Scope, *, of_team: bool) -> bool:
-        """Return whether they may act in that scope; ``of_team``: a team's administrator may, on
-        their team."""
+        """Return whether they may act there; ``of_team``: a team's administrator may, too."""
         return not self.scopes.isdisjoint({scope, ALL}) and (of_team or self.team is None)
 
     def check(self, scope: Scope, *, of_team: bool = False) -> None:
@@ -47,8 +50,7 @@ class Operator:
             raise forbidden(f"Your key is of the team {self.team}, and sees no other.")
 
     def check_user(self, name: str, *, may_be_new: bool = False) -> None:
-        """OperatorError for a user who is not in their team. Whether there is one, it does not
-        say."""
+        """OperatorError for a user who is not in their team, whether there is one or not."""
         if self.team is None:
             return
         user = current_services().accounts.user(name)
@@ -134,3 +136,40 @@ def _budgets(team: str) -> dict[tuple[str | None, int], int]:
 
 def forbidden(sentence: str) -> OperatorError:
     return OperatorError("forbidden", sentence)
+
+
+def operator_with(text: str) -> Operator | None:
+    """Return the operator with that key; None for any other text. The shared token, the first key,
+    and the secrets of others are compared in constant time."""
+    token = current_services().settings.admin_token
+    if token is not None and hmac.compare_digest(text.encode("utf-8", "replace"), token.encode()):
+        return Operator(NAMELESS)
+    presented = parse(text, ADMIN_PREFIX)
+    if presented is None:
+        return None
+    key = current_services().admin_keys.find(presented.public_id)
+    if key is None or not presented.has_secret(key.secret_sha256):
+        return None
+    return operator_of(key)
+
+
+def operator_named(identity: str) -> Operator | None:
+    """Return the operator whom a trusted proxy has identified; None for one without rights."""
+    rights, name = current_services().settings.admin_sign_on, identity.lower()
+    domain = f"*@{name.rpartition('@')[2]}" if "@" in name else "*"
+    text = next((rights[each] for each in (name, domain, "*") if each in rights), None)
+    if text is None or not name:
+        return None
+    words = text.split()
+    team = next((each.removeprefix("team:") for each in words if each.startswith("team:")), None)
+    scopes = frozenset(each for each in words if not each.startswith("team:"))
+    name = arguments.name(identity, most=arguments.USER)
+    return Operator(f"{name} (single sign-on{amounts.of_team(team)})", scopes, team)
+
+
+def operator_of(key: AdminKey | None) -> Operator | None:
+    """Return the operator of a key as it is now; None if it is revoked or has expired."""
+    if key is None or not key.is_usable:
+        return None
+    by = f"{key.name} (admin key {key.public_id}{amounts.of_team(key.team)})"
+    return Operator(by, frozenset(key.scopes), team=key.team, key_id=key.public_id)

@@ -12,8 +12,7 @@ from datetime import datetime
 from itertools import chain
 from typing import Final
 
-# Some spreadsheets read the full-width signs for = + - @ as well. A quotation mark within a line of
-# theirs protects nothing.
+# Some spreadsheets read the full-width signs for = + - @, too. A quotation mark does not protect.
 _PART: Final = "(?:^|(?<=[;\t\r\n]))"
 _SIGN: Final = "(?=['\"]*[=+\\-@\t\r\uff1d\uff0b\uff0d\uff20])"
 FORMULA: Final = re.compile(f"{_PART}{_SIGN}")

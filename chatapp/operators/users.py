@@ -1,4 +1,5 @@
-"""What operators change of users and teams. Each change is in the log of operators."""
+"""What operators change of users and teams. Each change is in the log of operators, and functions
+that return a text return the change in a sentence."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from chatapp.accounts.store import ExistingTeamError, LastKeysError, Owner, Team, User, UserChange
+from chatapp.accounts.store import Owner, Team, User, UserChange
 from chatapp.operators import arguments, blocks, callers, keys
 from chatapp.operators.amounts import OwnersAmounts, fit, identity_of, listed
 from chatapp.services import current_services
@@ -86,7 +87,7 @@ def put_amounts(
 ) -> None:
     """Have an owner with these amounts alone; the log has what that changes."""
     if limits != before:
-        current_services().accounts.set_amounts(owner, name, limits)
+        current_services().accounts.change(owner, name, limits=dict(limits) or None)
         note = partial(callers.note, reason=reason, by=by)
         _note_amounts(identity_of(owner, name), before, limits, note)
 
@@ -97,7 +98,6 @@ def _note_amounts(
     after: Mapping[str, str],
     note: Callable[..., None],
 ) -> None:
-    """Write to the log which amounts of an account have changed."""
     for limit in sorted({*before, *after}):
         if limit not in after:
             note("clear-amount", identity, limit=limit)
@@ -106,7 +106,7 @@ def _note_amounts(
 
 
 def deactivate(name: str, *, reason: str, by: str) -> str:
-    """Refuse all keys of the user until they are activated; returns the change in a sentence."""
+    """Refuse all keys of the user until they are activated."""
     public_ids = keys.usable_keys(name)
     if not current_services().accounts.set_active(name, active=False):
         return f"{name} was already deactivated."
@@ -116,7 +116,7 @@ def deactivate(name: str, *, reason: str, by: str) -> str:
 
 
 def activate(name: str, *, reason: str, by: str) -> str:
-    """Accept the user's keys again; returns the change in a sentence."""
+    """Accept the user's keys again."""
     if not current_services().accounts.set_active(name, active=True):
         return f"{name} was not deactivated."
     for public_id in keys.usable_keys(name):
@@ -126,9 +126,8 @@ def activate(name: str, *, reason: str, by: str) -> str:
 
 
 def delete(name: str, *, reason: str, by: str) -> str:
-    """Delete the user, their keys, amounts, overrides and block; returns the change in a sentence.
-    The ledger keeps their calls, and limits what they have counted. OperatorError if accounts would
-    be off without their keys, or if the limits cannot be reached."""
+    """Delete the user, their keys, amounts, overrides and block. The ledger keeps their calls, and
+    limits what they have counted. OperatorError if the limits cannot be reached."""
     services, identity = current_services(), user_identity(name)
     public_ids = keys.usable_keys(name)
     try:
@@ -139,14 +138,7 @@ def delete(name: str, *, reason: str, by: str) -> str:
             f"The limits cannot be reached: {error}. {name} was not deleted, as a new user of that "
             f"name would have {name}'s overrides and block; deactivate {name} meanwhile.",
         ) from error
-    try:
-        services.accounts.delete_user(name)
-    except LastKeysError:
-        raise OperatorError(
-            "last_keys",
-            f"{name} has the only keys; nothing was deleted. Create another user's key first, as "
-            "accounts are on as long as there is one.",
-        ) from None
+    services.accounts.delete_user(name)
     since = _stop(public_ids)
     services.stored_answers.disown(identity)
     callers.note("delete-user", identity, reason=reason, by=by)
@@ -189,10 +181,10 @@ def _stop(public_ids: Sequence[str]) -> str:
 
 
 def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:
-    """Change the user's plan; returns the change in a sentence."""
+    """Change the user's plan."""
     accounts = current_services().accounts
     before = accounts.user(name)
-    accounts.set_plan(name, arguments.plan(plan))
+    accounts.change("user", name, plan=arguments.plan(plan))
     callers.note("plan", user_identity(name), amount=plan, reason=reason, by=by)
     if before is not None:
         fit({name: before}, by=by)
@@ -200,7 +192,7 @@ def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:
 
 
 def set_team(name: str, team: str | None, *, reason: str, by: str) -> str:
-    """Move the user to a team, or out of theirs; returns the change in a sentence."""
+    """Move the user to a team, or out of theirs."""
     accounts = current_services().accounts
     before = accounts.user(name)
     accounts.set_team(name, team)
@@ -226,12 +218,8 @@ def plans() -> list[dict[str, Any]]:
 
 
 def create_team(name: str, *, amounts: Mapping[str, str], reason: str, by: str) -> str:
-    """Make a team without members; returns the change in a sentence. OperatorError if there is a
-    team of that name."""
-    try:
-        current_services().accounts.create_team(name, limits=amounts)
-    except ExistingTeamError:
-        raise OperatorError("existing_team", f"There is a team {name!r} already.") from None
+    """Make a team without members."""
+    current_services().accounts.create_team(name, limits=amounts)
     callers.note("create-team", identity_of("team", name), reason=reason, by=by)
     with_what = f"with {listed(amounts)}" if amounts else "without budgets"
     return f"Team {name} is created {with_what}."

@@ -50,8 +50,7 @@ OVERLOADED: Final = "chatapp.overloaded"
 NO_THREAD: Final = "The server has too many calls in flight."
 LATE: Final = "The server is too busy for more calls than those in flight."
 
-#: Threads besides those for calls: for health checks and refusals, and as many for pages. Further
-#: requests of pages count as calls.
+#: Threads besides those for calls: for health checks and refusals, and as many for pages.
 RESERVE: Final = 4
 HEALTH: Final = re.compile(rb"(?:GET|HEAD) /(?:healthz|readyz)[ ?]")
 PAGE: Final = re.compile(
@@ -87,8 +86,7 @@ STOP_LINGER_S: Final = 2.0
 LEAVE_S: Final = 0.02
 LEAVE_IF_FULL_S: Final = 0.3
 LOOK_AGAIN_S: Final = 0.01
-# How long a call waits for a thread before it is refused, and in a late worker, which adds its own
-# delay.
+# How long a call waits for a thread before it is refused, and in a late worker.
 QUEUE_S: Final = 0.5
 QUEUE_IF_LATE_S: Final = 0.1
 # How many calls begin in a turn of the main thread's loop. The first milliseconds of a call are all
@@ -222,8 +220,7 @@ class Pace:
         return self.most < self._threads
 
     def wake(self, now: float, calls: int) -> float | None:
-        """Note a wake, with the calls in flight. Returns how late most wakes have been if that
-        changes the number of calls."""
+        """Note a wake. Returns how late most have been if that changes the number of calls."""
         if now < self.due:
             return None
         self._late_s.append(now - self.due)
@@ -444,8 +441,7 @@ class Connection(TConn):  # type: ignore[misc]
 
 
 def can_be_answered(sock: socket.socket) -> bool:
-    """Return whether a short answer fits into the socket's buffer. A client that does not read
-    would occupy a thread otherwise."""
+    """Return whether a short answer fits into the socket's buffer, so that no thread waits."""
     poll = select.poll()
     poll.register(sock, select.POLLOUT)
     return bool(poll.poll(0))
@@ -623,8 +619,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.sweep()
 
     def publish(self) -> None:
-        """Publish the free threads. If only other workers have some, close connections after their
-        answers."""
+        """Publish the free threads; without one, have kept connections move to other workers."""
         with self.publishing:
             room = 0 if self.is_due else self.room
             self.board.publish(self.cell, room if self.alive else None)

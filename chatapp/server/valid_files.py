@@ -86,8 +86,7 @@ def configured_file(setting: str) -> Path:
 
 def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Config]:
     """Yield the configurations to try: as few of the last valid files as possible. A command does
-    without the settings that name what the files define, or without a file if none was ever
-    valid."""
+    without the names that the files define, or without a file of which none was ever valid."""
     if is_command:
         yield WITHOUT_NAMES
     spare: dict[str, Config] = {}

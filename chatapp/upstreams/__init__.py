@@ -103,8 +103,7 @@ class Quota:
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The whole answer to a turn. ``model`` is the upstream's name for the model that answered;
-    ``usage`` is None if the upstream reported none that is valid; ``quotas`` has each unit at most
-    once."""
+    ``usage`` is None if it reported no valid one; ``quotas`` has each unit at most once."""
 
     text: str
     model: str
@@ -116,10 +115,9 @@ class Completion:
 @dataclass(frozen=True, slots=True)
 class RawRequest:
     """A request in an upstream's protocol. ``raw`` is the body that is sent, ``fields`` its parsed
-    JSON. ``headers`` and ``query`` are the client's headers and parameters that the
-    protocol defines, ``path`` is the address in it; if empty, the one that prompts are sent to.
-    ``object_path`` continues it for an object that the upstream keeps. ``key`` is the name of the
-    key to use; "" for any."""
+    JSON. ``headers`` and ``query`` are the client's that the protocol defines, ``path`` is the
+    address in it; if empty, the one that prompts are sent to. ``object_path`` continues it for an
+    object that the upstream keeps. ``key`` is the name of the key to use; "" for any."""
 
     raw: bytes
     fields: Mapping[str, object]
@@ -164,8 +162,7 @@ class Extras:
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a call may use at most; None: as much as the request says. ``output_tokens`` bounds each
-    answer, ``tool_uses`` the uses of the provider's tools, ``result_tokens`` each page that one of
-    them fetches."""
+    answer, ``tool_uses`` the uses of the provider's tools, ``result_tokens`` a fetched page."""
 
     output_tokens: int | None = None
     tool_uses: int | None = None
@@ -286,11 +283,9 @@ class AnswerStream(Protocol):
 
     def close(self) -> None:
         """Disconnect, from the thread that iterates: the upstream stops generating."""
-        ...
 
     def abort(self) -> None:
         """End an iteration that waits in another thread."""
-        ...
 
 
 class Upstream(Protocol):
@@ -315,11 +310,9 @@ class Upstream(Protocol):
     def complete(self, turn: Turn, max_tokens: int) -> Completion:
         """Send the turn once, without retries, and wait for the whole answer, which has at most so
         many tokens with its reasoning. Raises UpstreamError."""
-        ...
 
     def stream(self, turn: Turn, max_tokens: int) -> AnswerStream:
         """The same for a stream. Raises UpstreamError if none begins."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,8 +124,7 @@ def _is_above(own: object, most: int) -> bool:
     return not isinstance(own, int) or own > most
 
 
-#: Tools that the client runs, and the provider's tools that cost only tokens, by the start of their
-#: type.
+#: Tools that the client runs, or that cost only tokens, by the start of their type.
 FREE_TOOLS: Final = (
     *("custom", "bash_", "text_editor_", "computer_", "browser_", "memory_"),
     *("tool_search_tool_", "tool_reference"),
@@ -227,9 +226,8 @@ class Generation(Fields):
 
     @property
     def cache_write_1h_tokens(self) -> int:
-        """What was written for an hour. The end of a stream reports all writes, also those after
-        tools of the provider, without their lifetimes: if some of the first were for an hour, all
-        further ones are."""
+        """What was written for an hour. The end of a stream reports all writes without their
+        lifetimes: if some of the first were for an hour, all further ones are."""
         first, written = self.cache_creation or CacheWrites(), self.cache_creation_input_tokens or 0
         hour = first.ephemeral_1h_input_tokens or 0
         return hour and max(hour, written - (first.ephemeral_5m_input_tokens or 0))
@@ -283,7 +281,6 @@ class Bill(Generation):
         )
 
     def _readings(self) -> tuple[int, ...]:
-        """Return each of them, if there are several."""
         readings = tuple(each.all_input_tokens for each in self.iterations or ())
         return readings if len(readings) > 1 else ()
 

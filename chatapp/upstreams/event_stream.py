@@ -105,15 +105,11 @@ class EventReader(Protocol):
 
     def read(self, event: Event) -> Part:
         """Return what the event adds. ValueError if unreadable, UpstreamError if it is an error."""
-        ...
 
 
 class EventStream:
-    """An AnswerStream over ``response``, whose body has not been read yet.
-
-    ``lenient`` passes events on that ``reader`` cannot parse, for clients that may understand them;
-    otherwise they are errors.
-    """
+    """An AnswerStream over ``response``, whose body has not been read. ``lenient`` passes events on
+    that ``reader`` cannot parse, for clients that may; otherwise they are errors."""
 
     def __init__(
         self,

@@ -100,8 +100,7 @@ class Keys:
             return next((name for name in self._usable(model) if name not in tried), None)
 
     def rest(self, name: str, model: str, for_s: float) -> None:
-        """Leave the key out for that model and time. A stored response may name a key that the
-        upstream no longer has."""
+        """Leave the key out for that model and time, if the upstream still has it."""
         if name not in self._by_name:
             return
         with self._lock:
@@ -112,9 +111,8 @@ class Keys:
                 self._rests[Rest(name, self._by_name[name].version, model)] = now + for_s
 
     def note(self, name: str, model: str, error: UpstreamError) -> RefusedKey | None:
-        """Let the key rest if the upstream has refused it. A rejected key is logged once, and one
-        that has reached a spending cap once a day, and returned; also one whose quota is used up
-        for longer than a rest, as by the day."""
+        """Let the key rest if the upstream has refused it. A rejected key is logged once; one at a
+        spending cap once a day, and returned, as is one whose quota is used up for long."""
         key = self._by_name.get(name or next(iter(self.names), ""))
         if key is None:
             return None

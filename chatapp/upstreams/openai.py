@@ -209,9 +209,8 @@ _new: Final = tuple.__new__
 
 
 class ChunkReader:
-    """Reads the chunks of so many ``choices``. ``hides_usage``: the client did not request the
-    chunk with the usage and does not get it, because code that reads `choices[0]` of every chunk
-    would fail on it."""
+    """Reads the chunks of so many ``choices``. ``hides_usage``: the client did not ask for the
+    chunk with the usage; code that reads `choices[0]` of every chunk would fail on it."""
 
     def __init__(self, model: str, *, hides_usage: bool, choices: int = 1) -> None:
         self.progress = Progress(model=model)

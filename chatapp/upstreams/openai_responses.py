@@ -105,15 +105,13 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
 
 
 def is_reference(item: Mapping[str, object]) -> bool:
-    """Return whether an item of an input only names one of a stored response, for which OpenAI does
-    not require a type."""
+    """Return whether an item only names one of a stored response; OpenAI requires no type."""
     kind = item.get("type")
     return kind == REFERENCE or (kind is None and "role" not in item)
 
 
 def is_looked_up(item: Mapping[str, object]) -> bool:
-    """Return whether OpenAI may look up the rest of this item by its id: reasoning, or an image,
-    without its content."""
+    """Return whether OpenAI may look up the rest of it by its id: reasoning, or an image."""
     match item.get("type"):
         case "reasoning":
             return not any(map(_has_text, (item.get("encrypted_content"), item.get("content"))))
@@ -129,8 +127,7 @@ def _has_text(value: object) -> bool:
 
 
 def _all_tools(fields: Mapping[str, object]) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the tools of a request, and those that items of its input add within the conversation,
-    each with the field where it is."""
+    """Yield the tools of a request, and those that its input adds, each with its field."""
     yield from (("tools", tool) for tool in _tools(fields))
     for item in objects_in(fields, "input"):
         yield from (("input", tool) for tool in _tools(item))
@@ -219,7 +216,6 @@ def _added(answer: object) -> list[list[str]]:
 
 
 def _tool_calls(answer: object) -> dict[str, int]:
-    """Return how often each billed tool was used for an answer."""
     calls: dict[str, int] = {}
     for item in objects_in(answer, "output"):
         if name := _tool_of(item):
@@ -229,8 +225,7 @@ def _tool_calls(answer: object) -> dict[str, int]:
 
 
 def _tool_of(item: Mapping[str, object]) -> str | None:
-    """Return the billed tool that an item of an answer is a use of. Only a search is one of the web
-    search, which may also open pages."""
+    """Return the billed tool that an item is a use of; of the web search, only searches count."""
     action = item.get("action")
     if isinstance(action, dict) and action.get("type") not in (None, "search"):
         return None

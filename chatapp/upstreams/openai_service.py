@@ -16,8 +16,7 @@ TIERS: Final = {"priority": "priority", "fast": "priority", "flex": "flex"}
 STANDARD_TIERS: Final = frozenset({"", "auto", "default", "standard", "scale"})
 #: How long the cache keeps a prompt at the price of a cache write.
 CACHE_TTLS: Final = (None, "30m")
-#: By an error's code, or else its type. OpenAI has words for both; compatible servers send the
-#: status as code.
+#: By an error's code, or else its type; compatible servers send the status as code.
 STREAM_KINDS: Final[dict[str, ErrorKind]] = {
     "rate_limit_exceeded": "rate_limited",
     "slow_down": "rate_limited",
@@ -29,8 +28,7 @@ STREAM_KINDS: Final[dict[str, ErrorKind]] = {
     "service_unavailable_error": "overloaded",
     "503": "overloaded",
 }
-#: Types and codes of errors, of any status, that end only when the account is paid or its owner
-#: raises a cap.
+#: Types and codes of errors that end only when the account is paid or its owner raises a cap.
 CAPS: Final = frozenset(
     {
         "insufficient_quota",

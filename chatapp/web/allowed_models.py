@@ -144,8 +144,7 @@ def _other_default(current: CurrentRequest) -> Model | None:
 
 
 def _refusal(current: CurrentRequest, model: Model) -> ApiError:
-    """Return the error with the models that are allowed, of all available ones; with the patterns
-    if these are none."""
+    """Return the error with the available models that are allowed, or else with the patterns."""
     catalogue, found = current.services.catalogue, allowances(current)
     names = names_of_call(model, catalogue)
     refusing = next(each for each in found if not each.has(names))

@@ -44,11 +44,10 @@ DAY_S: Final = 86_400
 
 
 class RequestLimits:
-    """`CallLimits` over the extension.
+    """`CallLimits` over the extension. What follows the call works after the request as well.
 
-    It is made within the request; what follows the call works after the request as well.
-    ``shares_pauses``: a refusal says something about other callers' calls. That is not so for a
-    special tier, which few callers may use.
+    ``shares_pauses``: a refusal says something about other callers' calls, unlike one of a special
+    tier, which few callers may use.
     """
 
     def __init__(self, limits: LimitedRequest, *, shares_pauses: bool) -> None:
@@ -185,14 +184,12 @@ def is_near(amount: int, remaining: int, percent: int) -> bool:
 
 def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     """Return what the current caller has left of the limits of a chat, the shortest period first;
-    empty if limits are disabled. Nothing is charged. Limits of models are left out, because the
-    current request names no model."""
+    empty if limits are disabled. Nothing is charged; limits of models are left out."""
     return [_left(shown) for shown in limiter.current.peek(ENDPOINT, method=METHOD)]
 
 
 def with_forecast(limit: RemainingLimit, reports: Reports) -> RemainingLimit:
-    """Return the limit, with a forecast if it is a budget that follows the calendar and counts all
-    calls of a user or a team."""
+    """Return the limit, with a forecast if it is a calendar's budget of all calls of a caller."""
     owner, used = whose(limit.identity), limit.amount - limit.remaining
     counts_all = MODELS not in limit.keywords and limit.share is None
     is_budget = limit.unit == "usd" and limit.anchor is not None and limit.period_s >= DAY_S

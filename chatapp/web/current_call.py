@@ -60,8 +60,7 @@ RETRY_SOON: Final = {"Retry-After": "2"}
 
 def install(limiter: Limiter) -> None:
     """Charge limits in tokens and dollars with the estimate of the call, count a provider's quotas
-    by model, key and tier, and decide again for another key, or the fallback, of a model that cools
-    down, or once it has."""
+    by model, key and tier, and decide again for another key or the fallback."""
     limiter.estimator("tokens")(tokens)
     limiter.estimator("input_tokens")(input_tokens)
     limiter.estimator("output_tokens")(output_tokens)
@@ -167,8 +166,7 @@ def _named_wait_s(refusal: HTTPException | None) -> float:
 
 def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTTPException | None:
     """Return the decision for another key or for the fallback model if the requested model is
-    overloaded; ``None`` admits the request. If none can serve it, the refusal with the shortest
-    wait."""
+    overloaded; ``None`` admits the request. If none can, the refusal with the shortest wait."""
     current, shortest = current_request(), refusal
     while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
         if not current.demand.tiers:
@@ -222,9 +220,8 @@ def _switch_to_fallback(current: CurrentRequest) -> bool:
 
 
 def _cheaper_model(current: CurrentRequest, refusal: HTTPException) -> Model | None:
-    """Return the cheapest model that may answer instead, of those that the budget names which has
-    refused the request: of the same upstream, and one that the caller may use and did not rule
-    out."""
+    """Return the cheapest model that may answer instead, of those that the refusing budget names:
+    of the same upstream, and one that the caller may use and did not rule out."""
     wanted = current.model_request
     if not isinstance(refusal, RateLimitExceeded | RequestTooLarge) or wanted is None:
         return None

@@ -17,7 +17,7 @@ from chatapp.accounts.authentication import Principal
 from chatapp.calls.upstream_call import Demand
 from chatapp.catalogue import Model
 from chatapp.services import Services, services_of
-from chatapp.web.model_request import ModelRequest
+from chatapp.upstreams import Extras, RawRequest, Turn
 from chatapp.web.tags import session_of
 from ratelimit_ext import Guess, client_ip
 
@@ -26,6 +26,33 @@ LONG: Final = "long"
 
 _app_context: Final[Any] = app_ctx
 _contexts: Final[Any] = _cv_app
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """A valid request, in the CurrentRequest of every endpoint that calls a model.
+
+    ``names_model``: the model is the requested one, and not the default. ``most_output_tokens``
+    bounds its ``choices`` (answers) together, None if it has no bound. ``extras`` change the price.
+
+    ``raw_request`` is the request in the upstream's own protocol, None for POST /chat. ``turn`` is
+    for POST /chat and for the offline model, ``fields`` the body in a provider's protocol.
+    ``user_id`` is that of POST /chat alone. ``history_tokens`` are those of the conversation that
+    the request continues without sending it, None if unknown. ``is_tied``: only the upstream and
+    key of its model have what it continues.
+    """
+
+    turn: Turn
+    fields: Mapping[str, object]
+    most_output_tokens: int | None
+    stream: bool = False
+    user_id: str | None = None
+    raw_request: RawRequest | None = None
+    choices: int = 1
+    extras: Extras = field(default_factory=Extras)
+    history_tokens: int | None = 0
+    is_tied: bool = False
+    names_model: bool = True
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -106,8 +133,7 @@ class CurrentRequest:
             least_micro_usd=catalogue.price(model.slug, least),
             bound=longest and longest // estimate.choices,
             may_hide_output=thinks,
-            # What the provider counts before it answers; a quota for both directions counts the
-            # bound.
+            # What the provider counts before it answers: in a quota for both directions, the bound.
             quota_use={
                 "tokens": estimate.input_tokens + most,
                 "input_tokens": estimate.input_tokens,
@@ -221,8 +247,7 @@ def amounts() -> Mapping[str, str]:
 
 
 def has_valid_key() -> bool:
-    """Return whether the request has been authenticated. False for limits that are decided before,
-    such as that of a 401."""
+    """Return False also before authentication, as for the limits of a 401."""
     return current_request().principal is not None
 
 

@@ -31,8 +31,7 @@ from ratelimit_ext import (
 #: OpenAI's header, used by default, and Anthropic's.
 REQUEST_ID_HEADER: Final = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER: Final = "request-id"
-# The SDKs of both providers obey a Retry-After up to here. Above it, some sleep for days and some
-# retry at once, so they are asked not to retry.
+# The SDKs obey a Retry-After up to here. Above it, some sleep for days and some retry at once.
 LONGEST_OBEYED_WAIT_S: Final = 60
 # The wait after an overload, if the provider names none or this server is overloaded, in seconds.
 DEFAULT_UPSTREAM_WAIT_S: Final = 5
@@ -159,8 +158,7 @@ def current_request_id() -> str:
 
 
 def add_request_id(record: logging.LogRecord) -> bool:
-    """A filter that adds the id of the current request to what is logged. Other applications of
-    the process log without."""
+    """A filter that adds the id of the current request of this application to what is logged."""
     if has_request_context() and EXTENSION_KEY in current_app.extensions:
         traces = current_services().traces
         trace = f", trace {traces.trace_id()}" if traces else ""
@@ -182,7 +180,9 @@ def report_of(error: HTTPException) -> ErrorReport:
         is_final = wait_s is None and status != 400
         return ErrorReport(status, error.error_code, message or "", None, wait_s, is_final)
     message = MESSAGES.get(status, error.description or "")
-    if isinstance(error, MethodNotAllowed) and (methods := _allowed_methods(error)):
+    if isinstance(error, MethodNotAllowed) and error.valid_methods:
+        # Every address allows HEAD and OPTIONS.
+        methods = " or ".join(sorted({*error.valid_methods} - {"HEAD", "OPTIONS"}))
         message = f"{request.method} is not allowed at this address. Use {methods}."
     if status == 413 and (most := request.max_content_length):
         megabytes = most // (1024 * 1024)
@@ -226,13 +226,7 @@ def _upstream_report(error: UpstreamError, status: int, code: str, cause: str) -
 
 
 def _whole_seconds(wait_s: float) -> int:
-    """Return a wait in whole seconds, rounded up, at least 1."""
     return max(1, math.ceil(wait_s))
-
-
-def _allowed_methods(error: MethodNotAllowed) -> str:
-    """Return the allowed methods without HEAD and OPTIONS, which every address allows."""
-    return " or ".join(sorted({*(error.valid_methods or ())} - {"HEAD", "OPTIONS"}))
 
 
 # -- chatapp's own endpoints -------------------------------------------------------------------
@@ -241,11 +235,8 @@ def _allowed_methods(error: MethodNotAllowed) -> str:
 def install(
     app: Flask, *, unrouted: Callable[[HTTPException], ErrorAnswer | None] = lambda _: None
 ) -> None:
-    """Answer every error of this application as JSON.
-
-    ``unrouted`` answers a request that reaches no view; if it returns None, the error is answered
-    here.
-    """
+    """Answer every error of this application as JSON, but those of requests that reach no view for
+    which ``unrouted`` returns an answer."""
 
     def answer(error: HTTPException) -> ErrorAnswer:
         if request.endpoint is None and (answered := unrouted(error)) is not None:

@@ -37,16 +37,12 @@ _NAME_AND_PORT: Final = re.compile(r"(\[[^\]]*\]|[^:]*)(?::\d*)?")
 def install(
     app: Flask, limiter: Limiter, authenticator: Authenticator, trusted_hosts: Collection[str]
 ) -> None:
-    """Check the host and the load, and add headers.
-
-    Install it before the limiter: hooks after a request run in reverse order, and the limiter's may
-    replace the response.
-    """
+    """Check the host and the load, and add headers. Install it before the limiter: hooks after a
+    request run in reverse order, and the limiter's may replace the response."""
 
     @app.before_request
     def check_request() -> None:
-        """Refuse requests for unknown host names, and a call if this process has too many in
-        flight, before it costs anything."""
+        """Refuse unknown host names, and a call if this process has too many in flight."""
         check_host()
         if why := request.environ.get(OVERLOADED):
             raise overloaded(why)

@@ -63,8 +63,7 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
 
 def respond_with_count(**beside: str) -> Response:
     """Return the input tokens of the current request: the provider's count, or else an estimate,
-    with the fields ``beside`` it. It is not a call: nothing is billed, so nothing is reserved,
-    charged or recorded in the ledger."""
+    with the fields ``beside`` it. It is no call: nothing is billed, charged or recorded."""
     current = current_request()
     wanted = current.wanted
     model, raw_request = wanted.turn.model, wanted.raw_request

@@ -14,12 +14,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import MetaData
 
-from chatapp import PROVIDERS_FILE, create_app, protocol, services
+from chatapp import PROVIDERS_FILE, create_app, protocol
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
-from chatapp.services import services_of
+from chatapp.services import EXTENSION_KEY, services_of
 from chatapp.upstreams import Timeouts
 from chatapp.upstreams.keys import Keys
 from chatapp.upstreams.sdk import SDKUpstream, UpstreamSettings
@@ -40,7 +40,7 @@ AppMaker = Callable[..., Flask]
 
 def replace_services(app: Flask, **changed: object) -> None:
     """Replace some services of the application, such as its ledger."""
-    services.install(app, dataclasses.replace(services_of(app), **changed))
+    app.extensions[EXTENSION_KEY] = dataclasses.replace(services_of(app), **changed)
 
 
 def upstream(name: str) -> SDKUpstream:

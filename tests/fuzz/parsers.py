@@ -18,6 +18,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from chatapp.blueprints import anthropic_api, openai_api
 from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.upstreams import event_stream
+from chatapp.upstreams.openai_responses import is_looked_up, is_reference
 from chatapp.web.requests import forwarded, json_body
 from chatapp.web.requests.chat import OneMessage, WholeConversation
 from chatapp.web.tags import HEADER, tags_of
@@ -68,7 +69,7 @@ def body(data: bytes) -> None:
                     if isinstance(read, forwarded.Fields):
                         assert isinstance(read.last_text, str)
                     if isinstance(read, forwarded.InputFields):
-                        assert all((*read.referenced_items, *read.completed_items))
+                        assert all((*read.ids(is_reference), *read.ids(is_looked_up)))
 
 
 def events(data: bytes) -> None:

@@ -17,9 +17,9 @@ from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_w
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
 from chatapp.operators import arguments
 from chatapp.operators.errors import REPORTED, operator_error
-from chatapp.operators.rights import SCOPES, Scope
-from chatapp.operators.sign_in import operator_named, operator_with
+from chatapp.operators.rights import operator_named, operator_with
 from chatapp.services import current_services
+from chatapp.settings import SCOPES, Scope
 from chatapp.web.errors import ApiError
 from ratelimit_ext import client_ip
 
@@ -145,8 +145,7 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
 
 
 def report(error: Exception) -> ResponseReturnValue:
-    """Return what a command would print. What the operator did not cause is a 503, and in the
-    log."""
+    """Return what a command would print; a 503, and in the log, if no operator caused it."""
     found = operator_error(error)
     if found is None:
         raise error
@@ -159,8 +158,7 @@ def report(error: Exception) -> ResponseReturnValue:
 
 @contextmanager
 def reported() -> Iterator[list[str]]:
-    """Collect what a command would print, for a view that shows the rest all the same. A download
-    would be incomplete, and fails."""
+    """Collect what a command would print, for a view that shows the rest. A download fails."""
     problems: list[str] = []
     try:
         yield problems

@@ -16,7 +16,7 @@ from chatapp.accounts.store import Owner
 from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS, bp, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of, shown
 from chatapp.operators import amounts, arguments, blocks, callers, keys, users
-from chatapp.operators.rights import Scope
+from chatapp.settings import Scope
 from ratelimit_ext import OperatorError, client_ip
 from ratelimit_ext.operators import instant_s, with_times
 
@@ -45,13 +45,12 @@ def changes() -> ResponseReturnValue:
 def change(
     path: str, *scopes: Scope, of_team: bool = False
 ) -> Callable[[Callable[[], tuple[str, str]]], Callable[[], ResponseReturnValue]]:
-    """A form's address. Its function returns the view to show next and the change in a
-    sentence, which the server logs."""
+    """A form's address. Its function returns the view to show next, and what the server logs."""
 
     def add(function: Callable[[], tuple[str, str]]) -> Callable[[], ResponseReturnValue]:
         def view() -> ResponseReturnValue:
             address, sentence = function()
-            _log(sentence)
+            log.warning("%s, from %s: %s", g.admin.operator.by, client_ip(), sentence)
             joint = "&" if "?" in address else "?"
             return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
 
@@ -78,7 +77,6 @@ def new_key() -> tuple[str, str]:
         bound_team=g.admin.operator.team,
         **_why(),
     )
-
     _hand_over(made, of=name)
     return _address(name), f"Key {made.public_id} of {name} is created."
 
@@ -204,10 +202,6 @@ def _words(entry: Any) -> str:
     return " ".join(filter(None, words))
 
 
-def _log(sentence: str) -> None:
-    log.warning("%s, from %s: %s", g.admin.by, client_ip(), sentence)
-
-
 def _field(name: str) -> str:
     """Return the value in the form. OperatorError without one."""
     value = request.form.get(name, "").strip()
@@ -217,7 +211,6 @@ def _field(name: str) -> str:
 
 
 def _owner() -> tuple[Owner, str]:
-    """Whose amount the form changes."""
     owner: Owner = "team" if "team" in request.form else "user"
     g.admin.operator.check_owner(owner, _field(owner))
     return owner, _field(owner)
@@ -225,7 +218,7 @@ def _owner() -> tuple[Owner, str]:
 
 def _why() -> dict[str, Any]:
     """Return what the log of changes has: the reason, and who."""
-    return {"reason": request.form.get("reason", "").strip(), "by": g.admin.by}
+    return {"reason": request.form.get("reason", "").strip(), "by": g.admin.operator.by}
 
 
 def _target() -> tuple[blocks.Kind, str | None]:

@@ -15,8 +15,7 @@ from typing import Any, Final, NamedTuple
 from flask import Response, request
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from chatapp.operators.rights import Operator
-from chatapp.operators.sign_in import NAMELESS, operator_of
+from chatapp.operators.rights import NAMELESS, Operator, operator_of
 from chatapp.services import current_services
 
 COOKIE: Final = "chatapp_admin"
@@ -35,16 +34,10 @@ FOR_THIS_SITE: Final[dict[str, Any]] = {"httponly": True, "samesite": "Strict"}
 
 
 class Session(NamedTuple):
-    """A valid session of an operator. Its forms carry ``form_token``, which no other site can
-    read."""
+    """A valid session. Its forms carry ``form_token``, which no other site can read."""
 
     form_token: str
     operator: Operator
-
-    @property
-    def by(self) -> str:
-        """Who makes its changes, in the log of operators."""
-        return self.operator.by
 
     def accepts(self, given: str) -> bool:
         """Return whether a form of this session was sent."""
@@ -75,8 +68,7 @@ class Sessions:
         response.delete_cookie(COOKIE, path=PATH, **FOR_THIS_SITE)
 
     def current(self) -> Session | None:
-        """Return the session of the request; None without a valid cookie, or if its key is revoked
-        or has expired."""
+        """Return the session of the request; None without a valid cookie or key."""
         found = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
         if found is None or len(found) < 3:  # of a version without keys
             return None

@@ -41,7 +41,7 @@ def users() -> ResponseReturnValue:
     everyone = services.accounts.users()
     keys = services.accounts.all_keys()
     teams = services.accounts.teams()
-    spent = _spent_this_month(by="user")
+    spent = _spent_this_month()
     own = OwnersAmounts()
     found = [
         each
@@ -95,7 +95,7 @@ def user() -> ResponseReturnValue:
             (
                 each,
                 state_of(each),
-                not denied.isdisjoint(_stops_of(each.public_id)),
+                not denied.isdisjoint({(KEY_SWITCH, each.public_id), (SURGE, each.public_id)}),
                 people_of(People.from_row(each.people)),
             )
             for each in keys
@@ -124,7 +124,7 @@ def team() -> ResponseReturnValue:
     everyone = services.accounts.users()
     members = [each for each in everyone if each.team_name == name]
     keys = services.accounts.all_keys()
-    spent = _spent_this_month(by="user", team=name)
+    spent = _spent_this_month(team=name)
     members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
     page, own = page_of(members), OwnersAmounts()
     limits = _limits("team", found, amounts.identity_of("team", name), plan=None)
@@ -148,8 +148,7 @@ def team() -> ResponseReturnValue:
 
 
 def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None) -> dict[str, Any]:
-    """Return what limits have counted of a user or team, the latest denials, and the amounts: what
-    their pages share."""
+    """Return what the pages of a user and a team share."""
     states: list[State] = []
     denials: list[Any] = []
     ahead: list[Any] = []
@@ -201,12 +200,7 @@ def _records(
         }
 
 
-def _spent_this_month(*, by: str, team: str | None = None) -> dict[str | None, int]:
-    """Micro-dollars by subject."""
-    found = current_services().reports.spending(by=by, since=month_start(), team=team)
+def _spent_this_month(team: str | None = None) -> dict[str | None, int]:
+    """Micro-dollars by user."""
+    found = current_services().reports.spending(by="user", since=month_start(), team=team)
     return {each.subject: each.cost_micro_usd for each in found}
-
-
-def _stops_of(public_id: str) -> set[tuple[str, str]]:
-    """Return the limits that stop a key until it is unblocked, with its identity."""
-    return {(KEY_SWITCH, public_id), (SURGE, public_id)}

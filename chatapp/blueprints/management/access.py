@@ -11,8 +11,7 @@ from flask import Blueprint, Response, g, json, request, send_file
 from werkzeug.exceptions import HTTPException
 
 from chatapp.operators.errors import REPORTED, operator_error
-from chatapp.operators.rights import Operator
-from chatapp.operators.sign_in import operator_with
+from chatapp.operators.rights import operator_with
 from chatapp.web.errors import ApiError, ErrorAnswer, report_of
 from ratelimit_ext import OperatorError, client_ip
 
@@ -74,11 +73,6 @@ def authenticate() -> None:
     g.operator = operator
 
 
-def current_operator() -> Operator:
-    operator: Operator = g.operator
-    return operator
-
-
 @bp.after_request
 def forbid_caching(response: Response) -> Response:
     response.headers.setdefault("Cache-Control", "no-store")
@@ -110,8 +104,7 @@ def unrouted(error: HTTPException) -> ErrorAnswer | None:
 
 
 def report(error: Exception) -> ErrorAnswer:
-    """Return what a command would print. What the operator did not cause is a 503, and in the
-    log."""
+    """Return what a command would print; a 503, and in the log, if no operator caused it."""
     found = operator_error(error)
     if found is None:
         raise error

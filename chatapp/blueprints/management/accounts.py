@@ -200,15 +200,11 @@ def import_users(call: Call) -> dict[str, object]:
     for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
         call.operator.check(scope)
     done = user_file.import_users(
-        lines,
-        name="csv",
-        dry_run=body.dry_run,
-        with_keys=body.keys,
-        **call.why,
+        lines, name="csv", dry_run=body.dry_run, with_keys=body.keys, **call.why
     )
     if done.mistakes:
         raise FieldError("csv", f"{done.sentence} {'; '.join(done.mistakes)}.", code="invalid_csv")
-    return {**done.as_json(), "done": done.sentence}
+    return {**done.facts, "done": done.sentence}
 
 
 # -- keys --------------------------------------------------------------------------------------

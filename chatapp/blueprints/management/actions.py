@@ -14,15 +14,16 @@ from hashlib import sha256
 from itertools import chain, dropwhile, islice
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
-from flask import Response, json, request
+from flask import Response, g, json, request
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chatapp import validation
-from chatapp.blueprints.management.access import FieldError, bp, current_operator, sentence_of
+from chatapp.blueprints.management.access import FieldError, bp, sentence_of
 from chatapp.operators import spreadsheet
-from chatapp.operators.rights import Operator, Scope
+from chatapp.operators.rights import Operator
 from chatapp.services import current_services
+from chatapp.settings import Scope
 from chatapp.web.errors import ApiError
 from chatapp.web.requests.json_body import read_object
 from ratelimit_ext import OperatorError, client_ip
@@ -140,7 +141,7 @@ def action(
 
 
 def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
-    operator = current_operator()
+    operator: Operator = g.operator
     operator.check(row.scope, of_team=row.of_team)
     try:
         query = checked(row.query, request.args.to_dict())

@@ -7,8 +7,8 @@ from pydantic import Field
 from chatapp.blueprints.management.accounts import End, KeyName, Rotation, Team
 from chatapp.blueprints.management.actions import Call, Change, action, of_field
 from chatapp.operators import admin_keys
-from chatapp.operators.rights import Scope
 from chatapp.services import current_services
+from chatapp.settings import Scope
 
 
 class NewAdminKey(Change):

@@ -27,15 +27,6 @@ def usage_fields(usage: Usage | None) -> dict[str, int] | None:
     return {name: getattr(usage, name) for name in USAGE} if usage else None
 
 
-def answer_fields(reply: Completion, cost_usd: float) -> dict[str, object]:
-    return {
-        "reply": reply.text,
-        "model": reply.model,
-        "usage": usage_fields(reply.usage),
-        "cost_usd": cost_usd,
-    }
-
-
 class ChatFormat:
     """Answers with the cost of their call, which has ended before they are written."""
 
@@ -43,7 +34,12 @@ class ChatFormat:
         self._call = call
 
     def answer_body(self, reply: Completion) -> dict[str, object]:
-        return answer_fields(reply, self._call.record.cost_usd)
+        return {
+            "reply": reply.text,
+            "model": reply.model,
+            "usage": usage_fields(reply.usage),
+            "cost_usd": self._call.record.cost_usd,
+        }
 
     def events(
         self, parts: Iterable[Part], progress: Progress, fields: Mapping[str, object]

@@ -153,11 +153,8 @@ def _has_error(raw: bytes) -> bool:
 
 def unknown_address(error: HTTPException) -> ErrorAnswer | None:
     """Return the answer to an SDK's request that reaches no endpoint, with the known addresses;
-    None if it is in no provider's protocol.
-
-    The SDK's method has no endpoint here, or its base_url is wrong. Header and address show which
-    provider's SDK it is.
-    """
+    None if it is in no provider's protocol: header and address show which one. The SDK's method
+    has no endpoint here, or its base_url is wrong."""
     parts = request.path.strip("/").split("/")
     versions = next((n for n, part in enumerate(parts) if part != VERSION), len(parts))
     wire_format = _format_of(parts[versions:], versions=versions)

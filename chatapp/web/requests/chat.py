@@ -16,8 +16,8 @@ from chatapp import validation
 from chatapp.upstreams import File, Message, Turn
 from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
 from chatapp.web.authentication import act_for_named
+from chatapp.web.current_request import ModelRequest
 from chatapp.web.errors import ApiError
-from chatapp.web.model_request import ModelRequest
 from chatapp.web.requests import json_body
 from chatapp.web.requests.files import TOO_LARGE, Files, checked_count, files_of
 

@@ -24,10 +24,9 @@ from chatapp.upstreams.openai_responses import ID, MCP, is_looked_up, is_referen
 from chatapp.upstreams.router import ModelUnavailableError, UnknownModelError
 from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
-from chatapp.web.current_request import current_request
+from chatapp.web.current_request import ModelRequest, current_request
 from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
-from chatapp.web.model_request import ModelRequest
 from chatapp.web.requests import json_body
 from chatapp.web.requests.chat import ModelName
 
@@ -110,17 +109,8 @@ class InputFields(Fields):
     input: Annotated[object, AfterValidator(_bounded_input)] = None
     previous_response_id: Annotated[str, Field(max_length=ID_MAX)] | None = None
 
-    @property
-    def referenced_items(self) -> tuple[str, ...]:
-        """The ids of items of stored responses that the request names."""
-        return self._ids(is_reference)
-
-    @property
-    def completed_items(self) -> tuple[str, ...]:
-        """The ids of items that the provider may complete from stored responses."""
-        return self._ids(is_looked_up)
-
-    def _ids(self, has: Callable[[dict[str, object]], bool]) -> tuple[str, ...]:
+    def ids(self, has: Callable[[dict[str, object]], bool]) -> tuple[str, ...]:
+        """Return the ids of items of the input that have that."""
         items = self.input if isinstance(self.input, list) else ()
         found = (item.get("id") for item in items if isinstance(item, dict) and has(item))
         return tuple(id_ for id_ in found if isinstance(id_, str) and id_)
@@ -236,9 +226,10 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
     unless the caller made each of them there."""
     if not isinstance(fields, InputFields):
         return []
-    previous, items = fields.previous_response_id, fields.referenced_items
+    previous, items = fields.previous_response_id, fields.ids(is_reference)
+    completed = fields.ids(is_looked_up)  # from stored responses, by the provider
     wanted = {*items, *([] if previous is None else [previous])}
-    if not wanted and not fields.completed_items:
+    if not wanted and not completed:
         return []
     found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.upstream}
     if previous is not None and previous not in found:
@@ -248,8 +239,8 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
             f"Previous response with id {previous[:SHOWN_CHARACTERS]!r} not found.",
             param="previous_response_id",
         )
-    others = _answers_of_others(fields.completed_items, model.upstream)
-    for id_ in (*items, *fields.completed_items):
+    others = _answers_of_others(completed, model.upstream)
+    for id_ in (*items, *completed):
         if id_ in others or (id_ in wanted and id_ not in found):
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
             raise ApiError(404, "item_not_found", message, param="input")

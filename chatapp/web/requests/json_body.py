@@ -182,8 +182,7 @@ def read_object(request: Request, *, example: str) -> dict[str, object]:
 
 
 def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_MOST) -> Document:
-    """Return the same, with the bytes that it was read from. ``most_tokens`` bounds its strings,
-    brackets and commas together."""
+    """Return the same, with its bytes; ``most_tokens`` of strings, brackets and commas."""
     if not request.is_json:
         found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise ApiError(

@@ -9,9 +9,7 @@ from sqlalchemy import text
 
 from chatapp.accounts.store import (
     Accounts,
-    ExistingTeamError,
-    OtherPlanError,
-    OtherTeamError,
+    RefusedChangeError,
     UnknownKeyError,
     UnknownTeamError,
     UnknownUserError,
@@ -62,8 +60,9 @@ def test_a_second_key_keeps_the_plan(accounts: Accounts) -> None:
     """A key with another plan than its user's is not created."""
     for plan in ("pro", None, "pro"):
         accounts.create_key("alice", plan=plan, default_plan="starter")
-    with pytest.raises(OtherPlanError, match="'alice' has the plan 'pro'"):
+    with pytest.raises(RefusedChangeError, match="alice has the plan pro") as refused:
         accounts.create_key("alice", plan="team", default_plan="starter")
+    assert refused.value.code == "other_plan"
     assert [user.plan for user in accounts.users()] == ["pro"]
     accounts.create_key("bob", plan=None, default_plan="starter")
     assert [(user.name, user.plan) for user in accounts.users()] == [
@@ -88,9 +87,9 @@ def test_a_revoked_key_stays_revoked(accounts: Accounts) -> None:
 def test_a_plan_is_set_for_an_existing_user(accounts: Accounts) -> None:
     """A misspelt name does not create a user."""
     accounts.create_key("alice", plan=None, default_plan="starter")
-    accounts.set_plan("alice", "pro")
+    accounts.change("user", "alice", plan="pro")
     with pytest.raises(UnknownUserError):
-        accounts.set_plan("Alice", "pro")
+        accounts.change("user", "Alice", plan="pro")
     assert [(user.name, user.plan) for user in accounts.users()] == [("alice", "pro")]
 
 
@@ -156,8 +155,9 @@ def test_an_amount_is_set_and_cleared(accounts: Accounts) -> None:
     assert team.limits == {"team-at-once": "5 in flight"}
     accounts.set_amount("team", "research", "team-at-once", None)
     assert accounts.team("research").limits is None  # type: ignore[union-attr]
-    with pytest.raises(ExistingTeamError):
+    with pytest.raises(RefusedChangeError) as refused:
         accounts.create_team("research")
+    assert refused.value.code == "existing_team"
 
 
 UNKNOWN = {
@@ -166,9 +166,8 @@ UNKNOWN = {
     "team": (lambda a: a.set_amount("team", "zoe", "plan", "1/day"), UnknownTeamError),
     "member": (lambda a: a.set_team("zoe", None), UnknownUserError),
     "membership": (lambda a: a.set_team("zoe", "sales"), UnknownTeamError),
-    "models": (lambda a: a.set_models("0" * 16, ["gpt-5*"]), UnknownKeyError),
-    "files": (lambda a: a.set_files("0" * 16, allowed=True), UnknownKeyError),
-    "class": (lambda a: a.set_class("0" * 16, "batch"), UnknownKeyError),
+    "files": (lambda a: a.change("key", "0" * 16, files=True), UnknownKeyError),
+    "limits": (lambda a: a.change("team", "zoe", limits=None), UnknownTeamError),
 }
 
 
@@ -186,8 +185,9 @@ def test_a_new_key_moves_no_user(accounts: Accounts) -> None:
     """A key with another team than its user's is not created; nor one of an unknown team."""
     accounts.create_team("research")
     accounts.create_key("alice", plan=None, default_plan="starter")
-    with pytest.raises(OtherTeamError):
+    with pytest.raises(RefusedChangeError) as refused:
         accounts.create_key("alice", plan=None, default_plan="starter", team="research")
+    assert refused.value.code == "other_team"
     with pytest.raises(UnknownTeamError):
         accounts.create_key("bob", plan=None, default_plan="starter", team="sales")
     accounts.set_team("alice", "research")

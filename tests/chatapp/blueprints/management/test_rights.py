@@ -22,8 +22,8 @@ from chatapp.blueprints.management.routes import ACTIONS
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators import users
-from chatapp.operators.rights import SCOPES
 from chatapp.services import services_of
+from chatapp.settings import SCOPES
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.test_actions import address, changes, key_of, state
