@@ -422,14 +422,10 @@ def _upstream(
         protocol(table.protocol),
         UpstreamSettings(
             name=name,
+            table=table,
             patterns=file.patterns(name, models.names_of(name)),
             keys=keys,
             timeouts=_timeouts(name, chosen, file),
-            base_url=table.base_url,
-            key_header=table.key_header,
-            headers=table.headers,
-            query=table.query,
-            refused=tuple(table.refuse),
             trace_headers=traces.headers if traces else None,
         ),
     )

@@ -128,7 +128,9 @@ class Retry:
             wait_s = PAUSE_S * random.uniform(0.25, 0.5)  # noqa: S311 - no secret
         while wait_s is not None:
             if wait_s > patience_s:
-                raise _with_wait(error, wait_s)
+                if error.kind in REFUSED_FOR_LOAD:
+                    error.retry_after_s = max(wait_s, error.retry_after_s or 0.0)
+                raise error
             if self.sleep(wait_s):
                 raise error
             patience_s -= wait_s
@@ -148,10 +150,3 @@ class Retry:
 
 def _names_wait(error: UpstreamError) -> bool:
     return error.kind in REFUSED_FOR_LOAD and error.retry_after_s is not None
-
-
-def _with_wait(error: UpstreamError, wait_s: float) -> UpstreamError:
-    """Return the error with at least this wait, if the provider refused the call for its load."""
-    if error.kind in REFUSED_FOR_LOAD:
-        error.retry_after_s = max(wait_s, error.retry_after_s or 0.0)
-    return error

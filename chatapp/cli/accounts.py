@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import reduce, wraps
+from functools import wraps
 from typing import Any, Final, TextIO
 
 import click
@@ -45,6 +45,20 @@ MODEL_HELP: Final = 'Allow only this model, or these, as in "gpt-5*"; may be rep
 def acts_for_users(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options of a key that acts for users; the command gets them as ``people``."""
 
+    @click.option(
+        "--user-header",
+        "headers",
+        type=arguments.HEADER,
+        multiple=True,
+        help="The header that names the user; may be repeated. Default: Open WebUI's.",
+    )
+    @click.option("--user-in-body", is_flag=True, help="The body's user names the user.")
+    @click.option("--plan-of-new", help="The plan of new users; default: that of the key.")
+    @click.option(
+        "--most-new",
+        type=click.IntRange(1, 100_000),
+        help=f"How many new users the key may bring in an hour; default {MOST_NEW}.",
+    )
     @wraps(command)
     def with_people(
         *args: Any,
@@ -59,23 +73,7 @@ def acts_for_users(command: Callable[..., None]) -> Callable[..., None]:
         named_by = () if user_in_body else headers or HEADERS
         command(*args, people=People(named_by, plan_of_new, most_new or MOST_NEW), **others)
 
-    options = (
-        click.option(
-            "--user-header",
-            "headers",
-            type=arguments.HEADER,
-            multiple=True,
-            help="The header that names the user; may be repeated. Default: Open WebUI's.",
-        ),
-        click.option("--user-in-body", is_flag=True, help="The body's user names the user."),
-        click.option("--plan-of-new", help="The plan of new users; default: that of the key."),
-        click.option(
-            "--most-new",
-            type=click.IntRange(1, 100_000),
-            help=f"How many new users the key may bring in an hour; default {MOST_NEW}.",
-        ),
-    )
-    return reduce(lambda added, option: option(added), reversed(options), with_people)
+    return with_people
 
 
 keys = AppGroup("keys", help="Create, list, change and revoke API keys.")

@@ -50,14 +50,8 @@ CALLS: Final = Table(
     Index("ix_calls_user_started_at", "user", "started_at"),
     Index("ix_calls_started_at", "started_at"),
 )
-USAGE: Final = (
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "cache_write_1h_tokens",
-)
+#: The columns that a Usage has as they are.
+USAGE: Final = tuple(name for name in Usage.__slots__ if name.endswith("_tokens"))
 WEB_SEARCH: Final = "web_search"
 #: The columns that a Call has as they are.
 OF_CALL: Final = tuple(column.name for column in CALLS.c if column.name in Call.__slots__)

@@ -11,13 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
+from chatapp.catalogue.providers_file import UpstreamTable
 from chatapp.catalogue.usage import Usage
 from chatapp.per_process import PerProcess
 from chatapp.upstreams import (
@@ -121,23 +122,17 @@ class UpstreamProtocol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSettings:
-    """What is configured of an upstream.
+    """What is configured of an upstream, with its ``table`` of the providers file.
 
     ``patterns`` match the names of its models. Without ``base_url`` it is the provider's own
-    service, and the SDK's variables of the environment apply; else only what is here. ``headers``
-    and ``query`` are sent with each request, the key in ``key_header`` (default: the SDK's).
-    ``refused`` are fields of a body that would change the price unseen.
+    service, and the SDK's variables of the environment apply; else only what is in the table.
     """
 
     name: str
+    table: UpstreamTable
     patterns: tuple[str, ...]
     keys: Keys
     timeouts: Timeouts
-    base_url: str | None = None
-    key_header: str | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str] = field(default_factory=dict)
-    refused: tuple[str, ...] = ()
     #: Headers of the current trace; None without traces.
     trace_headers: Callable[[], Mapping[str, str]] | None = None
 
@@ -218,8 +213,8 @@ class Connection:
 
         with httpx2.Client(transport=httpx2.MockTransport(keep)) as nowhere:
             client = self._client.with_options(http_client=nowhere)
-            if self._settings.base_url is not None:
-                _forget_environment(client, self._settings.headers)
+            if self._settings.table.base_url is not None:
+                _forget_environment(client, self._settings.table.headers)
             options = {"timeout": timeout}
             client.post(path, cast_to=httpx2.Response, content=b"", options=options)
         made[0].headers.pop("content-length", None)
@@ -227,7 +222,7 @@ class Connection:
 
     def _with_key(self, headers: httpx2.Headers, secret: str | None) -> httpx2.Headers:
         """Return the headers of a sample with this key, or without any."""
-        headers, own = headers.copy(), self._settings.key_header
+        headers, own = headers.copy(), self._settings.table.key_header
         for name, value in list(headers.items()):
             if NO_KEY in value:
                 del headers[name]
@@ -278,10 +273,11 @@ class SDKUpstream:
     def extras(self, request: RawRequest) -> Extras:
         """Return what changes the price of the request, whatever JSON is in it."""
         api = self._protocol.api(request.path)
-        found, refused, fields = api.extras(request.fields), self._settings.refused, request.fields
+        found, refused = api.extras(request.fields), self._settings.table.refuse
         if not refused:
             return found
-        own = {name: "has no price here" for name in refused if fields.get(name) is not None}
+        sent = [name for name in refused if request.fields.get(name) is not None]
+        own = dict.fromkeys(sent, "has no price here")
         return replace(found, refused={**found.refused, **own})
 
     def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
@@ -376,9 +372,9 @@ class SDKUpstream:
         # No retries: a call that timed out may have been billed, and no limit would count the next.
         client = getattr(sdk, protocol.client_class)(
             api_key=NO_KEY,
-            base_url=settings.base_url,
-            default_headers=settings.headers,
-            default_query=settings.query,
+            base_url=settings.table.base_url,
+            default_headers=settings.table.headers,
+            default_query=settings.table.query,
             timeout=timeout,
             max_retries=0,
             http_client=http_client,

@@ -46,8 +46,13 @@ def replace_services(app: Flask, **changed: object) -> None:
 def upstream(name: str) -> SDKUpstream:
     """An upstream of the file that chatapp has if no other is configured."""
     table = providers_file.read(PROVIDERS_FILE, toml_line).upstreams[name]
-    keys, patterns = Keys(name, table.keys), tuple(table.patterns)
-    made = UpstreamSettings(name=name, patterns=patterns, keys=keys, timeouts=Timeouts())
+    made = UpstreamSettings(
+        name=name,
+        table=table,
+        patterns=tuple(table.patterns),
+        keys=Keys(name, table.keys),
+        timeouts=Timeouts(),
+    )
     return SDKUpstream(protocol(table.protocol), made)
 
 
