@@ -178,9 +178,6 @@ class UnknownOwnerError(LookupError, ValueError):
 
     owner: ClassVar[Owner]
 
-    def __str__(self) -> str:
-        return f"There is no {self.owner} {self.name!r}."
-
     @property
     def name(self) -> str:
         return str(self.args[0])

@@ -15,7 +15,7 @@ from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import ApiKey, Owner, UnknownKeyError
 from chatapp.cli import arguments, output
 from chatapp.cli.arguments import with_overlap
-from chatapp.operators import amounts as own_amounts
+from chatapp.operators import amounts as known_amounts
 from chatapp.operators import keys as known_keys
 from chatapp.operators import user_file
 from chatapp.operators import users as known_users
@@ -98,8 +98,8 @@ def add_amounts(group: AppGroup, owner: Owner) -> None:
         The account keeps it. For some time alone, use `flask ratelimit override set`, which
         comes before it.
         """
-        name = own_amounts.named(owner, named[owner])
-        done = own_amounts.set_amount(owner, name, limit, amount, until=None, reason=reason, by=by)
+        name, why = known_amounts.named(owner, named[owner]), {"reason": reason, "by": by}
+        done = known_amounts.set_amount(owner, name, limit, amount, until=None, **why)
         facts = {owner: name, "limit": limit, "amount": amount}
         output.echo_done(done, as_json=as_json, **facts)
 
@@ -112,8 +112,8 @@ def add_amounts(group: AppGroup, owner: Owner) -> None:
 
         An optional limit no longer applies then.
         """
-        name = own_amounts.named(owner, named[owner])
-        done = own_amounts.clear_amount(owner, name, limit, reason=reason, by=by)
+        name = known_amounts.named(owner, named[owner])
+        done = known_amounts.clear_amount(owner, name, limit, reason=reason, by=by)
         output.echo_done(done, as_json=as_json, **{owner: name}, limit=limit)
 
 

@@ -7,9 +7,8 @@ from typing import Final
 
 from chatapp.cli.accounts import keys, plans, teams, users
 from chatapp.cli.admin_keys import admin_keys
-from chatapp.cli.alerts import alerts
 from chatapp.cli.blocks import block, unblock
-from chatapp.cli.ledger import give_credit, ledger, spend, usage
+from chatapp.cli.ledger import alerts, give_credit, ledger, spend, usage
 from chatapp.cli.maintenance import db, providers
 from chatapp.database.migration import COMMAND
 from chatapp.operators.amounts import COUNTED

@@ -1,4 +1,5 @@
-"""`chat ledger` and `chat usage`: what was used and spent, and whether the figures are right."""
+"""`chat ledger`, `usage`, `spend`, `credit` and `alerts`: what was used and spent, the alerts about
+it, and whether the figures are right."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from flask import json
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts.store import Owner
+from chatapp.alerts import table
 from chatapp.cli import arguments, output
 from chatapp.ledger.reports import MICRO, TAG, month_start
 from chatapp.ledger.retention import LEAST_DAYS
@@ -40,7 +42,10 @@ by_subject = click.option(
     default="user",
     help="user (default), key, team, model or tag:NAME.",
 )
+ALERT_HEADS: Final = ("AT", "IDENTITY", "BUDGET", "THRESHOLD", "SPENT", "OF", "RESETS AT")
+
 ledger = AppGroup("ledger", help="Report and check usage and spending.")
+alerts = AppGroup("alerts", help="List spending alerts, and test their webhook.")
 
 
 class Period(NamedTuple):
@@ -346,6 +351,39 @@ def restore(user: str | None, *, apply: bool, as_json: bool, **why: str) -> None
         click.echo(f"{limits} {end}")
 
 
+@alerts.command("list")
+@click.option("--since", type=arguments.DAY, help="From this day on, by UTC.")
+@with_json
+def list_alerts(since: datetime | None, *, as_json: bool) -> None:
+    """List the alerts that were raised, the newest first, in dollars.
+
+    One without a budget is about unusual usage; OF is a usual day then.
+    """
+    found = table.alerts(current_services().database, since=since)
+    rows = [
+        (
+            _time(row["at"]),
+            printable(row["identity"]),
+            row["name"],
+            row["threshold"] or None,
+            row["spent"] / MICRO,
+            row["amount"] / MICRO,
+            row["resets_at"] and _time(row["resets_at"]),
+        )
+        for row in found
+    ]
+    output.echo_rows(rows, ALERT_HEADS, as_json=as_json, empty="There are no alerts.")
+
+
+@alerts.command()
+@with_json
+def test(*, as_json: bool) -> None:
+    """Send a test to the webhook, once, and show its answer."""
+    facts = reports.test_webhook()
+    done = f"{facts['host']} accepted it with {facts['status']}."
+    output.echo_done(done, as_json=as_json, **facts)
+
+
 def _dollars(micro_usd: int) -> str:
     return f"{micro_usd // 1_000_000}.{micro_usd % 1_000_000:06d} USD"
 
@@ -354,3 +392,7 @@ def _report_nothing(what: str, identity: str | None, period: Period) -> None:
     """On standard error: standard output stays empty for scripts."""
     whose = "" if identity is None else f" of {identity}"
     click.echo(f"There are no {what}{whose}{period}.", err=True)
+
+
+def _time(at: Any) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

@@ -14,10 +14,10 @@ from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import UNKNOWN_HISTORY_TOKENS
 from chatapp.estimates.tokens import input_tokens
 from chatapp.ledger.stored_answers import StoredAnswers
+from chatapp.services import Services
 from chatapp.upstreams import AnswerStream, Part, RawAnswer, UpstreamError
 from chatapp.upstreams.event_stream import MIMETYPE
 from chatapp.upstreams.offline import Offline
-from chatapp.upstreams.router import Router
 from chatapp.web.current_call import CHEAPER_HEADER, begin_call
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat
@@ -103,14 +103,12 @@ class StreamBody:
         write: Write,
         answer_format: AnswerFormat,
         call: UpstreamCall,
-        router: Router,
-        stored_answers: StoredAnswers,
+        services: Services,
     ) -> None:
         self._stream = stream
         self._format = answer_format
         self._call = call
-        self._router = router
-        self._stored_answers = stored_answers
+        self._services = services
         self._ids: tuple[str, ...] = ()
         self._client_left = False
         self._upstream_is_done = False
@@ -179,13 +177,13 @@ class StreamBody:
         """Yield the parts for the client, and none once it has left; they end early if the rest is
         not worth its price."""
         known, call, progress = None, self._call, self._stream.progress
-        with self._router.call(call.model, unless=lambda: self._client_left):
+        with self._services.router.call(call.model, unless=lambda: self._client_left):
             for part in self._stream:
                 call.note_progress(progress)
                 if progress.ids is not self._ids:
                     # Before the client gets the event with them.
                     self._ids = progress.ids
-                    _note(self._ids, progress.usage, call, self._stored_answers)
+                    _note(self._ids, progress.usage, call, self._services.stored_answers)
                 if call.is_overspent:
                     raise UpstreamError("overspent", status=200)
                 if not self._client_left:
@@ -212,8 +210,7 @@ def _note(
 def _stream_response(
     stream: AnswerStream, write: Write, answer_format: AnswerFormat, call: UpstreamCall
 ) -> Response:
-    services = current_request().services
-    body = StreamBody(stream, write, answer_format, call, services.router, services.stored_answers)
+    body = StreamBody(stream, write, answer_format, call, current_request().services)
     response = Response(
         body,
         content_type=f"{MIMETYPE}; charset=utf-8",

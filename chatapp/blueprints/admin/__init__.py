@@ -6,16 +6,7 @@ of `flask ratelimit log`, and to the server's.
 
 from __future__ import annotations
 
-from chatapp.blueprints.admin import (
-    changes,
-    denials,
-    formats,
-    limits,
-    live,
-    shadow,
-    spending,
-    users,
-)
+from chatapp.blueprints.admin import changes, denials, formats, limits, live, spending, users
 from chatapp.blueprints.admin.access import bp
 
-__all__ = ["bp", "changes", "denials", "formats", "limits", "live", "shadow", "spending", "users"]
+__all__ = ["bp", "changes", "denials", "formats", "limits", "live", "spending", "users"]

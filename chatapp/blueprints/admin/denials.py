@@ -1,20 +1,23 @@
-"""Who was denied lately and why, in the words of `flask ratelimit why`."""
+"""Who was denied lately and why, and what limits in shadow and candidates would have denied, in the
+words of `flask ratelimit why` and `shadow report`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
+from itertools import groupby
 from typing import Any, Final
 
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import bp, query, reported
+from chatapp.blueprints.admin.chart import dollars
 from chatapp.blueprints.admin.formats import choice, page_of, shown
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
-from ratelimit_ext.operators import explained, iso_time
+from ratelimit_ext.operators import advice_text, explained, iso_time
 
 #: The time that is shown, in seconds and in words.
 SPANS: Final = {
@@ -26,6 +29,9 @@ SPANS: Final = {
 #: How many identities and limits the summary has, and how many limits the filter.
 TOP: Final = 5
 MOST_LIMITS: Final = 100
+#: How many shadows their view has, and how many identities each.
+MOST_SHADOWS: Final = 50
+WORST: Final = 5
 
 
 @bp.get("/denials")
@@ -84,3 +90,32 @@ def _counted(named: Iterable[tuple[str, Any]]) -> list[tuple[str, int]]:
     for name, record in named:
         counts[name] += record.count
     return counts.most_common()
+
+
+@bp.get("/shadow")
+def shadow() -> ResponseReturnValue:
+    found: list[dict[str, Any]] = []
+    with reported() as problems:
+        check_remembered()
+        found = shared_operators().shadow_report()
+    groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
+    shadows = [(shadow, list(results)) for shadow, results in groups]
+    return shown(
+        "admin/shadow.html",
+        {"shadow": found},
+        shadows=shadows[:MOST_SHADOWS],
+        count=len(shadows),
+        worst=WORST,
+        advice=_advice,
+        amount=_amount,
+        problem="".join(problems),
+    )
+
+
+def _advice(result: dict[str, Any]) -> str:
+    text = advice_text(result).replace("`", "")
+    return text[0].upper() + text[1:]
+
+
+def _amount(units: int, unit: str) -> str:
+    return dollars(units) if unit == "usd" else f"{units:,}"

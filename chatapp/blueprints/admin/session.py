@@ -120,7 +120,5 @@ class Sessions:
             return None
 
 
-@cache
-def sessions_with(token: str) -> Sessions:
-    """Return the sessions of that token, whose key is made once in a process."""
-    return Sessions(token)
+#: The sessions of a token, whose key is made once in a process.
+sessions_with: Final = cache(Sessions)

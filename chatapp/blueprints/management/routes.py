@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from chatapp.blueprints.management import accounts, admin_keys, ledger, limits
+from chatapp.blueprints.management import accounts, ledger, limits
 from chatapp.blueprints.management.access import bp, unrouted
 from chatapp.blueprints.management.actions import ACTIONS, Action
 
-__all__ = ["ACTIONS", "Action", "accounts", "admin_keys", "bp", "ledger", "limits", "unrouted"]
+__all__ = ["ACTIONS", "Action", "accounts", "bp", "ledger", "limits", "unrouted"]

@@ -32,7 +32,7 @@ from chatapp.ledger import table
 from chatapp.ledger.call import new_call_id
 from chatapp.ledger.forecast import Forecast
 from chatapp.ledger.reports import DayTotal
-from chatapp.operators.callers import shared_operators, upstreams
+from chatapp.operators.callers import shared_operators, slugs_by_upstream
 from chatapp.services import services_of
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.conftest import AppMaker
@@ -760,7 +760,7 @@ def test_what_limits_hold_is_shown(
     headers = {"Authorization": f"Bearer {key.text}"}
     assert client.post("/chat", json=body, headers=headers).status_code == 200
     with app.app_context():
-        upstream = next(each for each in upstreams() if each.startswith("openai/"))
+        upstream = next(each for each in slugs_by_upstream() if each.startswith("openai/"))
         services_of(app).limiter.operators.block("provider", upstream, for_s=60)
     log_in(client)
     page = client.get("/admin/limits").text
