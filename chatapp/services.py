@@ -29,8 +29,7 @@ EXTENSION_KEY: Final = "chatapp"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
-    """The services. ``ledger`` writes calls, ``reports`` reads them; ``policy`` is None without a
-    policy file, ``alerts`` if they are switched off."""
+    """``policy`` is None without a policy file, ``alerts`` if they are switched off."""
 
     settings: Settings
     #: How long a call reserves without a sign of life: an older one has lost its worker.

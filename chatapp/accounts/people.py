@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from base64 import b64decode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import unquote
 
 from chatapp.accounts import ADDRESS, TEAM, USER
@@ -28,12 +28,6 @@ _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: have no @ and no space, which tells them from an email or a name with that word.
 _NO_NAME: Final = re.compile(r"[\[{\"]|([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-][^@ ]*$", re.IGNORECASE)
 _IDENTITIES: Final = (USER, ADDRESS, TEAM)
-
-
-class Headers(Protocol):
-    """The headers of a request, by any spelling of their names."""
-
-    def get(self, key: str, /) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +49,9 @@ class People:
     def as_row(self) -> dict[str, object]:
         return {**asdict(self), "headers": list(self.headers)}
 
-    def named_by(self, headers: Headers) -> str | None:
+    def named_by(self, header: Callable[[str], str | None]) -> str | None:
         """Return the person that the headers of a request name; None if they name none."""
-        text = next(filter(None, map(headers.get, self.headers)), "")
+        text = next(filter(None, map(header, self.headers)), "")
         with suppress(UnicodeError):  # servers decode it as Latin-1; Open WebUI escapes the rest
             text = text.encode("latin-1").decode()
         if text.startswith(_BASE64):

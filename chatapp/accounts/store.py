@@ -487,8 +487,7 @@ class Accounts:
             _change(connection, "user", user, team_name=team)
 
     def set_amount(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
-        """Give an owner an amount of their own, or with None the policy's again; False if nothing
-        changed. UnknownOwnerError if there is no such owner."""
+        """Give an owner an amount, or with None the policy's again; False if nothing changed."""
         with self._database.writing() as connection:
             before: dict[str, str] = _of(connection, owner, name).limits or {}
             after = {known: text for known, text in before.items() if known != limit}

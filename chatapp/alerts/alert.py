@@ -54,10 +54,6 @@ class Alert:
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
-    def is_of_key(self) -> bool:
-        return self.type in {"key.capped", "key.exhausted"}
-
-    @property
     def sentence(self) -> str:
         """The alert for a person, in one line."""
         match self.type:

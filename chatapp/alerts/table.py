@@ -43,7 +43,7 @@ def remember(database: Database, alert: Alert) -> bool:
     row = {column.name: getattr(alert, column.name) for column in ALERTS.c}
     row |= {"identity": alert.identity[:300], "name": alert.name and alert.name[:256]}
     is_recent = ALERTS.c.at >= alert.since
-    if alert.is_of_key:
+    if alert.type in {"key.capped", "key.exhausted"}:
         is_recent |= ALERTS.c.resets_at > alert.at
     known = select(ALERTS.c.id).where(
         ALERTS.c.identity == row["identity"],

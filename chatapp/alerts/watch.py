@@ -91,9 +91,6 @@ class Standing:
     raised: int = 0
     forecast_due_at: float = 0.0
 
-    def may_reach(self, percent: int) -> bool:
-        return self.amount > 0 and (self.refuses or self.used * 100 >= percent * self.amount)
-
 
 @dataclass(slots=True)
 class _Today:
@@ -244,7 +241,8 @@ class Watch:
         bar = next((percent for percent in at if percent > budget.raised), None)
         if bar is None or (budget.resets_at is not None and budget.resets_at <= now):
             return
-        if not budget.may_reach(bar):
+        may_reach = budget.refuses or budget.used * 100 >= bar * budget.amount
+        if not may_reach or budget.amount <= 0:
             return
         spent = self._spent(budget)
         if spent * 100 >= bar * budget.amount or budget.refuses:

@@ -41,11 +41,6 @@ class Answer(NamedTuple):
     def has_arrived(self) -> bool:
         return 200 <= self.status < 300
 
-    @property
-    def may_pass(self) -> bool:
-        """Whether to send it again."""
-        return self.status in RETRYABLE or self.status >= 500
-
 
 class UnreachableError(Exception):
     """There was no answer; the message says why, without the URL."""
@@ -126,7 +121,7 @@ class Deliveries:
         except UnreachableError as error:
             return self._failed(str(error))
         self._not_before = time.monotonic() + answer.retry_after_s
-        if answer.may_pass:
+        if answer.status in RETRYABLE or answer.status >= 500:
             return self._failed(f"answered {answer.status}")
         self._is_down = False
         if not answer.has_arrived:

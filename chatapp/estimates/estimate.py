@@ -65,11 +65,6 @@ class Estimate:
         )
         derive(self, "usage", usage)
 
-    @property
-    def least_usage(self) -> Usage:
-        """The least that is billed: the prompt, all of it cached, and no answer."""
-        return Usage(self.least_input_tokens, 0, self.least_input_tokens)
-
 
 class Estimator:
     """Estimates calls, and learns from those that have ended. Safe from any thread."""

@@ -46,8 +46,7 @@ def known_limits(owner: Owner, *, plan: str | None) -> Mapping[str, PolicyLimit]
 def checked(
     owner: Owner, amounts: Iterable[tuple[str, str]], *, plan: str | None
 ) -> dict[str, str]:
-    """Return the amounts by name. OperatorError for a name that the plan does not have, which lists
-    its names, and for an amount in another unit or period."""
+    """Return the amounts by name. OperatorError for an unknown name, or another unit or period."""
     known = known_limits(owner, plan=plan)
     for name, amount in amounts:
         if name not in known:

@@ -225,8 +225,7 @@ class Router:
         return Extras() if upstream is None else upstream.extras(raw_request)
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
-        """Return the upstream's count of the input of a request in its own protocol; None if the
-        upstream does not count, or does not answer in time."""
+        """Return the upstream's count of a request's input; None if it does not, or not in time."""
         counter = self._forwarders.get(model.upstream)
         if counter is None:
             return None

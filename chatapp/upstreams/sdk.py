@@ -158,8 +158,7 @@ class Connection:
         *,
         read_s: float,
     ) -> httpx2.Response:
-        """Send what the SDK would with this key, and return the response, whatever its status, with
-        its body unread. ``key`` is the key's name and secret."""
+        """Send what the SDK would with this key, its name and secret; the answer is not read."""
         import httpx2  # noqa: PLC0415
 
         made = self._samples.get((path, read_s))

@@ -45,8 +45,7 @@ def patterns(value: object) -> tuple[str, ...]:
 
 
 def unknown(patterns: Collection[str], catalogue: Catalogue) -> list[str]:
-    """Return those that match no model of the catalogue, as a misspelt one does. They may be meant:
-    an upstream serves models that are not listed."""
+    """Return those that match no model of the catalogue: misspelt ones, or not listed."""
     if not patterns:
         return []
     known = {*catalogue.slugs}.union(*(names_of_slug(*e) for e in catalogue.upstreams.items()))

@@ -50,7 +50,7 @@ def install(app: Flask, authenticator: Authenticator) -> None:
                 current = current_request()
                 key = current.principal = authenticator.authenticate(_api_key(request))
                 if key.people is not None:
-                    act_for(current, key.people.named_by(request.headers))
+                    act_for(current, key.people.named_by(request.headers.get))
         except KeyRefusedError as error:
             raise _unauthorized(str(error)) from error
         except AccountsUnavailableError as error:

@@ -16,6 +16,7 @@ from chatapp.accounts import ADDRESS, SESSION, TEAM, USER
 from chatapp.accounts.authentication import Principal
 from chatapp.calls.upstream_call import Demand
 from chatapp.catalogue import Model
+from chatapp.catalogue.usage import Usage
 from chatapp.services import Services, services_of
 from chatapp.upstreams import Extras, RawRequest, Turn
 from chatapp.web.tags import session_of
@@ -122,7 +123,7 @@ class CurrentRequest:
             extras=extras,
             caller=self.user,
         )
-        usage, least = estimate.usage, estimate.least_usage
+        usage, prompt = estimate.usage, estimate.least_input_tokens
         thinks = extras.predicts or catalogue.may_hide_output(model, thinks=extras.thinks)
         is_long = catalogue.is_long(model, estimate.input_tokens)
         most = estimate.output_tokens if longest is None else longest
@@ -130,7 +131,7 @@ class CurrentRequest:
             model=model,
             estimate=estimate,
             cost_micro_usd=catalogue.price(model.slug, usage),
-            least_micro_usd=catalogue.price(model.slug, least),
+            least_micro_usd=catalogue.price(model.slug, Usage(prompt, 0, prompt)),  # all cached
             bound=longest and longest // estimate.choices,
             may_hide_output=thinks,
             # What the provider counts before it answers: in a quota for both directions, the bound.
