@@ -96,7 +96,7 @@ def lower_limit(limit: str) -> Response:
     name, kept = (key.public_id, key.limits) if owner == "key" else (user.name, user.limits)
     amounts.checked(owner, [(limit, amount)], plan=user.plan)
     usual = amounts.known_limits(owner, plan=user.plan)[limit].parsed[0]
-    now = OwnersAmounts().amounts(owner, name, kept).get(limit, usual.text)
+    now = OwnersAmounts().of(owner, name, kept, with_ends=False).get(limit, usual.text)
     asked, most = (usual.with_amount(each).amount for each in (amount, now))
     if asked > most:
         raise ApiError(

@@ -107,7 +107,7 @@ class Retry:
         """Share what an error says about the provider, also one in the middle of a stream."""
         self.limits.report(error.quotas, asked_at=asked_at)
         # A call that is larger than the whole quota says nothing about the provider's load.
-        if _names_wait(error) and not self._is_too_large(error):
+        if _names_wait(error) and not exceeds(self.quota_use, error.quotas):
             self.limits.cool_down(min(error.retry_after_s or 0.0, LONGEST_COOL_DOWN_S))
 
     def _wait(
@@ -116,7 +116,7 @@ class Retry:
         """Wait until another attempt is admitted. Returns the rest of the patience; raises the
         error if there is no further attempt."""
         is_refused_for_key = error.kind in OF_THE_KEY or _names_wait(error)
-        is_too_large = self._is_too_large(error)
+        is_too_large = exceeds(self.quota_use, error.quotas)
         if is_refused_for_key and not is_too_large and self._take_key(other_key):
             self.most_attempts += 1
             return patience_s
@@ -143,9 +143,6 @@ class Retry:
             if self.limits.admit_attempt() is None:
                 return True
         return False
-
-    def _is_too_large(self, error: UpstreamError) -> bool:
-        return exceeds(self.quota_use, error.quotas)
 
 
 def _names_wait(error: UpstreamError) -> bool:

@@ -443,10 +443,6 @@ class UpstreamCall:
                 replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
             )
 
-    def _pause_s(self, now: float) -> float:
-        """Return the pause since the last output, if it is one."""
-        return now - self._heard_at if now - self._heard_at > PAUSE_S else 0.0
-
     def reads_on(self, progress: Progress) -> bool:
         """Return whether the call goes on for its bill although its client has left: then a whole
         answer is expected to cost the client less than what may be billed if it is cut off."""
@@ -470,7 +466,8 @@ class UpstreamCall:
     def _used(self, progress: Progress, *, left: bool) -> CallUsage:
         """Return what a stream may be billed that has ended."""
         now, choices = time.monotonic(), self._demand.estimate.choices
-        silent_s = self._silent_s + (self._pause_s(now) if left else 0.0)
+        pause_s = now - self._heard_at
+        silent_s = self._silent_s + (pause_s if left and pause_s > PAUSE_S else 0.0)
         if choices > 1:  # one may write while others reason
             silent_s = now - self._asked_at
         speed, most, unseen = TOKENS_PER_S, self._longest(), self._unseen_tokens

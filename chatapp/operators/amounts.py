@@ -73,17 +73,13 @@ class OwnersAmounts:
         with contextlib.suppress(OperatorError, StorageUnavailable):
             self._overrides = callers.shared_operators().overrides()
 
-    def of(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
+    def of(
+        self, owner: Owner, name: str, limits: Mapping[str, str] | None, *, with_ends: bool = True
+    ) -> dict[str, str]:
         """Return an owner's amounts by the names of limits, each with its end if it has one."""
-        own = {each.limit: _shown(each) for each in self.current(owner, name)}
-        return {**(limits or {}), **own}
-
-    def amounts(self, owner: Owner, name: str, limits: Mapping[str, str] | None) -> dict[str, str]:
-        """Return the same without ends."""
-        return {
-            **(limits or {}),
-            **{each.limit: each.amount for each in self.current(owner, name)},
-        }
+        own = self.current(owner, name)
+        shown = {each.limit: _shown(each) if with_ends else each.amount for each in own}
+        return {**(limits or {}), **shown}
 
     def current(self, owner: Owner, name: str) -> list[Override]:
         identity = identity_of(owner, name)

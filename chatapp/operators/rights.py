@@ -126,7 +126,8 @@ class Operator:
 def _budgets(team: str) -> dict[tuple[str | None, int], int]:
     """Return the amounts of a team's own, by unit and period."""
     found = current_services().accounts.team(team)
-    own = amounts.OwnersAmounts().amounts("team", team, found.limits if found else None)
+    limits = found.limits if found else None
+    own = amounts.OwnersAmounts().of("team", team, limits, with_ends=False)
     known = amounts.known_limits("team", plan=None)
     parsed = [
         known[name].parsed[0].with_amount(text) for name, text in own.items() if name in known

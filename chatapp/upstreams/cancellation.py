@@ -141,12 +141,6 @@ class Backend:
     def connect_tcp(self, *args: Any, **kwargs: Any) -> Stream:
         return Stream(self._backend.connect_tcp(*args, **kwargs))
 
-    def connect_unix_socket(self, *args: Any, **kwargs: Any) -> Stream:
-        return Stream(self._backend.connect_unix_socket(*args, **kwargs))
-
-    def sleep(self, seconds: float) -> None:
-        self._backend.sleep(seconds)
-
 
 class Stream:
     """A network stream that reports each read to the reading thread's Wait.

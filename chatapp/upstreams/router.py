@@ -165,14 +165,10 @@ class Router:
         except UpstreamError as error:
             if not (unless() or was_hung_up()):
                 _log_failure(model, error)
-                self._note(model, error)
+                keys = self._keys.get(model.upstream)
+                if keys and (refused := keys.note(model.key, model.family, error)):
+                    self._on_refused_key(refused)
             raise
-
-    def _note(self, model: Model, error: UpstreamError) -> None:
-        if (keys := self._keys.get(model.upstream)) is None:
-            return
-        if refused := keys.note(model.key, model.family, error):
-            self._on_refused_key(refused)
 
     # -- models --------------------------------------------------------------------------------
 

@@ -107,12 +107,10 @@ class CurrentRequest:
     @property
     def demand(self) -> Demand:
         """What the call asks of its model: it is estimated and priced once."""
-        if self._demand is None:
-            self._demand = self._asked(self.wanted)
-        return self._demand
-
-    def _asked(self, wanted: ModelRequest) -> Demand:
-        catalogue, extras = self.services.catalogue, wanted.extras
+        if self._demand is not None:
+            return self._demand
+        wanted, catalogue = self.wanted, self.services.catalogue
+        extras = wanted.extras
         model, longest = wanted.turn.model, wanted.most_output_tokens
         estimate = self.services.estimator.estimate(
             model,
@@ -127,7 +125,7 @@ class CurrentRequest:
         thinks = extras.predicts or catalogue.may_hide_output(model, thinks=extras.thinks)
         is_long = catalogue.is_long(model, estimate.input_tokens)
         most = estimate.output_tokens if longest is None else longest
-        return Demand(
+        self._demand = Demand(
             model=model,
             estimate=estimate,
             cost_micro_usd=catalogue.price(model.slug, usage),
@@ -142,6 +140,7 @@ class CurrentRequest:
             is_unbounded=extras.is_unbounded,
             tiers=(*estimate.tiers, LONG) if is_long else estimate.tiers,
         )
+        return self._demand
 
     @property
     def choice(self) -> tuple[ModelRequest | None, str | None]:
