@@ -1,11 +1,4 @@
-"""An estimate of a call: made before it is admitted, compared with the bill when it has ended.
-
-::
-
-    estimate = estimator.estimate(model, body, caller=user)  # before the limits are decided
-    …
-    estimator.observe(model.slug, estimate, usage, user)  # when the provider has reported the usage
-"""
+"""An estimate of a call: made before it is admitted, compared with the bill when it has ended."""
 
 from __future__ import annotations
 

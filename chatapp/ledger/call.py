@@ -1,11 +1,6 @@
 """One call of a provider, and the ledger as the code that makes calls sees it.
 
-A call begins when its provider is called, and is finished exactly once, whatever its outcome::
-
-    call = Call(id=new_call_id(), started_at=datetime.now(UTC), user=caller.user, …)
-    ledger.begin(call)
-    …
-    ledger.finish(replace(call, usage=usage, cost_micro_usd=cost, status="answered"))
+A call begins when its provider is called, and is finished exactly once, whatever its outcome.
 """
 
 from __future__ import annotations
