@@ -193,11 +193,10 @@ def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
     )
     from chatapp.web.formats.errors import unknown_address  # noqa: PLC0415
 
-    health_bp = limiter.exempt(health.blueprint(limiter))
-    for module in (chat, openai_api, openai_stored, anthropic_api, models_api, usage, me, openapi):
+    limiter.exempt(health.bp)
+    providers = (openai_api, openai_stored, anthropic_api, models_api)
+    for module in (chat, *providers, usage, me, openapi, page, health):
         app.register_blueprint(module.bp)
-    for bp in (page.bp, health_bp):
-        app.register_blueprint(bp)
     if not for_operators:
         errors.install(app, unrouted=unknown_address)
         return
