@@ -173,7 +173,10 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     )
     if cli.serves():
         limiter.listen(restoration.watch(app))
-    _trust_proxies(app, chosen.trusted_hops)
+    if hops := chosen.trusted_hops:  # clients can forge other entries of X-Forwarded-For, -Proto
+        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
+            app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0
+        )
     return app
 
 
@@ -454,11 +457,3 @@ def _timeouts(name: str, chosen: settings.Settings, file: ProvidersFile) -> Time
         first_byte_s=min(own.first_byte_s or chosen.provider_first_byte_timeout_s, most_s),
         read_s=own.read_s or most_s,
     )
-
-
-def _trust_proxies(app: Flask, hops: int) -> None:
-    """Trust the last ``hops`` entries of X-Forwarded-For and -Proto; clients can forge others."""
-    if hops > 0:
-        app.wsgi_app = ProxyFix(  # type: ignore[method-assign]
-            app.wsgi_app, x_for=hops, x_proto=hops, x_host=0, x_port=0, x_prefix=0
-        )

@@ -287,10 +287,8 @@ def check(user: str | None, since: datetime | None, *, as_json: bool) -> None:
         click.get_current_context().exit(1 if found.problems else 0)
     for (name, month), micro_usd in sorted(found.spent_micro_usd.items()):
         click.echo(f"{month}  {printable(name)}  {_dollars(micro_usd)}")
-    calls, problems = (
-        reports.counted(found.calls, "call"),
-        reports.counted(len(found.problems), "problem"),
-    )
+    calls = reports.counted(found.calls, "call")
+    problems = reports.counted(len(found.problems), "problem")
     click.echo(
         f"{calls}, {len(found.running)} running, {found.unpriced} from before the prices of "
         f"{current_services().catalogue.as_of} (their costs were not checked); {compared}; "

@@ -19,7 +19,7 @@ import random
 import re
 import sys
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -135,17 +135,14 @@ def text_tokens(texts: Sequence[str], family: Family) -> int:
     if len(whole) <= EXACT_CHARACTERS:
         return count(whole)
     # No tokenizer of bytes makes more tokens than there are bytes.
-    return min(_extrapolated([count(part) for part in _slices(whole)], whole), _size_bytes(whole))
+    return min(_sampled(whole, count), _size_bytes(whole))
 
 
-def _slices(whole: str) -> list[str]:
+def _sampled(whole: str, count: Callable[[str], int]) -> int:
     # One in each of SLICES equal ranges, at a random place: nothing can be hidden between them.
     step = (len(whole) - SLICE_CHARACTERS) / SLICES
     starts = (int((place + _random()) * step) for place in range(SLICES))
-    return [whole[start : start + SLICE_CHARACTERS] for start in starts]
-
-
-def _extrapolated(counts: Sequence[int], whole: str) -> int:
+    counts = [count(whole[start : start + SLICE_CHARACTERS]) for start in starts]
     standard_error = stdev(counts) / math.sqrt(len(counts))
     return math.ceil((fmean(counts) + 2 * standard_error) * len(whole) / SLICE_CHARACTERS)
 

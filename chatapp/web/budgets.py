@@ -23,7 +23,6 @@ from ratelimit_ext import (
     JoinedIdentity,
     Limiter,
     StorageUnavailable,
-    Verdict,
     separated,
 )
 
@@ -105,7 +104,7 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             warn_at=keywords.get(WARN_AT, 0),
             has_forecast=counts_all and limit.anchor is not None and bool(whose(owner)),
             amount=limit.amount,
-            used=_used(verdict),
+            used=limit.amount - verdict.remaining,
             count=partial(_counted, limiter, charge),
             refuses=event.reason == "limit" and not verdict.allowed,
             since=since,
@@ -121,18 +120,13 @@ def _parts(bound: Any, identity: str) -> list[str]:
     return sorted(separated(identity), key=lambda e: not e.startswith((USER, ADDRESS, TEAM)))
 
 
-def _used(verdict: Verdict) -> int:
-    """As `flask ratelimit inspect` shows it: at most the amount."""
-    return verdict.charge.limit.amount - verdict.remaining
-
-
 def _counted(limiter: Limiter, charge: Any) -> int | None:
     """Return what the limit has counted by now; None if the storage is down."""
     operators = limiter.operators
     if operators.storage_is_down:
         return None
     try:
-        verdict = operators.look(charge)
+        counted: int = charge.limit.amount - operators.look(charge).remaining
     except StorageUnavailable:
         return None
-    return _used(verdict)
+    return counted

@@ -243,15 +243,14 @@ def create_key(call: Call) -> dict[str, object]:
     known = services.accounts.user(body.user)
     _check_team(team)
     plan = known.plan if known else body.plan or services.default_plan
+    limits = _checked_amounts(call, "key", body.limits, plan) if body.limits else {}
     made = keys.create_key(
         body.user,
         plan=body.plan,
         team=team,
         name=body.name,
         expires_at=body.expires,
-        limits=list(_checked_amounts(call, "key", body.limits, plan).items())
-        if body.limits
-        else (),
+        limits=list(limits.items()),
         models=body.models,
         people=body.people and body.people.people(),
         bound_team=operator.team,
