@@ -84,6 +84,8 @@ class Overrides:
         self._store = store
         self._keep = keep
         self.by_limit: Mapping[str, Mapping[str, Override]] = MappingProxyType({})
+        #: Those with an override, of any limit.
+        self.identities: frozenset[str] = frozenset()
         #: Changes with ``by_limit``.
         self.version = 0
         #: Whether this process reads them, or does not have to.
@@ -153,6 +155,7 @@ class Overrides:
             by_limit.setdefault(override.limit, {})[override.identity] = override
         if by_limit != self.by_limit:
             self.by_limit = by_limit
+            self.identities = frozenset().union(*by_limit.values())
             self.version += 1
 
     def watch(self) -> None:

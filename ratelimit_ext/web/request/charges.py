@@ -46,19 +46,21 @@ class Charges:
     def known(self, found: RouteLimits) -> BoundCharges:
         """Return the charges of the current request by limits that only its identities tell apart:
         the same ones for a caller who comes again."""
-        if self._overrides.by_limit:
-            return self.of(found.limits)
         names = tuple(["" if (each := ask()) is None else str(each) for ask in found.askers])
+        if self._overrides.by_limit and not self._overrides.identities.isdisjoint(names):
+            return self._named(found, names, as_bound=False)
         make = self._named if max(map(len, names)) > LONGEST_CACHED else self._of_names
         return make(found, names)
 
-    def _named(self, found: RouteLimits, names: tuple[str, ...]) -> BoundCharges:
+    def _named(
+        self, found: RouteLimits, names: tuple[str, ...], *, as_bound: bool = True
+    ) -> BoundCharges:
         asked = zip(found.askers, names, strict=True)
         identities = {id(ask): (name, bucket_key("", name)) for ask, name in asked}
         answers = _Answers({}, identities, {}, {})
         leave_out = partial(self._leave_out, lenient=False, swallow=False)
-        # As bound: an override that is read meanwhile would be kept after its end.
-        return BoundCharges(self._charges(found.limits, answers, leave_out, as_bound=True))
+        # What is kept is as bound: an override that is read meanwhile would be kept after its end.
+        return BoundCharges(self._charges(found.limits, answers, leave_out, as_bound=as_bound))
 
     def of(
         self,

@@ -202,6 +202,25 @@ def test_an_override_ends_although_it_was_read_amid_a_request(
     assert statuses(app) == [429]
 
 
+def test_an_override_concerns_one_caller(make: Maker) -> None:
+    """The charges of others are kept as without it, and each caller is asked for once."""
+    asked: list[str] = []
+
+    def caller() -> str:
+        asked.append(request.headers["X-Key"])
+        return asked[-1]
+
+    app, limiter = make(key_func=caller)
+    app.add_url_rule("/", "view", limiter.limit("1/minute", name="pace")(lambda: "ok"))
+    with app.app_context():
+        limiter.operators.override("pace", "ann", "2/minute")
+    answers = {name: statuses(app, "/", 3, headers={"X-Key": name}) for name in ("ann", "bob")}
+    assert answers == {"ann": [200, 200, 429], "bob": [200, 429, 429]}
+    assert asked == ["ann"] * 3 + ["bob"] * 3
+    kept: Any = limiter._components.admission.charges._of_names
+    assert kept.cache_info()[:2] == (2, 1)
+
+
 def test_an_exemption_is_asked_at_each_request(make: Maker) -> None:
     """Also of a caller who has been admitted and denied before."""
     app, limiter = make()
