@@ -303,8 +303,13 @@ class SDKUpstream:
 
     def fetch(self, request: RawRequest) -> RawAnswer:
         read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
-        with upstream_errors(self._protocol):
-            return self._posted(request.path, request, read_s=read_s)
+        try:
+            with upstream_errors(self._protocol):
+                return self._posted(request.path, request, read_s=read_s)
+        except UpstreamError as error:
+            if error.kind == "malformed":
+                error.kind = "unavailable"  # nothing was billed
+            raise
 
     def _posted(self, path: str, request: RawRequest, *, read_s: float) -> RawAnswer:
         """Return the answer; raises what `upstream_errors` expects."""

@@ -61,7 +61,7 @@ UPSTREAM_ERRORS: Final[dict[ErrorKind, tuple[int, str, str]]] = {
     "too_large": (400, "request_too_large", "does not accept a request of this size"),
     "unavailable": (502, "provider_unavailable", "failed or could not be reached"),
     "overspent": (429, "insufficient_quota", "was stopped: its tools' results use up your budget"),
-    "malformed": (502, "provider_unavailable", "sent an invalid answer"),
+    "malformed": (502, "provider_unavailable", "sent an invalid answer, which it may bill"),
 }
 REMEDIES: Final = {
     "server_is_overloaded": "Try again in {wait}.",
@@ -219,8 +219,8 @@ def _upstream_report(error: UpstreamError, status: int, code: str, cause: str) -
         code=code,
         message=f"The model's provider {cause}. {remedy}",
         retry_after_s=wait_s if status == 503 else None,
-        # Of an account, the key is set aside for longer than clients wait.
-        is_final=error.is_accounts or error.kind == "overspent",
+        # An account's key is set aside for longer than clients wait; others may bill each attempt.
+        is_final=error.is_accounts or error.kind in {"malformed", "overspent"},
         request_id=error.request_id,
     )
 

@@ -203,6 +203,7 @@ TROUBLES = {
         *(502, "api_error", None, "false"),
     ),
     "broken": (anthropic_error(500, kind="api_error"), 503, "overloaded_error", "5", None),
+    "not JSON": (Answer(200, b"<h1>no</h1>"), 502, "api_error", None, "false"),
 }
 
 

@@ -181,7 +181,8 @@ TROUBLES = {
 def test_errors_have_anthropics_format(
     online: FlaskClient, provider: UpstreamServer, name: str
 ) -> None:
-    """As for a message. They do not pause the model, because calls have a separate quota."""
+    """As for a message, but nothing was billed: a retry helps, except after a rejected key. They do
+    not pause the model, because calls have a separate quota."""
     answer, status, kind = TROUBLES[name]
     provider.script(answer)
     response = count(online)
@@ -189,6 +190,7 @@ def test_errors_have_anthropics_format(
     assert response.json is not None
     assert response.json["type"] == "error"
     assert response.json["error"]["type"] == (kind or "invalid_request_error")
+    assert ("x-should-retry" in response.headers) == (name == "our key")
     body = {"model": MODEL, "max_tokens": 10, "messages": MESSAGES}
     assert online.post(ANTHROPIC_PATH, json=body).status_code == 200
 

@@ -224,7 +224,7 @@ TROUBLES = {
     ),
     "broken": (openai_error(500, code="oops"), 503, "server_is_overloaded", "5", None),
     "broken in HTML": (Answer(502, b"<h1>no</h1>"), 503, "server_is_overloaded", "5", None),
-    "not JSON": (Answer(200, b"<h1>no</h1>"), 502, "provider_unavailable", None, None),
+    "not JSON": (Answer(200, b"<h1>no</h1>"), 502, "provider_unavailable", None, "false"),
     "a page that is not there": (Answer(404, b"<h1>no</h1>"), 404, "unknown_model", None, None),
 }
 

@@ -62,10 +62,10 @@ def test_an_invalid_host_is_no_500(make_app: AppMaker) -> None:
 def test_a_providers_trouble_forbids_no_retry(
     kind: ErrorKind, report: Callable[[UpstreamError], errors.ErrorReport]
 ) -> None:
-    """Except after a key that rests, for ten minutes or more, and after a spent budget. A load that
-    is over in a minute names its wait."""
+    """Except after a key that rests, for ten minutes or more, after a spent budget, and after an
+    answer that may be billed. A load that is over in a minute names its wait."""
     headers = report(UpstreamError(kind, retry_after_s=60)).headers
-    is_final = kind in {"auth", "quota", "overspent"}
+    is_final = kind in {"auth", "quota", "overspent", "malformed"}
     assert headers.get("x-should-retry") == ("false" if is_final else None)
     is_load = kind in {"rate_limited", "overloaded"}
     assert headers.get("Retry-After") == ("60" if is_load else None)
