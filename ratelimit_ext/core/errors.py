@@ -58,10 +58,12 @@ LONGEST_NAME = 64
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a question that names the known word nearest to ``name``; empty if none is near.
 
-    >>> did_you_mean("brust", ["burst", "limit"])
-    " Did you mean 'burst'?"
+    >>> did_you_mean("brust", ["burst", "limit"]), did_you_mean("key", ["limit", "key_func"])
+    (" Did you mean 'burst'?", " Did you mean 'key_func'?")
     """
-    near = difflib.get_close_matches(name[:LONGEST_NAME], list(known), n=1)
+    known = list(known)
+    near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1)
+    near = near or [each for each in known if each.startswith(f"{name}_")]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

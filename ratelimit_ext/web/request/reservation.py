@@ -72,7 +72,7 @@ class KnownNames:
         """Warn if the application has limits, and none of them counts any of the units."""
         settled = " or ".join(unit for unit in units if unit != UNCACHED)
         definitions = list(self._definitions())
-        if not definitions or ("settle", settled) in self._warned:
+        if not (settled and definitions) or ("settle", settled) in self._warned:
             return
         self._warned.add(("settle", settled))  # also if there is no warning: it is checked once
         for each in definitions:

@@ -539,6 +539,7 @@ def elsewhere(limiter: Limiter) -> None:
     limiter.current.reservation.block("other switch", for_s=1)
     limiter.current.reservation.report("requests", amount=5, used=1, period_s=60)
     limiter.current.reservation.report("tokens", amount=500, used=1, period_s=60)
+    limiter.settle(tokens=None)  # the provider reports none: it stays at the estimate
     limiter.settle(tokens=5, usd="0.01")  # all that the provider reports
 
 
