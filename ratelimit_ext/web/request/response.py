@@ -47,6 +47,7 @@ OF_ONE_RESPONSE: Final = frozenset(
         "last-modified",
         "location",
         "www-authenticate",
+        "x-should-retry",
     ]
 )
 
