@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -98,7 +98,8 @@ class SimulatedPolicy:
 
     def _rule(self, bound: BoundLimit) -> Rule:
         limit, function = bound.limit, bound.runtime.key_func
-        key = ",".join(kinds_of(function, self._identities))
+        named = partial(kinds_of, known=self._identities, own="{}")  # as traffic names them
+        key = ",".join(named(function))
         counts_calls = limit.unit == "requests" or limit.traits.one_per_call
         if counts_calls and bound.fixed_cost is None:
             self.left_out[f"{bound.name}, cost"] = "a function of a request; each call counts as 1"
@@ -110,8 +111,8 @@ class SimulatedPolicy:
             cost=(1 if bound.fixed_cost is None else bound.fixed_cost) if counts_calls else None,
             optional=bound.optional,
             covers=None if bound.condition is None else bound.condition.covers,
-            priority=kinds_of(limit.priority, self._identities)[0] if limit.keep else "",
-            member=kinds_of(bound.member, self._identities)[0] if bound.member else "",
+            priority=named(limit.priority)[0] if limit.keep else "",
+            member=named(bound.member)[0] if bound.member else "",
         )
 
 

@@ -133,12 +133,16 @@ class JoinedIdentity:
         return joined(texts) if all(texts) else ""
 
 
-def kinds_of(identity: Identity, known: Mapping[str, Identity]) -> tuple[str, ...]:
-    """Return the names of the identities that are counted together, or of their functions."""
+def kinds_of(
+    identity: Identity, known: Mapping[str, Identity], *, own: str = "{}()"
+) -> tuple[str, ...]:
+    """Return the names of the identities that are counted together, or of their functions. ``own``
+    is the form of a function's name that is also that of another identity."""
 
     def name(part: str | Identity) -> str:
         names = (name for name, function in known.items() if name == part or function is part)
-        return next(names, str(getattr(part, "__name__", part)))
+        of_function = str(getattr(part, "__name__", part))
+        return next(names, own.format(of_function) if of_function in known else of_function)
 
     return tuple(map(name, identity.parts if isinstance(identity, JoinedIdentity) else (identity,)))
 

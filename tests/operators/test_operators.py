@@ -65,6 +65,18 @@ def test_disabled_limits_cannot_be_changed(make: Maker) -> None:
                 act()
 
 
+def test_a_function_may_have_the_name_of_an_identity(make: Maker) -> None:
+    """It takes an operator's text as it is, although it is named as the built-in `user`."""
+
+    def user() -> str:
+        return "someone"
+
+    app, limiter = limited(make, key_func=user)
+    with app.app_context():
+        limiter.operators.override("calls", "someone", "3/hour", as_written=True)
+    assert statuses(app, times=4) == [200, 200, 200, 429]
+
+
 def test_it_is_of_the_current_application(make: Maker) -> None:
     """An override in one application does not apply in another."""
     app, limiter = limited(make)

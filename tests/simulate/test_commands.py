@@ -92,14 +92,18 @@ def test_a_policy_is_replayed(app: Flask):
 
 
 def test_limits_of_methods_are_replayed(limiter: Limiter, app: Flask):
-    """A class-based view has the limits of its decorated methods; here those of POST."""
+    """A class-based view has the limits of its decorated methods; here those of POST, by a function
+    of the application's with the name that the traffic has."""
+
+    def user() -> str:
+        return "someone"
 
     class Notes(MethodView):
         @limiter.limit("5/hour", key_func=limiter.identities["user"])
         def get(self) -> str:
             return "notes"
 
-        @limiter.limit("2/hour", key_func=limiter.identities["user"])
+        @limiter.limit("2/hour", key_func=user)
         def post(self) -> str:
             return "noted"
 
