@@ -127,8 +127,8 @@ def limiter_of(app: flask.Flask) -> Limiter:
     ]
     if len(found) != 1:
         raise LookupError(
-            f"the application has {len(found)} extensions of ratelimit_ext; make RateLimits(…) of "
-            "the one that you test."
+            f"the application has {len(found)} extensions of ratelimit_ext; allowed: one. Call its "
+            "init_app(app) in the fixture app, or of several make RateLimits(…) of one."
         )
     limiter: Limiter = found[0]
     return limiter
