@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from threading import BoundedSemaphore
 from typing import Final, TypeAlias
 
 import flask
@@ -70,7 +71,7 @@ class Admission:
         self._events = events
         self._settlements = settlements
         self.line = Line(
-            settings.most_waiting,
+            BoundedSemaphore(settings.most_waiting),
             engines.shared_client,
             settlements=settlements,
             events=events,

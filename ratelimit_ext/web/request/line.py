@@ -13,6 +13,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import BoundedSemaphore
 from typing import Any, Final
 
@@ -35,24 +36,16 @@ LOOK_EVERY_S: Final = 5.0
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
 
+@dataclass(frozen=True, slots=True)
 class Line:
-    """Lets requests wait, for one extension: at most ``most`` of this process at a time.
+    """Lets requests wait, for one extension, each at one of the ``places`` of this process.
     ``client`` is that of the storage, if workers share it."""
 
-    def __init__(
-        self,
-        most: int,
-        client: Any,
-        *,
-        settlements: SettlementQueue,
-        events: Events,
-        lease_s: float,
-    ) -> None:
-        self.places = BoundedSemaphore(most)
-        self._client = client
-        self._settlements = settlements
-        self._events = events
-        self._lease_s = lease_s
+    places: BoundedSemaphore
+    client: Any
+    settlements: SettlementQueue
+    events: Events
+    lease_s: float
 
     def turn(
         self,
@@ -79,7 +72,7 @@ class Line:
         try:
             ahead = [each._replace(limit=each.limit.in_line()) for each in asked.values()]
             if hold.id:
-                self._settlements.begin(engine, hold, charges)
+                self.settlements.begin(engine, hold, charges)
             first = engine.admit(ahead, hold=hold)
             own = {v.charge.key: v._replace(charge=asked[v.charge.key]) for v in first.verdicts}
             placed = tuple(own.values()) if first.admitted else ()
@@ -114,7 +107,7 @@ class Line:
             self.places.release()
             if outcome != "started":
                 self._give_back(engine, placed, hold)
-                self._settlements.end(engine, hold)
+                self.settlements.end(engine, hold)
             self._emit(asked, outcome, time.monotonic() - began if placed else 0.0)
 
     def _slots(
@@ -126,7 +119,7 @@ class Line:
             if not charge.limit.traits.ends_with_calls:
                 continue
             ends = began + (charge.limit.wait or 0) / 1_000_000
-            with bell.waiting(hold.id, charge.key, self._client) as woken:
+            with bell.waiting(hold.id, charge.key, self.client) as woken:
                 look_at = 0.0
                 while woken.is_set() or time.monotonic() >= min(ends, look_at):
                     woken.clear()
@@ -150,12 +143,12 @@ class Line:
             for verdict in taken
         ]
         if changes:
-            self._settlements.send(engine, changes, lease_s=self._lease_s, events=self._events)
+            self.settlements.send(engine, changes, lease_s=self.lease_s, events=self.events)
 
     def _emit(self, asked: Mapping[str, Charge], outcome: WaitOutcome, seconds: float) -> None:
-        for charge in asked.values() if self._events.listeners else ():
+        for charge in asked.values() if self.events.listeners else ():
             if charge.limit.wait is not None:
-                self._events.emit(WaitEvent(charge.limit, outcome, seconds))
+                self.events.emit(WaitEvent(charge.limit, outcome, seconds))
 
 
 def _may_wait(denial: Verdict, waited_us: int) -> bool:
