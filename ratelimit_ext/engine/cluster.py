@@ -238,7 +238,6 @@ class _Request:
         return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
 
     def _refunds(self) -> list[NodeCall]:
-        """Return the calls that give back what the groups took."""
         calls = []
         for group in self._took:
             verdicts = Reply(group.charges, group.reply, take=True).verdicts

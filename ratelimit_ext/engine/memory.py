@@ -84,7 +84,6 @@ class Buckets:
             self.drop(over)
 
     def _update(self, kept: Mapping[str, tuple[Any, int]]) -> None:
-        """Keep these states until the instants beside them."""
         self._states.update(kept)
 
     @property
@@ -157,7 +156,6 @@ class MemoryEngine:
     def _check(
         self, buckets: Buckets, charges: Sequence[Charge], now: int, hold: Hold
     ) -> list[_Checked]:
-        """Ask the strategies, before anything is taken."""
         befores, costs = buckets.get(list(map(key_of, charges)), now), sent_costs(charges)
         minute = now // PREPARED_US
         checked: list[_Checked] = []
@@ -374,7 +372,6 @@ def _kept_by_full(
 
 
 def _identity_of(key: str) -> str:
-    """Return the end of a bucket's name that is its identity."""
     return key[key.rfind("{") :] if key.endswith("}") and "{" in key else key
 
 

@@ -258,7 +258,6 @@ class OutageEngine:
         return known[1]
 
     def _note(self, charges: Sequence[Charge], decision: OutageDecision, hold: Hold) -> None:
-        """Remember what is to be handed back."""
         for charge in charges:
             limit = charge.limit
             if limit.traits.guard or self._policy(limit) != "local":

@@ -339,7 +339,6 @@ def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
 
 
 def _own_message(bound: BoundLimit, cause: Cause) -> Any:
-    """Return the limit's ``error_message`` if it has one for the cause."""
     if cause in ("storage-full", "storage-unavailable"):
         return None
     own = bound.runtime.error_message

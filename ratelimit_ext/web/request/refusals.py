@@ -134,7 +134,6 @@ class Refusals:
         return denial
 
     def _has_callback(self, breached: Sequence[ChargeRecord]) -> bool:
-        """Return whether code of the application takes part in the answer."""
         return self.settings.on_breach is not None or any(
             record.bound.runtime.on_breach or callable(record.bound.runtime.error_message)
             for record in breached
