@@ -194,7 +194,7 @@ def test_slots_in_the_order_of_arrival(redis_client: redis.Redis) -> None:
         assert not any(settled(Change.start(charge, each)) for each in line[:3])
         over = running.pop(chance.randrange(2))
         assert settled(Change(charge, over, "settle", (over.id, 0)))
-        turn = woken.get_message(timeout=5)
+        turn = woken.get_message(timeout=30)
         assert turn is not None
         assert int(turn["data"]) == line[0].id
         assert not any(settled(Change.start(charge, each)) for each in line[1:3])
@@ -417,7 +417,7 @@ def test_a_lower_class_wakes_who_waits(
     if kept:
         change = Line.decode(Line([change], None, 1, 0.0).encode()).changes[0]
     assert world.engine.settle([change])
-    message = woken.get_message(timeout=1)
+    message = woken.get_message(timeout=30)
     assert message is not None
     assert int(message["data"]) == 5
     assert woken.get_message(timeout=0.001) is None
