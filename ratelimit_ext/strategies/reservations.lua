@@ -410,8 +410,8 @@ strategies.reservations = function(strategy)
     resume = reserved.resume,
     start = reserved.start,
   }
-  if strategy.changes then
-    for _, verb in ipairs(strategy.changes) do entry[verb] = own_change(verb) end
-  end
+  local verbs = strategy.changes or {}
+  -- While a function is loaded, there is no ipairs.
+  for place = 1, #verbs do entry[verbs[place]] = own_change(verbs[place]) end
   return entry
 end

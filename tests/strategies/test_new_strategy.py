@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import flask
 import pytest
+import redis
 
 from ratelimit_ext import Limiter, RateLimitExceeded, strategies
 from ratelimit_ext.core import traits
@@ -13,10 +15,12 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit
 from ratelimit_ext.core.limit_string import parse, states_guard
+from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.strategies import strategy
 from ratelimit_ext.strategies.fair_window import MemberShare
 from ratelimit_ext.strategies.guards.block import new_block
+from ratelimit_ext.strategies.strategy import Strategy
 from tests.strategies.toy.credits import Credits, TopUp
 
 #: Parsed limits are remembered, with their strategy.
@@ -57,6 +61,13 @@ def test_from_the_string_to_the_answer(uri: str) -> None:
     assert (problem.status_code, problem.content_type) == (429, "application/problem+json")
     assert limiter._components.engines.current.settle([TopUp(denied[0], 1)]) == 1
     assert [client.get("/").status_code for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("driver", ["admit", "settle"])
+def test_it_runs_as_a_function(redis_client: redis.Redis, driver: str) -> None:
+    """Also with reservations. While a library is loaded, Lua lacks most of its own functions."""
+    script = composed(driver, (CREDITS, cast(Strategy, CREDITS.holding)))
+    assert redis_client.function_load(script.library, replace=True) == script.function.encode()
 
 
 def test_its_form_and_its_unit_are_known() -> None:
