@@ -28,7 +28,8 @@ T = TypeVar("T")
 #: How long an answer about a key is used, in seconds: a new plan applies after that time, and a
 #: revocation where the limits do not stop the key at once.
 ANSWER_HOLDS_S: Final = 5.0
-#: How long a valid key works, unrevoked, while the database is unavailable, in seconds.
+#: How long a valid key works while the database is unavailable, in seconds. It cannot be revoked
+#: meanwhile.
 STALE_HOLDS_S: Final = 300.0
 #: The pause after a failed query, in seconds: its timeouts would occupy all threads.
 PAUSE_S: Final = 1.0

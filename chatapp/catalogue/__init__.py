@@ -121,7 +121,7 @@ class Catalogue:
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
     ) -> tuple[int, int]:
         """Return how many uses of a provider's tools an amount pays besides the prompt, read again
-        after each, with all results; and how large a result may be then. At least one use."""
+        after each, with all results; and how many tokens a result may have. At least one use."""
         left, one_use = micro_usd - self.price(slug, prompt), dict.fromkeys(tools, 1)
 
         def reading(added: int) -> int:

@@ -62,7 +62,7 @@ def upgrade(database: Database) -> bool:
     """
     if _is_ready(database):
         return False
-    # SQLite's transaction is not enough: two processes cannot turn a file into a WAL database.
+    # SQLite's transaction is not enough: two processes at once cannot turn a file into a WAL one.
     with database.alone("migrating", ADVISORY_LOCK), database.writing() as connection:
         found = _revision(connection)
         if found == HEAD:

@@ -235,7 +235,7 @@ class Reports:
         return [Spending(name, *map(int, sums)) for name, *sums in self._rows(query)]
 
     def outcomes(self, *, since: datetime, top: int) -> Sequence[Outcomes]:
-        """Return how calls ended, by upstream and model; the first, by failures, then by calls."""
+        """Return how calls ended, by upstream and model: the ``top`` by failures, then by calls."""
         columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
         query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
         query = query.where(CALLS.c.status != CREDITED)

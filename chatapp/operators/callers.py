@@ -165,7 +165,7 @@ def public_id(text: str) -> str | None:
 
 
 def shared_operators() -> Operators:
-    """OperatorError if this process does not see what the workers count."""
+    """Return what operators see and change. OperatorError if that is not what workers count."""
     return current_services().limiter.operators.shared()
 
 

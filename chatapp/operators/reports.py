@@ -211,7 +211,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def test_webhook() -> dict[str, Any]:
-    """Send a test to the alerts' webhook, once; returns who accepted it."""
+    """Send a test to the alerts' webhook, once; returns who accepted it, or OperatorError."""
     current = current_services().alerts
     if current is None or current.webhook is None:
         raise OperatorError(

@@ -247,7 +247,7 @@ def amounts() -> Mapping[str, str]:
 
 
 def has_valid_key() -> bool:
-    """Return False also before authentication, as for the limits of a 401."""
+    """Return whether the request is authenticated; not yet for some limits, as that of a 401."""
     return current_request().principal is not None
 
 

@@ -31,7 +31,8 @@ from ratelimit_ext import (
 #: OpenAI's header, used by default, and Anthropic's.
 REQUEST_ID_HEADER: Final = "x-request-id"
 ANTHROPIC_REQUEST_ID_HEADER: Final = "request-id"
-# The SDKs obey a Retry-After up to here. Above it, some sleep for days and some retry at once.
+# The SDKs obey a Retry-After up to here. Above it, some sleep for days and some retry at once, so
+# they are asked not to retry.
 LONGEST_OBEYED_WAIT_S: Final = 60
 # The wait after an overload, if the provider names none or this server is overloaded, in seconds.
 DEFAULT_UPSTREAM_WAIT_S: Final = 5

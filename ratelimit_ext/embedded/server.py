@@ -230,7 +230,7 @@ class EmbeddedServer:
             time.sleep(POLL_S)
 
     def _answers(self) -> bool:
-        """Return whether it answers PING with PONG; while it loads, it answers an error."""
+        """Return whether it answers PING with PONG; while it loads, with an error."""
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(1.0)
             connection.connect(str(self.socket_path))

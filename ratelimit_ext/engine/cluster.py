@@ -144,7 +144,7 @@ class ClusterEngine:
         return dropped
 
     def probe(self) -> int:
-        """See :meth:`StorageEngine.probe`. Asks one shard: each concerns its own identities."""
+        """See :meth:`StorageEngine.probe`. Asks one shard: an outage is of its identities only."""
         call = NodeCall(
             slot_of(hash_tag(self._note)), "EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS
         )

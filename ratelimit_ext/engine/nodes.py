@@ -408,7 +408,8 @@ class _Late(TimeoutError):
 
 
 def _read(connection: Any, began: float, until: float | None) -> Any:
-    """Return the next reply of a node that is waited for since ``began``. May raise ``_Late``."""
+    """Return the next reply of a node, for which it waits since ``began``. Raises what the client
+    raises, or ``_Late``."""
     try:
         if (
             until is not None
