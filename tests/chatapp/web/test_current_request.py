@@ -69,14 +69,18 @@ def test_an_event_takes_few_functions(online: FlaskClient, provider: UpstreamSer
     """Of both packages, from the provider's bytes to the client's; they were 22. A clock is read,
     and nothing is looked up."""
     ask(online)  # compiles the route
-    counts = []
-    for events in (100, 300):
+
+    def functions(events: int) -> int:
         provider.script(Stream(openai_chunks(*["word "] * events)))
         with called(chatapp, ratelimit_ext) as codes:
             answer = online.post(OPENAI_PATH, json={**BODY, "stream": True})
             assert answer.data.count(b'"word "') == events
-        counts.append(len(codes))
-    assert 0 < counts[1] - counts[0] <= MOST_PER_EVENT * 200, counts
+        answer.close()
+        return len(codes)
+
+    # While the provider waits for a processor, more is done in between.
+    few, many = (min(functions(events) for _ in range(3)) for events in (100, 300))
+    assert 0 < many - few <= MOST_PER_EVENT * 200, (few, many)
 
 
 def test_a_call_looks_up_few_proxies(online: FlaskClient, provider: UpstreamServer) -> None:
