@@ -212,7 +212,7 @@ class Replay:
                 tried.append(rule)
             else:
                 denied.append(rule)
-        self.outcome.unknown.update(unknown)
+        self.outcome.unknown.update(sorted(unknown))  # in one order in every process
         return denied, tried, fitting, wait_us
 
     def _parts(self, call: TrafficCall) -> Iterator[_Prepared]:

@@ -163,6 +163,14 @@ def test_what_does_not_apply():
     assert Replay(lambda *_: ()).decide(call) == []
 
 
+def test_what_is_not_known_is_listed_in_one_order():
+    """Whatever the seed of hashes in this process."""
+    keys = [f"key-{n}" for n in range(9)]
+    replay = Replay(lambda *_: [rule(each, each, 1, DAY_US, "fixed-window") for each in keys])
+    replay.decide(TrafficCall(0, "chat", {}))
+    assert list(replay.outcome.unknown) == keys
+
+
 def test_who_is_denied_because_of_others_is_a_false_positive():
     """One who asked for less than a fair share of a shared limit."""
     shared = rule("all", "global", 10, MINUTE_US, "fixed-window")
