@@ -211,7 +211,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def test_webhook() -> dict[str, Any]:
-    """Send a test to the alerts' webhook, once; returns who accepted it, or OperatorError."""
+    """Send a test to the alerts' webhook; returns who accepted it. May raise OperatorError."""
     current = current_services().alerts
     if current is None or current.webhook is None:
         raise OperatorError(

@@ -517,6 +517,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.is_due = False
         #: Since when connections wait that are left to other workers, and when to accept again.
         self.leaves_since: float | None = None
+        #: Whether no connection waits, by the latest look.
         self.found_none = False
         self.look_at = self.sweep_at = self.heartbeat_at = 0.0
         self.current = threading.local()

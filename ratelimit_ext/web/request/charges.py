@@ -47,7 +47,7 @@ class Charges:
         """Return the charges of the current request by limits that only its identities tell apart:
         the same ones for a caller who comes again."""
         names = tuple(["" if (each := ask()) is None else str(each) for ask in found.askers])
-        if self._overrides.by_limit and not self._overrides.identities.isdisjoint(names):
+        if not self._overrides.identities.isdisjoint(names):
             return self._named(found, names, as_bound=False)
         make = self._named if max(map(len, names)) > LONGEST_CACHED else self._of_names
         return make(found, names)
