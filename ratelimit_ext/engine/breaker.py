@@ -79,6 +79,14 @@ _NO_DESCRIPTOR: Final = frozenset([errno.EMFILE, errno.ENFILE])
 _MOST_CAUSES: Final = 8
 #: Errors of the caller, and of a server that serves.
 _NO_FAILURE: Final = (StorageFull, ConfigurationError, ValueError, NotImplementedError)
+NO_DESCRIPTOR: Final = (
+    "This process has no file descriptor left for the storage, which is not down: %s. "
+    "Raise its limit (ulimit -n). Requests follow their on_failure meanwhile."
+)
+SINGLE: Final = (
+    "The storage did not decide a request, which follows its on_failure; it is not known to be "
+    "down: %s"
+)
 _EXPECTED: Final = (StorageUnavailable, *_NO_FAILURE)
 
 T = TypeVar("T")
@@ -115,6 +123,8 @@ class Breaker:
         self._is_published = True
         #: When to log again that the outage lasts, and what was logged then.
         self._log_at, self._logged = 0.0, ""
+        #: Whether the log says that single requests are decided without the storage.
+        self._is_noted = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -203,15 +213,24 @@ class Breaker:
             error.may_have_charged = False
         if kind == "outage" or (kind == "failure" and self._is_second(began)):
             self._open(str(error))
+        if not self.is_open:
+            self._note_single(error)
         if kind != "single":
             self.wake()
-        elif _lacks_descriptors(error) and time.monotonic() >= self._log_at:
-            self._log_at = time.monotonic() + LOG_EVERY_S
-            _logger.error(
-                "This process has no file descriptor left for the storage, which is not down: %s. "
-                "Raise its limit (ulimit -n). Requests follow their on_failure meanwhile.",
-                error,
-            )
+
+    def _note_single(self, error: Exception) -> None:
+        """Log that single requests are decided without the storage, which is not down."""
+        with self._lock:
+            here = time.monotonic()
+            if here < self._log_at:
+                return
+            self._log_at, self._is_noted = here + LOG_EVERY_S, True
+            if self.outage is not None:
+                self.outage.decided.clear()
+        if _lacks_descriptors(error):
+            _logger.error(NO_DESCRIPTOR, error)
+        else:
+            _logger.warning(SINGLE, error)
 
     def _refusal(self) -> StorageUnavailable:
         """Return what a call raises while the breaker is open."""
@@ -233,6 +252,7 @@ class Breaker:
             self._reason, self._opened_at, self._failed_at = reason, time.monotonic(), None
             self.is_open = True
             self._log_at, self._logged = self._opened_at + LOG_EVERY_S, ""
+            self._is_noted = False
             if self.outage is not None:
                 self.outage.is_deciding = True
                 self.outage.decided.clear()
@@ -272,6 +292,9 @@ class Breaker:
             with self._lock:
                 if not self.is_open and (self.outage is None or self.outage.is_handed_back):
                     self._thread = None
+                    if self._is_noted:
+                        self._is_noted = False
+                        _logger.warning("The storage decides again; %s", self._counted())
                     return None
         except Exception as error:  # noqa: BLE001 - a thread that ends would end the recovery
             if not self.is_open:

@@ -17,7 +17,7 @@ all connections of the pool are in use, a call first waits for one, as long at m
 sent, and it would be decided without the storage otherwise.
 
 A thread that waits for a processor or for the interpreter may miss the deadline although the
-storage serves, and a storage on the same machine waits like it (:func:`comes_late`).
+storage serves, and a storage on the same machine waits like it: see :func:`comes_late`.
 """
 
 from __future__ import annotations
@@ -70,14 +70,15 @@ FORBIDDEN: Final = re.compile(
 _NEARLY: Final = 0.95
 
 
-#: A thread that lost so much time is delayed. After its deadline it waits on in slices until it was
-#: not delayed in some of them, and no longer than this after the deadline.
+#: A thread that lost so much time was delayed. A wait for a reply ends when the thread was not
+#: delayed for some time, in which it looks in slices, and at most this long after its deadline.
 DELAY_S: Final = 0.01
 SLICE_S: Final = 0.01
-SLICES_IN_TIME: Final = 3
+CALM_S: Final = 3 * SLICE_S
 LATEST_S: Final = 1.0
 #: The shortest timeout that is one: older clients raise another error for none.
 MOMENT_S: Final = 0.001
+LOAD: Final = Path("/proc/loadavg")
 #: Takes as long as other threads want this processor.
 _give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: None)
 
@@ -86,21 +87,52 @@ NEVER: Final = math.inf
 T = TypeVar("T")
 
 
-def comes_late(look: Callable[[float], bool], due: float) -> bool:
-    """Return whether a reply is there after all that had not come when it was due, by the monotonic
-    clock. ``look`` waits for it for so many seconds. It may have come while this thread was waiting
-    for a processor; and as long as threads wait here, so may the storage. Else it looks at once
-    only."""
-    slice_s, expected, in_time = 0.0, due, SLICES_IN_TIME - 1
-    while not look(slice_s):
+def _is_crowded() -> bool:
+    """Return whether more threads of this machine want to run than it has processors: a storage
+    here waits, too, maybe longer than this thread. Linux knows that."""
+    try:
+        running = LOAD.read_text("ascii").split()[3].partition("/")[0]
+    except (OSError, IndexError):
+        return False
+    return int(running) > (os.cpu_count() or 1)
+
+
+class _Calm(threading.local):
+    """Since when a thread was not delayed, by the monotonic clock."""
+
+    since: float = -NEVER
+
+    def is_over(self, due: float, *, expected: float, latest_s: float = LATEST_S) -> bool:
+        """Return whether a wait is over, which ends ``latest_s`` after it is due at the latest. The
+        thread was to be woken when ``expected``."""
         # A thread that slept is mostly woken in time, also if those that work wait for long.
         _give_way()
         here = time.monotonic()
-        in_time = 0 if here - expected > DELAY_S else in_time + 1
-        if in_time == SLICES_IN_TIME or here > due + LATEST_S:
-            return look(0.0)
-        slice_s, expected = SLICE_S, here + SLICE_S
-    return True
+        if here - expected > DELAY_S or (here > due - CALM_S and _is_crowded()):
+            self.since = here
+        return here >= min(max(due, self.since + CALM_S), due + latest_s)
+
+
+_calm: Final = _Calm()
+
+
+def comes_late(
+    look: Callable[[float], bool], due: float, *, expected: float, since: float | None = None
+) -> bool:
+    """Return whether a reply comes although it had not come when this thread was to be woken,
+    ``expected`` by the monotonic clock. ``look`` waits for it for so many seconds.
+
+    It is waited for until it is ``due``, and at least for CALM_S without a delay of this thread
+    ``since`` it was asked for: a thread that waits for a processor or the interpreter asks late, so
+    the storage had no time. As long as threads wait here, so may the storage. ``None``: a part of
+    the reply has come, so the storage had time: the rest has to come until it is due."""
+    latest_s = 0.0 if since is None else LATEST_S
+    _calm.since = max(_calm.since, since or -NEVER)
+    while not _calm.is_over(due, expected=expected, latest_s=latest_s):
+        expected = time.monotonic() + SLICE_S
+        if look(SLICE_S):
+            return True
+    return look(0.0)
 
 
 class PoolQueue:
@@ -138,12 +170,14 @@ class PoolQueue:
     def _run_later(self, call: Callable[[], T], until: float) -> T:
         if self._process != os.getpid():  # a forked child, without the threads that waited
             self._begin()
-        turn = threading.Event()
+        turn, expected = threading.Event(), NEVER
+        _calm.since = time.monotonic()
         with self._lock:
             self.waiting.append(turn)
         try:
             while True:
-                is_over = time.monotonic() >= until
+                # A connection may be in the hands of a thread that waits for a processor.
+                is_over = _calm.is_over(until, expected=expected)
                 # As many as there are connections: some of these threads may have one by now.
                 if is_over or turn in self.waiting[: self._most]:
                     try:
@@ -151,6 +185,7 @@ class PoolQueue:
                     except Exception as error:
                         if is_over or not NO_CONNECTION.search(str(error)):
                             raise
+                expected = time.monotonic() + LOOK_S
                 turn.wait(LOOK_S)
                 turn.clear()
         finally:
@@ -160,11 +195,9 @@ class PoolQueue:
 
 
 class _Deadline(threading.local):
-    """When the call of a thread has to be over, by the monotonic clock; and that of its latest call
-    of which a part came late."""
+    """When the call of a thread has to be over, by the monotonic clock."""
 
     ends: float = NEVER
-    late_for: float = -NEVER
 
 
 class _Line(NamedTuple):
@@ -254,7 +287,7 @@ class ScriptConnections:
     def _limited(self, make: Callable[[], Any]) -> Callable[[], Any]:
         """Makes connections whose reads end with the call that they are for."""
         deadline, longest_s = self._deadline, self._timeout_s
-        nearly_s = longest_s * _NEARLY
+        nearly_s, first_s = longest_s * _NEARLY, max(longest_s - CALM_S, longest_s / 2)
 
         def limited() -> Any:
             connection = make()
@@ -264,6 +297,7 @@ class ScriptConnections:
                 return connection  # not hiredis
 
             default = read.__defaults__[0]  # the socket's own
+            connection.socket_timeout = first_s
 
             def read_in_time(
                 timeout: Any = default,
@@ -272,19 +306,17 @@ class ScriptConnections:
                 if timeout is not default:
                     return read(timeout, raise_on_timeout)
                 began = time.monotonic()
-                left_s = deadline.ends - began
+                left_s, wait_s = deadline.ends - began, first_s
                 if left_s < nearly_s:
-                    timeout = max(0.0, left_s)
-                if read(timeout, False):  # noqa: FBT003
+                    wait_s = timeout = max(0.0, left_s - CALM_S)
+                if read(timeout, False) or comes_late(  # noqa: FBT003
+                    lambda timeout_s: read(timeout_s, False),  # noqa: FBT003
+                    began + min(left_s, longest_s),
+                    expected=began + wait_s,
+                    since=None if _has_part(parser) else began,
+                ):
                     return True
-                due = began + min(left_s, longest_s)
-                if deadline.late_for == deadline.ends:  # it was waited for already
-                    due = time.monotonic()
-                if not comes_late(lambda timeout_s: read(timeout_s, False), due):  # noqa: FBT003
-                    return read(MOMENT_S, raise_on_timeout)  # which raises the client's error
-                if deadline.ends < NEVER:
-                    deadline.late_for = deadline.ends
-                return True
+                return read(MOMENT_S, raise_on_timeout)  # which raises the client's error
 
             parser.read_from_socket = read_in_time
             return connection
@@ -369,6 +401,11 @@ class ScriptConnections:
         poll = select.poll()
         poll.register(socket, select.POLLIN)
         return _Line(connection, socket, poll.poll)
+
+
+def _has_part(parser: Any) -> bool:
+    """Return whether the parser has a part of a reply. It has no reader once it is closed."""
+    return bool(getattr(parser._reader, "has_data", bool)())  # noqa: SLF001
 
 
 def _written(socket: Any, command: bytes) -> int:

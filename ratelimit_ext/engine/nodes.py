@@ -28,6 +28,7 @@ from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.threads import start_thread
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.connection import (
+    CALM_S,
     FORBIDDEN,
     FULL,
     LONGEST_WAIT_S,
@@ -411,12 +412,14 @@ def _read(connection: Any, began: float, until: float | None) -> Any:
     """Return the next reply of a node, for which it waits since ``began``. Raises what the client
     raises, or ``_Late``."""
     try:
-        if (
-            until is not None
-            and not connection.can_read(max(0.0, until - time.monotonic()))
-            and not comes_late(connection.can_read, until)
-        ):
-            raise _Late(until - began)
+        if until is not None:
+            here = time.monotonic()
+            wait_s = max(0.0, until - here - CALM_S)
+            if not (
+                connection.can_read(wait_s)
+                or comes_late(connection.can_read, until, expected=here + wait_s, since=began)
+            ):
+                raise _Late(until - began)
         return connection.read_response()
     except ValueError as error:  # before redis-py 8, who reads the layout may close it meanwhile
         raise ConnectionError(f"closed while it was read: {error}") from error

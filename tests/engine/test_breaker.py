@@ -151,6 +151,26 @@ def test_a_lack_of_file_descriptors_is_logged_as_what_it_is(
     assert not breaker.is_open
 
 
+@pytest.mark.parametrize("cause", [LATE, redis.exceptions.MaxConnectionsError("Too many")])
+def test_single_requests_without_the_storage_are_logged(
+    inner: Scripted, breaker: Breaker, caplog: pytest.LogCaptureFixture, cause: Exception
+) -> None:
+    """With the reason when that begins, and with their number when the storage decides again."""
+    breaker.outage = OutageEngine(breaker, lambda _: "local", Workers(2))
+    inner.error = unavailable(cause)
+    fails(breaker)
+    assert breaker.outage.admit([CHARGE]).admitted
+    inner.error = None
+    while breaker._look_again() is not None:
+        pass
+    first, last = [record.getMessage() for record in caplog.records]
+    assert first.startswith("The storage did not decide a request")
+    assert str(cause) in first
+    assert last == "The storage decides again; requests decided without it: local 1"
+    breaker.admit([CHARGE])
+    assert len(caplog.records) == 2
+
+
 def test_a_full_server_is_no_failure(inner: Scripted, breaker: Breaker) -> None:
     """Its error passes through."""
     inner.error = StorageFull("bucket")

@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import wraps
 from hashlib import sha1
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import valkey
 from limits.storage import storage_from_string
+from redis._parsers.hiredis import _HiredisParser
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -194,13 +197,17 @@ class Subclass(redis.Redis):
 
 def pooled(uri: str, kind: str, most: int, timeout_s: float = 20.0) -> Any:
     """A client with at most so many connections: one that scripts go around, and others."""
+    if kind == "plain":
+        client = client_at(uri, max_connections=most, socket_timeout=timeout_s)
+        assert ScriptConnections(client)._usable
+        return client
     port = int(uri.rpartition(":")[2])
     options: dict[str, Any] = {"max_connections": most, "socket_timeout": timeout_s, "port": port}
     if kind == "blocking":
         return redis.Redis(connection_pool=redis.BlockingConnectionPool(timeout=0.001, **options))
     if kind == "valkey":
         return valkey.Valkey(**options)
-    return redis.Redis(retry=Retry(NoBackoff(), 0 if kind == "plain" else 3), **options)
+    return redis.Redis(retry=Retry(NoBackoff(), 3), **options)
 
 
 @pytest.mark.parametrize("most", [1, 2])
@@ -444,36 +451,133 @@ def test_an_error_in_a_function_is_never_sent_again(
 # -- replies that come after the deadline ----------------------------------------------------------
 
 
+class Clock:
+    """The clock of a thread that is delayed when the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_s = 100.0
+        self.delays_s: Iterator[float] = repeat(0.0)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr(connection, "_give_way", self.give_way)
+        monkeypatch.setattr(connection._calm, "since", -connection.NEVER)
+        monkeypatch.setattr(connection, "LOAD", Path("/nowhere"))
+
+    def give_way(self) -> None:
+        self.now_s += next(self.delays_s)
+
+
 @pytest.mark.parametrize(
     ("comes_s", "delays_s", "is_taken"),
     [
-        (0.0, [0.0], True),  # while the thread was waiting for a processor
         (0.02, [0.0], False),  # nothing waits here: the storage is late
+        (0.03, [0.05, 0.0, 0.0, 0.0, 0.0], True),  # while the thread was waiting for a processor
         (0.3, [0.05] * 100, True),  # threads wait here, and so may the storage
         (2.0, [0.05] * 100, False),  # not for ever
-        (0.3, [0.05, 0.0, 0.0, 0.0], False),  # no longer
-        (0.03, [0.05, 0.0, 0.0, 0.0], True),
+        (0.3, [0.05, 0.0, 0.0, 0.0, 0.0], False),  # no longer
     ],
 )
 def test_a_late_reply(
     monkeypatch: pytest.MonkeyPatch, comes_s: float, delays_s: list[float], *, is_taken: bool
 ) -> None:
     """It is waited for as long as this thread is delayed, and a second at most."""
-    now_s, delays = 100.0, iter(delays_s)
+    clock = Clock(monkeypatch)
+    clock.delays_s = iter(delays_s)
 
     def look(timeout_s: float) -> bool:
-        nonlocal now_s
-        now_s += timeout_s
-        return now_s >= 100 + comes_s
+        clock.now_s += timeout_s
+        return clock.now_s >= 100 + comes_s
 
-    def give_way() -> None:
-        nonlocal now_s
-        now_s += next(delays)
+    assert comes_late(look, 100.0, expected=100.0, since=99.9) is is_taken
+    assert clock.now_s < 100 + connection.LATEST_S + 0.1
 
-    monkeypatch.setattr(time, "monotonic", lambda: now_s)
-    monkeypatch.setattr(connection, "_give_way", give_way)
-    assert comes_late(look, 100.0) is is_taken
-    assert now_s < 100 + connection.LATEST_S + 0.1
+
+@pytest.mark.parametrize(
+    ("load", "is_taken"),
+    [("0.5 0.5 0.5 9999/9999 1\n", True), ("0.5 0.5 0.5 1/9999 1\n", False), ("", False)],
+)
+def test_a_storage_may_wait_for_a_processor_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, load: str, *, is_taken: bool
+) -> None:
+    """This thread is woken in time, but more of this machine want to run than it has processors."""
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(connection, "LOAD", tmp_path / "loadavg")
+    connection.LOAD.write_text(load)
+
+    def look(timeout_s: float) -> bool:
+        clock.now_s += timeout_s
+        return clock.now_s >= 100.5
+
+    assert comes_late(look, 100.0, expected=100.0, since=99.9) is is_taken
+
+
+class Starved:
+    """A thread that waits for the interpreter at step ``at``: before it connects, sends or reads. A
+    reply takes 20 ms by the clock after it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, lost_s: float) -> None:
+        self.clock, self.steps, self.at = Clock(monkeypatch), 0, -1
+        self._lost_s, self._comes_at = lost_s, 0.0
+        parser, line = _HiredisParser, redis.Connection
+        read, write = parser.read_from_socket, connection._written
+        connect, send = line._connect, line.send_packed_command
+        never = read.__defaults__[0]
+
+        def late_read(own: Any, timeout: Any = never, raise_on_timeout: bool = True) -> Any:
+            self._step()
+            wait_s = own._socket_timeout if timeout is never else timeout
+            if self.clock.now_s + wait_s < self._comes_at:
+                self.clock.now_s += wait_s
+                if raise_on_timeout:
+                    raise redis.TimeoutError("Timeout reading from socket")
+                return False
+            self.clock.now_s = max(self.clock.now_s, self._comes_at)
+            return read(own, 20, raise_on_timeout)
+
+        def step_before(run: Any) -> Any:
+            def stepped(*words: Any, **options: Any) -> Any:
+                self._step()
+                self._comes_at = self.clock.now_s + 0.02
+                return run(*words, **options)
+
+            return stepped
+
+        monkeypatch.setattr(parser, "read_from_socket", late_read)
+        monkeypatch.setattr(connection, "_written", step_before(write))
+        monkeypatch.setattr(line, "send_packed_command", step_before(send))
+        monkeypatch.setattr(line, "_connect", step_before(connect))
+
+    def _step(self) -> None:
+        self.clock.now_s += self._lost_s * (self.steps == self.at)
+        self.steps += 1
+
+
+@pytest.mark.usefixtures("redis_client")
+@pytest.mark.parametrize("lost_s", [0.05, 0.085, 0.0995, 0.104, 0.3])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_the_deadline_passes_while_the_thread_waits_for_the_interpreter(
+    redis_server: servers.Server, monkeypatch: pytest.MonkeyPatch, lost_s: float, *, is_first: bool
+) -> None:
+    """Wherever that is, it is no outage, and the call counts once: in the first call, which
+    connects and greets, and in another one. So much is lost at each of the steps in turn."""
+    thread = Starved(monkeypatch, lost_s)
+
+    def steps(at: int) -> int:
+        """The steps of a call that loses time at one of them."""
+        client = pooled(redis_server.uri, "plain", 2, timeout_s=0.1)
+        engine, charge = engine_of(client), CHARGE._replace(key=f"at {at}")
+        thread.at = -1
+        if not is_first:
+            remaining(engine)
+        thread.at, thread.steps = at, 0
+        assert engine.admit([charge]).verdicts[0].remaining == 999
+        client.close()
+        return thread.steps
+
+    steps(-1)  # loads the script
+    places = range(steps(-2))
+    assert is_first == (len(places) > 2)
+    for at in places:
+        steps(at)
 
 
 @pytest.mark.usefixtures("redis_client")

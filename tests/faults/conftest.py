@@ -39,6 +39,7 @@ IN_EVERY_RUN = frozenset(
         *("test_redis_is_killed", "test_the_ledger_is_locked", "test_a_worker_is_killed"),
         *("test_a_worker_is_killed_in_mid_call", "test_reload", "test_sentinel_fails_over"),
         *("test_the_workers_starve", "test_a_storage_that_hangs_is_found"),
+        "test_the_hammer_beside_busy_loops",
         *("test_sentinel_replaces_a_living_master", "test_a_failover_that_is_given_up"),
         *("test_a_cluster_master_is_killed", "test_a_lost_reply_charges_once"),
         *("test_nothing_is_lost_in_chaos", "test_the_table_lists_exactly_the_scenarios"),

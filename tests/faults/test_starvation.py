@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 import redis
+from flask import Flask
 from limits.storage import storage_from_string
 
+from ratelimit_ext import Limiter
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import Limit
@@ -34,6 +40,8 @@ PER_S = 60
 #: A hang that is found later than this was not found by the deadline.
 FOUND_S = 2.0
 DEADLINE_S = 0.1
+#: How the hammer asks.
+HAMMERS, HAMMER_THREADS, HAMMER_CALLS, HAMMER_ROUNDS = 4, 8, 25, 20
 #: Of the log of a worker that misses the storage.
 LOST = ("storage is down", "storage failed", "cannot", "torage unavailable", "Traceback")
 
@@ -84,6 +92,27 @@ def test_the_workers_starve(storage: Server, start: Start, record: Record) -> No
     record(load)
 
 
+def hammer(uri: str, caller: str) -> Counter[str]:
+    """One process of a round: how many requests were admitted, and how many were decided how."""
+    os.environ |= {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_DEADLINE_SECONDS": str(DEADLINE_S)}
+    app, counts = Flask(__name__), Counter[str]()
+    limiter = Limiter(lambda: caller, app=app, storage_uri=uri, headers_enabled=True)
+    app.add_url_rule("/", view_func=limiter.limit("100/day")(lambda: "admitted"))
+    at_once = threading.Barrier(HAMMER_THREADS)
+
+    def calls(_: int) -> None:
+        client = app.test_client()
+        at_once.wait(60)
+        for _ in range(HAMMER_CALLS):
+            answer = client.get("/")
+            counts[answer.headers.get(traffic.DEGRADED, "")] += 1
+            counts["admitted"] += answer.status_code == 200
+
+    with ThreadPoolExecutor(HAMMER_THREADS) as threads:
+        list(threads.map(calls, range(HAMMER_THREADS)))
+    return counts
+
+
 def test_a_storage_that_hangs_is_found(storage: Server) -> None:
     """After its deadline, and a little more if this thread itself is late."""
     client = storage_from_string(storage.uri, socket_timeout=DEADLINE_S).get_connection()
@@ -101,3 +130,20 @@ def test_a_storage_that_hangs_is_found(storage: Server) -> None:
     ordered = " ".join(f"{each * 1000:.0f}" for each in sorted(took_s))
     report(f"found after {ordered} ms")
     assert min(took_s) < FOUND_S
+
+
+def test_the_hammer_beside_busy_loops(storage: Server) -> None:
+    """Processes whose threads all ask at once, and connect for it, while both cores are busy: each
+    round admits exactly the amount, and the storage decides all of it."""
+    context = multiprocessing.get_context("spawn")
+    busy = [subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        with context.Pool(HAMMERS) as hammers:
+            for number in range(HAMMER_ROUNDS):
+                work = [(storage.uri, f"round {number}")] * HAMMERS
+                counts = sum(hammers.starmap(hammer, work, chunksize=1), Counter[str]())
+                assert counts == {"": HAMMERS * HAMMER_THREADS * HAMMER_CALLS, "admitted": 100}
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
