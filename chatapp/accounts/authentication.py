@@ -101,6 +101,8 @@ class Authenticator:
         self._stale: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
         # Apart, so that invented keys do not push out the valid ones.
         self._refused: TTLCache[bytes, str] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
+        #: Valid keys that were looked up again because they are blocked.
+        self._confirmed: TTLCache[bytes, bool] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
         self._people: TTLCache[tuple[str, str], Principal] = TTLCache(
             MOST_PEOPLE, ANSWER_HOLDS_S, clock
         )
@@ -137,8 +139,9 @@ class Authenticator:
             raise AccountsLostError
         self._may_be_off = is_set is False
 
-    def authenticate(self, text: str) -> Principal:
-        """Return the owner of the key in that text.
+    def authenticate(self, text: str, *, again: bool = False) -> Principal:
+        """Return the owner of the key in that text. ``again``: as the key is blocked, a query has
+        to confirm it; each five seconds at most.
 
         KeyRefusedError if it gives no access, AccountsUnavailableError if that is unknown.
         """
@@ -151,6 +154,8 @@ class Authenticator:
         digest = sha256(presented.text.encode("ascii")).digest()
         with self._lock:
             refusal, known = self._refused.get(digest), self._valid.get(digest)
+            if again and digest not in self._confirmed:
+                known, self._confirmed[digest] = None, True
         if refusal is not None:
             raise KeyRefusedError(refusal)
         principal, expires_at = known or self._looked_up(digest, presented)

@@ -418,6 +418,15 @@ class Accounts:
         with self._database.reading() as connection:
             return [ApiKey(*row) for row in connection.execute(query)]
 
+    def valid_keys(self) -> set[str]:
+        """Return the public ids of the keys that give access now."""
+        users = {user.name: user for user in self.users() if user.deactivated_at is None}
+        return {
+            key.public_id
+            for key in self.all_keys()
+            if key.is_usable and key.user in users and key.is_for(users[key.user])
+        }
+
     def users(self) -> Sequence[User]:
         with self._database.reading() as connection:
             return [_user_of(row) for row in connection.execute(_USERS.order_by(USERS.c.name))]

@@ -14,6 +14,7 @@ from chatapp.catalogue import CatalogueError, providers_file
 from chatapp.cli import output
 from chatapp.database import backup as backups
 from chatapp.database import migration
+from chatapp.operators import blocks
 from chatapp.operators.keys import turn_accounts_off
 from chatapp.server.valid_files import POLICY, PROVIDERS, configured_file
 from chatapp.services import current_services
@@ -107,8 +108,11 @@ def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None
     found = backups.contents_of(file)
     if not yes:
         click.confirm(f"{file} has {found}. Replace the database?", abort=True, err=True)
-    database = current_services().database
-    kept = backups.restore(database, file, without_keys=without_keys)
+    services = current_services()
+    valid = services.accounts.valid_keys()
+    kept = backups.restore(services.database, file, without_keys=without_keys)
+    for public_id in services.accounts.valid_keys() - valid:
+        blocks.release_key(public_id)
     if not found.keys:
         turn_accounts_off(reason=f"restored {file.name}", by="")
     state = "on" if found.keys else "off"

@@ -95,6 +95,20 @@ def act_for(current: CurrentRequest, name: str | None) -> None:
         raise _unavailable() from error
 
 
+def refuse_revoked(_: object) -> None:
+    """Raise 401 for a key that was revoked a moment ago, which is blocked until this worker has
+    looked it up again. A key that an operator has blocked stays blocked."""
+    current = current_request()
+    if current.principal is None:
+        return
+    try:
+        current.services.authenticator.authenticate(_api_key(request_ctx.request), again=True)
+    except KeyRefusedError as error:
+        raise _unauthorized(str(error)) from error
+    except AccountsUnavailableError:
+        return
+
+
 def _unauthorized(message: str) -> ApiError:
     return ApiError(401, "invalid_api_key", message, headers=HEADERS)
 

@@ -95,22 +95,20 @@ def test_the_workers_starve(storage: Server, start: Start, record: Record) -> No
 def hammer(uri: str, caller: str) -> Counter[str]:
     """One process of a round: how many requests were admitted, and how many were decided how."""
     os.environ |= {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_DEADLINE_SECONDS": str(DEADLINE_S)}
-    app, counts = Flask(__name__), Counter[str]()
+    app = Flask(__name__)
     limiter = Limiter(lambda: caller, app=app, storage_uri=uri, headers_enabled=True)
     app.add_url_rule("/", view_func=limiter.limit("100/day")(lambda: "admitted"))
     at_once = threading.Barrier(HAMMER_THREADS)
 
-    def calls(_: int) -> None:
+    def calls(_: int) -> Counter[str]:
         client = app.test_client()
         at_once.wait(60)
-        for _ in range(HAMMER_CALLS):
-            answer = client.get("/")
-            counts[answer.headers.get(traffic.DEGRADED, "")] += 1
-            counts["admitted"] += answer.status_code == 200
+        answers = [client.get("/") for _ in range(HAMMER_CALLS)]
+        decided = Counter(answer.headers.get(traffic.DEGRADED, "") for answer in answers)
+        return decided + Counter(admitted=sum(answer.status_code == 200 for answer in answers))
 
     with ThreadPoolExecutor(HAMMER_THREADS) as threads:
-        list(threads.map(calls, range(HAMMER_THREADS)))
-    return counts
+        return sum(threads.map(calls, range(HAMMER_THREADS)), Counter[str]())
 
 
 def test_a_storage_that_hangs_is_found(storage: Server) -> None:

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from tests.called import called
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.web.test_authentication import BODIES
 
 
 @pytest.fixture
@@ -410,14 +412,15 @@ def test_an_overlap_does_not_prolong_a_key(console: Flask, accounts: Accounts) -
 def test_a_key_that_ends_now_serves_no_further_call(
     worker: Flask, console: Flask, command: str
 ) -> None:
-    """Although the worker has just checked it: its limits stop the key. Other keys go on."""
+    """Although the worker has just checked it: its limits stop the key, and it is looked up again.
+    Other keys go on."""
     key, other = new_key(console), new_key(console)
     assert [ask(worker, each).status_code for each in (key, other)] == [200, 200]
     words = () if command == "revoke" else ("--overlap", "0s")
     done = run(console, "keys", command, key, *words)
     assert "no worker accepts a call with it." in done.output
     refused = ask(worker, key)
-    assert (refused.status_code, refused.json["code"]) == (429, "blocked")
+    assert (refused.status_code, refused.json["code"]) == (401, "invalid_api_key")
     assert refused.headers["x-should-retry"] == "false"
     assert ask(worker, other).status_code == 200
     services_of(worker).authenticator._valid.clear()
@@ -437,6 +440,42 @@ def test_a_revocation_says_when_it_acts(
     for app, key, is_immediate in ((apart, keys[1], False), (worker, keys[2], True)):
         (shown,) = json.loads(run(app, "keys", "revoke", key, "--json").stdout)
         assert shown == {"id": public_id_of(key), "user": "alice", "immediate": is_immediate}
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_a_key_that_was_just_revoked_is_401(worker: Flask, console: Flask, path: str) -> None:
+    """At once and in each protocol, also in a worker that knows the key as valid, and also if the
+    operator had blocked the key; a key that is blocked and valid is refused as that."""
+    client, key = worker.test_client(), new_key(console)
+
+    def status() -> int:
+        headers = {"Authorization": f"Bearer {key}"}
+        return client.post(path, json=BODIES[path], headers=headers).status_code
+
+    assert status() == 200
+    run(console, "keys", "revoke", key)
+    assert [status() for _ in range(3)] == [401] * 3
+    key = new_key(console)
+    assert status() == 200
+    run(console, "block", "key", key, "--for", "1h")
+    assert [status() for _ in range(2)] == [429] * 2
+
+
+def test_a_restore_brings_back_the_keys(worker: Flask, console: Flask, tmp_path: Path) -> None:
+    """Those that were valid in the backup are valid at once: those revoked since, and those of a
+    user who was deactivated since. A key that was made since is unknown."""
+    keys = {name: new_key(console, name) for name in ("alice", "bob", "eve")}
+    backup = str(tmp_path / "backup.db")
+    run(console, "db", "backup", backup)
+    keys["new"] = new_key(console, "new")
+    assert {ask(worker, key).status_code for key in keys.values()} == {200}
+    run(console, "keys", "revoke", keys["alice"])
+    run(console, "users", "deactivate", "bob")
+    run(console, "block", "key", keys["eve"], "--for", "1h")
+    run(console, "db", "restore", backup, "--yes")
+    services_of(worker).authenticator._valid.clear()
+    found = {name: ask(worker, key).status_code for name, key in keys.items()}
+    assert found == {"alice": 200, "bob": 200, "eve": 429, "new": 401}
 
 
 def test_all_keys_of_a_user_are_revoked(console: Flask, accounts: Accounts) -> None:
