@@ -110,6 +110,7 @@ class OutageEngine:
     def share(self, path: Path) -> None:
         """Share with the other workers of this host, in this file."""
         self._store = OutageStore(path)
+        self._store.take, self._store.note = self._take, self._note_taken
         if not self.is_handed_back:
             self._wake()
 
@@ -355,7 +356,7 @@ class OutageEngine:
             while time.monotonic() < ends:
                 batch = self._store.run(lambda: self._next_batch(later))
                 if batch is None:
-                    return not later
+                    return not later and self.is_handed_back
                 try:
                     engine.settle(batch.changes, once=Marker(batch.marker, HANDED_ONCE_US))
                 except ShardUnavailable:
@@ -408,6 +409,29 @@ class OutageEngine:
         if taken.used > 0:
             changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), taken.used))
         return [change._replace(expiry_us=until_us) for change in changes]
+
+    def _take(self) -> tuple[list[Change], list[Batch]]:
+        """Return what this worker has decided alone, and what is on its way to the storage."""
+        batches: list[Batch] = []
+        while batch := self._store.next_batch():
+            batches.append(batch)
+            self._store.sent(batch)
+        changes: list[Change] = []
+        while some := self._store.changed(BATCH):
+            for key, limit in some:
+                changes += self._moved(limit, key)
+        return changes, batches
+
+    def _note_taken(self, taken: tuple[list[Change], list[Batch]]) -> None:
+        """Note that in the file of the host, as if it had been decided there."""
+        changes, batches = taken
+        self._memory.settle([self._own(change) for change in changes])
+        for change in changes:
+            self._store.note_changed(change.charge.key, change.charge.limit)
+            if change.hold.id:
+                self._store.hold(change.charge.key, change.hold)
+        for batch in batches:
+            self._store.add(batch.marker, batch.changes)
 
     def _send(self, changes: Sequence[Change]) -> None:
         """Put changes on their way to the storage."""

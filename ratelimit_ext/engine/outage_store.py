@@ -6,7 +6,8 @@ reloaded lose nothing, and their successors go on where they stopped. It is a fi
 knows how to do that. It is not synced: it survives the end of all processes, not that of the
 machine, so its name has the boot.
 
-Without a file, or if it fails, the store is this process's alone.
+Without a file, or if it fails, the store is this process's alone; if it is locked, only until it is
+free again.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ FORMAT: Final = 2
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
-#: decision, before it goes on without them for good; and between two attempts: SQLite's own pauses
-#: grow to 0.1 s, while a decision takes 0.1 ms.
+#: decision, before it goes on without them; how often it looks then whether the file is free; and
+#: the pause between two attempts: SQLite's own grow to 0.1 s, while a decision takes 0.1 ms.
 BUSY_S: Final = 5.0
+LOOK_S: Final = 0.5
 ATTEMPT_S: Final = 0.0002
 #: What the storage's clock has to differ by until it is set again here.
 STEP_US: Final = 1_000_000
@@ -53,6 +55,10 @@ FAILED: Final = (
     "What is decided without the storage is not shared with other workers, and lost if this "
     "process ends: cannot use %s (%s). Make it writable, or set RATELIMIT_SETTLEMENTS_DIR."
 )
+LOCKED: Final = (
+    "%s is locked for more than %.0f s: this process decides with its own share until it is free"
+)
+FREE: Final = "%s is free again: what was decided meanwhile is noted there"
 DAMAGED: Final = "%s is unreadable (%s); it is begun anew. What it had is not charged."
 
 _SCHEMA: Final = """
@@ -104,6 +110,13 @@ class OutageStore(Buckets):
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._may_begin_anew = True
+        #: The file that is locked, and its connection; ``path`` is None meanwhile.
+        self._locked: tuple[Path, sqlite3.Connection | None] | None = None
+        self._look_at = 0.0
+        #: Called when that is free again: what was decided meanwhile is taken from the one store,
+        #: and noted in the other.
+        self.take: Callable[[], Any] = lambda: None
+        self.note: Callable[[Any], object] = lambda _: None
         self._begin()
 
     def _begin(self) -> None:
@@ -119,6 +132,10 @@ class OutageStore(Buckets):
         """In a forked child: leave the connection to the parent."""
         self._inherited.append(self._connection)
         self._connection = None
+        if self._locked is not None:
+            self.path, database = self._locked
+            self._inherited.append(database)
+            self._locked = None
         self._begin()
 
     @property
@@ -134,6 +151,9 @@ class OutageStore(Buckets):
         with self.lock:
             if self._is_running:
                 return work()
+            if self._locked is not None and time.monotonic() >= self._look_at:
+                self._look_at = time.monotonic() + LOOK_S
+                self._return(*self._locked)
             while True:
                 try:
                     return self._transaction(work)
@@ -188,8 +208,28 @@ class OutageStore(Buckets):
         self._connection = database
         return database
 
+    def _return(self, path: Path, database: sqlite3.Connection | None) -> None:
+        """Go back to the file, if it is free."""
+        try:
+            if database is not None:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+        except sqlite3.Error:
+            return
+        taken, alone = self._transaction(self.take), self._connection
+        self._locked, self.path, self._connection = None, path, database
+        if alone is not None:
+            alone.close()
+        _logger.warning(FREE, path)
+        self.run(lambda: self.note(taken))
+
     def _begin_anew(self, path: Path, error: sqlite3.Error) -> None:
-        """With an empty file if this one is damaged; else without."""
+        """With an empty file if this one is damaged; else without, or until it is free again."""
+        if "locked" in str(error):
+            _logger.error(LOCKED, path, BUSY_S)
+            self._locked, self._look_at = (path, self._connection), time.monotonic() + LOOK_S
+            self.path = self._connection = None
+            return
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -376,6 +416,8 @@ class OutageStore(Buckets):
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to hand back."""
+        if self._locked is not None and self.run(lambda: self._locked) is not None:
+            return False  # it may have something
         if self._connection is None and not (self.path is not None and self.path.exists()):
             return True
         return self.run(lambda: not (self.batches() or self.changed(1)))

@@ -121,6 +121,36 @@ def test_a_worker_that_is_stopped_is_waited_for(path: Path, monkeypatch: Any) ->
     stopped.close()
 
 
+@pytest.mark.parametrize("strategy", RATES)
+def test_a_file_that_was_locked_is_used_again(
+    path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture, strategy: str
+) -> None:
+    """While it is locked, each worker has its own share. When it is free, what they decided alone
+    is noted there and charged once; a call that began alone is settled."""
+    monkeypatch.setattr(outage_store, "BUSY_S", 0.0)
+    monkeypatch.setattr(outage_store, "LOOK_S", 0.0)
+    charges, storage = [Charge(Limit(10, DAY, strategy), "ada")], MemoryEngine()
+    first, second = worker_of(path, storage), worker_of(path, storage)
+    assert admitted(first, 2, charges) == 2
+    locked = sqlite3.connect(path, isolation_level=None)
+    locked.execute("BEGIN IMMEDIATE")
+    assert [admitted(worker, 3, charges) for worker in (first, second)] == [3, 3]
+    hold = Hold(7, LEASE)
+    (verdict,) = first.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
+    assert not first.is_handed_back
+    locked.execute("COMMIT")
+    locked.close()
+    assert [admitted(worker, 3, charges) for worker in (first, second, first)] == [3, 0, 0]
+    assert first.settle([Change.settle(verdict, hold, 120)]) == 1
+    assert first.hand_back(storage, within_s=9)
+    assert second.is_handed_back
+    assert left(storage, charges[0].limit) == 0
+    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 120
+    words = [record.getMessage() for record in caplog.records]
+    assert [" is locked " in word for word in words] == [True, True, False, False]
+    assert [" is free again" in word for word in words] == [False, False, True, True]
+
+
 def test_a_call_may_be_settled_by_the_successor(path: Path) -> None:
     """From the settlement that its worker has left on disk. What it spent is charged once."""
     storage, hold = MemoryEngine(), Hold(7, LEASE)
