@@ -147,7 +147,7 @@ class UpstreamCall:
     """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
     `fail` ends it.
 
-    ``new_record`` makes the Call from what is held for it. BudgetHeldError if it cannot begin.
+    ``new_record`` makes the Call from its estimate. BudgetHeldError if it cannot begin.
     """
 
     def __init__(
@@ -402,7 +402,8 @@ class UpstreamCall:
             provider=model.upstream,
             estimated_input_tokens=estimate.input_tokens,
             estimated_output_tokens=estimate.output_tokens,
-            cost_micro_usd=self._held,
+            cost_micro_usd=self._demand.cost_micro_usd,
+            estimated=True,
         )
 
     def note_error(self, error: UpstreamError) -> None:

@@ -126,6 +126,17 @@ class FakeUpstream:
         return Completion("hello", model.name, USAGE, "stop")
 
 
+def test_a_call_begins_in_the_ledger_as_its_estimate(ledger: RecordingLedger) -> None:
+    """Marked as that, although it holds more beside other calls: if its worker dies, nothing else
+    is known of it."""
+    limits = FakeLimits(budget=5_000_000, shares=2)
+    begin(limits, ledger)
+    estimate = CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)
+    assert max(limits.held) > estimate
+    [begun] = ledger.begun
+    assert (begun.status, begun.cost_micro_usd, begun.estimated) == ("unfinished", estimate, True)
+
+
 def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None:
     """The ledger has the estimate at first; limits and ledger have the usage at the end."""
     limits, upstream = FakeLimits(), FakeUpstream()
