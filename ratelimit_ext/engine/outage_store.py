@@ -288,12 +288,14 @@ class OutageStore(Buckets):
         """Return the bucket, also one that is over."""
         if key in self._read:
             return self._read[key]
-        found = self._all(
-            "SELECT state, expiry, handed, known_at, changed FROM buckets WHERE key = ?", key
-        )
-        bucket = None
-        if found:
-            bucket = Bucket(_value(found[0][0]), *found[0][1:])
+        query = "SELECT state, expiry, handed, known_at, changed FROM buckets WHERE key = ?"
+        found = self._all(query, key)
+        bucket = Bucket(_value(found[0][0]), *found[0][1:]) if found else None
+        if bucket is None and self._locked is not None and self._locked[1] is not None:
+            # What was used before counts: the file can mostly be read.
+            with contextlib.suppress(sqlite3.OperationalError):
+                for state, expiry_us, *_ in self._locked[1].execute(query, [key]).fetchall():
+                    bucket = Bucket(_value(state), expiry_us, state)
         self._read[key] = bucket
         return bucket
 

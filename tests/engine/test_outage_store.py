@@ -125,8 +125,9 @@ def test_a_worker_that_is_stopped_is_waited_for(path: Path, monkeypatch: Any) ->
 def test_a_file_that_was_locked_is_used_again(
     path: Path, monkeypatch: Any, caplog: pytest.LogCaptureFixture, strategy: str
 ) -> None:
-    """While it is locked, each worker has its own share. When it is free, what they decided alone
-    is noted there and charged once; a call that began alone is settled."""
+    """While it is locked, each worker has its own share, without what was used before. When it is
+    free, what they decided alone is noted there and charged once; a call that began alone is
+    settled."""
     monkeypatch.setattr(outage_store, "BUSY_S", 0.0)
     monkeypatch.setattr(outage_store, "LOOK_S", 0.0)
     charges, storage = [Charge(Limit(10, DAY, strategy), "ada")], MemoryEngine()
@@ -134,13 +135,13 @@ def test_a_file_that_was_locked_is_used_again(
     assert admitted(first, 2, charges) == 2
     locked = sqlite3.connect(path, isolation_level=None)
     locked.execute("BEGIN IMMEDIATE")
-    assert [admitted(worker, 3, charges) for worker in (first, second)] == [3, 3]
+    assert [admitted(worker, 9, charges) for worker in (first, second)] == [3, 3]
     hold = Hold(7, LEASE)
     (verdict,) = first.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
     assert not first.is_handed_back
     locked.execute("COMMIT")
     locked.close()
-    assert [admitted(worker, 3, charges) for worker in (first, second, first)] == [3, 0, 0]
+    assert [admitted(worker, 3, charges) for worker in (second, first, second)] == [3, 0, 0]
     assert first.settle([Change.settle(verdict, hold, 120)]) == 1
     assert first.hand_back(storage, within_s=9)
     assert second.is_handed_back
