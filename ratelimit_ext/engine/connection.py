@@ -76,6 +76,9 @@ DELAY_S: Final = 0.01
 SLICE_S: Final = 0.01
 CALM_S: Final = 3 * SLICE_S
 LATEST_S: Final = 1.0
+#: How much longer it waits, undelayed, for a storage that may wait for a processor. One that hangs
+#: has to be noticed soon.
+CROWDED_S: Final = 0.2
 #: The shortest timeout that is one: older clients raise another error for none.
 MOMENT_S: Final = 0.001
 LOAD: Final = Path("/proc/loadavg")
@@ -108,9 +111,12 @@ class _Calm(threading.local):
         # A thread that slept is mostly woken in time, also if those that work wait for long.
         _give_way()
         here = time.monotonic()
-        if here - expected > DELAY_S or (here > due - CALM_S and _is_crowded()):
+        if here - expected > DELAY_S:
             self.since = here
-        return here >= min(max(due, self.since + CALM_S), due + latest_s)
+        ends, latest = max(due, self.since + CALM_S), due + latest_s
+        if ends <= here < min(ends + CROWDED_S, latest) and _is_crowded():
+            return False
+        return here >= min(ends, latest)
 
 
 _calm: Final = _Calm()

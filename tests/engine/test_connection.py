@@ -505,7 +505,7 @@ def test_a_storage_may_wait_for_a_processor_alone(
 
     def look(timeout_s: float) -> bool:
         clock.now_s += timeout_s
-        return clock.now_s >= 100.5
+        return clock.now_s >= 100.15
 
     assert comes_late(look, 100.0, expected=100.0, since=99.9) is is_taken
 
