@@ -30,6 +30,10 @@ _NO_NAME: Final = re.compile(r"[\[{\"]|([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-][^@ ]
 _IDENTITIES: Final = (USER, ADDRESS, TEAM)
 
 
+class InvalidNameError(ValueError):
+    """What names a person cannot be a name; the message is for the client."""
+
+
 @dataclass(frozen=True, slots=True)
 class People:
     """How a key names people, and what new ones get.
@@ -50,7 +54,8 @@ class People:
         return {**asdict(self), "headers": list(self.headers)}
 
     def named_by(self, header: Callable[[str], str | None]) -> str | None:
-        """Return the person that the headers of a request name; None if they name none."""
+        """Return the person that the headers of a request name; None if they name none. Raises
+        InvalidNameError."""
         text = next(filter(None, map(header, self.headers)), "")
         with suppress(UnicodeError):  # servers decode it as Latin-1; Open WebUI escapes the rest
             text = text.encode("latin-1").decode()
@@ -60,7 +65,8 @@ class People:
         return person_in(unquote(text))
 
     def named_in(self, body: Mapping[str, object]) -> str | None:
-        """Return the person that a body names; None if it names none, or if headers do."""
+        """Return the person that a body names; None if it names none, or if headers do. Raises
+        InvalidNameError."""
         if self.headers:
             return None
         metadata = body.get("metadata")
@@ -70,15 +76,23 @@ class People:
 
 
 def person_in(text: str) -> str | None:
-    """Return the name of a person; None for JSON, the id of a session, and what does not fit into
-    a line.
+    """Return the name of a person; None for nothing, JSON and the id of a session.
+
+    InvalidNameError for what is too long, does not fit into a line, or has a reserved prefix.
 
     >>> person_in(" alice@example.com "), person_in('{"device_id": "5f"}'), person_in("sess-1")
     ('alice@example.com', None, None)
     """
     name = text.strip()
-    if not name or len(name) > NAME_MAX_CHARACTERS or name.startswith(_IDENTITIES):
+    if not name or _NO_NAME.match(name):
         return None
-    if _NO_NAME.match(name) or any(unicodedata.category(each) in _CONTROL for each in name):
-        return None
+    problem = ""
+    if len(name) > NAME_MAX_CHARACTERS:
+        problem = f"has {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed"
+    elif name.startswith(_IDENTITIES):
+        problem = f"begins with {name.partition(':')[0]!r} and a colon, which is reserved"
+    elif any(unicodedata.category(each) in _CONTROL for each in name):
+        problem = "has control characters"
+    if problem:
+        raise InvalidNameError(f"The user's name {problem}. Send an email address or an id.")
     return name

@@ -7,8 +7,9 @@ the edge limits, like every request that reaches no view.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from flask import Flask, Request
@@ -21,6 +22,7 @@ from chatapp.accounts.authentication import (
     KeyRefusedError,
     PersonRefusedError,
 )
+from chatapp.accounts.people import InvalidNameError
 from chatapp.accounts.store import NewPeopleError
 from chatapp.web.current_request import CurrentRequest, current_request
 from chatapp.web.errors import ApiError, ErrorReport, unavailable
@@ -50,7 +52,7 @@ def install(app: Flask, authenticator: Authenticator) -> None:
                 current = current_request()
                 key = current.principal = authenticator.authenticate(_api_key(request))
                 if key.people is not None:
-                    act_for(current, key.people.named_by(request.headers.get))
+                    act_for(current, partial(key.people.named_by, request.headers.get))
         except KeyRefusedError as error:
             raise _unauthorized(str(error)) from error
         except AccountsUnavailableError as error:
@@ -65,16 +67,20 @@ def act_for_named(body: Mapping[str, object]) -> None:
     """Count the request for the person whom its body names, if its key may name one there."""
     current = current_request()
     if current.principal is not None and current.principal.people is not None:
-        act_for(current, current.principal.people.named_in(body))
+        act_for(current, partial(current.principal.people.named_in, body))
 
 
-def act_for(current: CurrentRequest, name: str | None) -> None:
-    """Count the request for that person, whom its key has named; None: for the key's owner.
+def act_for(current: CurrentRequest, named: Callable[[], str | None]) -> None:
+    """Count the request for the person whom its key has named; None: for the key's owner.
 
-    ApiError: 403 for one who is deactivated, 429 for a new one too many, 503 if unknown; the errors
-    of the key's edge limits before a query.
+    ApiError: 400 for an invalid name, 403 for one who is deactivated, 429 for a new one too many,
+    503 if unknown; the errors of the key's edge limits before a query.
     """
     key, services = current.principal, current.services
+    try:
+        name = named()
+    except InvalidNameError as error:
+        raise ApiError(400, "invalid_user", str(error)) from error
     if name is None or key is None:
         return
     try:

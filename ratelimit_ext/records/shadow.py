@@ -117,7 +117,8 @@ class Shadows:
             name = parsed_key(charge.key)
             # A candidate follows its limit, whose count also has what the candidate would deny.
             counted = live if found.tried and live is not None else verdict
-            used = counted.charge.limit.capacity - counted.remaining
+            # What `deduct_when` charges later has to fit now.
+            used = counted.charge.limit.capacity - counted.remaining + charge.cost - charge.taken
             if counted is verdict and not verdict.allowed:
                 used = charge.limit.capacity + 1
             key = hour, _shadow(found, charge.limit)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 from click.testing import Result
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, request
 
 from ratelimit_ext import ConfigurationError, Limiter, StorageUnavailable
 from ratelimit_ext.records import shadow as module
@@ -117,6 +117,28 @@ def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri
     for name in ("shadow", "calls"):
         found = counted(site)[name]
         assert (found.requests, found.denied, found.used) == (5, 0, {"ann": 5})
+
+
+@pytest.mark.parametrize("reserve", [False, True])
+@pytest.mark.parametrize("tried", [{"mode": "shadow"}, {"candidate": "3/hour"}])
+def test_a_trial_counts_the_last_call_that_is_deducted(
+    make: Maker, uri: str, tried: dict[str, Any], *, reserve: bool
+) -> None:
+    """Also what is charged only after the view: the report's amount is enough for every call."""
+    app, limiter = make(storage_uri=uri)
+    limiter.remember_denials()
+
+    @app.get("/")
+    @limiter.limit(
+        "9/hour", name="a", deduct_when=lambda _: "ok" in request.args, reserve=reserve, **tried
+    )
+    def index() -> str:
+        return "ok"
+
+    site = app, limiter
+    for path in ("/?ok", "/", "/?ok", "/?ok"):
+        hit(site, 1, path)
+    assert counted(site)["a"].used == {"ann": 3}
 
 
 def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 import flask
 from flask_limiter import HeaderNames
 from werkzeug.datastructures import Headers
-from werkzeug.http import http_date
+from werkzeug.http import http_date, parse_date
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.decision import ENDLESS_MS
@@ -193,6 +193,9 @@ class ResponseWriter:
         self, headers: Headers, present: list[str], state: RequestState, wait_ms: int
     ) -> None:
         written = [("Cache-Control", "no-store")]
+        if self._in_order[3].lower() in present:
+            own_s = _seconds(headers[self._in_order[3]])
+            wait_ms = int(own_s * 1000) if own_s > -(-wait_ms // 1000) else wait_ms
         if wait_ms < ENDLESS_MS:
             wait = str(max(1, -(-wait_ms // 1000)))
             if self.retry_after_as_date:  # whole seconds too, and never before the wait is over
@@ -206,6 +209,14 @@ class ResponseWriter:
             for name, _ in written:
                 headers.remove(name)
         _append(headers, written)
+
+
+def _seconds(retry_after: str) -> float:
+    """Return the wait of an application's ``Retry-After``; 0 if it is invalid."""
+    if retry_after.isdecimal():
+        return int(retry_after)
+    at = parse_date(retry_after)
+    return at.timestamp() - time.time() if at else 0
 
 
 def _append(headers: Headers, written: list[tuple[str, str]]) -> None:

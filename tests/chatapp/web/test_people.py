@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import pytest
 from flask import Flask
@@ -123,11 +123,38 @@ def test_a_request_without_a_name_is_the_keys_own(
 ) -> None:
     """As of a UI that does not forward its users. Ids of sessions and JSON are no names."""
     key = key_of(accounts, People())
-    for text in ("", " ", *SESSIONS, "user:erin", "ip:198.51.100.1", "team:a", "x" * 300):
+    for text in ("", " ", *SESSIONS):
         assert ask(client, {**key, EMAIL: text}).status_code == 200
     assert ask(client, key).status_code == 200
-    assert called(services) == {"user:webui": len(SESSIONS) + 7}
+    assert called(services) == {"user:webui": len(SESSIONS) + 3}
     assert {user.name for user in accounts.users()} == {"erin", "webui"}
+
+
+@pytest.mark.parametrize("path", [OPENAI, ANTHROPIC])
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("x" * 300, "has 300 characters; at most 256 are allowed"),
+        ("user:erin", "begins with 'user' and a colon, which is reserved"),
+        ("ip:198.51.100.1", "begins with 'ip' and a colon, which is reserved"),
+        ("team:a", "begins with 'team' and a colon, which is reserved"),
+        ("ann%0Abob", "has control characters"),
+    ],
+)
+def test_a_name_that_cannot_be_one_is_an_error(
+    client: FlaskClient, services: Services, accounts: Accounts, path: str, text: str, problem: str
+) -> None:
+    """A 400 says why, by the header and by the body: the request counts for no one else."""
+    by_header, by_body = key_of(accounts, People()), key_of(accounts, People(headers=()))
+    name = unquote(text)
+    named = {"metadata": {"user_id": name}} if path == ANTHROPIC else {"user": name}
+    for refused in (
+        ask(client, {**by_header, EMAIL: text}, path),
+        ask(client, by_body, path, **named),
+    ):
+        assert refused.status_code == 400
+        assert f"The user's name {problem}. Send an email address or an id." in refused.text
+    assert called(services) == {}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import http_sf
 import pytest
 from flask import Flask, Response, request
 from flask_limiter import HeaderNames
+from werkzeug.http import http_date
 
 from ratelimit_ext import ConfigurationError, Limiter, RequestLimit
 from tests.servers import Server
@@ -195,6 +196,33 @@ def test_retry_after_may_be_a_date(make: Maker, clock: Clock) -> None:
     instant = parsedate_to_datetime(response.headers["Retry-After"])
     clock.forward(instant.timestamp() - clock.now_s)
     assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("own", "wait"),
+    [
+        ("300", 300),
+        (http_date(NOW + 300), 300),
+        ("20", 60),
+        (http_date(NOW + 20), 60),
+        ("soon", 60),
+    ],
+)
+def test_the_longer_retry_after_stays(make: Maker, clock: Clock, own: str, wait: int) -> None:
+    """An error handler of the application may know a longer wait; all headers say the same."""
+    app, limiter = make()
+    app.get("/")(limiter.limit("1/minute")(root))
+
+    @app.errorhandler(429)
+    def refuse(error: object) -> Response:
+        return Response("wait", 429, {"Retry-After": own})
+
+    client = app.test_client()
+    client.get("/")
+    headers = client.get("/").headers
+    assert headers.getlist("Retry-After") == [str(wait)]
+    assert headers.getlist("retry-after-ms") == [str(wait * 1000)]
+    assert headers.get("x-should-retry") == ("false" if wait > 60 else None)
 
 
 def test_a_wait_of_years_is_exact(make: Maker, clock: Clock) -> None:
