@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import flask_limiter
 import limits.errors
 import pytest
 from flask import Blueprint, Flask
@@ -286,6 +287,21 @@ def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptur
         "The limits of the view 'index' do not apply: its route has the function without them. "
         "Write @limiter.limit(…) below the route decorator."
     )
+
+
+@pytest.mark.parametrize(
+    ("extension", "expected"), [(flask_limiter.Limiter, [200] * 3), (Limiter, [200, 200, 429])]
+)
+def test_a_decorated_function_that_is_not_used_has_the_defaults(
+    extension: type[flask_limiter.Limiter], expected: list[int]
+) -> None:
+    """`limiter.limit(…)(view)` changes no route. With Flask-Limiter, its view loses the default
+    limits, too."""
+    app = Flask("example")
+    limiter = extension(asked_key, app=app, storage_uri="memory://", default_limits=["2/minute"])
+    app.add_url_rule("/", view_func=asked_key)
+    limiter.limit("1/minute")(asked_key)
+    assert statuses(app, times=3) == expected
 
 
 def test_a_function_may_have_a_route_with_limits_and_one_without(
