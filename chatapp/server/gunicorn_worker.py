@@ -5,6 +5,7 @@ it has threads. This worker
 - receives heads and bodies up to BODY_BYTES in its main loop, each within a deadline;
 - lets larger bodies occupy a quarter of its threads while they arrive;
 - leaves a new connection to a worker with many more free threads;
+- hands a call that would wait to a worker with a free thread, with its connection;
 - has `threads` for calls, RESERVE more for health checks and refusals of further calls, and as many
   for the pages of operators and users, which are needed most when calls occupy all threads;
 - takes fewer calls while its threads wake late;
@@ -17,6 +18,7 @@ so that a HUP loads new code.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import ctypes
 import errno
@@ -161,6 +163,57 @@ class Board:
         except OSError:
             return False
         return True
+
+
+class Handover:
+    """Calls on their way from a worker without a free thread to one that has some, each with its
+    client's connection. A connection that is kept alive would otherwise belong to one worker.
+
+    Created in the master before it forks: any worker may take a call, also of one that was killed.
+    """
+
+    def __init__(self) -> None:
+        self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for end in (self._sender, self.receiver):
+            end.settimeout(0)
+
+    @property
+    def is_empty(self) -> bool:
+        try:
+            self.receiver.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        return False
+
+    def give(self, conn: Connection) -> bool:
+        """Hand a call over; returns False if that is not possible."""
+        about = repr((conn.client, conn.server, conn.has_continued, conn.until)).encode()
+        try:
+            with tempfile.TemporaryFile(dir=MEMORY) as file:
+                file.write(conn.received)
+                file.seek(0)
+                socket.send_fds(self._sender, [about], [conn.sock.fileno(), file.fileno()])
+        except OSError:
+            return False
+        return True
+
+    def take(self, cfg: Any, patience_s: float) -> Connection | None:
+        """Return a call of another worker; None if none waits."""
+        try:
+            about, files, *_ = socket.recv_fds(self.receiver, 4096, 2)
+        except BlockingIOError:
+            return None
+        if len(files) < 2:  # this process may open no more: the client is disconnected
+            for each in files:
+                os.close(each)
+            return None
+        client, server, has_continued, until = ast.literal_eval(about.decode())
+        sock = socket.socket(fileno=files[0])
+        conn = Connection(cfg, sock, client, server, patience_s=patience_s)
+        with open(files[1], "rb") as file:  # noqa: PTH123 - a descriptor
+            conn.take(file.read())
+        conn.has_continued, conn.until = has_continued, until
+        return conn
 
 
 class Boot:
@@ -495,6 +548,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     unread_s: ClassVar[float] = 60.0
     #: Shared by all workers of the master that loaded this module.
     board: ClassVar[Board] = Board()
+    handover: ClassVar[Handover] = Handover()
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -519,6 +573,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.leaves_since: float | None = None
         #: Whether no connection waits, by the latest look.
         self.found_none = False
+        #: Whether calls that others hand over wake the main loop.
+        self.takes_over = False
         self.look_at = self.sweep_at = self.heartbeat_at = 0.0
         self.current = threading.local()
         self.pace = Pace(self.cfg.threads, time.monotonic())
@@ -591,6 +647,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.notify()
             now = time.monotonic()
             self.set_accept_enabled(now >= self.look_at)
+            self.set_takes_over(bool(self.room) and not self.is_due)
             until = self.pace.due if self._accepting else min(self.pace.due, self.look_at)
             if self.queued:
                 until = min(until, now + (BEGIN_AGAIN_S if self.room else LOOK_AGAIN_S))
@@ -607,6 +664,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.alive = False
         self.board.publish(self.cell, None)
         self.set_accept_enabled(False)
+        self.set_takes_over(False)
+        while self.take_over():  # what it has handed over itself may have no other taker
+            pass
         # Otherwise clients could connect until the last call has finished, and wait for nothing.
         for listener in self.sockets:
             listener.close()
@@ -620,12 +680,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.sweep()
 
     def publish(self) -> None:
-        """Publish the free threads; without one, have kept connections move to other workers."""
+        """Publish the free threads."""
         with self.publishing:
             room = 0 if self.is_due else self.room
             self.board.publish(self.cell, room if self.alive else None)
-            moves = not room and self.board.most_room(besides=self.cell) > 0
-            self.max_keepalived = 0 if moves else sys.maxsize
 
     @property
     def room(self) -> int:
@@ -661,9 +719,12 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.begin_queued()
         while self.queued and not self.room and self.queued[0].until <= now:
             self.refuse(self.queued.popleft())
+        self.hand_over()
         if now < self.sweep_at:
             return
         self.sweep_at = now + SWEEP_S
+        while self.take_over():  # no worker has had a free thread since
+            pass
         for conn in [conn for conn in list(self.waiting) if conn.until <= now]:
             self.drop(conn, TOO_SLOW)
 
@@ -820,6 +881,36 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.is_due = self.may_be_replaced()
         self.publish()
         self.tpool.submit(conn)
+
+    def hand_over(self) -> None:
+        """Hand the first calls that wait to workers with free threads."""
+        most = self.board.most_room(besides=self.cell) if self.queued and not self.room else 0
+        if not most or not self.alive or self.cfg.proxy_protocol != "off":
+            return  # only the first request of a connection has a PROXY line
+        if not self.handover.is_empty:
+            return  # the free threads are for what waits there
+        for conn in list(self.queued)[:most]:
+            if conn.is_large or not self.handover.give(conn):
+                return
+            self.forget(self.queued.popleft())
+
+    def set_takes_over(self, takes: bool) -> None:  # noqa: FBT001 - as set_accept_enabled
+        if takes != self.takes_over:
+            self.takes_over = takes
+            if takes:
+                self.poller.register(self.handover.receiver, 1, self.take_over)
+            else:
+                self.poller.unregister(self.handover.receiver)
+
+    def take_over(self, *_: object) -> bool:
+        """Take a call that another worker has handed over; returns whether there was one."""
+        conn = self.handover.take(self.cfg, self.patience_s)
+        if conn is None:
+            return False
+        self.nr_conns += 1
+        self.queued.append(conn)
+        self.begin_queued()
+        return True
 
     def refuse(self, conn: Connection) -> None:
         """Have the application refuse a call in one of the reserved threads."""

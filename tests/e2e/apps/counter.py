@@ -1,8 +1,9 @@
-"""A minimal application that uses the storage: every GET adds one to a counter. `/slow` takes a
-second first, as a call to a provider would."""
+"""A minimal application that uses the storage: every request adds one to a counter. `/slow` takes a
+second first, as a call to a provider would. What the worker does not take is a 503."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -17,6 +18,9 @@ storage = redis.Redis.from_url(os.environ["RATELIMIT_STORAGE_URI"].replace("redi
 
 
 def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+    if "chatapp.overloaded" in environ:
+        start_response("503 Service Unavailable", [("Content-Type", "application/json")])
+        return [b"{}"]
     if environ["PATH_INFO"] == "/slow":
         storage.set("slow", "begun")
         time.sleep(1)
@@ -24,6 +28,7 @@ def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable
         "version": VERSION,
         "count": storage.incr("count"),
         "worker": os.getpid(),
+        "body": hashlib.sha256(environ["wsgi.input"].read()).hexdigest(),
         "server": storage.info("server")["process_id"],
         "imported": [name for name in sys.modules if name.startswith("ratelimit_ext")],
     }

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
+import random
 import re
 import resource
 import select
@@ -515,3 +517,43 @@ def test_a_reload_does_not_wait_for_calls(start: Start, provider: UpstreamServer
         provider.go_on()
         assert b"[DONE]" in stream.read()
         master.process.wait(60)
+
+
+def test_kept_connections_move_to_a_worker_with_a_free_thread(tmp_path: Path) -> None:
+    """Nine of 16 belong to one of two workers with eight threads each. All 16 calls run at once:
+    the ninth runs in the other worker, on the same connection, with its whole body."""
+    body = random.Random(1).randbytes(300_000)
+    with (
+        gunicorn(
+            "tests.e2e.apps.counter:app", state=tmp_path / "state", log=tmp_path / "log",
+            GUNICORN_THREADS="8",
+        ) as master,
+        contextlib.ExitStack() as open_connections,
+        ThreadPoolExecutor(16) as pool,
+    ):  # fmt: skip
+
+        def ask(
+            connection: http.client.HTTPConnection, path: str = "/slow"
+        ) -> tuple[int, dict[str, Any]]:
+            connection.request("POST", path, body)
+            response = connection.getresponse()
+            return response.status, json.loads(response.read())
+
+        eventually(lambda: serving(master) == 2)
+        by_worker: dict[int, list[http.client.HTTPConnection]] = {}
+        least: list[http.client.HTTPConnection] = []
+        most = least
+        while len(least) < 7 or len(most) < 9:
+            connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+            open_connections.callback(connection.close)
+            connection.connect()
+            connection.auto_open = 0  # so that one that was closed raises an error
+            _, answer = ask(connection, "/")
+            by_worker.setdefault(answer["worker"], []).append(connection)
+            least, most = sorted([*by_worker.values(), [], []], key=len)[-2:]
+        used = least[:7] + most[:9]
+        for _ in range(3):
+            answers = list(pool.map(ask, used))
+            assert [status for status, _ in answers] == [200] * 16
+            assert {answer["body"] for _, answer in answers} == {hashlib.sha256(body).hexdigest()}
+            assert set(Counter(answer["worker"] for _, answer in answers).values()) == {8}
