@@ -8,7 +8,7 @@ week, and drawn twice, because so few days say little about their average.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import accumulate, cycle, islice
@@ -23,6 +23,9 @@ READ: Final = timedelta(days=MOST_DAYS + WEEK)
 #: The least days since the first spending and with spending; the former by the days that remain.
 LEAST_DAYS: Final = 3
 LEAST_SHARE: Final = 0.25
+#: Spending has stopped after so many days without it on which it is usual.
+IDLE_DAYS: Final = 2
+SATURDAY: Final = 5
 REPLAYS: Final = 100
 TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -59,23 +62,26 @@ class Forecast:
 
 def forecast(costs: Mapping[datetime, int], budget: Budget, *, now: datetime) -> Forecast | None:
     """Return what becomes of a budget, by the costs of the hours of the time READ; None if there is
-    too little data, if nothing was spent in the last week or this window, or if it is used up."""
+    too little data, if nothing was spent in this window, if spending has stopped, or if it is used
+    up."""
     amount, used, since, resets_at = budget
     total = sum(cost for hour, cost in costs.items() if hour >= since)
     spent = min(used, total)
     first = min((hour for hour, cost in costs.items() if cost > 0), default=now)
     begin = now.replace(minute=0, second=0, microsecond=0) + HOUR
     known = min(MOST_DAYS, (begin - first) // DAY)
-    if known > WEEK:
-        known -= known % WEEK  # as many Sundays as Mondays
     days = [
         [costs.get(begin - back * DAY + hour * HOUR, 0) for hour in range(24)]
         for back in range(known, 0, -1)
     ]
+    has_stopped = _has_stopped([any(day) for day in days], begin)
+    if known > WEEK:
+        known -= known % WEEK  # as many Sundays as Mondays
+        days = days[-known:]
     ahead, rest = divmod((resets_at - begin) // HOUR, 24)
     least = max(LEAST_DAYS, LEAST_SHARE * ahead)
-    is_known = known >= least and sum(map(any, days)) >= LEAST_DAYS and any(map(any, days[-WEEK:]))
-    if not is_known or ahead < 0 or not 0 < spent < amount:
+    is_known = known >= least and sum(map(any, days)) >= LEAST_DAYS
+    if not is_known or has_stopped or ahead < 0 or not 0 < spent < amount:
         return None
     # A budget of some endpoints, say, has had a share of the costs, and gets it of those to come.
     left = (amount - spent) * total / spent
@@ -86,6 +92,22 @@ def forecast(costs: Mapping[datetime, int], budget: Budget, *, now: datetime) ->
     pace = accumulate(islice(cycle(profile), ahead * 24 + rest))
     at = next((begin + hour * HOUR for hour, cost in enumerate(pace) if cost >= left), None)
     return Forecast(at, _sure(alike, left, ahead, rest), spent)
+
+
+def _has_stopped(spent: Sequence[bool], end: datetime) -> bool:
+    """Return whether nothing was spent on the last IDLE_DAYS on which it is usual, or in a week.
+    ``spent`` says so of each day before ``end``. A day is usual if at least half of the same days
+    of other weeks had spending; before there are any, if it is no weekend."""
+    idle = 0
+    for back in range(1, min(WEEK, len(spent)) + 1):
+        if spent[-back]:
+            return False
+        alike = spent[-back - WEEK :: -WEEK] if back + WEEK <= len(spent) else ()
+        is_workday = (end - back * DAY + DAY / 2).weekday() < SATURDAY
+        idle += 2 * sum(alike) >= len(alike) if alike else is_workday
+        if idle == IDLE_DAYS:
+            return True
+    return True
 
 
 def _sure(alike: list[list[list[int]]], left: float, ahead: int, rest: int) -> float:

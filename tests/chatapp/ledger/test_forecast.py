@@ -142,6 +142,46 @@ def test_idle_users_have_no_forecast(amount: float) -> None:
         assert at({}, BEGAN + day * DAY, amount) is None
 
 
+def weekends(draws: random.Random) -> list[float]:
+    return [(at.weekday() > 4) * draws.uniform(0.5, 1.5) for _, at in hours()]
+
+
+@pytest.mark.parametrize("kind", [steady, working_hours, growing, beginning, weekends])
+def test_a_forecast_ends_with_two_idle_days(
+    kind: Callable[[random.Random], list[float]],
+) -> None:
+    """Of those on which they usually spend: a pause at the weekend, or during the week, is none.
+    Whenever they stop, it ends after the second such day; and as they go on, there is one again."""
+    for seed in range(5):
+        costs = ledger(kind, seed)
+        spent = [at.date() for at, cost in costs.items() if cost]
+        stops = BEGAN + (15 + seed) * DAY
+        usual = [day for day in dict.fromkeys(spent) if day >= stops.date()]
+        stopped = {at: cost * (at < stops) for at, cost in costs.items()}
+        ends = datetime.combine(usual[1], datetime.min.time(), UTC) + DAY
+        assert at(costs, ends, MONTH * 100) is not None
+        for hour in range(24):
+            assert at(stopped, ends + hour * HOUR, MONTH * 100) is None
+            before = stops + hour * HOUR
+            assert at(stopped, before, MONTH * 100) is not None
+        again = {**stopped, ends + 5 * HOUR: USD}
+        assert at(again, ends + 6 * HOUR, MONTH * 100) is not None
+
+
+def test_a_newcomer_may_have_a_free_weekend() -> None:
+    """Before a second week shows whether they usually work then."""
+    first = november(2)
+    costs = {hour: USD * works(hour) for _, hour in hours() if hour >= first}
+    for now in (november(7, 23), november(8, 12), november(9, 7)):
+        assert at(costs, now, 500, since=first, resets_at=first + 14 * DAY) is not None
+    stopped = {hour: cost for hour, cost in costs.items() if hour < november(5, 20)}
+    found = [
+        at(stopped, now, 500, since=first, resets_at=first + 14 * DAY)
+        for now in (november(9, 7), november(9, 23))
+    ]
+    assert [each is None for each in found] == [False, True]
+
+
 def test_a_week_has_its_hours() -> None:
     """Ten dollars an hour of work: the 15 that are left on Friday evening are used up on Monday, in
     the second hour."""
