@@ -6,8 +6,10 @@ import contextlib
 import getpass
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from typing import Any, Final, TypeVar
 
 import click
@@ -89,6 +91,19 @@ def _operator() -> str:
     with contextlib.suppress(Exception):  # a container may know no user of this number
         return os.environ.get("SUDO_USER") or getpass.getuser()
     return "unknown"
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
+    """A progress bar at the error output, if that is a terminal. Call it with how many are done;
+    ``length`` None: the number is not known."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    bar: Any
+    steps = count() if length is None else range(length)
+    with click.progressbar(steps, label=label, show_pos=True, file=sys.stderr) as bar:
+        yield bar.update
 
 
 def echo_json(value: object) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import lru_cache, partial
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,7 +41,7 @@ from ratelimit_ext.simulate.traffic import (
     made_up,
     read_lines,
 )
-from ratelimit_ext.terminal import echo_json, with_json
+from ratelimit_ext.terminal import echo_json, progress_bar, with_json
 from ratelimit_ext.web.bound_limit import BoundLimit
 from ratelimit_ext.web.commands import application
 from ratelimit_ext.web.declarations.manager import Route
@@ -183,8 +181,10 @@ def simulate_command(
         "the present policy": SimulatedPolicy(operators, None)
     }
     length = traffic.length
-    with _progress(length and length * len(policies), len(policies)) as bar:
-        results = simulate(traffic, {name: each.rules for name, each in policies.items()}, bar)
+    label = "Simulating" if len(policies) == 1 else f"Simulating {len(policies)} policies"
+    with progress_bar(label, length and length * len(policies)) as bar:
+        rules = {name: each.rules for name, each in policies.items()}
+        results = simulate(traffic, rules, partial(bar, 1))
     total = results[0].outcome.total
     if not total.admitted + total.denied:
         _report_broken(traffic)
@@ -251,19 +251,6 @@ def _traffic(source: str, **made_up_of: Any) -> Traffic:
             f"--traffic: found {source!r}; allowed: a file, - or one of {', '.join(SHAPES)}."
         )
     return read_lines(lambda: path.open(encoding="utf-8", errors="replace"), endpoint_finder(app))
-
-
-@contextmanager
-def _progress(length: int | None, policies: int) -> Iterator[Callable[[], None]]:
-    """A progress bar at the error output, if that is a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    label = "Simulating" if policies == 1 else f"Simulating {policies} policies"
-    calls = count() if length is None else range(length)  # of a file, the number is not known
-    bar: Any
-    with click.progressbar(calls, label=label, show_pos=True, file=sys.stderr) as bar:
-        yield lambda: bar.update(1)
 
 
 def _report_broken(traffic: Traffic) -> None:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
 import click
 from flask.cli import with_appcontext
 
 from ratelimit_ext.operators.denials import uncounted
 from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import iso_time, listed, span_text, time_text
-from ratelimit_ext.operators.usage import MOST_NAMES, State
+from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, State
 from ratelimit_ext.records.overrides import Override
-from ratelimit_ext.terminal import echo_json, echo_table, with_json
+from ratelimit_ext.terminal import echo_json, echo_table, progress_bar, with_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SCAN: Final = click.option(
+    "--scan", type=click.IntRange(1), default=MOST_NAMES, help="How many names to read."
+)
 
 
 @click.command()
@@ -67,15 +76,25 @@ def _described(found: Override) -> str:
     return f"override{until}{by}" + (f": {found.reason}" if found.reason else "")
 
 
+def of_search(command: F) -> F:
+    """Give a command the options that bound a search of the storage, and ``--json``."""
+    seconds = click.option(
+        "--seconds",
+        type=click.FloatRange(0),
+        default=LONGEST_S,
+        help="How long to read; default 30.",
+    )
+    return SCAN(seconds(with_json(command)))
+
+
 @click.command()
 @with_appcontext
 @click.option("--limit", help="Only the limit of this name.")
 @click.option("--most", type=click.IntRange(1), default=20, help="How many lines; default 20.")
-@click.option("--scan", type=click.IntRange(1), default=MOST_NAMES, help="How many names to read.")
-@with_json
-def top(limit: str | None, most: int, scan: int, *, as_json: bool) -> None:
+@of_search
+def top(limit: str | None, most: int, **search: Any) -> None:
     """List the identities that use the largest share of a limit now."""
-    _ranked(limit, 0.0, most, scan, as_json=as_json)
+    _ranked(limit, 0.0, most, **search)
 
 
 @click.command()
@@ -83,17 +102,32 @@ def top(limit: str | None, most: int, scan: int, *, as_json: bool) -> None:
 @click.option("--at", type=click.IntRange(1, 100), default=80, help="From how many percent on.")
 @click.option("--limit", help="Only the limit of this name.")
 @click.option("--most", type=click.IntRange(1), default=100, help="How many lines; default 100.")
-@click.option("--scan", type=click.IntRange(1), default=MOST_NAMES, help="How many names to read.")
-@with_json
-def near(at: int, limit: str | None, most: int, scan: int, *, as_json: bool) -> None:
+@of_search
+def near(at: int, limit: str | None, most: int, **search: Any) -> None:
     """List the identities that have used 80 % of a limit, or more."""
-    _ranked(limit, at / 100, most, scan, as_json=as_json)
+    _ranked(limit, at / 100, most, **search)
 
 
-def _ranked(limit: str | None, least: float, most: int, scan: int, *, as_json: bool) -> None:
-    found, is_cut = all_operators().shared().used(limit, least=least, scan=scan)
+def _ranked(
+    limit: str | None, least: float, most: int, *, scan: int, seconds: float, as_json: bool
+) -> None:
+    pieces: list[int] = []
+    with progress_bar("Reading", scan) as bar:
+
+        def progress(names: int) -> None:
+            pieces.append(names)
+            bar(names)
+
+        operators = all_operators().shared()
+        found, is_cut = operators.used(
+            limit, least=least, scan=scan, seconds=seconds, progress=progress
+        )
     if is_cut:
-        click.echo(f"Only {scan} names of the storage were read; --scan reads more.", err=True)
+        click.echo(
+            f"Only {sum(pieces):,} names of the storage were read, a random part. --scan and "
+            "--seconds read more.",
+            err=True,
+        )
     if as_json:
         echo_json([state.as_json() for state in found[:most]])
         return
@@ -120,7 +154,7 @@ def _ranking(state: State) -> tuple[str, ...]:
 
 @click.command()
 @with_appcontext
-@click.option("--scan", type=click.IntRange(1), default=MOST_NAMES, help="How many names to read.")
+@SCAN
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
     """List what is blocked, until when, why, and who did it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
@@ -19,7 +20,7 @@ from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import Identity
 from ratelimit_ext.operators.denials import Denied, denials_of
 from ratelimit_ext.operators.shadow import shadow_results
-from ratelimit_ext.operators.usage import MOST_NAMES, Block, Reader, State
+from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, Block, Reader, Search, State
 from ratelimit_ext.policy import Policy
 from ratelimit_ext.records.denials import MOST_READ
 from ratelimit_ext.records.overrides import LogEntry, Override
@@ -197,15 +198,24 @@ class Operators:
         return [each for reader in self._readers() for each in reader.shares(group, *members)]
 
     def used(
-        self, limit: str | None = None, *, least: float = 0.0, scan: int = MOST_NAMES
+        self,
+        limit: str | None = None,
+        *,
+        least: float = 0.0,
+        scan: int = MOST_NAMES,
+        seconds: float = LONGEST_S,
+        progress: Callable[[int], None] = lambda _: None,
     ) -> tuple[list[State], bool]:
         """Return who has used at least that share of a limit (of that name, if one is given), the
-        largest share first; and whether the storage has more than the ``scan`` names it read."""
+        largest share first; and whether the storage has more than was read: ``scan`` names, or as
+        many as ``seconds`` were enough for. ``progress`` is called with the number of names after
+        each piece."""
         readers = self._readers()
         if limit is not None:
             _check_name(limit, readers)
-        read = [reader.used(limit, scan) for reader in readers]
-        found = [state for states, _ in read for state in states if state.share >= least]
+        search = Search(least, scan, time.monotonic() + seconds, progress)
+        read = [reader.used(limit, search) for reader in readers]
+        found = [state for states, _ in read for state in states]
         found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
         return found, any(is_cut for _, is_cut in read)
 

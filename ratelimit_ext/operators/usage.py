@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from typing import Any, Final, NamedTuple, cast
 
 import flask
@@ -27,10 +29,23 @@ from ratelimit_ext.web.inventory import Row
 AT_ONCE: Final = 200
 #: How many names of the storage a command reads by default.
 MOST_NAMES: Final = 100_000
+#: How long it reads by default: an application may be asked for the plan of each identity.
+LONGEST_S: Final = 30.0
 #: A block that lasts longer has no end.
 ENDLESS_US: Final = 5 * 365 * 86_400_000_000
 
 NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey can."
+
+
+class Search(NamedTuple):
+    """How far a command reads the storage: ``most`` names, ``until`` then (of the monotonic clock);
+    and from which share of a limit on identities are wanted. ``progress`` is called with the number
+    of names after each piece."""
+
+    least: float
+    most: int
+    until: float
+    progress: Callable[[int], None]
 
 
 class Block(NamedTuple):
@@ -183,20 +198,29 @@ class Reader:
             return False
         return not row.is_optional or self._text(row, identity) is not None
 
-    def used(self, limit: str | None, most: int) -> tuple[list[State], bool]:
+    def used(self, limit: str | None, search: Search) -> tuple[list[State], bool]:
         """Return the states of what is stored of the limits, or of one by its name; and whether
         there are more names than were read."""
-        rows = (row for row in self.rows if limit in (None, row.name, row.limit.name))
-        names, has_more = self._names(most)
-        stored = self._stored(names, (row for row in rows if row.limit.visible))
-        return [state for state in stored if state.used], has_more
+        rows = [row for row in self.rows if limit in (None, row.name, row.limit.name)]
+        rows = [row for row in rows if row.limit.visible]
+        names, left = self._names(), search.most
+        found: dict[str, State] = {}  # SCAN may return a name twice
+        while piece := list(islice(names, min(AT_ONCE, left))):
+            left -= len(piece)
+            stored = [state for state in self._stored(piece, rows) if state.used]
+            near = [state for state in stored if state.share >= search.least]
+            found.update({state.verdict.charge.key: state for state in near})
+            search.progress(len(piece))
+            if time.monotonic() >= search.until:
+                break
+        return list(found.values()), next(names, None) is not None
 
     def blocks(self, most: int) -> list[Block]:
         """Return what is blocked, of so many names. Also by surges, which no operator sets; not
         what a guard in shadow would deny."""
         log, strategies = self.components.overrides.log(), strategies_taking("unblock")
         codes = [f"{traits_of(strategy).code}:" for strategy in strategies]
-        names = [name for code in codes for name in self._names(most, code)[0]]
+        names = [name for code in codes for name in islice(self._names(code), most)]
         rows = (row for row in self.rows if row.limit.mode == "enforce")
         stored = self._stored(names, (row for row in rows if row.limit.strategy in strategies))
         return [_block(state, log) for state in stored if not state.verdict.allowed]
@@ -220,15 +244,14 @@ class Reader:
     def _plan(self, row: Row, identity: str) -> str | None:
         return self._plan_of(self._callbacks.owner(row.kinds, identity))
 
-    def _names(self, most: int, beginning: str = "") -> tuple[list[str], bool]:
-        """Return the names of buckets, and whether there are more than ``most``."""
+    def _names(self, beginning: str = "") -> Iterator[str]:
+        """Yield the names of buckets, in the storage's order, which is a random one."""
         storage = self.components.storage
         if not isinstance(storage, RedisStorage):
             raise OperatorError("not_searchable", NOT_SEARCHABLE)
         prefix = f"{storage_prefix(storage)}:{FORMAT}:{beginning}"
         with self._errors():
-            names = list(stored_names(storage.get_connection(), prefix, most + 1))
-        return list(dict.fromkeys(names[:most])), len(names) > most
+            yield from stored_names(storage.get_connection(), prefix)
 
     def _states(self, wanted: Mapping[str, tuple[Row, str]]) -> list[State]:
         states = []

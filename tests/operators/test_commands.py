@@ -19,7 +19,8 @@ from limits.storage import MemoryStorage
 
 from ratelimit_ext import CheckedPolicy, Limiter, OperatorError
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.operators import texts
+from ratelimit_ext.operators import texts, usage
+from ratelimit_ext.operators.operators import all_operators
 from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key
@@ -279,6 +280,29 @@ def test_a_search_is_bounded_and_never_uses_keys(
     used = redis_client.info("commandstats")
     assert "cmdstat_scan" in used
     assert "cmdstat_keys" not in used
+
+
+def test_a_search_ends_in_time(
+    worker: Flask, console: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It shows what it has found by then, and says how many names it has read; on a terminal also
+    while it reads."""
+    monkeypatch.setattr(usage, "AT_ONCE", 10)
+    for number in range(30):
+        call(worker, "/chat/", 1, f"c{number}")
+    for command in (("top",), ("near", "--at", "1")):
+        shown = run(console, *command, "--json", "--seconds", "0")
+        assert "Only 10 names of the storage were read, a random part." in shown.stderr
+        assert 0 < len(json.loads(shown.stdout)) <= 10
+        assert "Only" not in run(console, *command, "--seconds", "600").stderr
+    pieces: list[int] = []
+    with console.app_context():
+        operators = all_operators().shared()
+        found, is_cut = operators.used(scan=25, progress=pieces.append)
+    assert (pieces, is_cut) == ([10, 10, 5], True)
+    assert 0 < len(found) <= 25
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    assert "Reading" in run(console, "near").stderr
 
 
 def test_identities_are_printed_without_control_characters(worker: Flask, console: Flask) -> None:

@@ -16,7 +16,8 @@ from flask import Blueprint, Flask
 from flask.views import MethodView
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.cli.simulation import _progress, simulate_command, suggest_command
+from ratelimit_ext.cli.simulation import simulate_command, suggest_command
+from ratelimit_ext.terminal import progress_bar
 
 POLICY = """
 version = 1
@@ -173,9 +174,9 @@ def test_a_terminal_shows_the_progress(
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setattr(sys, "stderr", terminal)
-    with _progress(length, 2) as advance:
-        advance()
-        advance()
+    with progress_bar("Simulating 2 policies", length) as advance:
+        advance(1)
+        advance(1)
     assert "Simulating 2 policies" in terminal.getvalue()
     assert shown in terminal.getvalue()
 
