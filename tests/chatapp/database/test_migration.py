@@ -34,6 +34,7 @@ from chatapp.migrations.versions import (
     r0009_people,
     r0010_admin_keys,
     r0011_bound_keys,
+    r0012_spending,
 )
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
@@ -79,6 +80,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
     """They stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0012_spending.downgrade()
             r0011_bound_keys.downgrade()
             r0010_admin_keys.downgrade()
             r0009_people.downgrade()
