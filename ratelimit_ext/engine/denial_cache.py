@@ -3,8 +3,8 @@
 A bucket that denies the same cost twice within a second is remembered: until its wait is over, for
 at most a second, each request of any caller that charges it this cost is denied from memory.
 So a shared limit that is exhausted costs a few round trips a second, for any number of callers.
-Changes by this worker drop what is remembered of their buckets; a refund by another worker is seen
-after at most a second.
+Changes by this worker drop what is remembered of their buckets, and so does what it takes if that
+may lengthen the wait; what another worker changes is seen after at most a second.
 
 A denial from memory tells the longest wait of all limits that deny. So each limit of the request
 has to be known at its cost: it denies, or within the last second it had enough left, less what this
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from math import inf
@@ -46,14 +46,30 @@ class CachedDenial:
     """What a bucket has denied: the decision, and how long it is repeated. ``until`` is ``since``
     until it has denied twice. ``answers`` is what the cache's user has made of it."""
 
-    __slots__ = ("answers", "decision", "ends", "limit", "since", "until", "verdict")
+    __slots__ = (
+        "answers",
+        "decision",
+        "ends",
+        "has_more",
+        "limit",
+        "since",
+        "taken",
+        "until",
+        "verdict",
+    )
 
-    def __init__(self, verdict: Verdict, decision: Decision, since: float, until: float) -> None:
+    def __init__(
+        self, verdict: Verdict, decision: Decision, since: float, until: float, taken: int
+    ) -> None:
         self.limit: Limit = verdict.charge.limit
         self.verdict = verdict
         self.decision = decision
         self.since = since
         self.until = until
+        #: What this worker had taken of the buckets with its mark, and whether others may take
+        #: from this one before the wait is over.
+        self.taken = taken
+        self.has_more = verdict.charge.cost > 1 or bool(self.limit.keep) or self.limit.has_shares
         #: When the wait is over that it names.
         self.ends = since + (verdict.retry_after_us or 0) / 1_000_000
         self.answers: dict[Any, Any] = {}
@@ -61,7 +77,8 @@ class CachedDenial:
 
 class Allowance(NamedTuple):
     """What a bucket had left when another limit denied: ``until`` when that is relied on, and how
-    much this worker will have taken of the buckets with its ``mark`` when nothing is ``left``."""
+    much this worker had ``taken`` of the buckets with its ``mark``, and will have when nothing is
+    ``left``."""
 
     limit: Limit
     verdict: Verdict
@@ -69,6 +86,7 @@ class Allowance(NamedTuple):
     until: float
     left: float
     mark: int
+    taken: int
 
 
 class CachedDecision(Decision):
@@ -126,13 +144,14 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
+        taken = [self._taken[hash(charge.key) % MARKS] for charge in charges]
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
-            if self._allowances:
-                for charge in charges:
-                    self._taken[hash(charge.key) % MARKS] += charge.cost
+            for charge in charges:
+                self._taken[hash(charge.key) % MARKS] += charge.cost
         elif not any(charge.meta for charge in charges):
-            self._remember(decision, began)
+            by_key = {charge.key: n for charge, n in zip(charges, taken, strict=True)}
+            self._remember(decision, began, by_key)
         return decision
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
@@ -154,7 +173,13 @@ class DenialCache:
             denial = self._denials.get(charge.key, _NOTHING).get(charge.cost)
             if denial is not None:
                 limit = denial.limit
-                if here >= denial.until or (limit is not charge.limit and limit != charge.limit):
+                # What was taken since may make the wait longer, and leaves less.
+                is_old = denial.has_more and denial.taken != self._taken[hash(charge.key) % MARKS]
+                if (
+                    here >= denial.until
+                    or is_old
+                    or (limit is not charge.limit and limit != charge.limit)
+                ):
                     denial = None
                 elif longest is None or denial.ends > longest.ends:
                     longest = denial
@@ -184,7 +209,7 @@ class DenialCache:
                 and (spare.limit is charge.limit or spare.limit == charge.limit)
                 and charge.cost + self._taken[spare.mark] <= spare.left
             ):
-                if spare.decision is longest.decision:
+                if spare.decision is longest.decision and spare.taken == self._taken[spare.mark]:
                     known.append(spare.verdict)
                     ages_us.append(elapsed_us)
             elif not _is_shorter(charge, longest.ends - here):
@@ -227,8 +252,9 @@ class DenialCache:
                 self._denials.pop(key, None)
                 self._allowances.pop(key, None)
 
-    def _remember(self, decision: Decision, began: int) -> None:
-        """``began`` is the count of drops when the admission began."""
+    def _remember(self, decision: Decision, began: int, taken: Mapping[str, int]) -> None:
+        """``began`` is the count of drops when the admission began, and ``taken`` by bucket what
+        this worker had taken."""
         denials = decision.denials
         if decision.retry_after_ms is None:
             return  # it can never pass
@@ -246,8 +272,10 @@ class DenialCache:
                     if len(self._allowances) >= MOST_BUCKETS:
                         del self._allowances[next(iter(self._allowances))]
                     limit, until = verdict.charge.limit, here + LONGEST_S
-                    left = inf if limit.traits.guard else verdict.remaining + self._taken[mark]
-                    self._allowances[key] = Allowance(limit, verdict, decision, until, left, mark)
+                    left = inf if limit.traits.guard else verdict.remaining + taken[key]
+                    self._allowances[key] = Allowance(
+                        limit, verdict, decision, until, left, mark, taken[key]
+                    )
                     continue
                 if not cost:
                     continue  # a cost of 0 is denied only if it is charged later
@@ -261,7 +289,7 @@ class DenialCache:
                     until += min(LONGEST_S, max(0, longest_us) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:
                     by_cost.pop(next(iter(by_cost)))
-                by_cost[cost] = CachedDenial(verdict, decision, here, until)
+                by_cost[cost] = CachedDenial(verdict, decision, here, until, taken[key])
 
     def _drop_old(self, here: float) -> None:
         """Make room for one more bucket. The two that have denied longest ago are dropped if that
@@ -290,7 +318,5 @@ def _is_shorter(charge: Charge, wait_s: float) -> bool:
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:
     wait = verdict.retry_after_us
-    return verdict._replace(
-        retry_after_us=max(1, wait - elapsed_us) if wait else wait,
-        reset_after_us=max(0, verdict.reset_after_us - elapsed_us),
-    )
+    later = strategy_of(verdict.charge.limit).later(verdict, elapsed_us)
+    return later._replace(retry_after_us=max(1, wait - elapsed_us) if wait else wait)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -400,3 +401,35 @@ def test_denials_of_an_attack_do_not_stay(clock: Clock, behind: CountingEngine) 
     for client in range(50):
         denied(engine, 2, Charge(limit, f"other-{client}"))
     assert sorted(engine._denials) == sorted(f"other-{client}" for client in range(50))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_repeated_denial_says_no_more_than_is_left(
+    clock: Clock, behind: CountingEngine, seed: int
+) -> None:
+    """In random histories of callers with other costs and limits in common: no wait is too short,
+    and no limit has less than what is shown, whatever this worker has taken since."""
+    draws, engine, repeated = random.Random(seed), DenialCache(behind), 0
+    limits = (
+        Limit(6, 4 * SECOND, "sliding-window"),
+        Limit(9, 5 * SECOND, "token-bucket", burst=5),
+        Limit(8, 3 * SECOND, "fixed-window"),
+    )
+    charges = [Charge(limits[0], "bucket-0")]
+    for _ in range(200):
+        if draws.random() < 0.5:
+            chosen = draws.sample(range(3), draws.randint(1, 3))
+            charges = [Charge(limits[i], f"bucket-{i}", draws.choice((1, 1, 2, 3))) for i in chosen]
+        clock.now += draws.choice((0, 0, 0, 0.013, 0.057, 0.211))
+        truth = behind.admit(charges, take=False)
+        decision = engine.admit(charges)
+        if not isinstance(decision, CachedDecision) or truth.admitted:
+            continue  # at the microsecond at which the wait ends
+        repeated += 1
+        assert decision.retry_after_ms is not None
+        assert truth.retry_after_ms is not None
+        assert decision.retry_after_ms >= truth.retry_after_ms - 1
+        left = {verdict.charge.key: verdict.remaining for verdict in truth.verdicts}
+        for verdict in decision.verdicts:
+            assert verdict.remaining <= left[verdict.charge.key]
+    assert repeated > 5
