@@ -150,8 +150,8 @@ def weekends(draws: random.Random) -> list[float]:
 def test_a_forecast_ends_with_two_idle_days(
     kind: Callable[[random.Random], list[float]],
 ) -> None:
-    """Of those on which they usually spend: a pause at the weekend, or during the week, is none.
-    Whenever they stop, it ends after the second such day; and as they go on, there is one again."""
+    """Only days on which they usually spend count, whenever they stop. As they go on, there is a
+    forecast again."""
     for seed in range(5):
         costs = ledger(kind, seed)
         spent = [at.date() for at, cost in costs.items() if cost]
