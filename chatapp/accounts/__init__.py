@@ -10,5 +10,9 @@ USER: Final = "user:"
 ADDRESS: Final = "ip:"
 TEAM: Final = "team:"
 SESSION: Final = "session:"
+#: Prefix of a deleted user in the ledger. A new user of that name is someone else.
+FORMER: Final = "former:"
+#: No user's name begins with one of them.
+IDENTITIES: Final = (USER, ADDRESS, TEAM, SESSION, FORMER)
 #: The identity of limits that count all callers together.
 EVERYONE: Final = "*"

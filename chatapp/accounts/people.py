@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 from urllib.parse import unquote
 
-from chatapp.accounts import ADDRESS, TEAM, USER
+from chatapp.accounts import IDENTITIES
 
 #: Open WebUI's, the first one that is sent. An email address is what operators recognise, and what
 #: several UIs have in common.
@@ -27,7 +27,6 @@ _CONTROL: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 #: JSON, and ids of sessions as agents send them: `user_…_account_…_session_…`, `sess-…`. Those
 #: have no @ and no space, which tells them from an email or a name with that word.
 _NO_NAME: Final = re.compile(r"[\[{\"]|([^@ ]*[_:-])?sess(ion)?(_?id)?[_:-][^@ ]*$", re.IGNORECASE)
-_IDENTITIES: Final = (USER, ADDRESS, TEAM)
 
 
 class InvalidNameError(ValueError):
@@ -89,7 +88,7 @@ def person_in(text: str) -> str | None:
     problem = ""
     if len(name) > NAME_MAX_CHARACTERS:
         problem = f"has {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed"
-    elif name.startswith(_IDENTITIES):
+    elif name.startswith(IDENTITIES):
         problem = f"begins with {name.partition(':')[0]!r} and a colon, which is reserved"
     elif any(unicodedata.category(each) in _CONTROL for each in name):
         problem = "has control characters"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
@@ -467,9 +467,9 @@ class Accounts:
                 _change(connection, "user", user, deactivated_at=at)
         return active != was_active
 
-    def delete_user(self, user: str) -> None:
-        """Delete a user with all keys. UnknownUserError if there is no such user,
-        RefusedChangeError if no other one has a key: without one, accounts would be off."""
+    def delete_user(self, user: str, *, also: Callable[[Connection], None]) -> None:
+        """Delete a user with all keys, and in the same transaction do ``also``. UnknownUserError if
+        there is no such user, RefusedChangeError if no other one has a key: without one, accounts would be off."""
         with self._database.writing() as connection:
             _of(connection, "user", user)
             own = select(exists(select(KEYS).where(KEYS.c.user == user)))
@@ -482,6 +482,7 @@ class Accounts:
                 )
             connection.execute(delete(KEYS).where(KEYS.c.user == user))
             connection.execute(delete(USERS).where(USERS.c.name == user))
+            also(connection)
 
     def change(self, owner: Owner, name: str, **values: object) -> None:
         """Give an owner these values of columns. UnknownOwnerError if there is no such owner."""

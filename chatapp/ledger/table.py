@@ -8,7 +8,18 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Final
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Index, Integer, String, Table
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Index,
+    Integer,
+    String,
+    Table,
+    update,
+)
 
 from chatapp.catalogue.usage import Usage
 from chatapp.database import METADATA, Instant
@@ -70,6 +81,11 @@ def write(database: Database, calls: Sequence[Call]) -> None:
     """
     with database.writing(row_by_row=True) as connection:
         connection.execute(_statement(database.insert), [row_of(call) for call in calls])
+
+
+def rename(connection: Connection, user: str, *, to: str) -> None:
+    """Give the calls of a user another identity."""
+    connection.execute(update(CALLS).where(CALLS.c.user == user).values(user=to))
 
 
 @cache

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from chatapp.accounts import IDENTITIES
 from chatapp.accounts.people import HEADERS
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
@@ -16,7 +17,6 @@ from chatapp.web.identities import checked_class
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
 
-IDENTITIES: Final = ("user:", "ip:")
 CONTROL_CATEGORIES: Final = frozenset({"Cc", "Cs", "Zl", "Zp"})
 _WEEKS_AGO: Final = {"this": 0, "last": 1}
 USER: Final = 256
@@ -43,7 +43,11 @@ def new_user(text: str) -> str:
     """Return the name of a user who may be new: not in the form of an identity."""
     found = name(text, most=USER)
     if found.startswith(IDENTITIES):
-        raise OperatorError("invalid_name", f"{found!r} begins with user: or ip:; leave that out")
+        raise OperatorError(
+            "invalid_name",
+            f"{found!r} begins with {found.partition(':')[0]}:, as the names of limits' callers "
+            "do; leave it out",
+        )
     return found
 
 

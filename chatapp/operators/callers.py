@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from flask import current_app
 
-from chatapp.accounts import ADDRESS, EVERYONE, SESSION, TEAM, USER
+from chatapp.accounts import ADDRESS, EVERYONE, FORMER, SESSION, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import ApiKey, amounts_of
@@ -44,6 +44,8 @@ def known_identity(text: str | None) -> str | None:
         return None
     if text.startswith(ADDRESS):
         return identity_of(text)
+    if text.startswith(FORMER):
+        return text
     name, identity, services = name_of(text), identity_of(text), current_services()
     if not (services.accounts.user(name) or services.reports.totals(user=identity, since=None)):
         raise OperatorError(

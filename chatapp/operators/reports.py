@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
-from chatapp.accounts import ADDRESS, EVERYONE, TEAM, USER
+from chatapp.accounts import ADDRESS, EVERYONE, FORMER, TEAM, USER
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
@@ -157,6 +157,7 @@ def _compare_limits(found: Findings) -> tuple[str, bool]:
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
     identities = {user for user, month in found.spent_micro_usd if month in months}
     identities -= {*found.running, *found.credited}
+    identities = {each for each in identities if not each.startswith(FORMER)}
     plans = callers.plans_by_name()
     differences = []
     for identity in sorted(identities):

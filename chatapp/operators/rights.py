@@ -4,14 +4,14 @@ administrator within the team."""
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from chatapp.accounts.admin_keys import AdminKey
-from chatapp.accounts.api_key import ADMIN_PREFIX, parse
-from chatapp.accounts.store import Owner, User
-from chatapp.operators import amounts, arguments
+from chatapp.accounts.api_key import ADMIN_PREFIX, parse, public_id_of
+from chatapp.accounts.store import ApiKey, Owner, User
+from chatapp.operators import amounts, arguments, callers
 from chatapp.services import current_services
 from chatapp.settings import Scope
 from ratelimit_ext import OperatorError
@@ -19,6 +19,12 @@ from ratelimit_ext import OperatorError
 ALL: Final[Scope] = "all"
 #: Who makes a change by the token alone, in the log of operators.
 NAMELESS: Final = "admin token"
+#: The scope that changes limits and blocks, by what they count. What is not here needs ``all``.
+SCOPE_OF: Final[Mapping[str, Scope]] = {
+    **dict.fromkeys(("user", "key", "api_key", "ip", "session"), "limits"),
+    "team": "teams",
+    **dict.fromkeys(("model", "upstream"), "providers"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +48,7 @@ class Operator:
         if self.scopes.isdisjoint({scope, ALL}):
             has = ", ".join(sorted(self.scopes))
             raise forbidden(f"This needs the scope {scope}; your key has: {has}.")
-        raise forbidden(f"Your key is of the team {self.team}, and this is not a team's own.")
+        raise forbidden(f"Keys of the team {self.team} cannot do this; ask an operator.")
 
     def check_team(self, name: str | None) -> None:
         """OperatorError for another team than their own."""
@@ -57,21 +63,45 @@ class Operator:
         if user.team_name != self.team if user else not may_be_new:
             raise forbidden(f"{name} is not in the team {self.team}, which your key is of.")
 
-    def check_key(self, public_id: str) -> None:
-        """OperatorError for a key of a user who is not in their team."""
-        if self.team is not None:
-            found = current_services().accounts.find(public_id)
-            if found is None or found[1].team_name != self.team:
-                raise forbidden(f"{public_id} is no key of the team {self.team}.")
+    def check_powers(self, *, people: object = None, files: object = False) -> None:
+        """OperatorError unless they may give a key these powers. So they neither change a key that
+        acts for users nor get its secret, nor that of a key that may name files."""
+        if people is not None:
+            self.check("users")
+        if files and self.team is not None:
+            raise forbidden(
+                f"Keys of the team {self.team} give no right to files, which all teams share; ask "
+                "an operator."
+            )
 
-    def check_rotation(self, public_id: str) -> None:
-        """OperatorError for a key that they may not have the secret of."""
-        self.check_key(public_id)
-        if self.team is None:
+    def check_key(
+        self, public_id: str, *, changes: bool = False, shows_secret: bool = False
+    ) -> None:
+        """OperatorError unless they may see a key, change it, or get a secret with its powers."""
+        found = current_services().accounts.find(public_id_of(public_id))
+        if self.team is not None and (found is None or not self.sees_key(*found)):
+            raise forbidden(f"{public_id} is no key of the team {self.team}.")
+        if found is not None and (changes or shows_secret):
+            self.check_powers(people=found[0].people, files=shows_secret and found[0].files)
+
+    def sees_key(self, key: ApiKey, user: User) -> bool:
+        """Return whether they see a key of that user: no team has one that acts for users."""
+        return self.team is None or (user.team_name == self.team and key.people is None)
+
+    def check_kind(self, kind: str) -> None:
+        """OperatorError unless they may change limits and blocks of identities of that kind."""
+        self.check(SCOPE_OF.get(kind, ALL))
+
+    def check_limits(self, identity: str, name: str | None) -> None:
+        """OperatorError unless they may change what limits count of an identity, or its amount: of
+        all limits that operators reset together, or those of that name."""
+        if self.may(ALL, of_team=False):
             return
-        found = current_services().accounts.find(public_id)
-        if found is not None and found[0].people is not None:
-            raise forbidden(f"{public_id} acts for users of any team; ask an operator.")
+        for row in callers.shared_operators().rows():
+            if row.limit.visible if name is None else row.name == name:
+                means = callers.ChatCallers().identity
+                if counted := [each for each in row.kinds if means(each, identity)]:
+                    self.check_kind(min(counted, key=lambda each: SCOPE_OF.get(each) != "limits"))
 
     def team_of_key(self, user: str, *, plan: str | None, team: str | None) -> str | None:
         """Return the team of a new key's user: of a team's administrator, theirs. OperatorError for
@@ -99,8 +129,8 @@ class Operator:
             self.check_user(name)
         elif owner == "key":
             self.check_key(name)
-        elif self.team is not None:
-            raise forbidden("The amounts of your team are above you; ask an operator.")
+        else:
+            self.check_kind(owner)
 
     def check_amounts(
         self, owner: Owner, given: Iterable[tuple[str, str]], *, plan: str | None

@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from chatapp.accounts import FORMER
 from chatapp.accounts.store import Owner, Team, User, UserChange
+from chatapp.ledger import table
 from chatapp.operators import arguments, blocks, callers, keys
 from chatapp.operators.amounts import OwnersAmounts, fit, identity_of, listed
 from chatapp.services import current_services
@@ -126,8 +129,9 @@ def activate(name: str, *, reason: str, by: str) -> str:
 
 
 def delete(name: str, *, reason: str, by: str) -> str:
-    """Delete the user, their keys, amounts, overrides and block. The ledger keeps their calls, and
-    limits what they have counted. OperatorError if the limits cannot be reached."""
+    """Delete the user, their keys, amounts, overrides and block, and what limits have counted. The
+    ledger keeps their calls under another identity, so a new user of that name is someone else.
+    OperatorError if the limits cannot be reached."""
     services, identity = current_services(), user_identity(name)
     public_ids = keys.usable_keys(name)
     try:
@@ -138,7 +142,10 @@ def delete(name: str, *, reason: str, by: str) -> str:
             f"The limits cannot be reached: {error}. {name} was not deleted, as a new user of that "
             f"name would have {name}'s overrides and block; deactivate {name} meanwhile.",
         ) from error
-    services.accounts.delete_user(name)
+    # At most 300 characters; the time tells former users of one name apart.
+    former = f"{FORMER}{name} (deleted {datetime.now(UTC):%Y-%m-%d %H:%M:%S})"
+    rename = partial(table.rename, user=identity, to=former)
+    services.accounts.delete_user(name, also=rename)
     since = _stop(public_ids)
     services.stored_answers.disown(identity)
     callers.note("delete-user", identity, reason=reason, by=by)
@@ -152,7 +159,7 @@ def delete(name: str, *, reason: str, by: str) -> str:
         ) from error
     return (
         f"{name} is deleted with all keys; {since}. Running calls continue. The ledger keeps "
-        f"what {name} has called and spent."
+        f"their calls as {FORMER}{name}."
     )
 
 
@@ -169,7 +176,9 @@ def _clear(overrides: Sequence[Override], identity: str, *, reason: str, by: str
         operators = callers.shared_operators()
         for each in overrides:
             operators.clear_override(each.limit, each.identity, reason=reason, by=by)
-        operators.unblock(blocks.USER_SWITCH, identity)
+        for guard in [each for each in operators.states(identity) if each.is_guard]:
+            operators.unblock(guard.row.name, identity)
+        operators.reset(identity, reason=reason, by=by)  # raises if nothing was counted
 
 
 def _stop(public_ids: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ def new_key() -> tuple[str, str]:
 @change("/keys/rotate", "keys", of_team=True)
 def rotate_key() -> tuple[str, str]:
     operator, key = g.admin.operator, _field("key")
-    operator.check_rotation(key)
+    operator.check_key(key, shows_secret=True)
     made, old, end = keys.rotate_key(key, overlap=OVERLAP, bound_team=operator.team, **_why())
     _hand_over(made, of=old.user)
     done = f"Key {made.public_id} of {old.user} replaces {old.public_id}, which {end}."
@@ -95,12 +95,16 @@ def rotate_key() -> tuple[str, str]:
 def revoke_key() -> tuple[str, str]:
     """One key, or all of a user."""
     if "key" in request.form:
-        g.admin.operator.check_key(_field("key"))
-        done = keys.revoke_key(_field("key"), **_why())
+        key = _field("key")
+        g.admin.operator.check_key(key, changes=True)
+        done = keys.revoke_key(key, **_why())
         return _address(done.key.user), done.sentence
     name = _field("user")
     g.admin.operator.check_user(name)
-    ended = [keys.revoke_key(each, **_why()) for each in keys.usable_keys(name)]
+    found = keys.usable_keys(name)
+    for key in found:
+        g.admin.operator.check_key(key, changes=True)
+    ended = [keys.revoke_key(each, **_why()) for each in found]
     return _address(name), " ".join(each.sentence for each in ended) or "There is no key to revoke."
 
 
@@ -167,6 +171,7 @@ def raise_session() -> tuple[str, str]:
     """Give a session another amount, which it has for a week if no end is written."""
     session, limit, amount = _field("session"), _field("limit"), _field("amount")
     end = instant_s(request.form.get("until", "").strip() or "7d")
+    g.admin.operator.check_limits(session, limit)
     amounts.override(limit, session, amount, until=end, **_why(), as_written=True)
     done = f"{session} has {limit}={amount} until {amounts.time_text(end)}"
     return url_for("admin.limits"), f"{done}; all workers apply it within 5 s."
@@ -227,7 +232,7 @@ def _target() -> tuple[blocks.Kind, str | None]:
         raise OperatorError(
             "unknown_kind", f"{kind!r} cannot be blocked; choose {', '.join(blocks.KINDS)}."
         )
-    g.admin.operator.check("providers" if kind == "model" else "limits")
+    g.admin.operator.check_kind(kind)
     return kind, request.form.get("name", "").strip() or None
 
 

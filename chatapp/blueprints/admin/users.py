@@ -74,7 +74,8 @@ def user() -> ResponseReturnValue:
     if found is None:
         raise ApiError(404, "not_found", f"There is no user {name!r}.")
     all_keys = services.accounts.all_keys()
-    keys = [each for each in all_keys if each.user == name]
+    sees = g.admin.operator.sees_key
+    keys = [each for each in all_keys if each.user == name and sees(each, found)]
     spent = services.reports.spent_micro_usd(identity, month_start())
     teams = services.accounts.teams()
     brought = services.accounts.find(found.brought_by) if found.brought_by else None

@@ -223,13 +223,13 @@ def import_users(call: Call) -> dict[str, object]:
 def list_keys(call: Call) -> list[dict[str, object]]:
     """The keys, without their secrets."""
     accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
-    team_of = {each.name: each.team_name for each in call.operator.own(accounts.users())}
+    user_of = {each.name: each for each in accounts.users()}
     return [
         keys.as_json(each, own)
         for each in accounts.all_keys()
-        if each.user in team_of
+        if call.operator.sees_key(each, user_of[each.user])
         and query.user in {None, each.user}
-        and query.team in {None, team_of[each.user]}
+        and query.team in {None, user_of[each.user].team_name}
     ]
 
 
@@ -238,8 +238,7 @@ def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. The answer has the key, this one time."""
     body, operator, services = call.body, call.operator, current_services()
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
-    if body.people is not None:  # it brings users, and could spend the budget of any
-        operator.check("users")
+    operator.check_powers(people=body.people)
     known = services.accounts.user(body.user)
     _check_team(team)
     plan = known.plan if known else body.plan or services.default_plan
@@ -272,8 +271,8 @@ def put_key(call: Call, key: str) -> bool:
     if found is None:
         raise UnknownKeyError(key)
     before, given = found[0], body.model_fields_set
-    if body.people is not None:
-        call.operator.check("users")
+    call.operator.check_key(key, changes=True)
+    call.operator.check_powers(people=body.people)
     if "limits" in given:
         limits = _checked_amounts(call, "key", body.limits or {}, found[1].plan)
         users.put_amounts("key", key, before.limits or {}, limits, **call.why)
@@ -292,7 +291,7 @@ def put_key(call: Call, key: str) -> bool:
 @action("DELETE /keys/<key>", "keys", of_team=True)
 def revoke_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a key; a revoked key stays as it is."""
-    call.operator.check_key(key)
+    call.operator.check_key(key, changes=True)
     done = keys.revoke_key(key, **call.why)
     return {"done": done.sentence, "immediate": done.is_immediate}
 
@@ -301,7 +300,10 @@ def revoke_key(call: Call, key: str) -> dict[str, object]:
 def revoke_keys(call: Call) -> dict[str, object]:
     """Revoke all keys of a user."""
     call.operator.check_user(call.query.user)
-    done = [keys.revoke_key(each, **call.why) for each in keys.usable_keys(call.query.user)]
+    found = keys.usable_keys(call.query.user)
+    for each in found:
+        call.operator.check_key(each, changes=True)
+    done = [keys.revoke_key(each, **call.why) for each in found]
     revoked = [each.key.public_id for each in done]
     return {"done": f"{len(done)} keys are revoked.", "revoked": revoked}
 
@@ -309,7 +311,7 @@ def revoke_keys(call: Call) -> dict[str, object]:
 @action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True)
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Create a key like this one, which expires after the overlap."""
-    call.operator.check_rotation(key)
+    call.operator.check_key(key, shows_secret=True)
     overlap, team = call.body.overlap, call.operator.team
     made, _, end = keys.rotate_key(key, overlap=overlap, bound_team=team, **call.why)
     done = f"Key {made.public_id} replaces {key}, which {end}."
@@ -405,7 +407,7 @@ def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, o
 def _checked_amounts(
     call: Call, owner: Owner, given: Amounts, plan: str | None, *, field: str = "limits"
 ) -> Amounts:
-    if owner != "team":  # whose budgets are what a team is
+    if owner != "team":  # PUT teams needs no other scope than teams
         call.operator.check("limits", of_team=True)
     with of_field(field):
         found = checked(owner, given.items(), plan=plan)

@@ -193,7 +193,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
     return {"deleted": reports.prune_ledger(days, **call.why), "days": days}
 
 
-@action("POST /ledger/restore", "limits", body=Restoring)
+@action("POST /ledger/restore", "all", body=Restoring)
 def restore_limits(call: Call) -> dict[str, Any]:
     """Rebuild limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
     body = call.body
@@ -209,6 +209,7 @@ def give_credit(call: Call) -> dict[str, Any]:
     if len(named) != 1:
         raise FieldError("user", 'Send one of "user", "key" and "team".')
     [(owner, text)] = named.items()
+    call.operator.check_kind(owner)
     done = credit(owner, amounts.named(owner, text), call.body.usd, **call.why)
     return {"done": done}
 

@@ -143,6 +143,7 @@ def list_overrides(_call: Call) -> list[dict[str, Any]]:
 def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Give a caller another amount of a limit, until then or until it is removed."""
     body = call.body
+    call.operator.check_limits(identity, limit)
     made = amounts.override(
         limit, identity, body.amount, until=body.until, **call.why, as_written=True
     )
@@ -152,6 +153,7 @@ def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
 @action("DELETE /overrides/<limit>/<path:identity>", "limits")
 def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Remove an override."""
+    call.operator.check_limits(identity, limit)
     removed = shared_operators().clear_override(limit, identity, **call.why)
     if removed is None:
         raise OperatorError("no_override", f"{identity} has no override of {limit!r}.")
@@ -162,6 +164,7 @@ def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
 def reset(call: Call) -> dict[str, Any]:
     """Forget what limits have counted of a caller: one limit by its name, or all but guards."""
     body = call.body
+    call.operator.check_limits(body.identity, body.name)
     cleared = shared_operators().reset(body.identity, body.name, **call.why)
     return {"identity": body.identity, "reset": cleared}
 
@@ -178,7 +181,7 @@ def block_model(call: Call, name: str) -> dict[str, Any]:
     return _block(call, "model", name)
 
 
-@action("PUT /blocks/all", "limits", body=BlockFields)
+@action("PUT /blocks/all", "all", body=BlockFields)
 def block_all(call: Call) -> dict[str, Any]:
     """Block all calls."""
     return _block(call, "all", None)
@@ -196,7 +199,7 @@ def unblock_model(call: Call, name: str) -> dict[str, Any]:
     return _unblock(call, "model", name)
 
 
-@action("DELETE /blocks/all", "limits")
+@action("DELETE /blocks/all", "all")
 def unblock_all(call: Call) -> dict[str, Any]:
     """Remove the block of all calls."""
     return _unblock(call, "all", None)
