@@ -467,9 +467,12 @@ class Accounts:
                 _change(connection, "user", user, deactivated_at=at)
         return active != was_active
 
-    def delete_user(self, user: str, *, also: Callable[[Connection], None]) -> None:
+    def delete_user(
+        self, user: str, *, also: Callable[[Connection], None] = lambda _: None
+    ) -> None:
         """Delete a user with all keys, and in the same transaction do ``also``. UnknownUserError if
-        there is no such user, RefusedChangeError if no other one has a key: without one, accounts would be off."""
+        there is no such user, RefusedChangeError if no other one has a key: without one, accounts
+        would be off."""
         with self._database.writing() as connection:
             _of(connection, "user", user)
             own = select(exists(select(KEYS).where(KEYS.c.user == user)))

@@ -104,19 +104,22 @@ def test_a_deleted_user_leaves_the_ledger(
     run(console, "block", "user", "alice")
     deleted = run(console, "users", "delete", "alice", "--yes", "--by", "olga").output
     assert deleted.startswith("alice is deleted with all keys; no worker accepts a call with their")
-    assert deleted.endswith("The ledger keeps what alice has called and spent.\n")
+    assert deleted.endswith("The ledger keeps their calls as former:alice.\n")
     assert ask(worker, key).json["code"] == "blocked"  # a worker that has just seen it
     forget(worker)
     assert "is unknown" in ask(worker, key).json["error"]
     assert [user.name for user in accounts.users()] == ["bob"]
     assert ratelimit(console, "override", "list") == []
-    assert [row["user"] for row in Reports(Database(database_url)).calls()] == ["user:alice"]
-    assert "user:alice" in run(console, "spend").output
+    [former] = [row["user"] for row in Reports(Database(database_url)).calls()]
+    assert former.startswith("former:alice (deleted 20")
+    assert former in run(console, "spend").output
+    assert former in run(console, "ledger", "show", "--user", former).output
+    assert "limits of 0 users compared" in run(console, "ledger", "check").output
     newer = new_key(console)
     assert ask(worker, newer).status_code == 200
     usage = worker.test_client().get("/usage", headers={"x-api-key": newer}).json
     plan = next(each for each in usage["limits"] if each["name"] == "plan")
-    assert (plan["limit"], plan["remaining"]) == (100, 98)  # what was used still counts
+    assert (plan["limit"], plan["remaining"]) == (100, 99)  # someone else's usage does not count
     actions = [(each["action"], each["by"]) for each in ratelimit(console, "log")]
     assert ("delete-user", "olga") in actions
 

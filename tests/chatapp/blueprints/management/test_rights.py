@@ -6,6 +6,8 @@ The matrix is made of the table of actions, so a new address is in it.
 from __future__ import annotations
 
 import re
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from redis import Redis
 
 from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
 from chatapp.accounts.people import People
@@ -22,11 +25,19 @@ from chatapp.blueprints.management.routes import ACTIONS
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators import users
+from chatapp.operators.callers import shared_operators
 from chatapp.services import services_of
 from chatapp.settings import SCOPES
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.conftest import Api
-from tests.chatapp.blueprints.management.test_actions import address, changes, key_of, state
+from tests.chatapp.blueprints.management.test_actions import (
+    address,
+    changes,
+    key_of,
+    spend,
+    state,
+    used,
+)
 from tests.chatapp.blueprints.test_admin import log_in, send
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.ledger.calls import begun, finished
@@ -102,6 +113,154 @@ def test_a_field_is_no_way_around_a_scope(app: Flask, api: Api) -> None:
         assert answer.json is not None
         assert f"needs the scope {scope}" in answer.json["detail"]
     assert state(app) == before
+
+
+# -- effects -------------------------------------------------------------------------------------
+
+MODEL = "gpt-5.4-mini"
+#: What changes something or shows a secret: a call, its body, and the scopes that a key needs for
+#: it, unless it has "all". {plain}, {people} and {files} are alice's keys, without and with powers,
+#: {other} is another team's.
+EFFECTS: list[tuple[str, Any, set[str]]] = [
+    ("POST /keys/{plain}/rotate", {}, {"keys"}),
+    ("POST /keys/{files}/rotate", {}, {"keys"}),
+    ("POST /keys/{people}/rotate", {}, {"keys", "users"}),
+    ("POST /keys/{other}/rotate", {}, {"keys"}),
+    ("POST /keys", {"user": "alice"}, {"keys"}),
+    ("POST /keys", {"user": "alice", "people": {}}, {"keys", "users"}),
+    ("POST /keys", {"user": "new"}, {"keys", "users"}),
+    ("PUT /keys/{plain}", {"files": True}, {"keys"}),
+    ("PUT /keys/{plain}", {"class": "batch"}, {"keys"}),
+    ("PUT /keys/{plain}", {"people": {}}, {"keys", "users"}),
+    ("PUT /keys/{people}", {"people": None}, {"keys", "users"}),
+    ("PUT /keys/{people}", {"models": ["o3"]}, {"keys", "users"}),
+    ("PUT /keys/{people}", {"files": True}, {"keys", "users"}),
+    ("DELETE /keys/{plain}", None, {"keys"}),
+    ("DELETE /keys/{files}", None, {"keys"}),
+    ("DELETE /keys/{people}", None, {"keys", "users"}),
+    ("DELETE /keys/sk-chat-{people}-x", None, {"keys", "users"}),
+    ("DELETE /keys?user=alice", None, {"keys", "users"}),
+    ("DELETE /keys?user=bob", None, {"keys"}),
+    ("PUT /amounts/user/usd-day/alice", {"amount": "2 usd/day"}, {"limits"}),
+    ("PUT /amounts/key/key-usd-day/{plain}", {"amount": "2 usd/day"}, {"limits"}),
+    ("PUT /amounts/key/key-usd-day/{people}", {"amount": "2 usd/day"}, {"limits"}),
+    ("PUT /amounts/team/team-usd-day/research", {"amount": "9 usd/day"}, {"limits", "teams"}),
+    ("DELETE /amounts/team/team-usd-day/research", None, {"limits", "teams"}),
+    ("PUT /teams/research", {"limits": {}}, {"teams"}),
+    ("PUT /overrides/usd-day/alice", {"amount": "9 usd/day"}, {"limits"}),
+    ("PUT /overrides/team-usd-day/research", {"amount": "9 usd/day"}, {"limits", "teams"}),
+    (f"PUT /overrides/model/{MODEL}", {"amount": "9/minute"}, {"limits", "providers"}),
+    ("PUT /blocks/user/alice", {}, {"limits"}),
+    ("PUT /blocks/key/{plain}", {}, {"limits"}),
+    (f"PUT /blocks/model/{MODEL}", {}, {"providers"}),
+    ("PUT /blocks/all", {}, {"all"}),
+    ("DELETE /blocks/all", None, {"all"}),
+    ("DELETE /blocks/user/bob", None, {"limits"}),
+    ("DELETE /blocks/model/o3", None, {"providers"}),
+    ("POST /reset", {"identity": "bob", "name": "blocked-user"}, {"limits"}),
+    ("POST /reset", {"identity": "o3", "name": "blocked-model"}, {"limits", "providers"}),
+    ("POST /reset", {"identity": "*", "name": "blocked-all"}, {"all"}),
+    ("POST /reset", {"identity": "alice", "name": "usd-day"}, {"limits"}),
+    ("POST /reset", {"identity": "alice"}, {"limits"}),
+    ("POST /reset", {"identity": "team:research"}, {"limits", "teams"}),
+    ("POST /ledger/credit", {"user": "alice", "usd": "0.001"}, {"limits"}),
+    ("POST /ledger/credit", {"team": "research", "usd": "0.001"}, {"limits", "teams"}),
+    ("POST /ledger/restore", {"apply": True}, {"all"}),
+    ("PUT /users/alice", {"plan": "pro"}, {"users"}),
+    ("PUT /users/alice", {"active": False}, {"users"}),
+    ("PUT /users/new", {}, {"users"}),
+    ("DELETE /users/alice", None, {"users"}),
+    ("POST /users", {"csv": "user\nnew\n"}, {"users"}),
+    ("POST /admin-keys", {"name": "x", "scopes": ["read"]}, {"all"}),
+    ("POST /ledger/prune", {"keep_days": 62}, {"all"}),
+]
+#: Of these, what a team's administrator may, on alice of the team.
+OF_LEAD = {
+    *("POST /keys/{plain}/rotate", "DELETE /keys/{plain}", "DELETE /keys/{files}"),
+    *("PUT /amounts/user/usd-day/alice", "PUT /amounts/key/key-usd-day/{plain}"),
+    *("POST /keys", "PUT /users/new"),
+}
+
+
+@pytest.mark.parametrize("team", [None, "research"])
+def test_each_scope_has_its_effects_and_no_others(
+    app: Flask, api: Api, accounts: Accounts, database_url: str, uri: str, team: str | None
+) -> None:
+    """Whatever address and body lead there: what a key may do and what a limit counts decide who
+    changes it or gets a secret. A refusal changes nothing, and names the scope that is missing."""
+    plain = key_of(accounts)
+    spend(database_url, plain)
+    made = {
+        name: accounts.create_key("alice", plan=None, default_plan="starter", people=people)
+        for name, people in (("people", People()), ("files", None))
+    }
+    accounts.change("key", made["files"].public_id, files=True)
+    named = {"{plain}": plain, "{other}": key_of(accounts, "bob")}
+    named |= {f"{{{name}}}": key.public_id for name, key in made.items()}
+    for path in ("/blocks/all", "/blocks/user/bob", "/blocks/model/o3"):
+        assert api("PUT", path, {"for": "2h"}).status_code == 200
+    assert api("POST", "/ledger/restore", {"apply": True}).status_code == 200
+    pairs = {frozenset(each) for _, _, each in EFFECTS if len(each) == 2}
+    sets = [*({each} for each in SCOPES), *pairs]
+    keys = {frozenset(each): new_key(app, *each, team=team) for each in sets}
+    file, storage = sqlite3.connect(database_url.removeprefix("sqlite:///")), Redis.from_url(uri)
+    with closing(file), closing(sqlite3.connect(":memory:")) as kept, storage:
+        file.backup(kept)
+        stored = {name: storage.dump(name) for name in storage.keys("*")}
+        before = state(app), used(app)
+        for line, body, needed in EFFECTS:
+            method, path = re.sub(r"{\w+}", lambda found: named[found[0]], line).split(" ", 1)
+            is_allowed = team is None or (line in OF_LEAD and "people" not in str(body))
+            for scopes, key in keys.items():
+                if is_allowed and ("all" in scopes or needed <= scopes):
+                    continue
+                answer = api(method, path, body, key=key)
+                assert answer.status_code == 403, (line, body, sorted(scopes), answer.text)
+            assert (state(app), used(app)) == before, (line, body)
+            if is_allowed:
+                answer = api(method, path, body, key=keys[frozenset(needed)])
+                assert answer.status_code in {200, 201}, (line, body, answer.text)
+                assert (state(app), used(app)) != before, (line, body)
+                kept.backup(file)
+                storage.flushall()
+                for name, value in stored.items():
+                    storage.restore(name, 0, value)
+
+
+def test_a_new_user_of_a_former_name_is_someone_else(
+    app: Flask, api: Api, accounts: Accounts, database_url: str
+) -> None:
+    """Another team's administrator, who creates the user again, sees nothing of what the former one
+    has called, spent and been denied, with their key either. The operator does, by another name."""
+    spend(database_url, key_of(accounts))
+    for path in ("user/usd-day/bob", "user/plan/bob"):
+        amount = "9 usd/day" if "usd" in path else "9/day"
+        assert api("PUT", f"/amounts/{path}", {"amount": amount}).status_code == 200
+    assert api("POST", "/ledger/restore", {"apply": True}).status_code == 200
+    with app.app_context():
+        assert [each for each in shared_operators().states("bob") if each.used]
+    bob = services_of(app).reports.totals(user="user:bob")
+    assert api("DELETE", "/users/bob").status_code == 200
+    lead = new_key(app, "all", team="research", name="lead")
+    made = api("POST", "/keys", {"user": "bob"}, key=lead).json
+    usage = api("GET", "/usage/bob", key=lead).json
+    assert set(usage["spent"].values()) == {0}
+    own = app.test_client().get("/usage", headers={"x-api-key": made["key"]}).json
+    assert set(own["spent"].values()) == {0}
+    api("PUT", "/users/new", {}, key=lead)
+    new = api("GET", "/usage/new", key=lead).json
+    left = [{each["name"]: each["remaining"] for each in u["limits"]} for u in (usage, own, new)]
+    assert left[0] == left[2]
+    assert left[2].items() <= left[1].items()
+    assert api("GET", "/ledger/calls?user=bob", key=lead).json["items"] == []
+    names = {each["user"] for each in api("GET", "/ledger/calls").json["items"]}
+    [former] = [each for each in names if each.startswith("former:bob (deleted ")]
+    again = services_of(app).reports.totals(user=former)
+    assert [each.cost_micro_usd for each in again] == [each.cost_micro_usd for each in bob]
+    for name in (former, "user:x", "team:research", "session:1", "ip:10.0.0.1"):
+        refused = api("POST", "/keys", {"user": name})
+        assert (refused.status_code, refused.json and refused.json["code"]) == (422, "invalid_name")
+        assert "leave it out" in refused.text
 
 
 # -- a team's administrator ----------------------------------------------------------------------
