@@ -29,6 +29,7 @@ from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
 from chatapp.web.requests import json_body
 from chatapp.web.requests.chat import ModelName
+from chatapp.web.requests.provider_ids import shared_id
 
 # Far more than any conversation has.
 MESSAGES_MOST: Final = 10_000
@@ -183,9 +184,8 @@ def _read(
         query=parameters(request, query),
         path=address.path,
     )
-    if names_file(document.fields):
-        _check_files()
     extras = _extras(model, raw_request)
+    _check_shared(document.fields)
     if MCP in extras.tools and not fields.stream:
         raise ApiError(
             400,
@@ -349,32 +349,19 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
     return found
 
 
-def names_file(fields: Mapping[str, object]) -> bool:
-    """Return whether a message names a file that the provider keeps, in any part of its content."""
-    pending = [fields.get("messages"), fields.get("input")]
-    while pending:
-        match pending.pop():
-            case list() as parts:
-                pending += parts
-            case dict() as part:
-                places = (part, part.get("source"), part.get("file"), part.get("image_url"))
-                if any(isinstance(place, dict) and place.get("file_id") for place in places):
-                    return True
-                pending += [part.get(name) for name in ("content", "output")]
-    return False
-
-
-def _check_files() -> None:
-    """ApiError (403) unless the caller may name files."""
+def _check_shared(fields: Mapping[str, object]) -> None:
+    """ApiError (403) for an id of what a provider keeps, unless the caller may name files."""
     principal = current_request().principal
-    if principal is not None and principal.files:
+    if (principal is not None and principal.files) or (name := shared_id(fields)) is None:
         return
+    shown = name[:SHOWN_CHARACTERS]
     raise ApiError(
         403,
         "file_not_allowed",
-        "All clients of this server share the files that a provider keeps for it, and this request "
-        "names one. Send the file, or have the operator allow it: `chat keys set-files KEY on`.",
-        param="file_id",
+        f"All clients of this server share the files that a provider keeps for it, and {shown!r} "
+        "names some. Send the content, or have the operator allow it: "
+        "`chat keys set-files KEY on`.",
+        param=shown,
     )
 
 

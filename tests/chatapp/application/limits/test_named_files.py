@@ -15,6 +15,9 @@ FILE = {"type": "file", "file_id": "file-1"}
 TEXT = {"type": "text", "text": "p"}
 CHAT, MESSAGES, RESPONSES = "/v1/chat/completions", "/v1/messages", "/v1/responses"
 RESULT = {"type": "tool_result", "tool_use_id": "t", "content": [{"type": "image", "source": FILE}]}
+IMAGE = {"type": "image", "source": FILE}
+PICTURES = {"type": "content", "content": [IMAGE]}
+STORES = {"type": "file_search", "vector_store_ids": ["vs_1"]}
 NAMED: dict[str, tuple[str, dict[str, object]]] = {
     "a chat's": (CHAT, {"type": "file", "file": {"file_id": "file-1"}}),
     "a document": (MESSAGES, {"type": "document", "source": FILE}),
@@ -22,6 +25,13 @@ NAMED: dict[str, tuple[str, dict[str, object]]] = {
     "a container's": (MESSAGES, {"type": "container_upload", "file_id": "file-1"}),
     "an input's": (RESPONSES, {"type": "input_file", "file_id": "file-1"}),
     "a picture": (RESPONSES, {"type": "input_image", "file_id": "file-1"}),
+    "within a document": (
+        MESSAGES,
+        {"type": "document", "source": {"type": "content", "content": [IMAGE]}},
+    ),
+    "a search": (RESPONSES, {"tools": [STORES]}),
+    "an added search": (RESPONSES, {"type": "additional_tools", "role": "x", "tools": [STORES]}),
+    "a search in a namespace": (RESPONSES, {"tools": [{"type": "namespace", "tools": [STORES]}]}),
 }
 USE = {"type": "tool_use", "id": "t", "name": "f", "input": {"file_id": "the client's"}}
 DATA = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aa"}}
@@ -29,6 +39,10 @@ DATA = {"type": "image", "source": {"type": "base64", "media_type": "image/png",
 
 def body(path: str, part: dict[str, object]) -> dict[str, object]:
     message = {"role": "user", "content": [TEXT, part]}
+    if "tools" in part:
+        items = [{"role": "user", "content": "p"}, *([part] if "type" in part else [])]
+        tools = {} if "type" in part else part
+        return {"model": "gpt-5.4-mini", "input": items, **tools}
     if path == RESPONSES:
         return {"model": "gpt-5.4-mini", "input": [message]}
     model = "gpt-5.4-mini" if path == CHAT else "claude-haiku-4-5"

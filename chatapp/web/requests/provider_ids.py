@@ -1,0 +1,75 @@
+"""Ids of what a provider keeps for all clients of this server: files, stores, containers.
+
+Every field with the name of an id is one, in every place of a body, unless it is listed here. So a
+field that a later version of a protocol adds needs the right to files until it is known.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+_ID: Final = re.compile(r"(?:^|_)ids?$")
+#: What the client and the model have made, or what is checked as a stored answer (`forwarded.py`).
+#: Two compare a prompt's cache with an earlier call's, and show nothing of that but a reason.
+OF_CONVERSATIONS: Final = frozenset(
+    {
+        *("id", "call_id", "caller_id", "tool_call_id", "tool_use_id", "tool_id"),
+        *("approval_request_id", "previous_response_id", "tab_id", "download_id", "connector_id"),
+        *("continuation_id", "comparison_response_id", "previous_message_id"),
+    }
+)
+#: What clients add about themselves. No protocol has them.
+OF_CLIENTS: Final = frozenset(
+    f"{each}_id"
+    for each in (
+        *("user", "session", "chat", "thread", "conversation", "request", "trace", "message"),
+        *("turn", "run", "agent", "parent_agent", "installation", "device", "client"),
+    )
+)
+#: Objects that a plain ``id`` names, and the last one also a text in its place.
+CONTAINER: Final = "container"
+BY_ID: Final = frozenset({"audio", "voice", CONTAINER})
+#: Fields with any names in them (schemas, the arguments and settings of tools), and what a provider
+#: has said of its files before, which is not read again.
+NOT_READ: Final = frozenset(
+    {
+        *("parameters", "schema", "input_schema", "output_schema", "input_examples", "configs"),
+        *("arguments", "input", "env", "headers", "metadata", "client_metadata", "logit_bias"),
+        *("annotations", "results"),
+    }
+)
+
+
+def shared_id(fields: Mapping[str, object]) -> str | None:
+    """Return the name of a field that names what a provider keeps; None without one.
+
+    >>> shared_id({"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]})
+    'vector_store_ids'
+    >>> shared_id({"input": [{"type": "function_call", "id": "fc_1", "arguments": "{}"}]})
+    """
+    root = {name: value for name, value in fields.items() if name != "input"}
+    pending: list[tuple[str, object]] = [("", root), ("", fields.get("input"))]
+    while pending:
+        name, found = pending.pop()
+        if isinstance(found, list):
+            pending += [(name, each) for each in found if isinstance(each, dict | list)]
+        elif isinstance(found, dict):
+            for key, value in found.items():
+                if not value or key in NOT_READ:
+                    continue
+                if _is_shared(name, key, value):
+                    return str(key)
+                if isinstance(value, dict | list):
+                    pending.append((key, value))
+    return None
+
+
+def _is_shared(parent: str, key: str, value: object) -> bool:
+    if key == "id":
+        return parent in BY_ID
+    if key == CONTAINER:
+        return isinstance(value, str)
+    is_known = key in OF_CONVERSATIONS or key in OF_CLIENTS
+    return key.endswith(("id", "ids")) and not is_known and _ID.search(key) is not None
