@@ -99,6 +99,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     ``config`` overrides the environment, which overrides the defaults. Raises one of MISTAKES.
     """
     app = Application(__name__)
+    app.url_map.merge_slashes = False  # a proxy may read //admin as another page than /admin
     app.config.update(
         MAX_CONTENT_LENGTH=BODY_MAX_BYTES,
         RATELIMIT_POLICY_FILE=str(POLICY_FILE),

@@ -10,9 +10,9 @@ import base64
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
@@ -37,6 +37,11 @@ Scope: TypeAlias = Literal["read", "keys", "users", "teams", "limits", "provider
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
 Network: TypeAlias = IPv4Network | IPv6Network
 LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+#: The IPv4 addresses as a server that listens on [::] names them.
+MAPPED: Final = IPv6Network("::ffff:0:0/96")
+#: The addresses that hosts on the internet have, of each version.
+PUBLIC: Final = (ip_network("0.0.0.0/0"), ip_network("2000::/3"))
+CONSENT: Final = "anyone who can connect may name any operator"
 
 
 class SettingsError(ValueError):
@@ -172,6 +177,10 @@ class Settings(BaseModel):
         'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}',
         default_factory=dict,
     )
+    admin_sign_on_consent: str | None = setting(
+        f'"{CONSENT}", for a `CHATAPP_ADMIN_SIGN_ON_FROM` with half of all addresses or more',
+        shown="none",
+    )
     alert_at: Annotated[tuple[int, ...], BeforeValidator(_percents)] = setting(
         "shares of a budget that raise [an alert](alerts.md), in percent, `off` or 0 for none",
         (50, 80, 100),
@@ -280,7 +289,38 @@ def from_config(config: Mapping[str, object]) -> Settings:
             f"{PREFIX}ADMIN_SIGN_ON_HEADER, {PREFIX}ADMIN_SIGN_ON_FROM and {PREFIX}ADMIN_SIGN_ON, "
             "or none of the last three."
         )
+    if settings.admin_sign_on_consent not in {None, CONSENT}:
+        raise SettingsError(
+            f"{PREFIX}ADMIN_SIGN_ON_CONSENT: found {settings.admin_sign_on_consent!r}; allowed: "
+            f"{CONSENT!r}"
+        )
+    if settings.admin_sign_on_consent is None and _has_half(settings.admin_sign_on_from):
+        found = ", ".join(map(str, settings.admin_sign_on_from))
+        raise SettingsError(
+            f"{PREFIX}ADMIN_SIGN_ON_FROM: found {found}, from which anyone could name an operator; "
+            f"allowed: the addresses of your proxy, as 10.0.0.5. If only your proxy can connect, "
+            f'set {PREFIX}ADMIN_SIGN_ON_CONSENT="{CONSENT}".'
+        )
     return settings
+
+
+def _has_half(networks: Iterable[Network]) -> bool:
+    """Return whether these networks together have half of all public addresses of a version."""
+    found = list(networks)
+    for each in networks:
+        if isinstance(each, IPv6Network) and each.overlaps(MAPPED):
+            ipv4 = int(max(each.network_address, MAPPED.network_address)) & 0xFFFFFFFF
+            found.append(IPv4Network((ipv4, max(0, each.prefixlen - MAPPED.prefixlen))))
+    return any(2 * _shared(found, public) >= public.num_addresses for public in PUBLIC)
+
+
+def _shared(networks: Iterable[Network], public: Network) -> int:
+    """Return how many addresses these networks have in that one."""
+    same: list[Any] = [each for each in networks if each.version == public.version]
+    found = [
+        min(each, public, key=lambda n: n.num_addresses) for each in same if each.overlaps(public)
+    ]
+    return sum(each.num_addresses for each in collapse_addresses(found))
 
 
 def _check_webhook(url: str | None, secret: str | None) -> None:

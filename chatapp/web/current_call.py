@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from flask import Request, request
+from flask import Request, Response, after_this_request, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
@@ -46,6 +46,8 @@ from ratelimit_ext import (
 #: A policy names one: `exempt_when = "chatapp.web.current_call:has_no_quota_by_direction"`.
 __all__ = ["begin_call", "has_no_quota_by_direction", "install"]
 
+#: The id of the call in the ledger: GET /usage/calls/<id> has its cost.
+CALL_ID_HEADER: Final = "x-call-id"
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 BUDGET_IN_USE: Final = (
@@ -99,7 +101,7 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         Throttle() if demand.tiers else services.throttle,
     )
     try:
-        return UpstreamCall(
+        call = UpstreamCall(
             new_record,
             call_request,
             catalogue=services.catalogue,
@@ -110,6 +112,13 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         )
     except BudgetHeldError as error:
         raise ApiError(429, "budget_in_use", BUDGET_IN_USE, headers=RETRY_SOON) from error
+    after_this_request(partial(_name_call, call.record.id))  # also if it fails
+    return call
+
+
+def _name_call(id_: str, response: Response) -> Response:
+    response.headers[CALL_ID_HEADER] = id_
+    return response
 
 
 # -- other keys, and the fallback --------------------------------------------------------------

@@ -70,17 +70,28 @@ def install(
 
     limiter.request_filter(lambda: OVERLOADED in request.environ)
 
-    @app.after_request
-    def add_headers(response: Response) -> Response:
-        """A request id for reports to the operator, and a ban on guessing the type: a browser must
-        not run a reply as a script."""
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        headers = response.headers
-        if REQUEST_ID_HEADER not in headers and ANTHROPIC_REQUEST_ID_HEADER not in headers:
-            response.headers[REQUEST_ID_HEADER] = current_request_id()
-        if response.status_code == 500:
-            log.error("Request %s failed", current_request_id())
-        return response
+    app.after_request(_add_headers)
+
+
+def _add_headers(response: Response) -> Response:
+    """Add a request id for reports to the operator, and a ban on guessing the type: a browser must
+    not run a reply as a script. No refusal is kept for others."""
+    headers = response.headers
+    headers["X-Content-Type-Options"] = "nosniff"
+    if REQUEST_ID_HEADER not in headers and ANTHROPIC_REQUEST_ID_HEADER not in headers:
+        headers[REQUEST_ID_HEADER] = current_request_id()
+    if response.status_code == 429:
+        headers["Cache-Control"] = "no-store"
+    if response.status_code == 500:
+        log.error("Request %s failed", current_request_id())
+    return response
+
+
+def begins_with(path: str) -> bool:
+    """Return whether the request's path begins with exactly these characters. A proxy may read
+    others, such as %61, in another way, and take them for another page."""
+    sent: str | None = request.environ.get("RAW_URI") or request.environ.get("REQUEST_URI")
+    return sent is None or sent.startswith(f"{request.root_path}{path}")
 
 
 def is_trusted(host: str, trusted: Collection[str]) -> bool:

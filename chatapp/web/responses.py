@@ -22,8 +22,6 @@ from chatapp.web.current_call import CHEAPER_HEADER, begin_call
 from chatapp.web.current_request import current_request
 from chatapp.web.formats import AnswerFormat
 
-#: The id of the call in the ledger, in answers of POST /chat: GET /usage/calls/<id> has its cost.
-CALL_ID_HEADER: Final = "x-call-id"
 # Nothing may buffer between this server and the client; nginx buffers unless it is asked not to.
 HEADERS: Final = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -54,8 +52,6 @@ def respond(format_of: Callable[[UpstreamCall], AnswerFormat]) -> Response:
         reply = call.run(lambda model, most: router.answer(replace(turn, model=model), most))
         call.finish_answer(reply.usage, generated=[reply.text])
         response = jsonify(answer_format.answer_body(reply))
-    if raw is None:
-        response.headers[CALL_ID_HEADER] = call.record.id
     if current.is_cheaper:
         response.headers[CHEAPER_HEADER] = turn.model.name
     return response

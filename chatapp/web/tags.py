@@ -7,6 +7,7 @@ may count by them alone. One by session counts the sessions of each caller apart
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Final
@@ -30,6 +31,8 @@ TAGS_MOST: Final = 8
 NAME_MAX_CHARACTERS: Final = 32
 #: Claude Code's `metadata.user_id` has 160.
 VALUE_MAX_CHARACTERS: Final = 200
+#: As the ledger has it, in JSON, which needs 12 bytes for an emoji.
+VALUE_MAX_BYTES: Final = 250
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_.-]+")
 
 
@@ -43,12 +46,19 @@ def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) 
     tags: dict[str, str] = {}
     for name, value in _found(headers, fields):
         cleaned = _NOT_IN_A_NAME.sub("_", name.strip())[:NAME_MAX_CHARACTERS]
-        text = "".join(filter(str.isprintable, value)).strip()[:VALUE_MAX_CHARACTERS]
+        text = _cut("".join(filter(str.isprintable, value)).strip()[:VALUE_MAX_CHARACTERS])
         if cleaned and text:
             tags.setdefault(cleaned, text)
         if len(tags) == TAGS_MOST:
             break
     return tags
+
+
+def _cut(text: str) -> str:
+    """Return as much of the beginning as VALUE_MAX_BYTES have."""
+    while (size := len(json.dumps(text)) - 2) > VALUE_MAX_BYTES:
+        text = text[: len(text) * VALUE_MAX_BYTES // size]
+    return text
 
 
 def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) -> str | None:

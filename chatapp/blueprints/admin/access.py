@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
@@ -21,6 +21,7 @@ from chatapp.operators.rights import operator_named, operator_with
 from chatapp.services import current_services
 from chatapp.settings import SCOPES, Scope
 from chatapp.web.errors import ApiError
+from chatapp.web.middleware import begins_with
 from ratelimit_ext import client_ip
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,8 @@ def sessions() -> Sessions:
 @bp.before_request
 def check() -> ResponseReturnValue | None:
     """Return the session, and for changes the token of its forms."""
+    if not begins_with(request.path):
+        raise NotFound
     if request.endpoint == "admin.login":
         return None
     session = signed_on() or sessions().current()

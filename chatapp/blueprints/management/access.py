@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from flask import Blueprint, Response, g, json, request, send_file
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 
 from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.operators.rights import operator_with
 from chatapp.web.errors import ApiError, ErrorAnswer, report_of
+from chatapp.web.middleware import begins_with
 from ratelimit_ext import OperatorError, client_ip
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,8 @@ class FieldError(ApiError):
 @bp.before_request
 def authenticate() -> None:
     """Find the operator of the key. A wrong key counts against its address, like every request."""
+    if not begins_with(f"{bp.url_prefix}/"):
+        raise NotFound
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     operator = operator_with(token.strip()) if scheme.lower() == "bearer" else None
     if operator is None:

@@ -6,13 +6,16 @@ import csv
 import io
 import re
 import time
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from html import unescape
+from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -37,6 +40,7 @@ from chatapp.services import services_of
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
+from tests.chatapp.served import serving
 
 VIEWS = (
     *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
@@ -185,6 +189,34 @@ def test_a_change_needs_the_token_of_its_form(app: Flask, admin: FlaskClient) ->
             assert "This form is out of date." in answer.text
     assert actions(app) == []
     assert admin.get("/admin").status_code == 200
+
+
+def test_a_path_that_a_proxy_may_read_differently_is_no_page(app: Flask) -> None:
+    """As it was sent: with an encoding, a second slash, a dot or a parameter it is a 404, for the
+    pages, their changes and the management API."""
+    api, key = "/admin/api/v1/users", {"Authorization": f"Bearer {TOKEN}"}
+    paths = [
+        *(
+            "//admin",
+            "/%61dmin",
+            "/admin;x",
+            "/./admin",
+            "/admin/.",
+            "/x/../admin",
+            "//admin/users",
+        ),
+        *("/admin//users", "/%61dmin/users", "/admin/%75sers", "/admin%2Fusers", "/admin/users;x"),
+        *(f"/{api}", "/%61dmin/api/v1/users", "/admin/%61pi/v1/users", "/admin//api/v1/users"),
+    ]
+    expected = {("GET", each): 404 for each in paths} | {("POST", "/%61dmin/plan"): 404}
+    expected |= {("GET", "/admin"): 401, ("GET", "/admin?q=%61"): 401, ("POST", "/admin/plan"): 401}
+    expected |= {("GET", api): 200, ("GET", f"{api}/%61lice"): 200}
+    with serving(app) as url, closing(HTTPConnection(urlsplit(url).netloc)) as connection:
+        for (method, path), status in expected.items():
+            connection.request(method, path, headers=key)
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status, (method, path)
 
 
 def test_a_login_leads_only_to_this_page(app: Flask) -> None:

@@ -365,7 +365,7 @@ def test_tool_calls_are_billed(
     """A cent for a search and a quarter of it for one in files, besides the tokens; opening a page
     is free."""
     fields: dict[str, object] = {"output": SEARCHES, "tool_usage": tool_usage}
-    tools = [{"type": "web_search"}, {"type": "file_search", "vector_store_ids": ["vs_1"]}]
+    tools = [{"type": "web_search"}, {"type": "file_search", "vector_store_ids": []}]
     ended = {"response": response_body(**fields)}
     streamed = Stream([*response_events()[:2], named("response.completed", **ended)])
     provider.script(streamed if stream else Answer(200, response_body(**fields)))

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import anthropic
 import openai
 import pytest
 from flask.testing import FlaskClient
+from sqlalchemy import Text, cast, func, literal, select
 
+from chatapp.database.connection import Database
+from chatapp.ledger import table
 from chatapp.services import services_of
 from chatapp.web.tags import (
     HEADER,
     NAME_MAX_CHARACTERS,
     SESSION_HEADERS,
     TAGS_MOST,
+    VALUE_MAX_BYTES,
     VALUE_MAX_CHARACTERS,
     tags_of,
 )
 from tests.chatapp.cli.test_commands import run
+from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.chatapp.web.test_identities import left
 
+#: Of SECURITY.md.
+ROW_MOST_BYTES = 5_000
 ASKED: Any = [{"role": "user", "content": "ping"}]
 
 
@@ -123,3 +131,20 @@ def test_tags_change_no_limit(online: FlaskClient) -> None:
         for n in range(3)
     ]
     assert remaining == [9, 8, 7]
+
+
+@pytest.mark.parametrize("sign", ["\U0001f600", "字", '"', "\\", "a"])
+def test_a_row_with_the_largest_tags_is_bounded(database: Database, sign: str) -> None:
+    """In bytes as the ledger has them, with the longest names of user and model: what SECURITY.md
+    says. An ordinary value of 200 characters is whole."""
+    sent = {f"{n}{'n' * 40}": sign * 300 for n in range(20)}
+    tags = tags_of({}, {"metadata": sent, "user": sign * 300})
+    assert len(tags) == TAGS_MOST
+    whole = min(VALUE_MAX_CHARACTERS, VALUE_MAX_BYTES // (len(json.dumps(sign)) - 2))
+    assert {*map(len, tags.values())} == {whole}
+    long = begun(user=f"user:{sign * 256}", model=sign * 256, team=sign * 64, tags=tags)
+    table.write(database, [finished(long)])
+    columns = (func.octet_length(cast(each, Text)) for each in table.CALLS.c)
+    size = sum((func.coalesce(each, 0) for each in columns), start=literal(0))
+    with database.reading() as connection:
+        assert connection.scalar(select(size)) <= ROW_MOST_BYTES

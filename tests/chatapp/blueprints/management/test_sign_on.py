@@ -16,6 +16,7 @@ from flask import Flask
 
 from chatapp.accounts.store import Accounts
 from chatapp.services import services_of
+from chatapp.settings import CONSENT, SettingsError
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.management.test_actions import changes
 from tests.chatapp.conftest import AppMaker
@@ -37,7 +38,7 @@ def make(make_app: AppMaker, uri: str, accounts: Accounts) -> AppMaker:
             "CHATAPP_ADMIN_SIGN_ON": RIGHTS,
             "RATELIMIT_STORAGE_URI": uri,
         }
-        app = make_app(**own, **config)
+        app = make_app(**{**own, **config})
         services_of(app).limiter.request_filter(lambda: True)
         return app
 
@@ -149,3 +150,29 @@ def test_a_part_of_single_sign_on_is_a_mistake(make_app: AppMaker) -> None:
         key = f"CHATAPP_ADMIN_SIGN_ON_{name}".rstrip("_")
         with pytest.raises(ValueError, match=f"{key}: found"):
             make_app(**{**whole, key: value})
+
+
+@pytest.mark.parametrize(
+    "networks",
+    [
+        *("0.0.0.0/0", "::/0", "0.0.0.0/1, 128.0.0.0/1", "10.0.0.1, 2000::/3", "::/1"),
+        *("128.0.0.0/1", "::ffff:0.0.0.0/96", "64.0.0.0/2, 128.0.0.0/2", "::/80"),
+        *("2000::/4", "::ffff:0.0.0.0/97, 0.0.0.0/32"),
+    ],
+)
+def test_everybody_is_no_proxy_without_a_sentence_of_consent(make: AppMaker, networks: str) -> None:
+    """Half of all addresses or more, in parts too, refuse the start, which says what is allowed.
+    Only the whole sentence is consent."""
+    everyone = {"CHATAPP_ADMIN_SIGN_ON_FROM": networks, "CHATAPP_ADMIN_SIGN_ON": '{"*": "all"}'}
+    consent = {"CHATAPP_ADMIN_SIGN_ON_CONSENT": CONSENT}
+    with pytest.raises(SettingsError, match=r"SIGN_ON_FROM: found .*; allowed: the addresses of"):
+        make(**everyone)
+    with pytest.raises(SettingsError, match=r"SIGN_ON_CONSENT: found 'yes'; allowed: 'anyone who"):
+        make(**everyone, CHATAPP_ADMIN_SIGN_ON_CONSENT="yes")
+    assert services_of(make(**everyone, **consent)).settings.admin_sign_on_from
+
+
+def test_a_large_network_of_ones_own_is_a_proxys(make: AppMaker) -> None:
+    """Private networks, and a provider's."""
+    networks = "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, fc00::/7, 100.64.0.0/10, 2001:db8::/32"
+    make(CHATAPP_ADMIN_SIGN_ON_FROM=networks)
