@@ -89,6 +89,23 @@ def test_a_supervisor_waits_for_calls(stop_s: int) -> None:
     assert int(*re.findall(r"proxy_read_timeout (\d+)s;", NGINX)) > provider_s
 
 
+def test_every_proxy_removes_the_header_of_sign_on() -> None:
+    """Wherever it leads to chatapp, but where it has signed the operator on itself."""
+    header = "X-Auth-Request-Email"
+    for location in NGINX.split("location ")[1:] + SIGN_ON.split("location ")[1:]:
+        if "proxy_pass http://chatapp" in location:
+            [value] = re.findall(rf"proxy_set_header {header} (\S+);", location)
+            assert value == ('""' if "auth_request /oauth2/auth;" not in location else "$email")
+    route = yaml.safe_load((RECIPES / "kubernetes-route.yaml").read_text())
+    for rule in route["spec"]["rules"]:
+        removed = [each["requestHeaderModifier"]["remove"] for each in rule["filters"]]
+        assert removed == [[header]]
+        [backend] = rule["backendRefs"]
+        service = KUBERNETES["Service"]
+        assert backend["name"] == service["metadata"]["name"]
+        assert backend["port"] in {each["port"] for each in service["spec"]["ports"]}
+
+
 def test_compose_keeps_redis_to_itself() -> None:
     """Redis drops no key, keeps its data, is reached by chatapp alone, and is waited for."""
     chatapp, redis = COMPOSE["services"]["chatapp"], COMPOSE["services"]["redis"]

@@ -20,7 +20,9 @@ from tests import servers
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.upstream_server import UpstreamServer
+from tests.chatapp.upstream_server import Answer, UpstreamServer
+
+ASKED = [{"role": "user", "content": "hi"}]
 
 
 @pytest.fixture
@@ -278,6 +280,42 @@ def test_a_call_can_be_looked_up(online: FlaskClient, stream: bool) -> None:
         "cost_usd": cost / 1e6,
         "estimated": False,
     }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("failure", [None, Answer(500, {"error": {"message": "x"}})])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/chat", {"message": "hi", "model": "gpt-4o"}),
+        ("/v1/chat/completions", {"model": "gpt-4o", "messages": ASKED}),
+        ("/v1/responses", {"model": "gpt-4o", "input": "hi"}),
+        ("/v1/messages", {"model": "claude-haiku-4-5", "max_tokens": 9, "messages": ASKED}),
+        ("/v1/embeddings", {"model": "text-embedding-3-small", "input": "hi"}),
+    ],
+)
+def test_every_answer_names_its_row(
+    online: FlaskClient,
+    provider: UpstreamServer,
+    path: str,
+    body: dict[str, Any],
+    failure: Answer | None,
+    stream: bool,
+) -> None:
+    """At each address, whole, streamed, and if the provider fails. An answer without a row has no
+    id."""
+    if failure is not None:
+        provider.script(*[failure] * 2)
+    streamed = {"stream": True} if stream and path != "/v1/embeddings" else {}
+    response = online.post(path, json={**body, **streamed})
+    assert response.text
+    assert (response.status_code == 200) == (failure is None)
+    services = services_of(online.application)
+    assert services.ledger.flush()
+    [row] = services.reports.calls()
+    assert response.headers.getlist("x-call-id") == [row["id"]]
+    for other in (online.post(path, json={}), online.get("/usage")):
+        assert "x-call-id" not in other.headers
 
 
 def test_a_call_of_another_user_is_unknown(client: FlaskClient, database_url: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
+from unittest.mock import Mock
 
 import pytest
 from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
+from chatapp.calls.upstream_call import BudgetHeldError, UpstreamCall
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
@@ -54,6 +56,19 @@ def test_a_denial_forbids_sniffing(make_app: AppMaker) -> None:
     answers = [client.get("/nowhere") for _ in range(21)]
     assert answers[-1].status_code == 429
     assert answers[-1].headers.getlist("X-Content-Type-Options") == ["nosniff"]
+
+
+@pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions", "/v1/messages", "/v1/responses"])
+def test_no_429_is_kept_for_others(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """In each format, whoever refuses: here a budget that other calls hold."""
+    monkeypatch.setattr(UpstreamCall, "_bound_to_budget", Mock(side_effect=BudgetHeldError))
+    body = {**V1, "message": "hi", "input": "hi"}
+    answer = make_app().test_client().post(path, json=body if path != "/chat" else ASKED)
+    assert (answer.status_code, "budget_in_use" in answer.text) == (429, True)
+    assert answer.headers.getlist("Cache-Control") == ["no-store"]
+    assert "x-call-id" not in answer.headers
 
 
 # -- request ids --------------------------------------------------------------------------------

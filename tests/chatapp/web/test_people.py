@@ -269,6 +269,7 @@ def test_new_people_are_bounded_and_known_ones_are_served(
     assert "Users who are known are served" in refused.json["error"]
     assert 3590 < int(refused.headers["Retry-After"]) <= 3600
     assert refused.headers["x-should-retry"] == "false"
+    assert refused.headers["Cache-Control"] == "no-store"
     assert ask(client, {**key, EMAIL: "p1"}).status_code == 200
     assert ask(client, {**key_of(accounts, People()), EMAIL: "p9"}).status_code == 200
     with closing(Database(database_url)) as database, database.writing() as connection:

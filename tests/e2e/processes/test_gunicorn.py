@@ -11,7 +11,8 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from chatapp.database.connection import Database
 from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
 from tests.servers import Server, alive, eventually
 
+#: What a proxy may read as /admin, or /admin as.
+ODD_PATHS = ("//admin", "/%61dmin", "/admin;x", "/./admin", "/x/../admin")
 COUNTER = "tests.e2e.apps.counter:app"
 
 Start = Callable[..., AbstractContextManager[Master]]
@@ -64,6 +67,25 @@ def test_all_workers_share_one_private_server(master: Master, tmp_path: Path) ->
     assert seen_workers(master) <= set(master.workers())
     assert ask(master)["count"] == before + 65
     assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+
+
+def test_admin_has_one_path_and_no_other_spelling_of_its_header(start: Start) -> None:
+    """A page is at the path as it was sent, and a header with underscores names no one: a proxy
+    clears another one, and may read another path."""
+    sign_on = {
+        "CHATAPP_ADMIN_TOKEN": "a token of some length",
+        "CHATAPP_ADMIN_SIGN_ON_HEADER": "X-Auth-Request-Email",
+        "CHATAPP_ADMIN_SIGN_ON_FROM": "127.0.0.1",
+        "CHATAPP_ADMIN_SIGN_ON": '{"*": "all"}',
+    }
+    with start("wsgi:app", workers=1, **sign_on) as master:
+        for path, header, status in (
+            *(("/admin", "X-Auth-Request-Email", 200), ("/admin", "X_Auth_Request_Email", 401)),
+            *((each, "X-Auth-Request-Email", 404) for each in ODD_PATHS),
+        ):
+            with closing(HTTPConnection("127.0.0.1", master.port)) as connection:
+                connection.request("GET", path, headers={header: "olga@example.com"})
+                assert connection.getresponse().status == status, (path, header)
 
 
 def test_a_reload_keeps_the_server(master: Master) -> None:
