@@ -227,6 +227,37 @@ def test_each_scope_has_its_effects_and_no_others(
                     storage.restore(name, 0, value)
 
 
+def test_the_pages_forms_have_the_same_bounds(app: Flask, accounts: Accounts) -> None:
+    """What a key of some scopes cannot do by the API, it cannot do at /admin: nothing is changed,
+    and no secret shown."""
+    trusted = accounts.create_key("alice", plan=None, default_plan="starter", people=People())
+    accounts.change("key", key_of(accounts), files=True)
+    keys, limits = new_key(app, "read", "keys"), new_key(app, "read", "limits")
+    lead = new_key(app, "all", team="research", name="lead")
+    before = state(app)
+    for key, path, fields in (
+        (keys, "keys/rotate", {"key": trusted.public_id}),
+        (keys, "keys/revoke", {"key": trusted.text}),
+        (keys, "keys/revoke", {"user": "alice"}),
+        (limits, "block", {"kind": "all"}),
+        (limits, "unblock", {"kind": "all"}),
+        (limits, "block", {"kind": "model", "name": MODEL}),
+        (limits, "session", {"session": MODEL, "limit": "model", "amount": "9/minute"}),
+        (limits, "amount", {"team": "research", "limit": "team-usd-day", "amount": "9 usd/day"}),
+        (lead, "keys/rotate", {"key": trusted.public_id}),
+        (lead, "keys/rotate", {"key": key_of(accounts)}),
+    ):
+        client = app.test_client()
+        assert log_in(client, key).status_code == 303
+        view = client.get("/admin/user?name=alice").text
+        assert (trusted.public_id in view) == (key != lead)
+        found = re.search(r'name="form_token" value="(\w+)"', view)
+        assert found is not None
+        answer = client.post(f"/admin/{path}", data={"form_token": found[1], **fields})
+        assert (answer.status_code, "sk-chat-" in answer.text) == (403, False), (path, fields)
+    assert state(app) == before
+
+
 def test_a_new_user_of_a_former_name_is_someone_else(
     app: Flask, api: Api, accounts: Accounts, database_url: str
 ) -> None:
