@@ -29,7 +29,7 @@ from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
 from chatapp.web.requests import json_body
 from chatapp.web.requests.chat import ModelName
-from chatapp.web.requests.provider_ids import shared_id
+from chatapp.web.requests.named_files import shared_id
 
 # Far more than any conversation has.
 MESSAGES_MOST: Final = 10_000

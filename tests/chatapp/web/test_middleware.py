@@ -62,7 +62,7 @@ def test_a_denial_forbids_sniffing(make_app: AppMaker) -> None:
 def test_no_429_is_kept_for_others(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    """In each format, whoever refuses: here a budget that other calls hold."""
+    """In each format: here that of a budget that other calls hold."""
     monkeypatch.setattr(UpstreamCall, "_bound_to_budget", Mock(side_effect=BudgetHeldError))
     body = {**V1, "message": "hi", "input": "hi"}
     answer = make_app().test_client().post(path, json=body if path != "/chat" else ASKED)

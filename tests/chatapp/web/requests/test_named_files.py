@@ -17,7 +17,7 @@ from openai.types.responses.response_compact_params import ResponseCompactParams
 from openai.types.responses.response_create_params import ResponseCreateParamsNonStreaming
 from typing_extensions import get_type_hints, is_typeddict
 
-from chatapp.web.requests.provider_ids import NOT_READ, OF_CONVERSATIONS, shared_id
+from chatapp.web.requests.named_files import NOT_READ, OF_CONVERSATIONS, shared_id
 
 BODIES = {
     "chat": CompletionCreateParamsNonStreaming,
