@@ -157,8 +157,8 @@ def test_limits_that_fail_during_a_deletion_are_an_error(
     console, server = failing
     delete_user = Accounts.delete_user
 
-    def delete_and_fail(*about: Any) -> None:
-        delete_user(*about)
+    def delete_and_fail(*about: Any, **also: Any) -> None:
+        delete_user(*about, **also)
         server.kill()
 
     with monkeypatch.context() as patch:
