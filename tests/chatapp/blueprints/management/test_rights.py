@@ -262,7 +262,7 @@ def test_a_new_user_of_a_former_name_is_someone_else(
     app: Flask, api: Api, accounts: Accounts, database_url: str
 ) -> None:
     """Another team's administrator, who creates the user again, sees nothing of what the former one
-    has called, spent and been denied, with their key either. The operator does, by another name."""
+    has called and spent, with their key either. The operator does, by another name."""
     spend(database_url, key_of(accounts))
     for path in ("user/usd-day/bob", "user/plan/bob"):
         amount = "9 usd/day" if "usd" in path else "9/day"
