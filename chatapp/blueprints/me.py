@@ -8,7 +8,7 @@ from typing import Final
 from flask import Blueprint, Response, jsonify, request
 
 from chatapp.accounts.store import ApiKey, Owner, User
-from chatapp.blueprints.management.actions import Fields, checked
+from chatapp.actions.action import Fields, checked
 from chatapp.operators import amounts, keys
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.operators.errors import REPORTED, operator_error

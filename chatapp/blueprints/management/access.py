@@ -10,6 +10,7 @@ from typing import Final
 from flask import Blueprint, Response, g, json, request, send_file
 from werkzeug.exceptions import HTTPException, NotFound
 
+from chatapp.actions.action import FieldError
 from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.operators.rights import operator_with
 from chatapp.web.errors import ApiError, ErrorAnswer, report_of
@@ -47,13 +48,6 @@ HINTS: Final = {
     "no_override": "GET overrides lists them.",
     **dict.fromkeys(("storage", "database"), "Nothing else is wrong with the request. Try again."),
 }
-
-
-class FieldError(ApiError):
-    """A value of the body or of the query is invalid: 422."""
-
-    def __init__(self, field: str, sentence: str, *, code: str = "invalid_field") -> None:
-        super().__init__(422, code, sentence, param=field)
 
 
 @bp.before_request
@@ -111,17 +105,18 @@ def report(error: Exception) -> ErrorAnswer:
     found = operator_error(error)
     if found is None:
         raise error
-    status = STATUSES.get(found.code, 422)
+    field = found.field if isinstance(found, FieldError) else None
+    status = STATUSES.get(found.code, 422) if field is None else 422
     if status == 503:
         log.error("%s %s: %s", request.method, request.path, found)
-    return problem(status, found.code, sentence_of(found))
+    return problem(status, found.code, _sentence(found), field=field)
 
 
 for kind in REPORTED:
     bp.register_error_handler(kind, report)
 
 
-def sentence_of(error: OperatorError) -> str:
+def _sentence(error: OperatorError) -> str:
     sentence = str(error) if str(error).endswith((".", "?")) else f"{error}."
     return " ".join(filter(None, [sentence, HINTS.get(error.code)]))
 

@@ -1,9 +1,128 @@
-"""All actions, and the blueprint that answers them."""
+"""The acts as addresses: each is a view that checks the rights, reads the fields, and answers."""
 
 from __future__ import annotations
 
-from chatapp.blueprints.management import accounts, ledger, limits
-from chatapp.blueprints.management.access import bp, unrouted
-from chatapp.blueprints.management.actions import ACTIONS, Action
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from decimal import Decimal
+from hashlib import sha256
+from itertools import islice
+from typing import Any, Final
 
-__all__ = ["ACTIONS", "Action", "accounts", "bp", "ledger", "limits", "unrouted"]
+from flask import Response, g, json, request
+from flask.typing import ResponseReturnValue
+
+from chatapp.actions.action import Call, checked
+from chatapp.actions.pages import ordered, page
+from chatapp.actions.table import ACTIONS, ITEMS, Action
+from chatapp.blueprints.management.access import bp, unrouted
+from chatapp.operators import spreadsheet
+from chatapp.operators.rights import Operator
+from chatapp.services import current_services
+from chatapp.web.errors import ApiError
+from chatapp.web.requests.json_body import read_object
+from ratelimit_ext import client_ip
+
+__all__ = ["bp", "unrouted"]
+
+log = logging.getLogger(__name__)
+
+#: PostgreSQL's advisory lock of those who change something: an arbitrary number.
+LOCK: Final = 0x6368616E676573
+#: What changes without a change by an operator, and is no part of an ETag.
+VOLATILE: Final = frozenset({"last_used", "shares", "ahead"})
+
+
+def _view(row: Action) -> Callable[..., ResponseReturnValue]:
+    return lambda **path: _answer(row, path)
+
+
+def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
+    operator: Operator = g.operator
+    operator.check(row.scope, of_team=row.of_team)
+    try:
+        query = checked(row.query, request.args.to_dict())
+    except UnicodeDecodeError:
+        raise ApiError(400, "invalid_query", "The query is not UTF-8. Percent-encode it.") from None
+    body = None
+    if row.body is not None:
+        body = checked(row.body, read_object(request, example="{}"))
+    call = Call(operator, query, body)
+    if row.method == "GET":
+        found = row.function(call, **path)
+        return _item(found) if row.order is None else _page(row.order, found, query)
+    item = ITEMS.get(row.path)
+    with current_services().database.alone("changing", LOCK):
+        _check_etag(item, call, path)
+        done = row.function(call, **path)
+    log.warning("%s, from %s: %s %s", operator.by, client_ip(), row.method, request.path)
+    if isinstance(done, bool):
+        assert item is not None
+        return _item(item.function(call, **path), 201 if done else 200)
+    status = 201 if "key" in done else 200
+    return Response(_text(done), status=status, content_type="application/json")
+
+
+def _check_etag(item: Action | None, call: Call, path: Mapping[str, str]) -> None:
+    """ApiError (412) if someone else has changed what the caller has seen, or has made it."""
+    if not (request.if_match or request.if_none_match):
+        return
+    if item is None:
+        raise ApiError(400, "no_etag", "What is here has no ETag. Leave If-Match out.")
+    try:
+        etag: str | None = _etag(item.function(call, **path))
+    except ValueError as error:
+        if getattr(error, "code", "") == "forbidden":
+            raise
+        etag = None
+    is_other = request.if_match and not (etag and request.if_match.contains(etag))
+    if is_other or (etag and request.if_none_match.contains(etag)):
+        raise ApiError(
+            412,
+            "changed_meanwhile",
+            "Another operator has changed this. GET it again, and send its new ETag.",
+        )
+
+
+def _etag(found: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in found.items() if name not in VOLATILE}
+    return sha256(json.dumps(shown, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _item(found: Mapping[str, Any], status: int = 200) -> Response:
+    response = Response(_text(found), status=status, content_type="application/json")
+    response.set_etag(_etag(found))
+    if request.method == "GET":
+        response.make_conditional(request)
+    return response
+
+
+def _page(names: str, rows: Iterable[Any], query: Any) -> Response:
+    """Return a page of a list, or all of it as CSV."""
+    best = request.accept_mimetypes.best_match(["application/json", "text/csv"])
+    if query.format == "csv" or best == "text/csv":
+        found = ordered(names, rows, query.cursor)
+        lines = spreadsheet.of_records(islice(found, query.limit))
+        return Response(lines, mimetype="text/csv")
+    items, more = page(names, rows, limit=query.limit or 100, cursor=query.cursor)
+    return Response(_text({"items": items, "next": more}), content_type="application/json")
+
+
+def _text(value: object) -> str:
+    return json.dumps(value, default=_plain, sort_keys=False)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case Decimal():
+            return float(value)
+        case date():
+            return value.isoformat()
+        case _:
+            return str(value)
+
+
+for row in ACTIONS:
+    # A name may have two slashes in a row.
+    bp.add_url_rule(row.path, row.name, _view(row), methods=[row.method], merge_slashes=False)

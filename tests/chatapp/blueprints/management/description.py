@@ -9,8 +9,9 @@ import json
 import re
 from typing import Any
 
+from chatapp.actions.table import ACTIONS, Action
 from chatapp.blueprints.management.access import DOCUMENT
-from chatapp.blueprints.management.routes import ACTIONS, Action, bp
+from chatapp.blueprints.management.routes import bp
 
 PART = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
 WIDTH = 120

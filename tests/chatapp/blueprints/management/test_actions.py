@@ -26,11 +26,12 @@ from sqlalchemy.exc import OperationalError
 
 from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
+from chatapp.actions.table import ACTIONS, Action
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.alerts.webhook import Webhook
 from chatapp.blueprints.management.access import DOCUMENT
-from chatapp.blueprints.management.routes import ACTIONS, Action, bp
+from chatapp.blueprints.management.routes import bp
 from chatapp.cli.chat import chat
 from chatapp.database.connection import Database
 from chatapp.ledger import table

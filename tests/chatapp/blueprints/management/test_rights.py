@@ -20,8 +20,8 @@ from redis import Redis
 from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
+from chatapp.actions.table import ACTIONS
 from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS
-from chatapp.blueprints.management.routes import ACTIONS
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators import users

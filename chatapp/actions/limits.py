@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from chatapp.blueprints.management.access import FieldError
-from chatapp.blueprints.management.accounts import AmountFields
-from chatapp.blueprints.management.actions import Call, Change, Fields, Listed, action, of_field
+from chatapp.actions.accounts import AmountFields
+from chatapp.actions.action import Call, Change, FieldError, Fields, Listed, action, of_field
 from chatapp.operators import amounts, arguments, blocks
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services

@@ -10,8 +10,7 @@ from pydantic import AfterValidator, Field
 
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
-from chatapp.blueprints.management.access import FieldError
-from chatapp.blueprints.management.actions import Call, Change, Fields, Listed, action, of_field
+from chatapp.actions.action import Call, Change, FieldError, Fields, Listed, action, of_field
 from chatapp.operators import admin_keys, amounts, arguments, keys, user_file, users
 from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.operators.callers import name_of

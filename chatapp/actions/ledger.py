@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from chatapp.actions.action import Call, Change, FieldError, Listed, action
+from chatapp.actions.pages import instant_of
 from chatapp.alerts.table import alerts
-from chatapp.blueprints.management.access import FieldError
-from chatapp.blueprints.management.actions import Call, Change, Listed, action, instant_of
 from chatapp.catalogue import providers_file
 from chatapp.ledger.reports import MICRO, month_start
 from chatapp.ledger.retention import LEAST_DAYS

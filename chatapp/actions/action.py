@@ -1,0 +1,152 @@
+"""A row of the table of acts: an address, a scope, the function behind it, and the fields that it
+reads. It knows neither HTTP nor a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chatapp import validation
+from chatapp.operators.rights import Operator
+from chatapp.settings import Scope
+from ratelimit_ext import OperatorError
+
+F = TypeVar("F", bound=Callable[..., Any])
+M = TypeVar("M", bound=BaseModel)
+#: A path may have names with slashes at its end.
+Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
+RANKS: Final = {"extra_forbidden": 0, "missing": 2}
+
+
+class Fields(BaseModel):
+    """Fields of a body or a query; others are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Change(Fields):
+    """What every change takes: the reason, for the log."""
+
+    reason: str = Field("", max_length=200)
+
+
+class Listed(Fields):
+    """What every list takes: a page of ``limit`` rows after the ``cursor``, or CSV, of all rows
+    unless there is a limit."""
+
+    limit: int | None = Field(None, ge=1, le=1000)
+    cursor: str | None = None
+    format: Literal["json", "csv"] = "json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """An address and what it does. ``order`` are the fields that a list is sorted by, downward
+    after a minus; ``of_team``: a team's administrator may, on their team."""
+
+    method: Method
+    path: str
+    scope: Scope
+    function: Callable[..., Any]
+    body: type[Fields] | None
+    query: type[Fields]
+    of_team: bool
+    order: str | None
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of an action: who makes it, and the fields that it reads."""
+
+    operator: Operator
+    query: Any
+    body: Any
+
+    @property
+    def why(self) -> dict[str, str]:
+        """What the log of changes has: the reason, and who."""
+        return {"reason": (self.body or self.query).reason.strip(), "by": self.operator.by}
+
+
+ACTIONS: Final[list[Action]] = []
+#: What is at a path, by the path: its ETag is compared before a change.
+ITEMS: Final[dict[str, Action]] = {}
+
+
+def action(
+    rule: str,
+    scope: Scope,
+    *,
+    body: type[Fields] | None = None,
+    query: type[Fields] | None = None,
+    of_team: bool = False,
+    order: str | None = None,
+) -> Callable[[F], F]:
+    """Add a row to the table. The function gets the :class:`Call` and the parts of the path. It
+    returns what is there, for a list its rows, for a change what was done; a PUT at the path of an
+    item returns whether that is new."""
+    method, _, path = rule.partition(" ")
+
+    def add(function: F) -> F:
+        plain = Listed if order is not None else Fields if body or method == "GET" else Change
+        row = Action(
+            method=method,  # type: ignore[arg-type]
+            path=path,
+            scope=scope,
+            function=function,
+            body=body,
+            query=query or plain,
+            of_team=of_team,
+            order=order,
+        )
+        ACTIONS.append(row)
+        if method == "GET" and order is None:
+            ITEMS[path] = row
+        return function
+
+    return add
+
+
+# -- what is read --------------------------------------------------------------------------------
+
+
+class FieldError(OperatorError):
+    """A value of the body or of the query is invalid. ``field`` is its name."""
+
+    def __init__(self, field: str, sentence: str, *, code: str = "invalid_field") -> None:
+        super().__init__(code, sentence)
+        self.field = field
+
+
+def checked(model: type[M], found: Mapping[str, Any]) -> M:
+    """Return the fields; FieldError for the first that is wrong."""
+    try:
+        return model.model_validate(found)
+    except ValidationError as mistakes:
+        # A misspelt field first, and what is missing for it last.
+        error = min(mistakes.errors(), key=lambda each: RANKS.get(each["type"], 1))
+    name, cause = validation.location(error), error.get("ctx", {}).get("error")
+    if isinstance(cause, OperatorError):
+        raise FieldError(name, f"{name}: {cause}", code=cause.code)
+    known = ", ".join(each.alias or name for name, each in model.model_fields.items()) or "none"
+    allowed = f". Known fields: {known}" if error["type"] == "extra_forbidden" else ""
+    raise FieldError(name, f'"{name}" {validation.problem(error)}{allowed}.')
+
+
+@contextmanager
+def of_field(name: str) -> Iterator[None]:
+    """Report what is wrong as a mistake of that field: what a body names is not an address."""
+    try:
+        yield
+    except OperatorError as error:
+        if error.code == "forbidden":
+            raise
+        raise FieldError(name, f"{name}: {error}", code=error.code) from None
