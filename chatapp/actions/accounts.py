@@ -8,15 +8,26 @@ from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
+from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
-from chatapp.actions.action import Call, Change, FieldError, Fields, Listed, action, of_field
+from chatapp.actions.action import (
+    Call,
+    Change,
+    FieldError,
+    Fields,
+    Listed,
+    Option,
+    action,
+    of_field,
+)
 from chatapp.operators import admin_keys, amounts, arguments, keys, user_file, users
 from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.settings import Scope
+from chatapp.web.allowed_models import unknown as unknown_models
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s
 
@@ -32,98 +43,134 @@ End = Annotated[str, AfterValidator(arguments.end)]
 Until = Annotated[str, AfterValidator(instant_s)]
 Overlap = Annotated[str, AfterValidator(partial(arguments.duration, least_s=0))]
 Amounts = dict[str, str]
+LIMITS: Final = 'An amount in place of the policy\'s, as usd-day="20 usd/day".'
+MODELS: Final = 'Allow only this model, or these, as "gpt-5*".'
+EXPIRES: Final = "When it expires: 90d, 2026-11-27."
 
 
 class UserQuery(Listed):
-    q: str = ""
-    team: str | None = None
-    plan: str | None = None
-    key: str | None = None
+    q: Annotated[str, Option("query")] = Field("", description="Only names with this text.")
+    team: str | None = Field(None, description="Only users of this team.")
+    plan: str | None = Field(None, description="Only users with this plan.")
+    key: Annotated[str, AfterValidator(public_id_of)] | None = Field(
+        None, description="Only users whom this key was the first to name."
+    )
 
 
 class UserFields(Change):
     """What a user is to have. A field that is left out stays; of a new user, the default."""
 
-    plan: Plan | None = None
-    team: Team | None = None
-    limits: Amounts | None = None
-    active: bool | None = None
+    plan: Plan | None = Field(None, description="The plan.")
+    team: Team | None = Field(None, description="The team; empty: none.")
+    limits: Amounts | None = Field(None, description=LIMITS)
+    active: bool | None = Field(None, description="Accept the user's keys, or refuse all of them.")
 
 
 class ImportFields(Change):
     csv: str
-    dry_run: bool = False
-    keys: bool = False
+    dry_run: bool = Field(default=False, description="Only check it, and say what would change.")
+    keys: bool = Field(default=False, description="Create a key for each new user.")
 
 
 class KeyQuery(Listed):
-    user: User | None = None
-    team: str | None = None
+    user: User | None = Field(None, description="Only keys of this user.")
+    team: str | None = Field(None, description="Only keys of this team's members.")
 
 
 class UsersKeys(Change):
-    user: User
+    user: User = Field(description="The user.")
 
 
 class PeopleFields(Fields):
     """The users for whom a key acts: the headers that name them, or none for the body's user."""
 
-    headers: list[Annotated[str, AfterValidator(arguments.header)]] = Field(list(HEADERS))
-    plan: Plan | None = None
-    most_new: int = Field(MOST_NEW, ge=1, le=100_000)
+    headers: Annotated[
+        list[Annotated[str, AfterValidator(arguments.header)]], Option("user-header")
+    ] = Field(
+        list(HEADERS),
+        description='The header that names the user; empty: the body\'s "user". Default: Open '
+        "WebUI's.",
+    )
+    plan: Annotated[Plan | None, Option("plan-of-new")] = Field(
+        None, description="The plan of new users; default: that of the key."
+    )
+    most_new: Annotated[int, Option("most-new")] = Field(
+        MOST_NEW,
+        ge=1,
+        le=100_000,
+        description=f"How many new users the key may bring in an hour; default {MOST_NEW}.",
+    )
 
     def people(self) -> People:
         return People(tuple(self.headers), self.plan, self.most_new)
 
 
+ActsForUsers = Annotated[PeopleFields | None, Option("acts-for-users")]
+
+
 class NewKey(Change):
-    user: NewUser
-    plan: Plan | None = None
-    team: Team | None = None
-    name: KeyName = "key"
-    expires: End | None = None
-    limits: Amounts = Field(default_factory=dict)
-    models: Models = Field(default_factory=list)
-    people: PeopleFields | None = None
+    user: NewUser = Field(description="The user of the key.")
+    plan: Plan | None = Field(None, description="The plan of a new user.")
+    team: Team | None = Field(None, description="The team of a new user.")
+    name: KeyName = Field("key", description="A name for the key.")
+    expires: End | None = Field(None, description=EXPIRES)
+    limits: Amounts = Field(default_factory=dict, description=LIMITS)
+    models: Models = Field(default_factory=list, description=MODELS)
+    people: ActsForUsers = Field(None, description="Let it act for the users of a program.")
 
 
 class KeyFields(Change):
     """What a key is to have. A field that is left out stays; a null ``class`` is the plan's, and
     with null ``people`` it acts for its own user alone."""
 
-    limits: Amounts | None = None
-    models: Models | None = None
-    files: bool | None = None
-    traffic_class: Class | None = Field(None, alias="class")
-    people: PeopleFields | None = None
+    limits: Amounts | None = Field(None, description=LIMITS)
+    models: Models | None = Field(None, description=f"{MODELS} Empty: all of its plan.")
+    files: bool | None = Field(None, description="Let it name files that the providers keep.")
+    traffic_class: Class | None = Field(
+        None, alias="class", description="Its class of traffic, as batch; empty: its plan's."
+    )
+    people: ActsForUsers = Field(None, description="Let it act for the users of a program.")
 
 
 class Rotation(Change):
-    overlap: Overlap = Field("24h", validate_default=True)
+    overlap: Overlap = Field(
+        "24h", validate_default=True, description="How long the old key stays valid: 0s, 2h, 7d."
+    )
 
 
 class TeamFields(Change):
     """What a team is to have: budgets that are left out stay."""
 
-    limits: Amounts | None = None
+    limits: Amounts | None = Field(None, description=LIMITS)
 
 
 class AmountFields(Change):
     amount: str
-    until: Until | None = None
+    until: Until | None = Field(
+        None, description="When it ends, by UTC: 2h, 17:30, friday, 2026-11-27."
+    )
 
 
 class NewAdminKey(Change):
     name: KeyName
-    scopes: list[Scope] = Field(min_length=1)
-    team: Team | None = None
-    expires: End | None = None
+    scopes: list[Scope] = Field(min_length=1, description="What it may do.")
+    team: Team | None = Field(None, description="Only this team: for its administrator.")
+    expires: End | None = Field(None, description=EXPIRES)
 
 
 # -- users -------------------------------------------------------------------------------------
 
 
-@action("GET /users", "read", query=UserQuery, of_team=True, order="user")
+@action(
+    "GET /users",
+    "read",
+    query=UserQuery,
+    of_team=True,
+    order="user",
+    command="users list",
+    columns="user plan team limits state",
+    empty="There are no users yet; `chat keys create --user NAME` creates one.",
+)
 def list_users(call: Call) -> list[dict[str, object]]:
     """The users with their plans, teams and amounts."""
     query, own = call.query, OwnersAmounts()
@@ -137,7 +184,7 @@ def list_users(call: Call) -> list[dict[str, object]]:
     ]
 
 
-@action("GET /users/<path:user>", "read", of_team=True)
+@action("GET /users/<path:user>", "read", of_team=True, command="users show USER")
 def get_user(call: Call, user: str) -> dict[str, object]:
     """One user."""
     name = name_of(user)
@@ -148,8 +195,14 @@ def get_user(call: Call, user: str) -> dict[str, object]:
     return users.as_json(found, OwnersAmounts())
 
 
-@action("PUT /users/<path:user>", "users", body=UserFields, of_team=True)
-def put_user(call: Call, user: str) -> bool:
+@action(
+    "PUT /users/<path:user>",
+    "users",
+    body=UserFields,
+    of_team=True,
+    command="users create|set USER",
+)
+def put_user(call: Call, user: str) -> users.Put:
     """Create a user, or change one, to have these fields."""
     body, operator, services = call.body, call.operator, current_services()
     name = arguments.new_user(name_of(user))
@@ -193,13 +246,18 @@ def _check_team(team: str | None) -> None:
             raise unknown("team", team)
 
 
-@action("DELETE /users/<path:user>", "users")
+@action(
+    "DELETE /users/<path:user>",
+    "users",
+    command="users delete USER",
+    confirm="Delete {user} and all their keys for good?",
+)
 def delete_user(call: Call, user: str) -> dict[str, object]:
     """Delete a user with their keys, amounts and overrides, for good."""
     return {"done": users.delete(name_of(user), **call.why)}
 
 
-@action("POST /users", "users", body=ImportFields)
+@action("POST /users", "users", body=ImportFields, command="users import CSV")
 def import_users(call: Call) -> dict[str, object]:
     """Create and change users by CSV, all or none."""
     body = call.body
@@ -211,17 +269,28 @@ def import_users(call: Call) -> dict[str, object]:
         lines, name="csv", dry_run=body.dry_run, with_keys=body.keys, **call.why
     )
     if done.mistakes:
-        raise FieldError("csv", f"{done.sentence} {'; '.join(done.mistakes)}.", code="invalid_csv")
+        raise FieldError("csv", done.sentence, code="invalid_csv", lines=done.mistakes)
     return {**done.facts, "done": done.sentence}
 
 
 # -- keys --------------------------------------------------------------------------------------
 
 
-@action("GET /keys", "read", query=KeyQuery, of_team=True, order="user id")
+@action(
+    "GET /keys",
+    "read",
+    query=KeyQuery,
+    of_team=True,
+    order="user id",
+    command="keys list",
+    columns="id user name created last_used? state limits? models? files? class? people? team?",
+    empty="There are no keys yet; `chat keys create --user NAME` creates one.",
+)
 def list_keys(call: Call) -> list[dict[str, object]]:
     """The keys, without their secrets."""
     accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
+    if query.user is not None:
+        _check_known(call, query.user)
     user_of = {each.name: each for each in accounts.users()}
     return [
         keys.as_json(each, own)
@@ -232,13 +301,13 @@ def list_keys(call: Call) -> list[dict[str, object]]:
     ]
 
 
-@action("POST /keys", "keys", body=NewKey, of_team=True)
+@action("POST /keys", "keys", body=NewKey, of_team=True, command="keys create")
 def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. The answer has the key, this one time."""
     body, operator, services = call.body, call.operator, current_services()
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
     operator.check_powers(people=body.people)
-    known = services.accounts.user(body.user)
+    known, is_first = services.accounts.user(body.user), not services.accounts.any_key()
     _check_team(team)
     plan = known.plan if known else body.plan or services.default_plan
     limits = _checked_amounts(call, "key", body.limits, plan) if body.limits else {}
@@ -254,40 +323,49 @@ def create_key(call: Call) -> dict[str, object]:
         bound_team=operator.team,
         **call.why,
     )
-    return {**_key(call, made.public_id), "key": made.text}
+    until = "without expiry" if body.expires is None else f"until {body.expires:%Y-%m-%d}"
+    done = [f"Key {made.public_id} of {body.user}, {until}. It is shown only once."]
+    if is_first:
+        done.append("Accounts are on: every request now needs a key.")
+    done += [
+        f"No model of models.toml matches {pattern!r}. Unless an upstream serves one, the key has "
+        "no use for that name; revoke it and create another if it is misspelt."
+        for pattern in unknown_models(body.models, services.catalogue)
+    ]
+    return {**_key(call, made.public_id), "key": made.text, "done": " ".join(done)}
 
 
-@action("GET /keys/<key>", "read", of_team=True)
+@action("GET /keys/<key>", "read", of_team=True, command="keys show KEY")
 def get_key(call: Call, key: str) -> dict[str, object]:
     """One key, by its public part."""
     return _key(call, key)
 
 
-@action("PUT /keys/<key>", "keys", body=KeyFields)
-def put_key(call: Call, key: str) -> bool:
+@action("PUT /keys/<key>", "keys", body=KeyFields, command="keys set KEY")
+def put_key(call: Call, key: str) -> users.Put:
     """Change a key to have these fields."""
     body, found = call.body, current_services().accounts.find(key)
     if found is None:
         raise UnknownKeyError(key)
-    before, given = found[0], body.model_fields_set
+    before, given, done = found[0], body.model_fields_set, []
     call.operator.check_key(key, changes=True)
     call.operator.check_powers(people=body.people)
     if "limits" in given:
         limits = _checked_amounts(call, "key", body.limits or {}, found[1].plan)
-        users.put_amounts("key", key, before.limits or {}, limits, **call.why)
+        done += users.put_amounts("key", key, before.limits or {}, limits, **call.why)
     if "models" in given and (body.models or []) != list(before.models or ()):
-        keys.set_models(key, body.models or [], **call.why)
+        done.append(keys.set_models(key, body.models or [], **call.why))
     if body.files is not None and body.files != bool(before.files):
-        keys.set_files(key, allowed=body.files, **call.why)
+        done.append(keys.set_files(key, allowed=body.files, **call.why))
     if "traffic_class" in given and body.traffic_class != before.traffic_class:
-        keys.set_class(key, body.traffic_class, **call.why)
+        done.append(keys.set_class(key, body.traffic_class, **call.why))
     people = body.people and body.people.people()
     if "people" in given and people != People.from_row(before.people):
-        keys.set_people(key, people, **call.why)
-    return False
+        done.append(keys.set_people(key, people, **call.why))
+    return users.Put(is_new=False, done=done)
 
 
-@action("DELETE /keys/<key>", "keys", of_team=True)
+@action("DELETE /keys/<key>", "keys", of_team=True, command="keys revoke KEY...")
 def revoke_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a key; a revoked key stays as it is."""
     call.operator.check_key(key, changes=True)
@@ -295,7 +373,7 @@ def revoke_key(call: Call, key: str) -> dict[str, object]:
     return {"done": done.sentence, "immediate": done.is_immediate}
 
 
-@action("DELETE /keys", "keys", query=UsersKeys, of_team=True)
+@action("DELETE /keys", "keys", query=UsersKeys, of_team=True, command="keys revoke-all")
 def revoke_keys(call: Call) -> dict[str, object]:
     """Revoke all keys of a user."""
     call.operator.check_user(call.query.user)
@@ -304,24 +382,32 @@ def revoke_keys(call: Call) -> dict[str, object]:
         call.operator.check_key(each, changes=True)
     done = [keys.revoke_key(each, **call.why) for each in found]
     revoked = [each.key.public_id for each in done]
-    return {"done": f"{len(done)} keys are revoked.", "revoked": revoked}
+    sentences = " ".join(each.sentence for each in done) or "There is no key to revoke."
+    return {"done": sentences, "revoked": revoked}
 
 
-@action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True)
+@action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True, command="keys rotate KEY")
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Create a key like this one, which expires after the overlap."""
     call.operator.check_key(key, shows_secret=True)
     overlap, team = call.body.overlap, call.operator.team
-    made, _, end = keys.rotate_key(key, overlap=overlap, bound_team=team, **call.why)
-    done = f"Key {made.public_id} replaces {key}, which {end}."
+    made, old, end = keys.rotate_key(key, overlap=overlap, bound_team=team, **call.why)
+    done = f"Key {made.public_id} of {old.user} replaces {key}, which {end}. It is shown only once."
     return {**_key(call, made.public_id), "key": made.text, "replaces": key, "done": done}
 
 
-@action("POST /accounts/off", "all", body=Change)
+@action("POST /accounts/off", "all", body=Change, command="keys off")
 def turn_accounts_off(call: Call) -> dict[str, object]:
     """Serve without keys again, after the database was replaced by one that has none."""
     keys.turn_accounts_off(**call.why)
     return {"done": "Accounts are off; no request needs a key."}
+
+
+def _check_known(call: Call, user: str) -> None:
+    call.operator.check_user(user)
+    if current_services().accounts.user(user) is None:
+        with of_field("user"):
+            raise unknown("user", user)
 
 
 def _key(call: Call, key: str) -> dict[str, object]:
@@ -335,7 +421,14 @@ def _key(call: Call, key: str) -> dict[str, object]:
 # -- teams and plans -----------------------------------------------------------------------------
 
 
-@action("GET /teams", "read", of_team=True, order="team")
+@action(
+    "GET /teams",
+    "read",
+    of_team=True,
+    order="team",
+    command="teams list",
+    empty="There are no teams yet; `chat teams create NAME` creates one.",
+)
 def list_teams(call: Call) -> list[dict[str, object]]:
     """The teams with their budgets and members."""
     accounts, own = current_services().accounts, OwnersAmounts()
@@ -347,7 +440,7 @@ def list_teams(call: Call) -> list[dict[str, object]]:
     ]
 
 
-@action("GET /teams/<path:team>", "read", of_team=True)
+@action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
 def get_team(call: Call, team: str) -> dict[str, object]:
     """One team."""
     call.operator.check_team(team)
@@ -363,8 +456,8 @@ def get_team(call: Call, team: str) -> dict[str, object]:
     return shown
 
 
-@action("PUT /teams/<path:team>", "teams", body=TeamFields)
-def put_team(call: Call, team: str) -> bool:
+@action("PUT /teams/<path:team>", "teams", body=TeamFields, command="teams create|set TEAM")
+def put_team(call: Call, team: str) -> users.Put:
     """Create a team, or change its budgets."""
     limits = call.body.limits
     name = arguments.name(team, most=arguments.TEAM)
@@ -373,7 +466,7 @@ def put_team(call: Call, team: str) -> bool:
     return users.put_team(name, amounts, **call.why)
 
 
-@action("GET /plans", "read", order="plan")
+@action("GET /plans", "read", order="plan", command="plans list", columns="plan defined users")
 def list_plans(_call: Call) -> list[dict[str, Any]]:
     """The plans, each with its users."""
     return users.plans()
@@ -384,7 +477,13 @@ def list_plans(_call: Call) -> list[dict[str, Any]]:
 AMOUNT: Final = "/amounts/<any(user, key, team):owner>/<limit>/<path:name>"
 
 
-@action(f"PUT {AMOUNT}", "limits", body=AmountFields, of_team=True)
+@action(
+    f"PUT {AMOUNT}",
+    "limits",
+    body=AmountFields,
+    of_team=True,
+    command="amounts set OWNER NAME LIMIT AMOUNT",
+)
 def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Give a user, key or team an amount of a limit, for good or until then."""
     name, body = amounts.named(owner, name), call.body
@@ -395,7 +494,7 @@ def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, obj
     return {"done": done}
 
 
-@action(f"DELETE {AMOUNT}", "limits", of_team=True)
+@action(f"DELETE {AMOUNT}", "limits", of_team=True, command="amounts clear OWNER NAME LIMIT")
 def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Remove an amount and its override; the policy's applies again."""
     name = amounts.named(owner, name)
@@ -417,13 +516,20 @@ def _checked_amounts(
 # -- management keys -----------------------------------------------------------------------------
 
 
-@action("GET /admin-keys", "all", order="name id")
+@action(
+    "GET /admin-keys",
+    "all",
+    order="name id",
+    command="admin-keys list",
+    empty="There are no management keys yet, only the server's token; `chat admin-keys create` "
+    "creates one.",
+)
 def list_admin_keys(_call: Call) -> list[dict[str, object]]:
     """The management keys, without their secrets."""
     return [admin_keys.as_json(each) for each in current_services().admin_keys.all()]
 
 
-@action("POST /admin-keys", "all", body=NewAdminKey)
+@action("POST /admin-keys", "all", body=NewAdminKey, command="admin-keys create NAME")
 def create_admin_key(call: Call) -> dict[str, object]:
     """Create a management key. The answer has it, this one time."""
     body = call.body
@@ -431,17 +537,23 @@ def create_admin_key(call: Call) -> dict[str, object]:
         made = admin_keys.create(
             body.name, body.scopes, team=body.team, expires_at=body.expires, **call.why
         )
-    return {"id": made.public_id, "key": made.text}
+    done = f"Key {made.public_id} of {body.name}. It is shown only once."
+    return {"id": made.public_id, "key": made.text, "done": done}
 
 
-@action("DELETE /admin-keys/<key>", "all")
+@action("DELETE /admin-keys/<key>", "all", command="admin-keys revoke KEY")
 def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a management key; a revoked key stays as it is."""
     return {"done": f"Key {key} of {admin_keys.revoke(key, **call.why).name} is revoked."}
 
 
-@action("POST /admin-keys/<key>/rotate", "all", body=Rotation)
+@action("POST /admin-keys/<key>/rotate", "all", body=Rotation, command="admin-keys rotate KEY")
 def rotate_admin_key(call: Call, key: str) -> dict[str, object]:
     """Create a management key like this one, which expires after the overlap."""
     made, old = admin_keys.rotate(key, overlap=call.body.overlap, **call.why)
-    return {"id": made.public_id, "key": made.text, "replaces": key, "expires": old.expires_at}
+    end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    done = (
+        f"Key {made.public_id} replaces {key}, which is valid until {end}. It is shown only once."
+    )
+    facts = {"id": made.public_id, "key": made.text, "replaces": key, "expires": old.expires_at}
+    return {**facts, "done": done}

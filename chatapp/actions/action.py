@@ -3,10 +3,12 @@ reads. It knows neither HTTP nor a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeAlias, TypeVar
+from datetime import date
+from decimal import Decimal
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -38,15 +40,40 @@ class Listed(Fields):
     """What every list takes: a page of ``limit`` rows after the ``cursor``, or CSV, of all rows
     unless there is a limit."""
 
-    limit: int | None = Field(None, ge=1, le=1000)
-    cursor: str | None = None
+    limit: int | None = Field(None, ge=1, le=1000, description="How many rows; a command: all.")
+    cursor: str | None = Field(None, description="Go on after the last page.")
     format: Literal["json", "csv"] = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """Metadata of a field: the name of its option in commands, if it is not the field's."""
+
+    name: str
+
+
+class Shown(TypedDict, total=False):
+    """How people see an act: the ``columns`` of its table (with a question mark: if one has a
+    value; without any: all that have one), what is printed if a list is ``empty``, and what is
+    asked to ``confirm`` a change for good."""
+
+    columns: str
+    empty: str
+    confirm: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Action:
-    """An address and what it does. ``order`` are the fields that a list is sorted by, downward
-    after a minus; ``of_team``: a team's administrator may, on their team."""
+    """An act: its address, its command, and what it does.
+
+    ``command`` has its arguments in capitals: those of the path, and fields; `KEY...` may be
+    several. `create|set` are two commands: the first refuses what there is, the second what there
+    is not. ``{kind}`` is replaced by each value that the path allows. Without one, `flask
+    ratelimit` has the command.
+
+    ``order`` are the fields that a list is sorted by, downward after a minus. ``of_team``: a team's
+    administrator may, on their team.
+    """
 
     method: Method
     path: str
@@ -56,10 +83,19 @@ class Action:
     query: type[Fields]
     of_team: bool
     order: str | None
+    command: str
+    shown: Shown
 
     @property
     def name(self) -> str:
         return self.function.__name__
+
+    @property
+    def commands(self) -> list[str]:
+        """The lines of its commands."""
+        words = next((word for word in self.command.split() if "|" in word), "")
+        lines = [self.command.replace(words, each) for each in words.split("|")]
+        return lines if words else [self.command] if self.command else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +123,14 @@ def action(
     *,
     body: type[Fields] | None = None,
     query: type[Fields] | None = None,
+    command: str = "",
     of_team: bool = False,
     order: str | None = None,
+    **shown: Unpack[Shown],
 ) -> Callable[[F], F]:
     """Add a row to the table. The function gets the :class:`Call` and the parts of the path. It
     returns what is there, for a list its rows, for a change what was done; a PUT at the path of an
-    item returns whether that is new."""
+    item returns a :class:`Put`."""
     method, _, path = rule.partition(" ")
 
     def add(function: F) -> F:
@@ -106,6 +144,8 @@ def action(
             query=query or plain,
             of_team=of_team,
             order=order,
+            command=command,
+            shown=shown,
         )
         ACTIONS.append(row)
         if method == "GET" and order is None:
@@ -119,11 +159,16 @@ def action(
 
 
 class FieldError(OperatorError):
-    """A value of the body or of the query is invalid. ``field`` is its name."""
+    """A value of the body or of the query is invalid. ``field`` is its name, ``lines`` are the
+    mistakes of a value with many."""
 
-    def __init__(self, field: str, sentence: str, *, code: str = "invalid_field") -> None:
-        super().__init__(code, sentence)
+    def __init__(
+        self, field: str, sentence: str, *, code: str = "invalid_field", lines: Sequence[str] = ()
+    ) -> None:
+        super().__init__(code, " ".join(filter(None, [sentence, "; ".join(lines)])))
+        self.sentence = sentence
         self.field = field
+        self.lines = lines
 
 
 def checked(model: type[M], found: Mapping[str, Any]) -> M:
@@ -150,3 +195,14 @@ def of_field(name: str) -> Iterator[None]:
         if error.code == "forbidden":
             raise
         raise FieldError(name, f"{name}: {error}", code=error.code) from None
+
+
+def plain(value: object) -> object:
+    """Return a value of an answer as JSON has it."""
+    match value:
+        case Decimal():
+            return float(value)
+        case date():
+            return value.isoformat()
+        case _:
+            return str(value)

@@ -15,13 +15,13 @@ from chatapp.alerts.table import alerts
 from chatapp.catalogue import providers_file
 from chatapp.ledger.reports import MICRO, month_start
 from chatapp.ledger.retention import LEAST_DAYS
-from chatapp.operators import amounts, arguments, callers, reports, restoration
+from chatapp.operators import amounts, arguments, blocks, callers, reports, restoration
 from chatapp.operators.amounts import OWNERS
 from chatapp.operators.credit import credit
 from chatapp.server.valid_files import PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
-from ratelimit_ext import toml_line
+from ratelimit_ext import OperatorError, toml_line
 
 Day = Annotated[str, AfterValidator(arguments.day)]
 Month = Annotated[str, AfterValidator(arguments.month)]
@@ -31,57 +31,70 @@ Duration = Annotated[str, AfterValidator(arguments.duration)]
 
 
 class Since(Listed):
-    since: Day | None = None
+    since: Day | None = Field(
+        None, description="Only from this day on, by UTC: 2026-11-25, friday, 7d."
+    )
 
 
 class Period(Since):
     """By UTC; ``until`` is the last day of it."""
 
-    until: Day | None = None
-    month: Month | None = None
-    week: Week | None = None
-    user: str | None = None
-    team: str | None = None
+    until: Day | None = Field(None, description="Only to the end of this day.")
+    month: Month | None = Field(None, description="Only of this month: 2026-10, or last.")
+    week: Week | None = Field(None, description="Only of this week: 2026-W48, this or last.")
+    user: str | None = Field(None, description="Only calls of this user: NAME, or ip:ADDRESS.")
+    team: str | None = Field(None, description="Only calls of this team.")
 
 
 class Summed(Period):
-    by: Subject = "user"
+    by: Subject = Field("user", description="user, key, team, model or tag:NAME; default user.")
 
 
 class Top(Summed):
-    top: int | None = Field(None, ge=1, le=1_000_000)
+    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first so many.")
 
 
 class Ahead(Listed):
-    by: Literal["user", "team"] = "user"
-    top: int | None = Field(None, ge=1, le=1_000_000)
+    by: Literal["user", "team"] = Field("user", description="user or team; default user.")
+    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first so many.")
 
 
 class Ago(Listed):
-    since: Duration = Field("1h", validate_default=True)
+    since: Duration = Field(
+        "1h", validate_default=True, description="How far back: 15m, 1h, 2d; default 1h."
+    )
 
 
 class OfUser(Listed):
-    user: str | None = None
-    since: Day | None = None
+    user: str | None = Field(None, description="Only of this user: NAME, or ip:ADDRESS.")
+    since: Day | None = Field(None, description="Only calls from this day on, by UTC.")
 
 
 class Pruning(Change):
-    keep_days: int | None = Field(None, ge=LEAST_DAYS, le=36_500)
+    keep_days: int | None = Field(
+        None,
+        ge=LEAST_DAYS,
+        le=36_500,
+        description="Days to keep; default: CHATAPP_LEDGER_KEEP_DAYS.",
+    )
 
 
 class Credit(Change):
     """Dollars for a user, a key or a team."""
 
-    user: str | None = None
-    key: str | None = None
-    team: str | None = None
+    user: str | None = Field(None, description="The user who gets them.")
+    key: str | None = Field(None, description="The key that gets them.")
+    team: str | None = Field(None, description="The team that gets them.")
     usd: Annotated[str, AfterValidator(arguments.dollars)]
 
 
 class Restoring(Change):
-    user: str | None = None
-    apply: bool = False
+    user: str | None = Field(None, description="Only limits of this user: NAME, or ip:ADDRESS.")
+    apply: bool = Field(default=False, description="Charge them; without it, show what is missing.")
+
+
+class PauseFields(Change):
+    length: Duration = Field(alias="for", description="How long: 90s, 15m, 2h.")
 
 
 def _calls_of(call: Call) -> dict[str, Any]:
@@ -102,14 +115,23 @@ def _calls_of(call: Call) -> dict[str, Any]:
     return {"user": user, "team": team, "since": since, "until": until}
 
 
-@action("GET /usage/<path:user>", "read", of_team=True)
+@action("GET /usage/<path:user>", "read", of_team=True, command="usage USER")
 def get_usage(call: Call, user: str) -> dict[str, Any]:
     """What a caller has left and has spent."""
     call.operator.check_user(callers.name_of(user))
     return reports.usage(user)
 
 
-@action("GET /spending", "read", query=Top, of_team=True, order="-cost_micro_usd -calls subject")
+@action(
+    "GET /spending",
+    "read",
+    query=Top,
+    of_team=True,
+    order="-cost_micro_usd -calls subject",
+    command="spend",
+    empty="There are no calls.",
+    columns="subject calls input_tokens output_tokens cost_usd",
+)
 def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     """Who has spent most, this month or in that time: calls, tokens and dollars."""
     period, query = _calls_of(call), call.query
@@ -119,7 +141,16 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     return [reports.with_dollars(asdict(each)) for each in found]
 
 
-@action("GET /spending/forecast", "read", query=Ahead, of_team=True, order="subject budget")
+@action(
+    "GET /spending/forecast",
+    "read",
+    query=Ahead,
+    of_team=True,
+    order="subject budget",
+    command="forecast",
+    columns="subject budget spent of used_up_at sure resets_at",
+    empty="No budget has a forecast.",
+)
 def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     """When the budgets of those who have spent most this week will be used up, and how sure that
     is."""
@@ -132,14 +163,32 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     return found
 
 
-@action("GET /ledger/days", "read", query=Summed, of_team=True, order="day subject")
+@action(
+    "GET /ledger/days",
+    "read",
+    query=Summed,
+    of_team=True,
+    order="day subject",
+    command="ledger days",
+    empty="There are no calls.",
+    columns="day subject calls input_tokens output_tokens cost_usd",
+)
 def list_days(call: Call) -> Iterable[dict[str, Any]]:
     """Calls, tokens and dollars by day, the oldest first."""
     found = current_services().reports.totals(by=call.query.by, **_calls_of(call))
     return [reports.with_dollars(asdict(each)) for each in found]
 
 
-@action("GET /ledger/calls", "read", query=Period, of_team=True, order="started_at id")
+@action(
+    "GET /ledger/calls",
+    "read",
+    query=Period,
+    of_team=True,
+    order="started_at id",
+    command="ledger calls",
+    empty="There are no calls.",
+    columns="started_at id user team slug status input_tokens output_tokens cost_usd",
+)
 def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     """The calls, the oldest first."""
     period = _calls_of(call)
@@ -148,20 +197,61 @@ def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     return map(reports.with_dollars, current_services().reports.calls(**period, paged=True))
 
 
-@action("GET /ledger/traffic", "read", query=Period, order="time")
+@action("GET /ledger/calls/<id>", "read", of_team=True, command="trace ID")
+def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in the address
+    """One call by its id, the x-call-id of its answer: its model, tokens, cost and end."""
+    row = current_services().reports.call(id)
+    if row is None:
+        raise OperatorError(
+            "unknown_call", f"The ledger has no call {id!r}. Refused requests are not in it."
+        )
+    call.operator.check_team(row["team"])
+    return reports.with_dollars(row)
+
+
+@action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """The calls as traffic for simulations."""
     return list(reports.traffic(current_services().reports.calls(**_calls_of(call))))
 
 
-@action("GET /ledger/estimates", "read", query=Since, order="slug")
+@action(
+    "GET /ledger/estimates",
+    "read",
+    query=Since,
+    order="slug",
+    command="ledger estimates",
+    columns="slug calls input_ratio input_over output_ratio output_over",
+    empty="There are no answered calls with a reported usage.",
+)
 def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
-    """Usage compared with its estimates, by model."""
+    """Usage compared with its estimates, by model.
+
+    A ratio is usage as a multiple of the estimate: below 1 too much was held, above 1 too little.
+    "Over" is the share of calls that used more than estimated. Only answered calls with a reported
+    usage count.
+    """
     found = current_services().reports.estimates(since=call.query.since)
-    return [asdict(each) for each in found]
+    return [
+        {
+            **asdict(each),
+            "input_ratio": each.input.ratio,
+            "input_over": each.input.calls_over / each.calls,
+            "output_ratio": each.output.ratio,
+            "output_over": each.output.calls_over / each.calls,
+        }
+        for each in found
+    ]
 
 
-@action("GET /ledger/outcomes", "read", query=Ago, order="-failed -calls upstream model")
+@action(
+    "GET /ledger/outcomes",
+    "read",
+    query=Ago,
+    order="-failed -calls upstream model",
+    command="ledger outcomes",
+    empty="No upstream was called in this time.",
+)
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """How calls ended, by upstream and model; those with the most failures first."""
     since = datetime.now(UTC) - call.query.since
@@ -177,23 +267,26 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     ]
 
 
-@action("GET /ledger/check", "read", query=OfUser)
+@action("GET /ledger/check", "read", query=OfUser, command="ledger check")
 def check_ledger(call: Call) -> dict[str, Any]:
     """Unfinished calls, wrong costs and limits that disagree."""
-    found, compared, _ = reports.check(callers.known_identity(call.query.user), call.query.since)
-    return reports.findings_as_json(found, compared)
+    user = callers.known_identity(call.query.user)
+    found, compared, differ = reports.check(user, call.query.since)
+    return {**reports.findings_as_json(found, compared), "differ": differ}
 
 
-@action("POST /ledger/prune", "all", body=Pruning)
+@action("POST /ledger/prune", "all", body=Pruning, command="ledger prune")
 def prune_ledger(call: Call) -> dict[str, Any]:
     """Delete old calls."""
     days = call.body.keep_days or current_services().settings.ledger_keep_days
     if days is None:
         raise FieldError("keep_days", 'Send "keep_days", or set CHATAPP_LEDGER_KEEP_DAYS.')
-    return {"deleted": reports.prune_ledger(days, **call.why), "days": days}
+    deleted = reports.prune_ledger(days, **call.why)
+    done = f"Deleted {reports.counted(deleted, 'call')} older than {days} days."
+    return {"deleted": deleted, "days": days, "done": done}
 
 
-@action("POST /ledger/restore", "all", body=Restoring)
+@action("POST /ledger/restore", "all", body=Restoring, command="ledger restore")
 def restore_limits(call: Call) -> dict[str, Any]:
     """Rebuild limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
     body = call.body
@@ -202,7 +295,7 @@ def restore_limits(call: Call) -> dict[str, Any]:
     return {"limits": [asdict(each) for each in found], "applied": body.apply}
 
 
-@action("POST /ledger/credit", "limits", body=Credit)
+@action("POST /ledger/credit", "limits", body=Credit, command="credit USD")
 def give_credit(call: Call) -> dict[str, Any]:
     """Give dollars back, at most what was spent in the present windows of the budgets."""
     named = {each: getattr(call.body, each) for each in OWNERS if getattr(call.body, each)}
@@ -214,7 +307,15 @@ def give_credit(call: Call) -> dict[str, Any]:
     return {"done": done}
 
 
-@action("GET /alerts", "read", query=Since, order="at id")
+@action(
+    "GET /alerts",
+    "read",
+    query=Since,
+    order="at id",
+    command="alerts list",
+    columns="at identity name threshold spent amount resets_at",
+    empty="There are no alerts.",
+)
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     """The alerts that were raised, the oldest first, in dollars."""
     found = alerts(current_services().database, since=call.query.since)
@@ -223,21 +324,45 @@ def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     ]
 
 
-@action("POST /alerts/test", "all", body=Change)
+@action("POST /alerts/test", "all", body=Change, command="alerts test")
 def send_test_alert(_call: Call) -> dict[str, Any]:
     """Send a test to the webhook, once."""
-    return reports.test_webhook()
+    facts = reports.test_webhook()
+    return {**facts, "done": f"{facts['host']} accepted it with {facts['status']}."}
 
 
-@action("GET /providers", "read", order="name")
+@action("GET /providers", "read", order="name", command="providers list")
 def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     """The upstreams: how many keys they have, which are missing here, which pause, and what is left
     of their quotas."""
     tables = providers_file.read(configured_file(PROVIDERS), toml_line).upstreams
     states = {each["name"]: each for each in reports.upstreams()}
-    keys = {name: Keys(name, table.keys) for name, table in tables.items()}
-    none: dict[str, Any] = {"pause": None, "left": {}}
-    return [
-        {**none, **states.get(name, {}), "name": name, "keys": len(k.names), "missing": k.missing}
-        for name, k in keys.items()
-    ]
+    rows = []
+    for name, table in tables.items():
+        keys, own = Keys(name, table.keys), [states[e] for e in callers.slugs_by_upstream(name)]
+        rows.append(
+            {
+                "name": name,
+                "keys": len(keys.names),
+                "missing": keys.missing,
+                "pauses": {each["name"]: each["pause"] for each in own if each["pause"]},
+                "left": {each["name"]: each["left"] for each in own if each["left"]},
+            }
+        )
+    return rows
+
+
+@action(
+    "POST /providers/<name>/pause", "providers", body=PauseFields, command="providers pause NAME"
+)
+def pause_provider(call: Call, name: str) -> dict[str, Any]:
+    """Send no call to an upstream for some time, as in an incident: fallbacks serve its models."""
+    done = blocks.pause(name, length=call.body.length, **call.why)
+    return {"done": done.sentence, "changed": done.is_new, "until": done.until}
+
+
+@action("POST /providers/<name>/resume", "providers", command="providers resume NAME")
+def resume_provider(call: Call, name: str) -> dict[str, Any]:
+    """End the pauses of an upstream: an operator's, and those that it has named itself."""
+    done = blocks.resume(name, **call.why)
+    return {"done": done.sentence, "changed": done.is_new}

@@ -60,8 +60,10 @@ class Reset(Change):
 class BlockFields(Change):
     """A block without a length lasts until it is removed. A shorter one ends no longer one."""
 
-    length: Length | None = Field(None, alias="for")
-    abnormal: bool = False
+    length: Length | None = Field(None, alias="for", description="How long: 90s, 15m, 2h, 7d.")
+    abnormal: bool = Field(
+        default=False, description="Give abnormal usage of a user or key as the reason."
+    )
 
 
 # -- what there is -------------------------------------------------------------------------------
@@ -174,43 +176,51 @@ def list_blocks(_call: Call) -> list[dict[str, Any]]:
     return [each.as_json() for each in shared_operators().blocks()]
 
 
-@action("PUT /blocks/model/<path:name>", "providers", body=BlockFields)
+@action("PUT /blocks/model/<path:name>", "providers", body=BlockFields, command="block model NAME")
 def block_model(call: Call, name: str) -> dict[str, Any]:
     """Block a model."""
     return _block(call, "model", name)
 
 
-@action("PUT /blocks/all", "all", body=BlockFields)
+@action("PUT /blocks/all", "all", body=BlockFields, command="block all")
 def block_all(call: Call) -> dict[str, Any]:
     """Block all calls."""
     return _block(call, "all", None)
 
 
-@action("PUT /blocks/<any(user, key):kind>/<path:name>", "limits", body=BlockFields)
+@action(
+    "PUT /blocks/<any(user, key):kind>/<path:name>",
+    "limits",
+    body=BlockFields,
+    command="block {kind} NAME",
+)
 def block(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     """Block a user or a key."""
     return _block(call, kind, name)
 
 
-@action("DELETE /blocks/model/<path:name>", "providers")
+@action("DELETE /blocks/model/<path:name>", "providers", command="unblock model NAME")
 def unblock_model(call: Call, name: str) -> dict[str, Any]:
     """Remove the block of a model, or the pause of its provider."""
     return _unblock(call, "model", name)
 
 
-@action("DELETE /blocks/all", "all")
+@action("DELETE /blocks/all", "all", command="unblock all")
 def unblock_all(call: Call) -> dict[str, Any]:
     """Remove the block of all calls."""
     return _unblock(call, "all", None)
 
 
-@action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits")
+@action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", command="unblock {kind} NAME")
 def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     """Remove the block of a user or a key, or a surge."""
     return _unblock(call, kind, name)
 
 
 def _block(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
+    if name is not None:
+        with of_field("name"):
+            name = arguments.name(name, most=arguments.USER)
     body, target = call.body, blocks.target_of(kind, name)
     if body.abnormal:
         if kind not in ("user", "key"):

@@ -27,9 +27,8 @@ FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 WITHOUT_LIMITS: Final = (
     *("chat admin-keys list", "chat alerts", "chat db", "chat spend", "chat keys list"),
     *("chat users list", "chat users export", "chat teams list"),
-    *(f"chat ledger {name}" for name in ("show", "calls", "outcomes", "estimates", "prune")),
+    *(f"chat ledger {name}" for name in ("days", "calls", "outcomes", "estimates", "prune")),
 )
-FORECAST: Final = "--forecast"
 NO_POLICY: Final = {**WITHOUT_NAMES, POLICY: None}
 #: What commands do not read: a file that they check, or one that they do not need.
 UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
@@ -78,9 +77,9 @@ def needs_routes() -> bool:
 
 
 def _line() -> str:
-    """Return the words of this `flask` command. A forecast needs limits, unlike its report."""
-    words = [*dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])]
-    return "" if FORECAST in words else f"{' '.join(words)} "
+    """Return the words of this `flask` command."""
+    words = dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])
+    return f"{' '.join(words)} "
 
 
 def serves() -> bool:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from typing import cast
 
-from chatapp.cli.accounts import keys, plans, teams, users
-from chatapp.cli.admin_keys import admin_keys
-from chatapp.cli.blocks import block, unblock
-from chatapp.cli.ledger import alerts, give_credit, ledger, spend, usage
-from chatapp.cli.maintenance import db, providers
-from chatapp.database.migration import COMMAND
-from chatapp.operators.amounts import COUNTED
+import click
+
+from chatapp.cli.acts import HINTS, add_commands
+from chatapp.cli.maintenance import check_providers, db, export_users
+from chatapp.cli.presenters import PRESENTERS
 from chatapp.operators.errors import operator_error
 from ratelimit_ext import OperatorError
 from ratelimit_ext.terminal import OperatorGroup
-
-#: What to do about an error, by its code.
-HINTS: Final[Mapping[str, str]] = {
-    **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
-    "unknown_team": "`chat teams list` lists the teams; `chat teams create` creates one.",
-    "unknown_caller": "`chat users list` and `chat ledger show` list the users.",
-    "unknown_admin_key": "`chat admin-keys list` lists them.",
-    "other_plan": "`chat plans set` changes it.",
-    "other_team": "`chat users set-team` moves a user.",
-    "existing_team": "`chat teams set-amount` changes its budgets.",
-    "deactivated_user": "`chat users activate` does that.",
-    "has_keys": "`chat keys revoke` revokes a key.",
-    "unusable_key": "`create` of keys or admin-keys creates another.",
-    "no_amount": "`list` of users, keys and teams lists the amounts.",
-    "no_name": "Write `chat block KIND NAME`.",
-    "database": f"If it is new, or of another version, run `{COMMAND}`.",
-}
 
 
 class ChatGroup(OperatorGroup):
@@ -42,8 +22,7 @@ class ChatGroup(OperatorGroup):
 
 
 chat = ChatGroup("chat", hints=HINTS)
-for command in (
-    *(keys, users, teams, plans, usage, spend, give_credit, block, unblock),
-    *(providers, ledger, alerts, db, admin_keys),
-):
-    chat.add_command(command)
+add_commands(chat, PRESENTERS)
+chat.add_command(db)
+for group, command in (("providers", check_providers), ("users", export_users)):
+    cast(click.Group, chat.commands[group]).add_command(command)

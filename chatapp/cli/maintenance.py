@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 from flask import current_app
-from flask.cli import AppGroup
+from flask.cli import AppGroup, with_appcontext
 
 from chatapp import catalogue, guards_file
 from chatapp.catalogue import CatalogueError, providers_file
@@ -16,6 +16,7 @@ from chatapp.database import backup as backups
 from chatapp.database import migration
 from chatapp.operators import blocks
 from chatapp.operators.keys import turn_accounts_off
+from chatapp.operators.user_file import COLUMNS, exported
 from chatapp.server.valid_files import POLICY, PROVIDERS, configured_file
 from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
@@ -26,7 +27,6 @@ from ratelimit_ext.terminal import with_json
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
-providers = AppGroup("providers", help="Check the providers file.")
 db = AppGroup("db", help="Upgrade, back up and restore the database of accounts and ledger.")
 
 
@@ -43,7 +43,8 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
     return CheckedPolicy(checked, file, tuple(warnings))
 
 
-@providers.command("check")
+@click.command("check")
+@with_appcontext
 @click.argument("file", required=False, type=FILE)
 @with_json
 def check_providers(file: Path | None, *, as_json: bool) -> None:
@@ -69,6 +70,18 @@ def _shown(name: str, keys: Keys) -> str:
     count = f"{len(keys.names)} key{'s' * (len(keys.names) != 1)}"
     missing = [f"{each} is missing" for each in keys.missing]
     return f"{name} ({', '.join([count, *missing])})"
+
+
+@click.command("export")
+@with_appcontext
+@with_json
+def export_users(*, as_json: bool) -> None:
+    """Print all users as CSV, as `import` takes it."""
+    found = [exported(user) for user in current_services().accounts.users()]
+    if as_json:
+        output.echo_json([dict(zip(COLUMNS, each, strict=True)) for each in found])
+    else:
+        output.echo_csv(COLUMNS, found)
 
 
 @db.command()

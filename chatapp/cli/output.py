@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 import click
 
+from chatapp.actions.action import plain
 from chatapp.operators import spreadsheet
-from ratelimit_ext.terminal import by_operator, echo_json, echo_table, with_json
+from ratelimit_ext.operators import printable
+from ratelimit_ext.terminal import echo_table
 
-F = TypeVar("F", bound=Callable[..., Any])
 
-
-def changes(command: F) -> F:
-    """Give a command that changes something the options --reason, --by and --json."""
-    return by_operator(with_json(command))
+def echo_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, default=plain))
 
 
 def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:
@@ -27,25 +28,32 @@ def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:
         click.echo(sentence)
 
 
-def echo_rows(
-    rows: Iterable[Sequence[object]],
-    heads: tuple[str, ...],
-    *,
-    as_json: bool,
-    empty: str = "",
+def echo_table_of(
+    rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] = (), empty: str = ""
 ) -> None:
-    """Print rows: as aligned columns, or with `--json` as objects, by the heads in small letters.
+    """Print rows as aligned columns. Those with a question mark need a value in one of the rows, as
+    do all if none are named.
 
-    Without any, `empty` is printed on standard error: standard output stays empty for scripts.
+    Without rows, `empty` is printed on standard error: standard output stays empty for scripts.
     """
-    rows = list(rows)
-    if as_json:
-        names = [head.lower().replace(" ", "_") for head in heads]
-        echo_json([dict(zip(names, row, strict=True)) for row in rows])
-    elif not rows and empty:
-        click.echo(empty, err=True)
-    else:
-        echo_table(heads, ([_cell(value) for value in row] for row in rows))
+    if not rows:
+        click.echo(empty or "There is nothing to list.", err=True)
+        return
+    optional = {name.rstrip("?") for name in columns or rows[0] if not columns or name[-1] == "?"}
+    names = [
+        name
+        for name in (each.rstrip("?") for each in columns or rows[0])
+        if name not in optional or not all(_is_empty(each[name]) for each in rows)
+    ]
+    heads = [name.upper().replace("_", " ") for name in names]
+    echo_table(heads, [[_cell(each[name]) for name in names] for each in rows])
+
+
+def echo_fields(item: Mapping[str, Any]) -> None:
+    """Print what an item has, a line each."""
+    for name, value in item.items():
+        if not _is_empty(value):
+            click.echo(printable(f"{name.replace('_', ' ')}: {_cell(value)}"))
 
 
 def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -53,12 +61,27 @@ def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     sys.stdout.writelines(spreadsheet.lines(heads, rows))
 
 
+def echo_records(records: Iterable[Mapping[str, Any]]) -> None:
+    """Print records that have the same keys as CSV."""
+    sys.stdout.writelines(spreadsheet.of_records(records))
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value is False or value in ("", [], {})
+
+
 def _cell(value: object) -> str:
     match value:
-        case dict():
-            text = ", ".join(f"{name}={each}" for name, each in value.items())
+        case Mapping():
+            text = ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
         case list() | tuple():
-            text = ", ".join(map(str, value))
+            text = ", ".join(map(_cell, value))
+        case float():
+            text = f"{value:.6f}".rstrip("0").rstrip(".")
+        case bool():
+            text = "yes" if value else "no"
+        case datetime():
+            text = value.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
         case _:
             text = "" if value is None else str(value)
     return text or "-"

@@ -293,8 +293,8 @@ class Reports:
                 found.setdefault(row["user"], row)
         return list(found.values())[:users]
 
-    def call(self, id_: str, *, user: str) -> Mapping[Any, Any] | None:
-        """Return the row of the user's call of that id; None without one."""
+    def call(self, id_: str, *, user: str | None = None) -> Mapping[Any, Any] | None:
+        """Return the row of the call of that id, if it is the user's; None without one."""
         query = _filtered(select(CALLS), user=user).where(CALLS.c.id == id_)
         with self._database.reading() as connection:
             return connection.execute(query).mappings().first()

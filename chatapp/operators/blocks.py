@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -113,6 +114,43 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
         done = f"{target.label} {'is no longer' if lifted else 'was not'} blocked"
         done += "; its usual amount is forgotten, which ends a surge." if forgotten else "."
     return Change(done, is_new=lifted or forgotten)
+
+
+def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Change:
+    """Send no call to an upstream for that time: its models are as overloaded, so fallbacks serve.
+    Running calls continue. OperatorError for an upstream without a model that has a key."""
+    operators, for_s = callers.shared_operators(), length.total_seconds()
+    identities = _identities_of(upstream)
+    changed = [operators.block(COOL_DOWN, each, for_s=for_s) for each in identities]
+    until = datetime.now(UTC) + length
+    if not any(changed):
+        return Change(f"{upstream} already pauses for at least that time.", is_new=False)
+    end_s = until.timestamp()
+    callers.note("pause", upstream, limit=COOL_DOWN, until=end_s, reason=reason, by=by)
+    done = f"{upstream} pauses until {until:%Y-%m-%d %H:%M:%S} UTC, in all workers."
+    return Change(done, is_new=True, until=until)
+
+
+def resume(upstream: str, *, reason: str, by: str) -> Change:
+    """End the pauses of an upstream: an operator's, and those that it has named itself."""
+    operators = callers.shared_operators()
+    lifted = [_unblocked(operators, COOL_DOWN, each) for each in _identities_of(upstream)]
+    if any(lifted):
+        callers.note("resume", upstream, limit=COOL_DOWN, reason=reason, by=by)
+    return Change(
+        f"{upstream} {'no longer pauses' if any(lifted) else 'did not pause'}.", is_new=any(lifted)
+    )
+
+
+def _identities_of(upstream: str) -> Sequence[str]:
+    found = callers.slugs_by_upstream(upstream)
+    if not found:
+        known = ", ".join(dict.fromkeys(current_services().router.available_models.values()))
+        raise OperatorError(
+            "unknown_upstream",
+            f"No model of an upstream {upstream!r} can be called here; choose one of {known}.",
+        )
+    return list(found)
 
 
 def target_of(kind: Kind, name: str | None) -> Target:

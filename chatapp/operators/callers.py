@@ -149,12 +149,14 @@ def is_address(text: str) -> bool:
     return True
 
 
-def slugs_by_upstream() -> dict[str, str]:
-    """Return a configured model of each upstream, by its identity: what cool-downs and quotas
-    count, in the catalogue's order. Calls of special tiers have others."""
+def slugs_by_upstream(name: str | None = None) -> dict[str, str]:
+    """Return a configured model of each upstream, or of the one of that name, by its identity: what
+    cool-downs and quotas count, in the catalogue's order. Calls of special tiers have others."""
     services = current_services()
     found: dict[str, str] = {}
     for slug, upstream in services.router.available_models.items():
+        if name not in {None, upstream}:
+            continue
         model = services.catalogue.model(slug, upstream)
         found |= dict.fromkeys(services.router.quota_identities(model), slug)
     return found

@@ -184,6 +184,7 @@ def as_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
         "last_used": key.last_used_on and str(key.last_used_on),
         "expires": key.expires_at and key.expires_at.isoformat(timespec="seconds"),
         "revoked": key.revoked_at and key.revoked_at.isoformat(timespec="seconds"),
+        "state": state_of(key),
         "limits": amounts.of("key", key.public_id, key.limits),
         "models": list(key.models or ()),
         "files": bool(key.files),

@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatapp.accounts import FORMER
 from chatapp.accounts.store import Owner, Team, User, UserChange
 from chatapp.ledger import table
-from chatapp.operators import arguments, blocks, callers, keys
+from chatapp.operators import blocks, callers, keys
 from chatapp.operators.amounts import OwnersAmounts, fit, identity_of, listed
 from chatapp.services import current_services
 from chatapp.web.current_request import user_identity
@@ -43,9 +43,16 @@ def team_as_json(team: Team, amounts: OwnersAmounts, everyone: Iterable[User]) -
     return {"team": team.name, "limits": limits, "users": members}
 
 
-def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: str, by: str) -> bool:
-    """Have a user with these ``values`` of UserChange, and active or not; returns whether they are
-    new. The log has what that changes, and a second time nothing."""
+class Put(NamedTuple):
+    """Whether what was put is new, and what that has changed, in sentences."""
+
+    is_new: bool
+    done: Sequence[str] = ()
+
+
+def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: str, by: str) -> Put:
+    """Create or update a user with these ``values`` of UserChange, and activate or deactivate them.
+    The log has what that changes, and a second time nothing."""
     services, identity = current_services(), user_identity(name)
     before = services.accounts.user(name)
     changed = {k: v for k, v in values.items() if before is None or getattr(before, k) != v}
@@ -54,29 +61,41 @@ def put(name: str, values: Mapping[str, Any], *, active: bool | None, reason: st
         services.accounts.import_users(
             [UserChange(name, changed)], default_plan=services.default_plan
         )
+    done, has = [], []
     if before is None:
         note("create-user", identity)
+        done.append(f"{name} is created.")
     if "plan" in changed:
         note("plan", identity, amount=changed["plan"])
+        has.append(f"the plan {changed['plan']}")
     if changed.get("team_name") or (before and "team_name" in changed):
-        note("team", identity, amount=changed["team_name"] or "none")
+        team = changed["team_name"]
+        note("team", identity, amount=team or "none")
+        has.append(f"the team {team}" if team else "no team")
     if before is not None and changed and "limits" not in values:
         fit({name: before}, by=by)
     if "limits" in changed:
         _note_amounts(identity, (before and before.limits) or {}, changed["limits"] or {}, note)
+        has.append(listed(changed["limits"] or {}) or "no amounts")
+    if has:
+        done.append(f"{name} has {', '.join(has)}; all workers apply it within 5 s.")
     if active is not None:
-        (activate if active else deactivate)(name, reason=reason, by=by)
-    return before is None
+        done.append((activate if active else deactivate)(name, reason=reason, by=by))
+    return Put(before is None, done)
 
 
-def put_team(name: str, limits: Mapping[str, str] | None, *, reason: str, by: str) -> bool:
-    """Have a team, with these amounts if they are given; returns whether it is new."""
+def put_team(name: str, limits: Mapping[str, str] | None, *, reason: str, by: str) -> Put:
+    """Create or update a team, with these amounts if they are given."""
     before = current_services().accounts.team(name)
     if before is None:
-        create_team(name, amounts=limits or {}, reason=reason, by=by)
-    elif limits is not None:
-        put_amounts("team", name, before.limits or {}, limits, reason=reason, by=by)
-    return before is None
+        current_services().accounts.create_team(name, limits=limits or {})
+        callers.note("create-team", identity_of("team", name), reason=reason, by=by)
+        with_what = f"with {listed(limits)}" if limits else "without budgets"
+        return Put(is_new=True, done=[f"Team {name} is created {with_what}."])
+    done = []
+    if limits is not None:
+        done = put_amounts("team", name, before.limits or {}, limits, reason=reason, by=by)
+    return Put(is_new=False, done=done)
 
 
 def put_amounts(
@@ -87,12 +106,15 @@ def put_amounts(
     *,
     reason: str,
     by: str,
-) -> None:
-    """Have an owner with these amounts alone; the log has what that changes."""
-    if limits != before:
-        current_services().accounts.change(owner, name, limits=dict(limits) or None)
-        note = partial(callers.note, reason=reason, by=by)
-        _note_amounts(identity_of(owner, name), before, limits, note)
+) -> list[str]:
+    """Give an owner these amounts and no others. Returns the change in a sentence, if it is one."""
+    if limits == before:
+        return []
+    current_services().accounts.change(owner, name, limits=dict(limits) or None)
+    note = partial(callers.note, reason=reason, by=by)
+    _note_amounts(identity_of(owner, name), before, limits, note)
+    has = listed(limits) or "no amounts"
+    return [f"{owner.capitalize()} {name} has {has}; all workers apply it within 5 s."]
 
 
 def _note_amounts(
@@ -189,29 +211,6 @@ def _stop(public_ids: Sequence[str]) -> str:
     return keys.since_when(is_immediate=all(are_stopped) and not is_named, what="their keys")
 
 
-def set_plan(name: str, plan: str, *, reason: str, by: str) -> str:
-    """Change the user's plan."""
-    accounts = current_services().accounts
-    before = accounts.user(name)
-    accounts.change("user", name, plan=arguments.plan(plan))
-    callers.note("plan", user_identity(name), amount=plan, reason=reason, by=by)
-    if before is not None:
-        fit({name: before}, by=by)
-    return f"{name} has the plan {plan}; all workers apply it within 5 s."
-
-
-def set_team(name: str, team: str | None, *, reason: str, by: str) -> str:
-    """Move the user to a team, or out of theirs."""
-    accounts = current_services().accounts
-    before = accounts.user(name)
-    accounts.set_team(name, team)
-    callers.note("team", user_identity(name), amount=team or "none", reason=reason, by=by)
-    if before is not None:
-        fit({name: before}, by=by)
-    shown = "no team" if team is None else f"the team {team}"
-    return f"{name} has {shown}; all workers apply it within 5 s."
-
-
 def plans() -> list[dict[str, Any]]:
     """Return the plans of the policy and of users, each with its users."""
     services = current_services()
@@ -224,11 +223,3 @@ def plans() -> list[dict[str, Any]]:
         }
         for plan in (*defined, *sorted({user.plan for user in found} - set(defined)))
     ]
-
-
-def create_team(name: str, *, amounts: Mapping[str, str], reason: str, by: str) -> str:
-    """Make a team without members."""
-    current_services().accounts.create_team(name, limits=amounts)
-    callers.note("create-team", identity_of("team", name), reason=reason, by=by)
-    with_what = f"with {listed(amounts)}" if amounts else "without budgets"
-    return f"Team {name} is created {with_what}."

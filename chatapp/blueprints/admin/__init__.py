@@ -1,12 +1,22 @@
 """/admin: a page for operators, with a token of its own.
 
-It reads and changes what the commands do, by the same functions. Each change is written to the log
-of `flask ratelimit log`, and to the server's.
+It reads and changes what the commands do, by the same acts. Each change is written to the log of
+`flask ratelimit log`, and to the server's.
 """
 
 from __future__ import annotations
 
-from chatapp.blueprints.admin import changes, denials, formats, limits, live, spending, users
+from chatapp.blueprints.admin import (
+    changes,
+    denials,
+    formats,
+    limits,
+    live,
+    operators,
+    spending,
+    users,
+)
 from chatapp.blueprints.admin.access import bp
 
-__all__ = ["bp", "changes", "denials", "formats", "limits", "live", "spending", "users"]
+VIEWS = (changes, denials, formats, limits, live, operators, spending, users)
+__all__ = ["VIEWS", "bp"]

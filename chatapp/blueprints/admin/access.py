@@ -8,11 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Final, cast
+from urllib.parse import urlencode
 
 from flask import Blueprint, Response, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
+from chatapp.actions.action import Action
 from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
 from chatapp.operators import arguments
@@ -41,12 +43,14 @@ HEADERS: Final = {
 CSV: Final = "csv"
 #: Who may use an endpoint: one of these scopes, and whether a team's administrator may.
 RIGHTS: Final[dict[str, tuple[tuple[Scope, ...], bool]]] = {
-    **dict.fromkeys(("admin.spending", "admin.user", "admin.team"), (("read",), True)),
+    **dict.fromkeys(
+        ("admin.spending", "admin.user", "admin.team", "admin.call"), (("read",), True)
+    ),
     **dict.fromkeys(("admin.logout", "admin.login_address"), (SCOPES, True)),
 }
 VIEW: Final[tuple[tuple[Scope, ...], bool]] = (("read",), False)
-#: The endpoints of changes by their addresses.
-ADDRESSES: Final[dict[str, str]] = {}
+#: The acts of forms, by their addresses.
+FORMS: Final[dict[str, Action]] = {}
 FORM: Final = re.compile(r'<form method="post" action="([^"]*)".*?</form>', re.DOTALL)
 #: Every 401 has a scheme. The standard has no scheme for forms.
 SCHEME: Final = {"WWW-Authenticate": 'Form realm="admin"'}
@@ -112,7 +116,9 @@ def without_forbidden(page: str) -> str:
     """Return the page without the forms that the operator may not send."""
 
     def kept(form: re.Match[str]) -> str:
-        return form[0] if form[1] not in ADDRESSES or may(ADDRESSES[form[1]]) else ""
+        act = FORMS.get(form[1])
+        is_allowed = act is None or g.admin.operator.may(act.scope, of_team=act.of_team)
+        return form[0] if is_allowed else ""
 
     return FORM.sub(kept, page)
 
@@ -131,6 +137,7 @@ def of_session() -> dict[str, object]:
         "form_token": session and session.form_token,
         "done": sessions().sentence(query("done")),
         "may": may,
+        "back": back(),
         "operator": session and session.operator,
     }
 
@@ -208,6 +215,15 @@ def logout() -> ResponseReturnValue:
     response = cast(Response, redirect(url_for("admin.spending"), 303))
     sessions().end(response)
     return response
+
+
+def back() -> str:
+    """Return the address of this page, without the sentence about the last change."""
+    try:
+        words = [(name, text) for name, text in request.args.items() if name != "done"]
+    except UnicodeDecodeError:
+        words = []
+    return f"{request.path}?{urlencode(words)}" if words else request.path
 
 
 def query(name: str, default: str = "") -> str:

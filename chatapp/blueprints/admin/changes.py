@@ -1,28 +1,33 @@
-"""What /admin changes, and the log of all changes by operators. Each change is in that log, and in
-the server's."""
+"""The forms of /admin: each is an act of the table. And the log of all changes by operators."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any, Final
 
 from flask import Response, after_this_request, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from chatapp.accounts.api_key import PresentedKey
-from chatapp.accounts.store import Owner
-from chatapp.blueprints.admin.access import ADDRESSES, RIGHTS, bp, query, reported, sessions
+from chatapp.actions.table import ACTIONS, Action
+from chatapp.actions.texts import ONE_OF, PART, Written, call_of, check_item, places
+from chatapp.blueprints.admin.access import FORMS, RIGHTS, bp, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of, shown
-from chatapp.operators import amounts, arguments, blocks, callers, keys, users
-from chatapp.settings import Scope
+from chatapp.blueprints.admin.session import PATH
+from chatapp.operators import callers, spreadsheet
+from chatapp.operators.users import Put
+from chatapp.settings import SCOPES
+from chatapp.web.errors import ApiError
 from ratelimit_ext import OperatorError, client_ip
-from ratelimit_ext.operators import instant_s, with_times
+from ratelimit_ext.operators import with_times
 
 log = logging.getLogger(__name__)
-#: How long a key stays valid that is replaced, as by the command.
-OVERLAP: Final = timedelta(hours=24)
+
+#: The acts that change something, by name.
+CHANGES: Final = {each.name: each for each in ACTIONS if each.method != "GET"}
+FORMS.update({f"{PATH}/act/{name}": row for name, row in CHANGES.items()})
+RIGHTS["admin.act"] = (SCOPES, True)  # the act says who may
+#: What is ticked sends this.
+ON: Final = "on"
 
 
 @bp.get("/changes")
@@ -42,162 +47,73 @@ def changes() -> ResponseReturnValue:
     )
 
 
-def change(
-    path: str, *scopes: Scope, of_team: bool = False
-) -> Callable[[Callable[[], tuple[str, str]]], Callable[[], ResponseReturnValue]]:
-    """A form's address. Its function returns the view to show next, and what the server logs."""
-
-    def add(function: Callable[[], tuple[str, str]]) -> Callable[[], ResponseReturnValue]:
-        def view() -> ResponseReturnValue:
-            address, sentence = function()
-            log.warning("%s, from %s: %s", g.admin.operator.by, client_ip(), sentence)
-            joint = "&" if "?" in address else "?"
-            return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
-
-        endpoint = f"{bp.name}.{function.__name__}"
-        RIGHTS[endpoint] = scopes, of_team
-        ADDRESSES[f"{bp.url_prefix}{path}"] = endpoint
-        bp.add_url_rule(path, function.__name__, view, methods=["POST"])
-        return view
-
-    return add
-
-
-@change("/keys/create", "keys", of_team=True)
-def new_key() -> tuple[str, str]:
-    expires = request.form.get("expires", "").strip()
-    name = arguments.new_user(_field("user"))
-    plan, team = (request.form.get(each) or None for each in ("plan", "team"))
-    made = keys.create_key(
-        name,
-        plan=plan,
-        team=g.admin.operator.team_of_key(name, plan=plan, team=team),
-        name=arguments.name(_field("name"), most=arguments.KEY_NAME),
-        expires_at=arguments.end(expires) if expires else None,
-        bound_team=g.admin.operator.team,
-        **_why(),
-    )
-    _hand_over(made, of=name)
-    return _address(name), f"Key {made.public_id} of {name} is created."
+@bp.post("/act/<name>")
+def act(name: str) -> ResponseReturnValue:
+    """Do what the form says, and show what was done: on the page of the form, or of what is new."""
+    row, operator = CHANGES.get(name), g.admin.operator
+    if row is None:
+        raise ApiError(404, "not_found", "There is no such form. Reload its page.")
+    operator.check(row.scope, of_team=row.of_team)
+    path = {each: _part(kind, each) for kind, each in PART.findall(row.path)}
+    call = call_of(row, operator, _written(row))
+    check_item(row, call, path, verb=request.form.get("verb", "set"))
+    answer = row.function(call, **path)
+    if answer.get("keys") if isinstance(answer, dict) else False:
+        return _keys(answer["keys"])
+    done = " ".join(answer.done) if isinstance(answer, Put) else answer.get("done")
+    sentence = done or "Nothing was changed."
+    log.warning("%s, from %s: %s", operator.by, client_ip(), sentence)
+    address = _next(name, path, answer)
+    joint = "&" if "?" in address else "?"
+    return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
 
 
-@change("/keys/rotate", "keys", of_team=True)
-def rotate_key() -> tuple[str, str]:
-    operator, key = g.admin.operator, _field("key")
-    operator.check_key(key, shows_secret=True)
-    made, old, end = keys.rotate_key(key, overlap=OVERLAP, bound_team=operator.team, **_why())
-    _hand_over(made, of=old.user)
-    done = f"Key {made.public_id} of {old.user} replaces {old.public_id}, which {end}."
-    return _address(old.user), done
+def _written(row: Action) -> dict[str, Written]:
+    """Return what is in the form. An empty field is left out, unless the form says that it clears
+    what is there."""
+    written: dict[str, Written] = {}
+    cleared = request.form.getlist("clears")
+    for name, place in places(row).items():
+        text = request.form.get(name, "").strip()
+        if place.type is bool:
+            if text:
+                written[name] = text == ON
+        elif text or name in cleared:
+            # Names of several models, and amounts, are in a line each.
+            written[name] = [text] if place.type is str else text.splitlines()
+    return written
 
 
-@change("/keys/revoke", "keys", of_team=True)
-def revoke_key() -> tuple[str, str]:
-    """One key, or all of a user."""
-    if "key" in request.form:
-        key = _field("key")
-        g.admin.operator.check_key(key, changes=True)
-        done = keys.revoke_key(key, **_why())
-        return _address(done.key.user), done.sentence
-    name = _field("user")
-    g.admin.operator.check_user(name)
-    found = keys.usable_keys(name)
-    for key in found:
-        g.admin.operator.check_key(key, changes=True)
-    ended = [keys.revoke_key(each, **_why()) for each in found]
-    return _address(name), " ".join(each.sentence for each in ended) or "There is no key to revoke."
+def _next(name: str, path: dict[str, str], answer: Any) -> str:
+    """Return the address of the page that follows: of the form, unless it is about another."""
+    new = answer.get("key") if isinstance(answer, dict) else None
+    if name == "delete_user":
+        return url_for("admin.users")
+    if name == "put_team" and answer.is_new:
+        return url_for("admin.team", name=path["team"])
+    if new is None:
+        back = request.form.get("back", "")
+        # Only addresses of these pages: a form must not lead elsewhere.
+        is_own = back.startswith((PATH + "?", PATH + "/")) or back == PATH
+        return back if is_own and back.isprintable() else url_for("admin.spending")
+    user = answer.get("user")
+    _hand_over(new, of=user or "")
+    return url_for("admin.user", name=user) if user else url_for("admin.operators")
 
 
-@change("/users/deactivate", "users")
-def deactivate() -> tuple[str, str]:
-    name = _field("user")
-    return _address(name), users.deactivate(name, **_why())
+def _keys(keys: dict[str, str]) -> Response:
+    """Return the keys of an import as CSV to download, once."""
+    lines = spreadsheet.lines(("user", "key"), keys.items())
+    headers = {"Content-Disposition": 'attachment; filename="keys.csv"'}
+    return Response("".join(lines), mimetype="text/csv", headers=headers)
 
 
-@change("/users/activate", "users")
-def activate() -> tuple[str, str]:
-    name = _field("user")
-    return _address(name), users.activate(name, **_why())
-
-
-@change("/users/delete", "users")
-def delete() -> tuple[str, str]:
-    done = users.delete(_field("user"), **_why())
-    return url_for("admin.users"), done
-
-
-@change("/plan", "users")
-def set_plan() -> tuple[str, str]:
-    name = _field("user")
-    return _address(name), users.set_plan(name, _field("plan"), **_why())
-
-
-@change("/team", "users")
-def set_team() -> tuple[str, str]:
-    """Also from the page of the team."""
-    name, team, of = _field("user"), request.form.get("team") or None, request.form.get("of_team")
-    address = _address(of, "team") if of else _address(name)
-    return address, users.set_team(name, team, **_why())
-
-
-@change("/teams/create", "teams")
-def new_team() -> tuple[str, str]:
-    name = arguments.name(_field("team"), most=arguments.TEAM)
-    done = users.create_team(name, amounts={}, **_why())
-    return _address(name, "team"), done
-
-
-@change("/amount", "limits", of_team=True)
-def set_amount() -> tuple[str, str]:
-    owner, name = _owner()
-    until = request.form.get("until", "").strip()
-    end = instant_s(until) if until else None
-    limit, amount = _field("limit"), _field("amount")
-    plan = amounts.plan_of(owner, name)
-    amounts.checked(owner, [(limit, amount)], plan=plan)
-    g.admin.operator.check_amounts(owner, [(limit, amount)], plan=plan)
-    done = amounts.set_amount(owner, name, limit, amount, until=end, **_why())
-    return _address(name, owner), done
-
-
-@change("/amount/clear", "limits", of_team=True)
-def clear_amount() -> tuple[str, str]:
-    owner, name = _owner()
-    return _address(name, owner), amounts.clear_amount(owner, name, _field("limit"), **_why())
-
-
-@change("/session", "limits")
-def raise_session() -> tuple[str, str]:
-    """Give a session another amount, which it has for a week if no end is written."""
-    session, limit, amount = _field("session"), _field("limit"), _field("amount")
-    end = instant_s(request.form.get("until", "").strip() or "7d")
-    g.admin.operator.check_limits(session, limit)
-    amounts.override(limit, session, amount, until=end, **_why(), as_written=True)
-    done = f"{session} has {limit}={amount} until {amounts.time_text(end)}"
-    return url_for("admin.limits"), f"{done}; all workers apply it within 5 s."
-
-
-@change("/block", "limits", "providers")
-def block() -> tuple[str, str]:
-    kind, name = _target()
-    text = request.form.get("for", "").strip()
-    length = arguments.duration(text) if text else None
-    return _back(), blocks.block(blocks.target_of(kind, name), length=length, **_why()).sentence
-
-
-@change("/unblock", "limits", "providers")
-def unblock() -> tuple[str, str]:
-    kind, name = _target()
-    done = blocks.unblock(kind, blocks.target_of(kind, name), **_why())
-    return _back(), done.sentence
-
-
-def _hand_over(made: PresentedKey, *, of: str) -> None:
-    """Have the page of the user show the new key, once."""
+def _hand_over(key: str, *, of: str) -> None:
+    """Have the page of the user, or of the operators, show the new key, once."""
 
     @after_this_request
     def hand_over(response: Response) -> Response:
-        sessions().hand_over(made.text, of=of, to=g.admin, response=response)
+        sessions().hand_over(key, of=of, to=g.admin, response=response)
         return response
 
 
@@ -207,40 +123,11 @@ def _words(entry: Any) -> str:
     return " ".join(filter(None, words))
 
 
-def _field(name: str) -> str:
-    """Return the value in the form. OperatorError without one."""
-    value = request.form.get(name, "").strip()
+def _part(kind: str, name: str) -> str:
+    """Return a part of the path, from the form. OperatorError for one that it cannot have."""
+    value, allowed = request.form.get(name, "").strip(), ONE_OF.fullmatch(kind)
     if not value:
         raise OperatorError("empty_field", f"The field {name!r} is empty.")
+    if allowed and value not in allowed[1].split(", "):
+        raise OperatorError("unknown_kind", f"{value!r} cannot be {name}; choose {allowed[1]}.")
     return value
-
-
-def _owner() -> tuple[Owner, str]:
-    owner: Owner = "team" if "team" in request.form else "user"
-    g.admin.operator.check_owner(owner, _field(owner))
-    return owner, _field(owner)
-
-
-def _why() -> dict[str, Any]:
-    """Return what the log of changes has: the reason, and who."""
-    return {"reason": request.form.get("reason", "").strip(), "by": g.admin.operator.by}
-
-
-def _target() -> tuple[blocks.Kind, str | None]:
-    kind = _field("kind")
-    if kind not in blocks.KINDS:
-        raise OperatorError(
-            "unknown_kind", f"{kind!r} cannot be blocked; choose {', '.join(blocks.KINDS)}."
-        )
-    g.admin.operator.check_kind(kind)
-    return kind, request.form.get("name", "").strip() or None
-
-
-def _address(name: str, owner: Owner = "user") -> str:
-    return url_for(f"admin.{owner}", name=name)
-
-
-def _back() -> str:
-    """Return the view of the form: of a user, or of the limits."""
-    user = request.form.get("of")
-    return _address(user) if user else url_for("admin.limits")

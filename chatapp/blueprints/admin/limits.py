@@ -73,6 +73,9 @@ def limits() -> ResponseReturnValue:
         quotas=quotas,
         outcomes=outcomes,
         sessions=_sessions(),
+        provider_names=[
+            *dict.fromkeys(current_services().router.available_models.values()),
+        ],
         problem="".join(problems),
     )
 
@@ -83,12 +86,17 @@ def _sessions() -> dict[str, str]:
     return {n: each.text for n, each in policy.adjustable(key="session").items()} if policy else {}
 
 
-def _lifted_by(block: Block) -> tuple[blocks.Kind, str] | None:
-    """Return the kind and the name by which an operator lifts it; None if that is impossible."""
+def _lifted_by(block: Block) -> tuple[str, dict[str, str]] | None:
+    """Return the act by which an operator lifts it, and its fields; None if that is impossible."""
     if block.limit in BLOCKED:
         kind = BLOCKED[block.limit]
-        return kind, "" if kind == "all" else block.identity
+        if kind == "all":
+            return "unblock_all", {}
+        if kind == "model":
+            return "unblock_model", {"name": block.identity}
+        return "unblock", {"kind": kind, "name": block.identity}
     if block.limit == SURGE:
-        return ("user" if callers.public_id(block.identity) is None else "key"), block.identity
+        kind = "user" if callers.public_id(block.identity) is None else "key"
+        return "unblock", {"kind": kind, "name": block.identity}
     slug = callers.slugs_by_upstream().get(block.identity) if block.limit == COOL_DOWN else None
-    return None if slug is None else ("model", slug)
+    return None if slug is None else ("unblock_model", {"name": slug})

@@ -27,7 +27,6 @@ PAGE: Final = "admin page"
 SENTENCE_S: Final = 60
 #: The cookie that takes a new key to the page that shows it, and for how long it may.
 KEY_COOKIE: Final = "chatapp_admin_key"
-KEY_PATH: Final = f"{PATH}/user"
 KEY_S: Final = 60
 #: No script reads the cookies, and no other site has them sent.
 FOR_THIS_SITE: Final[dict[str, Any]] = {"httponly": True, "samesite": "Strict"}
@@ -93,11 +92,12 @@ class Sessions:
         return None if found is None else str(found)
 
     def hand_over(self, key: str, *, of: str, to: Session, response: Response) -> None:
-        """Give the browser a new key of that user for the page that follows, in a cookie that it
-        does not store: a reload creates no other key, and the key is in no address."""
+        """Give the browser a new key of that user, or of an operator if ``of`` is empty, for the
+        page that follows, in a cookie that it does not store: a reload creates no other key, and
+        the key is in no address."""
         text = self._signer("key").dumps([to.form_token, of, key])
         response.set_cookie(
-            KEY_COOKIE, text, path=KEY_PATH, secure=request.is_secure, **FOR_THIS_SITE
+            KEY_COOKIE, text, path=_key_path(of), secure=request.is_secure, **FOR_THIS_SITE
         )
 
     def handed_over(self, *, of: str, to: Session) -> str | None:
@@ -106,9 +106,9 @@ class Sessions:
         return str(found[2]) if found is not None and found[:2] == [to.form_token, of] else None
 
     @staticmethod
-    def take_back(response: Response) -> None:
+    def take_back(response: Response, *, of: str) -> None:
         """Remove the cookie of a new key, which was shown."""
-        response.delete_cookie(KEY_COOKIE, path=KEY_PATH, **FOR_THIS_SITE)
+        response.delete_cookie(KEY_COOKIE, path=_key_path(of), **FOR_THIS_SITE)
 
     def _signer(self, salt: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._key, salt=salt)
@@ -118,6 +118,10 @@ class Sessions:
             return self._signer(salt).loads(text, max_age=longest_s)
         except BadData:
             return None
+
+
+def _key_path(of: str) -> str:
+    return f"{PATH}/user" if of else f"{PATH}/operators"
 
 
 #: The sessions of a token, whose key is made once in a process.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -12,11 +13,18 @@ from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
 from chatapp.blueprints.admin.formats import choice, page_of, shown
-from chatapp.ledger.reports import MICRO, SUBJECTS, midnight
+from chatapp.ledger.reports import MICRO, SUBJECTS, Selection, midnight, month_start
+from chatapp.operators import arguments, reports
 from chatapp.services import current_services
 from chatapp.web.current_request import team_identity, user_identity
+from chatapp.web.errors import ApiError
 
-DAYS: Final = (7, 30, 90)
+#: The times to choose from: days back from today, and calendar months by UTC.
+SPANS: Final[Mapping[str, str]] = {
+    **{str(days): f"{days} days" for days in (7, 30, 90)},
+    "this": "This month",
+    "last": "Last month",
+}
 MOST_ALERTS: Final = 20
 
 
@@ -29,19 +37,24 @@ def spending() -> ResponseReturnValue:
         operator.check_user(user)
     of = {"user": user, "team": team}
     by = choice("by", list(SUBJECTS), "key" if user else "user")
-    days = int(choice("days", [str(each) for each in DAYS], "30"))
+    days = choice("days", list(SPANS), "30")
     today = midnight()
-    since = today - timedelta(days=days - 1)
+    since, until = today - timedelta(days=int(days) - 1) if days.isdigit() else month_start(), None
+    if days == "last":
+        since, until = arguments.month("last")
+    last = until - timedelta(days=1) if until else today
     services = current_services()
     identity = user and user_identity(user)
     whose = identity or (team and team_identity(team))
-    totals = services.reports.totals(user=identity, team=team, since=since, by=by)
-    found = services.reports.spending(user=identity, team=team, since=since, by=by)
+    calls: Selection = {"user": identity, "team": team, "since": since, "until": until}
+    totals = services.reports.totals(by=by, **calls)
+    found = services.reports.spending(by=by, **calls)
     keys = services.accounts.all_keys() if by == "key" else ()
     raised = [
         each
         for each in alerts(services.database, since=since)
-        if whose is None or whose in (each["identity"], each["user"])
+        if (whose is None or whose in (each["identity"], each["user"]))
+        and (until is None or each["at"] < until)
     ]
     return shown(
         "admin/spending.html",
@@ -65,8 +78,8 @@ def spending() -> ResponseReturnValue:
         of=of,
         subjects=[(each, each) for each in SUBJECTS if not of.get(each)],
         days=days,
-        spans=[(each, f"{each} days") for each in DAYS],
-        chart=chart(totals, first=since.date(), last=today.date(), by=by),
+        spans=SPANS.items(),
+        chart=chart(totals, first=since.date(), last=last.date(), by=by),
         keys={each.public_id: each for each in keys},
         page=page_of(found),
         alerts=raised[:MOST_ALERTS],
@@ -74,3 +87,14 @@ def spending() -> ResponseReturnValue:
         calls=sum(each.calls for each in found),
         tokens=sum(each.input_tokens + each.output_tokens for each in found),
     )
+
+
+@bp.get("/call")
+def call() -> ResponseReturnValue:
+    """One call by its id, which its answer has as x-call-id."""
+    row = current_services().reports.call(query("id").strip())
+    if row is None:
+        raise ApiError(404, "not_found", "The ledger has no call of that id.")
+    g.admin.operator.check_team(row["team"])
+    facts = {name.replace("_", " "): value for name, value in reports.with_dollars(row).items()}
+    return shown("admin/call.html", {}, id=row["id"], facts=facts)

@@ -84,7 +84,7 @@ def user() -> ResponseReturnValue:
     if found.team_name is not None:
         limits["states"] += amounts.shares(found.team_name, [name])
     denied = {(each.row.name, each.identity) for each in limits["denying"]}
-    new_key = sessions().handed_over(of=name, to=g.admin)
+    new_key, own = sessions().handed_over(of=name, to=g.admin), OwnersAmounts()
     page = shown(
         "admin/user.html",
         {"limits": (each.as_json() for each in limits["states"])},
@@ -98,10 +98,12 @@ def user() -> ResponseReturnValue:
                 state_of(each),
                 not denied.isdisjoint({(KEY_SWITCH, each.public_id), (SURGE, each.public_id)}),
                 people_of(People.from_row(each.people)),
+                own.of("key", each.public_id, each.limits),
             )
             for each in keys
         ],
         usable=len(public_ids),
+        may_change_keys=g.admin.operator.may("keys", of_team=False),
         brought_by=brought and brought[0],
         is_blocked=(USER_SWITCH, identity) in denied,
         new_key=new_key,
@@ -110,7 +112,7 @@ def user() -> ResponseReturnValue:
     )
     response = make_response(page)
     if new_key is not None:
-        sessions().take_back(response)
+        sessions().take_back(response, of=name)
     return response
 
 

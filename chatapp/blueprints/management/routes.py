@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from datetime import date
-from decimal import Decimal
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Final
@@ -13,12 +11,13 @@ from typing import Any, Final
 from flask import Response, g, json, request
 from flask.typing import ResponseReturnValue
 
-from chatapp.actions.action import Call, checked
+from chatapp.actions.action import Call, checked, plain
 from chatapp.actions.pages import ordered, page
 from chatapp.actions.table import ACTIONS, ITEMS, Action
 from chatapp.blueprints.management.access import bp, unrouted
 from chatapp.operators import spreadsheet
 from chatapp.operators.rights import Operator
+from chatapp.operators.users import Put
 from chatapp.services import current_services
 from chatapp.web.errors import ApiError
 from chatapp.web.requests.json_body import read_object
@@ -57,9 +56,9 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
         _check_etag(item, call, path)
         done = row.function(call, **path)
     log.warning("%s, from %s: %s %s", operator.by, client_ip(), row.method, request.path)
-    if isinstance(done, bool):
+    if isinstance(done, Put):
         assert item is not None
-        return _item(item.function(call, **path), 201 if done else 200)
+        return _item(item.function(call, **path), 201 if done.is_new else 200)
     status = 201 if "key" in done else 200
     return Response(_text(done), status=status, content_type="application/json")
 
@@ -110,17 +109,7 @@ def _page(names: str, rows: Iterable[Any], query: Any) -> Response:
 
 
 def _text(value: object) -> str:
-    return json.dumps(value, default=_plain, sort_keys=False)
-
-
-def _plain(value: object) -> object:
-    match value:
-        case Decimal():
-            return float(value)
-        case date():
-            return value.isoformat()
-        case _:
-            return str(value)
+    return json.dumps(value, default=plain, sort_keys=False)
 
 
 for row in ACTIONS:

@@ -360,7 +360,7 @@ def _check_shared(fields: Mapping[str, object]) -> None:
         "file_not_allowed",
         f"All clients of this server share the files that a provider keeps for it, and {shown!r} "
         "names some. Send the content, or have the operator allow it: "
-        "`chat keys set-files KEY on`.",
+        "`chat keys set KEY --files`.",
         param=shown,
     )
 

@@ -95,7 +95,7 @@ def test_the_amount_is_the_callers_own(
     key = new_key(app, "alice", *joins, *(own if owner == "key" else ()))
     identity = {"key": public_id_of(key), "team": "team:research"}.get(owner, "user:alice")
     if owner == "user":
-        run(app, "users", "set-amount", "alice", name, THREE_CALLS)
+        run(app, "amounts", "set", "user", "alice", name, THREE_CALLS)
     elif owner == "override":
         ratelimit(app, "override", "set", "alice", name, THREE_CALLS, "--until", "2h")
     app = start()
@@ -129,7 +129,7 @@ def test_the_alert_has_what_the_limit_has(
     policy.write_text(POLICY_FILE.read_text() + BUDGET_OF_SOME)
     app = start(RATELIMIT_POLICY_FILE=str(policy))
     key = new_key(app, "alice")
-    run(app, "users", "set-amount", "alice", "some-usd-day", "0.0006 usd/day")
+    run(app, "amounts", "set", "user", "alice", "some-usd-day", "0.0006 usd/day")
     if case == "after a reset":
         assert [ask(app, key) for _ in range(3)] == [200] * 3
         assert raised(app) == []

@@ -27,6 +27,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.blueprints.admin import users as users_page
+from chatapp.blueprints.admin.changes import CHANGES as ACTS
 from chatapp.blueprints.admin.chart import OTHERS, chart
 from chatapp.database.connection import Database
 from chatapp.ledger import table
@@ -42,12 +43,10 @@ from tests.chatapp.ledger.calls import begun, finished
 VIEWS = (
     *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
     *("/admin/live", "/admin/shadow", "/admin/changes", "/admin/team?name=research"),
+    "/admin/operators",
+    "/admin/call?id=none",
 )
-CHANGES = (
-    *("keys/create", "keys/rotate", "keys/revoke", "plan", "team", "teams/create"),
-    *("users/deactivate", "users/activate", "users/delete"),
-    *("amount", "amount/clear", "session", "block", "unblock", "logout"),
-)
+CHANGES = (*(f"act/{each}" for each in ACTS), "logout")
 
 
 @pytest.fixture
@@ -70,12 +69,16 @@ def log_in(client: FlaskClient, token: str = TOKEN, **fields: str) -> Any:
     return client.post("/admin/login", data={"token": token, **fields})
 
 
-def send(client: FlaskClient, path: str, **fields: str) -> Any:
-    """Send a form as its page would."""
+def send(client: FlaskClient, act: str, /, **fields: str) -> Any:
+    """Send the form of an act as the page of its user would, or another one."""
     page = client.get("/admin/users").text
     found = re.search(r'name="form_token" value="(\w+)"', page)
     assert found is not None, page
-    answer = client.post(f"/admin/{path}", data={"form_token": found[1], **fields})
+    user = fields.get("user") or fields.get("name")
+    owner = fields.get("owner") or "user"
+    back = f"/admin/{owner}?name={user}" if user else "/admin/users"
+    form = {"form_token": found[1], "back": back, **fields}
+    answer = client.post("/admin/logout" if act == "logout" else f"/admin/act/{act}", data=form)
     return client.get(answer.location) if answer.status_code == 303 else answer
 
 
@@ -102,7 +105,8 @@ def test_every_address_of_admin_needs_a_session(app: Flask, accounts: Accounts) 
     client = app.test_client()
     rules = {rule.rule for rule in app.url_map.iter_rules() if rule.endpoint.startswith("admin.")}
     paths = {view.partition("?")[0] for view in VIEWS} | {f"/admin/{each}" for each in CHANGES}
-    assert rules == paths | {"/admin/login", "/admin/"}
+    acts = {each for each in paths if each.startswith("/admin/act/")}
+    assert rules == paths - acts | {"/admin/login", "/admin/", "/admin/act/<name>"}
     for text in (TOKEN, key.text):
         headers = {"Authorization": f"Bearer {text}"}
         assert {client.get(each, headers=headers).status_code for each in VIEWS} == {401}
@@ -205,8 +209,9 @@ def test_a_path_that_a_proxy_may_read_differently_is_no_page(app: Flask) -> None
         *("/admin//users", "/%61dmin/users", "/admin/%75sers", "/admin%2Fusers", "/admin/users;x"),
         *(f"/{api}", "/%61dmin/api/v1/users", "/admin/%61pi/v1/users", "/admin//api/v1/users"),
     ]
-    expected = {("GET", each): 404 for each in paths} | {("POST", "/%61dmin/plan"): 404}
-    expected |= {("GET", "/admin"): 401, ("GET", "/admin?q=%61"): 401, ("POST", "/admin/plan"): 401}
+    expected = {("GET", each): 404 for each in paths} | {("POST", "/%61dmin/act/put_user"): 404}
+    expected |= {("GET", "/admin"): 401, ("GET", "/admin?q=%61"): 401}
+    expected |= {("POST", "/admin/act/put_user"): 401}
     expected |= {("GET", api): 200, ("GET", f"{api}/%61lice"): 200}
     for (method, sent), status in expected.items():
         path, _, asked = sent.partition("?")
@@ -258,17 +263,17 @@ def test_a_key_is_created_shown_once_and_revoked(
 ) -> None:
     """Of a new user; every change is in the log of operators."""
     fields = {"user": "bob", "plan": "pro", "name": "ci", "expires": "30d"}
-    made = send(admin, "keys/create", **fields)
+    made = send(admin, "create_key", **fields)
     found = re.search(r'id="new-key">(sk-chat-(\w{16})-[\w-]+)<', made.text)
     assert found is not None
     text, public_id = found.groups()
-    assert "It is shown only this once." in made.text
+    assert "It is shown only once." in made.text
     assert text not in admin.get("/admin/user?name=bob").text
     key, user = accounts.find(public_id) or pytest.fail("no key")
     assert (user.plan, key.name) == ("pro", "ci")
     assert key.expires_at is not None
     assert abs(key.expires_at - datetime.now(UTC) - timedelta(days=30)) < timedelta(minutes=1)
-    assert "is revoked" in send(admin, "keys/revoke", key=public_id).text
+    assert "is revoked" in send(admin, "revoke_key", key=public_id).text
     found_key = accounts.find(public_id)
     assert found_key is not None
     assert found_key[0].revoked_at is not None
@@ -284,7 +289,7 @@ def test_a_new_key_is_in_no_address_and_for_its_session_alone(
     found = re.search(r'name="form_token" value="(\w+)"', page)
     assert found is not None
     form = {"form_token": found[1], "user": "alice", "name": "ci"}
-    answer = admin.post("/admin/keys/create", data=form)
+    answer = admin.post("/admin/act/create_key", data=form)
     assert answer.status_code == 303
     cookie = answer.headers["Set-Cookie"]
     for part in ("HttpOnly", "Path=/admin/user", "SameSite=Strict"):
@@ -316,17 +321,17 @@ def test_plan_amount_and_block_of_a_user(
     app: Flask, admin: FlaskClient, accounts: Accounts, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the commands do, with the reason, in the log of operators and in the server's."""
-    assert "alice has the plan pro" in send(admin, "plan", user="alice", plan="pro").text
+    assert "alice has the plan pro" in send(admin, "put_user", user="alice", plan="pro").text
     assert (found := accounts.user("alice")) is not None
     assert found.plan == "pro"
-    amount = {"user": "alice", "limit": "usd-day", "amount": "90 usd/day"}
-    page = send(admin, "amount", **amount, until="2h", reason="launch").text
+    amount = {"owner": "user", "name": "alice", "limit": "usd-day", "amount": "90 usd/day"}
+    page = send(admin, "put_amount", **amount, until="2h", reason="launch").text
     assert "90 usd/day until" in page
     [override] = services_of(app).limiter.operators.overrides()
     assert (override.identity, override.reason) == ("user:alice", "launch")
-    cleared = send(admin, "amount/clear", user="alice", limit="usd-day").text
+    cleared = send(admin, "clear_amount", owner="user", name="alice", limit="usd-day").text
     assert "alice has the policy's usd-day again" in unescape(cleared)
-    blocked = send(admin, "block", kind="user", name="alice", of="alice", reason="leaked <key>")
+    blocked = send(admin, "block", kind="user", name="alice", reason="leaked <key>")
     assert "Unblock user" in blocked.text
     limits = admin.get("/admin/limits").text
     assert "leaked &lt;key&gt;" in limits
@@ -345,58 +350,76 @@ def test_a_change_names_the_operator(
     """As they have entered it; without a name, the token. A name of two lines begins no session."""
     bad = log_in(app.test_client(), name="olga\x1b[2J")
     assert (bad.status_code, "Set-Cookie" in bad.headers) == (400, False)
-    for name in ("  ", " olga ", "admin token"):
+    for name, plan in (("  ", "pro"), (" olga ", "starter"), ("admin token", "pro")):
         client = app.test_client()
         log_in(client, name=name)
-        send(client, "plan", user="alice", plan="pro")
+        send(client, "put_user", user="alice", plan=plan)
     by = ["admin token", "olga (admin page)", "admin token (admin page)"]
     assert [by for _, _, by in actions(app)] == by[::-1]
-    assert "olga (admin page), from 127.0.0.1: alice has the plan pro" in caplog.text
+    assert "olga (admin page), from 127.0.0.1: alice has the plan starter" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("path", "fields", "sentence"),
     [
-        ("keys/create", {"user": "", "name": "x"}, "The field 'user' is empty."),
-        ("keys/create", {"user": "a\nb", "name": "x"}, "contains a control character"),
+        ("create_key", {"user": "", "name": "x"}, '"user" is missing'),
+        ("create_key", {"user": "a\x1bb", "name": "x"}, "contains a control character"),
         (
-            "keys/create",
+            "create_key",
             {"user": "eve", "name": "x", "expires": "-1"},
             "is not a time; write",
         ),
         (
-            "keys/create",
+            "create_key",
             {"user": "eve", "name": "x", "plan": "gold"},
             "Unknown plan 'gold'",
         ),
-        ("keys/create", {"user": "alice", "name": "x", "plan": "pro"}, "has the plan starter"),
+        ("create_key", {"user": "alice", "name": "x", "plan": "pro"}, "has the plan starter"),
         (
-            "keys/create",
+            "create_key",
             {"user": "eve", "name": "x", "team": "no"},
             "There is no team 'no'",
         ),
-        ("keys/revoke", {"key": "0" * 16}, "There is no key 0000000000000000"),
-        ("keys/revoke", {"user": "<eve>"}, "There is no user '<eve>'"),
-        ("plan", {"user": "<eve>", "plan": "pro"}, "There is no user '<eve>'"),
-        ("teams/create", {"team": "a\nb"}, "contains a control character"),
-        ("teams/create", {"team": "research"}, "There is a team 'research' already"),
-        ("team", {"user": "eve", "team": "research", "of_team": "research"}, "no user 'eve'"),
+        ("revoke_key", {"key": "0" * 16}, "There is no key 0000000000000000"),
+        ("revoke_keys", {"user": "<eve>"}, "There is no user '<eve>'"),
+        ("put_user", {"user": "<eve>", "plan": "pro"}, "There is no user '<eve>'"),
+        ("put_team", {"verb": "create", "team": "a\x1bb"}, "contains a control character"),
         (
-            "amount",
-            {"user": "alice", "limit": "usd-day", "amount": "9 usd/hour"},
+            "put_team",
+            {"verb": "create", "team": "research"},
+            "There is already 'research'.",
+        ),
+        ("put_user", {"user": "eve", "team": "research"}, "no user 'eve'"),
+        (
+            "put_amount",
+            {"owner": "user", "name": "alice", "limit": "usd-day", "amount": "9 usd/hour"},
             "usd-day: ",
         ),
-        ("amount", {"user": "alice", "limit": "usd-dya", "amount": "1"}, "Did you mean usd-day?"),
         (
-            "amount",
-            {"user": "alice", "limit": "usd-day", "amount": "9 usd/day", "until": "someday"},
+            "put_amount",
+            {"owner": "user", "name": "alice", "limit": "usd-dya", "amount": "1"},
+            "Did you mean usd-day?",
+        ),
+        (
+            "put_amount",
+            {
+                "owner": "user",
+                "name": "alice",
+                "limit": "usd-day",
+                "amount": "9 usd/day",
+                "until": "someday",
+            },
             "is not a time",
         ),
-        ("amount/clear", {"user": "alice", "limit": "usd-day"}, "has no amount of"),
-        ("block", {"kind": "planet", "name": "x"}, "'planet' cannot be blocked"),
+        (
+            "clear_amount",
+            {"owner": "user", "name": "alice", "limit": "usd-day"},
+            "has no amount of",
+        ),
+        ("block", {"kind": "planet", "name": "x"}, "'planet' cannot be"),
         ("block", {"kind": "user", "name": "eve"}, "There is no user 'eve'"),
         ("block", {"kind": "user", "name": "alice", "for": "long"}, "is not a length of time"),
-        ("block", {"kind": "all", "name": "x"}, "takes no name"),
+        ("block", {"kind": "all", "name": "x"}, "'all' cannot be"),
     ],
 )
 def test_a_wrong_form_changes_nothing(
@@ -409,6 +432,54 @@ def test_a_wrong_form_changes_nothing(
     assert not [mark for mark in ("`", " --") if mark in answer.text]
     assert "<eve>" not in answer.text
     assert actions(app) == []
+
+
+def test_a_key_is_changed(app: Flask, admin: FlaskClient, accounts: Accounts) -> None:
+    """Its amounts, models, class and files; an empty field removes what was there."""
+    [key] = accounts.all_keys()
+    change = {"key": key.public_id, "user": "alice"}
+    fields = {"limits": "key-usd-day=2 usd/day", "models": "gpt-5*\r\no3", "class": "batch"}
+    page = send(admin, "put_key", **change, **fields, files="on").text
+    assert "key-usd-day=2 usd/day; models gpt-5*, o3; class batch; may name files" in page
+    page = send(admin, "put_key", **change, clears="limits", files="off").text
+    assert f"Key {key.public_id} has no amounts;" in page
+    [key] = accounts.all_keys()
+    assert (key.limits, key.models, bool(key.files)) == (None, ["gpt-5*", "o3"], False)
+
+
+def test_operators_get_keys(app: Flask, admin: FlaskClient) -> None:
+    """Shown once, listed, replaced and revoked."""
+    form = {"scopes": "read\r\nkeys", "back": "/admin/operators"}
+    made = send(admin, "create_admin_key", name="hr", **form).text
+    found = re.search(r'id="new-key">(sk-admin-(\w{16})-[\w-]+)<', made)
+    assert found is not None
+    listed = admin.get("/admin/operators").text
+    assert (found[1] in listed, found[2] in listed, "keys, read" in listed) == (False, True, True)
+    replaced = send(admin, "rotate_admin_key", key=found[2]).text
+    assert 'id="new-key">sk-admin-' in replaced
+    revoked = send(admin, "revoke_admin_key", key=found[2], back="/admin/operators").text
+    assert "is revoked" in revoked
+
+
+def test_users_are_imported(app: Flask, admin: FlaskClient, accounts: Accounts) -> None:
+    """All lines or none; new keys are a file to download."""
+    csv_ = "user,plan,team,limits\r\ndora,pro,research,usd-day=9 usd/day\r\n"
+    checked = send(admin, "import_users", csv=csv_, dry_run="on").text
+    assert "1 created" in checked
+    assert accounts.user("dora") is None
+    wrong = send(admin, "import_users", csv=csv_.replace("pro", "gold"))
+    assert (wrong.status_code, "line 2: plan" in wrong.text) == (400, True)
+    made = send(admin, "import_users", csv=csv_, keys="on")
+    assert made.mimetype == "text/csv"
+    assert made.text.startswith("user,key\ndora,sk-chat-")
+
+
+def test_a_provider_is_paused(admin: FlaskClient) -> None:
+    """In an incident; then its models are as overloaded, until the pause ends."""
+    form = {"name": "offline", "back": "/admin/limits"}
+    paused = send(admin, "pause_provider", **form, **{"for": "2h"}).text
+    assert "offline pauses until" in paused
+    assert "offline no longer pauses" in send(admin, "resume_provider", **form).text
 
 
 def test_no_page_shows_a_commands_flags() -> None:
@@ -425,7 +496,7 @@ def test_spending_is_shown_by_each_subject(
     app: Flask, admin: FlaskClient, database_url: str
 ) -> None:
     """Names are text; an unknown subject or time is the usual one."""
-    assert "There are no calls in these 30 days." in admin.get("/admin").text
+    assert "There are no calls in this time." in admin.get("/admin").text
     now = datetime.now(UTC)
     calls = [
         finished(begun(started_at=now, user="user:<b>", team="research"), cost_micro_usd=2_000_000),
@@ -443,6 +514,28 @@ def test_spending_is_shown_by_each_subject(
         *(("team", "research"), ("model", "claude-haiku-4-5"), ("key", "0123456789abcdef")),
     ):
         assert name in admin.get(f"/admin?by={by}").text
+
+
+def test_spending_of_a_calendar_month(admin: FlaskClient, database_url: str) -> None:
+    """As an invoice has it, by UTC."""
+    this = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    calls = [
+        finished(begun(started_at=this), cost_micro_usd=2_000_000),
+        finished(begun(started_at=this - timedelta(microseconds=1)), cost_micro_usd=4_500_000),
+    ]
+    table.write(Database(database_url), calls)
+    assert "<dd>$2.00</dd>" in admin.get("/admin?days=this").text
+    assert "<dd>$4.50</dd>" in admin.get("/admin?days=last").text
+
+
+def test_a_call_is_found_by_its_id(app: Flask, admin: FlaskClient, database_url: str) -> None:
+    """What it used and cost, and how it ended."""
+    call = finished(begun(started_at=datetime.now(UTC)), cost_micro_usd=1485)
+    table.write(Database(database_url), [call])
+    page = admin.get(f"/admin/call?id={call.id}").text
+    assert "0.001485" in page
+    assert "answered" in page
+    assert admin.get("/admin/call?id=none").status_code == 404
 
 
 def test_spending_of_a_user_and_of_a_team(
@@ -515,7 +608,7 @@ def test_a_team_has_a_page(
     assert "Team of a new user" in admin.get("/admin/users").text
     assert "This team has no members." in admin.get("/admin/team?name=research").text
     assert admin.get("/admin/team?name=no").status_code == 404
-    moved = send(admin, "team", user="alice", team="research", reason="new here")
+    moved = send(admin, "put_user", user="alice", team="research", reason="new here")
     assert "alice has the team research" in moved.text
     assert 'href="/admin/team?name=research"' in moved.text
     now = datetime.now(UTC)
@@ -525,20 +618,25 @@ def test_a_team_has_a_page(
     ]
     calls.append(finished(begun(started_at=now), cost_micro_usd=9_000_000))
     table.write(Database(database_url), calls)
-    amount = {"team": "research", "limit": "team-usd-day", "amount": "40 usd/day"}
-    assert "research has team-usd-day=40 usd/day" in send(admin, "amount", **amount).text
+    amount = {
+        "owner": "team",
+        "name": "research",
+        "limit": "team-usd-day",
+        "amount": "40 usd/day",
+    }
+    assert "research has team-usd-day=40 usd/day" in send(admin, "put_amount", **amount).text
     raised = {**amount, "amount": "90 usd/day", "until": "2h", "reason": "launch"}
-    page = send(admin, "amount", **raised).text
+    page = send(admin, "put_amount", **raised).text
     assert "90 usd/day until" in page
     assert " UTC, then 40 usd/day</span>" in page
     assert "UTC, and 40 usd/day? Without an amount, team-usd-day does not limit research." in page
     assert "0 of 90 usd" in page
     assert ("$6.00" in page, "$2.00" in page, "spent $4.00 this month" in page) == (True,) * 3
     assert "team-usd-month (1000 usd/month)" in page
-    cleared = send(admin, "amount/clear", team="research", limit="team-usd-day")
+    cleared = send(admin, "clear_amount", owner="team", name="research", limit="team-usd-day")
     assert "research has the policy's team-usd-day again" in unescape(cleared.text)
     assert "1 member" in admin.get("/admin/users").text
-    assert "alice has no team" in send(admin, "team", user="alice", team="").text
+    assert "alice has no team" in send(admin, "put_user", user="alice", clears="team").text
     identities = [(action, identity) for action, identity, _ in actions(app)]
     assert identities[-1] == ("team", "user:alice")
     assert {identity for _, identity in identities[1:-1]} == {"team:research"}
@@ -546,10 +644,10 @@ def test_a_team_has_a_page(
 
 def test_a_team_is_created_and_gets_members(app: Flask, admin: FlaskClient) -> None:
     """Its page follows, where members and budgets are added."""
-    page = send(admin, "teams/create", team="sales", reason="new").text
+    page = send(admin, "put_team", verb="create", team="sales", reason="new").text
     assert "Team sales is created without budgets." in page
     assert "<option>alice</option>" in page
-    page = send(admin, "team", user="alice", team="sales", of_team="sales").text
+    page = send(admin, "put_user", user="alice", team="sales", back="/admin/team?name=sales").text
     assert ("alice has the team sales" in page, "<h1>Team sales</h1>" in page) == (True, True)
     assert "<option>alice</option>" not in page
     names = [(action, identity) for action, identity, _ in actions(app)]
@@ -562,8 +660,8 @@ def test_all_keys_of_a_user_are_revoked(admin: FlaskClient, accounts: Accounts) 
     accounts.create_key("alice", plan=None, default_plan="starter")
     bob = accounts.create_key("bob", plan=None, default_plan="starter")
     assert "Revoke all keys" in admin.get("/admin/user?name=alice").text
-    assert send(admin, "keys/revoke", user="alice").text.count(" of alice is revoked;") == 2
-    assert "There is no key to revoke." in send(admin, "keys/revoke", user="alice").text
+    assert send(admin, "revoke_keys", user="alice").text.count(" of alice is revoked;") == 2
+    assert "There is no key to revoke." in send(admin, "revoke_keys", user="alice").text
     assert [each.public_id for each in accounts.all_keys() if not each.revoked_at] == [
         bob.public_id
     ]
@@ -574,17 +672,17 @@ def test_a_user_is_deactivated_and_deleted(
 ) -> None:
     """The user's page and the list say so; after a deletion the list follows."""
     accounts.create_key("bob", plan=None, default_plan="starter")
-    page = send(admin, "users/deactivate", user="alice", reason="on leave").text
+    page = send(admin, "put_user", active="off", user="alice", reason="on leave").text
     assert "alice is deactivated; no worker accepts" in page
     assert '<span class="badge">deactivated</span>' in page
     assert "Activate user" in page
     assert "deactivated" in admin.get("/admin/users").text
-    assert "alice is active again" in send(admin, "users/activate", user="alice").text
-    deleted = send(admin, "users/delete", user="alice", reason="left").text
+    assert "alice is active again" in send(admin, "put_user", active="on", user="alice").text
+    deleted = send(admin, "delete_user", user="alice", reason="left").text
     assert "alice is deleted with all keys" in deleted
     assert "<h1>Users and keys</h1>" in deleted
     assert admin.get("/admin/user?name=alice").status_code == 404
-    refused = send(admin, "users/delete", user="bob")
+    refused = send(admin, "delete_user", user="bob")
     assert (refused.status_code, "bob has the only keys" in refused.text) == (400, True)
     assert [action for action, _, _ in actions(app)] == ["delete-user", "activate", "deactivate"]
 
@@ -592,13 +690,13 @@ def test_a_user_is_deactivated_and_deleted(
 def test_a_key_is_replaced(admin: FlaskClient, accounts: Accounts) -> None:
     """The old one stays valid for a day; a revoked one has no successor."""
     [old] = accounts.all_keys()
-    page = send(admin, "keys/rotate", key=old.public_id, reason="yearly").text
+    page = send(admin, "rotate_key", key=old.public_id, reason="yearly").text
     [new] = {each.public_id for each in accounts.all_keys()} - {old.public_id}
     assert f'<code id="new-key">sk-chat-{new}-' in page
     assert f"Key {new} of alice replaces {old.public_id}, which is valid until" in page
     assert "yearly" in admin.get("/admin/changes").text
-    send(admin, "keys/revoke", key=new, reason="a mistake")
-    assert "is revoked or has expired" in send(admin, "keys/rotate", key=new).text
+    send(admin, "revoke_key", key=new, reason="a mistake")
+    assert "is revoked or has expired" in send(admin, "rotate_key", key=new).text
     by_whom = r"<td>blocked-key</td>(\s*<td>.*</td>){3}\s*<td>a mistake</td>"
     assert re.search(by_whom, admin.get("/admin/limits").text)
 
@@ -693,8 +791,8 @@ def test_a_downloaded_cell_is_no_formula(admin: FlaskClient, database_url: str) 
 
 def test_changes_are_downloaded_with_their_times(admin: FlaskClient) -> None:
     """As `flask ratelimit log --json` has them."""
-    send(admin, "plan", user="alice", plan="pro", reason="@promoted")
-    send(admin, "team", user="alice", team="research")
+    send(admin, "put_user", user="alice", plan="pro", reason="@promoted")
+    send(admin, "put_user", user="alice", team="research")
     (row,) = rows_of(admin, "/admin/changes?q=promoted&csv=changes")
     assert (row["action"], row["amount"], row["reason"]) == ("plan", "pro", "'@promoted")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["at"])
@@ -749,8 +847,8 @@ def test_a_download_is_whole_or_fails(make_app: AppMaker, accounts: Accounts) ->
 
 def test_changes_are_searched(admin: FlaskClient) -> None:
     """By name, action, limit, amount, person and reason."""
-    send(admin, "plan", user="alice", plan="pro", reason="promoted")
-    send(admin, "team", user="alice", team="research")
+    send(admin, "put_user", user="alice", plan="pro", reason="promoted")
+    send(admin, "put_user", user="alice", team="research")
     for searched, found, other in (
         ("PROMOTED", "promoted", "team research"),
         ("research", "team research", "promoted"),
@@ -796,9 +894,9 @@ def test_what_limits_hold_is_shown(
     assert re.search(rf"{upstream}</th>\s*<td><span class=\"badge\">paused</span> free in ", page)
     assert "1 of 1 requests" in client.get("/admin/user?name=bob").text
     assert client.get("/admin/user?name=eve").status_code == 404
-    lifted = rf'value="model">\s*<input type="hidden" name="name" value="{upstream[7:]}">'
-    assert re.search(lifted, page)
-    send(client, "unblock", kind="model", name=upstream[7:])
+    _, _, lifting = page.partition('action="/admin/act/unblock_model"')
+    assert f'name="name" value="{upstream[7:]}"' in lifting.partition("</form>")[0]
+    send(client, "unblock_model", name=upstream[7:])
     assert "Nothing is blocked." in client.get("/admin/limits").text
 
 
@@ -824,7 +922,7 @@ def test_a_surge_is_listed_and_ended(
     assert re.search(r"<td>surge</td>\s*<td>abnormal-usage</td>", page)
     lifted = rf'value="key">\s*<input type="hidden" name="name" value="{key.public_id}">'
     assert re.search(lifted, page)
-    done = send(client, "unblock", kind="key", name=key.public_id).text
+    done = send(client, "unblock", back="/admin/limits", kind="key", name=key.public_id).text
     assert "its usual amount is forgotten, which ends a surge." in done
     assert "Nothing is blocked." in done
 
@@ -970,7 +1068,7 @@ def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Acc
     for view in (*views, "changes"):
         page = other.get(f"/admin/{view}").text
         assert page.count("The limits cannot be reached: the storage failed: ") == 1
-    assert "is revoked" in send(client, "keys/revoke", key=accounts.all_keys()[0].public_id).text
+    assert "is revoked" in send(client, "revoke_key", key=accounts.all_keys()[0].public_id).text
 
 
 def test_the_users_of_a_trusted_key_are_shown_under_it(

@@ -28,7 +28,7 @@ def actions(app: Flask, *words: str) -> list[tuple[str, str]]:
 def test_changes_outlive_the_storage(console: Flask, redis_client: redis.Redis) -> None:
     """Of chat's commands and of the extension's, each once, the newest first."""
     run(console, "keys", "create", "--user", "alice")
-    run(console, "plans", "set", "alice", "pro")
+    run(console, "users", "set", "alice", "--plan", "pro")
     words = ("override", "set", "alice", "plan", "3/day", "--until", "friday", "--by", "olga")
     ratelimit(console, *words, "--reason", "launch")
     run(console, "block", "user", "alice")

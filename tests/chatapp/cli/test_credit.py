@@ -45,7 +45,9 @@ def test_a_credit_is_in_limits_ledger_report_and_log(worker: Flask, console: Fla
     before = left(console)
     assert set(before) == {"usd-hour", "usd-day", "usd-month"}
     (spent,) = set(before.values())
-    done = run(console, "credit", "alice", "0.0001", "--reason", "bad answer", "--by", "olga")
+    done = run(
+        console, "credit", "0.0001", "--user", "alice", "--reason", "bad answer", "--by", "olga"
+    )
     assert done.stdout.startswith(
         "alice has a credit of 0.0001 usd in usd-hour, usd-day, usd-month."
     )
@@ -53,7 +55,7 @@ def test_a_credit_is_in_limits_ledger_report_and_log(worker: Flask, console: Fla
     (row,) = json.loads(run(console, "spend", "--json").stdout)
     assert (row["calls"], row["cost_micro_usd"]) == (3, spent - 100)
     models = json.loads(run(console, "spend", "--by", "model", "--json").stdout)
-    assert {each["model"]: each["cost_micro_usd"] for each in models}["credit"] == -100
+    assert {each["subject"]: each["cost_micro_usd"] for each in models}["credit"] == -100
     log = console.test_cli_runner().invoke(args=["ratelimit", "log", "--json"])
     entry = json.loads(log.stdout)[0]
     assert (entry["action"], entry["identity"], entry["by"]) == ("credit", "user:alice", "olga")
@@ -100,7 +102,7 @@ def test_a_team_has_a_credit(console: Flask, key: str) -> None:
     """In its budgets alone, and in the ledger under its name; restored as it was."""
     assert used(console, "team:research") == {"team-usd-month": 420}
     before = used(console, "user:bob")
-    run(console, "credit", "research", "0.0001", "--of", "team", "--reason", "late")
+    run(console, "credit", "0.0001", "--team", "research", "--reason", "late")
     assert used(console, "team:research") == {"team-usd-month": 320}
     assert used(console, "user:bob") == before
     assert spent(console, "team")["research"] == 320
@@ -118,7 +120,7 @@ def test_a_key_has_a_credit_in_its_users_budgets_too(console: Flask, key: str) -
     """At most what was spent with that key, and not what its user spent with another."""
     assert used(console, key) == {"key-usd-day": 210}
     assert set(used(console, "user:bob").values()) == {420}
-    done = run(console, "credit", key, "5", "--of", "key")
+    done = run(console, "credit", "5", "--key", key)
     assert "has a credit of 0.00021 usd in" in done.stdout
     assert used(console, key) == {}
     assert set(used(console, "user:bob").values()) == {210}
@@ -149,14 +151,14 @@ def test_a_key_that_acts_for_people_has_a_credit_of_its_own(
         assert answer.status_code == 200
     assert services_of(worker).ledger.flush()
     key, before = made.public_id, spent(console, "user")
-    run(console, "credit", key, "0.0001", "--of", "key")
+    run(console, "credit", "0.0001", "--key", key)
     assert used(console, key) == {"key-usd-day": 40}
     assert spent(console, "key")[key] == 40
     assert spent(console, "user") == {**before, key: -100}
     assert run(console, "ledger", "check").exit_code == 0
     asked: list[str] = []
     monkeypatch.setattr(reports, "forecasts", lambda identity: asked.append(identity) or ())
-    run(console, "spend", "--forecast")
+    run(console, "forecast")
     assert set(asked) == before.keys()
     with console.app_context():
         services_of(console).limiter.operators.reset(key)
@@ -167,7 +169,7 @@ def test_a_key_that_acts_for_people_has_a_credit_of_its_own(
 @pytest.mark.usefixtures("rolling")
 def test_a_sliding_window_has_no_credit(worker: Flask, console: Flask) -> None:
     """It has the single calls, and the command does not claim that they cost less."""
-    done = run(console, "credit", "alice", "0.0001")
+    done = run(console, "credit", "0.0001", "--user", "alice")
     assert done.stdout.startswith("alice has a credit of 0.0001 usd in usd-hour, usd-day, usd-m")
     assert "rolling" not in done.stdout
     assert left(console) == {"usd-hour": 110, "usd-day": 110, "usd-month": 110, "rolling": 210}
@@ -179,10 +181,10 @@ def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> 
     key = new_key(worker, "alice")
     running = worker.test_client().post(OPENAI, json=body, headers={"x-api-key": key})
     held = set(left(console).values())
-    done = run(console, "credit", "alice", "5")
+    done = run(console, "credit", "5", "--user", "alice")
     assert "credit of 0.00021 usd in usd-hour, usd-day, usd-month, which is all" in done.stdout
     assert set(left(console).values()) == {each - 210 for each in held}
-    again = run(console, "credit", "alice", "5", status=1)
+    again = run(console, "credit", "5", "--user", "alice", status=1)
     assert "No budget counts anything now" in again.stderr
     running.close()
 
@@ -190,14 +192,14 @@ def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("alice", "0"), "'0' is not an amount of dollars above 0"),
-        (("--", "alice", "-5"), "'-5' is not an amount of dollars above 0"),
-        (("alice", "nan"), "'nan' is not an amount of dollars above 0"),
-        (("bob", "5"), "There is no user 'bob'"),
-        (("zoe", "5"), "No budget counts anything now of zoe."),
-        (("red", "5", "--of", "team"), "There is no budget in dollars of red."),
-        (("blue", "5", "--of", "team"), "There is no team 'blue'"),
-        (("0123456789abcdef", "5", "--of", "key"), "There is no key 0123456789abcdef"),
+        (("0", "--user", "alice"), "'0' is not an amount of dollars above 0"),
+        (("--user", "alice", "--", "-5"), "'-5' is not an amount of dollars above 0"),
+        (("nan", "--user", "alice"), "'nan' is not an amount of dollars above 0"),
+        (("5", "--user", "bob"), "There is no user 'bob'"),
+        (("5", "--user", "zoe"), "No budget counts anything now of zoe."),
+        (("5", "--team", "red"), "There is no budget in dollars of red."),
+        (("5", "--team", "blue"), "There is no team 'blue'"),
+        (("5", "--key", "0123456789abcdef"), "There is no key 0123456789abcdef"),
     ],
 )
 def test_mistakes_are_sentences(
@@ -218,6 +220,6 @@ def test_a_credit_is_no_sign_of_a_loss(console: Flask, worker: Flask) -> None:
     long_ago = datetime.now(UTC) - services.lease - timedelta(minutes=1)
     call = finished(begun(user="user:alice", started_at=long_ago), cost_micro_usd=150)
     table.write(services.database, [call])
-    run(console, "credit", "alice", "5")
+    run(console, "credit", "5", "--user", "alice")
     with worker.app_context():
         assert not restoration.warn_if_lost()

@@ -196,4 +196,4 @@ def test_a_caller_writes_nothing_to_the_terminal(app: Flask, client: FlaskClient
     user = "\u202etimda"
     assert client.post("/chat", json={**CALL, "user_id": user}).status_code == 200
     assert "user:\\u202etimda  0.0" in checked(app)
-    assert "user:\\u202etimda  1 call" in run(app, "ledger", "show").output
+    assert "user:\\u202etimda  1 " in run(app, "ledger", "days").output

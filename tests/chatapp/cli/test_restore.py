@@ -103,10 +103,10 @@ def test_tokens_are_rebuilt_without_what_a_cache_had(
     call = begun(user="user:bob", key_id=None, started_at=datetime.now(UTC))
     just_now = finished(call, usage=usage)
     table.write(Database(database_url), [just_now])
-    found = json.loads(run(app, "ledger", "restore", "--json").stdout)
+    found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
     (tokens,) = [each for each in found if each["unit"] == "tokens"]
     assert (tokens["identity"], tokens["limit"]) == ("user:bob", "tokens")
-    assert 0 < tokens["ledger"] <= 60_000
+    assert 0 < tokens["usage"][1] <= 60_000
 
 
 def test_only_one_user_is_rebuilt(
@@ -131,9 +131,9 @@ def test_dead_calls_count_what_was_settled(
     dead = begun(user="user:bob", started_at=now - timedelta(hours=2), cost_micro_usd=7)
     running = begun(user="user:bob", started_at=now, cost_micro_usd=3400)
     table.write(Database(database_url), [dead, running])
-    found = json.loads(run(app, "ledger", "restore", "--json").stdout)
-    months = [each["ledger"] for each in found if each["limit"] == "usd-month"]
-    assert months == [0.0034]
+    found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
+    months = [each["usage"][1] for each in found if each["limit"] == "usd-month"]
+    assert months == [3400]
 
 
 def test_memory_cannot_be_rebuilt(make_app: AppMaker) -> None:

@@ -36,9 +36,9 @@ def forget(app: Flask) -> None:
 def test_a_deactivated_user_is_refused_at_once(worker: Flask, console: Flask, key: str) -> None:
     """Also in a worker that has just seen the key; others learn why. Nothing of the user is lost,
     and their keys are accepted again."""
-    run(console, "users", "set-amount", "alice", "plan", "7/day")
+    run(console, "amounts", "set", "user", "alice", "plan", "7/day")
     assert ask(worker, key).status_code == 200
-    done = run(console, "users", "deactivate", "user:alice", "--reason", "on leave").output
+    done = run(console, "users", "set", "user:alice", "--no-active", "--reason", "on leave").output
     assert done == (
         "alice is deactivated; no worker accepts a call with their keys. Running calls continue.\n"
     )
@@ -52,9 +52,9 @@ def test_a_deactivated_user_is_refused_at_once(worker: Flask, console: Flask, ke
     assert (
         "alice  starter  -     plan=7/day  deactivated 20" in run(console, "users", "list").output
     )
-    assert "was already" in run(console, "users", "deactivate", "alice").output
-    assert "is active again" in run(console, "users", "activate", "alice").output
-    assert "was not" in run(console, "users", "activate", "alice").output
+    assert "was already" in run(console, "users", "set", "alice", "--no-active").output
+    assert "is active again" in run(console, "users", "set", "alice", "--active").output
+    assert "was not" in run(console, "users", "set", "alice", "--active").output
     forget(worker)
     assert ask(worker, key).status_code == 200
     assert [each["action"] for each in ratelimit(console, "log")][:3] == [
@@ -66,7 +66,7 @@ def test_only_the_holder_of_a_key_learns_of_a_deactivation(
     worker: Flask, console: Flask, key: str
 ) -> None:
     """A key with another secret is unknown."""
-    run(console, "users", "deactivate", "alice")
+    run(console, "users", "set", "alice", "--no-active")
     wrong = ask(worker, f"{key[:-1]}{'a' if key[-1] != 'a' else 'b'}")
     assert (wrong.status_code, "is unknown" in wrong.json["error"]) == (401, True)
 
@@ -76,17 +76,17 @@ def test_an_operators_block_of_a_key_outlives_an_activation(
 ) -> None:
     """`activate` ends what `deactivate` has set alone."""
     run(console, "block", "key", key)
-    run(console, "users", "deactivate", "alice")
-    run(console, "users", "activate", "alice")
+    run(console, "users", "set", "alice", "--no-active")
+    run(console, "users", "set", "alice", "--active")
     refused = ask(worker, key)
     assert (refused.status_code, refused.json["code"]) == (403, "blocked")
 
 
 def test_a_deactivated_user_gets_no_key(console: Flask, accounts: Accounts, key: str) -> None:
     """Which would be refused, and says how they would."""
-    run(console, "users", "deactivate", "alice")
+    run(console, "users", "set", "alice", "--no-active")
     refused = run(console, "keys", "create", "--user", "alice", status=1)
-    assert "`chat users activate`" in refused.stderr
+    assert "`chat users set --active`" in refused.stderr
     assert len(accounts.all_keys()) == 2
 
 
@@ -94,7 +94,7 @@ def test_a_deleted_user_leaves_the_ledger(
     worker: Flask, console: Flask, accounts: Accounts, database_url: str, key: str
 ) -> None:
     """Keys, amounts, override and block are gone, and are not a later user's of that name."""
-    run(console, "users", "set-amount", "alice", "plan", "7/day")
+    run(console, "amounts", "set", "user", "alice", "plan", "7/day")
     ratelimit(console, "override", "set", "alice", "usd-day", "9 usd/day")
     ratelimit(console, "override", "set", public_id_of(key), "key", "9/minute")
     assert ask(worker, key).status_code == 200
@@ -109,7 +109,7 @@ def test_a_deleted_user_leaves_the_ledger(
     [former] = [row["user"] for row in Reports(Database(database_url)).calls()]
     assert former.startswith("former:alice (deleted 20")
     assert former in run(console, "spend").output
-    assert former in run(console, "ledger", "show", "--user", former).output
+    assert former in run(console, "ledger", "days", "--user", former).output
     assert "limits of 0 users compared" in run(console, "ledger", "check").output
     newer = new_key(console)
     assert ask(worker, newer).status_code == 200
@@ -143,7 +143,7 @@ def test_without_the_limits_nothing_is_deleted(
     assert "alice was not deleted" in refused
     assert "deactivate alice meanwhile" in refused
     assert len(accounts.all_keys()) == 2
-    assert "is deactivated" in run(console, "users", "deactivate", "alice").output
+    assert "is deactivated" in run(console, "users", "set", "alice", "--no-active").output
 
 
 def test_limits_that_fail_during_a_deletion_are_an_error(

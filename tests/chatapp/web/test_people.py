@@ -326,27 +326,31 @@ def test_commands_give_and_take_the_right(app: Flask, accounts: Accounts) -> Non
     key = run(app, *words, "--most-new", "7").stdout.strip()
     client = app.test_client()
     ask(client, {"x-api-key": key, EMAIL: ANN})
-    assert f"acts for the users in {', '.join(HEADERS)}" in run(app, "keys", "list").stdout
+    assert f"headers={', '.join(HEADERS)}, plan=pro" in run(app, "keys", "list").stdout
     new = run(app, "keys", "rotate", key).stdout.strip()
     (listed,) = json.loads(run(app, "users", "list", "--key", new, "--json").stdout)
     assert (listed["user"], listed["plan"]) == (ANN, "pro")
-    assert run(app, "keys", "set-people", new, "on", "--user-in-body").stdout.startswith("Key ")
+    assert run(app, "keys", "set", new, "--acts-for-users", "--user-header", "").stdout.startswith(
+        "Key "
+    )
     (own,) = [k for k in json.loads(run(app, "keys", "list", "--json").stdout) if k["id"] in new]
     assert own["people"] == {"headers": [], "plan": None, "most_new": MOST_NEW}
-    assert "acts for its own user alone" in run(app, "keys", "set-people", new, "off").stdout
+    assert (
+        "acts for its own user alone" in run(app, "keys", "set", new, "--no-acts-for-users").stdout
+    )
     assert [k.people for k in accounts.all_keys() if k.public_id in new] == [None]
-    assert "all workers apply it within 5 s" in run(app, "users", "deactivate", ANN).stdout
+    assert "all workers apply it within 5 s" in run(app, "users", "set", ANN, "--no-active").stdout
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--user-in-body",), "Add --acts-for-users"),
-        (("--acts-for-users", "--user-in-body", "--user-header", "X-A"), "not both"),
+        (("--user-header", ""), 'needs "people"'),
+        (("--no-acts-for-users", "--most-new", "9"), 'needs "people"'),
         (("--acts-for-users", "--user-header", "Authorization"), "cannot name users"),
         (("--acts-for-users", "--user-header", "no header"), "cannot name users"),
         (("--acts-for-users", "--plan-of-new", "gold"), "Unknown plan 'gold'"),
-        (("--acts-for-users", "--most-new", "0"), "--most-new"),
+        (("--acts-for-users", "--most-new", "0"), "most_new"),
     ],
 )
 def test_mistakes_are_sentences(app: Flask, words: tuple[str, ...], says: str) -> None:

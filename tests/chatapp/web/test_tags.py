@@ -116,11 +116,11 @@ def test_spending_is_shown_by_tag(online: FlaskClient) -> None:
         answer = online.post("/chat", json={"message": "hi", "model": "gpt-4o"}, headers=headers)
         assert answer.status_code == 200
     assert services_of(app).ledger.flush()
-    rows = run(app, "ledger", "show", "--by", "tag:my.project").output.splitlines()
-    assert [row.split()[1:3] for row in rows] == [["-", "1"], ["a", "1"], ["b", "2"]]
-    assert len(run(app, "ledger", "show", "--by", "model").output.splitlines()) == 1
+    rows = run(app, "ledger", "days", "--by", "tag:my.project").output.splitlines()
+    assert [row.split()[1:3] for row in rows[1:]] == [["-", "1"], ["a", "1"], ["b", "2"]]
+    assert len(run(app, "ledger", "days", "--by", "model").output.splitlines()) == 2
     for unknown in ("tags", "tag:"):
-        refused = run(app, "ledger", "show", "--by", unknown, status=2)
+        refused = run(app, "ledger", "days", "--by", unknown, status=2)
         assert "choose one of user, key, team, model, tag:NAME" in refused.stderr
 
 

@@ -70,7 +70,7 @@ def test_a_team_spends_its_budget_and_waits_for_nothing_else(gateway: Gateway) -
     agents = [f"agent{number}" for number in range(AGENTS)]
     for agent in agents:
         gateway.key(agent, plan="pro")
-        command(gateway, "users", "set-team", agent, "office")
+        command(gateway, "users", "set", agent, "--team", "office")
     until = time.monotonic() + DURATION_S
     with ThreadPoolExecutor(AGENTS) as pool:
         team = list(pool.map(lambda agent: work(gateway, agent, until), agents))

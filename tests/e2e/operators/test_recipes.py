@@ -355,14 +355,14 @@ def test_operators_sign_on_at_oauth2_proxy(proxy: Proxy) -> None:
     for path in ("/admin", "/admin/users", "//admin/users", "/%61dmin/users", "/x/../admin/users"):
         assert ask(path) == (403, "Sign in with Example"), path
     status, page = ask("/admin/users", "olga@example.com")
-    assert (status, "/admin/teams/create" in page) == (200, True)
+    assert (status, "/admin/act/put_team" in page) == (200, True)
     [token] = set(re.findall(r'name="form_token" value="(\w+)"', page))
-    form = {"form_token": token, "team": "research", "reason": "new"}
-    assert ask("/admin/teams/create", "olga@example.com", form)[0] == 303
+    form = {"form_token": token, "verb": "create", "team": "research", "reason": "new"}
+    assert ask("/admin/act/put_team", "olga@example.com", form)[0] == 303
     assert "olga@example.com (single sign-on)" in ask("/admin/changes", "olga@example.com")[1]
     status, page = ask("/admin/users", "eve@example.com")
-    assert (status, "/admin/teams/create" in page) == (200, False)
-    assert ask("/admin/teams/create", "eve@example.com", form)[0] == 403
+    assert (status, "/admin/act/put_team" in page) == (200, False)
+    assert ask("/admin/act/put_team", "eve@example.com", form)[0] == 403
     status, page = ask("/admin/users", "someone@other.example")
     assert (status, "CHATAPP_ADMIN_TOKEN" in page or "token" in page) == (401, True)
 

@@ -232,13 +232,13 @@ def test_the_models_of_a_key_are_set_by_command(make_app: AppMaker, accounts: Ac
     app = make_app()
     made = run(app, "keys", "create", "--user", "ada", "--model", "gpt-5*", "--model", "o3")
     key = made.stdout.strip()
-    assert "valid; models gpt-5*, o3" in run(app, "keys", "list").output
-    assert "allows gpt-4o;" in run(app, "keys", "set-models", key, "gpt-4o").output
+    assert "valid  gpt-5*, o3" in run(app, "keys", "list").output
+    assert "allows gpt-4o;" in run(app, "keys", "set", key, "--model", "gpt-4o").output
     assert accounts.all_keys()[0].models == ["gpt-4o"]
-    assert "allows all models of its plan" in run(app, "keys", "set-models", key).output
+    assert "allows all models of its plan" in run(app, "keys", "set", key, "--model", "").output
     assert accounts.all_keys()[0].models is None
-    assert "There is no key" in run(app, "keys", "set-models", "0" * 16, "o3", status=1).stderr
-    run(app, "keys", "set-models", key, "gpt 5", status=2)
+    assert "There is no key" in run(app, "keys", "set", "0" * 16, "--model", "o3", status=1).stderr
+    run(app, "keys", "set", key, "--model", "gpt 5", status=2)
 
 
 AZURE = """

@@ -61,12 +61,12 @@ def test_a_file_is_named_only_by_a_key_that_may(
     client.environ_base["HTTP_X_API_KEY"] = key.text
     refused = client.post(path, json=body(path, part))
     assert (refused.status_code, provider.calls) == (403, [])
-    assert "chat keys set-files KEY on" in refused.text
-    for state, word in (("on", "may name files"), ("off", "may not name files"), ("on", "may")):
-        words = ["chat", "keys", "set-files", key.public_id, state]
+    assert "chat keys set KEY --files" in refused.text
+    for word, says in (("files", "may name"), ("no-files", "may not name"), ("files", "may")):
+        words = ["chat", "keys", "set", key.public_id, f"--{word}"]
         done = app.test_cli_runner().invoke(args=words)
-        assert word in done.stdout, done.output
-    assert "; files" in app.test_cli_runner().invoke(args=["chat", "keys", "list"]).stdout
+        assert says in done.stdout, done.output
+    assert "FILES" in app.test_cli_runner().invoke(args=["chat", "keys", "list"]).stdout
     client = make_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
     answer = anthropic_body() if path == MESSAGES else openai_body()

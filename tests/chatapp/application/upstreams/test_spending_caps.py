@@ -130,7 +130,9 @@ def ask(client: FlaskClient, way: str, model: str) -> Any:
 
 def hides_billing(answer: Any) -> bool:
     text = answer.text.lower()
-    return not any(word in text for word in ("billing", "credit", "usage limits", "secret-of"))
+    return not any(
+        word in text for word in ("billing", "credit", "secret-of", "--user", "usage limits")
+    )
 
 
 @pytest.mark.parametrize(("cap", "way", "model"), CASES)

@@ -139,8 +139,8 @@ def test_the_document_and_the_routes_are_the_table(app: Flask, api: Api) -> None
     assert all(each.function.__doc__ for each in ACTIONS)
 
 
-#: They report one of what a list has, or what /admin has alone.
-WITHOUT_COMMAND = {"get_user", "get_key", "get_team", "get_decisions"}
+#: /admin draws it.
+WITHOUT_COMMAND = {"get_decisions"}
 COMMANDS = {*commands(chat, "chat"), *commands(ratelimit.ratelimit, "ratelimit")}
 
 
@@ -171,42 +171,42 @@ CSV = "user,plan,team,limits\ndora,pro,sales,usd-day=9 usd/day\nalice,,,\n"
 #: A command, and the call that does the same. {key} is a key of alice's, {admin} a management key,
 #: {file} has the CSV.
 SAME = [
-    ("chat users set-team carol sales", "PUT /users/carol", {"team": "sales"}),
-    ("chat users clear-team alice", "PUT /users/alice", {"team": None}),
+    ("chat users set carol --team sales", "PUT /users/carol", {"team": "sales"}),
+    ("chat users set alice --team ''", "PUT /users/alice", {"team": None}),
     (
-        "chat plans set alice pro --reason launch",
+        "chat users set alice --plan pro --reason launch",
         "PUT /users/alice",
         {"plan": "pro", "reason": "launch"},
     ),
-    ("chat users deactivate alice", "PUT /users/alice", {"active": False}),
+    ("chat users set alice --no-active", "PUT /users/alice", {"active": False}),
     (
-        "chat users deactivate alice; chat users activate alice",
+        "chat users set alice --no-active; chat users set alice --active",
         "PUT /users/alice; PUT /users/alice",
         [{"active": False}, {"active": True}],
     ),
     ("chat users delete alice --yes", "DELETE /users/alice", None),
     (
-        "chat users set-amount alice usd-day '9 usd/day'",
+        "chat amounts set user alice usd-day '9 usd/day'",
         "PUT /amounts/user/usd-day/alice",
         {"amount": "9 usd/day"},
     ),
     (
-        "chat users set-amount alice usd-day '9 usd/day'",
+        "chat amounts set user alice usd-day '9 usd/day'",
         "PUT /users/alice",
         {"limits": {"usd-day": "9 usd/day"}},
     ),
     (
-        "chat users set-amount alice usd-day '9 usd/day'; chat users clear-amount alice usd-day",
+        "chat amounts set user alice usd-day '9 usd/day'; chat amounts clear user alice usd-day",
         "PUT /amounts/user/usd-day/alice; DELETE /amounts/user/usd-day/alice",
         [{"amount": "9 usd/day"}, None],
     ),
     (
-        "chat teams set-amount research team-usd-day '9 usd/day'",
+        "chat amounts set team research team-usd-day '9 usd/day'",
         "PUT /teams/research",
         {"limits": {"team-usd-day": "9 usd/day"}},
     ),
     (
-        "chat teams clear-amount research team-usd-day",
+        "chat amounts clear team research team-usd-day",
         "DELETE /amounts/team/team-usd-day/research",
         None,
     ),
@@ -216,30 +216,37 @@ SAME = [
         {"limits": {"team-usd-day": "9 usd/day"}},
     ),
     (
-        "chat keys set-amount {key} key-usd-day '2 usd/day'",
+        "chat amounts set key {key} key-usd-day '2 usd/day'",
         "PUT /keys/{key}",
         {"limits": {"key-usd-day": "2 usd/day"}},
     ),
-    ("chat keys set-models {key} gpt-5* o3", "PUT /keys/{key}", {"models": ["gpt-5*", "o3"]}),
-    ("chat keys set-files {key} on", "PUT /keys/{key}", {"files": True}),
     (
-        "chat keys set-people {key} on --user-header X-Mail --plan-of-new pro --most-new 9",
+        "chat keys set {key} --model gpt-5* --model o3",
+        "PUT /keys/{key}",
+        {"models": ["gpt-5*", "o3"]},
+    ),
+    ("chat keys set {key} --files", "PUT /keys/{key}", {"files": True}),
+    (
+        "chat keys set {key} --acts-for-users --user-header X-Mail --plan-of-new pro --most-new 9",
         "PUT /keys/{key}",
         {"people": {"headers": ["X-Mail"], "plan": "pro", "most_new": 9}},
     ),
     (
-        "chat keys set-people {key} on --user-in-body; chat keys set-people {key} off",
+        (
+            "chat keys set {key} --acts-for-users --user-header ''; "
+            "chat keys set {key} --no-acts-for-users"
+        ),
         "PUT /keys/{key}; PUT /keys/{key}",
         [{"people": {"headers": []}}, {"people": None}],
     ),
-    ("chat keys set-class {key} batch", "PUT /keys/{key}", {"class": "batch"}),
+    ("chat keys set {key} --class batch", "PUT /keys/{key}", {"class": "batch"}),
     (
-        "chat keys set-class {key} batch; chat keys set-class {key} plan",
+        "chat keys set {key} --class batch; chat keys set {key} --class ''",
         "PUT /keys/{key}; PUT /keys/{key}",
         [{"class": "batch"}, {"class": None}],
     ),
     ("chat keys revoke {key}", "DELETE /keys/{key}", None),
-    ("chat keys revoke --user alice", "DELETE /keys?user=alice", None),
+    ("chat keys revoke-all --user alice", "DELETE /keys?user=alice", None),
     (
         "chat keys create --user dora --plan pro --team sales --name ci --model o3 --reason r",
         "POST /keys",
@@ -273,7 +280,7 @@ SAME = [
         )
         for words, path in (
             *(("user alice", "user/alice"), ("all", "all")),
-            ("model gpt-5.4-mini", "model/gpt-5.4-mini"),
+            *(("model gpt-5.4-mini", "model/gpt-5.4-mini"), ("key {key}", "key/{key}")),
         )
     ),
     (
@@ -288,8 +295,8 @@ SAME = [
     ),
     (
         (
-            "chat keys set-amount {key} key-usd-day '2 usd/day'; "
-            "chat keys clear-amount {key} key-usd-day"
+            "chat amounts set key {key} key-usd-day '2 usd/day'; "
+            "chat amounts clear key {key} key-usd-day"
         ),
         "PUT /amounts/key/key-usd-day/{key}; DELETE /amounts/key/key-usd-day/{key}",
         [{"amount": "2 usd/day"}, None],
@@ -319,20 +326,20 @@ SAME = [
         {"user": "alice", "apply": True},
     ),
     (
-        "chat ledger restore --apply; chat credit alice 0.001 --reason broken",
+        "chat ledger restore --apply; chat credit 0.001 --user alice --reason broken",
         "POST /ledger/restore; POST /ledger/credit",
         [{"apply": True}, {"user": "alice", "usd": "0.001", "reason": "broken"}],
     ),
     (
         (
-            "chat keys set-amount {key} key-usd-day '2 usd/day'; chat ledger restore --apply; "
-            "chat credit {key} 0.001 --of key"
+            "chat amounts set key {key} key-usd-day '2 usd/day'; chat ledger restore --apply; "
+            "chat credit 0.001 --key {key}"
         ),
         "PUT /amounts/key/key-usd-day/{key}; POST /ledger/restore; POST /ledger/credit",
         [{"amount": "2 usd/day"}, {"apply": True}, {"key": "{key}", "usd": "0.001"}],
     ),
     (
-        "chat ledger restore --apply; chat credit research 0.001 --of team",
+        "chat ledger restore --apply; chat credit 0.001 --team research",
         "POST /ledger/restore; POST /ledger/credit",
         [{"apply": True}, {"team": "research", "usd": "0.001"}],
     ),
@@ -358,6 +365,13 @@ SAME = [
     ),
     ("chat admin-keys revoke {admin}", "DELETE /admin-keys/{admin}", None),
     ("chat alerts test", "POST /alerts/test", {}),
+    ("chat users create dora --plan pro", "PUT /users/dora", {"plan": "pro"}),
+    ("chat teams set sales", "PUT /teams/sales", {}),
+    (
+        "chat providers pause offline --for 2h --reason r; chat providers resume offline",
+        "POST /providers/offline/pause; POST /providers/offline/resume",
+        [{"for": "2h", "reason": "r"}, None],
+    ),
 ]
 
 
@@ -480,28 +494,34 @@ REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("chat alerts list", "/alerts", rows(lambda row: (row["identity"], row["spent"]))),
     ("chat keys list", "/keys", rows()),
     ("chat keys list --user alice", "/keys?user=alice", rows()),
+    ("chat keys show {key}", "/keys/{key}", whole),
     ("chat ledger calls", "/ledger/calls", whole),
     ("chat ledger calls --user alice", "/ledger/calls?user=alice", whole),
     ("chat ledger check", "/ledger/check", whole),
     ("chat ledger estimates", "/ledger/estimates", whole),
     ("chat ledger outcomes", "/ledger/outcomes", rows()),
-    ("chat ledger show", "/ledger/days", rows()),
-    ("chat ledger show --by model --since 2d", "/ledger/days?by=model&since=2d", rows()),
+    ("chat ledger days", "/ledger/days", rows()),
+    ("chat ledger days --by model --since 2d", "/ledger/days?by=model&since=2d", rows()),
     ("chat ledger traffic", "/ledger/traffic", rows()),
     ("chat plans list", "/plans", rows()),
     ("chat providers check", "/providers", upstreams),
+    ("chat providers list", "/providers", whole),
     ("chat spend", "/spending", rows(lambda row: {**row, "user": row["subject"]})),
     (
         "chat spend --by model --top 1",
         "/spending?by=model&top=1",
         rows(lambda row: {**row, "model": row["subject"]}),
     ),
-    ("chat spend --forecast", "/spending/forecast", forecasts),
-    ("chat spend --forecast --by team --top 1", "/spending/forecast?by=team&top=1", forecasts),
+    ("chat forecast", "/spending/forecast", forecasts),
+    ("chat forecast --by team --top 1", "/spending/forecast?by=team&top=1", forecasts),
     ("chat teams list", "/teams", rows()),
+    ("chat teams show research", "/teams/research", whole),
+    ("chat trace {call}", "/ledger/calls/{call}", whole),
     ("chat usage alice", "/usage/alice", left),
     ("chat users export", "/users", rows(exported)),
     ("chat users list", "/users", rows()),
+    ("chat users list --query ALI --plan starter", "/users?q=ALI&plan=starter", rows()),
+    ("chat users show alice", "/users/alice", whole),
     ("ratelimit blocks", "/blocks", rows()),
     ("ratelimit check", "/policy", whole),
     ("ratelimit inspect alice", "/states/alice", rows()),
@@ -542,7 +562,7 @@ def worked(
         assert runner.invoke(args=command.split()).exit_code == 0
     for command in (
         "ratelimit override set ip:203.0.113.9 ip 9/minute --reason less",
-        "chat users set-amount alice usd-day '0.001 usd/day'",
+        "chat amounts set user alice usd-day '0.001 usd/day'",
         "chat admin-keys create hr --scope read",
     ):
         assert runner.invoke(args=shlex.split(command)).exit_code == 0
@@ -553,7 +573,7 @@ def worked(
 
 
 @pytest.mark.usefixtures("worked")
-def test_a_report_is_that_of_its_command(app: Flask, api: Api) -> None:
+def test_a_report_is_that_of_its_command(app: Flask, api: Api, accounts: Accounts) -> None:
     """With the same rows and names, also where both select."""
 
     def is_full(row: dict[str, Any]) -> bool:
@@ -561,16 +581,16 @@ def test_a_report_is_that_of_its_command(app: Flask, api: Api) -> None:
 
     # What a minute's bucket gets back between two readings would make a difference.
     eventually(lambda: all(map(is_full, api("GET", "/usage/alice").json["limits"])))
+    call_id = api("GET", "/ledger/calls").json["items"][0]["id"]
     for line, path, alike in REPORTS:
-        is_lines = line == "chat ledger traffic"
-        result = app.test_cli_runner().invoke(
-            args=[*line.split(), *([] if is_lines else ["--json"])]
-        )
-        lines = result.stdout.splitlines()
-        shown = f"[{','.join(lines)}]" if is_lines else result.stdout
-        answer = api("GET", path).json
+        with_id = [
+            each.replace("{call}", call_id).replace("{key}", key_of(accounts))
+            for each in (line, path)
+        ]
+        result = app.test_cli_runner().invoke(args=[*with_id[0].split(), "--json"])
+        answer = api("GET", with_id[1]).json
         assert answer is not None
-        by_command = alike(json.loads(shown))
+        by_command = alike(json.loads(result.stdout))
         assert by_command, line
         assert alike(answer.get("items", answer)) == by_command, line
 

@@ -95,13 +95,13 @@ def test_a_trusted_proxy_names_the_operator(make: AppMaker, hops: int) -> None:
             found = re.search(r'name="form_token" value="(\w+)"', page)
             assert found is not None
             form = f"form_token={found[1]}&user=alice&plan=pro"
-            assert ask(port, "/admin/plan", form)[0] == 303
-            assert ask(port, "/admin/plan", "form_token=x&user=alice&plan=pro")[0] == 403
+            assert ask(port, "/admin/act/put_user", form)[0] == 303
+            assert ask(port, "/admin/act/put_user", "form_token=x&user=alice&plan=pro")[0] == 403
         with front(url, "eve@example.com") as port:
             status, page = ask(port, "/admin/users", X_Auth_Request_Email="olga@example.com")
             assert (status, "form_token" in page.replace("/admin/logout", "")) == (200, True)
-            assert 'action="/admin/keys/create"' not in page
-            assert ask(port, "/admin/plan", form)[0] == 403
+            assert 'action="/admin/act/create_key"' not in page
+            assert ask(port, "/admin/act/put_user", form)[0] == 403
         with front(url, "lead@example.com") as port:
             assert ask(port, "/admin/team?name=research")[0] == 200
             assert ask(port, "/admin/users")[0] == 403

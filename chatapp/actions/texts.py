@@ -1,0 +1,129 @@
+"""Acts by people, who write texts: in the options of commands and in the forms of /admin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    Union,
+    get_args,
+    get_origin,
+)
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from chatapp.actions.action import Call, FieldError, Fields, checked
+from chatapp.actions.table import ITEMS, Action
+from chatapp.operators import arguments
+from chatapp.operators.rights import Operator
+from ratelimit_ext import OperatorError
+
+#: What was written for a field: texts, several if it is a list, or whether a box is ticked.
+Written: TypeAlias = Sequence[str] | bool
+#: A part of a path, with what it may be.
+PART: Final = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
+ONE_OF: Final = re.compile(r"any\((.*?)\)")
+
+
+class Place(NamedTuple):
+    """Where a value belongs: the query or the body, the names of the field, and the field."""
+
+    model: Literal["query", "body"]
+    names: tuple[str, ...]
+    field: FieldInfo
+
+    @property
+    def name(self) -> str:
+        """Its name among the fields of the act: `people_most_new` is a field in a field."""
+        return "_".join(self.names)
+
+    @property
+    def type(self) -> Any:
+        return bare(self.field.annotation)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether it has fields of its own."""
+        return isinstance(self.type, type) and issubclass(self.type, Fields)
+
+
+def bare(annotation: Any) -> Any:
+    """Return a type without its validators, and without None."""
+    if get_origin(annotation) is Annotated:
+        return bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return bare(next(each for each in get_args(annotation) if each is not type(None)))
+    return annotation
+
+
+def places(row: Action) -> dict[str, Place]:
+    """Return the fields of an act, by name."""
+    found = (*_places("query", row.query), *_places("body", row.body))
+    return {each.name: each for each in found}
+
+
+def _places(
+    model: Literal["query", "body"], fields: type[BaseModel] | None, *before: str
+) -> Iterator[Place]:
+    for name, field in (fields.model_fields if fields else {}).items():
+        place = Place(model, (*before, field.alias or name), field)
+        yield place
+        if place.is_nested:
+            yield from _places(model, place.type, *place.names)
+
+
+def call_of(row: Action, operator: Operator, written: Mapping[str, Written]) -> Call:
+    """Return the call of an act with what was written for its fields. An empty text clears: a list,
+    or what may be none. FieldError for what is wrong."""
+    values: dict[str, dict[str, Any]] = {"query": {}, "body": {}}
+    for name, place in places(row).items():
+        if name not in written:
+            continue
+        fields = values[place.model]
+        for outer in place.names[:-1]:
+            if not isinstance(fields.get(outer), dict):  # what turns it on comes before
+                raise FieldError(name, f'"{name}" needs "{outer}" as well.')
+            fields = fields[outer]
+        fields[place.names[-1]] = _value(place, written[name])
+    query = checked(row.query, values["query"])
+    return Call(operator, query, None if row.body is None else checked(row.body, values["body"]))
+
+
+def _value(place: Place, written: Written) -> Any:
+    if place.is_nested:
+        return {} if written else None
+    if isinstance(written, bool):
+        return written
+    texts = [each for each in written if each]
+    if get_origin(place.type) is dict:
+        try:
+            return dict(map(arguments.own_limit, texts))
+        except OperatorError as error:
+            raise FieldError(place.name, f"{place.name}: {error}", code=error.code) from None
+    if get_origin(place.type) is list:
+        return texts
+    may_be_none = type(None) in get_args(place.field.annotation)
+    return texts[-1] if texts else None if may_be_none else ""
+
+
+def check_item(row: Action, call: Call, path: Mapping[str, str], *, verb: str) -> None:
+    """OperatorError where ``create`` names what there is, or another verb what there is not."""
+    item = ITEMS.get(row.path)
+    if item is None or item is row:
+        return
+    try:
+        item.function(call, **path)
+    except ValueError:
+        if verb != "create":
+            raise
+    else:
+        if verb == "create":
+            raise OperatorError("exists", f"There is already {' '.join(path.values())!r}.")

@@ -1,0 +1,33 @@
+"""The keys of operators, which those with the scope ``all`` create."""
+
+from __future__ import annotations
+
+from flask import g, make_response
+from flask.typing import ResponseReturnValue
+
+from chatapp.blueprints.admin.access import RIGHTS, bp, sessions
+from chatapp.blueprints.admin.formats import shown
+from chatapp.operators import admin_keys
+from chatapp.services import current_services
+from chatapp.settings import SCOPES
+
+RIGHTS["admin.operators"] = (("all",), False)
+
+
+@bp.get("/operators")
+def operators() -> ResponseReturnValue:
+    services = current_services()
+    keys = services.admin_keys.all()
+    new_key = sessions().handed_over(of="", to=g.admin)
+    page = shown(
+        "admin/operators.html",
+        {"keys": map(admin_keys.as_json, keys)},
+        keys=keys,
+        scopes=SCOPES,
+        teams=services.accounts.teams(),
+        new_key=new_key,
+    )
+    response = make_response(page)
+    if new_key is not None:
+        sessions().take_back(response, of="")
+    return response

@@ -1,0 +1,297 @@
+"""The commands of the table of acts: each reads the fields of an act from arguments and options,
+and prints the answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Final, Literal, get_args, get_origin
+
+import click
+from flask.cli import AppGroup, with_appcontext
+
+from chatapp.accounts.api_key import public_id_of
+from chatapp.actions.action import Call, FieldError, Option
+from chatapp.actions.pages import ordered, page
+from chatapp.actions.table import ACTIONS, ITEMS, Action
+from chatapp.actions.texts import ONE_OF, PART, Place, Written, bare, call_of, check_item, places
+from chatapp.cli import output
+from chatapp.database.migration import COMMAND
+from chatapp.operators.amounts import COUNTED
+from chatapp.operators.rights import Operator
+from chatapp.operators.users import Put
+from ratelimit_ext.terminal import by_operator, with_json
+
+#: Fields that have an option in every command that has them, or that are a form of the answer.
+COMMON: Final = frozenset({"reason", "format"})
+GROUPS: Final[Mapping[str, str]] = {
+    "keys": "Create, change, rotate and revoke API keys.",
+    "users": "Create, change, import and delete users.",
+    "teams": "Create teams, and change their budgets.",
+    "plans": "List the plans.",
+    "amounts": "Set the amounts of single users, keys and teams.",
+    "admin-keys": "Create, rotate and revoke management keys.",
+    "block": "Block a user, a key, a model, or all calls.",
+    "unblock": "Remove a block, the pause of a provider, or a surge.",
+    "ledger": "Report and check usage and spending.",
+    "alerts": "List spending alerts, and test their webhook.",
+    "providers": "List providers, and check their file.",
+    "db": "Upgrade, back up and restore the database of accounts and ledger.",
+}
+
+#: What to do about an error, by its code.
+HINTS: Final[Mapping[str, str]] = {
+    **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
+    "unknown_team": "`chat teams list` lists the teams; `chat teams create` creates one.",
+    "unknown_caller": "`chat users list` and `chat ledger days` list the users.",
+    "unknown_admin_key": "`chat admin-keys list` lists them.",
+    "other_plan": "`chat users set` changes it.",
+    "other_team": "`chat users set` moves a user.",
+    "exists": "`set` changes it.",
+    "deactivated_user": "`chat users set --active` does that.",
+    "has_keys": "`chat keys revoke` revokes a key.",
+    "unusable_key": "`create` of keys or admin-keys creates another.",
+    "no_amount": "`list` of users, keys and teams lists the amounts.",
+    "database": f"If it is new, or of another version, run `{COMMAND}`.",
+}
+
+
+def add_commands(root: click.Group, presenters: Mapping[str, Callable[[Any], None]]) -> None:
+    """Add the commands of all acts. ``presenters`` print answers that need more than a table or a
+    sentence, by the name of the act."""
+    for row in ACTIONS:
+        for line in _lines(row):
+            *groups, name = [word for word in line.split() if not word.isupper()]
+            command = _Command(row, line, presenters.get(row.name)).click_command(name)
+            _group(root, groups).add_command(command)
+
+
+def _lines(row: Action) -> Iterator[str]:
+    """Yield the commands of an act with their arguments, one for each alternative: `block user
+    NAME` and `block key NAME` of `block {kind} NAME`."""
+    [words] = ONE_OF.findall(row.path) or [""]
+    for line in row.commands:
+        yield from (re.sub(r"{\w+}", word, line) for word in words.split(", "))
+
+
+def _group(root: click.Group, names: Sequence[str]) -> click.Group:
+    for name in names:
+        found = root.commands.get(name)
+        if not isinstance(found, click.Group):
+            found = AppGroup(name, help=GROUPS[name])
+            root.add_command(found)
+        root = found
+    return root
+
+
+class _Command:
+    """One command of an act."""
+
+    def __init__(self, row: Action, line: str, present: Callable[[Any], None] | None) -> None:
+        self._row = row
+        self._present = present
+        self._verb = [word for word in line.split() if not word.isupper()][-1]
+        self._fixed = _fixed(row, line)
+        path = [name for _, name in PART.findall(row.path) if name not in self._fixed]
+        positional = [word.lower().removesuffix("...") for word in line.split() if word.isupper()]
+        self._path = path
+        self._places = [each for each in places(row).values() if each.name not in COMMON]
+        self._arguments = [
+            click.Argument(
+                [name],
+                metavar=name.upper() + "..." * (f"{name.upper()}..." in line),
+                nargs=-1 if f"{name.upper()}..." in line else 1,
+                required=True,
+                type=self._type(name),
+            )
+            for name in positional
+        ]
+        self._options = [_option(each) for each in self._places if each.name not in positional]
+
+    def _type(self, name: str) -> click.ParamType[Any] | None:
+        if name == "csv":
+            return click.File("r", encoding="utf-8-sig")
+        kinds = {name: ONE_OF.fullmatch(kind) for kind, name in PART.findall(self._row.path)}
+        found = kinds.get(name)
+        return click.Choice(found[1].split(", ")) if found else None
+
+    def click_command(self, name: str) -> click.Command:
+        run: Any = with_json(partial(self.run))
+        if self._row.method != "GET":
+            run = by_operator(run)
+        if self._row.order is not None:
+            run = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")(run)
+        if "confirm" in self._row.shown:
+            run = click.option("--yes", is_flag=True, help="Do not ask.")(run)
+        common = list(reversed(run.__click_params__))
+        return click.Command(
+            name,
+            params=[*self._arguments, *self._options, *common],
+            callback=_in_application(self.run),
+            help=_help(self._row),
+        )
+
+    def run(
+        self,
+        *,
+        as_json: bool = False,
+        as_csv: bool = False,
+        yes: bool = False,
+        **given: Any,
+    ) -> None:
+        row = self._row
+        if as_csv and as_json:
+            raise click.UsageError("Pass --csv or --json, not both.")
+        try:
+            by = "" if row.method == "GET" else given.pop("by")
+            call = call_of(row, Operator(by), self._written(given))
+            paths = [self._with_key_ids(each) for each in self._paths_of(given)]
+            for path in paths:
+                if "confirm" in row.shown and not yes:
+                    click.confirm(row.shown["confirm"].format(**path), abort=True, err=True)
+                check_item(row, call, path, verb=self._verb)
+            answers = [row.function(call, **path) for path in paths]
+            if row.order is not None:
+                self._show_list(answers[0], call.query, as_json=as_json, as_csv=as_csv)
+                return
+        except FieldError as error:
+            sentence = " ".join(filter(None, [error.sentence, HINTS.get(error.code)]))
+            raise click.UsageError("\n".join([*error.lines, sentence])) from None
+        for answer, path in zip(answers, paths, strict=True):
+            self._show_item(answer, ITEMS.get(row.path), call, path, as_json=as_json)
+
+    def _paths_of(self, given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+        """Yield the parts of the path; several times, if the last argument was."""
+        *names, last = self._path or [""]
+        of_last = given[last] if last else ""
+        path = {**self._fixed, **{name: given[name] for name in names}}
+        for each in dict.fromkeys(of_last) if isinstance(of_last, tuple) else [of_last]:
+            yield {**path, last: each} if last else path
+
+    def _with_key_ids(self, path: Mapping[str, str]) -> Mapping[str, str]:
+        """Return the path with the public id where someone has written the whole key."""
+        of_key = "name" if path.get("owner") == "key" else "key"
+        return {n: public_id_of(text) if n == of_key else text for n, text in path.items()}
+
+    def _show_item(
+        self,
+        answer: Any,
+        item: Action | None,
+        call: Call,
+        path: Mapping[str, str],
+        *,
+        as_json: bool,
+    ) -> None:
+        if isinstance(answer, Put):
+            assert item is not None
+            if not as_json:
+                click.echo(" ".join(answer.done) or "Nothing was changed.")
+                return
+            answer = item.function(call, **path)
+        if as_json:
+            output.echo_json(answer)
+        elif self._present:
+            self._present(answer)
+        elif "key" in answer:  # alone on standard output, for scripts
+            click.echo(answer["key"])
+            click.echo(answer["done"], err=True)
+        elif "done" in answer:
+            click.echo(answer["done"])
+        else:
+            output.echo_fields(answer)
+        if answer.get("problems"):
+            click.get_current_context().exit(1)
+
+    def _written(self, given: Mapping[str, Any]) -> dict[str, Written]:
+        """Return what was given for the fields."""
+        written: dict[str, Written] = {}
+        for name in ("reason", *(each.name for each in self._places)):
+            match given.get(name):
+                case None | ():
+                    continue
+                case str() as text:
+                    written[name] = [text]
+                case bool() | tuple() as value:
+                    written[name] = value
+                case file:
+                    written[name] = [_text_of(file)]
+        return written
+
+    def _show_list(self, answer: Any, query: Any, *, as_json: bool, as_csv: bool) -> None:
+        row = self._row
+        assert row.order is not None
+        if as_csv:
+            found = islice(ordered(row.order, answer, query.cursor), query.limit)
+            output.echo_records(found)
+            return
+        if query.limit is None:
+            rows, more = list(ordered(row.order, answer, query.cursor)), None
+        else:
+            rows, more = page(row.order, answer, limit=query.limit, cursor=query.cursor)
+        if as_json:
+            output.echo_json(rows)
+        elif self._present:
+            self._present(rows)
+        else:
+            columns = row.shown.get("columns", "").split()
+            output.echo_table_of(rows, columns=columns, empty=row.shown.get("empty", ""))
+        if more:
+            click.echo(f"There is more: add --cursor {more}", err=True)
+
+
+def _in_application(run: Callable[..., None]) -> Callable[..., None]:
+    @with_appcontext
+    def run_in_application(**given: Any) -> None:
+        run(**given)
+
+    return run_in_application
+
+
+def _fixed(row: Action, line: str) -> dict[str, str]:
+    """Return the parts of the path that are words of the command: the kind of `block user NAME`."""
+    words = line.split()
+    return {
+        name: word
+        for kind, name in PART.findall(row.path)
+        if (found := ONE_OF.fullmatch(kind or ""))
+        for word in found[1].split(", ")
+        if word in words
+    }
+
+
+def _option(place: Place) -> click.Option:
+    field, kind = place.field, place.type
+    is_many, text = get_origin(kind) in (list, dict), _option_name(place)
+    words, settings = f"--{text}", dict[str, Any](help=field.description)
+    if kind is bool or place.is_nested:
+        words = f"{words}/--no-{text}" if field.default is None else words
+        settings |= {"default": None, "is_flag": True}
+    elif is_many:
+        settings |= {"multiple": True}
+        settings["metavar"] = "LIMIT=AMOUNT" if get_origin(kind) is dict else None
+        kind = bare(get_args(kind)[0])
+    if get_origin(kind) is Literal:
+        settings["type"] = click.Choice(get_args(kind))
+    settings["required"] = field.is_required() and len(place.names) == 1
+    return click.Option([words, place.name], **settings)
+
+
+def _option_name(place: Place) -> str:
+    """Return the name of its option: one of several models is --model."""
+    named = next((each.name for each in place.field.metadata if isinstance(each, Option)), None)
+    text = place.names[-1].replace("_", "-")
+    return named or (text.removesuffix("s") if get_origin(place.type) in (list, dict) else text)
+
+
+def _text_of(file: Any) -> str:
+    try:
+        return str(file.read())
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"line 1: is no CSV in UTF-8: {error}") from None
+
+
+def _help(row: Action) -> str:
+    text = row.function.__doc__ or ""
+    return re.sub(r"``", "`", text)

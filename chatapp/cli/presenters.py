@@ -1,0 +1,88 @@
+"""How commands print answers that need more than a table, a list of fields or a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import click
+from flask import json
+
+from chatapp.cli import output
+from chatapp.ledger.reports import MICRO
+from chatapp.operators.reports import counted
+from chatapp.services import current_services
+from ratelimit_ext.operators import NOT_SHARED, printable
+
+RESTORE: Final = (
+    "If the limits' storage has lost its data, `chat ledger restore` shows what is missing, and "
+    "charges it with --apply."
+)
+
+
+def usage(answer: Mapping[str, Any]) -> None:
+    click.echo(json.dumps(answer, indent=2, sort_keys=False))
+    if answer["limits"] is None:
+        click.echo(f"The limits are missing. {NOT_SHARED}", err=True)
+
+
+def traffic(rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line each, as `flask ratelimit simulate` and `suggest` read them."""
+    for each in rows:
+        click.echo(json.dumps(each, sort_keys=False))
+
+
+def findings(answer: Mapping[str, Any]) -> None:
+    """Exits with 1 if there are any problems."""
+    if answer["differ"]:
+        click.echo(RESTORE, err=True)
+    for each in answer["spent"]:
+        click.echo(f"{each['month']}  {printable(each['user'])}  {each['cost_usd']:.6f} USD")
+    problems: list[str] = answer["problems"]
+    click.echo(
+        f"{counted(answer['calls'], 'call')}, {answer['running']} running, {answer['unpriced']} "
+        f"from before the prices of {current_services().catalogue.as_of} (their costs were not "
+        f"checked); {answer['limits']}; {counted(len(problems), 'problem')}."
+    )
+    for problem in problems:
+        click.echo(printable(problem), err=True)
+
+
+def missing(answer: Mapping[str, Any]) -> None:
+    """Limits that count less than the ledger has, and what comes next."""
+
+    def amount(unit: str, units: int) -> object:
+        return f"{units / MICRO:.6f}" if unit == "usd" else units
+
+    found = answer["limits"]
+    rows = [
+        {
+            **{name: each[name] for name in ("identity", "limit", "unit")},
+            **{
+                name: amount(each["unit"], units)
+                for name, units in zip(("counts", "ledger", "missing"), each["usage"], strict=True)
+            },
+        }
+        for each in found
+    ]
+    output.echo_table_of(rows, empty="No limit counts less than the ledger.")
+    if found:
+        end = "charged." if answer["applied"] else "to charge. Nothing was changed; use --apply."
+        click.echo(f"{counted(len(found), 'limit')} {end}")
+
+
+def imported(answer: Mapping[str, Any]) -> None:
+    """With keys, these alone on standard output."""
+    keys = answer["keys"]
+    if keys:
+        output.echo_csv(("user", "key"), keys.items())
+    click.echo(answer["done"], err=bool(keys))
+
+
+PRESENTERS: Final[Mapping[str, Callable[[Any], None]]] = {
+    "get_usage": usage,
+    "list_traffic": traffic,
+    "check_ledger": findings,
+    "restore_limits": missing,
+    "import_users": imported,
+}
