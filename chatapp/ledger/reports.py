@@ -193,6 +193,12 @@ class Reports:
         query = _filtered(select(COST), user=user, team=team, key=key, since=since)
         return self._sum(query.where(SETTLED))
 
+    def by_caller(self, since: datetime) -> Sequence[Any]:
+        """Return the settled cost by user, key and team, of calls and of credits apart."""
+        caller = (CALLS.c.user, CALLS.c.key_id, CALLS.c.team, CALLS.c.status == CREDITED)
+        query = _filtered(select(*caller, COST), since=since)
+        return self._rows(query.where(SETTLED).group_by(*caller))
+
     def forecast(
         self, budget: Budget, *, user: str | None = None, team: str | None = None
     ) -> Forecast | None:

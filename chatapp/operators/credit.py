@@ -1,17 +1,23 @@
 """A credit: dollars that a user, a key or a team gets back, as if they had spent less. The ledger
-has it as a row with a negative cost, so reports and invoices have it, too."""
+has it as a row with a negative cost, so reports and invoices have it, too.
+
+A call counts for its user, its key and its team, but each of its dollars is given back once,
+whichever of them gets it."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
-from sqlalchemy import insert
+from sqlalchemy import insert, text
 
+from chatapp.accounts import ADDRESS, USER
 from chatapp.accounts.store import Owner
 from chatapp.ledger.call import Call, new_call_id
-from chatapp.ledger.reports import CREDITED, MICRO
+from chatapp.ledger.reports import CREDITED, MICRO, month_start
 from chatapp.ledger.table import CALLS, row_of
 from chatapp.operators import callers
 from chatapp.operators.errors import unknown
@@ -23,52 +29,61 @@ from ratelimit_ext import OperatorError, RequestLimit
 
 #: In place of a model in the ledger.
 SLUG: Final = "credit"
+#: PostgreSQL's advisory lock of those who give credits: an arbitrary number.
+LOCK: Final = 704_512_113
+
+#: The user, the key and the team of calls; None: any.
+Subject = tuple[str | None, str | None, str | None]
 
 
 def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> str:
     """Give back dollars in all budgets of a user, a key or a team that count now, at most what was
-    spent; of a key, also in those of its user, unless it acts for others. Sliding windows are left
-    out: they count single calls, none of which has become cheaper. Returns the change in a
-    sentence. OperatorError for an unknown owner, and if no budget counts anything."""
+    spent and not given back before; of a key, also in those of its user, unless it acts for others.
+    Sliding windows are left out: they count single calls, none of which has become cheaper. Returns
+    the change in a sentence. OperatorError for an unknown owner, and if nothing can be given."""
     services, operators = current_services(), callers.shared_operators()
-    identity, user, calls = _found(owner, name)
-    budgets = [
-        (counted, each, _spent(each, user=user if counted == user else None, **calls))
-        for counted, each in limits_of(dict.fromkeys(filter(None, [identity, user])))
-        if counted in {identity, user}
-        and each.verdict.charge.limit.unit == "usd"
-        and each.verdict.charge.limit.traits.name != "sliding-window"
-        and covers_call(each, SLUG)
-    ]
-    spent = [micro_usd for counted, _, micro_usd in budgets if counted == identity]
-    units = int(usd * MICRO)
-    most = min(units, max(spent, default=0))
-    shown = callers.name_of(name)
-    if not most:
-        lacks = "No budget counts anything now" if spent else "There is no budget in dollars"
-        raise OperatorError(
-            "nothing_spent",
-            f"{lacks} of {shown}. To let them spend more than a budget, use "
-            "`flask ratelimit override set`.",
+    identity, (user, key, team) = _found(owner, name)
+    units, shown, plans = int(usd * MICRO), callers.name_of(name), callers.plans_by_name()
+    with services.database.writing() as connection:  # one after the other
+        if not services.database.is_sqlite:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
+        budgets = [
+            (counted, each, _spent(each, (user, key, team)))
+            for counted, each in limits_of(dict.fromkeys(filter(None, [identity, user])))
+            if counted in {identity, user}
+            and each.verdict.charge.limit.unit == "usd"
+            and each.verdict.charge.limit.traits.name != "sliding-window"
+            and covers_call(each, SLUG)
+        ]
+        spent = [micro_usd for counted, _, micro_usd in budgets if counted == identity]
+        most = min(units, max(spent, default=0))
+        if not most:
+            lacks = "No budget counts anything now" if spent else "There is no budget in dollars"
+            settled = services.reports.settled_micro_usd(user, month_start(), team=team, key=key)
+            if spent and settled > 0:
+                lacks = "Credits of a user, a key or a team have given back all that counts"
+            raise OperatorError(
+                "nothing_spent",
+                f"{lacks} of {shown}. To let them spend more than a budget, use "
+                "`flask ratelimit override set`.",
+            )
+        given = [(each, min(most, micro_usd)) for _, each, micro_usd in budgets]
+        row = Call(
+            id=new_call_id(),
+            started_at=datetime.now(UTC),
+            user=user or identity,
+            key_id=key,
+            plan=callers.plan_of(user or identity, plans),
+            endpoint="",
+            model=SLUG,
+            slug=SLUG,
+            provider="",
+            estimated_input_tokens=0,
+            estimated_output_tokens=0,
+            cost_micro_usd=-most,
+            status=CREDITED,
+            team=team,
         )
-    given = [(each, min(most, micro_usd)) for _, each, micro_usd in budgets]
-    row = Call(
-        id=new_call_id(),
-        started_at=datetime.now(UTC),
-        user=user or identity,
-        key_id=calls.get("key"),
-        plan=callers.plan_of(user or identity, callers.plans_by_name()),
-        endpoint="",
-        model=SLUG,
-        slug=SLUG,
-        provider="",
-        estimated_input_tokens=0,
-        estimated_output_tokens=0,
-        cost_micro_usd=-most,
-        status=CREDITED,
-        team=calls.get("team"),
-    )
-    with services.database.writing() as connection:
         connection.execute(insert(CALLS).values(row_of(row)))
         operators.give_back(given)  # an error undoes the row
     amount = f"{Decimal(most) / MICRO} usd"
@@ -78,28 +93,79 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
     return f"{shown} has a credit of {amount} in {labels}{all_of_it}."
 
 
-def _found(owner: Owner, name: str) -> tuple[str, str | None, dict[str, str]]:
-    """Return the identity of the owner, the user's if there is one, and what the calls of others
-    than a user have in the ledger. OperatorError for an unknown one."""
+def _found(owner: Owner, name: str) -> tuple[str, Subject]:
+    """Return the identity of the owner, and whose calls it may be given back. OperatorError for an
+    unknown one."""
     accounts = current_services().accounts
     if owner == "user":
         identity = callers.known_identity(name)
         assert identity is not None
-        return identity, identity, {}
+        return identity, (identity, None, None)
     if owner == "key" and (found := accounts.find(name)) is not None:
         key, owned_by = found
         # What such a key spent is its people's, and not its owner's.
-        return name, None if key.people else user_identity(owned_by.name), {"key": name}
+        return name, (None if key.people else user_identity(owned_by.name), name, None)
     if owner == "team" and accounts.team(name) is not None:
-        return team_identity(name), None, {"team": name}
+        return team_identity(name), (None, None, name)
     raise unknown(owner, name)
 
 
-def _spent(budget: RequestLimit, **calls: str | None) -> int:
-    """Return what these calls cost in the present window, if they have ended, as far as the limit
-    counts it: the estimates of others are not given back."""
+def _spent(budget: RequestLimit, subject: Subject) -> int:
+    """Return what the subject's calls cost in the present window, if they have ended, as far as the
+    limit counts it and no credit has given it back."""
     limit, remaining = budget.verdict.charge.limit, budget.verdict.remaining
     since = window_start(limit, budget.window.reset_time)
-    spent = current_services().reports.settled_micro_usd(since=since, **calls)
+    costs: Counter[Subject] = Counter()
+    given: Counter[Subject] = Counter()
+    for user, key, team, is_credit, micro_usd in current_services().reports.by_caller(since):
+        if is_credit:  # a team and a key for others have no user
+            is_user = user.startswith((USER, ADDRESS))
+            given[(user if is_user else None, key, team)] -= micro_usd
+        else:
+            costs[(user, key, team)] += micro_usd
+    spent = _left(costs, list(given.items()), subject)
     # An exhausted limit does not show by how much.
     return max(0, min(spent, limit.capacity - remaining) if remaining else spent)
+
+
+def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject: Subject) -> int:
+    """Return how much of the subject's calls no credit has given back, if each credit falls on
+    other calls of its own subject as far as possible: a maximal flow from credits to calls.
+
+    >>> costs: Counter[Subject] = Counter({("ann", "k1", None): 3, ("ann", "k2", None): 3})
+    >>> ann, k1 = ("ann", None, None), ("ann", "k1", None)
+    >>> _left(costs, [(ann, 3)], k1), _left(costs, [(ann, 4)], k1), _left(costs, [(k1, 3)], ann)
+    (3, 2, 3)
+    """
+    free, placed = costs.copy(), Counter[tuple[int, Subject]]()
+    owners = [*(of for of, _ in given), subject]
+
+    def place(number: int, amount: int, tried: set[Subject]) -> int:
+        """Place so much or less of a credit, moving others away; 0 if there is no way."""
+        for call in free:
+            if call in tried or not _covers(owners[number], call):
+                continue
+            tried.add(call)
+            if not (taken := min(amount, free[call])):
+                for other in range(number):
+                    here = min(amount, placed[other, call])
+                    if here and (taken := place(other, here, tried)):
+                        placed[other, call] -= taken
+                        free[call] += taken
+                        break
+            if taken:
+                free[call] -= taken
+                placed[number, call] += taken
+                return taken
+        return 0
+
+    total = 0
+    for number, amount in enumerate([*(micro_usd for _, micro_usd in given), costs.total()]):
+        total = 0
+        while total < amount and (more := place(number, amount - total, set())):
+            total += more
+    return total
+
+
+def _covers(subject: Subject, call: Subject) -> bool:
+    return all(want in (None, has) for want, has in zip(subject, call, strict=True))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 from flask import Flask
 
 from chatapp.accounts.people import HEADERS, People
-from chatapp.accounts.store import Accounts
+from chatapp.accounts.store import Accounts, Owner
 from chatapp.ledger import table
 from chatapp.operators import reports, restoration
+from chatapp.operators.credit import credit
 from chatapp.services import services_of
+from ratelimit_ext import OperatorError
 from tests.chatapp.application.limits.test_teams import new_key
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
@@ -173,6 +178,54 @@ def test_a_sliding_window_has_no_credit(worker: Flask, console: Flask) -> None:
     assert done.stdout.startswith("alice has a credit of 0.0001 usd in usd-hour, usd-day, usd-m")
     assert "rolling" not in done.stdout
     assert left(console) == {"usd-hour": 110, "usd-day": 110, "usd-month": 110, "rolling": 210}
+
+
+ORDERS = list(itertools.permutations(("user", "key", "team")))
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=",".join)
+def test_a_dollar_is_given_back_once(console: Flask, key: str, order: tuple[Owner, ...]) -> None:
+    """To a user, a key or a team, in whatever order: bob has spent 420 with two keys of the team,
+    and gets no more of them in all, and neither does anyone else."""
+    names = {"user": "bob", "key": key, "team": "research"}
+    for owner in order:
+        words = ("credit", names[owner], "5", "--of", owner)
+        console.test_cli_runner().invoke(args=["chat", *words])
+        assert all(micro >= 0 for micro in used(console, "user:bob", key, "team:research").values())
+        by_key, by_team = spent(console, "key"), spent(console, "team")
+        assert (by_key[key], by_team["research"]) >= (0, 0)
+    by_user = spent(console, "user")
+    assert by_user["user:bob"] >= 0
+    assert sum(by_user.values()) == by_user["user:alice"] == 210
+    again = run(console, "credit", key, "5", "--of", "key", status=1)
+    assert "have given back all that counts" in again.stderr or "No budget counts" in again.stderr
+
+
+def test_a_credit_falls_on_other_calls_if_it_can(console: Flask, key: str) -> None:
+    """Half of what bob has spent is given back to him: the other half may be that of his key."""
+    run(console, "credit", "bob", "0.00021")
+    done = run(console, "credit", key, "5", "--of", "key")
+    assert "has a credit of 0.00021 usd in" in done.stdout
+    assert used(console, key, "user:bob") == {}
+    refused = run(console, "credit", "research", "5", "--of", "team", status=1)
+    assert "Credits of a user, a key or a team have given back all that counts" in refused.stderr
+    assert used(console, "team:research") == {"team-usd-month": 420}
+
+
+def test_of_credits_at_once_one_is_given(console: Flask, worker: Flask) -> None:
+    """Of eight that each ask for all, whichever face they came by."""
+
+    def give(number: int) -> bool:
+        with console.app_context():
+            try:
+                credit("user", "alice", Decimal(5), reason="", by=str(number))
+            except OperatorError:
+                return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(give, range(8))) == 1
+    assert spent(console, "user") == {"user:alice": 0}
 
 
 def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> None:
