@@ -108,7 +108,9 @@ def _per_million(slug: str, thousand: Usage) -> float:
 
 @bp.get("/calls/<id_>")
 def call(id_: str) -> Response:
-    """What one of the caller's calls cost; an estimate while its status is "unfinished"."""
+    """What one of the caller's calls cost; an estimate while its status is "unfinished". If the
+    provider has not billed it, `basis` is what it was estimated from: what was "received", the
+    "time" for which the model may have thought, or the "hold"."""
     current = current_request()
     try:
         row = current.services.reports.call(id_, user=current.user)
@@ -128,4 +130,5 @@ def call(id_: str) -> Response:
         cost_usd=row["cost_micro_usd"] / MICRO,
         usage=usage_fields(usage_of(row)),
         estimated=row["estimated"],
+        basis=row["basis"],
     )

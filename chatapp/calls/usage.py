@@ -2,36 +2,40 @@
 
 What was received is counted. A call that sent nothing (a plain answer that never arrived, a silent
 stream) may have generated everything that was held for it. A reasoning model also generates while
-it sends nothing: how much is derived from that time.
+it sends nothing. How much either can have generated is bounded by that time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate
 from chatapp.estimates.tokens import OPAQUE_BYTES_PER_TOKEN, generated_tokens
+from chatapp.ledger.call import Basis
 from chatapp.upstreams import Progress, UpstreamError
 
 NO_USAGE: Final = Usage(input_tokens=0, output_tokens=0)
 #: The assumed speed of a model: OpenAI promises 50 to 100 tokens per second for its current
 #: models (https://openai.com/api-priority-processing/).
 TOKENS_PER_S: Final = 100
-#: The highest speed, for a client that chose the moment at which it left.
+#: The highest speed of a model without one in the catalogue, for a client that chose the moment at
+#: which it left.
 MOST_TOKENS_PER_S: Final = 250
 
 
 @dataclass(frozen=True, slots=True)
 class CallUsage:
-    """``estimated``: the provider has not reported it; ``unseen``: nothing was received."""
+    """``estimated``: the provider has not reported it, and what it was estimated from is the
+    ``basis``; ``unseen``: nothing was received."""
 
     usage: Usage
     estimated: bool
     unseen: bool = False
+    basis: Basis = field(default="received", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +80,20 @@ def stream_usage(
     expected: Estimate,
     *,
     hidden: int | None,
+    possible: int | None,
     unseen_tokens: int,
     most: int,
     left: bool,
 ) -> CallUsage:
     """Return the usage of a stream that ended, whole or not.
 
-    ``hidden`` are the tokens that the model may have generated without output; None if it sends all
-    that it generates. Such a call used at least what was ``expected``, and at most ``most`` output
-    tokens; one without any output used ``unseen_tokens``. An answer that is whole, or that the
-    provider ended with an error, used what was received. A client that ``left`` pays for input that
-    the provider has not reported as if none of it had been cached.
+    ``hidden`` are the tokens that the model has probably generated without output; None if it sends
+    all that it generates. Such a call used at least what was ``expected``, and at most ``most``
+    output tokens; one without any output used ``unseen_tokens``. But nothing was generated beyond
+    what was received and what was ``possible`` in the time without output (None: unknown). An
+    answer that is whole, or that the provider ended with an error, used what was received. A client
+    that ``left`` pays for input that the provider has not reported as if none of it had been
+    cached.
     """
     usage = progress.usage
     if usage is not None and progress.usage_is_final:
@@ -94,13 +101,17 @@ def stream_usage(
     output = received.output_tokens
     is_over = progress.failed or progress.finish_reason is not None
     unseen = not (progress.generated or is_over)
-    if unseen:
-        output = unseen_tokens
-    elif hidden is not None and not is_over:
-        output = max(output, min(output + hidden, most), expected.output_tokens)
-    held = replace(expected.usage, cached_input_tokens=0) if left else expected.usage
-    used = usage_so_far(progress, received, held, output_tokens=output)
-    return CallUsage(used, estimated=True, unseen=unseen)
+    basis: Basis = "received"
+    if not is_over and (unseen or hidden is not None):
+        held = unseen_tokens if unseen else expected.output_tokens
+        by_time = held if possible is None else output + possible
+        seen = output if unseen or hidden is None else min(output + hidden, most)
+        output = max(output, seen, min(held, by_time))
+        if output > received.output_tokens:
+            basis = "hold" if output == held <= by_time else "time"
+    prompt = replace(expected.usage, cached_input_tokens=0) if left else expected.usage
+    used = usage_so_far(progress, received, prompt, output_tokens=output)
+    return CallUsage(used, estimated=True, unseen=unseen, basis=basis)
 
 
 def usage_so_far(
@@ -127,5 +138,5 @@ def usage_without_answer(error: UpstreamError, estimate: Estimate) -> CallUsage:
     answer may bill all of it; one that answers with an error bills nothing."""
     is_error = error.status is not None and error.status >= 400
     if error.kind in {"timeout", "malformed"} and not is_error:
-        return CallUsage(estimate.usage, estimated=True, unseen=True)
+        return CallUsage(estimate.usage, estimated=True, unseen=True, basis="hold")
     return CallUsage(NO_USAGE, estimated=False)

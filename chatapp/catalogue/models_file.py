@@ -31,6 +31,7 @@ class ModelTable(BaseModel):
     context: Tokens | None = None
     max_output: Tokens | None = None
     reasoning: Reasoning = "default"
+    speed: Tokens | None = None
     embeds: bool = False
     files: list[Literal["image", "pdf"]] = []
     price: Price | None = None

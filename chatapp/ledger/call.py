@@ -25,6 +25,11 @@ Status = (
 )
 
 
+#: What an estimated usage was taken from besides what was received: the time in which the model may
+#: have generated what nobody saw, or all that was held for the call.
+Basis = Literal["received", "time", "hold"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One call of a provider.
@@ -32,8 +37,9 @@ class Call:
     ``user`` is the identity that limits count (``user:alice``, or ``ip:198.51.100.7`` for a request
     without a user), ``key_id`` the public part of the API key, ``model`` the requested name and
     ``slug`` the model of the catalogue. ``usage`` is None while unknown; ``estimated`` if the
-    provider did not report it. ``cost_micro_usd`` begins as the price of the estimate. ``attempts``
-    counts the requests to the provider. ``tags`` are the caller's own words, by name.
+    provider did not report it, and by which ``basis``. ``cost_micro_usd`` begins as the price of
+    the estimate. ``attempts`` counts the requests to the provider. ``tags`` are the caller's own
+    words, by name.
     """
 
     id: str
@@ -50,6 +56,7 @@ class Call:
     cost_micro_usd: int
     usage: Usage | None = None
     estimated: bool = False
+    basis: Basis | None = None
     status: Status = "unfinished"
     client_left: bool = False
     attempts: int = 1

@@ -123,7 +123,10 @@ class CurrentRequest:
         )
         usage, prompt = estimate.usage, estimate.least_input_tokens
         thinks = extras.predicts or catalogue.may_hide_output(model, thinks=extras.thinks)
-        is_long = catalogue.is_long(model, estimate.input_tokens)
+        is_long, entry = (
+            catalogue.is_long(model, estimate.input_tokens),
+            catalogue.entry(model.slug),
+        )
         most = estimate.output_tokens if longest is None else longest
         self._demand = Demand(
             model=model,
@@ -132,6 +135,9 @@ class CurrentRequest:
             least_micro_usd=catalogue.price(model.slug, Usage(prompt, 0, prompt)),  # all cached
             bound=longest and longest // estimate.choices,
             may_hide_output=thinks,
+            # The provider of a plain answer may not notice a disconnect, and a rejected prediction
+            # is generated at once.
+            speed=entry.speed if wanted.stream and not extras.predicts else None,
             # What the provider counts before it answers: in a quota for both directions, the bound.
             quota_use={
                 "tokens": estimate.input_tokens + most,

@@ -332,6 +332,42 @@ def test_pauses_of_a_reasoning_model_are_charged(
     assert record.usage.output_tokens == 40 + hidden
 
 
+@pytest.mark.parametrize(
+    ("speed", "pieces", "output", "basis"),
+    [
+        (40, 0, 40 * 2 + 10, "time"),
+        (40, 5, 40 // 2 + 10 + 5, "time"),
+        (40_000, 0, 16_384, "hold"),
+        (40_000, 5, 100, "hold"),
+        (None, 0, 16_384, "hold"),
+        (40, 200, 200, "received"),
+    ],
+)
+def test_a_stop_costs_what_the_time_allows(
+    ledger: RecordingLedger,
+    monkeypatch: pytest.MonkeyPatch,
+    speed: int | None,
+    pieces: int,
+    output: int,
+    basis: str,
+) -> None:
+    """At the highest speed of the model, for the time before the first output or until the stop,
+    and a quarter of a second in which the provider notices it. Without a speed, what was held."""
+    now = 1000.0
+    monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
+    wanted = replace(demand(REQUESTED, may_hide_output=True), speed=speed)
+    call = begin(FakeLimits(), ledger, wanted=wanted)
+    call.run(FakeUpstream())
+    progress = Progress("m", generated=[" word"] * pieces)
+    now += 0.5
+    call.note_progress(progress)
+    now += 0.9 if pieces else 1.5
+    call.finish_stream(progress, client_left=True)
+    [record] = ledger.finished()
+    assert record.usage is not None
+    assert (record.usage.output_tokens, record.basis) == (output, basis)
+
+
 def test_a_long_stream_is_renewed(ledger: RecordingLedger) -> None:
     """Limits and ledger get the usage so far, before the reservation expires."""
     limits = FakeLimits(renewal_is_due=True)

@@ -28,12 +28,19 @@ def words(count: int) -> list[str]:
     return [" word"] * count
 
 
-def by(progress: Progress, *, hidden: int | None = None, left: bool = False) -> CallUsage:
+def by(
+    progress: Progress,
+    *,
+    hidden: int | None = None,
+    possible: int | None = None,
+    left: bool = False,
+) -> CallUsage:
     return stream_usage(
         progress,
         Meter(GPT).count(progress),
         EXPECTED,
         hidden=hidden,
+        possible=possible,
         unseen_tokens=100,
         most=8_000,
         left=left,
@@ -123,6 +130,26 @@ def test_a_silent_stream_is_charged_as_held(usage: Usage | None, hidden: int | N
     """Any model may have generated that much."""
     spent = by(Progress("m", usage=usage), hidden=hidden, left=True)
     assert spent == CallUsage(Usage(9 if usage else 5, 100), estimated=True, unseen=True)
+
+
+@pytest.mark.parametrize(
+    ("received", "possible", "output", "basis"),
+    [
+        (0, 30, 30, "time"),
+        (0, 3_000, 100, "hold"),
+        (0, None, 100, "hold"),
+        (3, 9, 12, "time"),
+        (3, 3_000, 20, "hold"),
+        (300, 3_000, 300, "received"),
+    ],
+)
+def test_time_bounds_what_nobody_saw(
+    received: int, possible: int | None, output: int, basis: str
+) -> None:
+    """Never more than was held, never less than was received, and the basis says which."""
+    progress = Progress("m", generated=words(received))
+    spent = by(progress, hidden=0, possible=possible, left=True)
+    assert (spent.usage.output_tokens, spent.basis) == (output, basis)
 
 
 @pytest.mark.parametrize(

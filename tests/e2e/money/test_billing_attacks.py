@@ -979,6 +979,34 @@ def test_12_a_stop_in_a_visible_answer_ends_the_call(
     assert account.is_not_overcharged, account
 
 
+@pytest.mark.parametrize("path", [OPENAI, RESPONSES])
+@pytest.mark.parametrize("tokens", [0, 40])
+def test_12_a_stop_of_a_model_that_thinks_costs_what_the_time_allows(
+    make_gateway: MakeGateway,
+    figures: Figures,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    tokens: int,
+) -> None:
+    """Before the first word or after 40, of the default model: at least the bill, and at most what
+    500 tokens a second are since the call began and a quarter of a second more, not what was held."""
+    monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.5)
+    gateway = make_gateway(keep=("at-once",))
+    gateway.key("mallory", plan="starter")
+    scenario = "late" if tokens else "silent_until"
+    options = {"tokens": tokens, "input": 20, "hidden": 100_000, "speed": 100}
+    said = says(scenario, caller="mallory", **options)
+    prompt = "input" if path == RESPONSES else "messages"
+    began_at = time.monotonic()
+    word_and_leave(gateway, "mallory", path, {"model": "gpt-5.6-luna", prompt: said}, after=tokens)
+    lasted_s = time.monotonic() - began_at
+    account = figures(gateway)
+    [row] = gateway.rows("mallory")
+    assert account.billed <= account.charged, account
+    assert row["output_tokens"] <= min(tokens + 500 * (lasted_s + 0.25) + 1, 16_384)
+    assert (row["basis"], row["client_left"]) == ("time", 1)
+
+
 def test_12_a_stop_of_a_cached_prompt_costs_its_bill(
     make_gateway: MakeGateway, figures: Figures
 ) -> None:
