@@ -58,6 +58,8 @@ UNKNOWN_CONTEXT: Final = 1_000_000
 WORTH_MICRO_USD: Final = 1_000
 #: How long an answer is read to its end for a client that has left.
 LEFT_S: Final = 60.0
+#: How long a provider that is disconnected may take to send what it has billed until then.
+OVERSPENT_S: Final = 2.0
 
 #: Makes one attempt: at that model, within these bounds.
 Attempt = Callable[[Model, Bounds], A]
@@ -240,9 +242,13 @@ class UpstreamCall:
             self._wait.end()
 
     def end_later(self, end: Callable[[], None]) -> None:
-        """Call this if the answer has not ended in LEFT_S; once."""
-        if self._timer is None:
-            self._timer = threading.Timer(LEFT_S, end)
+        """Call this if the answer has not ended in LEFT_S, or soon if it costs more than the caller
+        may spend; once each."""
+        if self._timer is None or (self.is_overspent and self._timer.interval > OVERSPENT_S):
+            if self._timer is not None:
+                self._timer.cancel()
+            after_s = OVERSPENT_S if self.is_overspent else LEFT_S
+            self._timer = threading.Timer(after_s, end)
             self._timer.daemon = True
             self._timer.start()
 

@@ -284,8 +284,9 @@ class AnswerStream(Protocol):
     def close(self) -> None:
         """Disconnect, from the thread that iterates: the upstream stops generating."""
 
-    def abort(self) -> None:
-        """End an iteration that waits in another thread."""
+    def abort(self, *, reads_on: bool = False) -> None:
+        """End an iteration that waits in another thread; with ``reads_on``, only disconnect, and
+        let what has been sent by then arrive."""
 
 
 class Upstream(Protocol):

@@ -111,14 +111,14 @@ def with_cancellable_reads(client: httpx2.Client) -> httpx2.Client:
     return client
 
 
-def hang_up(stream: Any) -> None:
+def hang_up(stream: Any, how: int = socket.SHUT_RDWR) -> None:
     """Shut a network stream's connection down, also while another thread reads from it."""
     connection = stream.get_extra_info("socket")
     if connection is not None:
         # The plain socket's shutdown, also under TLS, whose own is not thread-safe. Closing the
         # socket would not wake a thread that reads from it.
         with contextlib.suppress(OSError):
-            socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            socket.socket.shutdown(connection, how)
 
 
 def close(response: httpx2.Response) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
@@ -164,8 +165,8 @@ class EventStream:
     def close(self) -> None:
         close(self._response)
 
-    def abort(self) -> None:
+    def abort(self, *, reads_on: bool = False) -> None:
         network = self._response.extensions.get("network_stream")
         # Of a closed response, the connection may serve another call already.
         if network is not None and not self._response.is_closed:
-            hang_up(network)
+            hang_up(network, socket.SHUT_WR if reads_on else socket.SHUT_RDWR)

@@ -67,7 +67,7 @@ class OfflineStream:
     def close(self) -> None:
         pass
 
-    def abort(self) -> None:
+    def abort(self, *, reads_on: bool = False) -> None:
         pass
 
 

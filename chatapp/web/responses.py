@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -84,6 +85,18 @@ def _write_raw(parts: Iterable[Part]) -> Iterator[bytes]:
     for part in parts:
         if part.raw:
             yield part.raw
+
+
+@contextmanager
+def _ended_if_overspent(call: UpstreamCall) -> Iterator[None]:
+    """Raise this error, whatever became of a stream that has used what its caller may spend."""
+    try:
+        yield
+    except UpstreamError:
+        if not call.is_overspent:
+            raise
+    if call.is_overspent:
+        raise UpstreamError("overspent", status=200)
 
 
 class StreamBody:
@@ -173,7 +186,10 @@ class StreamBody:
         """Yield the parts for the client, and none once it has left; they end early if the rest is
         not worth its price."""
         known, call, progress = None, self._call, self._stream.progress
-        with self._services.router.call(call.model, unless=lambda: self._client_left):
+        with (
+            self._services.router.call(call.model, unless=lambda: self._client_left),
+            _ended_if_overspent(call),
+        ):
             for part in self._stream:
                 call.note_progress(progress)
                 if progress.ids is not self._ids:
@@ -181,8 +197,10 @@ class StreamBody:
                     self._ids = progress.ids
                     _note(self._ids, progress.usage, call, self._services.stored_answers)
                 if call.is_overspent:
-                    raise UpstreamError("overspent", status=200)
-                if not self._client_left:
+                    # What has been sent by now is billed, and counted.
+                    self._stream.abort(reads_on=True)
+                    call.end_later(self._stream.abort)
+                elif not self._client_left:
                     self._count += 1
                     yield part
                 elif progress.usage is not known:

@@ -176,7 +176,8 @@ class Scenario:
     ``status`` and ``retry_after`` of a refusal, which may be ``only`` one model's;
     ``input``, ``cached``, ``written``, ``written_1h`` and ``searches`` are billed as stated. With a
     ``speed``, a ``late`` end generates so many tokens a second and answer, up to ``hidden`` ones.
-    ``rounds`` is how often the model uses a tool, each with a ``result`` of so many tokens.
+    ``rounds`` is how often the model uses a tool, each with a ``result`` of so many tokens; with
+    ``ahead=1`` it takes no time for that, and does not look whether the client is there.
     """
 
     name: str = "normal"
@@ -830,7 +831,7 @@ class _Handler(BaseHTTPRequestHandler):
         most = [number("result"), *(tool.get("max_content_tokens") for tool in tools)]
         result = min(filter(None, most))
         for each in range(1, rounds + 1):
-            if not self._stays(STEP_S):
+            if not number("ahead") and not self._stays(STEP_S):
                 return False
             self._write(protocol.tool_use(each, RESULT * result))
             used = self._call.used

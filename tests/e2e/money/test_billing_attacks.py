@@ -746,6 +746,26 @@ def test_11_fetched_pages(make_gateway: MakeGateway, figures: Figures) -> None:
     assert is_within(account), account
 
 
+@pytest.mark.parametrize("ahead", [0, 1])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_11_results_of_an_mcp_server_that_nothing_bounds(
+    make_gateway: MakeGateway, figures: Figures, *, leaves: bool, ahead: int
+) -> None:
+    """Anthropic bounds neither how often Claude calls it nor how much it reads. The call is ended,
+    and what it was billed by then is charged, also if the provider had gone far ahead."""
+    gateway = make_gateway(keep=("at-once",), CHATAPP_OPEN_TOOLS=OPEN_TOOLS)
+    gateway.key("mallory", plan="starter")
+    said = says(
+        "rounds", caller="mallory", input=200, tokens=1, rounds=8, result=100_000, ahead=ahead
+    )
+    servers = [{"type": "url", "name": "mine", "url": "https://example.com/mcp"}]
+    body = {"model": CLAUDE, "messages": said, "mcp_servers": servers, "max_tokens": 1000}
+    word_and_leave(gateway, "mallory", ANTHROPIC, body, after=1 if leaves else 10**6)
+    account = figures(gateway)
+    assert account.billed > HOUR
+    assert account.charged >= account.billed * (1 - Decimal("0.02")), account
+
+
 def test_11_input_that_is_not_cached_any_more(make_gateway: MakeGateway, figures: Figures) -> None:
     """Two calls teach that all of it is cached; the next ones are not, and are left."""
     gateway = make_gateway(keep=("at-once",))
@@ -989,7 +1009,7 @@ def test_12_a_stop_of_a_model_that_thinks_costs_what_the_time_allows(
     tokens: int,
 ) -> None:
     """Before the first word or after 40, of the default model: at least the bill, and at most what
-    500 tokens a second are since the call began and a quarter of a second more, not what was held."""
+    500 tokens a second are since the call began and a quarter of a second more, not the hold."""
     monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.5)
     gateway = make_gateway(keep=("at-once",))
     gateway.key("mallory", plan="starter")
