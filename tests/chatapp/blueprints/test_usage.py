@@ -279,6 +279,7 @@ def test_a_call_can_be_looked_up(online: FlaskClient, stream: bool) -> None:
         "status": "answered",
         "cost_usd": cost / 1e6,
         "estimated": False,
+        "basis": None,
     }
 
 

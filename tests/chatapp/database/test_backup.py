@@ -145,8 +145,8 @@ def of_schema(number: str) -> Callable[[Path], None]:
     ("spoil", "says"),
     [
         (damage, "damaged|not a backup"),
-        (of_schema("9999"), "schema 9999; this version reads 0006 to 0012"),
-        (of_schema("0005"), "schema 0005; this version reads 0006 to 0012"),
+        (of_schema("9999"), "schema 9999; this version reads 0006 to 0013"),
+        (of_schema("0005"), "schema 0005; this version reads 0006 to 0013"),
         (lambda file: file.write_text("no database"), "not a backup of chatapp"),
         (lambda file: file.write_bytes(b""), "not a backup of chatapp"),
     ],

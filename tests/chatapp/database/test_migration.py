@@ -35,6 +35,7 @@ from chatapp.migrations.versions import (
     r0010_admin_keys,
     r0011_bound_keys,
     r0012_spending,
+    r0013_basis,
 )
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
@@ -80,6 +81,7 @@ def test_keys_of_the_version_before_may_name_no_files(database: Database) -> Non
     """They stay as they are, and a worker of that version can still write."""
     with database.writing() as connection:
         with Operations.context(MigrationContext.configure(connection)):
+            r0013_basis.downgrade()
             r0012_spending.downgrade()
             r0011_bound_keys.downgrade()
             r0010_admin_keys.downgrade()
