@@ -108,9 +108,8 @@ def _per_million(slug: str, thousand: Usage) -> float:
 
 @bp.get("/calls/<id_>")
 def call(id_: str) -> Response:
-    """What one of the caller's calls cost; an estimate while its status is "unfinished". If the
-    provider has not billed it, `basis` is what it was estimated from: what was "received", the
-    "time" for which the model may have thought, or the "hold"."""
+    """What one of the caller's calls cost; an estimate while its status is "unfinished". `basis` is
+    what an estimate was taken from: "received", "time" or "hold"; null for a bill."""
     current = current_request()
     try:
         row = current.services.reports.call(id_, user=current.user)

@@ -25,8 +25,8 @@ Status = (
 )
 
 
-#: What an estimated usage was taken from besides what was received: the time in which the model may
-#: have generated what nobody saw, or all that was held for the call.
+#: What an estimated usage was taken from: what was received, the time in which the model may also
+#: have generated unseen, or all that was held for the call.
 Basis = Literal["received", "time", "hold"]
 
 

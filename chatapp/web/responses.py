@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -87,18 +86,6 @@ def _write_raw(parts: Iterable[Part]) -> Iterator[bytes]:
             yield part.raw
 
 
-@contextmanager
-def _ended_if_overspent(call: UpstreamCall) -> Iterator[None]:
-    """Raise this error, whatever became of a stream that has used what its caller may spend."""
-    try:
-        yield
-    except UpstreamError:
-        if not call.is_overspent:
-            raise
-    if call.is_overspent:
-        raise UpstreamError("overspent", status=200)
-
-
 class StreamBody:
     """Iterates over the bytes for the client. `close` ends the provider's call at any point.
 
@@ -172,8 +159,10 @@ class StreamBody:
             yield from write(self._parts())
         except UpstreamError as error:
             self._stream.close()
-            self._end(None if self._client_left else error)
-            yield self._format.error_event(error, number=self._count)
+            # A stream that was disconnected for its costs ends with an error of its own.
+            seen = UpstreamError("overspent", status=200) if self._call.is_overspent else error
+            self._end(None if self._client_left else seen)
+            yield self._format.error_event(seen, number=self._count)
 
     def _end(self, error: UpstreamError | None) -> None:
         """The answer has ended; so does the call, before its client may ask what it cost."""
@@ -186,10 +175,7 @@ class StreamBody:
         """Yield the parts for the client, and none once it has left; they end early if the rest is
         not worth its price."""
         known, call, progress = None, self._call, self._stream.progress
-        with (
-            self._services.router.call(call.model, unless=lambda: self._client_left),
-            _ended_if_overspent(call),
-        ):
+        with self._services.router.call(call.model, unless=lambda: self._client_left):
             for part in self._stream:
                 call.note_progress(progress)
                 if progress.ids is not self._ids:
@@ -207,6 +193,8 @@ class StreamBody:
                     known = progress.usage
                     if not (self._is_decided or call.reads_on(progress)):
                         return
+        if call.is_overspent:
+            raise UpstreamError("overspent", status=200)
         if self._is_decided or not self._client_left:
             self._end(progress.error)
 

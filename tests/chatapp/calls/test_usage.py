@@ -143,7 +143,7 @@ def test_a_silent_stream_is_charged_as_held(usage: Usage | None, hidden: int | N
         (300, 3_000, 300, "received"),
     ],
 )
-def test_time_bounds_what_nobody_saw(
+def test_time_bounds_what_was_not_seen(
     received: int, possible: int | None, output: int, basis: str
 ) -> None:
     """Never more than was held, never less than was received, and the basis says which."""
