@@ -189,7 +189,7 @@ def test_a_dollar_is_given_back_once(console: Flask, key: str, order: tuple[Owne
     and gets no more of them in all, and neither does anyone else."""
     names = {"user": "bob", "key": key, "team": "research"}
     for owner in order:
-        words = ("credit", names[owner], "5", "--of", owner)
+        words = ("credit", "5", f"--{owner}", names[owner])
         console.test_cli_runner().invoke(args=["chat", *words])
         assert all(micro >= 0 for micro in used(console, "user:bob", key, "team:research").values())
         by_key, by_team = spent(console, "key"), spent(console, "team")
@@ -197,17 +197,17 @@ def test_a_dollar_is_given_back_once(console: Flask, key: str, order: tuple[Owne
     by_user = spent(console, "user")
     assert by_user["user:bob"] >= 0
     assert sum(by_user.values()) == by_user["user:alice"] == 210
-    again = run(console, "credit", key, "5", "--of", "key", status=1)
+    again = run(console, "credit", "5", "--key", key, status=1)
     assert "have given back all that counts" in again.stderr or "No budget counts" in again.stderr
 
 
 def test_a_credit_falls_on_other_calls_if_it_can(console: Flask, key: str) -> None:
     """Half of what bob has spent is given back to him: the other half may be that of his key."""
-    run(console, "credit", "bob", "0.00021")
-    done = run(console, "credit", key, "5", "--of", "key")
+    run(console, "credit", "0.00021", "--user", "bob")
+    done = run(console, "credit", "5", "--key", key)
     assert "has a credit of 0.00021 usd in" in done.stdout
     assert used(console, key, "user:bob") == {}
-    refused = run(console, "credit", "research", "5", "--of", "team", status=1)
+    refused = run(console, "credit", "5", "--team", "research", status=1)
     assert "Credits of a user, a key or a team have given back all that counts" in refused.stderr
     assert used(console, "team:research") == {"team-usd-month": 420}
 
