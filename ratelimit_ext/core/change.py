@@ -58,12 +58,12 @@ class Change(NamedTuple):
         return cls(verdict.charge, hold, "renew", (verdict.charge.cost, spent))
 
     @classmethod
-    def start(cls, charge: Charge, hold: Hold) -> Change:
-        """Begin a call that is in line, if it is its turn: else it changes nothing."""
-        return cls(charge, hold, "start", ())
+    def leave(cls, charge: Charge, hold: Hold) -> Change:
+        """End the wait of a request that does not start."""
+        return cls(charge, hold, "leave", (hold.id,))
 
     @classmethod
-    def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int, place: int) -> Change:
+    def resume(cls, charge: Charge, hold: Hold, amount: int, spent: int) -> Change:
         """Hold ``amount`` for a call in flight that another engine has admitted, of which ``spent``
-        is known to be real; ``place`` counts those before it there. A known hold is not changed."""
-        return cls(charge, hold, "resume", (amount, spent, place))
+        is known to be real. A known hold is not changed."""
+        return cls(charge, hold, "resume", (amount, spent))

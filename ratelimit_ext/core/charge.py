@@ -53,10 +53,13 @@ class Hold(NamedTuple):
     """The id under which a call reserves its estimates, and its lease in microseconds.
 
     An id has 48 random bits. What a call did not spend goes back if its lease ends unsettled.
+    ``waited_us`` is for how long a request has waited that may wait for its turn; its id is also
+    that of its place in line.
     """
 
     id: int
     lease_us: int
+    waited_us: int | None = None
 
 
 def new_hold(lease_us: int) -> Hold:

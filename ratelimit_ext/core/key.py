@@ -28,7 +28,8 @@ FORMAT = 2
 LONGEST_PART = 64
 #: Longer identities are escaped each time: clients choose them, and a cache of them would be large.
 LONGEST_CACHED = 256
-HOLDS = ":holds"
+#: What lies beside a bucket: its many holds (``reservations.lua``), and its line (``line.lua``).
+BESIDE = (":holds", ":line")
 SLOTS = 16_384
 
 
@@ -127,13 +128,17 @@ def parsed_key(key: str) -> BucketName | None:
     return BucketName(prefix, unquote(tag[:-1], errors="replace"))
 
 
-def holds_key(key: str) -> str:
-    """Return the sorted set of a bucket's many holds (``reservations.lua``).
+def beside(key: str) -> tuple[str, ...]:
+    """Return the names of what lies beside a bucket.
 
-    >>> holds_key("LIMITS:2:tb:60:chat::{user}")
-    'LIMITS:2:tb:60:chat::{user}:holds'
+    >>> beside("LIMITS:2:tb:60:chat::{user}")
+    ('LIMITS:2:tb:60:chat::{user}:holds', 'LIMITS:2:tb:60:chat::{user}:line')
     """
-    return f"{key}{HOLDS}"
+    return tuple([f"{key}{ending}" for ending in BESIDE])
+
+
+def is_beside(key: str) -> bool:
+    return key.endswith(BESIDE)
 
 
 def hash_tag(key: str) -> str:

@@ -169,8 +169,8 @@ class Limit:
     common: bool = field(default=False, repr=False, compare=False)
     #: How long a request may wait for its turn, in microseconds.
     wait: int | None = None
-    #: Whether it is charged ahead of its turn: :meth:`in_line`.
-    is_ahead: bool = field(default=False, repr=False)
+    #: How many classes of traffic are higher than the one that :meth:`of_class` has made it for.
+    rank: int = field(default=0, repr=False, compare=False)
     #: Of calls in flight that members of a group share: whose call it is (:meth:`of_member`).
     member: int = field(default=0, repr=False, compare=False)
     #: The classes for which this one, which :meth:`of_class` made, leaves a part.
@@ -189,8 +189,6 @@ class Limit:
     capacity: int = field(init=False, repr=False, compare=False)
     #: The capacity that all classes share.
     whole: int = field(init=False, repr=False, compare=False)
-    #: How many units, and which part of one, may be charged ahead of their turn.
-    ahead: Any = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         traits = traits_of(self.strategy)
@@ -226,8 +224,6 @@ class Limit:
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
         derive(self, "whole", self.capacity)
-        ahead = (self.wait or 0) * self.amount / self.period_us if self.is_ahead else 0
-        derive(self, "ahead", min(ahead, MOST_AMOUNT))
         self._check_keep()
         if self.wait is not None and self.unit == "usd":
             raise ConfigurationError(
@@ -235,12 +231,13 @@ class Limit:
             )
 
     def words(self) -> tuple[tuple[str, Any], ...]:
-        """Return what makes an equal one with :func:`limit_of`, without defaults. Of calls in
-        flight it is that of the highest class: a call that ends wakes one of any class."""
+        """Return what makes an equal one with :func:`limit_of`, without defaults. Calls in flight
+        have their wait: a call that ends wakes those in line."""
         given = {each: getattr(self, each) for each in _DEFAULTS}
-        if self.traits.ends_with_calls:
-            given["amount"] = self.whole
-        return tuple([(name, value) for name, value in given.items() if value != _DEFAULTS[name]])
+        words = [(name, value) for name, value in given.items() if value != _DEFAULTS[name]]
+        if self.traits.ends_with_calls and self.wait is not None:
+            words.append(("wait", self.wait))
+        return tuple(words)
 
     def with_candidate(self) -> Limit | None:
         """Return the limit with its candidate as the amount, in shadow; ``None`` without one."""
@@ -274,15 +271,6 @@ class Limit:
         place = next((i for i, (each, _) in enumerate(self.keep) if each == name), len(self.keep))
         return _leaving(self, self.keep[:place], self.common, self.reserve)
 
-    def in_line(self) -> Limit:
-        """Return the same bucket as a request that waits may use it: charged ahead, by what it
-        refills while the request waits. Who comes later finds the bucket in debt, so it is a line.
-
-        >>> Limit(30, 60_000_000, "token-bucket", burst=10, wait=8_000_000).in_line().ahead
-        4.0
-        """
-        return _in_line(self, self.common, self.member)
-
     def of_member(self, name: str) -> Limit:
         """Return the same bucket for a call of this member of the group. Members are known by a
         number: two with the same one are taken for one."""
@@ -310,8 +298,8 @@ class Limit:
         return ", ".join([f"{self.outside(units)} kept for {name}" for name, units in self.keep])
 
     def is_of(self, other: Limit) -> bool:
-        """Return whether both are one limit, for the same class or for two, in line or not."""
-        own = {word: getattr(other, word) for word in ("amount", "burst", "wait", "is_ahead")}
+        """Return whether both are one limit, for the same class or for two."""
+        own = {word: getattr(other, word) for word in ("amount", "burst", "wait")}
         return self == other or (self.whole == other.whole and replace(self, **own) == other)
 
     def never_admits(self, cost: Any) -> bool:
@@ -387,7 +375,8 @@ class Limit:
 
     def _algorithm(self, traits: Traits) -> Traits:
         if not (self.fair or self.is_share):
-            return traits.holding if self.held else traits
+            own = traits.holding if self.held else traits
+            return own if self.wait is None else own.line
         if not traits.fair:
             able = [name for name, each in TABLE.items() if each.fair]
             raise ConfigurationError(
@@ -396,7 +385,8 @@ class Limit:
                 "strategy, or remove fair."
             )
         own = traits.fair[self.is_share]
-        return own.holding if self.held else own
+        own = own.holding if self.held else own
+        return own if self.wait is None else own.line
 
     def _check_keep(self) -> None:
         if not self.keep or not self.amount:
@@ -428,7 +418,7 @@ class Limit:
 _DEFAULTS: Final = {
     each.name: each.default
     for each in fields(Limit)
-    if each.init and each.name not in ("wait", "is_ahead", "member")
+    if each.init and each.name not in ("wait", "rank", "member")
 }
 
 
@@ -441,20 +431,14 @@ def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
 @lru_cache(maxsize=4096)
 def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -> Limit:
     """Return the limit without what is kept, as the same object each time."""
-    own: dict[str, Any] = {"keep": (), "priority": None}
+    own: dict[str, Any] = {"keep": (), "priority": None, "rank": len(kept)}
     if kept and limit.amount:
-        own["wait"] = None  # its places in line would be taken from what others are kept
         word = "burst" if "burst" in limit.traits.options else "amount"
         own[word] = limit.capacity - sum(units for _, units in kept)
     lower = replace(limit, **own)
     object.__setattr__(lower, "kept_for", tuple([name for name, _ in kept]))
     object.__setattr__(lower, "whole", limit.capacity)
     return lower
-
-
-@lru_cache(maxsize=4096)
-def _in_line(limit: Limit, *_differs: int) -> Limit:
-    return replace(limit, is_ahead=True)
 
 
 @lru_cache(maxsize=4096)

@@ -84,6 +84,8 @@ class Traits:
     changes: tuple[str, ...] = ("adjust",)
     #: The same strategy with reservations, once it is registered.
     holding: Traits
+    #: The same with requests that wait, if they can.
+    line: Traits
     #: What decides a limit that members of a group share fairly, and each one's part of a budget.
     fair: tuple[Traits, ...] = ()
 

@@ -3,7 +3,8 @@
 -- KEYS     one bucket per charge, each once
 -- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a JSON list
 --          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
---          strategy's own arguments; optional: the id of the call's hold, and its lease in microseconds
+--          strategy's own arguments; optional: the id of the call's hold, and its lease in microseconds; for
+--          how many microseconds a request that may wait has waited
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          If a full server cannot store the bucket of charge i: now and -i
@@ -14,7 +15,8 @@
 -- whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in shadow,
 -- which denies nothing.
 --
--- A charge that is not taken writes nothing, with two exceptions. An admitted call whose estimate is 0
+-- A charge that is not taken writes nothing, with three exceptions. A request that may wait gets a place
+-- in each line that denies it, if nothing else denies it. An admitted call whose estimate is 0
 -- leaves a hold, if it has a lease, so that its real cost can be charged. And if a bucket's time lies
 -- in the future (a clock was set back), or the limit of a token bucket has changed, the bucket is
 -- brought to now without taking anything.
@@ -34,11 +36,11 @@ local function part_of(word)
 end
 
 begin(ARGV[3])
-hold, lease = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0
+hold, lease, waited = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0, tonumber(ARGV[6])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
-local denied, banned = false, false
+local denied, banned, waits = false, false, waited and ARGV[2] == '1'
 local cursor = 1
 
 for i = 1, #KEYS do
@@ -54,6 +56,8 @@ for i = 1, #KEYS do
       local role = string.sub(part, 1, 1)
       denied = denied or role == 'e' or role == 'm'
       banned = banned or role == 'm'
+      local is_denied = role == 'e' or role == 'm'
+      waits = waits and (not is_denied or strategy.may_wait and strategy.may_wait(state))
       reply[place - 1] = 0
       -- A shadow of a member's share: its group's charge, right before it, is not made either.
       if role == 's' and (strategy.of or strategy) == strategies.fm then reply[place - 5] = 0 end
@@ -87,6 +91,7 @@ for i = 1, #KEYS do
     local value, offset, lifetime
     bucket, current = KEYS[i], strategy
     local x, y, z = reply[place], reply[place + 1], reply[place + 2]
+    if denied and waits and part == 'e' and not fits then strategy.place(now, arg, state) end
     if taken and cost > 0 then
       if strategy.patch then
         value, offset, lifetime = strategy.patch(raw, now, cost, arg, x, state)

@@ -28,7 +28,7 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
-from ratelimit_ext.core.key import HOLDS, hash_tag, holds_key, slot_of, with_tag
+from ratelimit_ext.core.key import beside, hash_tag, is_beside, slot_of, with_tag
 from ratelimit_ext.engine.arguments import TEXTS, Arguments
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
@@ -127,8 +127,8 @@ class ClusterEngine:
     def clear(self, keys: Sequence[str]) -> int:
         slots = [slot_of(hash_tag(key)) for key in keys]
         buckets = [NodeCall(slot, "DEL", key) for slot, key in zip(slots, keys, strict=True)]
-        holds = [NodeCall(slot, "DEL", holds_key(k)) for slot, k in zip(slots, keys, strict=True)]
-        return sum(self._run([*buckets, *holds])[: len(buckets)])
+        others = [NodeCall(s, "DEL", *beside(k)) for s, k in zip(slots, keys, strict=True)]
+        return sum(self._run([*buckets, *others])[: len(buckets)])
 
     def reset(self, prefix: str) -> int:
         """See :meth:`Engine.reset`. By SCAN and UNLINK on each master. A slot that moves meanwhile
@@ -234,7 +234,9 @@ class _Request:
         script, words = self._arguments.admission(charges, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        sent = (now, mode[0], words, *(self._hold if self._hold.id else ()))
+        hold = self._hold
+        own = hold[: 2 + (hold.waited_us is not None)] if hold.id else ()
+        sent = (now, mode[0], words, *own)
         return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
 
     def _refunds(self) -> list[NodeCall]:
@@ -354,6 +356,6 @@ def _unlinked(client: Any, keys: Sequence[str]) -> int:
         [
             reply
             for key, reply in zip(keys, replies, strict=True)
-            if isinstance(reply, int) and not key.endswith(HOLDS)
+            if isinstance(reply, int) and not is_beside(key)
         ]
     )

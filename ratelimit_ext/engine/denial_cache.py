@@ -139,6 +139,8 @@ class DenialCache:
         """See :meth:`Engine.admit`. A decision from memory has the verdicts that are known."""
         if not take or now_us is not None:
             return self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
+        if hold.waited_us is not None:  # it gets a place in line
+            return self.ask(charges, hold)
         return self.cached(charges) or self.ask(charges, hold)
 
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
@@ -21,6 +21,7 @@ from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.verdicts import Reply, key_of, merged, sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
+from ratelimit_ext.strategies.line import Line, Lined, Looked, inner_of
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Snapshot, Strategy
 
 #: How many admissions pass between two looks for expired buckets.
@@ -147,7 +148,7 @@ class MemoryEngine:
             failed = {place for place, each in enumerate(checked) if not each.fits}
             denied = "enforce" in [charges[place].limit.mode for place in failed]
             if take:
-                self._take(buckets, checked, failed, denied=denied, now=now)
+                self._take(buckets, checked, failed, denied=denied, now=now, hold=hold)
         reply = [now, 0 if denied else 1]
         for each in checked:
             reply += (int(each.fits), *each.snapshot)
@@ -163,7 +164,10 @@ class MemoryEngine:
             limit = charge.limit
             known = self._prepared.get((id(limit), minute)) or self._prepare(limit, now)
             strategy, own, _ = known
-            parameters: Any = (own, hold) if limit.held else own
+            waits = limit.wait is not None
+            parameters: Any = (own, hold) if limit.held or waits else own
+            if not waits and type(before) is Lined:  # its limit let requests wait
+                before = before.inner  # noqa: PLW2901
             answer: tuple[bool, Snapshot, Any] = True, (0, strategy.idle or 0, 0), None
             if before is not None or strategy.idle is None:
                 answer = strategy.check(before, now, cost, parameters)
@@ -192,10 +196,15 @@ class MemoryEngine:
         *,
         denied: bool,
         now: int,
+        hold: Hold,
     ) -> None:
         kept: list[tuple[_Checked, Kept]] = []
         metas = [checked[i].charge.limit.mode for i in failed if checked[i].charge.meta]
         banned = "enforce" in metas
+        waits = hold.waited_us is not None and all(
+            isinstance(each.state, Looked) and each.state.due is not None
+            for each in (checked[i] for i in failed if checked[i].charge.limit.mode == "enforce")
+        )
         for i, each in enumerate(checked):
             charge, strategy, parameters, cost, before, _, _, state = each
             if before is None and strategy.idle is not None:
@@ -209,6 +218,10 @@ class MemoryEngine:
             else:
                 wanted = i not in failed and not denied
             after = None
+            if waits and i in failed and charge.limit.mode == "enforce":
+                line = cast(Line, strategy)
+                state = line.place(state, now, parameters)
+                after = before = line.placed(state)
             if wanted and taken:
                 after = strategy.take(state, now, min(taken, cost), parameters)
             else:
@@ -244,8 +257,10 @@ class MemoryEngine:
                 (limit, key, *_), hold = change.charge, change.hold
                 known = self._prepared.get((id(limit), minute)) or self._prepare(limit, now)
                 strategy, own, _ = known
-                parameters = (own, hold) if limit.held else own
-                after = strategy.apply(change, states[key], now, parameters)
+                waits = limit.wait is not None
+                parameters = (own, hold) if limit.held or waits else own
+                state = states[key] if waits else inner_of(states[key])
+                after = strategy.apply(change, state, now, parameters)
                 if after is not None:
                     applied += 1
                     lifetime_us = strategy.lifetime(after, now, parameters)
@@ -253,8 +268,7 @@ class MemoryEngine:
                     states[key] = after if lifetime_us > 0 else None
             buckets.put(kept.values(), now)
         for change in changes:
-            if change.charge.limit.traits.ends_with_calls and change.verb != "start":
-                bell.ring_for(change.charge.key)
+            bell.ring_for(change.charge.key)
         return applied
 
     def take_over(self, limit: Limit, key: str, before: Any) -> Carried:
@@ -263,7 +277,7 @@ class MemoryEngine:
         buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters = parameters_of(limit, now)
         with buckets.lock:
-            (state,) = buckets.get([key], now)
+            state = inner_of(buckets.get([key], now)[0])
             if state is None:
                 return Carried(None, (), 0)
             rest, holds = strategy.without_holds(state, now, parameters)
@@ -281,7 +295,7 @@ class MemoryEngine:
         buckets, strategy, now = self._buckets(), strategy_of(limit), self._now_us()
         parameters, units = parameters_of(limit, now, NO_HOLD), limit.capacity - left
         with buckets.lock:
-            (state,) = buckets.get([key], now)
+            state = inner_of(buckets.get([key], now)[0])
             used = 0 if state is None else strategy.usage(state, now, parameters)
             if used >= units:
                 return None
@@ -307,7 +321,7 @@ class MemoryEngine:
             return 0 if state is None else strategy.usage(state, now, parameters)
 
         with buckets.lock:
-            (state,) = buckets.get([key], now)
+            state = inner_of(buckets.get([key], now)[0])
             units = min(units, used(before))
             if not units:
                 return before
@@ -378,4 +392,4 @@ def _identity_of(key: str) -> str:
 def parameters_of(limit: Limit, now: int, hold: Hold = NO_HOLD) -> Any:
     """Return the limit as numbers, with the hold if its costs are reserved."""
     own = strategy_of(limit).parameters(limit, now)
-    return (own, hold) if limit.held else own
+    return (own, hold) if limit.held or limit.wait is not None else own

@@ -300,6 +300,8 @@ class OutageEngine:
     def _is_here(self, change: Change) -> bool:
         """Return whether the charge is still here. Guards are changed where they decide."""
         key = change.charge.key
+        if change.verb == "leave":
+            return True
         if change.hold.id:
             moves = self._store.moves(key, change.hold)
             if moves:
@@ -403,8 +405,8 @@ class OutageEngine:
         taken = self._memory.take_over(own, key, bucket.handed)
         self._store.note_handed(key, taken.state)
         changes: list[Change] = []
-        for place, (hold, amount, spent) in enumerate(taken.holds):
-            changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent, place))
+        for hold, amount, spent in taken.holds:
+            changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
             self._store.hold(key, hold, moves=True)
         if taken.used > 0:
             changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), taken.used))

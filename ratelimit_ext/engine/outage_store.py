@@ -33,7 +33,7 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit, limit_of
 from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets
-from ratelimit_ext.strategies import STRATEGIES, reservations
+from ratelimit_ext.strategies import STRATEGIES, line, reservations
 
 #: Of the tables and their values. Another one is another file.
 FORMAT: Final = 2
@@ -431,7 +431,15 @@ class OutageStore(Buckets):
 
     def add(self, marker: str, changes: Iterable[Change]) -> None:
         plain = [
-            (charge.limit.words(), charge.key, charge.cost, tuple(hold), verb, numbers, expiry_us)
+            (
+                charge.limit.words(),
+                charge.key,
+                charge.cost,
+                tuple(hold[:2]),
+                verb,
+                numbers,
+                expiry_us,
+            )
             for charge, hold, verb, numbers, _, expiry_us in changes
         ]
         self._all("INSERT INTO batches (marker, changes) VALUES (?, ?)", marker, _bytes(plain))
@@ -534,7 +542,7 @@ class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = [each for one in STRATEGIES.values() for each in (one, *one.fair)]
         own = {type(strategy).__module__ for strategy in known}
-        if module in own | {reservations.__name__} and "." not in name:
+        if module in own | {reservations.__name__, line.__name__} and "." not in name:
             found = super().find_class(module, name)
             if isinstance(found, type) and issubclass(found, tuple | int):
                 return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final
 
 from ratelimit_ext.core import clock
@@ -11,7 +11,7 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
-from ratelimit_ext.core.key import HOLDS, holds_key
+from ratelimit_ext.core.key import beside, is_beside
 from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import Marker
@@ -67,7 +67,7 @@ class RedisEngine:
             "" if now_us is None else now_us,
             "1" if take else "0",
             words,
-            *(hold if hold.id else ()),
+            *(hold[: 2 + (hold.waited_us is not None)] if hold.id else ()),  # type: ignore[arg-type]
         )
         if now_us is None:
             self._arguments.ahead_us = reply[0] - clock.now_us()
@@ -93,7 +93,7 @@ class RedisEngine:
             return 0
         try:
             dropped = int(self._connections.ask(self._client.delete, *keys))
-            self._connections.ask(self._client.delete, *map(holds_key, keys))
+            self._connections.ask(self._client.delete, *chain(*map(beside, keys)))
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
         return dropped
@@ -103,7 +103,7 @@ class RedisEngine:
         dropped, names = 0, stored_names(self._client, prefix)
         try:
             while batch := list(islice(names, SCAN_COUNT)):
-                dropped += self._client.unlink(*batch) - sum(key.endswith(HOLDS) for key in batch)
+                dropped += self._client.unlink(*batch) - sum(map(is_beside, batch))
         except self._errors as error:
             raise StorageUnavailable(f"the storage failed: {error}") from error
         return dropped

@@ -73,13 +73,11 @@ class Reply(Decision):
         return [charge.key for charge in self._charges]
 
     def overdrawn(self, place: int) -> int | None:
-        charge, at = self._charges[place], 3 + 4 * place
-        limit, taken = charge.limit, 0
-        if limit.is_ahead and self.admitted and self._take:  # in line; others take what is left
-            taken = charge.taken
+        limit, at = self._charges[place].limit, 3 + 4 * place
+        snapshot = self._reply[at : at + 3]
         # What is left is never below 0, so it is computed with a credit.
-        credit, snapshot = taken - MOST_USED, self._reply[at : at + 3]
-        return max(0, MOST_USED - strategy_of(limit).left(limit, snapshot, self.now_us, credit)[0])
+        left, _, _ = strategy_of(limit).left(limit, snapshot, self.now_us, -MOST_USED)
+        return max(0, MOST_USED - left)
 
     def left(self) -> list[Left]:
         """Without verdicts, if all that was enforced is taken."""
@@ -117,7 +115,11 @@ def merged(charges: Sequence[Charge]) -> Sequence[Charge]:
         by_key[charge.key] = charge if other is None else _together(other, charge)
     places = {key: place for place, key in enumerate(by_key)}
     return [
-        charge._replace(on_denial=tuple(places[charges[i].key] for i in charge.on_denial))
+        charge._replace(
+            on_denial=tuple(
+                places[charges[i].key] if i < len(charges) else i for i in charge.on_denial
+            )
+        )
         for charge in by_key.values()
     ]
 

@@ -46,9 +46,7 @@ def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
         "plan": row.plan or None,
         "mode": None if limit.mode == "enforce" else limit.mode,
         "keep": limit.keep_text or None,
-        # Lower classes do not wait.
-        "wait": limit.wait
-        and span_text(limit.wait) + (f", {limit.keep[0][0]} only" if limit.keep else ""),
+        "wait": limit.wait and span_text(limit.wait),
         "fair": limit.fair_text or None,
         "candidate": limit.candidate and str(limit.outside(limit.candidate)),
         "optional": "yes" if row.is_optional else None,

@@ -123,8 +123,7 @@ class Operators:
     def checked_policy(self, file: Path | None = None) -> CheckedPolicy:
         """Return the policy in the file, or the configured one, with warnings. Raises
         ``ConfigurationError`` with every mistake."""
-        checked = self._attached[0].components.policies.checked(application(), file)
-        return checked._replace(warnings=(*checked.warnings, *checked.policy.warnings()))
+        return self._attached[0].components.policies.checked(application(), file)
 
     def check_policy_file(self, file: str | os.PathLike[str]) -> Policy:
         """Check the policy in a file as at a start of the application, without applying it. Raises

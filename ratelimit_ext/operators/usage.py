@@ -67,7 +67,7 @@ class Block(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class State:
     """What a limit has counted of an identity. ``free_us`` is the wait of the smallest call, and
-    ``in_line`` is what those who wait for their turn are charged ahead."""
+    ``in_line`` is what those who wait for their turn will be charged."""
 
     row: Row
     identity: str

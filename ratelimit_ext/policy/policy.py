@@ -249,17 +249,6 @@ class Policy:
         """Return every limit once, those of the plans last."""
         return self._limits(self.plans.values())
 
-    def warnings(self) -> Iterator[str]:
-        """Yield what is valid and may not be meant, with its place."""
-        for limit in self.all_limits():
-            if limit.options.keep and limit.options.wait is not None:
-                place = limit.place.at("wait").located
-                highest = next(iter(dict(limit.options.keep)))
-                yield (
-                    f"{place}: only {highest!r} waits. A place in line of a lower "
-                    "class would be taken from what is kept, so lower classes are refused at once."
-                )
-
     def _limits(self, plans: Iterable[Plan]) -> Limits:
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
         lists = (self.application, self.default, *named, *(plan.limits for plan in plans))

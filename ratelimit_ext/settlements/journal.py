@@ -362,7 +362,7 @@ def _plain(change: Change) -> dict[str, Any]:
     }
     if change.verb == "adjust":
         return words | {"receipt": change.receipt, "delta": change.numbers[1]}
-    words["hold"] = list(change.hold)
+    words["hold"] = list(change.hold[:2])
     return words | ({"actual": change.numbers[1]} if change.verb == "settle" else {})
 
 

@@ -21,6 +21,7 @@ from ratelimit_ext.strategies.fixed_window import FixedWindow
 from ratelimit_ext.strategies.guards.block import Block
 from ratelimit_ext.strategies.guards.quota import Quota
 from ratelimit_ext.strategies.guards.surge import Surge
+from ratelimit_ext.strategies.line import Line
 from ratelimit_ext.strategies.reservations import Reservations
 from ratelimit_ext.strategies.session import Session
 from ratelimit_ext.strategies.sliding_window import SlidingWindow
@@ -44,6 +45,12 @@ def register(strategy: Strategy, *fair: Strategy) -> None:
     for each in (strategy, *fair):
         each.holding = holding = Reservations(each)
         holding.fragments()  # reads the Lua of both, once
+        if "wait" in strategy.options:
+            each.line, holding.line = (
+                Line(each, each, is_held=False),
+                Line(holding, each, is_held=True),
+            )
+            holding.line.fragments()
     traits.ALIASES.update(dict.fromkeys(strategy.aliases, strategy.name))
 
 

@@ -3,8 +3,7 @@
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes)
--- ARGV     as words: amount, more for a call in line; period in microseconds; the amount of all
---          classes
+-- ARGV     as words: amount; period in microseconds
 -- returns  the snapshot: calls in flight, 0, 0
 
 local function in_flight(raw)
@@ -17,10 +16,11 @@ local function take(now, cost, arg, calls)
 end
 
 strategies.cc = {
-  arguments = 3,
+  arguments = 2,
+  most = 0, -- the word of what may be used
   ends_with_calls = true,
 
-  receipt = function(now) return now end, -- calls are in the order in which they came
+  receipt = function(now) return now end,
 
   check = function(raw, now, cost, arg)
     local calls = in_flight(raw)

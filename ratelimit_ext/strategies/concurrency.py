@@ -6,7 +6,7 @@ takes the slot back.
 
 Not for: a pace. Ten calls in flight may be ten a minute or a thousand.
 
->>> from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
+>>> from ratelimit_ext.core.limit import Limit
 >>> slots = Concurrency()
 >>> two = slots.parameters(Limit(2, 1_000_000, "concurrency", unit="calls"), 0)
 >>> slots.check(1, 0, 1, two)[0], slots.check(2, 0, 1, two)[0]
@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Answer, Snapshot, Strategy
 
@@ -28,7 +28,7 @@ from ratelimit_ext.strategies.strategy import Answer, Snapshot, Strategy
 RETRY_US: Final = 1_000_000
 
 State: TypeAlias = int  # calls in flight
-#: Amount; the period for which the count is kept; the amount of all classes.
+#: Amount; the period for which the count is kept.
 Parameters: TypeAlias = tuple[int, ...]
 
 
@@ -49,8 +49,7 @@ class Concurrency(Strategy):
     cacheable = False
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        """A call in line takes a slot that does not exist yet."""
-        return limit.amount + (MOST_AMOUNT if limit.is_ahead else 0), limit.period_us, limit.whole
+        return limit.amount, limit.period_us
 
     def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: calls in flight, 0, 0."""
@@ -61,7 +60,6 @@ class Concurrency(Strategy):
         return state + cost
 
     def receipt(self, state: State, now_us: int) -> int:
-        """Calls are in the order in which they came."""
         return now_us
 
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:

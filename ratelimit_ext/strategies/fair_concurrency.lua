@@ -3,13 +3,12 @@
 -- reservations.lua.
 --
 -- KEYS     one string
--- stored   calls in flight and in line (7 bytes), and the member whose call has begun last after a
---          wait (4). A limit that is not fair stores the first, and reads no more
--- ARGV     as words: amount, more for a call in line; period in microseconds; the amount of all
---          classes; the receipt of a call of the member: its number, and WAITS more in line
--- returns  the snapshot: calls in flight, 0, the receipt
+-- stored   calls in flight (7 bytes), and the member whose call has begun last after a wait (4). A limit
+--          that is not fair stores the first, and reads no more
+-- ARGV     as words: amount; period in microseconds; the number of the call's member
+-- returns  the snapshot: calls in flight, 0, the number of the member
 
-local WAITS = 4503599627370496
+local WAITS = 4503599627370496 -- of calls in line of releases until November 2026
 
 local function opened(raw)
   if not raw or #raw < 7 then return 0, 0 end
@@ -22,50 +21,16 @@ local function packed(calls, last)
   return struct.pack('<I7I4', math.max(0, calls), last)
 end
 
--- The calls in line whose turn it is, the first one first.
-local function turns(calls, amount, raw)
-  local running, waiting, free = {}, {}, amount
-  for _, call in ipairs(calls) do
-    local member = call[3] % WAITS
-    if call[3] < WAITS then
-      running[member] = (running[member] or 0) + 1
-      free = free - 1
-    else
-      waiting[member] = waiting[member] or {}
-      table.insert(waiting[member], call)
-    end
-  end
-  for _, own in pairs(waiting) do
-    table.sort(own, function(one, other) -- a lease begins with the wait
-      if one[2] ~= other[2] then return one[2] < other[2] end
-      return one[1] < other[1]
-    end)
-  end
-  local found, _, last = {}, opened(raw)
-  while #found < free and next(waiting) do
-    local first, fewest, nearest
-    for member in pairs(waiting) do
-      local count, distance = running[member] or 0, (member - last - 1) % WAITS
-      if not first or count < fewest or count == fewest and distance < nearest then
-        first, fewest, nearest = member, count, distance
-      end
-    end
-    found[#found + 1] = table.remove(waiting[first], 1)
-    running[first], last = fewest + 1, first
-    if #waiting[first] == 0 then waiting[first] = nil end
-  end
-  return found
-end
-
 strategies.fc = {
-  arguments = 4,
+  arguments = 3,
+  most = 0,
   ends_with_calls = true,
 
-  receipt = function(_, _, _, place) return place end,
+  receipt = function(_, _, _, member) return member end,
 
   check = function(raw, now, cost, arg)
     local calls, last = opened(raw)
-    return calls + cost <= words[arg], calls, 0, words[arg + 3], last
+    return calls + cost <= words[arg], calls, 0, words[arg + 2], last
   end,
 
   take = function(now, cost, arg, calls, _, _, last) return packed(calls + cost, last) end,
@@ -79,21 +44,36 @@ strategies.fc = {
     return packed(calls + delta, last)
   end,
 
-  turns = turns,
-
-  -- The receipt of a call that begins, as it is its turn, and what is stored then. One that another
-  -- engine has admitted, or that came before the limit was fair, begins as without members.
-  begin = function(calls, id, arg, raw)
-    for place = 1, math.min(#calls, words[arg]) do
-      local call = calls[place]
-      if call[1] == id and call[3] < WAITS then return call[3], raw end
+  -- The tickets, those of each class by arrival, in the order of their turns. `running` are the members
+  -- of the calls that run.
+  turns = function(tickets, running, last)
+    local counts, order, place = {}, {}, 1
+    for _, member in ipairs(running) do
+      member = member % WAITS
+      counts[member] = (counts[member] or 0) + 1
     end
-    for place, call in ipairs(turns(calls, words[arg], raw)) do
-      if call[1] == id then
-        local member = call[3] - WAITS
-        -- Only the first moves the ring: if a later one begins before it, it is still the first.
-        return member, place == 1 and packed(opened(raw), member) or raw
+    while place <= #tickets do
+      local rank, waiting = tickets[place].rank, {}
+      while place <= #tickets and tickets[place].rank == rank do
+        local member = tickets[place].member
+        waiting[member] = waiting[member] or {}
+        table.insert(waiting[member], tickets[place])
+        place = place + 1
+      end
+      while next(waiting) do
+        local first, fewest, nearest
+        for member in pairs(waiting) do
+          local count, distance = counts[member] or 0, (member - last - 1) % WAITS
+          if member == 0 then count = -1 end -- from before the limit was fair
+          if not first or count < fewest or count == fewest and distance < nearest then
+            first, fewest, nearest = member, count, distance
+          end
+        end
+        order[#order + 1] = table.remove(waiting[first], 1)
+        counts[first], last = fewest + 1, first
+        if #waiting[first] == 0 then waiting[first] = nil end
       end
     end
+    return order
   end,
 }

@@ -6,8 +6,7 @@ the member whose call has begun last. So fifty calls of one member count as one 
 others, and a call that takes long keeps its own member waiting first. The calls of one member begin
 in the order in which they came.
 
-The receipt of a running call is the number of its member, and that of a call in line is
-:data:`WAITS` more: so those that run come first.
+The receipt of a call is the number of its member.
 
 Not for: identities that a caller can invent. Each of them would have its turns.
 
@@ -21,15 +20,16 @@ Not for: identities that a caller can invent. Each of them would have its turns.
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency, Parameters
 from ratelimit_ext.strategies.strategy import Answer
 
-#: More than the number of any member. Also more than the time in microseconds, which calls have as
-#: receipts that came before the limit was fair: they count as running. Lua is exact up to 2**53.
+#: What calls in line had more as receipts, until November 2026. Calls from before the limit was
+#: fair have the time in microseconds, which is less. Lua is exact up to 2**53.
 WAITS: Final = 2**52
 
 
@@ -48,24 +48,24 @@ class Slots(int):
 
 class FairConcurrency(Concurrency):
     code = "fc"
+    has_turns = True
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        """With the receipt of a call of its member."""
-        place = limit.member + (WAITS if limit.is_ahead else 0)
-        return *super().parameters(limit, now_us), place
+        """With the number of its member."""
+        return *super().parameters(limit, now_us), limit.member
 
     def check(self, state: int | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
-        """Snapshot: calls in flight, 0, the receipt."""
-        calls, place = _known(state), parameters[3]
-        return calls + cost <= parameters[0], (int(calls), 0, place), (calls, place)
+        """Snapshot: calls in flight, 0, the number of the member."""
+        calls, member = _known(state), parameters[2]
+        return calls + cost <= parameters[0], (int(calls), 0, member), (calls, member)
 
     def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> Slots:
         calls: Slots = state[0]
         return Slots.of(calls + cost, calls.last)
 
     def receipt(self, state: Any, now_us: int) -> int:
-        place: int = state[1]
-        return place
+        member: int = state[1]
+        return member
 
     def adjust(
         self, state: int | None, now_us: int, parameters: Parameters, receipt: int, delta: int
@@ -73,39 +73,33 @@ class FairConcurrency(Concurrency):
         calls = _known(state)
         return Slots.of(calls + delta, calls.last)
 
-    def begin(
-        self, call: Any, calls: Sequence[Any], amount: int, state: int | None
-    ) -> tuple[int, Any] | None:
-        """A call that another engine has admitted, or that came before the limit was fair, is not
-        known to wait: it begins as if there were no members."""
-        if call.receipt < WAITS:
-            return super().begin(call, calls, amount, state)
-        found = turns(calls, amount, state)
-        if call not in found:
-            return None
-        member = call.receipt - WAITS
-        # Only the first moves the ring: if a later one begins before it, it is still the first.
-        return member, Slots.of(state or 0, member) if call is found[0] else state
+    @staticmethod
+    def after(calls: Slots, member: int) -> Slots:
+        """Return the calls with the ring moved behind this member."""
+        return Slots.of(calls, member)
 
-
-def turns(calls: Sequence[Any], amount: int, state: int | None) -> list[Any]:
-    """Return the calls in line whose turn it is, the first one first."""
-    running, waiting = Counter[int](), defaultdict[int, deque[Any]](deque)
-    for call in sorted(calls, key=lambda each: (each.deadline, each.id)):  # a lease begins with it
-        if call.receipt < WAITS:
-            running[call.receipt] += 1
-        else:
-            waiting[call.receipt - WAITS].append(call)
-    found, last = [], _known(state).last
-    for _ in range(amount - running.total()):
-        if not waiting:
-            break
-        last = min(waiting, key=lambda each: (running[each], (each - last - 1) % WAITS))
-        found.append(waiting[last].popleft())
-        running[last] += 1
-        if not waiting[last]:
-            del waiting[last]
-    return found
+    @staticmethod
+    def turns(tickets: Sequence[Any], running: Mapping[int, int], last: int) -> list[Any]:
+        """Return the tickets, those of each class by arrival, in the order of their turns.
+        ``running`` counts the calls that run, by member."""
+        counts, order = Counter[int](), list[Any]()
+        for member, calls in running.items():
+            counts[member % WAITS] += calls
+        for _, own in groupby(tickets, lambda each: each.rank):
+            waiting = defaultdict[int, deque[Any]](deque)
+            for each in own:
+                waiting[each.member].append(each)
+            while waiting:
+                # That of no member came before the limit was fair.
+                last = min(
+                    waiting,
+                    key=lambda each: (counts[each] if each else -1, (each - last - 1) % WAITS),
+                )
+                order.append(waiting[last].popleft())
+                counts[last] += 1
+                if not waiting[last]:
+                    del waiting[last]
+        return order
 
 
 def _known(state: int | None) -> Slots:

@@ -207,9 +207,9 @@ local function expired(raw, now, arg)
   return holds, inner
 end
 
--- The records of calls that take something, by their receipts, without one that is gone.
-local function in_order(holds, gone)
-  local records, stored = {}, {}
+-- The receipts of calls that take something, without one that is over.
+strategies.members = function(holds, gone)
+  local records, stored, receipts = {}, {}, {}
   for position = 1, #holds.inline, RECORD do
     records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
   end
@@ -220,29 +220,10 @@ local function in_order(holds, gone)
     if now == nil then now = record end
     if now and id ~= gone then records[#records + 1] = { struct.unpack(FORMAT, now) } end
   end
-  local calls = {}
   for _, record in ipairs(records) do
-    if record[4] > 0 then calls[#calls + 1] = record end
+    if record[4] > 0 then receipts[#receipts + 1] = record[3] end
   end
-  table.sort(calls, function(one, other)
-    if one[3] ~= other[3] then return one[3] < other[3] end
-    return one[1] < other[1]
-  end)
-  return calls
-end
-
--- A call is over. If others are in line, the worker of the first of them learns that it is its turn;
--- they may be of a higher class, which has more than this call's amount.
-local function wake(holds, inner, now, arg, gone)
-  if not current.of.ends_with_calls then return end
-  local amount = words[arg + 2]
-  local _, calls = current.of.check(inner, now, 0, arg)
-  if calls < amount then return end
-  local in_line = in_order(holds, gone)
-  local next = current.of.turns and current.of.turns(in_line, amount, inner) or { in_line[amount] }
-  for _, call in ipairs(next) do
-    redis.pcall('PUBLISH', 'ratelimit_ext:turns', string.format('%.0f', call[1]))
-  end
+  return receipts
 end
 
 -- A verb of the strategy that applies to its own part.
@@ -308,7 +289,6 @@ local reserved = {
     actual = math.max(math.min(actual, MOST_HELD), final)
     inner = adjusted(inner, now, arg, receipt, actual - amount)
     remove(holds, place, record, id)
-    wake(holds, inner, now, arg, id)
     return joined(holds, inner, now, arg)
   end,
 
@@ -330,7 +310,6 @@ local reserved = {
       spent = amount
     end
     put(holds, place, record, struct.pack(FORMAT, id, now, receipt, amount, spent, final))
-    wake(holds, inner, now, arg, id)
     return joined(holds, inner, now, arg)
   end,
 
@@ -352,28 +331,8 @@ local reserved = {
     return joined(holds, inner, now, arg)
   end,
 
-  -- A call that is in line begins, under a new lease, unless too many that come before it are not
-  -- over.
-  start = function(raw, now, arg)
-    local holds, inner = expired(raw, now, arg)
-    local record, place = found(holds, hold)
-    if not record then return nil end
-    local _, _, receipt, amount, spent, final = struct.unpack(FORMAT, record)
-    if amount == 0 then return nil end
-    local calls = in_order(holds)
-    local first = calls[words[arg]]
-    if current.of.begin then
-      receipt, inner = current.of.begin(calls, hold, arg, inner)
-      if not receipt then return nil end
-    elseif first and (first[3] < receipt or first[3] == receipt and first[1] < hold) then
-      return nil
-    end
-    put(holds, place, record, struct.pack(FORMAT, hold, now + lease, receipt, amount, spent, final))
-    return joined(holds, inner, now, arg)
-  end,
-
   -- A call in flight that another engine has admitted holds its amount from now on.
-  resume = function(raw, now, arg, amount, spent, before)
+  resume = function(raw, now, arg, amount, spent)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, hold)
     if record then
@@ -385,7 +344,6 @@ local reserved = {
     local receipt = current.of.receipt(now, x, y, z)
     amount = math.min(amount, MOST_HELD)
     inner = adjusted(inner, now, arg, receipt, amount)
-    if current.of.ends_with_calls then receipt = before or 0 end -- ahead of the line here
     add(holds, hold, now + lease, receipt, amount, math.min(spent, amount))
     return joined(holds, inner, now, arg)
   end,
@@ -408,7 +366,6 @@ strategies.reservations = function(strategy)
     release = reserved.release,
     renew = reserved.renew,
     resume = reserved.resume,
-    start = reserved.start,
   }
   local verbs = strategy.changes or {}
   -- While a function is loaded, there is no ipairs.

@@ -34,7 +34,7 @@ MOST_HELD: Final = 2**48 - 1
 NEVER_US: Final = 2**56 - 1
 
 #: The changes of holds.
-VERBS: Final = ("settle", "release", "renew", "resume", "start")
+VERBS: Final = ("settle", "release", "renew", "resume")
 
 
 class Record(NamedTuple):
@@ -236,13 +236,9 @@ class Reservations(Strategy):
         parameters: Parameters,
         amount: int,
         spent: int,
-        place: int = 0,
     ) -> State | None:
         """A call in flight that another engine has admitted: it holds ``amount`` from now on, and
-        has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known.
-
-        Its slot comes before all that were taken here, so that no call in line begins beside it.
-        """
+        has spent a part of it. Denies nothing, and may overdraw; ``None`` if its hold is known."""
         own, hold = parameters
         state = self._expired(state, now_us, parameters)
         records = dict(state.records)
@@ -253,26 +249,8 @@ class Reservations(Strategy):
         now = self._strategy.check(state.inner, now_us, 0, own)[2]
         receipt, amount = self._strategy.receipt(now, now_us), min(amount, MOST_HELD)
         inner = self._adjusted(state.inner, now_us, parameters, receipt, amount)
-        if self._strategy.ends_with_calls:
-            receipt = place
         record = Record(hold.id, now_us + hold.lease_us, receipt, amount, min(spent, amount))
         return state._replace(inner=inner).put(record)
-
-    def start(self, state: State | None, now_us: int, parameters: Parameters) -> State | None:
-        """A call that is in line begins, under a new lease; ``None`` if it is not its turn yet."""
-        (amount, *_), hold = parameters
-        state = self._expired(state, now_us, parameters)
-        record = state.records.get(hold.id)
-        if record is None:
-            return None
-        calls = [each for each in state.records.values() if each.amount]
-        calls.sort(key=lambda each: (each.receipt, each.id))
-        begun = self._strategy.begin(record, calls, amount, state.inner)
-        if begun is None:
-            return None
-        receipt, inner = begun
-        began = record._replace(deadline=now_us + hold.lease_us, receipt=receipt)
-        return state._replace(inner=inner).put(began)
 
     def fragments(self) -> tuple[str, ...]:
         own = lua(Path(__file__).with_suffix(".lua"))

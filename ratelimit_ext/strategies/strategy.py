@@ -49,6 +49,9 @@ class Strategy(Traits, ABC):
     #: The second integer of a fresh bucket's snapshot, if it lets everything pass and keeps
     #: nothing: such a bucket is not asked.
     idle: int | None = None
+    #: Which of the parameters says how much may be used, and whether members have turns in line.
+    most: int = 0
+    has_turns: bool = False
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """Return the limit as numbers, the same for Lua and for the methods below."""
@@ -113,12 +116,10 @@ class Strategy(Traits, ABC):
         receipt = 0 if state is None else self.receipt(state, now_us)
         return self.adjust(state, now_us, parameters, receipt, -units)
 
-    def begin(
-        self, call: Any, calls: Sequence[Any], amount: int, state: Any
-    ) -> tuple[int, Any] | None:
-        """Return the receipt of a call that begins, as it is its turn, and the state then; ``None``
-        if it is not. ``calls`` are those in flight and in line, by their receipts."""
-        return (call.receipt, state) if call in calls[:amount] else None
+    def due(self, now_us: int, parameters: Any, missing: int, part: int, more: int) -> int:
+        """Return from when on ``missing`` units more are free, with the rest of the snapshot; now
+        if that is unknown."""
+        return now_us
 
     def share(self, limit: Limit, units: int, workers: int) -> Limit:
         """Return what one of ``workers`` enforces alone: ``units`` of the limit's capacity."""

@@ -5,7 +5,7 @@
 --          bucket at the instant `at`, in units and in 1/period of a unit, and the amount per period at
 --          which it leaks away. Until November 2026: used, frac and at, 7 bytes each. A bucket stays
 --          in that form while it is in use, as workers of 81a8acf read no other
--- ARGV     as words: amount; period in microseconds; burst, with a part of a unit for a request in line
+-- ARGV     as words: amount; period in microseconds; burst
 -- returns  the snapshot: units missing; fraction missing; microseconds until it leaks (clock skew)
 
 local FORMAT, SIZE, SKEW = '<I7I6I7I5', 25, 1000000
@@ -50,6 +50,12 @@ end
 
 strategies.tb = {
   arguments = 3,
+  most = 2, -- the word of what may be used
+
+  -- When `missing` units more than the burst have leaked away.
+  due = function(now, arg, missing, frac, ahead)
+    return now + ahead + math.ceil((missing * words[arg + 1] + frac) / words[arg])
+  end,
 
   receipt = function() return 0 end,
 

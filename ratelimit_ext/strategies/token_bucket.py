@@ -34,7 +34,7 @@ from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.strategy import MOST_USED, SKEW_US, Answer, Snapshot, Strategy
 
 State: TypeAlias = tuple[int, int, int, int]  # used, frac, at, pace
-#: Amount, period in microseconds, burst; of a request in line with a part of a unit.
+#: Amount, period in microseconds, burst.
 Parameters: TypeAlias = tuple[int, ...]
 
 
@@ -42,9 +42,10 @@ class TokenBucket(Strategy):
     name = "token-bucket"
     code = "tb"
     options = ("burst", "wait")
+    most = 2
 
     def parameters(self, limit: Limit, now_us: int) -> Parameters:
-        return limit.amount or 1, limit.period_us, limit.capacity + limit.ahead
+        return limit.amount or 1, limit.period_us, limit.capacity
 
     def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
         """Snapshot: units missing, the fraction in 1/period, microseconds until it leaks."""
@@ -68,7 +69,7 @@ class TokenBucket(Strategy):
         return math.ceil(at - now_us + float(used + 2) * parameters[1] / pace)
 
     def longest_wait_us(self, limit: Limit) -> int | None:
-        """To fill it, with the debt of those who wait, unless it is overdrawn: by a call's real
+        """To fill it, with the costs of those who wait, unless it is overdrawn: by a call's real
         cost, or by what is charged late."""
         if limit.held or not limit.amount:
             return None
@@ -100,6 +101,10 @@ class TokenBucket(Strategy):
             return 0, 0, now_us, pace  # a full bucket is a fresh one
         return min(used + delta, MOST_USED), frac, now_us + ahead, pace
 
+    def due(self, now_us: int, parameters: Parameters, missing: int, part: int, more: int) -> int:
+        """When they have leaked away. Floats as in Lua, to the digit."""
+        return now_us + more + math.ceil((float(missing) * parameters[1] + part) / parameters[0])
+
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, frac, ahead = snapshot
         period, burst = limit.period_us, limit.capacity
@@ -115,11 +120,10 @@ class TokenBucket(Strategy):
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
-        """Waiting ends when the excess over the burst has leaked away, to the microsecond. A
-        request in line is allowed, and has to wait as well."""
+        """Waiting ends when the excess over the burst has leaked away, to the microsecond."""
         limit, cost = charge.limit, charge.cost
         wait = 0
-        if not allowed or limit.is_ahead:
+        if not allowed:
             used, frac, ahead = snapshot
             excess = (used + cost - limit.capacity) * limit.period_us + frac
             wait = ahead - (-excess // limit.amount) if excess > 0 else 0

@@ -13,10 +13,10 @@ from redis.crc import key_slot
 from ratelimit_ext.core.key import (
     LONGEST_CACHED,
     LONGEST_PART,
+    beside,
     bucket_key,
     bucket_prefix,
     escaped,
-    holds_key,
 )
 from ratelimit_ext.core.limit import Limit
 
@@ -76,7 +76,7 @@ def test_all_limits_of_an_identity_lie_in_one_slot() -> None:
                 ("chat", "a{b}"),
                 ("fixed-window", "token-bucket"),
                 ("", "plan {pro}"),
-                (str, holds_key),
+                (str, lambda key: beside(key)[0], lambda key: beside(key)[1]),
             )
         }
         assert len(slots) == 1

@@ -1,14 +1,14 @@
-"""Requests that wait for their turn: charged ahead, on each engine."""
+"""Requests that wait for their turn, on each engine."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 import redis
@@ -18,33 +18,39 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.bell import CHANNEL, bell
+from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements.journal import Line
 from tests.strategies.virtual_time import VirtualClient
-from tests.strategies.world import MINUTE, SECOND, World
+from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock
 
 PACE = Limit(30, MINUTE, "token-bucket", burst=10, name="pace", wait=10 * SECOND)
+numbers = itertools.count(1000)
 SLOTS = Limit(2, SECOND, "concurrency", unit="calls", name="slots")
 
 
-def queued(world: World, limit: Limit, cost: int = 1) -> Verdict:
-    """A request that may wait: as it is, else ahead of its turn."""
-    verdict = world.call(limit, cost)
-    return verdict if verdict.allowed else world.call(limit.in_line(), cost)
+def queued(
+    world: World, limit: Limit, cost: int = 1, *, number: int = 0, waited_s: float = 0
+) -> Verdict:
+    """A request that may wait, under this number, or another each time."""
+    hold = Hold(number or next(numbers), MINUTE, round(waited_s * SECOND))
+    charge = Charge(limit, "bucket", cost)
+    return world.engine.admit([charge], hold=hold, now_us=world.now_us).verdicts[0]
 
 
-def start_us(world: World, verdict: Verdict) -> int:
-    assert verdict.retry_after_us is not None
-    return world.now_us + verdict.retry_after_us
+def leave(world: World, limit: Limit, number: int) -> None:
+    change = Change.leave(Charge(limit, "bucket"), Hold(number, MINUTE))
+    world.engine.settle([change], now_us=world.now_us)
 
 
 def test_ten_at_once_then_one_every_two_seconds(world: World) -> None:
-    """The tutorial's loop: five of fifteen wait, the sixteenth would wait for longer."""
+    """The tutorial's loop: five of fifteen wait, the sixteenth would wait for longer, and takes no
+    place."""
     answers = [queued(world, PACE) for _ in range(17)]
-    assert [each.allowed for each in answers] == [True] * 15 + [False] * 2
+    assert [each.allowed for each in answers] == [True] * 10 + [False] * 7
     assert [each.retry_after_us for each in answers[9:]] == [
         second * SECOND for second in (0, 2, 4, 6, 8, 10, 12, 12)
     ]
@@ -53,95 +59,150 @@ def test_ten_at_once_then_one_every_two_seconds(world: World) -> None:
 def test_a_part_of_a_unit(world: World) -> None:
     """A wait between two units is as good as any, up to the deadline."""
     limit = Limit(1, MINUTE, "token-bucket", wait=90 * SECOND)
-    assert queued(world, limit).retry_after_us == 0
+    assert queued(world, limit).allowed
     world.wait(20)
-    assert queued(world, limit).retry_after_us == 40 * SECOND
-    denied = queued(world, limit)
-    assert (denied.allowed, denied.retry_after_us) == (False, 100 * SECOND)
+    assert queued(world, limit, number=1).retry_after_us == 40 * SECOND
+    assert queued(world, limit).retry_after_us == 100 * SECOND
     world.wait(10, us=-1)
-    assert not queued(world, limit).allowed
+    assert queued(world, limit).retry_after_us == 90 * SECOND + 1
     world.wait(us=1)
     assert queued(world, limit).retry_after_us == 90 * SECOND
+    assert queued(world, limit).retry_after_us == 150 * SECOND
 
 
 def test_who_waits_keeps_those_after_it_waiting(world: World) -> None:
     """Until it starts, no one passes it, however little they cost; who leaves makes room."""
     assert world.passed(PACE, 10) == 10
-    large = queued(world, PACE, 3)
-    assert large.retry_after_us == 6 * SECOND
+    assert queued(world, PACE, 3, number=1).retry_after_us == 6 * SECOND
     world.wait(6, us=-1)
     assert not world.call(PACE).allowed
-    assert queued(world, PACE).retry_after_us == 2 * SECOND + 1
-    world.settle(large, -3)
+    assert queued(world, PACE, number=2).retry_after_us == 2 * SECOND + 1
+    leave(world, PACE, 1)
+    assert queued(world, PACE, number=2, waited_s=0.1).allowed
     assert [queued(world, PACE).retry_after_us for _ in range(3)] == [0, 1, 2 * SECOND + 1]
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_starts_never_exceed_the_limit(redis_client: redis.Redis, seed: int) -> None:
-    """Both engines decide alike, to the microsecond; a request waits if its wait is within
-    the deadline; starts are in the order of arrival; of any length of time the starts cost no more
-    than the burst and what is refilled in it."""
-    chance = random.Random(seed)
-    client = VirtualClient(redis_client)
-    worlds = World(MemoryEngine()), World(RedisEngine(client, redis.RedisError))
-    starts = list[tuple[int, int]]()
-    limit = Limit(
-        chance.choice((1, 7, 30, 999)),
-        chance.choice((SECOND, MINUTE, 3_600_000_001)),
-        "token-bucket",
-        burst=chance.choice((None, 1, 10)),
-        wait=chance.choice((1, 3, 10, 77)) * SECOND,
-    )
-    for _ in range(120):
-        step_us = chance.choice((0, 0, 1, chance.randrange(2 * limit.period_us // limit.amount)))
-        cost = chance.randint(1, min(3, limit.capacity))
-        for world in worlds:
-            world.wait(us=step_us)
-        theirs, ours = (world.call(limit, cost) for world in worlds)
-        assert theirs == ours
-        if not theirs.allowed:
-            wait_us = theirs.retry_after_us
-            theirs, ours = (world.call(limit.in_line(), cost) for world in worlds)
-            assert theirs == ours
-            assert theirs.retry_after_us == wait_us
-            assert theirs.allowed is (wait_us is not None and wait_us <= (limit.wait or 0))
-        if theirs.allowed:
-            starts.append((start_us(worlds[0], theirs), cost))
-    assert starts == sorted(starts, key=lambda start: start[0])
-    for first, (begin_us, _) in enumerate(starts):
-        units = 0
-        for end_us, cost in starts[first:]:
-            units += cost  # a start is rounded up to a microsecond
-            refilled = Fraction(limit.amount * (end_us - begin_us + 1), limit.period_us)
-            assert units <= limit.capacity + refilled
+def test_a_place_that_is_given_back(world: World) -> None:
+    """Of ten in line the first five leave, and five come: those behind move up, the new ones come
+    after them, and one starts a second."""
+    limit = Limit(60, MINUTE, "token-bucket", burst=1, wait=20 * SECOND)
+    assert world.passed(limit, 2) == 1
+    for number in range(1, 11):
+        assert queued(world, limit, number=number).retry_after_us == number * SECOND
+    for number in range(1, 6):
+        leave(world, limit, number)
+    for number in range(11, 16):
+        assert queued(world, limit, number=number).retry_after_us == (number - 5) * SECOND
+    line, began = list(range(6, 16)), list[int]()
+    for second in range(1, 11):
+        world.wait(1)
+        for number in line:
+            if number not in began and queued(world, limit, number=number, waited_s=second).allowed:
+                began.append(number)
+        assert began == line[:second]
 
 
-def test_only_the_highest_class_goes_into_debt(world: World) -> None:
-    """What others are kept would be lost to a lower one."""
+def test_another_limit_denies_at_the_turn(world: World) -> None:
+    """Six wait, and five are denied by another limit at their turns: one starts a second."""
+    limit = Limit(60, MINUTE, "token-bucket", burst=1, wait=20 * SECOND)
+    other = Charge(Limit(2, HOUR, "fixed-window"), "other")
+    holds = [Hold(number, MINUTE, 0) for number in range(1, 8)]
+    looked = [
+        world.engine.admit([Charge(limit, "bucket"), other], hold=each, now_us=world.now_us)
+        for each in holds
+    ]
+    assert [each.admitted for each in looked] == [True] + [False] * 6
+    starts = Counter[int]()
+    for second in range(1, 8):
+        world.wait(1)
+        for hold in holds[1:]:
+            looks = hold._replace(waited_us=second * SECOND)
+            charges = [Charge(limit, "bucket"), other]
+            answer = world.engine.admit(charges, hold=looks, now_us=world.now_us)
+            starts[second] += answer.admitted
+            if "other" in [each.charge.key for each in answer.denials]:
+                leave(world, limit, hold.id)
+    assert starts.total() == starts[1] == 1
+
+
+def test_another_limit_denies_before(world: World) -> None:
+    """Then no place is taken."""
+    limit = Limit(60, MINUTE, "token-bucket", burst=1, wait=20 * SECOND)
+    assert world.passed(limit, 2) == 1
+    charges = [Charge(limit, "bucket"), Charge(Limit(0, HOUR), "other")]
+    world.engine.admit(charges, hold=Hold(1, MINUTE, 0), now_us=world.now_us)
+    if isinstance(world.engine, ClusterEngine):  # its nodes do not know of each other
+        leave(world, limit, 1)
+    assert queued(world, limit).retry_after_us == SECOND
+
+
+def test_a_clock_that_is_set_back(world: World) -> None:
+    """A call that comes afterwards starts behind those that run, and behind those in line."""
+    slots = replace(SLOTS, amount=1, wait=60 * SECOND)
+    assert queued(world, slots, number=1).allowed
+    world.wait(us=1)
+    assert not queued(world, slots, number=2).allowed
+    world.wait(-0.3)
+    assert not queued(world, slots, number=3).allowed
+    settle = Change(Charge(slots, "bucket"), Hold(1, MINUTE), "settle", (1, 0))
+    assert world.engine.settle([settle], now_us=world.now_us)
+    assert not queued(world, slots, number=3, waited_s=0.1).allowed
+    assert queued(world, slots, number=2, waited_s=0.1).allowed
+
+
+@pytest.mark.parametrize("limit", [PACE, replace(SLOTS, wait=60 * SECOND)], ids=["pace", "slots"])
+def test_lost_data(world: World, limit: Limit) -> None:
+    """Those who look afterwards start while there is room, and then have their former places."""
+    amount = limit.capacity
+    for number in range(1, 2 * amount + 4):
+        queued(world, limit, number=number)
+        world.wait(us=1)
+    world.engine.reset("")
+    waiting = list(range(amount + 1, 2 * amount + 4))
+    waited = [1 + (4 * amount - number) / SECOND for number in waiting]
+    begins = [
+        queued(world, limit, number=number, waited_s=waited_s).allowed
+        for number, waited_s in reversed(list(zip(waiting, waited, strict=True)))
+    ]
+    assert begins == [True] * amount + [False] * 3
+    if limit is PACE:
+        again = [
+            queued(world, limit, number=n, waited_s=w)
+            for n, w in zip(waiting[:3], waited, strict=False)
+        ]
+        assert [round((each.retry_after_us or 0) / SECOND) for each in again] == [2, 4, 6]
+
+
+def test_each_class_waits(world: World) -> None:
+    """A place in line takes nothing of what others are kept: higher classes start first."""
     limit = Limit(30, MINUTE, "token-bucket", burst=10, wait=10 * SECOND, keep=(("people", 4),))
-    assert limit.of_class("people").wait == 10 * SECOND
-    assert limit.of_class("batch").wait is None
-    assert world.passed(limit.of_class("batch"), 20) == 6
-    assert world.passed(limit.of_class("people"), 20) == 4
-    assert queued(world, limit.of_class("people")).retry_after_us == 2 * SECOND
+    people, batch = limit.of_class("people"), limit.of_class("batch")
+    assert world.passed(batch, 20) == 6
+    assert queued(world, batch, number=1).retry_after_us == 2 * SECOND
+    assert world.passed(people, 20) == 4
+    assert queued(world, batch, number=1, waited_s=0.1).retry_after_us == 10 * SECOND
+    assert queued(world, people, number=2).retry_after_us == 2 * SECOND
+    world.wait(2)
+    assert queued(world, people, number=2, waited_s=2).allowed
 
 
 def test_an_outage_knows_the_limit_of_those_who_wait(world: World) -> None:
     """It is one bucket."""
     last = LastVerdicts()
     assert world.passed(PACE, 10) == 10
-    last.note((time.monotonic(), world.request(Charge(PACE.in_line(), "bucket"))))
+    queued(world, PACE)
+    last.note((time.monotonic(), world.request(Charge(PACE, "bucket"))))
     rest = last.take(PACE, "bucket")
     assert rest is not None
     assert (rest.remaining, rest.reset_after_us > 20 * SECOND) == (0, True)
 
 
 def test_an_outage_counts_what_is_in_line(world: World, clock: Clock) -> None:
-    """Also what the last one in line has taken ahead: nothing is left before its turn, and one unit
-    two seconds later."""
+    """Nothing is left before the turn of the last one in line, and one unit two seconds later."""
     last, at = LastVerdicts(), clock.now_s
     assert world.passed(PACE, 10) == 10
-    last.note((at, world.request(Charge(PACE.in_line(), "bucket", 3))))
+    queued(world, PACE, 3)
+    last.note((at, world.request(Charge(PACE, "bucket", 0))))
     clock.forward(8)
     rest = last.take(PACE, "bucket")
     assert rest is not None
@@ -151,112 +212,12 @@ def test_an_outage_counts_what_is_in_line(world: World, clock: Clock) -> None:
 def test_the_words_of_a_limit_do_not_change() -> None:
     """Journals of releases are read by other versions."""
     plain = Limit(30, MINUTE, "token-bucket", burst=10, name="pace")
-    assert PACE.words() == PACE.in_line().words() == plain.words()
-
-
-def test_slots_in_the_order_of_arrival(redis_client: redis.Redis) -> None:
-    """Of two slots and forty calls in line, each begins when only one before it is left, in a
-    bucket with more holds than its string has; both engines agree. Each release wakes the one
-    whose turn it is."""
-    chance = random.Random(7)
-    client = VirtualClient(redis_client)
-    worlds = World(MemoryEngine()), World(RedisEngine(client, redis.RedisError))
-    charge = Charge(replace(SLOTS, wait=60 * SECOND), "slots")
-    woken = redis_client.pubsub(ignore_subscribe_messages=True)
-    woken.subscribe(CHANNEL)
-    holds = [Hold(chance.getrandbits(48), 600 * SECOND) for _ in range(42)]
-
-    def both(act: Callable[[World], int]) -> int:
-        first, second = map(act, worlds)
-        assert first == second
-        return first
-
-    def settled(change: Change) -> int:
-        return both(lambda world: world.engine.settle([change], now_us=world.now_us))
-
-    def admitted(hold: Hold, own: Charge) -> int:
-        return both(
-            lambda world: int(world.engine.admit([own], hold=hold, now_us=world.now_us).admitted)
-        )
-
-    for number, hold in enumerate(holds):
-        for world in worlds:
-            world.wait(us=1)
-        assert admitted(hold, charge) == (number < 2)
-        if number >= 2:
-            assert admitted(hold, charge._replace(limit=charge.limit.in_line()))
-    running, line = holds[:2], holds[2:]
-    gone = line.pop(20)
-    assert settled(Change(charge, gone, "settle", (gone.id, 0)))
-    for _ in range(3):  # the subscription, and the turn of one that runs already
-        woken.get_message(timeout=0.1)
-    while line:
-        assert not any(settled(Change.start(charge, each)) for each in line[:3])
-        over = running.pop(chance.randrange(2))
-        assert settled(Change(charge, over, "settle", (over.id, 0)))
-        turn = woken.get_message(timeout=30)
-        assert turn is not None
-        assert int(turn["data"]) == line[0].id
-        assert not any(settled(Change.start(charge, each)) for each in line[1:3])
-        assert settled(Change.start(charge, line[0]))
-        running.append(line.pop(0))
-    for each in running:
-        assert settled(Change(charge, each, "settle", (each.id, 0)))
-    assert [world.call(SLOTS, 0, "slots").remaining for world in worlds] == [2, 2]
-
-
-def test_a_place_of_a_killed_worker(world: World) -> None:
-    """It is free when its lease ends, and those behind it begin."""
-    charge = Charge(replace(SLOTS, amount=1, wait=60 * SECOND), "slots")
-    holds = [Hold(number, number * 10 * SECOND) for number in (1, 2, 3)]
-    for hold in holds:
-        limit = charge.limit.in_line()
-        world.engine.admit([charge._replace(limit=limit)], hold=hold, now_us=world.now_us)
-        world.wait(us=1)
-
-    def begins(hold: Hold) -> int:
-        return world.engine.settle([Change.start(charge, hold)], now_us=world.now_us)
-
-    assert [begins(hold) for hold in holds] == [1, 0, 0]
-    world.wait(10)
-    assert begins(holds[2]) == 0
-    world.wait(10)
-    assert [begins(hold) for hold in holds] == [0, 0, 1]
-
-
-@pytest.mark.parametrize("fair", [False, True])
-def test_those_who_wait_through_an_outage_begin_in_order(world: World, fair: bool) -> None:
-    """They waited beside calls that ran in the outage: these keep their slots in the storage, the
-    others come as they came, and who is in line in the storage comes after them."""
-    slots = replace(SLOTS, wait=60 * SECOND, fair=fair)
-    here, earlier = MemoryEngine(now_us=lambda: world.now_us), Hold(1, MINUTE)
-    holds = [Hold(number, MINUTE) for number in (50, 60, 30, 40, 10, 20)]
-    world.engine.admit([Charge(slots.in_line(), "b")], hold=earlier, now_us=world.now_us)
-    for number, hold in enumerate(holds):
-        world.wait(us=1)
-        limit = slots.of_member("here") if number < 2 else slots.of_member("here").in_line()
-        assert here.admit([Charge(limit, "b")], hold=hold).admitted
-    charge, moved = Charge(slots, "b"), here.take_over(slots, "b", None).holds
-    resumed = [Change.resume(charge, hold, *of, at) for at, (hold, *of) in enumerate(moved)]
-    assert world.engine.settle(resumed, now_us=world.now_us) == 6
-    line = [*(sorted(holds[2:]) if fair else holds[2:]), earlier]
-
-    def begins(hold: Hold) -> int:
-        of = charge._replace(limit=slots.of_member("here"))
-        return world.engine.settle([Change.start(of, hold)], now_us=world.now_us)
-
-    running = holds[:2]
-    while line:
-        assert not any(map(begins, line))
-        over = running.pop()
-        world.engine.settle([Change(charge, over, "settle", (over.id, 0))], now_us=world.now_us)
-        assert [begins(each) for each in line] == [1] + [0] * (len(line) - 1)
-        running.append(line.pop(0))
+    assert PACE.words() == plain.words()
 
 
 def test_a_forked_child_has_no_one_in_line() -> None:
     """Its thread would listen for them for ever, and a lock that the parent held stay closed."""
-    with bell.waiting(1, "b", None), bell._changes:
+    with bell.waiting(1, ["b"], None), bell._changes:
         child = os.fork()
         if child == 0:
             os._exit(len(bell._waiting) + bell._changes.locked())
@@ -287,10 +248,8 @@ class Shared:
         hold, own = Hold(self._chance.getrandbits(48), 600 * SECOND), self.of(member)
         for world in self.worlds:
             world.wait(us=1)
-        for place, limit in ((self.running, own.limit), (self.line, own.limit.in_line())):
-            if self.admitted(own._replace(limit=limit), hold):
-                place.append((hold, member))
-                return
+        is_first = self.admitted(own, hold._replace(waited_us=0))
+        (self.running if is_first else self.line).append((hold, member))
 
     def admitted(self, charge: Charge, hold: Hold) -> int:
         return self.both(
@@ -301,13 +260,18 @@ class Shared:
         return self.both(lambda world: world.engine.settle([change], now_us=world.now_us))
 
     def over(self, call: tuple[Hold, str]) -> None:
-        (self.running if call in self.running else self.line).remove(call)
         hold, member = call
+        if call in self.line:
+            self.line.remove(call)
+            for world in self.worlds:
+                world.engine.settle([Change.leave(self.of(member), hold)], now_us=world.now_us)
+            return
+        self.running.remove(call)
         assert self.settled(Change(self.of(member), hold, "settle", (hold.id, 0)))
 
     def begins(self, call: tuple[Hold, str]) -> bool:
         hold, member = call
-        if not self.settled(Change.start(self.of(member), hold)):
+        if not self.admitted(self.of(member), hold._replace(waited_us=1)):
             return False
         self.line.remove(call)
         self.running.append(call)
@@ -347,16 +311,6 @@ def test_a_turn_that_another_call_does_not_take(world: World) -> None:
         slots.over(call)
     first, second, third = sorted(slots.line, key=lambda call: slots.of(call[1]).limit.member)
     assert [slots.begins(call) for call in (second, third, first)] == [True, False, True]
-
-
-def test_a_start_that_is_sent_again(world: World) -> None:
-    """Its reply was lost: the call has begun, though others are in line."""
-    slots = Shared(world, slots=1)
-    for member in ("a", "b", "c"):
-        slots.come(member)
-    slots.over(slots.running[0])
-    [call] = [each for each in tuple(slots.line) if slots.begins(each)]
-    assert slots.settled(Change.start(slots.of(call[1]), call[0])) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -410,8 +364,9 @@ def test_a_lower_class_wakes_who_waits(
     woken.get_message(timeout=1)
     slots = replace(SLOTS, amount=4, wait=60 * SECOND, fair=fair, keep=(("people", 2),))
     high, low = [slots.of_class(name).of_member(name) for name in ("people", "batch")]
-    for number, limit in enumerate([low, low, high, high, high.in_line(), high.in_line()], 1):
-        assert world.engine.admit([Charge(limit, "b")], hold=Hold(number, MINUTE)).admitted
+    for number, limit in enumerate([low, low, high, high, high, high], 1):
+        hold = Hold(number, MINUTE, 0)
+        assert world.engine.admit([Charge(limit, "b")], hold=hold).admitted == (number <= 4)
     hold = Hold(1, MINUTE)
     change = Change(Charge(low, "b"), hold, verb, (hold.id, 0)[: 2 if verb == "settle" else 1])
     if kept:

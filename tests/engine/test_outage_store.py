@@ -176,21 +176,24 @@ def test_members_take_turns_in_all_workers(path: Path) -> None:
         for number, name in enumerate("aaab", 1)
     }
     for number, (charge, hold) in calls.items():
-        own = charge.limit if number <= 2 else charge.limit.in_line()
-        assert first.admit([charge._replace(limit=own)], hold=hold).admitted
+        placed = hold._replace(waited_us=0)
+        assert first.admit([charge], hold=placed).admitted == (number <= 2)
 
-    def begins(*numbers: int) -> list[int]:
-        return [second.settle([Change.start(*calls[number])]) for number in numbers]
+    def begins(*numbers: int) -> list[bool]:
+        return [
+            second.admit([charge], hold=hold._replace(waited_us=1)).admitted
+            for charge, hold in map(calls.__getitem__, numbers)
+        ]
 
     def over(number: int) -> None:
         charge, hold = calls[number]
         assert first.settle([Change(charge, hold, "settle", (hold.id, 0))])
 
-    assert begins(3, 4) == [0, 0]
+    assert begins(3, 4) == [False, False]
     over(1)
-    assert begins(3, 4) == [0, 1]
+    assert begins(3, 4) == [False, True]
     over(2)
-    assert begins(3) == [1]
+    assert begins(3) == [True]
 
 
 def test_what_is_on_its_way_is_sent_by_the_successor(path: Path) -> None:

@@ -288,7 +288,7 @@ def test_a_call_of_another_engine_goes_on(engine: Engine, limit: Limit) -> None:
     """It holds its amount from then on, once, also if that overdraws; it settles its real cost."""
     call, other = Hold(1, LEASE), Hold(2, LEASE)
     charge = Charge(limit, "b", 700)
-    resumed = [Change.resume(charge, hold, 700, 50, 0) for hold in (call, other, call)]
+    resumed = [Change.resume(charge, hold, 700, 50) for hold in (call, other, call)]
     assert engine.settle(resumed, now_us=START) == 2
     assert left(engine, limit) == 0
     verdict = Verdict(charge, True, 0, 0, 0, None)
@@ -424,8 +424,8 @@ def test_lua_and_the_reference_agree(redis_client: redis.Redis, seed: int) -> No
                 changes.append(kind(verdict, held, amount))
                 continue
             resumed = chance.choice([held, Hold(chance.getrandbits(48), LEASE)])
-            spent, before = chance.choice([0, 40]), chance.choice([0, 3])
-            changes.append(Change.resume(verdict.charge, resumed, amount, spent, before))
+            spent = chance.choice([0, 40])
+            changes.append(Change.resume(verdict.charge, resumed, amount, spent))
             known.append((verdict, resumed))
         assert lua.settle(changes, now_us=now) == reference.settle(changes, now_us=now)
         known, released = known[-40:], released[-4:]

@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from ratelimit_ext.core.key import holds_key
+from ratelimit_ext.core.key import beside
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.memory import Buckets
 from ratelimit_ext.engine.nodes import NodeCall
@@ -69,15 +69,16 @@ class VirtualClient:
         gone = [key for key in keys if self.expiry_us.get(key, now_us + 1) <= now_us]
         pipeline = self.client.pipeline(transaction=True)
         if gone:
-            pipeline.delete(*gone, *map(holds_key, gone))
+            pipeline.delete(*gone, *[beside(key)[0] for key in gone])
         pipeline.execute_command(command, script, number, *rest)
         for key in keys:
             pipeline.pttl(key)
-            pipeline.pttl(holds_key(key))
+            pipeline.pttl(beside(key)[0])
             pipeline.persist(key)
-            pipeline.persist(holds_key(key))
+            for other in beside(key):
+                pipeline.persist(other)
         replies = pipeline.execute()[bool(gone) :]
-        for key, ttl_ms, of_holds in zip(keys, replies[1::4], replies[2::4], strict=True):
+        for key, ttl_ms, of_holds in zip(keys, replies[1::5], replies[2::5], strict=True):
             # Both are stored together, by a server whose clock may tick in between.
             assert of_holds == -2 or abs(ttl_ms - of_holds) <= 50
             if ttl_ms == -2:

@@ -15,7 +15,7 @@ import flask
 from flask_limiter import Limit
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Hold, new_hold
+from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import DecisionEvent, Events
@@ -224,7 +224,7 @@ class Admission:
             admitted = decided[0].admitted
         except StorageUnavailable as error:
             if self._engines.instead_of(engine) is not None:
-                self._release(error, engine, charges, hold)
+                self._release(error, engine, charges.own, hold)
             raise
         finally:
             if not admitted:
@@ -235,14 +235,14 @@ class Admission:
         self,
         error: StorageUnavailable,
         failed: Engine,
-        charges: BoundCharges,
+        charges: Sequence[Charge],
         hold: Hold,
     ) -> None:
         """The storage may have admitted a call although no reply came, or may do so yet. What it
         holds for it is released as soon as the storage is back."""
         if not error.may_have_charged:
             return
-        held = [charge for charge in charges.own if charge.limit.held]
+        held = [charge for charge in charges if charge.limit.held]
         changes = [Change.release(charge, hold) for charge in held]
         if changes:
             self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
@@ -280,8 +280,11 @@ class Admission:
     def hold_for(self, limits: Iterable[BoundLimit]) -> Hold:
         for bound in limits:
             if bound.limit.held:
-                return new_hold(int(self._settings.lease_s * 1_000_000))
+                return self._new_hold()
         return NO_HOLD
+
+    def _new_hold(self) -> Hold:
+        return new_hold(int(self._settings.lease_s * 1_000_000))
 
     # -- deciding ------------------------------------------------------------------------------
 
@@ -351,13 +354,37 @@ class Admission:
         denied: Decision,
     ) -> tuple[Decision, Records]:
         """Return what is decided when it is the turn of a denied request."""
-        hold = self.hold_for([bound for bound, _, _ in charges])
+        hold = self._new_hold()
+        self._settlements.begin(engine, hold, charges.own)
+        admitted = False
         try:
-            decision = self.line.turn(state, engine, charges.own, denied, hold)
-        except StorageUnavailable as error:
-            self._release(error, engine, charges, hold)
+            decision, engine, hold = self.line.turn(
+                state, self._look_in_line, charges.own, (denied, engine, hold)
+            )
+            admitted = decision.admitted
+        finally:
+            if not admitted:
+                self._settlements.end(engine, hold)
+        return decision, Records(charges, decision, engine, hold._replace(waited_us=None))
+
+    def _look_in_line(self, charges: Sequence[Charge], hold: Hold) -> tuple[Decision, Engine, Hold]:
+        """Decide a request that waits. If the storage fails, what it may hold is released: then the
+        request goes on under another hold."""
+        engine = self._engines.current
+        try:
+            return engine.admit(charges, hold=hold), engine, hold
+        except StorageFull:
             raise
-        return decision, Records(charges, decision, engine, hold)
+        except StorageUnavailable as error:
+            self._release(error, engine, charges, hold._replace(waited_us=None))
+            outage = self._engines.instead_of(engine)
+            if outage is None:
+                raise
+            if any(charge.limit.held for charge in charges):
+                self._settlements.end(engine, hold)
+                hold = self._new_hold()._replace(waited_us=hold.waited_us)
+                self._settlements.begin(outage, hold, charges)
+            return outage.admit(charges, hold=hold), outage, hold
 
     def _route_limits(
         self,

@@ -1,39 +1,46 @@
 """The line: a request that only limits with ``wait`` deny waits for its turn instead.
 
-Its charge is taken ahead, so the bucket is in debt until its turn has come, and the request sleeps
-that long. Who comes later finds the debt: first come, first served, without a call of the storage
-in between. A call that needs a slot takes one that does not exist yet: it begins when only so many
-are left that came before it, and the release of the last one wakes it. All other limits of the
-request are charged when its turn has come. If it does not start then, what was taken ahead is given
-back.
+It leaves a ticket with each of them (:mod:`~ratelimit_ext.strategies.line`), sleeps until its turn,
+and is decided again, with all its limits at once. So nothing is taken before it starts, whatever
+happens meanwhile: if its ticket is lost, or another engine decides now, it gets its place again.
 """
 
 from __future__ import annotations
 
 import select
+import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import flask
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.events import Events, WaitEvent, WaitOutcome
 from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
+from ratelimit_ext.strategies.line import LOOK_US
 from ratelimit_ext.web.request.request_state import WAITED, RequestState
 
-#: How soon a client that leaves the line for a slot is noticed, in seconds.
+#: How soon a client that leaves the line is noticed, in seconds.
 NOTICED_S: Final = 0.5
-#: When a call looks for its slot without having been woken: a lease may have ended.
-LOOK_EVERY_S: Final = 5.0
+#: When a request looks for its slot without having been woken: a lease may have ended, or the
+#: storage has lost its ticket.
+LOOK_EVERY_S: Final = LOOK_US / 1_000_000
+#: The shortest sleep after the first: a higher class may take each turn.
+LEAST_S: Final = 0.005
+#: The place of a limit on denials that no denial triggers.
+NEVER: Final = (999,)
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
+
+#: Decides charges by the engine that decides at present; returns it, too, and under which hold.
+Decide: TypeAlias = Callable[[Sequence[Charge], Hold], tuple[Decision, Engine, Hold]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,98 +57,69 @@ class Line:
     def turn(
         self,
         state: RequestState,
-        engine: Engine,
+        decide: Decide,
         charges: Sequence[Charge],
-        denied: Decision,
-        hold: Hold,
-    ) -> Decision:
-        """Return what is decided when it is the turn of a denied request; the denial as it is now
-        if the request cannot wait."""
-        asked = {verdict.charge.key: verdict.charge for verdict in denied.denials}
-        waited_us = state.waited_us  # by an earlier decision of the request
+        denied: tuple[Decision, Engine, Hold],
+    ) -> tuple[Decision, Engine, Hold]:
+        """Return what is decided when it is the turn of a denied request; the denial if the request
+        cannot wait."""
+        earlier_us = waited_us = state.waited_us  # by an earlier decision of the request
+        asked = _denying(denied[0])
         outcome: WaitOutcome = "refused"
-        began, decision = time.monotonic(), denied
-        placed: Sequence[Verdict] = ()
         if not (
-            all(_may_wait(verdict, waited_us) for verdict in denied.denials)
-            and _has_threads()
-            and self.places.acquire(blocking=False)
+            _stays(denied[0], earlier_us) and _has_threads() and self.places.acquire(blocking=False)
         ):
             self._emit(asked, outcome, 0.0)
             return denied
+        looks, keys = list(map(_uncounted, charges)), {charge.key for charge in charges}
+        began, decided, placed = time.monotonic(), denied, dict[Engine, Hold]()
+        counted = self._give_back(*denied[:2])
         try:
-            ahead = [each._replace(limit=each.limit.in_line()) for each in asked.values()]
-            if hold.id:
-                self.settlements.begin(engine, hold, charges)
-            first = engine.admit(ahead, hold=hold)
-            own = {v.charge.key: v._replace(charge=asked[v.charge.key]) for v in first.verdicts}
-            placed = tuple(own.values()) if first.admitted else ()
-            if not (placed and all(_may_wait(verdict, waited_us) for verdict in placed)):
-                # Others were faster: the wait is longer now.
-                longer = {key: verdict for key, verdict in own.items() if not verdict.allowed}
-                return denied.with_verdicts(longer)
-            wait_us = max(verdict.retry_after_us or 0 for verdict in placed)
-            self._give_back(engine, _counted(denied), NO_HOLD)
-            outcome = "left"
-            if not wait_us or _sleep(wait_us / 1_000_000):
-                outcome = self._slots(engine, asked.values(), hold, began - waited_us / 1_000_000)
-            if outcome == "denied":  # unless all others admit it
-                passed_us = int((time.monotonic() - began) * 1_000_000)
-                state.waited_us = waited_us + max(wait_us, passed_us)
-                flask.after_this_request(lambda response: _with_wait(response, state.waited_us))
-                # What was taken ahead is only looked at: nothing of it is taken, nor held again.
-                rest = [
-                    each._replace(cost=0, meta=True, on_denial=(place,))
-                    if each.key in asked
-                    else each
-                    for place, each in enumerate(charges)
-                ]
-                decision = engine.admit(rest, hold=hold)
-            if decision.admitted:
-                outcome, now = "started", [v for v in decision.verdicts if v.charge.key in asked]
-                decision = decision.with_verdicts(
-                    {v.charge.key: v._replace(charge=asked[v.charge.key]) for v in now}
-                )
-            return decision
+            while True:
+                with bell.waiting(decided[2].id, keys, self.client) as woken:
+                    decided = decide(looks, decided[2]._replace(waited_us=waited_us))
+                    decision, engine, hold = decided
+                    if decision.admitted:
+                        outcome = "started"
+                        return decided
+                    placed[engine] = hold
+                    if not _stays(decision, waited_us):
+                        break
+                    outcome = "left"
+                    asked |= _denying(decision)
+                    if not _sleep(_pause_s(decision, waited_us), woken):
+                        return denied[0], engine, hold
+                waited_us = earlier_us + int((time.monotonic() - began) * 1_000_000)
+            if outcome == "left":
+                waits = [each.charge.limit.wait is not None for each in decision.denials]
+                outcome = "late" if all(waits) else "denied"
+            if counted:  # limits on denials count this refusal
+                decided = decide(charges, hold._replace(waited_us=None))
+                outcome = "started" if decided[0].admitted else outcome
+            return decided
         finally:
             self.places.release()
-            if outcome != "started":
-                self._give_back(engine, placed, hold)
-                self.settlements.end(engine, hold)
-            self._emit(asked, outcome, time.monotonic() - began if placed else 0.0)
+            if outcome == "started":
+                placed.pop(decided[1], None)
+            self._leave(placed, charges)
+            if outcome not in ("left", "refused"):
+                state.waited_us = waited_us
+                flask.after_this_request(lambda response: _with_wait(response, waited_us))
+            self._emit(asked, outcome, 0.0 if outcome == "refused" else time.monotonic() - began)
 
-    def _slots(
-        self, engine: Engine, charges: Iterable[Charge], hold: Hold, began: float
-    ) -> WaitOutcome:
-        """Wait until the call has each slot that it is in line for; ``denied`` if it has: the rest
-        is decided then."""
-        for charge in charges:
-            if not charge.limit.traits.ends_with_calls:
-                continue
-            ends = began + (charge.limit.wait or 0) / 1_000_000
-            with bell.waiting(hold.id, charge.key, self.client) as woken:
-                look_at = 0.0
-                while woken.is_set() or time.monotonic() >= min(ends, look_at):
-                    woken.clear()
-                    if engine.settle([Change.start(charge, hold)]):
-                        break
-                    if time.monotonic() >= ends:
-                        return "late"
-                    look_at = time.monotonic() + LOOK_EVERY_S
-                    while not woken.wait(max(0.0, min(NOTICED_S, ends - time.monotonic()))):
-                        if not _sleep(0):
-                            return "left"
-                        if time.monotonic() >= min(ends, look_at):
-                            break
-        return "denied"
+    def _leave(self, placed: Mapping[Engine, Hold], charges: Sequence[Charge]) -> None:
+        lines = [each for each in charges if each.limit.wait is not None]
+        for engine, hold in placed.items():
+            own = hold._replace(waited_us=None)
+            self._send(engine, [Change.leave(charge, own) for charge in lines])
 
-    def _give_back(self, engine: Engine, taken: Sequence[Verdict], hold: Hold) -> None:
-        changes = [
-            Change.settle(verdict, hold, 0)
-            if verdict.charge.limit.held
-            else Change.adjust(verdict, -verdict.charge.cost)
-            for verdict in taken
-        ]
+    def _give_back(self, denied: Decision, engine: Engine) -> list[Verdict]:
+        """Give back what limits on denials have counted; returns these."""
+        counted = _counted(denied)
+        self._send(engine, [Change.adjust(each, -each.charge.cost) for each in counted])
+        return counted
+
+    def _send(self, engine: Engine, changes: Sequence[Change]) -> None:
         if changes:
             self.settlements.send(engine, changes, lease_s=self.lease_s, events=self.events)
 
@@ -151,9 +129,29 @@ class Line:
                 self.events.emit(WaitEvent(charge.limit, outcome, seconds))
 
 
+def _denying(decision: Decision) -> dict[str, Charge]:
+    return {verdict.charge.key: verdict.charge for verdict in decision.denials}
+
+
+def _stays(denied: Decision, waited_us: int) -> bool:
+    """Return whether a request may wait for all limits that deny it."""
+    return all(_may_wait(verdict, waited_us) for verdict in denied.denials)
+
+
+def _uncounted(charge: Charge) -> Charge:
+    """Return a charge that no denial triggers, as that of a request that waits."""
+    return charge._replace(on_denial=NEVER) if charge.meta else charge
+
+
+def _needs_us(denial: Verdict) -> int | None:
+    """Return how long a request has to wait; when a slot is free is not known."""
+    is_slot = denial.charge.limit.traits.ends_with_calls
+    return 1 if is_slot else denial.retry_after_us
+
+
 def _may_wait(denial: Verdict, waited_us: int) -> bool:
     """Return whether its limit lets a request wait for as long as it has to."""
-    wait_us, longest_us = denial.retry_after_us, denial.charge.limit.wait
+    wait_us, longest_us = _needs_us(denial), denial.charge.limit.wait
     return (
         wait_us is not None
         and longest_us is not None
@@ -161,6 +159,18 @@ def _may_wait(denial: Verdict, waited_us: int) -> bool:
         and not denial.charge.meta
         and wait_us + waited_us <= longest_us
     )
+
+
+def _pause_s(decision: Decision, waited_us: int) -> float:
+    """Return when a request looks again that is not woken."""
+    pauses_s = [LEAST_S]
+    for denial in decision.denials:
+        limit = denial.charge.limit
+        left_s = max(0, (limit.wait or 0) - waited_us) / 1_000_000
+        is_slot = limit.traits.ends_with_calls
+        pause_s = LOOK_EVERY_S if is_slot else (_needs_us(denial) or 0) / 1_000_000
+        pauses_s.append(min(left_s, pause_s))
+    return max(pauses_s)
 
 
 def _counted(denied: Decision) -> list[Verdict]:
@@ -183,16 +193,27 @@ def _has_threads() -> bool:
     return bool(environ.get("wsgi.multithread") or CONNECTIONS[0] not in environ)
 
 
-def _sleep(seconds: float) -> bool:
-    """Sleep; returns false as soon as the client has left, where the server tells its connection.
-    What the client sends meanwhile does not wake it."""
+def _sleep(seconds: float, woken: threading.Event) -> bool:
+    """Sleep until the request is woken; returns false if its client has left."""
+    ends = time.monotonic() + seconds
+    while not woken.wait(min(NOTICED_S, seconds)):
+        if _has_left():
+            return False
+        seconds = ends - time.monotonic()
+        if seconds <= 0:
+            break
+    woken.clear()
+    return not _has_left()
+
+
+def _has_left() -> bool:
+    """Return whether the client has left, where the server tells its connection and the system."""
     connection = next(filter(None, map(flask.request.environ.get, CONNECTIONS)), None)
     if connection is None or not hasattr(select, "POLLRDHUP"):  # only Linux tells at once
-        time.sleep(seconds)
-        return True
+        return False
     watch = select.poll()
     watch.register(connection, select.POLLRDHUP)
-    return not watch.poll(seconds * 1000)
+    return bool(watch.poll(0))
 
 
 def _with_wait(response: flask.Response, waited_us: int) -> flask.Response:

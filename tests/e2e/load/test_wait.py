@@ -43,13 +43,13 @@ def note():
 limiter = Limiter(lambda: "all", app=app, storage_uri=os.environ["URI"], key_prefix="wait")
 sleep, lock, waiting = line._sleep, threading.Lock(), [0, 0]
 
-def watched(seconds):
+def watched(seconds, woken):
     g.promised, g.asked = time.time() + seconds, g.asked + seconds
     with lock:
         waiting[0] += 1
         waiting[1] = max(waiting)
     try:
-        return sleep(seconds)
+        return sleep(seconds, woken)
     finally:
         with lock:
             waiting[0] -= 1
