@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.money import MICRO
 from ratelimit_ext.simulate.demand import FALSE_POSITIVE, Suggestion, false_positives
-from ratelimit_ext.simulate.replay import MINUTE_US, Replay, ReplayOutcome, Rule, Rules, Tally
+from ratelimit_ext.simulate.replay import MINUTE_US, Replay, ReplayOutcome, Rules, Tally
 from ratelimit_ext.simulate.traffic import Traffic
 
 MOST_CALLERS: Final = 10
@@ -33,12 +33,11 @@ def simulate(
     results = []
     for name, rules in policies.items():
         replay = Replay(rules)
-        denied: dict[int, Sequence[Rule]] = {}
-        for position, call in enumerate(traffic):
-            if denying := replay.decide(call):
-                denied[position] = denying
+        for call in traffic:
+            replay.decide(call)
             progress()
-        outcome = replay.outcome
+        replay.finish()
+        outcome, denied = replay.outcome, replay.denied
         outcome.false_positives, outcome.wronged = false_positives(traffic, rules, denied)
         results.append(Result(name, outcome))
     return results

@@ -256,13 +256,71 @@ def test_traffic_without_classes():
 
 
 def test_calls_that_wait():
-    """For their turn in a bucket, or for a slot; the seventh would wait for too long."""
+    """For their turn in a bucket, or for a slot; the seventh would wait for too long. How long a
+    call takes is not known: the seventh in line for a slot is denied when its wait is over."""
     pace = rule("pace", "global", 60, MINUTE_US, "token-bucket", burst=2, wait=4_000_000)
-    slots = rule("slots", "global", 2, 1_000_000, "concurrency", unit="calls", wait=4_000_000)
+    slots = rule("slots", "global", 2, 1_000_000, "concurrency", unit="calls", wait=4_500_000)
     for one in (pace, slots):
         replay = Replay(lambda *_, one=one: [one])
         calls = [TrafficCall(0, "chat", {}, seconds=2.0) for _ in range(7)]
         denied = [bool(replay.decide(call)) for call in calls]
-        assert denied == [False] * 6 + [True]
+        assert denied == [False] * 6 + [one is pace]
+        replay.finish()
+        assert replay.denied == {6: [one]}
         waits = [1, 2, 3, 4] if one is pace else [2, 2, 4, 4]
         assert replay.outcome.waits == [1_000_000 * each for each in waits]
+
+
+def admitted(replay: Replay, calls: list[TrafficCall]) -> list[bool]:
+    for call in calls:
+        replay.decide(call)
+    replay.finish()
+    return [number not in replay.denied for number in range(len(calls))]
+
+
+def test_classes_wait_in_their_order():
+    """Those of a higher class that come later start first."""
+    keep = (("people", 1),)
+    for limit in (
+        Limit(60, MINUTE_US, "token-bucket", burst=2, wait=4_000_000, keep=keep, name="pace"),
+        Limit(2, 1_000_000, "concurrency", unit="calls", wait=4_000_000, keep=keep, name="slots"),
+    ):
+        one = Rule(limit.name, limit, "global", "b:", priority="class")
+        replay = Replay(lambda *_, one=one: [one])
+        who = ["batch"] * 6 + ["people"] * 3
+        calls = [TrafficCall(0, "chat", {"class": name}, seconds=1.0) for name in who]
+        assert admitted(replay, calls)[6:] == [True] * 3
+        assert admitted(replay, calls).count(True) < len(calls)
+
+
+def test_members_take_turns():
+    """One with many calls in line starts as many as one with few."""
+    limit = Limit(
+        1, 1_000_000, "concurrency", unit="calls", wait=8_500_000, fair=True, name="slots"
+    )
+    one = Rule("slots", limit, "global", "slots:", member="user")
+    replay = Replay(lambda *_: [one])
+    who = ["loop"] * 20 + ["alice"] * 4
+    calls = [TrafficCall(n, "chat", {"user": name}, seconds=1.0) for n, name in enumerate(who)]
+    got = Counter(name for name, own in zip(who, admitted(replay, calls), strict=True) if own)
+    assert got == {"loop": 5, "alice": 4}
+
+
+def test_calls_that_wait_as_in_an_engine():
+    """Of random traffic the same calls start, at the same instants."""
+    chance = random.Random(3)
+    limit = Limit(60, MINUTE_US, "token-bucket", burst=3, wait=6_000_000, name="pace")
+    at_us, calls = 0, []
+    for _ in range(300):
+        at_us += chance.choice((0, 100_000, 500_000, 3_000_000))
+        calls.append(TrafficCall(at_us, "chat", {}))
+    replay = Replay(lambda *_: [Rule("pace", limit, "global", "pace:")])
+    free_us, waits, denied = -(10**9), list[int](), list[bool]()
+    for call in calls:  # a bucket of three: the start of the third one before is a bound
+        start = max(call.at_us, free_us - 2_000_000)
+        denied.append(start - call.at_us > 6_000_000)
+        if not denied[-1]:
+            free_us = max(free_us, start) + 1_000_000
+            waits += [start - call.at_us] if start > call.at_us else []
+    assert [not each for each in admitted(replay, calls)] == denied
+    assert sorted(replay.outcome.waits) == sorted(waits)
