@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -28,15 +30,17 @@ from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.engine import Marker
+from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.nodes import Nodes
 from ratelimit_ext.engine.outage import OutageEngine, Workers
 from ratelimit_ext.strategies import strategy_of
 from tests import servers
+from tests.engine import lines
 from tests.engine.histories import Bucket, History, Storage, any_limits
 from tests.engine.relay import Relay
 from tests.engine.test_histories import every_seed, play
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
-from tests.strategies.world import DAY, HOUR, MINUTE, World
+from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, START, World
 
 #: Those whose windows do not begin with their first charge.
 EXACT = ("token-bucket", "sliding-window", "concurrency", "reported", "fixed-window")
@@ -264,6 +268,45 @@ def test_a_node_without_the_script_is_given_it(
         assert [verdict.remaining for verdict in found.verdicts] == [expected] * 3
         with cluster.nodes[0].client() as client:
             assert bool(client.function_list(library)) == (expected != 97)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_lines_and_classes(cluster: servers.Cluster, engine: ClusterEngine, seed: int) -> None:
+    """Random lines on several nodes, with what is kept, members who leave, refusals at the turn and
+    changed amounts: as the engine in memory decides."""
+    chance, memory = random.Random(seed), MemoryEngine()
+    limit = replace(lines.any_limit(chance), keep=lines.KEEP)
+    flush(cluster)
+    engines = [memory, engine]
+    lines.History(engines, limit, chance, lines.Turns(), lambda: None, trouble=False).play(30)
+
+
+@pytest.mark.parametrize("strategy", ["token-bucket", "sliding-window", "fixed-window"])
+def test_what_is_kept_on_several_nodes(
+    cluster: servers.Cluster, engine: ClusterEngine, strategy: str
+) -> None:
+    """Callers of each class, whose own limits are on other nodes: as the engine in memory decides,
+    and a class never has more than it may use."""
+    chance, memory, now_us = random.Random(5), MemoryEngine(), START
+    kept = (("people", 6), ("normal", 3))
+    words: Any = {"anchor": "day"} if strategy == "fixed-window" else {}
+    shared = Limit(60, MINUTE, strategy, name="model", common=True, keep=kept, **words)
+    own = Limit(25, MINUTE, strategy, name="own", **words)
+    counts = Counter[str]()
+    for _ in range(200):
+        now_us += chance.choice((0, 0, SECOND, 3 * SECOND))
+        now_us += DAY * (chance.random() < 0.02)
+        name, node = chance.choice(("people", "normal", "batch")), chance.randrange(3)
+        charges = [
+            Charge(shared.of_class(name), "b:{model}", chance.choice((1, 2, 5))),
+            Charge(own, f"b:{{{tag_on(cluster, node)}}}"),
+        ]
+        answers = [each.admit(charges, now_us=now_us) for each in (memory, engine)]
+        assert answers[0].admitted == answers[1].admitted
+        assert answers[0].verdicts == answers[1].verdicts
+        counts[name] += answers[0].admitted
+        counts["denied"] += not answers[0].admitted
+    assert min(counts.values()) > 5
 
 
 def node_ids(cluster: servers.Cluster) -> list[str]:

@@ -173,6 +173,42 @@ def test_both_engines_agree(
                 world.engine.settle(changes, now_us=world.now_us)
 
 
+@given(trace=TRACES, kind=st.sampled_from([*KINDS, *LONG]))
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_a_shadow_decides_as_if_it_were_enforced(
+    redis_client: redis.Redis, trace: list[tuple[str, int, int]], kind: str
+) -> None:
+    """On both engines, to the digit; it denies nothing, and a call that it would deny takes nothing
+    of it: neither of the group's nor of the member's."""
+    redis_client.flushdb()
+    enforced = World(MemoryEngine())
+    shadows = (
+        World(MemoryEngine()),
+        World(RedisEngine(VirtualClient(redis_client), redis.RedisError)),
+    )
+    words = (KINDS | LONG)[kind]
+    for member, cost, percent in trace:
+        for world in (enforced, *shadows):
+            world.wait(us=shared(**words).period_us * percent // 100)
+        expected = call(enforced, shared(**words), member, cost)
+        tried = [call(world, shared(mode="shadow", **words), member, cost) for world in shadows]
+        assert tried[0] == tried[1]
+        assert tried[0].admitted
+        fits = [[each.allowed for each in found.verdicts] for found in (expected, tried[0])]
+        assert all(fits[0]) == all(fits[1])
+        left = [
+            call(world, shared(**words), member, 0, take=False) for world in (enforced, *shadows)
+        ]
+        assert [each.remaining for each in left[0].verdicts] == [
+            each.remaining for each in left[1].verdicts
+        ]
+        assert left[1] == left[2]
+
+
 @pytest.mark.parametrize("kind", KINDS | LONG)
 def test_the_wait_is_exact(world: World, kind: str) -> None:
     """A microsecond earlier is too early: until the line is reached; a call that costs more than

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, request
 
 from ratelimit_ext import Limiter, RateLimitExceeded
 from ratelimit_ext.core.errors import ConfigurationError
@@ -182,6 +185,39 @@ def test_a_member_of_a_group(make: Maker, uri: str) -> None:
             with limiter.charge("team", "acme", tokens=1, member=member):  # type: ignore[arg-type]
                 pass
         assert (used("0")[1], used("None")[1]) == (1, 0)
+
+
+@pytest.mark.parametrize("mode", ["enforce", "shadow"])
+def test_requests_and_tasks_of_members(make: Maker, uri: str, mode: str) -> None:
+    """In any order, as the members' own counts say: what a task has really used is theirs, and one
+    that is refused has used nothing."""
+    app, limiter = make(storage_uri=uri)
+    words: dict[str, Any] = {"name": "team", "key_func": lambda: "acme", "cost": lambda: 3}
+    words |= {"fair": lambda: request.headers["X-Key"], "mode": mode}
+    view = limiter.limit("200/day", unit="tokens", **words)(lambda: "ok")
+    app.add_url_rule("/", "view", view)
+    chance, used, refused = random.Random(14), Counter[str](), 0
+    with app.app_context():
+        for _ in range(80):
+            member, cost = chance.choice(("ada", "ada", "bob", "eve")), chance.randrange(1, 9)
+            before = used[member]
+            if chance.random() < 0.5:
+                answer = app.test_client().get("/", headers={"X-Key": member})
+                used[member] += 3 * (answer.status_code == 200)
+            else:
+                with (
+                    contextlib.suppress(RateLimitExceeded),
+                    limiter.charge("team", "acme", tokens=cost, member=member) as task,
+                ):
+                    task.settle(tokens=cost // 2)
+                    used[member] += cost // 2
+            refused += used[member] == before and cost > 1
+            if mode == "enforce":
+                shares = limiter.operators.shares("acme", member)
+                assert [state.used for state in shares] == [used[member]]
+                [state] = limiter.operators.states("acme")
+                assert state.used == used.total()
+    assert (refused > 0) is (mode == "enforce")
 
 
 def test_a_member_of_a_lower_class(make: Maker) -> None:
