@@ -17,6 +17,8 @@ GUARDS_FILE: Final = Path(__file__).with_name("guards.toml")
 BLUEPRINTS: Final = "RATELIMIT_BLUEPRINTS"
 #: The scope of their buckets, which all endpoints share.
 SCOPE: Final = "guards"
+#: The group of all that calls models, here and in a policy.
+CALLS: Final = "calls"
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def added(config: MutableMapping[str, Any], policy_file: str | Path | None) -> I
 
 def call_members() -> set[str]:
     """Return the blueprints and endpoints that call models."""
-    return {*_groups()["calls"]["members"]}
+    return {*_groups()[CALLS]["members"]}
 
 
 def calls(endpoints: Iterable[str]) -> list[str]:

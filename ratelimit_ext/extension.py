@@ -79,7 +79,9 @@ from ratelimit_ext.web.declarations.definitions import (
     P,
     R,
     RouteLimit,
+    T,
     deferred,
+    group,
     request_context,
     route_limit,
     stated,
@@ -391,9 +393,13 @@ class Limiter(flask_limiter.Limiter):
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
-        application does not have. Call it when all are registered; otherwise the first request
-        logs them, and all other limits apply."""
-        self._hooks_of(app).components.policies.check_targets(app)
+        application does not have, or a decorator a group that the policy does not have. Call it
+        when all are registered; otherwise the first request logs them, and all other limits apply.
+
+        Logs the groups that nothing uses."""
+        components = self._hooks_of(app).components
+        if components.is_enabled:
+            components.policies.check(app)
 
     # -- what the application registers --------------------------------------------------------
 
@@ -594,6 +600,20 @@ class Limiter(flask_limiter.Limiter):
     ) -> RouteLimit:
         """Limit several views together; see :meth:`limit`."""
         return route_limit(locals(), _SHARED_LIMIT_KEYWORDS, self, shared=True)
+
+    @staticmethod
+    def group(name: str) -> Callable[[T], T]:
+        """Put a view or a blueprint under a group of the application's policy::
+
+            @app.post("/ask")
+            @limiter.group("calls")  # the limits of [groups.calls]
+            def ask(): ...
+
+        The policy says how much, so that an operator changes it without the code. These limits
+        come on top of all others. The name belongs to the policy and not to an extension: where
+        the ``Limiter`` is made in a factory, write ``@Limiter.group("calls")``.
+        """
+        return group(name)
 
     @overload
     def exempt(self, obj: flask.Blueprint, *, flags: ExemptionScope = ...) -> flask.Blueprint: ...

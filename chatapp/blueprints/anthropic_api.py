@@ -12,6 +12,7 @@ from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import Address, TokenCount
 from chatapp.web.responses import respond, respond_with_count
+from ratelimit_ext import Limiter
 
 bp = Blueprint("anthropic_api", __name__, url_prefix="/v1")
 FormatErrors(lambda: ANTHROPIC).install(bp)
@@ -40,12 +41,14 @@ forwarded.install(bp, ANTHROPIC.protocol, ADDRESSES, headers=HEADERS, query=QUER
 
 
 @bp.post("/messages")
+@Limiter.group("calls")
 def messages() -> Response:
     """A message, whole or in events."""
     return respond(lambda _: ANTHROPIC)
 
 
 @bp.post("/messages/count_tokens")
+@Limiter.group("counts")
 def count_tokens() -> Response:
     """The input tokens of a message."""
     return respond_with_count()

@@ -1,4 +1,4 @@
-"""POST /chat: a message to a model. The limits by user and plan belong to this blueprint."""
+"""POST /chat: a message to a model."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from chatapp.web.errors import ApiError
 from chatapp.web.formats.chat import ChatFormat
 from chatapp.web.requests import chat as chat_body
 from chatapp.web.responses import respond
+from ratelimit_ext import Limiter
 
 bp = Blueprint("chat", __name__)
 
@@ -60,6 +61,7 @@ def _check_files(current: CurrentRequest) -> None:
 
 
 @bp.post("/chat")
+@Limiter.group("calls")
 def chat() -> Response:
     """The model's reply to a message or a conversation, whole or streamed."""
     return respond(ChatFormat)

@@ -13,8 +13,10 @@ from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import CHOICES_MOST, Address, TokenCount
 from chatapp.web.responses import respond
+from ratelimit_ext import Limiter
 
 bp = Blueprint("openai_api", __name__, url_prefix="/v1")
+Limiter.group("calls")(bp)
 RESPONSES_PATH: Final = "/v1/responses"
 FormatErrors(
     lambda: OPENAI, lambda: RESPONSES if request.path.startswith(RESPONSES_PATH) else OPENAI

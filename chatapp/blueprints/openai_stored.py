@@ -17,8 +17,10 @@ from chatapp.web.formats.errors import FormatErrors
 from chatapp.web.requests import forwarded
 from chatapp.web.requests.forwarded import Address, InputFields
 from chatapp.web.responses import raw_response, respond_with_count
+from ratelimit_ext import Limiter
 
 bp = Blueprint("openai_stored", __name__, url_prefix="/v1/responses")
+Limiter.group("counts")(bp)
 FormatErrors(lambda: OPENAI).install(bp)
 
 PATH: Final = "/responses"

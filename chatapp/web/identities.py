@@ -13,6 +13,7 @@ from typing import Final
 
 from flask import request
 
+from chatapp.guards_file import CALLS
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import (
     amounts,
@@ -88,15 +89,15 @@ def traffic_class() -> str:
 
 
 def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
-    """Return a warning if the policy has plans and none applies to some of these endpoints, as in a
-    policy that is older than they are."""
+    """Return a warning if the policy has plans and none applies to some of these endpoints."""
+    group = policy.groups.get(CALLS)
     covered = {*policy.plan_blueprints, *policy.plan_routes, *policy.plan_targets}
     unlimited = [e for e in endpoints if not covered & {e, e.rpartition(".")[0]}]
-    if not policy.plans or not unlimited:
+    if not (policy.plans and unlimited) or (group and group.plans):
         return None
     return (
         f"No plan applies to {', '.join(sorted(unlimited))}: their calls have no limits by plan. "
-        "Add them, or their blueprint, to the members of a group with plans = true."
+        f"Write plans = true in [groups.{CALLS}]."
     )
 
 

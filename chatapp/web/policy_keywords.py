@@ -84,6 +84,10 @@ def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]
     calls = guards_file.call_members()
     named = (*policy.blueprints.items(), *policy.routes.items(), *policy.targets.items())
     others = [limits for name, limits in named if not calls & {name, name.rpartition(".")[0]}]
+    groups = policy.groups.items()
+    others += [
+        each.limits for name, each in groups if name != guards_file.CALLS and not each.members
+    ]
     found: dict[str, tuple[Any, str]] = {}
     for limits in (policy.application, policy.default, *others):
         for limit in limits:

@@ -37,6 +37,8 @@ def check(file: Path | None, *, as_json: bool) -> None:
     click.echo(f"{checked.file} is valid: {limits}; plans: {plans}.")
     for warning in checked.warnings:
         click.echo(f"Warning: {warning}")
+    for sentence in checked.unapplied:
+        click.echo(f"Note: {sentence}")
 
 
 @click.command()
@@ -54,7 +56,10 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
         return
     titles: dict[str, list[str]] = {}
     for each in found:
-        titles.setdefault(json.dumps(each["limits"], default=str), []).append(each["endpoint"])
+        attached = [limit.pop("attached", None) for limit in each["limits"]]
+        at = ", ".join(dict.fromkeys(filter(None, attached)))
+        title = each["endpoint"] + (f"  (@limiter.group at {at})" if at else "")
+        titles.setdefault(json.dumps(each["limits"], default=str), []).append(title)
     for number, (text, alike) in enumerate(titles.items()):
         click.echo(("\n" if number else "") + "\n".join(alike))
         limits = json.loads(text)

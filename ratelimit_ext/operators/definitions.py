@@ -20,7 +20,7 @@ def policy_as_json(checked: CheckedPolicy) -> dict[str, Any]:
     # Limits of app.config are checked, too, and are not of the file.
     count = sum(not limit.place.origin.python for limit in policy.all_limits())
     shown = {"file": str(checked.file), "limits": count, "plans": [*policy.plans]}
-    return {**shown, "warnings": list(checked.warnings)}
+    return {**shown, "warnings": list(checked.warnings), "unapplied": list(checked.unapplied)}
 
 
 def definitions_of(operators: Operators, endpoint: str = "") -> list[dict[str, Any]]:
@@ -53,6 +53,7 @@ def _definition(row: Row, words: Iterable[str]) -> dict[str, Any]:
         **{word: row.keywords.get(word) for word in words},
         "on_failure": row.on_failure,
         "source": _source(row.source),
+        "attached": _source(row.attached) or None,
     }
 
 

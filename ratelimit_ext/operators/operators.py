@@ -30,6 +30,7 @@ from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, len
 from ratelimit_ext.web.commands import EXTENSION, application
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.declarations.callbacks import Callers, ChangeLog, CheckedPolicy
+from ratelimit_ext.web.declarations.policies import named_groups
 from ratelimit_ext.web.hooks import RequestHooks
 from ratelimit_ext.web.inventory import Decider, Group, Row
 from ratelimit_ext.web.request.request_state import RequestLimit
@@ -123,7 +124,13 @@ class Operators:
     def checked_policy(self, file: Path | None = None) -> CheckedPolicy:
         """Return the policy in the file, or the configured one, with warnings. Raises
         ``ConfigurationError`` with every mistake."""
-        return self._attached[0].components.policies.checked(application(), file)
+        components, app = self._attached[0].components, application()
+        checked = components.policies.checked(app, file)
+        manager = components.policies.manager_of(app, checked.policy)
+        return checked._replace(
+            warnings=(*checked.warnings, *checked.policy.warnings(named_groups(app))),
+            unapplied=tuple(components.inventory.unapplied(app, manager)),
+        )
 
     def check_policy_file(self, file: str | os.PathLike[str]) -> Policy:
         """Check the policy in a file as at a start of the application, without applying it. Raises

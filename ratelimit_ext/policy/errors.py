@@ -72,6 +72,17 @@ class Code(Origin):
         return ", ".join([f"limit {text!r}", *(str(key) for key in path if key != "limit")])
 
 
+class CodeLine(Origin):
+    """A decorator, by file and line."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self._source = source
+
+    def source(self, path: Path) -> str:
+        return self._source
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A path of keys and positions in a document."""
@@ -211,7 +222,6 @@ _MISSING: Final = {
     "limit": '"limit" is missing. Write for example limit = "30/minute".',
     "limits": "the plan has no limits. Write [[{plan}.limits]] with a name and a limit; to allow "
     'anything, limit = "1000000000/day".',
-    "members": '"members" is missing. Write for example members = ["chat"].',
     "name": '"name" is missing. A limit of a plan needs one, to keep the usage of a caller who '
     'changes plans. Write for example name = "plan".',
 }

@@ -1,24 +1,24 @@
 """What applies where: blueprints in blueprints, routes, groups and plans.
 
 What is inside a blueprint applies beside what the blueprint has, unless it has
-``override_defaults = true``. Flask-Limiter's rule for decorators is the opposite: a view's own
-limits replace its blueprint's. In a file that would drop a limit written two lines further up.
+``override_defaults = true``. The manager applies that rule; here, it tells which limits apply
+together and must be distinguishable.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ratelimit_ext.core.errors import shown
 from ratelimit_ext.core.limit_string import lease_bound
 from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED, Mistakes, Place, dotted
-from ratelimit_ext.policy.policy import Limits, Plan, Policy, PolicyLimit, Use, UseKind
+from ratelimit_ext.policy.policy import Group, Plan, Policy, PolicyLimit, Use, UseKind
 from ratelimit_ext.policy.rules import check_buckets, check_limit, check_next
 
 if TYPE_CHECKING:  # loads pydantic
@@ -46,12 +46,6 @@ class _Named:
     plans: dict[str, Place] = field(default_factory=dict)
 
 
-class _Group(NamedTuple):
-    members: Mapping[str, Place]
-    limits: Sequence[PolicyLimit]
-    plans: Place | None
-
-
 class Nesting:
     """Collects the limits of both inputs, checks them together, and makes the policy.
 
@@ -65,7 +59,7 @@ class Nesting:
         self._default: list[PolicyLimit] = []
         self._blueprints, self._routes, self._targets = _Named(), _Named(), _Named()
         self._named = (self._blueprints, self._routes, self._targets)
-        self._groups: list[_Group] = []
+        self._groups: dict[str, Group] = {}
         self._plans: dict[str, Plan] = {}
         #: The places of all plans, also of those with mistakes; ``None`` if unknown.
         self._plan_places: dict[str, Place] | None = {}
@@ -125,7 +119,7 @@ class Nesting:
                 f"[[{dotted(place.path)}.limits]] with a limit, or plans = true, or remove it.",
             )
         limits = self._limits(table.limits, place.at("limits"), f"/group/{name}")
-        self._groups.append(_Group(members, limits, plans))
+        self._groups[name] = Group(place, tuple(limits), plans, tuple(members))
         for member, at in members.items():
             self._target_places.setdefault(member, []).append(at)
             if plans is not None:
@@ -185,22 +179,26 @@ class Nesting:
 
     def check(self) -> None:
         """Note limits that apply together and cannot be distinguished, and plans without effect."""
-        layers, mistakes = self._layers(), self._mistakes
+        mistakes = self._mistakes
         check_buckets(self._application, self._default_strategy, mistakes)
         check_buckets(self._default, self._default_strategy, mistakes)
         of_plans = [limit for plan in self._plans.values() for limit in plan.limits]
-        for limits, plans_apply in self._together(layers):
+        for group in self._groups.values():
+            if not group.members:  # views name it
+                beside = [*self._application, *(of_plans if group.plans else ())]
+                check_buckets(group.limits, self._default_strategy, mistakes, beside=beside)
+        for limits, plans_apply in self._together():
             beside = [*self._application, *of_plans] if plans_apply else self._application
             check_buckets(limits, self._default_strategy, mistakes, beside=beside)
         self._check_plans()
 
-    def _together(self, layers: _Layers) -> Iterator[tuple[list[PolicyLimit], bool]]:
+    def _together(self) -> Iterator[tuple[list[PolicyLimit], bool]]:
         """For each name, what its blueprints have and then its own; and whether plans apply."""
-        targets = self._target_limits(layers)
+        targets, overriding = self._target_limits(), self._overriding()
         blueprints, routes = self._blueprints.limits, self._routes.limits
         with_plans = {name for named in self._named for name in named.plans}
         for name in self._limited():
-            outer = layers.reaching(name)
+            outer = _reaching(name, overriding)
             inherited = [
                 limit
                 for blueprint in outer
@@ -210,12 +208,14 @@ class Nesting:
             # A target may be either kind; a blueprint and a view of one name have nothing in common
             kinds = [named[name] for named in (blueprints, routes) if name in named]
             for own in kinds or [[]]:
-                yield [*inherited, *own, *targets.get(name, ())], plans_apply
+                limits = [*inherited, *own, *targets.get(name, ())]
+                yield [*{id(limit): limit for limit in limits}.values()], plans_apply
 
     def _check_plans(self) -> None:
         if self._plan_places is None:
             return
-        places = [*self._plan_keys(), *(group.plans for group in self._groups if group.plans)]
+        groups = self._groups.values()
+        places = [*self._plan_keys(), *(group.plans for group in groups if group.plans)]
         if not self._plan_places:
             for place in places:
                 self._mistakes.add(
@@ -234,32 +234,24 @@ class Nesting:
 
     def policy(self) -> Policy:
         """Return the policy; complete if there are no mistakes."""
-        layers = self._layers()
-        blueprints, routes = self._blueprints.plans, self._routes.plans
-        targets = {
-            name: at
-            for name, at in self._targets.plans.items()
-            if name not in blueprints and name not in routes
-        }
-        with_plans = {*blueprints, *routes, *targets}
-        plan_blueprints, plan_routes, plan_targets = (
-            MappingProxyType({name: str(at) for name, at in layers.once(named, with_plans).items()})
-            for named in (blueprints, routes, targets)
-        )
+
+        def limits(named: _ByName) -> Mapping[str, tuple[PolicyLimit, ...]]:
+            return MappingProxyType({name: tuple(each) for name, each in named.items()})
+
         return Policy(
             application=tuple(self._application),
             default=tuple(self._default),
-            blueprints=layers.layered(self._blueprints.limits),
-            routes=layers.layered(self._routes.limits),
-            targets=layers.layered(self._target_limits(layers)),
+            blueprints=limits(self._blueprints.limits),
+            routes=limits(self._routes.limits),
+            targets=limits(self._target_limits()),
             target_places=MappingProxyType(
                 {name: tuple(places) for name, places in self._target_places.items()}
             ),
-            overriding=layers.overriding,
+            groups=MappingProxyType(self._groups),
             plans=MappingProxyType(self._plans),
-            plan_blueprints=plan_blueprints,
-            plan_routes=plan_routes,
-            plan_targets=plan_targets,
+            plan_blueprints=frozenset(self._blueprints.plans),
+            plan_routes=frozenset(self._routes.plans),
+            plan_targets=frozenset(self._targets.plans),
             uses=tuple(self._uses()),
         )
 
@@ -278,7 +270,7 @@ class Nesting:
             yield from (Use("either", name, place) for place in at_target)
         yield from (Use("plan", "", place) for place in dict.fromkeys(self._plan_keys()))
         named_limits = chain.from_iterable(named.limits.values() for named in self._named)
-        grouped = (group.limits for group in self._groups)
+        grouped = (group.limits for group in self._groups.values())
         planned = (plan.limits for plan in self._plans.values())
         for limit in chain(self._application, self._default, *grouped, *planned, *named_limits):
             place = limit.place
@@ -294,19 +286,20 @@ class Nesting:
 
     def _limited(self) -> dict[str, None]:
         names = [name for each in self._named for name in (*each.limits, *each.plans)]
-        return dict.fromkeys([*names, *(name for group in self._groups for name in group.members)])
+        members = (name for group in self._groups.values() for name in group.members)
+        return dict.fromkeys([*names, *members])
 
-    def _layers(self) -> _Layers:
-        lists: list[_ByName] = [
-            *(each.limits for each in self._named),
-            *(dict.fromkeys(group.members, group.limits) for group in self._groups),
-        ]
-        return _Layers(lists, self._limited())
+    def _overriding(self) -> frozenset[str]:
+        """Return the names that override what is around them: one limit decides for all beside
+        it."""
+        lists = [self._blueprints.limits, self._routes.limits, self._target_limits()]
+        named = [each for limits in lists for each in limits.items()]
+        return frozenset(name for name, limits in named if any(each.replaces for each in limits))
 
-    def _target_limits(self, layers: _Layers) -> dict[str, list[PolicyLimit]]:
+    def _target_limits(self) -> dict[str, list[PolicyLimit]]:
         targets = defaultdict(list, {name: [*own] for name, own in self._targets.limits.items()})
-        for group in self._groups:
-            for name in layers.once(group.members, group.members):
+        for group in self._groups.values():
+            for name in group.members:
                 targets[name] += group.limits
         return targets
 
@@ -320,56 +313,15 @@ def _entries(
             yield name, table, place.at(name)
 
 
-class _Layers:
-    """Which blueprints reach into which names. ``lists`` are all limits by name, of every kind.
+def _reaching(name: str, overriding: Collection[str]) -> tuple[str, ...]:
+    """Return the blueprints around a name whose limits apply there, the outermost first.
 
-    ``limited`` are the names that have limits or plans.
+    A nested blueprint that overrides hides those around it from all that is inside it, the
+    blueprints too.
     """
-
-    def __init__(self, lists: Iterable[_ByName], limited: Collection[str]) -> None:
-        self._inside = {name for name in limited if any(outer in limited for outer in around(name))}
-        #: The names inside others that override. One limit decides for all beside it: a nested
-        #: blueprint overrides only where each of its limits does, and a route where one does. That
-        #: is Flask-Limiter's rule.
-        self.overriding = frozenset(
-            name
-            for named in lists
-            for name, limits in named.items()
-            if name in self._inside
-            and any(limit.override_defaults and limit.states_override for limit in limits)
-        )
-
-    def reaching(self, name: str) -> tuple[str, ...]:
-        """Return the blueprints around a name whose limits apply there, the outermost first.
-
-        A nested blueprint that overrides hides those around it from all that is inside it, the
-        blueprints too. Flask-Limiter's rule for decorators spares those; here, what the hidden one
-        and the hiding one have in common would be charged twice in them.
-        """
-        if name in self.overriding:
-            return ()
-        reaching: list[str] = []
-        for outer in around(name):
-            reaching = [outer] if outer in self.overriding else [*reaching, outer]
-        return tuple(reaching)
-
-    def layered(self, lists: _ByName) -> Mapping[str, Limits]:
-        """Return the limits by name, each overriding what is around its name, or not."""
-        return MappingProxyType({name: self._at(name, limits) for name, limits in lists.items()})
-
-    def _at(self, name: str, limits: Sequence[PolicyLimit]) -> Limits:
-        if name not in self._inside:
-            return tuple(limits)
-        overrides = name in self.overriding
-        return tuple(replace(limit, override_defaults=overrides) for limit in limits)
-
-    def once(self, names: Mapping[str, _T], having: Collection[str]) -> dict[str, _T]:
-        """Return those of the names that no blueprint among ``having`` reaches.
-
-        So what all of them have in common, a plan or the limits of a group, is charged once.
-        """
-        return {
-            name: value
-            for name, value in names.items()
-            if not any(outer in having for outer in self.reaching(name))
-        }
+    if name in overriding:
+        return ()
+    reaching: list[str] = []
+    for outer in around(name):
+        reaching = [outer] if outer in overriding else [*reaching, outer]
+    return tuple(reaching)

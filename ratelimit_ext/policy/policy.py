@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, check_lease
-from ratelimit_ext.policy.errors import AppConfig, Mistakes, Place
+from ratelimit_ext.policy.errors import AppConfig, CodeLine, Mistakes, Place
 
 Key: TypeAlias = str | Callable[[], str]
 _NOWHERE: Final = Place(AppConfig(""))
@@ -52,6 +52,11 @@ class PolicyLimit:
     place: Place = field(default=_NOWHERE, compare=False, repr=False)
     #: Whether ``override_defaults`` is written, and not a default.
     states_override: bool = field(default=False, compare=False, repr=False)
+
+    @property
+    def replaces(self) -> bool:
+        """Whether it says in words that it replaces what is around it."""
+        return self.override_defaults and self.states_override
 
     @property
     def identities(self) -> Iterator[tuple[str, tuple[str | int, ...]]]:
@@ -115,6 +120,16 @@ class Plan:
     keywords: Mapping[str, Any] = field(default_factory=_empty)
 
 
+class Group(NamedTuple):
+    """Limits under one name. Decorators name the views and blueprints that they apply to; a file
+    may name ``members``, too. ``plans`` is the place of ``plans = true``."""
+
+    place: Place
+    limits: Limits
+    plans: Place | None
+    members: tuple[str, ...]
+
+
 UseKind: TypeAlias = Literal[
     "blueprint", "endpoint", "either", "identity", "plan", "optional", "wait", "idle"
 ]
@@ -147,11 +162,10 @@ def _listed(names: Iterable[str]) -> str:
 class Policy:
     """All limits of a configuration.
 
-    ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and from
-    groups, and are one or the other, which only the application knows; ``target_places`` are
-    where they are named. ``overriding`` are the names whose limits replace those of their
-    blueprints. ``plan_blueprints``, ``plan_routes`` and ``plan_targets`` are those that the
-    caller's plan applies to, each with the place of its ``plans = true``.
+    ``blueprints`` go by name, ``routes`` by endpoint. ``targets`` come from ``app.config`` and are
+    the members of groups. They are one or the other, which only the application knows;
+    ``target_places`` are where they are named. ``plan_blueprints``, ``plan_routes`` and
+    ``plan_targets`` are those that the caller's plan applies to.
     """
 
     application: Limits = ()
@@ -160,11 +174,11 @@ class Policy:
     routes: Mapping[str, Limits] = field(default_factory=_empty)
     targets: Mapping[str, Limits] = field(default_factory=_empty)
     target_places: Mapping[str, tuple[Place, ...]] = field(default_factory=_empty)
-    overriding: frozenset[str] = frozenset()
+    groups: Mapping[str, Group] = field(default_factory=_empty)
     plans: Mapping[str, Plan] = field(default_factory=_empty)
-    plan_blueprints: Mapping[str, str] = field(default_factory=_empty)
-    plan_routes: Mapping[str, str] = field(default_factory=_empty)
-    plan_targets: Mapping[str, str] = field(default_factory=_empty)
+    plan_blueprints: frozenset[str] = frozenset()
+    plan_routes: frozenset[str] = frozenset()
+    plan_targets: frozenset[str] = frozenset()
     uses: tuple[Use, ...] = field(default=(), compare=False)
 
     def check_targets(
@@ -180,6 +194,18 @@ class Policy:
                     place,
                     f"there is no {what} {name!r}; registered: {_listed(known)}."
                     f"{did_you_mean(name, known)}",
+                )
+
+    def check_groups(self, named: Mapping[str, str], mistakes: Mistakes) -> None:
+        """Note groups that decorators name and that are not here; ``named`` has the place of a
+        decorator of each."""
+        for name, source in named.items():
+            if name not in self.groups:
+                mistakes.add(
+                    Place(CodeLine(source)),
+                    f"there is no group {name!r} in the policy; its groups: "
+                    f"{_listed(self.groups)}.{did_you_mean(name, self.groups)} Correct the name, "
+                    f"or add [groups.{name}] to the policy, with limits = [] for none.",
                 )
 
     def check_uses(
@@ -249,10 +275,18 @@ class Policy:
         """Return every limit once, those of the plans last."""
         return self._limits(self.plans.values())
 
+    def warnings(self, named: Collection[str]) -> Iterator[str]:
+        """Yield what is valid and may not be meant, with its place. ``named`` are the groups that
+        decorators name."""
+        for name, group in self.groups.items():
+            if not (group.members or name in named):
+                yield (
+                    f"{group.place.located}: nothing uses this group. Write "
+                    f'@limiter.group("{name}") at a view or blueprint, or remove it.'
+                )
+
     def _limits(self, plans: Iterable[Plan]) -> Limits:
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
-        lists = (self.application, self.default, *named, *(plan.limits for plan in plans))
-        # A limit of a group may override at one member and not at another.
-        limits = (limit for limits in lists for limit in limits)
-        alike = {replace(limit, override_defaults=False): limit for limit in limits}
-        return tuple(alike.values())
+        grouped = (group.limits for group in self.groups.values())
+        lists = (self.application, self.default, *named, *grouped, *(each.limits for each in plans))
+        return tuple({limit: limit for limits in lists for limit in limits})

@@ -357,7 +357,9 @@ class BlueprintTable(TargetTable):
 
 
 class GroupTable(TargetTable):
-    members: Annotated[list[Element[Text]], Field(min_length=1)]
+    members: Annotated[list[Element[Text]], Field(min_length=1)] = []
+    #: May be empty: code names the group, and there is to be no limit.
+    limits: list[Annotated[LimitTable, WrapValidator(_limit)]] = []
 
 
 class PlanTable(Table):
@@ -412,6 +414,7 @@ def _document_with(plan_checks: _Pairs, limit_checks: _Pairs) -> type[Document]:
 
     route = _with(RouteTable, {"limits": limits(RouteLimitTable)})
     shared: dict[str, Any] = {"limits": limits(LimitTable)}
+    of_group: Any = Annotated[_with(LimitTable, words), WrapValidator(_limit)]
     routes: Any = (tables[route], {})
     of_plan = lists[_with(PlanLimitTable, words)], ...
     plan = _with(PlanTable, {"limits": of_plan, **_fields(plan_checks)})
@@ -420,7 +423,7 @@ def _document_with(plan_checks: _Pairs, limit_checks: _Pairs) -> type[Document]:
         "default": limits(DefaultLimitTable),
         "blueprints": (tables[_with(BlueprintTable, {**shared, "routes": routes})], {}),
         "routes": routes,
-        "groups": (tables[_with(GroupTable, shared)], {}),
+        "groups": (tables[_with(GroupTable, {"limits": (list[of_group], [])})], {}),
         "plans": (tables[plan], {}),
     }
     document: type[Document] = _with(Document, fields)

@@ -164,7 +164,7 @@ class RequestHooks:
             app = cast(Any, flask.current_app)._get_current_object()
             self.components.policies.complete(app)
             known = is_wrapped(view, self._limiter)
-            if not known and self.components.manager.is_configured(endpoint, blueprint):
+            if not known and self.components.manager.is_configured(app, endpoint, blueprint):
                 view = app.view_functions[endpoint] = wrap(view, self._limiter)
                 known = True
             elif not known and self.components.manager.is_bare(app, view):

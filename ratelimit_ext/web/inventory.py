@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
@@ -36,6 +36,9 @@ class Group(NamedTuple):
     definitions: Iterable[Definition]
     endpoint: str = ""
     methods: tuple[str, ...] = ("",)
+    route: Route | None = None
+    #: The policy's groups that decorators name here, each with the place of the decorator.
+    named: Mapping[str, str] = {}
 
 
 class Row(NamedTuple):
@@ -49,6 +52,8 @@ class Row(NamedTuple):
     scope: str
     kinds: tuple[str, ...]
     place: object
+    #: The place of the decorator that names its group; empty without one.
+    attached: str
     prefix: str
     is_optional: bool
     on_failure: str
@@ -115,14 +120,18 @@ class Inventory:
                 decider = self.decider(name, view, blueprint, method)
                 deciders.setdefault(decider, []).append(method)
             for decider, own in deciders.items():
-                found = manager.applicable(Route(app, name, blueprint, own[0], decider))
+                route = Route(app, name, blueprint, own[0], decider)
+                found = manager.applicable(route)
                 shared = [each for each in found.shared if each not in manager._application_limits]
                 title = f"{name}: {rule}" + (f" {', '.join(own)}" if len(deciders) > 1 else "")
-                yield Group(title, [*found.own, *shared], name, tuple(own))
+                named = manager.named_groups(app, name)
+                yield Group(title, [*found.own, *shared], name, tuple(own), route, named)
 
     def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
         """Yield a definition's limits. May raise what its function raises without a request."""
-        plan = getattr(definition, "plan", "")
+        plan, groups = getattr(definition, "plan", ""), self.manager.groups
+        named = group.named.items()
+        attached = next((at for name, at in named if definition in groups.get(name, ())), "")
         stated = runtime_limits(definition, definition.limit_provider) if plan else definition
         for runtime in stated:
             for each in (runtime, *(runtime.meta_limits or ())):
@@ -137,6 +146,7 @@ class Inventory:
                         scope=scope,
                         kinds=kinds_of(each.key_func, self.identities),
                         place=getattr(definition, "source", ""),
+                        attached=attached,
                         prefix=self.naming.prefix(limit, scope),
                         is_optional=getattr(definition, "optional", False),
                         on_failure=self.failure_policy(limit),
@@ -147,6 +157,19 @@ class Inventory:
         """Return every limit once for each bucket and plan, without those that functions return."""
         groups = self.groups(app)
         return self._distinct((each, group) for group in groups for each in group.definitions)
+
+    def unapplied(self, app: flask.Flask, manager: Manager) -> Iterator[str]:
+        """Yield a sentence for each endpoint at which code keeps out limits of a policy, in whose
+        place the manager has it."""
+        for group in replace(self, manager=manager).groups(app):
+            if group.route is not None:
+                limits, code = manager.unapplied(group.route)
+                names = [getattr(each, "name", "") or str(each.limit_provider) for each in limits]
+                if names:
+                    yield (
+                        f"{group.title}: limits of the policy do not apply because of {code}: "
+                        f"{', '.join(dict.fromkeys(names))}"
+                    )
 
     def _distinct(self, sites: Iterable[tuple[Definition, Group]]) -> list[Row]:
         found: dict[tuple[str, str, Limit], Row] = {}
@@ -164,7 +187,7 @@ class Inventory:
         for rule in app.url_map.iter_rules():
             endpoint, methods = rule.endpoint, tuple(sorted(rule.methods or ()))
             view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
-            called = chain.from_iterable(methods_called(view, each) for each in methods)
+            called = methods_called(view, *methods)
             names = dict.fromkeys(map(get_qualified_name, (view, *called)))
             own = chain.from_iterable(of_callable(app, endpoint, each) for each in names)
             found: Any = (*self.manager.shared(), *self.metas, *of_blueprint(app, blueprint), *own)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -117,6 +119,15 @@ def database(request: pytest.FixtureRequest, database_url: str) -> Iterator[Data
         migration.upgrade(database)
     yield database
     database.close()
+
+
+#: The groups that chatapp's views name, for a policy without limits of its own.
+GROUPS = "[groups.calls]\nlimits = []\n[groups.counts]\nlimits = []\n"
+#: An application without the shipped policy and its guards.
+NO_LIMITS: Mapping[str, Any] = {
+    "RATELIMIT_POLICY_FILE": None,
+    "RATELIMIT_POLICY": tomllib.loads(GROUPS),
+}
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import ratelimit_ext.policy as policy_package
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
-from ratelimit_ext.core.limit_string import parse, states_guard
+from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy import Plan, Policy, PolicyLimit, load_policy
 from tests.policy import functions
 from tests.policy.conftest import Load
@@ -101,7 +101,6 @@ def test_every_table_is_read(load: Load) -> None:
                     "blueprints.chat.routes.post.limits[0]",
                     "2/second",
                     name="post",
-                    override_defaults=False,
                 ),
             ),
             "index": (
@@ -128,7 +127,7 @@ def test_every_table_is_read(load: Load) -> None:
                 limits=(limit("plans.pro.limits[0]", "2000/day", **plan_limit),),
             ),
         },
-        plan_blueprints={"chat": "policy.toml: blueprints.chat.plans"},
+        plan_blueprints=frozenset({"chat"}),
     )
 
 
@@ -192,17 +191,14 @@ def test_the_applications_own_policy_loads() -> None:
     """The policy of chatapp has the layers that its README promises."""
     policy = load_policy(file=CHATAPP, blueprints=None)
     assert [edge.text for edge in policy.application] == ["120/minute", "1200/minute"]
-    ways = ("chat", "anthropic_api.messages", "openai_api")
-    for name in ways:
-        names = [
-            entry.options.name
-            for entry in policy.targets[name]
-            if not states_guard(entry.text, entry.options)
-        ]
-        assert names == ["address-at-once", "model", *OF_KEYS_AND_TEAMS]
-    assert set(policy.plan_targets) == set(ways)
-    for free in ("anthropic_api.count_tokens", "openai_stored"):
-        assert [entry.options.name for entry in policy.targets[free]] == ["count-tokens"]
+    calls, counts = policy.groups["calls"], policy.groups["counts"]
+    assert [each.options.name for each in calls.limits] == [
+        *("address-at-once", "model"),
+        *OF_KEYS_AND_TEAMS,
+    ]
+    assert [each.options.name for each in counts.limits] == ["count-tokens"]
+    assert (calls.plans is not None, counts.plans) == (True, None)
+    assert calls.members == counts.members == ()  # the views name their group
     paces = {plan.name: plan.limits[0].text for plan in policy.plans.values()}
     assert paces == {"starter": "30/minute", "pro": "180/minute", "team": "600/minute"}
     assert policy.next_plan(policy.plan("starter")) is policy.plan("pro")

@@ -217,7 +217,6 @@ MISTAKES = [
         ),
         "3: groups.calls.member",
         ["unknown key", "plans", "Did you mean 'members'"],
-        mistakes=2,
     ),
     Case(
         "string for plans",

@@ -742,7 +742,7 @@ def test_a_declaration_takes_few_functions() -> None:
 NAMES = {
     *("current", "operators", "settle", "forget"),
     *("identity", "identities", "plan_loader", "plan_keyword", "amount_loader", "estimator"),
-    *("limit_keyword", "policy_rules", "charge"),
+    *("limit_keyword", "policy_rules", "charge", "group"),
     *("refusal_handler", "remember_denials", "listen", "unlisten"),
     *("policy", "check_policy", "enabled", "is_on", "app_key"),
 }

@@ -28,11 +28,13 @@ RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException
 
 
 class CheckedPolicy(NamedTuple):
-    """The valid policy of a file, and what the application warns of."""
+    """The valid policy of a file, what the application warns of, and the endpoints at which code
+    keeps out limits of it."""
 
     policy: Policy
     file: Path
     warnings: tuple[str, ...] = ()
+    unapplied: tuple[str, ...] = ()
 
 
 #: Checks a policy file, or the configured one; raises ``ConfigurationError`` with every mistake.

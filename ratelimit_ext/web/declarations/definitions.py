@@ -7,6 +7,7 @@ called at every request.
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
@@ -20,10 +21,11 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from werkzeug.local import LocalProxy
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, shown
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, states_guard
 from ratelimit_ext.policy import check_in_code
+from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED
 from ratelimit_ext.web.declarations.code_checks import (
     check_keywords,
     check_target,
@@ -35,9 +37,12 @@ from ratelimit_ext.web.errors import RateLimitExceeded
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T", bound=Callable[..., Any] | flask.Blueprint)
 
 #: The attribute by which Flask-Limiter marks its wrappers. It is a weak proxy: compare with ==.
 MARK: Final = "__wrapper-limiter-instance"
+#: The attribute of a view or blueprint with the groups that decorators name.
+GROUPS: Final = "__ratelimit_groups__"
 _NOT_APPLIED: Final = (
     "A limit was used as a function. Write it with its string, as in "
     '@limiter.limit("30/minute"), between the route decorator and the function.'
@@ -182,6 +187,8 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     amount of their own, for whom ``amount_sentence`` makes that sentence.
     """
 
+    #: Whether its ``override_defaults`` is written, in words.
+    replaces: bool = False
     plan: str = ""
     plan_loader: Callable[[], str] | None = None
     optional: bool = False
@@ -279,15 +286,44 @@ def route_limit(
     definition = RouteLimit(
         limit_provider=text, limiter=limiter, key_function=key_function, shared=shared, **options
     )
-    code = sys._getframe(2)  # the caller of `limit` or `shared_limit`
-    definition.source = f"{code.f_code.co_filename}:{code.f_lineno}"
+    definition.source = _caller(3)
     is_guard = states_guard(text, definition)
     definition.override_defaults = not is_guard if overrides is None else overrides
+    definition.replaces = overrides is True
     definition.check(settings._strategy)
     for attached in limiter._attached:  # noqa: SLF001 - no user may call it
         if (hooks := attached()) is not None:
             hooks.components.policies.check_limit(text, definition)
     return definition
+
+
+def _caller(depth: int) -> str:
+    code = sys._getframe(depth)
+    return f"{code.f_code.co_filename}:{code.f_lineno}"
+
+
+def group(name: str) -> Callable[[T], T]:
+    """Return the decorator that notes the name of a policy's group. See :meth:`Limiter.group`."""
+    given: object = name
+    if not isinstance(given, str) or not re.fullmatch(NAME, given):
+        raise ConfigurationError(
+            f"limiter.group: found {shown(name)}; allowed: {NAME_ALLOWED}, of a group of the "
+            'policy. Write @limiter.group("calls").'
+        )
+    source = _caller(3)
+
+    def note(obj: T) -> T:
+        check_target(obj, f'limiter.group("{name}")')
+        # On the function itself, so that the order of decorators does not matter.
+        vars(getattr(obj, "__func__", obj)).setdefault(GROUPS, {}).setdefault(name, source)
+        return obj
+
+    return note
+
+
+def groups_of(*named: object) -> dict[str, str]:
+    """Return the groups that views and blueprints name, each with the place of a decorator."""
+    return {name: at for each in named for name, at in getattr(each, GROUPS, {}).items()}
 
 
 def wrap(view: Any, limiter: Any) -> Any:
@@ -320,15 +356,15 @@ def wrap(view: Any, limiter: Any) -> Any:
     return wrapper
 
 
-def methods_called(view: Any, method: str) -> list[Any]:
-    """Return the methods of a class that its view calls for an HTTP method; none for a function."""
+def methods_called(view: Any, *methods: str) -> list[Any]:
+    """Return the methods of a class that its view calls for HTTP methods, or for all; none for a
+    function."""
     own = getattr(view, "view_class", None)
     if own is None:
         return []
-    handler = getattr(own, method.lower(), None)
-    if handler is None and method == "HEAD":
-        handler = getattr(own, "get", None)
-    return [own.dispatch_request] if handler is None else [own.dispatch_request, handler]
+    names = [name.lower() for name in methods or own.methods or ()]
+    names = ["get" if each == "head" and not hasattr(own, each) else each for each in names]
+    return [own.dispatch_request, *filter(None, [getattr(own, each, None) for each in names])]
 
 
 def is_wrapped(function: Any, limiter: Any) -> bool:

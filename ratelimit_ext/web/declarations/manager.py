@@ -4,15 +4,16 @@ Flask-Limiter's manager resolves to runtime limits at every request, and loses t
 blueprints. This one resolves to definitions, so that an endpoint is compiled once; ``revision``
 changes when it has to be compiled again.
 
-Decorators' limits and exemptions go by a blueprint's own name, whatever it is registered under. A
-policy's go by the whole name that it is registered under, so that ``v1.chat`` is not ``v2.chat``;
-see :mod:`ratelimit_ext.policy.nesting`.
+Decorators' limits and exemptions go by a blueprint's own name, whatever it is registered under, and
+replace each other as in Flask-Limiter. A policy's go by the whole name that it is registered under,
+so that ``v1.chat`` is not ``v2.chat``, and by the groups that decorators name. They add up, with
+each other and with decorators, except where a limit states ``override_defaults``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from inspect import unwrap
 from typing import Any, Final, NamedTuple
@@ -25,8 +26,9 @@ from flask_limiter._manager import LimitManager
 from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.policy.errors import Place
 from ratelimit_ext.policy.nesting import around
-from ratelimit_ext.web.declarations.definitions import stated, upgrade
+from ratelimit_ext.web.declarations.definitions import groups_of, methods_called, stated, upgrade
 
 #: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]
@@ -89,6 +91,8 @@ class Manager(LimitManager):
         self.complete: Callable[[flask.Flask], None] = lambda _: None
         self._policy_blueprints: dict[str, list[Limit]] = {}
         self._policy_endpoints: dict[str, list[Limit]] = {}
+        #: The limits of a policy's groups, which views and blueprints name.
+        self.groups: dict[str, list[Limit]] = {}
 
     def copy(self) -> Manager:
         """One for another application or another policy. It shares the limits and exemptions of
@@ -196,6 +200,10 @@ class Manager(LimitManager):
         """Add a policy's limits of an endpoint. It counts as limited, even without any."""
         self._add(self._policy_endpoints.setdefault(endpoint, []), limits)
 
+    def add_group(self, name: str, limits: Iterable[Limit]) -> None:
+        """Add the limits of a policy's group."""
+        self._add(self.groups.setdefault(name, []), limits)
+
     def _add(self, present: list[Any], limits: Iterable[Limit]) -> None:
         present += [limit for limit in limits if limit not in present]
         self.revision += 1
@@ -208,12 +216,15 @@ class Manager(LimitManager):
             *self._all_of_blueprints(),
             *self._policy_blueprints.values(),
             *self._policy_endpoints.values(),
+            *self.groups.values(),
         )
 
-    def is_configured(self, endpoint: str, blueprint: str | None) -> bool:
+    def is_configured(self, app: flask.Flask, endpoint: str, blueprint: str | None) -> bool:
         """Return whether a policy limits the endpoint, its blueprint or one around that."""
-        return endpoint in self._policy_endpoints or any(
-            name in self._policy_blueprints for name in _nesting(blueprint)
+        return (
+            endpoint in self._policy_endpoints
+            or not self._policy_blueprints.keys().isdisjoint(_nesting(blueprint))
+            or bool(self.named_groups(app, endpoint))
         )
 
     def applicable(self, route: Route, yields: Yields = lambda _: True) -> EndpointLimits:
@@ -242,16 +253,61 @@ class Manager(LimitManager):
 
     def _at_callable(self, route: Route, yields: Yields) -> EndpointLimits:
         """Return what applies to a decorated callable, with what applies before the view."""
-        app, endpoint, blueprint, _, name = route
+        app, endpoint, blueprint, method, name = route
         assert name is not None
         view = self._view_of(app, endpoint, name)
-        own = [*self._decorated(name, view)]
-        if view is not None:
-            own += self._policy_endpoints.get(endpoint, ())
-        own = [limit for limit in own if yields(limit)]
-        if not any(limit.override_defaults for limit in own):
-            own += [limit for limit in self.of_blueprint(app, blueprint) if yields(limit)]
+        own = [limit for limit in self._decorated(name, view) if yields(limit)]
+        of_view = [] if view is None else self._policy_of_view(app, endpoint, method)
+        of_view = [limit for limit in of_view if yields(limit)]
+        decorated, of_policy = self._of_nesting(app, blueprint)
+        if any(limit.override_defaults for limit in own) or any(map(_replaces, of_view)):
+            decorated = []
+        if any(map(_replaces, (*own, *of_view))):
+            of_policy = []
+        of_policy = _once([*of_view, *filter(yields, of_policy)])
+        own = [*own, *filter(yields, decorated), *of_policy]
         return self._with_defaults(self._of_application(route), own, route)
+
+    def _policy_of_view(self, app: flask.Flask, endpoint: str, method: str) -> list[Limit]:
+        """Return a policy's limits of an endpoint, with those of the groups that its view names."""
+        view, limits = app.view_functions[endpoint], self._policy_endpoints.get(endpoint, [])
+        if self._route_exemptions.get(get_qualified_name(view), ExemptionScope.NONE):
+            return [*limits]
+        return [*limits, *self._of_groups(view, *methods_called(view, method))]
+
+    def _of_groups(self, *named: object) -> Iterator[Limit]:
+        for name in groups_of(*named):
+            yield from self.groups.get(name, ())
+
+    def unapplied(self, route: Route) -> tuple[list[Limit], str]:
+        """Return the limits of a policy that do not apply to a route because of code; and that
+        code."""
+        alone = copy(self)
+        without = ("decorated_limits", "blueprint_limits", "route_exemptions")
+        vars(alone).update({f"_{word}": {} for word in (*without, "blueprint_exemptions")}, _key="")
+        found = self.applicable(route)
+        applied = [*found.shared, *found.own]
+        missing = [
+            limit
+            for limits in alone.applicable(route)
+            for limit in limits
+            if limit not in applied and isinstance(_source(limit), Place)
+        ]
+        view = get_qualified_name(route.app.view_functions[route.endpoint])
+        exempt = self._route_exemptions.get(view, ExemptionScope.NONE)
+        is_exempt = exempt or self._unexempt(route.app, route.blueprint) != [
+            *_nesting(route.blueprint)
+        ]
+        own = [each for each in found.own if each.override_defaults and each not in missing]
+        code = [str(_source(each)) for each in own if not isinstance(_source(each), Place)]
+        return missing, ", ".join(dict.fromkeys([*code, *["limiter.exempt"] * bool(is_exempt)]))
+
+    def named_groups(self, app: flask.Flask, endpoint: str) -> dict[str, str]:
+        """Return the groups that an endpoint's view and the blueprints around it name, each with
+        the place of its decorator."""
+        view, around_it = app.view_functions.get(endpoint), _nesting(endpoint.rpartition(".")[0])
+        blueprints = [app.blueprints.get(name) for name in around_it]
+        return groups_of(view, *methods_called(view), *blueprints)
 
     def candidates(self, route: Route) -> EndpointLimits:
         """Return all that could apply, whatever the method and the functions' answers."""
@@ -259,7 +315,7 @@ class Manager(LimitManager):
             return self.applicable(route)
         app, endpoint, blueprint, _, name = route
         own = self.of_callable(app, endpoint, name), self.of_blueprint(app, blueprint)
-        return EndpointLimits(self.shared(), (*own[0], *own[1]))
+        return EndpointLimits(self.shared(), tuple(_once([*own[0], *own[1]])))
 
     def shared(self) -> tuple[Limit, ...]:
         """Return what may apply to every view."""
@@ -270,7 +326,9 @@ class Manager(LimitManager):
         own = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
         hints = self._endpoint_hints.get(endpoint, ())
         hinted = [limit for hint in hints for limit in self._decorated(hint)]
-        return [*own, *hinted, *self._policy_endpoints.get(endpoint, ())]
+        view = app.view_functions.get(endpoint)
+        groups = self._of_groups(view, *methods_called(view))
+        return [*own, *hinted, *self._policy_endpoints.get(endpoint, ()), *groups]
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
         self.complete(app)
@@ -321,24 +379,45 @@ class Manager(LimitManager):
         view = app.view_functions.get(endpoint)
         return view if view is not None and get_qualified_name(view) == name else None
 
-    def of_blueprint(self, app: flask.Flask, blueprint: str | None) -> Iterable[Limit]:
-        """Return a blueprint's definitions, and its ancestors' unless it overrides or is exempt."""
-        instance = app.blueprints.get(blueprint) if blueprint else None
-        if instance is None or not blueprint:
-            return ()
-        exemption, ancestors = self._blueprint_exemption_scope(app, blueprint)
+    def of_blueprint(self, app: flask.Flask, blueprint: str | None) -> list[Limit]:
+        """Return the definitions of a blueprint and of those around it."""
+        decorated, of_policy = self._of_nesting(app, blueprint)
+        return [*decorated, *_once(of_policy)]
+
+    def _of_nesting(
+        self, app: flask.Flask, blueprint: str | None
+    ) -> tuple[list[Limit], list[Limit]]:
+        """Return the limits of decorators and those of a policy that a blueprint has, with those
+        around it, the outermost first.
+
+        Decorators go by Flask-Limiter's rule: if all of the innermost blueprint override, they
+        replace those around it. ``override_defaults`` in words hides what is around, in a policy
+        from everything inside.
+        """
+        decorated: list[Limit] = []
+        of_policy: list[Limit] = []
+        for name in self._unexempt(app, blueprint):
+            instance = app.blueprints[name]
+            own = [each for each in self._of_namesakes(app, instance.name) if each not in decorated]
+            limits = [*self._policy_blueprints.get(name, ()), *self._of_groups(instance)]
+            is_innermost = name == blueprint and own and all(each.override_defaults for each in own)
+            replaces = any(map(_replaces, limits))
+            decorated = [*([] if replaces or is_innermost else decorated), *own]
+            hides = replaces or any(map(_replaces, own))
+            of_policy = [*([] if hides else of_policy), *limits]
+        return decorated, of_policy
+
+    def _unexempt(self, app: flask.Flask, blueprint: str | None) -> list[str]:
+        """Return the blueprint and those around it whose limits apply, the outermost first."""
+        if not blueprint or blueprint not in app.blueprints:
+            return []
+        exemption, inherited = self._blueprint_exemption_scope(app, blueprint)
         if exemption & ~(ExemptionScope.DEFAULT | ExemptionScope.APPLICATION):
-            return ()
-        own = (
-            *self._of_namesakes(app, instance.name),
-            *self._policy_blueprints.get(blueprint, ()),
-        )
-        scope = self._blueprint_exemptions.get(instance.name, ExemptionScope.NONE)
-        if _overrides(own) or scope & ExemptionScope.ANCESTORS:
-            return own
-        names = [name for name in _own_names(app, blueprint) if name not in ancestors]
-        decorated = [limit for name in names for limit in self._of_namesakes(app, name)]
-        return [*decorated, *self._policy_of_nesting(app, blueprint, exempt=ancestors)]
+            return []
+        scope = self._blueprint_exemptions.get(app.blueprints[blueprint].name, ExemptionScope.NONE)
+        if scope & ExemptionScope.ANCESTORS:
+            return [blueprint]
+        return [n for n in _nesting(blueprint) if app.blueprints[n].name not in inherited]
 
     def _blueprint_exemption_scope(
         self, app: flask.Flask, blueprint_name: str
@@ -362,23 +441,6 @@ class Manager(LimitManager):
         for blueprint in list(self._limited_blueprints):
             yield vars(blueprint)[self._key]
 
-    def _policy_of_nesting(
-        self, app: flask.Flask, blueprint: str, *, exempt: Container[str]
-    ) -> list[Limit]:
-        """Return a policy's limits of a blueprint and of those around it, the outermost first.
-
-        One that overrides hides those around it from everything inside it. ``exempt`` are
-        blueprints' own names.
-        """
-        found: list[Limit] = []
-        for name in reversed(_nesting(blueprint)):
-            if app.blueprints[name].name not in exempt:
-                limits = self._policy_blueprints.get(name, [])
-                found = [*limits, *found]
-                if _overrides(limits):
-                    break
-        return found
-
     def _with_defaults(
         self, shared: tuple[Limit, ...], own: list[Limit], route: Route
     ) -> EndpointLimits:
@@ -390,23 +452,9 @@ class Manager(LimitManager):
             stated = [limit for limit in own if limit.override_defaults or not _plan(limit)]
             method = route.method.lower()
             for_method = any(limit.methods is None or method in limit.methods for limit in stated)
-            inside = self._inside_plans(route.endpoint, route.blueprint)
-            overriding = any(limit.override_defaults or limit in inside for limit in stated)
-            if not (for_method and overriding):
+            if not (for_method and any(limit.override_defaults for limit in stated)):
                 shared += tuple(self._default_limits)
         return EndpointLimits(shared, tuple(own))
-
-    def _inside_plans(self, endpoint: str, blueprint: str | None) -> list[Limit]:
-        """Return a policy's limits that are surrounded by plans alone. They override no plan, and
-        therefore are marked as overriding nothing; they do override the defaults."""
-        plans = False
-        around_endpoint = [self._policy_blueprints.get(name, []) for name in _nesting(blueprint)]
-        for limits in (*around_endpoint, self._policy_endpoints.get(endpoint, [])):
-            own = [limit for limit in limits if not _plan(limit)]
-            if own:
-                return own if plans else []
-            plans = plans or bool(limits)
-        return []
 
 
 def _nesting(blueprint: str | None) -> tuple[str, ...]:
@@ -419,9 +467,22 @@ def _own_names(app: flask.Flask, blueprint: str) -> Iterable[str]:
     return dict.fromkeys([app.blueprints[name].name for name in _nesting(blueprint)])
 
 
-def _overrides(limits: Iterable[Limit]) -> bool:
-    limits = tuple(limits)
-    return bool(limits) and all(limit.override_defaults for limit in limits)
+def _once(limits: Iterable[Limit]) -> list[Limit]:
+    """Return the limits, equal ones once: what a view and its blueprint have in common."""
+    found: list[Limit] = []
+    for limit in limits:
+        if limit not in found:
+            found.append(limit)
+    return found
+
+
+def _replaces(limit: Limit) -> bool:
+    """Return whether ``override_defaults`` is written in words."""
+    return getattr(limit, "replaces", False)
+
+
+def _source(limit: Limit) -> object:
+    return getattr(limit, "source", "")
 
 
 def _plan(limit: Limit) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import flask
 import flask_limiter
@@ -25,12 +26,25 @@ from ratelimit_ext.policy import (
     load_policy,
     plan_sentence,
 )
-from ratelimit_ext.policy.policy import unknown_identity
+from ratelimit_ext.policy.errors import CodeLine, Place
+from ratelimit_ext.policy.policy import Limits, unknown_identity
+from ratelimit_ext.web.commands import is_checked
 from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
-from ratelimit_ext.web.declarations.definitions import ApplicationLimit, Limit, RouteLimit
+from ratelimit_ext.web.declarations.definitions import (
+    ApplicationLimit,
+    Limit,
+    RouteLimit,
+    groups_of,
+    methods_called,
+)
 from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
+UNKNOWN: Final = (
+    "The policy and the application name what the other does not have; all other limits apply. "
+    "Call limiter.check_policy(app) at the start to stop there. %s"
+)
+Named: TypeAlias = dict[str, list[RouteLimit]]
 #: What a definition copies from a limit of a policy.
 _COPIED: Final = ("per_method", "methods", "error_message", "deduct_when", "on_breach", "cost")
 
@@ -52,10 +66,12 @@ class Policies:
     #: The application's policy; ``None`` without one.
     policy: Policy | None = None
     _applied: PolicyLimits | None = None
+    _is_complete: bool = False
 
     def __post_init__(self) -> None:
         #: The limits without those of a policy.
         self._others = self.manager.copy()
+        self._completing = threading.Lock()
 
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
@@ -63,7 +79,9 @@ class Policies:
         self.policy = self._load(app, None, self._check)
         if self.policy is not None:
             self._applied = PolicyLimits(self.policy, self, self.manager)
-            self._applied.apply()
+        mistakes = Mistakes()
+        self._check_groups(app, self.policy, mistakes)
+        mistakes.raise_if_any()
 
     def check_limit(self, text: object, options: LimitOptions) -> None:
         """Raise ``ConfigurationError`` for a limit that the storage cannot carry out, that does not
@@ -80,18 +98,58 @@ class Policies:
             self.check_storage(text, options)
 
     def complete(self, app: flask.Flask) -> None:
-        """Add the limits whose names are known only when all blueprints are registered."""
-        if self._applied is not None:
-            self._applied.complete(app)
+        """Add the limits of names that are blueprints or endpoints, once all are registered.
+
+        Unknown names are logged: an error would make every request fail. Other limits apply.
+        """
+        if self._is_complete:
+            return
+        with self._completing:  # a request that comes meanwhile must not miss half of the limits
+            if not self._is_complete:
+                try:
+                    self.check_targets(app)
+                except ConfigurationError as error:
+                    app.logger.error(UNKNOWN, error)
+                if self._applied is not None:
+                    self._applied.complete(app)
+                self._is_complete = True
 
     def check_targets(self, app: flask.Flask) -> None:
-        if self._applied is not None:
-            self._applied.check_targets(app)
+        """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered, and
+        for groups that the policy does not have."""
+        mistakes = Mistakes()
+        self._check_names(app, self.policy, mistakes)
+        mistakes.raise_if_any()
+
+    def check(self, app: flask.Flask) -> None:
+        """Do :meth:`check_targets`, and log what may not be meant."""
+        self.check_targets(app)
+        if self.policy is not None:
+            for sentence in self.policy.warnings(named_groups(app)):
+                app.logger.warning("%s", sentence)
+
+    def _check_names(self, app: flask.Flask, policy: Policy | None, mistakes: Mistakes) -> None:
+        if policy is not None:
+            policy.check_targets(app.blueprints, app.view_functions, mistakes)
+        self._check_groups(app, policy, mistakes)
+
+    @staticmethod
+    def _check_groups(app: flask.Flask, policy: Policy | None, mistakes: Mistakes) -> None:
+        named = named_groups(app)
+        if policy is not None:
+            policy.check_groups(named, mistakes)
+        elif named and not is_checked():  # which reads a policy itself
+            name, source = next(iter(named.items()))
+            mistakes.add(
+                Place(CodeLine(source)),
+                f"the group {name!r} needs a policy, and none is configured. Set {FILE} to a file "
+                f"with [groups.{name}], or RATELIMIT_POLICY.",
+            )
 
     def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         def check(policy: Policy, mistakes: Mistakes) -> None:
             self._check(policy, mistakes)
-            policy.check_targets(app.blueprints, app.view_functions, mistakes)
+            self._check_names(app, policy, mistakes)
 
         policy = self._load(app, file, check)
         assert policy is not None
@@ -109,10 +167,12 @@ class Policies:
     def manager_with(self, app: flask.Flask, file: Path) -> Manager:
         """Return the application's limits with the policy of this file in place of its own. Raises
         ``ConfigurationError`` as :meth:`checked`."""
+        return self.manager_of(app, self.checked(app, file).policy)
+
+    def manager_of(self, app: flask.Flask, policy: Policy) -> Manager:
+        """Return the application's limits with this policy in place of its own."""
         manager = self._others.copy()
-        limits = PolicyLimits(self.checked(app, file).policy, self, manager)
-        limits.apply()
-        limits.complete(app)
+        PolicyLimits(policy, self, manager).complete(app)
         return manager
 
     def _load(
@@ -153,73 +213,58 @@ class Policies:
         )
 
 
+def named_groups(app: flask.Flask) -> dict[str, str]:
+    """Return the groups that views and blueprints of the application name, each with the place of a
+    decorator."""
+    views = app.view_functions.values()
+    methods = chain.from_iterable(map(methods_called, views))
+    return groups_of(*app.blueprints.values(), *views, *methods)
+
+
 class PolicyLimits:
-    """The definitions of a policy, and the checks of the names in it.
+    """The definitions of a policy.
 
     A view that only a policy limits gets the wrapper of a decorator, so that its limits are decided
     after all ``before_request`` functions too.
     """
 
     def __init__(self, policy: Policy, policies: Policies, manager: Manager) -> None:
+        """Make the definitions, so that a limit that the storage does not support stops the
+        start, and add those whose names are known."""
         self.policy = policy
         self._policies = policies
-        self._limiter = policies.settings
+        self._limiter = limiter = policies.settings
         self._manager = manager
-        self._plans: list[RouteLimit] = []
-        self._targets: dict[str, list[RouteLimit]] = {}
-        self._is_complete = False
-        self._completing = threading.Lock()
-
-    def apply(self) -> None:
-        policy, limiter, manager = self.policy, self._limiter, self._manager
         for limit in policy.application:
             application = ApplicationLimit(**self._keywords(limit), scope=limit.scope or "global")
             manager.add_application_limit(application.bind(limiter))
         for limit in policy.default:
             default = Limit(**self._keywords(limit), scope=limit.scope, shared=limit.shared)
             manager.add_default_limit(default.bind(limiter))
-        for name, limits in policy.blueprints.items():
-            manager.add_policy_blueprint(name, self._route_limits(limits))
-        for endpoint, limits in policy.routes.items():
-            manager.add_policy_endpoint(endpoint, self._route_limits(limits))
-        plans = policy.plans.values()
-        self._plans = [self._plan_limit(plan, limit) for plan in plans for limit in plan.limits]
-        for name in policy.plan_blueprints:
-            manager.add_policy_blueprint(name, self._plans_at(name))
-        for endpoint in policy.plan_routes:
-            manager.add_policy_endpoint(endpoint, self._plans_at(endpoint))
-        # Made now, so that a limit that the storage does not support stops the start.
-        for name in policy.target_places:
-            plan_limits = self._plans_at(name) if name in policy.plan_targets else []
-            self._targets[name] = [*self._route_limits(policy.targets.get(name, ())), *plan_limits]
+        all_plans = policy.plans.values()
+        plans = [self._plan_limit(plan, limit) for plan in all_plans for limit in plan.limits]
 
-    def check_targets(self, app: flask.Flask) -> None:
-        """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered."""
-        mistakes = Mistakes()
-        self.policy.check_targets(app.blueprints, app.view_functions, mistakes)
-        mistakes.raise_if_any()
+        def limits(own: Iterable[PolicyLimit], *, with_plans: bool) -> list[RouteLimit]:
+            return [*map(self._route_limit, own), *(plans if with_plans else ())]
+
+        def named(own: Mapping[str, Limits], with_plans: Collection[str]) -> Named:
+            return {
+                name: limits(own.get(name, ()), with_plans=name in with_plans)
+                for name in (*own, *with_plans)
+            }
+
+        for name, added in named(policy.blueprints, policy.plan_blueprints).items():
+            manager.add_policy_blueprint(name, added)
+        for endpoint, added in named(policy.routes, policy.plan_routes).items():
+            manager.add_policy_endpoint(endpoint, added)
+        for name, group in policy.groups.items():
+            manager.add_group(name, limits(group.limits, with_plans=group.plans is not None))
+        self._targets = named(
+            dict.fromkeys(policy.target_places, ()) | {**policy.targets}, policy.plan_targets
+        )
 
     def complete(self, app: flask.Flask) -> None:
-        """Add the limits of names that are blueprints or endpoints, once all are registered.
-
-        Unknown names are logged: an error would make every request fail. Other limits apply.
-        """
-        if self._is_complete:
-            return
-        with self._completing:  # a request that comes meanwhile must not miss half of the limits
-            if not self._is_complete:
-                self._complete(app)
-                self._is_complete = True
-
-    def _complete(self, app: flask.Flask) -> None:
-        try:
-            self.check_targets(app)
-        except ConfigurationError as error:
-            app.logger.error(
-                "The policy names unknown blueprints or endpoints; all its other limits apply. "
-                "Call limiter.check_policy(app) at the start to stop there. %s",
-                error,
-            )
+        """Add the limits of names that are blueprints or endpoints, once all are registered."""
         manager = self._manager
         for name, limits in self._targets.items():
             if name in app.blueprints:
@@ -250,14 +295,12 @@ class PolicyLimits:
             "scope": limit.scope,
             "shared": limit.shared,
             "override_defaults": limit.override_defaults,
+            "replaces": limit.replaces and not plan,
             "optional": limit.optional,
             "keywords": limit.keywords,
             **plan,
         }
         return RouteLimit(limiter=self._limiter, **keywords)
-
-    def _route_limits(self, limits: Iterable[PolicyLimit]) -> list[RouteLimit]:
-        return [self._route_limit(limit) for limit in limits]
 
     def _plan_limit(self, plan: Plan, limit: PolicyLimit) -> RouteLimit:
         keywords: dict[str, Any] = {"plan": plan.name, "plan_loader": self._policies.current_plan}
@@ -268,16 +311,3 @@ class PolicyLimits:
                 "amount_sentence": partial(amount_sentence, limit),
             }
         return self._route_limit(limit, **keywords)
-
-    def _plans_at(self, name: str) -> list[RouteLimit]:
-        """Return the limits of the plans, which override if other limits of this name do.
-
-        Flask-Limiter lets a nested blueprint override those around it only if each of its limits
-        does. Equal definitions are charged once.
-        """
-        if name not in self.policy.overriding:
-            return self._plans
-        return [
-            dataclasses.replace(plan, limiter=self._limiter, override_defaults=True)
-            for plan in self._plans
-        ]

@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp.web.formats.openai import duration
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import NO_LIMITS, AppMaker
 from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     Answer,
@@ -296,7 +296,7 @@ def test_all_protocols_share_one_limit(client: FlaskClient) -> None:
 
 def test_a_used_up_day_stops_the_sdks_retries(make_app: AppMaker) -> None:
     """The message names the plan, and a header stops the SDK."""
-    app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": ["1/day"]})
+    app = make_app(**NO_LIMITS, RATELIMIT_BLUEPRINTS={"openai_api": ["1/day"]})
     client = app.test_client()
     assert ask(client, model="offline").status_code == 200
     denied = ask(client, model="offline")

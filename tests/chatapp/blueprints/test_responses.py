@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams.openai_responses import extras_of
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import NO_LIMITS, AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     RESPONSES_PATH,
@@ -190,7 +190,7 @@ def test_a_disconnect_ends_the_providers_call(
 def test_an_answer_is_bounded_by_the_budget(make_app: AppMaker, provider: UpstreamServer) -> None:
     """By what two dollars pay: 30 dollars a million tokens."""
     limits = [{"name": "d", "limit": "2 usd/day", "key": "user"}]
-    app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": limits})
+    app = make_app(**NO_LIMITS, RATELIMIT_BLUEPRINTS={"openai_api": limits})
     client = app.test_client()
     assert ask(client, model="gpt-5.5", max_output_tokens=100_000).status_code == 200
     assert ask(client, model="gpt-5.5", max_output_tokens=20).status_code == 200
@@ -240,7 +240,7 @@ def test_a_long_wait_is_a_usage_limit(make_app: AppMaker) -> None:
     """Codex sleeps through any Retry-After, unless `type` says that usage is limited; then it shows
     `resets_at`."""
     limits = {"openai_api": ["1/day"]}
-    client = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS=limits).test_client()
+    client = make_app(**NO_LIMITS, RATELIMIT_BLUEPRINTS=limits).test_client()
     assert ask(client, model="offline").status_code == 200
     error = error_of(ask(client, model="offline"))
     assert (error["code"], error["type"]) == ("rate_limit_exceeded", "usage_limit_reached")

@@ -9,7 +9,7 @@ from flask import Flask
 
 from chatapp.accounts.api_key import parse
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import GROUPS, NO_LIMITS, AppMaker
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
 
 HELLO = {"message": "hello", "user_id": "alice"}
@@ -211,7 +211,7 @@ def test_without_a_policy_there_are_no_switches(make_app: AppMaker, uri: str) ->
     """The error names the missing limit and the existing ones."""
     app = make_app(
         RATELIMIT_STORAGE_URI=uri,
-        RATELIMIT_POLICY_FILE=None,
+        **NO_LIMITS,
         RATELIMIT_BLUEPRINTS={"chat": [{"limit": "unless blocked", "name": "mine"}]},
     )
     refused = run(app, "block", "all", status=1)
@@ -221,7 +221,8 @@ def test_without_a_policy_there_are_no_switches(make_app: AppMaker, uri: str) ->
 def test_the_switches_work_with_any_policy(make_app: AppMaker, uri: str, tmp_path: Any) -> None:
     """They are built in: a policy of one limit has them, too."""
     policy = tmp_path / "policy.toml"
-    policy.write_text('version = 1\n[[application]]\nlimit = "99/day"\nname = "mine"\n')
+    mine = '[[application]]\nlimit = "99/day"\nname = "mine"\n'
+    policy.write_text(f"version = 1\n{GROUPS}{mine}")
     options = {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_POLICY_FILE": str(policy)}
     worker = make_app(**options)
     run(make_app(**options), "block", "all")

@@ -16,7 +16,7 @@ from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ask, new_key, ratelimit
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import NO_LIMITS, AppMaker
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_limits_that_fail_during_a_deletion_are_an_error(
 def test_a_deletion_needs_no_switch(make_app: AppMaker, console: Flask, key: str, uri: str) -> None:
     """Overrides are gone also if no limit blocks users."""
     ratelimit(console, "override", "set", "alice", "usd-day", "9 usd/day")
-    without = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=None)
+    without = make_app(RATELIMIT_STORAGE_URI=uri, **NO_LIMITS)
     run(without, "users", "delete", "alice", "--yes")
     assert ratelimit(console, "override", "list") == []
 

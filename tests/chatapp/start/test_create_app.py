@@ -17,7 +17,7 @@ from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from chatapp.web.identities import SPOOFING_WARNING
 from ratelimit_ext import ConfigurationError
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import GROUPS, AppMaker
 
 
 def test_the_start_logs_that_users_can_be_forged(
@@ -80,7 +80,8 @@ def test_a_policy_has_any_plans_or_none(make_app: AppMaker, tmp_path: Path) -> N
         app.test_client().post("/chat", json={"message": "Hi", "user_id": "a"}).status_code == 200
     )
 
-    file.write_text('version = 1\n[blueprints.chat]\nlimits = [{limit = "2/day", key = "user"}]\n')
+    chat = '[blueprints.chat]\nlimits = [{limit = "2/day", key = "user"}]\n'
+    file.write_text(f"version = 1\n{GROUPS}{chat}")
     app = make_app(RATELIMIT_POLICY_FILE=str(file), RATELIMIT_STORAGE_URI="memory://")
     runner, client = app.test_cli_runner(), app.test_client()
 
@@ -105,8 +106,23 @@ def test_a_policy_for_an_unknown_blueprint_stops_the_start(
 ) -> None:
     """A limit on a misspelt name would protect nothing."""
     policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text("utf-8").replace('["chat",', '["chats",'))
+    text = POLICY_FILE.read_text("utf-8")
+    policy.write_text(text.replace("[groups.calls]", '[groups.calls]\nmembers = ["chats"]'))
     with pytest.raises(ConfigurationError, match="chats"):
+        make_app(RATELIMIT_POLICY_FILE=str(policy))
+
+
+def test_a_policy_without_a_group_of_the_views_stops_the_start(
+    make_app: AppMaker, tmp_path: Path
+) -> None:
+    """Their calls would have no limits. The error names the place in the code, and what to do."""
+    policy = tmp_path / "policy.toml"
+    policy.write_text(POLICY_FILE.read_text("utf-8").replace("groups.counts", "groups.count"))
+    expected = (
+        r"blueprints/anthropic_api.py:\d+: there is no group 'counts' in the policy; its groups: "
+        r"'calls', 'count'. Did you mean 'count'\? Correct the name, or add \[groups.counts\]"
+    )
+    with pytest.raises(ConfigurationError, match=expected):
         make_app(RATELIMIT_POLICY_FILE=str(policy))
 
 

@@ -12,7 +12,7 @@ from flask import Flask, Response
 from chatapp import POLICY_FILE, guards_file
 from chatapp.services import services_of
 from chatapp.web.call_limits import QUOTAS
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import GROUPS, AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
 
 HEAD = "version = 1\n[plans.starter]\n"
@@ -127,7 +127,7 @@ def replacing(make_app: AppMaker, tmp_path: Path, provider: UpstreamServer) -> F
     """An application whose policy has a surge of its own, in shadow."""
     policy = tmp_path / "policy.toml"
     surge = '[[groups.mine.limits]]\nname = "surge"\nlimit = "1 usd/hour or 2 x usual"\n'
-    group = '[groups.mine]\nmembers = ["chat"]\nplans = true\n'
+    group = f'{GROUPS}[groups.mine]\nmembers = ["chat"]\nplans = true\n'
     policy.write_text(f'{HEAD}{PLAN}{group}{surge}mode = "shadow"\nkey = "user"\n')
     return make_app(RATELIMIT_POLICY_FILE=str(policy))
 

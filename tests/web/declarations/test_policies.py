@@ -230,7 +230,7 @@ def test_without_check_policy_unknown_names_are_logged(
     assert statuses(app, "/chat/two", 1) == [429]  # the group's allowance is one
     [logged] = [r.getMessage() for r in caplog.records if r.name == app.logger.name]
     assert "3 mistakes" in logged
-    assert "all its other limits apply" in logged
+    assert "all other limits apply" in logged
 
 
 def test_a_file_can_be_checked_without_being_applied(make: Maker, tmp_path: Path) -> None:
@@ -361,17 +361,22 @@ def test_a_blueprint_can_be_registered_under_another_name(make: Maker, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "applied"), [(True, {"own"}), (False, {"own", "user"})], ids=["alone", "joining"]
+    ("overrides", "applied"),
+    [(True, {"own", "view"}), (False, {"own", "view", "user"}), (None, {"own", "view", "user"})],
+    ids=["alone", "joining", "by default"],
 )
-def test_a_decorator_overrides_the_blueprints_limits(
-    make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
+def test_a_decorator_replaces_the_blueprints_limits_only_in_words(
+    make: Maker, tmp_path: Path, overrides: bool | None, applied: set[str]
 ) -> None:
-    """Also those of a group, which are the blueprint's even if the view is a member. With
-    `override_defaults=False` they apply, and are charged once."""
+    """`override_defaults=True` leaves out what the file says of the blueprint, and never what it
+    says of the view. By default they add up."""
     text = """
         [groups.calls]
-        members = ["chat", "chat.one"]
+        members = ["chat"]
         limits = [{ name = "user", limit = "9/hour" }]
+        [groups.views]
+        members = ["chat.one"]
+        limits = [{ name = "view", limit = "9/second" }]
     """
     app, limiter = make(config=policy(tmp_path, text))
     blueprint = Blueprint("chat", "chat", url_prefix="/chat")
@@ -393,11 +398,14 @@ def test_a_decorator_does_not_override_a_group_of_the_view(make: Maker, tmp_path
     assert left(app, "/api/one") == {"own": 8, "user": 2}
 
 
-@pytest.mark.parametrize(("overrides", "applied"), [(True, {"inner"}), (False, {"inner", "outer"})])
-def test_a_decorated_inner_blueprint_overrides_the_outer_one(
-    make: Maker, tmp_path: Path, overrides: bool, applied: set[str]
+@pytest.mark.parametrize(
+    ("overrides", "applied"),
+    [(True, {"inner"}), (False, {"inner", "outer"}), (None, {"inner", "outer"})],
+)
+def test_a_decorated_inner_blueprint_replaces_the_outer_one_only_in_words(
+    make: Maker, tmp_path: Path, overrides: bool | None, applied: set[str]
 ) -> None:
-    """Unless the decorator has `override_defaults=False`."""
+    """With `override_defaults=True`; by default, what the file says of the outer one applies."""
     text = '[blueprints.v1]\nlimits = [{ name = "outer", limit = "9/hour" }]'
     app, limiter = make(config=policy(tmp_path, text))
     outer, inner = Blueprint("v1", "v1", url_prefix="/v1"), chat("one")

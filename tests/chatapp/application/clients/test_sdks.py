@@ -12,7 +12,7 @@ import openai
 import pytest
 from pydantic import BaseModel
 
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import NO_LIMITS, AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
@@ -226,7 +226,7 @@ def test_mistakes_raise_the_providers_exceptions(
 def test_a_denial_raises_a_rate_limit_error(make_app: AppMaker, slept: list[float]) -> None:
     """With its headers. The SDK does not wait for a used-up day."""
     limits = {"openai_api": ["1/day"], "anthropic_api": ["1/day"]}
-    app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS=limits)
+    app = make_app(**NO_LIMITS, RATELIMIT_BLUEPRINTS=limits)
     with serving(app) as url:
         with openai.OpenAI(base_url=f"{url}/v1", api_key="mine") as gpt:
             gpt.chat.completions.create(**{**GPT, "model": "offline"})
@@ -244,7 +244,7 @@ def test_a_denial_raises_a_rate_limit_error(make_app: AppMaker, slept: list[floa
 
 def test_the_sdk_waits_for_a_short_denial(make_app: AppMaker) -> None:
     """It sleeps for the wait of the denial, once, and gets its answer."""
-    app = make_app(RATELIMIT_POLICY_FILE=None, RATELIMIT_BLUEPRINTS={"openai_api": ["1/second"]})
+    app = make_app(**NO_LIMITS, RATELIMIT_BLUEPRINTS={"openai_api": ["1/second"]})
     with serving(app) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="mine") as gpt:
         for _ in range(3):
             answer = gpt.chat.completions.create(**{**GPT, "model": "offline"})

@@ -23,8 +23,8 @@ from tests.chatapp.web.test_identities import left
 #: A call costs 65 micro-dollars.
 POLICY = """
 version = 1
-[groups.calls]
-members = ["chat", "anthropic_api.messages", "openai_api"]
+[groups.counts]
+limits = []
 [[groups.calls.limits]]
 name = "session-usd"
 limit = "0.005 usd per session"

@@ -118,7 +118,7 @@ def test_a_spent_budget_stops_the_sdk(online: FlaskClient) -> None:
     """429 `insufficient_quota` with an exact wait, and no retries."""
     limiter = services_of(online.application).limiter
     with online.application.test_request_context("/chat", method="POST"):
-        for limit in limiter.limit_manager.blueprint_limits(online.application, "chat"):
+        for limit in limiter.limit_manager.resolve_limits(online.application, "chat.chat")[1]:
             if limit.limit.options.name == "usd-day":
                 identity, scope = "ip:127.0.0.1", limit.scope_for("chat.chat", "POST")
                 while limiter.limiter.hit(limit.limit, identity, scope, cost=1_000_000):

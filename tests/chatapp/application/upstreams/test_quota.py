@@ -29,7 +29,7 @@ from tests.chatapp.application.upstreams.workers import (
     left,
     quota_headers,
 )
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import GROUPS, AppMaker, replace_services
 from tests.chatapp.upstream_server import (
     Answer,
     Stream,
@@ -233,7 +233,8 @@ def test_a_request_without_a_model_has_no_fallback(
     """An overload of the whole application is a 503 for the page, too."""
     policy = tmp_path / "policy.toml"
     policy.write_text(
-        'version = 1\n[[application]]\nlimit = "unless blocked"\nname = "whole"\nkey = "global"\n'
+        f'version = 1\n{GROUPS}[[application]]\nlimit = "unless blocked"\nname = "whole"\n'
+        'key = "global"\n'
     )
     app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
     with app.app_context():

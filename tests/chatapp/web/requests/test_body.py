@@ -18,7 +18,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp.web.requests import json_body as request_body
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import NO_LIMITS, AppMaker
 
 ROOT = Path(__file__).parents[4]
 HEAD = (
@@ -154,7 +154,7 @@ def test_a_large_body_is_read_after_the_edge_limits(make_app: AppMaker, kind: st
     """For an address over its limit nothing is read: the answer is 429."""
     of_view = {"anthropic_api": ["9/year"]}
     limits = {"RATELIMIT_APPLICATION": "1/year", "RATELIMIT_BLUEPRINTS": of_view}
-    client, body = make_app(RATELIMIT_POLICY_FILE=None, **limits).test_client(), _Reads()
+    client, body = make_app(**NO_LIMITS, **limits).test_client(), _Reads()
     assert client.get("/usage").status_code == 200
     stream = {"wsgi.input": body, "wsgi.input_terminated": True}
     response = client.post(
