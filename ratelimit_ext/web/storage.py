@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
-from limits import RateLimitItem
+from limits import RateLimitItem, WindowStats
 from limits.storage import MemoryStorage, RedisClusterStorage, RedisStorage, Storage
 from limits.strategies import STRATEGIES
 
@@ -369,6 +369,15 @@ class RegisteredLimiter(BucketLimiter):
     def _key(self, limit: Limit, item: RateLimitItem, identifiers: tuple[str, ...]) -> str:
         identity = "/".join(escaped(str(part)).replace("/", "%2F") for part in identifiers)
         return f"{self.naming.prefix(limit, item.namespace)}{{{identity}}}"
+
+    def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
+        """Return when the limit resets, and what remains. If nothing does, it is when a call of
+        cost 1 passes: Flask-Limiter makes Retry-After of it."""
+        decision = self._decided(item, identifiers, 1, take=False)
+        verdict = decision.verdicts[0]
+        wait_us = verdict.reset_after_us if verdict.allowed else verdict.retry_after_us
+        reset_us = decision.now_us + (verdict.reset_after_us if wait_us is None else wait_us)
+        return WindowStats(reset_us / 1_000_000, verdict.remaining)
 
 
 class TokenBucketRateLimiter(RegisteredLimiter):

@@ -133,11 +133,15 @@ def test_reading_takes_nothing(storage: Storage) -> None:
 
 
 def test_a_registered_token_bucket_refills(clock: Clock) -> None:
-    """Evenly; `reset_time` is when it is full."""
+    """Evenly; `reset_time` is when it is full, or when the next call passes if none is left."""
     strategy = STRATEGIES["token-bucket"](MemoryStorage())
     item = RateLimitItemPerMinute(30)
-    assert sum(strategy.hit(item, "ada") for _ in range(40)) == 30
-    assert strategy.get_window_stats(item, "ada").reset_time == clock.now_s + 60
+    assert sum(strategy.hit(item, "ada") for _ in range(15)) == 15
+    assert strategy.get_window_stats(item, "ada").reset_time == clock.now_s + 30
+    assert sum(strategy.hit(item, "ada") for _ in range(25)) == 15
+    assert strategy.get_window_stats(item, "ada").reset_time == clock.now_s + 2
+    nothing = strategy.get_window_stats(RateLimitItemPerMinute(0), "ada")
+    assert (nothing.remaining, nothing.reset_time) == (0, clock.now_s + 60)
     clock.forward(10)
     assert sum(strategy.hit(item, "ada") for _ in range(40)) == 5
 
