@@ -215,6 +215,7 @@ _ALLOWED: Final = {
     ("*", "name"): NAME_ALLOWED,
     ("*", "scope"): NAME_ALLOWED,
     ("*", "next"): "the name of a plan",
+    ("*", "upgrade_url"): "an address that begins with https:// or http://",
     ("*", "*"): "a text in quotes",
 }
 _MISSING: Final = {

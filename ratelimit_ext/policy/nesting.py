@@ -146,6 +146,8 @@ class Nesting:
                 limits=tuple(limits),
                 next=table.next,
                 default=bool(table.default),
+                price=table.price or "",
+                upgrade_url=table.upgrade_url or "",
                 keywords=MappingProxyType(table.keywords),
             )
         check_next(following, self._plan_places, self._mistakes)

@@ -17,9 +17,10 @@ _UNITS: Final = {
 }
 
 _SECOND_US: Final = 1_000_000
+_DAY_US: Final = 86_400 * _SECOND_US
 #: The longest that fits without a remainder is used.
 _PERIODS: Final = (
-    (86_400 * _SECOND_US, "day", "a day"),
+    (_DAY_US, "day", "a day"),
     (3_600 * _SECOND_US, "hour", "an hour"),
     (60 * _SECOND_US, "minute", "a minute"),
     (_SECOND_US, "second", "a second"),
@@ -27,7 +28,8 @@ _PERIODS: Final = (
 
 
 def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str:
-    """Return a sentence that names the plan, what it allows, and what the next one would.
+    """Return a sentence that names the plan, what it allows, and what the next one would; of a
+    day's quota or a longer one, with the price of the next plan and where to get it.
 
     It speaks of the first limit of the string. The next plan is named if it allows more.
     """
@@ -36,8 +38,15 @@ def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str
     allowance = f"{_amount(parsed.amount, unit)}{_per(parsed, unit, anchor)}"
     alone = parsed.amount == 1 or unit == "usd"
     spent = ", and it is used up" if alone else ", and they are used up"
-    more = "" if next_plan is None else _more(limit, next_plan)
-    return f"The {plan.title} plan allows {allowance}{spent if parsed.amount else ''}{more}."
+    said = f"The {plan.title} plan allows {allowance}{spent if parsed.amount else ''}"
+    if next_plan is None or not (more := _more(limit, next_plan)):
+        return f"{said}."
+    shorter, whole = more
+    if parsed.period_us < _DAY_US or not (next_plan.price or next_plan.upgrade_url):
+        return f"{said}; the {next_plan.title} plan {shorter}."
+    price = next_plan.price and f", from {next_plan.price}"
+    url = next_plan.upgrade_url and f": {next_plan.upgrade_url}"
+    return f"{said}. Upgrade to {next_plan.title}{whole}{price}{url}."
 
 
 def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
@@ -47,23 +56,23 @@ def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
     return f"Your own limit of {_amount(parsed.amount, unit)}{period} is used up."
 
 
-def _more(limit: PolicyLimit, next_plan: Plan) -> str:
-    """Return what the next plan allows of the same; empty if that is not more."""
+def _more(limit: PolicyLimit, next_plan: Plan) -> tuple[str, str] | None:
+    """Return what the next plan allows of the same, after its name, beside the limit and alone;
+    ``None`` if that is not more."""
     own, anchor = limit.parsed[0], limit.options.anchor
     same = [other for other in next_plan.limits if other.options.name == limit.options.name]
     if not same:
-        return f"; the {next_plan.title} plan has no such limit"
+        return "has no such limit", ", which has no such limit"
     (other,) = same
-    for parsed in other.parsed:
-        if (parsed.period_us, other.options.anchor) == (own.period_us, anchor):
-            allowed = _number(parsed.amount, _unit(other, parsed))
-            more = f"; the {next_plan.title} plan allows {allowed}"
-            return more if parsed.amount > own.amount else ""
-    parsed = other.parsed[0]
+    periods = [(parsed.period_us, other.options.anchor) for parsed in other.parsed]
+    is_alike = (own.period_us, anchor) in periods
+    parsed = other.parsed[periods.index((own.period_us, anchor)) if is_alike else 0]
+    if parsed.amount * own.period_us <= own.amount * parsed.period_us:
+        return None
     unit = _unit(other, parsed)
-    allowance = f"{_number(parsed.amount, unit)}{_per(parsed, unit, other.options.anchor)}"
-    more = f"; the {next_plan.title} plan allows {allowance}"
-    return more if parsed.amount * own.period_us > own.amount * parsed.period_us else ""
+    per = _per(parsed, unit, other.options.anchor)
+    shorter = f"allows {_number(parsed.amount, unit)}{'' if is_alike else per}"
+    return shorter, f" for {_amount(parsed.amount, unit)}{per}"
 
 
 def _unit(limit: PolicyLimit, parsed: ParsedLimit) -> str:

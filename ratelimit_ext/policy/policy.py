@@ -107,8 +107,9 @@ def _empty() -> Mapping[str, Any]:
 class Plan:
     """Limits of the callers on a plan, wherever a blueprint or route has ``plans = true``.
 
-    ``next`` is the plan that allows more, ``default`` whether callers without a plan have it,
-    ``keywords`` are the values of the application's own keywords.
+    ``next`` is the plan that allows more, ``default`` whether callers without a plan have it.
+    ``price`` and ``upgrade_url`` are what a refusal of the plan before says of it. ``keywords`` are
+    the values of the application's own keywords.
     """
 
     source: str
@@ -117,6 +118,8 @@ class Plan:
     limits: Limits
     next: str | None = None
     default: bool = False
+    price: str = ""
+    upgrade_url: str = ""
     keywords: Mapping[str, Any] = field(default_factory=_empty)
 
 

@@ -366,6 +366,8 @@ class PlanTable(Table):
     title: Text = _UNSET
     next: Text = _UNSET
     default: bool = False
+    price: Text = _UNSET
+    upgrade_url: Annotated[str, Field(pattern=r"^https?://\S+$")] = _UNSET
     limits: Limits[PlanLimitTable]
 
     @property

@@ -81,6 +81,13 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
 )
 
 
+#: What a limit of the whole application counts, by its key function.
+_WHO: Final = {
+    **dict.fromkeys(("ip", "client_ip", "get_remote_address"), " from this address"),
+    "api_key": " with this API key",
+}
+
+
 def precedence(cause: Cause) -> int:
     """Return the place of a cause among several; an unknown guard's is just before limits."""
     return [*_ANSWERS].index(cause if cause in _ANSWERS else "abnormal-usage")
@@ -180,7 +187,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "error": sentence,
             **({"plan": self.plan_sentence} if self.has_own_message and self.plan_sentence else {}),
             "code": self.error_code,
-            "limit": str(bound.runtime.limit),
+            "limit": _written(bound),
             "policy": bound.name,
             "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
             **({"kept_for": bound.limit.kept_for} if bound.limit.kept_for else {}),
@@ -202,8 +209,11 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             return str(self.description)
         if self.cause != "limit":
             return _answer_to(self.cause, bound.limit).sentence
+        if bound.is_edge and bound.limit.unit == "requests":
+            who = _WHO.get(getattr(bound.runtime.key_func, "__name__", ""), "")
+            return f"Too many requests{who}."
         name = f" {bound.limit.name!r}" if bound.limit.name else ""
-        return f"Rate limit{name} exceeded: {bound.runtime.limit}."
+        return f"Rate limit{name} exceeded: {_written(bound)}."
 
 
 class RequestTooLarge(BadRequest):
@@ -229,7 +239,7 @@ class RequestTooLarge(BadRequest):
         body = {
             "error": self.description,
             "code": self.error_code,
-            "limit": str(bound.runtime.limit),
+            "limit": _written(bound),
             "policy": bound.name,
             "cost": bound.limit.outside(self.verdict.charge.cost),
             "capacity": bound.limit.outside(bound.limit.capacity),
@@ -303,6 +313,13 @@ Refusal: TypeAlias = (
 def try_again(wait_ms: int) -> str:
     """Return how long to wait, as a sentence."""
     return f"Try again in {wait_text(wait_ms)}."
+
+
+def _written(bound: BoundLimit) -> str:
+    """Return the limit as it is written, with the burst, which X-RateLimit-Limit has."""
+    limit = bound.limit
+    is_burst = limit.burst is not None and limit.burst != limit.amount
+    return f"{bound.runtime.limit}" + (f", {limit.burst:,} at once" if is_burst else "")
 
 
 def _kept(limit: Limit) -> str:

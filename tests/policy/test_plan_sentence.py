@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ratelimit_ext.core.limit import LimitOptions
@@ -92,6 +94,34 @@ def test_the_sentence(own: PolicyLimit, other: PolicyLimit | None, sentence: str
     following = None if other is None else plan("Pro", other)
     message = plan_sentence(plan("Starter", own), own, following)
     assert message == f"The Starter plan allows {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("price", "url", "rest"),
+    [
+        (
+            *("$29 a month", "https://example.com/plans"),
+            "Upgrade to Pro for 2,000 calls a day, from $29 a month: https://example.com/plans.",
+        ),
+        ("$29 a month", "", "Upgrade to Pro for 2,000 calls a day, from $29 a month."),
+        ("", "https://example.com/plans", "Upgrade to Pro for 2,000 calls a day: https://exa"),
+    ],
+)
+def test_a_days_quota_names_price_and_address_of_the_next_plan(
+    price: str, url: str, rest: str
+) -> None:
+    """One of both is enough. A pace only says what the next plan allows."""
+    pro = plan("Pro", limit("2000/day"), limit("180/minute", name="user"))
+    pro = replace(pro, price=price, upgrade_url=url)
+    starter, day = plan("Starter"), limit("100/day")
+    start = "The Starter plan allows 100 calls a day, and they are used up. "
+    assert plan_sentence(starter, day, pro).startswith(start + rest)
+    pace = plan_sentence(starter, limit("30/minute", name="user"), pro)
+    assert pace.endswith("30 calls a minute, and they are used up; the Pro plan allows 180.")
+    free = plan_sentence(starter, limit("5/day", name="other"), pro)
+    assert "are used up. Upgrade to Pro, which has no such limit" in free
+    equal = plan_sentence(starter, limit("2000/day"), pro)
+    assert equal == "The Starter plan allows 2,000 calls a day, and they are used up."
 
 
 @pytest.mark.parametrize(

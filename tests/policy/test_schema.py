@@ -327,7 +327,10 @@ def test_a_plan_has_the_applications_keywords(tmp_path: Path) -> None:
     ("line", "sentence"),
     [
         ('colour = "green"', "plans.free.colour: found 'green'; allowed: red, blue."),
-        ('color = "red"', "allowed: title, next, default, limits, colour. Did you mean 'colour'?"),
+        (
+            'color = "red"',
+            "allowed: title, next, default, price, upgrade_url, limits, colour. Did you mean 'colour'?",
+        ),
     ],
 )
 def test_a_mistake_in_the_applications_keyword_has_a_line(
