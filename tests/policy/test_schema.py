@@ -329,7 +329,7 @@ def test_a_plan_has_the_applications_keywords(tmp_path: Path) -> None:
         ('colour = "green"', "plans.free.colour: found 'green'; allowed: red, blue."),
         (
             'color = "red"',
-            "allowed: title, next, default, price, upgrade_url, limits, colour. Did you mean 'colour'?",
+            "default, price, upgrade_url, limits, colour. Did you mean 'colour'?",
         ),
     ],
 )

@@ -122,7 +122,7 @@ def test_a_cost_above_the_capacity_is_refused_for_good(make: Maker) -> None:
         "error": "This request costs 6 requests, and the limit '60-per-60s' never allows more "
         "than 5 at once. Make the request smaller.",
         "code": "request_too_large",
-        "limit": "60 per 1 minute",
+        "limit": "60 per 1 minute, 5 at once",
         "policy": "60-per-60s",
         "cost": 6,
         "capacity": 5,

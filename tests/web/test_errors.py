@@ -36,9 +36,9 @@ def test_the_default_body_says_which_limit_what_remains_and_how_long(
     assert refusal.status_code == 429
     assert refusal.content_type == "application/json"
     assert refusal.json == {
-        "error": "Rate limit 'user' exceeded: 30 per 1 minute. Try again in 2 seconds.",
+        "error": "Rate limit 'user' exceeded: 30 per 1 minute, 1 at once. Try again in 2 seconds.",
         "code": "rate_limited",
-        "limit": "30 per 1 minute",
+        "limit": "30 per 1 minute, 1 at once",
         "policy": "user",
         "remaining": 0,
         "retry_after": 2.0,

@@ -146,7 +146,9 @@ def test_a_denial_names_the_plan_and_the_next(make_app: AppMaker, tmp_path: Path
     assert denied.json is not None
     assert "Starter plan" in denied.json["error"]
     assert "100 calls a day" in denied.json["error"]
-    assert "Pro plan allows 2,000" in denied.json["error"]
+    assert (
+        "Upgrade to Pro for 2,000 calls a day, from $29 a month: https://" in denied.json["error"]
+    )
     assert denied.headers["x-should-retry"] == "false"
     assert int(denied.headers["Retry-After"]) > 86_000
     assert ask(client, user_id="bob").status_code == 200
