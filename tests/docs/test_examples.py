@@ -64,3 +64,13 @@ def test_the_service_of_slowapi_answers_as_before() -> None:
     ):
         before = [old.request(method, path).status_code for _ in range(count)]
         assert before == statuses(new, method, path, count)
+
+
+@pytest.mark.parametrize("name", ["chat.py", "chat.toml"])
+def test_readme_shows_a_part_of_the_chat_service(name: str) -> None:
+    """As it is in the file that tests/e2e runs."""
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    part = readme.partition(f"<!-- examples/{name} -->\n```")[2].partition("\n")[2]
+    part = part.partition("```")[0]
+    assert len(part.splitlines()) > 5
+    assert part in (EXAMPLES / name).read_text()
