@@ -69,7 +69,7 @@ def test_the_library_works_on_the_server(name: str, tmp_path: Path) -> None:
             ran("dpkg-deb", "--extract", archive, tmp_path / "files")
         else:
             shutil.unpack_archive(archive, tmp_path / "files", "zip")
-    files = [each for each in tmp_path.rglob(program) if each.is_file()]
+    files = [each for each in tmp_path.rglob(program) if each.is_file() and "etc" not in each.parts]
     for each in files:
         each.chmod(0o755)
     binary = next(iter(files), None) or shutil.which(program)
@@ -107,7 +107,7 @@ def test_the_library_works_on_python(version: str, tmp_path: Path) -> None:
 
 
 def test_the_image_and_the_gate_run_one_python() -> None:
-    """The gate takes the version of the image, and fails where there is none."""
+    """The gate takes the version of the image, and fails if it is not installed."""
     [image] = re.findall(
         r"^FROM python:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE
     )

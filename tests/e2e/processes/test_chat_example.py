@@ -98,7 +98,7 @@ def test_a_chat_service_has_three_layers_and_three_strategies(
     assert statuses(bob) == {200: 3}
     assert left(bob, "plan") == 1997
 
-    # Layer 1: whoever the users are, an address passes so many at once, and no call more.
+    # Layer 1: an address passes so many at once, and no call more, whatever its users.
     passed = sum(statuses(each)[200] for each in (ada, summaries, listed, bob))
     crowd: list[Answer] = []
     while not crowd or crowd[-1].status == 200:
