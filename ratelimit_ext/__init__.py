@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from click import Group
 from flask_limiter import ExemptionScope, HeaderNames
 
-from ratelimit_ext.core.charge import Guess
+from ratelimit_ext.core.charge import Claim, Guess
 from ratelimit_ext.core.decision import Share, Verdict
 from ratelimit_ext.core.errors import (
     ConfigurationError,
@@ -69,6 +69,7 @@ __all__ = [
     "Callers",
     "ChangeLog",
     "CheckedPolicy",
+    "Claim",
     "ConfigurationError",
     "DecideAgain",
     "DecisionEvent",

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
+from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.retry import REFUSED_FOR_LOAD, RETRYABLE, A, AttemptLimits, Retry
 from chatapp.calls.throttle import Throttle
@@ -32,12 +33,12 @@ from chatapp.calls.usage import (
 )
 from chatapp.catalogue import Catalogue, Model
 from chatapp.catalogue.usage import Usage
-from chatapp.estimates.estimate import Estimate, Estimator
+from chatapp.estimates.estimate import Estimator
 from chatapp.ledger.call import Call, Status
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.traces import UNTRACED, Traces
 from chatapp.traces import Attempt as Span
-from chatapp.upstreams import OPEN_TOOLS, Bounds, Progress, QuotaUnit, UpstreamError
+from chatapp.upstreams import Bounds, Progress, UpstreamError
 from chatapp.upstreams.cancellation import Wait, waiting
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.
@@ -48,12 +49,6 @@ PAUSE_S: Final = 1.0
 NOTICE_S: Final = 0.25
 #: How often a stream that goes on looks whether its reservation is to be renewed.
 LOOK_S: Final = 0.05
-#: What is held for one answer beside other calls in flight, if it may be that long and is paid.
-HELD_TOKENS: Final = 16_384
-#: A larger share of what is left is not needed: the largest plan has so many calls in flight.
-MOST_AT_ONCE: Final = 64
-#: Assumed for a model whose context is unknown.
-UNKNOWN_CONTEXT: Final = 1_000_000
 #: What reading on has to save: a tenth of a cent.
 WORTH_MICRO_USD: Final = 1_000
 #: How long an answer is read to its end for a client that has left.
@@ -69,64 +64,24 @@ class CallLimits(AttemptLimits, Protocol):
     """The limits of one request. Those that follow the call may be used after the request."""
 
     @property
-    def was_not_billed(self) -> bool:
-        """Whether a recent call of the caller was not billed as far as we know."""
-
-    @property
     def renewal_is_due(self) -> bool:
         """Whether the reservation must be renewed before it expires."""
 
     def admit_fallback(self) -> float | None:
         """Charge the limits of the fallback model. Returns the wait in seconds if denied."""
 
-    def hold(self, micro_usd: int) -> bool:
-        """Reserve that much in the dollar limits instead of less; False if one denies it."""
-
-    def shared_budget(self) -> tuple[int, int] | None:
-        """Return what the caller's dollar limits have left, in micro-dollars, and among how many
-        calls in flight, with this one, it is divided; None without such a limit."""
-
-    def note_unbilled(self) -> None:
-        """Record that this call may be billed although no usage was reported."""
+    def budget(self) -> tuple[int, bool] | None:
+        """Return what the call may cost in micro-dollars, and whether it is the only call in flight
+        of each of its budgets, and may cost more than they hold; None without a budget."""
 
     def renew(self, **costs: Any) -> None:
         """Keep at least these costs reserved, by unit."""
 
-    def settle(self, **costs: Any) -> None:
-        """Correct the reservation to these costs, by unit."""
+    def settle(self, *, unseen: bool = False, **costs: Any) -> None:
+        """Correct the reservation to these costs, by unit. ``unseen``: more may be billed."""
 
     def cancel(self) -> None:
         """Refund the whole reservation."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What a request asks of one model.
-
-    ``bound`` is the longest single answer that the request allows, in tokens; ``may_hide_output``:
-    the model may generate what is billed and not sent, each answer with at most ``speed`` tokens a
-    second (None: unknown); ``is_unbounded``: nothing bounds the answer;
-    ``cost_micro_usd`` is the price of the estimate, ``least_micro_usd`` the least that is billed;
-    ``quota_use`` is what its upstream counts the request as; ``tiers`` have quotas of their own at
-    the upstream, none for a standard call.
-    """
-
-    model: Model
-    estimate: Estimate
-    cost_micro_usd: int
-    bound: int | None
-    may_hide_output: bool
-    quota_use: Mapping[QuotaUnit, int]
-    is_unbounded: bool = False
-    least_micro_usd: int = 0
-    tiers: tuple[str, ...] = ()
-    speed: int | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the call may cost far more than its estimate, whatever bounds it is sent."""
-        has_open_tools = not OPEN_TOOLS.isdisjoint(self.estimate.tools)
-        return self.is_unbounded or has_open_tools or not self.estimate.input_is_known
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,15 +101,11 @@ class CallRequest:
     throttle: Throttle = field(default_factory=Throttle)
 
 
-class BudgetHeldError(Exception):
-    """Other calls in flight hold what this one, which nothing bounds, has to hold."""
-
-
 class UpstreamCall:
     """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
     `fail` ends it.
 
-    ``new_record`` makes the Call from its estimate. BudgetHeldError if it cannot begin.
+    ``new_record`` makes the Call from its estimate and what is held for it.
     """
 
     def __init__(
@@ -199,12 +150,7 @@ class UpstreamCall:
         self.is_overspent = False
         self._metered: object = None
         self._timer: threading.Timer | None = None
-        try:
-            self._bound_to_budget()
-        except BudgetHeldError:
-            self.disconnect.close()
-            self._limits.cancel()
-            raise
+        self._bound_to_budget()
         self._new_record = new_record
         self.record = self._begun()
         self._lock = threading.Lock()
@@ -303,12 +249,8 @@ class UpstreamCall:
         return True
 
     def _bound_to_budget(self) -> None:
-        """Hold what the call may cost, and bound it by that.
-
-        A caller's only call in flight may use up the budget: an excess is debt. Any other is
-        bounded by what is held for it, so that calls in flight cannot spend the budget twice;
-        likewise after a call that had no bill. What nothing bounds holds what it costs at worst.
-        """
+        """Bound the call by what its budgets hold for it. The only call in flight may use all that
+        is left: an excess is debt."""
         estimate, model = self._demand.estimate, self._demand.model
         slug = model.slug
         self._meter: Meter | None = None
@@ -317,77 +259,36 @@ class UpstreamCall:
         self._unseen_tokens = estimate.output_tokens
         #: What the call may spend; None without a budget.
         self._spendable: int | None = None
-        shared = self._limits.shared_budget()
-        if shared is None:
+        #: Whether it may spend more than is held.
+        self._is_alone = True
+        budget = self._limits.budget()
+        if budget is None:
             return
-        budget, shares = shared
-        self._spendable = budget
-        is_alone = shares <= 1 and not self._limits.was_not_billed
+        may_spend, self._is_alone = budget
+        self._spendable = may_spend
         prompt = replace(estimate.usage, output_tokens=0)
-        if self._demand.is_open:
-            worst = self._worst()
-            holds = any(self._hold(min(worst, budget) // part) for part in (1, 2))
-            if not holds or not (is_alone or 2 * self._held >= worst):
-                raise BudgetHeldError
-        if not is_alone:
-            prompt = replace(prompt, cached_input_tokens=0)
-            self._hold_more(prompt, budget)
-        may_spend = budget if is_alone else self._held
+        if not self._is_alone:
+            prompt = self._demand.prompt(self._catalogue)
+            # One of its budgets may have less, of which it is the only call.
+            self._held = max(may_spend, self._demand.claim(self._catalogue).beside)
         tool_uses = result_tokens = None
         if estimate.tools:
-            pot = (may_spend if self._demand.is_open else budget // shares) // 2
+            pot = may_spend // 2
             uncached = replace(prompt, cached_input_tokens=0, tool_calls={})
             tool_uses, result_tokens = self._catalogue.tools_for(
                 pot, slug, uncached, estimate.tools
             )
-            if self._demand.is_open and not is_alone:
-                self._spendable, may_spend = self._held, self._held - pot
+            if not self._is_alone:
+                may_spend -= pot
         paid = self._catalogue.output_tokens_for(may_spend, slug, prompt)
         paid = max(paid, estimate.output_tokens)
-        if not is_alone:
+        if not self._is_alone:
             self._unseen_tokens = min(paid, self._longest())
         most = self._catalogue.bound(model, self._demand.bound, paid // estimate.choices)
         self._bounds = Bounds(most, tool_uses, result_tokens)
 
-    def _hold_more(self, prompt: Usage, budget: int) -> None:
-        """Hold a long answer to an uncached prompt, or more of a large budget; no more than half of
-        a small one, unless the prompt alone costs more."""
-        estimate, slug = self._demand.estimate, self.model.slug
-        output = min(self._longest(), max(estimate.output_tokens, HELD_TOKENS * estimate.choices))
-        longest = self._catalogue.price(slug, replace(prompt, output_tokens=self._longest()))
-        usual = self._catalogue.price(slug, replace(prompt, output_tokens=output))
-        least = self._catalogue.price(slug, replace(prompt, output_tokens=estimate.output_tokens))
-        wanted = min(longest, max(usual, budget // MOST_AT_ONCE))
-        self._hold(min(budget, max(least, min(wanted, budget // 2))))
-
-    def _worst(self) -> int:
-        """Return what a call costs at worst that nothing bounds: an input as long as the model
-        takes, an answer as long as it makes; one more reading of all that after an open tool."""
-        estimate, slug = self._demand.estimate, self.model.slug
-        context = self._catalogue.entry(slug).context or UNKNOWN_CONTEXT
-        usage = replace(
-            estimate.usage,
-            input_tokens=estimate.input_tokens if estimate.input_is_known else context,
-            cached_input_tokens=0,
-            output_tokens=self._longest() if self._demand.is_unbounded else estimate.output_tokens,
-        )
-        worst = self._catalogue.price(slug, usage)
-        if not OPEN_TOOLS.isdisjoint(estimate.tools):
-            worst += self._catalogue.price(slug, Usage(context, 0, tiers=usage.tiers))
-        return worst
-
     def _longest(self) -> int:
-        """Return the most output tokens that all answers together can have."""
-        bound = self._bounds.output_tokens or self._demand.bound
-        return self._demand.estimate.choices * self._catalogue.longest_answer(self.model, bound)
-
-    def _hold(self, micro_usd: int) -> bool:
-        """Hold that much; False if that is more than is held, and a limit denies it."""
-        if micro_usd > self._held:
-            if not self._limits.hold(micro_usd):
-                return False
-            self._held = micro_usd
-        return True
+        return self._demand.longest(self._catalogue, self._bounds.output_tokens)
 
     def _switch_to_fallback(self, error: UpstreamError) -> bool:
         """Call the fallback from now on; False if it cannot be called, or could not help. The
@@ -400,10 +301,7 @@ class UpstreamCall:
         # Another tokenizer and other answers: the estimate is another.
         self._demand = demand
         self._retry.quota_use = demand.quota_use
-        try:
-            self._bound_to_budget()
-        except BudgetHeldError:
-            return False
+        self._bound_to_budget()
         self.record = self._begun()
         return True
 
@@ -549,6 +447,8 @@ class UpstreamCall:
         if usage.tiers is None:  # not reported: as requested
             usage = replace(usage, tiers=estimate.tiers)
         cost_micro_usd = self._catalogue.price(self.record.slug, usage)
+        if used.unseen and not self._is_alone:
+            cost_micro_usd = max(cost_micro_usd, self._held)
         self.record = replace(
             self.record,
             usage=usage,
@@ -560,13 +460,15 @@ class UpstreamCall:
             attempts=self._retry.attempts,
         )
         costs = _costs(usage, cost_micro_usd)
-        self._limits.settle(**costs, cached_input_tokens=usage.cached_input_tokens)
+        self._limits.settle(
+            unseen=used.unseen and self._is_alone,
+            **costs,
+            cached_input_tokens=usage.cached_input_tokens,
+        )
         self._ledger.finish(self.record)
         if self._span is not None:
             self._span.end(self.record)
-        if used.unseen:
-            self._limits.note_unbilled()
-        elif status == "answered" and not used.estimated:
+        if status == "answered" and not used.estimated:
             self._estimator.observe(self.record.slug, estimate, usage, self.record.user)
 
 

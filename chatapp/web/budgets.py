@@ -45,7 +45,8 @@ def listener(alerts: Alerts, limiter: Limiter) -> Callable[[Event], None]:
         buckets = tuple([charge.key for charge in dollars if _is_budget(charge.limit)])
         if buckets:
             refused = event.reason == "limit" and any(
-                _is_budget(verdict.charge.limit) for verdict in event.denials
+                verdict.reason == "limit" and _is_budget(verdict.charge.limit)
+                for verdict in event.denials
             )
             read = partial(_standings, event, limiter)
             alerts.get().note_decision(buckets, read, refused=refused)
@@ -106,7 +107,7 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             amount=limit.amount,
             used=limit.amount - verdict.remaining,
             count=partial(_counted, limiter, charge),
-            refuses=event.reason == "limit" and not verdict.allowed,
+            refuses=event.reason == verdict.reason == "limit" and not verdict.allowed,
             since=since,
             window=window,
             resets_at=resets_at,

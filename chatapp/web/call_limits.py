@@ -13,7 +13,6 @@ from chatapp.calls.upstream_quota import period_s_of
 from chatapp.ledger.forecast import Budget, Forecast
 from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
-from chatapp.web.current_request import current_request
 from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Share, Verdict, calendar_window
 
 # Names of limits in the policy.
@@ -22,9 +21,6 @@ COOL_DOWN: Final = "provider"
 #: The provider's own quotas, `as reported`.
 INPUT_QUOTA: Final = "provider-input-tokens"
 QUOTAS: Final = ("provider-requests", "provider-tokens", INPUT_QUOTA, "provider-output-tokens")
-#: Set for a day after a call whose usage was not reported; `unless blocked` in shadow.
-UNBILLED: Final = "unbilled"
-UNBILLED_S: Final = 86_400.0
 #: Stops a key that spends far more than usual.
 SURGE: Final = "surge"
 #: Everything that is counted by model: charged again for a fallback.
@@ -57,8 +53,6 @@ class RequestLimits:
         self.settle: Callable[..., None] = reservation.settle
         self.cancel = reservation.cancel
         self._shares_pauses = shares_pauses
-        self._unbilled = unbilled = limits.verdict(UNBILLED)
-        self.was_not_billed = unbilled is not None and not unbilled.allowed
 
     @property
     def renewal_is_due(self) -> bool:
@@ -70,17 +64,9 @@ class RequestLimits:
     def admit_fallback(self) -> float | None:
         return self._limits.admit_again(*OF_THE_MODEL)
 
-    def hold(self, micro_usd: int) -> bool:
-        current = current_request()
-        current.held_micro_usd = micro_usd
-        if self._limits.admit_again() is None:
-            return True
-        current.held_micro_usd = None
-        return False
-
-    def shared_budget(self) -> tuple[int, int] | None:
+    def budget(self) -> tuple[int, bool] | None:
         left = self._limits.remaining_budget
-        return None if left is None else (int(left.scaleb(6)), self._limits.budget_shares)
+        return None if left is None else (int(left.scaleb(6)), self._limits.is_alone)
 
     def cool_down(self, for_s: float) -> None:
         if self._shares_pauses:
@@ -95,10 +81,6 @@ class RequestLimits:
                 period_s=period_s_of(quota),
                 as_of=asked_at,
             )
-
-    def note_unbilled(self) -> None:
-        if self._unbilled is not None:
-            self._reservation.block(UNBILLED, for_s=UNBILLED_S)
 
 
 def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[Verdict]:

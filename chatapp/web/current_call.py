@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from chatapp.calls.disconnect import Disconnect
 from chatapp.calls.retry import LONGEST_COOL_DOWN_S, PATIENCE_S
 from chatapp.calls.throttle import Throttle
-from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, UpstreamCall
+from chatapp.calls.upstream_call import CallRequest, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
@@ -24,16 +24,15 @@ from chatapp.web import allowed_models
 from chatapp.web.call_limits import AT_LIMIT, COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import (
     CurrentRequest,
+    claimed_usd,
     counted_input,
     current_request,
     has_no_quota_by_direction,
-    held_usd,
     input_tokens,
     output_tokens,
     tokens,
     usd,
 )
-from chatapp.web.errors import ApiError
 from chatapp.web.tags import tags_of
 from ratelimit_ext import (
     DecideAgain,
@@ -50,14 +49,9 @@ __all__ = ["begin_call", "has_no_quota_by_direction", "install"]
 CALL_ID_HEADER: Final = "x-call-id"
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
-BUDGET_IN_USE: Final = (
-    "What a call with files, stored items, MCP or fetched pages costs, or a compaction, is unknown "
-    "before, and other calls in flight hold too much of your budget. Try again when one has ended."
-)
 #: An answer names here the cheaper model that has given it; a caller may write NEVER.
 CHEAPER_HEADER: Final = "x-cheaper-model"
 NEVER: Final = "never"
-RETRY_SOON: Final = {"Retry-After": "2"}
 
 
 def install(limiter: Limiter) -> None:
@@ -66,7 +60,7 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("tokens")(tokens)
     limiter.estimator("input_tokens")(input_tokens)
     limiter.estimator("output_tokens")(output_tokens)
-    limiter.estimator("usd")(held_usd)
+    limiter.estimator("usd")(claimed_usd)
     limiter.estimator("usd", limit=SURGE)(usd)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(counted_input)
     limiter.refusal_handler(_decide_elsewhere)
@@ -100,18 +94,15 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         current.use_other_key,
         Throttle() if demand.tiers else services.throttle,
     )
-    try:
-        call = UpstreamCall(
-            new_record,
-            call_request,
-            catalogue=services.catalogue,
-            ledger=services.ledger,
-            estimator=services.estimator,
-            most_attempts=services.settings.provider_attempts,
-            traces=services.traces,
-        )
-    except BudgetHeldError as error:
-        raise ApiError(429, "budget_in_use", BUDGET_IN_USE, headers=RETRY_SOON) from error
+    call = UpstreamCall(
+        new_record,
+        call_request,
+        catalogue=services.catalogue,
+        ledger=services.ledger,
+        estimator=services.estimator,
+        most_attempts=services.settings.provider_attempts,
+        traces=services.traces,
+    )
     after_this_request(partial(_name_call, call.record.id))  # also if it fails
     return call
 

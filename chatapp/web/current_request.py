@@ -14,13 +14,13 @@ from flask.globals import _cv_app, app_ctx
 
 from chatapp.accounts import ADDRESS, SESSION, TEAM, USER
 from chatapp.accounts.authentication import Principal
-from chatapp.calls.upstream_call import Demand
+from chatapp.calls.demand import Demand
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.services import Services, services_of
 from chatapp.upstreams import Extras, RawRequest, Turn
 from chatapp.web.tags import session_of
-from ratelimit_ext import Guess, client_ip
+from ratelimit_ext import Claim, Guess, client_ip
 
 #: The tier of a call whose input is long enough for another price, and other limits.
 LONG: Final = "long"
@@ -64,9 +64,8 @@ class CurrentRequest:
     body, None if it calls no model or if the body has not been read; the properties that need it
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
-    are the names of the upstream's keys that did not admit or serve it. ``held_micro_usd`` is what
-    limits in dollars are to hold, None for the expected cost. ``is_cheaper``: a cheaper model
-    answers, as a budget has refused the requested one.
+    are the names of the upstream's keys that did not admit or serve it. ``is_cheaper``: a cheaper
+    model answers, as a budget has refused the requested one.
     """
 
     services: Services
@@ -75,7 +74,6 @@ class CurrentRequest:
     named_user: str | None = None
     requested_model: str | None = None
     tried_keys: set[str] = field(default_factory=set)
-    held_micro_usd: int | None = None
     is_cheaper: bool = False
     _user: str | None = None
     _demand: Demand | None = None
@@ -156,7 +154,7 @@ class CurrentRequest:
     def choose(self, choice: tuple[ModelRequest | None, str | None]) -> None:
         """Call again what was the choice before."""
         self.model_request, self.requested_model = choice
-        self._demand = self.held_micro_usd = None
+        self._demand = None
 
     def use_fallback(self, fallback: Model) -> None:
         """Call this model instead of the requested one. Its estimate and cost are others."""
@@ -166,7 +164,7 @@ class CurrentRequest:
         self.requested_model = wanted.turn.model.name
         self.model_request = replace(wanted, turn=replace(wanted.turn, model=fallback))
         self.tried_keys.clear()
-        self._demand = self.held_micro_usd = None
+        self._demand = None
 
     def use_other_key(self) -> Model | None:
         """Call the model with another key of its upstream; returns the model with that key, or None
@@ -307,16 +305,16 @@ def counted_input() -> int:
 
 
 def usd() -> Guess:
-    demand = current_request().demand
-    return _guess(demand.cost_micro_usd, demand)
+    return _guess(current_request().demand)
 
 
-def held_usd() -> Guess:
-    """Return the expected cost, or a higher one to be held: more dollars, not more tokens."""
+def claimed_usd() -> Guess:
+    """Return the expected cost, with what it claims of budgets: more dollars, not more tokens."""
     current = current_request()
-    held, demand = current.held_micro_usd, current.demand
-    return _guess(demand.cost_micro_usd if held is None else held, demand)
+    demand = current.demand
+    return _guess(demand, Claim(*demand.claim(current.services.catalogue)))
 
 
-def _guess(micro_usd: int, demand: Demand) -> Guess:
-    return Guess(Decimal(micro_usd).scaleb(-6), Decimal(demand.least_micro_usd).scaleb(-6))
+def _guess(demand: Demand, claim: Claim | None = None) -> Guess:
+    cost, least = demand.cost_micro_usd, demand.least_micro_usd
+    return Guess(Decimal(cost).scaleb(-6), Decimal(least).scaleb(-6), claim)

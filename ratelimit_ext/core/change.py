@@ -42,9 +42,11 @@ class Change(NamedTuple):
         return cls(verdict.charge, NO_HOLD, "adjust", (receipt or 0, delta), receipt)
 
     @classmethod
-    def settle(cls, verdict: Verdict, hold: Hold, actual: int) -> Change:
-        """End a call that has really cost ``actual`` units. A second settlement finds no hold."""
-        return cls(verdict.charge, hold, "settle", (hold.id, actual), verdict.receipt)
+    def settle(cls, verdict: Verdict, hold: Hold, actual: int, *, unseen: bool = False) -> Change:
+        """End a call that has really cost ``actual`` units. A second settlement finds no hold.
+        ``unseen``: more may be billed, so no call may spend the budget alone in this window."""
+        numbers = (hold.id, actual, 1) if unseen else (hold.id, actual)
+        return cls(verdict.charge, hold, "settle", numbers, verdict.receipt)
 
     @classmethod
     def release(cls, charge: Charge, hold: Hold) -> Change:

@@ -15,6 +15,25 @@ if hasattr(os, "register_at_fork"):  # where processes fork
     os.register_at_fork(after_in_child=_chance.seed)
 
 
+#: A larger share of what is left is not needed: the largest plan has so many calls in flight.
+LARGE: Final = 64
+
+
+class Claim(NamedTuple):
+    """What a call claims of a budget that it shares with others in flight, in micro-dollars.
+
+    Beside others it may spend what it gets: an equal part of what is left, but at least ``beside``,
+    which it needs, and at most ``usual``, or :data:`LARGE` of a large budget up to ``most``. The
+    only call may spend all that is left. It holds its expected cost, or more up to ``alone``, but
+    no more than half of what is left.
+    """
+
+    alone: int
+    beside: int
+    usual: int
+    most: int
+
+
 class Charge(NamedTuple):
     """What one request claims of one bucket.
 
@@ -22,7 +41,8 @@ class Charge(NamedTuple):
     ``cost`` is in the limit's unit, and 0 looks without taking. A ``meta`` charge is one that is
     taken when a request is denied: ``on_denial`` holds the positions of the charges whose denial
     triggers it, empty for any. With ``at_once``, only so many units are taken: the whole cost has
-    to fit, and denies if it does not, also a cost of 0 on an overdrawn bucket.
+    to fit, and denies if it does not, also a cost of 0 on an overdrawn bucket. With a ``claim``,
+    what is taken depends on the calls in flight.
     """
 
     limit: Limit
@@ -31,6 +51,7 @@ class Charge(NamedTuple):
     meta: bool = False
     on_denial: tuple[int, ...] = ()
     at_once: int | None = None
+    claim: Claim | None = None
 
     @property
     def taken(self) -> int:
@@ -77,14 +98,15 @@ class Guess:
 
     An estimator or a cost function returns it in place of a plain number, in the same unit
     (``usd`` in dollars). A limit that can never hold ``cost`` is charged its capacity; only a
-    ``least`` above the capacity makes the request too large.
+    ``least`` above the capacity makes the request too large. Budgets charge what a ``claim`` gets.
 
     >>> Guess(5000, least=100)
-    Guess(cost=5000, least=100)
+    Guess(cost=5000, least=100, claim=None)
     """
 
     cost: Any
     least: Any = 0
+    claim: Claim | None = None
 
 
 def checked_cost(cost: object, label: object) -> int:

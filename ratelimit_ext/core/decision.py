@@ -42,9 +42,10 @@ class Verdict(NamedTuple):
     cost is above the capacity). ``reset_after_us`` is how long until the limit is full again
     without other calls. ``receipt`` tells the strategy which window
     was charged, so that a correction reaches the same; ``None``: nothing was charged that could be
-    corrected. ``reason`` says why it denies, if it does: ``limit``, or the reason of a guard.
+    corrected. ``reason`` says why it denies, if it does: ``limit``, ``budget-in-use`` or a guard's.
     ``more_after_us`` is how long until there is one unit more; ``None``: with the reset. ``share``
-    is what a member of a group has of its budget, if it is about that.
+    is what a member of a group has of its budget, if it is about that. ``others`` is how many other
+    calls held something, if the charge has a claim.
     """
 
     charge: Charge
@@ -56,6 +57,7 @@ class Verdict(NamedTuple):
     reason: str = "limit"
     more_after_us: int | None = None
     share: Share | None = None
+    others: int | None = None
 
     @property
     def retry_after_ms(self) -> int | None:

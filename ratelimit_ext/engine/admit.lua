@@ -7,11 +7,13 @@
 --          how many microseconds a request that may wait has waited
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
---          If a full server cannot store the bucket of charge i: now and -i
+--          At the end, for each charge that claims a part of a budget: what it gets, 0 if it is denied,
+--          -1 if only other calls' holds deny it; and the number of those calls. If a full server
+--          cannot store the bucket of charge i: now and -i
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken if it
 -- fits and the request is admitted. Either may be followed by what is taken instead of the cost, which
--- has to fit all the same ('e0'). 'm' meta: its denial denies, and it is taken when one of the charges
+-- has to fit all the same ('e0'), or by what it claims ('e>5,6,7,8': see reservations.lua). 'm' meta: its denial denies, and it is taken when one of the charges
 -- whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in shadow,
 -- which denies nothing.
 --
@@ -26,11 +28,16 @@
 -- end with their calls, as they soon free their memory. A request with an unknown identity is not
 -- admitted.
 
--- A part, and what is taken of its charge; nil: the cost.
+-- A part, what is taken of its charge (nil: the cost), and what it claims of a budget.
 local function part_of(word)
   if #word > 1 then
     local part, at_once = string.match(word, '^([es])(%d+)$')
     if part then return part, tonumber(at_once) end
+    if string.sub(word, 2, 2) == '>' then
+      local claim = {}
+      for number in string.gmatch(word, '%d+') do claim[#claim + 1] = tonumber(number) end
+      return string.sub(word, 1, 1), nil, claim
+    end
   end
   return word
 end
@@ -40,7 +47,7 @@ hold, lease, waited = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0, tonumber(A
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
-local denied, banned, waits = false, false, waited and ARGV[2] == '1'
+local denied, banned, claims, waits = false, false, {}, waited and ARGV[2] == '1'
 local cursor = 1
 
 for i = 1, #KEYS do
@@ -50,8 +57,9 @@ for i = 1, #KEYS do
     reply[place - 1], reply[place], reply[place + 1], reply[place + 2] = 1, 0, strategy.idle, 0
   else
     bucket, current = KEYS[i], strategy
-    local fits, x, y, z, state = strategy.check(raw, now, cost, arg)
-    local part, at_once = part_of(words[cursor + 1])
+    local part, at_once, claim = part_of(words[cursor + 1])
+    local fits, x, y, z, state = strategy.check(raw, now, cost, arg, claim)
+    if claim then claims[#claims + 1] = state end
     if not fits and (cost > 0 or at_once) then -- a look is never denied
       local role = string.sub(part, 1, 1)
       denied = denied or role == 'e' or role == 'm'
@@ -71,6 +79,9 @@ for i = 1, #KEYS do
 end
 
 if denied then reply[2] = 0 end
+for _, holds in ipairs(claims) do
+  reply[#reply + 1], reply[#reply + 2] = holds.granted, holds.others
+end
 if ARGV[2] == '0' then return reply end
 
 local stored, unstored = false, nil -- unstored: the changes from the first that a full server refused

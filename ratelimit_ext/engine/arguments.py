@@ -75,7 +75,7 @@ class Arguments:
         self._since = 0
         self._known: dict[int, tuple[Strategy, str, Limit]] = {}
         #: The same for a charge of a limit and a cost.
-        self._ready: dict[tuple[int, int, int | None], tuple[Strategy, str, Limit]] = {}
+        self._ready: dict[tuple[int, int, object], tuple[Strategy, str, Limit]] = {}
 
     def read_clock(self, now_us: int | None) -> int:
         """Return the server's clock, unless ``now_us`` replaces it."""
@@ -99,8 +99,9 @@ class Arguments:
             self._forget(now)
         strategies, words = [], []
         for charge in charges:
-            limit, _, cost, is_meta, _, at_once = charge
-            known = None if is_meta else self._ready.get((id(limit), cost, at_once))
+            limit, _, cost, is_meta, _, at_once, claim = charge
+            variant = at_once if claim is None else claim
+            known = None if is_meta else self._ready.get((id(limit), cost, variant))
             if known is None:
                 strategy, parameters, _ = self._prepared(limit, now)
                 own = _part(charge) if part is None else part
@@ -110,7 +111,7 @@ class Arguments:
                 if not is_meta:
                     if len(self._ready) >= MOST_ARGUMENTS:
                         self._ready.clear()
-                    self._ready[id(limit), cost, at_once] = known
+                    self._ready[id(limit), cost, variant] = known
             strategies.append(known[0])
             words.append(known[1])
         made = composed("admit", tuple(strategies)), f"[{','.join(words)}]"
@@ -159,9 +160,12 @@ class Arguments:
 
 def _part(charge: Charge) -> str:
     """Return the charge's part as in admit.lua: enforced or shadow, with what is taken if that is
-    not the cost, or meta with its triggers."""
+    not the cost or with its claim, or meta with its triggers."""
     enforced = charge.limit.mode == "enforce"
     if charge.meta:
         triggers = ",".join(str(position + 1) for position in charge.on_denial)
         return ("m" if enforced else "n") + triggers
-    return ("e" if enforced else "s") + ("" if charge.at_once is None else str(charge.at_once))
+    part = "e" if enforced else "s"
+    if charge.claim is not None:
+        return f"{part}>{','.join(map(str, charge.claim))}"
+    return part if charge.at_once is None else f"{part}{charge.at_once}"

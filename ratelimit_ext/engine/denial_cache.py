@@ -150,7 +150,7 @@ class DenialCache:
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for charge in charges:
-                self._taken[hash(charge.key) % MARKS] += charge.cost
+                self._taken[hash(charge.key) % MARKS] += _most_of(charge)
         elif not any(charge.meta for charge in charges):
             by_key = {charge.key: n for charge, n in zip(charges, taken, strict=True)}
             self._remember(decision, began, by_key)
@@ -209,7 +209,7 @@ class DenialCache:
                 spare is not None
                 and here < spare.until
                 and (spare.limit is charge.limit or spare.limit == charge.limit)
-                and charge.cost + self._taken[spare.mark] <= spare.left
+                and _most_of(charge) + self._taken[spare.mark] <= spare.left
             ):
                 if spare.decision is longest.decision and spare.taken == self._taken[spare.mark]:
                     known.append(spare.verdict)
@@ -279,8 +279,8 @@ class DenialCache:
                         limit, verdict, decision, until, left, mark, taken[key]
                     )
                     continue
-                if not cost:
-                    continue  # a cost of 0 is denied only if it is charged later
+                if not cost or verdict.others:
+                    continue  # a cost of 0 is denied only if it is charged later; others may end
                 by_cost = self._denials.pop(key, {})
                 self._drop_old(here)
                 self._denials[key] = by_cost  # the last now
@@ -303,6 +303,11 @@ class DenialCache:
 
 
 _NOTHING: Final[dict[int, CachedDenial]] = {}
+
+
+def _most_of(charge: Charge) -> int:
+    """Return what the charge takes at most."""
+    return charge.cost if charge.claim is None else max(charge.cost, *charge.claim)
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:

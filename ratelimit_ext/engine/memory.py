@@ -152,6 +152,8 @@ class MemoryEngine:
         reply = [now, 0 if denied else 1]
         for each in checked:
             reply += (int(each.fits), *each.snapshot)
+        for each in checked:
+            reply += each.part or ()
         return Reply(charges, reply, take=take)
 
     def _check(
@@ -169,14 +171,18 @@ class MemoryEngine:
             if not waits and type(before) is Lined:  # its limit let requests wait
                 before = before.inner  # noqa: PLW2901
             answer: tuple[bool, Snapshot, Any] = True, (0, strategy.idle or 0, 0), None
-            if before is not None or strategy.idle is None:
+            part = None
+            if charge.claim is not None:
+                own_charge = charge._replace(cost=cost)
+                answer, part = strategy.claimed(before, now, own_charge, parameters)
+            elif before is not None or strategy.idle is None:
                 answer = strategy.check(before, now, cost, parameters)
             fits, snapshot, state = answer
             fits = fits or (charge.cost == 0 and charge.at_once is None)
             if not fits and limit.is_share and limit.is_shadow:  # its group's charge is not made
                 checked[-1] = checked[-1]._replace(fits=False)
             checked.append(
-                _Checked(charge, strategy, parameters, cost, before, fits, snapshot, state)
+                _Checked(charge, strategy, parameters, cost, before, fits, snapshot, state, part)
             )
         return checked
 
@@ -206,10 +212,11 @@ class MemoryEngine:
             for each in (checked[i] for i in failed if checked[i].charge.limit.mode == "enforce")
         )
         for i, each in enumerate(checked):
-            charge, strategy, parameters, cost, before, _, _, state = each
+            charge, strategy, parameters, cost, before, _, _, state, part = each
             if before is None and strategy.idle is not None:
                 continue  # there is nothing to keep
-            taken = charge.cost if charge.at_once is None else charge.at_once
+            taken = cost if charge.at_once is None else min(charge.at_once, cost)
+            taken = taken if part is None else part[0]
             if charge.meta:
                 triggers = charge.on_denial or failed
                 wanted = (
@@ -223,7 +230,7 @@ class MemoryEngine:
                 state = line.place(state, now, parameters)
                 after = before = line.placed(state)
             if wanted and taken:
-                after = strategy.take(state, now, min(taken, cost), parameters)
+                after = strategy.take(state, now, taken, parameters)
             else:
                 if strategy.is_stale(before, now, parameters):
                     after = before = strategy.take(state, now, 0, parameters)
@@ -356,6 +363,7 @@ class _Checked(NamedTuple):
     fits: bool
     snapshot: Snapshot
     state: Any
+    part: tuple[int, int] | None
 
 
 def _kept_by_full(

@@ -15,6 +15,9 @@ from ratelimit_ext.strategies.strategy import MOST_USED
 
 #: The bucket of a charge; `map` calls it without a frame of Python.
 key_of: Final = attrgetter("key")
+#: Why a budget denies a call that would fit if no other call held a part of it, and the wait then.
+IN_USE: Final = "budget-in-use"
+IN_USE_US: Final = 2_000_000
 UNREADABLE: Final = "The stored bucket %s is unreadable, and a change of it is lost: %s %s"
 
 _logger = logging.getLogger("ratelimit_ext")
@@ -29,10 +32,11 @@ class Reply(Decision):
     """A decision as an engine replied it. Its verdicts are made when they are first read.
 
     ``reply`` is that of ``admit.lua``: now; 1 if the request is admitted, else 0; for each charge 1
-    if it fits, else 0, and its snapshot.
+    if it fits, else 0, and its snapshot; for each that claims a part of a budget what it gets, and
+    how many other calls hold something.
     """
 
-    __slots__ = ("_charges", "_reply", "_take")
+    __slots__ = ("_charges", "_parts", "_reply", "_take")
 
     def __init__(self, charges: Sequence[Charge], reply: Sequence[int], *, take: bool) -> None:
         self.admitted = reply[1] == 1
@@ -41,13 +45,23 @@ class Reply(Decision):
         self._charges = charges
         self._reply = reply
         self._take = take
+        at = 2 + 4 * len(charges)
+        self._parts: dict[int, tuple[int, int]] = {}
+        if len(reply) > at:
+            own = self._charges = list(charges)
+            for place, charge in enumerate(charges):
+                if charge.claim is not None:
+                    part, _ = self._parts[place] = reply[at], reply[at + 1]
+                    at += 2
+                    if take and self.admitted and part > 0:  # no shadow that denies
+                        own[place] = charge._replace(cost=part)
 
     def _read(self) -> tuple[Verdict, ...]:
         reply, now_us = self._reply, self.now_us
         verdicts = []
         at = 2
-        for charge in self._charges:
-            limit, _, cost, is_meta, _, at_once = charge
+        for place, charge in enumerate(self._charges):
+            limit, _, cost, is_meta, _, at_once, claim = charge
             fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
             taken = fits and self._take and self.admitted and not is_meta
             strategy = strategy_of(limit)
@@ -65,6 +79,20 @@ class Reply(Decision):
                 verdict = verdict._replace(charge=charge)
             else:
                 verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
+            if claim is not None:
+                part, others = self._parts[place]
+                verdict = verdict._replace(others=others)
+                is_beside = others and 0 < cost <= min(limit.capacity, claim.beside)
+                if is_beside and not fits:  # it did not get what it needs then
+                    needed = charge._replace(cost=min(claim.beside, limit.capacity))
+                    own = strategy.verdict(needed, snapshot, now_us, allowed=False, taken=False)
+                    wait_us = own.retry_after_us or 0
+                    if wait_us <= 0:  # it needs more than the capacity
+                        wait_us = own.reset_after_us
+                    verdict = own._replace(charge=charge, retry_after_us=wait_us, others=others)
+                if part < 0:
+                    wait_us = min(verdict.retry_after_us or IN_USE_US, IN_USE_US)
+                    verdict = verdict._replace(reason=IN_USE, retry_after_us=wait_us)
             verdicts.append(verdict)
             at += 4
         return tuple(verdicts)
@@ -86,7 +114,7 @@ class Reply(Decision):
         reply, now_us = self._reply, self.now_us
         left = []
         at = 3
-        for limit, _, cost, is_meta, _, at_once in self._charges:
+        for limit, _, cost, is_meta, _, at_once, _ in self._charges:
             taken = 0 if is_meta else cost if at_once is None else at_once
             left.append(strategy_of(limit).left(limit, reply[at : at + 3], now_us, taken))
             at += 4
@@ -133,5 +161,6 @@ def _together(one: Charge, other: Charge) -> Charge:
         one.cost + other.cost,
         meta=one.meta and other.meta,
         on_denial=one.on_denial + other.on_denial if one.on_denial and other.on_denial else (),
+        claim=one.claim or other.claim,
         at_once=None if one.at_once is other.at_once is None else one.taken + other.taken,
     )

@@ -183,7 +183,9 @@ class Measures:
             elif event.outcome != "sent":
                 continue  # a queued one has another event later
             elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
-                exporter.observe(ESTIMATE_ERROR, (limit.unit,), numbers[-1] / change.charge.cost)
+                claim = change.charge.claim  # what is held is no estimate then
+                expected = change.charge.cost if claim is None else claim.alone
+                exporter.observe(ESTIMATE_ERROR, (limit.unit,), numbers[1] / (expected or 1))
 
     def _storage(self, event: StorageEvent) -> None:
         self._exporter.set(STORAGE_UP, (), 0 if event.is_down else 1)

@@ -363,7 +363,9 @@ def _plain(change: Change) -> dict[str, Any]:
     if change.verb == "adjust":
         return words | {"receipt": change.receipt, "delta": change.numbers[1]}
     words["hold"] = list(change.hold[:2])
-    return words | ({"actual": change.numbers[1]} if change.verb == "settle" else {})
+    if change.verb == "settle":
+        words["actual"], words["unseen"] = change.numbers[1], change.numbers[2:] == (1,)
+    return words
 
 
 def _change(words: dict[str, Any]) -> Change:
@@ -376,7 +378,8 @@ def _change(words: dict[str, Any]) -> Change:
         return Change.adjust(verdict, _whole(words["delta"]))
     hold_id, lease_us = map(_whole, words["hold"])
     if words["verb"] == "settle":
-        return Change.settle(verdict, Hold(hold_id, lease_us), _whole(words["actual"]))
+        actual, unseen = _whole(words["actual"]), words.get("unseen") is True
+        return Change.settle(verdict, Hold(hold_id, lease_us), actual, unseen=unseen)
     if words["verb"] == "release":
         return Change.release(charge, Hold(hold_id, lease_us))
     raise ValueError(f"unknown change {words['verb']!r}")

@@ -47,11 +47,15 @@ strategies.fg = {
     return window.used + cost <= words[arg], window.used, window.ending, 0, window
   end,
 
+  left = strategies.fw.left,
+
   take = function(now, cost, arg, used, ending, _, window)
     return packed(window, used + cost, ending, window.members + (cost > 0 and window.is_new and 1 or 0))
   end,
 
   lifetime = function(value, now, arg) return struct.unpack('<I7', value, 8) - now + words[arg + 1] end,
+
+  marked = strategies.fw.lifetime,
 
   is_stale = strategies.fw.is_stale,
 
@@ -95,13 +99,18 @@ strategies.fm = {
     local passed, total, expected = passed_of(now, group.ending, arg), words[arg + 2], group.last
     if expected == 0 then expected = math.ceil(FIRST * (total - passed) / total) end
     local members = math.max(group.members + (group.is_new and 1 or 0), expected)
-    local fits = group.used + cost <= reached(passed, arg)
-      or has_room and used + cost <= math.floor(amount / members)
+    local line, part = reached(passed, arg), math.floor(amount / members)
+    local fits = group.used + cost <= line
+      or has_room and used + cost <= part
       or group.used == 0 and words[arg + 4] == 0
     local own = math.min(used, amount) * 8192 + 2 * group.members + (known and 1 or 0)
     local both = math.min(group.used, amount) * 4096 + group.last
-    return fits, own, group.ending, both, { used = used, has_room = has_room, began = group.began }
+    local left = math.min(amount - group.used, math.max(line - group.used, part - used))
+    return fits, own, group.ending, both,
+      { used = used, has_room = has_room, began = group.began, left = math.max(0, left) }
   end,
+
+  left = function(_, _, _, _, _, state) return state.left end,
 
   take = function(now, cost, arg, _, ending, _, state)
     if not state.has_room then return nil end

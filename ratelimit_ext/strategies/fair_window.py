@@ -87,6 +87,9 @@ class FairWindow(FixedWindow):
         """Until the end of the next window, which expects as many members."""
         return state[1] - now_us + parameters[1]
 
+    def marked_us(self, state: State, now_us: int, parameters: Parameters) -> int:
+        return super().lifetime(state, now_us, parameters)
+
     def adjust(
         self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
     ) -> State | None:

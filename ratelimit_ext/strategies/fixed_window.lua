@@ -44,6 +44,8 @@ strategies.fw = {
 
   take = take,
 
+  left = function(_, arg, used) return words[arg] - used end,
+
   lifetime = function(value, now) return struct.unpack('<I7', value, 8) - now end,
 
   is_stale = function(raw, now, arg)

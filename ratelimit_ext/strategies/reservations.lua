@@ -8,6 +8,8 @@
 --          an instant before which no hold changes (7), the latest deadline of a hold (7), the holds
 --          in the string: id (6), deadline (7), receipt (7), amount held (6), spent (6), final (6),
 --          which lies elsewhere than at the receipt. Then what the strategy stores.
+--          The mark of a call that may have been billed unseen is a hold of nothing, with the id 0,
+--          before all others in the string.
 --          In the set, for each hold: the same 38 bytes with the score -1 - id, and the id's 6 bytes
 --          with the instant of its next change as the score
 -- ARGV     as words: the strategy's own. The hold is that of the call (prelude.lua)
@@ -20,6 +22,8 @@ local GRACE, LATE = 600000000, 120000000
 local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
 local MOST_INLINE = 255 -- the largest number that fits its byte
+local LARGE = 64 -- as in core/charge.py
+local MARK = '\0\0\0\0\0\0'
 
 local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
@@ -78,7 +82,7 @@ local function add(holds, id, deadline, receipt, amount, spent, most_inline)
   if holds.inline == '' and holds.beside == 0 then holds.latest = 0 end
   holds.change, holds.latest = math.min(holds.change, change), math.max(holds.latest, deadline)
   if #holds.inline < (most_inline or INLINE) * RECORD then
-    holds.inline = holds.inline .. record
+    holds.inline = id == 0 and record .. holds.inline or holds.inline .. record
   else
     if holds.beside == 0 then later(holds, 'DEL') end -- left over from a bucket that was dropped
     holds.beside = holds.beside + 1
@@ -103,6 +107,16 @@ local function found(holds, id)
   if holds.expired and holds.expired[id] ~= nil then return holds.expired[id] end
   if holds.beside == 0 then return nil end
   return redis.call('ZRANGEBYSCORE', bucket .. ':holds', -1 - id, -1 - id)[1]
+end
+
+local function is_marked(holds) return string.sub(holds.inline, 1, 6) == MARK end
+
+-- Count a call that may have been billed unseen as one in flight, for as long as its charge matters.
+local function mark(holds, inner, now, arg)
+  if not inner or is_marked(holds) then return end
+  local strategy = current.of
+  local lasts = math.min((strategy.marked or strategy.lifetime)(inner, now, arg), LONGEST_LIFETIME)
+  add(holds, 0, math.max(0, now + lasts - GRACE), 0, 0, 0, MOST_INLINE)
 end
 
 -- Whether a hold was released before its admission arrived. Such holds lie in the string, so that
@@ -207,9 +221,9 @@ local function expired(raw, now, arg)
   return holds, inner
 end
 
--- The receipts of calls that take something, without one that is over.
-strategies.members = function(holds, gone)
-  local records, stored, receipts = {}, {}, {}
+-- All holds, without one that is over.
+local function records_of(holds, gone)
+  local records, stored = {}, {}
   for position = 1, #holds.inline, RECORD do
     records[#records + 1] = { struct.unpack(FORMAT, holds.inline, position) }
   end
@@ -220,10 +234,34 @@ strategies.members = function(holds, gone)
     if now == nil then now = record end
     if now and id ~= gone then records[#records + 1] = { struct.unpack(FORMAT, now) } end
   end
-  for _, record in ipairs(records) do
+  return records
+end
+
+-- The receipts of calls that take something, without one that is over.
+strategies.members = function(holds, gone)
+  local receipts = {}
+  for _, record in ipairs(records_of(holds, gone)) do
     if record[4] > 0 then receipts[#receipts + 1] = record[3] end
   end
   return receipts
+end
+
+-- What a call gets of a budget: the only one what it is expected to cost, as it may use all that is
+-- left, or up to half of that if its cost is unknown; any other an equal part, but what it needs.
+local function granted(others, left, cost, claim)
+  local alone, beside, usual, most = unpack(claim)
+  if others == 0 then return math.max(cost, math.min(alone, math.floor(left / 2))) end
+  usual = math.max(usual, math.floor(left / LARGE))
+  return math.max(beside, math.min(most, usual, math.floor(left / (others + 1))))
+end
+
+-- Whether a call is denied only by what others hold and may give back: without them it needs its
+-- cost, unless there is a mark.
+local function is_in_use(holds, inner, now, cost, need, arg)
+  local marks, held = is_marked(holds) and 1 or 0, 0
+  for _, record in ipairs(records_of(holds)) do held = held + record[4] - record[5] end
+  need = marks == 1 and need or cost
+  return holds.others > marks and (current.of.check(inner, now, need - held, arg))
 end
 
 -- A verb of the strategy that applies to its own part.
@@ -236,15 +274,28 @@ local function own_change(verb)
 end
 
 local reserved = {
-  check = function(raw, now, cost, arg)
+  check = function(raw, now, cost, arg, claim)
     local holds, inner = expired(raw, now, arg)
-    local fits, x, y, z, state = current.of.check(inner, now, cost, arg)
+    local others = #holds.inline / RECORD + holds.beside
+    local need = claim and others > 0 and claim[2] or cost
+    local fits, x, y, z, state = current.of.check(inner, now, need, arg)
+    if claim then
+      holds.others = others
+      if cost == 0 then -- of a free model
+        holds.granted = 0
+      elseif fits then
+        holds.granted = granted(others, current.of.left(now, arg, x, y, z, state), cost, claim)
+      else
+        holds.granted = is_in_use(holds, inner, now, cost, need, arg) and -1 or 0
+      end
+    end
     holds.state, holds.inner = state, inner
     return fits, x, y, z, holds
   end,
 
   take = function(now, cost, arg, x, y, z, holds)
     local strategy = current.of
+    if cost > 0 and holds.granted then cost = holds.granted end
     if cost > 0 and lease > 0 then
       if is_released(holds, hold) then return joined(holds, holds.inner, now, arg) end
       add(holds, hold, now + lease, strategy.receipt(now, x, y, z), cost, 0)
@@ -280,8 +331,8 @@ local reserved = {
 
   adjust = own_change('adjust'),
 
-  -- The call is over, and its cost is known; the hold is removed.
-  settle = function(raw, now, arg, id, actual)
+  -- The call is over, and its cost is known; the hold is removed. Unseen: it may be billed more.
+  settle = function(raw, now, arg, id, actual, unseen)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, id)
     if not record then return nil end
@@ -289,6 +340,7 @@ local reserved = {
     actual = math.max(math.min(actual, MOST_HELD), final)
     inner = adjusted(inner, now, arg, receipt, actual - amount)
     remove(holds, place, record, id)
+    if unseen == 1 then mark(holds, inner, now, arg) end
     return joined(holds, inner, now, arg)
   end,
 

@@ -10,6 +10,11 @@ minutes, so that a slow worker can still settle, or renew: that takes the unspen
 A request may reach the storage after its worker gave it up and released its hold. The release
 leaves an expired hold of nothing, and an admission under an id that is known holds nothing.
 
+A budget's calls *claim* a part of what it has left (:class:`~ratelimit_ext.core.charge.Claim`), and
+hold what they get, so that those in flight together spend no more than the budget. The only call
+in flight may spend all that is left, and holds less. If that one may have been billed unseen, its
+settlement leaves a *mark*: until the charge no longer matters, every call is one beside others.
+
 A refund goes to the window that the hold was charged to, or nowhere if that is over. What a call
 cost beyond its hold is carried into the window that is open when it settles.
 """
@@ -21,8 +26,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Hold
-from ratelimit_ext.strategies.strategy import Answer, Strategy, lua
+from ratelimit_ext.core.charge import LARGE, Charge, Hold
+from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US, Answer, Strategy, lua
 
 GRACE_US: Final = 600_000_000
 #: How much later than its release an admission may arrive. The network gives up earlier what a
@@ -32,6 +37,9 @@ LATE_US: Final = 120_000_000
 MOST_HELD: Final = 2**48 - 1
 #: Later than any instant.
 NEVER_US: Final = 2**56 - 1
+
+#: The id of the hold of nothing that marks a bucket.
+MARK: Final = 0
 
 #: The changes of holds.
 VERBS: Final = ("settle", "release", "renew", "resume")
@@ -103,6 +111,32 @@ class Reservations(Strategy):
             state = self._expired(state, now_us, parameters)
         fits, snapshot, now = self._strategy.check(state.inner, now_us, cost, parameters[0])
         return fits, snapshot, (state, now)
+
+    def claimed(
+        self, state: State | None, now_us: int, charge: Charge, parameters: Parameters
+    ) -> tuple[Answer, tuple[int, int]]:
+        assert charge.claim is not None
+        (alone, beside, usual, most), cost = charge.claim, charge.cost
+        state = state or FRESH
+        if now_us >= state.change:
+            state = self._expired(state, now_us, parameters)
+        others = len(state.records)
+        need = beside if others else cost
+        answer = fits, snapshot, _ = self.check(state, now_us, need, parameters)
+        if not cost:  # of a free model
+            return answer, (0, others)
+        if not fits:
+            # Without the others it needs its cost, unless there is a mark.
+            held = sum(each.amount - each.spent for each in state.records.values())
+            marks = MARK in state.records
+            need = (need if marks else cost) - held
+            would_fit = others > marks and self.check(state, now_us, need, parameters)[0]
+            return answer, (-1 if would_fit else 0, others)
+        left = self.left(charge.limit, snapshot, now_us, 0)[0]
+        if others:
+            part = min(most, max(usual, left // LARGE), left // (others + 1))
+            return answer, (max(beside, part), others)
+        return answer, (max(cost, min(alone, left // 2)), others)
 
     def take(self, checked: Checked, now_us: int, cost: int, parameters: Parameters) -> State:
         """Return the strategy's, with a hold if there is a lease; nothing if it was released
@@ -178,9 +212,16 @@ class Reservations(Strategy):
         return None if inner is None else state._replace(inner=inner)
 
     def settle(
-        self, state: State | None, now_us: int, parameters: Parameters, hold_id: int, actual: int
+        self,
+        state: State | None,
+        now_us: int,
+        parameters: Parameters,
+        hold_id: int,
+        actual: int,
+        unseen: int = 0,
     ) -> State | None:
-        """The call is over, and its cost is known; ``None`` if there is no such hold."""
+        """The call is over, and its cost is known; ``None`` if there is no such hold. Unseen: it
+        may be billed more."""
         state = state or FRESH
         if now_us >= state.change:
             state = self._expired(state, now_us, parameters)
@@ -190,7 +231,12 @@ class Reservations(Strategy):
             return None
         delta = max(min(actual, MOST_HELD), record.final) - record.amount
         inner = self._adjusted(state.inner, now_us, parameters, record.receipt, delta)
-        return state._replace(records=records, inner=inner)
+        state = state._replace(records=records, inner=inner)
+        if not unseen or inner is None or MARK in records:
+            return state
+        lasts_us = self._strategy.marked_us(inner, now_us, parameters[0])
+        until_us = now_us + min(lasts_us, LONGEST_LIFETIME_US)
+        return state.put(Record(MARK, max(0, until_us - GRACE_US), 0, 0, 0))
 
     def release(
         self, state: State | None, now_us: int, parameters: Parameters, hold_id: int

@@ -26,6 +26,10 @@ strategies.se = {
     return used + cost <= words[arg], used, math.min(ending, latest), begin -- later: a clock set back
   end,
 
+  left = function(_, arg, used) return words[arg] - used end,
+
+  marked = function() return 86400000000 end, -- a session goes on as long as calls come
+
   take = function(now, cost, arg, used, ending, begin)
     return struct.pack('<I7I7I7', used + cost, now + words[arg + 1], begin)
   end,

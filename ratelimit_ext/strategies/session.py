@@ -58,6 +58,10 @@ class Session(Strategy):
     def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
         return state[1] - now_us
 
+    def marked_us(self, state: State, now_us: int, parameters: Parameters) -> int:
+        """A day: the session goes on as long as calls come."""
+        return 86_400_000_000
+
     def longest_wait_us(self, limit: Limit) -> int:
         return limit.period_us
 

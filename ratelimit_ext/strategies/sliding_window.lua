@@ -146,6 +146,8 @@ strategies.sw = {
 
   take = take,
 
+  left = function(_, arg, total) return words[arg] - total end,
+
   -- A call that changes nothing but the newest entry of a large log: that entry, its offset, and the
   -- lifetime of the log.
   patch = function(raw, now, cost, arg, total, state)

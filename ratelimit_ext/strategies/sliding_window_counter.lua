@@ -27,6 +27,11 @@ strategies.sc = {
     return weighted + cost <= words[arg], start, previous, current
   end,
 
+  left = function(now, arg, start, previous, current)
+    local period = words[arg + 1]
+    return words[arg] - current - multiply_divide(start + period - now, previous, period)
+  end,
+
   take = function(now, cost, arg, start, previous, current)
     return struct.pack('<I7I7I7', start, previous, current + cost)
   end,

@@ -72,6 +72,10 @@ class Strategy(Traits, ABC):
         Every time to live comes from here. 0 or less: it is not kept.
         """
 
+    def marked_us(self, state: Any, now_us: int, parameters: Any) -> int:
+        """Return for how long a charge of now matters: its window's rest."""
+        return self.lifetime(state, now_us, parameters)
+
     def adjust(self, state: Any, now_us: int, parameters: Any, receipt: int, delta: int) -> Any:
         """Return the state after correcting the charge of ``receipt`` by ``delta`` units.
 
@@ -134,6 +138,13 @@ class Strategy(Traits, ABC):
     def receipt(self, state: Any, now_us: int) -> int:
         """Return where a charge goes that is taken now from a state that was brought to now."""
         return 0
+
+    def claimed(
+        self, state: Any, now_us: int, charge: Charge, parameters: Any
+    ) -> tuple[Answer, tuple[int, int]]:
+        """Return the answer to a charge with a claim; what it gets, 0 if it is denied and -1 if
+        only what others hold denies it; and how many others there are."""
+        raise NotImplementedError(f"{self.code} reserves nothing")
 
     def is_stale(self, state: Any, now_us: int, parameters: Any) -> bool:
         """Return whether a decision stores the state as of now (a ``take`` of 0) even if it denies:

@@ -67,6 +67,8 @@ strategies.tb = {
 
   take = take,
 
+  left = function(_, arg, used, frac) return words[arg + 2] - used - (frac > 0 and 1 or 0) end,
+
   lifetime = function(value, now, arg)
     local used, frac, at, pace = stored(value, arg)
     if used == 0 and frac == 0 then return 0 end

@@ -12,7 +12,15 @@ from typing import Any, NamedTuple, Self, TypeAlias
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
 
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Guess, Hold, PreparedCharges, checked_cost
+from ratelimit_ext.core.charge import (
+    NO_HOLD,
+    Charge,
+    Claim,
+    Guess,
+    Hold,
+    PreparedCharges,
+    checked_cost,
+)
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
@@ -256,7 +264,13 @@ class Records(Sequence[ChargeRecord]):
             verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
         shared = self.decision.now_us, self.engine, self.hold, self.decided_at
         return [
-            ChargeRecord(bound, identity, charge.cost, verdict, *shared)
+            ChargeRecord(
+                bound,
+                identity,
+                (charge if charge.claim is None else verdict.charge).cost,
+                verdict,
+                *shared,
+            )
             for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
         ]
 
@@ -281,10 +295,14 @@ def cost_in_units(stated: Any, limit: Limit, runtime: RuntimeLimit) -> int | Gue
             parts = list(map(micro_dollars, parts))
         except ValueError as error:
             raise ValueError(f"the cost of the limit {str(runtime.limit)!r}: {error}") from None
+    claim = cost.claim if is_guess else None
+    parts += claim or ()
     for place, part in enumerate(parts):
         if part.__class__ is not int or part < 0:
             parts[place] = checked_cost(part, runtime.limit)
-    return Guess(*parts) if is_guess else parts[0]
+    if not is_guess:
+        return int(parts[0])
+    return Guess(parts[0], parts[1], claim and Claim(*parts[2:]))
 
 
 def applies_to(limit: RuntimeLimit | Definition, method: str) -> bool:

@@ -21,6 +21,7 @@ from werkzeug.wrappers import Response
 from ratelimit_ext.core.decision import Decision, Share, Verdict, known_wait_ms
 from ratelimit_ext.core.errors import wait_text
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.verdicts import IN_USE
 from ratelimit_ext.web.bound_limit import BoundLimit, header_name
 from ratelimit_ext.web.mcp import is_mcp
 from ratelimit_ext.web.mcp import refusal as mcp_refusal
@@ -65,6 +66,13 @@ _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
             "Abnormal usage detected",
         ),
         "limit": _Answer(429, "rate_limited", "", f"{_IANA}quota-exceeded", "Quota exceeded"),
+        "budget-in-use": _Answer(
+            429,
+            "budget_in_use",
+            "Other calls in flight hold what is left of the budget.",
+            f"{_IANA}quota-exceeded",
+            "Budget in use",
+        ),
         "overloaded": _Answer(
             503, "server_is_overloaded", "The upstream service is overloaded.", *_REDUCED
         ),
@@ -111,7 +119,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
     """An exhausted limit, or a block that ends: 429.
 
     ``decision`` has every verdict, ``denials`` those that denied; ``cause`` is ``limit``,
-    ``abnormal-usage`` or ``blocked``.
+    ``budget-in-use`` (a retry may help soon), ``abnormal-usage`` or ``blocked``.
     """
 
     def __init__(
@@ -132,12 +140,12 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         self.has_own_message = bool(limit.error_message)
         #: What the caller's plan allows, and the next one; empty without a plan.
         self.plan_sentence = "" if bound_limit is None else bound_limit.plan_sentence
-        if bound_limit is not None and _is_abnormal_block(bound_limit, cause):
+        if bound_limit is not None and _needs_default(bound_limit, cause):
             self.has_own_message = False
             self.description = _answer_to(cause, bound_limit.limit).sentence
         elif self.plan_sentence and not self.has_own_message:
             self.description = self.plan_sentence
-        if bound_limit is not None and bound_limit.limit.is_share:
+        if bound_limit is not None and bound_limit.limit.is_share and cause == "limit":
             self.has_own_message = False  # that is written for the whole budget
             self.description = _share_sentence(bound_limit.limit, self.denials)
         #: In milliseconds, 0 if unknown; None if the denial has no end.
@@ -145,11 +153,11 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 
     @property
     def is_budget(self) -> bool:
-        """Whether a limit in dollars denied: retrying soon cannot help. While the storage is down
-        it may help: only the host's share is used up."""
+        """Whether a limit in dollars denied that is spent: retrying soon cannot help. While the
+        storage is down it may help: only the host's share is used up."""
         if self.decision is not None and self.decision.degraded:
             return False
-        return any(d.charge.limit.is_budget for d in self.denials)
+        return any(d.charge.limit.is_budget and d.reason == "limit" for d in self.denials)
 
     @property
     def error_code(self) -> str:
@@ -204,7 +212,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             self.has_own_message
             or self.plan_sentence
             or bound.limit.is_share
-            or _is_abnormal_block(bound, self.cause)
+            or _needs_default(bound, self.cause)
         ):
             return str(self.description)
         if self.cause != "limit":
@@ -349,10 +357,11 @@ def _share_body(limit: Limit, share: Share | None) -> dict[str, Any]:
     return {"share": {"used": used, "of": part, "members": share.members}}
 
 
-def _is_abnormal_block(bound: BoundLimit, cause: Cause) -> bool:
-    """Return whether a block denied for abnormal usage: its ``error_message`` is written for an
-    operator's block, so the default sentence is used. A surge's is its own."""
-    return cause == "abnormal-usage" and "block" in bound.limit.traits.changes
+def _needs_default(bound: BoundLimit, cause: Cause) -> bool:
+    """Return whether the default sentence is used: the limit's ``error_message`` is written for a
+    spent budget, or for an operator's block, and not for abnormal usage. A surge's is its own."""
+    is_abnormal_block = cause == "abnormal-usage" and "block" in bound.limit.traits.changes
+    return is_abnormal_block or cause == IN_USE
 
 
 def _own_message(bound: BoundLimit, cause: Cause) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from decimal import Decimal
+from operator import attrgetter
 from threading import BoundedSemaphore
-from typing import Any
+from typing import Any, Final
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.engine import Engine
@@ -14,7 +15,10 @@ from ratelimit_ext.web.bound_limit import BoundCharge, ChargeRecord
 from ratelimit_ext.web.hooks import RequestHooks
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
-from ratelimit_ext.web.request.reservation import Reservation
+from ratelimit_ext.web.request.reservation import Reservation, one_per_verdict
+
+#: The other calls of a record's budget; `map` calls it without a frame of Python.
+_others_of: Final = attrgetter("verdict.others")
 
 
 class LimitedRequest:
@@ -64,7 +68,7 @@ class LimitedRequest:
     def verdict(self, name: str) -> Verdict | None:
         """Return the verdict of the limit of that name; ``None`` without one. Shadow limits and
         guards have verdicts, too."""
-        for record in reversed(self._state.decided):
+        for record in self._state.decided[::-1]:
             if record.bound.limit.name == name:
                 return record.verdict
         return None
@@ -89,44 +93,31 @@ class LimitedRequest:
 
     @property
     def remaining_budget(self) -> Decimal | None:
-        """What the request may cost in dollars until one of its budgets is spent: the least that an
-        enforced limit in ``usd`` has left, with what the request itself holds of it.
+        """What the request may cost in dollars: the least of its enforced limits in ``usd``. The
+        only call in flight may use all that a limit has left, with what it holds of it. Beside
+        others, it may use what it holds, if its estimate states a ``claim``.
 
         As of the latest admission. ``None`` without such a limit. Guards are not budgets.
         """
-        budgets = self._budgets()
-        return Decimal(min(budgets)[0]).scaleb(-6) if budgets else None
-
-    @property
-    def budget_shares(self) -> int:
-        """Among how many calls in flight :attr:`remaining_budget` is to be divided, at least 1: so
-        that calls that share a budget do not spend it twice.
-
-        A budget that counts a team is shared by the team's calls, if a limit ``in flight`` counts
-        the team; otherwise by the most calls that such a limit counts.
-        """
-        in_flight: dict[str, int] = {}
-        for record in self._state.decided:
-            limit = record.verdict.charge.limit
-            if limit.unit == "calls" and limit.mode == "enforce":
-                count = limit.amount - record.verdict.remaining
-                in_flight[record.identity] = max(count, in_flight.get(record.identity, 1))
-        most, budgets = max(in_flight.values(), default=1), self._budgets()
-        least = min(budgets)[0] if budgets else 0
-        shares = [-(-least * in_flight.get(key, most) // left) for left, key in budgets if left]
-        return max(shares, default=1)
-
-    def _budgets(self) -> list[tuple[int, str]]:
-        """Return what each budget has left for the request, and the identity that it counts."""
         latest: dict[tuple[Engine, str], ChargeRecord] = {}
         held = Counter[tuple[Engine, str]]()
-        for record in self._state.taken:  # in the order of admission
-            limit = record.verdict.charge.limit
+        shared = set[tuple[Engine, str]]()
+        for record in one_per_verdict(self._state.taken):  # in the order of admission
+            limit, verdict = record.verdict.charge.limit, record.verdict
             if limit.unit == "usd" and limit.visible and limit.mode == "enforce":
-                bucket = record.engine, record.verdict.charge.key
+                bucket = record.engine, verdict.charge.key
                 latest[bucket] = record
                 held[bucket] += record.cost
-        return [(r.verdict.remaining + held[each], r.identity) for each, r in latest.items()]
+                if verdict.others:
+                    shared.add(bucket)
+        left = [held[b] + (0 if b in shared else r.verdict.remaining) for b, r in latest.items()]
+        return Decimal(min(left)).scaleb(-6) if left else None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no budget of the request had other calls in flight when it was admitted: then it
+        may cost more than they hold for it."""
+        return set(map(_others_of, self._state.taken)).issubset({0, None})
 
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is
@@ -207,9 +198,14 @@ def _charges_again(
         if bound.limit.held:
             own = [record for record in again if record.bound is bound]
             held = [record for record in own if record.verdict.charge.key == charge.key]
+            if charge.claim is not None and any(each.verdict.others for each in held):
+                cost = charge.claim.beside
             superseded += [r for r in own if r.verdict.charge.key != charge.key]
             cost -= sum(record.cost for record in held)
             if held and cost <= 0 and not bound.limit.has_shares:  # decided by their group
+                continue
+            if held:
+                charges.append((bound, identity, charge._replace(cost=max(0, cost), claim=None)))
                 continue
         charges.append((bound, identity, charge._replace(cost=max(0, cost))))
     superseded += [

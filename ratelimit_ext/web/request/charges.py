@@ -123,7 +123,10 @@ class Charges:
                 if cost is None:
                     cost = bound.cost(costs)
                 key, at_once = bound.bucket_prefix + tag, 0 if bound.is_late else None
-                own = _new(Charge, (bound.limit, key, cost, False, (), at_once))
+                limit, is_held = bound.limit, bound.limit.held and at_once is None
+                guess = costs.get((id(bound.estimate), True)) if is_held else None
+                claim = getattr(guess, "claim", None)
+                own = _new(Charge, (limit, key, cost, False, (), at_once, claim))
                 if bound.varies or self._overrides.by_limit:
                     charges += self._applying((bound, name, own), answers, as_bound=as_bound)
                 else:

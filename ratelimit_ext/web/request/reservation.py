@@ -153,7 +153,7 @@ class Reservation:
         self._corrections: list[Addressed] = []  # due before the call is over
         self._actual: dict[str, int] = {}
         self._reported: dict[str, _Reported] = {}
-        self._cancelled = False
+        self._cancelled = self._unseen = False
         self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
         #: Whether :meth:`detach` was called: the response does not close it.
@@ -167,13 +167,16 @@ class Reservation:
         output_tokens: int | None = None,
         cached_input_tokens: int = 0,
         usd: Dollars | None = None,
+        unseen: bool = False,
     ) -> None:
         """Note the actual cost of the call. ``tokens`` defaults to input and output together.
 
         ``cached_input_tokens`` are a part of the input, which a provider's quota in
         ``input_tokens`` does not count. A unit that is not given stays at its estimate. The last
-        call before closing counts.
+        call before closing counts. ``unseen``: the call may be billed more than that, so its
+        budgets, until their windows end, let no call spend more than they hold for it.
         """
+        self._unseen = unseen
         costs = costs_by_unit(tokens, input_tokens, output_tokens, usd)
         if input_tokens is not None:
             costs[UNCACHED] = max(0, input_tokens - cached_input_tokens)
@@ -232,7 +235,7 @@ class Reservation:
         check_reason(reason)
         blocks: list[Addressed] = [
             (record.engine, new_block(record.verdict.charge, for_us, reason))
-            for record in _one_per_verdict(self._records)
+            for record in one_per_verdict(self._records)
             if "block" in record.bound.limit.traits.changes and record.bound.limit.name == name
         ]
         if not blocks:
@@ -359,7 +362,8 @@ class Reservation:
                     late = Change.adjust(verdict._replace(receipt=0), actual)
                     changes.append((record.engine, late))
                     actual = 0
-                numbers = record.hold.id, actual
+                is_marked = self._unseen and charge.claim is not None
+                numbers = (record.hold.id, actual, 1) if is_marked else (record.hold.id, actual)
                 change = Change(charge, record.hold, "settle", numbers, verdict.receipt)
                 changes.append((record.engine, change))
             elif verdict.receipt is not None and actual != taken:
@@ -393,7 +397,7 @@ class Reservation:
                 self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))
 
 
-def _one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
+def one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
     """Return the records without those that share another's verdict: they are one charge."""
     return list({id(record.verdict): record for record in tuple(records)}.values())
 
@@ -402,7 +406,7 @@ def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]
     """One record for each charge, and whether it is the first of its bucket: a request that is
     charged to a limit several times has its cost once, also if an outage of the storage began or
     ended in between. The storage's charges come first: in an outage a limit may not count."""
-    charged = _one_per_verdict(records)
+    charged = one_per_verdict(records)
     here = [record for record in charged if isinstance(record.engine, OutageEngine)]
     if here:
         charged = [r for r in charged if not isinstance(r.engine, OutageEngine)] + here

@@ -254,10 +254,13 @@ class Resolver:
         if not own.limit.has_shares:
             return [(bound, identity, own._replace(limit=own.limit.of_member(who[0])))]
         share = self._share_of(whole)
-        key, cost = member_key(share.bucket_prefix, who[1], own.key), own.cost
+        key = member_key(share.bucket_prefix, who[1], own.key)
+        own = own._replace(limit=share.limit, key=key)
         if isinstance(guess, Guess):  # a rough one is not to exceed a share
-            cost = max(guess.least, min(cost, share.limit.amount // MOST_GUESSED))
-        return [charge, (share, who[0], own._replace(limit=share.limit, key=key, cost=cost))]
+            cost = max(guess.least, min(own.cost, share.limit.amount // MOST_GUESSED))
+            claim = own.claim and own.claim._replace(beside=min(own.claim.beside, cost))
+            own = own._replace(cost=cost, claim=claim)
+        return [charge, (share, who[0], own)]
 
     def _make_share(self, bound: BoundLimit) -> BoundLimit:
         """Return what counts the members of the group beside a limit that is shared fairly."""

@@ -229,4 +229,5 @@ def _is_budget(state: RequestState) -> bool:
         return state.cached_answer.answer.is_budget
     if state.degraded:
         return False
-    return any(not r.verdict.allowed and r.bound.limit.is_budget for r in state.records)
+    denied = [r for r in state.records if not r.verdict.allowed and r.verdict.reason == "limit"]
+    return any(record.bound.limit.is_budget for record in denied)

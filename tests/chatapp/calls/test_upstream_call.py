@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from chatapp import catalogue
+from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.upstream_call import BudgetHeldError, CallRequest, Demand, UpstreamCall
+from chatapp.calls.upstream_call import CallRequest, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
@@ -29,21 +30,18 @@ USAGE = Usage(12, 34, cached_input_tokens=8)
 
 @dataclass
 class FakeLimits:
-    """Limits that record. ``budget`` is what dollar limits have left; ``fallback_wait_s`` denies
-    the fallback."""
+    """Limits that record. ``spendable`` is what the call may spend in dollar limits, and ``others``
+    whether calls are in flight beside it; ``fallback_wait_s`` denies the fallback."""
 
-    budget: int | None = None
-    was_not_billed: bool = False
+    spendable: int | None = None
+    others: bool = False
     renewal_is_due: bool = False
     fallback_wait_s: float | None = None
-    shares: int = 1
-    denies_hold: bool = False
-    held: list[int] = field(default_factory=list)
     settled: list[dict[str, Any]] = field(default_factory=list)
     renewed: list[dict[str, Any]] = field(default_factory=list)
     cooled: list[float] = field(default_factory=list)
     cancelled: int = 0
-    unbilled: int = 0
+    unseen: int = 0
 
     def admit_attempt(self) -> None:
         return None
@@ -51,12 +49,8 @@ class FakeLimits:
     def admit_fallback(self) -> float | None:
         return self.fallback_wait_s
 
-    def hold(self, micro_usd: int) -> bool:
-        self.held.append(micro_usd)
-        return not self.denies_hold
-
-    def shared_budget(self) -> tuple[int, int] | None:
-        return None if self.budget is None else (self.budget, self.shares)
+    def budget(self) -> tuple[int, bool] | None:
+        return None if self.spendable is None else (self.spendable, not self.others)
 
     def cool_down(self, for_s: float) -> None:
         self.cooled.append(for_s)
@@ -64,14 +58,12 @@ class FakeLimits:
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
         """test_retry tests quotas."""
 
-    def note_unbilled(self) -> None:
-        self.unbilled += 1
-
     def renew(self, **costs: Any) -> None:
         self.renewed.append(costs)
 
-    def settle(self, **costs: Any) -> None:
+    def settle(self, *, unseen: bool = False, **costs: Any) -> None:
         self.settled.append(costs)
+        self.unseen += unseen
 
     def cancel(self) -> None:
         self.cancelled += 1
@@ -188,13 +180,13 @@ def test_without_a_fallback_the_call_is_refunded(ledger: RecordingLedger, denied
     assert (limits.cancelled, len(upstream.called)) == (1, 1)
 
 
-def test_a_timeout_is_charged_and_makes_the_caller_unbilled(ledger: RecordingLedger) -> None:
+def test_a_timeout_is_charged_and_marks_the_budgets(ledger: RecordingLedger) -> None:
     """The upstream may bill everything that was held."""
     limits = FakeLimits()
     with pytest.raises(UpstreamError):
         begin(limits, ledger).run(FakeUpstream(gpt_5_4_mini="timeout"))
     [record] = ledger.finished()
-    assert (record.status, record.estimated, limits.unbilled) == ("timeout", True, 1)
+    assert (record.status, record.estimated, limits.unseen) == ("timeout", True, 1)
     assert (limits.cancelled, limits.settled[0]["output_tokens"]) == (0, 100)
 
 
@@ -213,64 +205,64 @@ def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
 def test_a_budget_bounds_the_answer(ledger: RecordingLedger) -> None:
     """An answer is no longer than the budget pays, and not shorter than what is held for it."""
     upstream = FakeUpstream()
-    begin(FakeLimits(budget=2_000), ledger).run(upstream)
+    begin(FakeLimits(spendable=2_000), ledger).run(upstream)
     [(_, bound)] = upstream.called
     prompt = Usage(10, 0)
     assert bound == CATALOGUE.output_tokens_for(2_000, REQUESTED.slug, prompt)
-    begin(FakeLimits(budget=0), ledger).run(upstream)
+    begin(FakeLimits(spendable=0), ledger).run(upstream)
     assert upstream.called[1][1] == ESTIMATE.output_tokens
 
 
-def test_a_caller_with_unbilled_calls_has_more_held(ledger: RecordingLedger) -> None:
-    """Up to half of the budget, and the answer is bounded by it."""
-    limits, upstream = FakeLimits(budget=10_000, was_not_billed=True), FakeUpstream()
-    begin(limits, ledger).run(upstream)
-    half = CATALOGUE.output_tokens_for(5_000, REQUESTED.slug, Usage(10, 0))
-    assert (limits.held, upstream.called[0][1]) == ([5_000], half)
+def test_a_call_beside_others_is_bounded_by_what_is_held(ledger: RecordingLedger) -> None:
+    """The only call is as well by all that is left, and only that one may cost more unseen: what is
+    held for another is charged if it times out."""
+    upstream, bounds = FakeUpstream(gpt_5_4_mini="timeout"), []
+    for others in (False, True):
+        limits = FakeLimits(spendable=10_000, others=others)
+        with pytest.raises(UpstreamError):
+            begin(limits, ledger).run(upstream)
+        bounds.append((limits.settled[0]["usd"], limits.unseen))
+    paid = CATALOGUE.output_tokens_for(10_000, REQUESTED.slug, Usage(10, 0))
+    assert [bound for _, bound in upstream.called] == [paid, paid]
+    estimated = Decimal(CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)).scaleb(-6)
+    assert bounds == [(estimated, 1), (Decimal("0.01"), 0)]
 
 
-@pytest.mark.parametrize(
-    ("budget", "held"),
-    [
-        (10_000, 5_000),
-        (1_000_000, 8 + 16_384 * 9 // 2),
-        (10_000_000, 10_000_000 // 64),
-        (10**9, 8 + 128_000 * 9 // 2),
-    ],
-)
-def test_calls_beside_others_are_bounded_by_what_is_held(
-    ledger: RecordingLedger, budget: int, held: int
-) -> None:
-    """A long answer, or more of a large budget; no more than half of a small one."""
-    limits, upstream = FakeLimits(budget=budget, shares=2), FakeUpstream()
-    begin(limits, ledger).run(upstream)
-    assert limits.held == [held]
-    paid = CATALOGUE.output_tokens_for(held, REQUESTED.slug, Usage(10, 0))
-    assert upstream.called[0][1] == (None if paid >= 128_000 else paid)
+def test_what_a_budget_holds_for_a_call(ledger: RecordingLedger) -> None:
+    """Its estimate if it is the only one; beside others an uncached prompt and the estimated answer
+    at least, a long answer usually, and the longest that it can have at most."""
+    cached = replace(ESTIMATE, input_tokens=10_000, cached_input_tokens=9_000)
+    wanted = replace(demand(REQUESTED), estimate=cached, cost_micro_usd=77)
+    prices = [
+        CATALOGUE.price(REQUESTED.slug, Usage(10_000, tokens))
+        for tokens in (100, HELD_TOKENS, CATALOGUE.longest_answer(REQUESTED))
+    ]
+    assert wanted.claim(CATALOGUE) == pytest.approx((77, *prices), abs=1)
+    short = replace(wanted, bound=100).claim(CATALOGUE)
+    assert short == (77, prices[0], prices[0], prices[0])
+    searches = replace(wanted, estimate=replace(cached, tools=("web_search",))).claim(CATALOGUE)
+    assert searches.usual > 2 * prices[1]
+    assert searches.beside > 2 * prices[0]
 
 
-@pytest.mark.parametrize(
-    ("shares", "denies_hold", "budget", "begins"),
-    [
-        (1, False, 10_000, True),
-        (2, False, 10_000, False),
-        (2, False, 10**6, True),
-        (1, True, 10_000, False),
-    ],
-)
-def test_a_call_that_nothing_bounds_holds_its_worst_case(
-    ledger: RecordingLedger, shares: int, denies_hold: bool, budget: int, begins: bool
-) -> None:
-    """Beside others only if the budget pays most of it. Otherwise all is refunded."""
-    limits = FakeLimits(budget=budget, shares=shares, denies_hold=denies_hold)
-    wanted = replace(demand(REQUESTED), is_unbounded=True)
-    if begins:
-        begin(limits, ledger, wanted=wanted)
-        assert limits.held[0] == min(budget, 8 + 128_000 * 9 // 2)
-    else:
-        with pytest.raises(BudgetHeldError):
-            begin(limits, ledger, wanted=wanted)
-        assert (limits.cancelled, ledger.begun) == (1, [])
+@pytest.mark.parametrize("kind", ["file", "compaction", "tools"])
+def test_a_call_that_nothing_bounds_claims_its_worst_cost(kind: str) -> None:
+    """The model's context, and its longest answer: not all that a budget has left."""
+    context = CATALOGUE.entry(REQUESTED.slug).context
+    assert context is not None
+    longest = CATALOGUE.longest_answer(REQUESTED)
+    estimate, worst = {
+        "file": (replace(ESTIMATE, input_is_known=False), Usage(context, 100)),
+        "compaction": (ESTIMATE, Usage(10, longest)),
+        "tools": (replace(ESTIMATE, tools=("mcp",)), Usage(10 + context, 100)),
+    }[kind]
+    wanted = replace(demand(REQUESTED), estimate=estimate, is_unbounded=kind == "compaction")
+    claim, cost = wanted.claim(CATALOGUE), CATALOGUE.price(REQUESTED.slug, worst)
+    assert claim.alone == claim.beside == pytest.approx(cost, abs=2)
+    assert claim.usual > claim.beside or kind == "compaction"
+    assert claim.most == pytest.approx(
+        CATALOGUE.price(REQUESTED.slug, replace(worst, output_tokens=longest)), abs=2
+    )
 
 
 def rounds(results: int, tokens: int) -> Progress:
@@ -283,7 +275,7 @@ def rounds(results: int, tokens: int) -> Progress:
 def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: RecordingLedger) -> None:
     """Each is read again after the next one."""
     tools = replace(demand(REQUESTED), estimate=replace(ESTIMATE, tools=("mcp",)))
-    call = begin(FakeLimits(budget=40_000), ledger, wanted=tools)
+    call = begin(FakeLimits(spendable=40_000), ledger, wanted=tools)
     call.run(FakeUpstream())
     overspent = []
     for count in range(1, 5):
@@ -295,7 +287,7 @@ def test_results_of_tools_end_a_call_that_its_caller_cannot_pay(ledger: Recordin
 def test_a_call_is_read_on_if_that_costs_its_client_less(ledger: RecordingLedger) -> None:
     """A whole answer as expected, against what may be billed for a call that is cut off."""
     visible, silent = Progress("m", generated=["a"]), Progress("m")
-    rich = FakeLimits(budget=10**6)
+    rich = FakeLimits(spendable=10**6)
     plain = begin(rich, ledger)
     assert not plain.reads_on(visible)
     assert plain.reads_on(silent)

@@ -29,7 +29,6 @@ GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
         {"exempt_when": "chatapp.web.identities:names_no_model"},
     ),
     "surge": ("5 usd/hour or 20 x usual", "api_key", {}),
-    "unbilled": ("unless blocked", "user", {"mode": "shadow"}),
     "provider": ("unless blocked", "upstream", {}),
     "provider-requests": ("as reported", "upstream", {}),
     "provider-tokens": ("as reported", "upstream", {"unit": "tokens"}),
@@ -90,10 +89,10 @@ def test_a_limit_of_the_same_name_replaces_a_guard(tmp_path: Path) -> None:
     """In the file or in RATELIMIT_BLUEPRINTS, on every endpoint."""
     policy = tmp_path / "policy.toml"
     policy.write_text(f'{HEAD}{PLAN}[[application]]\nname = "surge"\nlimit = "9/day"\n')
-    given = {"chat": [{"name": "unbilled", "limit": "7/day"}]}
+    given = {"chat": [{"name": "provider", "limit": "7/day"}]}
     found = added(policy, given)
-    rest = [name for name in CALLS if name not in {"surge", "unbilled"}]
-    assert names(found["chat"]) == ["unbilled", *SWITCHES, *rest]
+    rest = [name for name in CALLS if name not in {"surge", "provider"}]
+    assert names(found["chat"]) == ["provider", *SWITCHES, *rest]
     assert names(found["anthropic_api.messages"]) == rest
 
 

@@ -35,11 +35,12 @@ def ask(client: FlaskClient) -> None:
 
 def test_a_call_is_estimated_and_priced_once(online: FlaskClient, provider: UpstreamServer) -> None:
     """Although eight limits count tokens or dollars, and the call, its ledger row and its bound
-    need the estimate, too. Priced: what is expected, the least, and the bill."""
+    need the estimate, too. Priced: what is expected, the least, what is claimed of budgets with
+    that answer and the longest, and the bill."""
     with called(chatapp) as codes:
         ask(online)
     assert codes.count(Estimator.estimate.__code__) == 1
-    assert codes.count(Catalogue.price.__code__) == 3
+    assert codes.count(Catalogue.price.__code__) == 5
 
 
 def test_a_call_takes_few_functions(

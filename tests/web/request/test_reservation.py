@@ -13,7 +13,7 @@ import flask
 import pytest
 import redis
 
-from ratelimit_ext import ConfigurationError, Guess, Limiter, Reservation
+from ratelimit_ext import Claim, ConfigurationError, Guess, Limiter, Reservation
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S
 from ratelimit_ext.web.request import reservation as reservation_module
@@ -697,35 +697,34 @@ def test_the_remaining_budget_is_what_this_call_may_cost(uri: str) -> None:
 
 
 def test_calls_that_share_a_budget_divide_it() -> None:
-    """Each budget among the calls of its own identity: one call of a user, five of a team."""
+    """Each budget among its own calls in flight, by its own count: one call of a user, others of
+    their team; the only call of all of them may spend what is left."""
     app = flask.Flask("shared")
     limiter = Limiter(lambda: "-", app=app, storage_uri="memory://")
-    found: list[tuple[Decimal | None, int]] = []
+    found: list[tuple[Decimal | None, bool]] = []
 
     def user() -> str:
         return flask.request.args["user"]
 
-    def team() -> str:
-        return "team"
+    @limiter.estimator("usd")
+    def estimate() -> Guess:
+        return Guess("1", claim=Claim(*[10**6 * dollars for dollars in (1, 2, 4, 9)]))
 
     @app.get("/")
-    @limiter.limit("9 in flight", key_func=user)
-    @limiter.limit("9 in flight", key_func=team)
-    @limiter.limit("10 usd/day", key_func=user, cost=lambda: "1", name="own")
-    @limiter.limit("20 usd/day", key_func=team, cost=lambda: "1", name="shared")
+    @limiter.limit("10 usd/day", key_func=user, name="own")
+    @limiter.limit("20 usd/day", key_func=lambda: "team", name="shared")
     def view() -> str:
         others = flask.request.args["others"]
         if others:  # while this call is in flight
             app.test_client().get(f"/?user={others[0]}&others={others[1:]}")
-        found.append((limiter.current.remaining_budget, limiter.current.budget_shares))
+        found.append((limiter.current.remaining_budget, limiter.current.is_alone))
         return "ok"
 
-    app.test_client().get("/?user=a&others=abcd")
-    # The call of d is one of the team's five, which have 20 - 4 dollars left, and the only one of
-    # d, with 10 dollars: a fifth of 16 is 10 divided by 3.125.
-    assert found[0] == (10, 4)
-    # The first call of a was alone when it was admitted.
-    assert found[-1] == (10, 1)
+    app.test_client().get("/?user=a&others=bcda")
+    # The first call of a holds one dollar, those of b and c four each, and that of d a fourth of
+    # the 11 that are left. The next one is the second of a and the fifth of the team, and needs
+    # more than a fifth of the rest.
+    assert found == [(2, False), (Decimal("2.75"), False), (4, False), (4, False), (10, True)]
 
 
 def test_without_a_budget_there_is_none() -> None:

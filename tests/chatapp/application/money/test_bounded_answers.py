@@ -14,7 +14,6 @@ from chatapp import catalogue
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
-from chatapp.services import services_of
 from chatapp.upstreams.anthropic import extras_of as anthropic_extras
 from chatapp.upstreams.openai import extras_of as openai_extras
 from chatapp.upstreams.openai_responses import extras_of as responses_extras
@@ -395,8 +394,8 @@ def test_invalid_fields_do_not_raise(odd: object) -> None:
 def test_after_a_call_without_a_bill_every_cost_is_counted(
     make_app: AppMaker, provider: UpstreamServer, redis_client: Any, redis_server: Any
 ) -> None:
-    """For an hour, in every worker, up to half of the remaining budget is held for each call and
-    bounds its answer, so that unreported usage is charged."""
+    """Until each budget's window ends, in every worker, up to half of what it has left is held for
+    each call and bounds its answer, so that unreported usage is charged."""
     config = {"CHATAPP_PROVIDER_TIMEOUT_S": 0.5, "RATELIMIT_STORAGE_URI": redis_server.uri}
     one, other = (make_app(**config).test_client() for _ in range(2))
     path, body = "/v1/chat/completions", {"model": DEAR}
@@ -417,15 +416,22 @@ def test_a_reported_call_releases_its_reservation(
     online: FlaskClient, provider: UpstreamServer
 ) -> None:
     """A caller who has stopped one stream is not kept from further calls."""
-    limiter = services_of(online.application).limiter
-    with online.application.app_context():
-        limiter.operators.block("unbilled", "ip:127.0.0.1")
+    call_unseen(online, provider, "/v1/chat/completions", {"model": "gpt-5.4"})
     for _ in range(5):
         before = left(online)
         assert ask(online, "/v1/chat/completions", {"model": "gpt-5.4"}).status_code == 200
         billed = CATALOGUE.price("gpt-5.4", Usage(12, 5, cached_input_tokens=8))
         assert round((before["usd-hour"] - left(online)["usd-hour"]) * 1e6) == billed
-    assert provider.calls[0].body["max_completion_tokens"] == 16_384
+    assert provider.calls[-1].body["max_completion_tokens"] == 16_384
+
+
+def call_unseen(
+    client: FlaskClient, provider: UpstreamServer, path: str, body: dict[str, object]
+) -> None:
+    """A call whose answer is unreadable, and may be billed."""
+    provider.script(Answer(200, b"{odd"))
+    answer = ask(client, path, body)
+    assert answer.status_code == 502, answer.text
 
 
 def test_an_unreported_tier_is_billed_as_requested(
@@ -441,12 +447,10 @@ def test_an_unreported_tier_is_billed_as_requested(
 
 def test_only_more_dollars_are_held(make_app: AppMaker, provider: UpstreamServer) -> None:
     """Not tokens, and not the usual spending of the key: three agents at once continue."""
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
-    with app.app_context():
-        services_of(app).limiter.operators.block("unbilled", "ip:127.0.0.1")
-    provider.silence()  # all that is held stays charged
     body = {"model": "claude-haiku-4-5", "max_tokens": 64_000}
-    client = app.test_client()
+    client = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5).test_client()
+    call_unseen(client, provider, "/v1/messages", body)
+    provider.silence()  # all that is held stays charged
     before = left(client)
     assert ask(client, "/v1/messages", body).status_code == 504
     after = left(client)
