@@ -105,7 +105,7 @@ class UpstreamCall:
     """A call that has begun: `run` makes it. The first of `finish_answer`, `finish_stream` and
     `fail` ends it.
 
-    ``new_record`` makes the Call from its estimate and what is held for it.
+    ``new_record`` makes the Call from its estimate.
     """
 
     def __init__(

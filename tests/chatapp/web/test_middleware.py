@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
-from unittest.mock import Mock
 
 import pytest
 from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
-from chatapp.calls.upstream_call import BudgetHeldError, UpstreamCall
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_error, openai_error
+from tests.servers import eventually
 
 ASKED: Final = {"message": "hi", "model": "offline"}
 V1: Final = {"model": "offline", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
@@ -59,15 +59,32 @@ def test_a_denial_forbids_sniffing(make_app: AppMaker) -> None:
 
 
 @pytest.mark.parametrize("path", ["/chat", "/v1/chat/completions", "/v1/messages", "/v1/responses"])
-def test_no_429_is_kept_for_others(
-    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    """In each format: here that of a budget that other calls hold."""
-    monkeypatch.setattr(UpstreamCall, "_bound_to_budget", Mock(side_effect=BudgetHeldError))
-    body = {**V1, "message": "hi", "input": "hi"}
-    answer = make_app().test_client().post(path, json=body if path != "/chat" else ASKED)
-    assert (answer.status_code, "budget_in_use" in answer.text) == (429, True)
+def test_no_429_is_kept_for_others(make_app: AppMaker, provider: UpstreamServer, path: str) -> None:
+    """In each format: here that of a budget that other calls hold. Three of a dear model hold two
+    dollars."""
+    app = make_app()
+    provider.think()
+    long = "hi " * 40_000
+    body = {
+        "/chat": {"message": "hi", "model": "o1-pro"},
+        "/v1/responses": {"input": "hi", "model": "o1-pro"},
+        "/v1/messages": {
+            "model": "claude-opus-5",
+            "max_tokens": 64_000,
+            "messages": [{"role": "user", "content": long}],
+        },
+    }.get(path, {**V1, "model": "o1-pro", "max_tokens": 64_000})
+    dear = {"message": "hi", "model": "o1-pro"}
+    with ThreadPoolExecutor(3) as pool:
+        for number in range(3):
+            pool.submit(app.test_client().post, "/chat", json=dear)
+            eventually(lambda number=number: len(provider.calls) > number)
+        answer = app.test_client().post(path, json=body)
+        provider.go_on()
+    assert (answer.status_code, "budget_in_use" in answer.text) == (429, True), answer.text
     assert answer.headers.getlist("Cache-Control") == ["no-store"]
+    assert answer.headers["Retry-After"] == "2"
+    assert "x-should-retry" not in answer.headers
     assert "x-call-id" not in answer.headers
 
 
