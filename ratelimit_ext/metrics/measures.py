@@ -183,8 +183,7 @@ class Measures:
             elif event.outcome != "sent":
                 continue  # a queued one has another event later
             elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
-                claim = change.charge.claim  # what is held is no estimate then
-                expected = change.charge.cost if claim is None else claim.alone
+                expected = (change.charge.claim or [change.charge.cost])[0]  # not what is held
                 exporter.observe(ESTIMATE_ERROR, (limit.unit,), numbers[1] / (expected or 1))
 
     def _storage(self, event: StorageEvent) -> None:
