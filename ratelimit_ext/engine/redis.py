@@ -22,8 +22,9 @@ from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
 NOTE_MS: Final = 2000
 #: How many names one SCAN step looks at, and how many are deleted at once.
 SCAN_COUNT: Final = 1000
-#: The number of holds in a bucket's string (1 byte) and beside it (3): see reservations.lua.
-_COUNTS: Final = 4
+#: Behind the number of holds in a bucket's string (1 byte) and beside it (3), and two instants
+#: (7 each): the id of the first hold (6), 0 for the mark of an unseen call. See reservations.lua.
+_HEAD: Final = slice(18, 24)
 
 
 class RedisEngine:
@@ -151,8 +152,10 @@ def stored_names(client: Any, prefix: str, most: int | None = None) -> Iterator[
 def held_calls(client: Any, keys: Sequence[str]) -> list[int]:
     """Return how many calls hold an estimate in each of these buckets, whose limits reserve. Raises
     the client's errors."""
-    heads = [client.getrange(key, 0, _COUNTS - 1) for key in keys]
-    return [raw[0] + int.from_bytes(raw[1:], "little") if raw else 0 for raw in map(_bytes, heads)]
+    heads = [_bytes(client.getrange(key, 0, _HEAD.stop - 1)) for key in keys]
+    counts = [int.from_bytes(raw[1:4], "little") + sum(raw[:1]) for raw in heads]
+    marks = [sum(raw[:1]) > 0 and raw[_HEAD] == bytes(6) for raw in heads]
+    return [count - mark for count, mark in zip(counts, marks, strict=True)]
 
 
 def _bytes(raw: str | bytes) -> bytes:

@@ -16,7 +16,7 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.engine.redis import RedisEngine, held_calls
 from ratelimit_ext.strategies.reservations import GRACE_US
 from tests.strategies.virtual_time import VirtualClient
 
@@ -165,6 +165,17 @@ def test_a_marked_budget_says_that_it_is_spent(engine: Engine) -> None:
     [denial] = claimed(engine, DAILY, 2, (1_000, 1_000, 1_000, 1_000)).denials
     assert (denial.reason, denial.retry_after_us) == ("limit", DAY)
     assert parts(claimed(engine, DAILY, 3))[0] == (495, 1, 495)
+
+
+def test_a_mark_is_no_call(redis_client: redis.Redis) -> None:
+    """What operators see holds an estimate: calls, in the bucket's string and beside it."""
+    server = RedisEngine(VirtualClient(redis_client), redis.RedisError)
+    assert held_calls(redis_client, ["b"]) == [0]
+    settle(server, claimed(server, DAILY, 1), 1, 10, unseen=True)
+    assert held_calls(redis_client, ["b"]) == [0]
+    for id_ in range(2, 22):
+        claimed(server, DAILY, id_, (1, 1, 1, 1), cost=1)
+    assert held_calls(redis_client, ["b"]) == [20]
 
 
 def random_limits(chance: random.Random) -> Sequence[Limit]:
