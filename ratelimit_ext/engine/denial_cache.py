@@ -150,7 +150,8 @@ class DenialCache:
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for charge in charges:
-                self._taken[hash(charge.key) % MARKS] += _most_of(charge)
+                most = charge.cost if charge.claim is None else _most_of(charge)
+                self._taken[hash(charge.key) % MARKS] += most
         elif not any(charge.meta for charge in charges):
             by_key = {charge.key: n for charge, n in zip(charges, taken, strict=True)}
             self._remember(decision, began, by_key)
@@ -209,7 +210,9 @@ class DenialCache:
                 spare is not None
                 and here < spare.until
                 and (spare.limit is charge.limit or spare.limit == charge.limit)
-                and _most_of(charge) + self._taken[spare.mark] <= spare.left
+                and (charge.cost if charge.claim is None else _most_of(charge))
+                + self._taken[spare.mark]
+                <= spare.left
             ):
                 if spare.decision is longest.decision and spare.taken == self._taken[spare.mark]:
                     known.append(spare.verdict)
@@ -306,8 +309,8 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
 def _most_of(charge: Charge) -> int:
-    """Return what the charge takes at most."""
-    return charge.cost if charge.claim is None else max(charge.cost, *charge.claim)
+    """Return what a charge with a claim takes at most."""
+    return max(charge.cost, *(charge.claim or ()))
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:

@@ -121,10 +121,8 @@ class FakeUpstream:
 def test_a_call_begins_in_the_ledger_as_its_estimate(ledger: RecordingLedger) -> None:
     """Marked as that, although it holds more beside other calls: if its worker dies, nothing else
     is known of it."""
-    limits = FakeLimits(budget=5_000_000, shares=2)
-    begin(limits, ledger)
+    begin(FakeLimits(spendable=5_000_000, others=True), ledger)
     estimate = CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)
-    assert max(limits.held) > estimate
     [begun] = ledger.begun
     assert (begun.status, begun.cost_micro_usd, begun.estimated) == ("unfinished", estimate, True)
 
