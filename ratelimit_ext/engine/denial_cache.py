@@ -310,7 +310,8 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 def _most_of(charge: Charge) -> int:
     """Return what a charge with a claim takes at most."""
-    return max(charge.cost, *(charge.claim or ()))
+    costs = [charge.cost, *(charge.claim or ())]
+    return max(costs)
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:
