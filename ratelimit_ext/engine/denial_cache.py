@@ -310,7 +310,7 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 def _most_of(charge: Charge) -> int:
     """Return what a charge with a claim takes at most."""
-    costs = [charge.cost, *(charge.claim or ())]
+    costs: list[int] = [charge.cost, *(charge.claim or ())]
     return max(costs)
 
 
