@@ -153,7 +153,9 @@ class Scene:
 
     def a_typo_is_deployed(self) -> None:
         file = self.redis.directory / "policy.toml"
-        file.write_text('version = 1\n\n[[default]]\nlimit = "30/minute"\nmode = "shadw"\n')
+        groups = "[groups.calls]\nlimits = []\n[groups.counts]\nlimits = []\n"
+        mistake = '[[default]]\nlimit = "30/minute"\nmode = "shadw"\n'
+        file.write_text(f"version = 1\n\n{mistake}{groups}")
         self.app.config["RATELIMIT_POLICY_FILE"] = str(file)
         self.names["policy.toml"] = str(file)
 

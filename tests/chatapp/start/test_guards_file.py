@@ -22,7 +22,11 @@ BY_DIRECTION = {"exempt_when": "chatapp.web.current_call:has_no_quota_by_directi
 GUARDS: dict[str, tuple[str, str, dict[str, str]]] = {
     "blocked-all": ("unless blocked", "global", {}),
     "blocked-user": ("unless blocked", "user", {}),
-    "blocked-key": ("unless blocked", "api_key", {}),
+    "blocked-key": (
+        "unless blocked",
+        "api_key",
+        {"on_breach": "chatapp.web.authentication:refuse_revoked"},
+    ),
     "blocked-model": (
         "unless blocked",
         "model",
