@@ -177,7 +177,7 @@ def test_a_limit_keeps_everything_but_its_amount(tmp_path: Path) -> None:
     assert [caller.get("ann").status_code for _ in range(4)] == [200] * 3 + [429]
     refusal = caller.get("ann")
     assert refusal.json["error"].startswith("Slowly!")
-    assert refusal.json["limit"] == "1 per 1 minute"
+    assert refusal.json["limit"] == "1 per 1 minute, 3 at once"
     assert refusal.json["retry_after"] > 50
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 from flask import Blueprint, Response, g, json, request, send_file
 from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.http import HTTP_STATUS_CODES
 
 from chatapp.actions.action import FieldError
 from chatapp.operators.errors import REPORTED, operator_error
@@ -135,7 +135,7 @@ def problem(status: int, code: str, detail: str, *, field: str | None = None) ->
     """Return an error: its status, a word for programs, a sentence, and the field that is wrong."""
     body = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": HTTP_STATUS_CODES[status],
         "status": status,
         "code": code,
         "detail": detail,
