@@ -12,7 +12,7 @@ SENT_AGAIN: Final = frozenset({"adjust", "settle", "release"})
 
 
 class Change(NamedTuple):
-    """``verb`` names the function of the strategy that applies it, in Python and in Lua;
+    """``verb`` names the function of the strategy that applies it, in Lua;
     ``numbers`` are its arguments. ``receipt`` is the charge's, if it is known. A change that is
     kept for a storage that is down no longer matters from ``expiry_us`` on.
 

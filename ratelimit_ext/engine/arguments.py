@@ -136,6 +136,13 @@ class Arguments:
             words.append(f'"{strategy.code}","{change.verb}",{stated}{parameters}{own}')
         return composed("settle", tuple(strategies)), f"[{','.join(words)}]"
 
+    def alone(self, driver: str, limit: Limit, now_us: int) -> tuple[Script, str]:
+        """Return the script of a driver for one bucket of the limit, and its words."""
+        if now_us // KEPT_US != self._since:
+            self._forget(now_us)
+        strategy, parameters, _ = self._prepared(limit, now_us)
+        return composed(driver, (strategy,)), f'["{strategy.code}"{parameters}]'
+
     def _forget(self, now_us: int) -> None:
         self._since = now_us // KEPT_US
         self._known.clear()

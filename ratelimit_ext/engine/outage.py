@@ -35,9 +35,10 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine, Marker
-from ratelimit_ext.engine.last_verdicts import LastVerdicts
-from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.last_verdicts import LastVerdicts, Rest
+from ratelimit_ext.engine.memory import Kept, MemoryEngine
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
+from ratelimit_ext.engine.scratch import scratch
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
 
@@ -211,16 +212,23 @@ class OutageEngine:
         left = self._units(rest.remaining)
         if bucket is not None and bucket.kept_limit is not None:
             # Another worker's verdict was earlier, or unknown.
-            more = self._memory.missing(share, left, bucket.handed)
-            handed = self._memory.credit(share, key, min(0, more), bucket.handed)
+            used = scratch.used(share, bucket.handed, self._store.now_us())
+            handed = self._credited(share, key, min(0, left + used - share.capacity))
             self._store.note_handed(key, handed, rest.asked_at)
             return
         if rest.asked_at > self._store.handed_at and not self._store.batches():
             # The storage knew by then what was decided here, and has seen what came since.
             self._memory.clear([key])
-        state = self._memory.fill(share, key, left, rest.reset_after_us, rest.age_us)
-        if state is not None:
-            self._store.note_handed(key, state, rest.asked_at)  # as the storage has it
+        self._fill(share, key, left, rest)
+
+    def _fill(self, share: Limit, key: str, left: int, rest: Rest) -> None:
+        """Let a bucket have no more than ``left`` units."""
+        now_us, units = self._store.now_us(), share.capacity - left
+        if scratch.used(share, self._store.state(key, now_us), now_us) >= units:
+            return
+        state = scratch.filled(share, units, now_us, rest.reset_after_us, rest.age_us)
+        self._store.keep(key, state)
+        self._store.note_handed(key, state, rest.asked_at)  # as the storage has it
 
     def publish(self) -> None:
         """Share what this worker knows of buckets with the others."""
@@ -331,8 +339,24 @@ class OutageEngine:
             if share is None or left is None or bucket is None:
                 continue
             before, after = map(self._units, left)
-            handed = self._memory.credit(share, key, after - before, bucket.handed)
+            handed = self._credited(share, key, after - before)
             self._store.note_handed(key, handed)  # as the storage will have it
+
+    def _credited(self, share: Limit, key: str, units: int) -> Kept:
+        """Give back up to ``units`` of what a bucket counted as used when it was handed back; take
+        as many more if negative. Returns what it was then, after the same. Both stay as they were
+        if they cannot be changed alike."""
+        bucket, now_us = self._store.bucket(key), self._store.now_us()
+        before = None if bucket is None else bucket.handed
+        units = min(units, scratch.used(share, before, now_us))
+        if not units:
+            return before
+        state, less = scratch.credited(share, self._store.state(key, now_us), now_us, units)
+        earlier, same = scratch.credited(share, before, now_us, units)
+        if less != same:
+            return before
+        self._store.keep(key, state)
+        return earlier
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`: here only."""
@@ -401,15 +425,17 @@ class OutageEngine:
         self._store.release(key)
         if own is None or bucket is None:
             return []
-        until_us = bucket.expiry_us
-        taken = self._memory.take_over(own, key, bucket.handed)
-        self._store.note_handed(key, taken.state)
+        until_us, handed, now_us = bucket.expiry_us, bucket.handed, self._store.now_us()
+        holds = self._memory.hand_over(own, key)
+        state = self._store.state(key, now_us)
+        used = scratch.used(own, state, now_us) - scratch.used(own, handed, now_us)
+        self._store.note_handed(key, state)
         changes: list[Change] = []
-        for hold, amount, spent in taken.holds:
+        for hold, amount, spent in holds:
             changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
             self._store.hold(key, hold, moves=True)
-        if taken.used > 0:
-            changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), taken.used))
+        if used > 0:
+            changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), used))
         return [change._replace(expiry_us=until_us) for change in changes]
 
     def _take(self) -> tuple[list[Change], list[Batch]]:

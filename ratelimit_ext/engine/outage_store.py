@@ -23,7 +23,7 @@ import platform
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -32,11 +32,12 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit, limit_of
-from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets
-from ratelimit_ext.strategies import STRATEGIES, line, reservations
+from ratelimit_ext.engine.arguments import Script
+from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets, Kept, UnreadableBucket
+from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.
-FORMAT: Final = 2
+FORMAT: Final = 3
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
@@ -86,24 +87,25 @@ class Batch(NamedTuple):
 @dataclass(slots=True)
 class Bucket:
     """A bucket: its state, and when it no longer matters; its state as the storage has it; when the
-    storage was asked for that, by the monotonic clock; its limit if it has changed since. Decisions
-    read neither of the latter two, so they stay as they are kept."""
+    storage was asked for that, by the monotonic clock; its limit if it has changed since. A state
+    is what :meth:`Buckets.take_out` returns."""
 
-    state: Any = None
+    state: bytes | None = None
     expiry_us: int = 0
     kept_handed: bytes | None = None
     known_at: float = 0.0
     kept_limit: bytes | None = None
 
     @property
-    def handed(self) -> Any:
-        return _value(self.kept_handed)
+    def handed(self) -> Kept:
+        return None if self.kept_handed is None else (self.kept_handed, LONGEST_LIFETIME_US)
 
 
 class OutageStore(Buckets):
     """See the module. All of it is used in :meth:`run`."""
 
     def __init__(self, path: Path | None = None) -> None:
+        super().__init__()
         self.path = path
         #: Connections of the parent process: to close one would be to end it there.
         self._inherited: list[sqlite3.Connection | None] = []
@@ -157,7 +159,7 @@ class OutageStore(Buckets):
             while True:
                 try:
                     return self._transaction(work)
-                except sqlite3.Error as error:
+                except (sqlite3.Error, UnreadableBucket) as error:
                     if self.path is None:
                         raise
                     self._begin_anew(self.path, error)
@@ -223,7 +225,7 @@ class OutageStore(Buckets):
         _logger.warning(FREE, path)
         self.run(lambda: self.note(taken))
 
-    def _begin_anew(self, path: Path, error: sqlite3.Error) -> None:
+    def _begin_anew(self, path: Path, error: Exception) -> None:
         """With an empty file if this one is damaged; else without, or until it is free again."""
         if "locked" in str(error):
             _logger.error(LOCKED, path, BUSY_S)
@@ -290,12 +292,12 @@ class OutageStore(Buckets):
             return self._read[key]
         query = "SELECT state, expiry, handed, known_at, changed FROM buckets WHERE key = ?"
         found = self._all(query, key)
-        bucket = Bucket(_value(found[0][0]), *found[0][1:]) if found else None
+        bucket = Bucket(*found[0]) if found else None
         if bucket is None and self._locked is not None and self._locked[1] is not None:
             # What was used before counts: the file can mostly be read.
             with contextlib.suppress(sqlite3.OperationalError):
                 for state, expiry_us, *_ in self._locked[1].execute(query, [key]).fetchall():
-                    bucket = Bucket(_value(state), expiry_us, state)
+                    bucket = Bucket(state, expiry_us, state)
         self._read[key] = bucket
         return bucket
 
@@ -304,10 +306,10 @@ class OutageStore(Buckets):
         self._written.add(key)
         return bucket
 
-    def note_handed(self, key: str, state: Any, known_at: float | None = None) -> None:
+    def note_handed(self, key: str, state: Kept, known_at: float | None = None) -> None:
         """Note the state of a bucket as the storage has it, and when it was asked."""
         bucket = self._changing(key)
-        bucket.kept_handed = _bytes(state)
+        bucket.kept_handed = state and state[0]
         if known_at is not None:
             bucket.known_at = known_at
 
@@ -317,24 +319,34 @@ class OutageStore(Buckets):
         if limit is None or bucket.kept_limit is None:
             bucket.kept_limit = _bytes(limit and limit.words())
 
-    def get(self, keys: Sequence[str], now_us: int) -> list[Any]:
-        found = []
-        for key in keys:
-            bucket = self.bucket(key)
-            is_open = bucket is not None and bucket.expiry_us > now_us
-            found.append(bucket.state if bucket is not None and is_open else None)
-            if not is_open:
-                self.drop([key])
-        return found
+    def state(self, key: str, now_us: int) -> Kept:
+        """Return a bucket that still matters. Drop one that does not."""
+        bucket = self.bucket(key)
+        if bucket is not None and bucket.state is not None and bucket.expiry_us > now_us:
+            return bucket.state, bucket.expiry_us
+        self.drop([key])
+        return None
 
-    def _update(self, kept: Mapping[str, tuple[Any, int]]) -> None:
-        for key, (state, expiry_us) in kept.items():
+    def keep(self, key: str, state: Kept) -> None:
+        if state is None:
+            self.drop([key])
+        elif (bucket := self.bucket(key)) is None or (bucket.state, bucket.expiry_us) != state:
             bucket = self._changing(key)
-            bucket.state, bucket.expiry_us = state, expiry_us
+            bucket.state, bucket.expiry_us = state
 
-    @property
-    def are_full(self) -> bool:
-        return False
+    def evaluate(
+        self, script: Script, keys: Sequence[str], now_us: int, *words: Any
+    ) -> Sequence[Any]:
+        """See :meth:`Buckets.evaluate`. Memory has the buckets only during the script."""
+        self.sweep(now_us)
+        try:
+            self.put_back([(key, self.state(key, now_us)) for key in keys])
+            reply = super().evaluate(script, keys, now_us, *words)
+        finally:
+            states = self.take_out(keys)
+        for key, state in zip(keys, states, strict=True):
+            self.keep(key, state)
+        return reply
 
     def drop(self, keys: Sequence[str]) -> int:
         """See :meth:`Buckets.drop`. That they have changed stays known: a call may go on."""
@@ -383,10 +395,8 @@ class OutageStore(Buckets):
             if bucket is None or (bucket.state is None and bucket.kept_limit is None):
                 gone.append((key,))
                 continue
-            state, expiry_us = _bytes(bucket.state), bucket.expiry_us
-            kept.append(
-                (key, state, expiry_us, bucket.kept_handed, bucket.known_at, bucket.kept_limit)
-            )
+            handed, known_at = bucket.kept_handed, bucket.known_at
+            kept.append((key, bucket.state, bucket.expiry_us, handed, known_at, bucket.kept_limit))
         if gone:
             self._connection.executemany("DELETE FROM buckets WHERE key = ?", gone)
         if kept:
@@ -519,10 +529,8 @@ def _bytes(value: Any) -> bytes | None:
     return None if value is None else pickle.dumps(value, 5)
 
 
-def _value(data: bytes | None, made: Callable[[Any], Any] = lambda value: value) -> Any:
+def _value(data: bytes, made: Callable[[Any], Any]) -> Any:
     """Return what is made of a kept value. Raises ``sqlite3.DatabaseError`` if it is damaged."""
-    if data is None:
-        return None
     try:
         return made(_Reader(io.BytesIO(data)).load())
     except Exception as error:
@@ -537,13 +545,7 @@ def _changes(plain: Any) -> list[Change]:
 
 
 class _Reader(pickle.Unpickler):
-    """Reads plain values, and tuples and numbers of strategies alone, so that no code runs."""
+    """Reads plain values alone, so that no code runs."""
 
     def find_class(self, module: str, name: str) -> Any:
-        known = [each for one in STRATEGIES.values() for each in (one, *one.fair)]
-        own = {type(strategy).__module__ for strategy in known}
-        if module in own | {reservations.__name__, line.__name__} and "." not in name:
-            found = super().find_class(module, name)
-            if isinstance(found, type) and issubclass(found, tuple | int):
-                return found
-        raise pickle.UnpicklingError(f"{module}.{name} is no state of a strategy")
+        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")

@@ -11,7 +11,6 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.strategies import strategy_of
-from ratelimit_ext.strategies.strategy import MOST_USED
 
 #: The bucket of a charge; `map` calls it without a frame of Python.
 key_of: Final = attrgetter("key")
@@ -100,12 +99,23 @@ class Reply(Decision):
     def keys(self) -> list[str]:
         return [charge.key for charge in self._charges]
 
+    def unfit(self, *, enforced: bool) -> list[int]:
+        """Return the places of the charges that do not fit, enforced or in shadow."""
+        places = range(len(self._charges))
+        unfit = [place for place in places if self._reply[2 + 4 * place] != 1]
+        return [at for at in unfit if (self._charges[at].limit.mode == "enforce") is enforced]
+
+    def snapshot(self, place: int) -> Sequence[int]:
+        """Return the three integers of the strategy, before anything is taken."""
+        return self._reply[3 + 4 * place : 6 + 4 * place]
+
+    def used(self, place: int) -> int:
+        """Return the units that a bucket counts as used before this request, debt included."""
+        limit = self._charges[place].limit
+        return strategy_of(limit).used(limit, self.snapshot(place), self.now_us)
+
     def overdrawn(self, place: int) -> int | None:
-        limit, at = self._charges[place].limit, 3 + 4 * place
-        snapshot = self._reply[at : at + 3]
-        # What is left is never below 0, so it is computed with a credit.
-        left, _, _ = strategy_of(limit).left(limit, snapshot, self.now_us, -MOST_USED)
-        return max(0, MOST_USED - left)
+        return max(0, self.used(place) - self._charges[place].limit.capacity)
 
     def left(self) -> list[Left]:
         """Without verdicts, if all that was enforced is taken."""

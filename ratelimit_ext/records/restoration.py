@@ -9,12 +9,12 @@ admits too much.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.strategies.strategy import Strategy
+from ratelimit_ext.engine.scratch import scratch
 
 #: A bucket gets at most about so many charges. More are joined, each at the latest instant.
 MOST_CHARGES: Final = 256
@@ -54,21 +54,19 @@ def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool)
 
 def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, list[Use]]:
     """Return what is counted now after these uses, and those since the bucket last began anew."""
-    limit, strategy = charge.limit, cast(Strategy, charge.limit.traits)
-    state, charges = None, list[Use]()
+    limit, state, charges = charge.limit, None, list[Use]()
     for at_us, units in sorted((min(at_us, now_us), units) for at_us, units in uses if units):
-        parameters = strategy.parameters(limit, at_us)
         if units < 0:
-            state = strategy.credited(state, at_us, parameters, -units) or state
+            state, _ = scratch.credited(limit, state, at_us, -units)
             charges = _less(charges, -units)
             continue
-        state = strategy.adjust(state, at_us, parameters, 0, units)
-        if state == strategy.adjust(None, at_us, parameters, 0, units):
+        state = scratch.adjusted(limit, state, at_us, 0, units)
+        if state == scratch.adjusted(limit, None, at_us, 0, units):
             charges = []
         charges.append((at_us, units))
     if not charges:  # none, or all was given back
         return 0, []
-    return strategy.usage(state, now_us, strategy.parameters(limit, now_us)), charges
+    return scratch.used(limit, state, now_us), charges
 
 
 def _less(charges: list[Use], units: int) -> list[Use]:

@@ -1,4 +1,4 @@
-"""A policy against traffic, in virtual time: by the reference algorithms, without a storage.
+"""A policy against traffic, in virtual time: by the same algorithms, without a storage.
 
 :mod:`traffic` reads or makes calls, :mod:`replay` decides them, :mod:`demand` says who would have
 needed what, :mod:`report` shows it. :mod:`ratelimit_ext.cli.simulation` compiles a policy to the

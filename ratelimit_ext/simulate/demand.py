@@ -6,13 +6,14 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
+from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.key import bucket_key
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
+from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.simulate.replay import Rule, Rules
 from ratelimit_ext.simulate.traffic import TrafficCall
-from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.strategy import Strategy
 
 FALSE_POSITIVE: Final = (
     "A false positive is a denied call that the traffic does not mark as abusive, whose caller had "
@@ -139,32 +140,30 @@ class _Usages:
     """What identities use of limits that deny nothing, by bucket."""
 
     def __init__(self) -> None:
-        self._measures: dict[Limit, tuple[Strategy, Limit] | None] = {}
-        self._states: dict[tuple[str, str], Any] = {}
+        self._measures: dict[Limit, Limit | None] = {}
+        windows = Buckets(most=math.inf)
+        self._engine = MemoryEngine(lambda: windows)
+        self._others: dict[tuple[str, str], _Bucket] = {}
 
     def after(self, rule: Rule, identity: str, call: TrafficCall) -> int:
         place, cost, limit = (rule.bucket, identity), rule.cost_of(call), rule.limit
         if limit not in self._measures:
             self._measures[limit] = _measure(limit)
-        measure, state = self._measures[limit], self._states.get(place)
-        if measure is None:
-            state = self._states[place] = state or _Bucket()
-            state.add(call.at_us, limit.period_us, "", cost)
-            return int(state.total)
-        strategy, unlimited = measure
-        parameters = strategy.parameters(unlimited, call.at_us)
-        _, _, state = strategy.check(state, call.at_us, 0, parameters)
-        state = strategy.take(state, call.at_us, cost, parameters) if cost else state
-        self._states[place] = state
-        return strategy.usage(state, call.at_us, parameters)
+        unlimited = self._measures[limit]
+        if unlimited is None:
+            bucket = self._others.setdefault(place, _Bucket())
+            bucket.add(call.at_us, limit.period_us, "", cost)
+            return int(bucket.total)
+        charge = Charge(unlimited, bucket_key(f"{rule.bucket}:", identity), cost)
+        return self._engine.admit([charge], now_us=call.at_us).used(0) + cost
 
 
-def _measure(limit: Limit) -> tuple[Strategy, Limit] | None:
-    """Return the strategy of a window, and the limit without its amount; ``None`` for others, of
-    which the usage depends on the amount."""
+def _measure(limit: Limit) -> Limit | None:
+    """Return the limit of a window without its amount; ``None`` for others, of which the usage
+    depends on the amount."""
     if limit.traits.guard or "burst" in limit.traits.options:
         return None
-    return strategy_named(limit.strategy), replace(limit, amount=MOST_AMOUNT)
+    return replace(limit, amount=MOST_AMOUNT, fair=False)
 
 
 def _bursts(

@@ -10,21 +10,21 @@ outside (blocks, providers' quotas) are not simulated.
 from __future__ import annotations
 
 import heapq
-from collections import Counter, defaultdict
+import math
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Final, NamedTuple, TypeAlias, cast
+from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
-from ratelimit_ext.core.key import joined
+from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.key import bucket_key, joined
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.simulate.traffic import TrafficCall
-from ratelimit_ext.strategies import strategy_named
-from ratelimit_ext.strategies.line import LOOK_US, Line
-from ratelimit_ext.strategies.strategy import Strategy
+from ratelimit_ext.strategies.line import LOOK_US
 
 #: The key of a limit that counts all callers together.
 EVERYONE: Final = "global"
@@ -135,52 +135,37 @@ class ReplayOutcome:
     waits: list[int] = field(default_factory=list)
 
 
-class _Prepared(NamedTuple):
-    """A rule, and what a decision needs of it."""
-
-    rule: Rule
-    strategy: Strategy
-    parameters: Callable[[int], tuple[int, ...]]
-    #: What counts the members of the group, if it is shared fairly.
-    shares: tuple[_Prepared, ...]
-
-    def with_hold(self, now: int, hold: Hold) -> Any:
-        """Return the parameters, with the hold for those that reserve or let calls wait."""
-        limit, own = self.rule.limit, self.parameters(now)
-        return (own, hold) if limit.traits.ends_with_calls or limit.wait is not None else own
-
-
-#: The name of a limit's buckets, and an identity.
-_Place: TypeAlias = tuple[str, str]
-#: A rule, a bucket of it, the bucket's state now, and the cost.
-_Checked: TypeAlias = tuple[_Prepared, _Place, Any, int]
-
-
 class _Asked(NamedTuple):
-    """A call by its number, and where it waits."""
+    """A call by its number, and what it asks for: rules, and a charge for each of them."""
 
     number: int
     call: TrafficCall
-    lines: dict[_Place, _Prepared]
+    rules: Sequence[Rule]
+    charges: list[Charge]
 
-    def hold(self, now: int | None = None) -> Hold:
-        return Hold(self.number, LASTS_US, None if now is None else now - self.call.at_us)
+    def hold(self, now: int) -> Hold:
+        """Return the hold of a call that takes a slot or may wait."""
+        limits = [charge.limit for charge in self.charges]
+        waits = any(limit.wait is not None for limit in limits)
+        if not waits and not any(limit.traits.ends_with_calls for limit in limits):
+            return NO_HOLD
+        return Hold(self.number, LASTS_US, now - self.call.at_us if waits else None)
 
 
 class Replay:
-    """The states of one policy's buckets, and what became of the calls so far."""
+    """The buckets of one policy, and what became of the calls so far."""
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._known: dict[tuple[str, str, frozenset[str]], list[_Prepared]] = {}
-        self._prepared: dict[tuple[Rule, int], _Prepared] = {}
-        self._states: dict[_Place, Any] = {}
-        self._lifetimes: dict[str, _Prepared] = {}
-        #: What comes: when, a number, and the end of a call, or one that looks whether it starts.
-        self._events: list[tuple[int, int, _Prepared | None, Any]] = []
+        self._known: dict[tuple[str, str, frozenset[str]], list[Rule]] = {}
+        self._finals: dict[int, tuple[Limit, Limit]] = {}
+        self._woken = deque[int]()
+        self._buckets = Buckets(most=math.inf, sweep_every=SWEEP_EVERY, ring=self._woken.append)
+        self._engine = MemoryEngine(lambda: self._buckets)
+        #: What comes: when, a number, a call, and whether it ends; else it looks if it starts.
+        self._events: list[tuple[int, int, _Asked, bool]] = []
         self._waiting: dict[int, _Asked] = {}
         self._numbers = count()
-        self._until_sweep = SWEEP_EVERY
         self.outcome = ReplayOutcome()
         #: The rules that denied calls, by their numbers from 0.
         self.denied: dict[int, list[Rule]] = {}
@@ -191,11 +176,9 @@ class Replay:
         once. One that waits is decided later."""
         self._pass_time(call.at_us)
         self._calls += 1
-        asked = _Asked(self._calls, call, {})
+        asked = self._asked(self._calls, call)
         self._look(asked, call.at_us)
-        self._until_sweep -= 1
-        if not self._until_sweep:
-            self._sweep(call.at_us)
+        self._wake(call.at_us)
         return self.denied.get(asked.number - 1, [])
 
     def finish(self) -> None:
@@ -205,123 +188,107 @@ class Replay:
 
     def _pass_time(self, until: int) -> None:
         while self._events and self._events[0][0] <= until:
-            now, _, prepared, what = heapq.heappop(self._events)
-            if prepared is not None:
-                self._release(prepared, what, now)
-            elif (asked := self._waiting.get(what)) is not None:
+            now, _, asked, is_over = heapq.heappop(self._events)
+            if is_over:
+                slots = [each for each in asked.charges if each.limit.traits.ends_with_calls]
+                hold, numbers = asked.hold(now), (asked.number, 0)
+                changes = [Change(each, hold, "settle", numbers) for each in slots]
+                self._engine.settle(changes, now_us=now)
+            elif asked.number in self._waiting:
+                self._look(asked, now)
+            self._wake(now)
+
+    def _wake(self, now: int) -> None:
+        """Decide those whose turn has come."""
+        while self._woken:
+            asked = self._waiting.get(self._woken.popleft())
+            if asked is not None:
                 self._look(asked, now)
 
-    def _look(self, asked: _Asked, now: int) -> bool:
-        """Decide a call; returns whether it starts."""
-        denied, tried, fitting, due = self._check(asked, now)
-        if denied and due is not None:
-            self._wait(asked, now, due)
-            return False
+    def _look(self, asked: _Asked, now: int) -> None:
+        """Decide a call."""
+        decision = self._engine.admit(asked.charges, hold=asked.hold(now), now_us=now)
+        places, waited_us = decision.unfit(enforced=True), now - asked.call.at_us
+        if places and (looks_at := self._turn(asked, decision.denials, now)) is not None:
+            self._waiting[asked.number] = asked
+            heapq.heappush(self._events, (looks_at, next(self._numbers), asked, False))
+            return
         waited = self._waiting.pop(asked.number, None) is not None
+        denied = [asked.rules[place] for place in places]
         if denied:
             self.denied[asked.number - 1] = denied
-            for place, prepared in asked.lines.items():
-                charge = Charge(prepared.rule.limit, "", 0)
-                self._change(prepared, place, Change.leave(charge, asked.hold()), now)
+            lines = [each for each in asked.charges if each.limit.wait is not None and waited]
+            changes = [Change.leave(charge, asked.hold(now)) for charge in lines]
+            self._engine.settle(changes, now_us=now)
         else:
-            self.outcome.would_deny.update(rule.name for rule in tried)
-            self._take(asked, now, fitting)
+            tried = decision.unfit(enforced=False)
+            self.outcome.would_deny.update(asked.rules[place].name for place in tried)
             if waited:
-                self.outcome.waits.append(now - asked.call.at_us)
-        self._count(asked.call, denied)
-        return not denied
-
-    def _wait(self, asked: _Asked, now: int, due: Sequence[_Checked]) -> None:
-        """Leave tickets, and look again when it is their turn."""
-        looks_at = max(now + 1, *[state.due for _, _, state, _ in due])
-        ends = [now + LOOK_US]
-        for prepared, place, state, _ in due:
-            line, limit = cast(Line, prepared.strategy), prepared.rule.limit
-            placed = line.place(state, now, (prepared.parameters(now), asked.hold(now)))
-            self._states[place] = line.placed(placed)
-            asked.lines[place] = prepared
-            ends.append(asked.call.at_us + (limit.wait or 0))
-        if any(prepared.rule.limit.traits.ends_with_calls for prepared, *_ in due):
-            looks_at = max(now + 1, min(ends))
-        self._waiting[asked.number] = asked
-        heapq.heappush(self._events, (looks_at, next(self._numbers), None, asked.number))
-
-    def _take(self, asked: _Asked, now: int, fitting: Sequence[_Checked]) -> None:
-        for prepared, place, state, cost in fitting:
-            parameters = prepared.with_hold(now, asked.hold())
-            self._states[place] = prepared.strategy.take(state, now, cost, parameters)
-            if prepared.rule.limit.traits.ends_with_calls:
+                self.outcome.waits.append(waited_us)
+            if any(charge.limit.traits.ends_with_calls for charge in asked.charges):
                 ends_at = now + int(asked.call.seconds * 1_000_000)
-                event = ends_at, next(self._numbers), prepared, (place, asked)
-                heapq.heappush(self._events, event)
+                heapq.heappush(self._events, (ends_at, next(self._numbers), asked, True))
+        self._count(asked.call, denied)
 
-    def _release(self, prepared: _Prepared, what: tuple[_Place, _Asked], now: int) -> None:
-        place, asked = what
-        settled = Change(
-            Charge(prepared.rule.limit, "", 1), asked.hold(), "settle", (asked.number, 0)
-        )
-        self._change(prepared, place, settled, now)
+    def _turn(self, asked: _Asked, denials: Sequence[Verdict], now: int) -> int | None:
+        """Return when a denied call looks again, as it may wait for all that deny it; else
+        ``None``. When a slot is free is not known."""
+        looks, ends = [now + 1], [now + LOOK_US]
+        is_slot = False
+        for denial in denials:
+            limit, wait_us = denial.charge.limit, denial.retry_after_us
+            if limit.traits.ends_with_calls:
+                is_slot, wait_us = True, 1
+            until = asked.call.at_us + (limit.wait or 0)
+            if limit.wait is None or wait_us is None or now + wait_us > until:
+                return None
+            looks.append(now + wait_us)
+            ends.append(until)
+        return max(now + 1, min(ends)) if is_slot else max(looks)
 
-    def _change(self, prepared: _Prepared, place: _Place, change: Change, now: int) -> None:
-        """Change a bucket, and let those begin in their order whose turn it is."""
-        strategy, parameters = prepared.strategy, (prepared.parameters(now), change.hold)
-        after = strategy.apply(change, self._states.get(place), now, parameters)
-        if after is not None:
-            self._states[place] = after
-        while prepared.rule.limit.wait is not None:
-            _, _, looked = strategy.check(self._states[place], now, 0, parameters)
-            first = self._waiting.get(looked.tickets[0].id) if looked.tickets else None
-            if first is None or not self._look(first, now):
-                return
-
-    def _check(
-        self, asked: _Asked, now: int
-    ) -> tuple[list[Rule], list[Rule], list[_Checked], list[_Checked] | None]:
-        """Return the enforced rules that deny the call, the shadows that would, what it would be
-        charged, and where it may wait; ``None`` if it may not."""
-        denied, tried, fitting, due, unknown = [], [], [], list[_Checked](), set()
-        is_first = asked.number not in self._waiting
-        for prepared in self._parts(asked.call, is_first=is_first):
-            rule = prepared.rule
-            identity = rule.identity(asked.call)
+    def _asked(self, number: int, call: TrafficCall) -> _Asked:
+        rules, charges, unknown = [], [], set()
+        for rule in self._parts(call):
+            identity = rule.identity(call)
             if identity is None:
                 is_member = rule.limit.is_share and rule.key not in unknown
                 unknown.add(rule.member if is_member else rule.key)
-                continue
-            cost = min(rule.cost_of(asked.call), rule.limit.capacity + 1)
-            if not cost:
-                continue
-            place, parameters = (rule.bucket, identity), prepared.with_hold(now, asked.hold(now))
-            known = self._states.get(place)
-            fits, _, state = prepared.strategy.check(known, now, cost, parameters)
-            if fits:
-                fitting.append((prepared, place, state, cost))
-            elif rule.limit.is_shadow:
-                tried.append(rule)
-            else:
-                denied.append(rule)
-                if rule.limit.wait is not None and state.due is not None:
-                    due.append((prepared, place, state, cost))
-        if is_first:
-            self.outcome.unknown.update(sorted(unknown))  # in one order in every process
-        return denied, tried, fitting, due if len(due) == len(denied) else None
+            elif cost := rule.cost_of(call):
+                rules.append(rule)
+                key = bucket_key(f"{rule.bucket}:", identity)
+                charges.append(Charge(self._final(rule.limit), key, cost))
+        self.outcome.unknown.update(sorted(unknown))  # in one order in every process
+        return _Asked(number, call, rules, charges)
 
-    def _parts(self, call: TrafficCall, *, is_first: bool) -> Iterator[_Prepared]:
+    def _final(self, limit: Limit) -> Limit:
+        """Return the limit with costs that are no estimates, as the same object each time."""
+        if not limit.held or limit.traits.ends_with_calls:
+            return limit
+        known = self._finals.get(id(limit))
+        if known is None:
+            final = replace(limit, unit="requests")
+            known = self._finals[id(limit)] = limit, final
+        return known[1]
+
+    def _parts(self, call: TrafficCall) -> Iterator[Rule]:
         """Yield the rules as the class of the call may use them, each with that of its member."""
-        for prepared in self._applying(call):
-            rule = prepared.rule.for_call(call)
+        for applying in self._applying(call):
+            rule = applying.for_call(call)
             if rule.covers is not None and not rule.covers(call.who):
                 continue
-            if rule.limit.keep and is_first:
+            if rule.limit.keep:
                 self.outcome.classless[rule.priority] += 1  # it is decided as without classes
-            yield prepared if rule is prepared.rule else self._prepared_of(rule)
-            yield from prepared.shares
+            yield rule
+            if applying.limit.has_shares and applying.member:
+                yield applying.share()
 
-    def _applying(self, call: TrafficCall) -> list[_Prepared]:
+    def _applying(self, call: TrafficCall) -> list[Rule]:
         question = call.endpoint, call.plan, call.exempt
         rules = self._known.get(question)
         if rules is None:
-            rules = self._known[question] = self._prepare(*question)
+            applying = self._rules(call.endpoint, call.plan)
+            rules = [each for each in applying if not (each.optional or each.name in call.exempt)]
+            self._known[question] = rules
         if not rules:
             self.outcome.unlimited[call.endpoint] += 1
         return rules
@@ -333,51 +300,3 @@ class Replay:
         outcome.callers[call.caller].count(micro, admitted=admitted)
         for rule in denied:
             outcome.denials[rule.name] += 1
-
-    def _prepare(self, endpoint: str, plan: str, exempt: frozenset[str]) -> list[_Prepared]:
-        rules = self._rules(endpoint, plan)
-        applying = [rule for rule in rules if not (rule.optional or rule.name in exempt)]
-        return list(map(self._prepared_of, applying))
-
-    def _prepared_of(self, rule: Rule) -> _Prepared:
-        limit = rule.limit
-        prepared = self._prepared.get((rule, limit.member))
-        if prepared is None:
-            prepared = self._prepared[rule, limit.member] = _Prepared(
-                rule,
-                _strategy(limit),
-                _parameters(limit),
-                (self._prepared_of(rule.share()),) if limit.has_shares and rule.member else (),
-            )
-            self._lifetimes[rule.bucket] = prepared
-        return prepared
-
-    def _sweep(self, now: int) -> None:
-        """Drop what no longer matters, so that a million callers need no memory for ever."""
-        self._until_sweep = SWEEP_EVERY
-        over = []
-        for place, state in self._states.items():
-            prepared = self._lifetimes[place[0]]
-            parameters = prepared.with_hold(now, NO_HOLD)
-            if prepared.strategy.lifetime(state, now, parameters) <= 0:
-                over.append(place)
-        for place in over:
-            del self._states[place]
-
-
-def _strategy(limit: Limit) -> Strategy:
-    """Return what decides it, without reservations, but for calls in flight."""
-    if limit.traits.ends_with_calls:
-        return cast(Strategy, limit.algorithm)
-    plain: Any = strategy_named(limit.strategy)
-    if limit.has_shares or limit.is_share:
-        return cast(Strategy, plain.fair[limit.is_share])
-    return cast(Strategy, plain if limit.wait is None else plain.line)
-
-
-def _parameters(limit: Limit) -> Callable[[int], tuple[int, ...]]:
-    strategy = _strategy(limit)
-    if limit.anchor is not None:
-        return partial(strategy.parameters, limit)
-    fixed = strategy.parameters(limit, 0)
-    return lambda _: fixed

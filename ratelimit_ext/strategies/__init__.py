@@ -1,7 +1,8 @@
-"""The algorithms: one file of Python (the reference) and one of Lua (what runs) for each.
+"""The algorithms: each is a file of Lua, which runs in every engine, and a file of Python.
 
-Both compute on integers alone and agree to the digit. No strategy imports another. To add one,
-write both files and call :func:`register`.
+Python has what is known of a strategy without its buckets: its traits, the numbers that its Lua
+gets, and what its answers mean. Both compute on integers alone. No strategy imports another. To add
+one, write both files and call :func:`register`.
 """
 
 from __future__ import annotations
@@ -46,10 +47,7 @@ def register(strategy: Strategy, *fair: Strategy) -> None:
         each.holding = holding = Reservations(each)
         holding.fragments()  # reads the Lua of both, once
         if "wait" in strategy.options:
-            each.line, holding.line = (
-                Line(each, each, is_held=False),
-                Line(holding, each, is_held=True),
-            )
+            each.line, holding.line = Line(each), Line(holding)
             holding.line.fragments()
     traits.ALIASES.update(dict.fromkeys(strategy.aliases, strategy.name))
 

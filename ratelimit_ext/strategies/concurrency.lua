@@ -1,5 +1,5 @@
--- Concurrency: calls in flight. The reference is concurrency.py; the calls themselves are the holds
--- of reservations.lua, which returns the slots of expired leases.
+-- Concurrency: calls in flight. More is in concurrency.py; the calls themselves are the holds of
+-- reservations.lua, which returns the slots of expired leases.
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes)

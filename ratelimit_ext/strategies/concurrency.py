@@ -6,30 +6,28 @@ takes the slot back.
 
 Not for: a pace. Ten calls in flight may be ten a minute or a thousand.
 
+>>> from ratelimit_ext.core.charge import Charge
 >>> from ratelimit_ext.core.limit import Limit
->>> slots = Concurrency()
->>> two = slots.parameters(Limit(2, 1_000_000, "concurrency", unit="calls"), 0)
->>> slots.check(1, 0, 1, two)[0], slots.check(2, 0, 1, two)[0]
-(True, False)
+>>> from ratelimit_ext.engine.memory import MemoryEngine
+>>> from ratelimit_ext.core.charge import new_hold
+>>> engine, two = MemoryEngine(), Limit(2, 1_000_000, "concurrency", unit="calls")
+>>> [engine.admit([Charge(two, "ada")], hold=new_hold(1_000_000)).admitted for _ in range(3)]
+[True, True, False]
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
+from typing import Final
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import Answer, Snapshot, Strategy
+from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
 #: When a slot becomes free depends on the calls, not on the time. A client should retry after this
 #: long rather than after the longest lease.
 RETRY_US: Final = 1_000_000
-
-State: TypeAlias = int  # calls in flight
-#: Amount; the period for which the count is kept.
-Parameters: TypeAlias = tuple[int, ...]
 
 
 class Concurrency(Strategy):
@@ -48,32 +46,11 @@ class Concurrency(Strategy):
     ends_with_calls = True
     cacheable = False
 
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         return limit.amount, limit.period_us
-
-    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
-        """Snapshot: calls in flight, 0, 0."""
-        calls = state or 0
-        return calls + cost <= parameters[0], (calls, 0, 0), calls
-
-    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
-        return state + cost
-
-    def receipt(self, state: State, now_us: int) -> int:
-        return now_us
-
-    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """Return a period; the holds keep it for longer."""
-        return parameters[1] if state else 0
 
     def longest_wait_us(self, limit: Limit) -> int:
         return RETRY_US
-
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> State:
-        """A slot that is returned, or taken again."""
-        return max(0, (state or 0) + delta)
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool

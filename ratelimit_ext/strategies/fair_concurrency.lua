@@ -1,6 +1,5 @@
--- Fair concurrency: calls in flight whose free slots the members of a group share. The reference, with
--- the reasons, is fair_concurrency.py. It follows concurrency.lua; the calls are the holds of
--- reservations.lua.
+-- Fair concurrency: calls in flight whose free slots the members of a group share. The reasons are in
+-- fair_concurrency.py. It follows concurrency.lua; the calls are the holds of reservations.lua.
 --
 -- KEYS     one string
 -- stored   calls in flight (7 bytes), and the member whose call has begun last after a wait (4). A limit

@@ -1,5 +1,5 @@
--- Fair window: a fixed window whose budget the members of a group share. The reference, with the
--- reasons, is fair_window.py. It follows fixed_window.lua.
+-- Fair window: a fixed window whose budget the members of a group share. The reasons are in
+-- fair_window.py. It follows fixed_window.lua.
 --
 -- KEYS     one string for the group, and right after it one for the member
 -- stored   of the group: used (7 bytes), end (7), members (2), members of the last window (2), and the
@@ -17,8 +17,8 @@ local FIRST, MOST_MEMBERS = 20, 4095 -- as in fair_window.py
 local GROUP, MEMBER = '<I7I7I2I2I7', '<I7I7I7'
 local ending_of = strategies.fw.ending_of
 
--- The group that was checked last: its member is checked next.
-local group = { used = 0, ending = 0, members = 0, last = 0, began = -1 }
+-- The group that was checked last: its members are checked next. A script without groups has none.
+local group
 
 -- The group's window that is open now, with the members of the last one; its end is 0 if none is.
 local function opened(raw, now, period)
@@ -89,25 +89,26 @@ strategies.fm = {
   receipt = strategies.fw.receipt,
 
   check = function(raw, now, cost, arg)
-    local amount, used, known = words[arg], 0, false
-    if raw and #raw == 21 then
-      local stored, _, began = struct.unpack(MEMBER, raw)
-      if began == group.began then used, known = stored, true end
-    end
-    local has_room = known or group.members < MOST_MEMBERS
-    group.is_new = has_room and not known
-    local passed, total, expected = passed_of(now, group.ending, arg), words[arg + 2], group.last
+    local amount, used, ending, began = words[arg], 0, now, -1
+    if raw and #raw == 21 then used, ending, began = struct.unpack(MEMBER, raw) end
+    local alone = { used = 0, ending = ending, members = 0, last = 0, began = ending > now and began or 0 }
+    local window = group or alone -- then it only tells what is used
+    local known = began == window.began
+    if not known then used = 0 end
+    local has_room = known or window.members < MOST_MEMBERS
+    window.is_new = has_room and not known
+    local passed, total, expected = passed_of(now, window.ending, arg), words[arg + 2], window.last
     if expected == 0 then expected = math.ceil(FIRST * (total - passed) / total) end
-    local members = math.max(group.members + (group.is_new and 1 or 0), expected)
+    local members = math.max(window.members + (window.is_new and 1 or 0), expected)
     local line, part = reached(passed, arg), math.floor(amount / members)
-    local fits = group.used + cost <= line
+    local fits = window.used + cost <= line
       or has_room and used + cost <= part
-      or group.used == 0 and words[arg + 4] == 0
-    local own = math.min(used, amount) * 8192 + 2 * group.members + (known and 1 or 0)
-    local both = math.min(group.used, amount) * 4096 + group.last
-    local left = math.min(amount - group.used, math.max(line - group.used, part - used))
-    return fits, own, group.ending, both,
-      { used = used, has_room = has_room, began = group.began, left = math.max(0, left) }
+      or window.used == 0 and words[arg + 4] == 0
+    local own = math.min(used, amount) * 8192 + 2 * window.members + (known and 1 or 0)
+    local both = math.min(window.used, amount) * 4096 + window.last
+    local left = math.min(amount - window.used, math.max(line - window.used, part - used))
+    return fits, own, window.ending, both,
+      { used = used, has_room = has_room, began = window.began, left = math.max(0, left) }
   end,
 
   left = function(_, _, _, _, _, state) return state.left end,

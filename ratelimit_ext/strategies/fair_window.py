@@ -12,29 +12,34 @@ time in a window. In the next one as many are expected again, so that the first 
 it all. Of a group without a last window :data:`FIRST` are expected, and fewer as time passes and
 they do not come.
 
+A group's bucket is kept until the end of the next window. Only a charge opens a member's window, so
+that each is counted once: what a call of an earlier one costs beyond its estimate is the group's.
+
 Not for: identities that a caller can invent. Each of them would have a share.
 
->>> team = Limit(100, 60_000_000, name="team", fair=True)
->>> group, share = FairWindow(), MemberShare()
->>> quarter, parameters = 15_000_000, share.parameters(team.share(), 0)
->>> _ = group.check((50, 60_000_000, 2, 10, 0), quarter, 1, group.parameters(team, 0))
->>> [share.check((used, 60_000_000, 0), quarter, 1, parameters)[0] for used in (9, 10)]
-[True, False]
+>>> from ratelimit_ext.core.charge import Charge
+>>> from ratelimit_ext.core.limit import Limit
+>>> from ratelimit_ext.engine.memory import MemoryEngine
+>>> team, engine = Limit(100, 60_000_000, name="team", fair=True), MemoryEngine()
+>>> def passes(member, cost, at_us):
+...     charges = Charge(team, "{team}", cost), Charge(team.share(), f"{member}{{team}}", cost)
+...     return engine.admit(charges, now_us=at_us).admitted
+>>> [passes("ada", 40, 0), passes("ada", 1, 1), passes("bob", 5, 1)]
+[True, False, True]
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Share, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.fixed_window import FixedWindow, _end, calendar_window
-from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot
+from ratelimit_ext.strategies.fixed_window import FixedWindow, calendar_window
+from ratelimit_ext.strategies.strategy import Snapshot
 
 #: As many members are expected at the beginning of a group's first window: the first one alone is
 #: at most this part of the amount ahead of the line.
@@ -43,11 +48,6 @@ FIRST: Final = 20
 #: have. So invented members need no more memory, and the number fits beside the group's units.
 MOST_MEMBERS: Final = 4095
 
-#: Used, end, members of this window, members of the last one, and when this one was opened. A
-#: window that was stored by a limit that is not fair has the first two.
-State: TypeAlias = tuple[int, ...]
-#: The last, this and the next end are the calendar's; see :meth:`MemberShare.parameters`.
-Parameters: TypeAlias = tuple[int, ...]
 
 _MINUTE_US: Final = 60_000_000
 #: What numbers of members are below, in a member's snapshot.
@@ -55,49 +55,10 @@ _MEMBERS: Final = 8192
 _LAST: Final = 4096
 
 
-class _Latest(threading.local):
-    """The group of the charge that was checked last, whose member is checked next, and whether that
-    one is new."""
-
-    group: list[int] = [0, 0, 0, 0, -1, 0]  # noqa: RUF012 - one for each thread
-
-
-_latest: Final = _Latest()
-
-
 class FairWindow(FixedWindow):
     """The group's bucket: it decides as a fixed window, and counts the members."""
 
     code = "fg"
-
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, Any]:
-        used, end, members, last, opened = _opened(state, now_us, parameters[1])
-        latest = _end(now_us, *parameters[1:])
-        end = min(end, latest) if end else latest
-        _latest.group = group = [used, end, members, last, opened, 0]
-        return used + cost <= parameters[0], (used, end, 0), group
-
-    def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> State:
-        used, end, members, last, opened, is_new = state
-        return used + cost, end, members + (is_new if cost else 0), last, opened
-
-    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """Until the end of the next window, which expects as many members."""
-        return state[1] - now_us + parameters[1]
-
-    def marked_us(self, state: State, now_us: int, parameters: Parameters) -> int:
-        return super().lifetime(state, now_us, parameters)
-
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> State | None:
-        used, end, *others = _opened(state, now_us, parameters[1])
-        if delta <= 0 and (not end or end != receipt):
-            return None
-        used = min(MOST_USED, max(0, used + delta))
-        return used, end or _end(now_us, *parameters[1:]), *others
 
 
 class MemberShare(FixedWindow):
@@ -106,7 +67,7 @@ class MemberShare(FixedWindow):
 
     code = "fm"
 
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """Return the amount, the period, how long the window is, as far as it counts, and how long
         the line takes to reach the amount; the end of the calendar's window (0 without an anchor),
         the hours of now or the next ones of that window, and how long those before them were."""
@@ -124,54 +85,11 @@ class MemberShare(FixedWindow):
         line = total * 1000 // limit.pace
         return limit.amount, limit.period_us, total, line, last, begin, end, before
 
-    def check(
-        self, state: State | None, now_us: int, cost: int, parameters: Parameters
-    ) -> tuple[bool, Snapshot, Any]:
-        """Snapshot: :data:`_MEMBERS` times the units used by the member, plus twice the number of
-        members, plus 1 if this is one of them; the window's end; and :data:`_LAST` times the units
-        used by the group, plus the number of members of the last window."""
-        spent, end, count, last, opened, _ = group = _latest.group
-        amount = parameters[0]
-        known = state is not None and state[2] == opened
-        used = state[0] if state is not None and known else 0
-        has_room = known or count < MOST_MEMBERS
-        group[5] = 0 if known or not has_room else 1
-        passed = _passed(now_us, end, parameters)
-        fits = (
-            spent + cost <= _reached(passed, parameters)
-            or (has_room and used + cost <= amount // _members(group, passed, parameters))
-            # The first call of a window opens it, and there is no line before that.
-            or (not spent and not parameters[4])
-        )
-        own = min(used, amount) * _MEMBERS + 2 * count + known
-        snapshot = own, end, min(spent, amount) * _LAST + last
-        return fits, snapshot, (used, end, opened) if has_room else None
-
-    def take(self, state: Any, now_us: int, cost: int, parameters: Parameters) -> State | None:
-        if state is None:
-            return None
-        used, end, opened = state
-        return used + cost, end, opened
-
-    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return False
+    def used(self, limit: Limit, snapshot: Snapshot, now_us: int) -> int:
+        return snapshot[0] // _MEMBERS
 
     def longest_wait_us(self, limit: Limit) -> None:
         return None
-
-    def filled(
-        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
-    ) -> State:
-        return units, now_us + reset_after_us, 0
-
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> State | None:
-        """Only a charge opens a member's window, so that each is counted once: what a call of an
-        earlier one costs beyond its estimate is the group's."""
-        if state is None or state[1] <= now_us or (delta <= 0 and state[1] != receipt):
-            return None
-        return min(MOST_USED, max(0, state[0] + delta)), state[1], state[2]
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         verdict = self._verdict(Charge(limit, "", cost), snapshot, now_us, cost)
@@ -233,7 +151,7 @@ class MemberShare(FixedWindow):
         return begin + passed
 
 
-def _members(group: Sequence[int], passed: int, parameters: Parameters) -> int:
+def _members(group: Sequence[int], passed: int, parameters: Sequence[int]) -> int:
     """Return among how many the budget is shared: those of this window, with a new one, or those
     that are expected, if these are more."""
     _, _, count, last, _, is_new = group
@@ -241,17 +159,7 @@ def _members(group: Sequence[int], passed: int, parameters: Parameters) -> int:
     return max(count + is_new, last or -(-FIRST * (total - passed) // total))
 
 
-def _opened(state: State | None, now_us: int, period: int) -> State:
-    """Return the group's window that is open now; its end is 0 if none is."""
-    if state is None:
-        return 0, 0, 0, 0, now_us
-    used, end, members, last, opened = state if len(state) > 2 else (*state, 0, 0, now_us)
-    if end > now_us:
-        return used, end, members, last, opened
-    return 0, 0, 0, members if now_us < end + period else 0, now_us
-
-
-def _passed(now_us: int, end: int, parameters: Parameters) -> int:
+def _passed(now_us: int, end: int, parameters: Sequence[int]) -> int:
     """Return how much of the window that ends then has passed, as far as it counts."""
     _, period, total, _, last, begin, until, before = parameters
     if not last:
@@ -261,7 +169,7 @@ def _passed(now_us: int, end: int, parameters: Parameters) -> int:
     return total if end < last else 0  # of a clock that is ahead or behind
 
 
-def _reached(passed: int, parameters: Parameters) -> int:
+def _reached(passed: int, parameters: Sequence[int]) -> int:
     """Return what the line has reached by then."""
     amount, _, _, line, *_ = parameters
     return amount if passed >= line else passed * amount // line

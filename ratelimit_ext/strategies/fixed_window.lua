@@ -1,4 +1,4 @@
--- Fixed window, opened by the first call or by the calendar. The reference is fixed_window.py.
+-- Fixed window, opened by the first call or by the calendar. More is in fixed_window.py.
 --
 -- KEYS     one string
 -- stored   used (7 bytes), end (7 bytes): units taken, and the instant at which the window ends

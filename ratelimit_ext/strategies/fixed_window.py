@@ -1,27 +1,30 @@
 """Fixed window: an amount per window; the window opens at the first call, or by the calendar.
 
+A refund goes to the window that was charged, and to no other. An extra charge goes to the window
+that is open, and opens one if none is. An end further off than a window can be comes from a clock
+that was set back, and becomes the end of a window that is opened now.
+
 Not for: smoothing. Twice the amount can pass around the end of a window (use the sliding window).
 It fits where a bill has the same windows.
 
+>>> from ratelimit_ext.core.charge import Charge
 >>> from ratelimit_ext.core.limit import Limit
->>> window = FixedWindow()
->>> ten = window.parameters(Limit(10, 60_000_000), 0)
->>> [window.check((7, 60_000_000), 1, cost, ten)[0] for cost in (5, 3)]
-[False, True]
+>>> from ratelimit_ext.engine.memory import MemoryEngine
+>>> engine, ten = MemoryEngine(), Limit(10, 60_000_000)
+>>> [engine.admit([Charge(ten, "ada", cost)], now_us=1).admitted for cost in (7, 5, 3)]
+[True, False, True]
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Final, TypeAlias
+from typing import Final
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import WEEK_DAYS, Limit
-from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strategy
-
-State: TypeAlias = tuple[int, ...]  # used, end; more of a fair window
-Parameters: TypeAlias = tuple[int, ...]  # amount, period, the calendar
+from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
 #: The ends of the last, current and next window, by anchor, time zone and first day of the week.
 _latest_ends: Final[dict[tuple[str, str, str], tuple[int, int, int]]] = {}
@@ -32,7 +35,7 @@ class FixedWindow(Strategy):
     code = "fw"
     options = ("anchor",)
 
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """Amount, period, and three ends of the calendar's windows (0, 0, 0 without an anchor): of
         the last one, the current one and the next.
 
@@ -47,48 +50,16 @@ class FixedWindow(Strategy):
             ends = _latest_ends[calendar] = last, current, calendar_window(current, *calendar)[1]
         return limit.amount, limit.period_us, *ends
 
-    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
-        """Snapshot: units used, the window's end, 0."""
-        used, end = 0, _end(now_us, *parameters[1:])
-        if state is not None and state[1] > now_us:
-            # An end further off than a window can be is a clock set back.
-            used, end = state[0], min(state[1], end)
-        return used + cost <= parameters[0], (used, end, 0), (used, end)
-
-    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State | None:
-        used, end = state
-        return used + cost, end
-
-    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        return state[1] - now_us
-
     def longest_wait_us(self, limit: Limit) -> int | None:
         return limit.period_us if limit.anchor is None else None  # months differ, and days do
 
-    def usage(self, state: State, now_us: int, parameters: Parameters) -> int:
-        return state[0] if state[1] > now_us else 0
-
-    def filled(
-        self, units: int, now_us: int, parameters: Parameters, reset_after_us: int, age_us: int
-    ) -> State:
-        return units, now_us + reset_after_us
-
-    def receipt(self, state: State, now_us: int) -> int:
-        """Return the window's end."""
-        return state[1]
-
-    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return state is not None and state[1] > _end(now_us, *parameters[1:])
-
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> State | None:
-        """A refund goes to the window that was charged, and to no other. An extra charge goes to
-        the window that is open, and opens one if none is."""
-        used, end = state[:2] if state is not None and state[1] > now_us else (0, 0)
-        if delta <= 0 and (not end or end != receipt):
-            return None
-        return min(MOST_USED, max(0, used + delta)), end or _end(now_us, *parameters[1:])
+    def calls(
+        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
+    ) -> Sequence[tuple[int, int]]:
+        """Return one call that opens a window with the same end."""
+        if limit.anchor is not None:
+            return [(now_us, units)]
+        return [(now_us + reset_after_us - limit.period_us, units)]
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, end, _ = snapshot

@@ -1,4 +1,4 @@
--- Line: any strategy with requests that wait for their turn. The reference, with the reasons, is
+-- Line: any strategy with requests that wait for their turn. The reasons are in
 -- line.py.
 --
 -- KEYS     one string, the strategy's; while requests wait, also the string with `:line` behind its
@@ -87,6 +87,7 @@ strategies.line = function(inner)
     is_stale = inner.is_stale,
     renew = inner.renew,
     resume = inner.resume,
+    hand_over = inner.hand_over,
   }
 
   entry.check = function(raw, now, cost, arg)
@@ -152,7 +153,12 @@ strategies.line = function(inner)
         table.remove(tickets, place)
         keep(tickets, now)
       end
-      if #tickets > 0 then wake(inner, tickets, value or raw, now, word, verb ~= 'adjust' and id) end
+      if #tickets > 0 then
+        wake(inner, tickets, value or raw, now, word, verb ~= 'adjust' and id)
+        if value and base.turns then -- the ring is needed while requests wait, also without calls
+          for _, each in ipairs(tickets) do lifetime = math.max(lifetime, each.ends - now) end
+        end
+      end
       return value, lifetime
     end
   end

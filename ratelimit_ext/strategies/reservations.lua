@@ -1,5 +1,5 @@
--- Reservations: any strategy with the estimates of calls that are not over yet. The reference, with
--- the reasons, is reservations.py.
+-- Reservations: any strategy with the estimates of calls that are not over yet. The reasons are in
+-- reservations.py.
 --
 -- KEYS     one string; if there are more than INLINE holds, also a sorted set, whose name is the
 --          string's with `:holds` behind it: the same slot, as the hash tag is the same. Holds that
@@ -399,6 +399,18 @@ local reserved = {
     add(holds, hold, now + lease, receipt, amount, math.min(spent, amount))
     return joined(holds, inner, now, arg)
   end,
+
+  -- All holds by their receipts, and the value without what they take: another engine goes on.
+  hand_over = function(raw, now, arg)
+    local holds, inner = expired(raw, now, arg)
+    local records = records_of(holds)
+    table.sort(records, function(one, other)
+      if one[3] ~= other[3] then return one[3] < other[3] end
+      return one[1] < other[1]
+    end)
+    for _, record in ipairs(records) do inner = adjusted(inner, now, arg, record[3], -record[4]) end
+    return records, joined(opened(nil), inner, now, arg)
+  end,
 }
 
 -- The entry of a strategy with reservations; the strategy itself is its `of`.
@@ -418,6 +430,7 @@ strategies.reservations = function(strategy)
     release = reserved.release,
     renew = reserved.renew,
     resume = reserved.resume,
+    hand_over = reserved.hand_over,
   }
   local verbs = strategy.changes or {}
   -- While a function is loaded, there is no ipairs.

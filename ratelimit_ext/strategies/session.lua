@@ -1,4 +1,4 @@
--- Session: an amount until nothing was charged for a while. The reference is session.py.
+-- Session: an amount until nothing was charged for a while. More is in session.py.
 --
 -- KEYS     one string
 -- stored   used (7 bytes), end (7 bytes), begin (7 bytes): units taken, the instant at which the

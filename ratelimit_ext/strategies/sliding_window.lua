@@ -1,5 +1,5 @@
--- Sliding window: a log of calls, merged so that it never exceeds 512 entries. The reference, with
--- the reasons, is sliding_window.py.
+-- Sliding window: a log of calls, merged so that it never exceeds 512 entries. The reasons are in
+-- sliding_window.py.
 --
 -- KEYS     one string
 -- stored   entries, oldest first: instant (7 bytes), sum (1 bytes) for amounts below 256, else up to 5;

@@ -1,4 +1,4 @@
--- Sliding window counter. The reference, with its weakness, is sliding_window_counter.py.
+-- Sliding window counter. Its weakness is in sliding_window_counter.py.
 --
 -- KEYS     one string
 -- stored   start (7 bytes), previous (7 bytes), current (7 bytes): the instant at which the current

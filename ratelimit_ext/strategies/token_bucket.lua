@@ -1,4 +1,4 @@
--- Token bucket. The reference, with the reasons, is token_bucket.py.
+-- Token bucket. The reasons are in token_bucket.py.
 --
 -- KEYS     one string
 -- stored   used (7 bytes), frac (6 bytes), at (7 bytes), pace (5 bytes): what was missing from the

@@ -26,7 +26,7 @@ from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.engine.memory import parameters_of
+from ratelimit_ext.engine.scratch import scratch
 from ratelimit_ext.policy import Condition
 from ratelimit_ext.strategies import strategy_of
 
@@ -178,14 +178,14 @@ class ChargeRecord(NamedTuple):
         here = time.monotonic()
         now = self.later(int((here - self.decided_at) * 1_000_000))
         verdict, now_us = now.verdict, now.now_us
-        limit, reset_us, state = verdict.charge.limit, verdict.reset_after_us, None
-        strategy, parameters = strategy_of(limit), parameters_of(limit, now_us)
-        if used := limit.capacity - verdict.remaining:
-            state = strategy.filled(used, now_us, parameters, reset_us, 0)
-        snapshot = strategy.check(state, now_us, 0, parameters)[1]
-        remaining, reset_us, more_us = strategy.left(limit, snapshot, now_us, cost)
+        limit, remaining, reset_us = verdict.charge.limit, *verdict.left[:2]
+        used = limit.capacity - remaining
+        state = scratch.filled(limit, used, now_us, reset_us, 0) if used else None
+        snapshot = scratch.snapshot(limit, state, now_us)
+        left = strategy_of(limit).left(limit, snapshot, now_us, cost)
         if verdict.share is not None:  # which only both buckets know
-            remaining = max(0, now.verdict.remaining - cost)
+            left = max(0, remaining - cost), *left[1:]
+        remaining, reset_us, more_us = left
         verdict = verdict._replace(
             remaining=remaining, reset_after_us=reset_us, more_after_us=more_us
         )

@@ -17,8 +17,9 @@ from ratelimit_ext import Limiter
 from tests.called import called
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Of one decision in memory, steady, with headers. There were 18; with Redis, there are four more.
-MOST_FILES = 13
+#: Of one decision in memory, steady, with headers. There were 18, and 13 with algorithms in Python:
+#: now memory, too, writes the words of a script (arguments.py). With Redis, there are three more.
+MOST_FILES = 14
 #: There were 121, in a package of as many files.
 MOST_ARROWS = 82
 

@@ -17,8 +17,10 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine, held_calls
-from ratelimit_ext.strategies.reservations import GRACE_US
 from tests.strategies.virtual_time import VirtualClient
+
+#: For how long a hold is remembered after its lease, as in reservations.lua.
+GRACE_US = 600_000_000
 
 SECOND = 1_000_000
 MINUTE, DAY = 60 * SECOND, 86_400 * SECOND

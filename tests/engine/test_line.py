@@ -418,3 +418,17 @@ def test_members_of_a_limit_that_changes(world: World) -> None:
         if not slots.running:
             break
     assert world.call(SLOTS, 0, "slots").remaining == 2 - len(slots.line)
+
+
+def test_the_ring_outlives_the_calls(world: World) -> None:
+    """With one slot no call is left when one ends: the turns of those who wait go on."""
+    slots, order = Shared(world, slots=1), list[str]()
+    for member in ("loop", "loop", "loop", "alice", "alice"):
+        slots.come(member)
+    while slots.running:
+        (over,) = slots.running
+        slots.over(over)
+        order.append(over[1])
+        for call in tuple(slots.line):
+            slots.begins(call)
+    assert order == ["loop", "alice", "loop", "alice", "loop"]

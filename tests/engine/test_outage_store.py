@@ -376,8 +376,12 @@ def test_a_damaged_file_is_begun_anew(
     assert "is begun anew" in caplog.text
 
 
-def test_nothing_that_is_read_runs(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Values are plain, and tuples of strategies; anything else is damage."""
+@pytest.mark.parametrize("place", ["state", "changed"])
+def test_nothing_that_is_read_runs(
+    path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state is bytes that the scripts read, and other values are plain; anything else is
+    damage."""
     admitted(worker_of(path), 4)
 
     class Code:
@@ -385,10 +389,12 @@ def test_nothing_that_is_read_runs(path: Path, caplog: pytest.LogCaptureFixture)
             return os.mkdir, (str(path.with_name("ran")),)
 
     with sqlite3.connect(path) as database:
-        database.execute("UPDATE buckets SET state = ?", [pickle.dumps(Code())])
+        database.execute(f"UPDATE buckets SET {place} = ?", [pickle.dumps(Code())])  # noqa: S608
     database.close()
-    assert admitted(worker_of(path), 12) == 10
-    assert "is no state of a strategy" in caplog.text
+    worker = worker_of(path)
+    assert worker.hand_back(MemoryEngine(), within_s=9)
+    assert admitted(worker, 12) == 10
+    assert ("is of no bucket" if place == "state" else "is no plain value") in caplog.text
     assert not path.with_name("ran").exists()
 
 

@@ -156,14 +156,20 @@ def test_a_window_is_one_date_of_the_calendar(anchor: str, zone: str) -> None:
         assert label(begin - 1) < label(begin) == label(second) == label(end - 1) < label(end)
 
 
-def test_a_deciding_clock_past_midnight_has_the_next_window(world: World) -> None:
+def test_a_deciding_clock_past_midnight_has_the_next_window(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The worker computes the calendar a moment before the server decides: its midnight is over."""
     limit = Limit(2, DAY, "fixed-window", anchor="day")
     midnight = instant_us("2027-05-01T00:00:00", "UTC")
     parameters = FixedWindow().parameters(limit, midnight - 1)
-    _, snapshot, _ = FixedWindow().check((2, midnight), midnight + 5, 1, parameters)
+    monkeypatch.setattr(limit.algorithm, "parameters", lambda *_: parameters)
+    world.now_us = midnight - 1
+    assert world.passed(limit, 3) == 2
+    world.now_us = midnight + 5
+    verdict = world.look(limit, 0)
     tomorrow = midnight + timedelta(days=1) // timedelta(microseconds=1)
-    assert snapshot == (0, tomorrow, 0)
+    assert (verdict.remaining, verdict.receipt) == (2, tomorrow)
 
 
 @pytest.mark.parametrize("zone", ZONES)

@@ -1,5 +1,5 @@
-"""What random histories (tests/engine/test_histories.py) seldom reach: the Python reference and the
-Lua fragments agree to the digit at the largest logs and numbers."""
+"""What random histories (tests/engine/test_histories.py) seldom reach: memory and a server agree to
+the digit at the largest logs and numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.strategies.world import DAY, SECOND, START
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_log_at_its_largest_has_one_outcome(redis_client: redis.Redis, seed: int) -> None:
-    """Merging, expiry and correction in the middle of 512 entries agree in both engines."""
+    """Merging, expiry and correction in the middle of 512 entries, in memory and on a server. A log
+    grows no further."""
     chance = random.Random(seed)
     period = chance.choice((60 * SECOND, DAY, 360 * DAY))
     limit = Limit(400_000, period, "sliding-window")

@@ -12,6 +12,9 @@ from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.memory import Buckets
 from ratelimit_ext.engine.nodes import NodeCall
 
+#: Later than any instant.
+NEVER_US = 2**53
+
 
 class VirtualClient:
     """What `RedisEngine` needs of a client, with every bucket kept from the server's own clock.
@@ -95,17 +98,19 @@ class OpenBuckets(Buckets):
 
     def expiry_us(self, key: str) -> int | None:
         """Until when the bucket is kept; ``None`` if no bucket is kept."""
-        return self._states[key][1] if key in self._states else None
+        return self._world.expiries[key] if self._world["values"][key] is not None else None
 
 
 class KeptBuckets(OpenBuckets):
     """Memory without expiry: what a bucket means must not depend on when it is thrown away."""
 
-    def get(self, keys: Sequence[str], now_us: int) -> list[Any]:
-        return [self._states.get(key, (None, 0))[0] for key in keys]
-
-    def sweep(self, now_us: int) -> None:
-        """Never."""
+    def evaluate(
+        self, script: Script, keys: Sequence[str], now_us: int, *words: Any
+    ) -> Sequence[Any]:
+        reply = super().evaluate(script, keys, now_us, *words)
+        for key in keys:
+            self._world.expiries[key] = NEVER_US
+        return reply
 
 
 class VirtualNodes:

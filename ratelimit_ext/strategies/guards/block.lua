@@ -1,4 +1,4 @@
--- Block: nothing passes until it ends. The reference, with the reasons, is block.py.
+-- Block: nothing passes until it ends. The reasons are in block.py.
 --
 -- KEYS     one string
 -- stored   since (7 bytes), end (7 bytes), reason * 2 (1 bytes), 0 (2 bytes): the block. Workers of

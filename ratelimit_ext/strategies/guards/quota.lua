@@ -1,5 +1,4 @@
--- Provider quota: an allowance that the provider keeps and reports. The reference, with the
--- reasons, is quota.py.
+-- Provider quota: an allowance that the provider keeps and reports. The reasons are in quota.py.
 --
 -- KEYS     one string
 -- stored   full (7 bytes), at (7 bytes), amount (7 bytes), period (7 bytes): when the bucket will be

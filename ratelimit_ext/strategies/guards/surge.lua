@@ -1,5 +1,4 @@
--- Surge: a multiple of what the identity itself usually uses. The reference, with the reasons, is
--- surge.py.
+-- Surge: a multiple of what the identity itself usually uses. The reasons are in surge.py.
 --
 -- KEYS     one string
 -- stored   used (7 bytes), end (7 bytes), usual (7 bytes), windows (1 bytes): units in the window that

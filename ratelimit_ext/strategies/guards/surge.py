@@ -9,37 +9,32 @@ Without a past everything passes: the first three windows, and whatever stays wi
 the limit. A window counts at most double towards what is usual (or the amount, if that is more), so
 that a runaway does not become usual in a few hours. One call always passes: the first of a window.
 
+An identity's past is kept for 400 periods after its last window, of hours that is two weeks and a
+long weekend; the beginning of a past for 96, and an invented caller has no more. A refund goes to
+the window that was charged. If that is over, what a call used beyond its estimate goes to the
+current one.
+
 Not for: a budget. It follows its caller, slowly.
 
+>>> from ratelimit_ext.core.charge import Charge
 >>> from ratelimit_ext.core.limit import Limit
->>> surge = Surge()
->>> hour = surge.parameters(Limit(5, 3_600_000_000, "surge", multiple=10), 0)
->>> usually_10 = (99, 3_600_000_000, 10, 8)
->>> surge.check(usually_10, 0, 1, hour)[0], surge.check(usually_10, 0, 2, hour)[0]
-(True, False)
+>>> from ratelimit_ext.engine.memory import MemoryEngine
+>>> surge, engine = Limit(5, 3_600_000_000, "surge", multiple=10), MemoryEngine()
+>>> def passes(cost, hour):
+...     return engine.admit([Charge(surge, "ada", cost)], now_us=hour * 3_600_000_000).admitted
+>>> [passes(10, hour) for hour in range(8)]
+[True, True, True, True, True, True, True, True]
+>>> passes(99, 8), passes(2, 8), passes(1, 8)
+(True, False, True)
 """
 
 from __future__ import annotations
 
-from typing import Final, TypeAlias
-
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
-from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
-from ratelimit_ext.strategies.strategy import MOST_USED, Answer, Snapshot, Strategy
-
-#: How many windows make a past, and of how many what is usual is the mean.
-PAST: Final = 3
-MEAN_OF: Final = 8
-
-#: For how many periods after its last window an identity's past is kept, and the beginning of one:
-#: of hours, two weeks and a long weekend. An invented caller has no more than a beginning.
-KEPT_PERIODS: Final = 400
-BEGINNING_PERIODS: Final = 96
-
-State: TypeAlias = tuple[int, int, int, int]  # used, end, usual, windows
-Parameters: TypeAlias = tuple[int, ...]  # amount, period in microseconds, multiple
+from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
 
 
 class Surge(Strategy):
@@ -58,49 +53,9 @@ class Surge(Strategy):
     cacheable = False
     changes = ("adjust", "unblock")
 
-    def parameters(self, limit: Limit, now_us: int) -> Parameters:
+    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         assert limit.multiple is not None
         return limit.amount, limit.period_us, limit.multiple
-
-    def check(self, state: State | None, now_us: int, cost: int, parameters: Parameters) -> Answer:
-        """Snapshot: units used, the window's end, what the window may hold."""
-        amount, period, multiple = parameters
-        used, end, usual, windows = _now(state, now_us, amount, period)
-        most = max(amount, multiple * usual) if windows >= PAST else MOST_USED
-        fits = not used or used + cost <= most
-        end = end or now_us + period
-        return fits, (used, end, most), (used, end, usual, windows)
-
-    def take(self, state: State, now_us: int, cost: int, parameters: Parameters) -> State:
-        used, end, usual, windows = state
-        return used + cost, end, usual, windows
-
-    def lifetime(self, state: State, now_us: int, parameters: Parameters) -> int:
-        """The past matters for long after its last window; a window without one until it ends."""
-        used, end, _, windows = state
-        if not (used or windows):
-            return end - now_us
-        kept = KEPT_PERIODS if windows >= PAST else BEGINNING_PERIODS
-        return end - now_us + kept * parameters[1]
-
-    def receipt(self, state: State, now_us: int) -> int:
-        """Return the window's end."""
-        return state[1]
-
-    def is_stale(self, state: State | None, now_us: int, parameters: Parameters) -> bool:
-        return state is not None and state[1] > now_us + parameters[1]
-
-    def adjust(
-        self, state: State | None, now_us: int, parameters: Parameters, receipt: int, delta: int
-    ) -> State | None:
-        """A refund goes to the window that was charged, and to no other. If that window is over,
-        what a call used beyond its estimate goes to the current one."""
-        amount, period, _ = parameters
-        used, end, usual, windows = _now(state, now_us, amount, period)
-        if delta <= 0 and end != receipt:
-            return None
-        end = end or now_us + period
-        return min(MOST_USED, max(0, used + delta)), end, usual, windows
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -113,18 +68,3 @@ class Surge(Strategy):
         left, reason = end - now_us, self.denial_reason
         wait = 0 if allowed else left
         return Verdict(charge, allowed, max(0, remaining), wait, left, end, reason)
-
-
-def _now(state: State | None, now_us: int, amount: int, period: int) -> State:
-    """Return the window that is open now; one that is over becomes part of what is usual."""
-    if state is None:
-        return 0, 0, 0, 0
-    used, end, usual, windows = state
-    if end > now_us:
-        # An end further off than a window can be is a clock set back.
-        return used, min(end, now_us + period), usual, windows
-    if used:
-        counted = min(used, max(2 * usual, amount), MOST_AMOUNT) if windows >= PAST else used
-        windows = min(windows + 1, MEAN_OF)
-        usual += (min(counted, MOST_AMOUNT) - usual) // windows
-    return 0, 0, usual, windows

@@ -51,28 +51,6 @@ class Credits(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         return (limit.amount,)
 
-    def check(
-        self, state: int | None, now_us: int, cost: int, parameters: tuple[int, ...]
-    ) -> tuple[bool, Snapshot, int]:
-        used = state or 0
-        return used + cost <= parameters[0], (used, 0, 0), used
-
-    def take(self, state: int, now_us: int, cost: int, parameters: tuple[int, ...]) -> int:
-        return state + cost
-
-    def lifetime(self, state: int, now_us: int, parameters: tuple[int, ...]) -> int:
-        return DAY_US
-
-    def adjust(
-        self, state: int | None, now_us: int, parameters: tuple[int, ...], receipt: int, delta: int
-    ) -> int:
-        return max(0, (state or 0) + delta)
-
-    def top_up(
-        self, state: int | None, now_us: int, parameters: tuple[int, ...], units: int
-    ) -> int:
-        return max(0, (state or 0) - units)
-
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
