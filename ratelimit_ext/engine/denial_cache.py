@@ -146,15 +146,17 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
-        taken = [self._taken[hash(charge.key) % MARKS] for charge in charges]
+        taken = {}
+        for charge in charges:
+            mark = hash(charge.key) % MARKS
+            taken[charge.key] = self._taken[mark]
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for charge in charges:
                 most = charge.cost if charge.claim is None else _most_of(charge)
                 self._taken[hash(charge.key) % MARKS] += most
         elif not any(charge.meta for charge in charges):
-            by_key = {charge.key: n for charge, n in zip(charges, taken, strict=True)}
-            self._remember(decision, began, by_key)
+            self._remember(decision, began, taken)
         return decision
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
