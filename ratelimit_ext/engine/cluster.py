@@ -173,7 +173,7 @@ class _Request:
     _groups: Sequence[_Group]
     _hold: Hold
     _now_us: int | None
-    _until: float | None
+    _until: float
     _took: list[_Group] = field(default_factory=list)
 
     def decide(self, groups: Sequence[_Group], mode: str, refunds: Sequence[NodeCall] = ()) -> None:
@@ -270,10 +270,9 @@ class _Request:
         groups = _groups(charges, wanted)
         return [self._admission(group, TAKE, IF_IT_FITS) for group in groups]
 
-    def _late(self) -> float | None:
+    def _late(self) -> float:
         """Return the deadline of what is sent after the decision."""
-        share = self._nodes.deadline(REFUND_SHARE)
-        return None if share is None or self._until is None else max(self._until, share)
+        return max(self._until, self._nodes.deadline(REFUND_SHARE))
 
 
 class _Joined(Decision):

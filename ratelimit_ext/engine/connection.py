@@ -2,8 +2,8 @@
 
 They come from the client's own pool, which connects, authenticates and sets their timeouts, and
 reads replies. Left out is what the client does around each command, which takes longer than the
-call. If anything else takes part in a call (instrumentation, a subclass, retries, TLS, a cache, a
-pool that waits), :meth:`ScriptConnections.run` declines, and the client is used.
+call. If anything else takes part in a call (a tool that traces it, a subclass, retries, TLS, a
+cache, a pool that waits), :meth:`ScriptConnections.run` declines, and the client is used.
 
 A script is called as a function of a library (``FCALL``): a function's tables are built once, which
 saves a third of the server's time. Where that is refused, EVALSHA is sent instead.
@@ -26,13 +26,11 @@ import math
 import os
 import re
 import select
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from operator import attrgetter, is_
 from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple, TypeVar
@@ -53,9 +51,12 @@ LONGEST_WAIT_S: Final = 0.1
 #: What a pool raises that has no connection left, or none within its own time.
 NO_CONNECTION: Final = re.compile(r"Too many connections|No connection available")
 
-#: What instrumentation replaces, on the class or on the client.
-_METHODS: Final = ("evalsha", "execute_command", "parse_response", "_execute_command")
-_PLAIN: Final = frozenset(["Connection", "UnixDomainSocketConnection"])
+#: What tools that trace calls replace, on the class or on the client.
+_TRACED: Final = ("evalsha", "execute_command")
+_PLAIN: Final = [
+    ["redis.client.Redis", "redis.connection.ConnectionPool", f"redis.connection.{name}"]
+    for name in ("Connection", "UnixDomainSocketConnection")
+]
 #: Options of a pool that ask for more than a plain connection.
 _OPTIONS: Final = ("credential_provider", "encoding", "encoding_errors", "redis_connect_func")
 #: The server's errors for a function that it did not run, by text.
@@ -86,6 +87,9 @@ LOAD: Final = Path("/proc/loadavg")
 _give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: None)
 
 NEVER: Final = math.inf
+#: What reading raises on a connection that another thread closes meanwhile: before redis-py 8, the
+#: one that reads a cluster's layout.
+CLOSED: Final = (ValueError, AttributeError)
 
 T = TypeVar("T")
 
@@ -200,7 +204,7 @@ class PoolQueue:
             self.note_release()
 
 
-class _Deadline(threading.local):
+class Deadline(threading.local):
     """When the call of a thread has to be over, by the monotonic clock."""
 
     ends: float = NEVER
@@ -223,18 +227,17 @@ class ScriptConnections:
         self._has_functions = True
         pool: Any = getattr(client, "connection_pool", None)
         timeout_s = getattr(pool, "connection_kwargs", {}).get("socket_timeout")
-        self._deadline, self._timeout_s = _Deadline(), timeout_s or NEVER
+        self._deadline, self._timeout_s = Deadline(), timeout_s or NEVER
         self._wait_s: float = timeout_s or LONGEST_WAIT_S
         self._queue = PoolQueue(pool)
-        if timeout_s and hasattr(pool, "make_connection"):
-            pool.make_connection = self._limited(pool.make_connection)
+        if timeout_s:
+            limit_pool(pool, self._deadline, timeout_s)
         if not self._usable:
             return
         self._collects_metrics = _metrics()
-        self._class = type(client)
-        self._read_methods = attrgetter(*[name for name in _METHODS if hasattr(self._class, name)])
-        self._methods = self._read_methods(self._class)
-        self._pool = client.connection_pool
+        self._class: Any = type(client)
+        self._evalsha, self._execute = self._class.evalsha, self._class.execute_command
+        self._pool = pool
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
         self._process = os.getpid()
         self._idle: list[_Line] = []
@@ -262,7 +265,7 @@ class ScriptConnections:
     def run(self, script: Script, keys: Sequence[str], arguments: Sequence[int | str]) -> Any:
         """Return the reply to a script; ``None`` if nothing was run and the client has to be used.
         Raises what the client raises."""
-        if not self._usable or self._is_observed():
+        if not self._usable or self._is_traced():
             return None
         words = (len(keys), *keys, *arguments)
         if self._has_functions:
@@ -289,45 +292,6 @@ class ScriptConnections:
         elif refusal not in (UNKNOWN, FULL):
             raise error
         return None
-
-    def _limited(self, make: Callable[[], Any]) -> Callable[[], Any]:
-        """Makes connections whose reads end with the call that they are for."""
-        deadline, longest_s = self._deadline, self._timeout_s
-        nearly_s, first_s = longest_s * _NEARLY, max(longest_s - CALM_S, longest_s / 2)
-
-        def limited() -> Any:
-            connection = make()
-            parser = connection._parser  # noqa: SLF001 - redis-py has no public name for it
-            read = getattr(parser, "read_from_socket", None)
-            if read is None:
-                return connection  # not hiredis
-
-            default = read.__defaults__[0]  # the socket's own
-            connection.socket_timeout = first_s
-
-            def read_in_time(
-                timeout: Any = default,
-                raise_on_timeout: bool = True,  # noqa: FBT001, FBT002 - redis-py's
-            ) -> Any:
-                if timeout is not default:
-                    return read(timeout, raise_on_timeout)
-                began = time.monotonic()
-                left_s, wait_s = deadline.ends - began, first_s
-                if left_s < nearly_s:
-                    wait_s = timeout = max(0.0, left_s - CALM_S)
-                if read(timeout, False) or comes_late(  # noqa: FBT003
-                    lambda timeout_s: read(timeout_s, False),  # noqa: FBT003
-                    began + min(left_s, longest_s),
-                    expected=began + wait_s,
-                    since=None if _has_part(parser) else began,
-                ):
-                    return True
-                return read(MOMENT_S, raise_on_timeout)  # which raises the client's error
-
-            parser.read_from_socket = read_in_time
-            return connection
-
-        return limited
 
     def _load(self, script: Script) -> bool:
         """Store the script's library in the server; false if the server refuses."""
@@ -371,14 +335,13 @@ class ScriptConnections:
                 self._queue.note_release()
         return reply
 
-    def _is_observed(self) -> bool:
-        """Return whether the client was instrumented, which may happen at any time."""
-        client = self._client
-        # By identity: a wrapper may be equal to what it wraps.
+    def _is_traced(self) -> bool:
+        """Return whether a tool has replaced a method, which may happen at any time."""
         return (
-            client.connection_pool is not self._pool
-            or not all(map(is_, self._read_methods(self._class), self._methods))
-            or not client.__dict__.keys().isdisjoint(_METHODS)
+            # By identity: a wrapper may be equal to what it wraps.
+            self._class.execute_command is not self._execute
+            or self._class.evalsha is not self._evalsha
+            or not self._client.__dict__.keys().isdisjoint(_TRACED)
             or self._collects_metrics()
         )
 
@@ -409,6 +372,51 @@ class ScriptConnections:
         return _Line(connection, socket, poll.poll)
 
 
+def limit_pool(pool: Any, deadline: Deadline, longest_s: float) -> None:
+    """Let the pool make connections that are limited, from connecting on."""
+    make = getattr(pool, "make_connection", None)
+    if make is not None:
+        pool.make_connection = lambda: limited(make(), deadline, longest_s)
+
+
+def limited(connection: Any, deadline: Deadline, longest_s: float) -> Any:
+    """Return the connection, whose reads now end with the call that they are for, and at the latest
+    after ``longest_s``."""
+    parser = connection._parser  # noqa: SLF001 - redis-py has no public name for it
+    read = getattr(parser, "read_from_socket", None)
+    if read is None or "read_from_socket" in vars(parser):
+        return connection  # not hiredis; or it is limited
+
+    default = read.__defaults__[0]  # the socket's own
+    nearly_s, first_s = longest_s * _NEARLY, max(longest_s - CALM_S, longest_s / 2)
+    connection.socket_timeout = first_s
+
+    def read_in_time(
+        timeout: Any = default,
+        raise_on_timeout: bool = True,  # noqa: FBT001, FBT002 - redis-py's
+    ) -> Any:
+        if timeout is not default:
+            return read(timeout, raise_on_timeout)
+        began = time.monotonic()
+        left_s, wait_s = deadline.ends - began, first_s
+        if left_s < nearly_s:
+            wait_s = timeout = max(0.0, left_s - CALM_S)
+        try:
+            if read(timeout, False) or comes_late(  # noqa: FBT003
+                lambda timeout_s: read(timeout_s, False),  # noqa: FBT003
+                began + min(left_s, longest_s),
+                expected=began + wait_s,
+                since=None if _has_part(parser) else began,
+            ):
+                return True
+            return read(MOMENT_S, raise_on_timeout)  # which raises the client's error
+        except CLOSED as error:
+            raise ConnectionError(f"closed while it was read: {error}") from error
+
+    parser.read_from_socket = read_in_time
+    return connection
+
+
 def _has_part(parser: Any) -> bool:
     """Return whether the parser has a part of a reply. It has no reader once it is closed."""
     return bool(getattr(parser._reader, "has_data", bool)())  # noqa: SLF001
@@ -425,31 +433,27 @@ def _written(socket: Any, command: bytes) -> int:
 
 
 def _is_plain(client: Any) -> bool:
-    """Return whether the client and its pool are redis-py's own classes, without extras."""
-    own, pool = type(client), getattr(client, "connection_pool", None)
+    """Return whether the client, its pool and connections are redis-py's own, without extras."""
+    pool: Any = getattr(client, "connection_pool", None)
     can_pack: Any = pack_command
-    if can_pack is None or not hasattr(select, "poll") or pool is None:
-        return False
-    module = sys.modules.get("redis.client")
-    if module is None or own is not module.Redis or client.connection is not None:
-        return False
-    if type(pool) is not sys.modules["redis.connection"].ConnectionPool or pool.cache is not None:
-        return False
-    lines = pool.connection_class
-    if lines.__module__ != "redis.connection" or lines.__name__ not in _PLAIN:
-        return False
-    if any(pool.connection_kwargs.get(option) is not None for option in _OPTIONS):
-        return False
-    return client.response_callbacks.keys().isdisjoint(["EVALSHA", "FCALL"]) and all(
-        _is_original(getattr(own, name, None), own) for name in _METHODS if hasattr(own, name)
+    classes = [type(client), type(pool), getattr(pool, "connection_class", type)]
+    return (
+        can_pack is not None
+        and hasattr(select, "poll")
+        and [f"{each.__module__}.{each.__qualname__}" for each in classes] in _PLAIN
+        and client.connection is None
+        and getattr(pool, "cache", None) is None
+        and all(pool.connection_kwargs.get(option) is None for option in _OPTIONS)
+        and client.response_callbacks.keys().isdisjoint(["EVALSHA", "FCALL"])
+        and all(_is_original(getattr(type(client), name)) for name in _TRACED)
     )
 
 
-def _is_original(method: Any, own: type) -> bool:
-    """Return whether a method is a plain function of the class's package. A wrapper may copy the
-    names of what it wraps, but not the file of its code."""
-    package = Path(sys.modules[own.__module__].__file__ or "").parent
-    return isinstance(method, FunctionType) and package in Path(method.__code__.co_filename).parents
+def _is_original(method: Any) -> bool:
+    """Return whether a method is redis-py's. A wrapper may copy the names of what it wraps, but not
+    the globals of its code."""
+    kind: Any = type(method)
+    return kind is FunctionType and method.__globals__["__name__"].partition(".")[0] == "redis"
 
 
 def _metrics() -> Callable[[], bool]:

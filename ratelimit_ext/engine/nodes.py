@@ -14,13 +14,12 @@ A thread reads the cluster's layout and tries the node until it answers or has n
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any, Final
 
@@ -29,13 +28,18 @@ from ratelimit_ext.core.threads import start_thread
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.connection import (
     CALM_S,
+    CLOSED,
     FORBIDDEN,
     FULL,
     LONGEST_WAIT_S,
+    NEVER,
     NO_CONNECTION,
     UNKNOWN,
+    Deadline,
     PoolQueue,
     comes_late,
+    limit_pool,
+    limited,
 )
 
 #: How often a failed node, and the layout, are looked at.
@@ -110,13 +114,17 @@ class Nodes:
         #: All that can be wrong with a node; some of the client's own have no base in common.
         self.errors: tuple[type[Exception], ...] = (*own, *clusters, OSError)
         self._refusal: type[Exception] = library.ResponseError
-        self._is_redis_py = hasattr(client, "get_redis_connection")
+        self._client_of: Callable[[Any], Any] = (
+            getattr(client, "get_redis_connection", None) or client.get_valkey_connection
+        )
         #: For pools that require a command's name: those of valkey-py, and of redis-py before 5.3.
         taken = signature(package.ConnectionPool.get_connection).parameters["command_name"]
         self._words = ("FCALL",) if taken.default is taken.empty else ()
         #: Whether the layout can be asked of another node than the one that has failed.
         self._avoids_failed = _FAILED in signature(self._layout.initialize).parameters
         self._has_functions = True
+        self._timeout_s: float = self._layout.connection_kwargs.get("socket_timeout") or NEVER
+        self._deadline = Deadline()
         self.forget()
 
     def forget(self) -> None:
@@ -132,32 +140,31 @@ class Nodes:
         self._is_stale = False
         self._read_at = float("-inf")
 
-    def deadline(self, share: float = 1.0) -> float | None:
+    def deadline(self, share: float = 1.0) -> float:
         """Return when calls that begin now have to be over, by the monotonic clock: after the
-        client's ``socket_timeout``, or a share of it; ``None`` without one."""
-        timeout_s = self._timeout_s()
-        return None if math.isinf(timeout_s) else time.monotonic() + timeout_s * share
+        client's ``socket_timeout``, or a share of it; ``NEVER`` without one."""
+        return time.monotonic() + self._timeout_s * share
 
-    def _timeout_s(self) -> float:
-        found: float | None = self._layout.connection_kwargs.get("socket_timeout")
-        return math.inf if found is None else found
-
-    def run(self, calls: Sequence[NodeCall], until: float | None) -> None:
+    def run(self, calls: Sequence[NodeCall], until: float) -> None:
         """Run the calls, each once, at the same time. Each has a reply or an error afterwards."""
         if self._process != os.getpid():
             self.forget()
         for call in calls:
             if call.script is not None and not call.command:
                 call.command = "FCALL" if self._has_functions else "EVALSHA"
-        ends = time.monotonic() + LONGEST_S if until is None else until
+        ends = time.monotonic() + LONGEST_S if until == NEVER else until
         waiting = list(calls)
-        for _ in range(MOST_ROUNDS):
-            self._round(waiting, until)
-            waiting = [call for call in waiting if not call.is_done]
-            if not waiting or time.monotonic() >= ends - 2 * TRY_AGAIN_S:
-                break
-            if any(call.is_busy for call in waiting):
-                time.sleep(TRY_AGAIN_S)
+        self._deadline.ends = until
+        try:
+            for _ in range(MOST_ROUNDS):
+                self._round(waiting)
+                waiting = [call for call in waiting if not call.is_done]
+                if not waiting or time.monotonic() >= ends - 2 * TRY_AGAIN_S:
+                    break
+                if any(call.is_busy for call in waiting):
+                    time.sleep(TRY_AGAIN_S)
+        finally:
+            self._deadline.ends = NEVER
         for call in waiting:
             call.error = ShardUnavailable(
                 f"slot {call.slot} is being moved, or the nodes disagree about its owner"
@@ -166,7 +173,7 @@ class Nodes:
     def masters(self) -> list[Any]:
         return [self._client_of(node) for node in self._client.get_primaries()]
 
-    def _round(self, calls: Sequence[NodeCall], until: float | None) -> None:
+    def _round(self, calls: Sequence[NodeCall]) -> None:
         """Send these calls, then read their replies. A call without any is to be sent again."""
         by_node: dict[str, tuple[Any, list[NodeCall]]] = {}
         for call in calls:
@@ -181,16 +188,14 @@ class Nodes:
         try:
             # In the same order in all threads: each may wait for connections that others have.
             for _, (node, own) in sorted(by_node.items(), key=lambda item: item[0]):
-                line = self._send(node, own, until)
+                line = self._send(node, own)
                 if line is not None:
                     sent.append((node, own, *line))
         finally:
             for node, own, pool, connection in sent:
-                self._receive(node, own, pool, connection, until)
+                self._receive(node, own, pool, connection)
 
-    def _send(
-        self, node: Any, calls: Sequence[NodeCall], until: float | None
-    ) -> tuple[Any, Any] | None:
+    def _send(self, node: Any, calls: Sequence[NodeCall]) -> tuple[Any, Any] | None:
         """Return the pool and the connection on which calls were sent; ``None`` if they failed."""
         failed = self._failed.get(node.name)
         if failed is not None:
@@ -199,18 +204,24 @@ class Nodes:
         pool: Any = None
         connection: Any = None
         is_sent = False
+        began, until = time.monotonic(), self._deadline.ends
         try:
             pool = self._client_of(node).connection_pool
-            ends = time.monotonic() + LONGEST_WAIT_S if until is None else until
+            ends = began + LONGEST_WAIT_S if until == NEVER else until
             queue = self._queues.get(node.name)
             if queue is None:
+                if until < NEVER:
+                    limit_pool(pool, self._deadline, self._timeout_s)
                 queue = self._queues.setdefault(node.name, PoolQueue(pool))
             connection = queue.run(lambda: pool.get_connection(*self._words), ends)
+            if until < NEVER:
+                # The client itself has made one, to read the layout.
+                limited(connection, self._deadline, self._timeout_s)
             commands = [command for call in calls for command in call.packed()]
             connection.send_packed_command(connection.pack_commands(commands))
             is_sent = True
         except self.errors as error:
-            self._note_failure(node, error)
+            self._note_failure(node, error, began)
             self._fail(calls, node, error)
         finally:
             if connection is not None and not is_sent:
@@ -219,10 +230,8 @@ class Nodes:
                 self._queues[node.name].note_release()
         return (pool, connection) if is_sent else None
 
-    def _receive(
-        self, node: Any, calls: Sequence[NodeCall], pool: Any, connection: Any, until: float | None
-    ) -> None:
-        unread, began = list(calls), time.monotonic()
+    def _receive(self, node: Any, calls: Sequence[NodeCall], pool: Any, connection: Any) -> None:
+        unread, began, until = list(calls), time.monotonic(), self._deadline.ends
         try:
             while unread:
                 call = unread[0]
@@ -234,8 +243,7 @@ class Nodes:
                     self._note_refusal(call, node, error)
                 del unread[0]
         except self.errors as error:
-            if not isinstance(error, _Late) or error.had_s >= PATIENCE * self._timeout_s():
-                self._note_failure(node, error)
+            self._note_failure(node, error, began)
             self._fail(unread, node, error)
         finally:
             if unread:
@@ -308,12 +316,6 @@ class Nodes:
             return False
         return True
 
-    def _client_of(self, node: Any) -> Any:
-        client = self._client
-        if self._is_redis_py:
-            return node.redis_connection or client.get_redis_connection(node)
-        return node.valkey_connection or client.get_valkey_connection(node)
-
     # -- the layout ----------------------------------------------------------------------------
 
     def _note_moved(self, error: Any) -> None:
@@ -334,10 +336,13 @@ class Nodes:
                 self._is_stale = True
                 self._start()
 
-    def _note_failure(self, node: Any, error: Exception) -> None:
+    def _note_failure(self, node: Any, error: Exception, began: float) -> None:
         """The node failed: until the thread finds that it answers, nothing is sent to it."""
         if NO_CONNECTION.search(str(error)):
             return  # this worker's own limit
+        had_s = self._deadline.ends - began
+        if type(error).__name__ == "TimeoutError" and had_s < PATIENCE * self._timeout_s:
+            return
         with self._lock:
             if self._start() and node.name not in self._failed:
                 self._failed[node.name] = error
@@ -400,26 +405,18 @@ def _watch(reference: weakref.ref[Nodes]) -> None:
         awake.wait(PROBE_S)
 
 
-class _Late(TimeoutError):
-    """No reply came before the deadline, in the ``had_s`` seconds that were left."""
-
-    def __init__(self, had_s: float) -> None:
-        super().__init__("no reply within the socket_timeout")
-        self.had_s = had_s
-
-
-def _read(connection: Any, began: float, until: float | None) -> Any:
+def _read(connection: Any, began: float, until: float) -> Any:
     """Return the next reply of a node, for which it waits since ``began``. Raises what the client
-    raises, or ``_Late``."""
+    raises, or ``TimeoutError``."""
     try:
-        if until is not None:
+        if until < NEVER:
             here = time.monotonic()
             wait_s = max(0.0, until - here - CALM_S)
             if not (
                 connection.can_read(wait_s)
                 or comes_late(connection.can_read, until, expected=here + wait_s, since=began)
             ):
-                raise _Late(until - began)
+                raise TimeoutError("no reply within the socket_timeout")
         return connection.read_response()
-    except ValueError as error:  # before redis-py 8, who reads the layout may close it meanwhile
+    except CLOSED as error:
         raise ConnectionError(f"closed while it was read: {error}") from error

@@ -37,8 +37,9 @@ from ratelimit_ext.strategies import strategy_of
 from tests import servers
 from tests.engine import lines
 from tests.engine.histories import Bucket, History, Storage, any_limits
-from tests.engine.relay import Relay
+from tests.engine.relay import Relay, whole
 from tests.engine.test_histories import every_seed, play
+from tests.faults.replies import dripping
 from tests.strategies.virtual_time import VirtualClient, VirtualNodes
 from tests.strategies.world import DAY, HOUR, MINUTE, SECOND, START, World
 
@@ -416,7 +417,9 @@ def relays(cluster: servers.Cluster) -> Iterator[list[Relay]]:
 
 
 @contextmanager
-def behind(relays: list[Relay], cluster: servers.Cluster) -> Iterator[redis.RedisCluster]:
+def behind(
+    relays: list[Relay], cluster: servers.Cluster, **options: Any
+) -> Iterator[redis.RedisCluster]:
     """redis-py's client, which reaches the nodes through the relays. They carry replies again as
     soon as the client reads the layout."""
     ports = {node.port: relay.port for node, relay in zip(cluster.nodes, relays, strict=True)}
@@ -427,7 +430,7 @@ def behind(relays: list[Relay], cluster: servers.Cluster) -> Iterator[redis.Redi
         return address[0], ports[address[1]]
 
     start = ClusterNode("127.0.0.1", relays[0].port)
-    with redis.RedisCluster(startup_nodes=[start], address_remap=mended) as client:
+    with redis.RedisCluster(startup_nodes=[start], address_remap=mended, **options) as client:
         yield client
 
 
@@ -447,6 +450,25 @@ def test_a_lost_reply_charges_once(cluster: servers.Cluster, relays: list[Relay]
         client.incr(keys[0] + "n")
         relays[1].drops_replies.set()
         assert client.incr(keys[0] + "n") == 3
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_dripping_reply_is_an_outage_of_its_node(
+    cluster: servers.Cluster, relays: list[Relay], *, is_first: bool
+) -> None:
+    """The deadline is for the whole reply, and on a new connection for the handshake: each byte
+    begins no new one. A call could last for many deadlines otherwise, and be admitted."""
+    charge = Charge(BUCKET, f"{{{tag_on(cluster, 1)}}}")
+    with behind(relays, cluster, socket_timeout=0.3) as client:
+        engine = ClusterEngine(Nodes(client, redis.RedisError))
+        if not is_first:
+            assert engine.admit([charge]).admitted
+        relays[1].deliver = dripping(relays[1], 0.1)
+        with pytest.raises(ShardUnavailable):
+            engine.admit([charge])
+        relays[1].deliver = whole
+    # The handshake of redis-py 5.0 is so short that the first call may be sent.
+    assert left(engine_of(cluster.uri), BUCKET, charge.key) in ([99, 100] if is_first else [98])
 
 
 @pytest.fixture

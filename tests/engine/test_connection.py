@@ -25,9 +25,10 @@ from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import connection
-from ratelimit_ext.engine.arguments import Script
+from ratelimit_ext.engine.arguments import Script, composed
 from ratelimit_ext.engine.connection import PoolQueue, ScriptConnections, comes_late
 from ratelimit_ext.engine.redis import RedisEngine
+from ratelimit_ext.strategies import strategy_of
 from tests import servers
 from tests.engine.relay import Relay
 from tests.faults.replies import late
@@ -312,30 +313,33 @@ def test_what_takes_part_in_a_call_is_left_to_the_client(
     assert ScriptConnections(client).run(UNKNOWN, [], []) is None
 
 
+@pytest.mark.parametrize("method", ["execute_command", "evalsha"])
 def test_instrumentation_sees_every_call(
-    client: redis.Redis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    client: redis.Redis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     """Methods may be replaced on the class or on the client, before or after the first call."""
     seen: list[str] = []
 
     def instrument(owner: Any) -> None:
-        original = owner.execute_command
+        original = getattr(owner, method)
 
         @wraps(original)
         def traced(*arguments: Any, **options: Any) -> Any:
             seen.append(next(each for each in arguments if isinstance(each, str)))
             return original(*arguments, **options)
 
-        monkeypatch.setattr(owner, "execute_command", traced)
+        monkeypatch.setattr(owner, method, traced)
 
     engine = engine_of(client)
     engine.admit([CHARGE])
+    script = composed("admit", (strategy_of(CHARGE.limit),))
+    expected = "EVALSHA" if method == "execute_command" else script.sha
     for owner in (client, redis.Redis):
         instrument(owner)
         engine.admit([CHARGE])
-        assert seen[0] == "EVALSHA"
+        assert seen[0] == expected
         engine_of(client).admit([CHARGE])
-        assert seen.pop() == "EVALSHA"
+        assert seen.pop() == expected
         monkeypatch.undo()
         seen.clear()
 

@@ -9,6 +9,7 @@ import redis
 
 from ratelimit_ext.core.key import beside
 from ratelimit_ext.engine.arguments import Script
+from ratelimit_ext.engine.connection import NEVER
 from ratelimit_ext.engine.memory import Buckets
 from ratelimit_ext.engine.nodes import NodeCall
 
@@ -126,10 +127,11 @@ class VirtualNodes:
     def masters(self) -> list[redis.Redis]:
         return [self.client.client]
 
-    def deadline(self, share: float = 1.0) -> None:
-        """None, as time is virtual."""
+    def deadline(self, share: float = 1.0) -> float:
+        """Never, as time is virtual."""
+        return NEVER
 
-    def run(self, calls: Sequence[NodeCall], until: None) -> None:
+    def run(self, calls: Sequence[NodeCall], until: float) -> None:
         self.rounds.append(len(calls))
         for call in calls:
             if call.script is None:
