@@ -442,7 +442,8 @@ def _is_plain(client: Any) -> bool:
         and hasattr(select, "poll")
         and [f"{each.__module__}.{each.__qualname__}" for each in classes] in _PLAIN
         and client.connection is None
-        and getattr(pool, "cache", None) is None
+        and hasattr(pool.connection_class, "should_reconnect")  # not with redis-py 5 and 6.0
+        and pool.cache is None
         and all(pool.connection_kwargs.get(option) is None for option in _OPTIONS)
         and client.response_callbacks.keys().isdisjoint(["EVALSHA", "FCALL"])
         and all(_is_original(getattr(type(client), name)) for name in _TRACED)

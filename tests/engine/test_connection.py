@@ -313,6 +313,15 @@ def test_what_takes_part_in_a_call_is_left_to_the_client(
     assert ScriptConnections(client).run(UNKNOWN, [], []) is None
 
 
+def test_an_earlier_redis_py_is_left_to_the_client(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections cannot say whether they have to be made anew: nothing is sent."""
+    for name in ("AbstractConnection", "ConnectionInterface"):
+        monkeypatch.delattr(f"redis.connection.{name}.should_reconnect")
+    assert ScriptConnections(client).run(UNKNOWN, [], []) is None
+
+
 @pytest.mark.parametrize("method", ["execute_command", "evalsha"])
 def test_instrumentation_sees_every_call(
     client: redis.Redis, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch, method: str
