@@ -4,7 +4,6 @@ gunicorn's own gthread gives a thread to each accepted connection, and accepts m
 it has threads. This worker
 - receives heads and bodies up to BODY_BYTES in its main loop, each within a deadline;
 - lets larger bodies occupy a quarter of its threads while they arrive;
-- leaves a new connection to a worker with many more free threads;
 - hands a call that would wait to a worker with a free thread, with its connection;
 - has `threads` for calls, RESERVE more for health checks and refusals of further calls, and as many
   for the pages of operators and users, which are needed most when calls occupy all threads;
@@ -82,15 +81,9 @@ LINGER_MAX_BYTES: Final = 32 * 1024 * 1024
 # For a request in transit on a kept connection when the worker stops, as in gunicorn.
 STOP_LINGER_S: Final = 2.0
 
-# How long a connection is left to workers with more free threads, by a worker with some and by one
-# with none, which would have to refuse it. A busy worker's loop is faster, and a health check can
-# wait this long.
-LEAVE_S: Final = 0.02
-LEAVE_IF_FULL_S: Final = 0.3
 LOOK_AGAIN_S: Final = 0.01
-# How long a call waits for a thread before it is refused, and in a late worker.
+# How long a call waits for a thread, of this worker or of another one, before it is refused.
 QUEUE_S: Final = 0.5
-QUEUE_IF_LATE_S: Final = 0.1
 # How many calls begin in a turn of the main thread's loop. The first milliseconds of a call are all
 # work: if hundreds began at once, this loop would wait for the interpreter behind them, and health
 # checks and refusals with it. So a turn takes longer the more have just begun.
@@ -120,29 +113,17 @@ REFUSAL: Final = "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 class Board:
     """The free threads of each worker, in memory that all workers of a master share.
 
-    Created in the master before it forks. Only the master uses ``take`` and ``free``.
+    Created in the master before it forks. A worker shares its cell only with one that starts
+    CELLS workers later.
     """
 
-    MOST_WORKERS: Final = 256
+    CELLS: Final = 1024
 
     def __init__(self) -> None:
         #: 0 for a worker that does not serve, else its free threads + 1.
-        self._cells = memoryview(mmap.mmap(-1, 2 * self.MOST_WORKERS)).cast("H")
-        self._taken: set[int] = set()
+        self._cells = memoryview(mmap.mmap(-1, 2 * self.CELLS)).cast("H")
         # A lock on this file belongs to a process, and ends with it.
         self._lock = tempfile.TemporaryFile(dir=MEMORY)  # noqa: SIM115 - open as long as the master
-
-    def take(self) -> int:
-        """Return a free cell. Workers above MOST_WORKERS share the last one."""
-        free = (cell for cell in range(self.MOST_WORKERS - 1) if cell not in self._taken)
-        cell = next(free, self.MOST_WORKERS - 1)
-        self._taken.add(cell)
-        return cell
-
-    def free(self, cell: int) -> None:
-        """Release the cell of a worker that has stopped."""
-        self._cells[cell] = 0
-        self._taken.discard(cell)
 
     def publish(self, cell: int, room: int | None) -> None:
         """Set the number of further calls that a worker can take; None: it does not serve."""
@@ -176,14 +157,6 @@ class Handover:
         self._sender, self.receiver = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         for end in (self._sender, self.receiver):
             end.settimeout(0)
-
-    @property
-    def is_empty(self) -> bool:
-        try:
-            self.receiver.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        return False
 
     def give(self, conn: Connection) -> bool:
         """Hand a call over; returns False if that is not possible."""
@@ -236,11 +209,9 @@ class Boot:
         return "" if self.is_ready else self._memory[:].rstrip(b"\0").decode(errors="replace")
 
     def succeed(self) -> None:
-        """Say that the worker serves."""
         self._memory[:1] = self.READY
 
     def fail(self, error: BaseException) -> None:
-        """Say why it cannot."""
         if isinstance(error, SystemExit):  # of a module that has caught the error
             error = error.__context__ or error
         text = f"{type(error).__name__}: {error}".encode(errors="replace")[: self.MOST_BYTES]
@@ -439,11 +410,6 @@ class Connection(TConn):  # type: ignore[misc]
         self.is_answered = False
 
     @property
-    def has_more(self) -> bool:
-        """Whether the next request has begun to arrive with the last one."""
-        return bool(self.parser.unreader.buf.tell())
-
-    @property
     def is_being_read(self) -> bool:
         """Whether a thread waits for the large body of this call. For the main thread."""
         if self.is_answered:
@@ -531,9 +497,6 @@ class Threads:
         with self._lock:
             self._busy -= 1
 
-    def shutdown(self, *, wait: bool) -> None:
-        """Part of an executor's interface."""
-
     def _run(self) -> None:
         while True:
             self._work(self._queue.get())
@@ -552,7 +515,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.cell = self.board.take()
+        self.cell = self.age % Board.CELLS
         self.boot = Boot()
         #: The calls and pages in threads, and the number of all calls so far.
         self.calls: set[Connection] = set()
@@ -569,13 +532,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.calls_until_due: int = self.max_requests
         self.max_requests: int = sys.maxsize
         self.is_due = False
-        #: Since when connections wait that are left to other workers, and when to accept again.
-        self.leaves_since: float | None = None
-        #: Whether no connection waits, by the latest look.
-        self.found_none = False
         #: Whether calls that others hand over wake the main loop.
         self.takes_over = False
-        self.look_at = self.sweep_at = self.heartbeat_at = 0.0
+        self.accept_at = self.sweep_at = self.heartbeat_at = 0.0
         self.current = threading.local()
         self.pace = Pace(self.cfg.threads, time.monotonic())
         #: Held while the free threads are published, by any thread.
@@ -646,11 +605,10 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         while self.alive and self.is_parent_alive():
             self.notify()
             now = time.monotonic()
-            self.set_accept_enabled(now >= self.look_at)
+            self.set_accept_enabled(now >= self.accept_at)
             self.set_takes_over(bool(self.room) and not self.is_due)
-            until = self.pace.due if self._accepting else min(self.pace.due, self.look_at)
-            if self.queued:
-                until = min(until, now + (BEGIN_AGAIN_S if self.room else LOOK_AGAIN_S))
+            again_s = BEGIN_AGAIN_S if self.room else LOOK_AGAIN_S
+            until = min(self.pace.due, now + again_s) if self.queued else self.pace.due
             self.wait_for_and_dispatch_events(max(0.0, until - now))
             self.keep_pace()
             self.sweep()
@@ -689,14 +647,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def room(self) -> int:
         return max(0, self.pace.most - len(self.calls))
 
-    def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """Also find out, without a wait, whether other workers have accepted what was left."""
-        looks = self._accepting and self.leaves_since is not None
-        self.found_none = looks  # until `accept` is called
-        super().wait_for_and_dispatch_events(0.0 if looks else timeout)
-        if self.found_none:
-            self.leaves_since = None
-
     def keep_pace(self) -> None:
         """Take fewer calls if this loop wakes late, and more if it does not."""
         was_reduced = self.pace.is_reduced
@@ -731,48 +681,25 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- connections ----------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
-        """Accept the connections that wait, unless another worker should."""
-        self.found_none = False
+        """Accept the connections that wait."""
         for _ in range(ACCEPT_AT_ONCE):
-            # More bodies at once than there is memory for would be dropped.
-            if not self.accept_one(listener) or self.received_bytes:
-                break
-
-    def accept_one(self, listener: Any) -> bool:
-        """Accept a connection; returns whether there was one for this worker."""
-        now = time.monotonic()
-        if self.leaves(now):
-            self.look_at = now + LOOK_AGAIN_S
-            return False
-        try:
-            sock, address = listener.accept()
-        except OSError as error:
-            if error.errno in {errno.EMFILE, errno.ENFILE}:
+            try:
+                sock, address = listener.accept()
+            except OSError as error:
+                if error.errno in {errno.EMFILE, errno.ENFILE}:
+                    self.evict()
+                elif error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
+                    raise
+                return
+            about = (self.cfg, sock, address, listener.getsockname())
+            conn = Connection(*about, patience_s=self.patience_s)
+            self.nr_conns += 1
+            self.wait(conn, until=time.monotonic() + self.patience_s)
+            self.receive(conn, sock)
+            if self.nr_conns > self.worker_connections:
                 self.evict()
-            elif error.errno not in {errno.EAGAIN, errno.ECONNABORTED}:
-                raise
-            return False
-        about = (self.cfg, sock, address, listener.getsockname())
-        conn = Connection(*about, patience_s=self.patience_s)
-        self.nr_conns += 1
-        self.wait(conn, until=now + self.patience_s)
-        self.receive(conn, sock)
-        if self.nr_conns > self.worker_connections:
-            self.evict()
-        return True
-
-    def leaves(self, now: float) -> bool:
-        """Return whether to leave a connection to the other workers: for a moment, while one of
-        them has many more free threads."""
-        room, most = 0 if self.is_due else self.room, self.board.most_room(besides=self.cell)
-        # Not for each short call: the worker would idle.
-        if most == 0 or (room and room >= most - max(1, self.cfg.threads // 4)):
-            self.leaves_since = None
-            return False
-        # If the other worker hangs, this one must accept all that wait, not some per interval.
-        if self.leaves_since is None:
-            self.leaves_since = now
-        return now - self.leaves_since < (LEAVE_S if self.room else LEAVE_IF_FULL_S)
+            if self.received_bytes:  # more bodies at once than there is memory for would be dropped
+                return
 
     def wait(self, conn: Connection, *, until: float) -> None:
         """Have the poller wait for data from the client. For any thread, which has no more to do
@@ -826,18 +753,17 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         """Close a waiting connection. A client that has begun a request gets the refusal."""
         has_begun = bool(conn.received)
         self.leave_poller(conn)
-        self.nr_conns -= 1
         if refusal is not None and has_begun:
             with contextlib.suppress(OSError):
                 conn.sock.send(REFUSAL.format(refusal).encode(), socket.MSG_DONTWAIT)
-        conn.close()
+        self.forget(conn)
 
     def evict(self) -> None:
         """Close the connection that has waited the longest."""
         if self.waiting:
             self.drop(list(self.waiting)[0], TOO_SLOW)  # noqa: RUF015 - threads add to it
         else:
-            self.look_at = time.monotonic() + SWEEP_S
+            self.accept_at = time.monotonic() + SWEEP_S
 
     # -- requests -------------------------------------------------------------------------------
 
@@ -853,9 +779,9 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         elif conn.is_large and self.many_are_read:
             self.refuse(conn)
         elif len(self.queued) < self.cfg.threads:
-            waits_s = QUEUE_IF_LATE_S if self.pace.is_reduced else QUEUE_S
-            conn.until = time.monotonic() + waits_s
+            conn.until = time.monotonic() + QUEUE_S
             self.queued.append(conn)
+            self.hand_over()
             self.begin_queued()
         else:
             self.refuse(conn)
@@ -864,33 +790,30 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def many_are_read(self) -> bool:
         """Whether a quarter of the threads read large bodies, which may arrive slowly."""
         reading = sum(conn.is_large and conn.is_being_read for conn in list(self.calls))
-        threads: int = self.cfg.threads
-        return reading >= max(1, threads // 4)
+        return reading >= max(1, int(self.cfg.threads) // 4)
 
     def begin_queued(self) -> None:
         """Begin the calls whose turn it is."""
         while self.queued and self.room and self.begun_in_turn < BEGIN_AT_ONCE:
-            self.begin(self.queued.popleft())
-
-    def begin(self, conn: Connection) -> None:
-        """Give a call to a free thread."""
-        self.begun_in_turn += 1
-        self.calls.add(conn)
-        self.calls_begun += 1
-        if self.calls_begun >= self.calls_until_due and not self.is_due:
-            self.is_due = self.may_be_replaced()
-        self.publish()
-        self.tpool.submit(conn)
+            conn = self.queued.popleft()
+            self.begun_in_turn += 1
+            self.calls.add(conn)
+            self.calls_begun += 1
+            if self.calls_begun >= self.calls_until_due and not self.is_due:
+                all_serve = self.board.serving() >= self.cfg.workers
+                self.is_due = all_serve and self.board.lock_replacement()
+            self.publish()
+            self.tpool.submit(conn)
 
     def hand_over(self) -> None:
-        """Hand the first calls that wait to workers with free threads."""
-        most = self.board.most_room(besides=self.cell) if self.queued and not self.room else 0
-        if not most or not self.alive or self.cfg.proxy_protocol != "off":
-            return  # only the first request of a connection has a PROXY line
-        if not self.handover.is_empty:
-            return  # the free threads are for what waits there
+        """Hand the first calls that wait to workers with free threads. A worker that is due for
+        replacement hands over all, because it would never be without a call."""
+        waits = self.queued and self.alive and (self.is_due or not self.room)
+        most = self.board.most_room(besides=self.cell) if waits else 0
         for conn in list(self.queued)[:most]:
-            if conn.is_large or not self.handover.give(conn):
+            # Only the first request of a connection has a PROXY line.
+            has_no_line = conn.parser is not None and self.cfg.proxy_protocol != "off"
+            if has_no_line or not self.handover.give(conn):
                 return
             self.forget(self.queued.popleft())
 
@@ -908,8 +831,11 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if conn is None:
             return False
         self.nr_conns += 1
-        self.queued.append(conn)
-        self.begin_queued()
+        if conn.is_large and self.many_are_read:
+            self.refuse(conn)
+        else:
+            self.queued.append(conn)
+            self.begin_queued()
         return True
 
     def refuse(self, conn: Connection) -> None:
@@ -923,11 +849,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         if can_be_answered(conn.sock):
             self.tpool.submit(conn)
         else:
-            self.nr_conns -= 1
-            conn.close()
-
-    def may_be_replaced(self) -> bool:
-        return self.board.serving() >= self.cfg.workers and self.board.lock_replacement()
+            self.forget(conn)
 
     def work(self, conn: Connection) -> None:
         """Handle a request, in a thread."""
@@ -937,7 +859,8 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             keeps = bool(self.handle(conn))
         except BaseException:
             self.log.exception("Error handling request")
-        if keeps and self.alive and not (self.queued or self.is_due or conn.has_more):
+        ahead = keeps and conn.parser.unreader.buf.tell()  # of the client's next request
+        if keeps and self.alive and not (self.queued or self.is_due or ahead):
             # Only the next request wakes the main thread.
             self.free_thread(conn)
             self.keep(conn)

@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from gunicorn.config import Config
@@ -224,19 +223,16 @@ def test_a_client_that_reads_nothing_cannot_be_answered(
 def test_workers_see_each_others_free_threads() -> None:
     """In other processes, too, and not after a worker has stopped."""
     board = Board()
-    cells = [board.take() for _ in range(3)]
-    assert len(set(cells)) == 3
-    board.publish(cells[0], 5)
-    in_child(board.publish, cells[1], 7)
-    assert board.most_room(besides=cells[2]) == 7
-    assert board.most_room(besides=cells[1]) == 5
+    board.publish(0, 5)
+    in_child(board.publish, 1, 7)
+    assert board.most_room(besides=2) == 7
+    assert board.most_room(besides=1) == 5
     assert board.serving() == 2
-    board.publish(cells[0], 0)
+    board.publish(0, 0)
     assert board.serving() == 2
-    board.free(cells[1])
+    board.publish(1, None)
     assert board.serving() == 1
-    assert board.most_room(besides=cells[2]) == 0
-    assert board.take() == cells[1]
+    assert board.most_room(besides=2) == 0
 
 
 def test_one_worker_is_replaced_at_a_time() -> None:
@@ -345,64 +341,41 @@ def test_a_flood_begins_a_few_calls_in_a_turn() -> None:
     assert begun == calls[: threads + BEGIN_AT_ONCE]
 
 
-def test_connections_that_a_hanging_worker_leaves_are_accepted_after_one_wait(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """By a worker without a free thread, however late it looks and however long each takes. The
-    next ones are left to the other worker again, also after that has accepted one."""
-    now, accepted = 1000.0, list[socket.socket]()
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+class Accepting(CallWorker):  # type: ignore[misc]
+    """A worker that only accepts; ``data`` is what each client has sent."""
 
-    def receive(_: Connection, sock: socket.socket) -> None:
-        nonlocal now
-        now += 1.0
-        accepted.append(sock)
+    data = b""
 
-    listener, poller = socket.create_server(("127.0.0.1", 0)), selectors.DefaultSelector()
-    ready = poller.select
+    def __init__(self) -> None:
+        self.__dict__.update(
+            cfg=Config(), log=logging.getLogger(), poller=selectors.DefaultSelector(),
+            nr_conns=0, worker_connections=100, received_bytes=0, waiting={},
+        )  # fmt: skip
 
-    def select(most_s: float) -> list[Any]:
-        found = ready(0)
-        assert found or not most_s, "it sleeps, so it cannot see that none waits"
-        return found
+    def receive(self, conn: Connection, sock: socket.socket) -> None:
+        self.received_bytes += len(self.data)
 
-    monkeypatch.setattr(poller, "select", select)
-    worker = CallWorker.__new__(CallWorker)
-    worker.__dict__.update(
-        cfg=Config(), sockets=[listener], poller=poller, receive=receive,
-        _accepting=False, is_due=False, calls=set(), pace=Pace(0, 0.0), board=Board(), cell=0,
-        waiting={}, nr_conns=0, worker_connections=100, received_bytes=0, leaves_since=None,
-        look_at=0.0,
-    )  # fmt: skip
-    worker.board.publish(1, 1)
 
-    def after(seconds: float) -> int:
-        """One turn of the main loop, so much later; returns how many it has accepted by then."""
-        nonlocal now
-        now += seconds
-        worker.set_accept_enabled(now >= worker.look_at)
-        worker.wait_for_and_dispatch_events(9.0)
-        return len(accepted)
-
-    with listener, poller, contextlib.ExitStack() as clients:
-
-        def connect() -> None:
-            clients.enter_context(socket.create_connection(listener.getsockname()))
-
+@pytest.mark.parametrize(
+    ("data", "counts"),
+    [(b"", [ACCEPT_AT_ONCE, ACCEPT_AT_ONCE + 4]), (b"{", [1, 2])],
+    ids=["others", "bodies"],
+)
+def test_connections_that_wait_are_accepted_in_one_turn(data: bytes, counts: list[int]) -> None:
+    """Up to sixteen of them. Clients that send bodies are accepted one by one, because only so
+    many bodies are kept in memory."""
+    worker = Accepting()
+    worker.data = data
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0)
+    with listener, worker.poller, contextlib.ExitStack() as clients:
         for _ in range(ACCEPT_AT_ONCE + 4):
-            connect()
-        assert [after(0.0), after(0.1), after(0.1)] == [0, 0, 0]
-        assert [after(0.1), after(1.0)] == [ACCEPT_AT_ONCE, ACCEPT_AT_ONCE + 4]
-        after(1.0)  # it finds none
-        connect()
-        assert after(1.0) == ACCEPT_AT_ONCE + 4
-        listener.accept()[0].close()  # by the other worker
-        after(0.1)
-        connect()
-        assert [after(0.2), after(0.2)] == [ACCEPT_AT_ONCE + 4] * 2
-        assert after(0.2) == ACCEPT_AT_ONCE + 5
-        for sock in accepted:
-            sock.close()
+            clients.enter_context(socket.create_connection(listener.getsockname()))
+        for count in counts:
+            worker.accept(listener)
+            assert worker.nr_conns == len(worker.waiting) == count
+        for conn in worker.waiting:
+            conn.sock.close()
 
 
 class Wakes:

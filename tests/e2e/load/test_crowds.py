@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import redis
 
 from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
@@ -557,3 +558,76 @@ def test_kept_connections_move_to_a_worker_with_a_free_thread(tmp_path: Path) ->
             assert [status for status, _ in answers] == [200] * 16
             assert {answer["body"] for _, answer in answers} == {hashlib.sha256(body).hexdigest()}
             assert set(Counter(answer["worker"] for _, answer in answers).values()) == {8}
+
+
+def test_a_worker_with_calls_at_all_times_is_replaced(tmp_path: Path) -> None:
+    """Eight clients send one call after another, each on its connection. A worker that is due hands
+    over the calls that it would begin, so that it has none in flight soon, and none is lost."""
+    with (
+        gunicorn(
+            "tests.e2e.apps.counter:app", state=tmp_path / "state", log=tmp_path / "log",
+            GUNICORN_THREADS="16",
+            GUNICORN_CMD_ARGS="--max-requests 12 --max-requests-jitter 0",
+        ) as master,
+        ThreadPoolExecutor(8) as pool,
+    ):  # fmt: skip
+        eventually(lambda: serving(master) == 2)
+        over = threading.Event()
+
+        def ask() -> Counter[int]:
+            statuses = Counter[int]()
+            connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+            with contextlib.closing(connection):
+                while not over.is_set():
+                    try:
+                        connection.request("GET", "/slow")
+                        response = connection.getresponse()
+                    except (ConnectionError, http.client.RemoteDisconnected):
+                        connection.close()  # idle, at a worker that stops
+                        continue
+                    response.read()
+                    statuses[response.status] += 1
+            return statuses
+
+        clients = [pool.submit(ask) for _ in range(8)]
+        try:
+            eventually(lambda: master.log.count("and will be replaced") >= 2, within_s=60)
+        finally:
+            over.set()
+        assert {status for client in clients for status in client.result()} == {200}
+
+
+def test_a_large_body_moves_to_a_worker_with_a_free_thread(
+    tmp_path: Path, redis_server: Server, redis_client: redis.Redis
+) -> None:
+    """With its connection, and with the part of the body that has not arrived yet."""
+    body = random.Random(1).randbytes(3_000_000)
+    with (
+        gunicorn(
+            "tests.e2e.apps.counter:app", state=tmp_path / "state", log=tmp_path / "log",
+            GUNICORN_THREADS="1", RATELIMIT_STORAGE_URI=redis_server.uri,
+        ) as master,
+        contextlib.ExitStack() as open_connections,
+        ThreadPoolExecutor(1) as pool,
+    ):  # fmt: skip
+
+        def ask(connection: http.client.HTTPConnection, path: str, sent: bytes) -> dict[str, Any]:
+            connection.request("POST", path, sent)
+            response = connection.getresponse()
+            assert response.status == 200
+            answer: dict[str, Any] = json.loads(response.read())
+            return answer
+
+        eventually(lambda: serving(master) == 2)
+        by_worker: dict[int, list[http.client.HTTPConnection]] = {}
+        while not any(len(connections) > 1 for connections in by_worker.values()):
+            connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+            open_connections.callback(connection.close)
+            by_worker.setdefault(ask(connection, "/", b"")["worker"], []).append(connection)
+        worker, (first, second, *_) = max(by_worker.items(), key=lambda item: len(item[1]))
+        second.auto_open = 0  # so that one that was closed raises an error
+        running = pool.submit(ask, first, "/slow", b"")
+        eventually(lambda: redis_client.get("slow"))
+        answer = ask(second, "/", body)
+        assert running.result()["worker"] == worker != answer["worker"]
+        assert answer["body"] == hashlib.sha256(body).hexdigest()
