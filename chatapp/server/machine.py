@@ -34,23 +34,18 @@ class Machine(NamedTuple):
     memory_mb: int | None
     files: int | None
 
-    def enough_for(self, workers: int) -> dict[str, int]:
-        """Return the threads of each worker for which each resource is enough, by its text."""
-        found = {
-            f"{self.cores:g} cores": int(CALLS_PER_CORE * min(1.0, self.cores / workers)),
-        }
-        if self.memory_mb is not None:
-            room = (self.memory_mb / workers - WORKER_MB) / CALL_MB
-            found[f"{self.memory_mb:,} MB of memory"] = int(room)
-        if self.files is not None:
-            room = (self.files - IDLE_CLIENTS - WORKER_FILES) / CALL_FILES
-            found[f"{self.files:,} file descriptors"] = int(room)
-        return found
-
     def threads(self, workers: int) -> tuple[int, str]:
-        """Return the threads of each of so many workers, and why."""
-        enough = {text: max(LEAST, room) for text, room in self.enough_for(workers).items()}
-        why = ", ".join(f"{room:,} for {text}" for text, room in enough.items())
+        """Return the threads of each of so many workers: those for which each resource is enough,
+        and why."""
+        room = {f"{self.cores:g} cores": CALLS_PER_CORE * min(1.0, self.cores / workers)}
+        if self.memory_mb is not None:
+            calls = (self.memory_mb / workers - WORKER_MB) / CALL_MB
+            room[f"{self.memory_mb:,} MB of memory"] = calls
+        if self.files is not None:
+            calls = (self.files - IDLE_CLIENTS - WORKER_FILES) / CALL_FILES
+            room[f"{self.files:,} file descriptors"] = calls
+        enough = {text: max(LEAST, int(calls)) for text, calls in room.items()}
+        why = ", ".join(f"{calls:,} for {text}" for text, calls in enough.items())
         return min(enough.values()), why
 
 
