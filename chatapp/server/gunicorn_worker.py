@@ -131,8 +131,9 @@ class Board:
 
     def most_room(self, *, besides: int) -> int:
         """Return the most free threads of any other worker."""
-        most = max(room for cell, room in enumerate(self._cells) if cell != besides)
-        return max(0, most - 1)
+        cells = self._cells.tolist()
+        cells[besides] = 0
+        return max(0, max(cells) - 1)
 
     def serving(self) -> int:
         return sum(map(bool, self._cells))
