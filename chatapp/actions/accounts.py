@@ -43,13 +43,13 @@ End = Annotated[str, AfterValidator(arguments.end)]
 Until = Annotated[str, AfterValidator(instant_s)]
 Overlap = Annotated[str, AfterValidator(partial(arguments.duration, least_s=0))]
 Amounts = dict[str, str]
-LIMITS: Final = 'An amount in place of the policy\'s, as usd-day="20 usd/day".'
-MODELS: Final = 'Allow only this model, or these, as "gpt-5*".'
-EXPIRES: Final = "When it expires: 90d, 2026-11-27."
+LIMITS: Final = 'An amount instead of the policy\'s, such as usd-day="20 usd/day".'
+MODELS: Final = 'Allow only this model, or all that match, such as "gpt-5*".'
+EXPIRES: Final = "When it expires: 90d, 2026-11-27; default never."
 
 
 class UserQuery(Listed):
-    q: Annotated[str, Option("query")] = Field("", description="Only names with this text.")
+    q: Annotated[str, Option("query")] = Field("", description="Only names that contain this text.")
     team: str | None = Field(None, description="Only users of this team.")
     plan: str | None = Field(None, description="Only users with this plan.")
     key: Annotated[str, AfterValidator(public_id_of)] | None = Field(
@@ -61,14 +61,14 @@ class UserFields(Change):
     """What a user is to have. A field that is left out stays; of a new user, the default."""
 
     plan: Plan | None = Field(None, description="The plan.")
-    team: Team | None = Field(None, description="The team; empty: none.")
+    team: Team | None = Field(None, description="The team; an empty text removes it.")
     limits: Amounts | None = Field(None, description=LIMITS)
-    active: bool | None = Field(None, description="Accept the user's keys, or refuse all of them.")
+    active: bool | None = Field(None, description="Whether the user's keys are accepted.")
 
 
 class ImportFields(Change):
-    csv: str
-    dry_run: bool = Field(default=False, description="Only check it, and say what would change.")
+    csv: str = Field(description="Lines with user, and any of plan, team and limits.")
+    dry_run: bool = Field(default=False, description="Check the CSV and report what would change.")
     keys: bool = Field(default=False, description="Create a key for each new user.")
 
 
@@ -88,17 +88,17 @@ class PeopleFields(Fields):
         list[Annotated[str, AfterValidator(arguments.header)]], Option("user-header")
     ] = Field(
         list(HEADERS),
-        description='The header that names the user; empty: the body\'s "user". Default: Open '
-        "WebUI's.",
+        description="The header that names the user; default: Open WebUI's. Empty: the body's "
+        '"user" names them.',
     )
     plan: Annotated[Plan | None, Option("plan-of-new")] = Field(
-        None, description="The plan of new users; default: that of the key."
+        None, description="The plan of new users; default: the plan of the key."
     )
     most_new: Annotated[int, Option("most-new")] = Field(
         MOST_NEW,
         ge=1,
         le=100_000,
-        description=f"How many new users the key may bring in an hour; default {MOST_NEW}.",
+        description=f"How many new users the key may create in an hour; default {MOST_NEW}.",
     )
 
     def people(self) -> People:
@@ -116,7 +116,7 @@ class NewKey(Change):
     expires: End | None = Field(None, description=EXPIRES)
     limits: Amounts = Field(default_factory=dict, description=LIMITS)
     models: Models = Field(default_factory=list, description=MODELS)
-    people: ActsForUsers = Field(None, description="Let it act for the users of a program.")
+    people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 
 
 class KeyFields(Change):
@@ -124,12 +124,12 @@ class KeyFields(Change):
     with null ``people`` it acts for its own user alone."""
 
     limits: Amounts | None = Field(None, description=LIMITS)
-    models: Models | None = Field(None, description=f"{MODELS} Empty: all of its plan.")
-    files: bool | None = Field(None, description="Let it name files that the providers keep.")
+    models: Models | None = Field(None, description=f"{MODELS} Empty: all models of its plan.")
+    files: bool | None = Field(None, description="Let the key name files that providers store.")
     traffic_class: Class | None = Field(
-        None, alias="class", description="Its class of traffic, as batch; empty: its plan's."
+        None, alias="class", description="Its class of traffic, such as batch; empty: the plan's."
     )
-    people: ActsForUsers = Field(None, description="Let it act for the users of a program.")
+    people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 
 
 class Rotation(Change):
@@ -145,16 +145,16 @@ class TeamFields(Change):
 
 
 class AmountFields(Change):
-    amount: str
+    amount: str = Field(description="The amount, such as 20 usd/day.")
     until: Until | None = Field(
         None, description="When it ends, by UTC: 2h, 17:30, friday, 2026-11-27."
     )
 
 
 class NewAdminKey(Change):
-    name: KeyName
+    name: KeyName = Field(description="The name of the operator, for the log of changes.")
     scopes: list[Scope] = Field(min_length=1, description="What it may do.")
-    team: Team | None = Field(None, description="Only this team: for its administrator.")
+    team: Team | None = Field(None, description="Only this team; the key is for its administrator.")
     expires: End | None = Field(None, description=EXPIRES)
 
 
@@ -172,7 +172,7 @@ class NewAdminKey(Change):
     empty="There are no users yet; `chat keys create --user NAME` creates one.",
 )
 def list_users(call: Call) -> list[dict[str, object]]:
-    """The users with their plans, teams and amounts."""
+    """List the users with their plans, teams and amounts."""
     query, own = call.query, OwnersAmounts()
     return [
         users.as_json(each, own)
@@ -186,7 +186,7 @@ def list_users(call: Call) -> list[dict[str, object]]:
 
 @action("GET /users/<path:user>", "read", of_team=True, command="users show USER")
 def get_user(call: Call, user: str) -> dict[str, object]:
-    """One user."""
+    """Show a user."""
     name = name_of(user)
     call.operator.check_user(name)
     found = current_services().accounts.user(name)
@@ -203,7 +203,7 @@ def get_user(call: Call, user: str) -> dict[str, object]:
     command="users create|set USER",
 )
 def put_user(call: Call, user: str) -> users.Put:
-    """Create a user, or change one, to have these fields."""
+    """Create a user, or change the fields of one."""
     body, operator, services = call.body, call.operator, current_services()
     name = arguments.new_user(name_of(user))
     _check_spaces(name_of(user))
@@ -259,7 +259,7 @@ def delete_user(call: Call, user: str) -> dict[str, object]:
 
 @action("POST /users", "users", body=ImportFields, command="users import CSV")
 def import_users(call: Call) -> dict[str, object]:
-    """Create and change users by CSV, all or none."""
+    """Create and change users by CSV: all lines or none."""
     body = call.body
     lines = body.csv.splitlines(keepends=True)
     heads = user_file.columns(lines)
@@ -287,7 +287,7 @@ def import_users(call: Call) -> dict[str, object]:
     empty="There are no keys yet; `chat keys create --user NAME` creates one.",
 )
 def list_keys(call: Call) -> list[dict[str, object]]:
-    """The keys, without their secrets."""
+    """List the keys, without their secrets."""
     accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
     if query.user is not None:
         _check_known(call, query.user)
@@ -303,7 +303,7 @@ def list_keys(call: Call) -> list[dict[str, object]]:
 
 @action("POST /keys", "keys", body=NewKey, of_team=True, command="keys create")
 def create_key(call: Call) -> dict[str, object]:
-    """Create a key, and its user if new. The answer has the key, this one time."""
+    """Create a key, and its user if new. It is shown only once."""
     body, operator, services = call.body, call.operator, current_services()
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
     operator.check_powers(people=body.people)
@@ -337,13 +337,13 @@ def create_key(call: Call) -> dict[str, object]:
 
 @action("GET /keys/<key>", "read", of_team=True, command="keys show KEY")
 def get_key(call: Call, key: str) -> dict[str, object]:
-    """One key, by its public part."""
+    """Show a key, by its public id."""
     return _key(call, key)
 
 
 @action("PUT /keys/<key>", "keys", body=KeyFields, command="keys set KEY")
 def put_key(call: Call, key: str) -> users.Put:
-    """Change a key to have these fields."""
+    """Change the fields of a key."""
     body, found = call.body, current_services().accounts.find(key)
     if found is None:
         raise UnknownKeyError(key)
@@ -367,7 +367,7 @@ def put_key(call: Call, key: str) -> users.Put:
 
 @action("DELETE /keys/<key>", "keys", of_team=True, command="keys revoke KEY...")
 def revoke_key(call: Call, key: str) -> dict[str, object]:
-    """Revoke a key; a revoked key stays as it is."""
+    """Revoke a key for good. One that is revoked already is left unchanged."""
     call.operator.check_key(key, changes=True)
     done = keys.revoke_key(key, **call.why)
     return {"done": done.sentence, "immediate": done.is_immediate}
@@ -388,7 +388,7 @@ def revoke_keys(call: Call) -> dict[str, object]:
 
 @action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True, command="keys rotate KEY")
 def rotate_key(call: Call, key: str) -> dict[str, object]:
-    """Create a key like this one, which expires after the overlap."""
+    """Replace a key: create one like it. The old one expires after the overlap."""
     call.operator.check_key(key, shows_secret=True)
     overlap, team = call.body.overlap, call.operator.team
     made, old, end = keys.rotate_key(key, overlap=overlap, bound_team=team, **call.why)
@@ -398,7 +398,7 @@ def rotate_key(call: Call, key: str) -> dict[str, object]:
 
 @action("POST /accounts/off", "all", body=Change, command="keys off")
 def turn_accounts_off(call: Call) -> dict[str, object]:
-    """Serve without keys again, after the database was replaced by one that has none."""
+    """Serve without keys again, after the database was replaced by one without keys."""
     keys.turn_accounts_off(**call.why)
     return {"done": "Accounts are off; no request needs a key."}
 
@@ -430,7 +430,7 @@ def _key(call: Call, key: str) -> dict[str, object]:
     empty="There are no teams yet; `chat teams create NAME` creates one.",
 )
 def list_teams(call: Call) -> list[dict[str, object]]:
-    """The teams with their budgets and members."""
+    """List the teams with their budgets and members."""
     accounts, own = current_services().accounts, OwnersAmounts()
     everyone, mine = accounts.users(), call.operator.team
     return [
@@ -442,7 +442,7 @@ def list_teams(call: Call) -> list[dict[str, object]]:
 
 @action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
 def get_team(call: Call, team: str) -> dict[str, object]:
-    """One team."""
+    """Show a team."""
     call.operator.check_team(team)
     accounts = current_services().accounts
     found, everyone = accounts.team(team), accounts.users()
@@ -468,7 +468,7 @@ def put_team(call: Call, team: str) -> users.Put:
 
 @action("GET /plans", "read", order="plan", command="plans list", columns="plan defined users")
 def list_plans(_call: Call) -> list[dict[str, Any]]:
-    """The plans, each with its users."""
+    """List the plans, each with its users."""
     return users.plans()
 
 
@@ -485,7 +485,7 @@ AMOUNT: Final = "/amounts/<any(user, key, team):owner>/<limit>/<path:name>"
     command="amounts set OWNER NAME LIMIT AMOUNT",
 )
 def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
-    """Give a user, key or team an amount of a limit, for good or until then."""
+    """Set a limit's amount for a user, key or team: for good, or until a time."""
     name, body = amounts.named(owner, name), call.body
     call.operator.check_owner(owner, name)
     plan = amounts.plan_of(owner, name)
@@ -496,7 +496,7 @@ def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, obj
 
 @action(f"DELETE {AMOUNT}", "limits", of_team=True, command="amounts clear OWNER NAME LIMIT")
 def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
-    """Remove an amount and its override; the policy's applies again."""
+    """Remove an amount, so that the policy's applies again."""
     name = amounts.named(owner, name)
     call.operator.check_owner(owner, name)
     return {"done": amounts.clear_amount(owner, name, limit, **call.why)}
@@ -525,13 +525,13 @@ def _checked_amounts(
     "creates one.",
 )
 def list_admin_keys(_call: Call) -> list[dict[str, object]]:
-    """The management keys, without their secrets."""
+    """List the management keys, without their secrets."""
     return [admin_keys.as_json(each) for each in current_services().admin_keys.all()]
 
 
 @action("POST /admin-keys", "all", body=NewAdminKey, command="admin-keys create NAME")
 def create_admin_key(call: Call) -> dict[str, object]:
-    """Create a management key. The answer has it, this one time."""
+    """Create a management key. It is shown only once."""
     body = call.body
     with of_field("team"):
         made = admin_keys.create(
@@ -543,13 +543,13 @@ def create_admin_key(call: Call) -> dict[str, object]:
 
 @action("DELETE /admin-keys/<key>", "all", command="admin-keys revoke KEY")
 def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
-    """Revoke a management key; a revoked key stays as it is."""
+    """Revoke a management key for good. One that is revoked already is left unchanged."""
     return {"done": f"Key {key} of {admin_keys.revoke(key, **call.why).name} is revoked."}
 
 
 @action("POST /admin-keys/<key>/rotate", "all", body=Rotation, command="admin-keys rotate KEY")
 def rotate_admin_key(call: Call, key: str) -> dict[str, object]:
-    """Create a management key like this one, which expires after the overlap."""
+    """Replace a management key: create one like it. The old one expires after the overlap."""
     made, old = admin_keys.rotate(key, overlap=call.body.overlap, **call.why)
     end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     done = (

@@ -40,8 +40,8 @@ class Listed(Fields):
     """What every list takes: a page of ``limit`` rows after the ``cursor``, or CSV, of all rows
     unless there is a limit."""
 
-    limit: int | None = Field(None, ge=1, le=1000, description="How many rows; a command: all.")
-    cursor: str | None = Field(None, description="Go on after the last page.")
+    limit: int | None = Field(None, ge=1, le=1000, description="How many rows; commands: all.")
+    cursor: str | None = Field(None, description="Continue after the page that gave this cursor.")
     format: Literal["json", "csv"] = "json"
 
 

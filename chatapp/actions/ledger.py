@@ -47,16 +47,16 @@ class Period(Since):
 
 
 class Summed(Period):
-    by: Subject = Field("user", description="user, key, team, model or tag:NAME; default user.")
+    by: Subject = Field("user", description="By user, key, team, model or tag:NAME; default user.")
 
 
 class Top(Summed):
-    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first so many.")
+    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first N rows.")
 
 
 class Ahead(Listed):
-    by: Literal["user", "team"] = Field("user", description="user or team; default user.")
-    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first so many.")
+    by: Literal["user", "team"] = Field("user", description="By user or team; default user.")
+    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first N rows.")
 
 
 class Ago(Listed):
@@ -82,15 +82,17 @@ class Pruning(Change):
 class Credit(Change):
     """Dollars for a user, a key or a team."""
 
-    user: str | None = Field(None, description="The user who gets them.")
-    key: str | None = Field(None, description="The key that gets them.")
-    team: str | None = Field(None, description="The team that gets them.")
-    usd: Annotated[str, AfterValidator(arguments.dollars)]
+    user: str | None = Field(None, description="The user who gets the dollars.")
+    key: str | None = Field(None, description="The key that gets the dollars.")
+    team: str | None = Field(None, description="The team that gets the dollars.")
+    usd: Annotated[str, AfterValidator(arguments.dollars)] = Field(
+        description="How many dollars, such as 5 or 0.25."
+    )
 
 
 class Restoring(Change):
     user: str | None = Field(None, description="Only limits of this user: NAME, or ip:ADDRESS.")
-    apply: bool = Field(default=False, description="Charge them; without it, show what is missing.")
+    apply: bool = Field(default=False, description="Charge what is missing instead of showing it.")
 
 
 class PauseFields(Change):
@@ -117,7 +119,7 @@ def _calls_of(call: Call) -> dict[str, Any]:
 
 @action("GET /usage/<path:user>", "read", of_team=True, command="usage USER")
 def get_usage(call: Call, user: str) -> dict[str, Any]:
-    """What a caller has left and has spent."""
+    """Show what a caller has left and has spent."""
     call.operator.check_user(callers.name_of(user))
     return reports.usage(user)
 
@@ -133,7 +135,7 @@ def get_usage(call: Call, user: str) -> dict[str, Any]:
     columns="subject calls input_tokens output_tokens cost_usd",
 )
 def list_spending(call: Call) -> Iterable[dict[str, Any]]:
-    """Who has spent most, this month or in that time: calls, tokens and dollars."""
+    """List who has spent most, this month or in a period: calls, tokens and dollars."""
     period, query = _calls_of(call), call.query
     if period["since"] is None and period["until"] is None:
         period["since"] = month_start()
@@ -152,8 +154,8 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     empty="No budget has a forecast.",
 )
 def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
-    """When the budgets of those who have spent most this week will be used up, and how sure that
-    is."""
+    """Forecast when budgets will be used up, and how sure that is, for those who have spent most
+    this week."""
     query, operator = call.query, call.operator
     found = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
     if query.by == "user" and operator.team is not None:  # former members have called for it, too
@@ -174,7 +176,7 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     columns="day subject calls input_tokens output_tokens cost_usd",
 )
 def list_days(call: Call) -> Iterable[dict[str, Any]]:
-    """Calls, tokens and dollars by day, the oldest first."""
+    """List calls, tokens and dollars by day, the oldest first."""
     found = current_services().reports.totals(by=call.query.by, **_calls_of(call))
     return [reports.with_dollars(asdict(each)) for each in found]
 
@@ -190,7 +192,7 @@ def list_days(call: Call) -> Iterable[dict[str, Any]]:
     columns="started_at id user team slug status input_tokens output_tokens cost_usd",
 )
 def list_calls(call: Call) -> Iterable[dict[str, Any]]:
-    """The calls, the oldest first."""
+    """List the calls, the oldest first."""
     period = _calls_of(call)
     if call.query.cursor:  # the pages before it are not read again
         period["since"] = max(filter(None, [period["since"], instant_of(call.query.cursor)]))
@@ -199,7 +201,7 @@ def list_calls(call: Call) -> Iterable[dict[str, Any]]:
 
 @action("GET /ledger/calls/<id>", "read", of_team=True, command="trace ID")
 def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in the address
-    """One call by its id, the x-call-id of its answer: its model, tokens, cost and end."""
+    """Show a call by the x-call-id of its answer: its model, tokens, cost and end."""
     row = current_services().reports.call(id)
     if row is None:
         raise OperatorError(
@@ -211,7 +213,7 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
 
 @action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
-    """The calls as traffic for simulations."""
+    """Print the calls as traffic for simulations."""
     return list(reports.traffic(current_services().reports.calls(**_calls_of(call))))
 
 
@@ -225,7 +227,7 @@ def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     empty="There are no answered calls with a reported usage.",
 )
 def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
-    """Usage compared with its estimates, by model.
+    """Compare usage with its estimates, by model.
 
     A ratio is usage as a multiple of the estimate: below 1 too much was held, above 1 too little.
     "Over" is the share of calls that used more than estimated. Only answered calls with a reported
@@ -253,7 +255,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     empty="No upstream was called in this time.",
 )
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
-    """How calls ended, by upstream and model; those with the most failures first."""
+    """List how calls ended, by upstream and model, the most failures first."""
     since = datetime.now(UTC) - call.query.since
     return [
         {
@@ -269,7 +271,7 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
 
 @action("GET /ledger/check", "read", query=OfUser, command="ledger check")
 def check_ledger(call: Call) -> dict[str, Any]:
-    """Unfinished calls, wrong costs and limits that disagree."""
+    """Check for unfinished calls, wrong costs and limits that disagree."""
     user = callers.known_identity(call.query.user)
     found, compared, differ = reports.check(user, call.query.since)
     return {**reports.findings_as_json(found, compared), "differ": differ}
@@ -288,7 +290,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
 
 @action("POST /ledger/restore", "all", body=Restoring, command="ledger restore")
 def restore_limits(call: Call) -> dict[str, Any]:
-    """Rebuild limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
+    """Restore limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
     body = call.body
     identity = callers.known_identity(body.user)
     found = restoration.restore(identity, apply=body.apply, **call.why)
@@ -297,10 +299,10 @@ def restore_limits(call: Call) -> dict[str, Any]:
 
 @action("POST /ledger/credit", "limits", body=Credit, command="credit USD")
 def give_credit(call: Call) -> dict[str, Any]:
-    """Give dollars back, at most what was spent in the present windows of the budgets."""
+    """Give dollars back, at most what was spent in the current windows of the budgets."""
     named = {each: getattr(call.body, each) for each in OWNERS if getattr(call.body, each)}
     if len(named) != 1:
-        raise FieldError("user", 'Send one of "user", "key" and "team".')
+        raise FieldError("user", 'Name exactly one of "user", "key" and "team".')
     [(owner, text)] = named.items()
     call.operator.check_kind(owner)
     done = credit(owner, amounts.named(owner, text), call.body.usd, **call.why)
@@ -317,7 +319,7 @@ def give_credit(call: Call) -> dict[str, Any]:
     empty="There are no alerts.",
 )
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
-    """The alerts that were raised, the oldest first, in dollars."""
+    """List the alerts that were raised, the oldest first, in dollars."""
     found = alerts(current_services().database, since=call.query.since)
     return [
         {**each, "spent": each["spent"] / MICRO, "amount": each["amount"] / MICRO} for each in found
@@ -326,15 +328,15 @@ def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
 
 @action("POST /alerts/test", "all", body=Change, command="alerts test")
 def send_test_alert(_call: Call) -> dict[str, Any]:
-    """Send a test to the webhook, once."""
+    """Send a test alert to the webhook."""
     facts = reports.test_webhook()
     return {**facts, "done": f"{facts['host']} accepted it with {facts['status']}."}
 
 
 @action("GET /providers", "read", order="name", command="providers list")
 def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
-    """The upstreams: how many keys they have, which are missing here, which pause, and what is left
-    of their quotas."""
+    """List the upstreams: their number of keys, which keys are missing, which pause, and what is
+    left of their quotas."""
     tables = providers_file.read(configured_file(PROVIDERS), toml_line).upstreams
     states = {each["name"]: each for each in reports.upstreams()}
     rows = []
@@ -356,13 +358,14 @@ def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     "POST /providers/<name>/pause", "providers", body=PauseFields, command="providers pause NAME"
 )
 def pause_provider(call: Call, name: str) -> dict[str, Any]:
-    """Send no call to an upstream for some time, as in an incident: fallbacks serve its models."""
+    """Send no calls to an upstream for some time, for example in an incident: fallbacks serve its
+    models."""
     done = blocks.pause(name, length=call.body.length, **call.why)
     return {"done": done.sentence, "changed": done.is_new, "until": done.until}
 
 
 @action("POST /providers/<name>/resume", "providers", command="providers resume NAME")
 def resume_provider(call: Call, name: str) -> dict[str, Any]:
-    """End the pauses of an upstream: an operator's, and those that it has named itself."""
+    """End the pauses of an upstream: those by operators, and those that it asked for."""
     done = blocks.resume(name, **call.why)
     return {"done": done.sentence, "changed": done.is_new}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from chatapp.actions.accounts import AmountFields
-from chatapp.actions.action import Call, Change, FieldError, Fields, Listed, action, of_field
+from chatapp.actions.action import Call, Change, Fields, Listed, action, of_field
 from chatapp.operators import amounts, arguments, blocks
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services
@@ -60,10 +60,13 @@ class Reset(Change):
 class BlockFields(Change):
     """A block without a length lasts until it is removed. A shorter one ends no longer one."""
 
-    length: Length | None = Field(None, alias="for", description="How long: 90s, 15m, 2h, 7d.")
-    abnormal: bool = Field(
-        default=False, description="Give abnormal usage of a user or key as the reason."
+    length: Length | None = Field(
+        None, alias="for", description="How long: 90s, 15m, 2h, 7d; default: until unblocked."
     )
+
+
+class CallerBlock(BlockFields):
+    abnormal: bool = Field(default=False, description="Give abnormal usage as the reason.")
 
 
 # -- what there is -------------------------------------------------------------------------------
@@ -71,7 +74,7 @@ class BlockFields(Change):
 
 @action("GET /policy", "read")
 def get_policy(_call: Call) -> dict[str, Any]:
-    """The policy that is configured, checked: its limits, its plans, and warnings."""
+    """Show the configured policy, checked: its limits, plans, and warnings."""
     try:
         return policy_as_json(current_services().limiter.operators.checked_policy())
     except ValueError as error:
@@ -80,14 +83,14 @@ def get_policy(_call: Call) -> dict[str, Any]:
 
 @action("GET /limits", "read", query=OfEndpoint, order="endpoint")
 def list_limits(call: Call) -> list[dict[str, Any]]:
-    """Every endpoint with its limits, and where each is written."""
+    """List every endpoint with its limits, and where each is written."""
     with of_field("endpoint"):
         return definitions_of(current_services().limiter.operators, call.query.endpoint)
 
 
 @action("GET /states/<path:identity>", "read", order="limit plan identity")
 def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
-    """What every limit has counted of a caller."""
+    """List what every limit has counted of a caller."""
     found = shared_operators().states(identity)
     if not found:
         raise OperatorError("uncounted", f"No limit counts {identity!r}.")
@@ -96,7 +99,7 @@ def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
 
 @action("GET /used", "read", query=Used, order="-share limit identity")
 def list_used(call: Call) -> list[dict[str, Any]]:
-    """Who has used at least so many percent of a limit, the largest share first."""
+    """List who has used at least so many percent of a limit, the largest share first."""
     query = call.query
     with of_field("name"):
         found, _ = shared_operators().used(query.name, least=query.at / 100, scan=query.scan)
@@ -105,7 +108,7 @@ def list_used(call: Call) -> list[dict[str, Any]]:
 
 @action("GET /denials", "read", query=Denied, order="at limit identity endpoint")
 def list_denials(call: Call) -> list[dict[str, Any]]:
-    """Who was denied lately, and when the next call is free."""
+    """List who was denied lately, and when their next call is allowed."""
     identities = [call.query.identity] if call.query.identity else []
     found = shared_operators().denials(*identities, since=call.query.since)
     return [record_as_json(each) for each in found.records]
@@ -113,21 +116,21 @@ def list_denials(call: Call) -> list[dict[str, Any]]:
 
 @action("GET /shadow", "read", query=OfLimit, order="limit amount period")
 def list_shadow(call: Call) -> list[dict[str, Any]]:
-    """What limits in shadow and candidates would have denied."""
+    """List what limits in shadow and candidates would have denied."""
     with of_field("name"):
         return shared_operators().shadow_report(call.query.name)
 
 
 @action("GET /decisions", "read", query=Minutes)
 def get_decisions(call: Call) -> dict[str, Any]:
-    """How many decisions each limit made, by the minute since 1970; "" is all requests."""
+    """Show how many decisions each limit made, by the minute since 1970; "" is all requests."""
     counted = shared_operators().counters(call.query.minutes)
     return {str(minute): limits for minute, limits in counted.items()}
 
 
 @action("GET /changes", "read", query=Since, order="at action identity limit")
 def list_changes(call: Call) -> list[dict[str, Any]]:
-    """What operators have changed, the oldest first."""
+    """List what operators have changed, the oldest first."""
     return [with_times(each) for each in shared_operators().log(since=call.query.since or 0.0)]
 
 
@@ -136,19 +139,20 @@ def list_changes(call: Call) -> list[dict[str, Any]]:
 
 @action("GET /overrides", "read", order="limit identity")
 def list_overrides(_call: Call) -> list[dict[str, Any]]:
-    """The overrides that apply."""
+    """List the overrides that apply."""
     return [with_times(each) for each in shared_operators().overrides()]
 
 
 @action("PUT /overrides/<limit>/<path:identity>", "limits", body=AmountFields)
 def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
-    """Give a caller another amount of a limit, until then or until it is removed."""
+    """Give a caller another amount of a limit, until a time or until it is removed."""
     body = call.body
     call.operator.check_limits(identity, limit)
     made = amounts.override(
         limit, identity, body.amount, until=body.until, **call.why, as_written=True
     )
-    return with_times(made)
+    done = amounts.given_text(made.identity, limit, made.amount, made.until)
+    return {**with_times(made), "done": done}
 
 
 @action("DELETE /overrides/<limit>/<path:identity>", "limits")
@@ -172,7 +176,7 @@ def reset(call: Call) -> dict[str, Any]:
 
 @action("GET /blocks", "read", order="limit identity")
 def list_blocks(_call: Call) -> list[dict[str, Any]]:
-    """What is blocked, until when, why, and by whom."""
+    """List what is blocked, until when, why, and by whom."""
     return [each.as_json() for each in shared_operators().blocks()]
 
 
@@ -191,7 +195,7 @@ def block_all(call: Call) -> dict[str, Any]:
 @action(
     "PUT /blocks/<any(user, key):kind>/<path:name>",
     "limits",
-    body=BlockFields,
+    body=CallerBlock,
     command="block {kind} NAME",
 )
 def block(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
@@ -213,7 +217,7 @@ def unblock_all(call: Call) -> dict[str, Any]:
 
 @action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", command="unblock {kind} NAME")
 def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
-    """Remove the block of a user or a key, or a surge."""
+    """Remove the block of a user or a key, or the block of a surge."""
     return _unblock(call, kind, name)
 
 
@@ -222,9 +226,7 @@ def _block(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
         with of_field("name"):
             name = arguments.name(name, most=arguments.USER)
     body, target = call.body, blocks.target_of(kind, name)
-    if body.abnormal:
-        if kind not in ("user", "key"):
-            raise FieldError("abnormal", f'"abnormal" is for a user or a key, not for {kind}.')
+    if isinstance(body, CallerBlock) and body.abnormal:
         target = target._replace(reason="abnormal-usage")
     done = blocks.block(target, length=body.length, **call.why)
     return {"done": done.sentence, "changed": done.is_new, "until": done.until}

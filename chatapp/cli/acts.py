@@ -41,6 +41,8 @@ GROUPS: Final[Mapping[str, str]] = {
     "db": "Upgrade, back up and restore the database of accounts and ledger.",
 }
 
+#: What the help adds for one of the commands of `create|set`.
+ONLY: Final = {"create": "Fails if it exists.", "set": "Fails if it does not exist."}
 #: What to do about an error, by its code.
 HINTS: Final[Mapping[str, str]] = {
     **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
@@ -108,6 +110,10 @@ class _Command:
             )
             for name in positional
         ]
+        self._words = {
+            each.name: each.name.upper() if each.name in positional else f"--{_option_name(each)}"
+            for each in self._places
+        }
         self._options = [_option(each) for each in self._places if each.name not in positional]
 
     def _type(self, name: str) -> click.ParamType[Any] | None:
@@ -130,7 +136,7 @@ class _Command:
             name,
             params=[*self._arguments, *self._options, *common],
             callback=_in_application(self.run),
-            help=_help(self._row),
+            help=_help(self._row, self._verb),
         )
 
     def run(
@@ -157,10 +163,19 @@ class _Command:
                 self._show_list(answers[0], call.query, as_json=as_json, as_csv=as_csv)
                 return
         except FieldError as error:
-            sentence = " ".join(filter(None, [error.sentence, HINTS.get(error.code)]))
+            sentence = " ".join(filter(None, [self._by_options(error), HINTS.get(error.code)]))
             raise click.UsageError("\n".join([*error.lines, sentence])) from None
         for answer, path in zip(answers, paths, strict=True):
             self._show_item(answer, ITEMS.get(row.path), call, path, as_json=as_json)
+
+    def _by_options(self, error: FieldError) -> str:
+        """Return what is wrong, with options and arguments instead of fields."""
+        sentence = error.sentence
+        for each in self._places:
+            for name in {each.name, ".".join(each.names)}:
+                word = self._words[each.name]
+                sentence = re.sub(rf'"{name}"|^{name}(?=:)', word, sentence)
+        return sentence
 
     def _paths_of(self, given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
         """Yield the parts of the path; several times, if the last argument was."""
@@ -272,6 +287,8 @@ def _option(place: Place) -> click.Option:
         settings |= {"multiple": True}
         settings["metavar"] = "LIMIT=AMOUNT" if get_origin(kind) is dict else None
         kind = bare(get_args(kind)[0])
+    elif kind is int:
+        settings["metavar"] = "NUMBER"
     if get_origin(kind) is Literal:
         settings["type"] = click.Choice(get_args(kind))
     settings["required"] = field.is_required() and len(place.names) == 1
@@ -292,6 +309,6 @@ def _text_of(file: Any) -> str:
         raise click.UsageError(f"line 1: is no CSV in UTF-8: {error}") from None
 
 
-def _help(row: Action) -> str:
-    text = row.function.__doc__ or ""
-    return re.sub(r"``", "`", text)
+def _help(row: Action, verb: str) -> str:
+    only = f"\n\n{ONLY[verb]}" if "|" in row.command else ""
+    return re.sub(r"``", "`", row.function.__doc__ or "") + only

@@ -97,6 +97,10 @@ def set_amount(
             callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)
     else:
         override(limit, identity, amount, until=until, reason=reason, by=by)
+    return given_text(name, limit, amount, until)
+
+
+def given_text(name: str, limit: str, amount: str, until: float | None) -> str:
     end = "" if until is None else f" until {time_text(until)}"
     return f"{name} has {limit}={amount}{end}; all workers apply it within 5 s."
 

@@ -8,6 +8,7 @@ for (const form of document.querySelectorAll("form[method=post]")) {
     if (isSent || (question && !confirm(question))) event.preventDefault();
     else isSent = true;
   });
+  form.addEventListener("input", () => { isSent = false; }); // the answer was a download
   addEventListener("pageshow", () => { isSent = false; }); // back to this page, after an error
 }
 

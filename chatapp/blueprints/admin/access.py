@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -14,7 +13,6 @@ from flask import Blueprint, Response, g, redirect, render_template, request, ur
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
-from chatapp.actions.action import Action
 from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
 from chatapp.operators import arguments
@@ -49,9 +47,6 @@ RIGHTS: Final[dict[str, tuple[tuple[Scope, ...], bool]]] = {
     **dict.fromkeys(("admin.logout", "admin.login_address"), (SCOPES, True)),
 }
 VIEW: Final[tuple[tuple[Scope, ...], bool]] = (("read",), False)
-#: The acts of forms, by their addresses.
-FORMS: Final[dict[str, Action]] = {}
-FORM: Final = re.compile(r'<form method="post" action="([^"]*)".*?</form>', re.DOTALL)
 #: Every 401 has a scheme. The standard has no scheme for forms.
 SCHEME: Final = {"WWW-Authenticate": 'Form realm="admin"'}
 
@@ -110,17 +105,6 @@ def may(endpoint: str) -> bool:
     """Return whether the operator may see that view, or make that change."""
     scopes, of_team = RIGHTS.get(endpoint, VIEW)
     return any(g.admin.operator.may(each, of_team=of_team) for each in scopes)
-
-
-def without_forbidden(page: str) -> str:
-    """Return the page without the forms that the operator may not send."""
-
-    def kept(form: re.Match[str]) -> str:
-        act = FORMS.get(form[1])
-        is_allowed = act is None or g.admin.operator.may(act.scope, of_team=act.of_team)
-        return form[0] if is_allowed else ""
-
-    return FORM.sub(kept, page)
 
 
 @bp.after_request

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 from flask import Response, after_this_request, g, redirect, request, url_for
@@ -10,7 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.actions.table import ACTIONS, Action
 from chatapp.actions.texts import ONE_OF, PART, Written, call_of, check_item, places
-from chatapp.blueprints.admin.access import FORMS, RIGHTS, bp, query, reported, sessions
+from chatapp.blueprints.admin.access import RIGHTS, bp, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of, shown
 from chatapp.blueprints.admin.session import PATH
 from chatapp.operators import callers, spreadsheet
@@ -24,10 +25,21 @@ log = logging.getLogger(__name__)
 
 #: The acts that change something, by name.
 CHANGES: Final = {each.name: each for each in ACTIONS if each.method != "GET"}
-FORMS.update({f"{PATH}/act/{name}": row for name, row in CHANGES.items()})
 RIGHTS["admin.act"] = (SCOPES, True)  # the act says who may
 #: What is ticked sends this.
 ON: Final = "on"
+
+
+@bp.context_processor
+def rights_of_forms() -> dict[str, object]:
+    return {"may_act": may_act}
+
+
+def may_act(name: str, owner: str = "user") -> bool:
+    """Return whether the operator may send the form of an act, about an owner of amounts."""
+    may, row = g.admin.operator.may, CHANGES[name]
+    needs_teams = owner == "team" and not may("teams", of_team=False)
+    return may(row.scope, of_team=row.of_team) and not needs_teams
 
 
 @bp.get("/changes")
@@ -58,11 +70,12 @@ def act(name: str) -> ResponseReturnValue:
     call = call_of(row, operator, _written(row))
     check_item(row, call, path, verb=request.form.get("verb", "set"))
     answer = row.function(call, **path)
-    if answer.get("keys") if isinstance(answer, dict) else False:
-        return _keys(answer["keys"])
-    done = " ".join(answer.done) if isinstance(answer, Put) else answer.get("done")
-    sentence = done or "Nothing was changed."
+    if isinstance(answer, Put):
+        answer = {"done": " ".join(answer.done) or "Nothing was changed.", "is_new": answer.is_new}
+    sentence = answer.get("done", "Done.")
     log.warning("%s, from %s: %s", operator.by, client_ip(), sentence)
+    if answer.get("keys"):
+        return _keys(answer["keys"])
     address = _next(name, path, answer)
     joint = "&" if "?" in address else "?"
     return redirect(f"{address}{joint}done={sessions().sealed(sentence)}", 303)
@@ -74,7 +87,7 @@ def _written(row: Action) -> dict[str, Written]:
     written: dict[str, Written] = {}
     cleared = request.form.getlist("clears")
     for name, place in places(row).items():
-        text = request.form.get(name, "").strip()
+        text = "\n".join(request.form.getlist(name)).strip()
         if place.type is bool:
             if text:
                 written[name] = text == ON
@@ -84,12 +97,12 @@ def _written(row: Action) -> dict[str, Written]:
     return written
 
 
-def _next(name: str, path: dict[str, str], answer: Any) -> str:
+def _next(name: str, path: dict[str, str], answer: Mapping[str, Any]) -> str:
     """Return the address of the page that follows: of the form, unless it is about another."""
-    new = answer.get("key") if isinstance(answer, dict) else None
+    new = answer.get("key")
     if name == "delete_user":
         return url_for("admin.users")
-    if name == "put_team" and answer.is_new:
+    if name == "put_team" and answer["is_new"]:
         return url_for("admin.team", name=path["team"])
     if new is None:
         back = request.form.get("back", "")

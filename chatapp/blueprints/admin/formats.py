@@ -14,7 +14,7 @@ from flask import Response, render_template, request
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts import TEAM, USER
-from chatapp.blueprints.admin.access import CSV, bp, query, without_forbidden
+from chatapp.blueprints.admin.access import CSV, bp, query
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.operators import spreadsheet
 from chatapp.services import current_services
@@ -77,7 +77,7 @@ def shown(template: str, tables: Mapping[str, Records], **context: object) -> Re
     """Return the view, or as CSV all rows of the table that the query names."""
     name = query(CSV)
     if name not in tables:
-        return without_forbidden(render_template(template, **context))
+        return render_template(template, **context)
     file = f"{name}-{datetime.now(UTC):%Y-%m-%d}.csv"
     return Response(
         "".join(spreadsheet.of_records(tables[name])),

@@ -96,5 +96,4 @@ def call() -> ResponseReturnValue:
     if row is None:
         raise ApiError(404, "not_found", "The ledger has no call of that id.")
     g.admin.operator.check_team(row["team"])
-    facts = {name.replace("_", " "): value for name, value in reports.with_dollars(row).items()}
-    return shown("admin/call.html", {}, id=row["id"], facts=facts)
+    return shown("admin/call.html", {}, call=reports.with_dollars(row))

@@ -103,7 +103,6 @@ def user() -> ResponseReturnValue:
             for each in keys
         ],
         usable=len(public_ids),
-        may_change_keys=g.admin.operator.may("keys", of_team=False),
         brought_by=brought and brought[0],
         is_blocked=(USER_SWITCH, identity) in denied,
         new_key=new_key,

@@ -69,7 +69,7 @@ def log_in(client: FlaskClient, token: str = TOKEN, **fields: str) -> Any:
     return client.post("/admin/login", data={"token": token, **fields})
 
 
-def send(client: FlaskClient, act: str, /, **fields: str) -> Any:
+def send(client: FlaskClient, act: str, /, **fields: Any) -> Any:
     """Send the form of an act as the page of its user would, or another one."""
     page = client.get("/admin/users").text
     found = re.search(r'name="form_token" value="(\w+)"', page)
@@ -446,9 +446,29 @@ def test_a_key_is_changed(app: Flask, admin: FlaskClient, accounts: Accounts) ->
     assert (key.limits, key.models, bool(key.files)) == (None, ["gpt-5*", "o3"], False)
 
 
+def test_a_session_of_a_program_is_raised(
+    make_app: AppMaker, uri: str, tmp_path: Path, accounts: Accounts
+) -> None:
+    """The page says what it has now, and until when."""
+    policy = tmp_path / "policy.toml"
+    limit = 'name = "session-usd"\nlimit = "5 usd per session"\nkey = "session"\n'
+    policy.write_text(f"{POLICY_FILE.read_text()}\n[[groups.calls.limits]]\n{limit}")
+    app = make_app(
+        RATELIMIT_STORAGE_URI=uri, CHATAPP_ADMIN_TOKEN=TOKEN, RATELIMIT_POLICY_FILE=str(policy)
+    )
+    admin = app.test_client()
+    log_in(admin)
+    assert "Raise a session" in admin.get("/admin/limits").text
+    form = {"limit": "session-usd", "identity": "session:alice/1", "amount": "9 usd per session"}
+    page = send(admin, "put_override", **form, until="2h", back="/admin/limits").text
+    assert "session:alice/1 has session-usd=9 usd per session until" in page
+
+
 def test_operators_get_keys(app: Flask, admin: FlaskClient) -> None:
     """Shown once, listed, replaced and revoked."""
-    form = {"scopes": "read\r\nkeys", "back": "/admin/operators"}
+    none = send(admin, "create_admin_key", name="hr")
+    assert (none.status_code, '"scopes" is missing' in unescape(none.text)) == (400, True)
+    form: dict[str, Any] = {"scopes": ["read", "keys"], "back": "/admin/operators"}
     made = send(admin, "create_admin_key", name="hr", **form).text
     found = re.search(r'id="new-key">(sk-admin-(\w{16})-[\w-]+)<', made)
     assert found is not None
@@ -460,8 +480,10 @@ def test_operators_get_keys(app: Flask, admin: FlaskClient) -> None:
     assert "is revoked" in revoked
 
 
-def test_users_are_imported(app: Flask, admin: FlaskClient, accounts: Accounts) -> None:
-    """All lines or none; new keys are a file to download."""
+def test_users_are_imported(
+    app: Flask, admin: FlaskClient, accounts: Accounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All lines or none; new keys are a file to download. The server's log has the import."""
     csv_ = "user,plan,team,limits\r\ndora,pro,research,usd-day=9 usd/day\r\n"
     checked = send(admin, "import_users", csv=csv_, dry_run="on").text
     assert "1 created" in checked
@@ -471,6 +493,8 @@ def test_users_are_imported(app: Flask, admin: FlaskClient, accounts: Accounts) 
     made = send(admin, "import_users", csv=csv_, keys="on")
     assert made.mimetype == "text/csv"
     assert made.text.startswith("user,key\ndora,sk-chat-")
+    assert "admin token, from 127.0.0.1: Users: 1 created" in caplog.text
+    assert "sk-chat-" not in caplog.text
 
 
 def test_a_provider_is_paused(admin: FlaskClient) -> None:

@@ -184,7 +184,7 @@ def test_a_longer_block_stays(console: Flask) -> None:
         (["block", "user", "alice", "--for", "soon"], "write it as 90s, 15m, 2h or 7d"),
         (["block", "user", "alice", "--for", "0s"], "is not from 1s to 366d"),
         (["block", "user", "alice", "--for", "9" * 40 + "d"], "is not from 1s to 366d"),
-        (["block", "model", "offline", "--abnormal"], "for a user or a key"),
+        (["block", "model", "offline", "--abnormal"], "No such option '--abnormal'"),
     ],
 )
 def test_mistakes_change_nothing(

@@ -70,6 +70,32 @@ def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
     assert [user.plan for user in accounts.users()] == ["pro"]
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("keys create --user x --user-header X-User", "--user-header needs --acts-for-users"),
+        ("keys create --user x --acts-for-users --most-new x", "--most-new Input should be a"),
+        ("keys create --user x --acts-for-users --plan-of-new x", "--plan-of-new: Unknown plan"),
+        ("users set alice --limit usd-day", "--limit: 'usd-day' has no amount"),
+        ("amounts set user alice usd-day 5", "AMOUNT: usd-day: found '5'"),
+        ("credit 5", "Name exactly one of --user, --key and --team."),
+        ("ledger prune", "Send --keep-days, or set CHATAPP_LEDGER_KEEP_DAYS."),
+    ],
+)
+def test_a_mistake_names_the_option(
+    app: Flask, accounts: Accounts, words: str, sentence: str
+) -> None:
+    """Not the field of the management API."""
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    assert sentence in run(app, *words.split(), status=2).output
+
+
+def test_create_and_set_say_what_they_refuse(app: Flask) -> None:
+    """They are one act."""
+    assert "Fails if it exists." in run(app, "users", "create", "--help").output
+    assert "Fails if it does not exist." in run(app, "teams", "set", "--help").output
+
+
 def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
     """Days from now."""
     run(app, "keys", "create", "--user", "alice", "--expires", "30d")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,19 @@ from tests.e2e.page.test_layout import violations
 
 TOKEN = "a token of some length"
 BODY = {"message": "hi", "model": "offline"}
-VIEWS = ("Spending", "Users and keys", "Limits", "Live", "Denials", "Shadow", "Changes")
+VIEWS = (
+    *("Spending", "Users and keys", "Limits", "Live", "Denials", "Shadow", "Changes"),
+    "Operators",
+)
+#: What is folded on a page, by its address.
+FOLDED = {
+    "users?page=2": ("Create a key", "Teams", "Import users"),
+    "user?name=alice": ("Change",),
+    "limits": (
+        *("Block a user or a key", "Block a model", "Block all calls"),
+        *("Pause a provider", "End the pauses of a provider"),
+    ),
+}
 
 
 class Site(NamedTuple):
@@ -180,6 +193,40 @@ def test_from_spending_to_a_team_and_a_member(open_page: Opener, admin_url: str)
     expect(page.get_by_role("heading", name="Team sales")).to_be_visible()
 
 
+def test_an_operator_imports_users_and_changes_a_key(
+    open_page: Opener, site: Site, admin_url: str
+) -> None:
+    """Users by CSV, checked first, then with keys that are downloaded; and the models of a key. A
+    credit of a budget without spending is refused with the reason."""
+    page = open_page(admin_url, viewport={"width": 390, "height": 800})
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    page.get_by_role("link", name="Users and keys").click()
+    page.get_by_text("Import users", exact=True).click()
+    for boxes in ((), ("Only check it", "Create a key for each new user")):
+        page.get_by_label("CSV", exact=True).fill("user,plan\ndora,pro")
+        for box in boxes:
+            page.get_by_label(box).click()
+        if not boxes:
+            button(page, "Import").click()
+            expect(page.get_by_role("status")).to_contain_text("Users (dry run): 1 created")
+            page.get_by_text("Import users", exact=True).click()
+    with page.expect_download() as download:
+        button(page, "Import").click()
+    assert download.value.path().read_text().startswith("user,key\ndora,sk-chat-")
+    page.get_by_label("CSV", exact=True).fill("user,plan\ndora,gold")
+    button(page, "Import").click()
+    expect(page.get_by_role("alert")).to_contain_text("line 2: plan: unknown plan 'gold'")
+    page.goto(f"{admin_url}/admin/user?name=dora")
+    page.get_by_text("Change", exact=True).click()
+    page.get_by_label("Models, a line each").fill("o3\ngpt-5*")
+    button(page, "Change key").click()
+    expect(page.get_by_role("listitem")).to_contain_text("models o3, gpt-5*")
+    page.get_by_label("Dollars").fill("5")
+    button(page, "Give credit").click()
+    expect(page.get_by_role("alert")).to_contain_text("dora")
+
+
 def test_a_user_goes_on_leave_and_leaves(open_page: Opener, admin_url: str) -> None:
     """A deletion is asked for, a deactivation is not; the users are downloaded."""
     page = open_page(admin_url, viewport={"width": 390, "height": 800})
@@ -238,9 +285,9 @@ def test_the_live_view_follows_until_it_is_paused(
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_admin_fits_and_axe_finds_nothing(
-    open_page: Opener, admin_url: str, width: int, scheme: str
+    open_page: Opener, site: Site, admin_url: str, width: int, scheme: str
 ) -> None:
-    """In each view, with the form that failed and the new key."""
+    """In each view, with what is folded, the form that failed and the new key."""
     size = {"width": width, "height": 800}
     page = open_page(admin_url, color_scheme=scheme, viewport=size)
     page.goto(f"{admin_url}/admin")
@@ -259,11 +306,27 @@ def test_admin_fits_and_axe_finds_nothing(
     page.goto(f"{admin_url}/admin/team?name=research")
     expect(page.get_by_role("heading", name="Team research")).to_be_visible()
     check()
-    page.goto(f"{admin_url}/admin/users?page=2")
-    page.get_by_text("Teams", exact=True).click()
+    page.goto(f"{admin_url}/admin?days=last")
+    check()
+    with site.app.app_context():
+        call = next(iter(services_of(site.app).reports.calls()))
+    page.get_by_label("Find a call").fill(call["id"])
+    button(page, "Find").click()
+    expect(page.get_by_role("heading", name=f"Call {call['id']}")).to_be_visible()
+    check()
+    for path, names in FOLDED.items():
+        page.goto(f"{admin_url}/admin/{path}")
+        for name in names:
+            page.locator("summary", has_text=re.compile(f"^{name}$")).click()
+        expect(page.locator("details[open]")).to_have_count(len(names))
+        check()
+    page.goto(f"{admin_url}/admin/operators")
+    page.get_by_label("Name, for the log").fill("hr")
+    page.get_by_label("read", exact=True).check()
+    button(page, "Create key").click()
+    expect(page.locator("#new-key")).to_contain_text("sk-admin-")
     check()
     page.goto(f"{admin_url}/admin/user?name=alice")
-    check()
     button(page, "Create key").click()
     expect(page.locator("#new-key")).to_be_visible()
     check()

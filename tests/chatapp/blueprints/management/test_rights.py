@@ -21,7 +21,7 @@ from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.actions.table import ACTIONS
-from chatapp.blueprints.admin.access import FORMS
+from chatapp.blueprints.admin.changes import CHANGES
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators import users
@@ -599,15 +599,49 @@ def test_a_read_only_session_sees_all_views_and_changes_nothing(app: Flask) -> N
     writer = signed_in(app, new_key(app, "all"))
     before = state(app)
     fields = {"user": "alice", "name": "alice", "kind": "user", "plan": "pro", "limit": "usd-day"}
-    assert len(FORMS) > 25
-    for path in FORMS:
-        answer = client.post(path, data={"form_token": token, "amount": "1 usd/day", **fields})
-        assert answer.status_code == 403, path
+    assert len(CHANGES) > 25
+    for name in CHANGES:
+        answer = client.post(
+            f"/admin/act/{name}", data={"form_token": token, "amount": "1 usd/day", **fields}
+        )
+        assert answer.status_code == 403, name
         assert "needs the scope" in answer.text
     for wrong in ("", "x", token, other):
         answer = writer.post("/admin/act/put_user", data={"form_token": wrong, **fields})
         assert answer.status_code == 403
     assert state(app) == before
+
+
+@pytest.mark.parametrize("team", [None, "research"])
+@pytest.mark.parametrize("scope", ["keys", "users", "teams", "limits", "providers", "all"])
+def test_every_form_that_is_shown_may_be_sent(
+    app: Flask, accounts: Accounts, scope: str, team: str | None
+) -> None:
+    """By keys of each scope, with or without a team; a heading of a form is shown with the form."""
+    accounts.create_key("alice", plan=None, default_plan="starter", people=People())
+    accounts.change("key", key_of(accounts), files=True, limits={"key-usd-day": "2 usd/day"})
+    accounts.set_amount("team", "research", "team-usd-day", "9 usd/day")
+    client = signed_in(app, new_key(app, "read", scope, team=team))
+    views = ["/user?name=alice", "/team?name=research"]
+    views += [] if team else ["/users", "/limits"]
+    heading = r"<(h2|summary)>(Change|Give|Block<|Block |Import|Create|Pause|Dea|Plan<)"
+    forms: list[tuple[str, str]] = []
+    for view in views:
+        page = client.get(f"/admin{view}").text
+        for part in re.findall(r"<(section|details)(.*?)</\1>", page, re.DOTALL):
+            if re.search(heading, part[1]):
+                assert "<form" in part[1], part[1]
+        forms += re.findall(r'action="(/admin/act/\w+)"(.*?)</form>', page, re.DOTALL)
+    assert forms or (team and scope in {"users", "teams", "providers"})
+    written = {"amount": "1 usd/day", "usd": "0.000001", "user": "alice", "for": "1m", "name": "x"}
+    choices = {"limit": "usd-day", "csv": "user\nalice\n", "identity": "session:x", "kind": "user"}
+    for path, form in sorted(forms, key=lambda each: "delete" in each[0]):
+        hidden = re.findall(r'type="hidden" name="(\w+)" value="([^"]*)"', form)
+        chosen = re.findall(r'<(?:input|textarea)[^>]* name="(\w+)"[^>]*>([^<]*)</textarea>', form)
+        clears = [value for name, value in hidden if name == "clears"]
+        fields = {**dict(chosen), **written, **choices, **dict(hidden), "clears": clears}
+        answer = client.post(path, data=fields)
+        assert answer.status_code != 403, (path, fields, answer.text.partition("<main>")[2])
 
 
 def test_the_log_has_the_key_and_not_a_name_that_was_entered(app: Flask) -> None:
