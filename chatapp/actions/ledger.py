@@ -85,9 +85,7 @@ class Credit(Change):
     user: str | None = Field(None, description="The user who gets the dollars.")
     key: str | None = Field(None, description="The key that gets the dollars.")
     team: str | None = Field(None, description="The team that gets the dollars.")
-    usd: Annotated[str, AfterValidator(arguments.dollars)] = Field(
-        description="How many dollars, such as 5 or 0.25."
-    )
+    usd: Annotated[str, AfterValidator(arguments.dollars)] = Field(description="5, or 0.25.")
 
 
 class Restoring(Change):

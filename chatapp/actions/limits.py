@@ -60,9 +60,7 @@ class Reset(Change):
 class BlockFields(Change):
     """A block without a length lasts until it is removed. A shorter one ends no longer one."""
 
-    length: Length | None = Field(
-        None, alias="for", description="How long: 90s, 15m, 2h, 7d; default: until unblocked."
-    )
+    length: Length | None = Field(None, alias="for", description="2h, 7d; default: for good.")
 
 
 class CallerBlock(BlockFields):

@@ -135,7 +135,7 @@ class _Command:
         return click.Command(
             name,
             params=[*self._arguments, *self._options, *common],
-            callback=_in_application(self.run),
+            callback=with_appcontext(self.run),
             help=_help(self._row, self._verb),
         )
 
@@ -172,9 +172,8 @@ class _Command:
         """Return what is wrong, with options and arguments instead of fields."""
         sentence = error.sentence
         for each in self._places:
-            for name in {each.name, ".".join(each.names)}:
-                word = self._words[each.name]
-                sentence = re.sub(rf'"{name}"|^{name}(?=:)', word, sentence)
+            name = f"({each.name}|{'.'.join(each.names)})"
+            sentence = re.sub(rf'"{name}"|^{name}(?=:)', self._words[each.name], sentence)
         return sentence
 
     def _paths_of(self, given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -254,14 +253,6 @@ class _Command:
             output.echo_table_of(rows, columns=columns, empty=row.shown.get("empty", ""))
         if more:
             click.echo(f"There is more: add --cursor {more}", err=True)
-
-
-def _in_application(run: Callable[..., None]) -> Callable[..., None]:
-    @with_appcontext
-    def run_in_application(**given: Any) -> None:
-        run(**given)
-
-    return run_in_application
 
 
 def _fixed(row: Action, line: str) -> dict[str, str]:
