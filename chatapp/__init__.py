@@ -135,7 +135,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     if cli.needs_routes():
         _add_routes(app, limiter, for_operators=bool(chosen.admin_token))
     measured = _measured(app, limiter, chosen.metrics_token)
-    alerts = _alerts(chosen, database)
+    lease = timedelta(seconds=float(app.config[LEASE]))
+    reports, estimator = Reports(database, lease=lease), Estimator(models)
+    alerts = _alerts(chosen, database, reports)
     traces = _traces(app, limiter) if chosen.traces else None
     router = _router(chosen, models, upstreams, alerts, traces)
     _add_log_handlers(app)
@@ -143,7 +145,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     with guards_file.added(app.config, app.config.get(POLICY)):
         limiter.init_app(app)
     limiter.check_policy(app)
-    reports, estimator = Reports(database), Estimator(models)
     if cli.serves():
         _warn_without_accounts(app, authenticator)
         _learn_outputs(estimator, reports)
@@ -151,7 +152,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     policy = _policy(app, limiter, chosen, models, alerts)
     app.extensions[EXTENSION_KEY] = Services(
         settings=chosen,
-        lease=timedelta(seconds=float(app.config[LEASE])),
+        lease=lease,
         policy=policy,
         limiter=limiter,
         catalogue=models,
@@ -313,7 +314,7 @@ def _warn_without_accounts(app: Flask, authenticator: Authenticator) -> None:
         app.logger.warning("The database is unavailable: all requests are refused until it is back")
 
 
-def _alerts(chosen: settings.Settings, database: Database) -> Alerts | None:
+def _alerts(chosen: settings.Settings, database: Database, reports: Reports) -> Alerts | None:
     rules = Rules(
         at=chosen.alert_at,
         times=chosen.alert_unusual_times,
@@ -325,7 +326,7 @@ def _alerts(chosen: settings.Settings, database: Database) -> Alerts | None:
         webhook = Webhook(chosen.alert_webhook_url, key)
     if not (rules.at or rules.times):
         return None
-    return Alerts(database, rules, webhook=webhook)
+    return Alerts(database, reports, rules, webhook=webhook)
 
 
 def _measured(app: Flask, limiter: Limiter, token: str | None) -> list[Callable[[Call], None]]:

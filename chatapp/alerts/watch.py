@@ -112,17 +112,25 @@ Reading = Callable[[], Iterable[Standing]]
 class Alerts(PerProcess["Watch"]):
     """The alerts of an application: each process has a thread that watches."""
 
-    def __init__(self, database: Database, rules: Rules, *, webhook: Webhook | None = None) -> None:
-        super().__init__(lambda: Watch(database, rules, webhook), close=Watch.close)
+    def __init__(
+        self,
+        database: Database,
+        reports: Reports,
+        rules: Rules,
+        *,
+        webhook: Webhook | None = None,
+    ) -> None:
+        super().__init__(lambda: Watch(database, reports, rules, webhook), close=Watch.close)
         self.webhook, self.rules = webhook, rules
 
 
 class Watch:
     """The thread of one process, and what it knows. No caller waits for it but that of `flush`."""
 
-    def __init__(self, database: Database, rules: Rules, webhook: Webhook | None) -> None:
-        self._database = database
-        self._reports = Reports(database)
+    def __init__(
+        self, database: Database, reports: Reports, rules: Rules, webhook: Webhook | None
+    ) -> None:
+        self._database, self._reports = database, reports
         self._rules = rules
         self._deliveries = webhook and Deliveries(webhook)
         self._lock = threading.Lock()

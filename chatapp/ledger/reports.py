@@ -35,8 +35,6 @@ BY_SUBJECT: Final[ColumnElement[Any]] = nulls_first(literal_column("subject"))
 BILLED: Final = (CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
 UNFINISHED: Final[Status] = "unfinished"
 CREDITED: Final[Status] = "credited"
-#: Calls whose cost limits hold once no call is running.
-SETTLED: Final = or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None))
 #: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
 NO_FAILURE: Final[frozenset[Status]] = frozenset(
     {UNFINISHED, "answered", "cut_off", "bad_request", "too_large", "unknown_model"}
@@ -152,10 +150,13 @@ def month_start() -> datetime:
 
 
 class Reports:
-    """Queries of the ledger. Errors are SQLAlchemy's, except in `spent_usd` and `forecast`."""
+    """Queries of the ledger. Errors are SQLAlchemy's, except in `spent_usd` and `forecast`.
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    ``lease`` is how long a call may go without a sign of life.
+    """
+
+    def __init__(self, database: Database, *, lease: timedelta = timedelta(minutes=2)) -> None:
+        self._database, self._lease = database, lease
         # A team has no index: a process reads its hours every ten minutes at most.
         self._hours: TTLCache[Any, Mapping[datetime, int]] = TTLCache(100, 600.0)
         self._lock = threading.Lock()
@@ -187,17 +188,21 @@ class Reports:
         """Return the part of it that limits hold once no call is running; of a user, a team or a
         key, or of all.
 
-        A call whose worker died counts as far as its stream had come when its lease was last
-        renewed: that much was settled, and the rest of the estimate was refunded.
+        A call whose worker died counts as its estimate, or as far as its stream had come when its
+        lease was last renewed: limits are settled to that when the lease ends.
         """
         query = _filtered(select(COST), user=user, team=team, key=key, since=since)
-        return self._sum(query.where(SETTLED))
+        return self._sum(query.where(self._is_settled()))
+
+    def _is_settled(self) -> ColumnElement[bool]:
+        is_over = CALLS.c.started_at < datetime.now(UTC) - self._lease
+        return or_(CALLS.c.status != UNFINISHED, CALLS.c.input_tokens.is_not(None), is_over)
 
     def by_caller(self, since: datetime) -> Sequence[Any]:
         """Return the settled cost by user, key and team, of calls and of credits apart."""
         caller = (CALLS.c.user, CALLS.c.key_id, CALLS.c.team, CALLS.c.status == CREDITED)
         query = _filtered(select(*caller, COST), since=since)
-        return self._rows(query.where(SETTLED).group_by(*caller))
+        return self._rows(query.where(self._is_settled()).group_by(*caller))
 
     def forecast(
         self, budget: Budget, *, user: str | None = None, team: str | None = None
@@ -215,7 +220,7 @@ class Reports:
         minutes ago. Credits are left out: they say nothing about the pace."""
         hour = func.substr(literal_column("CAST(started_at AS VARCHAR)"), 1, 13).label("hour")
         query = _filtered(select(hour, COST), user=user, team=team, since=datetime.now(UTC) - READ)
-        query = query.where(SETTLED, CALLS.c.status != CREDITED).group_by("hour")
+        query = query.where(self._is_settled(), CALLS.c.status != CREDITED).group_by("hour")
         return {
             datetime.strptime(text, "%Y-%m-%d %H").replace(tzinfo=UTC): int(cost)
             for text, cost in self._rows(query)

@@ -54,7 +54,8 @@ class Restored:
 def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Restored]:
     """Return the limits in dollars and tokens that count less than the ledger has; with ``apply``
     they are charged the difference, which the log has. Of all users, keys and teams, or only of a
-    user. Each call counts when it began; a running one counts as its estimate, as in its limits."""
+    user. Each call counts when it began; one that is running, or whose worker died, as its
+    estimate, as in its limits."""
     operators = callers.shared_operators()
     spent = _spent(user)
     found, seen = [], set()
@@ -80,10 +81,10 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
 def _spent(user: str | None) -> dict[str, list[Spent]]:
     """Return what each user, key, team and all have used, as far back as budgets need."""
     services = current_services()
-    now = datetime.now(UTC)
+    since = datetime.now(UTC) - timedelta(days=LEAST_DAYS)
     found: dict[str, list[Spent]] = {}
-    for row in services.reports.calls(user=user, since=now - timedelta(days=LEAST_DAYS)):
-        used = _used(row, is_running=now - row["started_at"] <= services.lease)
+    for row in services.reports.calls(user=user, since=since):
+        used = _used(row)
         team = row["team"] and team_identity(row["team"])
         # With one user's calls alone, those of a team or of all are incomplete.
         others = (team, EVERYONE) if user is None and row["status"] != CREDITED else ()
@@ -92,12 +93,12 @@ def _spent(user: str | None) -> dict[str, list[Spent]]:
     return found
 
 
-def _used(row: Mapping[Any, Any], *, is_running: bool) -> tuple[int, int]:
+def _used(row: Mapping[Any, Any]) -> tuple[int, int]:
     """Micro-dollars and tokens of a call, as limits count them."""
     usage = usage_of(row)
     if usage is not None:
         return row["cost_micro_usd"], usage.counted_tokens
-    if row["status"] == UNFINISHED and not is_running:  # its worker died, and it was refunded
+    if row["status"] == UNFINISHED and not row["estimated"]:  # by an earlier version: refunded
         return 0, 0
     tokens = row["estimated_input_tokens"] + row["estimated_output_tokens"]
     return row["cost_micro_usd"], tokens

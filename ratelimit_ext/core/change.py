@@ -49,15 +49,17 @@ class Change(NamedTuple):
         return cls(verdict.charge, hold, "settle", numbers, verdict.receipt)
 
     @classmethod
-    def release(cls, charge: Charge, hold: Hold) -> Change:
-        """End a call that is over, or never was: its reply was lost, or its worker died. What it is
-        not known to have spent goes back, and an admission that arrives later holds nothing."""
-        return cls(charge, hold, "release", (hold.id,))
+    def release(cls, charge: Charge, hold: Hold, *, undone: bool = False) -> Change:
+        """End a call whose worker died, as the end of its lease would; ``undone``: one that never
+        was, as its reply was lost, so that all of it goes back. An admission that arrives later
+        holds nothing."""
+        return cls(charge, hold, "release", (hold.id, 1) if undone else (hold.id,))
 
     @classmethod
-    def renew(cls, verdict: Verdict, hold: Hold, spent: int) -> Change:
-        """Extend the lease of a call that has cost ``spent`` units so far."""
-        return cls(verdict.charge, hold, "renew", (verdict.charge.cost, spent))
+    def renew(cls, verdict: Verdict, hold: Hold, spent: int | None) -> Change:
+        """Extend the lease of a call that has cost ``spent`` units so far; ``None``: unknown."""
+        cost = verdict.charge.cost
+        return cls(verdict.charge, hold, "renew", (cost,) if spent is None else (cost, spent))
 
     @classmethod
     def leave(cls, charge: Charge, hold: Hold) -> Change:

@@ -25,7 +25,7 @@ class Claim(NamedTuple):
     Beside others it may spend what it gets: an equal part of what is left, but at least ``beside``,
     which it needs, and at most ``usual``, or :data:`LARGE` of a large budget up to ``most``. The
     only call may spend all that is left. It holds its expected cost, or more up to ``alone``, but
-    no more than half of what is left.
+    no more than half of what is left. Once it is admitted, ``alone`` is its expected cost.
     """
 
     alone: int
@@ -54,6 +54,11 @@ class Charge(NamedTuple):
     claim: Claim | None = None
 
     @property
+    def expected(self) -> int:
+        """What the call of an admitted charge is expected to cost."""
+        return self.cost if self.claim is None else self.claim.alone
+
+    @property
     def taken(self) -> int:
         return self.cost if self.at_once is None else self.at_once
 
@@ -75,17 +80,19 @@ class Hold(NamedTuple):
 
     An id has 48 random bits. What a call did not spend goes back if its lease ends unsettled.
     ``waited_us`` is for how long a request has waited that may wait for its turn; its id is also
-    that of its place in line.
+    that of its place in line. With ``keeps``, its estimate counts as spent until a renewal knows
+    better.
     """
 
     id: int
     lease_us: int
     waited_us: int | None = None
+    keeps: int = 0
 
 
-def new_hold(lease_us: int) -> Hold:
+def new_hold(lease_us: int, *, keeps: bool = False) -> Hold:
     """Return a hold with an id that no other call of any worker has."""
-    return Hold(_chance.getrandbits(48) or 1, lease_us)
+    return Hold(_chance.getrandbits(48) or 1, lease_us, keeps=int(keeps))
 
 
 #: For charges that are final.

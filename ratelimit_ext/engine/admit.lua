@@ -4,7 +4,8 @@
 -- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a JSON list
 --          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
 --          strategy's own arguments; optional: the id of the call's hold, and its lease in microseconds; for
---          how many microseconds a request that may wait has waited
+--          how many microseconds a request that may wait has waited, or ''; 1 if its costs count as spent
+--          until a renewal knows better
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
 --          fits, else 0, and the three integers of the strategy's snapshot, before anything is taken.
 --          At the end, for each charge that claims a part of a budget: what it gets, 0 if it is denied,
@@ -43,7 +44,8 @@ local function part_of(word)
 end
 
 begin(ARGV[3])
-hold, lease, waited = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0, tonumber(ARGV[6])
+hold, lease = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0
+waited, keeps = tonumber(ARGV[6]), ARGV[7] ~= nil
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take

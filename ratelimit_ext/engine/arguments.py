@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, PreparedCharges
+from ratelimit_ext.core.charge import Charge, Hold, PreparedCharges
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.verdicts import sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
@@ -163,6 +163,15 @@ class Arguments:
                 self._known.clear()
             self._known[id(limit)] = known
         return known
+
+
+def hold_words(hold: Hold) -> tuple[Any, ...]:
+    """Return what an admission says of the call's hold."""
+    if not hold.id:
+        return ()
+    if hold.keeps:
+        return hold.id, hold.lease_us, "" if hold.waited_us is None else hold.waited_us, 1
+    return hold[: 2 + (hold.waited_us is not None)]
 
 
 def _part(charge: Charge) -> str:

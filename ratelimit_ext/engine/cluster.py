@@ -29,7 +29,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import beside, hash_tag, is_beside, slot_of, with_tag
-from ratelimit_ext.engine.arguments import TEXTS, Arguments
+from ratelimit_ext.engine.arguments import TEXTS, Arguments, hold_words
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.nodes import NodeCall, Nodes
 from ratelimit_ext.engine.redis import NOTE_MS, SCAN_COUNT, stored_names
@@ -234,9 +234,7 @@ class _Request:
         script, words = self._arguments.admission(charges, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        hold = self._hold
-        own = hold[: 2 + (hold.waited_us is not None)] if hold.id else ()
-        sent = (now, mode[0], words, *own)
+        sent = (now, mode[0], words, *hold_words(self._hold))
         return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
 
     def _refunds(self) -> list[NodeCall]:

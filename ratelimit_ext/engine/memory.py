@@ -20,7 +20,7 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script
+from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script, hold_words
 from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
@@ -114,7 +114,7 @@ class Buckets:
         self, script: Script, keys: Sequence[str], now_us: int, *words: Any
     ) -> Sequence[Any]:
         """Return the reply of a script."""
-        words = (*words, None, None, None, None, None)[:5]
+        words = (*words, *[None] * 6)[:6]
         with _lua.lock:
             function = _lua.function(script)
             # As a float, since it may be beyond the integers of C.
@@ -185,9 +185,8 @@ class MemoryEngine:
         with buckets.lock:
             now = self._now_us() if now_us is None else now_us
             script, words = self._arguments.admission(charges, now)
-            own = hold if hold.id else ()
             reply = buckets.evaluate(
-                script, [*map(key_of, charges)], now, "1" if take else "0", words, *own
+                script, [*map(key_of, charges)], now, "1" if take else "0", words, *hold_words(hold)
             )
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)

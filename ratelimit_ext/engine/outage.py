@@ -147,7 +147,7 @@ class OutageEngine:
             except StorageUnavailable as error:
                 if error.may_have_charged and hold.id:
                     held = [charge for charge in charges if charge.limit.held]
-                    releases = [Change.release(charge, hold) for charge in held]
+                    releases = [Change.release(charge, hold, undone=True) for charge in held]
 
         def decide() -> OutageDecision:
             until_us = self._store.now_us() + hold.lease_us

@@ -16,8 +16,8 @@ local bucket, current
 
 -- Under which id the call reserves its estimates, and its lease in microseconds (0: no hold). They are
 -- no words of an admission, whose list would be another for each call. For how long it has waited, in
--- microseconds, if it may wait.
-local hold, lease, waited
+-- microseconds, if it may wait, and whether its estimates count as spent.
+local hold, lease, waited, keeps
 
 -- What lies beside buckets: by bucket the commands that store it, and a function that runs them, right
 -- after the bucket is stored, with the bucket's name and its expiry in milliseconds. Most scripts have

@@ -12,7 +12,7 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import beside, is_beside
-from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script
+from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script, hold_words
 from ratelimit_ext.engine.connection import ScriptConnections
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.sentinel import MasterWatch
@@ -68,7 +68,7 @@ class RedisEngine:
             "" if now_us is None else now_us,
             "1" if take else "0",
             words,
-            *(hold[: 2 + (hold.waited_us is not None)] if hold.id else ()),  # type: ignore[arg-type]
+            *hold_words(hold),
         )
         if now_us is None:
             self._arguments.ahead_us = reply[0] - clock.now_us()

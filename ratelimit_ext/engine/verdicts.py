@@ -53,7 +53,8 @@ class Reply(Decision):
                     part, _ = self._parts[place] = reply[at], reply[at + 1]
                     at += 2
                     if take and self.admitted and part > 0:  # no shadow that denies
-                        own[place] = charge._replace(cost=part)
+                        claim = charge.claim._replace(alone=min(charge.cost, part))
+                        own[place] = charge._replace(cost=part, claim=claim)
 
     def _read(self) -> tuple[Verdict, ...]:
         reply, now_us = self._reply, self.now_us

@@ -237,9 +237,9 @@ _G.redis = {
   call = call,
   pcall = call,
   register_function = function(name, run)
-    functions[name] = function(chosen, instant, second, third, fourth, fifth, sixth, ...)
+    functions[name] = function(chosen, instant, second, third, fourth, fifth, sixth, seventh, ...)
       enter(chosen, instant)
-      return unpack(run({ ... }, { instant, second, third, fourth, fifth, sixth }))
+      return unpack(run({ ... }, { instant, second, third, fourth, fifth, sixth, seventh }))
     end
   end,
 }

@@ -183,8 +183,8 @@ class Measures:
             elif event.outcome != "sent":
                 continue  # a queued one has another event later
             elif change.verb == "settle" and limit.unit != "calls" and change.charge.cost:
-                expected = (change.charge.claim or [change.charge.cost])[0]  # not what is held
-                exporter.observe(ESTIMATE_ERROR, (limit.unit,), numbers[1] / (expected or 1))
+                error = numbers[1] / (change.charge.expected or 1)
+                exporter.observe(ESTIMATE_ERROR, (limit.unit,), error)
 
     def _storage(self, event: StorageEvent) -> None:
         self._exporter.set(STORAGE_UP, (), 0 if event.is_down else 1)

@@ -1,8 +1,8 @@
 """The calls of this process that hold something, in a file that outlives it.
 
 A call is written before it is admitted, and erased when it is settled or denied. So the file of a
-process that was killed names the calls that it left, and the process that claims the file releases
-what they hold: it is part of the :mod:`~ratelimit_ext.settlements.journal`, and locked like its
+process that was killed names the calls that it left, and the process that claims the file ends
+their leases: it is part of the :mod:`~ratelimit_ext.settlements.journal`, and locked like its
 other files.
 
 Each call has a cell, so nothing is appended or rewritten. The file is not mapped into memory: on a

@@ -53,7 +53,7 @@ AVAILABLE: Final = "The storage is available again; queued settlements are sent"
 DROPPED: Final = "A settlement is lost (%s): %s"
 FAILED: Final = "Could not settle %d charges; they are freed when their lease expires"
 TAKEN_OVER: Final = "Sending %d settlements of an earlier process, from %s"
-RELEASED: Final = "Releasing what %d calls of a process that was killed held, from %s"
+RELEASED: Final = "Ending %d calls of a process that was killed, from %s"
 LEFT: Final = "The storage is unavailable; %d settlements are left in %s for the next process"
 
 
@@ -144,8 +144,8 @@ class SettlementQueue:
         self._look()
 
     def begin(self, engine: Engine, hold: Hold, charges: Sequence[Charge]) -> None:
-        """Note what a call will hold, before the engine admits it: if this process is killed, it is
-        released by another."""
+        """Note what a call will hold, before the engine admits it: if this process is killed,
+        another ends the call."""
         if self._clock() >= self._look_at:
             self._look()
         if (calls := self._calls.get(engine)) is not None:

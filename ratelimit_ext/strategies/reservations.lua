@@ -259,7 +259,9 @@ end
 -- cost, unless there is a mark.
 local function is_in_use(holds, inner, now, cost, need, arg)
   local marks, held = is_marked(holds) and 1 or 0, 0
-  for _, record in ipairs(records_of(holds)) do held = held + record[4] - record[5] end
+  for _, record in ipairs(records_of(holds)) do
+    if record[2] > now then held = held + record[4] end
+  end
   need = marks == 1 and need or cost
   return holds.others > marks and (current.of.check(inner, now, need - held, arg))
 end
@@ -294,11 +296,11 @@ local reserved = {
   end,
 
   take = function(now, cost, arg, x, y, z, holds)
-    local strategy = current.of
+    local strategy, spent = current.of, keeps and not current.of.ends_with_calls and cost or 0
     if cost > 0 and holds.granted then cost = holds.granted end
     if cost > 0 and lease > 0 then
       if is_released(holds, hold) then return joined(holds, holds.inner, now, arg) end
-      add(holds, hold, now + lease, strategy.receipt(now, x, y, z), cost, 0)
+      add(holds, hold, now + lease, strategy.receipt(now, x, y, z), cost, math.min(spent, cost))
     end
     return joined(holds, strategy.take(now, cost, arg, x, y, z, holds.state), now, arg)
   end,
@@ -344,8 +346,8 @@ local reserved = {
     return joined(holds, inner, now, arg)
   end,
 
-  -- The lease ends now, also if the hold is yet to come.
-  release = function(raw, now, arg, id)
+  -- The lease ends now, also if the hold is yet to come. Undone: the call never was.
+  release = function(raw, now, arg, id, undone)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, id)
     if not record then
@@ -354,6 +356,7 @@ local reserved = {
     end
     local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
     if deadline <= now then return nil end
+    if undone == 1 then spent = 0 end
     local value = amount > spent and current.of.adjust(inner, now, arg, receipt, spent - amount)
     if value then
       inner, amount = value, spent
@@ -365,14 +368,14 @@ local reserved = {
     return joined(holds, inner, now, arg)
   end,
 
-  -- The call goes on, with its cost so far. What its lease gave back when it expired is taken again,
-  -- now.
+  -- The call goes on, with its cost so far if that is known. What its lease gave back when it expired
+  -- is taken again, now.
   renew = function(raw, now, arg, cost, so_far)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, hold)
     if not record then return nil end
     local _, deadline, receipt, charged, spent, final = struct.unpack(FORMAT, record)
-    spent = math.min(math.max(spent, so_far), MOST_HELD)
+    spent = math.min(so_far or spent, MOST_HELD)
     local amount = math.max(charged, spent, math.min(cost, MOST_HELD))
     if deadline <= now and amount > charged then
       local _, x, y, z = current.of.check(inner, now, 0, arg)

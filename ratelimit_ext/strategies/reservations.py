@@ -7,11 +7,11 @@ time, because its worker died, the lease ends and the next access to the bucket 
 not spent, as of the instant at which the lease ended. The hold itself is remembered for ten more
 minutes, so that a slow worker can still settle, or renew: that takes the unspent part again.
 
+A hold that *keeps* its estimate counts it as spent until a renewal names the cost so far: a call of
+a dead worker was made, and costs that.
+
 A request may reach the storage after its worker gave it up and released its hold. The release
 leaves an expired hold of nothing, and an admission under an id that is known holds nothing.
-
-A refund goes to the window that the hold was charged to, or nowhere if that is over. What a call
-cost beyond its hold is carried into the window that is open when it settles.
 
 A budget's calls *claim* a part of what it has left (:class:`~ratelimit_ext.core.charge.Claim`), and
 hold what they get, so that those in flight together spend no more than the budget. The only call

@@ -57,9 +57,10 @@ def claimed(
     *,
     cost: int = 10,
     now_us: int = START,
+    keeps: int = 0,
 ) -> Decision:
     charge = Charge(limit, "b", cost, claim=Claim(*claim))
-    return engine.admit([charge], hold=Hold(id_, LEASE), now_us=now_us)
+    return engine.admit([charge], hold=Hold(id_, LEASE, keeps=keeps), now_us=now_us)
 
 
 def parts(decision: Decision) -> list[tuple[int, int | None, int]]:
@@ -133,6 +134,20 @@ def test_what_is_over_is_not_in_flight(engine: Engine) -> None:
     assert parts(claimed(engine, DAILY, 3, now_us=later))[0][1] == 1
     # The second is forgotten by then, and the third, whose own lease began later, is not.
     assert parts(claimed(engine, DAILY, 4, now_us=START + LEASE + GRACE_US))[0][1] == 1
+
+
+def test_a_call_of_a_killed_worker_costs_its_estimate(engine: Engine) -> None:
+    """What it got beyond that goes back when its lease ends. Until then all that it holds is in
+    use, and afterwards nothing of it."""
+    decisions = [claimed(engine, DAILY, id_, cost=300, keeps=1) for id_ in (1, 2)]
+    assert [parts(each)[0] for each in decisions] == [(300, 0, 700), (350, 1, 350)]
+    assert [each.verdicts[0].charge.expected for each in decisions] == [300, 300]
+    big = (800, 800, 800, 800)
+    [denial] = claimed(engine, DAILY, 3, big, cost=800).denials
+    assert denial.reason == "budget-in-use"
+    [denial] = claimed(engine, DAILY, 4, big, cost=800, now_us=START + LEASE).denials
+    assert denial.reason == "limit"
+    assert parts(claimed(engine, DAILY, 5, now_us=START + LEASE))[0][2] == 400 - 133
 
 
 @pytest.mark.parametrize(

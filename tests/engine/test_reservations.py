@@ -105,6 +105,45 @@ def test_what_a_dead_worker_held_goes_back(engine: Engine, limit: Limit) -> None
         assert left(engine, limit, after) == 1000  # refilled meanwhile, and never above the brim
 
 
+@pytest.mark.parametrize("ended", ["released", "expired"])
+@pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
+def test_a_hold_that_keeps_its_estimate_costs_that(
+    engine: Engine, limit: Limit, ended: str
+) -> None:
+    """When it is released or its lease ends: a call of a killed worker was made. A renewal knows
+    better, also less, unless it says nothing; a slow worker still settles."""
+    holds = [Hold(id_, LEASE, keeps=1) for id_ in (1, 2, 3, 4)]
+    verdicts = [reserved(engine, limit, 200, hold).verdicts[0] for hold in holds]
+    renewals = [
+        Change.renew(verdict, hold, spent)
+        for verdict, hold, spent in zip(verdicts[1:], holds[1:], (30, 250, None), strict=True)
+    ]
+    assert engine.settle(renewals, now_us=START) == 3
+    assert left(engine, limit) == 1000 - 200 - 200 - 250 - 200
+    now = START + LEASE
+    if ended == "released":
+        now = START + SECOND
+        releases = [Change.release(verdicts[0].charge, hold) for hold in holds]
+        engine.settle(releases, now_us=now)
+    assert left(engine, limit, now) == 1000 - 200 - 30 - 250 - 200
+    slow = Change.settle(verdicts[0], holds[0], 90)
+    assert [engine.settle([slow], now_us=now) for _ in range(2)] == [1, 0]
+    assert left(engine, limit, now) == 1000 - 90 - 30 - 250 - 200
+
+
+@pytest.mark.parametrize("limit", [*TOKENS[1:], SLOTS], ids=lambda limit: limit.strategy)
+def test_a_call_that_never_was_keeps_nothing(engine: Engine, limit: Limit) -> None:
+    """Its reply was lost: all of it goes back. A slot goes back in any case."""
+    hold, other = Hold(1, LEASE, keeps=1), Hold(2, LEASE, keeps=1)
+    verdict = reserved(engine, limit, 1, hold).verdicts[0]
+    reserved(engine, limit, 1, other)
+    undone = Change.release(verdict.charge, hold, undone=True)
+    assert engine.settle([undone], now_us=START) == 1
+    assert left(engine, limit) == limit.amount - 1
+    stays = 0 if limit is SLOTS else 1
+    assert left(engine, limit, START + LEASE) == limit.amount - stays
+
+
 @pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
 def test_a_slow_worker_still_settles(engine: Engine, limit: Limit) -> None:
     """After its lease a call is still settled, once; ten minutes later it is forgotten."""
@@ -395,7 +434,9 @@ def history(engine: Engine, seed: int) -> list[object]:
     now, known, released = START, list[tuple[Any, Hold]](), list[Hold]()
     for _ in range(400):
         now += chance.choice([0, 1, 1000, SECOND, 7 * SECOND, LEASE, GRACE_US + LEASE])
-        hold = Hold(chance.getrandbits(48), chance.choice([SECOND, LEASE]))
+        hold = Hold(
+            chance.getrandbits(48), chance.choice([SECOND, LEASE]), keeps=chance.choice([0, 1])
+        )
         if released and chance.random() < 0.5:
             hold = released.pop()
         charges = [
@@ -412,9 +453,11 @@ def history(engine: Engine, seed: int) -> list[object]:
             amount = 0 if verdict.charge.limit is SLOTS else chance.choice([0, 1, 80, 900])
             kind: Any = chance.choice([Change.settle, Change.renew, Change.release, None])
             if kind == Change.release:
-                early = Hold(chance.getrandbits(48), LEASE)
+                early, undone = Hold(chance.getrandbits(48), LEASE), chance.random() < 0.5
                 released.append(early)
-                changes += [Change.release(verdict.charge, each) for each in (held, early)]
+                changes += [
+                    Change.release(verdict.charge, each, undone=undone) for each in (held, early)
+                ]
                 continue
             if kind is not None:
                 changes.append(kind(verdict, held, amount))

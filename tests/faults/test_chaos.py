@@ -6,8 +6,8 @@ What has to hold of a caller, stated before:
 - A call that the ledger has as finished is there at what the provider bills, rounded up to a
   micro-dollar, and the limits have charged exactly that.
 - A call is *cut off* if its worker was killed before the ledger had its end. The provider may bill
-  it, and the ledger names it at most as unfinished. The limits have charged nothing of it or, if it
-  was killed after its settlement, its bill.
+  it, and the ledger names it at most as unfinished, with its estimate. The limits have charged that
+  or, if the worker was killed after the settlement, the bill.
 - The limits may lack a finished call whose worker was killed while its settlement was on its way,
   which takes as long as the deadline if the storage does not answer, and one that was charged while
   Sentinel replaced the master. `chat ledger restore` charges these.
@@ -215,6 +215,13 @@ class Chaos:
                 ledger[user.removeprefix("user:")][json.loads(tags)["call"]] = cost
         return ledger
 
+    def estimates(self) -> dict[str, int]:
+        """What the unfinished calls of the ledger cost there."""
+        with closing(sqlite3.connect(self.gateway.database)) as connection:
+            query = "SELECT tags, cost_micro_usd FROM calls WHERE status = ?"
+            rows = connection.execute(query, ["unfinished"]).fetchall()
+        return {json.loads(tags)["call"]: cost for tags, cost in rows}
+
     def excused(self) -> dict[str, list[str]]:
         """By caller, the calls whose settlement may have been lost."""
         excused: dict[str, list[str]] = {caller: [] for caller in self.callers}
@@ -247,6 +254,7 @@ class Books:
     charged: int | None
     #: The finished calls that the limits may lack.
     may_lack: int
+    estimates: dict[str, int]
 
     @property
     def written(self) -> int:
@@ -258,11 +266,19 @@ class Books:
         return sum(bill for call, bill in self.billed.items() if call not in self.ledger)
 
     @property
+    def may_count(self) -> int:
+        """The most that the limits count of these calls. Of one that began in the last 50 ms, the
+        ledger has lost the estimate."""
+        most = max(self.estimates.values(), default=0)
+        cut_off = self.billed.keys() - self.ledger.keys()
+        return sum(max(self.billed[call], self.estimates.get(call, most)) for call in cut_off)
+
+    @property
     def agree(self) -> bool:
         return (
             all(cost == self.billed[call] for call, cost in self.ledger.items())
             and self.charged is not None
-            and self.written - self.may_lack <= self.charged <= self.written + self.cut_off
+            and self.written - self.may_lack <= self.charged <= self.written + self.may_count
         )
 
 
@@ -310,12 +326,13 @@ def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
     excused = {} if is_restored else chaos.excused()
 
     def agree() -> bool:
-        ledger = chaos.ledger()
+        ledger, estimates = chaos.ledger(), chaos.estimates()
         for caller in chaos.callers:
             if caller not in books or not books[caller].agree:
                 own = ledger[caller]
                 may_lack = sum(own[call] for call in excused.get(caller, ()) if call in own)
-                books[caller] = Books(bills[caller], own, chaos.charged(caller), may_lack)
+                charged = chaos.charged(caller)
+                books[caller] = Books(bills[caller], own, charged, may_lack, estimates)
         return all(each.agree for each in books.values())
 
     try:

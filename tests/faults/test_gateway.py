@@ -35,6 +35,8 @@ CALL_S = 2.5
 IN_FLIGHT = int(PER_S * CALL_S)
 #: Long enough for calls on a busy machine.
 LEASE_S = 6
+#: The most calls whose begin or end may come in the 50 ms that a ledger has not written.
+UNWRITTEN = 3
 #: Longer than a writer of SQLite waits for another one.
 LOCKED_S = 6.0
 FULL_S = 3.0
@@ -216,11 +218,11 @@ def test_the_embedded_server_is_killed(deploy: Deploy, record: Record) -> None:
 
 @pytest.mark.fault(
     breaks="A worker is killed in the middle of its calls",
-    to_do="`chat ledger check` names the calls that were cut off. The provider bills them.",
+    to_do="`chat ledger check` names the calls that were cut off. They cost their estimates.",
 )
 def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> None:
-    """Only its own calls are cut off. Their slots and holds are free again after the lease, and the
-    loss is theirs at most."""
+    """Only its own calls are cut off. Their slots are free again, and limits and ledger have their
+    estimates, except for what the ledger had not written yet."""
     settings = {"RATELIMIT_STORAGE_URI": storage.uri, "RATELIMIT_LEASE_SECONDS": str(LEASE_S)}
     with deploy(**settings) as gateway:
         with calls(gateway, "frank") as load:
@@ -231,14 +233,15 @@ def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record:
         charged = round(MICRO * spent_usd(gateway, "frank"))
     cut_off = load.answers.statuses[NO_ANSWER]
     unfinished = [row for row in rows if row["status"] == "unfinished"]
-    finished_usd = sum(row["cost_micro_usd"] for row in rows if row["status"] != "unfinished")
+    costs = [row["cost_micro_usd"] for row in rows]
     assert set(load.answers.statuses) == {200, NO_ANSWER}
     assert 0 < cut_off <= IN_FLIGHT
     # Of a call that was answered in the last moment, the end was not written yet.
     assert len(unfinished) <= IN_FLIGHT
-    assert finished_usd <= charged <= billed * Decimal("1.01")
-    lost = f"{dollars(billed - charged)} of {dollars(billed)} billed is not charged"
-    record(load, counted=f"{lost}, for {cut_off} calls")
+    assert abs(charged - sum(costs)) <= UNWRITTEN * max(costs)
+    assert charged >= billed * Decimal("0.99")
+    amounts = f"{dollars(charged)} charged, and {dollars(sum(costs))} in the ledger"
+    record(load, counted=f"{dollars(billed)} billed, {amounts}: {cut_off} calls are estimates")
 
 
 @pytest.mark.fault(

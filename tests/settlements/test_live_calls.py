@@ -1,4 +1,4 @@
-"""What the calls of a killed process hold is released by another process, at once."""
+"""The calls of a killed process are ended by another process, at once."""
 
 from __future__ import annotations
 
@@ -78,10 +78,22 @@ def test_what_a_killed_process_held_is_free_at_once(
     assert following.start() == 2
     assert following.queue.send_waiting() == 0
     assert left(bench) == [1000 - 100 - 30, 7]
-    assert "Releasing what 2 calls of a process that was killed held" in caplog.text
+    assert "Ending 2 calls of a process that was killed" in caplog.text
     assert len(files(directory, CALLS_SUFFIX)) == 1
     alive.finish(kept)
     assert left(bench) == [1000 - 30, 8]
+
+
+def test_calls_of_a_killed_process_cost_their_estimates(bench: Bench, directory: Path) -> None:
+    """If their holds say so. Their slots are free at once."""
+    killed, hold = Worker(bench, directory), Hold(1, LEASE_US, keeps=1)
+    killed.queue.begin(killed.engine, hold, CHARGES)
+    killed.engine.admit(CHARGES, hold=hold)
+    assert left(bench) == [900, 7]
+    killed.kill()
+    following = Worker(bench, directory)
+    assert (following.start(), following.queue.send_waiting()) == (1, 0)
+    assert left(bench) == [900, 8]
 
 
 def test_a_call_that_was_on_its_way_holds_nothing(bench: Bench, directory: Path) -> None:

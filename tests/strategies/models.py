@@ -478,7 +478,7 @@ class Bucket:
         call = self.calls.get(number)
         if call is None:
             return False
-        call.spent = max(call.spent, spent)
+        call.spent = spent
         amount = max(call.charged, call.spent, call.cost)
         if amount > call.charged:
             book = self.rule.retake if call.over else self.rule.carry

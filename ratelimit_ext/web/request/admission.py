@@ -243,7 +243,7 @@ class Admission:
         if not error.may_have_charged:
             return
         held = [charge for charge in charges if charge.limit.held]
-        changes = [Change.release(charge, hold) for charge in held]
+        changes = [Change.release(charge, hold, undone=True) for charge in held]
         if changes:
             self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
 
@@ -284,7 +284,7 @@ class Admission:
         return NO_HOLD
 
     def _new_hold(self) -> Hold:
-        return new_hold(int(self._settings.lease_s * 1_000_000))
+        return new_hold(int(self._settings.lease_s * 1_000_000), keeps=True)
 
     # -- deciding ------------------------------------------------------------------------------
 

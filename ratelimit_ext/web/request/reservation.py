@@ -152,6 +152,7 @@ class Reservation:
         self._records = records  # the request's own list: each admission adds to it
         self._corrections: list[Addressed] = []  # due before the call is over
         self._actual: dict[str, int] = {}
+        self._so_far: dict[str, int] = {}  # as of the last renewal
         self._reported: dict[str, _Reported] = {}
         self._cancelled = self._unseen = False
         self._renewed_at = time.monotonic()
@@ -257,24 +258,27 @@ class Reservation:
         usd: Dollars | None = None,
     ) -> None:
         """Extend the lease of a running call, with its cost so far. Cheap to call at every chunk:
-        it reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease."""
+        it reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease. That
+        cost is charged if the worker dies; in a unit that was never given, the estimate."""
         if not self.renewal_is_due:
             return
         self._renewed_at = time.monotonic()
-        spent = costs_by_unit(tokens, input_tokens, output_tokens, usd)
+        self._so_far |= costs_by_unit(tokens, input_tokens, output_tokens, usd)
         renewals: list[Addressed] = [
             (
                 record.engine,
-                Change.renew(
-                    record.verdict,
-                    record.hold,
-                    spent.get(record.bound.limit.unit, 0) if is_first else 0,
-                ),
+                Change.renew(record.verdict, record.hold, self._spent(record, is_first=is_first)),
             )
             for record, is_first in _charges(self._records)
             if record.bound.limit.held
         ]
         self._send(renewals + self._reports())
+
+    def _spent(self, record: ChargeRecord, *, is_first: bool) -> int | None:
+        """Return what the call has spent of a charge as of its last renewal; ``None`` if unknown.
+        The first charge of a bucket has the whole cost."""
+        so_far = self._so_far.get(record.bound.limit.unit)
+        return so_far if is_first or so_far is None else 0
 
     def cancel(self) -> None:
         """Note that the call failed without a cost: refund all but the application's own limits."""
@@ -306,7 +310,7 @@ class Reservation:
                 if record.bound.limit.held:
                     if id(verdict) not in in_use:  # one hold for all limits of a bucket
                         in_use.add(id(verdict))
-                        self._corrections.append((engine, Change.settle(verdict, record.hold, 0)))
+                        self._corrections += self._ended(record, 0)
                 elif record.cost and verdict.receipt is not None:
                     self._corrections.append((engine, Change.adjust(verdict, -record.cost)))
         return gone
@@ -342,9 +346,9 @@ class Reservation:
     def _settled(self, records: Iterable[ChargeRecord]) -> list[Addressed]:
         """Return the changes that settle charges: the end of a call can change an estimate, and
         what is the provider's to count. The first charge of a bucket carries the actual cost of the
-        request, all others nothing. The cost is charged anew if the hold was forgotten."""
+        request, all others nothing."""
         changed = [r for r in records if r.bound.limit.held or r.bound.limit.traits.external]
-        changes = []
+        changes = list[Addressed]()
         for record, is_first in _charges(changed):
             limit, verdict = record.bound.limit, record.verdict
             unit, charge = limit.unit, verdict.charge
@@ -357,19 +361,27 @@ class Reservation:
             elif not is_first:
                 actual = 0
             if limit.held:
-                silent_s = time.monotonic() - self._renewed_at
-                if actual and silent_s > self._lease_s + KEPT_AFTER_LEASE_S:
-                    late = Change.adjust(verdict._replace(receipt=0), actual)
-                    changes.append((record.engine, late))
-                    actual = 0
-                is_marked = self._unseen and charge.claim is not None
-                numbers = (record.hold.id, actual, 1) if is_marked else (record.hold.id, actual)
-                change = Change(charge, record.hold, "settle", numbers, verdict.receipt)
-                changes.append((record.engine, change))
+                unseen = self._unseen and charge.claim is not None
+                changes += self._ended(record, actual, is_first=is_first, unseen=unseen)
             elif verdict.receipt is not None and actual != taken:
                 change = Change.adjust(verdict, actual - taken)
                 changes.append((record.engine, change))
         return changes
+
+    def _ended(
+        self, record: ChargeRecord, actual: int, *, is_first: bool = True, unseen: bool = False
+    ) -> Iterable[Addressed]:
+        """Yield the changes that end a hold. One that was forgotten has left what was spent."""
+        verdict = record.verdict
+        if time.monotonic() - self._renewed_at > self._lease_s + KEPT_AFTER_LEASE_S:
+            spent = self._spent(record, is_first=is_first)
+            if spent is None:
+                spent = 0 if record.bound.limit.traits.one_per_call else verdict.charge.expected
+            delta, actual = actual - spent, spent
+            if delta:
+                late = verdict._replace(receipt=0) if delta > 0 else verdict
+                yield record.engine, Change.adjust(late, delta)
+        yield record.engine, Change.settle(verdict, record.hold, actual, unseen=unseen)
 
     def _due_corrections(self) -> list[Addressed]:
         with self._lock:

@@ -19,7 +19,7 @@ from chatapp.alerts.alert import Alert
 from chatapp.alerts.watch import Alerts, Rules, Standing
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
-from chatapp.ledger.reports import midnight
+from chatapp.ledger.reports import Reports, midnight
 from chatapp.ledger.table import write
 from chatapp.upstreams.keys import RefusedKey
 from tests.chatapp.ledger.calls import begun, finished
@@ -40,7 +40,7 @@ def make_alerts(database: Database) -> Iterator[MakeAlerts]:
 
     def make(**rules: Any) -> Alerts:
         fields = {name: getattr(RULES, name) for name in ("at", "times", "least_micro_usd")}
-        made.append(Alerts(database, Rules(**fields | rules)))
+        made.append(Alerts(database, Reports(database), Rules(**fields | rules)))
         return made[-1]
 
     yield make
@@ -530,7 +530,7 @@ def test_the_history_is_14_days_of_the_user(alerts: Alerts, database: Database) 
     spend(alerts, database, 50)
     assert raised(alerts, database) == []
     remember_days(database, 2)
-    fresh = Alerts(database, RULES)
+    fresh = Alerts(database, Reports(database), RULES)
     spend(fresh, database, 0.01)
     assert raised(fresh, database) == [("user:alice", 0)]
     fresh.close()

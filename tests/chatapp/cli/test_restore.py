@@ -126,14 +126,16 @@ def test_only_one_user_is_rebuilt(
 def test_dead_calls_count_what_was_settled(
     app: Flask, keys: dict[str, str], database_url: str
 ) -> None:
-    """A call whose worker died long ago was refunded; a running one holds its estimate."""
+    """A call whose worker died is settled to its estimate, which a running one holds. Earlier
+    versions refunded it, and did not mark their estimates."""
     now = datetime.now(UTC)
     dead = begun(user="user:bob", started_at=now - timedelta(hours=2), cost_micro_usd=7)
     running = begun(user="user:bob", started_at=now, cost_micro_usd=3400)
-    table.write(Database(database_url), [dead, running])
+    refunded = begun(user="user:bob", started_at=now, cost_micro_usd=90_000, estimated=False)
+    table.write(Database(database_url), [dead, running, refunded])
     found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
     months = [each["usage"][1] for each in found if each["limit"] == "usd-month"]
-    assert months == [3400]
+    assert months == [3407]
 
 
 def test_memory_cannot_be_rebuilt(make_app: AppMaker) -> None:

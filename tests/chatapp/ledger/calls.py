@@ -28,17 +28,18 @@ def begun(**fields: Any) -> Call:
         estimated_input_tokens=900,
         estimated_output_tokens=500,
         cost_micro_usd=3400,
+        estimated=True,
     )
     return replace(call, **fields)
 
 
 def renewed(call: Call, **fields: Any) -> Call:
     """The same call as a stream that has come so far: 900 × 1 and 20 × 5 micro-dollars."""
-    under_way = replace(call, usage=Usage(900, 20), estimated=True, cost_micro_usd=1000)
+    under_way = replace(call, usage=Usage(900, 20), cost_micro_usd=1000)
     return replace(under_way, **fields)
 
 
 def finished(call: Call, **fields: Any) -> Call:
     """The same call with its answer: 300 × 1, 600 × 0.1, 100 × 1.25 and 200 × 5 micro-dollars."""
-    ended = replace(call, usage=USAGE, cost_micro_usd=1485, status="answered")
+    ended = replace(call, usage=USAGE, estimated=False, cost_micro_usd=1485, status="answered")
     return replace(ended, **fields)

@@ -42,24 +42,28 @@ def test_spending_is_summed_from_an_instant_on(reports: Reports) -> None:
 
 
 def test_limits_hold_what_is_settled(database: Database) -> None:
-    """All finished calls, and the last known usage of a stream whose worker died; not the estimate
-    of a call that is running or lost."""
+    """All finished calls, the last known usage of a stream, and the estimate of a call whose worker
+    died; not that of one that is running."""
     calls = [
         finished(begun()),
         finished(begun(), status="cut_off", cost_micro_usd=20),
         renewed(begun(), cost_micro_usd=300),
         begun(cost_micro_usd=4_000),
+        begun(started_at=datetime.now(UTC), cost_micro_usd=80_000),
         finished(begun(), status="timeout", cost_micro_usd=50_000),
         finished(begun(), status="overloaded", cost_micro_usd=0),
         renewed(begun(user="user:bob"), cost_micro_usd=600_000),
         renewed(begun(started_at=MIDNIGHT - timedelta(days=1)), cost_micro_usd=7_000_000),
     ]
     table.write(database, calls)
-    assert Reports(database).settled_micro_usd("user:alice", MIDNIGHT) == 1485 + 20 + 300 + 50_000
+    assert (
+        Reports(database).settled_micro_usd("user:alice", MIDNIGHT)
+        == 1485 + 20 + 300 + 4_000 + 50_000
+    )
 
 
 def test_a_forecast_reads_five_weeks(database: Database) -> None:
-    """Of a user or a team, by the hour, without credits and without the estimates of running
+    """Of a user or a team, by the hour, without credits and the estimates of running
     calls: three dollars every noon for a user, one of them for the team."""
     noon = datetime.now(UTC).replace(minute=0) - timedelta(hours=6)
     calls = [
@@ -70,7 +74,7 @@ def test_a_forecast_reads_five_weeks(database: Database) -> None:
     calls += [
         finished(begun(started_at=noon, user="user:zoe", team="red"), cost_micro_usd=5 * MICRO),
         finished(begun(started_at=noon, team="red"), status="credited", cost_micro_usd=-MICRO),
-        begun(started_at=noon, team="red"),
+        begun(started_at=datetime.now(UTC), team="red"),
     ]
     table.write(database, calls)
     reports = Reports(database)

@@ -1,5 +1,5 @@
-"""A worker is killed in the middle of fifty streams: nothing stays reserved, and everything is
-recorded."""
+"""A worker is killed in the middle of fifty streams: they cost their estimates, everywhere, and
+everything is recorded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ burst = 1000
 strategy = "token-bucket"
 key = "ip"
 
-[blueprints.chat]
+[groups.counts]
+limits = []
+
+[groups.calls]
 plans = true
 
 [[plans.starter.limits]]
@@ -81,13 +84,15 @@ key = "user"
 class Death:
     """What was observed. ``held`` and ``after`` are the rest of each limit before the kill and
     after the lease, ``storages`` the runs of the storage server that answered then; ``calls`` is
-    the ledger, and ``check`` the output of its command."""
+    the ledger, and ``check``, ``spend`` and ``restore`` are the outputs of its commands."""
 
     held: dict[str, float]
     after: dict[str, float]
     storages: tuple[str, str]
     calls: list[sqlite3.Row]
     check: subprocess.CompletedProcess[str]
+    spend: subprocess.CompletedProcess[str]
+    restore: subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +140,10 @@ def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
             after=left(master),
             storages=(first_storage, run_of(storage_uri(master))),
             calls=kept(database),
-            check=checked({**settings, "RATELIMIT_STORAGE_URI": storage_uri(master)}),
+            **{
+                words[-1]: run({**settings, "RATELIMIT_STORAGE_URI": storage_uri(master)}, *words)
+                for words in (("ledger", "check"), ("ledger", "restore"), ("spend",))
+            },
         )
 
 
@@ -173,30 +181,38 @@ def kept(database: Path) -> list[sqlite3.Row]:
         return connection.execute("SELECT * FROM calls").fetchall()
 
 
-def checked(settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`chat ledger check`, with a short lease, so that it need not wait."""
+def run(settings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of `chat`, with a short lease, so that it need not wait."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     environment = {**clean, **settings, "RATELIMIT_LEASE_SECONDS": "0.001"}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", "ledger", "check"]
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", *words, "--json"]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 def test_all_of_them_were_held(death: Death) -> None:
-    """Before the kill every slot was taken, and the dollars of every estimate were reserved."""
+    """Before the kill every slot was taken, and more dollars than the estimates were reserved, as
+    the calls ran beside each other."""
     assert death.held["at-once"] == 0
-    estimates = sum(call["cost_micro_usd"] for call in death.calls)
     for name in ("usd-hour", "usd-day"):
-        assert round((WHOLE[name] - death.held[name]) * 1e6) == estimates > 0
+        assert round((WHOLE[name] - death.held[name]) * 1e6) > cost_of(death) > 0
     assert death.held["tokens"] < WHOLE["tokens"] - STREAMS * 1000
 
 
-def test_after_the_lease_nothing_is_reserved(death: Death) -> None:
-    """Slots, tokens and dollars are back, by the clock of the storage server."""
-    for name in ("at-once", "tokens", "usd-hour", "usd-day"):
-        assert death.after[name] == WHOLE[name], name
+def test_the_calls_cost_their_estimates(death: Death) -> None:
+    """To the micro-dollar, as in the ledger; slots, and what was held beyond, are back."""
+    assert death.after["at-once"] == WHOLE["at-once"]
+    for name in ("usd-hour", "usd-day"):
+        assert round((WHOLE[name] - death.after[name]) * 1e6) == cost_of(death), name
+    tokens = sum(c["estimated_input_tokens"] + c["estimated_output_tokens"] for c in death.calls)
+    assert 0 <= death.after["tokens"] - (WHOLE["tokens"] - tokens) < 1000  # a second refills two
     assert death.storages[0] == death.storages[1], "the storage was started anew"
+
+
+def cost_of(death: Death) -> int:
+    """What the ledger has, in micro-dollars."""
+    return sum(call["cost_micro_usd"] for call in death.calls)
 
 
 def test_the_calls_were_made(death: Death) -> None:
@@ -205,7 +221,7 @@ def test_the_calls_were_made(death: Death) -> None:
 
 
 def test_the_ledger_has_every_call(death: Death) -> None:
-    """Unfinished, with the expected tokens and price, and without a usage."""
+    """Unfinished, with the expected tokens and price, marked as estimated, without a usage."""
     assert len(death.calls) == STREAMS
     assert {call["status"] for call in death.calls} == {"unfinished"}
     for call in death.calls:
@@ -213,13 +229,24 @@ def test_the_ledger_has_every_call(death: Death) -> None:
         assert call["estimated_input_tokens"] > 0
         assert call["estimated_output_tokens"] > 0
         assert call["cost_micro_usd"] > 0
+        assert call["estimated"]
         assert call["input_tokens"] is call["output_tokens"] is None
 
 
 def test_the_check_names_every_call(death: Death) -> None:
-    """Only as calls of a dead worker: limits and ledger agree on what is settled, which is 0."""
+    """Only as calls of a dead worker: limits and ledger agree on what they cost."""
     assert death.check.returncode == 1
-    assert "limits of 1 user compared; 50 problems." in death.check.stdout
+    found = json.loads(death.check.stdout)
+    assert found["limits"] == "limits of 1 user compared"
+    assert [each["cost_usd"] for each in found["spent"]] == [cost_of(death) / 1e6]
+    problems = "\n".join(found["problems"])
     for call in death.calls:
-        assert f"{call['id']} of ip:127.0.0.1" in death.check.stderr
-    assert death.check.stderr.count("is unfinished: its worker died") == STREAMS
+        assert f"{call['id']} of ip:127.0.0.1" in problems
+    said = "is unfinished: its worker died; its cost is an estimate"
+    assert problems.count(said) == len(found["problems"]) == STREAMS
+
+
+def test_the_other_commands_have_the_same_number(death: Death) -> None:
+    """`chat spend` sums it, and `chat ledger restore` finds nothing that the limits lack."""
+    assert [row["cost_usd"] for row in json.loads(death.spend.stdout)] == [cost_of(death) / 1e6]
+    assert json.loads(death.restore.stdout)["limits"] == []

@@ -510,17 +510,52 @@ def test_renewals_keep_within_the_lease(clock: Clock, lease_s: float, pause_s: f
 
 
 @pytest.mark.parametrize("late_s", [-1, 1])
-def test_a_call_that_was_silent_for_long_is_charged(clock: Clock, late_s: float) -> None:
-    """Also if its holds are forgotten, ten minutes after the lease gave their estimates back."""
+@pytest.mark.parametrize("renewed", [None, 70, 600], ids=["silent", "less", "more"])
+@pytest.mark.parametrize("actual", [None, 150, 700], ids=["cancelled", "less", "more"])
+def test_a_call_that_was_silent_for_long_is_charged(
+    clock: Clock, late_s: float, renewed: int | None, actual: int | None
+) -> None:
+    """Also if its holds are forgotten, ten minutes after its lease ended: what they have left, the
+    estimate or the cost of the last renewal, is corrected."""
 
     def view(limiter: Limiter) -> str:
+        if renewed is not None:
+            clock.forward(5)
+            limiter.current.reservation.renew(tokens=renewed, usd=Decimal(renewed) / 1000)
         clock.forward(DEFAULT_LEASE_S + KEPT_AFTER_LEASE_S + late_s)
-        limiter.settle(tokens=150, usd=Decimal("0.1"))
+        if actual is None:
+            limiter.current.cancel()
+        else:
+            limiter.settle(tokens=actual, usd=Decimal(actual) / 1000)
         return "ok"
 
     service = Service("memory://", view)
     service.client.get("/").close()
-    assert service.left() == {"tokens": 850, "money": 900_000, "slots": 2, "calls": 9}
+    cost, calls = actual or 0, 10 if actual is None else 9
+    left = {"tokens": 1000 - cost, "money": 1000 * (1000 - cost), "slots": 2, "calls": calls}
+    assert service.left() == left
+
+
+@pytest.mark.parametrize("renewed", [None, {}, {"tokens": 70}])
+def test_a_call_that_never_settles_costs_its_estimate(
+    clock: Clock, renewed: dict[str, int] | None
+) -> None:
+    """When its lease ends, as its worker died; or the cost of its last renewal."""
+
+    def view(limiter: Limiter) -> str:
+        reservation = limiter.current.reservation.detach()
+        if renewed is not None:
+            clock.forward(5)
+            reservation.renew(**renewed)
+        return "ok"
+
+    service = Service("memory://", view)
+    service.client.get("/").close()
+    tokens = 70 if renewed else 400
+    assert service.left() == {"tokens": 600, "money": 700_000, "slots": 1, "calls": 9}
+    clock.forward(DEFAULT_LEASE_S)
+    left = {"tokens": 1000 - tokens, "money": 700_000, "slots": 2, "calls": 9}
+    assert service.left() == left
 
 
 @pytest.mark.parametrize("ended", ["settled", "cancelled"])
