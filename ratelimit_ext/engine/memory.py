@@ -92,6 +92,13 @@ def _implementation() -> Any:
 _lua: Final = _Lua()
 
 
+def load_lua() -> None:
+    """Load Lua now: in an outage there may be no file descriptor left to read it. Raises
+    ``ConfigurationError`` without the library."""
+    with _lua.lock:
+        assert _lua.world
+
+
 class Buckets:
     """Buckets by name, until they expire: at most so many, of which those that have expired are
     dropped once in so many calls. ``ring`` is called with the ids of those whose turn it may be."""

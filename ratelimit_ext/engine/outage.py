@@ -36,7 +36,7 @@ from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.last_verdicts import LastVerdicts, Rest
-from ratelimit_ext.engine.memory import Kept, MemoryEngine
+from ratelimit_ext.engine.memory import Kept, MemoryEngine, load_lua
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
 from ratelimit_ext.engine.scratch import scratch
 from ratelimit_ext.engine.verdicts import merged
@@ -97,6 +97,7 @@ class OutageEngine:
         *,
         wake: Callable[[], object] = lambda: None,
     ) -> None:
+        load_lua()
         self._primary = primary
         self._policy = policy
         self._workers = workers
