@@ -3,11 +3,13 @@ scope ``all`` makes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, Field
 
+from chatapp.accounts import store
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
@@ -433,11 +435,7 @@ def list_teams(call: Call) -> list[dict[str, object]]:
     """List the teams with their budgets and members."""
     accounts, own = current_services().accounts, OwnersAmounts()
     everyone, mine = accounts.users(), call.operator.team
-    return [
-        users.team_as_json(each, own, everyone)
-        for each in accounts.teams()
-        if mine in {None, each.name}
-    ]
+    return [_team(each, own, everyone) for each in accounts.teams() if mine in {None, each.name}]
 
 
 @action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
@@ -448,10 +446,18 @@ def get_team(call: Call, team: str) -> dict[str, object]:
     found, everyone = accounts.team(team), accounts.users()
     if found is None:
         raise UnknownTeamError(team)
-    shown = users.team_as_json(found, OwnersAmounts(), everyone)
-    members = [each.name for each in everyone if each.team_name == team]
-    if states := amounts.shares(team, members):
-        shown["shares"] = [each.as_json() for each in states]
+    return _team(found, OwnersAmounts(), everyone)
+
+
+def _team(
+    team: store.Team, own: OwnersAmounts, everyone: Sequence[store.User]
+) -> dict[str, object]:
+    """Return a team, with the shares of its members if it divides a budget fairly."""
+    shown = users.team_as_json(team, own, everyone)
+    members = [each.name for each in everyone if each.team_name == team.name]
+    if states := amounts.shares(team.name, members):
+        texts = map(amounts.share_text, states)
+        shown["shares"] = [{**e.as_json(), "text": t} for e, t in zip(states, texts, strict=True)]
         shown["ahead"] = amounts.ahead_text(states)
     return shown
 

@@ -246,7 +246,7 @@ class _Command:
             rows, more = page(row.order, answer, limit=query.limit, cursor=query.cursor)
         if as_json:
             output.echo_json(rows)
-        elif self._present:
+        elif rows and self._present:
             self._present(rows)
         else:
             columns = row.shown.get("columns", "").split()

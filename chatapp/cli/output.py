@@ -43,10 +43,10 @@ def echo_table_of(
     names = [
         name
         for name in (each.rstrip("?") for each in columns or rows[0])
-        if name not in optional or not all(_is_empty(each[name]) for each in rows)
+        if name not in optional or not all(_is_empty(each.get(name)) for each in rows)
     ]
     heads = [name.upper().replace("_", " ") for name in names]
-    echo_table(heads, [[_cell(each[name]) for name in names] for each in rows])
+    echo_table(heads, [[_cell(each.get(name)) for name in names] for each in rows])
 
 
 def echo_fields(item: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from flask import json
 
 from chatapp.cli import output
 from chatapp.ledger.reports import MICRO
+from chatapp.operators.callers import name_of
 from chatapp.operators.reports import counted
 from chatapp.services import current_services
 from ratelimit_ext.operators import NOT_SHARED, printable
@@ -79,10 +80,29 @@ def imported(answer: Mapping[str, Any]) -> None:
     click.echo(answer["done"], err=bool(keys))
 
 
+def teams(rows: Sequence[Mapping[str, Any]]) -> None:
+    """With the shares of members, if there are any."""
+    found = [
+        {
+            **row,
+            "shares": {
+                f"{name_of(each['identity'])} {each['limit']}": each["text"]
+                for each in row.get("shares", ())
+            },
+        }
+        for row in rows
+    ]
+    empty = "There are no teams yet; `chat teams create NAME` creates one."
+    output.echo_table_of(
+        found, columns=("team", "limits", "users", "shares?", "ahead?"), empty=empty
+    )
+
+
 PRESENTERS: Final[Mapping[str, Callable[[Any], None]]] = {
     "get_usage": usage,
     "list_traffic": traffic,
     "check_ledger": findings,
     "restore_limits": missing,
     "import_users": imported,
+    "list_teams": teams,
 }

@@ -103,8 +103,8 @@ def test_a_paused_session_goes_on_once_it_is_raised(start: Callable[[], Flask]) 
     admin = app.test_client()
     log_in(admin)
     assert "Raise a session" in admin.get("/admin/limits").text
-    fields = {"session": session, "limit": "session-usd", "amount": "0.02 usd per session"}
-    assert send(admin, "session", **fields).status_code == 200
+    fields = {"identity": session, "limit": "session-usd", "amount": "0.02 usd per session"}
+    assert send(admin, "put_override", **fields).status_code == 200
     services_of(app).limiter._components.overrides.refresh()
     policy = ask(app, {**key, **RUN}).headers["RateLimit-Policy"]
     assert '"session-usd";q=20000;qu="micro-usd"' in policy
