@@ -30,6 +30,7 @@ from ratelimit_ext import OperatorError
 Written: TypeAlias = Sequence[str] | bool
 #: A part of a path, with what it may be.
 PART: Final = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
+NUMBER: Final = re.compile(r"-?\d{1,18}", re.ASCII)
 ONE_OF: Final = re.compile(r"any\((.*?)\)")
 
 
@@ -110,6 +111,8 @@ def _value(place: Place, written: Written) -> Any:
             raise FieldError(place.name, f"{place.name}: {error}", code=error.code) from None
     if get_origin(place.type) is list:
         return texts
+    if texts and place.type is int and NUMBER.fullmatch(texts[-1]):
+        return int(texts[-1])
     may_be_none = type(None) in get_args(place.field.annotation)
     return texts[-1] if texts else None if may_be_none else ""
 

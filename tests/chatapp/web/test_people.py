@@ -345,12 +345,12 @@ def test_commands_give_and_take_the_right(app: Flask, accounts: Accounts) -> Non
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--user-header", ""), 'needs "people"'),
-        (("--no-acts-for-users", "--most-new", "9"), 'needs "people"'),
+        (("--user-header", ""), "needs --acts-for-users"),
+        (("--no-acts-for-users", "--most-new", "9"), "needs --acts-for-users"),
         (("--acts-for-users", "--user-header", "Authorization"), "cannot name users"),
         (("--acts-for-users", "--user-header", "no header"), "cannot name users"),
         (("--acts-for-users", "--plan-of-new", "gold"), "Unknown plan 'gold'"),
-        (("--acts-for-users", "--most-new", "0"), "most_new"),
+        (("--acts-for-users", "--most-new", "0"), "--most-new is 0; send at least 1"),
     ],
 )
 def test_mistakes_are_sentences(app: Flask, words: tuple[str, ...], says: str) -> None:
