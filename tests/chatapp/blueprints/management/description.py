@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from inspect import getdoc
 from typing import Any
 
 from chatapp.actions.table import ACTIONS, Action
@@ -53,7 +54,7 @@ def _operation(action: Action, schemas: dict[str, Any]) -> dict[str, Any]:
         content["text/csv"] = {}
     operation: dict[str, Any] = {
         "operationId": action.name,
-        "summary": (action.function.__doc__ or "").partition("\n\n")[0].replace("\n    ", " "),
+        "summary": (getdoc(action.function) or "").partition("\n\n")[0].replace("\n", " "),
         "description": f"Scope: {action.scope}."
         + (" A team's administrator may, on the team." if action.of_team else ""),
         "parameters": parameters,
