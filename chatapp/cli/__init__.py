@@ -15,7 +15,7 @@ from flask import Flask
 from chatapp.database.connection import Database
 from chatapp.operators.callers import ChatCallers
 from chatapp.operators.changes import Changes
-from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_PROVIDERS
+from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_POLICY, WITHOUT_PROVIDERS
 from ratelimit_ext import CheckedPolicy, Limiter
 from ratelimit_ext.terminal import LateGroup
 
@@ -33,7 +33,7 @@ NO_POLICY: Final = {**WITHOUT_NAMES, POLICY: None}
 #: What commands do not read: a file that they check, or one that they do not need.
 UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
     "ratelimit check": {POLICY: None},
-    "chat providers check": {**WITHOUT_PROVIDERS, **NO_POLICY},
+    "chat providers check": {**WITHOUT_PROVIDERS, **WITHOUT_POLICY},
     **dict.fromkeys(WITHOUT_LIMITS, NO_POLICY),
 }
 

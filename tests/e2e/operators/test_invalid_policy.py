@@ -19,7 +19,15 @@ from tests.servers import Server, eventually
 POLICY = (ROOT / "chatapp" / "policy.toml").read_text()
 MISTAKEN = POLICY.replace('"100/day"', '"100/dya"')
 CREATE = ("chat", "keys", "create", "--user", "ada")
-UNKNOWN = POLICY.replace('members = ["chat", ', 'members = ["chta", ')
+
+
+def misspelt(text: str) -> str:
+    """The policy with a member that does not exist."""
+    assert "[groups.calls]\n" in text
+    return text.replace("[groups.calls]\n", '[groups.calls]\nmembers = ["chta"]\n')
+
+
+UNKNOWN = misspelt(POLICY)
 
 
 @pytest.fixture
@@ -97,11 +105,7 @@ def test_a_policy_is_checked_before_it_is_used(file: Path, tmp_path: Path, way: 
     valid = run(tmp_path, *command, **variables)
     assert (valid.returncode, valid.stderr) == (0, "")
     assert "plans: starter, pro, team" in valid.stdout
-    file.write_text(
-        MISTAKEN.replace('members = ["chat", ', 'members = ["chta", ').replace(
-            'key = "model"', 'key = "modl"'
-        )
-    )
+    file.write_text(misspelt(MISTAKEN).replace('key = "model"', 'key = "modl"'))
     checked = run(tmp_path, *command, **variables)
     assert (checked.returncode, checked.stdout) == (1, "")
     for meant in ("'chat'", "'model'", "'100/day'"):

@@ -57,7 +57,7 @@ CALLS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 def master(provider: UpstreamServer, receiver: Receiver, tmp_path: Path) -> Iterator[Master]:
     file, policy = tmp_path / "upstreams.toml", tmp_path / "policy.toml"
     file.write_text(TWO_KEYS.format(url=provider.url))
-    policy.write_text("version = 1\n")
+    policy.write_text("version = 1\n[groups.calls]\nlimits = []\n[groups.counts]\nlimits = []\n")
     with gunicorn(
         "wsgi:app",
         workers=WORKERS,
