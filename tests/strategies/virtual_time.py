@@ -72,26 +72,34 @@ class VirtualClient:
         keys, now_us = rest[:number], rest[number]
         gone = [key for key in keys if self.expiry_us.get(key, now_us + 1) <= now_us]
         pipeline = self.client.pipeline(transaction=True)
-        if gone:
-            pipeline.delete(*gone, *[beside(key)[0] for key in gone])
+        lines = [beside(key)[1] for key in keys]
+        over = [line for line in lines if self.expiry_us.get(line, now_us + 1) <= now_us]
+        if gone or over:
+            pipeline.delete(*gone, *[beside(key)[0] for key in gone], *over)
         pipeline.execute_command(command, script, number, *rest)
         for key in keys:
             pipeline.pttl(key)
-            pipeline.pttl(beside(key)[0])
+            for other in beside(key):
+                pipeline.pttl(other)
             pipeline.persist(key)
             for other in beside(key):
                 pipeline.persist(other)
-        replies = pipeline.execute()[bool(gone) :]
-        for key, ttl_ms, of_holds in zip(keys, replies[1::5], replies[2::5], strict=True):
+        replies = pipeline.execute()[bool(gone or over) :]
+        for ttl_ms, of_holds in zip(replies[1::6], replies[2::6], strict=True):
             # Both are stored together, by a server whose clock may tick in between.
             assert of_holds == -2 or abs(ttl_ms - of_holds) <= 50
-            if ttl_ms == -2:
-                self.expiry_us.pop(key, None)
-            elif ttl_ms != -1:  # or it was not written
-                self.expiry_us[key] = now_us + ttl_ms * 1000
+        self._note(keys, replies[1::6], now_us)
+        self._note(lines, replies[3::6], now_us)
         if self.outage == "lost":
             raise redis.ConnectionError("the reply is lost")
         return replies[0]
+
+    def _note(self, names: Sequence[str], lifetimes_ms: Sequence[int], now_us: int) -> None:
+        for name, ttl_ms in zip(names, lifetimes_ms, strict=True):
+            if ttl_ms == -2:
+                self.expiry_us.pop(name, None)
+            elif ttl_ms != -1:  # or it was not written
+                self.expiry_us[name] = now_us + ttl_ms * 1000
 
 
 class OpenBuckets(Buckets):
