@@ -35,12 +35,9 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any, Final, NamedTuple, TypeVar
 
-from ratelimit_ext.engine.arguments import Script
+from hiredis import pack_command
 
-try:
-    from hiredis import pack_command
-except ImportError:  # redis-py is used without it
-    pack_command = None  # type: ignore[assignment]
+from ratelimit_ext.engine.arguments import Script
 
 #: How many idle connections are kept from the pool at most, and never more than half of it.
 MOST_IDLE: Final = 32
@@ -87,8 +84,8 @@ LOAD: Final = Path("/proc/loadavg")
 _give_way: Final[Callable[[], object]] = getattr(os, "sched_yield", lambda: None)
 
 NEVER: Final = math.inf
-#: What reading raises on a connection that another thread closes meanwhile: before redis-py 8, the
-#: one that reads a cluster's layout.
+#: What reading raises on a connection that another thread closes meanwhile: redis-py before 7 does
+#: if the client itself reads a cluster's layout.
 CLOSED: Final = (ValueError, AttributeError)
 
 T = TypeVar("T")
@@ -385,7 +382,7 @@ def limited(connection: Any, deadline: Deadline, longest_s: float) -> Any:
     parser = connection._parser  # noqa: SLF001 - redis-py has no public name for it
     read = getattr(parser, "read_from_socket", None)
     if read is None or "read_from_socket" in vars(parser):
-        return connection  # not hiredis; or it is limited
+        return connection  # the application chose another parser; or it is limited
 
     default = read.__defaults__[0]  # the socket's own
     nearly_s, first_s = longest_s * _NEARLY, max(longest_s - CALM_S, longest_s / 2)
@@ -435,11 +432,9 @@ def _written(socket: Any, command: bytes) -> int:
 def _is_plain(client: Any) -> bool:
     """Return whether the client, its pool and connections are redis-py's own, without extras."""
     pool: Any = getattr(client, "connection_pool", None)
-    can_pack: Any = pack_command
     classes = [type(client), type(pool), getattr(pool, "connection_class", type)]
     return (
-        can_pack is not None
-        and hasattr(select, "poll")
+        hasattr(select, "poll")
         and [f"{each.__module__}.{each.__qualname__}" for each in classes] in _PLAIN
         and client.connection is None
         and hasattr(pool.connection_class, "should_reconnect")  # not with redis-py 5 and 6.0

@@ -121,7 +121,11 @@ class Nodes:
         taken = signature(package.ConnectionPool.get_connection).parameters["command_name"]
         self._words = ("FCALL",) if taken.default is taken.empty else ()
         #: Whether the layout can be asked of another node than the one that has failed.
-        self._avoids_failed = _FAILED in signature(self._layout.initialize).parameters
+        options = signature(self._layout.initialize).parameters
+        self._avoids_failed = _FAILED in options
+        #: Whether reading the layout closes all connections of the node that is asked: in redis-py
+        #: before 7, and valkey-py.
+        self._closes_asked = "disconnect_startup_nodes_pools" not in options
         self._has_functions = True
         self._timeout_s: float = self._layout.connection_kwargs.get("socket_timeout") or NEVER
         self._deadline = Deadline()
@@ -380,6 +384,11 @@ class Nodes:
     def _read_layout(self) -> bool:
         """Ask the nodes who owns which slots; false if none answers."""
         failed = next(iter(self._failed), None)
+        if self._closes_asked:  # other threads wait for replies: ask on connections of its own
+            self._layout.startup_nodes = {
+                name: type(node)(node.host, node.port)
+                for name, node in self._layout.startup_nodes.items()
+            }
         try:
             self._layout.initialize(**{_FAILED: failed} if self._avoids_failed else {})
         except self.errors as error:

@@ -21,7 +21,8 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = (
     *("flask==2.3.0", "werkzeug==2.3.0"),  # that Flask does not run with Werkzeug 3.1
-    *("flask-limiter==4.1.0", "limits==5.6.0", "lupa==2.8", "pydantic==2.10.0"),
+    *("flask-limiter==4.1.0", "limits==5.6.0", "hiredis==3.2.0"),
+    *("lupa==2.8", "pydantic==2.10.0"),
 )
 #: The environments; what a row does not name is the newest that is allowed.
 ROWS = {
