@@ -101,10 +101,7 @@ def contents_of(file: Path) -> Contents:
             found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
             schema = str(found[0]) if found else "none"
             if not migration.OLDEST <= schema <= migration.HEAD:
-                raise BackupError(
-                    f"{file} has schema {schema}; this version reads {migration.OLDEST} to "
-                    f"{migration.HEAD}. Use the version that made it."
-                )
+                raise BackupError(f"{file} has {migration.unreadable(schema)}")
             users, keys, calls, latest = connection.execute(
                 "SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM api_keys), "
                 "count(*), max(started_at) FROM calls"

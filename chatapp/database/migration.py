@@ -19,21 +19,32 @@ log = logging.getLogger(__name__)
 COMMAND: Final = "flask --app wsgi chat db upgrade"
 # The newest revision under chatapp/migrations/versions (a test compares them).
 HEAD: Final = "0013"
-# The oldest one, whose databases are upgraded.
-OLDEST: Final = "0006"
+# The oldest one that is upgraded.
+OLDEST: Final[str] = "0013"
 MIGRATIONS: Final = Path(__file__).parents[1] / "migrations"
 # PostgreSQL's advisory lock of the upgrade: an arbitrary number.
 ADVISORY_LOCK: Final = 0x63686174617070
 
 
 class UnknownSchemaError(SQLAlchemyError):
-    """The schema is unknown to this version: a newer version made it, or one before 81a8acf."""
+    """The schema is unknown to this version: it is newer than HEAD, or older than OLDEST."""
 
 
 def revision(database: Database) -> str | None:
     """Return the version of the schema; None for an empty database."""
     with database.reading() as connection:
         return _revision(connection)
+
+
+def unreadable(schema: str) -> str:
+    """Say of a schema that this version cannot read it, and what to do."""
+    known = " to ".join(sorted({OLDEST, HEAD}))
+    to_do = (
+        "Upgrade it with an earlier version first, as CHANGELOG.md says"
+        if schema < OLDEST
+        else "Use the version that made it"
+    )
+    return f"schema {schema}; this version reads {known}. {to_do}, or use another database."
 
 
 def prepare(database: Database) -> None:
@@ -99,7 +110,4 @@ def _run(connection: Connection, found: str | None) -> None:
     try:
         command.upgrade(config, HEAD)
     except CommandError as error:
-        raise UnknownSchemaError(
-            f"the database has schema {found}; this version reads {OLDEST} to {HEAD}; run the "
-            "version that made it, or use another database"
-        ) from error
+        raise UnknownSchemaError(f"the database has {unreadable(str(found))}") from error

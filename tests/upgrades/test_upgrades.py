@@ -6,13 +6,9 @@ What each release changes is on docs/operate/upgrades.md.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import closing
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -20,8 +16,6 @@ from typing import Any
 import pytest
 import redis
 
-from chatapp.database import migration
-from chatapp.database.connection import Database
 from tests.servers import Server
 from tests.upgrades.record import (
     LEASE,
@@ -198,42 +192,3 @@ def test_both_versions_change_a_bucket_without_an_error(both: list[Version], nam
         worker.run(name, do="change", cost=7, verb=verb, numbers=numbers, now_us=START)
     for worker in both:
         assert worker.run(name, do="admit", cost=1, now_us=START + MINUTE)[0]
-
-
-# Opens the database, waits until it has been upgraded, and goes on.
-GOES_ON = """
-import sys
-from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
-from chatapp.ledger import table
-from chatapp.ledger.reports import Reports
-from tests.chatapp.ledger.calls import begun, finished
-database = Database(sys.argv[1])
-accounts = Accounts(database)
-print(len(accounts.users()), flush=True)
-sys.stdin.readline()
-key = accounts.create_key("bob", plan=None, default_plan="starter")
-assert accounts.find(key.public_id)
-table.write(database, [finished(begun())])
-print(len(list(Reports(database).calls())))
-"""
-
-
-def test_a_running_worker_goes_on_in_the_upgraded_database(recorded: Path, tmp_path: Path) -> None:
-    """It finds and makes keys, and writes calls."""
-    url = f"sqlite:///{tmp_path / 'chatapp.db'}"
-    with closing(sqlite3.connect(tmp_path / "chatapp.db")) as connection:
-        connection.executescript("\n".join(STATE["database"]))
-    worker = subprocess.Popen(
-        [sys.executable, "-c", GOES_ON, url],
-        cwd=recorded,
-        env={**os.environ, "PYTHONPATH": str(recorded)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == "1\n"
-    migration.upgrade(Database(url))
-    assert worker.communicate("upgraded\n")[0] == "3\n"
-    assert worker.returncode == 0

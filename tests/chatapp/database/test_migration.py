@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
-import sqlite3
+import re
 import subprocess
 import sys
 import threading
-from contextlib import closing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
@@ -28,18 +26,7 @@ import chatapp.operators.changes  # noqa: F401 - all put their tables into METAD
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
-from chatapp.migrations.versions import (
-    r0007_files,
-    r0008_changes,
-    r0009_people,
-    r0010_admin_keys,
-    r0011_bound_keys,
-    r0012_spending,
-    r0013_basis,
-)
-from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import SERVER_URL, AppMaker, drop_tables
-from tests.upgrades.record import RECORDED
+from tests.chatapp.conftest import SERVER_URL, drop_tables
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -52,12 +39,6 @@ print("ready", flush=True)
 sys.stdin.readline()
 print(migration.upgrade(database))
 """
-# A user with a key, as the version before has them.
-USER_OF_BEFORE = (
-    "INSERT INTO users (name, plan, created_at) VALUES (:name, 'pro', '2026-11-25 12:00:00')",
-    """INSERT INTO api_keys (public_id, "user", secret_sha256, name, created_at)
-       VALUES (:id, :name, 'x', 'key', '2026-11-25 12:00:00')""",
-)
 
 
 def test_the_head_is_the_newest_revision() -> None:
@@ -77,33 +58,20 @@ def test_an_upgrade_is_done_once(database: Database) -> None:
     assert migration.upgrade(database) is False
 
 
-def test_keys_of_the_version_before_may_name_no_files(database: Database) -> None:
-    """They stay as they are, and a worker of that version can still write."""
-    with database.writing() as connection:
-        with Operations.context(MigrationContext.configure(connection)):
-            r0013_basis.downgrade()
-            r0012_spending.downgrade()
-            r0011_bound_keys.downgrade()
-            r0010_admin_keys.downgrade()
-            r0009_people.downgrade()
-            r0008_changes.downgrade()
-            r0007_files.downgrade()
-        connection.execute(text("UPDATE alembic_version SET version_num = '0006'"))
-        for statement in USER_OF_BEFORE:
-            connection.execute(text(statement), {"name": "alice", "id": "a" * 16})
-    assert migration.upgrade(database) is True
-    with database.writing() as connection:
-        for statement in USER_OF_BEFORE:
-            connection.execute(text(statement), {"name": "bob", "id": "b" * 16})
+def test_the_next_version_upgrades_a_database_in_use(
+    database: Database, next_version: Callable[[], str]
+) -> None:
+    """Its rows stay, and a worker of the version before can still read and write."""
     accounts = Accounts(database)
-    for id_, name in (("a", "alice"), ("b", "bob")):
-        found = accounts.find(id_ * 16)
+    before = accounts.create_key("alice", plan="pro", default_plan="starter")
+    schema = next_version()
+    assert migration.upgrade(database) is True
+    assert migration.revision(database) == schema
+    after = accounts.create_key("bob", plan="pro", default_plan="starter")
+    for made in (before, after):
+        found = accounts.find(made.public_id)
         assert found is not None
-        key, user = found
-        assert (user.name, user.team_name, user.limits) == (name, None, None)
-        assert (user.deactivated_at, user.brought_by) == (None, None)
-        assert (key.limits, key.models, key.files, key.people) == (None, None, None, None)
-        assert key.bound_team is None
+        assert found[1].plan == "pro"
 
 
 def test_processes_that_start_together_make_one_schema(database: Database, tmp_path: Path) -> None:
@@ -166,12 +134,19 @@ def test_a_migration_that_fails_leaves_the_old_schema(
     database.close()
 
 
-@pytest.mark.parametrize("schema", ["9999", "0005"])
-def test_an_unknown_schema_is_not_touched(database: Database, schema: str) -> None:
-    """A newer one, or one from before the first release. The error says which are known."""
+@pytest.mark.parametrize(
+    ("schema", "to_do"),
+    [
+        ("9999", "Use the version that made it, or use another database."),
+        ("0012", "Upgrade it with an earlier version first, as CHANGELOG.md says, or use another"),
+    ],
+)
+def test_an_unknown_schema_is_not_touched(database: Database, schema: str, to_do: str) -> None:
+    """A newer one, or one from before the first release. The error says which is known."""
     with database.writing() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = :s"), {"s": schema})
-    with pytest.raises(migration.UnknownSchemaError, match=f"schema {schema}; this version reads"):
+    says = f"the database has schema {schema}; this version reads 0013. {to_do}"
+    with pytest.raises(migration.UnknownSchemaError, match=re.escape(says)):
         migration.upgrade(database)
     assert migration.revision(database) == schema
 
@@ -202,25 +177,3 @@ def test_a_server_that_is_away_stops_no_start(caplog: pytest.LogCaptureFixture) 
         migration.prepare(Database("postgresql://chat:swordfish@127.0.0.1:1/chat"))
     assert "is unavailable" in caplog.text
     assert "swordfish" not in caplog.text
-
-
-def test_the_database_of_the_last_release_is_read(database_url: str, make_app: AppMaker) -> None:
-    """Its key opens, with its team, amounts, models, and the ledger with its tags."""
-    state = json.loads(RECORDED.read_text())
-    file = Path(database_url.removeprefix("sqlite:///"))
-    file.unlink()
-    with closing(sqlite3.connect(file)) as connection:
-        connection.executescript("\n".join(state["database"]))
-    app = make_app()
-    assert f"was already at {migration.HEAD}" in run(app, "db", "upgrade").output
-    with Database(database_url).reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
-    headers = {"Authorization": f"Bearer {state['key']}"}
-    found = app.test_client().get("/usage", headers=headers).get_json()
-    assert (found["user"], found["plan"], found["team"]) == ("alice", "pro", "research")
-    assert {"key-usd-day", "team-usd-month"} <= {each["name"] for each in found["limits"]}
-    models = app.test_client().get("/v1/models", headers=headers).get_json()
-    assert all(each["id"].startswith(("gpt-", "openai/gpt-")) for each in models["data"])
-    shown = run(app, "ledger", "days", "--by", "tag:project").output
-    row = ["2026-11-25", "a", "1", "1000", "200", "0.001485"]
-    assert row in [line.split() for line in shown.splitlines()]

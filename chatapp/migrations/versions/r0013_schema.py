@@ -1,6 +1,5 @@
-"""Users, teams and API keys; the ledger's calls and the answers that a provider keeps; alerts.
-
-It is the schema of revision 81a8acf, the oldest whose databases are upgraded.
+"""The schema of the first release: users, teams and keys, the ledger, stored answers, alerts, and
+the log of operators' changes.
 """
 
 from __future__ import annotations
@@ -8,14 +7,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0006"
+revision = "0013"
 down_revision = None
 
 INSTANT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
-    """Make the tables."""
+    """Create the tables."""
     op.create_table(
         "users",
         sa.Column("name", sa.String(256), nullable=False),
@@ -23,8 +22,11 @@ def upgrade() -> None:
         sa.Column("created_at", INSTANT, nullable=False),
         sa.Column("team", sa.String(64)),
         sa.Column("limits", sa.JSON()),
+        sa.Column("deactivated_at", INSTANT),
+        sa.Column("brought_by", sa.String(16)),
         sa.PrimaryKeyConstraint("name", name="pk_users"),
     )
+    op.create_index("ix_users_brought_by", "users", ["brought_by"])
     op.create_table(
         "teams",
         sa.Column("name", sa.String(64), nullable=False),
@@ -44,10 +46,26 @@ def upgrade() -> None:
         sa.Column("last_used_on", sa.Date()),
         sa.Column("limits", sa.JSON()),
         sa.Column("models", sa.JSON()),
+        sa.Column("files", sa.Boolean()),
+        sa.Column("traffic_class", sa.String(64)),
+        sa.Column("people", sa.JSON()),
+        sa.Column("bound_team", sa.String(64)),
         sa.PrimaryKeyConstraint("public_id", name="pk_api_keys"),
         sa.ForeignKeyConstraint(["user"], ["users.name"], name="fk_api_keys_user"),
     )
     op.create_index("ix_api_keys_user", "api_keys", ["user"])
+    op.create_table(
+        "admin_keys",
+        sa.Column("public_id", sa.String(16), nullable=False),
+        sa.Column("secret_sha256", sa.String(64), nullable=False),
+        sa.Column("name", sa.String(100), nullable=False),
+        sa.Column("scopes", sa.JSON(), nullable=False),
+        sa.Column("team", sa.String(64)),
+        sa.Column("created_at", INSTANT, nullable=False),
+        sa.Column("expires_at", INSTANT),
+        sa.Column("revoked_at", INSTANT),
+        sa.PrimaryKeyConstraint("public_id", name="pk_admin_keys"),
+    )
     op.create_table(
         "calls",
         sa.Column("id", sa.String(32), nullable=False),
@@ -77,9 +95,12 @@ def upgrade() -> None:
         sa.Column("status", sa.String(32), nullable=False),
         sa.Column("client_left", sa.Boolean(), nullable=False),
         sa.Column("tags", sa.JSON()),
+        sa.Column("basis", sa.String(16)),
         sa.PrimaryKeyConstraint("id", name="pk_calls"),
     )
-    op.create_index("ix_calls_user_started_at", "calls", ["user", "started_at"])
+    # Spending by user is read from this index alone; SQLite would sort all rows of the time.
+    summed = ("status", "input_tokens", "output_tokens", "cost_micro_usd")
+    op.create_index("ix_calls_user_started_at", "calls", ["user", "started_at", *summed])
     op.create_index("ix_calls_started_at", "calls", ["started_at"])
     op.create_table(
         "stored_answers",
@@ -108,9 +129,24 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_alerts"),
     )
     op.create_index("ix_alerts_identity_at", "alerts", ["identity", "at"])
+    op.create_table(
+        "changes",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("at", sa.Double(), nullable=False),
+        sa.Column("until", sa.Double()),
+        sa.Column("action", sa.String(64), nullable=False),
+        sa.Column("identity", sa.Text(), nullable=False),
+        sa.Column("limit", sa.Text(), nullable=False),
+        sa.Column("amount", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("by", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_changes"),
+    )
+    op.create_index("ix_changes_at", "changes", ["at"])
 
 
 def downgrade() -> None:
-    """Drop them, with everything in them."""
-    for table in ("alerts", "stored_answers", "calls", "api_keys", "teams", "users"):
+    """Drop the tables, with everything in them."""
+    tables = ("changes", "alerts", "stored_answers", "calls", "admin_keys", "api_keys")
+    for table in (*tables, "teams", "users"):
         op.drop_table(table)
