@@ -37,8 +37,8 @@ FILES = sorted(
         *(found for folder in FOLDERS for found in (ROOT / folder).rglob("*")),
         *ROOT.glob("*.md"),
     )
-    # The recorded state of an older revision has its names; libraries of the page are others'.
-    if path.is_file() and not {"vendor", "upgrades", "__pycache__"} & {*path.parts}
+    # Libraries of the page are others'.
+    if path.is_file() and not {"vendor", "__pycache__"} & {*path.parts}
 )
 
 

@@ -102,12 +102,12 @@ def test_a_denial_after_a_change_tells_the_exact_wait(world: World) -> None:
     assert world.call(lowered).allowed
 
 
-def test_a_bucket_without_a_pace_is_read(redis_client: redis.Redis) -> None:
-    """As it was stored until November 2026: 40 were missing a minute ago."""
+def test_a_malformed_bucket_counts_as_a_fresh_one(redis_client: redis.Redis) -> None:
+    """A value of another length, such as one without a pace; a charge replaces it."""
     world = World(RedisEngine(redis_client, redis.RedisError))
     stored = b"".join(n.to_bytes(7, "little") for n in (40, 0, world.now_us - MINUTE))
     for limit in (replace(HOURLY, amount=600), replace(HOURLY, amount=600, unit="tokens")):
         redis_client.set("bucket", (b"\0" * 4 if limit.held else b"") + stored)
-        assert world.left(limit) == 570
-        assert world.call(limit).remaining == 569
-        assert world.left(replace(limit, amount=60)) == 60 - 31
+        assert world.left(limit) == 600
+        assert world.call(limit).remaining == 599
+        assert world.left(limit) == 599

@@ -1,24 +1,18 @@
 -- Block: nothing passes until it ends. The reasons are in block.py.
 --
 -- KEYS     one string
--- stored   since (7 bytes), end (7 bytes), reason * 2 (1 bytes), 0 (2 bytes): the block. Workers of
---          81a8acf cannot read it without these two bytes. Theirs may have an odd number for the
---          reason, and another in place of the 0
+-- stored   since (7 bytes), end (7 bytes), reason (1 byte): the block
 -- ARGV     as words: none
 -- returns  the snapshot: the wait in microseconds; the reason; 0
 
-local SIZE, SKEW = 15, 1000000
+local FORMAT, SIZE, SKEW = '<I7I7I1', 15, 1000000
 
 local function present(raw, now)
   if not raw or #raw < SIZE then return nil end
-  local since, ending, reason = struct.unpack('<I7I7I1', raw)
+  local since, ending, reason = struct.unpack(FORMAT, raw)
   local back = since - now
   if back > SKEW then since, ending = since - back, ending - back end
-  return since, ending, math.floor(reason / 2)
-end
-
-local function packed(since, ending, reason)
-  return struct.pack('<I7I7I1I2', since, ending, reason * 2, 0)
+  return since, ending, reason
 end
 
 strategies.bl = {
@@ -35,7 +29,7 @@ strategies.bl = {
   end,
 
   take = function(now, cost, arg, wait, reason, zero, block)
-    return block and packed(unpack(block)) or nil
+    return block and struct.pack(FORMAT, unpack(block)) or nil
   end,
 
   lifetime = function(value, now)
@@ -53,6 +47,6 @@ strategies.bl = {
   block = function(raw, now, arg, duration, reason)
     local _, ending = present(raw, now)
     if ending and ending >= now + duration then return nil end
-    return packed(now, now + duration, reason)
+    return struct.pack(FORMAT, now, now + duration, reason)
   end,
 }

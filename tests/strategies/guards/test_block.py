@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import redis
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.guards.block import REASONS
-from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import SECOND, World
 
 SWITCH = Limit(1, SECOND, "block")
@@ -66,14 +63,3 @@ def test_a_clock_set_back_makes_no_block_longer(world: World, back: float) -> No
     assert wait_us <= 11 * SECOND
     world.wait(us=wait_us)
     assert world.call(SWITCH).allowed
-
-
-def test_a_block_of_a_former_version_holds(redis_client: redis.Redis) -> None:
-    """It had a mark beside its reason, and a count of calls after it."""
-    world = World(RedisEngine(VirtualClient(redis_client), redis.RedisError))
-    world.block(SWITCH, 3600, reason="closed")
-    [key] = redis_client.keys()
-    block = redis_client.getrange(key, 0, 13)
-    redis_client.set(key, block + bytes([REASONS.index("closed") * 2 + 3, 7, 0]))
-    denied = world.call(SWITCH)
-    assert (denied.reason, denied.retry_after_us) == ("closed", 3600 * SECOND)
