@@ -16,7 +16,7 @@ from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts import EVERYONE
-from chatapp.ledger.reports import CREDITED, UNFINISHED, month_start
+from chatapp.ledger.reports import CREDITED, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
@@ -98,8 +98,6 @@ def _used(row: Mapping[Any, Any]) -> tuple[int, int]:
     usage = usage_of(row)
     if usage is not None:
         return row["cost_micro_usd"], usage.counted_tokens
-    if row["status"] == UNFINISHED and not row["estimated"]:  # by an earlier version: refunded
-        return 0, 0
     tokens = row["estimated_input_tokens"] + row["estimated_output_tokens"]
     return row["cost_micro_usd"], tokens
 

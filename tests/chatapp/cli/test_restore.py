@@ -126,13 +126,11 @@ def test_only_one_user_is_rebuilt(
 def test_dead_calls_count_what_was_settled(
     app: Flask, keys: dict[str, str], database_url: str
 ) -> None:
-    """A call whose worker died is settled to its estimate, which a running one holds. Earlier
-    versions refunded it, and did not mark their estimates."""
+    """A call whose worker died is settled to its estimate, which a running one holds."""
     now = datetime.now(UTC)
     dead = begun(user="user:bob", started_at=now - timedelta(hours=2), cost_micro_usd=7)
     running = begun(user="user:bob", started_at=now, cost_micro_usd=3400)
-    refunded = begun(user="user:bob", started_at=now, cost_micro_usd=90_000, estimated=False)
-    table.write(Database(database_url), [dead, running, refunded])
+    table.write(Database(database_url), [dead, running])
     found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
     months = [each["usage"][1] for each in found if each["limit"] == "usd-month"]
     assert months == [3407]
