@@ -69,7 +69,7 @@ class Sessions:
     def current(self) -> Session | None:
         """Return the session of the request; None without a valid cookie or key."""
         found = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
-        if found is None or len(found) < 3:  # of a version without keys
+        if found is None:
             return None
         id_, name, key_id = found
         operator: Operator | None = Operator(f"{name} ({PAGE})" if name else NAMELESS)
