@@ -236,8 +236,9 @@ class History:
     def started(self, request: Request, decision: Decision, before: list[Request]) -> None:
         counts["starts"] += 1
         limit = self.own(request)
-        # Of tickets that are left again, a clock that is set meanwhile changes the order.
-        is_mixed = request.arrived < min(self.lost_at, self.set_at)
+        # A lost ticket is left again by the clock of that time: one that was set after the request
+        # arrived, also within the same microsecond, may have changed the order.
+        is_mixed = request.arrived <= min(self.lost_at, self.set_at)
         if self.now >= self.excused_until and not is_mixed:
             assert not before, f"{request} before {before[0]}"
         late_us = self.now - request.arrived - (self.limit.wait or 0)
