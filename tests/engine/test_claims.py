@@ -40,15 +40,6 @@ DAILY = BUDGETS[0]
 every_budget = pytest.mark.parametrize("limit", BUDGETS, ids=lambda limit: limit.strategy)
 
 
-@pytest.fixture(params=["memory", "redis"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine, in virtual time."""
-    if request.param == "memory":
-        return MemoryEngine()
-    client: Any = request.getfixturevalue("redis_client")
-    return RedisEngine(VirtualClient(client), redis.RedisError)
-
-
 def claimed(
     engine: Engine,
     limit: Limit,
