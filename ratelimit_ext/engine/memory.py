@@ -154,7 +154,7 @@ class Buckets:
             try:
                 _lua.world.put_back(self._world, *words)
             except _lua.error as error:
-                raise UnreadableBucket(f"a state is of no bucket: {error}") from error
+                raise UnreadableBucket(f"not the state of a bucket: {error}") from error
 
 
 def kept_in(others: dict[str, Any]) -> Callable[[], Buckets]:

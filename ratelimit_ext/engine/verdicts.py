@@ -23,7 +23,7 @@ _logger = logging.getLogger("ratelimit_ext")
 
 
 def sent_costs(charges: Sequence[Charge]) -> list[int]:
-    """Return the costs as strategies see them: all above the capacity is equally impossible."""
+    """Return the costs that are sent; those above the capacity are clamped to capacity + 1."""
     return [min(charge.cost, charge.limit.capacity + 1) for charge in charges]
 
 
