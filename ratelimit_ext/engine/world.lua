@@ -259,13 +259,9 @@ local function forget(key)
   return drop(key)
 end
 
-local function clear(chosen, ...)
+local function clear(chosen, key)
   world = chosen
-  local dropped = 0
-  for place = 1, select('#', ...) do
-    if forget((select(place, ...))) then dropped = dropped + 1 end
-  end
-  return dropped
+  return forget(key)
 end
 
 local function names(chosen, prefix)

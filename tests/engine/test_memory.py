@@ -80,6 +80,15 @@ def of(limit: Limit, identity: str) -> Charge:
     return Charge(limit, f"LIMITS:{limit.name}:{{{identity}}}")
 
 
+def test_a_reset_forgets_any_number_of_buckets() -> None:
+    """Lua itself takes no more than 8,000 arguments."""
+    engine = MemoryEngine()
+    for number in range(8_500):
+        engine.admit([Charge(Limit(1, HOUR), f"client {number}")])
+    assert engine.reset("client") == 8_500
+    assert engine.reset("client") == 0
+
+
 def test_invented_callers_fill_it_and_reset_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond MOST_BUCKETS an exhausted caller stays exhausted, a known one is served, and an
     unknown one gets StorageFull and is not counted: as on a full server."""
