@@ -113,6 +113,17 @@ def test_invented_callers_fill_it_and_reset_nobody(monkeypatch: pytest.MonkeyPat
     assert buckets.named("LIMITS:pace:{eve}") == []
 
 
+def test_a_log_in_a_full_memory_makes_no_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large log is changed in place, which is a write, too; a new bucket beside it is refused."""
+    monkeypatch.setattr(memory, "MOST_BUCKETS", 1)
+    full, log = MemoryEngine(), Charge(Limit(10**6, DAY, "sliding-window"), "LIMITS:log:{*}")
+    for number in range(300):
+        assert full.admit([log], now_us=START + number).admitted
+    with pytest.raises(StorageFull):
+        full.admit([log, of(DAILY, "eve")], now_us=START + 300)
+    assert full.admit([log], now_us=START + 300).admitted
+
+
 def test_a_full_memory_still_counts_what_is_brief(monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets of a minute, and calls in flight. They make no caller known; a shadow is left out."""
     monkeypatch.setattr(memory, "MOST_BUCKETS", 0)
