@@ -176,7 +176,7 @@ def test_a_marked_budget_says_that_it_is_spent(engine: Engine) -> None:
 
 
 def test_a_marked_budget_that_is_free_names_a_wait(engine: Engine) -> None:
-    """A call that needs more than the budget is not told to ask again at once."""
+    """A denial of a call that needs more than the budget does not say to retry at once."""
     bucket = replace(BUDGETS[4], amount=1_000)
     settle(engine, claimed(engine, bucket, 1), 1, 1, unseen=True)
     free = START + 100 * SECOND
