@@ -15,17 +15,14 @@ if hasattr(os, "register_at_fork"):  # where processes fork
     os.register_at_fork(after_in_child=_chance.seed)
 
 
-#: A larger share of what is left is not needed: the largest plan has so many calls in flight.
-LARGE: Final = 64
-
-
 class Claim(NamedTuple):
     """What a call claims of a budget that it shares with others in flight, in micro-dollars.
 
     Beside others it may spend what it gets: an equal part of what is left, but at least ``beside``,
-    which it needs, and at most ``usual``, or :data:`LARGE` of a large budget up to ``most``. The
-    only call may spend all that is left. It holds its expected cost, or more up to ``alone``, but
-    no more than half of what is left. Once it is admitted, ``alone`` is its expected cost.
+    which it needs, and at most ``usual``, or a 64th of what is left if that is more, up to
+    ``most``. The only call may spend all that is left. It holds its expected cost, or more up to
+    ``alone``, but no more than half of what is left. Once it is admitted, ``alone`` is its expected
+    cost.
     """
 
     alone: int

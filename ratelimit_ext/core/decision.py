@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from copy import copy
 from typing import Final, Literal, NamedTuple, TypeAlias
 from zlib import crc32
 
@@ -107,12 +105,6 @@ class Decision:
         if self._verdicts is None:
             self._verdicts = self._read()
         return self._verdicts
-
-    def with_verdicts(self, own: Mapping[str, Verdict]) -> Decision:
-        """Return the decision with these verdicts in place of those of the same buckets."""
-        other = copy(self)
-        other._verdicts = tuple([own.get(each.charge.key, each) for each in self.verdicts])  # noqa: SLF001
-        return other
 
     def _read(self) -> tuple[Verdict, ...]:
         """Return the verdicts, for a subclass that makes them when they are first read."""

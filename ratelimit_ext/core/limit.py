@@ -374,17 +374,15 @@ class Limit:
         )
 
     def _algorithm(self, traits: Traits) -> Traits:
-        if not (self.fair or self.is_share):
-            own = traits.holding if self.held else traits
-            return own if self.wait is None else own.line
-        if not traits.fair:
+        is_fair = self.fair or self.is_share
+        if is_fair and not traits.fair:
             able = [name for name, each in TABLE.items() if each.fair]
             raise ConfigurationError(
                 f"{self}: fair needs windows that begin and end, or calls in flight, as those of "
                 f"{_listed(tuple(able))}; found the strategy {self.strategy!r}. Change the "
                 "strategy, or remove fair."
             )
-        own = traits.fair[self.is_share]
+        own = traits.fair[self.is_share] if is_fair else traits
         own = own.holding if self.held else own
         return own if self.wait is None else own.line
 

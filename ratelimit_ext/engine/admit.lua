@@ -14,9 +14,9 @@
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken if it
 -- fits and the request is admitted. Either may be followed by what is taken instead of the cost, which
--- has to fit all the same ('e0'), or by what it claims ('e>5,6,7,8': see reservations.lua). 'm' meta: its denial denies, and it is taken when one of the charges
--- whose positions follow it ('m1,3', or just 'm' for any) denied the request. 'n': a meta in shadow,
--- which denies nothing.
+-- has to fit all the same ('e0'), or by what it claims ('e>5,6,7,8': see reservations.lua). 'm' meta: its
+-- denial denies, and it is taken when one of the charges whose positions follow it ('m1,3', or just 'm'
+-- for any) denied the request. 'n': a meta in shadow, which denies nothing.
 --
 -- A charge that is not taken writes nothing, with three exceptions. A request that may wait gets a place
 -- in each line that denies it, if nothing else denies it. An admitted call whose estimate is 0

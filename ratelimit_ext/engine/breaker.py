@@ -84,8 +84,8 @@ NO_DESCRIPTOR: Final = (
     "Raise its limit (ulimit -n). Requests follow their on_failure meanwhile."
 )
 SINGLE: Final = (
-    "The storage did not decide a request, which follows its on_failure; it is not known to be "
-    "down: %s"
+    "The storage did not decide a request, though it does not seem to be down: %s. Such requests "
+    "follow their on_failure."
 )
 _EXPECTED: Final = (StorageUnavailable, *_NO_FAILURE)
 

@@ -146,15 +146,11 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
-        taken = {}
-        for charge in charges:
-            mark = hash(charge.key) % MARKS
-            taken[charge.key] = self._taken[mark]
+        taken = {charge.key: self._taken[hash(charge.key) % MARKS] for charge in charges}
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for charge in charges:
-                most = charge.cost if charge.claim is None else _most_of(charge)
-                self._taken[hash(charge.key) % MARKS] += most
+                self._taken[hash(charge.key) % MARKS] += _most_of(charge)
         elif not any(charge.meta for charge in charges):
             self._remember(decision, began, taken)
         return decision
@@ -212,9 +208,7 @@ class DenialCache:
                 spare is not None
                 and here < spare.until
                 and (spare.limit is charge.limit or spare.limit == charge.limit)
-                and (charge.cost if charge.claim is None else _most_of(charge))
-                + self._taken[spare.mark]
-                <= spare.left
+                and _most_of(charge) + self._taken[spare.mark] <= spare.left
             ):
                 if spare.decision is longest.decision and spare.taken == self._taken[spare.mark]:
                     known.append(spare.verdict)
@@ -311,9 +305,8 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
 def _most_of(charge: Charge) -> int:
-    """Return what a charge with a claim takes at most."""
-    costs: list[int] = [charge.cost, *(charge.claim or ())]
-    return max(costs)
+    """Return what a charge takes at most."""
+    return charge.cost if charge.claim is None else max(charge.cost, *charge.claim)
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:

@@ -132,8 +132,8 @@ class Buckets:
 
     def drop(self, keys: Sequence[str]) -> int:
         """Forget these buckets; returns how many there were."""
-        with _lua.lock:
-            return int(_lua.world.clear(self._world, *map(str.encode, keys)))
+        with _lua.lock:  # one by one: Lua takes 8,000 arguments at most
+            return sum([_lua.world.clear(self._world, key.encode()) for key in keys])
 
     def named(self, prefix: str) -> list[str]:
         with _lua.lock:
@@ -154,7 +154,7 @@ class Buckets:
             try:
                 _lua.world.put_back(self._world, *words)
             except _lua.error as error:
-                raise UnreadableBucket(f"a state is of no bucket: {error}") from error
+                raise UnreadableBucket(f"not the state of a bucket: {error}") from error
 
 
 def kept_in(others: dict[str, Any]) -> Callable[[], Buckets]:

@@ -59,8 +59,8 @@ _STRICTNESS: Final[tuple[Degradation, ...]] = ("", "open", "local", "closed")
 PAUSE_S: Final = 0.1
 
 LOST: Final = (
-    "What was decided without the storage is not charged to it, as the process ends; a directory "
-    "in RATELIMIT_SETTLEMENTS_DIR would keep it"
+    "Decisions made during the outage are lost because the process is exiting. "
+    "Set RATELIMIT_SETTLEMENTS_DIR to keep them."
 )
 
 _logger = logging.getLogger("ratelimit_ext")

@@ -57,10 +57,10 @@ FAILED: Final = (
     "process ends: cannot use %s (%s). Make it writable, or set RATELIMIT_SETTLEMENTS_DIR."
 )
 LOCKED: Final = (
-    "%s is locked for more than %.0f s: this process decides with its own share until it is free"
+    "%s has been locked for %.0f s: this process enforces its own share until the file is free"
 )
-FREE: Final = "%s is free again: what was decided meanwhile is noted there"
-DAMAGED: Final = "%s is unreadable (%s); it is begun anew. What it had is not charged."
+FREE: Final = "%s is free again and has the decisions made meanwhile"
+DAMAGED: Final = "%s is corrupt (%s) and is recreated; its pending charges are lost."
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS buckets (
@@ -548,4 +548,4 @@ class _Reader(pickle.Unpickler):
     """Reads plain values alone, so that no code runs."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name} is no plain value")
+        raise pickle.UnpicklingError(f"{module}.{name} is not a plain value")

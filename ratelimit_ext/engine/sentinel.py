@@ -123,7 +123,7 @@ class MasterWatch:
             self._were_asked.set()
             self._listen(ASK_IN_FAILOVER_S if self._is_promoting else ASK_S)
         except Exception:  # a thread that ends would not be missed until the next failover
-            _logger.exception("The sentinels could not be asked")
+            _logger.exception("Querying the sentinels failed")
             self._were_asked.set()
             time.sleep(ASK_S)
 

@@ -10,9 +10,10 @@
 --          is unreadable; nothing if the marker exists: these changes have been applied before
 --
 -- Verbs of every strategy: 'adjust' with a receipt and the difference in units, negative to give back;
--- with reservations: 'settle' with the id of a hold and the real cost, 'release' with the id, and 1 if
--- the call never was, 'renew' with what its hold took and, if it is known, the cost so far, 'resume' with what a hold of another engine takes, what
--- is spent of it, and its place among those that came there. A strategy with reservations lists its other verbs as `changes`.
+-- with reservations: 'settle' with the id of a hold, the real cost, and 1 if more may be billed unseen;
+-- 'release' with the id, and 1 if the call never was; 'renew' with what its hold took and, if it is
+-- known, the cost so far; 'resume' with what a hold of another engine takes, and what is spent of it; in
+-- a line: 'leave' with the id of a ticket. A strategy with reservations lists its other verbs as `changes`.
 
 begin(ARGV[2])
 local now = present_instant(ARGV[1])

@@ -23,7 +23,7 @@ _logger = logging.getLogger("ratelimit_ext")
 
 
 def sent_costs(charges: Sequence[Charge]) -> list[int]:
-    """Return the costs as strategies see them: all above the capacity is equally impossible."""
+    """Return the costs that are sent; those above the capacity are clamped to capacity + 1."""
     return [min(charge.cost, charge.limit.capacity + 1) for charge in charges]
 
 
@@ -86,9 +86,8 @@ class Reply(Decision):
                 if is_beside and not fits:  # it did not get what it needs then
                     needed = charge._replace(cost=min(claim.beside, limit.capacity))
                     own = strategy.verdict(needed, snapshot, now_us, allowed=False, taken=False)
-                    wait_us = own.retry_after_us or 0
-                    if wait_us <= 0:  # it needs more than the capacity
-                        wait_us = own.reset_after_us
+                    # Nothing is used, and it needs more than the capacity: until the mark ends.
+                    wait_us = max(own.retry_after_us or 0, 0) or IN_USE_US
                     verdict = own._replace(charge=charge, retry_after_us=wait_us, others=others)
                 if part < 0:
                     wait_us = min(verdict.retry_after_us or IN_USE_US, IN_USE_US)

@@ -209,7 +209,8 @@ class Replay:
         """Decide a call."""
         decision = self._engine.admit(asked.charges, hold=asked.hold(now), now_us=now)
         places, waited_us = decision.unfit(enforced=True), now - asked.call.at_us
-        if places and (looks_at := self._turn(asked, decision.denials, now)) is not None:
+        may_wait = places and all(asked.charges[at].limit.wait is not None for at in places)
+        if may_wait and (looks_at := self._turn(asked, decision.denials, now)) is not None:
             self._waiting[asked.number] = asked
             heapq.heappush(self._events, (looks_at, next(self._numbers), asked, False))
             return
@@ -240,7 +241,7 @@ class Replay:
             if limit.traits.ends_with_calls:
                 is_slot, wait_us = True, 1
             until = asked.call.at_us + (limit.wait or 0)
-            if limit.wait is None or wait_us is None or now + wait_us > until:
+            if wait_us is None or now + wait_us > until:
                 return None
             looks.append(now + wait_us)
             ends.append(until)

@@ -46,9 +46,6 @@ class Concurrency(Strategy):
     ends_with_calls = True
     cacheable = False
 
-    def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
-        return limit.amount, limit.period_us
-
     def longest_wait_us(self, limit: Limit) -> int:
         return RETRY_US
 

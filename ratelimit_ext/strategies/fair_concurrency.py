@@ -21,14 +21,8 @@ Not for: identities that a caller can invent. Each of them would have its turns.
 
 from __future__ import annotations
 
-from typing import Final
-
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
-
-#: What calls in line had more as receipts, until November 2026. Calls from before the limit was
-#: fair have the time in microseconds, which is less. Lua is exact up to 2**53.
-WAITS: Final = 2**52
 
 
 class FairConcurrency(Concurrency):

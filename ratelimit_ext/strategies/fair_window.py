@@ -48,7 +48,6 @@ FIRST: Final = 20
 #: have. So invented members need no more memory, and the number fits beside the group's units.
 MOST_MEMBERS: Final = 4095
 
-
 _MINUTE_US: Final = 60_000_000
 #: What numbers of members are below, in a member's snapshot.
 _MEMBERS: Final = 8192
@@ -92,8 +91,7 @@ class MemberShare(FixedWindow):
         return None
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
-        verdict = self._verdict(Charge(limit, "", cost), snapshot, now_us, cost)
-        return verdict.left
+        return self._verdict(Charge(limit, "", cost), snapshot, now_us, cost).left
 
     def _verdict(self, charge: Charge, snapshot: Snapshot, now_us: int, cost: int) -> Verdict:
         """Return the answer to a charge that may be made, of which ``cost`` is taken."""
@@ -101,9 +99,9 @@ class MemberShare(FixedWindow):
         used, known, spent = own // _MEMBERS, own % 2, group // _LAST
         parameters = self.parameters(limit, now_us)
         passed = _passed(now_us, end, parameters)
-        members = _members(
-            (0, 0, own % _MEMBERS // 2, group % _LAST, 0, 1 - known), passed, parameters
-        )
+        # Those of this window, with a new one, or those that are expected, if these are more.
+        total, count = parameters[2], own % _MEMBERS // 2 + 1 - known
+        members = max(count, group % _LAST or -(-FIRST * (total - passed) // total))
         ahead, part = spent - _reached(passed, parameters), limit.amount // members
         left = max(0, min(limit.amount - spent, max(-ahead, part - used)) - cost)
         until = 0
@@ -112,8 +110,15 @@ class MemberShare(FixedWindow):
             until = self._instant(limit, after, now_us, end) - now_us
         share = Share(used + cost, part, members, ahead, until)
         reset = end - now_us if share.used else 0
-        is_allowed = True  # a denial is made of it
-        return Verdict(charge, is_allowed, left, 0, reset, end, share=share)
+        return Verdict(
+            charge,
+            allowed=True,
+            remaining=left,
+            retry_after_us=0,
+            reset_after_us=reset,
+            receipt=end,
+            share=share,
+        )
 
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
@@ -149,14 +154,6 @@ class MemberShare(FixedWindow):
                 break
             passed -= until - begin
         return begin + passed
-
-
-def _members(group: Sequence[int], passed: int, parameters: Sequence[int]) -> int:
-    """Return among how many the budget is shared: those of this window, with a new one, or those
-    that are expected, if these are more."""
-    _, _, count, last, _, is_new = group
-    total = parameters[2]
-    return max(count + is_new, last or -(-FIRST * (total - passed) // total))
 
 
 def _passed(now_us: int, end: int, parameters: Sequence[int]) -> int:

@@ -101,14 +101,3 @@ def calendar_window(
         begin = begin.replace(day=1)
         end = (begin + timedelta(days=32)).replace(day=1)
     return int(begin.timestamp()) * 1_000_000, int(end.timestamp()) * 1_000_000
-
-
-def _end(now_us: int, period: int, *calendar: int) -> int:
-    """Return when a window that is opened now ends: always in the future, whatever clock has
-    computed the calendar."""
-    if not calendar[0]:
-        return now_us + period
-    for end in calendar:
-        if now_us < end:
-            return end
-    return end + ((now_us - end) // period + 1) * period

@@ -29,35 +29,22 @@ Not for: budgets, whose money does not come back soon.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.strategy import Strategy, lua
+from ratelimit_ext.strategies.strategy import Layer
 
 #: A request looks again this long after its turn, or after its last look, or its ticket ends.
 LOOK_US: Final = 5_000_000
 
 
-class Line(Strategy):
+class Line(Layer):
     """A strategy over another, which answers the same while no request waits."""
 
-    SAME = ("left", "verdict", "later", "longest_wait_us", "share", "used", "calls", "credit")
-    verdict = cast(Any, None)
-
-    def __init__(self, strategy: Strategy) -> None:
-        self._strategy = strategy
-        for same in self.SAME:
-            setattr(self, same, getattr(strategy, same))
-        self.name = strategy.name
-        self.code = f"l{strategy.code}"
-        self.changes = (*strategy.changes, "leave")
+    SAME = (*Layer.SAME, "longest_wait_us")
+    letter = "l"
+    verbs = ("leave",)
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """With the longest wait, and the number of higher classes."""
         return *self._strategy.parameters(limit, now_us), limit.wait or 0, limit.rank
-
-    def fragments(self) -> tuple[str, ...]:
-        own = lua(Path(__file__).with_suffix(".lua"))
-        line = f"strategies.{self.code} = strategies.line(strategies.{self._strategy.code})"
-        return (*self._strategy.fragments(), f"do\n{own}end\n", line)

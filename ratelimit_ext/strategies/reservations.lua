@@ -22,7 +22,7 @@ local GRACE, LATE = 600000000, 120000000
 local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
 local MOST_INLINE = 255 -- the largest number that fits its byte
-local LARGE = 64 -- as in core/charge.py
+local LARGE = 64 -- calls in flight that the largest plan has: no larger share of what is left is needed
 local MARK = '\0\0\0\0\0\0'
 
 local function change_of(deadline, amount, spent)

@@ -24,30 +24,12 @@ cost beyond its hold is carried into the window that is open when it settles.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Final, cast
-
-from ratelimit_ext.strategies.strategy import Strategy, lua
-
-#: The changes of holds.
-VERBS: Final = ("settle", "release", "renew", "resume")
+from ratelimit_ext.strategies.strategy import Layer
 
 
-class Reservations(Strategy):
-    """A strategy over another. It keeps more, and answers the same: these are the strategy's."""
+class Reservations(Layer):
+    """A strategy over another. It keeps more, and answers the same."""
 
-    SAME = ("parameters", "left", "verdict", "later", "share", "used", "calls", "credit")
-    parameters = verdict = cast(Any, None)
-
-    def __init__(self, strategy: Strategy) -> None:
-        self._strategy = strategy
-        for same in self.SAME:
-            setattr(self, same, getattr(strategy, same))
-        self.name = strategy.name
-        self.code = f"h{strategy.code}"
-        self.changes = (*strategy.changes, *VERBS)
-
-    def fragments(self) -> tuple[str, ...]:
-        own = lua(Path(__file__).with_suffix(".lua"))
-        line = f"strategies.{self.code} = strategies.reservations(strategies.{self._strategy.code})"
-        return (*self._strategy.fragments(), f"do\n{own}end\n", line)
+    SAME = (*Layer.SAME, "parameters")
+    letter = "h"
+    verbs = ("settle", "release", "renew", "resume")

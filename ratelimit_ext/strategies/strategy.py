@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, cast
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
@@ -111,3 +111,28 @@ class Strategy(Traits, ABC):
         own = [each for each in reversed(type(self).__mro__) if "code" in vars(each)]
         files = [sys.modules[each.__module__].__file__ or "" for each in own]
         return tuple([f"do\n{lua(Path(file).with_suffix('.lua'))}end\n" for file in files])
+
+
+class Layer(Strategy):
+    """A strategy over another one. It shares the methods in :attr:`SAME`. In Lua it is a function,
+    named like its file, which takes the entry of the other one."""
+
+    SAME: ClassVar[Sequence[str]] = ("left", "verdict", "later", "share", "used", "calls", "credit")
+    verdict = cast(Any, None)
+    #: The beginning of its code.
+    letter: str
+    #: The changes that it takes beside those of the other.
+    verbs: tuple[str, ...]
+
+    def __init__(self, strategy: Strategy) -> None:
+        self._strategy = strategy
+        for same in self.SAME:
+            setattr(self, same, getattr(strategy, same))
+        self.name = strategy.name
+        self.code = f"{self.letter}{strategy.code}"
+        self.changes = (*strategy.changes, *self.verbs)
+
+    def fragments(self) -> tuple[str, ...]:
+        file = Path(sys.modules[type(self).__module__].__file__ or "").with_suffix(".lua")
+        entry = f"strategies.{self.code} = strategies.{file.stem}(strategies.{self._strategy.code})"
+        return (*self._strategy.fragments(), f"do\n{lua(file)}end\n", entry)

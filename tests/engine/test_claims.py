@@ -40,15 +40,6 @@ DAILY = BUDGETS[0]
 every_budget = pytest.mark.parametrize("limit", BUDGETS, ids=lambda limit: limit.strategy)
 
 
-@pytest.fixture(params=["memory", "redis"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine, in virtual time."""
-    if request.param == "memory":
-        return MemoryEngine()
-    client: Any = request.getfixturevalue("redis_client")
-    return RedisEngine(VirtualClient(client), redis.RedisError)
-
-
 def claimed(
     engine: Engine,
     limit: Limit,
@@ -182,6 +173,32 @@ def test_a_marked_budget_says_that_it_is_spent(engine: Engine) -> None:
     [denial] = claimed(engine, DAILY, 2, (1_000, 1_000, 1_000, 1_000)).denials
     assert (denial.reason, denial.retry_after_us) == ("limit", DAY)
     assert parts(claimed(engine, DAILY, 3))[0] == (495, 1, 495)
+
+
+def test_a_marked_budget_that_is_free_names_a_wait(engine: Engine) -> None:
+    """A denial of a call that needs more than the budget does not say to retry at once."""
+    bucket = replace(BUDGETS[4], amount=1_000)
+    settle(engine, claimed(engine, bucket, 1), 1, 1, unseen=True)
+    free = START + 100 * SECOND
+    [denial] = claimed(engine, bucket, 2, (4_000,) * 4, cost=400, now_us=free).denials
+    assert (denial.remaining, denial.reason) == (1_000, "limit")
+    assert denial.retry_after_us == 2 * SECOND
+
+
+def test_what_a_mark_denies_is_not_in_use(engine: Engine) -> None:
+    """Beside a mark a call needs more than its cost, also if the calls in flight end."""
+    settle(engine, claimed(engine, DAILY, 1), 1, 10, unseen=True)
+    claimed(engine, DAILY, 2)
+    [denial] = claimed(engine, DAILY, 3, (1_000,) * 4).denials
+    assert (denial.reason, denial.others) == ("limit", 2)
+
+
+def test_a_budget_in_use_may_refill_sooner(engine: Engine) -> None:
+    """Then the wait is that of the limit: 5 units in 300 ms."""
+    bucket = Limit(1_000, MINUTE, "token-bucket", unit="usd")
+    claimed(engine, bucket, 1, cost=985)
+    [denial] = claimed(engine, bucket, 2).denials
+    assert (denial.reason, denial.retry_after_us) == ("budget-in-use", 300_000)
 
 
 def test_a_mark_is_no_call(redis_client: redis.Redis) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.charge import Charge, Claim, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.engine.denial_cache import CachedDecision, DenialCache
@@ -433,3 +433,25 @@ def test_a_repeated_denial_says_no_more_than_is_left(
         for verdict in decision.verdicts:
             assert verdict.remaining <= left[verdict.charge.key]
     assert repeated > 5
+
+
+def test_a_denial_by_calls_in_flight_is_not_repeated(clock: Clock) -> None:
+    """Other workers' calls may end at any moment."""
+    engine = MemoryEngine()
+    cache, budget = DenialCache(engine), Limit(1_000, 86_400 * SECOND, unit="usd")
+    charge, hold = Charge(budget, "b", 10, claim=Claim(10, 20, 500, 500)), Hold(1, 600 * SECOND)
+    [verdict] = engine.admit([charge._replace(cost=985)], hold=hold).verdicts
+    assert [cache.admit([charge], hold=Hold(2, SECOND)).admitted for _ in range(3)] == [False] * 3
+    engine.settle([Change.settle(verdict, hold, 10)])
+    assert cache.admit([charge], hold=Hold(2, SECOND)).admitted
+
+
+@pytest.mark.parametrize(("most", "is_repeated"), [(400, True), (2_000, False)])
+def test_a_claim_may_take_its_most(clock: Clock, most: int, is_repeated: bool) -> None:
+    """Beside another limit that denies: a budget that may deny for longer is asked."""
+    cache, budget = DenialCache(MemoryEngine()), Limit(1_000, 86_400 * SECOND, unit="usd")
+    claimed = Charge(budget, "b", 10, claim=Claim(10, 20, most, most))
+    charges = [Charge(Limit(1, 60 * SECOND), "pace"), claimed]
+    answers = [cache.admit(charges, hold=Hold(number, SECOND)) for number in range(1, 4)]
+    assert [each.admitted for each in answers] == [True, False, False]
+    assert (cache.cached(charges) is not None) is is_repeated

@@ -80,6 +80,15 @@ def of(limit: Limit, identity: str) -> Charge:
     return Charge(limit, f"LIMITS:{limit.name}:{{{identity}}}")
 
 
+def test_a_reset_forgets_any_number_of_buckets() -> None:
+    """Lua itself takes no more than 8,000 arguments."""
+    engine = MemoryEngine()
+    for number in range(8_500):
+        engine.admit([Charge(Limit(1, HOUR), f"client {number}")])
+    assert engine.reset("client") == 8_500
+    assert engine.reset("client") == 0
+
+
 def test_invented_callers_fill_it_and_reset_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond MOST_BUCKETS an exhausted caller stays exhausted, a known one is served, and an
     unknown one gets StorageFull and is not counted: as on a full server."""
@@ -102,6 +111,17 @@ def test_invented_callers_fill_it_and_reset_nobody(monkeypatch: pytest.MonkeyPat
         engine.admit([of(PACE, "eve"), of(DAILY, "eve")])
     assert caught.value.key == "LIMITS:daily:{eve}"
     assert buckets.named("LIMITS:pace:{eve}") == []
+
+
+def test_a_log_in_a_full_memory_makes_no_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large log is changed in place, which is a write, too; a new bucket beside it is refused."""
+    monkeypatch.setattr(memory, "MOST_BUCKETS", 1)
+    full, log = MemoryEngine(), Charge(Limit(10**6, DAY, "sliding-window"), "LIMITS:log:{*}")
+    for number in range(300):
+        assert full.admit([log], now_us=START + number).admitted
+    with pytest.raises(StorageFull):
+        full.admit([log, of(DAILY, "eve")], now_us=START + 300)
+    assert full.admit([log], now_us=START + 300).admitted
 
 
 def test_a_full_memory_still_counts_what_is_brief(monkeypatch: pytest.MonkeyPatch) -> None:

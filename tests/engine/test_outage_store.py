@@ -148,7 +148,7 @@ def test_a_file_that_was_locked_is_used_again(
     assert left(storage, charges[0].limit) == 0
     assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 120
     words = [record.getMessage() for record in caplog.records]
-    assert [" is locked " in word for word in words] == [True, True, False, False]
+    assert [" has been locked " in word for word in words] == [True, True, False, False]
     assert [" is free again" in word for word in words] == [False, False, True, True]
 
 
@@ -301,7 +301,7 @@ def test_who_stops_leaves_what_it_knows_and_has_decided(
     alone = OutageEngine(storage, lambda _: "local", Workers())
     assert admitted(alone, 3) == 3
     alone.leave(storage, is_down=True)
-    assert "is not charged to it, as the process ends" in caplog.text
+    assert "are lost because the process is exiting" in caplog.text
 
 
 @pytest.mark.parametrize("is_late", [False, True])
@@ -373,7 +373,7 @@ def test_a_damaged_file_is_begun_anew(
     first, second = worker_of(path), worker_of(path)
     assert (admitted(first, 4), admitted(second, 9)) == (4, 6)
     assert [record.levelname for record in caplog.records] == ["ERROR"]
-    assert "is begun anew" in caplog.text
+    assert "is recreated" in caplog.text
 
 
 @pytest.mark.parametrize("place", ["state", "changed"])
@@ -394,7 +394,8 @@ def test_nothing_that_is_read_runs(
     worker = worker_of(path)
     assert worker.hand_back(MemoryEngine(), within_s=9)
     assert admitted(worker, 12) == 10
-    assert ("is of no bucket" if place == "state" else "is no plain value") in caplog.text
+    damage = {"state": "not the state of a bucket", "changed": "is not a plain value"}
+    assert damage[place] in caplog.text
     assert not path.with_name("ran").exists()
 
 

@@ -44,15 +44,6 @@ SLOTS = Limit(2, SECOND, "concurrency", unit="calls")
 SURGE = Limit(200, MINUTE, "surge", unit="usd", multiple=3)
 
 
-@pytest.fixture(params=["memory", "redis"])
-def engine(request: pytest.FixtureRequest) -> Engine:
-    """Each engine, in virtual time."""
-    if request.param == "memory":
-        return MemoryEngine()
-    client: Any = request.getfixturevalue("redis_client")
-    return RedisEngine(VirtualClient(client), redis.RedisError)
-
-
 def left(engine: Engine, limit: Limit, now_us: int = START) -> int:
     """What a look finds."""
     return engine.admit([Charge(limit, "b", 0)], now_us=now_us).verdicts[0].remaining

@@ -82,7 +82,7 @@ def test_the_common_file_is_locked(
             load.run(LOCKED_S)
             other.execute("COMMIT")
         load.run(FAULT_S)
-        eventually(lambda: master.log.count("is free again") == master.log.count("is locked"))
+        eventually(lambda: master.log.count("is free again") == master.log.count("has been locked"))
         durable.relaunch()
     assert "is free again" in master.log
     traffic.assert_bridged(load, most=2 * AMOUNT)

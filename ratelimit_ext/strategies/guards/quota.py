@@ -72,8 +72,3 @@ class Quota(Strategy):
         receipt = None if left == MOST_AMOUNT else 0
         wait = 0 if allowed else wait
         return Verdict(charge, allowed, remaining, wait, missing, receipt, self.denial_reason)
-
-
-def _refill_us(units: int, amount: int, period: int) -> int:
-    """Return how long it takes until so many units are back, at most all of them."""
-    return -(-min(units, amount) * period // amount)
