@@ -666,15 +666,16 @@ def test_a_session_ends_with_its_key(app: Flask) -> None:
 def test_a_teams_administrator_has_the_views_of_the_team(app: Flask) -> None:
     """Its spending, its page and its members; keys and amounts of members can be changed."""
     client = signed_in(app, new_key(app, "all", team="research", name="lead"))
-    for path in (
-        "/admin",
-        "/admin/team?name=research",
-        "/admin/user?name=alice",
-        "/admin?user=alice",
-    ):
+    for path, view in {
+        "/admin": "Spending",
+        "/admin/team?name=research": "Team",
+        "/admin/user?name=alice": "Team",
+        "/admin?user=alice": "Spending",
+    }.items():
         page = client.get(path)
         assert page.status_code == 200
         assert not re.search(r"\b(bob|carol|sales)\b", page.text), path
+        assert re.findall(r'aria-current="page">([^<]+)<', page.text) == [view]
     for path in (
         *("users", "limits", "live", "denials", "shadow", "changes", "team?name=sales"),
         "operators",
