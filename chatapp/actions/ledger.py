@@ -212,7 +212,7 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
 @action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """Print the calls as traffic for simulations."""
-    return list(reports.traffic(current_services().reports.calls(**_calls_of(call))))
+    return reports.traffic(current_services().reports.calls(**_calls_of(call), paged=True))
 
 
 @action(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -104,12 +105,12 @@ def list_used(call: Call) -> list[dict[str, Any]]:
     return [each.as_json() for each in found]
 
 
-@action("GET /denials", "read", query=Denied, order="at limit identity endpoint")
-def list_denials(call: Call) -> list[dict[str, Any]]:
+@action("GET /denials", "read", query=Denied, order="at")
+def list_denials(call: Call) -> Iterable[dict[str, Any]]:
     """List who was denied lately, and when their next call is allowed."""
     identities = [call.query.identity] if call.query.identity else []
-    found = shared_operators().denials(*identities, since=call.query.since)
-    return [record_as_json(each) for each in found.records]
+    found = shared_operators().denials(*identities, since=call.query.since).records
+    return map(record_as_json, sorted(found, key=lambda each: each.at))
 
 
 @action("GET /shadow", "read", query=OfLimit, order="limit amount period")
@@ -126,10 +127,10 @@ def get_decisions(call: Call) -> dict[str, Any]:
     return {str(minute): limits for minute, limits in counted.items()}
 
 
-@action("GET /changes", "read", query=Since, order="at action identity limit")
-def list_changes(call: Call) -> list[dict[str, Any]]:
+@action("GET /changes", "read", query=Since, order="at")
+def list_changes(call: Call) -> Iterable[dict[str, Any]]:
     """List what operators have changed, the oldest first."""
-    return [with_times(each) for each in shared_operators().log(since=call.query.since or 0.0)]
+    return map(with_times, reversed(shared_operators().log(since=call.query.since or 0.0)))
 
 
 # -- overrides, resets and blocks ----------------------------------------------------------------

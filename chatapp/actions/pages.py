@@ -1,4 +1,5 @@
-"""Pages of long lists: rows in an order, after a cursor that names the last row of a page."""
+"""Pages of long lists, and lists as CSV: rows in an order, after a cursor that names the last row
+of a page."""
 
 from __future__ import annotations
 
@@ -6,40 +7,60 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime
-from itertools import chain, dropwhile, islice
+from itertools import chain, count, dropwhile, islice
 from typing import Any
 
 from chatapp.actions.action import FieldError
+from chatapp.operators import spreadsheet
 
 
-def ordered(names: str, rows: Iterable[Any], cursor: str | None) -> Iterator[Any]:
-    """Yield the rows after the cursor, by these fields, downward after a minus. Rows of an iterator
-    are in order already."""
-    found = rows if isinstance(rows, Iterator) else iter(sorted(rows, key=_order(names)))
-    if not cursor:
-        return found
-    order, after = _order(names), _read_cursor(cursor)
-    found = dropwhile(lambda each: order(each) <= after, found)
-    try:
-        return chain(list(islice(found, 1)), found)
-    except TypeError:  # a cursor of another list
-        raise _invalid_cursor() from None
+def csv_of(
+    names: str, rows: Iterable[Any], *, limit: int | None, cursor: str | None
+) -> Iterator[str]:
+    """Yield the rows after the cursor as lines of CSV: all of them, or at most ``limit``."""
+    return spreadsheet.of_records(islice(_ordered(names, rows, cursor), limit))
 
 
 def page(
-    names: str, rows: Iterable[Any], *, limit: int, cursor: str | None
+    names: str, rows: Iterable[Any], *, limit: int | None, cursor: str | None
 ) -> tuple[list[Any], str | None]:
     """Return a page of at most ``limit`` rows, and the cursor of the next; None after the last."""
-    part = list(islice(ordered(names, rows, cursor), limit + 1))
-    more = _cursor(_order(names)(part[limit - 1])) if len(part) > limit else None
-    return part[:limit], more
+    found = _ordered(names, rows, cursor)
+    part = list(islice(found, limit))
+    if next(found, None) is None:
+        return part, None
+    places = list(map(_order(names), part))
+    last = places[-1]
+    after, given = _read_cursor(cursor) if cursor else ([], 0)
+    return part, _cursor(last, places.count(last) + (given if last == after else 0))
 
 
 def instant_of(cursor: str) -> datetime:
     """Return the time of the cursor, in a list that is ordered by time first."""
     try:
-        return datetime.fromisoformat(_read_cursor(cursor)[0]).astimezone(UTC)
+        return datetime.fromisoformat(_read_cursor(cursor)[0][0]).astimezone(UTC)
     except (IndexError, TypeError, ValueError, OverflowError):
+        raise _invalid_cursor() from None
+
+
+def _ordered(names: str, rows: Iterable[Any], cursor: str | None) -> Iterator[Any]:
+    """Yield the rows after the cursor, by these fields, downward after a minus. Rows of an iterator
+    are in order already."""
+    order = _order(names)
+    found = rows if isinstance(rows, Iterator) else iter(sorted(rows, key=order))
+    if not cursor:
+        return found
+    after, given = _read_cursor(cursor)
+    numbers = count(1)
+
+    def is_given(row: Any) -> bool:
+        place = order(row)
+        return place < after or (place == after and next(numbers) <= given)
+
+    found = dropwhile(is_given, found)
+    try:
+        return chain(list(islice(found, 1)), found)
+    except TypeError:  # a cursor of another list
         raise _invalid_cursor() from None
 
 
@@ -53,18 +74,20 @@ def _text_or(value: Any) -> Any:
     return value.isoformat() if isinstance(value, date) else "" if value is None else value
 
 
-def _cursor(place: list[Any]) -> str:
-    return urlsafe_b64encode(json.dumps(place, default=str).encode()).decode()
+def _cursor(place: list[Any], given: int) -> str:
+    return urlsafe_b64encode(json.dumps([place, given], default=str).encode()).decode()
 
 
-def _read_cursor(text: str) -> list[Any]:
+def _read_cursor(text: str) -> tuple[list[Any], int]:
+    """Return the place of the last row that was given, and how many of that place were given: two
+    changes may be of the same second."""
     try:
-        found = json.loads(urlsafe_b64decode(text))
+        match json.loads(urlsafe_b64decode(text)):
+            case [list(place), int(given)]:
+                return place, given
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list):
-        raise _invalid_cursor()
-    return found
+        pass
+    raise _invalid_cursor()
 
 
 def _invalid_cursor() -> FieldError:

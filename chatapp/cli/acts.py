@@ -4,9 +4,9 @@ and prints the answer."""
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from typing import Any, Final, Literal, get_args, get_origin
 
 import click
@@ -14,7 +14,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts.api_key import public_id_of
 from chatapp.actions.action import Call, FieldError, Option
-from chatapp.actions.pages import ordered, page
+from chatapp.actions.pages import csv_of, page
 from chatapp.actions.table import ACTIONS, ITEMS, Action
 from chatapp.actions.texts import ONE_OF, PART, Place, Written, bare, call_of, check_item, places
 from chatapp.cli import output
@@ -237,13 +237,10 @@ class _Command:
         row = self._row
         assert row.order is not None
         if as_csv:
-            found = islice(ordered(row.order, answer, query.cursor), query.limit)
-            output.echo_records(found)
+            lines = csv_of(row.order, answer, limit=query.limit, cursor=query.cursor)
+            sys.stdout.writelines(lines)
             return
-        if query.limit is None:
-            rows, more = list(ordered(row.order, answer, query.cursor)), None
-        else:
-            rows, more = page(row.order, answer, limit=query.limit, cursor=query.cursor)
+        rows, more = page(row.order, answer, limit=query.limit, cursor=query.cursor)
         if as_json:
             output.echo_json(rows)
         elif rows and self._present:

@@ -61,11 +61,6 @@ def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     sys.stdout.writelines(spreadsheet.lines(heads, rows))
 
 
-def echo_records(records: Iterable[Mapping[str, Any]]) -> None:
-    """Print records that have the same keys as CSV."""
-    sys.stdout.writelines(spreadsheet.of_records(records))
-
-
 def _is_empty(value: object) -> bool:
     return value is None or value is False or value in ("", [], {})
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from itertools import islice
 from typing import Any, Final
 
 from flask import Response, g, json, request
 from flask.typing import ResponseReturnValue
 
 from chatapp.actions.action import Call, checked, plain
-from chatapp.actions.pages import ordered, page
+from chatapp.actions.pages import csv_of, page
 from chatapp.actions.table import ACTIONS, ITEMS, Action
 from chatapp.blueprints.management.access import bp, unrouted
-from chatapp.operators import spreadsheet
 from chatapp.operators.rights import Operator
 from chatapp.operators.users import Put
 from chatapp.services import current_services
@@ -101,8 +99,7 @@ def _page(names: str, rows: Iterable[Any], query: Any) -> Response:
     """Return a page of a list, or all of it as CSV."""
     best = request.accept_mimetypes.best_match(["application/json", "text/csv"])
     if query.format == "csv" or best == "text/csv":
-        found = ordered(names, rows, query.cursor)
-        lines = spreadsheet.of_records(islice(found, query.limit))
+        lines = csv_of(names, rows, limit=query.limit, cursor=query.cursor)
         return Response(lines, mimetype="text/csv")
     items, more = page(names, rows, limit=query.limit or 100, cursor=query.cursor)
     return Response(_text({"items": items, "next": more}), content_type="application/json")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import json
 import re
 import shlex
@@ -700,10 +701,40 @@ def test_every_list_has_pages_and_csv(app: Flask, api: Api, database_url: str) -
             found = list(csv.DictReader(io.StringIO(answer.text)))
             assert len(found) == len(rows), path
             assert not rows or list(found[0]) == list(rows[0])
-        assert api("GET", f"{path}?cursor=WzFd").status_code in {200, 422}, path
+        for other in ([1], [[1], 1], [[], 1]):
+            odd = base64.urlsafe_b64encode(json.dumps(other).encode()).decode()
+            assert api("GET", f"{path}?cursor={odd}").status_code in {200, 422}, path
         assert api("GET", f"{path}?cursor=%C3%A4&format=csv").status_code == 422
     assert several >= {"/users", "/keys", "/spending", "/ledger/calls", "/overrides", "/blocks"}
     assert "'=1" in api("GET", "/alerts?format=csv").text.replace("user:=1", "'=1")
+
+
+def test_pages_have_all_rows_of_one_second(
+    app: Flask, api: Api, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order of the changes and calls, though their times are alike."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    calls = [finished(begun(started_at=now, user=f"user:{n}")) for n in range(5)]
+    table.write(Database(database_url), calls)
+    instants = (now.timestamp() + n / 1000 for n in itertools.count())
+    clock = Mock(time=lambda: next(instants))
+    monkeypatch.setattr("ratelimit_ext.records.overrides.time", clock)
+    amounts = [f"{amount} usd/day" for amount in (9, 5, 7, 8, 6)]
+    for amount in amounts:
+        done = api("PUT", "/overrides/usd-day/alice", {"amount": amount})
+        assert done.status_code == 200, done.json
+    assert {each.at // 1 for each in changes(app)} == {now.timestamp()}
+
+    def paged(path: str, field: str) -> list[Any]:
+        found, cursor = [], ""
+        while cursor is not None:
+            page = api("GET", f"{path}?limit=2&cursor={cursor}").json
+            found += [each[field] for each in page["items"]]
+            cursor = page["next"]
+        return found
+
+    assert paged("/changes", "amount") == amounts
+    assert sorted(paged("/ledger/traffic", "user")) == [f"user:{n}" for n in range(5)]
 
 
 def test_a_page_of_calls_does_not_read_those_before_it(
@@ -731,7 +762,7 @@ def test_a_page_of_calls_does_not_read_those_before_it(
         assert len(read) <= 4
     assert [each for page in pages for each in page] == [each.id for each in calls]
     for odd in ("", "x", "2026-11-29", "0001-01-01T00:00:00+14:00", 1, None, {}):
-        found = base64.urlsafe_b64encode(json.dumps([odd, "c1"]).encode()).decode()
+        found = base64.urlsafe_b64encode(json.dumps([[odd, "c1"], 1]).encode()).decode()
         assert api("GET", f"/ledger/calls?cursor={found}").status_code in {200, 422}, odd
 
 
