@@ -20,9 +20,11 @@ SENTENCES: Final = {
     "less_than_equal": "is {found}; {verb} at most {le}",
     "too_short": "is empty; {verb} at least one",
     "int_type": "is {found}; {verb} a whole number",
+    "int_parsing": "is {found}; {verb} a whole number",
     "int_from_float": "is {found}; {verb} a whole number",
     "float_type": "is {found}; {verb} a number",
     "date_type": "is {found}; {verb} a date",
+    "bool_parsing": "is {found}; {verb} true or false",
     "bool_type": "is {found}; {verb} true or false",
     "list_type": "is {found}; {verb} a list",
     "dict_type": "is {found}; {verb} an object",
@@ -61,10 +63,15 @@ def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> st
     if sentence is None:
         return error["msg"]
     found, context = error["input"], error.get("ctx", {})
-    is_out_of_bounds = not context.keys().isdisjoint(BOUNDS)
-    # Python refuses to print whole numbers of very many digits.
-    shown = is_out_of_bounds and isinstance(found, int) and abs(found) < 10**SHOWN_DIGITS
-    return sentence.format(found=found if shown else type_name(found), verb=verb, **context)
+    shown = type_name(found)
+    if not context.keys().isdisjoint(BOUNDS):
+        match found:
+            case str() if len(found) <= SHOWN_DIGITS:  # a number, in a query
+                shown = found
+            # Python refuses to print whole numbers of very many digits.
+            case int() if abs(found) < 10**SHOWN_DIGITS:
+                shown = str(found)
+    return sentence.format(found=shown, verb=verb, **context)
 
 
 def allowed(field: FieldInfo) -> str:

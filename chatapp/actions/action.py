@@ -3,6 +3,7 @@ reads. It knows neither HTTP nor a terminal."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from ratelimit_ext import OperatorError
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
-#: A path may have names with slashes at its end.
 Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
+#: A part of a path, as `<any(user, key):kind>`; of `<path:name>`, the name may have slashes.
+PART: Final = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
+ONE_OF: Final = re.compile(r"any\((.*?)\)")
 RANKS: Final = {"extra_forbidden": 0, "missing": 2}
 
 
@@ -91,11 +94,10 @@ class Action:
         return self.function.__name__
 
     @property
-    def commands(self) -> list[str]:
-        """The lines of its commands."""
-        words = next((word for word in self.command.split() if "|" in word), "")
-        lines = [self.command.replace(words, each) for each in words.split("|")]
-        return lines if words else [self.command] if self.command else []
+    def parts(self) -> dict[str, list[str]]:
+        """The names of the path's parts, each with the words that are allowed; none: any text."""
+        found = {name: ONE_OF.fullmatch(kind) for kind, name in PART.findall(self.path)}
+        return {name: words[1].split(", ") if words else [] for name, words in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

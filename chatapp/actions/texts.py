@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
 from typing import (
     Annotated,
     Any,
-    Final,
     Literal,
     NamedTuple,
     TypeAlias,
@@ -28,10 +26,6 @@ from ratelimit_ext import OperatorError
 
 #: What was written for a field: texts, several if it is a list, or whether a box is ticked.
 Written: TypeAlias = Sequence[str] | bool
-#: A part of a path, with what it may be.
-PART: Final = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
-NUMBER: Final = re.compile(r"-?\d{1,18}", re.ASCII)
-ONE_OF: Final = re.compile(r"any\((.*?)\)")
 
 
 class Place(NamedTuple):
@@ -111,8 +105,6 @@ def _value(place: Place, written: Written) -> Any:
             raise FieldError(place.name, f"{place.name}: {error}", code=error.code) from None
     if get_origin(place.type) is list:
         return texts
-    if texts and place.type is int and NUMBER.fullmatch(texts[-1]):
-        return int(texts[-1])
     may_be_none = type(None) in get_args(place.field.annotation)
     return texts[-1] if texts else None if may_be_none else ""
 

@@ -16,7 +16,7 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.actions.action import Call, FieldError, Option
 from chatapp.actions.pages import csv_of, page
 from chatapp.actions.table import ACTIONS, ITEMS, Action
-from chatapp.actions.texts import ONE_OF, PART, Place, Written, bare, call_of, check_item, places
+from chatapp.actions.texts import Place, Written, bare, call_of, check_item, places
 from chatapp.cli import output
 from chatapp.database.migration import COMMAND
 from chatapp.operators.amounts import COUNTED
@@ -64,18 +64,23 @@ def add_commands(root: click.Group, presenters: Mapping[str, Callable[[Any], Non
     """Add the commands of all acts. ``presenters`` print answers that need more than a table or a
     sentence, by the name of the act."""
     for row in ACTIONS:
-        for line in _lines(row):
+        for line, fixed in _lines(row):
             *groups, name = [word for word in line.split() if not word.isupper()]
-            command = _Command(row, line, presenters.get(row.name)).click_command(name)
+            command = _Command(row, line, fixed, presenters.get(row.name)).click_command(name)
             _group(root, groups).add_command(command)
 
 
-def _lines(row: Action) -> Iterator[str]:
+def _lines(row: Action) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield the commands of an act with their arguments, one for each alternative: `block user
-    NAME` and `block key NAME` of `block {kind} NAME`."""
-    [words] = ONE_OF.findall(row.path) or [""]
-    for line in row.commands:
-        yield from (re.sub(r"{\w+}", word, line) for word in words.split(", "))
+    NAME` and `block key NAME` of `block {kind} NAME`, each with that part of the path."""
+    [verbs] = re.findall(r"\S+\|\S+", row.command) or [""]
+    [kind] = re.findall(r"{(\w+)}", row.command) or [""]
+    for verb in verbs.split("|") if row.command else []:
+        line = row.command.replace(verbs, verb)
+        if not kind:
+            yield line, {}
+        for word in row.parts[kind] if kind else []:
+            yield line.replace(f"{{{kind}}}", word), {kind: word}
 
 
 def _group(root: click.Group, names: Sequence[str]) -> click.Group:
@@ -91,14 +96,19 @@ def _group(root: click.Group, names: Sequence[str]) -> click.Group:
 class _Command:
     """One command of an act."""
 
-    def __init__(self, row: Action, line: str, present: Callable[[Any], None] | None) -> None:
+    def __init__(
+        self,
+        row: Action,
+        line: str,
+        fixed: Mapping[str, str],
+        present: Callable[[Any], None] | None,
+    ) -> None:
         self._row = row
         self._present = present
         self._verb = [word for word in line.split() if not word.isupper()][-1]
-        self._fixed = _fixed(row, line)
-        path = [name for _, name in PART.findall(row.path) if name not in self._fixed]
+        self._fixed = fixed
         positional = [word.lower().removesuffix("...") for word in line.split() if word.isupper()]
-        self._path = path
+        self._path = [name for name in row.parts if name not in fixed]
         self._places = [each for each in places(row).values() if each.name not in COMMON]
         self._arguments = [
             click.Argument(
@@ -119,9 +129,8 @@ class _Command:
     def _type(self, name: str) -> click.ParamType[Any] | None:
         if name == "csv":
             return click.File("r", encoding="utf-8-sig")
-        kinds = {name: ONE_OF.fullmatch(kind) for kind, name in PART.findall(self._row.path)}
-        found = kinds.get(name)
-        return click.Choice(found[1].split(", ")) if found else None
+        words = self._row.parts.get(name)
+        return click.Choice(words) if words else None
 
     def click_command(self, name: str) -> click.Command:
         run: Any = with_json(partial(self.run))
@@ -250,18 +259,6 @@ class _Command:
             output.echo_table_of(rows, columns=columns, empty=row.shown.get("empty", ""))
         if more:
             click.echo(f"There is more: add --cursor {more}", err=True)
-
-
-def _fixed(row: Action, line: str) -> dict[str, str]:
-    """Return the parts of the path that are words of the command: the kind of `block user NAME`."""
-    words = line.split()
-    return {
-        name: word
-        for kind, name in PART.findall(row.path)
-        if (found := ONE_OF.fullmatch(kind or ""))
-        for word in found[1].split(", ")
-        if word in words
-    }
 
 
 def _option(place: Place) -> click.Option:

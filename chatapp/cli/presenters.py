@@ -92,10 +92,7 @@ def teams(rows: Sequence[Mapping[str, Any]]) -> None:
         }
         for row in rows
     ]
-    empty = "There are no teams yet; `chat teams create NAME` creates one."
-    output.echo_table_of(
-        found, columns=("team", "limits", "users", "shares?", "ahead?"), empty=empty
-    )
+    output.echo_table_of(found, columns=("team", "limits", "users", "shares?", "ahead?"))
 
 
 PRESENTERS: Final[Mapping[str, Callable[[Any], None]]] = {

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flask import Response, after_this_request, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from chatapp.actions.table import ACTIONS, Action
-from chatapp.actions.texts import ONE_OF, PART, Written, call_of, check_item, places
+from chatapp.actions.texts import Written, call_of, check_item, places
 from chatapp.blueprints.admin.access import RIGHTS, bp, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of, shown
 from chatapp.blueprints.admin.session import PATH
@@ -66,7 +66,7 @@ def act(name: str) -> ResponseReturnValue:
     if row is None:
         raise ApiError(404, "not_found", "There is no such form. Reload its page.")
     operator.check(row.scope, of_team=row.of_team)
-    path = {each: _part(kind, each) for kind, each in PART.findall(row.path)}
+    path = {each: _part(each, words) for each, words in row.parts.items()}
     call = call_of(row, operator, _written(row))
     check_item(row, call, path, verb=request.form.get("verb", "set"))
     answer = row.function(call, **path)
@@ -136,11 +136,12 @@ def _words(entry: Any) -> str:
     return " ".join(filter(None, words))
 
 
-def _part(kind: str, name: str) -> str:
-    """Return a part of the path, from the form. OperatorError for one that it cannot have."""
-    value, allowed = request.form.get(name, "").strip(), ONE_OF.fullmatch(kind)
+def _part(name: str, words: Sequence[str]) -> str:
+    """Return a part of the path, from the form. OperatorError unless it is one of these words."""
+    value = request.form.get(name, "").strip()
     if not value:
         raise OperatorError("empty_field", f"The field {name!r} is empty.")
-    if allowed and value not in allowed[1].split(", "):
-        raise OperatorError("unknown_kind", f"{value!r} cannot be {name}; choose {allowed[1]}.")
+    if words and value not in words:
+        listed = ", ".join(words)
+        raise OperatorError("unknown_kind", f"{value!r} cannot be {name}; choose {listed}.")
     return value

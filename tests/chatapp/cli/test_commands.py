@@ -74,7 +74,8 @@ def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
     ("words", "sentence"),
     [
         ("keys create --user x --user-header X-User", "--user-header needs --acts-for-users"),
-        ("keys create --user x --acts-for-users --most-new x", "--most-new Input should be a"),
+        ("keys create --user x --acts-for-users --most-new x", "--most-new is a string; send"),
+        ("keys list --limit 0", "--limit is 0; send at least 1."),
         ("keys create --user x --acts-for-users --plan-of-new x", "--plan-of-new: Unknown plan"),
         ("users set alice --limit usd-day", "--limit: 'usd-day' has no amount"),
         ("amounts set user alice usd-day 5", "AMOUNT: usd-day: found '5'"),

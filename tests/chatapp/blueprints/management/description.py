@@ -6,15 +6,14 @@
 from __future__ import annotations
 
 import json
-import re
 from inspect import getdoc
 from typing import Any
 
+from chatapp.actions.action import PART
 from chatapp.actions.table import ACTIONS, Action
 from chatapp.blueprints.management.access import DOCUMENT
 from chatapp.blueprints.management.routes import bp
 
-PART = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
 WIDTH = 120
 SCHEMAS = "#/components/schemas/"
 INTRODUCTION = (
@@ -34,9 +33,8 @@ def _schema(model: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _operation(action: Action, schemas: dict[str, Any]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = []
-    for kind, name in PART.findall(action.path):
-        allowed = re.fullmatch(r"any\((.*)\)", kind)
-        schema = {"enum": allowed[1].split(", ")} if allowed else {}
+    for name, words in action.parts.items():
+        schema = {"enum": words} if words else {}
         parameters.append(
             {"in": "path", "name": name, "required": True, "schema": {"type": "string", **schema}}
         )
