@@ -227,17 +227,7 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
         return [line.split() for line in run(app, "ledger", "days", *words).output.splitlines()]
 
     heads, *shown = days()
-    assert heads == [
-        "DAY",
-        "SUBJECT",
-        "CALLS",
-        "INPUT",
-        "TOKENS",
-        "OUTPUT",
-        "TOKENS",
-        "COST",
-        "USD",
-    ]
+    assert " ".join(heads) == "DAY SUBJECT CALLS INPUT TOKENS OUTPUT TOKENS COST USD"
     assert shown == [
         ["2026-11-24", "ip:198.51.100.7", "1", "0", "0", "0.0034"],
         ["2026-11-25", "user:alice", "1", "1000", "200", "0.001485"],
@@ -267,18 +257,7 @@ def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> Non
     ]
     table.write(Database(database_url), calls)
     heads, *rows = [line.split() for line in run(app, "ledger", "estimates").output.splitlines()]
-    assert heads == [
-        "SLUG",
-        "CALLS",
-        "INPUT",
-        "RATIO",
-        "INPUT",
-        "OVER",
-        "OUTPUT",
-        "RATIO",
-        "OUTPUT",
-        "OVER",
-    ]
+    assert " ".join(heads) == "SLUG CALLS INPUT RATIO INPUT OVER OUTPUT RATIO OUTPUT OVER"
     assert rows == [
         ["claude-haiku-4-5", "2", "1", "0.5", "0.3", "0"],
         ["gpt-4o", "1", "1", "0", "1.2", "1"],
