@@ -346,14 +346,12 @@ def get_key(call: Call, key: str) -> dict[str, object]:
 @action("PUT /keys/<key>", "keys", body=KeyFields, command="keys set KEY")
 def put_key(call: Call, key: str) -> users.Put:
     """Change the fields of a key."""
-    body, found = call.body, current_services().accounts.find(key)
-    if found is None:
-        raise UnknownKeyError(key)
-    before, given, done = found[0], body.model_fields_set, []
+    body, (before, user) = call.body, _existing_key(key)
+    given, done = body.model_fields_set, []
     call.operator.check_key(key, changes=True)
     call.operator.check_powers(people=body.people)
     if "limits" in given:
-        limits = _checked_amounts(call, "key", body.limits or {}, found[1].plan)
+        limits = _checked_amounts(call, "key", body.limits or {}, user.plan)
         done += users.put_amounts("key", key, before.limits or {}, limits, **call.why)
     if "models" in given and (body.models or []) != list(before.models or ()):
         done.append(keys.set_models(key, body.models or [], **call.why))
@@ -414,10 +412,14 @@ def _check_known(call: Call, user: str) -> None:
 
 def _key(call: Call, key: str) -> dict[str, object]:
     call.operator.check_key(key)
+    return keys.as_json(_existing_key(key)[0], OwnersAmounts())
+
+
+def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
     found = current_services().accounts.find(key)
     if found is None:
         raise UnknownKeyError(key)
-    return keys.as_json(found[0], OwnersAmounts())
+    return found
 
 
 # -- teams and plans -----------------------------------------------------------------------------

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from chatapp import validation
+from chatapp.operators import arguments
 from chatapp.operators.rights import Operator
 from chatapp.settings import Scope
 from ratelimit_ext import OperatorError
@@ -25,6 +26,9 @@ Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
 PART: Final = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
 ONE_OF: Final = re.compile(r"any\((.*?)\)")
 RANKS: Final = {"extra_forbidden": 0, "missing": 2}
+
+
+Duration = Annotated[str, AfterValidator(arguments.duration)]
 
 
 class Fields(BaseModel):

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from chatapp.actions.action import Call, Change, FieldError, Listed, action
+from chatapp.actions.action import Call, Change, Duration, FieldError, Listed, action
 from chatapp.actions.pages import instant_of
 from chatapp.alerts.table import alerts
 from chatapp.catalogue import providers_file
-from chatapp.ledger.reports import MICRO, month_start
+from chatapp.ledger.reports import month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.operators import amounts, arguments, blocks, callers, reports, restoration
 from chatapp.operators.amounts import OWNERS
@@ -27,7 +27,7 @@ Day = Annotated[str, AfterValidator(arguments.day)]
 Month = Annotated[str, AfterValidator(arguments.month)]
 Week = Annotated[str, AfterValidator(arguments.week)]
 Subject = Annotated[str, AfterValidator(arguments.subject)]
-Duration = Annotated[str, AfterValidator(arguments.duration)]
+Top = Annotated[int | None, Field(ge=1, le=1_000_000, description="Only the first N rows.")]
 
 
 class Since(Listed):
@@ -50,13 +50,13 @@ class Summed(Period):
     by: Subject = Field("user", description="By user, key, team, model or tag:NAME; default user.")
 
 
-class Top(Summed):
-    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first N rows.")
+class Spent(Summed):
+    top: Top = None
 
 
 class Ahead(Listed):
     by: Literal["user", "team"] = Field("user", description="By user or team; default user.")
-    top: int | None = Field(None, ge=1, le=1_000_000, description="Only the first N rows.")
+    top: Top = None
 
 
 class Ago(Listed):
@@ -125,7 +125,7 @@ def get_usage(call: Call, user: str) -> dict[str, Any]:
 @action(
     "GET /spending",
     "read",
-    query=Top,
+    query=Spent,
     of_team=True,
     order="-cost_micro_usd -calls subject",
     command="spend",
@@ -319,9 +319,7 @@ def give_credit(call: Call) -> dict[str, Any]:
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     """List the alerts that were raised, the oldest first, in dollars."""
     found = alerts(current_services().database, since=call.query.since)
-    return [
-        {**each, "spent": each["spent"] / MICRO, "amount": each["amount"] / MICRO} for each in found
-    ]
+    return list(map(reports.alert_in_dollars, found))
 
 
 @action("POST /alerts/test", "all", body=Change, command="alerts test")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from chatapp.actions.accounts import AmountFields
-from chatapp.actions.action import Call, Change, Fields, Listed, action, of_field
+from chatapp.actions.action import Call, Change, Duration, Fields, Listed, action, of_field
 from chatapp.operators import amounts, arguments, blocks
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services
@@ -24,7 +24,6 @@ from ratelimit_ext.operators import (
 
 Past = Annotated[str, AfterValidator(lambda text: instant_s(text, past=True))]
 Span = Annotated[str, AfterValidator(span_s)]
-Length = Annotated[str, AfterValidator(arguments.duration)]
 
 
 class OfEndpoint(Listed):
@@ -59,9 +58,10 @@ class Reset(Change):
 
 
 class BlockFields(Change):
-    """A block without a length lasts until it is removed. A shorter one ends no longer one."""
+    """A block without a length lasts until it is removed. A shorter block does not end a longer
+    one."""
 
-    length: Length | None = Field(None, alias="for", description="2h, 7d; default: for good.")
+    length: Duration | None = Field(None, alias="for", description="2h, 7d; default: for good.")
 
 
 class CallerBlock(BlockFields):

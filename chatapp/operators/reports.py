@@ -207,6 +207,10 @@ def with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {**row, "cost_usd": row["cost_micro_usd"] / MICRO}
 
 
+def alert_in_dollars(alert: Mapping[str, Any]) -> dict[str, Any]:
+    return {**alert, **{name: alert[name] / MICRO for name in ("spent", "amount")}}
+
+
 def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Final
 
@@ -13,7 +14,7 @@ from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
 from chatapp.blueprints.admin.chart import chart
 from chatapp.blueprints.admin.formats import choice, page_of, shown
-from chatapp.ledger.reports import MICRO, SUBJECTS, Selection, midnight, month_start
+from chatapp.ledger.reports import SUBJECTS, Selection, midnight, month_start
 from chatapp.operators import arguments, reports
 from chatapp.services import current_services
 from chatapp.web.current_request import team_identity, user_identity
@@ -59,20 +60,8 @@ def spending() -> ResponseReturnValue:
     return shown(
         "admin/spending.html",
         {
-            "spending": (
-                {
-                    by: each.subject,
-                    "calls": each.calls,
-                    "input_tokens": each.input_tokens,
-                    "output_tokens": each.output_tokens,
-                    "usd": each.cost_micro_usd / MICRO,
-                }
-                for each in found
-            ),
-            "alerts": (
-                {**each, "spent": each["spent"] / MICRO, "amount": each["amount"] / MICRO}
-                for each in raised
-            ),
+            "spending": (reports.with_dollars(asdict(each)) for each in found),
+            "alerts": map(reports.alert_in_dollars, raised),
         },
         by=by,
         of=of,

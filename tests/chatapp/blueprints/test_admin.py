@@ -802,11 +802,12 @@ def test_a_downloaded_cell_is_no_formula(admin: FlaskClient, database_url: str) 
     table.write(Database(database_url), calls)
     assert rows_of(admin, "/admin?days=7&csv=spending") == [
         {
-            "user": "'=cmd()",
+            "subject": "'=cmd()",
             "calls": "1",
             "input_tokens": "1000",
             "output_tokens": "200",
-            "usd": "2.500000",
+            "cost_micro_usd": "2500000",
+            "cost_usd": "2.500000",
         }
     ]
     assert rows_of(admin, "/admin?user=alice&csv=spending") == []
