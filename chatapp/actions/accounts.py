@@ -60,7 +60,7 @@ class UserQuery(Listed):
 
 
 class UserFields(Change):
-    """What a user is to have. A field that is left out stays; of a new user, the default."""
+    """Fields that are left out stay unchanged; a new user gets their defaults."""
 
     plan: Plan | None = Field(None, description="The plan.")
     team: Team | None = Field(None, description="The team; an empty text removes it.")
@@ -122,8 +122,8 @@ class NewKey(Change):
 
 
 class KeyFields(Change):
-    """What a key is to have. A field that is left out stays; a null ``class`` is the plan's, and
-    with null ``people`` it acts for its own user alone."""
+    """Fields that are left out stay unchanged. With a null ``class`` the key has its plan's; with
+    null ``people`` it acts for no users but its own."""
 
     limits: Amounts | None = Field(None, description=LIMITS)
     models: Models | None = Field(None, description=f"{MODELS} Empty: all models of its plan.")
@@ -141,7 +141,7 @@ class Rotation(Change):
 
 
 class TeamFields(Change):
-    """What a team is to have: budgets that are left out stay."""
+    """Without ``limits`` the budgets stay unchanged. Otherwise it replaces all of them."""
 
     limits: Amounts | None = Field(None, description=LIMITS)
 
@@ -237,7 +237,7 @@ def _check_members_fields(call: Call) -> None:
 
 
 def _check_spaces(name: str) -> None:
-    """A name of that address is looked up as it is written."""
+    """Refuse a name that GET would not find: it looks names up as they are written."""
     if name != name.strip():
         raise OperatorError("invalid_name", f"{name!r} begins or ends with a space; leave it out")
 
@@ -367,7 +367,7 @@ def put_key(call: Call, key: str) -> users.Put:
 
 @action("DELETE /keys/<key>", "keys", of_team=True, command="keys revoke KEY...")
 def revoke_key(call: Call, key: str) -> dict[str, object]:
-    """Revoke a key for good. One that is revoked already is left unchanged."""
+    """Revoke a key for good. Does nothing if it is already revoked."""
     call.operator.check_key(key, changes=True)
     done = keys.revoke_key(key, **call.why)
     return {"done": done.sentence, "immediate": done.is_immediate}
@@ -551,7 +551,7 @@ def create_admin_key(call: Call) -> dict[str, object]:
 
 @action("DELETE /admin-keys/<key>", "all", command="admin-keys revoke KEY")
 def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
-    """Revoke a management key for good. One that is revoked already is left unchanged."""
+    """Revoke a management key for good. Does nothing if it is already revoked."""
     return {"done": f"Key {key} of {admin_keys.revoke(key, **call.why).name} is revoked."}
 
 

@@ -1,5 +1,5 @@
 """A row of the table of acts: an address, a scope, the function behind it, and the fields that it
-reads. It knows neither HTTP nor a terminal."""
+reads. It depends neither on HTTP nor on a terminal."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class Change(Fields):
 
 
 class Listed(Fields):
-    """What every list takes: a page of ``limit`` rows after the ``cursor``, or CSV, of all rows
-    unless there is a limit."""
+    """What every list takes. The answer is a page of ``limit`` rows after the ``cursor``. CSV has
+    all rows unless a limit is given."""
 
     limit: int | None = Field(None, ge=1, le=1000, description="How many rows; commands: all.")
     cursor: str | None = Field(None, description="Continue after the page that gave this cursor.")
@@ -60,9 +60,11 @@ class Option:
 
 
 class Shown(TypedDict, total=False):
-    """How people see an act: the ``columns`` of its table (with a question mark: if one has a
-    value; without any: all that have one), what is printed if a list is ``empty``, and what is
-    asked to ``confirm`` a change for good."""
+    """How commands show an act: the ``columns`` of its table, the sentence for an ``empty`` list,
+    and the question that asks to ``confirm`` a change for good.
+
+    A column with a question mark is left out if all its values are empty. Without ``columns``, the
+    table has all fields, as if each had a question mark."""
 
     columns: str
     empty: str
@@ -73,13 +75,13 @@ class Shown(TypedDict, total=False):
 class Action:
     """An act: its address, its command, and what it does.
 
-    ``command`` has its arguments in capitals: those of the path, and fields; `KEY...` may be
-    several. `create|set` are two commands: the first refuses what there is, the second what there
-    is not. ``{kind}`` is replaced by each value that the path allows. Without one, `flask
-    ratelimit` has the command.
+    ``command`` has its arguments in capitals: parts of the path and fields; `KEY...` takes several.
+    `create|set` are two commands: `create` fails if the item exists, `set` if it does not.
+    ``{kind}`` is replaced by each word that the path allows. An act without ``command`` has its
+    command in `flask ratelimit`.
 
-    ``order`` are the fields that a list is sorted by, downward after a minus. ``of_team``: a team's
-    administrator may, on their team.
+    ``order`` has the fields that sort a list, downward after a minus. With ``of_team``, a team's
+    administrator may do the act on their team.
     """
 
     method: Method
@@ -114,12 +116,12 @@ class Call:
 
     @property
     def why(self) -> dict[str, str]:
-        """What the log of changes has: the reason, and who."""
+        """Return the reason and the operator, for the log of changes."""
         return {"reason": (self.body or self.query).reason.strip(), "by": self.operator.by}
 
 
 ACTIONS: Final[list[Action]] = []
-#: What is at a path, by the path: its ETag is compared before a change.
+#: The acts that read one item, by path: its ETag is compared before a change.
 ITEMS: Final[dict[str, Action]] = {}
 
 
@@ -134,9 +136,9 @@ def action(
     order: str | None = None,
     **shown: Unpack[Shown],
 ) -> Callable[[F], F]:
-    """Add a row to the table. The function gets the :class:`Call` and the parts of the path. It
-    returns what is there, for a list its rows, for a change what was done; a PUT at the path of an
-    item returns a :class:`Put`."""
+    """Add a row to the table. The function takes the :class:`Call` and the parts of the path. It
+    returns an item, the rows of a list, or what a change has done: a PUT at the path of an item
+    returns a :class:`Put`."""
     method, _, path = rule.partition(" ")
 
     def add(function: F) -> F:

@@ -91,4 +91,4 @@ def _read_cursor(text: str) -> tuple[list[Any], int]:
 
 
 def _invalid_cursor() -> FieldError:
-    return FieldError("cursor", '"cursor" is not of this list; send the "next" of its last page.')
+    return FieldError("cursor", '"cursor" is invalid; send the "next" of the page before.')

@@ -1,4 +1,4 @@
-"""Acts by people, who write texts: in the options of commands and in the forms of /admin."""
+"""Read the fields of acts from texts: the options of commands and the forms of /admin."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def _places(
 
 
 def call_of(row: Action, operator: Operator, written: Mapping[str, Written]) -> Call:
-    """Return the call of an act with what was written for its fields. An empty text clears: a list,
-    or what may be none. FieldError for what is wrong."""
+    """Return the call of an act with what was written for its fields. An empty text clears a list
+    or an optional field. Raises FieldError."""
     values: dict[str, dict[str, Any]] = {"query": {}, "body": {}}
     for name, place in places(row).items():
         if name not in written:
@@ -110,7 +110,8 @@ def _value(place: Place, written: Written) -> Any:
 
 
 def check_item(row: Action, call: Call, path: Mapping[str, str], *, verb: str) -> None:
-    """OperatorError where ``create`` names what there is, or another verb what there is not."""
+    """Raise OperatorError if ``create`` names an item that exists, or another verb one that does
+    not."""
     item = ITEMS.get(row.path)
     if item is None or item is row:
         return
@@ -121,4 +122,4 @@ def check_item(row: Action, call: Call, path: Mapping[str, str], *, verb: str) -
             raise
     else:
         if verb == "create":
-            raise OperatorError("exists", f"There is already {' '.join(path.values())!r}.")
+            raise OperatorError("exists", f"{' '.join(path.values())!r} already exists.")

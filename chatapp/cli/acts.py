@@ -24,7 +24,8 @@ from chatapp.operators.rights import Operator
 from chatapp.operators.users import Put
 from ratelimit_ext.terminal import by_operator, with_json
 
-#: Fields that have an option in every command that has them, or that are a form of the answer.
+#: Fields without an option of the same name here: `by_operator` adds --reason, and --csv or --json
+#: replaces the format.
 COMMON: Final = frozenset({"reason", "format"})
 GROUPS: Final[Mapping[str, str]] = {
     "keys": "Create, change, rotate and revoke API keys.",
@@ -52,10 +53,10 @@ HINTS: Final[Mapping[str, str]] = {
     "other_plan": "`chat users set` changes it.",
     "other_team": "`chat users set` moves a user.",
     "exists": "`set` changes it.",
-    "deactivated_user": "`chat users set --active` does that.",
+    "deactivated_user": "`chat users set --active` activates them.",
     "has_keys": "`chat keys revoke` revokes a key.",
-    "unusable_key": "`create` of keys or admin-keys creates another.",
-    "no_amount": "`list` of users, keys and teams lists the amounts.",
+    "unusable_key": "`chat keys create` or `chat admin-keys create` creates another.",
+    "no_amount": "`chat users list`, `chat keys list` and `chat teams list` show the amounts.",
     "database": f"If it is new, or of another version, run `{COMMAND}`.",
 }
 
@@ -194,7 +195,7 @@ class _Command:
             yield {**path, last: each} if last else path
 
     def _with_key_ids(self, path: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the path with the public id where someone has written the whole key."""
+        """Return the path with public ids in place of whole keys."""
         of_key = "name" if path.get("owner") == "key" else "key"
         return {n: public_id_of(text) if n == of_key else text for n, text in path.items()}
 
@@ -291,7 +292,7 @@ def _text_of(file: Any) -> str:
     try:
         return str(file.read())
     except UnicodeDecodeError as error:
-        raise click.UsageError(f"line 1: is no CSV in UTF-8: {error}") from None
+        raise click.UsageError(f"line 1: the file is not UTF-8: {error}") from None
 
 
 def _help(row: Action, verb: str) -> str:

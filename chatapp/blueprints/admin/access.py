@@ -80,8 +80,8 @@ def check() -> ResponseReturnValue | None:
 
 
 def signed_on() -> Session | None:
-    """Return the session of whom a trusted proxy names in its header; None for a connection from
-    elsewhere, for a header that was sent twice, and for someone without rights."""
+    """Return the session of the operator whom a trusted proxy names in its header. None for other
+    connections, for a header that was sent twice, and for a person without rights."""
     settings = current_services().settings
     header = settings.admin_sign_on_header
     identity = request.headers.get(header, "").strip() if header else ""
@@ -173,7 +173,7 @@ def login() -> ResponseReturnValue:
     operator = operator_with(request.form.get("token", ""))
     if operator is None:
         log.warning("A wrong token for /admin from %s", client_ip())
-        return login_page(next_, problem="This is not the token. Nor is it a valid key.")
+        return login_page(next_, problem="That token or key is not valid.")
     name = request.form.get("name", "").strip()
     if name:
         name = arguments.name(name, most=arguments.OPERATOR)

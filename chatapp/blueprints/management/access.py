@@ -54,9 +54,9 @@ HINTS: Final = {
     "other_plan": "PUT users/{user} changes it.",
     "other_team": "PUT users/{user} moves a user.",
     "unknown_admin_key": "GET admin-keys lists them.",
-    "no_amount": "GET users, keys and teams have the amounts.",
+    "no_amount": "GET users, keys and teams show the amounts.",
     "no_override": "GET overrides lists them.",
-    **dict.fromkeys(("storage", "database"), "Nothing else is wrong with the request. Try again."),
+    **dict.fromkeys(("storage", "database"), "The request itself is valid; try again."),
 }
 
 
@@ -74,7 +74,7 @@ def authenticate() -> None:
             401,
             "invalid_admin_key",
             "Send a management key, or the server's CHATAPP_ADMIN_TOKEN, as \"Authorization: "
-            'Bearer …". A key that calls models does not open this.',
+            'Bearer …". API keys for model calls are not accepted here.',
             headers=HEADERS,
         )
     g.operator = operator
@@ -93,7 +93,7 @@ def refuse(error: HTTPException) -> ErrorAnswer:
     if not isinstance(error, ApiError) and type(error).get_response is not (
         HTTPException.get_response
     ):
-        return error  # the 429 has a form of its own
+        return error  # a 429 makes its own response
     report = report_of(error)
     answer = problem(report.status, report.code, report.message, field=report.param)
     answer.headers.extend((k, v) for k, v in error.get_headers() if k != "Content-Type")
@@ -105,7 +105,7 @@ def unrouted(error: HTTPException) -> ErrorAnswer | None:
     if not request.path.startswith(f"{bp.url_prefix}/"):
         return None
     if error.code == 404:
-        known = f"GET {bp.url_prefix}/openapi.json has all."
+        known = f"GET {bp.url_prefix}/openapi.json lists all addresses."
         error = ApiError(404, "not_found", f"There is no such address. {known}")
     return refuse(error)
 

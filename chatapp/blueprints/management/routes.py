@@ -25,9 +25,9 @@ __all__ = ["bp", "unrouted"]
 
 log = logging.getLogger(__name__)
 
-#: PostgreSQL's advisory lock of those who change something: an arbitrary number.
+#: PostgreSQL's advisory lock for changes: an arbitrary number.
 LOCK: Final = 0x6368616E676573
-#: What changes without a change by an operator, and is no part of an ETag.
+#: Fields that change without an operator. ETags ignore them.
 VOLATILE: Final = frozenset({"last_used", "shares", "ahead"})
 
 
@@ -62,11 +62,11 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
 
 
 def _check_etag(item: Action | None, call: Call, path: Mapping[str, str]) -> None:
-    """ApiError (412) if someone else has changed what the caller has seen, or has made it."""
+    """Raise ApiError (412) if If-Match or If-None-Match does not hold for the item."""
     if not (request.if_match or request.if_none_match):
         return
     if item is None:
-        raise ApiError(400, "no_etag", "What is here has no ETag. Leave If-Match out.")
+        raise ApiError(400, "no_etag", "This resource has no ETag; remove If-Match.")
     try:
         etag: str | None = _etag(item.function(call, **path))
     except ValueError as error:

@@ -122,7 +122,7 @@ def test_guesses_of_the_admin_token_are_limited(make_app: AppMaker) -> None:
     client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
     answers = [log_in(client, wrong) for wrong in ("", "wrong", "ä", TOKEN[:-1], f"{TOKEN} ")]
     assert {answer.status_code for answer in answers} == {401}
-    assert "This is not the token." in answers[0].text
+    assert "That token or key is not valid." in answers[0].text
     more = [log_in(client, "wrong") for _ in range(20)]
     denied = next(answer for answer in more if answer.status_code == 429)
     assert "<h1>That did not work</h1>" in denied.text
@@ -386,7 +386,7 @@ def test_a_change_names_the_operator(
         (
             "put_team",
             {"verb": "create", "team": "research"},
-            "There is already 'research'.",
+            "'research' already exists.",
         ),
         ("put_user", {"user": "eve", "team": "research"}, "no user 'eve'"),
         (

@@ -556,7 +556,7 @@ def test_a_rotated_key_overlaps_and_a_revoked_one_is_refused(app: Flask, api: Ap
     again = api("POST", f"/admin-keys/{third['id']}/rotate", {})
     assert (again.status_code, again.json and again.json["code"]) == (409, "unusable_key")
     said = run(app, "admin-keys", "rotate", third["id"], status=1).stderr
-    assert "is revoked or has expired. `create` of keys or admin-keys" in said
+    assert "is revoked or has expired. `chat keys create` or `chat admin-keys create`" in said
     known = new_key(app, "all")
     for altered in (known[:-1] + ("A" if known[-1] != "A" else "B"), known[:-2]):
         assert api("GET", "/users", key=altered).status_code == 401
