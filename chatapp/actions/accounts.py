@@ -267,9 +267,7 @@ def import_users(call: Call) -> dict[str, object]:
     heads = user_file.columns(lines)
     for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
         call.operator.check(scope)
-    done = user_file.import_users(
-        lines, name="csv", dry_run=body.dry_run, with_keys=body.keys, **call.why
-    )
+    done = user_file.import_users(lines, dry_run=body.dry_run, with_keys=body.keys, **call.why)
     if done.mistakes:
         raise FieldError("csv", done.sentence, code="invalid_csv", lines=done.mistakes)
     return {**done.facts, "done": done.sentence}
@@ -319,7 +317,7 @@ def create_key(call: Call) -> dict[str, object]:
         team=team,
         name=body.name,
         expires_at=body.expires,
-        limits=list(limits.items()),
+        limits=limits,
         models=body.models,
         people=body.people and body.people.people(),
         bound_team=operator.team,
@@ -541,10 +539,10 @@ def list_admin_keys(_call: Call) -> list[dict[str, object]]:
 def create_admin_key(call: Call) -> dict[str, object]:
     """Create a management key. It is shown only once."""
     body = call.body
-    with of_field("team"):
-        made = admin_keys.create(
-            body.name, body.scopes, team=body.team, expires_at=body.expires, **call.why
-        )
+    _check_team(body.team)
+    made = admin_keys.create(
+        body.name, body.scopes, team=body.team, expires_at=body.expires, **call.why
+    )
     done = f"Key {made.public_id} of {body.name}. It is shown only once."
     return {"id": made.public_id, "key": made.text, "done": done}
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from chatapp.accounts import EVERYONE
 from chatapp.actions.accounts import AmountFields
 from chatapp.actions.action import Call, Change, Duration, Fields, Listed, action, of_field
 from chatapp.operators import amounts, arguments, blocks
@@ -188,7 +189,7 @@ def block_model(call: Call, name: str) -> dict[str, Any]:
 @action("PUT /blocks/all", "all", body=BlockFields, command="block all")
 def block_all(call: Call) -> dict[str, Any]:
     """Block all calls."""
-    return _block(call, "all", None)
+    return _block(call, "all")
 
 
 @action(
@@ -211,7 +212,7 @@ def unblock_model(call: Call, name: str) -> dict[str, Any]:
 @action("DELETE /blocks/all", "all", command="unblock all")
 def unblock_all(call: Call) -> dict[str, Any]:
     """Remove the block of all calls."""
-    return _unblock(call, "all", None)
+    return _unblock(call, "all")
 
 
 @action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", command="unblock {kind} NAME")
@@ -220,10 +221,9 @@ def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     return _unblock(call, kind, name)
 
 
-def _block(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
-    if name is not None:
-        with of_field("name"):
-            name = arguments.name(name, most=arguments.USER)
+def _block(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any]:
+    with of_field("name"):
+        name = arguments.name(name, most=arguments.USER)
     body, target = call.body, blocks.target_of(kind, name)
     if isinstance(body, CallerBlock) and body.abnormal:
         target = target._replace(reason="abnormal-usage")
@@ -231,6 +231,6 @@ def _block(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
     return {"done": done.sentence, "changed": done.is_new, "until": done.until}
 
 
-def _unblock(call: Call, kind: blocks.Kind, name: str | None) -> dict[str, Any]:
+def _unblock(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any]:
     done = blocks.unblock(kind, blocks.target_of(kind, name), **call.why)
     return {"done": done.sentence, "changed": done.is_new}

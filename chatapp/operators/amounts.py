@@ -89,9 +89,9 @@ class OwnersAmounts:
 def set_amount(
     owner: Owner, name: str, limit: str, amount: str, *, until: float | None, reason: str, by: str
 ) -> str:
-    """Give the owner an amount, for good or until then; returns the change in a sentence."""
+    """Give the owner a :func:`checked` amount, for good or until then; returns the change in a
+    sentence."""
     identity = identity_of(owner, name)
-    checked(owner, [(limit, amount)], plan=plan_of(owner, name))
     if until is None:
         if current_services().accounts.set_amount(owner, name, limit, amount):
             callers.note("amount", identity, limit=limit, amount=amount, reason=reason, by=by)

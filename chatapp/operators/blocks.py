@@ -153,16 +153,11 @@ def _identities_of(upstream: str) -> Sequence[str]:
     return list(found)
 
 
-def target_of(kind: Kind, name: str | None) -> Target:
-    """Return what that name means. OperatorError if there is no such user, key or model."""
+def target_of(kind: Kind, name: str) -> Target:
+    """Return what that name means, which ``all`` ignores. OperatorError if there is no such user,
+    key or model."""
     if kind == "all":
-        if name is not None:
-            raise OperatorError(
-                "needless_name", f"A block of all calls takes no name; found {name!r}."
-            )
         return Target("blocked-all", EVERYONE, "Every call", "closed")
-    if name is None:
-        raise OperatorError("no_name", f"The name of the {kind} is missing.")
     if kind == "user":
         return _user(name)
     if kind == "key":

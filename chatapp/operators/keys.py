@@ -3,7 +3,7 @@ is in the log of operators, and is returned in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -12,8 +12,8 @@ from chatapp.accounts.api_key import PresentedKey, public_id_of
 from chatapp.accounts.authentication import ANSWER_HOLDS_S
 from chatapp.accounts.people import People
 from chatapp.accounts.store import ApiKey, UnknownUserError
-from chatapp.operators import arguments, blocks, callers
-from chatapp.operators.amounts import OwnersAmounts, checked
+from chatapp.operators import blocks, callers
+from chatapp.operators.amounts import OwnersAmounts
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError, StorageUnavailable
 
@@ -28,19 +28,15 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     team: str | None,
     name: str,
     expires_at: datetime | None,
-    limits: Sequence[tuple[str, str]] = (),
-    models: Sequence[str] = (),
-    people: People | None = None,
-    bound_team: str | None = None,
+    limits: Mapping[str, str],
+    models: Sequence[str],
+    people: People | None,
+    bound_team: str | None,
     reason: str,
     by: str,
 ) -> PresentedKey:
     """Make a key, and its user if new: see `Accounts.create_key`."""
     services = current_services()
-    known = services.accounts.user(user)
-    plan = plan and arguments.plan(plan)
-    _check_plan(people)
-    own_plan = known.plan if known else plan or services.default_plan
     made = services.accounts.create_key(
         user,
         plan=plan,
@@ -48,7 +44,7 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
         team=team,
         name=name,
         expires_at=expires_at,
-        limits=checked("key", limits, plan=own_plan),
+        limits=limits,
         models=models,
         people=people,
         bound_team=bound_team,
@@ -57,20 +53,13 @@ def create_key(  # noqa: PLR0913 - what a key has, and what the log has
     return made
 
 
-def set_people(key: str, people: People | None, *, reason: str, by: str) -> str:
+def set_people(public_id: str, people: People | None, *, reason: str, by: str) -> str:
     """Let a key act for users, or with None for its own alone. Raises UnknownKeyError."""
-    public_id = public_id_of(key)
-    _check_plan(people)
     current_services().accounts.change("key", public_id, people=people and people.as_row())
     named = people_of(people) or "off"
     callers.note("people", public_id, amount=named, reason=reason, by=by)
     acts = f"Key {public_id} {named}" if people else f"Key {public_id} acts for its own user alone"
     return f"{acts}; all workers apply it within 5 s."
-
-
-def _check_plan(people: People | None) -> None:
-    if people is not None and people.plan is not None:
-        arguments.plan(people.plan)
 
 
 def people_of(people: People | None) -> str:

@@ -28,7 +28,7 @@ class Import(NamedTuple):
 
 
 def import_users(
-    file: Iterable[str], *, name: str, dry_run: bool, with_keys: bool, reason: str, by: str
+    file: Iterable[str], *, dry_run: bool, with_keys: bool, reason: str, by: str
 ) -> Import:
     """Create and change users by the lines of a file, all or none."""
     accounts = current_services().accounts
@@ -36,7 +36,7 @@ def import_users(
     changes, mistakes = _read(file, known, {team.name for team in accounts.teams()})
     if mistakes:
         count = f"{len(mistakes)} mistake{'s' * (len(mistakes) != 1)}"
-        return Import(f"{count} in {name}; nothing was changed.", {}, mistakes)
+        return Import(f"{count} in csv; nothing was changed.", {}, mistakes)
     new = [change.name for change in changes if change.name not in known]
     changed = [c.name for c in changes if c.name in known and _differs(c, known[c.name])]
     made = {}
@@ -98,8 +98,8 @@ def _read(
             if len(lines) > MOST_LINES:
                 mistakes.append(f"There are more than {MOST_LINES} users; split the file.")
                 break
-    except (csv.Error, UnicodeDecodeError) as error:
-        mistakes.append(f"line {reader.line_num + 1}: is no CSV in UTF-8: {error}")
+    except csv.Error as error:
+        mistakes.append(f"line {reader.line_num + 1}: is not valid CSV: {error}")
     return changes, mistakes
 
 

@@ -126,7 +126,7 @@ MISTAKES = {
     "a user twice": ("alice,,,", "line 3: user: 'alice' is also in line 2"),
     "too few cells": ("ann,pro", "line 3: has more or fewer cells than columns"),
     "too many cells": ("ann,,,,,", "line 3: has more or fewer cells than columns"),
-    "an open quote": ('"ann,,,', "line 3: is no CSV in UTF-8"),
+    "an open quote": ('"ann,,,', "line 3: is not valid CSV"),
 }
 
 
