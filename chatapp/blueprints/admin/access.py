@@ -177,9 +177,7 @@ def login() -> ResponseReturnValue:
     name = request.form.get("name", "").strip()
     if name:
         name = arguments.name(name, most=arguments.OPERATOR)
-    # Only addresses of this page: a link must not lead elsewhere after the login.
-    is_own = next_.startswith((f"{PATH}?", f"{PATH}/")) and next_.isprintable()
-    response = cast(Response, redirect(next_ if is_own else url_for("admin.spending"), 303))
+    response = cast(Response, redirect(own_address(next_), 303))
     sessions().begin(response, name=name, key_id=operator.key_id)
     who = operator.by if operator.key_id else name or "no name"
     log.warning("A session of /admin begins, of %s, from %s", who, client_ip())
@@ -208,6 +206,13 @@ def back() -> str:
     except UnicodeDecodeError:
         words = []
     return f"{request.path}?{urlencode(words)}" if words else request.path
+
+
+def own_address(text: str) -> str:
+    """Return an address of these pages; the first page's for any other text, because neither a
+    login nor a form may lead elsewhere."""
+    is_own = text.startswith((f"{PATH}?", f"{PATH}/")) and text.isprintable()
+    return text if is_own else url_for("admin.spending")
 
 
 def query(name: str, default: str = "") -> str:

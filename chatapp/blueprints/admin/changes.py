@@ -6,14 +6,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from flask import Response, after_this_request, g, redirect, request, url_for
+from flask import Response, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from chatapp.actions.table import ACTIONS, Action
 from chatapp.actions.texts import Written, call_of, check_item, places
-from chatapp.blueprints.admin.access import RIGHTS, bp, query, reported, sessions
+from chatapp.blueprints.admin.access import RIGHTS, bp, own_address, query, reported, sessions
 from chatapp.blueprints.admin.formats import page_of, shown
-from chatapp.blueprints.admin.session import PATH
 from chatapp.operators import callers, spreadsheet
 from chatapp.operators.users import Put
 from chatapp.settings import SCOPES
@@ -105,12 +104,9 @@ def _next(name: str, path: dict[str, str], answer: Mapping[str, Any]) -> str:
     if name == "put_team" and answer["is_new"]:
         return url_for("admin.team", name=path["team"])
     if new is None:
-        back = request.form.get("back", "")
-        # Only addresses of these pages: a form must not lead elsewhere.
-        is_own = back.startswith((PATH + "?", PATH + "/")) or back == PATH
-        return back if is_own and back.isprintable() else url_for("admin.spending")
+        return own_address(request.form.get("back", ""))
     user = answer.get("user")
-    _hand_over(new, of=user or "")
+    sessions().hand_over(new, of=user or "", to=g.admin)
     return url_for("admin.user", name=user) if user else url_for("admin.operators")
 
 
@@ -119,15 +115,6 @@ def _keys(keys: dict[str, str]) -> Response:
     lines = spreadsheet.lines(("user", "key"), keys.items())
     headers = {"Content-Disposition": 'attachment; filename="keys.csv"'}
     return Response("".join(lines), mimetype="text/csv", headers=headers)
-
-
-def _hand_over(key: str, *, of: str) -> None:
-    """Have the page of the user, or of the operators, show the new key, once."""
-
-    @after_this_request
-    def hand_over(response: Response) -> Response:
-        sessions().hand_over(key, of=of, to=g.admin, response=response)
-        return response
 
 
 def _words(entry: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import g, make_response
+from flask import g
 from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import RIGHTS, bp, sessions
@@ -18,16 +18,11 @@ RIGHTS["admin.operators"] = (("all",), False)
 def operators() -> ResponseReturnValue:
     services = current_services()
     keys = services.admin_keys.all()
-    new_key = sessions().handed_over(of="", to=g.admin)
-    page = shown(
+    return shown(
         "admin/operators.html",
         {"keys": map(admin_keys.as_json, keys)},
         keys=keys,
         scopes=SCOPES,
         teams=services.accounts.teams(),
-        new_key=new_key,
+        new_key=sessions().handed_over(of="", to=g.admin),
     )
-    response = make_response(page)
-    if new_key is not None:
-        sessions().take_back(response, of="")
-    return response

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from hashlib import scrypt
 from typing import Any, Final, NamedTuple
 
-from flask import Response, request
+from flask import Response, after_this_request, request
 from itsdangerous import BadData, URLSafeTimedSerializer
 
 from chatapp.operators.rights import NAMELESS, Operator, operator_of
@@ -91,24 +91,33 @@ class Sessions:
         found = self._read("sentence", sealed, SENTENCE_S)
         return None if found is None else str(found)
 
-    def hand_over(self, key: str, *, of: str, to: Session, response: Response) -> None:
+    def hand_over(self, key: str, *, of: str, to: Session) -> None:
         """Give the browser a new key of that user, or of an operator if ``of`` is empty, for the
         page that follows, in a cookie that it does not store: a reload creates no other key, and
         the key is in no address."""
         text = self._signer("key").dumps([to.form_token, of, key])
-        response.set_cookie(
-            KEY_COOKIE, text, path=_key_path(of), secure=request.is_secure, **FOR_THIS_SITE
-        )
+
+        @after_this_request
+        def give(response: Response) -> Response:
+            response.set_cookie(
+                KEY_COOKIE, text, path=_key_path(of), secure=request.is_secure, **FOR_THIS_SITE
+            )
+            return response
 
     def handed_over(self, *, of: str, to: Session) -> str | None:
-        """Return the new key of that user, for a minute after it was created in that session."""
+        """Return the new key of that user, for a minute after it was created in that session, and
+        remove its cookie with the page that shows it."""
         found = self._read("key", request.cookies.get(KEY_COOKIE, ""), KEY_S)
-        return str(found[2]) if found is not None and found[:2] == [to.form_token, of] else None
+        if found is None or found[:2] != [to.form_token, of]:
+            return None
 
-    @staticmethod
-    def take_back(response: Response, *, of: str) -> None:
-        """Remove the cookie of a new key, which was shown."""
-        response.delete_cookie(KEY_COOKIE, path=_key_path(of), **FOR_THIS_SITE)
+        @after_this_request
+        def take_back(response: Response) -> Response:
+            if response.status_code == 200:  # no error page has shown it
+                response.delete_cookie(KEY_COOKIE, path=_key_path(of), **FOR_THIS_SITE)
+            return response
+
+        return str(found[2])
 
     def _signer(self, salt: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._key, salt=salt)

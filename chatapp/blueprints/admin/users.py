@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from flask import g, make_response
+from flask import g
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.people import People
@@ -84,8 +84,8 @@ def user() -> ResponseReturnValue:
     if found.team_name is not None:
         limits["states"] += amounts.shares(found.team_name, [name])
     denied = {(each.row.name, each.identity) for each in limits["denying"]}
-    new_key, own = sessions().handed_over(of=name, to=g.admin), OwnersAmounts()
-    page = shown(
+    own = OwnersAmounts()
+    return shown(
         "admin/user.html",
         {"limits": (each.as_json() for each in limits["states"])},
         user=found,
@@ -105,14 +105,10 @@ def user() -> ResponseReturnValue:
         usable=len(public_ids),
         brought_by=brought and brought[0],
         is_blocked=(USER_SWITCH, identity) in denied,
-        new_key=new_key,
+        new_key=sessions().handed_over(of=name, to=g.admin),
         is_first=len(all_keys) == 1,
         **limits,
     )
-    response = make_response(page)
-    if new_key is not None:
-        sessions().take_back(response, of=name)
-    return response
 
 
 @bp.get("/team")
