@@ -70,7 +70,7 @@ def limits() -> ResponseReturnValue:
         block_count=len(found),
         upstreams=[each for each in upstreams if each["pause"] or each["left"]],
         silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
-        quotas=quotas,
+        quotas={each: f"#{each.replace('-', ' ').capitalize()}" for each in quotas},
         outcomes=outcomes,
         sessions=_sessions(),
         provider_names=[
