@@ -492,13 +492,6 @@ class Accounts:
         with self._database.writing() as connection:
             _change(connection, owner, name, **values)
 
-    def set_team(self, user: str, team: str | None) -> None:
-        """Move a user to a team, or out of any. UnknownUserError, UnknownTeamError."""
-        with self._database.writing() as connection:
-            if team is not None:
-                _of(connection, "team", team)
-            _change(connection, "user", user, team_name=team)
-
     def set_amount(self, owner: Owner, name: str, limit: str, amount: str | None) -> bool:
         """Give an owner an amount, or with None the policy's again; False if nothing changed."""
         with self._database.writing() as connection:

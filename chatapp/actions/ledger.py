@@ -65,9 +65,8 @@ class Ago(Listed):
     )
 
 
-class OfUser(Listed):
+class OfUser(Since):
     user: str | None = Field(None, description="Only of this user: NAME, or ip:ADDRESS.")
-    since: Day | None = Field(None, description="Only calls from this day on, by UTC.")
 
 
 class Pruning(Change):
@@ -255,16 +254,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """List how calls ended, by upstream and model, the most failures first."""
     since = datetime.now(UTC) - call.query.since
-    return [
-        {
-            "upstream": each.provider,
-            "model": each.slug,
-            "calls": each.total,
-            "failed": sum(each.failures.values()),
-            "how": each.failures,
-        }
-        for each in current_services().reports.outcomes(since=since, top=1000)
-    ]
+    return [each.as_json() for each in current_services().reports.outcomes(since=since, top=1000)]
 
 
 @action("GET /ledger/check", "read", query=OfUser, command="ledger check")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from itertools import groupby
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from chatapp.blueprints.admin.formats import choice, page_of, shown
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services
 from ratelimit_ext import OperatorError
-from ratelimit_ext.operators import advice_text, explained, iso_time
+from ratelimit_ext.operators import advice_text, explained, record_as_json
 
 #: The time that is shown, in seconds and in words.
 SPANS: Final = {
@@ -48,7 +47,7 @@ def denials() -> ResponseReturnValue:
     records = [each for each in records if limit in ("", each.limit)]
     return shown(
         "admin/denials.html",
-        {"denials": map(_record, reversed(records))},
+        {"denials": map(record_as_json, reversed(records))},
         span=span,
         spans=[(each, each.replace("m", " min").replace("h", " h")) for each in SPANS],
         span_words=span_words,
@@ -63,11 +62,6 @@ def denials() -> ResponseReturnValue:
         unkept=unkept,
         problem="".join(problems),
     )
-
-
-def _record(denial: Any) -> dict[str, Any]:
-    times = {"at": iso_time(denial.at), "until": iso_time(denial.until)}
-    return {**asdict(denial), **times}
 
 
 def check_remembered() -> None:

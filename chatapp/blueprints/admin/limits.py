@@ -49,16 +49,7 @@ def limits() -> ResponseReturnValue:
                 }
                 for each in upstreams
             ),
-            "calls": (
-                {
-                    "upstream": each.provider,
-                    "model": each.slug,
-                    "calls": each.total,
-                    "failed": sum(each.failures.values()),
-                    "statuses": each.calls,
-                }
-                for each in outcomes
-            ),
+            "calls": ({**each.as_json(), "statuses": each.calls} for each in outcomes),
         },
         at=at,
         shares=[(each, f"{each} %") for each in NEAR],

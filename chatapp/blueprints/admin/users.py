@@ -21,7 +21,7 @@ from chatapp.operators.blocks import KEY_SWITCH, USER_SWITCH
 from chatapp.operators.callers import shared_operators
 from chatapp.operators.keys import people_of, state_of
 from chatapp.operators.reports import forecasts
-from chatapp.operators.users import state_of as state_of_user
+from chatapp.operators.users import as_json
 from chatapp.services import current_services
 from chatapp.web.call_limits import SURGE
 from chatapp.web.current_request import user_identity
@@ -186,16 +186,9 @@ def _records(
     own: OwnersAmounts,
     spent: Mapping[str | None, int],
 ) -> Records:
-    for user, valid, has in _with_facts(found, keys, own):
-        yield {
-            "user": user.name,
-            "plan": user.plan,
-            "team": user.team_name,
-            "state": state_of_user(user),
-            "valid_keys": valid,
-            "usd_this_month": spent.get(user_identity(user.name), 0) / MICRO,
-            "limits": has,
-        }
+    for user, valid, _ in _with_facts(found, keys, own):
+        usd = spent.get(user_identity(user.name), 0) / MICRO
+        yield {**as_json(user, own), "valid_keys": valid, "usd_this_month": usd}
 
 
 def _spent_this_month(team: str | None = None) -> dict[str | None, int]:

@@ -29,20 +29,9 @@ HEADERS: Final = {"WWW-Authenticate": 'Bearer realm="chatapp admin"'}
 #: Statuses by the codes of operators' errors. Others are what was sent: 422.
 STATUSES: Final = {
     "forbidden": 403,
-    **dict.fromkeys(
-        ("unknown_user", "unknown_key", "unknown_team", "unknown_caller", "unknown_admin_key"), 404
-    ),
-    **dict.fromkeys(
-        (
-            "unknown_call",
-            "unknown_upstream",
-            "uncounted",
-            "no_amount",
-            "no_override",
-            "nothing_counted",
-        ),
-        404,
-    ),
+    **dict.fromkeys(("unknown_user", "unknown_key", "unknown_team", "unknown_caller"), 404),
+    **dict.fromkeys(("unknown_admin_key", "unknown_call", "unknown_upstream"), 404),
+    **dict.fromkeys(("uncounted", "no_amount", "no_override", "nothing_counted"), 404),
     **dict.fromkeys(("other_plan", "other_team", "deactivated_user", "unusable_key"), 409),
     **dict.fromkeys(("has_keys", "last_keys", "not_shared", "disabled", "not_remembered"), 409),
     **dict.fromkeys(("not_searchable", "too_many_overrides", "no_webhook"), 409),

@@ -164,8 +164,11 @@ UNKNOWN = {
     "user": (lambda a: a.set_amount("user", "zoe", "plan", "1/day"), UnknownUserError),
     "key": (lambda a: a.set_amount("key", "0" * 16, "plan", "1/day"), UnknownKeyError),
     "team": (lambda a: a.set_amount("team", "zoe", "plan", "1/day"), UnknownTeamError),
-    "member": (lambda a: a.set_team("zoe", None), UnknownUserError),
-    "membership": (lambda a: a.set_team("zoe", "sales"), UnknownTeamError),
+    "member": (lambda a: a.change("user", "zoe", team_name=None), UnknownUserError),
+    "membership": (
+        lambda a: a.create_key("zoe", plan=None, default_plan="starter", team="sales"),
+        UnknownTeamError,
+    ),
     "files": (lambda a: a.change("key", "0" * 16, files=True), UnknownKeyError),
     "limits": (lambda a: a.change("team", "zoe", limits=None), UnknownTeamError),
 }
@@ -190,7 +193,7 @@ def test_a_new_key_moves_no_user(accounts: Accounts) -> None:
     assert refused.value.code == "other_team"
     with pytest.raises(UnknownTeamError):
         accounts.create_key("bob", plan=None, default_plan="starter", team="sales")
-    accounts.set_team("alice", "research")
+    accounts.change("user", "alice", team_name="research")
     accounts.create_key("alice", plan=None, default_plan="starter", team="research")
     assert [user.name for user in accounts.users()] == ["alice"]
     assert len(accounts.all_keys()) == 2

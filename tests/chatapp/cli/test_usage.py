@@ -100,7 +100,7 @@ def test_forecasts_are_listed(
 ) -> None:
     """Of users or teams, as the guide says, as JSON or CSV; not for other subjects or times."""
     accounts.create_team("red")
-    accounts.set_team("alice", "red")
+    accounts.change("user", "alice", team_name="red")
     accounts.set_amount("team", "red", "team-usd-month", "0.009 usd/month")
     now = datetime.now(UTC)
     past = [

@@ -414,7 +414,7 @@ def test_a_call_does_what_its_command_does(
     }
     assert services.alerts is not None
     services.alerts.webhook = Webhook(receiver.url, signing_key(SECRET))
-    made = re.compile(r"\b[0-9a-f]{16}\b")
+    made = re.compile(r"\b[0-9a-f]{16}\b|(?<=\(deleted )[-0-9: ]+")  # by either, at another time
     with (
         closing(sqlite3.connect(database_url.removeprefix("sqlite:///"))) as file,
         closing(sqlite3.connect(":memory:")) as before,

@@ -503,7 +503,7 @@ def test_a_team_that_is_gone_gives_no_rights(app: Flask, api: Api, accounts: Acc
     """Nor does one that a user has left."""
     lead = new_key(app, "all", team="sales")
     assert api("GET", "/users/bob", key=lead).status_code == 200
-    accounts.set_team("bob", None)
+    accounts.change("user", "bob", team_name=None)
     assert api("GET", "/users/bob", key=lead).status_code == 403
 
 
