@@ -108,32 +108,14 @@ class _Command:
         self._present = present
         self._verb = [word for word in line.split() if not word.isupper()][-1]
         self._fixed = fixed
-        positional = [word.lower().removesuffix("...") for word in line.split() if word.isupper()]
         self._path = [name for name in row.parts if name not in fixed]
         self._places = [each for each in places(row).values() if each.name not in COMMON]
-        self._arguments = [
-            click.Argument(
-                [name],
-                metavar=name.upper() + "..." * (f"{name.upper()}..." in line),
-                nargs=-1 if f"{name.upper()}..." in line else 1,
-                required=True,
-                type=self._type(name),
-            )
-            for name in positional
-        ]
-        self._words = {
-            each.name: each.name.upper() if each.name in positional else f"--{_option_name(each)}"
-            for each in self._places
+        self._arguments = {
+            each.name: each for each in (_argument(row, w) for w in line.split() if w.isupper())
         }
-        self._options = [_option(each) for each in self._places if each.name not in positional]
-
-    def _type(self, name: str) -> click.ParamType[Any] | None:
-        if name == "csv":
-            return click.File("r", encoding="utf-8-sig")
-        words = self._row.parts.get(name)
-        return click.Choice(words) if words else None
 
     def click_command(self, name: str) -> click.Command:
+        options = [_option(each) for each in self._places if each.name not in self._arguments]
         run: Any = with_json(partial(self.run))
         if self._row.method != "GET":
             run = by_operator(run)
@@ -141,13 +123,9 @@ class _Command:
             run = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")(run)
         if "confirm" in self._row.shown:
             run = click.option("--yes", is_flag=True, help="Do not ask.")(run)
-        common = list(reversed(run.__click_params__))
-        return click.Command(
-            name,
-            params=[*self._arguments, *self._options, *common],
-            callback=with_appcontext(self.run),
-            help=_help(self._row, self._verb),
-        )
+        params = [*self._arguments.values(), *options]
+        make = click.command(name, params=params, help=_help(self._row, self._verb))
+        return make(with_appcontext(run))
 
     def run(
         self,
@@ -183,7 +161,9 @@ class _Command:
         sentence = error.sentence
         for each in self._places:
             name = f"({each.name}|{'.'.join(each.names)})"
-            sentence = re.sub(rf'"{name}"|^{name}(?=:)', self._words[each.name], sentence)
+            is_option = each.name not in self._arguments
+            word = f"--{_option_name(each)}" if is_option else each.name.upper()
+            sentence = re.sub(rf'"{name}"|^{name}(?=:)', word, sentence)
         return sentence
 
     def _paths_of(self, given: Mapping[str, Any]) -> Iterator[dict[str, str]]:
@@ -260,6 +240,18 @@ class _Command:
             output.echo_table_of(rows, columns=columns, empty=row.shown.get("empty", ""))
         if more:
             click.echo(f"There is more: add --cursor {more}", err=True)
+
+
+def _argument(row: Action, word: str) -> click.Argument:
+    """Return the argument of a word in the command's line: `KEY`, or `KEY...` for several."""
+    name = word.removesuffix("...").lower()
+    kind: click.ParamType[Any] | None = None
+    if name == "csv":
+        kind = click.File("r", encoding="utf-8-sig")
+    elif row.parts.get(name):
+        kind = click.Choice(row.parts[name])
+    nargs = -1 if word.endswith("...") else 1
+    return click.Argument([name], metavar=word, nargs=nargs, required=True, type=kind)
 
 
 def _option(place: Place) -> click.Option:
