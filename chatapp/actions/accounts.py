@@ -227,7 +227,7 @@ def put_user(call: Call, user: str) -> users.Put:
 
 
 def _check_members_fields(call: Call) -> None:
-    """A team's administrator makes members and changes amounts, nothing else."""
+    """Raise OperatorError if a team's administrator changes more than membership and amounts."""
     given = call.body.model_fields_set
     for field in ("plan", "active"):
         if field in given:

@@ -46,7 +46,7 @@ class Place(NamedTuple):
 
     @property
     def is_nested(self) -> bool:
-        """Whether it has fields of its own."""
+        """Return whether its value is an object with fields."""
         return isinstance(self.type, type) and issubclass(self.type, Fields)
 
 

@@ -34,7 +34,7 @@ def traffic(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def findings(answer: Mapping[str, Any]) -> None:
-    """Exits with 1 if there are any problems."""
+    """Print the problems on standard error, and what was checked."""
     if answer["differ"]:
         click.echo(RESTORE, err=True)
     for each in answer["spent"]:

@@ -53,7 +53,9 @@ class Operator:
     def check_team(self, name: str | None) -> None:
         """OperatorError for another team than their own."""
         if self.team not in {None, name}:
-            raise forbidden(f"Your key is of the team {self.team}, and sees no other.")
+            raise forbidden(
+                f"Keys of the team {self.team} cannot see other teams; ask an operator."
+            )
 
     def check_user(self, name: str, *, may_be_new: bool = False) -> None:
         """OperatorError for a user who is not in their team, whether there is one or not."""
@@ -61,7 +63,7 @@ class Operator:
             return
         user = current_services().accounts.user(name)
         if user.team_name != self.team if user else not may_be_new:
-            raise forbidden(f"{name} is not in the team {self.team}, which your key is of.")
+            raise forbidden(f"{name} is not in the team {self.team} of your key.")
 
     def check_powers(self, *, people: object = None, files: object = False) -> None:
         """OperatorError unless they may give a key these powers. So they neither change a key that
@@ -80,7 +82,7 @@ class Operator:
         """OperatorError unless they may see a key, change it, or get a secret with its powers."""
         found = current_services().accounts.find(public_id_of(public_id))
         if self.team is not None and (found is None or not self.sees_key(*found)):
-            raise forbidden(f"{public_id} is no key of the team {self.team}.")
+            raise forbidden(f"Key {public_id} does not belong to the team {self.team}.")
         if found is not None and (changes or shows_secret):
             self.check_powers(people=found[0].people, files=shows_secret and found[0].files)
 
@@ -115,7 +117,7 @@ class Operator:
         self.check_user(user, may_be_new=True)
         self.check_team(team or self.team)
         if plan not in {None, known.plan if known else services.default_plan}:
-            raise forbidden(f"Your key is of the team {self.team}, and gives no plans.")
+            raise forbidden(f"Keys of the team {self.team} cannot set plans; ask an operator.")
         return self.team
 
     def own(self, users: Iterable[User]) -> Sequence[User]:

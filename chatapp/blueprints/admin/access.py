@@ -128,7 +128,7 @@ def of_session() -> dict[str, object]:
 
 @bp.errorhandler(HTTPException)
 def refuse(error: HTTPException) -> ResponseReturnValue:
-    """Errors as a page, with the status and the headers that they have anyway."""
+    """Return an error as a page, with its status and its headers."""
     response = cast(Response, error.get_response())
     if response.status_code >= 400:
         said = getattr(error, "message", "")  # a 429 states there how long to wait

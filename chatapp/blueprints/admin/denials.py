@@ -65,11 +65,11 @@ def denials() -> ResponseReturnValue:
 
 
 def check_remembered() -> None:
-    """OperatorError if neither denials nor shadows are remembered."""
+    """Raise OperatorError if neither denials nor shadows are remembered."""
     if not current_services().settings.remember_denials:
         raise OperatorError(
             "not_remembered",
-            "Denials and shadows are not remembered, as CHATAPP_REMEMBER_DENIALS is false.",
+            "Denials and shadows are not remembered. Set CHATAPP_REMEMBER_DENIALS to true.",
         )
 
 

@@ -33,7 +33,7 @@ OUTCOMES: Final = {
 
 @bp.get("/live")
 def live() -> ResponseReturnValue:
-    """The page, whose script asks for it again and again."""
+    """Return the page. Its script requests it again every few seconds."""
     counted: Mapping[int, Mapping[str, Counter[str]]] = {}
     denied: list[Any] = []
     with reported() as problems:
@@ -62,7 +62,7 @@ def live() -> ResponseReturnValue:
 
 
 def _record(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a limit decided in the hour, and of it in the last two minutes."""
+    """Return what a limit decided in the hour, and in the last two minutes of it."""
     now = {f"{outcome}_now": row["now"][outcome] for outcome in ("allowed", "denied")}
     return {"limit": row["name"], **now, **{each: row["hour"][each] for each in OUTCOMES}}
 
@@ -70,7 +70,7 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
 def _row(
     name: str, counted: Mapping[int, Mapping[str, Counter[str]]], minutes: Mapping[int, str]
 ) -> dict[str, Any]:
-    """What a limit decided now and in the hour, and its bars."""
+    """Return what a limit decided now and in the hour, and its bars."""
     by_minute = [(minute, limits.get(name, Counter())) for minute, limits in counted.items()]
     now: Counter[str] = sum((counts for _, counts in by_minute[-NOW:]), Counter())
     hour: Counter[str] = sum((counts for _, counts in by_minute), Counter())

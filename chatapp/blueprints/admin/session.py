@@ -51,7 +51,7 @@ class Sessions:
 
     @cached_property
     def _key(self) -> bytes:
-        """Slow to find by guessing tokens, for the holder of a cookie."""
+        """Return the signing key, slowly: so a stolen cookie does not help to guess the token."""
         return scrypt(self._token, salt=b"chatapp /admin", n=2**14, r=8, p=1)
 
     def begin(self, response: Response, *, name: str, key_id: str) -> None:

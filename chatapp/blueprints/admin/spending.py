@@ -80,9 +80,9 @@ def spending() -> ResponseReturnValue:
 
 @bp.get("/call")
 def call() -> ResponseReturnValue:
-    """One call by its id, which its answer has as x-call-id."""
+    """Return the call whose answer had this x-call-id."""
     row = current_services().reports.call(query("id").strip())
     if row is None:
-        raise ApiError(404, "not_found", "The ledger has no call of that id.")
+        raise ApiError(404, "not_found", "The ledger has no call with that id.")
     g.admin.operator.check_team(row["team"])
     return shown("admin/call.html", {}, call=reports.with_dollars(row))

@@ -66,7 +66,7 @@ def users() -> ResponseReturnValue:
 
 @bp.get("/user")
 def user() -> ResponseReturnValue:
-    """One user: plan, keys, amounts, what limits have counted, and the latest denials."""
+    """Return one user: plan, keys, amounts, what limits have counted, and the latest denials."""
     name, services = query("name"), current_services()
     g.admin.operator.check_user(name)
     identity = user_identity(name)
@@ -113,7 +113,7 @@ def user() -> ResponseReturnValue:
 
 @bp.get("/team")
 def team() -> ResponseReturnValue:
-    """One team: its members, what they have spent on it, its budgets, and their latest denials."""
+    """Return one team: its members, their spending for it, its budgets, and the latest denials."""
     name, services = query("name"), current_services()
     g.admin.operator.check_team(name)
     found = services.accounts.team(name)
@@ -192,6 +192,6 @@ def _records(
 
 
 def _spent_this_month(team: str | None = None) -> dict[str | None, int]:
-    """Micro-dollars by user."""
+    """Return micro-dollars by user."""
     found = current_services().reports.spending(by="user", since=month_start(), team=team)
     return {each.subject: each.cost_micro_usd for each in found}

@@ -979,7 +979,7 @@ def test_denials_are_explained(make_app: AppMaker, uri: str, accounts: Accounts)
         rows = client.get(f"/admin/denials?{query}").text.partition("<tbody>")[2]
         assert ("bob</a></th>" in rows, "203.0.113.9</th>" in rows) == (is_shown, not is_shown)
     assert "There is no user &#39;eve&#39;" in client.get("/admin/denials?identity=eve").text
-    none = "No denial of alice by plan is known in the last 48 hours."
+    none = "No denial of alice by plan is recorded in the last 48 hours."
     assert none in client.get("/admin/denials?identity=alice&limit=plan&span=48h").text
     assert "2 more like this until" in client.get("/admin/user?name=bob").text
     assert "No denial of this user or their keys" in client.get("/admin/user?name=alice").text
@@ -1020,7 +1020,7 @@ def test_denials_may_be_off(make_app: AppMaker, uri: str, accounts: Accounts) ->
     client = app.test_client()
     log_in(client)
     for view in ("live", "denials", "shadow"):
-        assert "CHATAPP_REMEMBER_DENIALS is false." in client.get(f"/admin/{view}").text
+        assert "Set CHATAPP_REMEMBER_DENIALS to true." in client.get(f"/admin/{view}").text
     assert "Limits now" in client.get("/admin/user?name=alice").text
 
 
