@@ -44,6 +44,17 @@ class AdminKey(Key):
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
 
+    def as_json(self) -> dict[str, object]:
+        return {
+            "id": self.public_id,
+            "name": self.name,
+            "scopes": list(self.scopes),
+            "team": self.team,
+            "created": self.created_at.isoformat(timespec="seconds"),
+            "expires": self.expires_at and self.expires_at.isoformat(timespec="seconds"),
+            "revoked": self.revoked_at and self.revoked_at.isoformat(timespec="seconds"),
+        }
+
 
 class UnknownAdminKeyError(LookupError, ValueError):
     """There is no management key of that public id."""

@@ -23,7 +23,7 @@ from chatapp.actions.action import (
     action,
     of_field,
 )
-from chatapp.operators import admin_keys, amounts, arguments, keys, user_file, users
+from chatapp.operators import amounts, arguments, callers, keys, user_file, users
 from chatapp.operators.amounts import OwnersAmounts, checked
 from chatapp.operators.callers import name_of
 from chatapp.operators.errors import unknown
@@ -311,9 +311,10 @@ def create_key(call: Call) -> dict[str, object]:
     _check_team(team)
     plan = known.plan if known else body.plan or services.default_plan
     limits = _checked_amounts(call, "key", body.limits, plan) if body.limits else {}
-    made = keys.create_key(
+    made = services.accounts.create_key(
         body.user,
         plan=body.plan,
+        default_plan=services.default_plan,
         team=team,
         name=body.name,
         expires_at=body.expires,
@@ -321,8 +322,8 @@ def create_key(call: Call) -> dict[str, object]:
         models=body.models,
         people=body.people and body.people.people(),
         bound_team=operator.team,
-        **call.why,
     )
+    callers.note("create-key", made.public_id, **call.why_or(f"of {body.user}"))
     until = "without expiry" if body.expires is None else f"until {body.expires:%Y-%m-%d}"
     done = [f"Key {made.public_id} of {body.user}, {until}. It is shown only once."]
     if is_first:
@@ -532,7 +533,7 @@ def _checked_amounts(
 )
 def list_admin_keys(_call: Call) -> list[dict[str, object]]:
     """List the management keys, without their secrets."""
-    return [admin_keys.as_json(each) for each in current_services().admin_keys.all()]
+    return [each.as_json() for each in current_services().admin_keys.all()]
 
 
 @action("POST /admin-keys", "all", body=NewAdminKey, command="admin-keys create NAME")
@@ -540,9 +541,12 @@ def create_admin_key(call: Call) -> dict[str, object]:
     """Create a management key. It is shown only once."""
     body = call.body
     _check_team(body.team)
-    made = admin_keys.create(
-        body.name, body.scopes, team=body.team, expires_at=body.expires, **call.why
+    scopes = sorted(set(body.scopes))
+    made = current_services().admin_keys.create(
+        body.name, scopes, team=body.team, expires_at=body.expires
     )
+    rights = ", ".join([*scopes, *([f"team {body.team}"] if body.team else [])])
+    callers.note("create-admin-key", made.public_id, amount=rights, **call.why_or(body.name))
     done = f"Key {made.public_id} of {body.name}. It is shown only once."
     return {"id": made.public_id, "key": made.text, "done": done}
 
@@ -550,13 +554,18 @@ def create_admin_key(call: Call) -> dict[str, object]:
 @action("DELETE /admin-keys/<key>", "all", command="admin-keys revoke KEY")
 def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a management key for good. Does nothing if it is already revoked."""
-    return {"done": f"Key {key} of {admin_keys.revoke(key, **call.why).name} is revoked."}
+    name = current_services().admin_keys.revoke(key).name
+    callers.note("revoke-admin-key", key, **call.why_or(name))
+    return {"done": f"Key {key} of {name} is revoked."}
 
 
 @action("POST /admin-keys/<key>/rotate", "all", body=Rotation, command="admin-keys rotate KEY")
 def rotate_admin_key(call: Call, key: str) -> dict[str, object]:
     """Replace a management key: create one like it. The old one expires after the overlap."""
-    made, old = admin_keys.rotate(key, overlap=call.body.overlap, **call.why)
+    made, old = current_services().admin_keys.rotate(key, overlap=call.body.overlap)
+    assert old.expires_at is not None
+    why = call.why_or(f"{old.name}, replaced by {made.public_id}")
+    callers.note("rotate-admin-key", key, until=old.expires_at.timestamp(), **why)
     end = f"{old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
     done = (
         f"Key {made.public_id} replaces {key}, which is valid until {end}. It is shown only once."

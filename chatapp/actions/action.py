@@ -117,7 +117,12 @@ class Call:
     @property
     def why(self) -> dict[str, str]:
         """Return the reason and the operator, for the log of changes."""
-        return {"reason": (self.body or self.query).reason.strip(), "by": self.operator.by}
+        return self.why_or("")
+
+    def why_or(self, reason: str) -> dict[str, str]:
+        """Return the same with this reason, if none was given."""
+        given = (self.body or self.query).reason.strip()
+        return {"reason": given or reason, "by": self.operator.by}
 
 
 ACTIONS: Final[list[Action]] = []

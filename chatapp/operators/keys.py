@@ -1,9 +1,9 @@
-"""What operators do with keys: create, revoke and replace them; and the states of keys. Each change
+"""What operators do with keys: change, revoke and replace them; and the states of keys. Each change
 is in the log of operators, and is returned in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -19,38 +19,6 @@ from ratelimit_ext import OperatorError, StorageUnavailable
 
 #: In place of a class: that of the key's plan.
 PLAN: Final = "plan"
-
-
-def create_key(  # noqa: PLR0913 - what a key has, and what the log has
-    user: str,
-    *,
-    plan: str | None,
-    team: str | None,
-    name: str,
-    expires_at: datetime | None,
-    limits: Mapping[str, str],
-    models: Sequence[str],
-    people: People | None,
-    bound_team: str | None,
-    reason: str,
-    by: str,
-) -> PresentedKey:
-    """Make a key, and its user if new: see `Accounts.create_key`."""
-    services = current_services()
-    made = services.accounts.create_key(
-        user,
-        plan=plan,
-        default_plan=services.default_plan,
-        team=team,
-        name=name,
-        expires_at=expires_at,
-        limits=limits,
-        models=models,
-        people=people,
-        bound_team=bound_team,
-    )
-    callers.note("create-key", made.public_id, reason=reason or f"of {user}", by=by)
-    return made
 
 
 def set_people(public_id: str, people: People | None, *, reason: str, by: str) -> str:

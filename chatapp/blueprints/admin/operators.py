@@ -7,7 +7,6 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.blueprints.admin.access import RIGHTS, bp, sessions
 from chatapp.blueprints.admin.formats import shown
-from chatapp.operators import admin_keys
 from chatapp.services import current_services
 from chatapp.settings import SCOPES
 
@@ -20,7 +19,7 @@ def operators() -> ResponseReturnValue:
     keys = services.admin_keys.all()
     return shown(
         "admin/operators.html",
-        {"keys": map(admin_keys.as_json, keys)},
+        {"keys": (each.as_json() for each in keys)},
         keys=keys,
         scopes=SCOPES,
         teams=services.accounts.teams(),
