@@ -4,7 +4,7 @@
 for (const form of document.querySelectorAll("form[method=post]")) {
   let isSent = false; // a double click creates one key
   form.addEventListener("submit", (event) => {
-    const question = event.submitter?.dataset.confirm ?? form.dataset.confirm;
+    const question = form.dataset.confirm;
     if (isSent || (question && !confirm(question))) event.preventDefault();
     else isSent = true;
   });

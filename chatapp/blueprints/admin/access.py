@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from typing import Final, cast
 from urllib.parse import urlencode
@@ -121,7 +121,7 @@ def of_session() -> dict[str, object]:
         "form_token": session and session.form_token,
         "done": sessions().sentence(query("done")),
         "may": may,
-        "back": back(),
+        "back": address("done"),
         "operator": session and session.operator,
     }
 
@@ -199,12 +199,12 @@ def logout() -> ResponseReturnValue:
     return response
 
 
-def back() -> str:
-    """Return the address of this page, without the sentence about the last change."""
-    try:
-        words = [(name, text) for name, text in request.args.items() if name != "done"]
-    except UnicodeDecodeError:
-        words = []
+def address(*without: str, **more: str) -> str:
+    """Return the address of this page, without these words of its query and with more."""
+    words: list[tuple[str, str]] = []
+    with suppress(UnicodeDecodeError):
+        words = [(name, text) for name, text in request.args.items() if name not in without]
+    words += more.items()
     return f"{request.path}?{urlencode(words)}" if words else request.path
 
 

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeAlias, TypeVar
-from urllib.parse import urlencode
 
-from flask import Response, render_template, request
+from flask import Response, render_template
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts import TEAM, USER
-from chatapp.blueprints.admin.access import CSV, bp, query
+from chatapp.blueprints.admin.access import CSV, address, bp, query
 from chatapp.blueprints.admin.chart import dollars
 from chatapp.operators import spreadsheet
 from chatapp.services import current_services
@@ -88,11 +87,7 @@ def shown(template: str, tables: Mapping[str, Records], **context: object) -> Re
 
 def _download(table: str) -> str:
     """Return the address of a table as CSV, with what the view is filtered by."""
-    try:
-        filters = [(k, v) for k, v in request.args.items() if k not in {CSV, "done", "page"}]
-    except UnicodeDecodeError:
-        filters = []
-    return f"{request.path}?{urlencode([*filters, (CSV, table)])}"
+    return address(CSV, "done", "page", **{CSV: table})
 
 
 def page_of(rows: Sequence[T]) -> Page[T]:
