@@ -52,11 +52,9 @@ def users() -> ResponseReturnValue:
     return shown(
         "admin/users.html",
         {"users": _records(found, keys, own, spent)},
-        page=Page(_with_facts(page.rows, keys, own), page.number, page.count),
+        page=Page([*_records(page.rows, keys, own, spent)], page.number, page.count),
         searched=searched,
         brought_by=brought_by,
-        spent=spent,
-        identity_of=user_identity,
         plans=services.plans,
         teams=[(each, own.of("team", each.name, each.limits)) for each in teams],
         members=Counter(each.team_name for each in everyone),
@@ -136,10 +134,9 @@ def team() -> ResponseReturnValue:
         shares=[(each, amounts.share_text(each)) for each in shares],
         ahead=amounts.ahead_text(shares),
         team=found,
-        page=Page(_with_facts(page.rows, keys, own), page.number, page.count),
+        page=Page([*_records(page.rows, keys, own, spent)], page.number, page.count),
         others=[each for each in everyone if each.team_name != name][:MOST],
         spent=spent,
-        identity_of=user_identity,
         former=sum(spent.values()) - sum(spent.get(user_identity(m.name), 0) for m in members),
         **limits,
     )
@@ -172,23 +169,17 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
     }
 
 
-def _with_facts(
-    found: Iterable[User], keys: Sequence[ApiKey], own: OwnersAmounts
-) -> list[tuple[User, int, Mapping[str, str]]]:
-    """Return the users, each with the number of valid keys and the amounts of their own."""
-    valid = Counter(key.user for key in keys if key.is_usable)
-    return [(user, valid[user.name], own.of("user", user.name, user.limits)) for user in found]
-
-
 def _records(
     found: Iterable[User],
     keys: Sequence[ApiKey],
     own: OwnersAmounts,
     spent: Mapping[str | None, int],
 ) -> Records:
-    for user, valid, _ in _with_facts(found, keys, own):
+    """Yield the users as the acts show them, with their valid keys and spending."""
+    valid = Counter(key.user for key in keys if key.is_usable)
+    for user in found:
         usd = spent.get(user_identity(user.name), 0) / MICRO
-        yield {**as_json(user, own), "valid_keys": valid, "usd_this_month": usd}
+        yield {**as_json(user, own), "valid_keys": valid[user.name], "usd_this_month": usd}
 
 
 def _spent_this_month(team: str | None = None) -> dict[str | None, int]:
