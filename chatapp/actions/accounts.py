@@ -290,7 +290,10 @@ def list_keys(call: Call) -> list[dict[str, object]]:
     """List the keys, without their secrets."""
     accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
     if query.user is not None:
-        _check_known(call, query.user)
+        call.operator.check_user(query.user)
+        if accounts.user(query.user) is None:
+            with of_field("user"):
+                raise unknown("user", query.user)
     user_of = {each.name: each for each in accounts.users()}
     return [
         keys.as_json(each, own)
@@ -400,13 +403,6 @@ def turn_accounts_off(call: Call) -> dict[str, object]:
     """Serve without keys again, after the database was replaced by one without keys."""
     keys.turn_accounts_off(**call.why)
     return {"done": "Accounts are off; no request needs a key."}
-
-
-def _check_known(call: Call, user: str) -> None:
-    call.operator.check_user(user)
-    if current_services().accounts.user(user) is None:
-        with of_field("user"):
-            raise unknown("user", user)
 
 
 def _key(call: Call, key: str) -> dict[str, object]:

@@ -231,16 +231,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     usage count.
     """
     found = current_services().reports.estimates(since=call.query.since)
-    return [
-        {
-            **asdict(each),
-            "input_ratio": each.input.ratio,
-            "input_over": each.input.calls_over / each.calls,
-            "output_ratio": each.output.ratio,
-            "output_over": each.output.calls_over / each.calls,
-        }
-        for each in found
-    ]
+    return list(map(reports.estimates_as_json, found))
 
 
 @action(
@@ -254,7 +245,8 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """List how calls ended, by upstream and model, the most failures first."""
     since = datetime.now(UTC) - call.query.since
-    return [each.as_json() for each in current_services().reports.outcomes(since=since, top=1000)]
+    found = current_services().reports.outcomes(since=since, top=1000)
+    return list(map(reports.outcomes_as_json, found))
 
 
 @action("GET /ledger/check", "read", query=OfUser, command="ledger check")

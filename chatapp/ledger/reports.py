@@ -108,11 +108,6 @@ class Outcomes:
         failed = {each: count for each, count in self.calls.items() if each not in NO_FAILURE}
         return dict(sorted(failed.items(), key=lambda item: -item[1]))
 
-    def as_json(self) -> dict[str, object]:
-        failed = sum(self.failures.values())
-        named = {"upstream": self.provider, "model": self.slug}
-        return {**named, "calls": self.total, "failed": failed, "how": self.failures}
-
 
 @dataclass(frozen=True, slots=True)
 class Tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, time, timedelta
 from typing import Any, Final
 
@@ -11,7 +12,7 @@ from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import TIME, Forecast
-from chatapp.ledger.reports import CREDITED, MICRO, midnight
+from chatapp.ledger.reports import CREDITED, MICRO, ModelEstimates, Outcomes, midnight
 from chatapp.ledger.retention import prune
 from chatapp.operators import callers
 from chatapp.services import current_services
@@ -209,6 +210,20 @@ def with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 def alert_in_dollars(alert: Mapping[str, Any]) -> dict[str, Any]:
     return {**alert, **{name: alert[name] / MICRO for name in ("spent", "amount")}}
+
+
+def outcomes_as_json(found: Outcomes) -> dict[str, object]:
+    failed = sum(found.failures.values())
+    named = {"upstream": found.provider, "model": found.slug}
+    return {**named, "calls": found.total, "failed": failed, "how": found.failures}
+
+
+def estimates_as_json(found: ModelEstimates) -> dict[str, object]:
+    shown = asdict(found)
+    for kind, tokens in (("input", found.input), ("output", found.output)):
+        shown[f"{kind}_ratio"] = tokens.ratio
+        shown[f"{kind}_over"] = tokens.calls_over / found.calls
+    return shown
 
 
 def counted(number: int, thing: str) -> str:

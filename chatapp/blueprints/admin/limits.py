@@ -49,7 +49,9 @@ def limits() -> ResponseReturnValue:
                 }
                 for each in upstreams
             ),
-            "calls": ({**each.as_json(), "statuses": each.calls} for each in outcomes),
+            "calls": (
+                {**reports.outcomes_as_json(each), "statuses": each.calls} for each in outcomes
+            ),
         },
         at=at,
         shares=[(each, f"{each} %") for each in NEAR],
