@@ -512,6 +512,17 @@ def test_no_page_shows_a_commands_flags() -> None:
     assert not [page.name for page in pages if re.search(r"[ >]--[a-z]", page.read_text())]
 
 
+def test_every_form_that_is_filled_in_asks_for_the_reason(
+    admin: FlaskClient, accounts: Accounts
+) -> None:
+    """For the log of changes."""
+    pages = [admin.get(view).text for view in VIEWS]
+    forms = [each for page in pages for each in re.findall(r"<form.*?</form>", page, re.DOTALL)]
+    filled_in = [each for each in forms if 'class="fields"' in each]
+    assert len(filled_in) > 15
+    assert not [each for each in filled_in if each.count('name="reason"') != 1]
+
+
 # -- what it shows -----------------------------------------------------------------------------
 
 
