@@ -363,9 +363,9 @@ def _plain(change: Change) -> dict[str, Any]:
     if change.verb == "adjust":
         return words | {"receipt": change.receipt, "delta": change.numbers[1]}
     words["hold"] = list(change.hold[:2])
-    if change.verb == "settle":
-        words["actual"], words["unseen"] = change.numbers[1], change.numbers[2:] == (1,)
-    return words
+    if change.verb == "release":
+        return words | {"undone": change.numbers[1:] == (1,)}
+    return words | {"actual": change.numbers[1], "unseen": change.numbers[2:] == (1,)}
 
 
 def _change(words: dict[str, Any]) -> Change:
@@ -381,7 +381,7 @@ def _change(words: dict[str, Any]) -> Change:
         actual, unseen = _whole(words["actual"]), words.get("unseen") is True
         return Change.settle(verdict, Hold(hold_id, lease_us), actual, unseen=unseen)
     if words["verb"] == "release":
-        return Change.release(charge, Hold(hold_id, lease_us))
+        return Change.release(charge, Hold(hold_id, lease_us), undone=words.get("undone") is True)
     raise ValueError(f"unknown change {words['verb']!r}")
 
 

@@ -463,7 +463,9 @@ def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
     verdict = Verdict(charge, True, 0, 0, 0, 2**52)
     changes = [
         Change.settle(verdict._replace(receipt=None), Hold(2**48 - 1, 10**9), 0),
+        Change.settle(verdict._replace(receipt=None), Hold(2**48 - 1, 10**9), 0, unseen=True),
         Change.release(charge, Hold(2**48 - 1, 10**9)),
+        Change.release(charge, Hold(2**48 - 1, 10**9), undone=True),
         Change.adjust(verdict, -(2**50)),
         Change.adjust(verdict._replace(receipt=None), 5),
     ]
