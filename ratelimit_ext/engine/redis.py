@@ -140,12 +140,11 @@ class RedisEngine:
 # -- the names of buckets, for commands: no request looks for names -----------------------------
 
 
-def stored_names(client: Any, prefix: str, most: int | None = None) -> Iterator[str]:
-    """Yield the names that begin with the prefix, at most ``most``, by SCAN, which does not block
-    the server; on a cluster, of all masters. One may come twice. Raises the client's errors."""
+def stored_names(client: Any, prefix: str) -> Iterator[str]:
+    """Yield the names that begin with the prefix, by SCAN, which does not block the server; on a
+    cluster, of all masters. One may come twice. Raises the client's errors."""
     pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
-    found = client.scan_iter(match=pattern, count=SCAN_COUNT)
-    for name in islice(found, most):
+    for name in client.scan_iter(match=pattern, count=SCAN_COUNT):
         yield name if isinstance(name, str) else name.decode("utf-8", "replace")
 
 
