@@ -31,6 +31,10 @@ class Claim(NamedTuple):
     most: int
 
 
+#: The ``on_denial`` of a limit on denials that no denial triggers.
+NEVER: Final = (999,)
+
+
 class Charge(NamedTuple):
     """What one request claims of one bucket.
 

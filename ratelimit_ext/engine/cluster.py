@@ -25,7 +25,7 @@ from typing import Any, Final
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import NEVER, NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageFull, StorageUnavailable
 from ratelimit_ext.core.key import beside, hash_tag, is_beside, slot_of, with_tag
@@ -40,8 +40,7 @@ LOOK: Final = "0"
 TAKE: Final = "1"
 #: Take nothing, as another group has denied the request, and store what a denial stores.
 TAKE_NOTHING: Final = "1 of nothing"
-#: A limit on denials that no denial triggers; one that is taken if it fits.
-NEVER: Final = (999,)
+#: A limit on denials that is taken if it fits.
 IF_IT_FITS: Final = "s"
 #: The share of the deadline in which refunds are sent if it is over.
 REFUND_SHARE: Final = 0.25

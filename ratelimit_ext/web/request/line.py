@@ -18,7 +18,7 @@ from typing import Any, Final, TypeAlias
 import flask
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.charge import NEVER, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.events import Events, WaitEvent, WaitOutcome
 from ratelimit_ext.engine.bell import bell
@@ -34,8 +34,6 @@ NOTICED_S: Final = 0.5
 LOOK_EVERY_S: Final = LOOK_US / 1_000_000
 #: The shortest sleep after the first: a higher class may take each turn.
 LEAST_S: Final = 0.005
-#: The place of a limit on denials that no denial triggers.
-NEVER: Final = (999,)
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
