@@ -1,8 +1,8 @@
 """What applies where: blueprints in blueprints, routes, groups and plans.
 
 What is inside a blueprint applies beside what the blueprint has, unless it has
-``override_defaults = true``. The manager applies that rule; here, it tells which limits apply
-together and must be distinguishable.
+``override_defaults = true``. The manager applies that rule at requests. This module uses it to find
+limits that apply together and cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -196,8 +196,14 @@ class Nesting:
 
     def _together(self) -> Iterator[tuple[list[PolicyLimit], bool]]:
         """For each name, what its blueprints have and then its own; and whether plans apply."""
-        targets, overriding = self._target_limits(), self._overriding()
+        targets = self._target_limits()
         blueprints, routes = self._blueprints.limits, self._routes.limits
+        overriding = {  # one limit decides for all beside it
+            name
+            for named in (blueprints, routes, targets)
+            for name, limits in named.items()
+            if any(limit.replaces for limit in limits)
+        }
         with_plans = {name for named in self._named for name in named.plans}
         for name in self._limited():
             outer = _reaching(name, overriding)
@@ -290,13 +296,6 @@ class Nesting:
         names = [name for each in self._named for name in (*each.limits, *each.plans)]
         members = (name for group in self._groups.values() for name in group.members)
         return dict.fromkeys([*names, *members])
-
-    def _overriding(self) -> frozenset[str]:
-        """Return the names that override what is around them: one limit decides for all beside
-        it."""
-        lists = [self._blueprints.limits, self._routes.limits, self._target_limits()]
-        named = [each for limits in lists for each in limits.items()]
-        return frozenset(name for name, limits in named if any(each.replaces for each in limits))
 
     def _target_limits(self) -> dict[str, list[PolicyLimit]]:
         targets = defaultdict(list, {name: [*own] for name, own in self._targets.limits.items()})

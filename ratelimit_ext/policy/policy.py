@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -50,13 +51,8 @@ class PolicyLimit:
     #: The application's own keywords that are written, with their values.
     keywords: tuple[tuple[str, Any], ...] = ()
     place: Place = field(default=_NOWHERE, compare=False, repr=False)
-    #: Whether ``override_defaults`` is written, and not a default.
-    states_override: bool = field(default=False, compare=False, repr=False)
-
-    @property
-    def replaces(self) -> bool:
-        """Whether it says in words that it replaces what is around it."""
-        return self.override_defaults and self.states_override
+    #: Whether ``override_defaults = true`` is written: then it replaces what is around it.
+    replaces: bool = field(default=False, compare=False, repr=False)
 
     @property
     def identities(self) -> Iterator[tuple[str, tuple[str | int, ...]]]:
@@ -108,8 +104,8 @@ class Plan:
     """Limits of the callers on a plan, wherever a blueprint or route has ``plans = true``.
 
     ``next`` is the plan that allows more, ``default`` whether callers without a plan have it.
-    ``price`` and ``upgrade_url`` are what a refusal of the plan before says of it. ``keywords`` are
-    the values of the application's own keywords.
+    ``price`` and ``upgrade_url`` are shown to callers whose plan names it as the ``next`` one.
+    ``keywords`` are the values of the application's own keywords.
     """
 
     source: str
@@ -200,8 +196,8 @@ class Policy:
                 )
 
     def check_groups(self, named: Mapping[str, str], mistakes: Mistakes) -> None:
-        """Note groups that decorators name and that are not here; ``named`` has the place of a
-        decorator of each."""
+        """Note the groups that decorators name and the policy lacks. ``named`` maps a group to the
+        place of one of its decorators."""
         for name, source in named.items():
             if name not in self.groups:
                 mistakes.add(
@@ -279,8 +275,8 @@ class Policy:
         return self._limits(self.plans.values())
 
     def warnings(self, named: Collection[str]) -> Iterator[str]:
-        """Yield what is valid and may not be meant, with its place. ``named`` are the groups that
-        decorators name."""
+        """Yield a sentence for each group that neither a decorator nor the file uses. ``named`` are
+        the groups that decorators name."""
         for name, group in self.groups.items():
             if not (group.members or name in named):
                 yield (
@@ -292,4 +288,4 @@ class Policy:
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
         grouped = (group.limits for group in self.groups.values())
         lists = (self.application, self.default, *named, *grouped, *(each.limits for each in plans))
-        return tuple({limit: limit for limits in lists for limit in limits})
+        return tuple(dict.fromkeys(chain.from_iterable(lists)))

@@ -286,8 +286,8 @@ class LimitTable(_Options):  # type: ignore[misc]
         own = tuple([(word, given.pop(word)) for word in [*given] if word not in _LIMIT_WORDS])
         given = {word: value for word, value in given.items() if value is not None}
         options = LimitOptions(**{word: given.pop(word) for word in OPTION_NAMES if word in given})
-        states_override = "override_defaults" in self.model_fields_set
-        if (self.optional or states_guard(text, options)) and not states_override:
+        is_written = "override_defaults" in self.model_fields_set
+        if (self.optional or states_guard(text, options)) and not is_written:
             # A guard applies beside other limits, and an optional one leaves most callers the rest.
             given["override_defaults"] = False
         shared = given.get("shared", True) or "scope" in given
@@ -298,7 +298,7 @@ class LimitTable(_Options):  # type: ignore[misc]
             text=text,
             parsed=parse(text),
             options=options,
-            states_override=states_override,
+            replaces=is_written and bool(self.override_defaults),
             keywords=tuple([(word, value) for word, value in own if value is not None]),
             **given,
         )

@@ -187,7 +187,7 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
     amount of their own, for whom ``amount_sentence`` makes that sentence.
     """
 
-    #: Whether its ``override_defaults`` is written, in words.
+    #: Whether ``override_defaults`` is written as true, and not a default.
     replaces: bool = False
     plan: str = ""
     plan_loader: Callable[[], str] | None = None
