@@ -393,8 +393,9 @@ class Limiter(flask_limiter.Limiter):
 
     def check_policy(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` if the policy names a blueprint or endpoint that the
-        application does not have, or a decorator a group that the policy does not have. Call it
-        when all are registered; otherwise the first request logs them, and all other limits apply.
+        application does not have, or if a decorator names a group that the policy does not have.
+        Call it when all are registered; otherwise the first request logs them, and all other limits
+        apply.
 
         Logs the groups that nothing uses."""
         components = self._hooks_of(app).components

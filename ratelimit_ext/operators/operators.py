@@ -126,7 +126,7 @@ class Operators:
         ``ConfigurationError`` with every mistake."""
         components, app = self._attached[0].components, application()
         checked = components.policies.checked(app, file)
-        manager = components.policies.manager_of(app, checked.policy)
+        manager = components.policies.manager_with(app, checked.policy)
         return checked._replace(
             warnings=(*checked.warnings, *checked.policy.warnings(named_groups(app))),
             unapplied=tuple(components.inventory.unapplied(app, manager)),
@@ -144,7 +144,8 @@ class Operators:
         components.policies.complete(app)
         if file is None:
             return components.resolver
-        return components.resolver_of(components.policies.manager_with(app, Path(file)))
+        checked = components.policies.checked(app, Path(file))
+        return components.resolver_of(components.policies.manager_with(app, checked.policy))
 
     @property
     def decider(self) -> Decider:

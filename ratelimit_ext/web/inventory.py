@@ -37,7 +37,7 @@ class Group(NamedTuple):
     endpoint: str = ""
     methods: tuple[str, ...] = ("",)
     route: Route | None = None
-    #: The policy's groups that decorators name here, each with the place of the decorator.
+    #: The policy's groups that decorators name at the endpoint, each with the decorator's place.
     named: Mapping[str, str] = {}
 
 
@@ -115,6 +115,7 @@ class Inventory:
                 continue
             methods = tuple(sorted((rule.methods or set()) - {"HEAD", "OPTIONS"})) or ("GET",)
             view, blueprint = app.view_functions[name], name.rpartition(".")[0] or None
+            named = manager.named_groups(app, name)
             deciders: dict[str | None, list[str]] = {}
             for method in methods:
                 decider = self.decider(name, view, blueprint, method)
@@ -124,7 +125,6 @@ class Inventory:
                 found = manager.applicable(route)
                 shared = [each for each in found.shared if each not in manager._application_limits]
                 title = f"{name}: {rule}" + (f" {', '.join(own)}" if len(deciders) > 1 else "")
-                named = manager.named_groups(app, name)
                 yield Group(title, [*found.own, *shared], name, tuple(own), route, named)
 
     def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
@@ -159,8 +159,8 @@ class Inventory:
         return self._distinct((each, group) for group in groups for each in group.definitions)
 
     def unapplied(self, app: flask.Flask, manager: Manager) -> Iterator[str]:
-        """Yield a sentence for each endpoint at which code keeps out limits of a policy, in whose
-        place the manager has it."""
+        """Yield a sentence for each endpoint from which code keeps limits of a policy. ``manager``
+        has that policy."""
         for group in replace(self, manager=manager).groups(app):
             if group.route is not None:
                 limits, code = manager.unapplied(group.route)

@@ -280,27 +280,25 @@ class Manager(LimitManager):
             yield from self.groups.get(name, ())
 
     def unapplied(self, route: Route) -> tuple[list[Limit], str]:
-        """Return the limits of a policy that do not apply to a route because of code; and that
+        """Return the limits of a policy that code keeps from a route, and the places of that
         code."""
         alone = copy(self)
         without = ("decorated_limits", "blueprint_limits", "route_exemptions")
         vars(alone).update({f"_{word}": {} for word in (*without, "blueprint_exemptions")}, _key="")
-        found = self.applicable(route)
-        applied = [*found.shared, *found.own]
+        shared, own = self.applicable(route)
         missing = [
             limit
             for limits in alone.applicable(route)
             for limit in limits
-            if limit not in applied and isinstance(_source(limit), Place)
+            if _is_of_policy(limit) and limit not in (*shared, *own)
         ]
+        replacing = [each for each in own if each.override_defaults and not _is_of_policy(each)]
+        code = [str(_source(each)) for each in replacing]
         view = get_qualified_name(route.app.view_functions[route.endpoint])
-        exempt = self._route_exemptions.get(view, ExemptionScope.NONE)
-        is_exempt = exempt or self._unexempt(route.app, route.blueprint) != [
-            *_nesting(route.blueprint)
-        ]
-        own = [each for each in found.own if each.override_defaults and each not in missing]
-        code = [str(_source(each)) for each in own if not isinstance(_source(each), Place)]
-        return missing, ", ".join(dict.fromkeys([*code, *["limiter.exempt"] * bool(is_exempt)]))
+        unexempt = self._unexempt(route.app, route.blueprint)
+        if self._route_exemptions.get(view) or unexempt != [*_nesting(route.blueprint)]:
+            code.append("limiter.exempt")
+        return missing, ", ".join(dict.fromkeys(code))
 
     def named_groups(self, app: flask.Flask, endpoint: str) -> dict[str, str]:
         """Return the groups that an endpoint's view and the blueprints around it name, each with
@@ -391,7 +389,7 @@ class Manager(LimitManager):
         around it, the outermost first.
 
         Decorators go by Flask-Limiter's rule: if all of the innermost blueprint override, they
-        replace those around it. ``override_defaults`` in words hides what is around, in a policy
+        replace those around it. A written ``override_defaults`` hides what is around, in a policy
         from everything inside.
         """
         decorated: list[Limit] = []
@@ -408,7 +406,7 @@ class Manager(LimitManager):
         return decorated, of_policy
 
     def _unexempt(self, app: flask.Flask, blueprint: str | None) -> list[str]:
-        """Return the blueprint and those around it whose limits apply, the outermost first."""
+        """Return which of the blueprint and those around it are not exempt, the outermost first."""
         if not blueprint or blueprint not in app.blueprints:
             return []
         exemption, inherited = self._blueprint_exemption_scope(app, blueprint)
@@ -477,12 +475,16 @@ def _once(limits: Iterable[Limit]) -> list[Limit]:
 
 
 def _replaces(limit: Limit) -> bool:
-    """Return whether ``override_defaults`` is written in words."""
+    """Return whether ``override_defaults`` is written as true, and not a default."""
     return getattr(limit, "replaces", False)
 
 
 def _source(limit: Limit) -> object:
     return getattr(limit, "source", "")
+
+
+def _is_of_policy(limit: Limit) -> bool:
+    return isinstance(_source(limit), Place)
 
 
 def _plan(limit: Limit) -> str:

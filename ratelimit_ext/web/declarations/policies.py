@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import flask
 import flask_limiter
@@ -41,10 +41,9 @@ from ratelimit_ext.web.declarations.manager import Manager
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
 UNKNOWN: Final = (
-    "The policy and the application name what the other does not have; all other limits apply. "
-    "Call limiter.check_policy(app) at the start to stop there. %s"
+    "The policy names unknown blueprints or endpoints, or the application unknown groups; all "
+    "other limits apply. Call limiter.check_policy(app) at the start to stop there. %s"
 )
-Named: TypeAlias = dict[str, list[RouteLimit]]
 #: What a definition copies from a limit of a policy.
 _COPIED: Final = ("per_method", "methods", "error_message", "deduct_when", "on_breach", "cost")
 
@@ -122,7 +121,7 @@ class Policies:
         mistakes.raise_if_any()
 
     def check(self, app: flask.Flask) -> None:
-        """Do :meth:`check_targets`, and log what may not be meant."""
+        """Do :meth:`check_targets`, and log the groups that nothing uses."""
         self.check_targets(app)
         if self.policy is not None:
             for sentence in self.policy.warnings(named_groups(app)):
@@ -138,7 +137,7 @@ class Policies:
         named = named_groups(app)
         if policy is not None:
             policy.check_groups(named, mistakes)
-        elif named and not is_checked():  # which reads a policy itself
+        elif named and not is_checked():  # that command reads a policy itself
             name, source = next(iter(named.items()))
             mistakes.add(
                 Place(CodeLine(source)),
@@ -164,12 +163,7 @@ class Policies:
         path = file or Path(configured or "")
         return CheckedPolicy(self.check_file(app, path), path)
 
-    def manager_with(self, app: flask.Flask, file: Path) -> Manager:
-        """Return the application's limits with the policy of this file in place of its own. Raises
-        ``ConfigurationError`` as :meth:`checked`."""
-        return self.manager_of(app, self.checked(app, file).policy)
-
-    def manager_of(self, app: flask.Flask, policy: Policy) -> Manager:
+    def manager_with(self, app: flask.Flask, policy: Policy) -> Manager:
         """Return the application's limits with this policy in place of its own."""
         manager = self._others.copy()
         PolicyLimits(policy, self, manager).complete(app)
@@ -247,7 +241,9 @@ class PolicyLimits:
         def limits(own: Iterable[PolicyLimit], *, with_plans: bool) -> list[RouteLimit]:
             return [*map(self._route_limit, own), *(plans if with_plans else ())]
 
-        def named(own: Mapping[str, Limits], with_plans: Collection[str]) -> Named:
+        def named(
+            own: Mapping[str, Limits], with_plans: Collection[str]
+        ) -> dict[str, list[RouteLimit]]:
             return {
                 name: limits(own.get(name, ()), with_plans=name in with_plans)
                 for name in (*own, *with_plans)
