@@ -40,7 +40,7 @@ def summarise():
 
 
 @models.get("/")
-def known():
+def list_models():
     return {"models": ["small", "large"]}
 
 
