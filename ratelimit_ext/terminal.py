@@ -95,8 +95,8 @@ def _operator() -> str:
 
 @contextlib.contextmanager
 def progress_bar(label: str, length: int | None) -> Iterator[Callable[[int], None]]:
-    """A progress bar at the error output, if that is a terminal. Call it with how many are done;
-    ``length`` None: the number is not known."""
+    """Give a function that moves a progress bar by so many steps. Without a terminal at the error
+    output it does nothing. ``length`` is ``None`` if unknown."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

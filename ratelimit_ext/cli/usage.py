@@ -82,7 +82,7 @@ def of_search(command: F) -> F:
         "--seconds",
         type=click.FloatRange(0),
         default=LONGEST_S,
-        help="How long to read; default 30.",
+        help="How many seconds to read; default 30.",
     )
     return SCAN(seconds(with_json(command)))
 
@@ -124,8 +124,8 @@ def _ranked(
         )
     if is_cut:
         click.echo(
-            f"Only {sum(pieces):,} names of the storage were read, a random part. --scan and "
-            "--seconds read more.",
+            f"Only {sum(pieces):,} names of the storage were read, a random part. Raise --scan or "
+            "--seconds to read more.",
             err=True,
         )
     if as_json:

@@ -214,9 +214,10 @@ class Operators:
         progress: Callable[[int], None] = lambda _: None,
     ) -> tuple[list[State], bool]:
         """Return who has used at least that share of a limit (of that name, if one is given), the
-        largest share first; and whether the storage has more than was read: ``scan`` names, or as
-        many as ``seconds`` were enough for. ``progress`` is called with the number of names after
-        each piece."""
+        largest share first; and whether the storage has more names than were read.
+
+        It reads at most ``scan`` names for at most ``seconds``. ``progress`` is called after each
+        piece with its number of names."""
         readers = self._readers()
         if limit is not None:
             _check_name(limit, readers)

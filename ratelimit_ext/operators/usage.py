@@ -29,7 +29,7 @@ from ratelimit_ext.web.inventory import Row
 AT_ONCE: Final = 200
 #: How many names of the storage a command reads by default.
 MOST_NAMES: Final = 100_000
-#: How long it reads by default: an application may be asked for the plan of each identity.
+#: How long it reads by default: the application may look up the plan of each identity.
 LONGEST_S: Final = 30.0
 #: A block that lasts longer has no end.
 ENDLESS_US: Final = 5 * 365 * 86_400_000_000
@@ -38,9 +38,10 @@ NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey 
 
 
 class Search(NamedTuple):
-    """How far a command reads the storage: ``most`` names, ``until`` then (of the monotonic clock);
-    and from which share of a limit on identities are wanted. ``progress`` is called with the number
-    of names after each piece."""
+    """What a command looks for: identities that have used at least the share ``least`` of a limit.
+
+    It ends after ``most`` names, or when the monotonic clock reaches ``until``. ``progress`` is
+    called after each piece with its number of names."""
 
     least: float
     most: int
@@ -245,7 +246,7 @@ class Reader:
         return self._plan_of(self._callbacks.owner(row.kinds, identity))
 
     def _names(self, beginning: str = "") -> Iterator[str]:
-        """Yield the names of buckets, in the storage's order, which is a random one."""
+        """Yield the names of buckets, in random order."""
         storage = self.components.storage
         if not isinstance(storage, RedisStorage):
             raise OperatorError("not_searchable", NOT_SEARCHABLE)

@@ -28,8 +28,8 @@ _PERIODS: Final = (
 
 
 def plan_sentence(plan: Plan, limit: PolicyLimit, next_plan: Plan | None) -> str:
-    """Return a sentence that names the plan, what it allows, and what the next one would; of a
-    day's quota or a longer one, with the price of the next plan and where to get it.
+    """Return a sentence that names the plan, what it allows, and what the next one would. For a
+    quota of a day or longer, it also has the next plan's price and where to get it.
 
     It speaks of the first limit of the string. The next plan is named if it allows more.
     """
@@ -57,8 +57,8 @@ def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
 
 
 def _more(limit: PolicyLimit, next_plan: Plan) -> tuple[str, str] | None:
-    """Return what the next plan allows of the same, after its name, beside the limit and alone;
-    ``None`` if that is not more."""
+    """Return what to write after the name of the next plan: if this limit is named before it, and
+    if not; ``None`` if the next plan does not allow more."""
     own, anchor = limit.parsed[0], limit.options.anchor
     same = [other for other in next_plan.limits if other.options.name == limit.options.name]
     if not same:

@@ -31,7 +31,7 @@ EVERYONE: Final = "global"
 #: How many calls pass between two looks for states that no longer matter.
 SWEEP_EVERY: Final = 200_000
 MINUTE_US: Final = 60_000_000
-#: No call lasts longer.
+#: The lease of a call, longer than any call.
 LASTS_US: Final = 366 * 86_400_000_000
 
 
@@ -136,7 +136,7 @@ class ReplayOutcome:
 
 
 class _Asked(NamedTuple):
-    """A call by its number, and what it asks for: rules, and a charge for each of them."""
+    """A call by its number, with the rules that apply to it and a charge for each of them."""
 
     number: int
     call: TrafficCall
@@ -162,7 +162,7 @@ class Replay:
         self._woken = deque[int]()
         self._buckets = Buckets(most=math.inf, sweep_every=SWEEP_EVERY, ring=self._woken.append)
         self._engine = MemoryEngine(lambda: self._buckets)
-        #: What comes: when, a number, a call, and whether it ends; else it looks if it starts.
+        #: When, a number, a call, and whether it ends then; if not, it is decided again.
         self._events: list[tuple[int, int, _Asked, bool]] = []
         self._waiting: dict[int, _Asked] = {}
         self._numbers = count()
@@ -262,7 +262,7 @@ class Replay:
         return _Asked(number, call, rules, charges)
 
     def _final(self, limit: Limit) -> Limit:
-        """Return the limit with costs that are no estimates, as the same object each time."""
+        """Return the limit with costs that are final, as the same object each time."""
         if not limit.held or limit.traits.ends_with_calls:
             return limit
         known = self._finals.get(id(limit))

@@ -153,7 +153,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
 
     @property
     def is_budget(self) -> bool:
-        """Whether a limit in dollars denied that is spent: retrying soon cannot help. While the
+        """Whether a spent limit in dollars denied, so that retrying soon cannot help. While the
         storage is down it may help: only the host's share is used up."""
         if self.decision is not None and self.decision.degraded:
             return False
@@ -324,7 +324,7 @@ def try_again(wait_ms: int) -> str:
 
 
 def _written(bound: BoundLimit) -> str:
-    """Return the limit as it is written, with the burst, which X-RateLimit-Limit has."""
+    """Return the limit as it is written, with its burst, which is what X-RateLimit-Limit shows."""
     limit = bound.limit
     is_burst = limit.burst is not None and limit.burst != limit.amount
     return f"{bound.runtime.limit}" + (f", {limit.burst:,} at once" if is_burst else "")
@@ -358,8 +358,8 @@ def _share_body(limit: Limit, share: Share | None) -> dict[str, Any]:
 
 
 def _needs_default(bound: BoundLimit, cause: Cause) -> bool:
-    """Return whether the default sentence is used: the limit's ``error_message`` is written for a
-    spent budget, or for an operator's block, and not for abnormal usage. A surge's is its own."""
+    """Return whether the default sentence is used, because the limit's ``error_message`` is written
+    for another cause: a spent budget, or an operator's block. A surge has its own message."""
     is_abnormal_block = cause == "abnormal-usage" and "block" in bound.limit.traits.changes
     return is_abnormal_block or cause == IN_USE
 

@@ -371,7 +371,7 @@ class RegisteredLimiter(BucketLimiter):
         return f"{self.naming.prefix(limit, item.namespace)}{{{identity}}}"
 
     def get_window_stats(self, item: RateLimitItem, *identifiers: str) -> WindowStats:
-        """Return when the limit resets, and what remains. If nothing does, it is when a call of
+        """Return when the limit resets, and what remains. If nothing remains, return when a call of
         cost 1 passes: Flask-Limiter makes Retry-After of it."""
         decision = self._decided(item, identifiers, 1, take=False)
         verdict = decision.verdicts[0]

@@ -28,8 +28,8 @@ RefusalHandler: TypeAlias = Callable[[HTTPException, DecideAgain], HTTPException
 
 
 class CheckedPolicy(NamedTuple):
-    """The valid policy of a file, what the application warns of, and the endpoints at which code
-    keeps out limits of it."""
+    """The valid policy of a file, and the application's warnings. ``unapplied`` are sentences about
+    endpoints from which code keeps limits of the policy."""
 
     policy: Policy
     file: Path

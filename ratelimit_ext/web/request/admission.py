@@ -368,8 +368,8 @@ class Admission:
         return decision, Records(charges, decision, engine, hold._replace(waited_us=None))
 
     def _look_in_line(self, charges: Sequence[Charge], hold: Hold) -> tuple[Decision, Engine, Hold]:
-        """Decide a request that waits. If the storage fails, what it may hold is released: then the
-        request goes on under another hold."""
+        """Decide a request that waits. If the storage fails, what it may hold is released, and the
+        request goes on under a new hold."""
         engine = self._engines.current
         try:
             return engine.admit(charges, hold=hold), engine, hold

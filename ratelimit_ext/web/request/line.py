@@ -37,7 +37,7 @@ LEAST_S: Final = 0.005
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 
-#: Decides charges by the engine that decides at present; returns it, too, and under which hold.
+#: Decides charges; returns the decision, the engine that made it, and the hold that it used.
 Decide: TypeAlias = Callable[[Sequence[Charge], Hold], tuple[Decision, Engine, Hold]]
 
 

@@ -174,8 +174,8 @@ class Reservation:
 
         ``cached_input_tokens`` are a part of the input, which a provider's quota in
         ``input_tokens`` does not count. A unit that is not given stays at its estimate. The last
-        call before closing counts. ``unseen``: the call may be billed more than that, so its
-        budgets, until their windows end, let no call spend more than they hold for it.
+        call before closing counts. ``unseen``: the call may be billed more than that. Until their
+        windows end, its budgets then let no call spend more than they hold for it.
         """
         self._unseen = unseen
         costs = costs_by_unit(tokens, input_tokens, output_tokens, usd)
@@ -371,7 +371,8 @@ class Reservation:
     def _ended(
         self, record: ChargeRecord, actual: int, *, is_first: bool = True, unseen: bool = False
     ) -> Iterable[Addressed]:
-        """Yield the changes that end a hold. One that was forgotten has left what was spent."""
+        """Yield the changes that end a hold. If the storage has forgotten it, what was spent stays
+        charged, and only the difference is corrected."""
         verdict = record.verdict
         if time.monotonic() - self._renewed_at > self._lease_s + KEPT_AFTER_LEASE_S:
             spent = self._spent(record, is_first=is_first)

@@ -144,23 +144,30 @@ def test_a_plan_is_kept_where_its_blueprint_is_replaced(tmp_path: Path) -> None:
     }
 
 
-def test_one_limit_of_a_name_replaces_for_all(tmp_path: Path) -> None:
+INNER = '[[blueprints."outer.inner".limits]]\nname = "inner"\nlimit = "9/day"\n'
+GROUP = f'{INNER}[groups.calls]\nmembers = ["outer.inner"]'
+
+
+@pytest.mark.parametrize(
+    ("table", "own"),
+    [('[blueprints."outer.inner"]', []), (GROUP, ["inner"])],
+    ids=["of the blueprint", "of a group"],
+)
+def test_one_limit_of_a_name_replaces_for_all(tmp_path: Path, table: str, own: list[str]) -> None:
     """What is around is left out, and all that the blueprint has itself applies."""
-    text = """
+    text = f"""
         [[blueprints.outer.limits]]
         name = "outer"
         limit = "9/hour"
-        [[blueprints."outer.inner".limits]]
-        name = "minute"
-        limit = "5/minute"
-        override_defaults = true
-        [[blueprints."outer.inner".limits]]
-        name = "second"
-        limit = "5/second"
+        {table}
+        limits = [
+            {{name = "minute", limit = "5/minute", override_defaults = true}},
+            {{name = "second", limit = "5/second"}},
+        ]
     """
     blueprints = {"outer.inner": [{"name": "day", "limit": "5/day"}]}
     assert applied(tmp_path, text, "outer.inner.get", blueprints=blueprints) == {
-        "outer.inner.get": ["day", "minute", "second"]
+        "outer.inner.get": sorted([*own, "day", "minute", "second"])
     }
 
 
@@ -206,27 +213,6 @@ def test_a_group_drops_nothing_around_its_members(tmp_path: Path) -> None:
         "chat.post": ["post", "user"],
         "tools.sum": ["sums", "tools"],
         "index": ["sums"],
-    }
-
-
-def test_a_limit_of_a_group_replaces_where_it_says_so(tmp_path: Path) -> None:
-    """It then replaces what is around a member, and what the member has itself applies."""
-    text = """
-        [[blueprints.outer.limits]]
-        name = "outer"
-        limit = "9/day"
-        [[blueprints."outer.inner".limits]]
-        name = "inner"
-        limit = "9/hour"
-        [groups.calls]
-        members = ["outer.inner"]
-        limits = [
-            {name = "minute", limit = "5/minute", override_defaults = true},
-            {name = "second", limit = "4/second"},
-        ]
-    """
-    assert applied(tmp_path, text, "outer.inner.get") == {
-        "outer.inner.get": ["inner", "minute", "second"]
     }
 
 
