@@ -326,8 +326,10 @@ def try_again(wait_ms: int) -> str:
 def _written(bound: BoundLimit) -> str:
     """Return the limit as it is written, with its burst, which is what X-RateLimit-Limit shows."""
     limit = bound.limit
-    is_burst = limit.burst is not None and limit.burst != limit.amount
-    return f"{bound.runtime.limit}" + (f", {limit.burst:,} at once" if is_burst else "")
+    if limit.burst in (None, limit.amount):
+        return f"{bound.runtime.limit}"
+    unit = " usd" if limit.unit == "usd" else ""
+    return f"{bound.runtime.limit}, {limit.outside(limit.burst):,}{unit} at once"
 
 
 def _kept(limit: Limit) -> str:

@@ -45,6 +45,19 @@ def test_the_default_body_says_which_limit_what_remains_and_how_long(
     }
 
 
+def test_the_burst_of_a_budget_is_in_dollars(make: Maker, clock: Clock) -> None:
+    """A policy has it in micro-dollars, which no caller sees."""
+    app, limiter = make()
+    words: dict[str, Any] = {"strategy": "token-bucket", "burst": 2_500_000, "name": "money"}
+    app.get("/")(limiter.limit("10 usd/day", cost=lambda: "2", **words)(root))
+    client = app.test_client()
+    client.get("/")
+    body = client.get("/").json
+    assert body is not None
+    assert body["limit"] == "10 usd per 1 day, 2.5 usd at once"
+    assert "exceeded: 10 usd per 1 day, 2.5 usd at once. Try again in" in body["error"]
+
+
 @pytest.mark.parametrize(
     ("accept", "content_type"),
     [
