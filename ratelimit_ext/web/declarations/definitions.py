@@ -315,7 +315,8 @@ def group(name: str) -> Callable[[T], T]:
     def note(obj: T) -> T:
         check_target(obj, f'limiter.group("{name}")')
         # On the function itself, so that the order of decorators does not matter.
-        vars(getattr(obj, "__func__", obj)).setdefault(GROUPS, {}).setdefault(name, source)
+        # A new mapping: `functools.wraps` gives a wrapper the one of the function that it wraps.
+        vars(getattr(obj, "__func__", obj))[GROUPS] = groups_of(obj) | {name: source}
         return obj
 
     return note

@@ -66,6 +66,24 @@ def test_a_view_is_limited_whatever_the_order_of_its_decorators(tmp_path: Path, 
     assert left(app, "/") == {"user": 8}
 
 
+def test_a_group_of_one_route_is_not_of_another(tmp_path: Path) -> None:
+    """Two routes wrap one function, and one of them names a further group."""
+    app = Flask(__name__)
+
+    @Limiter.group("calls")
+    def view() -> str:
+        return "ok"
+
+    for name in ("one", "two"):
+        wrapper = functools.wraps(view)(lambda: "ok")
+        app.get(f"/{name}", endpoint=name)(
+            Limiter.group("reads")(wrapper) if name == "one" else wrapper
+        )
+    started(tmp_path, app)
+    assert left(app, "/one") == {"user": 8, "read": 6}
+    assert left(app, "/two") == {"user": 7}
+
+
 def test_a_blueprint_is_limited_with_what_is_inside(tmp_path: Path) -> None:
     """Once, also where a view and an inner blueprint name the same group."""
     app = Flask(__name__)
