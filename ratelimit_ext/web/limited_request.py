@@ -194,20 +194,18 @@ def _charges_again(
     charges: list[BoundCharge] = []
     superseded: list[ChargeRecord] = []
     for bound, identity, charge in admission.charges.of(limits, as_bound=True):
-        cost = charge.cost
+        cost, claim = charge.cost, charge.claim
         if bound.limit.held:
             own = [record for record in again if record.bound is bound]
             held = [record for record in own if record.verdict.charge.key == charge.key]
-            if charge.claim is not None and any(each.verdict.others for each in held):
-                cost = charge.claim.beside
+            if claim is not None and any(each.verdict.others for each in held):
+                cost = claim.beside
             superseded += [r for r in own if r.verdict.charge.key != charge.key]
             cost -= sum(record.cost for record in held)
             if held and cost <= 0 and not bound.limit.has_shares:  # decided by their group
                 continue
-            if held:
-                charges.append((bound, identity, charge._replace(cost=max(0, cost), claim=None)))
-                continue
-        charges.append((bound, identity, charge._replace(cost=max(0, cost))))
+            claim = None if held else claim
+        charges.append((bound, identity, charge._replace(cost=max(0, cost), claim=claim)))
     superseded += [
         record
         for record in again
