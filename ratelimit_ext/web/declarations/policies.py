@@ -75,12 +75,11 @@ class Policies:
     def apply(self, app: flask.Flask) -> None:
         """Load the application's policy and add its limits, if it has one. Raises
         ``ConfigurationError`` with every mistake."""
-        self.policy = self._load(app, None, self._check)
-        if self.policy is not None:
+        self.policy = self._load(app, None, partial(self._check, app))
+        if self.policy is None:
+            self.check_targets(app)
+        else:
             self._applied = PolicyLimits(self.policy, self, self.manager)
-        mistakes = Mistakes()
-        self._check_groups(app, self.policy, mistakes)
-        mistakes.raise_if_any()
 
     def check_limit(self, text: object, options: LimitOptions) -> None:
         """Raise ``ConfigurationError`` for a limit that the storage cannot carry out, that does not
@@ -116,8 +115,17 @@ class Policies:
     def check_targets(self, app: flask.Flask) -> None:
         """Raise ``ConfigurationError`` for blueprints and endpoints that are not registered, and
         for groups that the policy does not have."""
-        mistakes = Mistakes()
-        self._check_names(app, self.policy, mistakes)
+        mistakes, named = Mistakes(), named_groups(app)
+        if self.policy is not None:
+            self.policy.check_targets(app.blueprints, app.view_functions, mistakes)
+            self.policy.check_groups(named, mistakes)
+        elif named and not is_checked():  # that command reads a policy itself
+            name, source = next(iter(named.items()))
+            mistakes.add(
+                Place(CodeLine(source)),
+                f"the group {name!r} needs a policy, and none is configured. Set {FILE} to a file "
+                f"with [groups.{name}], or RATELIMIT_POLICY.",
+            )
         mistakes.raise_if_any()
 
     def check(self, app: flask.Flask) -> None:
@@ -127,28 +135,10 @@ class Policies:
             for sentence in self.policy.warnings(named_groups(app)):
                 app.logger.warning("%s", sentence)
 
-    def _check_names(self, app: flask.Flask, policy: Policy | None, mistakes: Mistakes) -> None:
-        if policy is not None:
-            policy.check_targets(app.blueprints, app.view_functions, mistakes)
-        self._check_groups(app, policy, mistakes)
-
-    @staticmethod
-    def _check_groups(app: flask.Flask, policy: Policy | None, mistakes: Mistakes) -> None:
-        named = named_groups(app)
-        if policy is not None:
-            policy.check_groups(named, mistakes)
-        elif named and not is_checked():  # that command reads a policy itself
-            name, source = next(iter(named.items()))
-            mistakes.add(
-                Place(CodeLine(source)),
-                f"the group {name!r} needs a policy, and none is configured. Set {FILE} to a file "
-                f"with [groups.{name}], or RATELIMIT_POLICY.",
-            )
-
     def check_file(self, app: flask.Flask, file: str | os.PathLike[str]) -> Policy:
         def check(policy: Policy, mistakes: Mistakes) -> None:
-            self._check(policy, mistakes)
-            self._check_names(app, policy, mistakes)
+            self._check(app, policy, mistakes)
+            policy.check_targets(app.blueprints, app.view_functions, mistakes)
 
         policy = self._load(app, file, check)
         assert policy is not None
@@ -194,7 +184,7 @@ class Policies:
             check=check,
         )
 
-    def _check(self, policy: Policy, mistakes: Mistakes) -> None:
+    def _check(self, app: flask.Flask, policy: Policy, mistakes: Mistakes) -> None:
         if self.callbacks.policy_rules is not None and not mistakes:
             for place, sentence in self.callbacks.policy_rules(policy):
                 mistakes.add(place, sentence)
@@ -205,6 +195,7 @@ class Policies:
             knows_amounts=self.callbacks.amount_loader is not None,
             lease_s=self.lease_s,
         )
+        policy.check_groups(named_groups(app), mistakes)
 
 
 def named_groups(app: flask.Flask) -> dict[str, str]:

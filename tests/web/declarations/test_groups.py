@@ -226,6 +226,16 @@ def test_an_unknown_group_stops_the_start(tmp_path: Path) -> None:
     assert "Did you mean 'calls'?" in str(mistake.value)
 
 
+def test_an_unknown_group_is_named_beside_the_mistakes_of_the_file(tmp_path: Path) -> None:
+    """One error lists all mistakes."""
+    app = Flask(__name__)
+    app.get("/")(Limiter.group("cals")(_view("app")))
+    with pytest.raises(ConfigurationError, match="2 mistakes") as mistake:
+        started(tmp_path, app, GROUPS.replace("9/hour", "9/our"))
+    assert "no group 'cals'" in str(mistake.value)
+    assert "groups.calls.limits[0]" in str(mistake.value)
+
+
 def test_an_unknown_group_of_a_later_route_is_found_by_check_policy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
