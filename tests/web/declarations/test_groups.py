@@ -346,8 +346,8 @@ def test_check_names_each_view_for_which_a_files_limit_does_not_apply(tmp_path: 
     blueprint = Blueprint("chat", "chat")
     places = {}
     for name, overrides in (("out", True), ("beside", None), ("joined", False)):
-        limit = limiter.limit("30/minute", name=name, override_defaults=overrides)
-        places[name] = here().rpartition(":")[0] + f":{int(here().rpartition(':')[2]) - 1}"
+        words: dict[str, Any] = {"name": name, "override_defaults": overrides}
+        limit, places[name] = limiter.limit("30/minute", **words), here()
         blueprint.get(f"/{name}", endpoint=name)(limit(_view(name)))
     blueprint.get("/plain", endpoint="plain")(_view("plain"))
     app.get("/free", endpoint="free")(limiter.exempt(_view("free")))

@@ -15,8 +15,8 @@ from ratelimit_ext import Limiter, client_ip
 PLAN = '[plans.pro]\nlimits = [{name = "plan", limit = "9/day"}]\n'
 
 
-def blueprint_in(app: Flask, name: str, made: dict[str, Blueprint]) -> Blueprint:
-    """The blueprint of this whole name; those around it are made with it."""
+def blueprint_of(name: str, made: dict[str, Blueprint]) -> Blueprint:
+    """The blueprint of this whole name."""
     if name not in made:
         own = name.rpartition(".")[2]
         made[name] = Blueprint(own, __name__, url_prefix=f"/{own}")
@@ -34,11 +34,11 @@ def applied(
     app.config.update(RATELIMIT_POLICY_FILE=file, RATELIMIT_BLUEPRINTS=blueprints)
     for endpoint in endpoints:
         name, _, view = endpoint.rpartition(".")
-        target: Any = blueprint_in(app, name, made) if name else app
+        target: Any = blueprint_of(name, made) if name else app
         target.add_url_rule(f"/{view}", view, lambda: "ok")
         while "." in name:
-            blueprint_in(app, name.rpartition(".")[0], made)
             name = name.rpartition(".")[0]
+            blueprint_of(name, made)
     for name in sorted(made, key=len, reverse=True):
         outer = name.rpartition(".")[0]
         (made[outer] if outer else app).register_blueprint(made[name])
