@@ -107,7 +107,7 @@ class LimitedRequest:
             if limit.unit == "usd" and limit.visible and limit.mode == "enforce":
                 bucket = record.engine, verdict.charge.key
                 latest[bucket] = record
-                held[bucket] += record.cost
+                held[bucket] += verdict.charge.cost
                 if verdict.others:
                     shared.add(bucket)
         left = [held[b] + (0 if b in shared else r.verdict.remaining) for b, r in latest.items()]

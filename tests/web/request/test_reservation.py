@@ -731,6 +731,26 @@ def test_the_remaining_budget_is_what_this_call_may_cost(uri: str) -> None:
     assert dearer.budgets[4:] == [5, 5, Decimal("3.25"), Decimal("3.25")]
 
 
+@pytest.mark.parametrize("claims", [True, False])
+def test_two_limits_of_one_bucket_are_one_budget(claims: bool) -> None:
+    """What both hold is the call's: alone, it may spend all ten dollars."""
+    app = flask.Flask("shared")
+    limiter = Limiter(lambda: "-", app=app, storage_uri="memory://")
+    claim = Claim(10**6, 10**6, 10**6, 10**6) if claims else None
+    limiter.estimator("usd")(lambda: Guess("1", claim=claim))
+    words: dict[str, Any] = {"scope": "calls", "override_defaults": False}
+    blueprint = flask.Blueprint("calls", "calls")
+    limiter.shared_limit("10 usd/day", **words)(blueprint)
+
+    @blueprint.get("/")
+    @limiter.shared_limit("10 usd/day", **words)
+    def view() -> str:
+        return str(limiter.current.remaining_budget)
+
+    app.register_blueprint(blueprint)
+    assert Decimal(app.test_client().get("/").text) == 10
+
+
 def test_calls_that_share_a_budget_divide_it() -> None:
     """Each budget among its own calls in flight, by its own count: one call of a user, others of
     their team; the only call of all of them may spend what is left."""
