@@ -10,7 +10,7 @@ from flask import Flask, request
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException, TooManyRequests
 
-from ratelimit_ext import Limiter, RateLimitExceeded
+from ratelimit_ext import Claim, Guess, Limiter, RateLimitExceeded
 from ratelimit_ext.web.errors import try_again
 from tests.web.conftest import Clock, Maker
 
@@ -43,6 +43,33 @@ def test_the_default_body_says_which_limit_what_remains_and_how_long(
         "remaining": 0,
         "retry_after": 2.0,
     }
+
+
+def test_a_budget_that_other_calls_hold_may_be_tried_again(make: Maker) -> None:
+    """It has its own code and sentence, as the limit's `error_message` is for a spent budget."""
+    app, limiter = make()
+    limiter.estimator("usd")(lambda: Guess("1", claim=Claim(10**6, *[95 * 10**5] * 3)))
+    inner: list[Any] = []
+
+    @app.get("/")
+    @limiter.limit("10 usd/day", name="money", error_message="The budget is spent.")
+    def view() -> str:
+        if not inner:
+            inner.append(None)  # so that one call asks
+            inner.append(app.test_client().get("/"))
+        return "ok"
+
+    @app.errorhandler(RateLimitExceeded)
+    def note(error: RateLimitExceeded) -> RateLimitExceeded:
+        inner.append(error.is_budget)
+        return error
+
+    assert app.test_client().get("/").status_code == 200
+    is_budget, refusal = inner[1:]
+    assert is_budget is False
+    assert (refusal.status_code, refusal.json["code"]) == (429, "budget_in_use")
+    assert refusal.json["error"].startswith("Other calls in flight hold what is left of the budget")
+    assert "x-should-retry" not in refusal.headers
 
 
 def test_the_burst_of_a_budget_is_in_dollars(make: Maker, clock: Clock) -> None:
