@@ -77,6 +77,20 @@ def test_a_limit_of_a_group_may_have_another_bucket(load: Load) -> None:
     ]
 
 
+def test_limits_of_a_group_that_views_name_differ(load: Load) -> None:
+    """Also from those of the plans that apply there, and from those of the application."""
+    group = 'version = 1\n[groups.calls]\nplans = true\nlimits = ["5/minute", SECOND]\n' + PLAN
+    application = '[[application]]\nlimit = "7/hour"\nname = "hour"\n'
+    load(group.replace("SECOND", '"9/day"') + application)
+    for second, mistake in (
+        ('"6/minute"', "applies together with '5/minute'"),
+        ('{limit = "9/week", name = "plan"}', "found 'plan', which is also the name of"),
+        ('{limit = "9/week", name = "hour"}', "found 'hour', which is also the name of"),
+    ):
+        text = group.replace("SECOND", second) + application
+        assert mistake in error_of(lambda text=text: load(text))
+
+
 def test_a_member_keeps_what_it_has(load: Load) -> None:
     """Its own limits, those of app.config and those of other groups apply as well."""
     policy = load(

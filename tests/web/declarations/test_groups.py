@@ -226,6 +226,20 @@ def test_an_unknown_group_stops_the_start(tmp_path: Path) -> None:
     assert "Did you mean 'calls'?" in str(mistake.value)
 
 
+def test_an_unknown_group_of_a_method_stops_the_start(tmp_path: Path) -> None:
+    """Methods of a class name groups as views do."""
+
+    class Methods(MethodView):
+        @Limiter.group("cals")
+        def get(self) -> str:
+            return "ok"
+
+    app = Flask(__name__)
+    app.add_url_rule("/", view_func=Methods.as_view("methods"))
+    with pytest.raises(ConfigurationError, match="no group 'cals'"):
+        started(tmp_path, app)
+
+
 def test_an_unknown_group_is_named_beside_the_mistakes_of_the_file(tmp_path: Path) -> None:
     """One error lists all mistakes."""
     app = Flask(__name__)
