@@ -313,7 +313,7 @@ class Manager(LimitManager):
             return self.applicable(route)
         app, endpoint, blueprint, _, name = route
         own = self.of_callable(app, endpoint, name), self.of_blueprint(app, blueprint)
-        return EndpointLimits(self.shared(), tuple(_once([*own[0], *own[1]])))
+        return EndpointLimits(self.shared(), (*own[0], *own[1]))
 
     def shared(self) -> tuple[Limit, ...]:
         """Return what may apply to every view."""
