@@ -19,12 +19,11 @@ from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
-from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.key import bucket_key, joined
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.memory import Buckets, MemoryEngine
 from ratelimit_ext.simulate.traffic import TrafficCall
-from ratelimit_ext.strategies.line import LOOK_US
+from ratelimit_ext.strategies.line import pause_us
 
 #: The key of a limit that counts all callers together.
 EVERYONE: Final = "global"
@@ -210,8 +209,9 @@ class Replay:
         decision = self._engine.admit(asked.charges, hold=asked.hold(now), now_us=now)
         places, waited_us = decision.unfit(enforced=True), now - asked.call.at_us
         may_wait = places and all(asked.charges[at].limit.wait is not None for at in places)
-        if may_wait and (looks_at := self._turn(asked, decision.denials, now)) is not None:
+        if may_wait and (pause := pause_us(decision.denials, waited_us)) is not None:
             self._waiting[asked.number] = asked
+            looks_at = now + max(1, pause)
             heapq.heappush(self._events, (looks_at, next(self._numbers), asked, False))
             return
         waited = self._waiting.pop(asked.number, None) is not None
@@ -230,22 +230,6 @@ class Replay:
                 ends_at = now + int(asked.call.seconds * 1_000_000)
                 heapq.heappush(self._events, (ends_at, next(self._numbers), asked, True))
         self._count(asked.call, denied)
-
-    def _turn(self, asked: _Asked, denials: Sequence[Verdict], now: int) -> int | None:
-        """Return when a denied call looks again, as it may wait for all that deny it; else
-        ``None``. When a slot is free is not known."""
-        looks, ends = [now + 1], [now + LOOK_US]
-        is_slot = False
-        for denial in denials:
-            limit, wait_us = denial.charge.limit, denial.retry_after_us
-            if limit.traits.ends_with_calls:
-                is_slot, wait_us = True, 1
-            until = asked.call.at_us + (limit.wait or 0)
-            if wait_us is None or now + wait_us > until:
-                return None
-            looks.append(now + wait_us)
-            ends.append(until)
-        return max(now + 1, min(ends)) if is_slot else max(looks)
 
     def _asked(self, number: int, call: TrafficCall) -> _Asked:
         rules, charges, unknown = [], [], set()

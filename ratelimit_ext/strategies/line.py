@@ -29,13 +29,34 @@ Not for: budgets, whose money does not come back soon.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
+from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Layer
 
 #: A request looks again this long after its turn, or after its last look, or its ticket ends.
 LOOK_US: Final = 5_000_000
+
+
+def pause_us(denials: Iterable[Verdict], waited_us: int) -> int | None:
+    """Return when a request that has waited looks again unless it is woken; ``None`` if one of the
+    limits that deny it lets it wait no longer.
+
+    When a slot is free is unknown: a lease may end, or the storage may have lost the ticket."""
+    pauses_us = [0]
+    for denial in denials:
+        charge, wait_us, longest_us = denial.charge, denial.retry_after_us, denial.charge.limit.wait
+        if is_slot := charge.limit.traits.ends_with_calls:
+            wait_us = 1
+        if wait_us is None or longest_us is None or denial.reason != "limit" or charge.meta:
+            return None
+        left_us = longest_us - waited_us
+        if wait_us > left_us:
+            return None
+        pauses_us.append(min(left_us, LOOK_US) if is_slot else wait_us)
+    return max(pauses_us)
 
 
 class Line(Layer):

@@ -22,7 +22,8 @@ from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.bell import CHANNEL
 from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.web.request.line import LEAST_S, _may_wait, _pause_s
+from ratelimit_ext.strategies.line import pause_us
+from ratelimit_ext.web.request.line import LEAST_S
 from tests.strategies.world import MINUTE, SECOND, START
 
 CLASSES = ("people", "normal", "batch")
@@ -183,8 +184,8 @@ class History:
             if not is_new:
                 self.waiting.remove(request)
             return
-        if all(_may_wait(each, waited_us) for each in decision.denials):
-            request.look_at = self.now + round(_pause_s(decision, waited_us) * SECOND)
+        if (sleep_us := pause_us(decision.denials, waited_us)) is not None:
+            request.look_at = self.now + max(round(LEAST_S * SECOND), sleep_us)
             if is_new:
                 self.waiting.append(request)
                 counts["waits"] += 1

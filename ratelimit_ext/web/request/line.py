@@ -24,14 +24,11 @@ from ratelimit_ext.core.events import Events, WaitEvent, WaitOutcome
 from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.settlements.queue import SettlementQueue
-from ratelimit_ext.strategies.line import LOOK_US
+from ratelimit_ext.strategies.line import pause_us
 from ratelimit_ext.web.request.request_state import WAITED, RequestState
 
 #: How soon a client that leaves the line is noticed, in seconds.
 NOTICED_S: Final = 0.5
-#: When a request looks for its slot without having been woken: a lease may have ended, or the
-#: storage has lost its ticket.
-LOOK_EVERY_S: Final = LOOK_US / 1_000_000
 #: The shortest sleep after the first: a higher class may take each turn.
 LEAST_S: Final = 0.005
 #: Where servers put the connection of a request.
@@ -64,8 +61,10 @@ class Line:
         earlier_us = waited_us = state.waited_us  # by an earlier decision of the request
         asked = _denying(denied[0])
         outcome: WaitOutcome = "refused"
-        if not (
-            _stays(denied[0], earlier_us) and _has_threads() and self.places.acquire(blocking=False)
+        if (
+            pause_us(denied[0].denials, earlier_us) is None
+            or not _has_threads()
+            or not self.places.acquire(blocking=False)
         ):
             self._emit(asked, outcome, 0.0)
             return denied
@@ -81,11 +80,12 @@ class Line:
                         outcome = "started"
                         return decided
                     placed[engine] = hold
-                    if not _stays(decision, waited_us):
+                    sleep_us = pause_us(decision.denials, waited_us)
+                    if sleep_us is None:
                         break
                     outcome = "left"
                     asked |= _denying(decision)
-                    if not _sleep(_pause_s(decision, waited_us), woken):
+                    if not _sleep(max(LEAST_S, sleep_us / 1_000_000), woken):
                         return denied[0], engine, hold
                 waited_us = earlier_us + int((time.monotonic() - began) * 1_000_000)
             if outcome == "left":
@@ -131,44 +131,9 @@ def _denying(decision: Decision) -> dict[str, Charge]:
     return {verdict.charge.key: verdict.charge for verdict in decision.denials}
 
 
-def _stays(denied: Decision, waited_us: int) -> bool:
-    """Return whether a request may wait for all limits that deny it."""
-    return all(_may_wait(verdict, waited_us) for verdict in denied.denials)
-
-
 def _uncounted(charge: Charge) -> Charge:
     """Return a charge that no denial triggers, as that of a request that waits."""
     return charge._replace(on_denial=NEVER) if charge.meta else charge
-
-
-def _needs_us(denial: Verdict) -> int | None:
-    """Return how long a request has to wait; when a slot is free is not known."""
-    is_slot = denial.charge.limit.traits.ends_with_calls
-    return 1 if is_slot else denial.retry_after_us
-
-
-def _may_wait(denial: Verdict, waited_us: int) -> bool:
-    """Return whether its limit lets a request wait for as long as it has to."""
-    wait_us, longest_us = _needs_us(denial), denial.charge.limit.wait
-    return (
-        wait_us is not None
-        and longest_us is not None
-        and denial.reason == "limit"
-        and not denial.charge.meta
-        and wait_us + waited_us <= longest_us
-    )
-
-
-def _pause_s(decision: Decision, waited_us: int) -> float:
-    """Return when a request looks again that is not woken."""
-    pauses_s = [LEAST_S]
-    for denial in decision.denials:
-        limit = denial.charge.limit
-        left_s = max(0, (limit.wait or 0) - waited_us) / 1_000_000
-        is_slot = limit.traits.ends_with_calls
-        pause_s = LOOK_EVERY_S if is_slot else (_needs_us(denial) or 0) / 1_000_000
-        pauses_s.append(min(left_s, pause_s))
-    return max(pauses_s)
 
 
 def _counted(denied: Decision) -> list[Verdict]:
