@@ -137,25 +137,26 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
     >>> _left(costs, [(ann, 3)], k1), _left(costs, [(ann, 4)], k1), _left(costs, [(k1, 3)], ann)
     (3, 2, 3)
     """
-    free, placed = costs.copy(), Counter[tuple[int, Subject]]()
     owners = [*(of for of, _ in given), subject]
+    free, placed = _by_owners(costs, owners), Counter[tuple[int, frozenset[int]]]()
 
-    def place(number: int, amount: int, tried: set[Subject]) -> int:
+    def place(number: int, amount: int, tried: set[int | frozenset[int]]) -> int:
         """Place so much or less of a credit, moving others away; 0 if there is no way."""
-        for call in free:
-            if call in tried or not _covers(owners[number], call):
+        tried.add(number)
+        for calls in free:
+            if number not in calls or calls in tried:
                 continue
-            tried.add(call)
-            if not (taken := min(amount, free[call])):
-                for other in range(number):
-                    here = min(amount, placed[other, call])
-                    if here and (taken := place(other, here, tried)):
-                        placed[other, call] -= taken
-                        free[call] += taken
+            tried.add(calls)
+            if not (taken := min(amount, free[calls])):
+                for other in calls:
+                    here = min(amount, placed[other, calls])
+                    if here and other not in tried and (taken := place(other, here, tried)):
+                        placed[other, calls] -= taken
+                        free[calls] += taken
                         break
             if taken:
-                free[call] -= taken
-                placed[number, call] += taken
+                free[calls] -= taken
+                placed[number, calls] += taken
                 return taken
         return 0
 
@@ -165,6 +166,15 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
         while total < amount and (more := place(number, amount - total, set())):
             total += more
     return total
+
+
+def _by_owners(costs: Counter[Subject], owners: Sequence[Subject]) -> Counter[frozenset[int]]:
+    """Return the costs by the numbers of the owners whose calls they are: a team may have thousands
+    of callers, but few of them have had a credit."""
+    found = Counter[frozenset[int]]()
+    for call, micro_usd in costs.items():
+        found[frozenset(n for n, of in enumerate(owners) if _covers(of, call))] += micro_usd
+    return found
 
 
 def _covers(subject: Subject, call: Subject) -> bool:
