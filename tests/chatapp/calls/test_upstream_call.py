@@ -135,6 +135,8 @@ def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None
     reply = call.run(upstream)
     for _ in range(2):
         call.finish_answer(reply.usage, generated=["hello"])
+    call.fail(UpstreamError("overloaded"))
+    assert limits.cancelled == 0
     [record] = ledger.finished()
     cost = CATALOGUE.price(REQUESTED.slug, USAGE)
     assert (record.status, record.cost_micro_usd, record.attempts) == ("answered", cost, 1)
