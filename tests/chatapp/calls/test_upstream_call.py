@@ -14,7 +14,7 @@ import pytest
 from chatapp import catalogue
 from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.upstream_call import CallRequest, UpstreamCall
+from chatapp.calls.upstream_call import CallLimits, CallRequest, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
@@ -75,7 +75,7 @@ def demand(model: Model, *, may_hide_output: bool = False) -> Demand:
 
 
 def begin(
-    limits: FakeLimits,
+    limits: CallLimits,
     ledger: RecordingLedger,
     *,
     fallback: Demand | None = None,
