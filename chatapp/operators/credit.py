@@ -141,7 +141,7 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
     free, placed = _by_owners(costs, owners), Counter[tuple[int, frozenset[int]]]()
 
     def place(number: int, amount: int, tried: set[int | frozenset[int]]) -> int:
-        """Place so much or less of a credit, moving others away; 0 if there is no way."""
+        """Place up to that amount of a credit, and move others for it; returns how much it is."""
         tried.add(number)
         for calls in free:
             if number not in calls or calls in tried:
@@ -149,8 +149,8 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
             tried.add(calls)
             if not (taken := min(amount, free[calls])):
                 for other in calls:
-                    here = min(amount, placed[other, calls])
-                    if here and other not in tried and (taken := place(other, here, tried)):
+                    moved = min(amount, placed[other, calls])
+                    if moved and other not in tried and (taken := place(other, moved, tried)):
                         placed[other, calls] -= taken
                         free[calls] += taken
                         break
@@ -169,12 +169,12 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
 
 
 def _by_owners(costs: Counter[Subject], owners: Sequence[Subject]) -> Counter[frozenset[int]]:
-    """Return the costs by the numbers of the owners whose calls they are: a team may have thousands
-    of callers, but few of them have had a credit."""
-    found = Counter[frozenset[int]]()
+    """Return the costs of calls by the numbers of the owners that cover them. A team may have
+    thousands of callers, but only a few credits, so there are few such groups."""
+    groups = Counter[frozenset[int]]()
     for call, micro_usd in costs.items():
-        found[frozenset(n for n, of in enumerate(owners) if _covers(of, call))] += micro_usd
-    return found
+        groups[frozenset(n for n, of in enumerate(owners) if _covers(of, call))] += micro_usd
+    return groups
 
 
 def _covers(subject: Subject, call: Subject) -> bool:
