@@ -399,6 +399,26 @@ def test_a_stop_costs_what_the_time_allows(
     assert (record.usage.output_tokens, record.basis) == (output, basis)
 
 
+def test_one_answer_may_think_while_another_is_written(
+    ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two answers, the whole time counts for both, however steadily words arrive."""
+    now = 1000.0
+    monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
+    wanted = demand(REQUESTED, may_hide_output=True)
+    wanted = replace(wanted, estimate=replace(ESTIMATE, choices=2))
+    call = begin(FakeLimits(), ledger, wanted=wanted)
+    call.run(FakeUpstream())
+    progress = Progress("m", generated=[" word"] * 5)
+    now += 0.5
+    call.note_progress(progress)
+    now += 0.75
+    call.finish_stream(progress, client_left=True)
+    [record] = ledger.finished()
+    assert record.usage is not None
+    assert record.usage.output_tokens == 5 + 2 * 250 * 1.25
+
+
 def test_a_long_stream_is_renewed(ledger: RecordingLedger) -> None:
     """Limits and ledger get the usage so far, before the reservation expires."""
     limits = FakeLimits(renewal_is_due=True)
