@@ -115,8 +115,7 @@ def _spent(budget: RequestLimit, subject: Subject) -> int:
     limit counts it and no credit has given it back."""
     limit, remaining = budget.verdict.charge.limit, budget.verdict.remaining
     since = window_start(limit, budget.window.reset_time)
-    costs: Counter[Subject] = Counter()
-    given: Counter[Subject] = Counter()
+    costs, given = Counter[Subject](), Counter[Subject]()
     for user, key, team, is_credit, micro_usd in current_services().reports.by_caller(since):
         if is_credit:  # a team and a key for others have no user
             is_user = user.startswith((USER, ADDRESS))
@@ -138,7 +137,10 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
     (3, 2, 3)
     """
     owners = [*(of for of, _ in given), subject]
-    free, placed = _by_owners(costs, owners), Counter[tuple[int, frozenset[int]]]()
+    # By the numbers of the owners that cover a call: callers are thousands, such groups are few.
+    free, placed = Counter[frozenset[int]](), Counter[tuple[int, frozenset[int]]]()
+    for call, micro_usd in costs.items():
+        free[frozenset(n for n, of in enumerate(owners) if _covers(of, call))] += micro_usd
 
     def place(number: int, amount: int, tried: set[int | frozenset[int]]) -> int:
         """Place up to that amount of a credit, and move others for it; returns how much it is."""
@@ -147,13 +149,13 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
             if number not in calls or calls in tried:
                 continue
             tried.add(calls)
-            if not (taken := min(amount, free[calls])):
-                for other in calls:
-                    moved = min(amount, placed[other, calls])
-                    if moved and other not in tried and (taken := place(other, moved, tried)):
-                        placed[other, calls] -= taken
-                        free[calls] += taken
-                        break
+            taken = min(amount, free[calls])
+            for other in () if taken else calls:
+                moved = min(amount, placed[other, calls])
+                if moved and other not in tried and (taken := place(other, moved, tried)):
+                    placed[other, calls] -= taken
+                    free[calls] += taken
+                    break
             if taken:
                 free[calls] -= taken
                 placed[number, calls] += taken
@@ -166,15 +168,6 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
         while total < amount and (more := place(number, amount - total, set())):
             total += more
     return total
-
-
-def _by_owners(costs: Counter[Subject], owners: Sequence[Subject]) -> Counter[frozenset[int]]:
-    """Return the costs of calls by the numbers of the owners that cover them. A team may have
-    thousands of callers, but only a few credits, so there are few such groups."""
-    groups = Counter[frozenset[int]]()
-    for call, micro_usd in costs.items():
-        groups[frozenset(n for n, of in enumerate(owners) if _covers(of, call))] += micro_usd
-    return groups
 
 
 def _covers(subject: Subject, call: Subject) -> bool:
