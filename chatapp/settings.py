@@ -40,7 +40,7 @@ LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 #: The IPv4 addresses as a server that listens on [::] names them.
 MAPPED: Final = IPv6Network("::ffff:0:0/96")
 #: The addresses that hosts on the internet have, of each version.
-PUBLIC: Final = (ip_network("0.0.0.0/0"), ip_network("2000::/3"))
+PUBLIC: Final = (MAPPED, IPv6Network("2000::/3"))
 CONSENT: Final = "anyone who can connect may name any operator"
 
 
@@ -306,21 +306,18 @@ def from_config(config: Mapping[str, object]) -> Settings:
 
 def _has_half(networks: Iterable[Network]) -> bool:
     """Return whether these networks together have half of all public addresses of a version."""
-    found = list(networks)
-    for each in networks:
-        if isinstance(each, IPv6Network) and each.overlaps(MAPPED):
-            ipv4 = int(max(each.network_address, MAPPED.network_address)) & 0xFFFFFFFF
-            found.append(IPv4Network((ipv4, max(0, each.prefixlen - MAPPED.prefixlen))))
-    return any(2 * _shared(found, public) >= public.num_addresses for public in PUBLIC)
-
-
-def _shared(networks: Iterable[Network], public: Network) -> int:
-    """Return how many addresses these networks have in that one."""
-    same: list[Any] = [each for each in networks if each.version == public.version]
-    found = [
-        min(each, public, key=lambda n: n.num_addresses) for each in same if each.overlaps(public)
+    given = [
+        n
+        if isinstance(n, IPv6Network)
+        else IPv6Network((int(MAPPED[0]) + int(n[0]), MAPPED.prefixlen + n.prefixlen))
+        for n in networks
     ]
-    return sum(each.num_addresses for each in collapse_addresses(found))
+    for public in PUBLIC:
+        shared = [n if n.subnet_of(public) else public for n in given if n.overlaps(public)]
+        count = sum(each.num_addresses for each in collapse_addresses(shared))
+        if 2 * count >= public.num_addresses:
+            return True
+    return False
 
 
 def _check_webhook(url: str | None, secret: str | None) -> None:

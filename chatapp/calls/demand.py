@@ -73,7 +73,7 @@ class Demand:
         """Return what a budget may hold. A tool is used once; after an open one, the model reads as
         much again as it takes. What nothing bounds claims its worst cost, also alone."""
         estimate, slug, prompt = self.estimate, self.model.slug, self.prompt(catalogue)
-        longest = estimate.choices * catalogue.longest_answer(self.model, self.bound)
+        longest = self.longest(catalogue)
         expected = estimate.output_tokens
         usual = min(longest, max(expected, HELD_TOKENS * estimate.choices))
         most = catalogue.price(slug, replace(prompt, output_tokens=longest))

@@ -430,11 +430,13 @@ class UpstreamCall:
         output_tokens = may_be_billed.usage.output_tokens
         estimate = replace(self._demand.estimate, output_tokens=output_tokens)
         used = replace(usage_without_answer(error, estimate), basis=may_be_billed.basis)
-        if not (used.estimated or error.is_callers):
-            self._limits.cancel()
-        self._finish(used, error.kind, client_left=self.disconnect.has_happened)
+        is_free = not (used.estimated or error.is_callers)
+        left = self.disconnect.has_happened
+        self._finish(used, error.kind, client_left=left, is_free=is_free)
 
-    def _finish(self, used: CallUsage, status: Status, *, client_left: bool = False) -> None:
+    def _finish(
+        self, used: CallUsage, status: Status, *, client_left: bool, is_free: bool = False
+    ) -> None:
         """Settle and record the call, once. May run after the request, without its context."""
         with self._lock:
             if self._is_over:
@@ -459,10 +461,11 @@ class UpstreamCall:
             client_left=client_left,
             attempts=self._retry.attempts,
         )
-        costs = _costs(usage, cost_micro_usd)
+        if is_free:
+            self._limits.cancel()
         self._limits.settle(
             unseen=used.unseen and self._is_alone,
-            **costs,
+            **_costs(usage, cost_micro_usd),
             cached_input_tokens=usage.cached_input_tokens,
         )
         self._ledger.finish(self.record)

@@ -138,5 +138,5 @@ def usage_without_answer(error: UpstreamError, estimate: Estimate) -> CallUsage:
     answer may bill all of it; one that answers with an error bills nothing."""
     is_error = error.status is not None and error.status >= 400
     if error.kind in {"timeout", "malformed"} and not is_error:
-        return CallUsage(estimate.usage, estimated=True, unseen=True, basis="hold")
+        return CallUsage(estimate.usage, estimated=True, unseen=True)
     return CallUsage(NO_USAGE, estimated=False)

@@ -44,9 +44,8 @@ def known_identity(text: str | None) -> str | None:
         return None
     if text.startswith(ADDRESS):
         return identity_of(text)
-    if text.startswith(FORMER):
-        return text
-    name, identity, services = name_of(text), identity_of(text), current_services()
+    name, services = name_of(text), current_services()
+    identity = text if text.startswith(FORMER) else identity_of(text)
     if not (services.accounts.user(name) or services.reports.totals(user=identity, since=None)):
         raise OperatorError(
             "unknown_caller", f"There is no user {name!r}: no account and no call has this name."

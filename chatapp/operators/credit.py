@@ -115,8 +115,7 @@ def _spent(budget: RequestLimit, subject: Subject) -> int:
     limit counts it and no credit has given it back."""
     limit, remaining = budget.verdict.charge.limit, budget.verdict.remaining
     since = window_start(limit, budget.window.reset_time)
-    costs: Counter[Subject] = Counter()
-    given: Counter[Subject] = Counter()
+    costs, given = Counter[Subject](), Counter[Subject]()
     for user, key, team, is_credit, micro_usd in current_services().reports.by_caller(since):
         if is_credit:  # a team and a key for others have no user
             is_user = user.startswith((USER, ADDRESS))
@@ -137,25 +136,29 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
     >>> _left(costs, [(ann, 3)], k1), _left(costs, [(ann, 4)], k1), _left(costs, [(k1, 3)], ann)
     (3, 2, 3)
     """
-    free, placed = costs.copy(), Counter[tuple[int, Subject]]()
     owners = [*(of for of, _ in given), subject]
+    # By the numbers of the owners that cover a call: callers are thousands, such groups are few.
+    free, placed = Counter[frozenset[int]](), Counter[tuple[int, frozenset[int]]]()
+    for call, micro_usd in costs.items():
+        free[frozenset(n for n, of in enumerate(owners) if _covers(of, call))] += micro_usd
 
-    def place(number: int, amount: int, tried: set[Subject]) -> int:
-        """Place so much or less of a credit, moving others away; 0 if there is no way."""
-        for call in free:
-            if call in tried or not _covers(owners[number], call):
+    def place(number: int, amount: int, tried: set[int | frozenset[int]]) -> int:
+        """Place up to that amount of a credit, and move others for it; returns how much it is."""
+        tried.add(number)
+        for calls in free:
+            if number not in calls or calls in tried:
                 continue
-            tried.add(call)
-            if not (taken := min(amount, free[call])):
-                for other in range(number):
-                    here = min(amount, placed[other, call])
-                    if here and (taken := place(other, here, tried)):
-                        placed[other, call] -= taken
-                        free[call] += taken
-                        break
+            tried.add(calls)
+            taken = min(amount, free[calls])
+            for other in () if taken else calls:
+                moved = min(amount, placed[other, calls])
+                if moved and other not in tried and (taken := place(other, moved, tried)):
+                    placed[other, calls] -= taken
+                    free[calls] += taken
+                    break
             if taken:
-                free[call] -= taken
-                placed[number, call] += taken
+                free[calls] -= taken
+                placed[number, calls] += taken
                 return taken
         return 0
 

@@ -181,7 +181,7 @@ def delete(name: str, *, reason: str, by: str) -> str:
         ) from error
     return (
         f"{name} is deleted with all keys; {since}. Running calls continue. The ledger keeps "
-        f"their calls as {FORMER}{name}."
+        f"their calls as {former}."
     )
 
 

@@ -121,10 +121,8 @@ class CurrentRequest:
         )
         usage, prompt = estimate.usage, estimate.least_input_tokens
         thinks = extras.predicts or catalogue.may_hide_output(model, thinks=extras.thinks)
-        is_long, entry = (
-            catalogue.is_long(model, estimate.input_tokens),
-            catalogue.entry(model.slug),
-        )
+        is_long = catalogue.is_long(model, estimate.input_tokens)
+        entry = catalogue.entry(model.slug)
         most = estimate.output_tokens if longest is None else longest
         self._demand = Demand(
             model=model,

@@ -12,9 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from decimal import Decimal
-from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -22,11 +20,9 @@ import pytest
 
 from chatapp import catalogue
 from chatapp.calls.demand import UNKNOWN_CONTEXT, Demand
-from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.upstream_call import CallRequest, UpstreamCall
+from chatapp.calls.upstream_call import UpstreamCall
 from chatapp.catalogue.usage import Usage
-from chatapp.estimates.estimate import Estimate, Estimator
-from chatapp.ledger.call import Call, new_call_id
+from chatapp.estimates.estimate import Estimate
 from chatapp.upstreams import Bounds, Progress, UpstreamError
 from chatapp.web.call_limits import RequestLimits
 from ratelimit_ext import Claim, Guess
@@ -41,6 +37,7 @@ from ratelimit_ext.web.bound_limit import BoundCharge, BoundCharges, BoundLimit,
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.reservation import KnownNames, Reservation
 from ratelimit_ext.web.request.resolver import Resolver
+from tests.chatapp.calls.test_upstream_call import begin
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
 CATALOGUE = catalogue.load()
@@ -145,7 +142,7 @@ class Limits:
     """`CallLimits` as the application has them, without a request."""
 
     budget = RequestLimits.budget
-    was_asked = renewal_is_due = False
+    renewal_is_due = False
 
     def __init__(self, records: Records, clocked: Clocked) -> None:
         taken = list(records)
@@ -287,26 +284,7 @@ class History:
                 self.verdicts[verdict.charge.key] = verdict
         limits = Limits(records, self.clocked)
         held = {r.verdict.charge.key: r.cost for r in records if not r.bound.limit.is_share}
-        begun = partial(
-            Call,
-            id=new_call_id(),
-            started_at=datetime.now(UTC),
-            user="user:a",
-            key_id=None,
-            plan="starter",
-            endpoint="chat.chat",
-            model=demand.model.name,
-        )
-        request = CallRequest(demand, cast(Any, limits), Disconnect(None), lambda: None)
-        ledger: Any = self.ledger
-        call = UpstreamCall(
-            begun,
-            request,
-            catalogue=CATALOGUE,
-            ledger=ledger,
-            estimator=Estimator(CATALOGUE),
-            most_attempts=1,
-        )
+        call = begin(limits, self.ledger, wanted=demand)
         flight = Flight(
             demand,
             call,

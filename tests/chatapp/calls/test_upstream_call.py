@@ -14,7 +14,7 @@ import pytest
 from chatapp import catalogue
 from chatapp.calls.demand import HELD_TOKENS, Demand
 from chatapp.calls.disconnect import Disconnect
-from chatapp.calls.upstream_call import CallRequest, UpstreamCall
+from chatapp.calls.upstream_call import CallLimits, CallRequest, UpstreamCall
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
@@ -75,7 +75,7 @@ def demand(model: Model, *, may_hide_output: bool = False) -> Demand:
 
 
 def begin(
-    limits: FakeLimits,
+    limits: CallLimits,
     ledger: RecordingLedger,
     *,
     fallback: Demand | None = None,
@@ -135,9 +135,12 @@ def test_an_answer_is_settled_and_recorded_once(ledger: RecordingLedger) -> None
     reply = call.run(upstream)
     for _ in range(2):
         call.finish_answer(reply.usage, generated=["hello"])
+    call.fail(UpstreamError("overloaded"))
+    assert limits.cancelled == 0
     [record] = ledger.finished()
     cost = CATALOGUE.price(REQUESTED.slug, USAGE)
     assert (record.status, record.cost_micro_usd, record.attempts) == ("answered", cost, 1)
+    assert record.basis is None
     assert limits.settled == [
         {
             "tokens": 12 - 8 + 34,
@@ -185,7 +188,16 @@ def test_a_timeout_is_charged_and_marks_the_budgets(ledger: RecordingLedger) -> 
         begin(limits, ledger).run(FakeUpstream(gpt_5_4_mini="timeout"))
     [record] = ledger.finished()
     assert (record.status, record.estimated, limits.unseen) == ("timeout", True, 1)
+    assert record.basis == "hold"
     assert (limits.cancelled, limits.settled[0]["output_tokens"]) == (0, 100)
+
+
+def test_a_rejected_request_counts_without_a_cost(ledger: RecordingLedger) -> None:
+    """It is the caller's mistake, so nothing but its tokens and dollars is refunded."""
+    limits = FakeLimits()
+    with pytest.raises(UpstreamError):
+        begin(limits, ledger).run(FakeUpstream(gpt_5_4_mini="bad_request"))
+    assert (limits.cancelled, limits.settled[0]["usd"], limits.unseen) == (0, 0, 0)
 
 
 def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:
@@ -211,19 +223,47 @@ def test_a_budget_bounds_the_answer(ledger: RecordingLedger) -> None:
     assert upstream.called[1][1] == ESTIMATE.output_tokens
 
 
+def test_a_budget_bounds_the_fallback_by_its_price(ledger: RecordingLedger) -> None:
+    """The cheaper model may write more for the same amount."""
+    upstream = FakeUpstream(gpt_5_4_mini="overloaded")
+    begin(FakeLimits(spendable=2_000), ledger, fallback=demand(FALLBACK)).run(upstream)
+    bounds = [
+        CATALOGUE.output_tokens_for(2_000, m.slug, Usage(10, 0)) for m in (REQUESTED, FALLBACK)
+    ]
+    assert [bound for _, bound in upstream.called] == bounds
+    assert bounds[0] < bounds[1]
+
+
 def test_a_call_beside_others_is_bounded_by_what_is_held(ledger: RecordingLedger) -> None:
     """The only call is as well by all that is left, and only that one may cost more unseen: what is
     held for another is charged if it times out."""
-    upstream, bounds = FakeUpstream(gpt_5_4_mini="timeout"), []
+    upstream, bounds, outputs = FakeUpstream(gpt_5_4_mini="timeout"), [], []
     for others in (False, True):
         limits = FakeLimits(spendable=10_000, others=others)
         with pytest.raises(UpstreamError):
             begin(limits, ledger).run(upstream)
         bounds.append((limits.settled[0]["usd"], limits.unseen))
+        outputs.append(limits.settled[0]["output_tokens"])
     paid = CATALOGUE.output_tokens_for(10_000, REQUESTED.slug, Usage(10, 0))
     assert [bound for _, bound in upstream.called] == [paid, paid]
     estimated = Decimal(CATALOGUE.price(REQUESTED.slug, ESTIMATE.usage)).scaleb(-6)
     assert bounds == [(estimated, 1), (Decimal("0.01"), 0)]
+    assert outputs == [ESTIMATE.output_tokens, paid]
+
+
+def test_a_call_beside_others_has_an_uncached_prompt(ledger: RecordingLedger) -> None:
+    """Its answer gets what the prompt leaves at worst. If one of its budgets has less, the answer
+    may still be as long as estimated: after a timeout, that and the prompt are charged."""
+    cached = replace(ESTIMATE, input_tokens=10_000, cached_input_tokens=9_000)
+    wanted, upstream = replace(demand(REQUESTED), estimate=cached), FakeUpstream()
+    begin(FakeLimits(spendable=20_000, others=True), ledger, wanted=wanted).run(upstream)
+    paid = CATALOGUE.output_tokens_for(20_000, REQUESTED.slug, Usage(10_000, 0))
+    assert upstream.called == [(REQUESTED.name, paid)]
+    limits = FakeLimits(spendable=1_000, others=True)
+    with pytest.raises(UpstreamError):
+        begin(limits, ledger, wanted=wanted).run(FakeUpstream(gpt_5_4_mini="timeout"))
+    worst = CATALOGUE.price(REQUESTED.slug, Usage(10_000, ESTIMATE.output_tokens))
+    assert limits.settled[0]["usd"] == Decimal(worst).scaleb(-6)
 
 
 def test_what_a_budget_holds_for_a_call(ledger: RecordingLedger) -> None:
@@ -241,6 +281,7 @@ def test_what_a_budget_holds_for_a_call(ledger: RecordingLedger) -> None:
     searches = replace(wanted, estimate=replace(cached, tools=("web_search",))).claim(CATALOGUE)
     assert searches.usual > 2 * prices[1]
     assert searches.beside > 2 * prices[0]
+    assert searches.most > 2 * prices[2]
 
 
 @pytest.mark.parametrize("kind", ["file", "compaction", "tools"])
@@ -356,6 +397,26 @@ def test_a_stop_costs_what_the_time_allows(
     [record] = ledger.finished()
     assert record.usage is not None
     assert (record.usage.output_tokens, record.basis) == (output, basis)
+
+
+def test_one_answer_may_think_while_another_is_written(
+    ledger: RecordingLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two answers, the whole time counts for both, however steadily words arrive."""
+    now = 1000.0
+    monkeypatch.setattr("chatapp.calls.upstream_call.time.monotonic", lambda: now)
+    wanted = demand(REQUESTED, may_hide_output=True)
+    wanted = replace(wanted, estimate=replace(ESTIMATE, choices=2))
+    call = begin(FakeLimits(), ledger, wanted=wanted)
+    call.run(FakeUpstream())
+    progress = Progress("m", generated=[" word"] * 5)
+    now += 0.5
+    call.note_progress(progress)
+    now += 0.75
+    call.finish_stream(progress, client_left=True)
+    [record] = ledger.finished()
+    assert record.usage is not None
+    assert record.usage.output_tokens == 5 + 2 * 250 * 1.25
 
 
 def test_a_long_stream_is_renewed(ledger: RecordingLedger) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
 from flask import Flask
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from chatapp.accounts.people import HEADERS, People
 from chatapp.accounts.store import Accounts, Owner
 from chatapp.ledger import table
 from chatapp.operators import reports, restoration
-from chatapp.operators.credit import credit
+from chatapp.operators.credit import Subject, _covers, _left, credit
 from chatapp.services import services_of
 from ratelimit_ext import OperatorError
 from tests.chatapp.application.limits.test_teams import new_key
@@ -210,6 +214,48 @@ def test_a_credit_falls_on_other_calls_if_it_can(console: Flask, key: str) -> No
     refused = run(console, "credit", "5", "--team", "research", status=1)
     assert "Credits of a user, a key or a team have given back all that counts" in refused.stderr
     assert used(console, "team:research") == {"team-usd-month": 420}
+
+
+CALLS = st.tuples(st.sampled_from("abc"), st.sampled_from("kl"), st.sampled_from(["red", None]))
+OWNERS = st.sampled_from([("a", None, None), ("b", None, None), ("c", None, None),
+    ("a", "k", None), (None, "l", None), (None, None, "red")])  # fmt: skip
+AMOUNTS = st.integers(1, 9)
+
+
+def most_placed(costs: Counter[Subject], before: dict[Subject, int]) -> int:
+    """How much of the credits falls on calls, by the theorem of the minimal cut."""
+    return min(
+        sum(micro for owner, micro in before.items() if owner not in some)
+        + sum(micro for call, micro in costs.items() if any(_covers(o, call) for o in some))
+        for size in range(len(before) + 1)
+        for some in itertools.combinations(before, size)
+    )
+
+
+@given(st.dictionaries(CALLS, AMOUNTS), st.dictionaries(OWNERS, AMOUNTS), OWNERS)
+@example(
+    {("a", "k", "red"): 2, ("b", "l", "red"): 2, ("b", "k", None): 5},
+    {("b", "l", None): 4, (None, None, "red"): 2, ("b", None, None): 5},
+    ("a", "k", None),
+)
+def test_what_is_left_is_the_most_that_no_credit_needs(
+    costs: dict[Subject, int], before: dict[Subject, int], subject: Subject
+) -> None:
+    """Whatever credits there are, in whatever order."""
+    calls = Counter(costs)
+    besides = {**before, subject: before.get(subject, 0) + calls.total()}
+    assert _left(calls, list(before.items()), subject) == most_placed(calls, besides) - most_placed(
+        calls, before
+    )
+
+
+def test_a_credit_of_a_large_team_takes_no_time() -> None:
+    """The ledger can be written by no one else meanwhile."""
+    costs = Counter[Subject]({(f"user:{n}", f"k{n}", "red"): 10 for n in range(1_000)})
+    before: list[tuple[Subject, int]] = [((f"user:{n}", None, None), 10) for n in range(50)]
+    began_at = time.process_time()
+    assert _left(costs, before, (None, None, "red")) == 9_500
+    assert time.process_time() - began_at < 2
 
 
 def test_of_credits_at_once_one_is_given(console: Flask, worker: Flask) -> None:

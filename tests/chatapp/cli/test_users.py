@@ -102,12 +102,14 @@ def test_a_deleted_user_leaves_the_ledger(
     run(console, "block", "user", "alice")
     deleted = run(console, "users", "delete", "alice", "--yes", "--by", "olga").output
     assert deleted.startswith("alice is deleted with all keys; no worker accepts a call with their")
-    assert deleted.endswith("The ledger keeps their calls as former:alice.\n")
     assert "is unknown" in ask(worker, key).json["error"]  # in a worker that has just seen it
     assert [user.name for user in accounts.users()] == ["bob"]
     assert ratelimit(console, "override", "list") == []
     [former] = [row["user"] for row in Reports(Database(database_url)).calls()]
     assert former.startswith("former:alice (deleted 20")
+    assert deleted.endswith(f"The ledger keeps their calls as {former}.\n")
+    cut = run(console, "ledger", "days", "--user", "former:alice", status=1)
+    assert "no user 'former:alice'" in cut.output
     assert former in run(console, "spend").output
     assert former in run(console, "ledger", "days", "--user", former).output
     assert "limits of 0 users compared" in run(console, "ledger", "check").output

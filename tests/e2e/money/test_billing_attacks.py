@@ -752,7 +752,8 @@ def test_11_results_of_an_mcp_server_that_nothing_bounds(
     make_gateway: MakeGateway, figures: Figures, *, leaves: bool, ahead: int
 ) -> None:
     """Anthropic bounds neither how often Claude calls it nor how much it reads. The call is ended,
-    and what it was billed by then is charged, also if the provider had gone far ahead."""
+    and what it was billed by then is charged, also if the provider had gone far ahead. A client
+    that is there learns why its stream ends."""
     gateway = make_gateway(keep=("at-once",), CHATAPP_OPEN_TOOLS=OPEN_TOOLS)
     gateway.key("mallory", plan="starter")
     said = says(
@@ -760,7 +761,12 @@ def test_11_results_of_an_mcp_server_that_nothing_bounds(
     )
     servers = [{"type": "url", "name": "mine", "url": "https://example.com/mcp"}]
     body = {"model": CLAUDE, "messages": said, "mcp_servers": servers, "max_tokens": 1000}
-    word_and_leave(gateway, "mallory", ANTHROPIC, body, after=1 if leaves else 10**6)
+    if leaves:
+        word_and_leave(gateway, "mallory", ANTHROPIC, body)
+    else:
+        _, _, raw = gateway.post("mallory", ANTHROPIC, {"stream": True, **body})
+        assert b"was stopped: its tools' results use up your budget" in raw, raw[-500:]
+        gateway.settle("mallory")
     account = figures(gateway)
     assert account.billed > HOUR
     assert account.charged >= account.billed * (1 - Decimal("0.02")), account

@@ -133,6 +133,21 @@ def test_searches_of_a_cut_stream_are_billed(
     assert round((5.0 - left(client)["usd-day"]) * 1e6) == call.cost_micro_usd > 20_000
 
 
+def test_a_call_that_was_ended_for_its_tools_says_so(
+    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
+) -> None:
+    """Also if the provider had sent all of it before it noticed."""
+    use = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
+    search = [named("content_block_start", index=0, content_block=each) for each in (use, result)]
+    first, *rest = anthropic_events()
+    provider.script(Stream([first, *(300 * search), *rest]))
+    tools = [{"type": "web_search_20250305", "name": "web_search"}]
+    answer = ask(client, CLAUDE, stream=True, tools=tools)
+    assert b"was stopped: its tools' results use up your budget" in answer.data
+    assert len(ledger.finished()) == 1
+
+
 def test_the_tier_of_a_cut_stream_is_billed(
     client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
