@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from chatapp.upstreams import Part, Progress, Quota, UpstreamError
-from chatapp.upstreams.cancellation import close, hang_up
+from chatapp.upstreams.cancellation import ConnectionFailed
 
 if TYPE_CHECKING:
-    import httpx2
+    from chatapp.upstreams.transport import Answer
 
 MIMETYPE: Final = "text/event-stream"
 #: Larger than any provider's event. An endless event must not fill the memory.
@@ -71,15 +71,6 @@ def read(chunks: Iterable[bytes]) -> Iterator[Event]:
         yield _event(bytes(pending) + b"\n")
 
 
-def body_of(response: httpx2.Response) -> Iterable[bytes]:
-    """Return the pieces of a body that was not read yet, decoded. Without an encoding they are the
-    transport's own, which httpx2 would pass through four more functions each."""
-    if "content-encoding" in response.headers:
-        return response.iter_bytes()
-    response.is_stream_consumed = True
-    return response.stream  # type: ignore[return-value]
-
-
 def write(data: Mapping[str, object] | str, *, name: str | None = None) -> bytes:
     """One event with this data; a mapping is written as JSON."""
     # As ASCII, because a line separator within the data must not end its line.
@@ -109,46 +100,41 @@ class EventReader(Protocol):
 
 
 class EventStream:
-    """An AnswerStream over ``response``, whose body has not been read. ``lenient`` passes events on
+    """An AnswerStream over ``answer``, whose body has not been read. ``lenient`` passes events on
     that ``reader`` cannot parse, for clients that may; otherwise they are errors."""
 
     def __init__(
         self,
-        response: httpx2.Response,
+        answer: Answer,
         reader: EventReader,
         *,
         headers: Mapping[str, str],
         quotas: tuple[Quota, ...],
         lenient: bool,
     ) -> None:
-        self._response = response
+        self._answer = answer
         self._reader = reader
         self._lenient = lenient
         self.headers = headers
         self.quotas = quotas
         self.progress = reader.progress
-        found = response.headers.get("content-type", "")
+        found = answer.headers.get("content-type", "")
         if not found.startswith(MIMETYPE):
             self.close()
             raise UpstreamError("malformed", message=f"not a stream: {found}", status=200)
 
     def __iter__(self) -> Iterator[Part]:
-        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
-
         try:
-            for event in read(body_of(self._response)):
+            for event in read(self._answer.decoded()):
                 try:
                     part = self._reader.read(event)
                 except ValueError as error:
                     part = self._passed_on(event, error)
                 if part[0] or part[1]:
                     yield part
-        except httpx2.TimeoutException as error:
+        except ConnectionFailed:
             if not self._reader.over:
-                raise UpstreamError("timeout", message=str(error)) from error
-        except (httpx2.HTTPError, httpx2.StreamError) as error:
-            if not self._reader.over:
-                raise UpstreamError("unavailable", message=str(error)) from error
+                raise
         except ValueError as error:
             raise UpstreamError("malformed", message=str(error)) from error
         finally:
@@ -163,10 +149,7 @@ class EventStream:
         return Part("", event.raw)
 
     def close(self) -> None:
-        close(self._response)
+        self._answer.close()
 
     def abort(self, *, reads_on: bool = False) -> None:
-        network = self._response.extensions.get("network_stream")
-        # Of a closed response, the connection may serve another call already.
-        if network is not None and not self._response.is_closed:
-            hang_up(network, socket.SHUT_WR if reads_on else socket.SHUT_RDWR)
+        self._answer.abort(socket.SHUT_WR if reads_on else socket.SHUT_RDWR)

@@ -9,7 +9,8 @@ UpstreamError here, and nowhere else.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -34,12 +35,14 @@ from chatapp.upstreams import (
     UpstreamError,
 )
 from chatapp.upstreams.answer import regained_after_s, retry_after_s, sendable
-from chatapp.upstreams.cancellation import close, reads_within, with_cancellable_reads
-from chatapp.upstreams.event_stream import EventReader, EventStream, body_of
+from chatapp.upstreams.cancellation import reads_within
+from chatapp.upstreams.event_stream import EventReader, EventStream
 from chatapp.upstreams.keys import Keys
 
 if TYPE_CHECKING:
     import httpx2
+
+    from chatapp.upstreams.transport import Answer, Pool
 
 STATUS_KINDS: Final[dict[int, ErrorKind]] = {
     401: "auth",
@@ -58,6 +61,7 @@ COUNT_WITHIN_S: Final = 10.0
 #: Above every real answer: 2,048 embeddings of 3,072 numbers have 140 MB.
 ANSWER_MAX_BYTES: Final = 256 * 1024 * 1024
 AUTHORIZATION: Final = "authorization"
+HEADER_LINE: Final = re.compile(r"[!#-'*+.^_`|~0-9A-Za-z-]+: [\t -~]*\r\n")
 REDACTED: Final = "***"
 #: What the SDKs get instead of a key, which is put into their headers here.
 NO_KEY: Final = "no-key-yet"
@@ -138,69 +142,65 @@ class UpstreamSettings:
 
 
 class Connection:
-    """An SDK's HTTP client. Requests are those of the SDK, as it makes them once for each path: its
-    address and headers are the same for all."""
+    """An SDK's client, and the connections of its requests. These are those of the SDK, as it makes
+    them once for each path: its address and headers are the same for all."""
 
-    def __init__(self, client: Any, http_client: httpx2.Client, settings: UpstreamSettings) -> None:
+    def __init__(self, client: Any, pool: Pool, settings: UpstreamSettings) -> None:
         self._client = client
-        self._http_client = http_client
+        self._pool = pool
         self._settings = settings
-        #: With the transport that the environment's proxies choose.
-        self._samples: dict[tuple[str, float], tuple[httpx2.Request, httpx2.BaseTransport]] = {}
+        self._samples: dict[tuple[str, float], httpx2.Request] = {}
         #: The key's secret and the headers with it, by path, timeout and name of the key.
-        self._headers: dict[tuple[str, float, str], tuple[str | None, httpx2.Headers]] = {}
+        self._headers: dict[tuple[str, float, str], tuple[str | None, dict[str, str]]] = {}
 
     def send(
-        self,
-        path: str,
-        request: RawRequest,
-        key: tuple[str, str] | None,
-        *,
-        read_s: float,
-    ) -> httpx2.Response:
-        """Send what the SDK would with this key, its name and secret; the answer is not read."""
-        import httpx2  # noqa: PLC0415
-
-        made = self._samples.get((path, read_s))
-        if made is None:
-            timeout = httpx2.Timeout(read_s, connect=self._settings.timeouts.connect_s)
-            sample = self._sample(path, timeout)
-            transport = self._http_client._transport_for_url(sample.url)  # noqa: SLF001
-            made = self._samples[path, read_s] = sample, transport
-        sample, transport = made
+        self, path: str, request: RawRequest, key: tuple[str, str] | None, *, read_s: float
+    ) -> Answer:
+        """Send what the SDK would with this key, its name and secret. The body is not read."""
+        sample = self._samples.get((path, read_s))
+        if sample is None:
+            sample = self._samples[path, read_s] = self._sample(path, read_s)
         name, secret = key or ("", None)
         known = self._headers.get((path, read_s, name))
         if known is None or known[0] != secret:
-            known = secret, self._with_key(sample.headers, secret)
+            headers = self._with_key(sample.headers, secret)
+            known = secret, _lines((n.decode(), v.decode()) for n, v in headers.raw)
             self._headers[path, read_s, name] = known
-        headers, url = httpx2.Headers(known[1]), sample.url
-        headers.update(request.headers)
+        lines, url = known[1], sample.url
+        if request.headers:
+            lines = lines | _lines(request.headers.items())
         if self._settings.trace_headers is not None:
-            headers.update(self._settings.trace_headers())
+            lines = lines | _lines(self._settings.trace_headers().items())
+        head = "".join(lines.values())
         if request.raw or request.method == "POST":
-            headers["Content-Length"] = str(len(request.raw))
+            head += f"Content-Length: {len(request.raw)}\r\n"
         if request.object_path:
             url = url.copy_with(path=f"{url.path}/{request.object_path}")
         if request.query:
             url = url.copy_merge_params(request.query)
-        sent = httpx2.Request(
-            request.method,
-            url,
-            headers=headers,
-            stream=httpx2.ByteStream(request.raw),  # as `content`, without a look at its headers
-            extensions={"timeout": {**sample.extensions["timeout"]}},
-        )
+        target = url.raw_path.decode("ascii")
         # Not Client.send: a redirect would be a call to an unknown address that no limit has
         # counted, and a cookie from one client's answer would be sent with another's request.
-        response = transport.handle_request(sent)
-        response.request = sent
-        return response
+        return self._pool.send(request.method, target, head, request.raw, read_s=read_s)
 
-    def status_error(self, response: httpx2.Response) -> Any:
-        """Return the SDK's APIStatusError for a response that was read."""
+    def status_error(self, path: str, answer: Answer, *, read_s: float) -> Any:
+        """Return the SDK's APIStatusError for an answer whose body was read."""
+        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
+
+        headers = {
+            name.encode("latin-1"): value.encode("latin-1")
+            for name, value in answer.headers.items()
+            if name != "content-encoding"
+        }
+        response = httpx2.Response(
+            answer.status,
+            headers=headers,
+            content=answer.content,
+            request=self._samples[path, read_s],
+        )
         return self._client._make_status_error_from_response(response)  # noqa: SLF001
 
-    def _sample(self, path: str, timeout: httpx2.Timeout) -> httpx2.Request:
+    def _sample(self, path: str, read_s: float) -> httpx2.Request:
         """Return the request that the SDK makes for a call of this path, without a body."""
         import httpx2  # noqa: PLC0415
 
@@ -214,6 +214,7 @@ class Connection:
             client = self._client.with_options(http_client=nowhere)
             if self._settings.table.base_url is not None:
                 _forget_environment(client, self._settings.table.headers)
+            timeout = httpx2.Timeout(read_s, connect=self._settings.timeouts.connect_s)
             options = {"timeout": timeout}
             client.post(path, cast_to=httpx2.Response, content=b"", options=options)
         made[0].headers.pop("content-length", None)
@@ -315,14 +316,13 @@ class SDKUpstream:
         """Return the answer; raises what `upstream_errors` expects."""
         protocol = self._protocol
         with reads_within(read_s):
-            response = self._send(path, request, read_s=read_s)
-            headers = dict(response.headers.items())
+            answer = self._send(path, request, read_s=read_s)
             return RawAnswer(
-                raw=response.content,
-                fields=json.loads(response.content),
-                headers=_request_id(protocol, headers),
-                content_type=sendable(headers, "content-type") or JSON,
-                quotas=protocol.quotas(headers),
+                raw=answer.content,
+                fields=json.loads(answer.content),
+                headers=_request_id(protocol, answer.headers),
+                content_type=sendable(answer.headers, "content-type") or JSON,
+                quotas=protocol.quotas(answer.headers),
             )
 
     def _stream(self, request: RawRequest, *, lenient: bool) -> EventStream:
@@ -334,73 +334,79 @@ class SDKUpstream:
         # Compression would delay events until a block is full.
         plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
         with upstream_errors(protocol), reads_within(timeouts.first_byte_s):
-            response = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
-            # The stream has begun: from now on each read has the usual time.
-            response.request.extensions["timeout"]["read"] = timeouts.read_s
-        headers = dict(response.headers.items())
+            answer = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
+        # The stream has begun: from now on each read has the usual time.
+        answer.read_s = timeouts.read_s
         return EventStream(
-            response,
+            answer,
             reader,
-            headers=_request_id(protocol, headers),
-            quotas=protocol.quotas(headers),
+            headers=_request_id(protocol, answer.headers),
+            quotas=protocol.quotas(answer.headers),
             lenient=lenient,
         )
 
     def _send(
         self, path: str, request: RawRequest, *, read_s: float, stream: bool = False
-    ) -> httpx2.Response:
-        import httpx2  # noqa: PLC0415 - loaded with the SDKs, which take long: only if there is a key
-
+    ) -> Answer:
         connection, key = self._connection.get(), self.keys.secret(request.key)
-        response = connection.send(path, request, key, read_s=read_s)
-        if stream and response.is_success:
-            return response
+        answer = connection.send(path, request, key, read_s=read_s)
+        if stream and answer.is_success:
+            return answer
         try:
-            _read(response)
-        except (httpx2.HTTPError, ValueError) as error:
-            if response.is_success and isinstance(error, httpx2.TimeoutException):
+            _read(answer)
+        except (UpstreamError, ValueError) as error:
+            if answer.is_success and getattr(error, "kind", None) == "timeout":
                 raise
-            kind = _status_kind(response.status_code)
-            raise _status_error(self._protocol, response, kind, message=str(error)) from error
-        if response.is_success:
-            return response
-        raise _refusal(self._protocol, connection.status_error(response), secret=key and key[1])
+            kind, message = _status_kind(answer.status), getattr(error, "message", str(error))
+            raise _status_error(self._protocol, answer, kind, message=message) from error
+        if answer.is_success:
+            return answer
+        refusal = connection.status_error(path, answer, read_s=read_s)
+        raise _refusal(self._protocol, answer, refusal, secret=key and key[1])
 
     def _connect(self) -> Connection:
-        import httpx2  # noqa: PLC0415
+        from chatapp.upstreams.transport import Pool  # noqa: PLC0415 - loads the HTTP library
 
         protocol, settings = self._protocol, self._settings
-        sdk, connect_s = protocol.sdk, self._timeouts.connect_s
-        timeout = httpx2.Timeout(self._timeouts.read_s, connect=connect_s)
-        http_client = with_cancellable_reads(sdk.DefaultHttpxClient(timeout=timeout))
+        sdk = protocol.sdk
+        http_client = sdk.DefaultHttpxClient()
         # No retries: a call that timed out may have been billed, and no limit would count the next.
         client = getattr(sdk, protocol.client_class)(
             api_key=NO_KEY,
             base_url=settings.table.base_url,
             default_headers=settings.table.headers,
             default_query=settings.table.query,
-            timeout=timeout,
             max_retries=0,
             http_client=http_client,
         )
-        return Connection(client, http_client, settings)
+        pool = Pool(http_client, client.base_url, connect_s=self._timeouts.connect_s)
+        return Connection(client, pool, settings)
 
 
-def _read(response: httpx2.Response) -> None:
-    """What ``response.read()`` does, with a bound: an answer must not fill the memory, nor a few
-    bytes that decode to gigabytes. ValueError above ANSWER_MAX_BYTES."""
-    if hasattr(response, "_content"):
-        return
+def _read(answer: Answer) -> None:
+    """Read the body with a bound: an answer must not fill the memory, nor a few bytes that decode
+    to gigabytes. ValueError above ANSWER_MAX_BYTES."""
     pieces, size = [], 0
     try:
-        for piece in body_of(response):
+        for piece in answer.decoded():
             pieces.append(piece)
             size += len(piece)
             if size > ANSWER_MAX_BYTES:
                 raise ValueError(f"the answer is larger than {ANSWER_MAX_BYTES} bytes")
     finally:
-        close(response)
-    response._content = b"".join(pieces)  # noqa: SLF001
+        answer.close()
+    answer.content = b"".join(pieces)
+
+
+def _lines(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the lines of these headers by their names in lower case."""
+    lines: dict[str, str] = {}
+    for name, value in headers:
+        line = f"{name}: {value}\r\n"
+        if not HEADER_LINE.fullmatch(line):
+            raise UpstreamError("unavailable", message=f"the header {name!r} cannot be sent")
+        lines[name.lower()] = line
+    return lines
 
 
 def _forget_environment(client: Any, headers: Mapping[str, str]) -> None:
@@ -427,30 +433,24 @@ def _request_id(protocol: UpstreamProtocol, headers: Mapping[str, str]) -> dict[
 @contextmanager
 def upstream_errors(protocol: UpstreamProtocol) -> Iterator[None]:
     """Turn the SDK's errors, and those of reading an answer, into UpstreamError."""
-    import httpx2  # noqa: PLC0415
-
     try:
         yield
-    except httpx2.TimeoutException as error:
-        # Without a connection the prompt was not sent, and may be sent again.
-        is_late = not isinstance(error, httpx2.ConnectTimeout)
-        kind: ErrorKind = "timeout" if is_late else "unavailable"
-        raise UpstreamError(kind, message=str(error)) from error
-    except (httpx2.HTTPError, OSError, getattr(protocol.sdk, protocol.error_class)) as error:
+    except (OSError, getattr(protocol.sdk, protocol.error_class)) as error:
         raise UpstreamError("unavailable", message=str(error)) from error
     except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
         raise UpstreamError("malformed", message=str(error), status=200) from error
 
 
-def _refusal(protocol: UpstreamProtocol, error: Any, *, secret: str | None) -> UpstreamError:
+def _refusal(
+    protocol: UpstreamProtocol, answer: Answer, error: Any, *, secret: str | None
+) -> UpstreamError:
     """Return the UpstreamError of an APIStatusError, without the key, which upstreams may quote."""
-    response = error.response
-    kind = protocol.error_kind(error) or _status_kind(response.status_code)
-    message, text = error.message, response.text
+    kind = protocol.error_kind(error) or _status_kind(answer.status)
+    message, text = error.message, error.response.text
     if secret:
         message, text = message.replace(secret, REDACTED), text.replace(secret, REDACTED)
     raw = text.encode()
-    return _status_error(protocol, response, kind, message=message, raw=raw)
+    return _status_error(protocol, answer, kind, message=message, raw=raw)
 
 
 def _status_kind(status: int) -> ErrorKind:
@@ -465,7 +465,7 @@ def _status_kind(status: int) -> ErrorKind:
 
 def _status_error(
     protocol: UpstreamProtocol,
-    response: httpx2.Response,
+    answer: Answer,
     kind: ErrorKind,
     *,
     message: str,
@@ -474,11 +474,11 @@ def _status_error(
     return UpstreamError(
         kind,
         message=message,
-        status=response.status_code,
+        status=answer.status,
         retry_after_s=(
-            regained_after_s(message) if kind == "quota" else retry_after_s(response.headers)
+            regained_after_s(message) if kind == "quota" else retry_after_s(answer.headers)
         ),
         raw=raw,
-        quotas=protocol.quotas(response.headers),
-        request_id=sendable(response.headers, protocol.request_id_header),
+        quotas=protocol.quotas(answer.headers),
+        request_id=sendable(answer.headers, protocol.request_id_header),
     )
