@@ -12,7 +12,6 @@ import pytest
 
 from chatapp import MISTAKES, POLICY_FILE, catalogue, create_app
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from chatapp.web.identities import SPOOFING_WARNING
@@ -42,9 +41,7 @@ def test_a_default_model_that_is_unknown_stops_the_start(make_app: AppMaker) -> 
         make_app(CHATAPP_DEFAULT_MODEL="llama")
 
 
-def test_the_argument_overrides_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operators set variables, tests pass a mapping."""
     monkeypatch.setenv("CHATAPP_TRUSTED_HOPS", "two")
     monkeypatch.setenv("RATELIMIT_STORAGE_URI", "memory://")
@@ -207,10 +204,10 @@ def test_a_database_that_cannot_be_used_stops_the_start(
 
 
 def test_with_keys_there_is_no_warning(
-    make_app: AppMaker, database_url: str, caplog: pytest.LogCaptureFixture
+    make_app: AppMaker, accounts: Accounts, caplog: pytest.LogCaptureFixture
 ) -> None:
     """User ids cannot be forged then."""
-    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    accounts.create_key("alice", plan=None, default_plan="starter")
     with caplog.at_level(logging.WARNING):
         make_app()
     assert caplog.text == ""

@@ -76,11 +76,7 @@ def test_the_guards_are_those_of_the_table() -> None:
         for limit in limits:
             text, key, others = GUARDS[limit["name"]]
             expected = {"name": limit["name"], "limit": text, "key": key, "scope": "guards"}
-            assert {**limit, "error_message": None} == {
-                **expected,
-                **others,
-                "error_message": None,
-            }
+            assert {**limit, "error_message": None} == {**expected, **others, "error_message": None}
 
 
 def test_the_shipped_policy_names_no_guard() -> None:

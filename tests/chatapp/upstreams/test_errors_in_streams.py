@@ -56,11 +56,7 @@ def test_openais_error_chunk_has_its_cause(
 ) -> None:
     """The code decides, or else the type. An error in any form ends the answer as an error."""
     provider.script(Stream([*openai_chunks()[:2], event({"error": error})]))
-    assert failure(upstream("openai"), "gpt-5.4-mini", forwarded=forwarded) == (
-        "po",
-        kind,
-        200,
-    )
+    assert failure(upstream("openai"), "gpt-5.4-mini", forwarded=forwarded) == ("po", kind, 200)
 
 
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])

@@ -74,10 +74,7 @@ def test_an_answer_has_its_text_and_usage(
 
 @pytest.mark.parametrize(
     ("name", "path", "query"),
-    [
-        ("OpenAI", "/chat/completions", {}),
-        ("Anthropic", "/v1/messages", {"beta": "true"}),
-    ],
+    [("OpenAI", "/chat/completions", {}), ("Anthropic", "/v1/messages", {"beta": "true"})],
 )
 def test_requests_are_those_of_the_sdk(
     provider: UpstreamServer,

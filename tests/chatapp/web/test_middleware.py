@@ -10,7 +10,6 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_error, openai_error
@@ -133,10 +132,10 @@ def test_an_answer_of_this_server_has_an_id(client: FlaskClient, path: str) -> N
 @pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("path", HEADERS)
 def test_a_401_and_a_429_at_the_edge_have_an_id(
-    make_app: AppMaker, database_url: str, path: str
+    make_app: AppMaker, accounts: Accounts, path: str
 ) -> None:
     """Also a denial that replaces a finished answer."""
-    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    accounts.create_key("alice", plan=None, default_plan="starter")
     client = make_app().test_client()
     answers = [ask(client, path) for _ in range(25)]
     assert {answer.status_code for answer in answers} == {401, 429}
@@ -242,9 +241,8 @@ def test_without_keys_only_loopback_names_are_answered(
     assert status(client, host) == expected
 
 
-def test_with_keys_every_name_is_answered(make_app: AppMaker, database_url: str) -> None:
+def test_with_keys_every_name_is_answered(make_app: AppMaker, accounts: Accounts) -> None:
     """A page of another site has no key, so it cannot spend anything."""
-    accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter").text
     headers = {"Host": "chat.example", "Authorization": f"Bearer {key}"}
     client = make_app().test_client()

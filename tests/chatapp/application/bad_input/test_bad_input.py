@@ -15,7 +15,6 @@ from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
-from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
@@ -77,12 +76,7 @@ class Asker:
         )
 
     def ask(
-        self,
-        path: str,
-        fields: Mapping[str, object] = {},
-        *,
-        query: str = "",
-        **environ: str,
+        self, path: str, fields: Mapping[str, object] = {}, *, query: str = "", **environ: str
     ) -> TestResponse:
         """A valid body except for these fields; its answer is read to the end. The environment is a
         server's version of headers that the test client would not send."""
@@ -104,8 +98,8 @@ class Asker:
 
 
 @pytest.fixture
-def asker(make_app: AppMaker, provider: UpstreamServer, database_url: str) -> Asker:
-    return Asker(make_app, Accounts(Database(database_url)))
+def asker(make_app: AppMaker, provider: UpstreamServer, accounts: Accounts) -> Asker:
+    return Asker(make_app, accounts)
 
 
 def code_of(path: str, response: TestResponse) -> str:

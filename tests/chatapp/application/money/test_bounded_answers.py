@@ -13,7 +13,6 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
-from chatapp.database.connection import Database
 from chatapp.upstreams.anthropic import extras_of as anthropic_extras
 from chatapp.upstreams.openai import extras_of as openai_extras
 from chatapp.upstreams.openai_responses import extras_of as responses_extras
@@ -265,10 +264,10 @@ def test_a_field_with_a_price_is_forwarded(
 
 
 def test_a_call_that_may_search_holds_one_search(
-    make_app: AppMaker, provider: UpstreamServer, database_url: str
+    make_app: AppMaker, provider: UpstreamServer, accounts: Accounts
 ) -> None:
     """A cent more than the same call without; what the provider reports is charged."""
-    accounts, held = Accounts(Database(database_url)), {}
+    held = {}
     limits = {"key-usd-day": "1 usd/day"}
     keys = {
         name: accounts.create_key(name, plan="pro", default_plan="starter", limits=limits)

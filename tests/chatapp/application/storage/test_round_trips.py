@@ -15,7 +15,6 @@ from flask.testing import FlaskClient
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import table
 from chatapp.calls import upstream_call
-from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 from chatapp.services import services_of
 from ratelimit_ext.engine import denial_cache
@@ -123,10 +122,9 @@ def test_an_answer_is_two_round_trips(
 def test_a_valid_key_costs_no_round_trip(
     make_quiet_app: Callable[[], Flask],
     redis_client: redis.Redis,
-    database_url: str,
+    accounts: Accounts,
 ) -> None:
     """The key's limit replaces the address's limit in the same decision."""
-    accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter")
     client = make_quiet_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
@@ -140,11 +138,10 @@ def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
     app: Flask,
     make_quiet_app: Callable[[], Flask],
     redis_client: redis.Redis,
-    database_url: str,
+    accounts: Accounts,
 ) -> None:
     """The same two EVALSHA decide and settle them, with the amounts of the user, the team and the
     key. Their database is asked once for a key, and not at each call."""
-    accounts = Accounts(Database(database_url))
     accounts.create_team(
         "research", limits={"team-usd-day": "9 usd/day", "team-at-once": "9 in flight"}
     )
@@ -169,13 +166,12 @@ def test_alerts_cost_no_round_trip(
     redis_server: Server,
     redis_client: redis.Redis,
     provider: UpstreamServer,
-    database_url: str,
+    accounts: Accounts,
 ) -> None:
     """A budget that nears its end is looked up in the database, by a thread. It asks the limit only
     for an alert, of which these calls raise one, and once an hour for a forecast."""
     redis_client.function_flush()  # other tests may have looked at such a limit
     limits = {"key-usd-day": "0.01 usd/day"}
-    accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter", limits=limits)
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, CHATAPP_ALERT_AT="1")
     services, client = services_of(app), app.test_client()

@@ -48,10 +48,8 @@ OPENAI_CAPS = {
     **{
         code: openai_error(429, code=code, kind="insufficient_quota", message=BILLING)
         for code in (
-            "project_spend_limit_exceeded",
-            "organization_spend_limit_exceeded",
-            "organization_usage_limit_exceeded",
-            "credit_balance_exhausted",
+            *("project_spend_limit_exceeded", "organization_spend_limit_exceeded"),
+            *("organization_usage_limit_exceeded", "credit_balance_exhausted"),
             "a_code_of_next_year",
         )
     },
