@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -151,11 +152,8 @@ def test_one_of_many_starting_processes_takes_a_file(bench: Bench, directory: Pa
         together.wait(10)
         process.start()
 
-    threads = [threading.Thread(target=start, args=[process]) for process in processes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    with ThreadPoolExecutor(len(processes)) as pool:
+        list(pool.map(start, processes))
     assert sum(len(process.queue) for process in processes) == 20
 
 
@@ -313,10 +311,7 @@ def test_an_unknown_file_is_left_where_it_is(
 
 
 def test_a_file_of_any_size_is_not_read(
-    bench: Bench,
-    directory: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading it would take the memory of the process."""
     left_by_a_dead_process(bench, directory)
