@@ -16,7 +16,7 @@ from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from chatapp.web.identities import SPOOFING_WARNING
 from ratelimit_ext import ConfigurationError
-from tests.chatapp.conftest import GROUPS, AppMaker
+from tests.chatapp.conftest import GROUPS, AppMaker, policy_file
 
 
 def test_the_start_logs_that_users_can_be_forged(
@@ -102,25 +102,23 @@ def test_a_policy_for_an_unknown_blueprint_stops_the_start(
     make_app: AppMaker, tmp_path: Path
 ) -> None:
     """A limit on a misspelt name would protect nothing."""
-    policy = tmp_path / "policy.toml"
     text = POLICY_FILE.read_text("utf-8")
-    policy.write_text(text.replace("[groups.calls]", '[groups.calls]\nmembers = ["chats"]'))
+    changed = text.replace("[groups.calls]", '[groups.calls]\nmembers = ["chats"]')
     with pytest.raises(ConfigurationError, match="chats"):
-        make_app(RATELIMIT_POLICY_FILE=str(policy))
+        make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, changed))
 
 
 def test_a_policy_without_a_group_of_the_views_stops_the_start(
     make_app: AppMaker, tmp_path: Path
 ) -> None:
     """Their calls would have no limits. The error names the place in the code, and what to do."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text("utf-8").replace("groups.counts", "groups.count"))
+    changed = POLICY_FILE.read_text("utf-8").replace("groups.counts", "groups.count")
     expected = (
         r"blueprints/anthropic_api.py:\d+: there is no group 'counts' in the policy; its groups: "
         r"'calls', 'count'. Did you mean 'count'\? Correct the name, or add \[groups.counts\]"
     )
     with pytest.raises(ConfigurationError, match=expected):
-        make_app(RATELIMIT_POLICY_FILE=str(policy))
+        make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, changed))
 
 
 @pytest.mark.parametrize(

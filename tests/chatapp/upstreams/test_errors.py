@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import (
     Answer,
     Stream,
@@ -120,8 +120,7 @@ def test_an_error_has_its_cause(
     provider.script(answer)
     response = online.post("/chat", json=asked(protocol))
     assert response.status_code == status, response.text
-    assert response.json is not None
-    assert response.json["code"] == code
+    assert json_of(response)["code"] == code
     assert response.headers.get("Retry-After") == retry_after
     assert protocol not in response.json["error"]
     assert "sk-" not in response.text
@@ -145,8 +144,7 @@ def test_a_silent_provider_is_a_timeout(
     client = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.2).test_client()
     response = client.post("/chat", json=asked(protocol))
     assert response.status_code == 504
-    assert response.json is not None
-    assert response.json["code"] == "provider_timeout"
+    assert json_of(response)["code"] == "provider_timeout"
     eventually(lambda: provider.calls)  # it may notice its one call later than the timeout
     assert len(provider.calls) == 1
 
@@ -177,8 +175,7 @@ def test_an_answer_that_drips_is_a_timeout(
     response = client.post("/chat", json=asked(protocol))
     over.set()
     assert response.status_code == 504, response.text
-    assert response.json is not None
-    assert response.json["code"] == "provider_timeout"
+    assert json_of(response)["code"] == "provider_timeout"
 
 
 @every_protocol
@@ -190,5 +187,4 @@ def test_an_unreachable_provider_is_a_502(
     monkeypatch.setenv(f"{protocol.upper()}_BASE_URL", "http://127.0.0.1:1/v1")
     response = make_app().test_client().post("/chat", json=asked(protocol))
     assert response.status_code == 502
-    assert response.json is not None
-    assert response.json["code"] == "provider_unavailable"
+    assert json_of(response)["code"] == "provider_unavailable"

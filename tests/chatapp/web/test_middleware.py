@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
 from chatapp.services import services_of
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_error, openai_error
 from tests.servers import eventually
 
@@ -150,10 +150,7 @@ def test_other_addresses_have_an_id(client: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", HEADERS)
 def test_the_log_has_the_id_of_a_500(
-    make_app: AppMaker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    path: str,
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     """The operator finds the error by it."""
     app = make_app()
@@ -280,16 +277,13 @@ def test_nothing_else_is_exempt(client: FlaskClient, path: str) -> None:
 def test_the_refusal_has_the_format_of_the_endpoint(client: FlaskClient) -> None:
     """It names the host and the setting."""
     headers = {"Host": "evil.example"}
-    shown = client.post("/chat", json=ASKED, headers=headers).json
-    assert shown is not None
+    shown = json_of(client.post("/chat", json=ASKED, headers=headers))
     assert shown["code"] == "untrusted_host"
     assert "evil.example" in shown["error"]
     assert "CHATAPP_TRUSTED_HOSTS" in shown["error"]
-    openai = client.post("/v1/chat/completions", json={}, headers=headers).json
-    assert openai is not None
+    openai = json_of(client.post("/v1/chat/completions", json={}, headers=headers))
     assert openai["error"]["code"] == "untrusted_host"
-    anthropic = client.post("/v1/messages", json={}, headers=headers).json
-    assert anthropic is not None
+    anthropic = json_of(client.post("/v1/messages", json={}, headers=headers))
     assert anthropic["error"]["details"] == {"error_code": "untrusted_host"}
 
 

@@ -15,7 +15,7 @@ from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
@@ -65,9 +65,7 @@ class Asker:
         self.key = self.new_key("alice")
         self.bobs_key = self.new_key("bob")
         self.ledger = RecordingLedger()
-        app = make_app()
-        replace_services(app, ledger=self.ledger)
-        self._client = app.test_client()
+        self._client = make_app(ledger=self.ledger).test_client()
 
     def new_key(self, user: str, *, expires_at: datetime | None = None) -> PresentedKey:
         """A key of that user, on the plan starter."""

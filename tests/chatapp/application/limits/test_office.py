@@ -21,7 +21,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue import Catalogue, load
 from chatapp.catalogue.usage import Usage
 from tests.chatapp.application.money.test_surge import Clock
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body
 from tests.chatapp.web.test_identities import left
 from tests.servers import Server
@@ -101,8 +101,7 @@ def test_eight_users_call_for_a_minute(
             if answer.status_code == 200:
                 passed[key.public_id] += 1
             else:
-                assert answer.json is not None
-                assert answer.json["policy"] == "user"
+                assert json_of(answer)["policy"] == "user"
         clock.forward(1)
     assert set(passed.values()) == {USER_BURST + 59 // 2}
 
