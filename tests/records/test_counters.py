@@ -11,7 +11,6 @@ from ratelimit_ext.records import counters as module
 from ratelimit_ext.records.counters import REQUESTS
 from tests import servers
 from tests.records.site import Site, remembering
-from tests.servers import Server
 from tests.web.conftest import Clock, Maker
 
 KEYS = "LIMITS:tallies:{operators}:*"
@@ -31,15 +30,10 @@ def limited(make: Maker, uri: str) -> Site:
     return site
 
 
-@pytest.fixture
-def uri(redis_client: redis.Redis, redis_server: Server) -> str:
-    return redis_server.uri
-
-
-def test_decisions_of_all_workers_are_counted(make: Maker, uri: str) -> None:
+def test_decisions_of_all_workers_are_counted(make: Maker, redis_uri: str) -> None:
     """Admitted and denied ones by limit; would-be denials of shadows and candidates. A guard counts
     what it denies, and what a denied request would have used elsewhere does not count."""
-    one, other = limited(make, uri), limited(make, uri)
+    one, other = limited(make, redis_uri), limited(make, redis_uri)
     assert one.hit(4) + other.hit(1) == [200, 200, 200, 429, 429]
     with one.app.app_context():
         one.limiter.operators.block("stop", "bob")
@@ -55,9 +49,9 @@ def test_decisions_of_all_workers_are_counted(make: Maker, uri: str) -> None:
     }
 
 
-def test_counts_are_by_the_minute_for_an_hour(make: Maker, uri: str, clock: Clock) -> None:
+def test_counts_are_by_the_minute_for_an_hour(make: Maker, redis_uri: str, clock: Clock) -> None:
     """Every minute is there; an older one is not."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     site.hit(1)
     clock.forward(60)
     site.hit(1, key="bob")
@@ -73,11 +67,11 @@ def test_counts_are_by_the_minute_for_an_hour(make: Maker, uri: str, clock: Cloc
 
 
 def test_counts_are_bounded_and_end(
-    make: Maker, uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process and in the storage; what is known goes on counting."""
     monkeypatch.setattr(module, "MOST_COUNTS", 2)
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     site.hit(4)
     assert len(site.recorder.counters._counts) == 2
     monkeypatch.setattr(module, "MOST_STORED", 2)
@@ -91,22 +85,24 @@ def test_counts_are_bounded_and_end(
     assert 7000 < redis_client.ttl(key) <= 7200
 
 
-def test_an_outage_is_counted(make: Maker, uri: str) -> None:
+def test_an_outage_is_counted(make: Maker, redis_uri: str) -> None:
     """Decisions without the storage are allowed or denied ones, and degraded as well; they are
     written when the storage is back."""
     site = limited(make, "redis://127.0.0.1:1")
     site.hit(2)
     for _ in range(2):
         site.recorder.flush()
-    other = limited(make, uri).recorder
+    other = limited(make, redis_uri).recorder
     site.recorder.counters.store = other.counters.store
     [counts] = site.recorder.counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 2, "degraded": 2}
 
 
-def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, uri: str) -> None:
+def test_a_write_between_two_steps_of_a_request_changes_no_count(
+    make: Maker, redis_uri: str
+) -> None:
     """The names of its limits were found before, and it is counted after."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     counters = site.recorder.counters
 
     class Names(dict[Any, Any]):
@@ -124,14 +120,14 @@ def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, ur
 
 
 def test_a_missing_right_is_logged_once(
-    make: Maker, uri: str, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+    make: Maker, redis_uri: str, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And concerns only what needs it: here the denials, not these counts."""
     redis_client.acl_setuser(
         "few", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-xadd"]
     )
     try:
-        site = limited(make, uri.replace("://", "://few:pw@"))
+        site = limited(make, redis_uri.replace("://", "://few:pw@"))
         site.hit(4)
         for _ in range(2):
             site.recorder.flush()
@@ -140,7 +136,7 @@ def test_a_missing_right_is_logged_once(
     logged = [each.getMessage() for each in caplog.records if "for operators" in each.msg]
     assert len(logged) == 1
     assert "no permissions to run the 'xadd' command" in logged[0]
-    [counts] = limited(make, uri).recorder.counters.read(1).values()
+    [counts] = limited(make, redis_uri).recorder.counters.read(1).values()
     assert counts["calls"] == {"allowed": 3, "denied": 1, "shadow": 1}
 
 

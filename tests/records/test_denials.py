@@ -51,20 +51,15 @@ def why(site: Site, *words: str, status: int = 0) -> Result:
     return site.run("why", *words, status=status)
 
 
-@pytest.fixture
-def uri(redis_client: redis.Redis, redis_server: Server) -> str:
-    return redis_server.uri
-
-
 def flushed(site: Site) -> None:
     """As the thread does."""
     site.recorder.flush(all_of_them=True)
 
 
-def test_a_denial_is_explained(make: Maker, uri: str) -> None:
+def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
     """By another process: when, by which limit, how much was used, when the next call is free, and
     how many followed. `--json` has the same in figures."""
-    worker, console = limited(make, uri, request_id=lambda: "req_7"), limited(make, uri)
+    worker, console = limited(make, redis_uri, request_id=lambda: "req_7"), limited(make, redis_uri)
     assert worker.hit(6) == [200, 200, 429, 429, 429, 429]
     assert why(console, "ann").stderr == "No denial of ann is known in the last 1 d.\n"
     flushed(worker)
@@ -82,9 +77,9 @@ def test_a_denial_is_explained(make: Maker, uri: str) -> None:
     assert why(console, "bob").stderr == "No denial of bob is known in the last 1 d.\n"
 
 
-def test_what_can_never_pass_and_money_are_explained(make: Maker, uri: str) -> None:
+def test_what_can_never_pass_and_money_are_explained(make: Maker, redis_uri: str) -> None:
     """In the limit's own unit."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     assert site.hit(1, "/large") == [400]
     assert site.hit(2, "/paid") == [200, 429]
     flushed(site)
@@ -96,11 +91,11 @@ def test_what_can_never_pass_and_money_are_explained(make: Maker, uri: str) -> N
 @pytest.mark.parametrize("key_func", [lambda: "*", lambda: "all"], ids=["everyone", "shared"])
 @pytest.mark.usefixtures("clock")  # denials do not expire
 def test_a_denial_by_a_shared_limit_is_of_its_callers(
-    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch, key_func: Any
+    make: Maker, redis_uri: str, monkeypatch: pytest.MonkeyPatch, key_func: Any
 ) -> None:
     """Also one that a worker repeats from memory, and beside a denial by the caller's own limit.
     Beyond a number of callers, they are one entry."""
-    site = app, limiter = limited(make, uri)
+    site = app, limiter = limited(make, redis_uri)
 
     @app.get("/shared")
     @limiter.limit("9/hour", name="own")
@@ -129,9 +124,9 @@ def test_a_denial_by_a_shared_limit_is_of_its_callers(
     ]
 
 
-def test_a_block_is_explained(make: Maker, uri: str) -> None:
+def test_a_block_is_explained(make: Maker, redis_uri: str) -> None:
     """By its reason; one without an end says so."""
-    site = app, limiter = limited(make, uri)
+    site = app, limiter = limited(make, redis_uri)
     app.add_url_rule("/door", "door", limiter.limit("unless blocked", name="stop")(lambda: "ok"))
     with app.app_context():
         limiter.operators.block("stop", "ann")
@@ -162,9 +157,9 @@ def test_a_hammering_caller_is_a_count(
         assert redis_client.xlen("LIMITS:denials:{operators}") == 4
 
 
-def test_a_burst_is_counted_at_the_next_write(make: Maker, uri: str) -> None:
+def test_a_burst_is_counted_at_the_next_write(make: Maker, redis_uri: str) -> None:
     """Its denials so far are the first entry, those that follow are another after half a minute."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     site.hit(6)
     assert [each.count for each in site.recorder.denials.read()] == [4]
     site.hit(3)
@@ -173,11 +168,11 @@ def test_a_burst_is_counted_at_the_next_write(make: Maker, uri: str) -> None:
     assert [each.count for each in site.recorder.denials.read()] == [7]
 
 
-def test_a_denial_costs_the_request_no_round_trip(make: Maker, uri: str) -> None:
+def test_a_denial_costs_the_request_no_round_trip(make: Maker, redis_uri: str) -> None:
     """Denials are written together, by one command that the request does not send. Another writes
     the counts of decisions."""
-    site = limited(make, uri)
-    with redis.Redis.from_url(uri) as client:
+    site = limited(make, redis_uri)
+    with redis.Redis.from_url(redis_uri) as client:
         site.hit(3)
         client.config_resetstat()
         for number in range(20):
@@ -190,11 +185,11 @@ def test_a_denial_costs_the_request_no_round_trip(make: Maker, uri: str) -> None
 
 
 def test_a_flood_of_callers_is_bounded_and_counted(
-    make: Maker, uri: str, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Callers can invent identities: a process counts some of them, and the number of the others.
     `why` says that there were others."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     monkeypatch.setattr(module, "MOST_RUNS", 20)
     for number in range(25):
         site.hit(3, key=f"invented-{number}")
@@ -209,10 +204,10 @@ def test_a_flood_of_callers_is_bounded_and_counted(
 
 
 def test_the_record_has_a_ceiling(
-    make: Maker, uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At most about 10,000 of the largest entries: less than 16 MB, gone after two days."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     long = "ü" * module.LONGEST_TEXT
     largest = DenialRecord(
         *(1e9 / 3, 1e9 / 3, 10**6, long[:64], long[:64], long, "input_tokens"),
@@ -239,9 +234,9 @@ class Down:
         raise StorageUnavailable("down")
 
 
-def test_an_outage_keeps_what_fits(make: Maker, uri: str) -> None:
+def test_an_outage_keeps_what_fits(make: Maker, redis_uri: str) -> None:
     """Denials are written when the storage is back."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     site.hit(3)
     store = site.recorder.denials.store
     site.recorder.denials.store = Down()  # type: ignore[assignment]
@@ -276,15 +271,15 @@ def test_records_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: serve
     ],
 )
 def test_a_wrong_period_is_one_sentence(
-    make: Maker, uri: str, words: tuple[str, ...], error: str
+    make: Maker, redis_uri: str, words: tuple[str, ...], error: str
 ) -> None:
     """What was found, and what is allowed."""
-    assert why(limited(make, uri), *words, status=2).stderr.splitlines()[-1].endswith(error)
+    assert why(limited(make, redis_uri), *words, status=2).stderr.splitlines()[-1].endswith(error)
 
 
-def test_what_cannot_be_answered_is_one_sentence(make: Maker, uri: str) -> None:
+def test_what_cannot_be_answered_is_one_sentence(make: Maker, redis_uri: str) -> None:
     """An identity that no limit counts, denials that are not remembered, the memory of workers."""
-    site = Site(*make(storage_uri=uri, application_limits=["5/hour"], key_func=client_ip))
+    site = Site(*make(storage_uri=redis_uri, application_limits=["5/hour"], key_func=client_ip))
     error = "Error: Denials are not remembered; call limiter.remember_denials() in the application."
     assert why(site, "10.0.0.1", status=1).stderr.strip() == error
     site.limiter.remember_denials()
@@ -294,9 +289,9 @@ def test_what_cannot_be_answered_is_one_sentence(make: Maker, uri: str) -> None:
     assert "memory of each worker" in why(site, "ann", status=1).stderr
 
 
-def test_identities_are_printed_without_control_characters(make: Maker, uri: str) -> None:
+def test_identities_are_printed_without_control_characters(make: Maker, redis_uri: str) -> None:
     """Callers choose them, and the text of a limit may be theirs."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     record = DenialRecord(
         at=module.clock.now_us() / 1e6, until=1e11, identity="ann", limit="a\x1b[2J"
     )
@@ -306,13 +301,13 @@ def test_identities_are_printed_without_control_characters(make: Maker, uri: str
 
 
 def test_the_thread_writes_and_a_fork_begins_anew(
-    make: Maker, uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread for each process, from its first denial on; what was gathered before a fork is
     written once."""
     monkeypatch.setattr(Recorder, "in_background", True)
     monkeypatch.setattr(writer, "EVERY_S", 0.05)
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     site.hit(3)
     eventually(lambda: redis_client.xlen("LIMITS:denials:{operators}") == 1)
     site.hit(1, key="bob")
@@ -324,12 +319,12 @@ def test_the_thread_writes_and_a_fork_begins_anew(
 
 
 def test_the_thread_is_started_as_soon_as_there_is_room_for_one(
-    make: Maker, uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was gathered until then is written, too."""
     monkeypatch.setattr(Recorder, "in_background", True)
     monkeypatch.setattr(writer, "EVERY_S", 0.05)
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_more_threads)
         site.hit(3)
@@ -337,9 +332,11 @@ def test_the_thread_is_started_as_soon_as_there_is_room_for_one(
     eventually(lambda: redis_client.xlen("LIMITS:denials:{operators}") == 1)
 
 
-def test_records_of_a_newer_release_are_read(make: Maker, uri: str, redis_client: Any) -> None:
+def test_records_of_a_newer_release_are_read(
+    make: Maker, redis_uri: str, redis_client: Any
+) -> None:
     """What this one does not know of them is left out: workers of both write during an update."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     statuses(site.app, "/", 3)
     flushed(site)
     (stream,) = redis_client.keys("*denials*")
@@ -349,9 +346,9 @@ def test_records_of_a_newer_release_are_read(make: Maker, uri: str, redis_client
     assert site.recorder.denials.read()[0].identity
 
 
-def test_the_last_denials_are_written_at_the_end(make: Maker, uri: str) -> None:
+def test_the_last_denials_are_written_at_the_end(make: Maker, redis_uri: str) -> None:
     """Also the counts whose half minute is not over."""
-    site = limited(make, uri)
+    site = limited(make, redis_uri)
     site.hit(5, key="last")
     try:
         writer._close_all()

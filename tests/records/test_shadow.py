@@ -16,14 +16,7 @@ from ratelimit_ext.records import shadow as module
 from ratelimit_ext.records.shadow import Counts, Shadow
 from tests import servers
 from tests.records.site import Site, remembering
-from tests.servers import Server
 from tests.web.conftest import Maker
-
-
-@pytest.fixture
-def shared(redis_client: redis.Redis, redis_server: Server) -> str:
-    """The storage that a command can see."""
-    return redis_server.uri
 
 
 def limited(make: Maker, uri: str) -> Site:
@@ -141,12 +134,12 @@ def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:
     assert counted(site) == {}
 
 
-def test_a_candidate_costs_no_round_trip(make: Maker, shared: str) -> None:
+def test_a_candidate_costs_no_round_trip(make: Maker, redis_uri: str) -> None:
     """It is decided by the call of the script that decides the limit, in a bucket that has the
     limit's name; counts are written together."""
-    site = limited(make, shared)
+    site = limited(make, redis_uri)
     site.hit(1)
-    with redis.Redis.from_url(shared) as client:
+    with redis.Redis.from_url(redis_uri) as client:
         names = [name.decode() for name in client.keys("LIMITS:2:*")]
         assert sorted(name.partition("hour")[0].split(":")[3] for name in names) == [
             "3600",
@@ -177,10 +170,10 @@ def test_callers_with_their_own_amount_try_no_candidate(make: Maker, uri: str) -
 
 
 def test_the_report_says_who_would_be_hit_and_which_amount_is_enough(
-    make: Maker, shared: str
+    make: Maker, redis_uri: str
 ) -> None:
     """From usage for windows; a token bucket's amount needs `suggest`."""
-    worker, console = limited(make, shared), limited(make, shared)
+    worker, console = limited(make, redis_uri), limited(make, redis_uri)
     assert report(console).stderr.startswith("No request of the last day")
     worker.hit(4)
     worker.hit(1, key="bob")
@@ -218,9 +211,9 @@ def test_identities_are_bounded_and_the_report_says_so(
     assert found.by_identity["a"] >= 3
 
 
-def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
+def test_the_storage_keeps_the_largest_counts(make: Maker, redis_uri: str) -> None:
     """Merged over workers. A new identity takes the place and count of the smallest."""
-    shadows = limited(make, shared).recorder.shadows
+    shadows = limited(make, redis_uri).recorder.shadows
     shadow = Shadow("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
     for number in range(module.MOST_IDENTITIES):
         counts = Counts(1, 1)
@@ -238,14 +231,14 @@ def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
     assert found.used == {"heavy": 999}
 
 
-def test_an_outage_keeps_the_counts(make: Maker, shared: str) -> None:
+def test_an_outage_keeps_the_counts(make: Maker, redis_uri: str) -> None:
     """They are added when the storage is back."""
 
     class Down:
         def change(self, *_: Any) -> int:
             raise StorageUnavailable("down")
 
-    site = limited(make, shared)
+    site = limited(make, redis_uri)
     shadows = site.recorder.shadows
     store = shadows.store
     for _ in range(2):
