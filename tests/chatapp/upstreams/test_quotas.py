@@ -213,6 +213,7 @@ def test_anthropics_reset_is_an_instant(reset: str | None, seconds: float | None
     ],
 )
 def test_without_a_date_the_local_clock_counts(date: str | None) -> None:
+    """Also if the date cannot be read."""
     sent = {} if date is None else {"date": date}
     reset = (datetime.now(UTC) + timedelta(seconds=30)).isoformat()
     [quota] = anthropic.quotas(sent | claude("requests", "50", "49", reset))
@@ -334,6 +335,7 @@ def test_refusals_have_quotas(provider: UpstreamServer, case: Case) -> None:
 
 
 def test_answers_without_headers_have_no_quotas(provider: UpstreamServer, case: Case) -> None:
+    """Neither turns and forwarded requests, nor streams and failures."""
     asked = upstream(case.upstream)
     assert asked.complete(*case.turn()).quotas == ()
     assert asked.forward(case.raw_request(stream=False)).quotas == ()
@@ -348,6 +350,7 @@ def test_answers_without_headers_have_no_quotas(provider: UpstreamServer, case: 
 
 @pytest.mark.parametrize("odd", ["", "-1", "9" * 10_000, "inf", "nan", "1e999", "\xb2\xff", "\t"])
 def test_invalid_headers_fail_no_answer(provider: UpstreamServer, case: Case, odd: str) -> None:
+    """They give no quotas, and a refusal keeps its kind."""
     headers = dict.fromkeys(case.headers, odd)
     provider.script(Answer(200, _body(case), headers), Answer(429, b"{}", headers))
     asked = upstream(case.upstream)
@@ -359,6 +362,7 @@ def test_invalid_headers_fail_no_answer(provider: UpstreamServer, case: Case, od
 
 
 def test_offline_there_are_no_quotas() -> None:
+    """Of a plain answer or a stream."""
     turn = Turn("ping", Model("offline", "offline", "offline"))
     assert Offline().complete(turn, 9).quotas == ()
     assert Offline().stream(turn, 9).quotas == ()
