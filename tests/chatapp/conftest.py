@@ -15,9 +15,11 @@ import redis
 from flask import Flask
 from flask.testing import FlaskClient
 from sqlalchemy import MetaData
+from werkzeug.test import TestResponse
 
-from chatapp import PROVIDERS_FILE, create_app, protocol
+from chatapp import MISTAKES, PROVIDERS_FILE, create_app, protocol
 from chatapp.accounts.store import Accounts
+from chatapp.alerts import table as alerts_table
 from chatapp.catalogue import providers_file
 from chatapp.database import migration
 from chatapp.database.connection import Database
@@ -44,6 +46,43 @@ AppMaker = Callable[..., Flask]
 def replace_services(app: Flask, **changed: object) -> None:
     """Replace some services of the application, such as its ledger."""
     app.extensions[EXTENSION_KEY] = dataclasses.replace(services_of(app), **changed)
+
+
+def json_of(response: TestResponse) -> Any:
+    """The JSON of an answer, which has some."""
+    assert response.json is not None, response.text
+    return response.json
+
+
+def raised_alerts(app: Flask) -> list[Any]:
+    """All alerts of the spending so far, the latest first."""
+    services = services_of(app)
+    assert services.ledger.flush()
+    assert services.alerts is not None
+    assert services.alerts.get().flush(30)
+    return list(alerts_table.alerts(services.database, since=None))
+
+
+def policy_file(directory: Path, text: str) -> str:
+    """The path of a policy with this text."""
+    file = directory / "policy.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def two_keys(provider: upstream_server.UpstreamServer, directory: Path) -> str:
+    """The path of a file of providers, which are `provider` with two keys each."""
+    file = directory / "upstreams.toml"
+    file.write_text(upstream_server.TWO_KEYS.format(url=provider.url))
+    return str(file)
+
+
+def mistake_in_policy(make_app: AppMaker, file: str) -> str:
+    """The error with which a start with this policy ends. It has the file and a line."""
+    with pytest.raises(MISTAKES) as caught:
+        make_app(RATELIMIT_POLICY_FILE=file)
+    assert "policy.toml:" in str(caught.value)
+    return str(caught.value)
 
 
 def upstream(name: str) -> SDKUpstream:
@@ -135,13 +174,16 @@ def make_app(database_url: str) -> Iterator[AppMaker]:
     """Makes an application on a new storage, with these settings besides.
 
     All applications of a test share a database. When the test ends, they send their statistics to
-    the storage and close their connections, so that no other test is affected.
+    the storage and close their connections, so that no other test is affected. Calls are in
+    `ledger` if a test passes one.
     """
     made = []
 
-    def make(**config: object) -> Flask:
+    def make(*, ledger: object = None, **config: object) -> Flask:
         own = {"RATELIMIT_STORAGE_URI": "memory://", "CHATAPP_DATABASE_URL": database_url}
         made.append(create_app({"TESTING": False, **own, **config}))
+        if ledger is not None:
+            replace_services(made[-1], ledger=ledger)
         return made[-1]
 
     yield make
@@ -208,9 +250,6 @@ def served(
 ) -> Iterator[str]:
     """The address of a real server in front of `provider`, without retries; `ledger` has its
     calls. An answer of POST /chat is not longer than expected."""
-    app = make_app(
-        CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1, CHATAPP_MAX_TOKENS=1000
-    )
-    replace_services(app, ledger=ledger)
-    with serving(app) as url:
+    bounds = {"CHATAPP_PROVIDER_TIMEOUT_S": 60, "CHATAPP_MAX_TOKENS": 1000}
+    with serving(make_app(ledger=ledger, CHATAPP_PROVIDER_ATTEMPTS=1, **bounds)) as url:
         yield url

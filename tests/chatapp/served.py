@@ -1,12 +1,16 @@
-"""Real servers with threads, on a free port: of an application, or of a handler."""
+"""Real servers with threads, on a free port: of an application, or of a handler; and a client that
+disconnects."""
 
 from __future__ import annotations
 
+import json
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import BaseServer
+from urllib.parse import urlsplit
 
 from flask import Flask
 from werkzeug.serving import WSGIRequestHandler, make_server
@@ -23,6 +27,17 @@ def serving(app: Flask, handler: type[WSGIRequestHandler] = QuietHandler) -> Ite
     server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=handler)
     with _running(server):
         yield f"http://127.0.0.1:{server.server_port}"
+
+
+@contextmanager
+def disconnecting(url: str, path: str, body: Mapping[str, object]) -> Iterator[socket.socket]:
+    """Send a request, and disconnect at the end of the block without reading the answer."""
+    address = urlsplit(url)
+    raw = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
+    with socket.create_connection((address.hostname or "", address.port or 0), 10) as client:
+        client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        yield client
 
 
 @contextmanager

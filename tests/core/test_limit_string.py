@@ -57,10 +57,7 @@ def test_it_reads_every_string_of_limits_as_limits_does(text: str) -> None:
         return
     parsed = parse(text)
     assert [(each.amount, each.period_us) for each in parsed] == [
-        (
-            min(item.amount, MOST_AMOUNT),
-            min(item.get_expiry() * 1_000_000, LONGEST_PERIOD_US),
-        )
+        (min(item.amount, MOST_AMOUNT), min(item.get_expiry() * 1_000_000, LONGEST_PERIOD_US))
         for item in items
     ]
     assert all(

@@ -254,11 +254,7 @@ def test_top_and_near_rank_by_share(worker: Flask, console: Flask) -> None:
     call(worker, "/chat/", 2, "bob")
     call(worker, "/call", 1, "cay")
     ranked = [(s["limit"], s["identity"], s["share"]) for s in read(console, "top")]
-    assert ranked[:3] == [
-        ("pace", "ann", 1.0),
-        ("pace", "bob", 0.6667),
-        ("tokens", "cay", 0.4444),
-    ]
+    assert ranked[:3] == [("pace", "ann", 1.0), ("pace", "bob", 0.6667), ("tokens", "cay", 0.4444)]
     assert [s["identity"] for s in read(console, "top", "--limit", "pace")] == ["ann", "bob"]
     assert [s["identity"] for s in read(console, "near")] == ["ann"]
     assert [s["identity"] for s in read(console, "near", "--at", "60")] == ["ann", "bob"]
@@ -422,11 +418,7 @@ def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
         ),
         (("ann", "pace", "5/hour"), 1, "pace: found '5/hour'"),
         (("pace", "ann", "5/minute"), 1, "'pace' is the name of a limit. Write the identity first"),
-        (
-            ("ann", "pace", "5/minute", "--until", "someday"),
-            2,
-            "'someday' is not a time; write",
-        ),
+        (("ann", "pace", "5/minute", "--until", "someday"), 2, "'someday' is not a time; write"),
         (("ann", "pace", "5/minute", "--until", "2020-01-01"), 2, "is not in the future"),
     ],
 )

@@ -160,23 +160,10 @@ def test_no_setting_does_anything_else(blueprints: Any) -> None:
 
 LINES = st.sampled_from(
     [
-        "version = 1",
-        "[[application]]",
-        "[blueprints.chat]",
-        "[[blueprints.chat.limits]]",
-        "[groups.calls]",
-        'members = ["chat", "chat.post"]',
-        "[[groups.calls.limits]]",
-        "[plans.pro]",
-        "[[plans.pro.limits]]",
-        'limit = "5/minute"',
-        'limits = ["5/minute",',
-        "]",
-        '"""',
-        "plans = true",
-        'name = "a"',
-        "burst = 3",
-        "\ufeff",
+        *("version = 1", "[[application]]", "[blueprints.chat]", "[[blueprints.chat.limits]]"),
+        *("[groups.calls]", 'members = ["chat", "chat.post"]', "[[groups.calls.limits]]"),
+        *("[plans.pro]", "[[plans.pro.limits]]", 'limit = "5/minute"', 'limits = ["5/minute",'),
+        *("]", '"""', "plans = true", 'name = "a"', "burst = 3", "\ufeff"),
     ]
 )
 CONTENTS = st.lists(LINES | st.text(max_size=12), max_size=12).map("\n".join).map(str.encode)

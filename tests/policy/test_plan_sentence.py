@@ -12,6 +12,8 @@ from ratelimit_ext.policy import Plan, PolicyLimit, plan_sentence
 from ratelimit_ext.policy.plan_sentence import period_words
 
 SECOND_US = 1_000_000
+#: A limit, or its text if it has nothing else.
+Stated = PolicyLimit | str
 
 
 def limit(
@@ -27,25 +29,17 @@ def plan(title: str, *limits: PolicyLimit) -> Plan:
 
 # The limit of the plan, that of the next one, and the sentence after "The Starter plan allows ".
 SENTENCES = [
+    ("100/day", "2000/day", "100 calls a day, and they are used up; the Pro plan allows 2,000."),
+    ("1/hour", "1234567/hour", "1 call an hour, and it is used up; the Pro plan allows 1,234,567."),
+    ("10/minute", None, "10 calls a minute, and they are used up."),
     (
-        limit("100/day"),
-        limit("2000/day"),
-        "100 calls a day, and they are used up; the Pro plan allows 2,000.",
-    ),
-    (
-        limit("1/hour"),
-        limit("1234567/hour"),
-        "1 call an hour, and it is used up; the Pro plan allows 1,234,567.",
-    ),
-    (limit("10/minute"), None, "10 calls a minute, and they are used up."),
-    (
-        limit("5/30 seconds"),
-        limit("9/30 seconds"),
+        "5/30 seconds",
+        "9/30 seconds",
         "5 calls every 30 seconds, and they are used up; the Pro plan allows 9.",
     ),
     (
-        limit("100/day"),
-        limit("9000/month"),
+        "100/day",
+        "9000/month",
         "100 calls a day, and they are used up; the Pro plan allows 9,000 every 30 days.",
     ),
     (
@@ -54,12 +48,12 @@ SENTENCES = [
         "100 calls a calendar month, and they are used up; the Pro plan allows 900.",
     ),
     (
-        limit("100/day"),
-        limit("2/second;500/day"),
+        "100/day",
+        "2/second;500/day",
         "100 calls a day, and they are used up; the Pro plan allows 500.",
     ),
     (
-        limit("100/day"),
+        "100/day",
         limit("5/day", name="other"),
         "100 calls a day, and they are used up; the Pro plan has no such limit.",
     ),
@@ -79,18 +73,20 @@ SENTENCES = [
         limit("10/second", unit="calls"),
         "1 call at once, and it is used up; the Pro plan allows 10.",
     ),
-    (limit("0/day"), limit("100/day"), "no calls a day; the Pro plan allows 100."),
+    ("0/day", "100/day", "no calls a day; the Pro plan allows 100."),
     (limit("0/day", unit="usd"), None, "$0.00 a day."),
     # A plan that allows no more is not suggested.
-    (limit("100/day"), limit("100/day"), "100 calls a day, and they are used up."),
-    (limit("100/day"), limit("1000/month"), "100 calls a day, and they are used up."),
-    (limit("100/day"), limit("3000/month"), "100 calls a day, and they are used up."),
+    ("100/day", "100/day", "100 calls a day, and they are used up."),
+    ("100/day", "1000/month", "100 calls a day, and they are used up."),
+    ("100/day", "3000/month", "100 calls a day, and they are used up."),
 ]
 
 
 @pytest.mark.parametrize(("own", "other", "sentence"), SENTENCES)
-def test_the_sentence(own: PolicyLimit, other: PolicyLimit | None, sentence: str) -> None:
+def test_the_sentence(own: Stated, other: Stated | None, sentence: str) -> None:
     """The plan, what it allows, and the next plan where that allows more."""
+    own = limit(own) if isinstance(own, str) else own
+    other = limit(other) if isinstance(other, str) else other
     following = None if other is None else plan("Pro", other)
     message = plan_sentence(plan("Starter", own), own, following)
     assert message == f"The Starter plan allows {sentence}"

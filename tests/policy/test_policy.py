@@ -83,34 +83,14 @@ def test_every_table_is_read(load: Load) -> None:
         blueprints={
             "chat": (
                 limit(
-                    "blueprints.chat.limits[0]",
-                    "30/minute",
-                    shared=True,
-                    scope="/blueprint/chat",
+                    "blueprints.chat.limits[0]", "30/minute", shared=True, scope="/blueprint/chat"
                 ),
-                limit(
-                    "blueprints.chat.limits[1]",
-                    "1000/day",
-                    strategy="sliding-window",
-                ),
+                limit("blueprints.chat.limits[1]", "1000/day", strategy="sliding-window"),
             )
         },
         routes={
-            "chat.post": (
-                limit(
-                    "blueprints.chat.routes.post.limits[0]",
-                    "2/second",
-                    name="post",
-                ),
-            ),
-            "index": (
-                limit(
-                    "routes.index.limits[0]",
-                    "9/minute",
-                    shared=True,
-                    scope="pages",
-                ),
-            ),
+            "chat.post": (limit("blueprints.chat.routes.post.limits[0]", "2/second", name="post"),),
+            "index": (limit("routes.index.limits[0]", "9/minute", shared=True, scope="pages"),),
         },
         plans={
             "starter": Plan(

@@ -16,100 +16,85 @@ class NotAFunction:
     """A value of a type that no keyword takes."""
 
 
-MISTAKES = [
-    pytest.param([], f"{AT}: found an empty list; allowed: a table.", id="list"),
-    pytest.param("chat", f"{AT}: found 'chat' (a string); allowed: a table.", id="string"),
-    pytest.param(
-        {1: ["5/minute"]},
-        f"{AT}: found the key 1 (a whole number); allowed: a",
-        id="number for a name",
-    ),
-    pytest.param(
+#: A value of the setting, and its error behind the setting's name.
+MISTAKES: dict[str, tuple[Any, str]] = {
+    "list": ([], ": found an empty list; allowed: a table."),
+    "string": ("chat", ": found 'chat' (a string); allowed: a table."),
+    "number for a name": ({1: ["5/minute"]}, ": found the key 1 (a whole number); allowed: a"),
+    "string for a list": (
         {"chat": "30/minute"},
-        f"{AT}[\"chat\"]: found '30/minute' (a string); allowed: a list. Write ['30/minute'].",
-        id="string for a list",
+        "[\"chat\"]: found '30/minute' (a string); allowed: a list. Write ['30/minute'].",
     ),
-    pytest.param({"chat": None}, f'{AT}["chat"]: found None; allowed: a table.', id="None"),
-    pytest.param(
-        {"chat": []},
-        f'{AT}["chat"]: found an empty list; allowed: a list of at least',
-        id="empty list",
-    ),
-    pytest.param(
+    "None": ({"chat": None}, '["chat"]: found None; allowed: a table.'),
+    "empty list": ({"chat": []}, '["chat"]: found an empty list; allowed: a list of at least'),
+    "empty table": (
         {"chat": {}},
-        f'{AT}["chat"]: the table is empty; allowed: plans, limits. Fill or remove',
-        id="empty table",
+        '["chat"]: the table is empty; allowed: plans, limits. Fill or remove',
     ),
-    pytest.param(
+    "limit for a list": (
         {"chat": {"limit": "5/minute"}},
-        f'{AT}["chat"]["limit"]: unknown key; allowed: plans, limits. Did you mean \'limits\'?',
-        id="limit for a list",
+        '["chat"]["limit"]: unknown key; allowed: plans, limits. Did you mean \'limits\'?',
     ),
-    pytest.param(
+    "unknown keyword": (
         {"chat": [{"limit": "5/minute", "Burst": 1}]},
-        f'{AT}["chat"][0]["Burst"]: unknown key; allowed: limit, strategy, burst, unit,',
-        id="unknown keyword",
+        '["chat"][0]["Burst"]: unknown key; allowed: limit, strategy, burst, unit,',
     ),
-    pytest.param(
+    "name to be escaped": (
         {'a"b\n': [{"limit": "x"}]},
-        f'{AT}["a\\"b\\n"][0]["limit"]: found \'x\' (a string); allowed: amount per period',
-        id="name to be escaped",
+        '["a\\"b\\n"][0]["limit"]: found \'x\' (a string); allowed: amount per period',
     ),
-    pytest.param(
+    "number for a keyword": (
         {"chat": [{"limit": "5/minute", 3: 1}]},
-        f'{AT}["chat"][0]: found the key 3 (a whole number); allowed: a name.',
-        id="number for a keyword",
+        '["chat"][0]: found the key 3 (a whole number); allowed: a name.',
     ),
-    pytest.param(
+    "function for a limit": (
         {"chat": [{"limit": functions.tenant}]},
-        f'{AT}["chat"][0]["limit"]: found the function \'tenant\'; allowed: amount per period',
-        id="function for a limit",
+        '["chat"][0]["limit"]: found the function \'tenant\'; allowed: amount per period',
     ),
-    pytest.param(
+    "string for a cost": (
         {"chat": [{"limit": "5/minute", "cost": "3"}]},
-        f'{AT}["chat"][0]["cost"]: found \'3\' (a string); allowed: a whole number from 0 up.',
-        id="string for a cost",
+        '["chat"][0]["cost"]: found \'3\' (a string); allowed: a whole number from 0 up.',
     ),
-    pytest.param(
+    "function with arguments": (
         {"chat": [{"limit": "5/minute", "cost": functions.takes_response}]},
-        f'{AT}["chat"][0]["cost"]: found the function \'takes_response\'(response: ',
-        id="function with arguments",
+        '["chat"][0]["cost"]: found the function \'takes_response\'(response: ',
     ),
-    pytest.param(
+    "value of another type": (
         {"chat": [{"limit": "5/minute", "deduct_when": NotAFunction()}]},
-        f'{AT}["chat"][0]["deduct_when"]: found a value of the type \'NotAFunction\'; allowed: a '
-        'function or "package.module:function".',
-        id="value of another type",
+        (
+            '["chat"][0]["deduct_when"]: found a value of the type \'NotAFunction\'; allowed: a '
+            'function or "package.module:function".'
+        ),
     ),
-    pytest.param(
+    "key of another type": (
         {"chat": [{"limit": "5/minute", "key": NotAFunction()}]},
-        f'{AT}["chat"][0]["key"]: found a value of the type \'NotAFunction\'; allowed: the name '
-        'of an identity such as "user", a function, or "package.module:function".',
-        id="key of another type",
+        (
+            '["chat"][0]["key"]: found a value of the type \'NotAFunction\'; allowed: the name '
+            'of an identity such as "user", a function, or "package.module:function".'
+        ),
     ),
-    pytest.param(
+    "plans without any plan": (
         {"chat": {"plans": True}},
-        f'{AT}["chat"]["plans"]: there is no plan to apply. Add a table [plans.NAME]',
-        id="plans without any plan",
+        '["chat"]["plans"]: there is no plan to apply. Add a table [plans.NAME]',
     ),
-    pytest.param(
+    "1 for plans": (
         {"chat": {"plans": 1}},
-        f'{AT}["chat"]["plans"]: found 1 (a whole number); allowed: true or false',
-        id="1 for plans",
+        '["chat"]["plans"]: found 1 (a whole number); allowed: true or false',
     ),
-    pytest.param(
+    "one bucket twice": (
         {"chat": ["5/minute", {"limit": "9/minute"}]},
-        f"{AT}[\"chat\"][1]: '9/minute' applies together with '5/minute' of "
-        f'{AT}["chat"][0], with the same period, strategy and key, and no name: ',
-        id="one bucket twice",
+        (
+            "[\"chat\"][1]: '9/minute' applies together with '5/minute' of "
+            f'{AT}["chat"][0], with the same period, strategy and key, and no name: '
+        ),
     ),
-]
+}
 
 
-@pytest.mark.parametrize(("blueprints", "expected"), MISTAKES)
+@pytest.mark.parametrize(("blueprints", "expected"), MISTAKES.values(), ids=MISTAKES)
 def test_mistake(load: Load, blueprints: Any, expected: str) -> None:
     """Each mistake has its place as it is written in Python."""
-    assert expected in error_of(lambda: load(blueprints=blueprints))
+    assert f"{AT}{expected}" in error_of(lambda: load(blueprints=blueprints))
 
 
 def test_targets_are_kept_apart(load: Load) -> None:

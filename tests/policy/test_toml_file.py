@@ -47,10 +47,7 @@ def test_a_directory(tmp_path: Path) -> None:
         (3, "found 3 (a whole number); allowed: the path of a TOML file, as a string."),
         (True, "found true; allowed: the path of a TOML file, as a string."),
         (["a.toml"], "found a list; allowed: the path of a TOML file, as a string."),
-        (
-            "",
-            "found '' (a string); allowed: the path of a TOML file. Remove the key",
-        ),
+        ("", "found '' (a string); allowed: the path of a TOML file. Remove the key"),
         ("a\0b", "found 'a\\x00b' (a string); allowed: the path of a TOML file."),
     ],
 )
@@ -214,18 +211,8 @@ def test_an_unknown_path_has_the_line_around_it() -> None:
     st.lists(
         st.sampled_from(
             [
-                "[a]",
-                "[[a]]",
-                "[a.b]",
-                "[[a.b]]",
-                "a = 1",
-                "b.c = [",
-                "]",
-                '"""',
-                "1,",
-                "# x",
-                "{",
-                "}",
+                *("[a]", "[[a]]", "[a.b]", "[[a.b]]", "a = 1", "b.c = [", "]", '"""', "1,", "# x"),
+                *("{", "}"),
             ]
         ),
         max_size=12,

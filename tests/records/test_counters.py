@@ -6,24 +6,19 @@ from typing import Any
 
 import pytest
 import redis
-from flask import Flask
 
-from ratelimit_ext import Limiter
 from ratelimit_ext.records import counters as module
 from ratelimit_ext.records.counters import REQUESTS
 from tests import servers
-from tests.servers import Server
-from tests.web.calls import statuses
+from tests.records.site import Site, remembering
 from tests.web.conftest import Clock, Maker
 
-Site = tuple[Flask, Limiter]
 KEYS = "LIMITS:tallies:{operators}:*"
 
 
 def limited(make: Maker, uri: str) -> Site:
     """An application with a limit that has a candidate, a shadow and a block."""
-    app, limiter = make(storage_uri=uri)
-    limiter.remember_denials()
+    site = app, limiter = remembering(make, uri)
 
     @app.get("/")
     @limiter.limit("3/hour", name="calls", candidate="2/hour")
@@ -32,29 +27,20 @@ def limited(make: Maker, uri: str) -> Site:
     def index() -> str:
         return "ok"
 
-    return app, limiter
+    return site
 
 
-def hit(site: Site, calls: int, key: str = "ann") -> list[int]:
-    return statuses(site[0], "/", calls, headers={"X-Key": key})
-
-
-@pytest.fixture
-def uri(redis_client: redis.Redis, redis_server: Server) -> str:
-    return redis_server.uri
-
-
-def test_decisions_of_all_workers_are_counted(make: Maker, uri: str) -> None:
+def test_decisions_of_all_workers_are_counted(make: Maker, redis_uri: str) -> None:
     """Admitted and denied ones by limit; would-be denials of shadows and candidates. A guard counts
     what it denies, and what a denied request would have used elsewhere does not count."""
-    one, other = limited(make, uri), limited(make, uri)
-    assert hit(one, 4) + hit(other, 1) == [200, 200, 200, 429, 429]
-    with one[0].app_context():
-        one[1].operators.block("stop", "bob")
-    assert hit(one, 2, key="bob") == [403, 403]
+    one, other = limited(make, redis_uri), limited(make, redis_uri)
+    assert one.hit(4) + other.hit(1) == [200, 200, 200, 429, 429]
+    with one.app.app_context():
+        one.limiter.operators.block("stop", "bob")
+    assert one.hit(2, key="bob") == [403, 403]
     for site in (one, other):
-        site[1]._components.recorder.flush()
-    [counts] = other[1]._components.recorder.counters.read(1).values()
+        site.recorder.flush()
+    [counts] = other.recorder.counters.read(1).values()
     assert counts == {
         REQUESTS: {"allowed": 3, "denied": 4},
         "calls": {"allowed": 3, "denied": 2, "shadow": 1},
@@ -63,59 +49,61 @@ def test_decisions_of_all_workers_are_counted(make: Maker, uri: str) -> None:
     }
 
 
-def test_counts_are_by_the_minute_for_an_hour(make: Maker, uri: str, clock: Clock) -> None:
+def test_counts_are_by_the_minute_for_an_hour(make: Maker, redis_uri: str, clock: Clock) -> None:
     """Every minute is there; an older one is not."""
-    site = limited(make, uri)
-    hit(site, 1)
+    site = limited(make, redis_uri)
+    site.hit(1)
     clock.forward(60)
-    hit(site, 1, key="bob")
-    found = site[1]._components.recorder.counters.read(60)
+    site.hit(1, key="bob")
+    found = site.recorder.counters.read(60)
     assert len(found) == 60
     assert list(found) == sorted(found)
     shown = [minute[REQUESTS]["allowed"] if minute else 0 for minute in found.values()]
     assert shown == [0] * 58 + [1, 1]
     clock.forward(59 * 60)
-    assert [each for each in site[1]._components.recorder.counters.read(60).values() if each] == [
+    assert [each for each in site.recorder.counters.read(60).values() if each] == [
         {REQUESTS: {"allowed": 1}, "calls": {"allowed": 1}}
     ]
 
 
 def test_counts_are_bounded_and_end(
-    make: Maker, uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process and in the storage; what is known goes on counting."""
     monkeypatch.setattr(module, "MOST_COUNTS", 2)
-    site = limited(make, uri)
-    hit(site, 4)
-    assert len(site[1]._components.recorder.counters._counts) == 2
+    site = limited(make, redis_uri)
+    site.hit(4)
+    assert len(site.recorder.counters._counts) == 2
     monkeypatch.setattr(module, "MOST_STORED", 2)
-    site[1]._components.recorder.flush()
-    minute = next(iter(site[1]._components.recorder.counters.read(1)))
+    site.recorder.flush()
+    minute = next(iter(site.recorder.counters.read(1)))
     more: Any = {(minute, "", "allowed"): 1, (minute, "new", "allowed"): 1}
-    site[1]._components.recorder.counters.add(minute // 60, more)
+    site.recorder.counters.add(minute // 60, more)
     (key,) = redis_client.keys(KEYS)
     assert len(redis_client.hgetall(key)) == 3
-    assert site[1]._components.recorder.counters.read(1)[minute][REQUESTS]["allowed"] == 4
+    assert site.recorder.counters.read(1)[minute][REQUESTS]["allowed"] == 4
     assert 7000 < redis_client.ttl(key) <= 7200
 
 
-def test_an_outage_is_counted(make: Maker, uri: str) -> None:
+def test_an_outage_is_counted(make: Maker, redis_uri: str) -> None:
     """Decisions without the storage are allowed or denied ones, and degraded as well; they are
     written when the storage is back."""
     site = limited(make, "redis://127.0.0.1:1")
-    hit(site, 2)
+    site.hit(2)
     for _ in range(2):
-        site[1]._components.recorder.flush()
-    other = limited(make, uri)[1]._components.recorder
-    site[1]._components.recorder.counters.store = other.counters.store
-    [counts] = site[1]._components.recorder.counters.read(1).values()
+        site.recorder.flush()
+    other = limited(make, redis_uri).recorder
+    site.recorder.counters.store = other.counters.store
+    [counts] = site.recorder.counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 2, "degraded": 2}
 
 
-def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, uri: str) -> None:
+def test_a_write_between_two_steps_of_a_request_changes_no_count(
+    make: Maker, redis_uri: str
+) -> None:
     """The names of its limits were found before, and it is counted after."""
-    site = limited(make, uri)
-    counters = site[1]._components.recorder.counters
+    site = limited(make, redis_uri)
+    counters = site.recorder.counters
 
     class Names(dict[Any, Any]):
         def get(self, *arguments: Any) -> Any:
@@ -123,32 +111,32 @@ def test_a_write_between_two_steps_of_a_request_changes_no_count(make: Maker, ur
             counters.flush()
             return found
 
-    hit(site, 1)
+    site.hit(1)
     counters._groups = Names(counters._groups)
-    hit(site, 1)
+    site.hit(1)
     assert not isinstance(counters._groups, Names)  # it was written
     [counts] = counters.read(1).values()
     assert counts == {REQUESTS: {"allowed": 2}, "calls": {"allowed": 2}, "shadow": {"shadow": 1}}
 
 
 def test_a_missing_right_is_logged_once(
-    make: Maker, uri: str, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
+    make: Maker, redis_uri: str, redis_client: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """And concerns only what needs it: here the denials, not these counts."""
     redis_client.acl_setuser(
         "few", enabled=True, passwords=["+pw"], keys=["*"], commands=["+@all", "-xadd"]
     )
     try:
-        site = limited(make, uri.replace("://", "://few:pw@"))
-        hit(site, 4)
+        site = limited(make, redis_uri.replace("://", "://few:pw@"))
+        site.hit(4)
         for _ in range(2):
-            site[1]._components.recorder.flush()
+            site.recorder.flush()
     finally:
         redis_client.acl_deluser("few")
     logged = [each.getMessage() for each in caplog.records if "for operators" in each.msg]
     assert len(logged) == 1
     assert "no permissions to run the 'xadd' command" in logged[0]
-    [counts] = limited(make, uri)[1]._components.recorder.counters.read(1).values()
+    [counts] = limited(make, redis_uri).recorder.counters.read(1).values()
     assert counts["calls"] == {"allowed": 3, "denied": 1, "shadow": 1}
 
 
@@ -157,15 +145,15 @@ def test_a_cluster_has_them_in_one_slot(make: Maker, cluster_server: servers.Clu
     site = limited(make, cluster_server.uri)
     with cluster_server.client() as client:
         client.flushall()
-    hit(site, 3)
-    [counts] = site[1]._components.recorder.counters.read(1).values()
+    site.hit(3)
+    [counts] = site.recorder.counters.read(1).values()
     assert counts[REQUESTS] == {"allowed": 3}
 
 
 def test_memory_keeps_no_counts(make: Maker) -> None:
     """No other process could see them."""
     site = limited(make, "memory://")
-    hit(site, 1)
-    assert not site[1]._components.recorder.counters._counts
+    site.hit(1)
+    assert not site.recorder.counters._counts
     with pytest.raises(ValueError, match="set RATELIMIT_STORAGE_URI"):
-        site[1]._components.recorder.counters.read(1)
+        site.recorder.counters.read(1)

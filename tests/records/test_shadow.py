@@ -15,23 +15,13 @@ from ratelimit_ext import ConfigurationError, Limiter, StorageUnavailable
 from ratelimit_ext.records import shadow as module
 from ratelimit_ext.records.shadow import Counts, Shadow
 from tests import servers
-from tests.servers import Server
-from tests.web.calls import statuses
+from tests.records.site import Site, remembering
 from tests.web.conftest import Maker
-
-Site = tuple[Flask, Limiter]
-
-
-@pytest.fixture
-def shared(redis_client: redis.Redis, redis_server: Server) -> str:
-    """The storage that a command can see."""
-    return redis_server.uri
 
 
 def limited(make: Maker, uri: str) -> Site:
     """An application with a limit in shadow, and candidates of a window and of a token bucket."""
-    app, limiter = make(storage_uri=uri)
-    limiter.remember_denials()
+    site = app, limiter = remembering(make, uri)
 
     @app.get("/")
     @limiter.limit("5/hour", name="calls", candidate="2/hour", strategy="sliding-window")
@@ -48,30 +38,24 @@ def limited(make: Maker, uri: str) -> Site:
     def paced() -> str:
         return "ok"
 
-    return app, limiter
+    return site
 
 
-def hit(site: Site, calls: int, path: str = "/", key: str = "ann") -> list[int]:
-    return statuses(site[0], path, calls, headers={"X-Key": key})
-
-
-def run(app: Flask, *words: str, status: int = 0) -> Result:
-    result = app.test_cli_runner().invoke(args=["ratelimit", "shadow", "report", *words])
-    assert result.exit_code == status, result.output
-    return result
+def report(site: Site, *words: str, status: int = 0) -> Result:
+    return site.run("shadow", "report", *words, status=status)
 
 
 def counted(site: Site) -> dict[str, Counts]:
     """By the name of the limit."""
-    found = site[1]._components.recorder.shadows.read(1)
+    found = site.recorder.shadows.read(1)
     return {shadow.limit: counts for shadow, counts in found.items()}
 
 
 def test_a_candidate_denies_nothing_and_counts(make: Maker, uri: str) -> None:
     """Beside the limit: with a count of its own, of admitted requests. Headers do not show it."""
     site = app, _ = limited(make, uri)
-    assert hit(site, 7) == [200] * 5 + [429] * 2
-    assert hit(site, 1, key="bob") == [200]
+    assert site.hit(7) == [200] * 5 + [429] * 2
+    assert site.hit(1, key="bob") == [200]
     found = counted(site)["calls"]
     assert (found.requests, found.denied) == (6, 3)
     assert (found.by_identity, found.used) == ({"ann": 3}, {"ann": 5, "bob": 1})
@@ -94,7 +78,7 @@ def test_reading_stores_nothing(make: Maker) -> None:
 def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
     """What it would have denied is more than it holds."""
     site = limited(make, uri)
-    assert hit(site, 5, "/shadow") == [200] * 5
+    assert site.hit(5, "/shadow") == [200] * 5
     found = counted(site)["shadow"]
     assert (found.requests, found.denied, found.used) == (5, 2, {"ann": 4})
 
@@ -102,8 +86,7 @@ def test_a_limit_in_shadow_counts(make: Maker, uri: str) -> None:
 def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri: str) -> None:
     """Of ten calls of which another limit admits five, neither a shadow of six nor a candidate of
     six would deny any."""
-    app, limiter = make(storage_uri=uri)
-    limiter.remember_denials()
+    site = app, limiter = remembering(make, uri)
 
     @app.get("/")
     @limiter.limit("5/minute", name="pace")
@@ -112,8 +95,7 @@ def test_a_trial_counts_what_it_would_count_if_it_were_enforced(make: Maker, uri
     def index() -> str:
         return "ok"
 
-    site = app, limiter
-    assert hit(site, 10) == [200] * 5 + [429] * 5
+    assert site.hit(10) == [200] * 5 + [429] * 5
     for name in ("shadow", "calls"):
         found = counted(site)[name]
         assert (found.requests, found.denied, found.used) == (5, 0, {"ann": 5})
@@ -125,8 +107,7 @@ def test_a_trial_counts_the_last_call_that_is_deducted(
     make: Maker, uri: str, tried: dict[str, Any], *, reserve: bool
 ) -> None:
     """Also what is charged only after the view: the report's amount is enough for every call."""
-    app, limiter = make(storage_uri=uri)
-    limiter.remember_denials()
+    site = app, limiter = remembering(make, uri)
 
     @app.get("/")
     @limiter.limit(
@@ -135,32 +116,30 @@ def test_a_trial_counts_the_last_call_that_is_deducted(
     def index() -> str:
         return "ok"
 
-    site = app, limiter
     for path in ("/?ok", "/", "/?ok", "/?ok"):
-        hit(site, 1, path)
+        site.hit(1, path)
     assert counted(site)["a"].used == {"ann": 3}
 
 
 def test_a_block_in_shadow_is_not_on_trial(make: Maker, uri: str) -> None:
     """It has no amount that could be judged."""
-    app, limiter = make(storage_uri=uri)
-    limiter.remember_denials()
+    site = app, limiter = remembering(make, uri)
 
     @app.get("/")
     @limiter.limit("unless blocked", name="switch", mode="shadow")
     def index() -> str:
         return "ok"
 
-    assert hit((app, limiter), 3) == [200] * 3
-    assert counted((app, limiter)) == {}
+    assert site.hit(3) == [200] * 3
+    assert counted(site) == {}
 
 
-def test_a_candidate_costs_no_round_trip(make: Maker, shared: str) -> None:
+def test_a_candidate_costs_no_round_trip(make: Maker, redis_uri: str) -> None:
     """It is decided by the call of the script that decides the limit, in a bucket that has the
     limit's name; counts are written together."""
-    site = limited(make, shared)
-    hit(site, 1)
-    with redis.Redis.from_url(shared) as client:
+    site = limited(make, redis_uri)
+    site.hit(1)
+    with redis.Redis.from_url(redis_uri) as client:
         names = [name.decode() for name in client.keys("LIMITS:2:*")]
         assert sorted(name.partition("hour")[0].split(":")[3] for name in names) == [
             "3600",
@@ -168,11 +147,11 @@ def test_a_candidate_costs_no_round_trip(make: Maker, shared: str) -> None:
         ]
         assert all(name.endswith(":calls:{ann}") for name in names)
         client.config_resetstat()
-        hit(site, 4)
+        site.hit(4)
         stats = client.info("commandstats")
         assert stats.get("cmdstat_fcall", stats.get("cmdstat_evalsha"))["calls"] == 4
         assert "cmdstat_eval" not in stats
-        site[1]._components.recorder.flush()
+        site.recorder.flush()
         assert client.info("commandstats")["cmdstat_eval"]["calls"] == 2  # one for all counts
         assert all(0 < client.ttl(name) <= 48 * 3600 for name in client.keys("*:trials:*"))
 
@@ -182,36 +161,36 @@ def test_callers_with_their_own_amount_try_no_candidate(make: Maker, uri: str) -
     site = app, limiter = limited(make, uri)
     with app.app_context():
         limiter.operators.override("calls", "ann", "9/hour")
-    hit(site, 4)
-    hit(site, 1, key="bob")
+    site.hit(4)
+    site.hit(1, key="bob")
     assert counted(site)["calls"].used == {"bob": 1}
     limiter.amount_loader(lambda: {"calls": "8/hour"})
-    hit(site, 3, key="zoe")
+    site.hit(3, key="zoe")
     assert counted(site)["calls"].used == {"bob": 1}
 
 
 def test_the_report_says_who_would_be_hit_and_which_amount_is_enough(
-    make: Maker, shared: str
+    make: Maker, redis_uri: str
 ) -> None:
     """From usage for windows; a token bucket's amount needs `suggest`."""
-    worker, console = limited(make, shared), limited(make, shared)[0]
-    assert run(console).stderr.startswith("No request of the last day")
-    hit(worker, 4)
-    hit(worker, 1, key="bob")
-    hit(worker, 3, "/paced")
-    worker[1]._components.recorder.flush()
-    found = {(r["limit"], r["period"]): r for r in json.loads(run(console, "--json").stdout)}
+    worker, console = limited(make, redis_uri), limited(make, redis_uri)
+    assert report(console).stderr.startswith("No request of the last day")
+    worker.hit(4)
+    worker.hit(1, key="bob")
+    worker.hit(3, "/paced")
+    worker.recorder.flush()
+    found = {(r["limit"], r["period"]): r for r in json.loads(report(console, "--json").stdout)}
     day = found["calls", "day"]
     assert (day["requests"], day["denied"], day["identities"]) == (5, 2, 2)
     assert (day["amount"], day["enforced"]) == ("2/hour", "5 per 1 hour")
     assert day["worst"] == [{"identity": "ann", "denied": 2}]
     assert (day["enough_for_99_percent"], day["source"]) == (4, "usage")
     assert found["pace", "hour"]["source"] == "suggest"
-    shown = run(console, "--limit", "calls").stdout
+    shown = report(console, "--limit", "calls").stdout
     assert "4 would have denied nothing to 99 % of 2 identities" in shown
-    assert "`flask ratelimit suggest`" in run(console, "--limit", "pace").stdout
+    assert "`flask ratelimit suggest`" in report(console, "--limit", "pace").stdout
     error = "Error: No limit 'cals' is in shadow or has a candidate; found: calls, pace, shadow."
-    assert run(console, "--limit", "cals", status=1).stderr.strip() == error
+    assert report(console, "--limit", "cals", status=1).stderr.strip() == error
 
 
 def test_identities_are_bounded_and_the_report_says_so(
@@ -221,9 +200,9 @@ def test_identities_are_bounded_and_the_report_says_so(
     monkeypatch.setattr(module, "MOST_IDENTITIES", 3)
     site = limited(make, uri)
     for key in ("a", "a", "b", "c", "d", "e"):
-        hit(site, 2 if key != "a" else 5, key=key)
-        hit(site, 1, key=key)
-        site[1]._components.recorder.flush()
+        site.hit(2 if key != "a" else 5, key=key)
+        site.hit(1, key=key)
+        site.recorder.flush()
     found = counted(site)["calls"]
     assert found.is_partial
     assert found.denied == 3 + 4
@@ -232,9 +211,9 @@ def test_identities_are_bounded_and_the_report_says_so(
     assert found.by_identity["a"] >= 3
 
 
-def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
+def test_the_storage_keeps_the_largest_counts(make: Maker, redis_uri: str) -> None:
     """Merged over workers. A new identity takes the place and count of the smallest."""
-    shadows = limited(make, shared)[1]._components.recorder.shadows
+    shadows = limited(make, redis_uri).recorder.shadows
     shadow = Shadow("calls", "2/hour", "5/hour", "requests", 2, is_window=True)
     for number in range(module.MOST_IDENTITIES):
         counts = Counts(1, 1)
@@ -252,20 +231,20 @@ def test_the_storage_keeps_the_largest_counts(make: Maker, shared: str) -> None:
     assert found.used == {"heavy": 999}
 
 
-def test_an_outage_keeps_the_counts(make: Maker, shared: str) -> None:
+def test_an_outage_keeps_the_counts(make: Maker, redis_uri: str) -> None:
     """They are added when the storage is back."""
 
     class Down:
         def change(self, *_: Any) -> int:
             raise StorageUnavailable("down")
 
-    site = limited(make, shared)
-    shadows = site[1]._components.recorder.shadows
+    site = limited(make, redis_uri)
+    shadows = site.recorder.shadows
     store = shadows.store
     for _ in range(2):
-        hit(site, 2)
+        site.hit(2)
         shadows.store = Down()  # type: ignore[assignment]
-        site[1]._components.recorder.flush()
+        site.recorder.flush()
     shadows.store = store
     assert counted(site)["calls"].requests == 4
 
@@ -275,7 +254,7 @@ def test_counts_of_a_cluster_are_in_one_slot(make: Maker, cluster_server: server
     with cluster_server.client() as client:
         client.flushall()
     site = limited(make, cluster_server.uri)
-    hit(site, 3)
+    site.hit(3)
     assert (counted(site)["calls"].denied, counted(site)["calls"].used) == (1, {"ann": 3})
 
 
@@ -316,8 +295,9 @@ def test_a_candidate_may_be_in_a_file_and_in_the_configuration(tmp_path: Path) -
     app.add_url_rule("/", "index", lambda: "ok")
     limiter = Limiter(lambda: "ann", app=app, storage_uri="memory://")
     limiter.remember_denials()
-    assert hit((app, limiter), 3) == hit((app, limiter), 3, "/shop/") == [200] * 3
-    found = counted((app, limiter))
+    site = Site(app, limiter)
+    assert site.hit(3) == site.hit(3, "/shop/") == [200] * 3
+    found = counted(site)
     assert {name: counts.denied for name, counts in found.items()} == {
         "5-per-3600s": 1,
         "4-per-3600s": 2,

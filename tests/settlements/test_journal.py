@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -41,14 +42,22 @@ HERE = "redis://here/0"
 ELSEWHERE = "redis://elsewhere/0"
 
 
+class DiskBench(Bench):
+    """A bench on Redis, and the directory of its processes' files."""
+
+    def __init__(self, client: redis.Redis, directory: Path) -> None:
+        super().__init__(RedisEngine(client, redis.RedisError))
+        self.directory = directory
+
+
 class Process:
     """A queue with a journal, as one process has it. It has no thread."""
 
-    def __init__(self, bench: Bench, directory: Path, storage: str = HERE, **words: Any) -> None:
+    def __init__(self, bench: DiskBench, storage: str = HERE, **words: Any) -> None:
         clock = bench.clock
         self.queue = bench.new_queue(epoch=lambda: clock.now_s, **words)
         self.engine = bench.engine
-        self.journal = Journal(directory, storage)
+        self.journal = Journal(bench.directory, storage)
         self.events = Events()
         self.queue.keep(self.engine, self.journal, events=self.events)
 
@@ -67,8 +76,8 @@ class Process:
 
 
 @pytest.fixture
-def bench(redis_client: redis.Redis) -> Bench:
-    return Bench(RedisEngine(redis_client, redis.RedisError))
+def bench(redis_client: redis.Redis, tmp_path: Path) -> DiskBench:
+    return DiskBench(redis_client, tmp_path / "instance" / "settlements")
 
 
 @pytest.fixture(autouse=True)
@@ -77,17 +86,12 @@ def default_directory(monkeypatch: pytest.MonkeyPatch, no_file_of_an_earlier_tes
     monkeypatch.setattr(journal, "DEFAULT_DIRECTORY", "settlements")
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "instance" / "settlements"
-
-
 def files(directory: Path, suffix: str = ".jsonl") -> list[Path]:
     return sorted(directory.glob(f"*{suffix}"))
 
 
-def left_by_a_dead_process(bench: Bench, directory: Path, calls: int = 1) -> None:
-    process = Process(bench, directory)
+def left_by_a_dead_process(bench: DiskBench, calls: int = 1) -> None:
+    process = Process(bench)
     bench.engine.is_away = True
     for _ in range(calls):
         process.send(bench.changes())
@@ -96,43 +100,43 @@ def left_by_a_dead_process(bench: Bench, directory: Path, calls: int = 1) -> Non
 
 
 def test_the_next_process_sends_what_a_dead_one_left(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+    bench: DiskBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Settlement, slot and refund; then no file is left."""
-    left_by_a_dead_process(bench, directory)
+    left_by_a_dead_process(bench)
     assert bench.left() == (600, 1, 9)
-    following = Process(bench, directory)
+    following = Process(bench)
     assert following.start() == 1
     assert following.queue.send_waiting() == 0
     assert bench.left() == (850, 2, 10)
-    assert files(directory) == []
+    assert files(bench.directory) == []
     assert "Sending 1 settlements of an earlier process" in caplog.text
 
 
-def test_there_is_no_file_while_the_storage_answers(bench: Bench, directory: Path) -> None:
-    """Not even a directory. After an outage the file is gone, too."""
-    process = Process(bench, directory)
+def test_there_is_no_file_while_the_storage_answers(bench: DiskBench) -> None:
+    """Not even a bench.directory. After an outage the file is gone, too."""
+    process = Process(bench)
     process.send(bench.changes())
-    assert not directory.exists()
+    assert not bench.directory.exists()
     bench.engine.is_away = True
     for _ in range(2):
         process.send(bench.changes())
-    assert len(files(directory)) == 1
+    assert len(files(bench.directory)) == 1
     bench.engine.is_away = False
     assert process.queue.send_waiting() == 0
-    assert list(directory.iterdir()) == []
+    assert list(bench.directory.iterdir()) == []
 
 
-def test_files_are_private(bench: Bench, directory: Path) -> None:
+def test_files_are_private(bench: DiskBench) -> None:
     """They name callers."""
-    left_by_a_dead_process(bench, directory)
-    (file,) = files(directory)
-    assert (directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+    left_by_a_dead_process(bench)
+    (file,) = files(bench.directory)
+    assert (bench.directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_the_file_of_a_living_process_is_left_alone(bench: Bench, directory: Path) -> None:
+def test_the_file_of_a_living_process_is_left_alone(bench: DiskBench) -> None:
     """After a reload, old workers finish their calls beside new ones."""
-    old, new = Process(bench, directory), Process(bench, directory)
+    old, new = Process(bench), Process(bench)
     bench.engine.is_away = True
     old.send(bench.changes())
     assert new.start() == 0
@@ -140,29 +144,26 @@ def test_the_file_of_a_living_process_is_left_alone(bench: Bench, directory: Pat
     assert new.start() == 1
 
 
-def test_one_of_many_starting_processes_takes_a_file(bench: Bench, directory: Path) -> None:
+def test_one_of_many_starting_processes_takes_a_file(bench: DiskBench) -> None:
     """Eight start at once: every batch is taken once."""
     for _ in range(20):
-        left_by_a_dead_process(bench, directory)
-    processes = [Process(bench, directory) for _ in range(8)]
+        left_by_a_dead_process(bench)
+    processes = [Process(bench) for _ in range(8)]
     together = threading.Barrier(len(processes))
 
     def start(process: Process) -> None:
         together.wait(10)
         process.start()
 
-    threads = [threading.Thread(target=start, args=[process]) for process in processes]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
+    with ThreadPoolExecutor(len(processes)) as pool:
+        list(pool.map(start, processes))
     assert sum(len(process.queue) for process in processes) == 20
 
 
-def test_a_file_that_was_removed_meanwhile_is_not_taken(bench: Bench, directory: Path) -> None:
+def test_a_file_that_was_removed_meanwhile_is_not_taken(bench: DiskBench) -> None:
     """It was opened before its owner removed it, and locked afterwards."""
-    left_by_a_dead_process(bench, directory)
-    (path,) = files(directory)
+    left_by_a_dead_process(bench)
+    (path,) = files(bench.directory)
     opened = os.open(path, os.O_RDWR)
     path.unlink()
     path.symlink_to(f"/proc/self/fd/{opened}")
@@ -170,41 +171,39 @@ def test_a_file_that_was_removed_meanwhile_is_not_taken(bench: Bench, directory:
     os.close(opened)
 
 
-def test_a_process_may_die_again_before_it_has_sent_all(bench: Bench, directory: Path) -> None:
+def test_a_process_may_die_again_before_it_has_sent_all(bench: DiskBench) -> None:
     """The file stays as it is; what was sent changes nothing the second time."""
-    left_by_a_dead_process(bench, directory, calls=2)
-    second = Process(bench, directory)
+    left_by_a_dead_process(bench, calls=2)
+    second = Process(bench)
     assert second.start() == 2
     second.queue._waiting[0].send()
     second.die()
-    third = Process(bench, directory)
+    third = Process(bench)
     assert third.start() == 2
     assert third.queue.send_waiting() == 0
     assert bench.left() == (700, 2, 10)
 
 
-def test_a_lost_reply_applies_nothing_twice_after_a_restart(bench: Bench, directory: Path) -> None:
+def test_a_lost_reply_applies_nothing_twice_after_a_restart(bench: DiskBench) -> None:
     """The marker survives with the changes."""
     first, _running = bench.changes(), bench.changes()
-    dying = Process(bench, directory)
+    dying = Process(bench)
     bench.engine.loses_replies = True
     dying.send(first)
     assert bench.left() == (450, 1, 9)
     dying.die()
     bench.engine.loses_replies = False
-    following = Process(bench, directory)
+    following = Process(bench)
     assert following.start() == 1
     assert following.queue.send_waiting() == 0
     assert bench.left() == (450, 1, 9)
 
 
-def test_deadlines_are_of_the_calendar(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_deadlines_are_of_the_calendar(bench: DiskBench, caplog: pytest.LogCaptureFixture) -> None:
     """A process that starts too late drops what it finds, with its amounts."""
-    left_by_a_dead_process(bench, directory)
+    left_by_a_dead_process(bench)
     bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S)
-    late = Process(bench, directory)
+    late = Process(bench)
     outcomes: list[str] = []
     late.events.add(lambda event: outcomes.append(event.outcome))
     assert late.start() == 1
@@ -212,15 +211,15 @@ def test_deadlines_are_of_the_calendar(
     assert late.queue.lost == {"tokens": 150, "calls": 1, "requests": 1}
     assert outcomes == ["lost"]
     assert "T:{a} actual 150 tokens" in caplog.text
-    assert files(directory) == []
+    assert files(bench.directory) == []
     assert bench.left()[0] == 600
 
 
-def test_a_clock_that_was_set_back_prolongs_nothing(bench: Bench, directory: Path) -> None:
+def test_a_clock_that_was_set_back_prolongs_nothing(bench: DiskBench) -> None:
     """A change is sent for its lease and ten minutes at most, for as long as its marker lives."""
-    left_by_a_dead_process(bench, directory)
+    left_by_a_dead_process(bench)
     bench.clock.forward(-3600)
-    following = Process(bench, directory)
+    following = Process(bench)
     following.start()
     bench.engine.is_away = True
     bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S - 1)
@@ -229,32 +228,28 @@ def test_a_clock_that_was_set_back_prolongs_nothing(bench: Bench, directory: Pat
     assert following.queue.send_waiting() == 0
 
 
-def test_another_storage_gets_nothing(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_storage_gets_nothing(bench: DiskBench, caplog: pytest.LogCaptureFixture) -> None:
     """The log names both, once; the file stays for a start with its own storage."""
-    left_by_a_dead_process(bench, directory)
-    (path,) = files(directory)
+    left_by_a_dead_process(bench)
+    (path,) = files(bench.directory)
     caplog.clear()
-    moved = Process(bench, directory, ELSEWHERE)
+    moved = Process(bench, ELSEWHERE)
     assert [moved.start(), moved.start()] == [0, 0]
     (record,) = caplog.records
     for named in (str(path), HERE, ELSEWHERE):
         assert named in record.getMessage()
-    assert Process(bench, directory).start() == 1
+    assert Process(bench).start() == 1
 
 
-def test_what_another_storage_can_no_longer_take_is_counted_as_lost(
-    bench: Bench, directory: Path
-) -> None:
+def test_what_another_storage_can_no_longer_take_is_counted_as_lost(bench: DiskBench) -> None:
     """The file does not stay for ever."""
-    left_by_a_dead_process(bench, directory)
+    left_by_a_dead_process(bench)
     bench.clock.forward(LEASE_S + KEPT_AFTER_LEASE_S)
-    moved = Process(bench, directory, ELSEWHERE)
+    moved = Process(bench, ELSEWHERE)
     assert moved.start() == 1
     bench.engine.calls = 0
     moved.queue.send_waiting()
-    assert (bench.engine.calls, files(directory)) == (0, [])
+    assert (bench.engine.calls, files(bench.directory)) == (0, [])
     assert moved.queue.lost["tokens"] == 150
 
 
@@ -274,37 +269,37 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_line_costs_no_other_and_is_kept(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture, damage: str
+    bench: DiskBench, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """One line of the log says where; the file is kept under another name."""
-    left_by_a_dead_process(bench, directory, calls=2)
-    (path,) = files(directory)
+    left_by_a_dead_process(bench, calls=2)
+    (path,) = files(bench.directory)
     head, first, second = path.read_bytes().splitlines(keepends=True)
     damaged = DAMAGES[damage](second)
     assert damaged != second
     path.write_bytes(head + first + damaged)
     caplog.clear()
-    following = Process(bench, directory)
+    following = Process(bench)
     assert following.start() == 1
     (record,) = [each for each in caplog.records if each.levelname == "ERROR"]
     assert record.getMessage().startswith(f"1 of 2 settlements in {path} are unreadable")
     assert following.queue.send_waiting() == 0
-    (kept,) = directory.iterdir()
+    (kept,) = bench.directory.iterdir()
     assert (kept.suffix, kept.read_bytes()) == (".damaged", head + first + damaged)
-    assert Process(bench, directory).start() == 0
+    assert Process(bench).start() == 0
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"hello\n", b"[1]\n", b'{"settlements": 2, "storage": "redis://here/0"}\n{}\n']
 )
 def test_an_unknown_file_is_left_where_it_is(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture, text: bytes
+    bench: DiskBench, caplog: pytest.LogCaptureFixture, text: bytes
 ) -> None:
     """A later release may have written it. The log says so once."""
-    directory.mkdir(parents=True)
-    path = directory / "1-2.jsonl"
+    bench.directory.mkdir(parents=True)
+    path = bench.directory / "1-2.jsonl"
     path.write_bytes(text)
-    process = Process(bench, directory)
+    process = Process(bench)
     assert [process.start(), process.start()] == [0, 0]
     (record,) = caplog.records
     assert str(path) in record.getMessage()
@@ -313,24 +308,21 @@ def test_an_unknown_file_is_left_where_it_is(
 
 
 def test_a_file_of_any_size_is_not_read(
-    bench: Bench,
-    directory: Path,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    bench: DiskBench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reading it would take the memory of the process."""
-    left_by_a_dead_process(bench, directory)
+    left_by_a_dead_process(bench)
     monkeypatch.setattr(journal, "MOST_BYTES", 100)
-    assert Process(bench, directory).start() == 0
+    assert Process(bench).start() == 0
     assert "bytes" in caplog.text
 
 
 def test_a_file_system_without_locks_costs_no_descriptors(
-    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
+    bench: DiskBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is there stays, and is reported."""
-    left_by_a_dead_process(bench, directory)
-    (path,) = files(directory)
+    left_by_a_dead_process(bench)
+    (path,) = files(bench.directory)
 
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
@@ -344,11 +336,11 @@ def test_a_file_system_without_locks_costs_no_descriptors(
 
 
 def test_a_file_that_cannot_be_opened_now_is_tried_again(
-    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    bench: DiskBench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A process may have no descriptor left for a moment; that is logged once."""
-    left_by_a_dead_process(bench, directory)
-    following = Process(bench, directory)
+    left_by_a_dead_process(bench)
+    following = Process(bench)
 
     def no_descriptor(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
@@ -360,26 +352,24 @@ def test_a_file_that_cannot_be_opened_now_is_tried_again(
     assert caplog.text.count("Too many open files") == 1
 
 
-def test_a_long_outage_begins_new_files(
-    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_outage_begins_new_files(bench: DiskBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """So a file never has more lines than a batch of them, and what is sent leaves the disk."""
     monkeypatch.setattr(journal, "MOST_LINES", 2)
-    process = Process(bench, directory, most_waiting=4)
+    process = Process(bench, most_waiting=4)
     changes = bench.changes()
     bench.engine.is_away = True
     for _ in range(10):
         process.send(changes)
     assert len(process.queue) == 4
-    assert len(files(directory)) == 2
+    assert len(files(bench.directory)) == 2
     assert process.queue.lost == {"tokens": 6 * 150, "calls": 6, "requests": 6}
 
 
-def test_taking_over_leaves_room_for_own_settlements(bench: Bench, directory: Path) -> None:
+def test_taking_over_leaves_room_for_own_settlements(bench: DiskBench) -> None:
     """Half of the queue; the rest stays for others, or for later."""
     for _ in range(3):
-        left_by_a_dead_process(bench, directory, calls=2)
-    process = Process(bench, directory, most_waiting=4)
+        left_by_a_dead_process(bench, calls=2)
+    process = Process(bench, most_waiting=4)
     assert process.start() == 4
     assert process.journal.has_others()
     assert process.queue.send_waiting() == 0
@@ -388,28 +378,28 @@ def test_taking_over_leaves_room_for_own_settlements(bench: Bench, directory: Pa
 
 
 def test_a_directory_that_cannot_be_written_is_logged_once(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+    bench: DiskBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The queue works without it."""
-    directory.parent.mkdir(parents=True)
-    directory.write_text("a file")
-    process = Process(bench, directory)
+    bench.directory.parent.mkdir(parents=True)
+    bench.directory.write_text("a file")
+    process = Process(bench)
     bench.engine.is_away = True
     for _ in range(2):
         process.send(bench.changes())
-    assert caplog.text.count(f"cannot write to {directory}") == 1
+    assert caplog.text.count(f"cannot write to {bench.directory}") == 1
     bench.engine.is_away = False
     assert process.queue.send_waiting() == 0
     assert bench.left() == (700, 2, 10)
 
 
-def test_a_full_disk_leaves_no_half_line(bench: Bench, directory: Path) -> None:
+def test_a_full_disk_leaves_no_half_line(bench: DiskBench) -> None:
     """What is in the file stays readable."""
-    process = Process(bench, directory)
+    process = Process(bench)
     bench.engine.is_away = True
     changes = bench.changes()
     process.send(changes)
-    (path,) = files(directory)
+    (path,) = files(bench.directory)
     before = path.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, hard))
@@ -424,9 +414,9 @@ def test_a_full_disk_leaves_no_half_line(bench: Bench, directory: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_does_not_keep_its_parents_files(bench: Bench, directory: Path) -> None:
+def test_a_forked_child_does_not_keep_its_parents_files(bench: DiskBench) -> None:
     """Else they would stay locked as long as the child lives."""
-    process = Process(bench, directory)
+    process = Process(bench)
     bench.engine.is_away = True
     process.send(bench.changes())
     reads, writes = os.pipe()
@@ -440,7 +430,7 @@ def test_a_forked_child_does_not_keep_its_parents_files(bench: Bench, directory:
         os._exit(0)
     os.read(reads, 1)
     process.die()
-    assert Process(bench, directory).start() == 1
+    assert Process(bench).start() == 1
     for descriptor in (ends, waits, reads, writes):
         os.close(descriptor)
     os.waitpid(child, 0)
@@ -476,7 +466,7 @@ def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
     assert Line.decode(line._replace(marker=None).encode()).marker is None
 
 
-def test_equal_limits_are_read_as_one_object(bench: Bench) -> None:
+def test_equal_limits_are_read_as_one_object(bench: DiskBench) -> None:
     """Engines prepare a limit by its identity."""
     line = Line(bench.changes(), None, 1, 1.0).encode()
     first, second = Line.decode(line).changes[0], Line.decode(line).changes[0]

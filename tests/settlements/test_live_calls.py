@@ -12,11 +12,9 @@ import redis
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements import live_calls
 from ratelimit_ext.settlements.journal import CALLS_SUFFIX, CELL, JournalFile
-from tests.settlements.test_journal import Process, files
-from tests.settlements.test_queue import Bench
+from tests.settlements.test_journal import DiskBench, Process, files
 
 DAY_US = 86_400_000_000
 TOKENS = Limit(1000, DAY_US, unit="tokens", name="tokens")
@@ -26,13 +24,8 @@ LEASE_US = 1_200_000_000
 
 
 @pytest.fixture
-def bench(redis_client: redis.Redis) -> Bench:
-    return Bench(RedisEngine(redis_client, redis.RedisError))
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "settlements"
+def bench(redis_client: redis.Redis, tmp_path: Path) -> DiskBench:
+    return DiskBench(redis_client, tmp_path / "settlements")
 
 
 class Worker(Process):
@@ -55,17 +48,17 @@ class Worker(Process):
         self.queue._calls[self.engine].forget()
 
 
-def left(bench: Bench) -> list[int]:
+def left(bench: DiskBench) -> list[int]:
     looks = [charge._replace(cost=0) for charge in CHARGES[:2]]
     return [verdict.remaining for verdict in bench.engine.admit(looks, take=False).verdicts]
 
 
 def test_what_a_killed_process_held_is_free_at_once(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+    bench: DiskBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Slots and estimates, except for what its calls are known to have spent. Calls that were over,
     and those of a living process, are not touched."""
-    killed, alive, following = (Worker(bench, directory) for _ in range(3))
+    killed, alive, following = (Worker(bench) for _ in range(3))
     kept = alive.begin(7)
     for number in range(20, 25):
         killed.finish(killed.begin(number))
@@ -79,73 +72,71 @@ def test_what_a_killed_process_held_is_free_at_once(
     assert following.queue.send_waiting() == 0
     assert left(bench) == [1000 - 100 - 30, 7]
     assert "Ending 2 calls of a process that was killed" in caplog.text
-    assert len(files(directory, CALLS_SUFFIX)) == 1
+    assert len(files(bench.directory, CALLS_SUFFIX)) == 1
     alive.finish(kept)
     assert left(bench) == [1000 - 30, 8]
 
 
-def test_calls_of_a_killed_process_cost_their_estimates(bench: Bench, directory: Path) -> None:
+def test_calls_of_a_killed_process_cost_their_estimates(bench: DiskBench) -> None:
     """If their holds say so. Their slots are free at once."""
-    killed, hold = Worker(bench, directory), Hold(1, LEASE_US, keeps=1)
+    killed, hold = Worker(bench), Hold(1, LEASE_US, keeps=1)
     killed.queue.begin(killed.engine, hold, CHARGES)
     killed.engine.admit(CHARGES, hold=hold)
     assert left(bench) == [900, 7]
     killed.kill()
-    following = Worker(bench, directory)
+    following = Worker(bench)
     assert (following.start(), following.queue.send_waiting()) == (1, 0)
     assert left(bench) == [900, 8]
 
 
-def test_a_call_that_was_on_its_way_holds_nothing(bench: Bench, directory: Path) -> None:
+def test_a_call_that_was_on_its_way_holds_nothing(bench: DiskBench) -> None:
     """Its admission arrives when its process has ended and its hold was released."""
-    killed, hold = Worker(bench, directory), Hold(1, LEASE_US)
+    killed, hold = Worker(bench), Hold(1, LEASE_US)
     killed.queue.begin(killed.engine, hold, CHARGES)
     killed.kill()
-    following = Worker(bench, directory)
+    following = Worker(bench)
     assert (following.start(), following.queue.send_waiting()) == (1, 0)
     bench.engine.admit(CHARGES, hold=hold)
     assert left(bench) == [1000, 8]
 
 
-def test_a_process_that_stops_leaves_its_file_only_if_calls_go_on(
-    bench: Bench, directory: Path
-) -> None:
+def test_a_process_that_stops_leaves_its_file_only_if_calls_go_on(bench: DiskBench) -> None:
     """One without calls leaves nothing; the calls of a killed one are not looked for without it."""
-    worker = Worker(bench, directory)
+    worker = Worker(bench)
     settlements = worker.begin(1)
-    (file,) = files(directory, CALLS_SUFFIX)
-    assert (directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+    (file,) = files(bench.directory, CALLS_SUFFIX)
+    assert (bench.directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
     worker.queue.close(0)
-    assert files(directory, CALLS_SUFFIX) == [file]
+    assert files(bench.directory, CALLS_SUFFIX) == [file]
     worker.finish(settlements)
     worker.queue.close(0)
-    assert list(directory.iterdir()) == []
+    assert list(bench.directory.iterdir()) == []
 
 
 def test_old_calls_of_another_storage_are_removed(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+    bench: DiskBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As its storage has forgotten them by then. Recent ones are left to a process that uses it."""
-    killed = Worker(bench, directory, "redis://elsewhere/0")
+    killed = Worker(bench, "redis://elsewhere/0")
     killed.begin(1)
     killed.kill()
-    (file,) = files(directory, CALLS_SUFFIX)
+    (file,) = files(bench.directory, CALLS_SUFFIX)
     for changed_at, stays in ((bench.clock.now_s, True), (bench.clock.now_s - 9999, False)):
         os.utime(file, (changed_at, changed_at))
-        following = Worker(bench, directory)
+        following = Worker(bench)
         following.start()
         following.queue.send_waiting()
-        assert bool(files(directory, CALLS_SUFFIX)) == stays
+        assert bool(files(bench.directory, CALLS_SUFFIX)) == stays
     assert "belong to the storage redis://elsewhere/0" in caplog.text
     assert left(bench) == [900, 7]
 
 
 def test_a_call_is_two_writes_of_its_own_cell(
-    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
+    bench: DiskBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many calls there were: nothing else is read, written, listed or locked, and the file
     has the size of the most calls at once."""
-    worker = Worker(bench, directory)
+    worker = Worker(bench)
     worker.finish(worker.begin(1))
     written: list[tuple[int, int]] = []
     put = JournalFile.put
@@ -158,52 +149,52 @@ def test_a_call_is_two_writes_of_its_own_cell(
     for number in range(2, 5):
         worker.finish(worker.begin(number))
     assert [(at, size > 1) for at, size in written] == [(CELL, True), (CELL, False)] * 3
-    (file,) = files(directory, CALLS_SUFFIX)
+    (file,) = files(bench.directory, CALLS_SUFFIX)
     assert file.stat().st_size <= 2 * CELL
 
 
 def test_a_file_has_room_for_so_many_calls(
-    bench: Bench, directory: Path, monkeypatch: pytest.MonkeyPatch
+    bench: DiskBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Beyond them the oldest is forgotten until its lease ends, and so are charges of a call that
     do not fit into its cell."""
     monkeypatch.setattr(live_calls, "MOST_CALLS", 3)
-    killed = Worker(bench, directory)
+    killed = Worker(bench)
     long = [Charge(TOKENS, f"T:{{{n}{'x' * 900}}}", 1) for n in range(9)]
     calls = [killed.begin(number, [*CHARGES, *long]) for number in range(1, 6)]
     killed.finish(calls[0])
     killed.kill()
-    following = Worker(bench, directory)
+    following = Worker(bench)
     assert (following.start(), following.queue.send_waiting()) == (3, 0)
     assert left(bench) == [900, 7]
 
 
 def test_a_directory_that_cannot_be_written_stops_no_call(
-    bench: Bench, directory: Path, caplog: pytest.LogCaptureFixture
+    bench: DiskBench, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged once, and slots of a killed process are free when their leases end. As soon as
     it can be written, calls are noted again."""
-    directory.write_text("a file")
-    worker = Worker(bench, directory)
+    bench.directory.write_text("a file")
+    worker = Worker(bench)
     for number in (1, 2):
         worker.finish(worker.begin(number))
     assert left(bench) == [1000, 8]
     assert [record.name for record in caplog.records] == ["ratelimit_ext"]
     assert "stay taken until their leases end" in caplog.text
-    directory.unlink()
+    bench.directory.unlink()
     worker.begin(3)
-    assert len(files(directory, CALLS_SUFFIX)) == 1
+    assert len(files(bench.directory, CALLS_SUFFIX)) == 1
 
 
-def test_a_call_may_begin_after_the_end_of_the_process(bench: Bench, directory: Path) -> None:
+def test_a_call_may_begin_after_the_end_of_the_process(bench: DiskBench) -> None:
     """It is in a new file, and never in one that has got the descriptor of the old one."""
-    worker = Worker(bench, directory)
+    worker = Worker(bench)
     worker.finish(worker.begin(1))
     worker.queue.close(0)
-    other = directory.with_name("other")
+    other = bench.directory.with_name("other")
     with other.open("wb"):
         settlements = worker.begin(2)
-        (file,) = files(directory, CALLS_SUFFIX)
+        (file,) = files(bench.directory, CALLS_SUFFIX)
         worker.finish(settlements)
         worker.queue.close(0)
     assert other.read_bytes() == b""

@@ -22,11 +22,7 @@ from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.settlements.queue import (
-    KEPT_AFTER_LEASE_S,
-    SettlementQueue,
-    settlements,
-)
+from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock

@@ -38,8 +38,9 @@ class Clock:
 
 @dataclass
 class Shelf:
-    """A store that counts its queries, and can be unavailable."""
+    """A store that counts its queries, and can be unavailable, and the time."""
 
+    clock: Clock = field(default_factory=Clock)
     kept: dict[str, tuple[ApiKey, User]] = field(default_factory=dict)
     away: bool = False
     asked: int = 0
@@ -102,18 +103,13 @@ class Mark:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def shelf() -> Shelf:
     return Shelf()
 
 
 @pytest.fixture
-def authenticator(shelf: Shelf, clock: Clock) -> Authenticator:
-    return Authenticator(shelf, Mark(), clock)
+def authenticator(shelf: Shelf) -> Authenticator:
+    return Authenticator(shelf, Mark(), shelf.clock)
 
 
 def test_a_key_has_an_owner(authenticator: Authenticator, shelf: Shelf) -> None:
@@ -128,9 +124,7 @@ def test_a_malformed_key_is_refused_with_the_form_of_one(authenticator: Authenti
         authenticator.authenticate("sk-chat-0123456789abcdef")
 
 
-def test_most_requests_need_no_query(
-    authenticator: Authenticator, shelf: Shelf, clock: Clock
-) -> None:
+def test_most_requests_need_no_query(authenticator: Authenticator, shelf: Shelf) -> None:
     """One query a key while an answer holds, also for wrong keys."""
     made = shelf.add()
     wrong = PresentedKey(made.public_id, new_key().secret)
@@ -139,35 +133,31 @@ def test_most_requests_need_no_query(
         with pytest.raises(KeyRefusedError):
             authenticator.authenticate(wrong.text)
     assert shelf.asked == 2
-    clock.now += ANSWER_HOLDS_S
+    shelf.clock.now += ANSWER_HOLDS_S
     authenticator.authenticate(made.text)
     assert shelf.asked == 3
 
 
-def test_a_revocation_acts_within_the_time(
-    authenticator: Authenticator, shelf: Shelf, clock: Clock
-) -> None:
+def test_a_revocation_acts_within_the_time(authenticator: Authenticator, shelf: Shelf) -> None:
     """At the latest when the answer has expired; so does a change of plan."""
     made = shelf.add()
     authenticator.authenticate(made.text)
     shelf.change_user(made.public_id, plan="team")
-    clock.now += ANSWER_HOLDS_S
+    shelf.clock.now += ANSWER_HOLDS_S
     assert authenticator.authenticate(made.text).plan == "team"
     shelf.revoke(made.public_id)
-    clock.now += ANSWER_HOLDS_S
+    shelf.clock.now += ANSWER_HOLDS_S
     with pytest.raises(KeyRefusedError, match=f"{made.public_id} was revoked"):
         authenticator.authenticate(made.text)
 
 
-def test_a_new_amount_acts_within_the_time(
-    authenticator: Authenticator, shelf: Shelf, clock: Clock
-) -> None:
+def test_a_new_amount_acts_within_the_time(authenticator: Authenticator, shelf: Shelf) -> None:
     """Like a revocation or a new plan."""
     made = shelf.add()
     assert authenticator.authenticate(made.text).limits == {}
     shelf.change_user(made.public_id, limits={"plan": "1/day"})
     assert authenticator.authenticate(made.text).limits == {}
-    clock.now += ANSWER_HOLDS_S
+    shelf.clock.now += ANSWER_HOLDS_S
     assert authenticator.authenticate(made.text).limits == {"plan": "1/day"}
 
 
@@ -236,25 +226,23 @@ def test_an_outage_does_not_open_the_server(authenticator: Authenticator, shelf:
         _ = authenticator.required
 
 
-def test_an_outage_does_not_stop_recent_callers(
-    authenticator: Authenticator, shelf: Shelf, clock: Clock
-) -> None:
+def test_an_outage_does_not_stop_recent_callers(authenticator: Authenticator, shelf: Shelf) -> None:
     """A valid key works for a bounded time; a key without a recent request does not."""
     made = shelf.add()
     assert authenticator.required
     authenticator.authenticate(made.text)
     shelf.away = True
-    clock.now += STALE_HOLDS_S - 1
+    shelf.clock.now += STALE_HOLDS_S - 1
     assert authenticator.authenticate(made.text).user == "alice"
     with pytest.raises(AccountsUnavailableError):
         authenticator.authenticate(shelf.add().text)
-    clock.now += 2
+    shelf.clock.now += 2
     with pytest.raises(AccountsUnavailableError):
         authenticator.authenticate(made.text)
 
 
 def test_an_outage_is_not_met_by_every_request(
-    authenticator: Authenticator, shelf: Shelf, clock: Clock, caplog: pytest.LogCaptureFixture
+    authenticator: Authenticator, shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its timeouts cost one request in a pause; afterwards keys work again."""
     made = shelf.add()
@@ -267,32 +255,28 @@ def test_an_outage_is_not_met_by_every_request(
     assert len(caplog.messages) == 1
     assert made.secret not in caplog.text
     shelf.away = False
-    clock.now += PAUSE_S
+    shelf.clock.now += PAUSE_S
     assert authenticator.authenticate(made.text).user == "alice"
 
 
-def test_a_refusal_ends_the_stale_answer(
-    authenticator: Authenticator, shelf: Shelf, clock: Clock
-) -> None:
+def test_a_refusal_ends_the_stale_answer(authenticator: Authenticator, shelf: Shelf) -> None:
     """A key that was seen revoked does not work in the next outage."""
     made = shelf.add()
     authenticator.authenticate(made.text)
     shelf.revoke(made.public_id)
-    clock.now += ANSWER_HOLDS_S
+    shelf.clock.now += ANSWER_HOLDS_S
     with pytest.raises(KeyRefusedError):
         authenticator.authenticate(made.text)
     shelf.away = True
-    clock.now += ANSWER_HOLDS_S
+    shelf.clock.now += ANSWER_HOLDS_S
     with pytest.raises(AccountsUnavailableError):
         authenticator.authenticate(made.text)
 
 
-def test_the_caches_are_bounded(
-    shelf: Shelf, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_caches_are_bounded(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Invented keys do not fill the memory, and do not push out valid ones."""
     monkeypatch.setattr("chatapp.accounts.authentication.MOST_KEYS", 3)
-    authenticator = Authenticator(shelf, Mark(), clock)
+    authenticator = Authenticator(shelf, Mark(), shelf.clock)
     made = shelf.add()
     authenticator.authenticate(made.text)
     for _ in range(10):
@@ -305,7 +289,7 @@ def test_the_caches_are_bounded(
 
 
 def test_uses_that_wait_to_be_noted_are_bounded(
-    shelf: Shelf, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the database writes slowly, further uses are noted after a later query."""
     monkeypatch.setattr("chatapp.accounts.authentication.MOST_NOTES", 3)
@@ -317,7 +301,7 @@ def test_uses_that_wait_to_be_noted_are_bounded(
         noted(public_id, day)
 
     monkeypatch.setattr(shelf, "note_use", slowly)
-    authenticator = Authenticator(shelf, Mark(), clock)
+    authenticator = Authenticator(shelf, Mark(), shelf.clock)
     made = [shelf.add() for _ in range(10)]
     for key in made:
         authenticator.authenticate(key.text)
@@ -327,13 +311,13 @@ def test_uses_that_wait_to_be_noted_are_bounded(
 
 
 def test_a_database_that_has_lost_its_keys_does_not_turn_accounts_off(
-    shelf: Shelf, clock: Clock, caplog: pytest.LogCaptureFixture
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     """All requests are refused, with one error in the log, until there is a key again or the mark
     is removed."""
     mark = Mark()
     mark.set()
-    authenticator = Authenticator(shelf, mark, clock)
+    authenticator = Authenticator(shelf, mark, shelf.clock)
     for _ in range(3):
         with pytest.raises(AccountsLostError):
             _ = authenticator.required
@@ -347,11 +331,11 @@ def test_a_database_that_has_lost_its_keys_does_not_turn_accounts_off(
     assert mark.state
 
 
-def test_without_accounts_the_mark_is_asked_until_it_answers(shelf: Shelf, clock: Clock) -> None:
+def test_without_accounts_the_mark_is_asked_until_it_answers(shelf: Shelf) -> None:
     """An outage of the limits does not turn accounts on; afterwards they are as the mark says."""
     mark = Mark()
     mark.state = None
-    authenticator = Authenticator(shelf, mark, clock)
+    authenticator = Authenticator(shelf, mark, shelf.clock)
     assert not authenticator.required
     mark.clear()
     assert not authenticator.required

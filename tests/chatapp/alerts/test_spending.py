@@ -14,12 +14,11 @@ from flask import Flask
 
 from chatapp import POLICY_FILE
 from chatapp.accounts.api_key import public_id_of
-from chatapp.alerts import table
 from chatapp.services import services_of
 from tests.chatapp.alerts.receiver import SECRET, Receiver
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.cli.test_operators import ratelimit
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file, raised_alerts
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import standalone
 
@@ -73,11 +72,7 @@ def counted(app: Flask, identity: str, name: str) -> float:
 
 def raised(app: Flask) -> list[tuple[str, str, int, int]]:
     """Identity, budget, threshold and amount of each alert, the oldest first."""
-    services = services_of(app)
-    assert services.ledger.flush()
-    assert services.alerts is not None
-    assert services.alerts.get().flush(30)
-    rows = reversed(table.alerts(services.database, since=None))
+    rows = reversed(raised_alerts(app))
     return [(row["identity"], row["name"], row["threshold"], row["amount"]) for row in rows]
 
 
@@ -125,9 +120,8 @@ def test_the_alert_has_what_the_limit_has(
 ) -> None:
     """To the micro-dollar, as `flask ratelimit inspect` and the admin page, although the ledger has
     more."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text() + BUDGET_OF_SOME)
-    app = start(RATELIMIT_POLICY_FILE=str(policy))
+    policy = policy_file(tmp_path, POLICY_FILE.read_text() + BUDGET_OF_SOME)
+    app = start(RATELIMIT_POLICY_FILE=policy)
     key = new_key(app, "alice")
     run(app, "amounts", "set", "user", "alice", "some-usd-day", "0.0006 usd/day")
     if case == "after a reset":
@@ -141,10 +135,9 @@ def test_the_alert_has_what_the_limit_has(
         assert [each.status_code for each in said] == [200] * 3
     assert [ask(app, key) for _ in range(5)] == [200] * 5
     assert [each[1:3] for each in raised(app)] == [("some-usd-day", 50)]
-    services = services_of(app)
-    (row,) = table.alerts(services.database, since=None)
+    (row,) = raised_alerts(app)
     since = datetime.now(UTC) - timedelta(hours=1)
-    assert services.reports.settled_micro_usd("user:alice", since) >= 560
+    assert services_of(app).reports.settled_micro_usd("user:alice", since) >= 560
     assert row["spent"] == 350 == round(counted(app, "user:alice", "some-usd-day") * 1_000_000)
 
 
@@ -228,11 +221,10 @@ def test_budgets_of_all_calls_by_the_calendar_have_a_forecast(
     start: Callable[..., Flask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a user or a team: the ledger does not know what others count."""
-    policy = tmp_path / "policy.toml"
     of_models = BUDGET_OF_SOME.replace("some", "gpt") + 'models = ["gpt*"]\n'
     slides = BUDGET_OF_SOME.replace('anchor = "day"', "").replace("fixed-", "sliding-")
-    policy.write_text(POLICY_FILE.read_text() + slides + of_models)
-    app = start(RATELIMIT_POLICY_FILE=str(policy))
+    policy = policy_file(tmp_path, POLICY_FILE.read_text() + slides + of_models)
+    app = start(RATELIMIT_POLICY_FILE=policy)
     run(app, "teams", "create", "red", "--limit", "team-usd-day=5 usd/day")
     key = new_key(app, "alice", "--team", "red", "--limit", "key-usd-day=5 usd/day")
     alerts, read = services_of(app).alerts, []

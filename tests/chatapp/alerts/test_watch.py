@@ -78,61 +78,65 @@ def decide(alerts: Alerts, *budgets: Standing) -> None:
     alerts.get().note_decision(names, lambda: budgets, refused=refused)
 
 
-def spend(alerts: Alerts, database: Database, usd: float, **fields: Any) -> Call:
+def spend(alerts: Alerts, usd: float, **fields: Any) -> Call:
     """A call of that cost, in the ledger."""
     started_at = fields.pop("started_at", datetime.now(UTC))
     call = finished(begun(started_at=started_at), cost_micro_usd=round(usd * USD), **fields)
-    write(database, [call])
+    write(alerts.get()._database, [call])
     alerts.get().note_calls([call])
     return call
 
 
-def raised(alerts: Alerts, database: Database) -> list[tuple[str, int]]:
-    """The identities and thresholds of all alerts, the oldest first; 0 for unusual usage."""
+def looked(alerts: Alerts) -> list[Any]:
+    """All alerts once the worker has looked for more, the oldest first."""
     assert alerts.get().flush(10)
-    rows = reversed(table.alerts(database, since=None))
-    return [(row["identity"], row["threshold"]) for row in rows]
+    return table.alerts(alerts.get()._database, since=None)[::-1]
 
 
-def thresholds(alerts: Alerts, database: Database) -> list[int]:
-    return [threshold for _, threshold in raised(alerts, database)]
+def raised(alerts: Alerts) -> list[tuple[str, int]]:
+    """The identities and thresholds of all alerts; 0 for unusual usage."""
+    return [(row["identity"], row["threshold"]) for row in looked(alerts)]
+
+
+def thresholds(alerts: Alerts) -> list[int]:
+    return [threshold for _, threshold in raised(alerts)]
 
 
 # -- budgets -----------------------------------------------------------------------------------
 
 
-def test_a_budget_of_nothing_raises_nothing(alerts: Alerts, database: Database) -> None:
+def test_a_budget_of_nothing_raises_nothing(alerts: Alerts) -> None:
     """It refuses every call, and nothing of it is ever spent."""
     decide(alerts, standing(amount=0, refuses=True, count=lambda: 0))
-    assert raised(alerts, database) == []
+    assert raised(alerts) == []
 
 
-def test_each_threshold_is_raised_once(alerts: Alerts, database: Database) -> None:
+def test_each_threshold_is_raised_once(alerts: Alerts) -> None:
     """At the amount, not a micro-dollar before it, and never again in the window."""
     seen = []
     for usd in (4.999999, 0.000001, 2.9, 0.1, 1.0, 1.0, 5.0):
         decide(alerts, standing())
         decide(alerts, standing(used=20 * USD))
-        spend(alerts, database, usd)
-        seen.append(thresholds(alerts, database))
+        spend(alerts, usd)
+        seen.append(thresholds(alerts))
     assert seen == [[], [50], [50], [50, 80], [50, 80], [50, 80, 100], [50, 80, 100]]
 
 
-def test_several_thresholds_at_once_are_one_alert(alerts: Alerts, database: Database) -> None:
+def test_several_thresholds_at_once_are_one_alert(alerts: Alerts) -> None:
     """The highest, which says it all."""
     decide(alerts, standing())
-    spend(alerts, database, 9)
-    assert thresholds(alerts, database) == [80]
+    spend(alerts, 9)
+    assert thresholds(alerts) == [80]
 
 
 def test_the_sentence_says_who_and_how_much(
-    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
+    alerts: Alerts, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At WARNING, in one line."""
     budget = standing(identity=KEY, name="key-usd-day")
     decide(alerts, budget)
-    spend(alerts, database, 8.25, key_id=KEY)
-    assert thresholds(alerts, database) == [80]
+    spend(alerts, 8.25, key_id=KEY)
+    assert thresholds(alerts) == [80]
     [record] = [each for each in caplog.records if each.name == "chatapp.alerts.watch"]
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
@@ -148,8 +152,8 @@ def test_what_a_budget_has_not_counted_raises_nothing(alerts: Alerts, database: 
     write(database, [earlier])
     for counted, expected in ((4_999_999, []), (5_000_001, [50])):
         decide(alerts, standing(used=9 * USD, count=partial(int, counted)))
-        spend(alerts, database, 0.9)
-        assert thresholds(alerts, database) == expected
+        spend(alerts, 0.9)
+        assert thresholds(alerts) == expected
     assert [row["spent"] for row in table.alerts(database, since=None)] == [5_000_001]
 
 
@@ -157,8 +161,8 @@ def test_a_limit_that_cannot_be_read_bounds_nothing(alerts: Alerts, database: Da
     """Other workers may have spent more since: the ledger alone counts."""
     write(database, [finished(begun(started_at=datetime.now(UTC)), cost_micro_usd=7 * USD)])
     decide(alerts, standing(used=4 * USD))
-    spend(alerts, database, 1)
-    assert thresholds(alerts, database) == [80]
+    spend(alerts, 1)
+    assert thresholds(alerts) == [80]
 
 
 def test_the_latest_decision_of_a_shared_budget_counts(alerts: Alerts, database: Database) -> None:
@@ -170,25 +174,25 @@ def test_the_latest_decision_of_a_shared_budget_counts(alerts: Alerts, database:
     decide(alerts, own[0], standing(**team, used=4 * USD))
     decide(alerts, own[1], standing(**team, used=5 * USD))
     decide(alerts, own[0], standing(**team, used=8 * USD))
-    spend(alerts, database, 1, team="red")
-    assert raised(alerts, database) == [("team:red", 80)]
+    spend(alerts, 1, team="red")
+    assert raised(alerts) == [("team:red", 80)]
 
 
-def test_two_workers_raise_one_alert(make_alerts: MakeAlerts, database: Database) -> None:
+def test_two_workers_raise_one_alert(make_alerts: MakeAlerts) -> None:
     """And a worker that starts later raises none of those again."""
     one, other = make_alerts(), make_alerts()
     for worker in (one, other):
         decide(worker, standing(used=USD))
-    spend(one, database, 5)
-    spend(other, database, 1)
-    assert thresholds(one, database) == thresholds(other, database) == [50]
+    spend(one, 5)
+    spend(other, 1)
+    assert thresholds(one) == thresholds(other) == [50]
     later = make_alerts()
     decide(later, standing(used=6 * USD))
-    spend(later, database, 1)
-    assert thresholds(later, database) == [50]
+    spend(later, 1)
+    assert thresholds(later) == [50]
     decide(later, standing(used=7 * USD))
-    spend(later, database, 1)
-    assert thresholds(later, database) == [50, 80]
+    spend(later, 1)
+    assert thresholds(later) == [50, 80]
 
 
 def test_workers_at_once_raise_one_alert(database: Database) -> None:
@@ -221,15 +225,15 @@ def test_a_hold_raises_nothing(alerts: Alerts, database: Database) -> None:
     """Reservations of twice the budget, while calls cost a hundredth of it."""
     for _ in range(3):
         decide(alerts, standing(used=20 * USD))
-        spend(alerts, database, 0.1)
+        spend(alerts, 0.1)
     unfinished = begun(started_at=datetime.now(UTC), cost_micro_usd=20 * USD)
     write(database, [unfinished])
     alerts.get().note_calls([unfinished])
-    assert thresholds(alerts, database) == []
+    assert thresholds(alerts) == []
 
 
 def test_a_budget_far_from_its_thresholds_costs_no_query(
-    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does a decision alone."""
     decide(alerts, standing(used=20 * USD))
@@ -238,114 +242,104 @@ def test_a_budget_far_from_its_thresholds_costs_no_query(
     monkeypatch.setattr(watch.Watch, "_spent", lambda *_: asked.append(1) or 0)
     assert alerts.get().flush(10)
     decide(alerts, standing(used=4 * USD))
-    spend(alerts, database, 0.9)
-    assert thresholds(alerts, database) == asked == []
-    spend(alerts, database, 0.1)
-    assert thresholds(alerts, database) == []
+    spend(alerts, 0.9)
+    assert thresholds(alerts) == asked == []
+    spend(alerts, 0.1)
+    assert thresholds(alerts) == []
     assert len(asked) == 1
 
 
 @pytest.mark.parametrize(("spent", "expected"), [(8.99, [80]), (9.0, [100])])
 def test_a_budget_that_refuses_calls_is_used_up(
-    alerts: Alerts, database: Database, spent: float, expected: list[int]
+    alerts: Alerts, spent: float, expected: list[int]
 ) -> None:
     """From 90 % on; less may pay for other calls."""
     decide(alerts, standing())
-    spend(alerts, database, spent)
+    spend(alerts, spent)
     decide(alerts, standing(used=int(spent * USD), refuses=True))
-    assert thresholds(alerts, database) == expected
+    assert thresholds(alerts) == expected
     decide(alerts, standing(used=int(spent * USD), refuses=True))
-    assert thresholds(alerts, database) == expected
+    assert thresholds(alerts) == expected
 
 
-def test_a_refusal_says_so(
-    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusal_says_so(alerts: Alerts, caplog: pytest.LogCaptureFixture) -> None:
     """The line of the log tells a budget that stops calls from one that is only passed."""
     decide(alerts, standing())
-    spend(alerts, database, 9.5)
-    assert thresholds(alerts, database) == [80]
+    spend(alerts, 9.5)
+    assert thresholds(alerts) == [80]
     decide(alerts, standing(used=int(9.5 * USD), refuses=True))
-    assert thresholds(alerts, database) == [80, 100]
+    assert thresholds(alerts) == [80, 100]
     assert "of the budget usd-day, which now refuses calls. It starts" in caplog.messages[-1]
 
 
-def test_another_amount_is_another_budget(alerts: Alerts, database: Database) -> None:
+def test_another_amount_is_another_budget(alerts: Alerts) -> None:
     """A raised budget has thresholds of its own; a lowered one, too."""
     decide(alerts, standing())
-    spend(alerts, database, 10)
-    assert thresholds(alerts, database) == [100]
+    spend(alerts, 10)
+    assert thresholds(alerts) == [100]
     decide(alerts, standing(amount=20 * USD, used=10 * USD))
-    spend(alerts, database, 0.5)
-    assert thresholds(alerts, database) == [100, 50]
+    spend(alerts, 0.5)
+    assert thresholds(alerts) == [100, 50]
     decide(alerts, standing(amount=12 * USD, used=11 * USD))
-    spend(alerts, database, 0.1)
-    assert thresholds(alerts, database) == [100, 50, 80]
+    spend(alerts, 0.1)
+    assert thresholds(alerts) == [100, 50, 80]
 
 
-def test_the_next_window_begins_afresh(alerts: Alerts, database: Database) -> None:
+def test_the_next_window_begins_afresh(alerts: Alerts) -> None:
     """With the spending and the alerts since it began."""
     decide(alerts, standing())
-    spend(alerts, database, 6)
-    assert thresholds(alerts, database) == [50]
+    spend(alerts, 6)
+    assert thresholds(alerts) == [50]
     fresh = {"since": datetime.now(UTC), "window": 2e9}
     decide(alerts, standing(used=USD, **fresh))
-    spend(alerts, database, 4)
-    assert thresholds(alerts, database) == [50]
-    spend(alerts, database, 2)
-    assert thresholds(alerts, database) == [50, 50]
+    spend(alerts, 4)
+    assert thresholds(alerts) == [50]
+    spend(alerts, 2)
+    assert thresholds(alerts) == [50, 50]
 
 
-def test_a_window_that_has_ended_raises_nothing(alerts: Alerts, database: Database) -> None:
+def test_a_window_that_has_ended_raises_nothing(alerts: Alerts) -> None:
     """Its budget has started afresh."""
     decide(alerts, standing(resets_at=datetime.now(UTC) - timedelta(seconds=1)))
-    spend(alerts, database, 9)
-    assert thresholds(alerts, database) == []
+    spend(alerts, 9)
+    assert thresholds(alerts) == []
 
 
-def test_budgets_of_users_keys_teams_and_all(alerts: Alerts, database: Database) -> None:
+def test_budgets_of_users_keys_teams_and_all(alerts: Alerts) -> None:
     """Each counts its own calls in the ledger."""
     identities = ("user:alice", KEY, "team:research", "*", "team:sales", "0" * 16)
     for identity in identities:
         decide(alerts, standing(identity=identity))
-    spend(alerts, database, 4, team="research")
-    spend(alerts, database, 3, team="research", key_id="f" * 16)
-    spend(alerts, database, 2, user="user:bob", key_id="f" * 16)
-    assert sorted(raised(alerts, database)) == [
-        ("*", 80),
-        ("team:research", 50),
-        ("user:alice", 50),
-    ]
-    spend(alerts, database, 1)
-    assert sorted(raised(alerts, database))[:3] == [("*", 80), ("*", 100), (KEY, 50)]
+    spend(alerts, 4, team="research")
+    spend(alerts, 3, team="research", key_id="f" * 16)
+    spend(alerts, 2, user="user:bob", key_id="f" * 16)
+    assert sorted(raised(alerts)) == [("*", 80), ("team:research", 50), ("user:alice", 50)]
+    spend(alerts, 1)
+    assert sorted(raised(alerts))[:3] == [("*", 80), ("*", 100), (KEY, 50)]
 
 
-def test_the_budget_of_a_key_that_acts_for_users_counts_all_of_them(
-    alerts: Alerts, database: Database
-) -> None:
+def test_the_budget_of_a_key_that_acts_for_users_counts_all_of_them(alerts: Alerts) -> None:
     """None of whom has spent that much alone."""
     for user in ("user:ann", "user:bob", "user:cleo"):
         decide(alerts, standing(identity=KEY, user=user))
-        spend(alerts, database, 3, user=user, key_id=KEY)
-    assert thresholds(alerts, database)[-1:] == [80]
+        spend(alerts, 3, user=user, key_id=KEY)
+    assert thresholds(alerts)[-1:] == [80]
 
 
-def test_a_sliding_window_has_no_end(
-    alerts: Alerts, database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_sliding_window_has_no_end(alerts: Alerts, caplog: pytest.LogCaptureFixture) -> None:
     """It counts the last period, and is raised once in it."""
     since = datetime.now(UTC) - timedelta(days=1)
     for _ in range(2):
         decide(alerts, standing(since=since, window=7, resets_at=None, used=4 * USD))
-        spend(alerts, database, 3)
-        spend(alerts, database, 100, started_at=since - timedelta(seconds=1))
+        spend(alerts, 3)
+        spend(alerts, 100, started_at=since - timedelta(seconds=1))
         assert alerts.get().flush(10)
-    assert thresholds(alerts, database) == [50]
+    assert thresholds(alerts) == [50]
     assert caplog.messages[-1].endswith("of the budget usd-day.")
 
 
 def test_decisions_that_wait_are_bounded(
-    make_alerts: MakeAlerts, database: Database, monkeypatch: pytest.MonkeyPatch
+    make_alerts: MakeAlerts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When there are too many, they are read; without a call, one waits for each caller."""
     monkeypatch.setattr(watch, "MOST_WAITING", 2)
@@ -359,12 +353,12 @@ def test_decisions_that_wait_are_bounded(
     assert set(waiting._budgets) == {"user:ada", "user:bob"}
 
 
-def test_thresholds_can_be_switched_off(make_alerts: MakeAlerts, database: Database) -> None:
+def test_thresholds_can_be_switched_off(make_alerts: MakeAlerts) -> None:
     """And unusual usage, too."""
     silent = make_alerts(at=(), times=0.0)
     decide(silent, standing())
-    spend(silent, database, 100)
-    assert thresholds(silent, database) == []
+    spend(silent, 100)
+    assert thresholds(silent) == []
 
 
 def test_a_database_that_is_down_loses_no_alert(
@@ -372,14 +366,14 @@ def test_a_database_that_is_down_loses_no_alert(
 ) -> None:
     """It is raised when the database is back; the log says why it waits."""
     decide(alerts, standing())
-    spend(alerts, database, 9)
+    spend(alerts, 9)
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE alerts RENAME TO elsewhere"))
     assert not alerts.get().flush(0.2)
     eventually(lambda: "Spending alerts wait for the database" in caplog.text)
     with database.writing() as connection:
         connection.execute(text("ALTER TABLE elsewhere RENAME TO alerts"))
-    assert thresholds(alerts, database) == [80]
+    assert thresholds(alerts) == [80]
 
 
 # -- forecasts ---------------------------------------------------------------------------------
@@ -405,10 +399,8 @@ def month(**fields: Any) -> Standing:
     return standing(**usual | times | {"has_forecast": True} | fields)
 
 
-def forecasts(alerts: Alerts, database: Database) -> list[str]:
-    assert alerts.get().flush(10)
-    found = reversed(table.alerts(database, since=None))
-    return [row["identity"] for row in found if row["type"] == "budget.forecast"]
+def forecasts(alerts: Alerts) -> list[str]:
+    return [row["identity"] for row in looked(alerts) if row["type"] == "budget.forecast"]
 
 
 @pytest.mark.usefixtures("month_of_spending")
@@ -420,16 +412,16 @@ def test_a_forecast_is_raised_once_in_a_window(
     workers = [make_alerts(), make_alerts()]
     for alerts in (*workers, *workers):
         decide(alerts, month())
-        spend(alerts, database, 0.000001)
-        assert forecasts(alerts, database) == ["user:alice"]
+        spend(alerts, 0.000001)
+        assert forecasts(alerts) == ["user:alice"]
     sentence = "User alice has spent 20.00 of 50.00 USD of the budget usd-month. At this pace it is"
     assert [sentence in text for text in caplog.messages] == [True]
     before = {"at": BEGAN - timedelta(days=11)}  # as if it had been in the window before
     with database.writing() as connection:
         connection.execute(table.ALERTS.update().values(before))
     decide(workers[0], month(window=1.0))
-    spend(workers[0], database, 0.000001)
-    assert forecasts(workers[0], database) == ["user:alice"] * 2
+    spend(workers[0], 0.000001)
+    assert forecasts(workers[0]) == ["user:alice"] * 2
 
 
 @pytest.mark.usefixtures("month_of_spending")
@@ -445,18 +437,18 @@ def test_a_forecast_is_raised_once_in_a_window(
     ids=["lasts", "of some calls", "refuses", "storage is down", "switched off"],
 )
 def test_other_budgets_raise_no_forecast(
-    make_alerts: MakeAlerts, database: Database, rules: dict[str, Any], budget: dict[str, Any]
+    make_alerts: MakeAlerts, rules: dict[str, Any], budget: dict[str, Any]
 ) -> None:
     """Those that last, those that the ledger does not know alone, and those that are over."""
     alerts = make_alerts(**rules)
     decide(alerts, month(**budget))
-    spend(alerts, database, 0.000001)
-    assert forecasts(alerts, database) == []
+    spend(alerts, 0.000001)
+    assert forecasts(alerts) == []
 
 
 @pytest.mark.usefixtures("month_of_spending")
 def test_a_process_looks_ahead_once_an_hour(
-    alerts: Alerts, database: Database, monkeypatch: pytest.MonkeyPatch
+    alerts: Alerts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many calls there are: it costs a query."""
     asked: list[int] = []
@@ -466,7 +458,7 @@ def test_a_process_looks_ahead_once_an_hour(
     for later_s in (0, 10, 3590, 3610):
         monkeypatch.setattr(watch.time, "monotonic", lambda at=now_s + later_s: at)
         decide(alerts, month(**budget))
-        spend(alerts, database, 0.000001)
+        spend(alerts, 0.000001)
         assert alerts.get().flush(10)
         looks.append(len(asked))
     assert looks == [1, 1, 1, 2]
@@ -490,13 +482,13 @@ def test_far_more_than_usual_is_raised_once_a_day(
     """From five times the average of the days with spending on, by any worker."""
     remember_days(database, 4, 0, 9, 0, 2)
     one, other = make_alerts(), make_alerts()
-    spend(one, database, 24.99)
-    assert raised(one, database) == []
-    spend(one, database, 0.01)
-    assert raised(one, database) == [("user:alice", 0)]
+    spend(one, 24.99)
+    assert raised(one) == []
+    spend(one, 0.01)
+    assert raised(one) == [("user:alice", 0)]
     for worker in (one, other):
-        spend(worker, database, 30)
-        assert raised(worker, database) == [("user:alice", 0)]
+        spend(worker, 30)
+        assert raised(worker) == [("user:alice", 0)]
     assert caplog.messages[-1] == (
         "User alice has spent 25.00 USD today, 5.0 times as much as on a usual day (5.00 USD)."
     )
@@ -505,10 +497,10 @@ def test_far_more_than_usual_is_raised_once_a_day(
 def test_little_is_never_unusual(alerts: Alerts, database: Database) -> None:
     """Ten times the usual, and below the least amount."""
     remember_days(database, 0.9, 0.9, 0.9)
-    spend(alerts, database, 9.99)
-    assert raised(alerts, database) == []
-    spend(alerts, database, 0.01)
-    assert raised(alerts, database) == [("user:alice", 0)]
+    spend(alerts, 9.99)
+    assert raised(alerts) == []
+    spend(alerts, 0.01)
+    assert raised(alerts) == [("user:alice", 0)]
 
 
 @pytest.mark.parametrize("days", [(), (1, 1), (1, 1, 0)])
@@ -517,9 +509,9 @@ def test_a_newcomer_is_never_unusual(
 ) -> None:
     """With less than three days of spending; their budgets raise alerts."""
     remember_days(database, *days)
-    spend(alerts, database, 500)
-    spend(alerts, database, 500)
-    assert raised(alerts, database) == []
+    spend(alerts, 500)
+    spend(alerts, 500)
+    assert raised(alerts) == []
 
 
 def test_the_history_is_14_days_of_the_user(alerts: Alerts, database: Database) -> None:
@@ -527,12 +519,12 @@ def test_the_history_is_14_days_of_the_user(alerts: Alerts, database: Database) 
     remember_days(database, 100, 100, 100, user="user:bob")
     remember_days(database, 100, first=15)
     remember_days(database, 2, 2, first=13)
-    spend(alerts, database, 50)
-    assert raised(alerts, database) == []
+    spend(alerts, 50)
+    assert raised(alerts) == []
     remember_days(database, 2)
     fresh = Alerts(database, Reports(database), RULES)
-    spend(fresh, database, 0.01)
-    assert raised(fresh, database) == [("user:alice", 0)]
+    spend(fresh, 0.01)
+    assert raised(fresh) == [("user:alice", 0)]
     fresh.close()
 
 
@@ -551,7 +543,7 @@ def test_a_user_costs_a_query_a_minute(
 
     def cost_of(usd: float) -> int:
         event.listen(engine, "before_cursor_execute", count)
-        spend(alerts, database, usd)
+        spend(alerts, usd)
         assert alerts.get().flush(10)
         event.remove(engine, "before_cursor_execute", count)
         counted, queries[:] = len(queries), []
@@ -570,14 +562,14 @@ def test_the_day_of_a_user_ends_at_midnight(
 ) -> None:
     """The next day has a bar of its own: today is a part of its history."""
     remember_days(database, 2, 2, 2)
-    spend(alerts, database, 14)
-    assert raised(alerts, database) == [("user:alice", 0)]
+    spend(alerts, 14)
+    assert raised(alerts) == [("user:alice", 0)]
     tomorrow = midnight() + timedelta(days=1)
     monkeypatch.setattr(watch, "midnight", lambda: tomorrow)
-    spend(alerts, database, 24, started_at=tomorrow)
-    assert raised(alerts, database) == [("user:alice", 0)]
-    spend(alerts, database, 1, started_at=tomorrow)
-    assert raised(alerts, database) == [("user:alice", 0)] * 2
+    spend(alerts, 24, started_at=tomorrow)
+    assert raised(alerts) == [("user:alice", 0)]
+    spend(alerts, 1, started_at=tomorrow)
+    assert raised(alerts) == [("user:alice", 0)] * 2
 
 
 # -- keys of providers -------------------------------------------------------------------------

@@ -28,11 +28,7 @@ MISTAKES = [
     ("version = 1\n", 0, "upstreams is missing; write it"),
     ("version = 2\n[upstreams.a]\n", 1, "version is '2'; write 1"),
     ("version = 1\nupstreams = {}", 2, "upstreams is empty; write at least one"),
-    (
-        HEAD + 'base_ur = ""',
-        4,
-        "models_of, price, models. Did you mean 'base_url'?",
-    ),
+    (HEAD + 'base_ur = ""', 4, "models_of, price, models. Did you mean 'base_url'?"),
     ('version = 1\n[upstreams.a]\nprotocol = "opnai"', 3, "is 'opnai'; write 'openai' or"),
     ('version = 1\n[upstreams.A]\nprotocol = "openai"', 2, "upstreams.A is not allowed; write"),
     ('version = 1\n[upstreams.offline]\nprotocol = "openai"', 2, "other than offline"),

@@ -29,72 +29,44 @@ from chatapp.upstreams.offline import Offline
 
 
 def input_tokens(model: Model, fields: Mapping[str, object]) -> int:
-    """The expected input tokens."""
     return tokens.input_tokens(model, fields).expected
 
 
 GPT = Model("gpt-4o", "gpt-4o", "openai")
+MINI = Model("gpt-4o-mini", "gpt-4o-mini", "openai")
 CLAUDE = Model("claude-haiku-4-5", "claude-haiku-4-5", "anthropic")
 NEWER_CLAUDE = Model("claude-opus-5", "claude-opus-5", "anthropic")
 OFFLINE = Model("offline", "offline", "offline")
 FRAME = 3 + 1 + 3  # a message, its role, the reply's beginning
 
 # The example of OpenAI's cookbook, whose tokens its API has counted.
+SYSTEM = {"role": "system"}
+USER, ASSISTANT = ({**SYSTEM, "name": f"example_{name}"} for name in ("user", "assistant"))
+BRIEF = "You are a helpful, pattern-following assistant that translates corporate jargon into plain"
+BANDWIDTH = "Let's circle back when we have more bandwidth to touch base on opportunities for"
+PIVOT = "This late pivot means we don't have time to boil the ocean for the client deliverable."
 JARGON = [
-    {
-        "role": "system",
-        "content": "You are a helpful, pattern-following assistant that translates corporate "
-        "jargon into plain English.",
-    },
-    {
-        "role": "system",
-        "name": "example_user",
-        "content": "New synergies will help drive top-line growth.",
-    },
-    {
-        "role": "system",
-        "name": "example_assistant",
-        "content": "Things working well together will increase revenue.",
-    },
-    {
-        "role": "system",
-        "name": "example_user",
-        "content": "Let's circle back when we have more bandwidth to touch base on opportunities "
-        "for increased leverage.",
-    },
-    {
-        "role": "system",
-        "name": "example_assistant",
-        "content": "Let's talk later when we're less busy about how to do better.",
-    },
-    {
-        "role": "user",
-        "content": "This late pivot means we don't have time to boil the ocean for the client "
-        "deliverable.",
-    },
+    {**SYSTEM, "content": f"{BRIEF} English."},
+    {**USER, "content": "New synergies will help drive top-line growth."},
+    {**ASSISTANT, "content": "Things working well together will increase revenue."},
+    {**USER, "content": f"{BANDWIDTH} increased leverage."},
+    {**ASSISTANT, "content": "Let's talk later when we're less busy about how to do better."},
+    {"role": "user", "content": PIVOT},
 ]
 # The examples of Anthropic's page on token counting.
 SCIENTIST = {
     "system": "You are a scientist",
     "messages": [{"role": "user", "content": "Hello, Claude"}],
 }
+LOCATION = {"type": "string", "description": "The city and state, e.g. San Francisco, CA"}
+PARAMETERS = {"type": "object", "properties": {"location": LOCATION}, "required": ["location"]}
+GET_WEATHER = {
+    "name": "get_weather",
+    "description": "Get the current weather in a given location",
+    "input_schema": PARAMETERS,
+}
 WEATHER = {
-    "tools": [
-        {
-            "name": "get_weather",
-            "description": "Get the current weather in a given location",
-            "input_schema": {
-                "type": "object",
-                "properties": {
-                    "location": {
-                        "type": "string",
-                        "description": "The city and state, e.g. San Francisco, CA",
-                    }
-                },
-                "required": ["location"],
-            },
-        }
-    ],
+    "tools": [GET_WEATHER],
     "messages": [{"role": "user", "content": "What's the weather like in San Francisco?"}],
 }
 json_values = st.recursive(
@@ -127,6 +99,10 @@ def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> No
     assert input_tokens(Model(name, name, "openai"), {"messages": JARGON}) == tokens
 
 
+NUMBERS = "0 1 2 3 5 8 13 21 34 55 89 144 233 377 610 987 1597 2584 4181 6765"
+GREETINGS = "你好 こんにちは 안녕하세요 再见 さようなら 잘가요 谢谢 ありがとう 감사합니다"
+
+
 @pytest.mark.parametrize(
     ("model", "fields", "published"),
     [
@@ -136,18 +112,10 @@ def test_openais_example_is_counted_as_its_api_did(name: str, tokens: int) -> No
         (NEWER_CLAUDE, WEATHER, 403),
         # Claude Haiku 4.5's own counts, of the corpus that families.py names; 7 around each.
         (CLAUDE, body("The quick brown fox jumps over the lazy dog."), 11 + 7),
-        (
-            CLAUDE,
-            body("0 1 2 3 5 8 13 21 34 55 89 144 233 377 610 987 1597 2584 4181 6765"),
-            44 + 7,
-        ),
+        (CLAUDE, body(NUMBERS), 44 + 7),
         (CLAUDE, body("https://www.example.com"), 7 + 7),
         (CLAUDE, body("\U0001f602" * 10), 21 + 7),
-        (
-            CLAUDE,
-            body("你好 こんにちは 안녕하세요 再见 さようなら 잘가요 谢谢 ありがとう 감사합니다"),
-            46 + 7,
-        ),
+        (CLAUDE, body(GREETINGS), 46 + 7),
     ],
 )
 def test_claudes_examples_are_not_underestimated(
@@ -184,11 +152,7 @@ def test_text_parts_are_text() -> None:
     ("model", "part", "tokens"),
     [
         (GPT, {"type": "image_url", "image_url": {"url": "data:" + "A" * 500_000}}, 2_500),
-        (
-            Model("gpt-4o-mini", "gpt-4o-mini", "openai"),
-            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
-            36_835,
-        ),
+        (MINI, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}, 36_835),
         (CLAUDE, {"type": "image", "source": {"type": "base64", "data": "A" * 500_000}}, 1_600),
         (NEWER_CLAUDE, {"type": "image", "source": {"type": "url", "url": "x"}}, 4_784),
     ],
@@ -218,27 +182,24 @@ def test_tools_are_counted(name: str) -> None:
     assert input_tokens(GPT, body("hello") | {name: tools}) > 100 + FRAME
 
 
+def item(kind: str, **fields: object) -> list[dict[str, object]]:
+    return [{"type": kind, **fields}]
+
+
+SCREEN = {"type": "computer_screenshot"}
+PICTURE = item("input_image", image_url="x")
 ITEMS: dict[str, tuple[object, int, int]] = {
     "a text": ("word " * 100, 100, 110),
     "a message": ([{"role": "user", "content": "word " * 100}], 100, 112),
-    "a call": ([{"type": "function_call", "name": "f", "arguments": "word " * 100}], 100, 120),
-    "its output": ([{"type": "function_call_output", "output": "word " * 100}], 100, 120),
-    "an image": ([{"role": "user", "content": [{"type": "input_image"}]}], 2_500, 2_515),
-    "an image as output": (
-        [{"type": "function_call_output", "output": [{"type": "input_image", "image_url": "x"}]}],
-        *(2_500, 2_520),
-    ),
-    "a screenshot": (
-        [{"type": "computer_call_output", "output": {"type": "computer_screenshot"}}],
-        *(2_500, 2_520),
-    ),
-    "an image that was made": (
-        [{"type": "image_generation_call", "result": "A" * 90_000}],
-        *(2_500, 2_515),
-    ),
-    "a file": ([{"role": "user", "content": [{"type": "input_file"}]}], 50_000, 50_020),
-    "reasoning": ([{"type": "reasoning", "encrypted_content": "A" * 4_000}], 1_000, 1_020),
-    "a reference": ([{"type": "item_reference", "id": "msg_1"}] * 2, 2_000, 2_010),
+    "a call": (item("function_call", name="f", arguments="word " * 100), 100, 120),
+    "its output": (item("function_call_output", output="word " * 100), 100, 120),
+    "an image": ([{"role": "user", "content": item("input_image")}], 2_500, 2_515),
+    "an image as output": (item("function_call_output", output=PICTURE), 2_500, 2_520),
+    "a screenshot": (item("computer_call_output", output=SCREEN), 2_500, 2_520),
+    "an image that was made": (item("image_generation_call", result="A" * 90_000), 2_500, 2_515),
+    "a file": ([{"role": "user", "content": item("input_file")}], 50_000, 50_020),
+    "reasoning": (item("reasoning", encrypted_content="A" * 4_000), 1_000, 1_020),
+    "a reference": (item("item_reference", id="msg_1") * 2, 2_000, 2_010),
 }
 
 

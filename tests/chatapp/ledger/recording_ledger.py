@@ -23,6 +23,12 @@ class RecordingLedger:
             self._finished.append(call)
             self._changed.notify_all()
 
+    def billed(self) -> Call:
+        """The only call that is over, once there is one. It has a usage."""
+        [call] = self.finished()
+        assert call.usage is not None
+        return call
+
     def finished(self, count: int = 1) -> list[Call]:
         """The calls that are over, once there are that many."""
         with self._changed:

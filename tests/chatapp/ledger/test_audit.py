@@ -55,14 +55,8 @@ WRONG = {
         renewed(begun(), cost_micro_usd=3400),
         "price of its tokens is 1000",
     ),
-    "a micro-dollar too much": (
-        finished(begun(), cost_micro_usd=1486),
-        "its tokens is 1485",
-    ),
-    "a micro-dollar too little": (
-        finished(begun(), cost_micro_usd=1484),
-        "its tokens is 1485",
-    ),
+    "a micro-dollar too much": (finished(begun(), cost_micro_usd=1486), "its tokens is 1485"),
+    "a micro-dollar too little": (finished(begun(), cost_micro_usd=1484), "its tokens is 1485"),
     "estimates at no price": (begun(cost_micro_usd=0), "price of its tokens is 3400"),
     "a cost for nothing": (begun(status="overloaded"), "price of its tokens is 0"),
     "another model's price": (finished(begun(), slug="claude-opus-4-5"), "is 7425"),

@@ -147,9 +147,7 @@ def weekends(draws: random.Random) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", [steady, working_hours, growing, beginning, weekends])
-def test_a_forecast_ends_with_two_idle_days(
-    kind: Callable[[random.Random], list[float]],
-) -> None:
+def test_a_forecast_ends_with_two_idle_days(kind: Callable[[random.Random], list[float]]) -> None:
     """Only days on which they usually spend count, whenever they stop. As they go on, there is a
     forecast again."""
     for seed in range(5):

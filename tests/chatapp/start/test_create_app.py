@@ -12,12 +12,11 @@ import pytest
 
 from chatapp import MISTAKES, POLICY_FILE, catalogue, create_app
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from chatapp.services import services_of
 from chatapp.settings import SettingsError
 from chatapp.web.identities import SPOOFING_WARNING
 from ratelimit_ext import ConfigurationError
-from tests.chatapp.conftest import GROUPS, AppMaker
+from tests.chatapp.conftest import GROUPS, AppMaker, policy_file
 
 
 def test_the_start_logs_that_users_can_be_forged(
@@ -42,9 +41,7 @@ def test_a_default_model_that_is_unknown_stops_the_start(make_app: AppMaker) -> 
         make_app(CHATAPP_DEFAULT_MODEL="llama")
 
 
-def test_the_argument_overrides_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Operators set variables, tests pass a mapping."""
     monkeypatch.setenv("CHATAPP_TRUSTED_HOPS", "two")
     monkeypatch.setenv("RATELIMIT_STORAGE_URI", "memory://")
@@ -105,25 +102,23 @@ def test_a_policy_for_an_unknown_blueprint_stops_the_start(
     make_app: AppMaker, tmp_path: Path
 ) -> None:
     """A limit on a misspelt name would protect nothing."""
-    policy = tmp_path / "policy.toml"
     text = POLICY_FILE.read_text("utf-8")
-    policy.write_text(text.replace("[groups.calls]", '[groups.calls]\nmembers = ["chats"]'))
+    changed = text.replace("[groups.calls]", '[groups.calls]\nmembers = ["chats"]')
     with pytest.raises(ConfigurationError, match="chats"):
-        make_app(RATELIMIT_POLICY_FILE=str(policy))
+        make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, changed))
 
 
 def test_a_policy_without_a_group_of_the_views_stops_the_start(
     make_app: AppMaker, tmp_path: Path
 ) -> None:
     """Their calls would have no limits. The error names the place in the code, and what to do."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text("utf-8").replace("groups.counts", "groups.count"))
+    changed = POLICY_FILE.read_text("utf-8").replace("groups.counts", "groups.count")
     expected = (
         r"blueprints/anthropic_api.py:\d+: there is no group 'counts' in the policy; its groups: "
         r"'calls', 'count'. Did you mean 'count'\? Correct the name, or add \[groups.counts\]"
     )
     with pytest.raises(ConfigurationError, match=expected):
-        make_app(RATELIMIT_POLICY_FILE=str(policy))
+        make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, changed))
 
 
 @pytest.mark.parametrize(
@@ -207,10 +202,10 @@ def test_a_database_that_cannot_be_used_stops_the_start(
 
 
 def test_with_keys_there_is_no_warning(
-    make_app: AppMaker, database_url: str, caplog: pytest.LogCaptureFixture
+    make_app: AppMaker, accounts: Accounts, caplog: pytest.LogCaptureFixture
 ) -> None:
     """User ids cannot be forged then."""
-    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    accounts.create_key("alice", plan=None, default_plan="starter")
     with caplog.at_level(logging.WARNING):
         make_app()
     assert caplog.text == ""

@@ -12,7 +12,7 @@ from flask import Flask, Response
 from chatapp import POLICY_FILE, guards_file
 from chatapp.services import services_of
 from chatapp.web.call_limits import QUOTAS
-from tests.chatapp.conftest import GROUPS, AppMaker
+from tests.chatapp.conftest import GROUPS, AppMaker, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
 
 HEAD = "version = 1\n[plans.starter]\n"
@@ -76,11 +76,7 @@ def test_the_guards_are_those_of_the_table() -> None:
         for limit in limits:
             text, key, others = GUARDS[limit["name"]]
             expected = {"name": limit["name"], "limit": text, "key": key, "scope": "guards"}
-            assert {**limit, "error_message": None} == {
-                **expected,
-                **others,
-                "error_message": None,
-            }
+            assert {**limit, "error_message": None} == {**expected, **others, "error_message": None}
 
 
 def test_the_shipped_policy_names_no_guard() -> None:
@@ -128,11 +124,10 @@ def test_without_a_policy_there_are_no_guards() -> None:
 @pytest.fixture
 def replacing(make_app: AppMaker, tmp_path: Path, provider: UpstreamServer) -> Flask:
     """An application whose policy has a surge of its own, in shadow."""
-    policy = tmp_path / "policy.toml"
     surge = '[[groups.mine.limits]]\nname = "surge"\nlimit = "1 usd/hour or 2 x usual"\n'
     group = f'{GROUPS}[groups.mine]\nmembers = ["chat"]\nplans = true\n'
-    policy.write_text(f'{HEAD}{PLAN}{group}{surge}mode = "shadow"\nkey = "user"\n')
-    return make_app(RATELIMIT_POLICY_FILE=str(policy))
+    text = f'{HEAD}{PLAN}{group}{surge}mode = "shadow"\nkey = "user"\n'
+    return make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, text))
 
 
 def checked(app: Flask, *words: str, status: int = 0) -> str:

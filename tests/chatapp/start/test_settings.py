@@ -70,11 +70,7 @@ def test_the_database_has_two_names() -> None:
         ("CHATAPP_MAX_BODY_BYTES", "1", "a whole number from 65536 to 67108864"),
         ("CHATAPP_PROVIDER_TIMEOUT_S", "nan", "a number above 0 to 3600"),
         ("CHATAPP_PROVIDER_TIMEOUT_S", "0", "a number above 0 to 3600"),
-        (
-            "CHATAPP_LEDGER_KEEP_DAYS",
-            "30",
-            "found '30'; allowed: a whole number from 62 to 36500",
-        ),
+        ("CHATAPP_LEDGER_KEEP_DAYS", "30", "found '30'; allowed: a whole number from 62 to 36500"),
         ("CHATAPP_PROVIDER_ATTEMPTS", "9", "found '9'; allowed: a whole number from 1 to 5"),
         ("CHATAPP_PLANS", "alice=pro", "found 'alice=pro'; allowed: a JSON object of strings"),
         ("CHATAPP_PLANS", "[]", "a JSON object of strings"),

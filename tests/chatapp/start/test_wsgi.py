@@ -110,11 +110,7 @@ def test_the_first_call_imports_nothing() -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "ratelimit check",
-        "ratelimit near",
-        "ratelimit show",
-        "chat spend",
-        "chat users list",
+        *("ratelimit check", "ratelimit near", "ratelimit show", "chat spend", "chat users list"),
         "chat keys create --user ada",
     ],
 )

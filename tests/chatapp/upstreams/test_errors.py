@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import (
     Answer,
     Stream,
@@ -33,96 +33,76 @@ def asked(protocol: str) -> dict[str, object]:
     return {"message": "ping", "model": MODELS[protocol]}
 
 
+RATE_LIMITED = {"code": "rate_limit_exceeded"}
+PAGE = Answer(200, b"<h1>Log in</h1>", {"Content-Type": "text/html"})
+#: The answer's status, code and Retry-After.
+REFUSED = (502, "provider_refused", None)
+UNAVAILABLE = (502, "provider_unavailable", None)
+REJECTED = (502, "provider_rejected", None)
+UNKNOWN = (422, "unknown_model", None)
+
+
+def overloaded(retry_after: str) -> tuple[int, str, str]:
+    return 503, "server_is_overloaded", retry_after
+
+
 OPENAI_ERRORS = {
     "rate limit with a wait": (
-        openai_error(429, code="rate_limit_exceeded", headers={"Retry-After": "7"}),
-        *(503, "server_is_overloaded", "7"),
+        openai_error(429, **RATE_LIMITED, headers={"Retry-After": "7"}),
+        overloaded("7"),
     ),
     "rate limit with an exact wait": (
-        openai_error(
-            429,
-            code="rate_limit_exceeded",
-            headers={"retry-after-ms": "1200", "Retry-After": "2"},
-        ),
-        *(503, "server_is_overloaded", "2"),
+        openai_error(429, **RATE_LIMITED, headers={"retry-after-ms": "1200", "Retry-After": "2"}),
+        overloaded("2"),
     ),
-    "rate limit without a wait": (
-        openai_error(429, code="rate_limit_exceeded"),
-        *(503, "server_is_overloaded", "5"),
-    ),
-    "overloaded": (
-        openai_error(503, code="server_is_overloaded"),
-        *(503, "server_is_overloaded", "5"),
-    ),
-    "no credit": (openai_error(429, code="insufficient_quota"), 502, "provider_refused", None),
+    "rate limit without a wait": (openai_error(429, **RATE_LIMITED), overloaded("5")),
+    "overloaded": (openai_error(503, code="server_is_overloaded"), overloaded("5")),
+    "no credit": (openai_error(429, code="insufficient_quota"), REFUSED),
     "a wrong key": (
         openai_error(401, code="invalid_api_key", message="Incorrect API key: sk-openai-test"),
-        *(502, "provider_refused", None),
+        REFUSED,
     ),
-    "a forbidden country": (openai_error(403, code="forbidden"), 502, "provider_refused", None),
-    "no such model": (openai_error(404, code="model_not_found"), 422, "unknown_model", None),
-    "too long": (openai_error(400, code="context_length"), 502, "provider_rejected", None),
-    "broken": (openai_error(500, code="server_error"), 502, "provider_unavailable", None),
+    "a forbidden country": (openai_error(403, code="forbidden"), REFUSED),
+    "no such model": (openai_error(404, code="model_not_found"), UNKNOWN),
+    "too long": (openai_error(400, code="context_length"), REJECTED),
+    "broken": (openai_error(500, code="server_error"), UNAVAILABLE),
     "broken in HTML": (
         Answer(502, b"<h1>Bad gateway</h1>", {"Content-Type": "text/html"}),
-        *(502, "provider_unavailable", None),
+        UNAVAILABLE,
     ),
-    "not JSON": (Answer(200, b'{"id": '), 502, "provider_unavailable", None),
-    "a page": (
-        Answer(200, b"<h1>Log in</h1>", {"Content-Type": "text/html"}),
-        *(502, "provider_unavailable", None),
-    ),
-    "a list": (Answer(200, b"[]"), 502, "provider_unavailable", None),
-    "empty": (Answer(200, b""), 502, "provider_unavailable", None),
-    "no choices": (
-        Answer(200, openai_body() | {"choices": []}),
-        *(502, "provider_unavailable", None),
-    ),
-    "choices of a wrong type": (
-        Answer(200, openai_body() | {"choices": "pong"}),
-        *(502, "provider_unavailable", None),
-    ),
+    "not JSON": (Answer(200, b'{"id": '), UNAVAILABLE),
+    "a page": (PAGE, UNAVAILABLE),
+    "a list": (Answer(200, b"[]"), UNAVAILABLE),
+    "empty": (Answer(200, b""), UNAVAILABLE),
+    "no choices": (Answer(200, openai_body() | {"choices": []}), UNAVAILABLE),
+    "choices of a wrong type": (Answer(200, openai_body() | {"choices": "pong"}), UNAVAILABLE),
 }
 ANTHROPIC_ERRORS = {
     "rate limit with a wait": (
         anthropic_error(429, kind="rate_limit_error", headers={"retry-after": "9"}),
-        *(503, "server_is_overloaded", "9"),
+        overloaded("9"),
     ),
-    "rate limit without a wait": (
-        anthropic_error(429, kind="rate_limit_error"),
-        *(503, "server_is_overloaded", "5"),
-    ),
+    "rate limit without a wait": (anthropic_error(429, kind="rate_limit_error"), overloaded("5")),
     "a spend cap": (
         anthropic_error(429, kind="rate_limit_error", error_code="enforced_spend_limit_reached"),
-        *(502, "provider_refused", None),
+        REFUSED,
     ),
-    "no credit": (anthropic_error(402, kind="billing_error"), 502, "provider_refused", None),
-    "overloaded": (
-        anthropic_error(529, kind="overloaded_error"),
-        *(503, "server_is_overloaded", "5"),
-    ),
+    "no credit": (anthropic_error(402, kind="billing_error"), REFUSED),
+    "overloaded": (anthropic_error(529, kind="overloaded_error"), overloaded("5")),
     "a wrong key": (
         anthropic_error(401, kind="authentication_error", message="bad key sk-ant-test"),
-        *(502, "provider_refused", None),
+        REFUSED,
     ),
-    "no such model": (anthropic_error(404, kind="not_found_error"), 422, "unknown_model", None),
-    "too long": (
-        anthropic_error(400, kind="invalid_request_error"),
-        502,
-        "provider_rejected",
-        None,
+    "no such model": (anthropic_error(404, kind="not_found_error"), UNKNOWN),
+    "too long": (anthropic_error(400, kind="invalid_request_error"), REJECTED),
+    "broken": (anthropic_error(500, kind="api_error"), UNAVAILABLE),
+    "its own timeout": (
+        anthropic_error(504, kind="timeout_error"),
+        (504, "provider_timeout", None),
     ),
-    "broken": (anthropic_error(500, kind="api_error"), 502, "provider_unavailable", None),
-    "its own timeout": (anthropic_error(504, kind="timeout_error"), 504, "provider_timeout", None),
-    "not JSON": (Answer(200, b'{"id": '), 502, "provider_unavailable", None),
-    "a page": (
-        Answer(200, b"<h1>Log in</h1>", {"Content-Type": "text/html"}),
-        *(502, "provider_unavailable", None),
-    ),
-    "content of a wrong type": (
-        Answer(200, anthropic_body() | {"content": 7}),
-        *(502, "provider_unavailable", None),
-    ),
+    "not JSON": (Answer(200, b'{"id": '), UNAVAILABLE),
+    "a page": (PAGE, UNAVAILABLE),
+    "content of a wrong type": (Answer(200, anthropic_body() | {"content": 7}), UNAVAILABLE),
 }
 ERRORS = {
     **{("openai", name): case for name, case in OPENAI_ERRORS.items()},
@@ -136,12 +116,11 @@ def test_an_error_has_its_cause(
 ) -> None:
     """The client gets the cause after one attempt, without the provider's name or message, or the
     server's key."""
-    answer, status, code, retry_after = ERRORS[protocol, name]
+    answer, (status, code, retry_after) = ERRORS[protocol, name]
     provider.script(answer)
     response = online.post("/chat", json=asked(protocol))
     assert response.status_code == status, response.text
-    assert response.json is not None
-    assert response.json["code"] == code
+    assert json_of(response)["code"] == code
     assert response.headers.get("Retry-After") == retry_after
     assert protocol not in response.json["error"]
     assert "sk-" not in response.text
@@ -165,8 +144,7 @@ def test_a_silent_provider_is_a_timeout(
     client = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.2).test_client()
     response = client.post("/chat", json=asked(protocol))
     assert response.status_code == 504
-    assert response.json is not None
-    assert response.json["code"] == "provider_timeout"
+    assert json_of(response)["code"] == "provider_timeout"
     eventually(lambda: provider.calls)  # it may notice its one call later than the timeout
     assert len(provider.calls) == 1
 
@@ -197,8 +175,7 @@ def test_an_answer_that_drips_is_a_timeout(
     response = client.post("/chat", json=asked(protocol))
     over.set()
     assert response.status_code == 504, response.text
-    assert response.json is not None
-    assert response.json["code"] == "provider_timeout"
+    assert json_of(response)["code"] == "provider_timeout"
 
 
 @every_protocol
@@ -210,5 +187,4 @@ def test_an_unreachable_provider_is_a_502(
     monkeypatch.setenv(f"{protocol.upper()}_BASE_URL", "http://127.0.0.1:1/v1")
     response = make_app().test_client().post("/chat", json=asked(protocol))
     assert response.status_code == 502
-    assert response.json is not None
-    assert response.json["code"] == "provider_unavailable"
+    assert json_of(response)["code"] == "provider_unavailable"

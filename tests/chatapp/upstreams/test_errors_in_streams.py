@@ -6,7 +6,6 @@ import pytest
 
 from chatapp.catalogue import Model
 from chatapp.upstreams import ErrorKind, RawRequest, Turn, UpstreamError
-from chatapp.upstreams.sdk import SDKUpstream
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import (
     Stream,
@@ -50,40 +49,29 @@ ANTHROPIC_ERRORS: list[tuple[object, ErrorKind]] = [
 
 
 @pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
-@pytest.mark.parametrize(("error", "kind"), OPENAI_ERRORS)
-def test_openais_error_chunk_has_its_cause(
-    provider: UpstreamServer, error: object, kind: ErrorKind, forwarded: bool
+@pytest.mark.parametrize(
+    ("protocol", "error", "kind"),
+    [
+        *[("openai", *case) for case in OPENAI_ERRORS],
+        *[("anthropic", *case) for case in ANTHROPIC_ERRORS],
+    ],
+)
+def test_an_error_event_has_its_cause(
+    provider: UpstreamServer, protocol: str, error: object, kind: ErrorKind, forwarded: bool
 ) -> None:
-    """The code decides, or else the type. An error in any form ends the answer as an error."""
-    provider.script(Stream([*openai_chunks()[:2], event({"error": error})]))
-    assert failure(upstream("openai"), "gpt-5.4-mini", forwarded=forwarded) == (
-        "po",
-        kind,
-        200,
-    )
-
-
-@pytest.mark.parametrize("forwarded", [False, True], ids=["ours", "forwarded"])
-@pytest.mark.parametrize(("error", "kind"), ANTHROPIC_ERRORS)
-def test_anthropics_error_event_has_its_cause(
-    provider: UpstreamServer, error: object, kind: ErrorKind, forwarded: bool
-) -> None:
-    """The type decides. An error in any form ends the answer as an error."""
-    provider.script(Stream([*anthropic_events()[:4], named("error", error=error)]))
-    found = failure(upstream("anthropic"), "claude-haiku-4-5", forwarded=forwarded)
-    assert found == ("po", kind, 200)
-
-
-def failure(
-    asked: SDKUpstream, model: str, *, forwarded: bool
-) -> tuple[str, ErrorKind, int | None]:
-    """The text before the error, its kind, and its status."""
+    """OpenAI's code decides, or else the type. An error in any form ends the answer as an error."""
+    model, begun, last = {
+        "openai": ("gpt-5.4-mini", openai_chunks()[:2], event({"error": error})),
+        "anthropic": ("claude-haiku-4-5", anthropic_events()[:4], named("error", error=error)),
+    }[protocol]
+    provider.script(Stream([*begun, last]))
+    asked = upstream(protocol)
     if forwarded:
         fields: dict[str, object] = {"model": model, "stream": True}
         stream = asked.forward_stream(RawRequest(raw=b"{}", fields=fields))
     else:
-        stream = asked.stream(Turn("ping", Model(model, model, asked.name)), 9)
+        stream = asked.stream(Turn("ping", Model(model, model, protocol)), 9)
     texts: list[str] = []
     with pytest.raises(UpstreamError) as failed:
         texts.extend(part.text for part in stream)
-    return "".join(texts), failed.value.kind, failed.value.status
+    assert ("".join(texts), failed.value.kind, failed.value.status) == ("po", kind, 200)

@@ -34,7 +34,7 @@ def test_a_long_message_is_not_sent_back_whole() -> None:
 
 
 def test_one_character_is_one() -> None:
-    """One character is in the singular."""
+    """The count is in the singular."""
     turn = Turn("?", MODEL)
     assert "(1 character)" in Offline().complete(turn, 5).text
 

@@ -13,7 +13,7 @@ from chatapp import catalogue
 from chatapp.catalogue import Model
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Message, RawRequest, Timeouts, Turn
-from tests.chatapp.conftest import AppMaker, upstream
+from tests.chatapp.conftest import AppMaker, json_of, upstream
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
@@ -74,10 +74,7 @@ def test_an_answer_has_its_text_and_usage(
 
 @pytest.mark.parametrize(
     ("name", "path", "query"),
-    [
-        ("OpenAI", "/chat/completions", {}),
-        ("Anthropic", "/v1/messages", {"beta": "true"}),
-    ],
+    [("OpenAI", "/chat/completions", {}), ("Anthropic", "/v1/messages", {"beta": "true"})],
 )
 def test_requests_are_those_of_the_sdk(
     provider: UpstreamServer,
@@ -146,8 +143,7 @@ def test_one_key_is_enough_for_a_default_model(
     """A request needs no model."""
     monkeypatch.delenv(without)
     response = make_app().test_client().post("/chat", json={"message": "ping"})
-    assert response.json is not None
-    assert response.json["model"] == model
+    assert json_of(response)["model"] == model
 
 
 # -- OpenAI ------------------------------------------------------------------------------------
@@ -156,8 +152,7 @@ def test_one_key_is_enough_for_a_default_model(
 def test_the_default_model_is_openais(online: FlaskClient) -> None:
     """If both keys are set."""
     response = online.post("/chat", json={"message": "ping"})
-    assert response.json is not None
-    assert response.json["model"] == "gpt-5.6-luna"
+    assert json_of(response)["model"] == "gpt-5.6-luna"
 
 
 def test_a_refusal_is_shown_as_text(online: FlaskClient, provider: UpstreamServer) -> None:
@@ -166,8 +161,7 @@ def test_a_refusal_is_shown_as_text(online: FlaskClient, provider: UpstreamServe
     body["choices"][0]["message"]["refusal"] = "I would rather not."  # type: ignore[index]
     provider.script(Answer(200, body))
     response = online.post("/chat", json={"message": "ping", "model": OPENAI})
-    assert response.json is not None
-    assert response.json["reply"] == "I would rather not."
+    assert json_of(response)["reply"] == "I would rather not."
 
 
 # -- Anthropic ---------------------------------------------------------------------------------
@@ -182,8 +176,7 @@ def test_only_text_is_shown(online: FlaskClient, provider: UpstreamServer) -> No
     ]
     provider.script(Answer(200, anthropic_body() | {"content": blocks}))
     response = online.post("/chat", json={"message": "ping", "model": ANTHROPIC})
-    assert response.json is not None
-    assert response.json["reply"] == "pong"
+    assert json_of(response)["reply"] == "pong"
 
 
 def test_system_messages_are_not_in_the_conversation(provider: UpstreamServer) -> None:

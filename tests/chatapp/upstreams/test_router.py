@@ -11,11 +11,7 @@ from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Completion, ErrorKind, Quota, Turn, UpstreamError
 from chatapp.upstreams.offline import Offline
-from chatapp.upstreams.router import (
-    ModelUnavailableError,
-    Router,
-    UnknownModelError,
-)
+from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
 
 QUOTAS = (Quota("requests", 60, 59, 1.0),)
 

@@ -16,7 +16,7 @@ from werkzeug.test import TestResponse
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.web.test_identities import left
 
 ADDRESS = "198.51.100.7"
@@ -67,10 +67,7 @@ def ask(
 ) -> TestResponse:
     """One message with these headers."""
     return client.post(
-        path,
-        json={**BODIES[path], **body},
-        headers=headers,
-        environ_overrides={"REMOTE_ADDR": ip},
+        path, json={**BODIES[path], **body}, headers=headers, environ_overrides={"REMOTE_ADDR": ip}
     )
 
 
@@ -136,8 +133,7 @@ def test_without_a_valid_key_it_is_401(client: FlaskClient, path: str, name: str
     assert response.status_code == 401, response.text
     assert response.headers["WWW-Authenticate"].startswith("Bearer")
     assert response.headers["x-should-retry"] == "false"
-    body = response.json
-    assert body is not None
+    body = json_of(response)
     if path == OPENAI:
         assert body["error"]["code"] == "invalid_api_key"
         sentence = body["error"]["message"]
@@ -175,13 +171,11 @@ def test_two_keys_of_this_server_are_401(
     bob = accounts.create_key("bob", plan=None, default_plan="starter")
     response = ask(client, {"Authorization": f"Bearer {alice.text}", "x-api-key": bob.text})
     assert response.status_code == 401
-    assert response.json is not None
-    assert "two API keys of this server" in response.json["error"]
+    assert "two API keys of this server" in json_of(response)["error"]
     neither = {"Authorization": "Bearer sk-ant-1", "x-api-key": "sk-ant-2"}
     refused = ask(client, neither)
     assert refused.status_code == 401
-    assert refused.json is not None
-    assert "malformed" in refused.json["error"]
+    assert "malformed" in json_of(refused)["error"]
 
 
 def test_a_wrong_secret_expired_or_revoked_key_is_401(
@@ -196,8 +190,7 @@ def test_a_wrong_secret_expired_or_revoked_key_is_401(
     for key, says in ((wrong, "is unknown"), (expired, "expired"), (revoked, "was revoked")):
         response = ask(client, bearer(key))
         assert response.status_code == 401
-        assert response.json is not None
-        assert says in response.json["error"]
+        assert says in json_of(response)["error"]
 
 
 @pytest.mark.usefixtures("stopped_clock")

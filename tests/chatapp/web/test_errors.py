@@ -11,7 +11,7 @@ from flask.testing import FlaskClient
 
 from chatapp.upstreams import ErrorKind, UpstreamError
 from chatapp.web import errors
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,7 @@ def test_an_unknown_address_is_answered_in_json(
     """404 and 405 have the format of all other errors."""
     response = client.open(path, method=method)
     assert response.status_code == status
-    assert response.json is not None
-    assert response.json["code"] == code
+    assert json_of(response)["code"] == code
     assert response.json["error"]
 
 

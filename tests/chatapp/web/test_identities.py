@@ -10,7 +10,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from chatapp import POLICY_FILE
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
 
 ADDRESS = "198.51.100.7"
@@ -37,8 +37,7 @@ def test_ten_pass_at_once_and_the_eleventh_waits(client: FlaskClient) -> None:
     responses = [ask(client, user_id="test-user-1") for _ in range(15)]
     assert [response.status_code for response in responses] == [200] * 10 + [429] * 5
     denied = responses[10]
-    assert denied.json is not None
-    assert denied.json["code"] == "rate_limited"
+    assert json_of(denied)["code"] == "rate_limited"
     assert denied.json["policy"] == "user"
     assert 0 < denied.json["retry_after"] <= 2
     assert denied.headers["Retry-After"] in {"1", "2"}
@@ -135,16 +134,14 @@ def test_invented_users_are_limited_by_address(client: FlaskClient) -> None:
 @pytest.mark.usefixtures("stopped_clock")
 def test_a_denial_names_the_plan_and_the_next(make_app: AppMaker, tmp_path: Path) -> None:
     """It says what another plan would allow."""
-    policy = tmp_path / "policy.toml"
     # The shipped plans, behind paces that a test need not wait for.
     shipped = POLICY_FILE.read_text("utf-8")
-    policy.write_text(re.sub(r"^burst = \d+$", "burst = 1000", shipped, flags=re.MULTILINE))
-    client = make_app(RATELIMIT_POLICY_FILE=str(policy)).test_client()
+    text = re.sub(r"^burst = \d+$", "burst = 1000", shipped, flags=re.MULTILINE)
+    client = make_app(RATELIMIT_POLICY_FILE=policy_file(tmp_path, text)).test_client()
     responses = [ask(client, user_id="alice") for _ in range(101)]
     assert [response.status_code for response in responses] == [200] * 100 + [429]
     denied = responses[-1]
-    assert denied.json is not None
-    assert "Starter plan" in denied.json["error"]
+    assert "Starter plan" in json_of(denied)["error"]
     assert "100 calls a day" in denied.json["error"]
     assert (
         "Upgrade to Pro for 2,000 calls a day, from $29 a month: https://" in denied.json["error"]

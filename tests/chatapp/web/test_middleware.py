@@ -10,9 +10,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from chatapp.services import services_of
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_error, openai_error
 from tests.servers import eventually
 
@@ -133,10 +132,10 @@ def test_an_answer_of_this_server_has_an_id(client: FlaskClient, path: str) -> N
 @pytest.mark.usefixtures("stopped_clock")
 @pytest.mark.parametrize("path", HEADERS)
 def test_a_401_and_a_429_at_the_edge_have_an_id(
-    make_app: AppMaker, database_url: str, path: str
+    make_app: AppMaker, accounts: Accounts, path: str
 ) -> None:
     """Also a denial that replaces a finished answer."""
-    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    accounts.create_key("alice", plan=None, default_plan="starter")
     client = make_app().test_client()
     answers = [ask(client, path) for _ in range(25)]
     assert {answer.status_code for answer in answers} == {401, 429}
@@ -151,10 +150,7 @@ def test_other_addresses_have_an_id(client: FlaskClient, path: str) -> None:
 
 @pytest.mark.parametrize("path", HEADERS)
 def test_the_log_has_the_id_of_a_500(
-    make_app: AppMaker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    path: str,
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, path: str
 ) -> None:
     """The operator finds the error by it."""
     app = make_app()
@@ -242,9 +238,8 @@ def test_without_keys_only_loopback_names_are_answered(
     assert status(client, host) == expected
 
 
-def test_with_keys_every_name_is_answered(make_app: AppMaker, database_url: str) -> None:
+def test_with_keys_every_name_is_answered(make_app: AppMaker, accounts: Accounts) -> None:
     """A page of another site has no key, so it cannot spend anything."""
-    accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter").text
     headers = {"Host": "chat.example", "Authorization": f"Bearer {key}"}
     client = make_app().test_client()
@@ -282,16 +277,13 @@ def test_nothing_else_is_exempt(client: FlaskClient, path: str) -> None:
 def test_the_refusal_has_the_format_of_the_endpoint(client: FlaskClient) -> None:
     """It names the host and the setting."""
     headers = {"Host": "evil.example"}
-    shown = client.post("/chat", json=ASKED, headers=headers).json
-    assert shown is not None
+    shown = json_of(client.post("/chat", json=ASKED, headers=headers))
     assert shown["code"] == "untrusted_host"
     assert "evil.example" in shown["error"]
     assert "CHATAPP_TRUSTED_HOSTS" in shown["error"]
-    openai = client.post("/v1/chat/completions", json={}, headers=headers).json
-    assert openai is not None
+    openai = json_of(client.post("/v1/chat/completions", json={}, headers=headers))
     assert openai["error"]["code"] == "untrusted_host"
-    anthropic = client.post("/v1/messages", json={}, headers=headers).json
-    assert anthropic is not None
+    anthropic = json_of(client.post("/v1/messages", json={}, headers=headers))
     assert anthropic["error"]["details"] == {"error_code": "untrusted_host"}
 
 

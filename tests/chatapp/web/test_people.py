@@ -22,7 +22,7 @@ from chatapp.accounts.store import USERS, Accounts
 from chatapp.database.connection import Database
 from chatapp.services import Services, services_of
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.web.test_authentication import ANTHROPIC, BODIES, OPENAI
 from tests.chatapp.web.test_identities import left
 
@@ -108,8 +108,7 @@ def test_each_person_has_a_plan_limits_usage_and_a_row(
         response = ask(client, {**key, **OPEN_WEBUI}, path)
         assert response.status_code == 200
     assert ask(client, {**key, EMAIL: "bob@example.com"}, path).status_code == 200
-    usage = client.get("/usage", headers={**key, EMAIL: ANN}).json
-    assert usage is not None
+    usage = json_of(client.get("/usage", headers={**key, EMAIL: ANN}))
     assert (usage["user"], usage["plan"]) == (ANN, "starter")
     remaining = {each["name"]: each["remaining"] for each in usage["limits"]}
     assert (remaining["plan"], remaining["user"]) == (98, 8)
@@ -203,11 +202,7 @@ def test_the_first_header_that_is_sent_names_the_person(
     ask(client, {**own, NAME: OPEN_WEBUI[NAME]})
     ask(client, {**own, NAME: "Zoë Ünal".encode().decode("latin-1")})
     ask(client, {**other, "x-user": "bob", **OPEN_WEBUI})
-    assert called(services) == {
-        f"user:{OPEN_WEBUI[ID]}": 1,
-        "user:Zoë Ünal": 2,
-        "user:bob": 1,
-    }
+    assert called(services) == {f"user:{OPEN_WEBUI[ID]}": 1, "user:Zoë Ünal": 2, "user:bob": 1}
 
 
 def test_the_body_names_the_person_if_the_operator_says_so(
@@ -222,8 +217,7 @@ def test_the_body_names_the_person_if_the_operator_says_so(
     for each in SESSIONS:
         assert ask(client, key, OPENAI, user=each).status_code == 200
         assert ask(client, key, ANTHROPIC, metadata={"user_id": each}).status_code == 200
-    usage = client.get("/usage?user_id=librechat-1", headers=key).json
-    assert usage is not None
+    usage = json_of(client.get("/usage?user_id=librechat-1", headers=key))
     assert usage["user"] == "librechat-1"
     assert called(services) == {"user:librechat-1": 3, "user:webui": 2 * len(SESSIONS)}
 
@@ -248,8 +242,7 @@ def test_blocks_amounts_teams_and_deactivation_are_the_persons(
     denied = ask(client, {**key, EMAIL: ANN})
     assert (denied.status_code, denied.json and denied.json["policy"]) == (429, "plan")
     refused = ask(client, {**key, EMAIL: "bob"})
-    assert refused.json is not None
-    assert (refused.status_code, refused.json["code"]) == (403, "user_deactivated")
+    assert (refused.status_code, json_of(refused)["code"]) == (403, "user_deactivated")
     assert "account of bob is deactivated" in refused.json["error"]
     other = ask(client, {**key, EMAIL: "cem"})
     assert left(other)["key-usd-day"] == 7_000_000
@@ -264,8 +257,7 @@ def test_new_people_are_bounded_and_known_ones_are_served(
     answers = [ask(client, {**key, EMAIL: name}, OPENAI).status_code for name in names]
     assert answers == [200, 200, 200, 429, 429]
     refused = ask(client, {**key, EMAIL: "p9"})
-    assert refused.json is not None
-    assert refused.json["code"] == "too_many_new_users"
+    assert json_of(refused)["code"] == "too_many_new_users"
     assert "Users who are known are served" in refused.json["error"]
     assert 3590 < int(refused.headers["Retry-After"]) <= 3600
     assert refused.headers["x-should-retry"] == "false"
@@ -394,8 +386,7 @@ def test_without_the_right_nothing_names_another_person(
     response = ask(client, {**headers, **key}, path, **body)
     is_answered = response.status_code == 200
     assert called(services) == ({"user:ada": before + is_answered} if before + is_answered else {})
-    usage = client.get("/usage?user_id=erin", headers={**headers, **key}).json
-    assert usage is not None
+    usage = json_of(client.get("/usage?user_id=erin", headers={**headers, **key}))
     assert usage["user"] == "ada"
     assert {user.name for user in services.accounts.users()} == {"ada", "erin"}
 

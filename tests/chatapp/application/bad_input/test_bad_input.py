@@ -15,8 +15,7 @@ from chatapp import catalogue
 from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
-from chatapp.database.connection import Database
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
@@ -66,9 +65,7 @@ class Asker:
         self.key = self.new_key("alice")
         self.bobs_key = self.new_key("bob")
         self.ledger = RecordingLedger()
-        app = make_app()
-        replace_services(app, ledger=self.ledger)
-        self._client = app.test_client()
+        self._client = make_app(ledger=self.ledger).test_client()
 
     def new_key(self, user: str, *, expires_at: datetime | None = None) -> PresentedKey:
         """A key of that user, on the plan starter."""
@@ -77,12 +74,7 @@ class Asker:
         )
 
     def ask(
-        self,
-        path: str,
-        fields: Mapping[str, object] = {},
-        *,
-        query: str = "",
-        **environ: str,
+        self, path: str, fields: Mapping[str, object] = {}, *, query: str = "", **environ: str
     ) -> TestResponse:
         """A valid body except for these fields; its answer is read to the end. The environment is a
         server's version of headers that the test client would not send."""
@@ -104,8 +96,8 @@ class Asker:
 
 
 @pytest.fixture
-def asker(make_app: AppMaker, provider: UpstreamServer, database_url: str) -> Asker:
-    return Asker(make_app, Accounts(Database(database_url)))
+def asker(make_app: AppMaker, provider: UpstreamServer, accounts: Accounts) -> Asker:
+    return Asker(make_app, accounts)
 
 
 def code_of(path: str, response: TestResponse) -> str:

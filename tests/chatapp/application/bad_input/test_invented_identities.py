@@ -23,7 +23,6 @@ from chatapp.accounts.api_key import new_key
 from chatapp.accounts.store import Accounts
 from chatapp.alerts import watch
 from chatapp.calls import throttle
-from chatapp.database.connection import Database
 from chatapp.estimates import outputs
 from chatapp.services import Services, services_of
 from ratelimit_ext.core.key import escaped
@@ -201,10 +200,10 @@ def test_a_worker_and_the_storage_are_bounded(
 
 
 def test_invented_keys_are_bounded(
-    make_app: AppMaker, uri: str, database_url: str, chance: random.Random
+    make_app: AppMaker, uri: str, accounts: Accounts, chance: random.Random
 ) -> None:
     """With accounts on: each request is a 401, and only refusals of MOST_KEYS are remembered."""
-    Accounts(Database(database_url)).create_key("alice", plan=None, default_plan="starter")
+    accounts.create_key("alice", plan=None, default_plan="starter")
     app = make_app(RATELIMIT_STORAGE_URI=uri, CHATAPP_TRUSTED_HOPS=1)
     client, services = app.test_client(), services_of(app)
     keys = services.authenticator

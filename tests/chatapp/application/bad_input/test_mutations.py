@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
@@ -137,9 +137,8 @@ def mutated(chance: random.Random, valid: Any) -> Any:
 @pytest.fixture
 def client(make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger) -> FlaskClient:
     """A client without limits."""
-    app = make_app(RATELIMIT_ENABLED=False, CHATAPP_PROVIDER_ATTEMPTS=1)
-    replace_services(app, ledger=ledger)
-    return app.test_client()
+    config = {"RATELIMIT_ENABLED": False, "CHATAPP_PROVIDER_ATTEMPTS": 1}
+    return make_app(ledger=ledger, **config).test_client()
 
 
 def status(client: FlaskClient, path: str, body: object) -> int:

@@ -14,7 +14,6 @@ import pytest
 from flask import Flask
 
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from tests.chatapp.application.bad_input.odd_requests import OddRequest, OddRequests
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import UpstreamServer
@@ -84,14 +83,9 @@ def answer(app: Flask, environ: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("with_keys", [False, True])
 def test_no_request_makes_a_500_or_hangs(
-    make_app: AppMaker,
-    provider: UpstreamServer,
-    uri: str,
-    database_url: str,
-    with_keys: bool,
+    make_app: AppMaker, provider: UpstreamServer, uri: str, accounts: Accounts, with_keys: bool
 ) -> None:
     """Half of them without accounts, half with keys, from many addresses."""
-    accounts = Accounts(Database(database_url))
     keys = [
         accounts.create_key(f"user-{n}", plan=None, default_plan="starter").text
         for n in range(200 * with_keys)

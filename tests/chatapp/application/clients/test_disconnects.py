@@ -13,9 +13,9 @@ import pytest
 
 from chatapp.ledger.call import Call
 from tests.chatapp.application.upstreams.workers import ANTHROPIC, OPENAI
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import serving
+from tests.chatapp.served import disconnecting, serving
 from tests.chatapp.upstream_server import (
     Stream,
     UpstreamServer,
@@ -40,16 +40,32 @@ WAYS = {
 }
 
 
+def sent(url: str, path: str, body: dict[str, object]) -> http.client.HTTPConnection:
+    """The connection of a request whose answer has not been read."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    return connection
+
+
 def begun(url: str, path: str, body: dict[str, object]) -> http.client.HTTPResponse:
     """A stream of which the first line has been read."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
-    content = {"Content-Type": "application/json"}
-    connection.request("POST", path, json.dumps({**body, "stream": True}), content)
+    connection = sent(url, path, {**body, "stream": True})
     response = connection.getresponse()
     assert response.status == 200
     assert response.readline()
     assert connection.sock is None or connection.sock.shutdown(socket.SHUT_RDWR) is None
     return response
+
+
+def read_until(url: str, words: bytes) -> None:
+    """Read a stream of OpenAI's up to the line with these words, and disconnect."""
+    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": True}
+    connection = sent(url, "/v1/chat/completions", body)
+    response = connection.getresponse()
+    while words not in response.readline():
+        pass
+    response.close()
+    connection.close()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -66,10 +82,9 @@ def test_a_disconnect_is_noticed_in_silence(
     assert provider.waiting.wait(10)
     response.close()
     assert provider.hung_up.wait(20)
-    [call] = ledger.finished()
+    call = ledger.billed()
     assert len(ledger.begun) == 1
     assert (call.status, call.client_left, call.estimated) == ("cut_off", True, True)
-    assert call.usage is not None
     # Anthropic has reported the input by then; OpenAI reports nothing before the end, and may have
     # reasoned without output: what the time allows is charged.
     assert call.usage.input_tokens == (call.estimated_input_tokens if openai else 23)
@@ -91,13 +106,8 @@ def test_an_unread_stream_ends(
 ) -> None:
     """The first byte need not have arrived."""
     provider.script(Stream([Wait()]))
-    address = urlsplit(served)
-    assert address.hostname is not None
-    assert address.port is not None
-    body = json.dumps({"message": "ping", "model": "gpt-5.4-mini", "stream": True}).encode()
-    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+    body = {"message": "ping", "model": "gpt-5.4-mini", "stream": True}
+    with disconnecting(served, "/chat", body):
         assert provider.waiting.wait(10)
     assert provider.hung_up.wait(20)
     [call] = ledger.finished()
@@ -110,16 +120,7 @@ def test_a_client_may_disconnect_after_the_last_word(
     """The usage that follows is still received, and is the bill."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:4], Wait(), *pieces[4:]]))
-    connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
-    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": True}
-    connection.request(
-        "POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"}
-    )
-    response = connection.getresponse()
-    while b'"finish_reason": "stop"' not in response.readline():
-        pass
-    response.close()
-    connection.close()
+    read_until(served, b'"finish_reason": "stop"')
     assert provider.waiting.wait(10)
     assert not provider.hung_up.wait(0.2)
     provider.go_on()
@@ -133,15 +134,7 @@ def test_a_provider_that_does_not_end_its_stream_is_disconnected(
     """The client has everything and leaves, as the SDKs do after the last event: its slot is free,
     and the call answered."""
     provider.script(Stream([*openai_chunks(), Wait()]))
-    connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
-    content = {"Content-Type": "application/json"}
-    body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": True}
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), content)
-    response = connection.getresponse()
-    while b"[DONE]" not in response.readline():
-        pass
-    response.close()
-    connection.close()
+    read_until(served, b"[DONE]")
     assert provider.hung_up.wait(3)
     [call] = ledger.finished()
     assert (call.status, call.client_left, call.estimated) == ("answered", False, False)
@@ -151,16 +144,13 @@ def test_there_is_no_retry_after_a_disconnect(
     make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The provider named a wait of a second, and the client disconnects meanwhile."""
-    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=3, CHATAPP_FALLBACK_MODELS={OPENAI: ANTHROPIC})
-    replace_services(app, ledger=ledger)
+    config = {"CHATAPP_PROVIDER_ATTEMPTS": 3, "CHATAPP_FALLBACK_MODELS": {OPENAI: ANTHROPIC}}
+    app = make_app(ledger=ledger, **config)
     busy = openai_error(429, code="slow_down", headers={"retry-after-ms": "1500"})
     provider.script(busy)
-    body = json.dumps({"message": "ping", "model": OPENAI, "stream": True}).encode()
-    head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    body = {"message": "ping", "model": OPENAI, "stream": True}
     with serving(app) as url:
-        address = urlsplit(url).hostname, urlsplit(url).port
-        with socket.create_connection(address, 10) as connection:  # type: ignore[arg-type]
-            connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+        with disconnecting(url, "/chat", body):
             assert provider.answered.wait(10)
         [call] = ledger.finished()
     assert (call.status, call.client_left, call.attempts) == ("rate_limited", True, 1)
@@ -169,11 +159,7 @@ def test_there_is_no_retry_after_a_disconnect(
 
 def sent_and_left(url: str, path: str, body: dict[str, object], *, after_s: float = 0) -> None:
     """Request a stream, and disconnect before its first byte."""
-    address = urlsplit(url).hostname, urlsplit(url).port
-    raw = json.dumps({**body, "stream": True}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
-    with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
-        leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+    with disconnecting(url, path, {**body, "stream": True}) as leaver:
         select.select([leaver], [], [], after_s)
 
 
@@ -202,9 +188,7 @@ def test_a_disconnect_during_an_outage_costs_nothing(
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{port}/v1")
-    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=5)
-    replace_services(app, ledger=ledger)
-    with serving(app) as url:
+    with serving(make_app(ledger=ledger, CHATAPP_PROVIDER_ATTEMPTS=5)) as url:
         sent_and_left(url, *WAYS["openai"], after_s=0.15)
         [call] = ledger.finished()
     assert (call.status, call.client_left, call.cost_micro_usd) == ("unavailable", True, 0)
@@ -225,18 +209,12 @@ def test_a_provider_that_has_not_begun_is_disconnected_at_once(
     which was sent, is charged. The log has no failure of the provider."""
     path, body = WAYS[way]
     if warm:
-        connection = http.client.HTTPConnection(urlsplit(served).netloc, timeout=10)
-        content = {"Content-Type": "application/json"}
-        connection.request("POST", path, json.dumps(body), content)
+        connection = sent(served, path, body)
         assert connection.getresponse().read()
         connection.close()
         ledger.finished()
     provider.think()
-    address = urlsplit(served).hostname, urlsplit(served).port
-    raw = json.dumps({**body, "stream": True}).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
-    with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
-        leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+    with disconnecting(served, path, {**body, "stream": True}):
         assert provider.waiting.wait(10)
     assert provider.hung_up.wait(20)
     call = ledger.finished(2 if warm else 1)[-1]
@@ -261,25 +239,18 @@ def test_a_silent_answer_is_read_on_for_its_bill(
     it does not end in time, it is charged 16,384 tokens, or what the time allows for a stream."""
     if not ends:
         monkeypatch.setattr("chatapp.calls.upstream_call.LEFT_S", 0.3)
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1)
-    replace_services(app, ledger=ledger)
+    app = make_app(ledger=ledger, CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1)
     provider.think()
     body = {"model": "gpt-5.4-mini", "messages": MESSAGES, "stream": stream}
-    raw = json.dumps(body).encode()
-    request = f"POST {WAYS['openai'][0]} HTTP/1.1\r\nHost: localhost\r\n"
-    head = f"{request}Content-Length: {len(raw)}\r\n"
     with serving(app) as url:
-        address = urlsplit(url).hostname, urlsplit(url).port
-        with socket.create_connection(address, 10) as leaver:  # type: ignore[arg-type]
-            leaver.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        with disconnecting(url, WAYS["openai"][0], body):
             assert provider.waiting.wait(10)
         if ends:
             assert not provider.hung_up.wait(0.2)
             provider.go_on()
         else:
             assert provider.hung_up.wait(20)
-        [call] = ledger.finished()
-    assert call.usage is not None
+        call = ledger.billed()
     assert call.client_left
     if ends:
         assert (call.status, call.estimated, call.usage.output_tokens) == ("answered", False, 5)

@@ -13,7 +13,6 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from ratelimit_ext.cli.simulation import simulate_command
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
@@ -48,7 +47,7 @@ def answer(*, cached: int, written: int) -> Answer:
 def test_an_agent_is_not_refused_for_what_is_cached(
     make_app: AppMaker,
     provider: UpstreamServer,
-    database_url: str,
+    accounts: Accounts,
     monkeypatch: pytest.MonkeyPatch,
     begin: int,
     grows: int,
@@ -57,7 +56,7 @@ def test_an_agent_is_not_refused_for_what_is_cached(
     one that resumes such a conversation, which the provider caches at its first turn. The limit
     counts what is new of 900,000 tokens a minute."""
     clock = Clock(monkeypatch)
-    key = Accounts(Database(database_url)).create_key("ada", plan=None, default_plan="starter")
+    key = accounts.create_key("ada", plan=None, default_plan="starter")
     client = make_app().test_client()
 
     def turn(tokens: int) -> TestResponse:

@@ -18,7 +18,7 @@ from tests.chatapp.application.limits.test_teams import ask, new_key, usage_of
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.test_admin import log_in
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
 
 OFF = '# fair = "user" #'
@@ -32,9 +32,7 @@ def switched_on(tmp_path: Path) -> str:
     now = now if now.hour < 22 else now - timedelta(hours=12)
     hours = f'fair = "user"\nhours = "{now.hour + 1}-24"\ntimezone = "{zone}" #'
     assert text.count(OFF) == 2
-    file = tmp_path / "policy.toml"
-    file.write_text(text.replace(OFF, hours, 1))
-    return str(file)
+    return policy_file(tmp_path, text.replace(OFF, hours, 1))
 
 
 @pytest.fixture

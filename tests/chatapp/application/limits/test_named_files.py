@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body, openai_body
 
@@ -51,10 +50,10 @@ def body(path: str, part: dict[str, object]) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", NAMED)
 def test_a_file_is_named_only_by_a_key_that_may(
-    make_app: AppMaker, provider: UpstreamServer, database_url: str, name: str
+    make_app: AppMaker, provider: UpstreamServer, accounts: Accounts, name: str
 ) -> None:
     """By the command; anyone else gets a 403 that names it, and nothing is sent."""
-    accounts, app = Accounts(Database(database_url)), make_app()
+    app = make_app()
     key = accounts.create_key("ada", plan="team", default_plan="starter")
     path, part = NAMED[name]
     client = app.test_client()

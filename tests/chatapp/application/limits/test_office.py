@@ -20,9 +20,8 @@ from chatapp.accounts.api_key import PresentedKey, new_key
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import Catalogue, load
 from chatapp.catalogue.usage import Usage
-from chatapp.database.connection import Database
 from tests.chatapp.application.money.test_surge import Clock
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body
 from tests.chatapp.web.test_identities import left
 from tests.servers import Server
@@ -41,9 +40,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def keys(database_url: str) -> list[PresentedKey]:
+def keys(accounts: Accounts) -> list[PresentedKey]:
     """The keys of 25 users, on the plan starter."""
-    accounts = Accounts(Database(database_url))
     return [accounts.create_key(f"u{n}", plan=None, default_plan="starter") for n in range(25)]
 
 
@@ -103,8 +101,7 @@ def test_eight_users_call_for_a_minute(
             if answer.status_code == 200:
                 passed[key.public_id] += 1
             else:
-                assert answer.json is not None
-                assert answer.json["policy"] == "user"
+                assert json_of(answer)["policy"] == "user"
         clock.forward(1)
     assert set(passed.values()) == {USER_BURST + 59 // 2}
 
@@ -141,11 +138,10 @@ def cost_usd(catalogue: Catalogue, answer: TestResponse) -> float:
 
 @pytest.mark.slow
 def test_25_agents_spend_the_budget_of_their_team(
-    provider: UpstreamServer, make_app: AppMaker, clock: Clock, database_url: str
+    provider: UpstreamServer, make_app: AppMaker, clock: Clock, accounts: Accounts
 ) -> None:
     """At the pace of coding agents, each inside its plan, for over 20 minutes: no turn is refused
     while the team's budget lasts, and it is spent within 2 %."""
-    accounts = Accounts(Database(database_url))
     accounts.create_team("office", limits={"team-usd-day": f"{TEAM_USD} usd/day"})
     member: dict[str, Any] = {"plan": "pro", "default_plan": "starter", "team": "office"}
     agents = [accounts.create_key(f"agent{n}", **member) for n in range(25)]

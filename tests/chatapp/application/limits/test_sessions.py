@@ -15,7 +15,7 @@ from chatapp.services import services_of
 from tests.chatapp.application.limits.test_teams import new_key
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.test_admin import log_in, send
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.chatapp.web.test_authentication import ANTHROPIC, BODIES, OPENAI
 from tests.chatapp.web.test_identities import left
@@ -44,10 +44,9 @@ RUN = {HEADER: "4df4f2a4-5d3c-4f0a-8d23-7a1f1e2d3c4b"}
 def start(
     make_app: AppMaker, provider: UpstreamServer, uri: str, tmp_path: Path
 ) -> Callable[[], Flask]:
-    file = tmp_path / "policy.toml"
-    file.write_text(POLICY)
+    file = policy_file(tmp_path, POLICY)
     return lambda: make_app(
-        RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(file), CHATAPP_ADMIN_TOKEN=TOKEN
+        RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=file, CHATAPP_ADMIN_TOKEN=TOKEN
     )
 
 
@@ -84,8 +83,7 @@ def test_a_paused_session_goes_on_once_it_is_raised(start: Callable[[], Flask]) 
     app = start()
     key = {"x-api-key": new_key(app, "ada")}
     paused = next(r for r in (ask(app, {**key, **RUN}) for _ in range(90)) if r.status_code != 200)
-    assert paused.json is not None
-    error = paused.json["error"]
+    error = json_of(paused)["error"]
     assert (paused.status_code, error["code"]) == (429, "insufficient_quota")
     assert "'session-usd' exceeded: 0.005 usd per session" in error["message"]
     assert "have the operator raise it, or begin another session" in error["message"]

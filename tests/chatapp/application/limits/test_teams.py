@@ -19,7 +19,7 @@ from werkzeug.test import TestResponse
 from chatapp.database.connection import Database
 from chatapp.services import services_of
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
@@ -67,10 +67,10 @@ def test_the_members_of_a_team_share_its_budget(start: Callable[[], Flask]) -> N
     assert (first.status_code, left(first)["team-usd-day"]) == (200, 0)
     refusal = ask(app, bob)
     assert refusal.status_code == 429
-    assert refusal.json is not None
-    assert (refusal.json["code"], refusal.json["policy"]) == ("insufficient_quota", "team-usd-day")
-    assert refusal.json["error"].startswith("The shared budget of your team for today is used up.")
-    assert refusal.json["limit"] == "0.0001 usd per 1 day"
+    shown = json_of(refusal)
+    assert (shown["code"], shown["policy"]) == ("insufficient_quota", "team-usd-day")
+    assert shown["error"].startswith("The shared budget of your team for today is used up.")
+    assert shown["limit"] == "0.0001 usd per 1 day"
     assert refusal.headers["x-should-retry"] == "false"
     for key in (zoe, sam):
         assert "team-usd-day" not in left(ask(app, key))
@@ -223,8 +223,7 @@ def test_25_members_at_once_spend_the_budget_and_no_more(
         results = []
         for _ in range(10):
             answer = ask(app, key)
-            assert answer.json is not None
-            results.append((answer.status_code, answer.json.get("policy")))
+            results.append((answer.status_code, json_of(answer).get("policy")))
         return results
 
     with ThreadPoolExecutor(len(keys)) as pool:

@@ -11,7 +11,7 @@ from flask import Flask
 from chatapp import MISTAKES, POLICY_FILE
 from chatapp.accounts.store import Accounts
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
 
 BODY = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
@@ -31,9 +31,8 @@ def policy(tmp_path: Path, line: str = 'class = "batch"\n') -> str:
     text = POLICY_FILE.read_text()
     assert MODEL in text
     assert STARTER in text
-    file = tmp_path / "policy.toml"
-    file.write_text(text.replace(MODEL, KEPT).replace(STARTER, STARTER + line))
-    return str(file)
+    changed = text.replace(MODEL, KEPT).replace(STARTER, STARTER + line)
+    return policy_file(tmp_path, changed)
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from chatapp import POLICY_FILE
 from tests.chatapp.blueprints.conftest import TOKEN
 from tests.chatapp.blueprints.test_admin import log_in
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.web.conftest import Night
 
@@ -27,9 +27,7 @@ def policy(tmp_path: Path) -> str:
     assert text.count(USER) == text.count(SLOTS) == 1
     for limit in (USER, SLOTS):
         text = text.replace(limit, f'{limit}wait = "10 seconds"\n')
-    file = tmp_path / "policy.toml"
-    file.write_text(text)
-    return str(file)
+    return policy_file(tmp_path, text)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -68,14 +66,10 @@ def test_more_calls_at_once_than_slots(
     make_app: AppMaker, provider: UpstreamServer, policy: str
 ) -> None:
     """They wait until others are over."""
-    app, statuses = make_app(RATELIMIT_POLICY_FILE=policy), list[int]()
+    app = make_app(RATELIMIT_POLICY_FILE=policy)
 
-    def call() -> None:
-        statuses.append(app.test_client().post("/v1/chat/completions", json=BODY).status_code)
+    def call(_: int) -> int:
+        return app.test_client().post("/v1/chat/completions", json=BODY).status_code
 
-    threads = [threading.Thread(target=call) for _ in range(9)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert statuses == [200] * 9
+    with ThreadPoolExecutor(9) as pool:
+        assert list(pool.map(call, range(9))) == [200] * 9

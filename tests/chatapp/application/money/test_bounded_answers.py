@@ -13,11 +13,10 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
-from chatapp.database.connection import Database
 from chatapp.upstreams.anthropic import extras_of as anthropic_extras
 from chatapp.upstreams.openai import extras_of as openai_extras
 from chatapp.upstreams.openai_responses import extras_of as responses_extras
-from tests.chatapp.application.money.test_settlement import left
+from tests.chatapp.application.upstreams.workers import left
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import (
     Answer,
@@ -31,6 +30,8 @@ from tests.chatapp.upstream_server import (
 from tests.servers import eventually
 
 MESSAGES = [{"role": "user", "content": "ping"}]
+SEARCH = {"type": "web_search_20260318", "name": "web_search"}
+SEARCH_ONCE = {"type": "web_search_20260318", "max_uses": 1}
 CATALOGUE = catalogue.load()
 DEAR = "o1-pro"  # 150 and 600 dollars per million tokens: 2 dollars an hour pay 3,300 of output
 PAID = CATALOGUE.output_tokens_for(2_000_000, DEAR, Usage(8, 0))
@@ -40,6 +41,13 @@ def ask(client: FlaskClient, path: str, body: dict[str, object]) -> Any:
     with client.post(path, json={"messages": MESSAGES, **body}) as response:
         response.get_data()
         return response
+
+
+def cost_of(client: FlaskClient, path: str, body: dict[str, object]) -> int:
+    """What a call that is answered takes from the day's dollars, in micro-dollars."""
+    before = left(client)["usd-day"]
+    assert ask(client, path, body).status_code == 200
+    return round((before - left(client)["usd-day"]) * 1e6)
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
@@ -173,10 +181,9 @@ CACHED_LONG = {
 }
 ADVISOR = {"type": "tool_definition", "definition": {"type": "advisor_20260301"}}
 ADDITION = {"type": "tool_addition", "tool": ADVISOR}
-COMPACTION = {
-    "role": "assistant",
-    "content": [{"type": "compaction", "tool_changes": [ADDITION]}],
-}
+ADDED = {"role": "user", "content": [ADDITION]}
+COMPACTED = {"type": "compaction", "tool_changes": [ADDITION]}
+COMPACTION = {"role": "assistant", "content": [COMPACTED]}
 
 
 @pytest.mark.parametrize(
@@ -190,19 +197,7 @@ COMPACTION = {
         ("/v1/messages", {"model": OPUS, "thread": {"type": "create"}}, "thread"),
         ("/v1/messages", {"model": OPUS, "tools": [{"type": "code_execution_20260521"}]}, "tools"),
         ("/v1/messages", {"model": OPUS, "tools": [{"type": "advisor_20260301"}]}, "tools"),
-        (
-            "/v1/messages",
-            {
-                "model": OPUS,
-                "messages": [
-                    {
-                        "role": "user",
-                        "content": [ADDITION],
-                    }
-                ],
-            },
-            "messages",
-        ),
+        ("/v1/messages", {"model": OPUS, "messages": [ADDED]}, "messages"),
         ("/v1/messages", {"model": OPUS, "messages": [COMPACTION]}, "messages"),
         ("/v1/messages", {"model": OPUS, "billing_policy": {"bill_to": "user_profile"}}, None),
         ("/v1/chat/completions", {"model": "gpt-5-nano", "service_tier": "priority"}, None),
@@ -242,13 +237,7 @@ def test_a_field_without_a_price_is_refused(
         ("/v1/messages", {"model": OPUS, "speed": "fast"}),
         ("/v1/messages", {"model": OPUS, "billing_policy": {"bill_to": "self"}}),
         ("/v1/messages", {"model": OPUS, "speed": "standard", "inference_geo": "us"}),
-        (
-            "/v1/messages",
-            {
-                "model": OPUS,
-                "tools": [{"type": "web_search_20260318", "max_uses": 1}, {"name": "f"}],
-            },
-        ),
+        ("/v1/messages", {"model": OPUS, "tools": [SEARCH_ONCE, {"name": "f"}]}),
         ("/v1/messages", {"model": OPUS, "tools": [{"type": "bash_20250124"}, {"type": "custom"}]}),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": "priority"}),
         ("/v1/chat/completions", {"model": LUNA, "service_tier": "auto"}),
@@ -265,10 +254,10 @@ def test_a_field_with_a_price_is_forwarded(
 
 
 def test_a_call_that_may_search_holds_one_search(
-    make_app: AppMaker, provider: UpstreamServer, database_url: str
+    make_app: AppMaker, provider: UpstreamServer, accounts: Accounts
 ) -> None:
     """A cent more than the same call without; what the provider reports is charged."""
-    accounts, held = Accounts(Database(database_url)), {}
+    held = {}
     limits = {"key-usd-day": "1 usd/day"}
     keys = {
         name: accounts.create_key(name, plan="pro", default_plan="starter", limits=limits)
@@ -277,9 +266,8 @@ def test_a_call_that_may_search_holds_one_search(
     client = make_app().test_client()
     for name, key in keys.items():
         client.environ_base["HTTP_X_API_KEY"] = key.text
-        tools = [{"type": "web_search_20260318", "name": "web_search"}]
         provider.script(Answer(200, anthropic_body(model=HAIKU)))
-        body = {"model": HAIKU, "max_tokens": 10, "tools": tools if name == "searching" else []}
+        body = {"model": HAIKU, "max_tokens": 10, "tools": [SEARCH] if name == "searching" else []}
         answer = ask(client, "/v1/messages", body)
         assert answer.status_code == 200, answer.text
         left_now = re.search(r'"key-usd-day";r=(\d+)', answer.headers["RateLimit"])
@@ -296,16 +284,12 @@ def test_the_tier_that_was_served_is_billed(online: FlaskClient, provider: Upstr
     priority = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8, tiers=("priority",)))
     for tier, billed in [("default", standard), ("priority", priority)]:
         provider.script(Answer(200, {**openai_body(model=LUNA), "service_tier": tier}))
-        before = left(online)["usd-day"]
-        assert ask(online, "/v1/chat/completions", body).status_code == 200
-        assert round((before - left(online)["usd-day"]) * 1e6) == billed
+        assert cost_of(online, "/v1/chat/completions", body) == billed
     pieces = [
         p.replace(b'"usage"', b'"service_tier": "priority", "usage"') for p in openai_chunks()
     ]
     provider.script(Stream(pieces))
-    before = left(online)["usd-day"]
-    assert ask(online, "/v1/chat/completions", {**body, "stream": True}).status_code == 200
-    assert round((before - left(online)["usd-day"]) * 1e6) == priority
+    assert cost_of(online, "/v1/chat/completions", {**body, "stream": True}) == priority
 
 
 def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: UpstreamServer) -> None:
@@ -326,20 +310,10 @@ def test_anthropics_bill_is_read_completely(online: FlaskClient, provider: Upstr
         ],
     }
     provider.script(Answer(200, {**anthropic_body(model=OPUS), "usage": usage}))
-    before = left(online)["usd-day"]
-    assert ask(online, "/v1/messages", {"model": OPUS, "max_tokens": 300}).status_code == 200
-    billed = CATALOGUE.price(
-        OPUS,
-        Usage(
-            1_150,
-            210,
-            cache_write_tokens=50,
-            cache_write_1h_tokens=40,
-            tool_calls={"web_search": 3},
-            tiers=("fast", "us"),
-        ),
-    )
-    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+    written = {"cache_write_tokens": 50, "cache_write_1h_tokens": 40}
+    how = {"tool_calls": {"web_search": 3}, "tiers": ("fast", "us")}
+    billed = CATALOGUE.price(OPUS, Usage(1_150, 210, **written, **how))
+    assert cost_of(online, "/v1/messages", {"model": OPUS, "max_tokens": 300}) == billed
 
 
 @pytest.mark.parametrize(
@@ -357,12 +331,10 @@ def test_writes_after_a_search_have_the_lifetime_of_the_first(
     provider.script(
         Stream([with_usage(start, first), *[with_usage(e, {**last, **details}) for e in events]])
     )
-    before = left(online)["usd-day"]
     body = {"model": OPUS, "max_tokens": 300, "stream": True}
-    assert ask(online, "/v1/messages", body).status_code == 200
     written = {"cache_write_tokens": 300, "cache_write_1h_tokens": in_the_end}
     billed = CATALOGUE.price(OPUS, Usage(12 + 8 + 300, 5, cached_input_tokens=8, **written))
-    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+    assert cost_of(online, "/v1/messages", body) == billed
 
 
 def with_usage(event: bytes, usage: dict[str, object]) -> bytes:
@@ -417,10 +389,10 @@ def test_a_reported_call_releases_its_reservation(
 ) -> None:
     """A caller who has stopped one stream is not kept from further calls."""
     call_unseen(online, provider, "/v1/chat/completions", {"model": "gpt-5.4"})
+    billed = CATALOGUE.price("gpt-5.4", Usage(12, 5, cached_input_tokens=8))
     for _ in range(5):
         before = left(online)
         assert ask(online, "/v1/chat/completions", {"model": "gpt-5.4"}).status_code == 200
-        billed = CATALOGUE.price("gpt-5.4", Usage(12, 5, cached_input_tokens=8))
         assert round((before["usd-hour"] - left(online)["usd-hour"]) * 1e6) == billed
     assert provider.calls[-1].body["max_completion_tokens"] == 16_384
 
@@ -439,10 +411,8 @@ def test_an_unreported_tier_is_billed_as_requested(
 ) -> None:
     """If the answer does not name the served one."""
     body = {"model": LUNA, "max_tokens": 10, "service_tier": "priority"}
-    before = left(online)["usd-day"]
-    assert ask(online, "/v1/chat/completions", body).status_code == 200
     billed = CATALOGUE.price(LUNA, Usage(12, 5, cached_input_tokens=8, tiers=("priority",)))
-    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+    assert cost_of(online, "/v1/chat/completions", body) == billed
 
 
 def test_only_more_dollars_are_held(make_app: AppMaker, provider: UpstreamServer) -> None:
@@ -473,7 +443,6 @@ def test_the_answer_of_an_unlisted_model_is_bounded(
 
 MCP = {"type": "mcp", "server_label": "mine", "server_url": "https://example.com/mcp"}
 FETCH = {"type": "web_fetch_20250910", "name": "web_fetch"}
-SEARCH = {"type": "web_search_20260318", "name": "web_search"}
 OPEN: dict[str, tuple[str, str, dict[str, object]]] = {
     "mcp": ("mcp", "/v1/responses", {"model": LUNA, "input": "p", "tools": [MCP]}),
     "fetch": ("web_fetch", "/v1/messages", {"model": OPUS, "tools": [FETCH]}),
@@ -502,11 +471,7 @@ def test_a_tool_with_endless_results_is_off_until_it_is_allowed(
     ("own", "uses", "size"), [({}, 4, 16_000), ({"max_uses": 2, "max_content_tokens": 500}, 2, 500)]
 )
 def test_uses_of_tools_are_bounded_by_the_budget(
-    make_app: AppMaker,
-    provider: UpstreamServer,
-    own: dict[str, object],
-    uses: int,
-    size: int,
+    make_app: AppMaker, provider: UpstreamServer, own: dict[str, object], uses: int, size: int
 ) -> None:
     """Half of two dollars pays four readings of up to 64,000 tokens; a caller may want less."""
     client = make_app(CHATAPP_OPEN_TOOLS="web_fetch").test_client()
@@ -539,7 +504,5 @@ def test_no_more_input_is_cached_than_there_is(
     details = {"cached_tokens": 9_000_000, "cache_write_tokens": 9_000_000}
     usage = {"prompt_tokens": 100, "completion_tokens": 1, "prompt_tokens_details": details}
     provider.script(Answer(200, {**openai_body(model=LUNA), "usage": usage}))
-    before = left(online)["usd-day"]
-    assert ask(online, "/v1/chat/completions", {"model": LUNA}).status_code == 200
     billed = CATALOGUE.price(LUNA, Usage(100, 1, cached_input_tokens=100))
-    assert round((before - left(online)["usd-day"]) * 1e6) == billed
+    assert cost_of(online, "/v1/chat/completions", {"model": LUNA}) == billed

@@ -10,7 +10,8 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
-from tests.chatapp.conftest import replace_services
+from tests.chatapp.application.upstreams.workers import left
+from tests.chatapp.conftest import json_of, replace_services
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     Answer,
@@ -24,13 +25,6 @@ from tests.chatapp.upstream_server import (
 MODEL = "gpt-5.4-mini"
 BILLED = Usage(input_tokens=12, cached_input_tokens=8, output_tokens=5)
 DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
-
-
-def left(client: FlaskClient) -> dict[str, float]:
-    """The rest of each of the caller's limits, by name."""
-    response = client.get("/usage")
-    assert response.json is not None
-    return {limit["name"]: limit["remaining"] for limit in response.json["limits"]}
 
 
 def ask(client: FlaskClient, **more: object) -> Any:
@@ -107,8 +101,7 @@ def test_a_prompt_above_the_plan_is_refused_before_it_is_sent(
     before = left(online)
     with online.post("/v1/chat/completions", json={**body, "max_tokens": 120_000}) as response:
         assert response.status_code == 400
-        assert response.json is not None
-        assert response.json["error"]["code"] == "request_too_large"
+        assert json_of(response)["error"]["code"] == "request_too_large"
         assert "Retry-After" not in response.headers
     assert not provider.calls
     assert left(online)["usd-day"] == before["usd-day"]

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
@@ -14,10 +13,10 @@ from flask.testing import FlaskClient
 
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
-from tests.chatapp.application.money.test_settlement import left
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.application.upstreams.workers import left
+from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.served import serving
+from tests.chatapp.served import disconnecting, serving
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
@@ -37,14 +36,6 @@ MESSAGES = [{"role": "user", "content": "ping"}]
 PATHS = {REASONING: "/v1/chat/completions", PLAIN: "/v1/chat/completions", CLAUDE: "/v1/messages"}
 
 
-@pytest.fixture
-def client(make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger) -> FlaskClient:
-    """A client of an application whose calls are in `ledger`."""
-    app = make_app()
-    replace_services(app, ledger=ledger)
-    return app.test_client()
-
-
 def ask(client: FlaskClient, model: str, **more: object) -> Any:
     body = {"model": model, "messages": MESSAGES, "max_tokens": 900, **more}
     with client.post(PATHS[model], json=body) as response:
@@ -52,27 +43,36 @@ def ask(client: FlaskClient, model: str, **more: object) -> Any:
         return response
 
 
+class Calls(NamedTuple):
+    """A client, its provider, and its calls in the ledger."""
+
+    client: FlaskClient
+    provider: UpstreamServer
+    ledger: RecordingLedger
+
+    def ask(self, model: str, **more: object) -> Any:
+        return ask(self.client, model, **more)
+
+
+@pytest.fixture
+def calls(make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger) -> Calls:
+    return Calls(make_app(ledger=ledger).test_client(), provider, ledger)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["plain", "stream"])
 @pytest.mark.parametrize("model", PATHS)
 def test_a_timeout_is_charged_as_it_was_held(
-    make_app: AppMaker,
-    provider: UpstreamServer,
-    ledger: RecordingLedger,
-    model: str,
-    stream: bool,
+    make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger, model: str, stream: bool
 ) -> None:
     """The provider reads the prompt, generates and bills; only the answer is late. Plan, tokens and
     dollars stay charged. Whether to try again is the client's choice, as at the provider."""
     provider.silence()
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=0.5)
-    replace_services(app, ledger=ledger)
-    client = app.test_client()
+    client = make_app(ledger=ledger, CHATAPP_PROVIDER_TIMEOUT_S=0.5).test_client()
     response = ask(client, model, stream=stream)
     assert response.status_code == 504
     assert "x-should-retry" not in response.headers
-    [call] = ledger.finished()
+    call = ledger.billed()
     assert (call.status, call.estimated) == ("timeout", True)
-    assert call.usage is not None
     assert call.usage.output_tokens == call.estimated_output_tokens == 900
     remaining = left(client)
     assert round((5.0 - remaining["usd-day"]) * 1e6) == call.cost_micro_usd > 0
@@ -99,80 +99,64 @@ def delta(**fields: object) -> bytes:
     return named("content_block_delta", index=0, delta=fields)
 
 
+TOOL_USE = {"type": "tool_use", "id": "t", "name": "f", "input": {"a": TEXT}}
 CLAUDES_KINDS: dict[str, list[bytes]] = {
     "text": [delta(type="text_delta", text=TEXT)],
     "tool": [delta(type="input_json_delta", partial_json=TEXT)],
     "thinking": [delta(type="thinking_delta", thinking=TEXT)],
-    "block": [
-        named(
-            "content_block_start",
-            index=0,
-            content_block={"type": "tool_use", "id": "t", "name": "f", "input": {"a": TEXT}},
-        )
-    ],
+    "block": [named("content_block_start", index=0, content_block=TOOL_USE)],
 }
 
 
-def test_searches_of_a_cut_stream_are_billed(
-    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
-) -> None:
+def test_searches_of_a_cut_stream_are_billed(calls: Calls) -> None:
     """A cent each; and the prompt again for each time that Claude went on with results."""
     use = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
     result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
     search = [named("content_block_start", index=0, content_block=each) for each in (use, result)]
     more = delta(type="text_delta", text="so")
     begun = named("content_block_start", index=0, content_block={"type": "text", "text": ""})
-    provider.script(Stream([*anthropic_events()[:1], *search, *search, begun, more, Cut()]))
+    calls.provider.script(Stream([*anthropic_events()[:1], *search, *search, begun, more, Cut()]))
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
-    ask(client, CLAUDE, stream=True, tools=tools)
-    [call] = ledger.finished()
-    assert call.usage is not None
+    calls.ask(CLAUDE, stream=True, tools=tools)
+    call = calls.ledger.billed()
     assert call.usage.tool_calls == {"web_search": 2}
     assert call.usage.input_tokens == 3 * (12 + 8 + 3) + 2 * 7  # and what it has said before
     assert call.usage.cached_input_tokens == 8 + 2 * (8 + 3)
-    assert round((5.0 - left(client)["usd-day"]) * 1e6) == call.cost_micro_usd > 20_000
+    assert round((5.0 - left(calls.client)["usd-day"]) * 1e6) == call.cost_micro_usd > 20_000
 
 
-def test_a_call_that_was_ended_for_its_tools_says_so(
-    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
-) -> None:
+def test_a_call_that_was_ended_for_its_tools_says_so(calls: Calls) -> None:
     """Also if the provider had sent all of it before it noticed."""
     use = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
     result = {"type": "web_search_tool_result", "tool_use_id": "s", "content": []}
     search = [named("content_block_start", index=0, content_block=each) for each in (use, result)]
     first, *rest = anthropic_events()
-    provider.script(Stream([first, *(300 * search), *rest]))
+    calls.provider.script(Stream([first, *(300 * search), *rest]))
     tools = [{"type": "web_search_20250305", "name": "web_search"}]
-    answer = ask(client, CLAUDE, stream=True, tools=tools)
+    answer = calls.ask(CLAUDE, stream=True, tools=tools)
     assert b"was stopped: its tools' results use up your budget" in answer.data
-    assert len(ledger.finished()) == 1
+    assert len(calls.ledger.finished()) == 1
 
 
-def test_the_tier_of_a_cut_stream_is_billed(
-    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
-) -> None:
+def test_the_tier_of_a_cut_stream_is_billed(calls: Calls) -> None:
     """The one that is served, which each chunk has: a project may have another default."""
     pieces = [
         p.replace(b'"usage"', b'"service_tier": "priority", "usage"') for p in openai_chunks()
     ]
-    provider.script(Stream([*pieces[:2], Cut()]))
-    ask(client, PLAIN, stream=True)
-    [call] = ledger.finished()
-    assert call.usage is not None
+    calls.provider.script(Stream([*pieces[:2], Cut()]))
+    calls.ask(PLAIN, stream=True)
+    call = calls.ledger.billed()
     assert call.usage.tiers == ("priority",)
     assert call.cost_micro_usd == catalogue.load().price(PLAIN, call.usage)
 
 
-def test_a_rejected_prediction_is_billed(
-    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
-) -> None:
+def test_a_rejected_prediction_is_billed(calls: Calls) -> None:
     """OpenAI bills the tokens of a predicted answer that are not in the answer, and sends none of
     them. They are held, and charged if the stream is cut."""
     prediction = {"type": "content", "content": [{"type": "text", "text": "ping " * 1600}]}
-    provider.script(Stream([*openai_chunks()[:2], Cut()]))
-    ask(client, PLAIN, stream=True, prediction=prediction, max_tokens=5000)
-    [call] = ledger.finished()
-    assert call.usage is not None
+    calls.provider.script(Stream([*openai_chunks()[:2], Cut()]))
+    calls.ask(PLAIN, stream=True, prediction=prediction, max_tokens=5000)
+    call = calls.ledger.billed()
     assert call.usage.output_tokens == call.estimated_output_tokens
     assert 1_500 < call.estimated_output_tokens < 1_700
 
@@ -185,20 +169,14 @@ def test_a_rejected_prediction_is_billed(
     ],
 )
 def test_every_kind_of_output_that_streams_is_counted(
-    client: FlaskClient,
-    provider: UpstreamServer,
-    ledger: RecordingLedger,
-    model: str,
-    kind: str,
-    pieces: list[bytes],
+    calls: Calls, model: str, kind: str, pieces: list[bytes]
 ) -> None:
     """Text, refusals, arguments of functions and tools, input of custom tools, thinking: by its
     size, if the stream ends before its usage."""
-    provider.script(Stream([*pieces, Cut()]))
-    ask(client, model, stream=True, max_tokens=5000)
-    [call] = ledger.finished()
+    calls.provider.script(Stream([*pieces, Cut()]))
+    calls.ask(model, stream=True, max_tokens=5000)
+    call = calls.ledger.billed()
     assert (call.status, call.estimated) == ("cut_off", True)
-    assert call.usage is not None
     assert 1000 <= call.usage.output_tokens <= 1010, kind
 
 
@@ -214,20 +192,14 @@ def test_every_kind_of_output_that_streams_is_counted(
     ],
 )
 def test_hidden_output_is_charged_by_its_time(
-    client: FlaskClient,
-    provider: UpstreamServer,
-    ledger: RecordingLedger,
-    model: str,
-    more: dict[str, object],
-    hidden: bool,
+    calls: Calls, model: str, more: dict[str, object], hidden: bool
 ) -> None:
     """A reasoning model may have generated as much as its time allows, and no more than was held;
     another has sent what it generated."""
     pieces = anthropic_events()[:4] if model == CLAUDE else openai_chunks()[:2]
-    provider.script(Stream([*pieces, Cut()]))
-    ask(client, model, stream=True, max_tokens=3000, **more)
-    [call] = ledger.finished()
-    assert call.usage is not None
+    calls.provider.script(Stream([*pieces, Cut()]))
+    calls.ask(model, stream=True, max_tokens=3000, **more)
+    call = calls.ledger.billed()
     assert call.estimated_output_tokens == 1024
     if hidden:
         assert 1 + 500 // 4 <= call.usage.output_tokens <= 1024
@@ -241,17 +213,12 @@ def test_a_plain_call_ends_with_its_client(
     make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger, way: str
 ) -> None:
     """The provider is disconnected at once, and the call is charged as it was held."""
-    app = make_app(CHATAPP_PROVIDER_TIMEOUT_S=30, CHATAPP_MAX_TOKENS=1000)
-    replace_services(app, ledger=ledger)
+    app = make_app(ledger=ledger, CHATAPP_PROVIDER_TIMEOUT_S=30, CHATAPP_MAX_TOKENS=1000)
     model = CLAUDE if way == "/v1/messages" else REASONING
     fields = {"message": "ping"} if way == "/chat" else {"messages": MESSAGES, "max_tokens": 99}
-    raw = json.dumps({"model": model, **fields}).encode()
     provider.think()
     with serving(app) as url:
-        address = urlsplit(url)
-        head = f"POST {way} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(raw)}\r\n"
-        with socket.create_connection((address.hostname or "", address.port or 0), 10) as client:
-            client.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + raw)
+        with disconnecting(url, way, {"model": model, **fields}):
             assert provider.waiting.wait(10)
         assert provider.hung_up.wait(20)
         [call] = ledger.finished()
@@ -277,22 +244,22 @@ def test_the_first_byte_of_a_stream_has_a_separate_timeout(
     make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger, stream: bool
 ) -> None:
     """A plain answer may take as long as it takes to generate; a stream must begin."""
-    app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.2, CHATAPP_PROVIDER_TIMEOUT_S=30)
-    replace_services(app, ledger=ledger)
+    timeouts = {"CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S": 0.2, "CHATAPP_PROVIDER_TIMEOUT_S": 30}
+    client = make_app(ledger=ledger, **timeouts).test_client()
     provider.think()
     if stream:
-        assert ask(app.test_client(), REASONING, stream=True).status_code == 504
+        assert ask(client, REASONING, stream=True).status_code == 504
     else:
         provider.go_on()
-        assert ask(app.test_client(), REASONING).status_code == 200
+        assert ask(client, REASONING).status_code == 200
 
 
 def test_a_pause_within_a_stream_may_be_longer(
     make_app: AppMaker, provider: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """The timeout for the first byte ends with it: thinking may take minutes after that."""
-    app = make_app(CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S=0.5, CHATAPP_PROVIDER_TIMEOUT_S=30)
-    replace_services(app, ledger=ledger)
+    timeouts = {"CHATAPP_PROVIDER_FIRST_BYTE_TIMEOUT_S": 0.5, "CHATAPP_PROVIDER_TIMEOUT_S": 30}
+    app = make_app(ledger=ledger, **timeouts)
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
     with ThreadPoolExecutor(1) as pool:
@@ -307,20 +274,18 @@ def test_a_pause_within_a_stream_may_be_longer(
 @pytest.mark.parametrize("way", ["/chat", "/v1/chat/completions"])
 @pytest.mark.parametrize("usage", [None, {"prompt_tokens": "many"}, {"prompt_tokens": -1}])
 def test_an_answer_with_an_unreadable_usage_is_delivered(
-    client: FlaskClient,
-    provider: UpstreamServer,
-    ledger: RecordingLedger,
-    way: str,
-    usage: object,
+    calls: Calls, way: str, usage: object
 ) -> None:
     """It is charged by the tokens of its text, not of its JSON."""
     for count, model in enumerate([PLAIN, REASONING], 1):
-        provider.script(Answer(200, {**openai_body(model=model, text="pong"), "usage": usage}))
+        calls.provider.script(
+            Answer(200, {**openai_body(model=model, text="pong"), "usage": usage})
+        )
         fields = {"message": "ping"} if way == "/chat" else {"messages": MESSAGES}
         most = {} if way == "/chat" else {"max_tokens": 900}
-        answer = client.post(way, json={"model": model, **fields, **most})
+        answer = calls.client.post(way, json={"model": model, **fields, **most})
         assert (answer.status_code, "pong" in answer.text) == (200, True)
-        call = ledger.finished(count)[-1]
+        call = calls.ledger.finished(count)[-1]
         assert (call.status, call.estimated) == ("answered", True)
         assert call.usage is not None
         assert call.usage.output_tokens == 1
@@ -342,51 +307,43 @@ def test_a_failure_that_the_server_has_retried_may_be_retried(
     assert response.json["error"]["code"] == "server_is_overloaded"
 
 
-def test_cached_input_is_not_counted_in_tokens(
-    client: FlaskClient, provider: UpstreamServer
-) -> None:
+def test_cached_input_is_not_counted_in_tokens(calls: Calls) -> None:
     """As the providers count: of an agent's turn of 95,000 tokens, only the uncached ones count.
     Its dollars are those of the cache."""
     usage = {"prompt_tokens": 96_000, "completion_tokens": 500, "total_tokens": 96_500}
     usage |= {"prompt_tokens_details": {"cached_tokens": 95_000}}
-    provider.script(Answer(200, {**openai_body(), "usage": usage}))
-    before = left(client)
-    assert ask(client, REASONING).status_code == 200
-    after = left(client)
+    calls.provider.script(Answer(200, {**openai_body(), "usage": usage}))
+    before = left(calls.client)
+    assert calls.ask(REASONING).status_code == 200
+    after = left(calls.client)
     assert before["tokens"] - after["tokens"] == pytest.approx(1_500, abs=1_500)
     billed = catalogue.load().price(REASONING, Usage(96_000, 500, cached_input_tokens=95_000))
     assert round((before["usd-day"] - after["usd-day"]) * 1e6) == billed
 
 
-def test_all_choices_must_end(
-    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
-) -> None:
+def test_all_choices_must_end(calls: Calls) -> None:
     """The first finished one does not make the answer whole: the others may still be generated."""
     first = event({"choices": [{"index": 0, "delta": {"content": "po"}, "finish_reason": "stop"}]})
-    provider.script(Stream([first, Cut()]))
-    ask(client, REASONING, stream=True, n=2, max_tokens=900)
-    [call] = ledger.finished()
-    assert call.usage is not None
+    calls.provider.script(Stream([first, Cut()]))
+    calls.ask(REASONING, stream=True, n=2, max_tokens=900)
+    call = calls.ledger.billed()
     assert call.status == "cut_off"
     assert 1 + 2 * 500 // 4 <= call.usage.output_tokens <= 1_800  # of both, in their time
     second = first.replace(b'"index": 0', b'"index": 1')
-    provider.script(Stream([first, second, *openai_chunks()[-2:]]))
-    ask(client, REASONING, stream=True, n=2, max_tokens=900)
-    assert ledger.finished(2)[-1].status == "answered"
+    calls.provider.script(Stream([first, second, *openai_chunks()[-2:]]))
+    calls.ask(REASONING, stream=True, n=2, max_tokens=900)
+    assert calls.ledger.finished(2)[-1].status == "answered"
 
 
-def test_an_invalid_event_at_the_end_is_not_the_bill(
-    client: FlaskClient, provider: UpstreamServer, ledger: RecordingLedger
-) -> None:
+def test_an_invalid_event_at_the_end_is_not_the_bill(calls: Calls) -> None:
     """With an unreadable usage, the received output is charged."""
     delta = named(
         "message_delta", delta={"stop_reason": "end_turn"}, usage={"output_tokens": "many"}
     )
     text = named("content_block_delta", index=0, delta={"type": "text_delta", "text": TEXT})
-    provider.script(Stream([anthropic_events()[0], text, delta, named("message_stop")]))
-    ask(client, CLAUDE, stream=True, max_tokens=5000)
-    [call] = ledger.finished()
-    assert call.usage is not None
+    calls.provider.script(Stream([anthropic_events()[0], text, delta, named("message_stop")]))
+    calls.ask(CLAUDE, stream=True, max_tokens=5000)
+    call = calls.ledger.billed()
     assert (call.estimated, call.usage.output_tokens) == (True, 1000)
 
 
@@ -401,10 +358,9 @@ def test_a_connection_that_breaks_late_had_the_request(
     """A stale idle connection breaks at once, and is retried. One that breaks while the provider
     works is charged as held and not retried, because it may be billed each time."""
     monkeypatch.setattr("chatapp.calls.upstream_call.STALE_S", 0.0 if waits else 60.0)
-    app = make_app(CHATAPP_PROVIDER_ATTEMPTS=2)
-    replace_services(app, ledger=ledger)
     provider.drop(1)
-    response = ask(app.test_client(), REASONING)
+    client = make_app(ledger=ledger, CHATAPP_PROVIDER_ATTEMPTS=2).test_client()
+    response = ask(client, REASONING)
     [call] = ledger.finished()
     if waits:
         assert (response.status_code, call.status) == (504, "timeout")

@@ -10,7 +10,7 @@ import pytest
 from chatapp import POLICY_FILE
 from chatapp.services import services_of
 from tests import servers
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -26,9 +26,8 @@ def test_a_closed_budget_is_a_503_in_the_endpoints_format(
     make_app: AppMaker, uri: str, tmp_path: Path, path: str
 ) -> None:
     """With a wait, after which the SDKs retry: a policy that says nothing closes its budgets."""
-    policy = tmp_path / "policy.toml"
-    policy.write_text(POLICY_FILE.read_text().replace('on_failure = "local"\n', ""))
-    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=str(policy))
+    policy = policy_file(tmp_path, POLICY_FILE.read_text().replace('on_failure = "local"\n', ""))
+    app = make_app(RATELIMIT_STORAGE_URI=uri, RATELIMIT_POLICY_FILE=policy)
     asked = {"message": "hi"} if path == "/chat" else {"messages": MESSAGES, "max_tokens": 9}
     answer = app.test_client().post(path, json={"model": "offline", **asked})
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")

@@ -13,15 +13,12 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from chatapp.accounts.store import Accounts
-from chatapp.alerts import table
 from chatapp.calls import upstream_call
-from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
-from chatapp.services import services_of
 from ratelimit_ext.engine import denial_cache
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.request.reservation import RENEW_EVERY_S
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker, raised_alerts
 from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks, openai_error
 from tests.servers import Server
 
@@ -59,9 +56,8 @@ def make_quiet_app(
     """Makes an application with the packaged policy."""
 
     def make() -> Flask:
-        app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)
-        replace_services(app, ledger=EchoingLedger(redis_client))
-        return app
+        ledger = EchoingLedger(redis_client)
+        return make_app(ledger=ledger, RATELIMIT_STORAGE_URI=redis_server.uri)
 
     return make
 
@@ -121,12 +117,9 @@ def test_an_answer_is_two_round_trips(
 
 
 def test_a_valid_key_costs_no_round_trip(
-    make_quiet_app: Callable[[], Flask],
-    redis_client: redis.Redis,
-    database_url: str,
+    make_quiet_app: Callable[[], Flask], redis_client: redis.Redis, accounts: Accounts
 ) -> None:
     """The key's limit replaces the address's limit in the same decision."""
-    accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter")
     client = make_quiet_app().test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
@@ -137,14 +130,10 @@ def test_a_valid_key_costs_no_round_trip(
 
 
 def test_budgets_of_a_team_and_a_key_cost_no_round_trip(
-    app: Flask,
-    make_quiet_app: Callable[[], Flask],
-    redis_client: redis.Redis,
-    database_url: str,
+    app: Flask, make_quiet_app: Callable[[], Flask], redis_client: redis.Redis, accounts: Accounts
 ) -> None:
     """The same two EVALSHA decide and settle them, with the amounts of the user, the team and the
     key. Their database is asked once for a key, and not at each call."""
-    accounts = Accounts(Database(database_url))
     accounts.create_team(
         "research", limits={"team-usd-day": "9 usd/day", "team-at-once": "9 in flight"}
     )
@@ -169,28 +158,25 @@ def test_alerts_cost_no_round_trip(
     redis_server: Server,
     redis_client: redis.Redis,
     provider: UpstreamServer,
-    database_url: str,
+    accounts: Accounts,
 ) -> None:
     """A budget that nears its end is looked up in the database, by a thread. It asks the limit only
     for an alert, of which these calls raise one, and once an hour for a forecast."""
     redis_client.function_flush()  # other tests may have looked at such a limit
     limits = {"key-usd-day": "0.01 usd/day"}
-    accounts = Accounts(Database(database_url))
     key = accounts.create_key("alice", plan=None, default_plan="starter", limits=limits)
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri, CHATAPP_ALERT_AT="1")
-    services, client = services_of(app), app.test_client()
+    client = app.test_client()
     client.environ_base["HTTP_X_API_KEY"] = key.text
 
-    def ask_and_raise() -> None:
+    def ask_and_raise() -> list[Any]:
         ask(client)
-        assert services.ledger.flush()
-        assert services.alerts is not None
-        assert services.alerts.get().flush(30)
+        return raised_alerts(app)
 
     ask_and_raise()  # the server learns the scripts, and the forecasts of this hour are made
     commands = seen(redis_client, lambda: [ask_and_raise() for _ in range(8)])
     assert sorted(commands) == sorted([DECIDES, SETTLES] * 8 + [LOOKS])
-    [alert] = table.alerts(services.database, since=None)
+    [alert] = raised_alerts(app)
     assert (alert["name"], alert["threshold"]) == ("key-usd-day", 1)
 
 

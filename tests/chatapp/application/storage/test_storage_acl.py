@@ -11,7 +11,6 @@ import redis
 from flask import Flask, request
 
 from chatapp.accounts.store import Accounts
-from chatapp.database.connection import Database
 from chatapp.services import services_of
 from ratelimit_ext import Limiter
 from tests import servers
@@ -114,10 +113,9 @@ def test_switches_need_no_other_command(make: AppMaker, admin: redis.Redis) -> N
 
 
 def test_the_admin_page_needs_no_other_command(
-    make: AppMaker, admin: redis.Redis, database_url: str
+    make: AppMaker, admin: redis.Redis, accounts: Accounts
 ) -> None:
     """Each view, with denials, counts and blocks to show, and each change."""
-    accounts = Accounts(Database(database_url))
     accounts.create_team("research")
     key = accounts.create_key("alice", plan=None, default_plan="starter")
     app = make(operators=True, CHATAPP_ADMIN_TOKEN=TOKEN)

@@ -16,8 +16,8 @@ from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
 from tests.chatapp import upstream_server
-from tests.chatapp.application.upstreams.workers import MESSAGES, busy, chat, quota_headers
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.application.upstreams.workers import MESSAGES, busy, chat, left, quota_headers
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
@@ -132,27 +132,21 @@ context = 8192
 
 @pytest.fixture
 def two(
-    configured: Configured, server: UpstreamServer, other: UpstreamServer
-) -> tuple[FlaskClient, RecordingLedger]:
-    """A client before an Azure-like service and one without a key, and the ledger."""
-    ledger = RecordingLedger()
-    app = configured(TWO.format(azure=server.url, vllm=other.url))
-    replace_services(app, ledger=ledger)
-    return app.test_client(), ledger
+    configured: Configured, server: UpstreamServer, other: UpstreamServer, ledger: RecordingLedger
+) -> FlaskClient:
+    """A client before an Azure-like service and one without a key; its calls are in `ledger`."""
+    return configured(TWO.format(azure=server.url, vllm=other.url), ledger=ledger).test_client()
 
 
 def test_an_upstream_has_its_own_address_key_and_parameters(
-    two: tuple[FlaskClient, RecordingLedger],
-    server: UpstreamServer,
-    monkeypatch: pytest.MonkeyPatch,
+    two: FlaskClient, server: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Azure wants them; what the environment says for OpenAI is not sent there."""
     monkeypatch.setenv("OPENAI_API_KEY", "secret-of-openai")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Team: a")
-    client, _ = two
     raw = b'{"messages": [{"role": "user", "content": "ping"}],  "model": "gpt-4o", "seed": 1e2}'
-    answered = client.post("/v1/chat/completions", data=raw, content_type="application/json")
+    answered = two.post("/v1/chat/completions", data=raw, content_type="application/json")
     assert answered.status_code == 200, answered.text
     [call] = server.calls
     assert call.path == f"{OPENAI_PATH}?api-version=preview"
@@ -161,13 +155,10 @@ def test_an_upstream_has_its_own_address_key_and_parameters(
     assert call.headers.keys().isdisjoint({"authorization", "openai-organization", "x-team"})
 
 
-def test_an_upstream_without_keys_gets_none(
-    two: tuple[FlaskClient, RecordingLedger], other: UpstreamServer
-) -> None:
+def test_an_upstream_without_keys_gets_none(two: FlaskClient, other: UpstreamServer) -> None:
     """Streams work as well."""
-    client, _ = two
     body = {"model": "llama", "messages": MESSAGES, "stream": True}
-    assert b"[DONE]" in client.post("/v1/chat/completions", json=body).data
+    assert b"[DONE]" in two.post("/v1/chat/completions", json=body).data
     assert other.keys() == [""]
 
 
@@ -192,7 +183,9 @@ def test_an_upstream_without_keys_gets_none(
     ],
 )
 def test_a_name_chooses_upstream_and_price(
-    two: tuple[FlaskClient, RecordingLedger],
+    *,
+    two: FlaskClient,
+    ledger: RecordingLedger,
     asked: str,
     provider: str,
     sent: str,
@@ -203,8 +196,7 @@ def test_a_name_chooses_upstream_and_price(
 ) -> None:
     """By the first pattern, or by the upstream's name; the bill is exact, by the upstream's own
     prices."""
-    client, ledger = two
-    assert chat(client, asked).status_code == 200
+    assert chat(two, asked).status_code == 200
     [call] = (server if provider == "azure" else other).calls
     assert call.body["model"] == sent
     [row] = ledger.finished()
@@ -215,14 +207,11 @@ def test_a_name_chooses_upstream_and_price(
         own = [s for s in prices.tariffs if s.startswith("gpt-4o")]
         cost = max(28, *(prices.price(s, USAGE) for s in own))
     assert (row.provider, row.slug, row.cost_micro_usd) == (provider, slug, cost)
-    with client.application.app_context():
-        hour = client.get("/usage").json["limits"]  # type: ignore[index]
-    [left] = [each["remaining"] for each in hour if each["name"] == "usd-hour"]
-    assert round((2 - left) * 1e6) == cost
+    assert round((2 - left(two)["usd-hour"]) * 1e6) == cost
 
 
 def test_a_providers_model_can_have_another_price(
-    configured: Configured, server: UpstreamServer
+    configured: Configured, server: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """That of the operator's contract; all else is as in models.toml."""
     text = f"""
@@ -235,10 +224,9 @@ def test_a_providers_model_can_have_another_price(
         like = "gpt-4o"
         price = {{ input = 1.0, cached_input = 1.0, cache_write = 1.0, output = 1.0 }}
     """
-    ledger, app = RecordingLedger(), configured(text)
-    replace_services(app, ledger=ledger)
+    client = configured(text, ledger=ledger).test_client()
     for model in ("gpt-4o-2024-08-06", "gpt-4o-mini"):
-        assert chat(app.test_client(), model).status_code == 200
+        assert chat(client, model).status_code == 200
     mine, listed = ledger.finished(2)
     assert (mine.slug, mine.cost_micro_usd) == ("openai/gpt-4o", 17)
     cost = catalogue.load().price("gpt-4o-mini", USAGE)
@@ -258,38 +246,32 @@ price = {{ input = 1.0, cached_input = 1.0, cache_write = 1.0, output = 1.0 }}
 
 
 def test_a_price_for_all_models_is_not_all_of_their_price(
-    configured: Configured, server: UpstreamServer
+    configured: Configured, server: UpstreamServer, ledger: RecordingLedger
 ) -> None:
     """Tools and tiers cost what they cost with the listed models of the upstream."""
-    app, ledger = configured(COPIED.format(url=server.url)), RecordingLedger()
-    replace_services(app, ledger=ledger)
+    client = configured(COPIED.format(url=server.url), ledger=ledger).test_client()
     search = {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "a"}}
     usage = {"input_tokens": 10_000, "output_tokens": 0}
     for tier in ("default", "priority"):
         answer = response_body(output=[search], usage=usage, service_tier=tier)
         server.script(Answer(200, json.dumps(answer).encode()))
         body = {"model": "gpt-99", "input": "ping", "tools": [{"type": "web_search"}]}
-        assert app.test_client().post(RESPONSES_PATH, json=body).status_code == 200
+        assert client.post(RESPONSES_PATH, json=body).status_code == 200
     usual, priority = ledger.finished(2)
     assert (usual.slug, usual.cost_micro_usd) == ("azure-other", 20_000)
     assert priority.cost_micro_usd > 29_000
 
 
-def test_names_are_listed_with_their_upstream(
-    two: tuple[FlaskClient, RecordingLedger], server: UpstreamServer
-) -> None:
+def test_names_are_listed_with_their_upstream(two: FlaskClient, server: UpstreamServer) -> None:
     """For clients of the upstream's protocol; the default is that of the first with one."""
-    client, _ = two
-    listed = client.get("/v1/models").json
-    assert listed is not None
+    listed = json_of(two.get("/v1/models"))
     ids = {each["id"]: each["owned_by"] for each in listed["data"]}
     assert ids["azure/gpt-4o"] == ids["azure/prod"] == "azure"
     assert ids["vllm/llama"] == "vllm"
     assert "gpt-4o" not in ids
-    assert client.get("/v1/models/azure/gpt-4o").status_code == 200
-    assert chat(client, None).json["model"] == "llama"  # type: ignore[arg-type]
-    claude = client.get("/v1/models", headers={"anthropic-version": "2023-06-01"}).json
-    assert claude is not None
+    assert two.get("/v1/models/azure/gpt-4o").status_code == 200
+    assert chat(two, None).json["model"] == "llama"  # type: ignore[arg-type]
+    claude = json_of(two.get("/v1/models", headers={"anthropic-version": "2023-06-01"}))
     assert [each["id"] for each in claude["data"]] == ["offline"]
 
 
@@ -328,8 +310,7 @@ def test_a_field_that_changes_the_price_there_is_refused(
     assert client.post(OPENAI_PATH, json=body).status_code == 200
     refused = client.post(OPENAI_PATH, json={**body, "plugins": [{"id": "web"}]})
     assert refused.status_code == 400
-    assert refused.json is not None
-    assert refused.json["error"]["code"] == "unpriced_field"
+    assert json_of(refused)["error"]["code"] == "unpriced_field"
     assert refused.json["error"]["param"] == "plugins"
 
 
@@ -494,9 +475,7 @@ def test_a_quota_is_that_of_its_key(
     app = configured(KEYED.format(url=server.url), RATELIMIT_STORAGE_URI=uri)
     client = app.test_client()
     spent = Answer(
-        200,
-        upstream_server.openai_body(model="acme-1"),
-        quota_headers(requests=(60, 0, "24h0m0s")),
+        200, upstream_server.openai_body(model="acme-1"), quota_headers(requests=(60, 0, "24h0m0s"))
     )
     server.script(spent)
     for _ in range(5):

@@ -24,13 +24,14 @@ from tests.chatapp.application.upstreams.workers import (
     MESSAGES,
     OPENAI,
     SMALLER,
+    MakeWorkers,
     Workers,
     busy,
     chat,
     left,
     quota_headers,
 )
-from tests.chatapp.conftest import GROUPS, AppMaker, replace_services
+from tests.chatapp.conftest import GROUPS, AppMaker, json_of, replace_services
 from tests.chatapp.upstream_server import (
     Answer,
     Stream,
@@ -45,11 +46,6 @@ from tests.chatapp.upstream_server import (
 DOLLARS = {"usd-hour": 2.0, "usd-day": 5.0, "usd-month": 30.0}
 
 
-@pytest.fixture
-def workers(make_app: AppMaker, provider: UpstreamServer, uri: str) -> Workers:
-    return Workers(make_app, uri)
-
-
 def assert_waits(denied: Any, wait_ms: int, begin: float) -> None:
     """It states this wait, which began after the moment, and what has passed of it at most."""
     passed_ms = 1000 * (time.monotonic() - begin)
@@ -60,21 +56,19 @@ def assert_waits(denied: Any, wait_ms: int, begin: float) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_cool_down_applies_to_all_workers_at_once(
-    workers: Workers, provider: UpstreamServer, status: int
-) -> None:
+def test_a_cool_down_applies_to_all_workers_at_once(workers: Workers, status: int) -> None:
     """OpenAI names a wait of 7 s to one worker: the other does not call it, and its client gets the
     wait."""
-    provider.script(busy("7", status))
+    workers.provider.script(busy("7", status))
     begin = time.monotonic()
     refused = chat(workers.one)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "7")
-    asked = len(provider.calls)
+    asked = len(workers.provider.calls)
     denied = chat(workers.other)
     assert (denied.status_code, denied.json["code"]) == (503, "server_is_overloaded")
     assert_waits(denied, 7000, begin)
     assert "is overloaded" in denied.json["error"]
-    assert len(provider.calls) == asked == 1
+    assert len(workers.provider.calls) == asked == 1
 
 
 @pytest.mark.parametrize(
@@ -84,57 +78,54 @@ def test_a_cool_down_applies_to_all_workers_at_once(
         (anthropic_error(529, kind="overloaded_error", headers={"retry-after": "5"}), 5000),
     ],
 )
-def test_a_cool_down_has_anthropics_format(
-    workers: Workers, provider: UpstreamServer, refusal: Answer, wait_ms: int
-) -> None:
+def test_a_cool_down_has_anthropics_format(workers: Workers, refusal: Answer, wait_ms: int) -> None:
     """At its endpoint."""
-    provider.script(refusal)
+    workers.provider.script(refusal)
     body = {"model": ANTHROPIC, "max_tokens": 9, "messages": MESSAGES}
     begin = time.monotonic()
     assert workers.one.post("/v1/messages", json=body).status_code == 503
     denied = workers.other.post("/v1/messages", json=body)
     assert denied.status_code == 503
-    assert denied.json is not None
-    assert denied.json["error"]["type"] == "overloaded_error"
+    assert json_of(denied)["error"]["type"] == "overloaded_error"
     assert denied.json["error"]["details"]["error_code"] == "server_is_overloaded"
     assert_waits(denied, wait_ms, begin)
-    assert len(provider.calls) == 1
+    assert len(workers.provider.calls) == 1
 
 
-def test_a_short_wait_is_waited_for(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
+def test_a_short_wait_is_waited_for(make_workers: MakeWorkers) -> None:
     """At either worker a call is answered after it, and the provider is not called before."""
-    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1)
-    provider.script(busy("1"))
+    workers = make_workers(CHATAPP_PROVIDER_ATTEMPTS=1)
+    workers.provider.script(busy("1"))
     assert chat(workers.one).status_code == 503
     assert [chat(client).status_code for client in (workers.other, workers.one)] == [200, 200]
-    assert len(provider.calls) == 3
+    assert len(workers.provider.calls) == 3
 
 
-def test_few_threads_wait(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
+def test_few_threads_wait(make_workers: MakeWorkers) -> None:
     """A request for which no place is left is refused at once."""
-    workers = Workers(make_app, uri, CHATAPP_PROVIDER_ATTEMPTS=1, RATELIMIT_WAITING_MAX=1)
+    workers = make_workers(CHATAPP_PROVIDER_ATTEMPTS=1, RATELIMIT_WAITING_MAX=1)
     with workers.other.application.test_request_context():
         assert services_of(workers.other.application).limiter.current.places.acquire()
-    provider.script(busy("2"))
+    workers.provider.script(busy("2"))
     assert chat(workers.one).status_code == 503
     denied = chat(workers.other)
     assert (denied.status_code, denied.json["code"]) == (503, "server_is_overloaded")
     assert "x-should-retry" not in denied.headers
-    assert len(provider.calls) == 1
+    assert len(workers.provider.calls) == 1
 
 
-def test_other_models_are_not_affected(workers: Workers, provider: UpstreamServer) -> None:
+def test_other_models_are_not_affected(workers: Workers) -> None:
     """A cool-down is of one model's family, including its dated names."""
-    provider.script(busy("7"))
+    workers.provider.script(busy("7"))
     chat(workers.one)
     assert chat(workers.other, SMALLER).status_code == 200
     assert chat(workers.other, ANTHROPIC).status_code == 200
     assert chat(workers.other, f"{OPENAI}-2026-03-17").status_code == 503
 
 
-def test_an_unlisted_model_cools_down_alone(workers: Workers, provider: UpstreamServer) -> None:
+def test_an_unlisted_model_cools_down_alone(workers: Workers) -> None:
     """Unlisted models share a limit, but not a cool-down."""
-    provider.script(busy("7"))
+    workers.provider.script(busy("7"))
     assert chat(workers.one, "gpt-99-new").status_code == 503
     assert chat(workers.other, "gpt-99-new").status_code == 503
     assert chat(workers.other, "gpt-98-new").status_code == 200
@@ -150,21 +141,21 @@ def test_an_unlisted_model_cools_down_alone(workers: Workers, provider: Upstream
     ids=["fast mode", "priority", "long context"],
 )
 def test_a_special_tiers_refusal_stops_no_other_call(
-    workers: Workers, provider: UpstreamServer, path: str, model: str, special: dict[str, str]
+    workers: Workers, path: str, model: str, special: dict[str, str]
 ) -> None:
     """A tier has separate limits, which few may use: its callers get its wait, and all other calls
     continue."""
     refusal = anthropic_error(429, kind="rate_limit_error", headers={"retry-after": "3000"})
-    provider.script(refusal if path == "/v1/messages" else busy("3000"))
+    workers.provider.script(refusal if path == "/v1/messages" else busy("3000"))
     body = {"model": model, "max_tokens": 9, "messages": MESSAGES}
     refused = workers.one.post(path, json={**body, **special})
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "3000")
     assert workers.other.post(path, json=body).status_code == 200
 
 
-def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: UpstreamServer) -> None:
+def test_no_pause_is_longer_than_a_minute(workers: Workers) -> None:
     """Even if a provider names a longer wait, a few calls try again after a minute."""
-    provider.script(busy("3000"))
+    workers.provider.script(busy("3000"))
     begin = time.monotonic()
     assert chat(workers.one).headers["Retry-After"] == "3000"
     denied = chat(workers.other)
@@ -175,29 +166,24 @@ def test_no_pause_is_longer_than_a_minute(workers: Workers, provider: UpstreamSe
 TOO_LARGE = "Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 36278."
 
 
-def test_a_request_above_the_quota_stops_no_other_call(
-    workers: Workers, provider: UpstreamServer
-) -> None:
+def test_a_request_above_the_quota_stops_no_other_call(workers: Workers) -> None:
     """OpenAI refuses it with a 429. Its sender learns that it never fits, in either format."""
     body = {"model": OPENAI, "messages": MESSAGES}
-    provider.script(*[openai_error(429, code="rate_limit_exceeded", message=TOO_LARGE)] * 2)
+    workers.provider.script(*[openai_error(429, code="rate_limit_exceeded", message=TOO_LARGE)] * 2)
     refused = chat(workers.one)
     assert (refused.status_code, refused.json["code"]) == (400, "request_too_large")
     by_sdk = workers.one.post("/v1/chat/completions", json=body)
-    assert (by_sdk.status_code, by_sdk.json["error"]["code"]) == (
-        400,
-        "request_too_large",
-    )
+    assert (by_sdk.status_code, by_sdk.json["error"]["code"]) == (400, "request_too_large")
     for answer in (refused, by_sdk):
         assert "Retry-After" not in answer.headers
         assert "organization" not in answer.text
-    assert len(provider.calls) == 2
+    assert len(workers.provider.calls) == 2
     assert chat(workers.other).status_code == 200
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_a_prompt_above_anthropics_quota_stops_no_other_call(
-    workers: Workers, provider: UpstreamServer, cached: bool
+    workers: Workers, cached: bool
 ) -> None:
     """Anthropic's message is the same for both, and its headers show it: 100 tokens a minute, and a
     prompt of thousands, cached or not."""
@@ -207,23 +193,21 @@ def test_a_prompt_above_anthropics_quota_stops_no_other_call(
         "anthropic-ratelimit-input-tokens-reset": "2026-11-25T00:00:00Z",
         "retry-after": "30",
     }
-    provider.script(anthropic_error(429, kind="rate_limit_error", headers=headers))
+    workers.provider.script(anthropic_error(429, kind="rate_limit_error", headers=headers))
     text: dict[str, object] = {"type": "text", "text": "word " * 4000}
     if cached:
         text["cache_control"] = {"type": "ephemeral"}
     body = {"model": ANTHROPIC, "max_tokens": 9, "messages": [{"role": "user", "content": [text]}]}
     assert workers.one.post("/v1/messages", json=body).status_code == 503
-    assert len(provider.calls) == 1
+    assert len(workers.provider.calls) == 1
     assert chat(workers.other, ANTHROPIC).status_code == 200
 
 
-def test_a_tier_without_capacity_stops_no_other_call(
-    workers: Workers, provider: UpstreamServer
-) -> None:
+def test_a_tier_without_capacity_stops_no_other_call(workers: Workers) -> None:
     """OpenAI refuses a call of the tier `flex`, which its caller chose."""
     body = {"model": OPENAI, "messages": MESSAGES, "service_tier": "flex"}
     refusal = openai_error(429, code="resource_unavailable", message="Resource Unavailable")
-    provider.script(refusal, refusal)
+    workers.provider.script(refusal, refusal)
     assert workers.one.post("/v1/chat/completions", json=body).status_code == 502
     assert chat(workers.other).status_code == 200
 
@@ -243,10 +227,10 @@ def test_a_request_without_a_model_has_no_fallback(
     assert app.test_client().get("/usage").status_code == 503
 
 
-def test_a_cool_down_costs_its_callers_nothing(workers: Workers, provider: UpstreamServer) -> None:
+def test_a_cool_down_costs_its_callers_nothing(workers: Workers) -> None:
     """No call, token or dollar is charged, neither for the refused call nor for the denied one."""
     before = left(workers.one)
-    provider.script(busy("7"))
+    workers.provider.script(busy("7"))
     chat(workers.one)
     for _ in range(3):
         chat(workers.other)
@@ -295,13 +279,11 @@ def test_a_model_that_names_no_wait_stays_open(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_short_pause_is_waited_out(
-    workers: Workers, provider: UpstreamServer, stream: bool
-) -> None:
+def test_a_short_pause_is_waited_out(workers: Workers, stream: bool) -> None:
     """The caller gets the answer, the ledger has two attempts, and the bill one call."""
-    provider.script(openai_error(429, code="slow_down", headers={"retry-after-ms": "50"}))
+    workers.provider.script(openai_error(429, code="slow_down", headers={"retry-after-ms": "50"}))
     assert chat(workers.one, stream=stream).status_code == 200
-    assert len(provider.calls) == 2
+    assert len(workers.provider.calls) == 2
     (call,) = workers.ledger.finished()
     assert (call.attempts, call.status) == (2, "answered")
     bill = catalogue.load().price(OPENAI, Usage(12, 5, cached_input_tokens=8))
@@ -312,27 +294,27 @@ def test_a_short_pause_is_waited_out(
     assert remaining["plan"] == 99
 
 
-def test_attempts_are_bounded(workers: Workers, provider: UpstreamServer) -> None:
+def test_attempts_are_bounded(workers: Workers) -> None:
     """Two by default, and the client gets a wait."""
     headers = {"retry-after-ms": "20"}
-    provider.script(*[openai_error(503, code="server_is_overloaded", headers=headers)] * 5)
+    workers.provider.script(*[openai_error(503, code="server_is_overloaded", headers=headers)] * 5)
     assert chat(workers.one).status_code == 503
-    assert len(provider.calls) == 2
+    assert len(workers.provider.calls) == 2
     (call,) = workers.ledger.finished()
     assert (call.attempts, call.cost_micro_usd) == (2, 0)
 
 
-def test_an_internal_error_is_retried(workers: Workers, provider: UpstreamServer) -> None:
+def test_an_internal_error_is_retried(workers: Workers) -> None:
     """Another attempt may succeed after a 500."""
-    provider.script(Answer(500, {"error": {"message": "no"}}))
+    workers.provider.script(Answer(500, {"error": {"message": "no"}}))
     assert chat(workers.one).status_code == 200
-    assert len(provider.calls) == 2
+    assert len(workers.provider.calls) == 2
 
 
-def test_a_timeout_is_not_retried(make_app: AppMaker, provider: UpstreamServer, uri: str) -> None:
+def test_a_timeout_is_not_retried(make_workers: MakeWorkers) -> None:
     """It may have been billed."""
-    workers = Workers(make_app, uri, CHATAPP_PROVIDER_TIMEOUT_S=0.3)
-    provider.silence()
+    workers = make_workers(CHATAPP_PROVIDER_TIMEOUT_S=0.3)
+    workers.provider.silence()
     assert chat(workers.one).status_code == 504
     (call,) = workers.ledger.finished()
     assert (call.status, call.attempts) == ("timeout", 1)
@@ -359,31 +341,27 @@ def test_a_connect_timeout_is_retried(
 
 
 @pytest.mark.parametrize("unit", ["requests", "tokens"])
-def test_a_used_up_quota_is_respected(
-    workers: Workers, provider: UpstreamServer, unit: str
-) -> None:
+def test_a_used_up_quota_is_respected(workers: Workers, unit: str) -> None:
     """An answer reports that nothing is left: the other worker's client gets a wait, and OpenAI is
     not called."""
     headers = quota_headers(**{unit: (60, 0, "60s")})
-    provider.script(Answer(200, openai_body(), headers))
+    workers.provider.script(Answer(200, openai_body(), headers))
     assert chat(workers.one).status_code == 200
     denied = chat(workers.other)
     assert (denied.status_code, denied.json["code"]) == (503, "server_is_overloaded")
     assert 0 < int(denied.headers["retry-after-ms"]) <= 60_000
-    assert len(provider.calls) == 1
+    assert len(workers.provider.calls) == 1
 
 
-def test_the_rest_of_a_quota_can_be_used(workers: Workers, provider: UpstreamServer) -> None:
+def test_the_rest_of_a_quota_can_be_used(workers: Workers) -> None:
     """Two of sixty are left: two calls pass, at either worker, and the third waits."""
-    provider.script(Answer(200, openai_body(), quota_headers(requests=(60, 2, "58s"))))
+    workers.provider.script(Answer(200, openai_body(), quota_headers(requests=(60, 2, "58s"))))
     answers = [chat(client).status_code for client in (workers.one, workers.other, workers.one)]
     assert answers == [200, 200, 200]
     assert chat(workers.other).status_code == 503
 
 
-def test_a_cached_prompt_is_not_counted_by_anthropic(
-    workers: Workers, provider: UpstreamServer
-) -> None:
+def test_a_cached_prompt_is_not_counted_by_anthropic(workers: Workers) -> None:
     """A cached prompt of 20,000 tokens hardly uses a limit of 2,000 input tokens: the next call
     passes."""
     headers = {
@@ -400,7 +378,7 @@ def test_a_cached_prompt_is_not_counted_by_anthropic(
         "stop_reason": "end_turn",
         "usage": {"input_tokens": 12, "output_tokens": 5, "cache_read_input_tokens": 20_000},
     }
-    provider.script(*[Answer(200, body, headers)] * 4)
+    workers.provider.script(*[Answer(200, body, headers)] * 4)
     cached = [{"type": "text", "text": "x " * 9000, "cache_control": {"type": "ephemeral"}}]
     asked = {"model": ANTHROPIC, "max_tokens": 9, "system": cached, "messages": MESSAGES}
     for client in (workers.one, workers.other, workers.one, workers.other):

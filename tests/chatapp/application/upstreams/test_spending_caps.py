@@ -12,10 +12,8 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from chatapp.alerts import table
-from chatapp.services import services_of
 from tests.chatapp.application.upstreams.workers import MESSAGES, left
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, raised_alerts, two_keys
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     EMBEDDINGS_PATH,
@@ -23,7 +21,6 @@ from tests.chatapp.upstream_server import (
     OPENAI_PATH,
     RESPONSES_PATH,
     SECOND,
-    TWO_KEYS,
     Answer,
     Stream,
     UpstreamServer,
@@ -48,10 +45,8 @@ OPENAI_CAPS = {
     **{
         code: openai_error(429, code=code, kind="insufficient_quota", message=BILLING)
         for code in (
-            "project_spend_limit_exceeded",
-            "organization_spend_limit_exceeded",
-            "organization_usage_limit_exceeded",
-            "credit_balance_exhausted",
+            *("project_spend_limit_exceeded", "organization_spend_limit_exceeded"),
+            *("organization_usage_limit_exceeded", "credit_balance_exhausted"),
             "a_code_of_next_year",
         )
     },
@@ -117,10 +112,8 @@ def client(
     """A client of an application with one attempt per call, and two keys for each protocol."""
     monkeypatch.setenv("KEY_1", FIRST)
     monkeypatch.setenv("KEY_2", SECOND)
-    file = tmp_path / "upstreams.toml"
-    file.write_text(TWO_KEYS.format(url=provider.url))
-    app = make_app(CHATAPP_PROVIDERS_FILE=str(file), CHATAPP_PROVIDER_ATTEMPTS=1)
-    return app.test_client()
+    config = {"CHATAPP_PROVIDERS_FILE": two_keys(provider, tmp_path)}
+    return make_app(CHATAPP_PROVIDER_ATTEMPTS=1, **config).test_client()
 
 
 def ask(client: FlaskClient, way: str, model: str) -> Any:
@@ -206,25 +199,20 @@ def test_the_operator_learns_of_a_quota_by_the_day(
     day = openai_error(429, code="rate_limit_exceeded", headers={"retry-after": "7200"})
     provider.refuse(FIRST, day)
     assert ask(client, "completions", GPT).status_code == 200
-    services = services_of(client.application)
-    assert services.alerts is not None
-    assert services.alerts.get().flush(30)
-    (row,) = table.alerts(services.database, since=None)
+    (row,) = raised_alerts(client.application)
     assert (row["type"], row["identity"]) == ("key.exhausted", "openai/KEY_1")
     assert row["name"] == f"quota of openai/{GPT}"
     assert abs(row["resets_at"] - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
     minute = openai_error(429, code="rate_limit_exceeded", headers={"retry-after": "20"})
     provider.refuse(SECOND, minute)
     ask(client, "completions", GPT)
-    assert services.alerts.get().flush(30)
-    assert len(table.alerts(services.database, since=None)) == 1
+    assert len(raised_alerts(client.application)) == 1
 
 
 def test_the_operator_learns_of_a_cap(
     client: FlaskClient, provider: UpstreamServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An ERROR and an alert, once a day, with the date that the provider has named."""
-    app = client.application
     provider.refuse(FIRST, ANTHROPIC_CAPS["specified"])
     provider.refuse(SECOND, ANTHROPIC_CAPS["credit balance"])
     for _ in range(3):
@@ -235,11 +223,8 @@ def test_the_operator_learns_of_a_cap(
         f"The key KEY_1 {what}. It is tried again at {SOON:%Y-%m-%d} 00:00 UTC.",
         f"The key KEY_2 {what}. It is tried again every 10 minutes.",
     ]
-    services = services_of(app)
-    assert services.alerts is not None
     for _ in range(2):
-        assert services.alerts.get().flush(30)
-    raised = {row["identity"]: row for row in table.alerts(services.database, since=None)}
+        raised = {row["identity"]: row for row in raised_alerts(client.application)}
     assert {row["type"] for row in raised.values()} == {"key.capped"}
     assert f"{raised['anthropic/KEY_1']['resets_at']:%Y-%m-%d}" == f"{SOON:%Y-%m-%d}"
     assert raised["anthropic/KEY_2"]["resets_at"] is None
@@ -271,10 +256,7 @@ def test_no_caller_can_have_a_key_set_aside(
 def test_a_ramp_limit_is_no_cap(client: FlaskClient, provider: UpstreamServer) -> None:
     """It names its wait, like any rate limit."""
     error = anthropic_error(
-        429,
-        kind="rate_limit_error",
-        error_code="ramp_limit_exceeded",
-        headers={"retry-after": "7"},
+        429, kind="rate_limit_error", error_code="ramp_limit_exceeded", headers={"retry-after": "7"}
     )
     for key in (FIRST, SECOND):
         provider.refuse(key, error)

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import AppMaker, replace_services
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
-from tests.chatapp.upstream_server import Answer, openai_error
+from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_error
 
+MakeWorkers = Callable[..., "Workers"]
 OPENAI, ANTHROPIC = "gpt-5.4-mini", "claude-haiku-4-5"
 SMALLER = "gpt-5.4-nano"
 MESSAGES = [{"role": "user", "content": "ping"}]
 
 
 class Workers:
-    """Two applications on one Redis, as two processes have them."""
+    """Two applications on one Redis, as two processes have them, and their provider."""
 
-    def __init__(self, make_app: AppMaker, uri: str, **config: object) -> None:
+    def __init__(
+        self, make_app: AppMaker, uri: str, provider: UpstreamServer, **config: object
+    ) -> None:
+        self.provider = provider
         common = {"RATELIMIT_STORAGE_URI": uri, "CHATAPP_PROVIDER_TIMEOUT_S": 2, **config}
-        apps = [make_app(**common) for _ in range(2)]
         self.ledger = RecordingLedger()
-        for app in apps:
-            replace_services(app, ledger=self.ledger)
+        apps = (make_app(ledger=self.ledger, **common) for _ in range(2))
         self.one, self.other = (app.test_client() for app in apps)
 
 
@@ -36,8 +39,7 @@ def chat(client: FlaskClient, model: str = OPENAI, **more: object) -> Any:
 
 def left(client: FlaskClient) -> dict[str, float]:
     response = client.get("/usage")
-    assert response.json is not None
-    return {limit["name"]: limit["remaining"] for limit in response.json["limits"]}
+    return {limit["name"]: limit["remaining"] for limit in json_of(response)["limits"]}
 
 
 def busy(retry_after: str | None = None, status: int = 429) -> Answer:

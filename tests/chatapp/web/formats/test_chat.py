@@ -10,6 +10,7 @@ from werkzeug.test import TestResponse
 
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
+from tests.chatapp.conftest import json_of
 from tests.chatapp.upstream_server import (
     Answer,
     Cut,
@@ -64,10 +65,10 @@ def test_text_comes_in_deltas_and_ends_with_its_usage(
 
 def test_the_offline_answer_is_streamed(client: FlaskClient) -> None:
     """Word by word; together the same answer."""
-    whole = client.post("/chat", json={"message": "hello"}).json
-    assert whole is not None
+    whole = json_of(client.post("/chat", json={"message": "ping"}))
     *deltas, (_, done) = events(ask(client, "offline"))
-    assert "".join(str(data["text"]) for _, data in deltas).startswith("I am offline")
+    assert "".join(str(data["text"]) for _, data in deltas) == whole["reply"]
+    assert whole["reply"].startswith("I am offline")
     assert done["finish_reason"] == "stop"
 
 
@@ -95,8 +96,7 @@ def test_an_error_before_the_stream_is_an_ordinary_error(
     provider.script(answer)
     response = ask(online, model)
     assert response.status_code == status
-    assert response.json is not None
-    assert set(response.json) >= {"error", "code"}
+    assert set(json_of(response)) >= {"error", "code"}
 
 
 OVERLOADED = named("error", error={"type": "overloaded_error", "message": "sk-ant-test"})
@@ -113,11 +113,7 @@ BROKEN = {
         [*openai_chunks()[:2], event({"error": {"message": "sk-x", "code": "server_error"}})],
         "provider_unavailable",
     ),
-    "openai garbage": (
-        OPENAI,
-        [*openai_chunks()[:2], b"data: {\n\n"],
-        "provider_unavailable",
-    ),
+    "openai garbage": (OPENAI, [*openai_chunks()[:2], b"data: {\n\n"], "provider_unavailable"),
     "anthropic cut": (ANTHROPIC, [*anthropic_events()[:4], Cut()], "provider_unavailable"),
     "anthropic without an end": (ANTHROPIC, anthropic_events()[:4], "provider_unavailable"),
     "anthropic overloaded": (
@@ -151,5 +147,4 @@ def test_stream_is_true_or_false(client: FlaskClient) -> None:
     """Other values are refused, not interpreted."""
     response = client.post("/chat", json={"message": "hi", "stream": "yes"})
     assert response.status_code == 422
-    assert response.json is not None
-    assert response.json["code"] == "invalid_stream"
+    assert json_of(response)["code"] == "invalid_stream"

@@ -10,7 +10,7 @@ import openai
 import pytest
 from flask.testing import FlaskClient
 
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.served import serving
 
 MESSAGES: Any = [{"role": "user", "content": "ping"}]
@@ -39,10 +39,8 @@ def respond(sdk: openai.OpenAI) -> object:
     return sdk.responses.create(model="offline", input="ping")
 
 
-def moderate(sdk: openai.OpenAI) -> object:
-    return sdk.moderations.create(input="ping")
-
-
+SPEECH = {"input": "a", "model": "tts-1", "voice": "alloy"}
+PROMPT = {"model": "gpt-4o", "prompt": "a"}
 OPENAI = (
     openai.OpenAI,
     "invalid_request_error",
@@ -60,53 +58,33 @@ CASES: dict[str, tuple[Any, str, Callable[[Any], object], str]] = {
     "/v1 twice": (OPENAI, "/v1/v1", complete, "base_url must end in a single /v1"),
     "another beginning": (OPENAI, "/api", complete, "must end in /v1"),
     "responses, no /v1": (OPENAI, "", respond, "must end in /v1"),
-    "moderations": (OPENAI, "/v1", moderate, "POST /v1/moderations is not supported here."),
-    "openai's batches": (
-        OPENAI,
-        "/v1",
-        lambda sdk: sdk.batches.list(),
-        "GET /v1/batches is not supported here.",
-    ),
-    "openai's files": (
-        OPENAI,
-        "/v1",
-        lambda sdk: sdk.files.list(),
-        "GET /v1/files is not supported here.",
-    ),
-    "images": (
-        OPENAI,
-        "/v1",
-        lambda sdk: sdk.images.generate(prompt="a cat"),
-        "POST /v1/images/generations is not supported here.",
-    ),
-    "speech": (
-        OPENAI,
-        "/v1",
-        lambda sdk: sdk.audio.speech.create(input="a", model="tts-1", voice="alloy"),
-        "POST /v1/audio/speech is not supported here.",
-    ),
-    "completions": (
-        OPENAI,
-        "/v1",
-        lambda sdk: sdk.completions.create(model="gpt-4o", prompt="a"),
-        "POST /v1/completions is not supported here.",
-    ),
     "messages, /v1": (ANTHROPIC, "/v1", say, "base_url must not end in /v1"),
     "models, /v1": (ANTHROPIC, "/v1", lambda sdk: sdk.models.list(), "must not end in /v1"),
     "messages, another beginning": (ANTHROPIC, "/api", say, "begins with /v1"),
     "count_tokens, /v1": (ANTHROPIC, "/v1", count, "base_url must not end in /v1"),
-    "batches": (
-        ANTHROPIC,
-        "",
-        lambda sdk: sdk.messages.batches.list(),
-        "GET /v1/messages/batches is not supported here.",
+}
+#: What this server does not have, and the SDK's call of it, at the right base URL.
+UNSUPPORTED: dict[str, tuple[Any, str, Callable[[Any], object]]] = {
+    "moderations": (
+        OPENAI,
+        "POST /v1/moderations",
+        lambda sdk: sdk.moderations.create(input="ping"),
     ),
-    "files": (
-        ANTHROPIC,
-        "",
-        lambda sdk: sdk.beta.files.list(),
-        "GET /v1/files is not supported here.",
+    "openai's batches": (OPENAI, "GET /v1/batches", lambda sdk: sdk.batches.list()),
+    "openai's files": (OPENAI, "GET /v1/files", lambda sdk: sdk.files.list()),
+    "images": (
+        OPENAI,
+        "POST /v1/images/generations",
+        lambda sdk: sdk.images.generate(prompt="cat"),
     ),
+    "speech": (OPENAI, "POST /v1/audio/speech", lambda sdk: sdk.audio.speech.create(**SPEECH)),
+    "completions": (OPENAI, "POST /v1/completions", lambda sdk: sdk.completions.create(**PROMPT)),
+    "batches": (ANTHROPIC, "GET /v1/messages/batches", lambda sdk: sdk.messages.batches.list()),
+    "files": (ANTHROPIC, "GET /v1/files", lambda sdk: sdk.beta.files.list()),
+}
+CASES |= {
+    name: (sdk, "/v1" if sdk is OPENAI else "", call, f"{address} is not supported here.")
+    for name, (sdk, address, call) in UNSUPPORTED.items()
 }
 
 
@@ -155,8 +133,7 @@ def test_the_address_shows_the_protocol_of_a_client_without_headers(
     """The answer has chatapp's own format if it shows none."""
     response = client.open(path, method=method)
     assert (response.status_code, response.content_type) == (status, "application/json")
-    body = response.json
-    assert body is not None
+    body = json_of(response)
     error = body["error"]
     assert isinstance(error, str) == (protocol is None)
     if protocol is not None:
@@ -167,8 +144,7 @@ def test_the_address_shows_the_protocol_of_a_client_without_headers(
 
 def test_a_long_address_is_cut(client: FlaskClient) -> None:
     """The message stays short, whatever the client requested."""
-    body = client.get(f"/v1/{'x' * 3000}").json
-    assert body is not None
+    body = json_of(client.get(f"/v1/{'x' * 3000}"))
     assert len(body["error"]["message"]) < 450
 
 

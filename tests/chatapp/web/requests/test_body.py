@@ -18,7 +18,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from chatapp.web.requests import json_body as request_body
-from tests.chatapp.conftest import NO_LIMITS, AppMaker
+from tests.chatapp.conftest import NO_LIMITS, AppMaker, json_of
 
 ROOT = Path(__file__).parents[4]
 HEAD = (
@@ -126,8 +126,7 @@ def test_any_servers_error_is_a_broken_body(client: FlaskClient, length: str | N
         overrides["CONTENT_LENGTH"] = length
     response = client.post("/chat", content_type="application/json", environ_overrides=overrides)
     assert response.status_code == (413 if length == "40000000" else 400)
-    assert response.json is not None
-    assert set(response.json) == {"error", "code"}
+    assert set(json_of(response)) == {"error", "code"}
 
 
 class _Reads:
