@@ -40,10 +40,10 @@ import pytest
 
 from chatapp import create_app
 from tests import servers
+from tests.chatapp.upstream_server import ANTHROPIC_PATH, OPENAI_PATH
 from tests.e2e.gunicorn_master import Master
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import DOLLARS_OF_ALL_TIME, MICRO, MONTH_USD, Gateway, deployed
-from tests.e2e.money.billing_provider import ANTHROPIC_PATH, OPENAI_PATH, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults.callers import report
 from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Request, ask
 from tests.faults.table import Row
@@ -286,7 +286,7 @@ class Books:
 def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with (
-        billing_provider.running() as provider,
+        BillingProvider.running() as provider,
         servers.sentinel(3, *DURABLE, down_after_ms=DOWN_AFTER_MS) as trio,
         deployed(
             provider, tmp_path, workers=WORKERS, RATELIMIT_STORAGE_URI=trio.uri, **SETTINGS

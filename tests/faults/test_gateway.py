@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import redis
 
+from tests.chatapp.upstream_server import OPENAI_PATH
 from tests.e2e.gunicorn_master import Master
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import MICRO, Account, Gateway, deployed
-from tests.e2e.money.billing_provider import OPENAI_PATH, BillingProvider, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults import traffic
 from tests.faults.conftest import Record
 from tests.faults.load import NO_ANSWER, Load, Phase, Request
@@ -46,7 +46,7 @@ Deploy = Callable[..., AbstractContextManager[Gateway]]
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[BillingProvider]:
-    with billing_provider.running() as running:
+    with BillingProvider.running() as running:
         yield running
 
 

@@ -19,7 +19,7 @@ import pytest
 
 from chatapp import create_app
 from tests import servers
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import ANTHROPIC_PATH, OPENAI_PATH
 from tests.e2e.money.billed_gateway import (
     DOLLARS_OF_ALL_TIME,
     MICRO,
@@ -29,7 +29,7 @@ from tests.e2e.money.billed_gateway import (
     deployed,
     write_table,
 )
-from tests.e2e.money.billing_provider import ANTHROPIC_PATH, OPENAI_PATH, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults.load import Answer, Answers, Request, ask
 from tests.faults.table import Row
 from tests.faults.traffic import IS_LONG
@@ -145,7 +145,7 @@ def calls(storage: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         "RATELIMIT_DEADLINE_SECONDS": "2",
     }
     with (
-        billing_provider.running() as provider,
+        BillingProvider.running() as provider,
         deployed(provider, tmp_path, workers=WORKERS, **settings) as gateway,
         ThreadPoolExecutor(CALLS) as pool,
     ):

@@ -22,8 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import Answer, Call, anthropic_error, openai_error, success
+from tests.chatapp.upstream_server import (
+    Answer,
+    Call,
+    UpstreamServer,
+    anthropic_error,
+    openai_error,
+    success,
+)
 from tests.e2e.clients.client_matrix import (
     CACHE,
     CLAUDE,
@@ -176,7 +182,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         refusal = blip.answer(prompt[0]) if blip and prompt else None
         return refusal or success(call.path, call.body)
 
-    with upstream_server.running() as provider:
+    with UpstreamServer.running() as provider:
         provider.answer = answer  # type: ignore[method-assign, assignment]
         with gunicorn(
             "tests.e2e.apps.notes_refusals:app",
@@ -301,7 +307,7 @@ def test_a_framework_leaves_retries_to_an_sdk(client: Client, tmp_path: Path) ->
         seen.append((headers["x-stainless-package-version"], headers["x-stainless-retry-count"]))
         return error
 
-    with upstream_server.running() as provider:
+    with UpstreamServer.running() as provider:
         provider.answer = answer  # type: ignore[method-assign, assignment]
         said(client, provider.url, client.model, tmp_path / "run", "ping", TIMEOUT_S)
     ((version, _), *_) = seen

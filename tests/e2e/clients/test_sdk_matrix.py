@@ -17,7 +17,6 @@ import pytest
 from flask import Flask, request
 
 from chatapp import create_app
-from tests.chatapp import upstream_server
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
@@ -99,14 +98,9 @@ def environment(
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpstreamServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with upstream_server.running() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    with UpstreamServer.running() as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
         yield server
 
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from chatapp import create_app
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import OPENAI_PATH
 from tests.e2e.money.billed_gateway import MICRO, Gateway, deployed
-from tests.e2e.money.billing_provider import OPENAI_PATH, BillingProvider, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.servers import eventually, standalone
 
 pytestmark = pytest.mark.slow
@@ -27,7 +27,7 @@ LEASE_S = 6
 
 @pytest.fixture
 def provider() -> Iterator[BillingProvider]:
-    with billing_provider.running() as running:
+    with BillingProvider.running() as running:
         yield running
         running.gate.set()
 

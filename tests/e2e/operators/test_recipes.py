@@ -22,7 +22,6 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.chatapp import upstream_server
 from tests.chatapp.served import answering
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, gunicorn, served
@@ -191,7 +190,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         yield server
 
 

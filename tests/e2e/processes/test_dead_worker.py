@@ -19,7 +19,6 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import OURS, ROOT, Master, gunicorn
 from tests.servers import eventually
@@ -98,7 +97,7 @@ class Death:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[UpstreamServer]:
     """A provider whose streams stop after their first word."""
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         server.script(*[Stream([*openai_chunks()[:2], Wait()]) for _ in range(STREAMS)])
         yield server
 

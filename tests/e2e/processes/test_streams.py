@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway import roomy
-from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
 from tests.servers import eventually
@@ -28,7 +27,7 @@ CALLS = 200
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         yield server
 
 
