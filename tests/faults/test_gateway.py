@@ -227,7 +227,7 @@ def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record:
     with deploy(**settings) as gateway:
         with calls(gateway, "frank") as load:
             os.kill(master_of(gateway).workers()[0], signal.SIGKILL)
-        eventually(lambda: is_idle(gateway, "frank"), within_s=3 * LEASE_S)
+        eventually(lambda: gateway.is_idle("frank"), within_s=3 * LEASE_S)
         rows = gateway.rows("frank")
         billed = gateway.provider.billed_micro_usd(caller="frank")
         charged = round(MICRO * spent_usd(gateway, "frank"))
@@ -259,12 +259,6 @@ def test_stop_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> No
     traffic.assert_finished(load, takes_s=CALL_S)
     assert_agreed(account)
     record(load, counted=described(account))
-
-
-def is_idle(gateway: Gateway, caller: str) -> bool:
-    """Whether the caller has no call in flight, by the limits."""
-    slots = gateway.limits(caller)["at-once"]
-    return bool(slots["remaining"] == slots["limit"])
 
 
 def spent_usd(gateway: Gateway, caller: str) -> float:

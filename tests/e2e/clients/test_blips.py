@@ -186,14 +186,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         provider.answer = answer  # type: ignore[method-assign, assignment]
         with gunicorn(
             "tests.e2e.apps.notes_refusals:app",
-            state=folder / "state",
-            log=folder / "log",
+            folder,
             RATELIMIT_POLICY_FILE=str(roomy_policy(folder / "policy.toml", **BUDGETS)),
-            OPENAI_API_KEY="sk-openai-test",
-            OPENAI_BASE_URL=f"{provider.url}/v1",
-            ANTHROPIC_API_KEY="sk-ant-test",
-            ANTHROPIC_BASE_URL=provider.url,
-            NO_PROXY="127.0.0.1",
+            **provider.variables,
             REFUSALS=str(folder / "refusals"),
         ) as master:
             urls = {"direct": provider.url, "here": f"http://127.0.0.1:{master.port}"}

@@ -17,6 +17,7 @@ import pytest
 from flask import Flask, request
 
 from chatapp import create_app
+from tests.chatapp import conftest as chatapp
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
@@ -38,6 +39,8 @@ pytestmark = [
         reason="RATELIMIT_SDK_MATRIX=1 makes an environment for each version of the SDKs",
     ),
 ]
+
+provider = chatapp.provider
 
 SDKS = ["openai==1.109.*", "openai==2.40.*", "openai==3.*"]
 SDKS += ["anthropic==0.60.*", "anthropic==1.*", "anthropic==2.*"]
@@ -94,14 +97,6 @@ def environment(
     python = directory / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", request.param], check=True)
     return request.param.partition("=")[0], python
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpstreamServer]:
-    with UpstreamServer.running() as server:
-        for name, value in server.variables.items():
-            monkeypatch.setenv(name, value)
-        yield server
 
 
 @pytest.fixture

@@ -233,14 +233,11 @@ def proxy(
     subprocess.run(openssl, check=True, capture_output=True)
     with gunicorn(
         "wsgi:app",
-        state=directory / "state",
-        log=directory / "gunicorn.log",
+        directory,
         workers=1,
         CHATAPP_TRUSTED_HOPS="1",
         CHATAPP_TRUSTED_HOSTS=HOST,
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
+        **provider.variables,
         **SIGN_ON,
     ) as master:
         running = Proxy(free_port(), free_port(), certificate)
