@@ -1,7 +1,8 @@
 """A provider that answers at once: OpenAI's chat completion, plain or streamed, in its own process.
 
-It reads a request only to know where it ends and whether it asks for a stream. If it is paced, a
-stream has as many tokens as the request allows, PER_S of them a second.
+Its formats are those of the tests' provider, whose server would be slower than what is measured.
+This one reads a request only to know where it ends and whether it asks for a stream. If it is
+paced, a stream has as many tokens as the request allows, PER_S of them a second.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
 
+from tests.chatapp.upstream_server import OpenAIProtocol, Reply
+
 MODEL = "gpt-5.4-mini"
 WORDS = 20  # of a streamed answer, an event each
 PER_S = 10  # events, of a paced stream
-SHARED = {"id": "chatcmpl-1", "created": 1_764_000_000, "model": MODEL}
 USAGE = {
     "prompt_tokens": 14,
     "completion_tokens": WORDS,
@@ -44,29 +46,17 @@ ALLOWED = re.compile(rb'"max_completion_tokens": ?(\d+)')
 
 
 def plain() -> bytes:
-    message = {"role": "assistant", "content": "word " * WORDS, "refusal": None}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    answer = {**SHARED, "object": "chat.completion", "choices": [choice], "usage": USAGE}
-    body = json.dumps(answer)
+    body = json.dumps(OpenAIProtocol(Reply(model=MODEL, text="word " * WORDS, usage=USAGE)).body())
     head = f"{HEAD}content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     return (head + body).encode()
 
 
 def streamed(words: int = WORDS) -> list[bytes]:
     """The head and each event, as they are sent."""
-
-    def event(choices: list[dict[str, object]], **more: object) -> str:
-        chunk = {**SHARED, "object": "chat.completion.chunk", "choices": choices, **more}
-        return f"data: {json.dumps(chunk)}\n\n"
-
-    deltas: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
-    deltas += [{"content": "word "}] * words
-    events = [event([{"index": 0, "delta": delta, "finish_reason": None}]) for delta in deltas]
-    events.append(event([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
-    events += [event([], usage=USAGE), "data: [DONE]\n\n"]
+    chat = OpenAIProtocol(Reply(model=MODEL, usage=USAGE))
+    events = [*chat.start(), *[chat.delta("text", "word ")] * words, *chat.end()]
     head = f"{HEAD}content-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
-    chunks = [f"{len(each):x}\r\n{each}\r\n" for each in events]
-    return [each.encode() for each in (head, *chunks, "0\r\n\r\n")]
+    return [head.encode(), *(b"%x\r\n%b\r\n" % (len(each), each) for each in events), b"0\r\n\r\n"]
 
 
 @contextmanager

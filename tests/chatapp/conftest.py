@@ -31,11 +31,11 @@ from ratelimit_ext import toml_line
 from ratelimit_ext.core import clock
 from ratelimit_ext.web.request import request_state
 from tests import servers
-from tests.chatapp import upstream_server
 from tests.chatapp.alerts.receiver import Receiver, receiving
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import TWO_KEYS, UpstreamServer
 
 OURS = ("DATABASE_URL", "CHATAPP_", "RATELIMIT_", "OPENAI_", "ANTHROPIC_")
 # A PostgreSQL for tests; its tables are dropped.
@@ -70,10 +70,10 @@ def policy_file(directory: Path, text: str) -> str:
     return str(file)
 
 
-def two_keys(provider: upstream_server.UpstreamServer, directory: Path) -> str:
+def two_keys(provider: UpstreamServer, directory: Path) -> str:
     """The path of a file of providers, which are `provider` with two keys each."""
     file = directory / "upstreams.toml"
-    file.write_text(upstream_server.TWO_KEYS.format(url=provider.url))
+    file.write_text(TWO_KEYS.format(url=provider.url))
     return str(file)
 
 
@@ -209,13 +209,11 @@ def client(make_app: AppMaker, stopped_clock: None) -> FlaskClient:
 
 
 @pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[upstream_server.UpstreamServer]:
+def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpstreamServer]:
     """A running provider; the SDKs' own variables point at it, with made-up keys."""
-    with upstream_server.running() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+    with UpstreamServer.running() as server:
+        for name, value in server.variables.items():
+            monkeypatch.setenv(name, value)
         yield server
 
 
@@ -226,7 +224,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def online(provider: upstream_server.UpstreamServer, make_app: AppMaker) -> FlaskClient:
+def online(provider: UpstreamServer, make_app: AppMaker) -> FlaskClient:
     """A client of an application whose providers are `provider`, without retries, so that the
     test's script decides."""
     return make_app(CHATAPP_PROVIDER_TIMEOUT_S=60, CHATAPP_PROVIDER_ATTEMPTS=1).test_client()
@@ -245,9 +243,7 @@ def ledger() -> RecordingLedger:
 
 
 @pytest.fixture
-def served(
-    provider: upstream_server.UpstreamServer, make_app: AppMaker, ledger: RecordingLedger
-) -> Iterator[str]:
+def served(provider: UpstreamServer, make_app: AppMaker, ledger: RecordingLedger) -> Iterator[str]:
     """The address of a real server in front of `provider`, without retries; `ledger` has its
     calls. An answer of POST /chat is not longer than expected."""
     bounds = {"CHATAPP_PROVIDER_TIMEOUT_S": 60, "CHATAPP_MAX_TOKENS": 1000}

@@ -11,6 +11,13 @@ from tests.e2e.gunicorn_master import OURS, ROOT
 from tests.servers import free_port
 
 
+def flask(tmp_path: Path, *words: str, **variables: str) -> str:
+    """The output of `flask --app wsgi WORDS`, which succeeds."""
+    done = run(tmp_path, "flask", "--app", "wsgi", *words, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def run(tmp_path: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m COMMAND` until it exits, with a new database and state directory."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}

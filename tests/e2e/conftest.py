@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.chatapp import upstream_server
 from tests.chatapp.conftest import receiver
 from tests.chatapp.upstream_server import UpstreamServer
 
@@ -15,5 +14,5 @@ __all__ = ["receiver"]
 
 @pytest.fixture
 def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         yield server

@@ -51,19 +51,25 @@ class Master:
         self, path: str, payload: object = None, *, headers: Mapping[str, str] | None = None
     ) -> Answer:
         """One GET, or a POST of `payload` as JSON, on a new connection."""
-        sent = dict(headers or {})
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        with contextlib.closing(connection):
-            if payload is None:
-                connection.request("GET", path, headers=sent)
-            else:
-                sent["Content-Type"] = "application/json"
-                connection.request("POST", path, json.dumps(payload), sent)
+        with contextlib.closing(self.begin(path, payload, headers=headers)) as connection:
             response = connection.getresponse()
             raw = response.read()
             received = {name.lower(): value for name, value in response.getheaders()}
         is_json = "json" in received.get("content-type", "")
         return Answer(response.status, received, json.loads(raw) if is_json else raw)
+
+    def begin(
+        self, path: str, payload: object = None, *, headers: Mapping[str, str] | None = None
+    ) -> http.client.HTTPConnection:
+        """The connection of a request that has been sent, as by `request`; bytes as they are."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        if payload is None:
+            connection.request("GET", path, headers=dict(headers or {}))
+        else:
+            raw = payload if isinstance(payload, bytes) else json.dumps(payload)
+            sent = {**(headers or {}), "Content-Type": "application/json"}
+            connection.request("POST", path, raw, sent)
+        return connection
 
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
@@ -96,23 +102,22 @@ class Master:
 
 
 @contextlib.contextmanager
-def gunicorn(
-    app: str, *, state: Path, log: Path, workers: int = 2, **environment: str
-) -> Iterator[Master]:
-    """Run `gunicorn APP` with gunicorn.conf.py until it serves; stop it afterwards. The embedded
-    server's state goes to `state`; `environment` is added to the process's."""
+def gunicorn(app: str, folder: Path, *, workers: int = 2, **environment: str) -> Iterator[Master]:
+    """Run `gunicorn APP` with gunicorn.conf.py until it serves; stop it afterwards. The folder has
+    the embedded server's `state`, the `log` and the database `chatapp.db`; `environment` is added
+    to the process's."""
     port = free_port()
     variables = {
         "PORT": str(port),
         "WEB_CONCURRENCY": str(workers),
-        "RATELIMIT_EMBEDDED_DIR": str(state),
-        "GUNICORN_VALID_FILES": str(state.with_name("valid-files")),
-        "RATELIMIT_SETTLEMENTS_DIR": str(state.with_name("settlements")),
+        "RATELIMIT_EMBEDDED_DIR": str(folder / "state"),
+        "GUNICORN_VALID_FILES": str(folder / "valid-files"),
+        "RATELIMIT_SETTLEMENTS_DIR": str(folder / "settlements"),
         "RATELIMIT_DEADLINE_SECONDS": "5",  # a pause of a busy machine is no outage
         "PYTHONDONTWRITEBYTECODE": "1",  # a test that changes an application wants it read again
         **environment,
     }
-    with served(["gunicorn", app], port=port, log=log, variables=variables) as master:
+    with served(["gunicorn", app], port=port, log=folder / "log", variables=variables) as master:
         yield master
 
 

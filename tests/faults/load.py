@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self
 
+from tests.chatapp.upstream_server import ANTHROPIC_PATH, OPENAI_PATH
 from tests.servers import eventually
 
 #: As many requests as a hanging service can hold at the highest rate.
@@ -184,6 +185,14 @@ class Load:
         self._answers.append(
             Answer(request.caller, request.path, phase, due_s, took_s, status, headers)
         )
+
+
+def chat(number: int, text: str) -> tuple[str, dict[str, object]]:
+    """Path and body of a call: OpenAI's and Anthropic's in turn, every second pair streamed."""
+    body = {"messages": [{"role": "user", "content": text}], "stream": number % 4 < 2}
+    if number % 2:
+        return ANTHROPIC_PATH, body | {"model": "claude-haiku-4-5", "max_tokens": 4000}
+    return OPENAI_PATH, body | {"model": "gpt-5.4-mini"}
 
 
 def ask(port: int, request: Request) -> tuple[int, dict[str, str]]:

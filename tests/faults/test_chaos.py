@@ -38,14 +38,12 @@ from pathlib import Path
 
 import pytest
 
-from chatapp import create_app
 from tests import servers
 from tests.e2e.gunicorn_master import Master
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import DOLLARS_OF_ALL_TIME, MICRO, MONTH_USD, Gateway, deployed
-from tests.e2e.money.billing_provider import ANTHROPIC_PATH, OPENAI_PATH, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults.callers import report
-from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Request, ask
+from tests.faults.load import NO_ANSWER, REFUSED, Answer, Answers, Request, ask, chat
 from tests.faults.table import Row
 from tests.faults.test_gateway import dollars
 from tests.servers import SentinelTrio, eventually
@@ -111,11 +109,7 @@ class Chaos:
         if scenario == "refuse":
             options["status"] = (500, 400, 429)[number // 25 % 3]
         text = marker(scenario, caller=caller, id=f"{caller}-{number}", **options)
-        body = {"messages": [{"role": "user", "content": text}], "stream": number % 4 < 2}
-        if number % 2:
-            path, body = ANTHROPIC_PATH, body | {"model": "claude-haiku-4-5", "max_tokens": 4000}
-        else:
-            path, body = OPENAI_PATH, body | {"model": "gpt-5.4-mini"}
+        path, body = chat(number, text)
         headers = {
             "Authorization": f"Bearer {self.gateway.key(caller)}",
             "X-Chat-Tags": f"call={caller}-{number}",
@@ -286,7 +280,7 @@ class Books:
 def chaos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Chaos]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with (
-        billing_provider.running() as provider,
+        BillingProvider.running() as provider,
         servers.sentinel(3, *DURABLE, down_after_ms=DOWN_AFTER_MS) as trio,
         deployed(
             provider, tmp_path, workers=WORKERS, RATELIMIT_STORAGE_URI=trio.uri, **SETTINGS
@@ -307,7 +301,8 @@ def test_nothing_is_lost_in_chaos(
     chaos.run()
     ended, books = time.monotonic(), compared(chaos)
     recovery_s = time.monotonic() - ended
-    restore(chaos)
+    # All calls are over: one that was cut off is not taken for one that runs.
+    chaos.gateway.restore(chaos.trio.uri, CHATAPP_PROVIDER_TIMEOUT_S=1)
     assert not [each for each in compared(chaos, is_restored=True) if each.may_lack]
     cut_off = [each for each in books if each.cut_off]
     assert 0 < len(cut_off) < 0.75 * len(books)
@@ -344,22 +339,6 @@ def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
             if not each.agree:
                 report(f"{caller}: {each}")
     return list(books.values())
-
-
-def restore(chaos: Chaos) -> None:
-    """As an operator does."""
-    database = chaos.gateway.database
-    desk = create_app(
-        {
-            "CHATAPP_DATABASE_URL": f"sqlite:///{database}",
-            "RATELIMIT_POLICY_FILE": str(database.with_name("policy.toml")),
-            "RATELIMIT_STORAGE_URI": chaos.trio.uri,
-            # All calls are over: one that was cut off is not taken for one that runs.
-            "CHATAPP_PROVIDER_TIMEOUT_S": 1,
-        }
-    )
-    done = desk.test_cli_runner().invoke(args=["chat", "ledger", "restore", "--apply"])
-    assert done.exit_code == 0, done.output
 
 
 def summary_of(books: Collection[Books]) -> str:

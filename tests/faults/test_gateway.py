@@ -21,10 +21,10 @@ from typing import Any
 import pytest
 import redis
 
+from tests.chatapp.upstream_server import OPENAI_PATH
 from tests.e2e.gunicorn_master import Master
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import MICRO, Account, Gateway, deployed
-from tests.e2e.money.billing_provider import OPENAI_PATH, BillingProvider, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.faults import traffic
 from tests.faults.conftest import Record
 from tests.faults.load import NO_ANSWER, Load, Phase, Request
@@ -46,7 +46,7 @@ Deploy = Callable[..., AbstractContextManager[Gateway]]
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[BillingProvider]:
-    with billing_provider.running() as running:
+    with BillingProvider.running() as running:
         yield running
 
 
@@ -227,7 +227,7 @@ def test_a_worker_is_killed_in_mid_call(storage: Server, deploy: Deploy, record:
     with deploy(**settings) as gateway:
         with calls(gateway, "frank") as load:
             os.kill(master_of(gateway).workers()[0], signal.SIGKILL)
-        eventually(lambda: is_idle(gateway, "frank"), within_s=3 * LEASE_S)
+        eventually(lambda: gateway.is_idle("frank"), within_s=3 * LEASE_S)
         rows = gateway.rows("frank")
         billed = gateway.provider.billed_micro_usd(caller="frank")
         charged = round(MICRO * spent_usd(gateway, "frank"))
@@ -259,12 +259,6 @@ def test_stop_in_mid_call(storage: Server, deploy: Deploy, record: Record) -> No
     traffic.assert_finished(load, takes_s=CALL_S)
     assert_agreed(account)
     record(load, counted=described(account))
-
-
-def is_idle(gateway: Gateway, caller: str) -> bool:
-    """Whether the caller has no call in flight, by the limits."""
-    slots = gateway.limits(caller)["at-once"]
-    return bool(slots["remaining"] == slots["limit"])
 
 
 def spent_usd(gateway: Gateway, caller: str) -> float:

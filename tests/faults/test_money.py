@@ -17,9 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from chatapp import create_app
-from tests import servers
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import (
     DOLLARS_OF_ALL_TIME,
     MICRO,
@@ -29,8 +26,8 @@ from tests.e2e.money.billed_gateway import (
     deployed,
     write_table,
 )
-from tests.e2e.money.billing_provider import ANTHROPIC_PATH, OPENAI_PATH, marker
-from tests.faults.load import Answer, Answers, Request, ask
+from tests.e2e.money.billing_provider import BillingProvider, marker
+from tests.faults.load import Answer, Answers, Request, ask, chat
 from tests.faults.table import Row
 from tests.faults.traffic import IS_LONG
 from tests.servers import Server, eventually
@@ -109,11 +106,7 @@ class Calls:
         wait_ms = int(number * 1000 * OUTAGE_S / CALLS) if gated else 0
         options = {"tokens": 10 + 13 * number, "gated": gated, "wait_ms": wait_ms}
         text = marker("normal", caller=caller, id=f"{gated}-{number}", **options)
-        body = {"messages": [{"role": "user", "content": text}], "stream": number % 4 < 2}
-        if number % 2:
-            path, body = ANTHROPIC_PATH, body | {"model": "claude-haiku-4-5", "max_tokens": 4000}
-        else:
-            path, body = OPENAI_PATH, body | {"model": "gpt-5.4-mini"}
+        path, body = chat(number, text)
         headers = {"Authorization": f"Bearer {self.gateway.key(caller)}"}
         while True:
             began = time.monotonic()
@@ -128,24 +121,17 @@ Check = Callable[..., None]
 
 
 @pytest.fixture
-def storage() -> Iterator[Server]:
-    """A storage that keeps each change on disk."""
-    with servers.standalone("--appendonly", "yes", "--appendfsync", "always") as server:
-        yield server
-
-
-@pytest.fixture
-def calls(storage: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
+def calls(durable: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calls]:
     """Calls in flight through gunicorn."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     settings = {
         "GUNICORN_THREADS": "60",
-        "RATELIMIT_STORAGE_URI": storage.uri,
+        "RATELIMIT_STORAGE_URI": durable.uri,
         # The storage decides all calls, also on a busy machine.
         "RATELIMIT_DEADLINE_SECONDS": "2",
     }
     with (
-        billing_provider.running() as provider,
+        BillingProvider.running() as provider,
         deployed(provider, tmp_path, workers=WORKERS, **settings) as gateway,
         ThreadPoolExecutor(CALLS) as pool,
     ):
@@ -188,11 +174,11 @@ def assert_charged(request: pytest.FixtureRequest, record_property: Callable[...
     breaks="Redis hangs while calls to models run (`SIGSTOP`)",
     to_do="For the money nothing: the calls are charged when Redis is back.",
 )
-def test_redis_hangs(storage: Server, calls: Calls, assert_charged: Check) -> None:
+def test_redis_hangs(durable: Server, calls: Calls, assert_charged: Check) -> None:
     """What Redis had received when it hung, and what is sent again, is applied once."""
-    storage.process.send_signal(signal.SIGSTOP)
+    durable.process.send_signal(signal.SIGSTOP)
     answers = calls.end()
-    storage.process.send_signal(signal.SIGCONT)
+    durable.process.send_signal(signal.SIGCONT)
     assert_charged(calls, answers)
 
 
@@ -200,11 +186,11 @@ def test_redis_hangs(storage: Server, calls: Calls, assert_charged: Check) -> No
     breaks="Redis is killed while calls to models run, and restarted with its data",
     to_do="Restart Redis: the calls are charged then.",
 )
-def test_redis_is_killed(storage: Server, calls: Calls, assert_charged: Check) -> None:
+def test_redis_is_killed(durable: Server, calls: Calls, assert_charged: Check) -> None:
     """What the workers had to queue is sent as soon as the storage is back."""
-    storage.kill()
+    durable.kill()
     answers = calls.end()
-    storage.launch()
+    durable.launch()
     assert_charged(calls, answers)
 
 
@@ -212,15 +198,15 @@ def test_redis_is_killed(storage: Server, calls: Calls, assert_charged: Check) -
     breaks="Redis is killed while calls to models run, then all workers, and Redis is restarted",
     to_do="Restart Redis: new workers charge the calls of the dead ones.",
 )
-def test_workers_are_killed(storage: Server, calls: Calls, assert_charged: Check) -> None:
+def test_workers_are_killed(durable: Server, calls: Calls, assert_charged: Check) -> None:
     """A settlement that the storage did not take is on disk; nothing has to be saved at the end."""
-    storage.kill()
+    durable.kill()
     answers = calls.end()
     eventually(lambda: calls.pending() == CALLS)
     for worker in calls.master.workers():
         os.kill(worker, signal.SIGKILL)
     eventually(calls.master.is_serving, within_s=START_S)
-    storage.launch()
+    durable.launch()
     assert_charged(calls, answers)
     eventually(lambda: calls.pending() == 0)
 
@@ -231,16 +217,16 @@ def test_workers_are_killed(storage: Server, calls: Calls, assert_charged: Check
     before="nothing of 24 calls was charged",
 )
 def test_workers_are_killed_that_admitted_alone(
-    storage: Server, calls: Calls, assert_charged: Check
+    durable: Server, calls: Calls, assert_charged: Check
 ) -> None:
     """Calls that begin and end in the outage, of which the storage knows nothing."""
     calls.end()
-    storage.kill()
+    durable.kill()
     answers = calls.again()
     for worker in calls.master.workers():
         os.kill(worker, signal.SIGKILL)
     eventually(calls.master.is_serving, within_s=START_S)
-    storage.launch()
+    durable.launch()
     assert_charged(calls, answers, of_each=1 + 2 * CALLS // len(CALLERS))
 
 
@@ -248,16 +234,16 @@ def test_workers_are_killed_that_admitted_alone(
     breaks="Redis is killed while calls to models run, and gunicorn is reloaded before it is back",
     to_do="Restart Redis: new workers charge the calls of the old ones.",
 )
-def test_a_reload(storage: Server, calls: Calls, assert_charged: Check) -> None:
+def test_a_reload(durable: Server, calls: Calls, assert_charged: Check) -> None:
     """The old workers stop soon, and leave their settlements."""
-    storage.kill()
+    durable.kill()
     answers = calls.end()
     old = set(calls.master.workers())
     calls.master.signal(signal.SIGHUP)
     eventually(lambda: not old & set(calls.master.workers()), within_s=2 * START_S)
     ready = 2 * WORKERS
     eventually(lambda: calls.master.log.count("Worker is ready") == ready, within_s=START_S)
-    storage.launch()
+    durable.launch()
     assert_charged(calls, answers)
     assert calls.master.log.count("settlements are left in") == WORKERS
     eventually(lambda: calls.pending() == 0)
@@ -268,21 +254,13 @@ def test_a_reload(storage: Server, calls: Calls, assert_charged: Check) -> None:
     to_do="`flask chat ledger restore --apply`: limits in dollars and tokens count again what the "
     "ledger has.",
 )
-def test_redis_comes_back_empty(storage: Server, calls: Calls, assert_charged: Check) -> None:
+def test_redis_comes_back_empty(durable: Server, calls: Calls, assert_charged: Check) -> None:
     """Workers serve while the budgets are rebuilt from the ledger."""
     answers = calls.end()
-    storage.kill()
-    shutil.rmtree(storage.directory / "appendonlydir")
-    storage.relaunch()
+    durable.kill()
+    shutil.rmtree(durable.directory / "appendonlydir")
+    durable.relaunch()
     gateway = calls.gateway
     eventually(lambda: gateway.left(CALLERS[0])[DOLLARS_OF_ALL_TIME] == MONTH_USD)
-    desk = create_app(
-        {
-            "CHATAPP_DATABASE_URL": f"sqlite:///{gateway.database}",
-            "RATELIMIT_POLICY_FILE": str(gateway.database.with_name("policy.toml")),
-            "RATELIMIT_STORAGE_URI": storage.uri,
-        }
-    )
-    done = desk.test_cli_runner().invoke(args=["chat", "ledger", "restore", "--apply"])
-    assert done.exit_code == 0, done.output
+    gateway.restore(durable.uri)
     assert_charged(calls, answers)

@@ -22,9 +22,9 @@ from typing import Any
 import pytest
 from flask import request
 
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import ToolCall
 from tests.e2e.money.billed_gateway import Gateway, roomy_policy, threaded
-from tests.e2e.money.billing_provider import BillingProvider, Script, ToolCall, marker
+from tests.e2e.money.billing_provider import BillingProvider, Script, marker
 from tests.servers import eventually
 
 DRIVERS = Path(__file__).parent / "drivers"
@@ -300,12 +300,9 @@ def play(
     home.mkdir()
     work.mkdir()
     policy = roomy_policy(folder / "policy.toml", **scenario.limits)
-    with billing_provider.running() as provider:
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.url)
+    with BillingProvider.running() as provider:
+        for name, value in provider.variables.items():
+            monkeypatch.setenv(name, value)
         provider.scripts["answer"] = answer
         provider.scripts["tool_calls"] = lambda fields: tool_calls(fields, work)
         config = {"RATELIMIT_POLICY_FILE": str(policy)}

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import ANTHROPIC_PATH
 from tests.e2e.money.billed_gateway import MICRO, Gateway, deployed
-from tests.e2e.money.billing_provider import ANTHROPIC_PATH, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.servers import eventually
 
 pytestmark = [
@@ -55,7 +55,7 @@ class Work:
 def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with (
-        billing_provider.running() as provider,
+        BillingProvider.running() as provider,
         deployed(provider, tmp_path, workers=2, GUNICORN_THREADS="32") as gateway,
     ):
         yield gateway

@@ -22,8 +22,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.chatapp import upstream_server
-from tests.chatapp.upstream_server import Answer, Call, anthropic_error, openai_error, success
+from tests.chatapp.upstream_server import (
+    Answer,
+    Call,
+    UpstreamServer,
+    anthropic_error,
+    openai_error,
+    success,
+)
 from tests.e2e.clients.client_matrix import (
     CACHE,
     CLAUDE,
@@ -176,18 +182,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         refusal = blip.answer(prompt[0]) if blip and prompt else None
         return refusal or success(call.path, call.body)
 
-    with upstream_server.running() as provider:
+    with UpstreamServer.running() as provider:
         provider.answer = answer  # type: ignore[method-assign, assignment]
         with gunicorn(
             "tests.e2e.apps.notes_refusals:app",
-            state=folder / "state",
-            log=folder / "log",
+            folder,
             RATELIMIT_POLICY_FILE=str(roomy_policy(folder / "policy.toml", **BUDGETS)),
-            OPENAI_API_KEY="sk-openai-test",
-            OPENAI_BASE_URL=f"{provider.url}/v1",
-            ANTHROPIC_API_KEY="sk-ant-test",
-            ANTHROPIC_BASE_URL=provider.url,
-            NO_PROXY="127.0.0.1",
+            **provider.variables,
             REFUSALS=str(folder / "refusals"),
         ) as master:
             urls = {"direct": provider.url, "here": f"http://127.0.0.1:{master.port}"}
@@ -301,7 +302,7 @@ def test_a_framework_leaves_retries_to_an_sdk(client: Client, tmp_path: Path) ->
         seen.append((headers["x-stainless-package-version"], headers["x-stainless-retry-count"]))
         return error
 
-    with upstream_server.running() as provider:
+    with UpstreamServer.running() as provider:
         provider.answer = answer  # type: ignore[method-assign, assignment]
         said(client, provider.url, client.model, tmp_path / "run", "ping", TIMEOUT_S)
     ((version, _), *_) = seen

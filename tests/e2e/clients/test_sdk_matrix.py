@@ -17,7 +17,7 @@ import pytest
 from flask import Flask, request
 
 from chatapp import create_app
-from tests.chatapp import upstream_server
+from tests.chatapp import conftest as chatapp
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import (
     Answer,
@@ -39,6 +39,8 @@ pytestmark = [
         reason="RATELIMIT_SDK_MATRIX=1 makes an environment for each version of the SDKs",
     ),
 ]
+
+provider = chatapp.provider
 
 SDKS = ["openai==1.109.*", "openai==2.40.*", "openai==3.*"]
 SDKS += ["anthropic==0.60.*", "anthropic==1.*", "anthropic==2.*"]
@@ -95,19 +97,6 @@ def environment(
     python = directory / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", request.param], check=True)
     return request.param.partition("=")[0], python
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[UpstreamServer]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    for name in ("OPENAI_BASE_URL", "ANTHROPIC_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    with upstream_server.running() as server:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{server.url}/v1")
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
-        yield server
 
 
 @pytest.fixture

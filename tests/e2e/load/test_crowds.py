@@ -44,20 +44,12 @@ def start(tmp_path: Path) -> Callable[..., contextlib.AbstractContextManager[Mas
     """Starts chatapp under gunicorn."""
 
     def start(**options: Any) -> contextlib.AbstractContextManager[Master]:
-        return gunicorn("wsgi:app", state=tmp_path / "state", log=tmp_path / "log", **options)
+        return gunicorn("wsgi:app", tmp_path, **options)
 
     return start
 
 
 Start = Callable[..., contextlib.AbstractContextManager[Master]]
-
-
-def upstream(provider: UpstreamServer) -> dict[str, str]:
-    return {
-        "OPENAI_API_KEY": "sk-openai-test",
-        "OPENAI_BASE_URL": f"{provider.url}/v1",
-        "NO_PROXY": "127.0.0.1",
-    }
 
 
 def keys(tmp_path: Path, count: int) -> list[str]:
@@ -79,10 +71,8 @@ def serving(master: Master) -> int:
 
 def begun(master: Master, key: str | None = None) -> http.client.HTTPResponse:
     """The answer of a stream, still unread."""
-    connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
-    headers = {**JSON, **({"x-api-key": key} if key else {})}
-    connection.request("POST", "/v1/chat/completions", json.dumps(ASKED), headers)
-    return connection.getresponse()
+    headers = {"x-api-key": key} if key else {}
+    return master.begin("/v1/chat/completions", ASKED, headers=headers).getresponse()
 
 
 class Pulse:
@@ -119,7 +109,7 @@ def test_streams_block_neither_each_other_nor_the_health_check(
     health checks are answered meanwhile."""
     *users, first = keys(tmp_path, 9)
     pieces = openai_chunks()
-    with start(**upstream(provider)) as master:
+    with start(**provider.variables) as master:
         eventually(lambda: serving(master) == 2)
         for _ in range(4):  # each worker has made its clients
             begun(master, first).read()
@@ -148,7 +138,7 @@ def test_pages_are_answered_while_calls_occupy_all_threads(
     pieces = openai_chunks()
     held = Stream([*pieces[:2], Wait(), *pieces[2:]])
     settings = {"GUNICORN_THREADS": "2", "CHATAPP_ADMIN_TOKEN": "an admin token of some length"}
-    with start(**upstream(provider), **settings, workers=1) as master:
+    with start(**provider.variables, **settings, workers=1) as master:
         provider.script(held, held)
         streams = [begun(master, key) for _ in range(2)]
         assert all(stream.readline() for stream in streams)
@@ -244,9 +234,7 @@ def test_slow_bodies_leave_threads_for_others(
     body = json.dumps({**ASKED, "model": "offline", "stream": False}).encode()
 
     def ask(size: int) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
-        with contextlib.closing(connection):
-            connection.request("POST", path, body.ljust(size), JSON)
+        with contextlib.closing(master.begin(path, body.ljust(size))) as connection:
             return connection.getresponse().status
 
     with start(workers=1, GUNICORN_THREADS="8") as master, contextlib.ExitStack() as held:
@@ -268,7 +256,7 @@ def test_a_call_without_a_thread_is_refused_in_its_providers_format(
     costs nothing, health checks are answered, and calls are accepted again when a stream ends."""
     pieces = openai_chunks()
     provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 2)
-    with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
+    with start(GUNICORN_THREADS="1", **provider.variables) as master:
         eventually(lambda: serving(master) == 2)
         streams = [begun(master) for _ in range(2)]
         assert [stream.status for stream in streams] == [200, 200]
@@ -317,7 +305,7 @@ def test_a_late_worker_refuses_calls_and_finishes_those_in_flight(
     users, pieces = keys(tmp_path, 10), openai_chunks()
     provider.script(*[Stream([*pieces[:2], Wait(), *pieces[2:]])] * 80)
     with (
-        start(workers=1, GUNICORN_THREADS="100", **upstream(provider)) as master,
+        start(workers=1, GUNICORN_THREADS="100", **provider.variables) as master,
         contextlib.ExitStack() as ends,
     ):
         ends.callback(provider.go_on)
@@ -352,18 +340,14 @@ def test_a_hanging_worker_does_not_delay_clients_of_others(
     left to it while it hangs, and health checks behind a crowd."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
-    with start(GUNICORN_THREADS="1", **upstream(provider)) as master:
+    with start(GUNICORN_THREADS="1", **provider.variables) as master:
         eventually(lambda: serving(master) == 2)
         hung, _ = master.workers()
         os.kill(hung, signal.SIGSTOP)
         try:
             stream = begun(master)
             assert stream.status == 200
-            crowd = [
-                http.client.HTTPConnection("127.0.0.1", master.port, timeout=30) for _ in range(20)
-            ]
-            for client in crowd:
-                client.request("POST", "/chat", json.dumps(OFFLINE), JSON)
+            crowd = [master.begin("/chat", OFFLINE) for _ in range(20)]
             assert master.request(HEALTH).status == 200
             assert {client.getresponse().status for client in crowd} == {503}
         finally:
@@ -499,7 +483,7 @@ def test_a_reload_does_not_wait_for_calls(start: Start, provider: UpstreamServer
     the call ends normally."""
     pieces = openai_chunks()
     provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
-    with start(**upstream(provider)) as master:
+    with start(**provider.variables) as master:
         eventually(lambda: serving(master) == 2)
         stream = begun(master)
         assert stream.readline()
@@ -525,10 +509,7 @@ def test_kept_connections_move_to_a_worker_with_a_free_thread(tmp_path: Path) ->
     the ninth runs in the other worker, on the same connection, with its whole body."""
     body = random.Random(1).randbytes(300_000)
     with (
-        gunicorn(
-            "tests.e2e.apps.counter:app", state=tmp_path / "state", log=tmp_path / "log",
-            GUNICORN_THREADS="8",
-        ) as master,
+        gunicorn("tests.e2e.apps.counter:app", tmp_path, GUNICORN_THREADS="8") as master,
         contextlib.ExitStack() as open_connections,
         ThreadPoolExecutor(16) as pool,
     ):  # fmt: skip
@@ -565,7 +546,7 @@ def test_a_worker_with_calls_at_all_times_is_replaced(tmp_path: Path) -> None:
     over the calls that it would begin, so that it has none in flight soon, and none is lost."""
     with (
         gunicorn(
-            "tests.e2e.apps.counter:app", state=tmp_path / "state", log=tmp_path / "log",
+            "tests.e2e.apps.counter:app", tmp_path,
             GUNICORN_THREADS="16",
             GUNICORN_CMD_ARGS="--max-requests 12 --max-requests-jitter 0",
         ) as master,
@@ -604,7 +585,7 @@ def test_a_large_body_moves_to_a_worker_with_a_free_thread(
     body = random.Random(1).randbytes(3_000_000)
     with (
         gunicorn(
-            "tests.e2e.apps.counter:app", state=tmp_path / "state", log=tmp_path / "log",
+            "tests.e2e.apps.counter:app", tmp_path,
             GUNICORN_THREADS="1", RATELIMIT_STORAGE_URI=redis_server.uri,
         ) as master,
         contextlib.ExitStack() as open_connections,

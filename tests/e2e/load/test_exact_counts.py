@@ -20,12 +20,7 @@ REQUESTS_PER_THREAD = 5
 @pytest.fixture(scope="module")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
     directory = tmp_path_factory.mktemp("exact")
-    with gunicorn(
-        "tests.e2e.apps.strategies:create_app()",
-        state=directory / "state",
-        log=directory / "log",
-        workers=8,
-    ) as master:
+    with gunicorn("tests.e2e.apps.strategies:create_app()", directory, workers=8) as master:
         yield master
 
 

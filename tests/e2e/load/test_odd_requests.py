@@ -24,7 +24,7 @@ UNLIMITED = {"RATELIMIT_ENABLED": "false"}
 @pytest.fixture(params=["limited", "unlimited"])
 def master(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Master]:
     own = UNLIMITED if request.param == "unlimited" else {}
-    with gunicorn("wsgi:app", state=tmp_path / "state", log=tmp_path / "log", **own) as master:
+    with gunicorn("wsgi:app", tmp_path, **own) as master:
         yield master
 
 

@@ -146,6 +146,11 @@ class Gateway:
             query = 'SELECT * FROM calls WHERE "user" = ? ORDER BY started_at'
             return connection.execute(query, [f"user:{caller}"]).fetchall()
 
+    def is_idle(self, caller: str) -> bool:
+        """Whether the caller has no call in flight, by the limits."""
+        slots = self.limits(caller)["at-once"]
+        return bool(slots["remaining"] == slots["limit"])
+
     def settle(self, caller: str) -> None:
         """Wait until all of the caller's calls are over and in the ledger."""
         reached = {call.scenario.id for call in self.provider.calls(caller=caller)}
@@ -155,8 +160,7 @@ class Gateway:
             rows = self.rows(caller)
             if len(rows) < len(reached) or any(row["status"] == "unfinished" for row in rows):
                 return False
-            slots = self.limits(caller)["at-once"]
-            if slots["remaining"] < slots["limit"]:
+            if not self.is_idle(caller):
                 return False
             # The ledger is written in batches: a call's row may come after its answer.
             before.append([tuple(row) for row in rows])
@@ -164,6 +168,23 @@ class Gateway:
             return before[-1] == [tuple(row) for row in self.rows(caller)]
 
         eventually(is_settled)
+
+    def desk(self, storage_uri: str, **config: object) -> Flask:
+        """An application for commands, on the same database, limits and storage."""
+        return create_app(
+            {
+                "CHATAPP_DATABASE_URL": f"sqlite:///{self.database}",
+                "RATELIMIT_POLICY_FILE": str(self.database.with_name("policy.toml")),
+                "RATELIMIT_STORAGE_URI": storage_uri,
+                **config,
+            }
+        )
+
+    def restore(self, storage_uri: str, **config: object) -> None:
+        """Charge the limits what the ledger has, as an operator does."""
+        words = ["chat", "ledger", "restore", "--apply"]
+        done = self.desk(storage_uri, **config).test_cli_runner().invoke(args=words)
+        assert done.exit_code == 0, done.output
 
     def account(self, caller: str) -> Account:
         """Provider, limits and ledger of this caller, after its calls."""
@@ -294,19 +315,14 @@ def deployed(
     settings = {
         "DATABASE_URL": f"sqlite:///{database}",
         "RATELIMIT_POLICY_FILE": str(roomy_policy(folder / "policy.toml")),
-        "OPENAI_API_KEY": "sk-openai-test",
-        "OPENAI_BASE_URL": f"{provider.url}/v1",
-        "ANTHROPIC_API_KEY": "sk-ant-test",
-        "ANTHROPIC_BASE_URL": provider.url,
-        "NO_PROXY": "127.0.0.1",
+        **provider.variables,
         **environment,
     }
     desk = create_app(
         {"CHATAPP_DATABASE_URL": settings["DATABASE_URL"], "RATELIMIT_STORAGE_URI": "memory://"}
     )
     make_key(desk, "operator", "team")
-    files = {"state": folder / "state", "log": folder / "log"}
-    with gunicorn("wsgi:app", workers=workers, **files, **settings) as master:
+    with gunicorn("wsgi:app", folder, workers=workers, **settings) as master:
         url = f"http://127.0.0.1:{master.port}"
         with closing(Gateway(url, provider, database, desk, master)) as gateway:
             yield gateway

@@ -1,7 +1,7 @@
 """A provider on 127.0.0.1 that keeps its own bill and misbehaves as each request asks.
 
-It speaks OpenAI's chat completions and responses and Anthropic's messages, plain and streamed. A
-marker in the prompt selects the behaviour, so one server serves a mixed load::
+Its server and formats are those of tests/chatapp/upstream_server.py. A marker in the prompt selects
+the behaviour, so one server serves a mixed load::
 
     [[scenario=timeout tokens=3000 caller=mallory id=7]]
 
@@ -13,25 +13,34 @@ billed the moment it is generated, whether or not anyone receives it.
 
 from __future__ import annotations
 
-import contextlib
 import json
+import math
 import re
-import select
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-OPENAI_PATH = "/v1/chat/completions"
-ANTHROPIC_PATH = "/v1/messages"
-RESPONSES_PATH = "/v1/responses"
-COMPACT_PATH = "/v1/responses/compact"
+from tests.chatapp.upstream_server import (
+    ANTHROPIC_PATH,
+    OPENAI_PATH,
+    PROTOCOLS,
+    Answer,
+    Call,
+    Cut,
+    FakeUpstream,
+    OpenAIProtocol,
+    Protocol,
+    Reply,
+    ResponsesProtocol,
+    Stream,
+    ToolCall,
+)
+
 MODELS_FILE = Path(__file__).resolve().parents[3] / "chatapp" / "models.toml"
 MARKER = re.compile(rb"\[\[(scenario=[\w=.,: -]+)\]\]")
 
@@ -203,18 +212,6 @@ class Scenario:
         return int(self.options.get(name, default))
 
 
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A line of a script: the model calls this tool of the client."""
-
-    name: str
-    arguments: Mapping[str, object]
-
-    @property
-    def json(self) -> str:
-        return json.dumps(self.arguments)
-
-
 #: The model's part of a conversation: each line answers a request with one more tool result.
 Script = Sequence[str | ToolCall]
 TOOL_RESULT = re.compile(rb'"(?:role": ?"tool|type": ?"(?:tool_result|\w+_call_output))"')
@@ -245,11 +242,11 @@ class BilledCall:
         return "tool_arguments" if is_tool_call else self.scenario.behaviour.output
 
 
-class BillingProvider:
+class BillingProvider(FakeUpstream):
     """The server's state: `calls` and what they are billed. Safe from any thread."""
 
     def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+        super().__init__(port)
         self.prices = PriceTable()
         #: By name; a function writes the script for the fields of the request.
         self.scripts: dict[str, Callable[[Mapping[str, Any]], Script]] = {}
@@ -258,7 +255,6 @@ class BillingProvider:
         self._numbers: dict[str, list[int]] = {}  # by id
         #: Open, ``gated`` calls go on.
         self.gate = threading.Event()
-        self._end = threading.Event()
 
     def calls(self, **wanted: str) -> list[BilledCall]:
         """The calls whose marker has these values: ``id``, ``caller``, ``name``."""
@@ -349,19 +345,19 @@ class BillingProvider:
         used = replace(call.used, output_tokens=call.used.output_tokens + tokens)
         return self.note(call, used=used)
 
-    def client_stays(self, call: BilledCall, connection: Any, for_s: float | None) -> bool:
-        """Wait that long (None: forever); False once the client has disconnected."""
-        until = None if for_s is None else time.monotonic() + for_s
-        readable = select.poll()  # select() fails above 1,024 descriptors
-        readable.register(connection, select.POLLIN)
-        while not self._end.is_set() and (until is None or time.monotonic() < until):
-            if readable.poll(5):
-                self.note(call, hung_up=True)
-                return False
+    def client_stays(self, call: BilledCall, connection: Any, for_s: float) -> bool:
+        """Wait that long; False once the client has disconnected."""
+        until = time.monotonic() + for_s
+        if not self.stays(connection, lambda: time.monotonic() >= until):
+            self.note(call, hung_up=True)
+            return False
         return not self._end.is_set()
 
-    def stop(self) -> None:
-        self._end.set()
+    def answer(self, call: Call) -> Answer | Stream | None:
+        path = call.path.partition("?")[0]
+        if path not in PROTOCOLS:
+            return Answer(404, {"error": {"message": f"no such path {path}"}})
+        return _Attempt(self, self.receive(path, call.raw), call.connection).answer()
 
 
 def served_tier(fields: Mapping[str, Any], scenario: Scenario) -> str:
@@ -373,332 +369,82 @@ def served_tier(fields: Mapping[str, Any], scenario: Scenario) -> str:
     return asked if asked in TIERS else "standard"
 
 
-# The protocols: a plain body, and the events of a stream up to an ending.
+def reply(call: BilledCall) -> Reply:
+    """What the model has said so far, and its usage as the scenario reports it."""
+    used, is_chat = call.used, call.path == OPENAI_PATH
+    usage: Mapping[str, object] | None = USAGES.get(call.path, _response_usage)(used)
+    match call.scenario.behaviour.usage:
+        case "omitted":
+            usage = None
+        case "unreadable" if is_chat:
+            usage = {"prompt_tokens": "many", "completion_tokens": [1]}
+        case "unreadable":
+            usage = {"input_tokens": "many", "output_tokens": [1]}
+    options = call.fields.get("stream_options") or {}
+    if is_chat and call.fields.get("stream") and not options.get("include_usage"):
+        usage = None
+    fields: dict[str, object] = {}
+    if call.path != ANTHROPIC_PATH:
+        fields["service_tier"] = "default" if used.tier == "standard" else used.tier
+        if not is_chat:
+            stated = {name: call.fields[name] for name in ("store", "tools") if name in call.fields}
+            fields |= {**stated, "tool_usage": {"web_search": {"num_requests": used.searches}}}
+    return Reply(
+        model=call.model,
+        number=call.number,
+        text=_text(call),
+        tool=call.line if isinstance(call.line, ToolCall) else None,
+        output=call.output,
+        usage=usage,
+        fields=fields,
+    )
 
 
-class OpenAIProtocol:
-    def __init__(self, call: BilledCall) -> None:
-        self._call = call
-        self._common = {"id": f"chatcmpl-{call.number}", "created": 1, "model": call.model}
-        tier = call.used.tier
-        self._common["service_tier"] = "default" if tier == "standard" else tier
-
-    def error(self, status: int) -> dict[str, object]:
-        code = "rate_limit_exceeded" if status == 429 else "no"
-        return {"error": {"message": "no", "type": "requests", "param": None, "code": code}}
-
-    def body(self) -> dict[str, object]:
-        message = {"role": "assistant", "content": _text(self._call), "refusal": None}
-        choice = {"index": 0, "finish_reason": "stop", "message": message}
-        if isinstance(self._call.line, ToolCall):
-            message |= {"content": None, "tool_calls": [self._tool_call(self._call.line)]}
-            choice["finish_reason"] = "tool_calls"
-        body = {**self._common, "object": "chat.completion", "choices": [choice]}
-        return {**body, **self._usage()}
-
-    def start(self) -> list[bytes]:
-        return [self._chunk({"role": "assistant", "content": ""})]
-
-    def _tool_call(self, line: ToolCall) -> dict[str, object]:
-        function = {"name": line.name, "arguments": line.json}
-        return {"id": f"call_{self._call.number}", "type": "function", "function": function}
-
-    def delta(self, kind: str, text: str) -> bytes:
-        match kind:
-            case "tool_arguments":
-                call: dict[str, object] = {"index": 0, "function": {"arguments": text}}
-                if isinstance(self._call.line, ToolCall):
-                    call |= self._tool_call(self._call.line)
-                return self._chunk({"tool_calls": [call]})
-            case "custom_input":
-                call = {"index": 0, "type": "custom", "custom": {"input": text}}
-                return self._chunk({"tool_calls": [call]})
-            case "function_call":
-                return self._chunk({"function_call": {"arguments": text}})
-            case "thinking":
-                return self._chunk({"reasoning_content": text})
-            case "refusal":
-                return self._chunk({"refusal": text})
-        return self._chunk({"content": text})
-
-    def end(self) -> list[bytes]:
-        is_tool_call = isinstance(self._call.line, ToolCall)
-        events = [self._chunk({}, finish_reason="tool_calls" if is_tool_call else "stop")]
-        options = self._call.fields.get("stream_options") or {}
-        if options.get("include_usage") and self._usage():
-            chunk = {**self._common, "object": "chat.completion.chunk", "choices": []}
-            events.append(_event({**chunk, **self._usage()}))
-        return [*events, b"data: [DONE]\n\n"]
-
-    def error_event(self) -> bytes:
-        return _event({"error": {"message": "no", "type": "server_error", "code": None}})
-
-    def _chunk(self, delta: object, finish_reason: str | None = None) -> bytes:
-        choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-        return _event({**self._common, "object": "chat.completion.chunk", "choices": [choice]})
-
-    def _usage(self) -> dict[str, object]:
-        used = self._call.used
-        match self._call.scenario.behaviour.usage:
-            case "omitted":
-                return {}
-            case "unreadable":
-                return {"usage": {"prompt_tokens": "many", "completion_tokens": [1]}}
-        output = used.output_tokens
-        details = {
-            "cached_tokens": used.cached_tokens,
-            "cache_write_tokens": used.written_tokens + used.written_1h_tokens,
-        }
-        return {
-            "usage": {
-                "prompt_tokens": used.prompt_tokens,
-                "completion_tokens": output,
-                "total_tokens": used.prompt_tokens + output,
-                "prompt_tokens_details": details,
-                "completion_tokens_details": {"reasoning_tokens": 0},
-            }
-        }
-
-
-class ResponsesProtocol:
-    """OpenAI's Responses API."""
-
-    DELTAS: Mapping[str, str] = {
-        "text": "output_text",
-        "refusal": "refusal",
-        "tool_arguments": "function_call_arguments",
-        "custom_input": "custom_tool_call_input",
-        "thinking": "reasoning_text",
+def _openai_usage(used: Consumption) -> dict[str, object]:
+    return {
+        "prompt_tokens": used.prompt_tokens,
+        "completion_tokens": used.output_tokens,
+        "total_tokens": used.prompt_tokens + used.output_tokens,
+        "prompt_tokens_details": _cache(used),
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
-    def __init__(self, call: BilledCall) -> None:
-        self._call = call
-        self._number = 0
 
-    def error(self, status: int) -> dict[str, object]:
-        return OpenAIProtocol(self._call).error(status)
-
-    def body(self, status: str = "completed") -> dict[str, object]:
-        """With the output and the usage once it has ended."""
-        call, used = self._call, self._call.used
-        has_ended = status != "in_progress"
-        return {
-            "id": f"resp_{call.number}",
-            "object": "response",
-            "created_at": 1,
-            "status": status,
-            "model": call.model,
-            "output": [self._item(status)] if has_ended else [],
-            "service_tier": "default" if used.tier == "standard" else used.tier,
-            "store": call.fields.get("store", True),
-            "tools": call.fields.get("tools", []),
-            "tool_choice": "auto",
-            "parallel_tool_calls": True,
-            "tool_usage": {"web_search": {"num_requests": used.searches}},
-            "usage": self._usage() if has_ended else None,
-        }
-
-    def start(self) -> list[bytes]:
-        begun = self.body("in_progress")
-        kinds = ("response.created", "response.in_progress")
-        events = [self._event(kind, response=begun) for kind in kinds]
-        item = self._item("in_progress")
-        events.append(self._event("response.output_item.added", output_index=0, item=item))
-        if self._call.output == "text":
-            part = self._part("")
-            events.append(self._event("response.content_part.added", **self._place(), part=part))
-        return events
-
-    def delta(self, kind: str, text: str) -> bytes:
-        return self._event(f"response.{self.DELTAS[kind]}.delta", **self._place(), delta=text)
-
-    def end(self) -> list[bytes]:
-        events, line = [], self._call.line
-        if isinstance(line, ToolCall):
-            done = {"name": line.name, "arguments": line.json}
-            events = [self._event("response.function_call_arguments.done", **self._place(), **done)]
-        elif self._call.output == "text":
-            text = _text(self._call)
-            events = [
-                self._event("response.output_text.done", **self._place(), text=text, logprobs=[]),
-                self._event("response.content_part.done", **self._place(), part=self._part(text)),
-            ]
-        item = self._item("completed")
-        return [
-            *events,
-            self._event("response.output_item.done", output_index=0, item=item),
-            self._event("response.completed", response=self.body()),
-        ]
-
-    def tool_use(self, number: int, result: str) -> list[bytes]:
-        """A call of the client's MCP server, with its result."""
-        item = {"id": f"mcp_{number}", "type": "mcp_call", "name": "read", "arguments": "{}"}
-        done = {**item, "output": result, "status": "completed"}
-        return [
-            self._event("response.output_item.added", output_index=number, item=item),
-            self._event("response.output_item.done", output_index=number, item=done),
-        ]
-
-    def go_on(self, number: int) -> list[bytes]:
-        item = {**self._item("in_progress"), "id": f"item_{number}"}
-        return [self._event("response.output_item.added", output_index=number, item=item)]
-
-    def failed(self) -> list[bytes]:
-        error = {"code": "server_error", "message": "no"}
-        return [self._event("response.failed", response={**self.body("failed"), "error": error})]
-
-    def error_event(self) -> bytes:
-        return self._event("error", code="server_error", message="no", param=None)
-
-    def _item(self, status: str) -> dict[str, object]:
-        """The only item of the output, empty at first."""
-        call, has_ended = self._call, status != "in_progress"
-        if isinstance(call.line, ToolCall):
-            arguments = call.line.json if has_ended else ""
-            called = {"call_id": f"call_{call.number}", "name": call.line.name}
-            item = {"type": "function_call", **called, "arguments": arguments}
-        else:
-            content = [self._part(_text(call))] if has_ended else []
-            item = {"type": "message", "role": "assistant", "content": content}
-        return {"id": f"item_{call.number}", "status": status, **item}
-
-    @staticmethod
-    def _part(text: str) -> dict[str, object]:
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-    def _place(self) -> dict[str, object]:
-        place = {"item_id": f"item_{self._call.number}", "output_index": 0}
-        return place if isinstance(self._call.line, ToolCall) else {**place, "content_index": 0}
-
-    def _event(self, kind: str, **fields: object) -> bytes:
-        self._number += 1
-        return _named(kind, sequence_number=self._number - 1, **fields)
-
-    def _usage(self) -> dict[str, object] | None:
-        used = self._call.used
-        match self._call.scenario.behaviour.usage:
-            case "omitted":
-                return None
-            case "unreadable":
-                return {"input_tokens": "many", "output_tokens": [1]}
-        return {
-            "input_tokens": used.all_input_tokens,
-            "input_tokens_details": {
-                "cached_tokens": used.cached_tokens,
-                "cache_write_tokens": used.written_tokens + used.written_1h_tokens,
-            },
-            "output_tokens": used.output_tokens,
-            "output_tokens_details": {"reasoning_tokens": 0},
-            "total_tokens": used.all_input_tokens + used.output_tokens,
-        }
+def _response_usage(used: Consumption) -> dict[str, object]:
+    return {
+        "input_tokens": used.all_input_tokens,
+        "input_tokens_details": _cache(used),
+        "output_tokens": used.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": used.all_input_tokens + used.output_tokens,
+    }
 
 
-class AnthropicProtocol:
-    def __init__(self, call: BilledCall) -> None:
-        self._call = call
-        self._message = {
-            "id": f"msg_{call.number}",
-            "type": "message",
-            "role": "assistant",
-            "model": call.model,
-            "stop_sequence": None,
-        }
+def _cache(used: Consumption) -> dict[str, object]:
+    written = used.written_tokens + used.written_1h_tokens
+    return {"cached_tokens": used.cached_tokens, "cache_write_tokens": written}
 
-    def error(self, status: int) -> dict[str, object]:
-        kinds = {429: "rate_limit_error", 529: "overloaded_error", 404: "not_found_error"}
-        kind = kinds.get(status, "api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": "no"}, "request_id": "req_1"}
 
-    def body(self) -> dict[str, object]:
-        block: dict[str, object] = {"type": "text", "text": _text(self._call)}
-        if isinstance(self._call.line, ToolCall):
-            block = {**self._block("tool_arguments"), "input": self._call.line.arguments}
-        reason = {"stop_reason": self._stop_reason()}
-        return {**self._message, "content": [block], **reason, **self._usage()}
+def _anthropic_usage(used: Consumption) -> dict[str, object]:
+    usage: dict[str, object] = {
+        "input_tokens": used.input_tokens + sum(used.rereads),
+        "output_tokens": used.output_tokens,
+        "cache_read_input_tokens": used.cached_tokens,
+        "cache_creation_input_tokens": used.written_tokens + used.written_1h_tokens,
+        "cache_creation": {
+            "ephemeral_5m_input_tokens": used.written_tokens,
+            "ephemeral_1h_input_tokens": used.written_1h_tokens,
+        },
+        "service_tier": used.tier if used.tier == "priority" else "standard",
+    }
+    if used.tier == "fast":
+        usage["speed"] = "fast"
+    if used.searches:
+        usage["server_tool_use"] = {"web_search_requests": used.searches}
+    return usage
 
-    def _stop_reason(self) -> str:
-        return "tool_use" if isinstance(self._call.line, ToolCall) else "end_turn"
 
-    def start(self) -> list[bytes]:
-        usage = self._usage(output_tokens=1)
-        message = {**self._message, "content": [], "stop_reason": None, **usage}
-        block = self._block(self._call.output)
-        return [
-            _named("message_start", message=message),
-            _named("content_block_start", index=0, content_block=block),
-        ]
-
-    def delta(self, kind: str, text: str) -> bytes:
-        match kind:
-            case "tool_arguments":
-                delta = {"type": "input_json_delta", "partial_json": text}
-            case "thinking":
-                delta = {"type": "thinking_delta", "thinking": text}
-            case _:
-                delta = {"type": "text_delta", "text": text}
-        return _named("content_block_delta", index=0, delta=delta)
-
-    def end(self) -> list[bytes]:
-        delta = {"stop_reason": self._stop_reason(), "stop_sequence": None}
-        # Without usage the event is not Anthropic's any more; its reader has to cope.
-        return [
-            _named("content_block_stop", index=0),
-            _named("message_delta", delta=delta, **self._usage()),
-            _named("message_stop"),
-        ]
-
-    def tool_use(self, number: int, result: str) -> list[bytes]:
-        """A fetch of a page, with its text."""
-        use_id = f"srvtoolu_{number}"
-        use = {"type": "server_tool_use", "id": use_id, "name": "web_fetch", "input": {}}
-        source = {"type": "text", "media_type": "text/plain", "data": result}
-        page = {"type": "web_fetch_result", "content": {"type": "document", "source": source}}
-        found = {"type": "web_fetch_tool_result", "tool_use_id": use_id, "content": page}
-        return [self._block_start(use, 2 * number), self._block_start(found, 2 * number + 1)]
-
-    def go_on(self, number: int) -> list[bytes]:
-        return [self._block_start({"type": "text", "text": ""}, 2 * number + 2)]
-
-    def _block_start(self, block: object, index: int) -> bytes:
-        return _named("content_block_start", index=index, content_block=block)
-
-    def error_event(self) -> bytes:
-        return _event(self.error(500), "error")
-
-    def _block(self, output: str) -> dict[str, object]:
-        if output in {"thinking", "hidden"}:
-            return {"type": "thinking", "thinking": "", "signature": ""}
-        if output == "tool_arguments":
-            line = self._call.line
-            name = line.name if isinstance(line, ToolCall) else "write"
-            use_id = f"toolu_{self._call.number}"
-            return {"type": "tool_use", "id": use_id, "name": name, "input": {}}
-        return {"type": "text", "text": ""}
-
-    def _usage(self, output_tokens: int | None = None) -> dict[str, object]:
-        used = self._call.used
-        match self._call.scenario.behaviour.usage:
-            case "omitted":
-                return {}
-            case "unreadable":
-                return {"usage": {"input_tokens": "many", "output_tokens": [1]}}
-        output = used.output_tokens if output_tokens is None else output_tokens
-        usage: dict[str, object] = {
-            "input_tokens": used.input_tokens + sum(used.rereads),
-            "output_tokens": output,
-            "cache_read_input_tokens": used.cached_tokens,
-            "cache_creation_input_tokens": used.written_tokens + used.written_1h_tokens,
-            "cache_creation": {
-                "ephemeral_5m_input_tokens": used.written_tokens,
-                "ephemeral_1h_input_tokens": used.written_1h_tokens,
-            },
-            "service_tier": used.tier if used.tier == "priority" else "standard",
-        }
-        if used.tier == "fast":
-            usage["speed"] = "fast"
-        if used.searches:
-            usage["server_tool_use"] = {"web_search_requests": used.searches}
-        return {"usage": usage}
+USAGES = {OPENAI_PATH: _openai_usage, ANTHROPIC_PATH: _anthropic_usage}
 
 
 def _text(call: BilledCall) -> str:
@@ -706,60 +452,34 @@ def _text(call: BilledCall) -> str:
     return call.line if isinstance(call.line, str) else FILLER * call.used.output_tokens
 
 
-def _event(data: object, name: str | None = None) -> bytes:
-    head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(data)}\n\n".encode()
+class _Attempt:
+    """One call: what its scenario generates, bills and sends."""
 
+    def __init__(self, provider: BillingProvider, call: BilledCall, connection: Any) -> None:
+        self.provider, self.connection = provider, connection
+        self._call = call
 
-def _named(kind: str, **fields: object) -> bytes:
-    return _event({"type": kind, **fields}, kind)
-
-
-Protocol = OpenAIProtocol | ResponsesProtocol | AnthropicProtocol
-PROTOCOLS: Mapping[str, type[Protocol]] = {
-    OPENAI_PATH: OpenAIProtocol,
-    RESPONSES_PATH: ResponsesProtocol,
-    COMPACT_PATH: ResponsesProtocol,
-    ANTHROPIC_PATH: AnthropicProtocol,
-}
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    provider: BillingProvider
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # clients leave at any moment
-            super().handle()
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        path = self.path.partition("?")[0]
-        if path not in PROTOCOLS:
-            self._send(404, {"error": {"message": f"no such path {path}"}})
-            return
-        self._call = self.provider.receive(path, raw)
-        with contextlib.suppress(ConnectionError):
-            self._behave()
-        self.provider.note(self._call, sent=True)
-
-    def _behave(self) -> None:
+    def answer(self) -> Answer | Stream | None:
         scenario = self._call.scenario
         if self._is_refused():
-            self._refuse(scenario.number("status", 429))
-            return
+            return self._refusal(scenario.number("status", 429))
         self._call = self.provider.read_prompt(self._call)
-        if not self._generated():
-            self.close_connection = True
-            return
-        protocol = PROTOCOLS[self._call.path](self._call)
-        if self._call.fields.get("stream") and scenario.behaviour.answers:
-            self._stream(protocol)
-        elif scenario.behaviour.answers and scenario.behaviour.ending in {"whole", "late"}:
-            self._send(200, protocol.body())
-        else:  # a plain answer that never comes
-            self._wait()
+        if self._generated():
+            if self._call.fields.get("stream") and scenario.behaviour.answers:
+                self._note(status=200)
+                return Stream(self._events())
+            if scenario.behaviour.answers and scenario.behaviour.ending in {"whole", "late"}:
+                self._note(status=200, sent=True)
+                return Answer(200, self._protocol().body())
+            self._wait()  # a plain answer that never comes
+        self._note(sent=True)
+        return None
+
+    def _note(self, **changes: Any) -> None:
+        self._call = self.provider.note(self._call, **changes)
+
+    def _protocol(self) -> Protocol:
+        return PROTOCOLS[self._call.path](reply(self._call))
 
     def _is_refused(self) -> bool:
         scenario = self._call.scenario
@@ -776,51 +496,54 @@ class _Handler(BaseHTTPRequestHandler):
             provider.gate.wait(GATE_S)
         if not scenario.number("stops"):
             self._call = provider.generate(self._call, tokens)
-            return not wait_s or provider.client_stays(self._call, self.connection, wait_s)
+            return not wait_s or self._stays(wait_s)
         for step in range(STEPS):
-            if not provider.client_stays(self._call, self.connection, wait_s / STEPS):
+            if not self._stays(wait_s / STEPS):
                 return False
             part = tokens * (step + 1) // STEPS - tokens * step // STEPS
             self._call = provider.generate(self._call, part)
         return True
 
-    def _refuse(self, status: int) -> None:
-        self.provider.note(self._call, status=status)
-        headers = {}
-        if (retry_after := self._call.scenario.number("retry_after")) > 0:
-            headers["Retry-After"] = str(retry_after)
-        self._send(status, PROTOCOLS[self._call.path](self._call).error(status), headers)
+    def _refusal(self, status: int) -> Answer:
+        self._note(status=status, sent=True)
+        retry_after = self._call.scenario.number("retry_after")
+        headers = {"Retry-After": str(retry_after)} if retry_after > 0 else {}
+        return self._protocol().error(status, headers)
 
-    def _stream(self, protocol: Protocol) -> None:
+    def _events(self) -> Iterator[bytes | Cut]:
+        try:
+            if not (yield from self._stream(self._protocol())):
+                yield Cut()
+        finally:  # also if the client disconnects
+            self._note(sent=True)
+
+    def _stream(self, protocol: Protocol) -> Generator[bytes, None, bool]:
+        """The events; False if the client disconnected before the last one."""
         behaviour, output = self._call.scenario.behaviour, self._call.output
-        self.provider.note(self._call, status=200)
-        self.send_response(200)
-        self.send_header("Content-Type", "text/event-stream; charset=utf-8")
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
         if output != "nothing":
-            self._write(protocol.start())
-        if behaviour.ending == "rounds" and not self._used_tools(protocol):
-            return
-        if output not in {"nothing", "hidden"}:
-            self._write(protocol.delta(output, text) for text in _texts(self._call))
+            yield from protocol.start()
+        if behaviour.ending == "rounds" and not (yield from self._use_tools(protocol)):
+            return False
+        for text in () if output in {"nothing", "hidden"} else _texts(self._call):
+            yield protocol.delta(output, text)
         match behaviour.ending:
             case "wait":
                 self._wait()
-                return
-            case "late" | "rounds" if not self._stayed():
-                return
+                return False
             case "late" | "rounds":
-                self._write(type(protocol)(self._call).end())
+                if not self._stayed():
+                    return False
+                protocol.reply = reply(self._call)
+                yield from protocol.end()
             case "error":
-                self._write([protocol.error_event()])
+                yield protocol.error_event()
             case "failed" if isinstance(protocol, ResponsesProtocol):
-                self._write(protocol.failed())
+                yield from protocol.failed()
             case "whole":
-                self._write(protocol.end())
-        self.wfile.write(b"0\r\n\r\n")
+                yield from protocol.end()
+        return True
 
-    def _used_tools(self, protocol: Protocol) -> bool:
+    def _use_tools(self, protocol: Protocol) -> Generator[bytes, None, bool]:
         """Run the client's tools, within the bounds of the request, and read everything again after
         each; False if the client disconnected before."""
         assert not isinstance(protocol, OpenAIProtocol)
@@ -833,22 +556,20 @@ class _Handler(BaseHTTPRequestHandler):
         for each in range(1, rounds + 1):
             if not number("ahead") and not self._stays(STEP_S):
                 return False
-            self._write(protocol.tool_use(each, RESULT * result))
+            yield from protocol.tool_use(each, RESULT * result)
             used = self._call.used
             read = used.prompt_tokens + used.output_tokens + each * result
-            used = replace(used, rereads=(*used.rereads, read))
-            self._call = self.provider.note(self._call, used=used)
-            self._write(protocol.go_on(each))
+            self._note(used=replace(used, rereads=(*used.rereads, read)))
+            yield from protocol.go_on(each)
         return True
 
     def _stays(self, for_s: float) -> bool:
-        self.close_connection = not self.provider.client_stays(self._call, self.connection, for_s)
-        return not self.close_connection
+        return self.provider.client_stays(self._call, self.connection, for_s)
 
     def _stayed(self) -> bool:
         """Generate the rest at its speed, if it has one; False if the client disconnected."""
         call, number = self._call, self._call.scenario.number
-        self._call = self.provider.note(call, sent=True)
+        self._note(sent=True)
         if not (speed := number("speed")):
             return self._stays(LATE_S)
         answers = call.fields.get("n") or 1
@@ -859,29 +580,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._call = self.provider.generate(self._call, round(speed * STEP_S * answers))
         return True
 
-    def _write(self, events: Sequence[bytes] | Iterator[bytes]) -> None:
-        for event in events:
-            self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
-
     def _wait(self) -> None:
         """Wait until the client disconnects."""
-        self.close_connection = True
-        self._call = self.provider.note(self._call, sent=True)
-        self.provider.client_stays(self._call, self.connection, None)
-
-    def _send(self, status: int, body: object, headers: Mapping[str, str] | None = None) -> None:
-        raw = json.dumps(body).encode()
-        if hasattr(self, "_call"):
-            self.provider.note(self._call, status=status)
-        self.send_response(status)
-        sent = {"Content-Type": "application/json", "Content-Length": str(len(raw))}
-        for name, value in {**sent, **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is given
-        pass
+        self._note(sent=True)
+        self._stays(math.inf)
 
 
 def _texts(call: BilledCall) -> Iterator[str]:
@@ -906,25 +608,3 @@ def marker(scenario: str, **options: object) -> str:
     """
     words = (f"{name}={value}" for name, value in {"scenario": scenario, **options}.items())
     return f"[[{' '.join(words)}]]"
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 256
-    daemon_threads = True
-
-
-@contextmanager
-def running() -> Iterator[BillingProvider]:
-    """A provider on a free port."""
-    handler: type[_Handler] = type("Handler", (_Handler,), {})
-    with _Server(("127.0.0.1", 0), handler) as http:
-        provider = handler.provider = BillingProvider(http.server_address[1])
-        serve: Callable[..., None] = http.serve_forever
-        thread = threading.Thread(target=serve, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield provider
-        finally:
-            provider.stop()
-            http.shutdown()
-            thread.join()

@@ -6,7 +6,6 @@ charged exactly its own bill."""
 from __future__ import annotations
 
 import itertools
-import os
 import select
 import threading
 import time
@@ -22,8 +21,6 @@ import openai
 import pytest
 
 from chatapp.estimates.tokens import tokenizer
-from tests.e2e.gunicorn_master import OURS
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import (
     MICRO,
     MONTH_USD,
@@ -47,21 +44,6 @@ BYSTANDER = "bystander"
 ids = map(str, itertools.count())
 
 MakeGateway = Callable[..., Gateway]
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[BillingProvider]:
-    """A running provider, to which the SDKs' variables point."""
-    for name in os.environ:
-        if name.startswith(OURS):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with billing_provider.running() as running:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{running.url}/v1")
-        monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-        monkeypatch.setenv("ANTHROPIC_BASE_URL", running.url)
-        yield running
 
 
 @pytest.fixture

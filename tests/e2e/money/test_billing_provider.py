@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from decimal import Decimal
 
 import anthropic
 import openai
 import pytest
 
-from tests.e2e.money import billing_provider
-from tests.e2e.money.billing_provider import BillingProvider, Consumption, PriceTable, marker
+from tests.e2e.money.billing_provider import (
+    FILLER,
+    BillingProvider,
+    Consumption,
+    PriceTable,
+    marker,
+)
 from tests.servers import eventually
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[BillingProvider]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with billing_provider.running() as running:
-        yield running
 
 
 def ask(provider: BillingProvider, scenario: str, **more: object) -> openai.types.CompletionUsage:
@@ -136,6 +133,6 @@ def test_every_kind_of_output_streams(provider: BillingProvider, kind: str) -> N
         )
         sent = [json.dumps(next(stream).to_dict()) for _ in range(4)]
         stream.close()
-    assert "".join(sent).count(billing_provider.FILLER) == 1200
+    assert "".join(sent).count(FILLER) == 1200
     eventually(lambda: provider.calls()[0].hung_up)
     assert provider.calls()[0].used.output_tokens == 1200

@@ -6,16 +6,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatapp import create_app
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import OPENAI_PATH
 from tests.e2e.money.billed_gateway import MICRO, Gateway, deployed
-from tests.e2e.money.billing_provider import OPENAI_PATH, BillingProvider, marker
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.servers import eventually, standalone
 
 pytestmark = pytest.mark.slow
@@ -23,13 +21,6 @@ pytestmark = pytest.mark.slow
 CALLS, CALLER = 8, "ada"
 #: A stream renews every two seconds.
 LEASE_S = 6
-
-
-@pytest.fixture
-def provider() -> Iterator[BillingProvider]:
-    with billing_provider.running() as running:
-        yield running
-        running.gate.set()
 
 
 def begin(gateway: Gateway, number: int) -> Any:
@@ -70,17 +61,11 @@ def test_calls_of_a_killed_worker_have_one_cost(provider: BillingProvider, tmp_p
             for connection in connections:
                 connection.close()
             provider.gate.set()
-            eventually(lambda: is_idle(gateway))
+            eventually(lambda: gateway.is_idle(CALLER))
             rows, counted = gateway.rows(CALLER), spent(gateway)
             billed = provider.billed_micro_usd(caller=CALLER)
-            commands = create_app(
-                {
-                    "CHATAPP_DATABASE_URL": f"sqlite:///{gateway.database}",
-                    "RATELIMIT_POLICY_FILE": str(tmp_path / "policy.toml"),
-                    **settings,
-                    "RATELIMIT_LEASE_SECONDS": 0.001,  # as if it had passed
-                }
-            )
+            lease = {"RATELIMIT_LEASE_SECONDS": 0.001}  # as if it had passed
+            commands = gateway.desk(storage.uri, **lease)
             found = {words: run(commands, *words) for words in COMMANDS}
     cost = sum(row["cost_micro_usd"] for row in rows)
     assert {(row["status"], row["estimated"]) for row in rows} == {("unfinished", 1)}
@@ -94,11 +79,6 @@ def test_calls_of_a_killed_worker_have_one_cost(provider: BillingProvider, tmp_p
 
 
 COMMANDS = (("ledger", "restore"), ("ledger", "check"), ("spend",))
-
-
-def is_idle(gateway: Gateway) -> bool:
-    slots = gateway.limits(CALLER)["at-once"]
-    return bool(slots["remaining"] == slots["limit"])
 
 
 def run(app: Any, *words: str) -> Any:

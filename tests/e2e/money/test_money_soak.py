@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import ANTHROPIC_PATH, OPENAI_PATH
 from tests.e2e.money.billed_gateway import Account, Gateway, deployed, write_table
-from tests.e2e.money.billing_provider import FILLER, marker
+from tests.e2e.money.billing_provider import FILLER, BillingProvider, marker
 
 pytestmark = [
     pytest.mark.slow,
@@ -111,14 +111,10 @@ LOADS: dict[str, Load] = {
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
+def gateway(provider: BillingProvider, tmp_path: Path) -> Iterator[Gateway]:
     """gunicorn with its embedded storage in front of the provider."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     settings = {"GUNICORN_THREADS": str(THREADS), "CHATAPP_PROVIDER_TIMEOUT_S": str(TIMEOUT_S)}
-    with (
-        billing_provider.running() as provider,
-        deployed(provider, tmp_path, workers=WORKERS, **settings) as gateway,
-    ):
+    with deployed(provider, tmp_path, workers=WORKERS, **settings) as gateway:
         for caller, load in LOADS.items():
             gateway.key(named(caller), plan=load.plan)
         yield gateway
@@ -154,10 +150,10 @@ def run(gateway: Gateway, caller: str, load: Load, until: float) -> Outcome:
 def call(gateway: Gateway, caller: str, load: Load) -> int:
     """One call; its status, or 0 if the answer was incomplete."""
     call_id = next(ids)
-    path = billing_provider.OPENAI_PATH
+    path = OPENAI_PATH
     body: dict[str, Any] = {"model": load.model, "stream": load.stream or load.leaves is not None}
     if load.model.startswith("claude"):
-        path, body["max_tokens"] = billing_provider.ANTHROPIC_PATH, 4000
+        path, body["max_tokens"] = ANTHROPIC_PATH, 4000
     text = marker(load.scenario, caller=caller, id=call_id, **load.options)
     body |= {"messages": [{"role": "user", "content": text}], **load.fields}
     connection = gateway.begin(caller, path, body)

@@ -24,8 +24,9 @@ import pytest
 
 from chatapp.accounts.people import HEADERS, People
 from chatapp.services import services_of
-from tests.e2e.money import billing_provider
+from tests.chatapp.upstream_server import OPENAI_PATH
 from tests.e2e.money.billed_gateway import MICRO, Gateway, deployed, roomy_policy
+from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.servers import eventually
 
 PEOPLE = int(os.environ.get("RATELIMIT_PEOPLE", "10"))
@@ -35,13 +36,9 @@ BUDGET_USD, CALLS, TOKENS = Decimal("0.27"), 66, 1_000
 
 
 @pytest.fixture
-def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gateway]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+def gateway(provider: BillingProvider, tmp_path: Path) -> Iterator[Gateway]:
     policy = roomy_policy(tmp_path / "people.toml", usd_day=f"{BUDGET_USD} usd/day")
-    with (
-        billing_provider.running() as provider,
-        deployed(provider, tmp_path, workers=2, RATELIMIT_POLICY_FILE=str(policy)) as gateway,
-    ):
+    with deployed(provider, tmp_path, workers=2, RATELIMIT_POLICY_FILE=str(policy)) as gateway:
         yield gateway
 
 
@@ -58,7 +55,7 @@ def test_each_person_spends_their_own_budget(gateway: Gateway) -> None:
     def call(person: str) -> tuple[str, int, str]:
         if not hasattr(of_thread, "connection"):
             of_thread.connection = HTTPConnection(urlsplit(gateway.url).netloc, timeout=60)
-        text = billing_provider.marker("normal", tokens=TOKENS, caller=person.partition("@")[0])
+        text = marker("normal", tokens=TOKENS, caller=person.partition("@")[0])
         body = {
             "model": "gpt-5.4-mini",
             "max_tokens": TOKENS,
@@ -70,9 +67,7 @@ def test_each_person_spends_their_own_budget(gateway: Gateway) -> None:
             HEADERS[0]: person,
         }
         while True:
-            of_thread.connection.request(
-                "POST", billing_provider.OPENAI_PATH, json.dumps(body), headers
-            )
+            of_thread.connection.request("POST", OPENAI_PATH, json.dumps(body), headers)
             with of_thread.connection.getresponse() as response:
                 answer = json.loads(response.read())
                 code = answer["error"]["code"] if response.status != 200 else ""

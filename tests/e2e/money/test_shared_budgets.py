@@ -19,7 +19,6 @@ import pytest
 
 from chatapp.accounts.people import HEADERS, People
 from chatapp.services import services_of
-from tests.e2e.money import billing_provider
 from tests.e2e.money.billed_gateway import MICRO, Gateway, roomy_policy, threaded
 from tests.e2e.money.billing_provider import BillingProvider, marker
 from tests.servers import eventually
@@ -33,15 +32,6 @@ MODEL_BUDGET = (
     '{"name" = "model-usd-day", "limit" = "1 usd/day", "strategy" = "fixed-window", '
     '"anchor" = "day", "key" = "model", "on_failure" = "local"}'
 )
-
-
-@pytest.fixture
-def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[BillingProvider]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with billing_provider.running() as running:
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-        monkeypatch.setenv("OPENAI_BASE_URL", f"{running.url}/v1")
-        yield running
 
 
 @pytest.fixture

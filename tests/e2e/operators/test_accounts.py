@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.command import run
-from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
+from tests.e2e.command import flask, run
+from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import alive, eventually
 
 KEY_LINE_CHARACTERS = len("sk-chat-") + 16 + 1 + 43
@@ -24,24 +21,8 @@ KEY_LINE_CHARACTERS = len("sk-chat-") + 16 + 1 + 43
 def master(tmp_path: Path) -> Iterator[Master]:
     """The application with four workers, on a database that does not exist yet. Without limits,
     because a test sends many requests."""
-    where = {"state": tmp_path / "state", "log": tmp_path / "log"}
-    with gunicorn("wsgi:app", **where, workers=4, RATELIMIT_ENABLED="false") as master:
+    with gunicorn("wsgi:app", tmp_path, workers=4, RATELIMIT_ENABLED="false") as master:
         yield master
-
-
-def chat(tmp_path: Path, *words: str) -> str:
-    """The output of `flask --app wsgi chat …` on the workers' database."""
-    environment = {
-        **os.environ,
-        "DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",
-        "RATELIMIT_STORAGE_URI": "memory://",
-    }
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", *words]
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def kept(tmp_path: Path) -> list[tuple[str, str]]:
@@ -68,7 +49,7 @@ def test_workers_that_start_together_serve_one_database(master: Master, tmp_path
 def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) -> None:
     """The first key turns accounts on at once, and a revoked key is refused by all workers."""
     assert master.request("/chat", {"message": "hi"}).status == 200
-    text = chat(tmp_path, "keys", "create", "--user", "alice").strip()
+    text = flask(tmp_path, "chat", "keys", "create", "--user", "alice").strip()
     assert len(text) == KEY_LINE_CHARACTERS
 
     shown = {"Authorization": f"Bearer {text}"}
@@ -79,8 +60,8 @@ def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) ->
     assert statuses({}) == {401}  # no worker serves another call without a key
     assert statuses(shown) == {200}
     assert text not in master.log
-    assert text not in chat(tmp_path, "keys", "list")
-    chat(tmp_path, "keys", "revoke", text)
+    assert text not in flask(tmp_path, "chat", "keys", "list")
+    flask(tmp_path, "chat", "keys", "revoke", text)
     eventually(lambda: statuses(shown) == {401})
     assert master.request("/healthz").status == 200
 
@@ -90,10 +71,9 @@ def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) ->
 def test_a_database_that_has_lost_its_keys_lets_nobody_in(case: str, tmp_path: Path) -> None:
     """Marks beside the file and in the limits' storage say that accounts were on. An operator can
     turn them off."""
-    where = {"state": tmp_path / "state", "log": tmp_path / "log", "workers": 1}
     flask = ("flask", "--app", "wsgi", "chat", "keys")
     file, older = tmp_path / "chatapp.db", tmp_path / "older.db"
-    with gunicorn("wsgi:app", **where) as master:
+    with gunicorn("wsgi:app", tmp_path, workers=1) as master:
         assert master.request("/chat", {"message": "hi"}).status == 200
         shutil.copy(file, older)
         assert run(tmp_path, *flask, "create", "--user", "alice").returncode == 0
@@ -105,7 +85,7 @@ def test_a_database_that_has_lost_its_keys_lets_nobody_in(case: str, tmp_path: P
             journal.unlink()
         shutil.rmtree(tmp_path / "state")
         url = f"sqlite:///{file}"
-    with gunicorn("wsgi:app", **where, DATABASE_URL=url) as master:
+    with gunicorn("wsgi:app", tmp_path, workers=1, DATABASE_URL=url) as master:
         answer = master.request("/chat", {"message": "hi"})
         assert (answer.status, answer.body["code"]) == (503, "accounts_unavailable")
         assert "Accounts were on, but the database has no API key" in master.log

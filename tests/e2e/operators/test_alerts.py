@@ -49,13 +49,10 @@ def test_two_workers_raise_each_threshold_once(
     database.close()
     with gunicorn(
         "wsgi:app",
+        tmp_path,
         workers=2,
-        state=tmp_path / "state",
-        log=tmp_path / "log",
         DATABASE_URL=url,
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
+        **provider.variables,
         CHATAPP_ALERT_WEBHOOK_URL=receiver.url,
         CHATAPP_ALERT_WEBHOOK_SECRET=SECRET,
     ) as master:

@@ -40,8 +40,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def master(file: Path, tmp_path: Path) -> Iterator[Master]:
-    options = {"state": tmp_path / "state", "log": tmp_path / "log"}
-    with gunicorn("wsgi:app", **options, RATELIMIT_POLICY_FILE=str(file)) as master:
+    with gunicorn("wsgi:app", tmp_path, RATELIMIT_POLICY_FILE=str(file)) as master:
         eventually(lambda: len(master.workers()) == 2)
         eventually(lambda: master.log.count("Booting worker") == 2 and serves(master, burst=20))
         yield master
@@ -182,8 +181,7 @@ def test_a_block_without_a_valid_policy_holds(
 ) -> None:
     """The guards are built in."""
     storage = {"RATELIMIT_STORAGE_URI": redis_server.uri, "RATELIMIT_POLICY_FILE": str(file)}
-    options = {"state": tmp_path / "state", "log": tmp_path / "log"}
-    with gunicorn("wsgi:app", **options, **storage) as master:
+    with gunicorn("wsgi:app", tmp_path, **storage) as master:
         shutil.rmtree(tmp_path / "valid-files")
         file.write_text(MISTAKEN)
         words = ("flask", "--app", "wsgi", "chat", "block", "all")

@@ -32,11 +32,7 @@ def test_any_worker_answers_for_all(tmp_path: Path) -> None:
     figures = tmp_path / "figures"
     figures.mkdir()
     with gunicorn(
-        "wsgi:app",
-        state=tmp_path / "state",
-        log=tmp_path / "log",
-        CHATAPP_METRICS_TOKEN=TOKEN,
-        PROMETHEUS_MULTIPROC_DIR=str(figures),
+        "wsgi:app", tmp_path, CHATAPP_METRICS_TOKEN=TOKEN, PROMETHEUS_MULTIPROC_DIR=str(figures)
     ) as master:
         for number in range(8):
             answer = master.request("/chat", {"message": "hello", "user_id": f"user {number}"})

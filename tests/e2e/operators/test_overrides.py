@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.command import run
+from tests.e2e.command import flask, run
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
@@ -27,10 +27,8 @@ def master(tmp_path: Path) -> Iterator[Master]:
     """Four workers on the embedded server."""
     with gunicorn(
         "wsgi:app",
-        state=tmp_path / "state",
-        log=tmp_path / "log",
+        tmp_path,
         workers=WORKERS,
-        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
         RATELIMIT_DEADLINE_SECONDS="2",  # on a busy machine, a slow reply is no outage
     ) as running:
         eventually(lambda: len(running.workers()) == WORKERS)
@@ -39,9 +37,7 @@ def master(tmp_path: Path) -> Iterator[Master]:
 
 def command(tmp_path: Path, *words: str) -> Any:
     """What `flask ratelimit … --json` prints, in a process that finds the embedded server."""
-    done = run(tmp_path, "flask", "--app", "wsgi", "ratelimit", *words, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(flask(tmp_path, "ratelimit", *words, "--json"))
 
 
 def statuses(master: Master, calls: int, *, at_once: int = 1) -> Counter[int]:

@@ -35,8 +35,7 @@ def file(provider: UpstreamServer, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def master(file: Path, tmp_path: Path) -> Iterator[Master]:
-    options = {"state": tmp_path / "state", "log": tmp_path / "log"}
-    with gunicorn("wsgi:app", **options, CHATAPP_PROVIDERS_FILE=str(file)) as master:
+    with gunicorn("wsgi:app", tmp_path, CHATAPP_PROVIDERS_FILE=str(file)) as master:
         eventually(lambda: len(master.workers()) == 2)
         eventually(lambda: master.log.count("Booting worker") == 2 and asked(master) == 200)
         yield master

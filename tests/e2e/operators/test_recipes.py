@@ -22,7 +22,6 @@ from urllib.parse import urlencode
 
 import pytest
 
-from tests.chatapp import upstream_server
 from tests.chatapp.served import answering
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, gunicorn, served
@@ -191,7 +190,7 @@ class Proxy:
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         yield server
 
 
@@ -234,14 +233,11 @@ def proxy(
     subprocess.run(openssl, check=True, capture_output=True)
     with gunicorn(
         "wsgi:app",
-        state=directory / "state",
-        log=directory / "gunicorn.log",
+        directory,
         workers=1,
         CHATAPP_TRUSTED_HOPS="1",
         CHATAPP_TRUSTED_HOSTS=HOST,
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
+        **provider.variables,
         **SIGN_ON,
     ) as master:
         running = Proxy(free_port(), free_port(), certificate)

@@ -3,12 +3,11 @@ other key serves, the operator gets one alert, and no client reads of it."""
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,8 @@ def master(provider: UpstreamServer, receiver: Receiver, tmp_path: Path) -> Iter
     policy.write_text("version = 1\n[groups.calls]\nlimits = []\n[groups.counts]\nlimits = []\n")
     with gunicorn(
         "wsgi:app",
+        tmp_path,
         workers=WORKERS,
-        state=tmp_path / "state",
-        log=tmp_path / "log",
         RATELIMIT_POLICY_FILE=str(policy),
         CHATAPP_PROVIDERS_FILE=str(file),
         KEY_1=FIRST,
@@ -81,12 +79,9 @@ def ask_each(master: Master, protocol: str) -> list[int]:
     the provider's text."""
 
     def ask(call: tuple[str, dict[str, Any]]) -> int:
-        path, body = call
-        connection = HTTPConnection("127.0.0.1", master.port, timeout=30)
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        text = response.read().decode().lower()
-        connection.close()
+        with closing(master.begin(*call)) as connection:
+            response = connection.getresponse()
+            text = response.read().decode().lower()
         assert not any(each in text for each in ("billing", "usage limits", "secret-of"))
         return response.status
 

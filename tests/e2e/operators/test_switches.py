@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.chatapp.upstream_server import UpstreamServer, openai_error
-from tests.e2e.gunicorn_master import ROOT, Answer, Master, gunicorn
+from tests.e2e.command import flask
+from tests.e2e.gunicorn_master import Answer, Master, gunicorn
 from tests.servers import eventually
 
 WORKERS = 4
@@ -24,36 +22,9 @@ HELLO = {"message": "hello", "user_id": "alice", "model": "gpt-5.4-mini"}
 @pytest.fixture
 def master(provider: UpstreamServer, tmp_path: Path) -> Iterator[Master]:
     """Four workers on the embedded server, in front of a scripted provider."""
-    with gunicorn(
-        "wsgi:app",
-        state=tmp_path / "state",
-        log=tmp_path / "log",
-        workers=WORKERS,
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
-        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
-    ) as running:
+    with gunicorn("wsgi:app", tmp_path, workers=WORKERS, **provider.variables) as running:
         eventually(lambda: len(running.workers()) == WORKERS)
         yield running
-
-
-def command(tmp_path: Path, *words: str) -> str:
-    """`flask --app wsgi chat …` in a separate process without RATELIMIT_STORAGE_URI."""
-    environment = {name: value for name, value in os.environ.items() if "RATELIMIT" not in name}
-    environment["DATABASE_URL"] = f"sqlite:///{tmp_path / 'chatapp.db'}"
-    environment["RATELIMIT_EMBEDDED_DIR"] = str(tmp_path / "state")
-    done = subprocess.run(
-        [sys.executable, "-m", "flask", "--app", "wsgi", "chat", *words],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def together(master: Master, calls: int, payload: object = HELLO) -> list[Answer]:
@@ -66,18 +37,18 @@ def test_a_block_is_obeyed_by_all_workers_at_once(master: Master, tmp_path: Path
     """The command finds the embedded server. No call passes after the block, and every call passes
     after it was lifted."""
     assert Counter(answer.status for answer in together(master, 4)) == {200: 4}
-    assert "in all workers" in command(tmp_path, "block", "user", "alice")
+    assert "in all workers" in flask(tmp_path, "chat", "block", "user", "alice")
     assert Counter(answer.status for answer in together(master, 24)) == {403: 24}
     other = {**HELLO, "user_id": "bob"}
     assert Counter(answer.status for answer in together(master, 2, other)) == {200: 2}
-    command(tmp_path, "unblock", "user", "alice")
+    flask(tmp_path, "chat", "unblock", "user", "alice")
     assert Counter(answer.status for answer in together(master, 4)) == {200: 4}
 
 
 @pytest.mark.slow
 def test_everything_can_be_switched_off(master: Master, tmp_path: Path) -> None:
     """503 in every worker for every caller, and the provider is not called."""
-    command(tmp_path, "block", "all", "--for", "1h")
+    flask(tmp_path, "chat", "block", "all", "--for", "1h")
     answers = together(master, 24)
     assert {answer.body["code"] for answer in answers} == {"switched_off"}
     assert {answer.status for answer in answers} == {503}

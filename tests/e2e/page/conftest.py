@@ -19,12 +19,14 @@ from playwright.sync_api import (
 from chatapp import POLICY_FILE, create_app
 from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
-from chatapp.database import migration
 from chatapp.database.connection import Database
+from tests.chatapp.conftest import empty_database
 from tests.chatapp.end_of_process import end_of_process
 from tests.chatapp.served import serving
 from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import START_SECONDS
+
+__all__ = ["empty_database"]
 
 expect.set_options(timeout=START_SECONDS * 1000)
 
@@ -85,16 +87,6 @@ def threads_end_with_the_module() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite file with the schema, to be copied."""
-    file = tmp_path_factory.mktemp("database") / "empty.db"
-    database = Database(f"sqlite:///{file}")
-    migration.upgrade(database)
-    database.close()
-    return file
-
-
 @pytest.fixture(scope="module")
 def url(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The application without providers and accounts. The tests of a module share it: each has a
@@ -138,11 +130,8 @@ def online_url(
 ) -> Iterator[str]:
     """The application in front of `provider`, without retries. Accounts are on if the test has a
     `key`."""
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-openai-test")
-    monkeypatch.setenv("OPENAI_BASE_URL", f"{provider.url}/v1")
-    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-ant-test")
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", provider.url)
+    for name, value in provider.variables.items():
+        monkeypatch.setenv(name, value)
     config = {
         "RATELIMIT_STORAGE_URI": "memory://",
         "CHATAPP_DATABASE_URL": f"sqlite:///{tmp_path / 'chatapp.db'}",

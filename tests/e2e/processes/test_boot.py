@@ -42,9 +42,7 @@ def config(tmp_path: Path) -> Path:
 @pytest.fixture
 def master(module: Path, config: Path, tmp_path: Path) -> Iterator[Master]:
     options = {"PYTHONPATH": str(module.parent), "GUNICORN_CMD_ARGS": f"--config {config}"}
-    with gunicorn(
-        "changing:app", state=tmp_path / "state", log=tmp_path / "log", **options
-    ) as master:
+    with gunicorn("changing:app", tmp_path, **options) as master:
         eventually(lambda: master.log.count("Worker is ready") == WORKERS)
         yield master
 

@@ -10,7 +10,6 @@ import re
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
-from tests.e2e.gunicorn_master import OURS, ROOT, Master, gunicorn
+from tests.e2e.command import run
+from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
 
 pytestmark = pytest.mark.slow
@@ -98,7 +97,7 @@ class Death:
 @pytest.fixture(scope="module")
 def provider() -> Iterator[UpstreamServer]:
     """A provider whose streams stop after their first word."""
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         server.script(*[Stream([*openai_chunks()[:2], Wait()]) for _ in range(STREAMS)])
         yield server
 
@@ -113,17 +112,10 @@ def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
         "DATABASE_URL": f"sqlite:///{database}",
         "RATELIMIT_POLICY_FILE": str(policy),
         "RATELIMIT_LEASE_SECONDS": str(LEASE_S),
-        "OPENAI_API_KEY": "sk-openai-test",
-        "OPENAI_BASE_URL": f"{provider.url}/v1",
+        **provider.variables,
     }
     with gunicorn(
-        "wsgi:app",
-        state=directory / "state",
-        log=directory / "log",
-        workers=1,
-        GUNICORN_THREADS=str(STREAMS + 6),
-        NO_PROXY="127.0.0.1",
-        **settings,
+        "wsgi:app", directory, workers=1, GUNICORN_THREADS=str(STREAMS + 6), **settings
     ) as master:
         first_storage = run_of(storage_uri(master))
         streams = [begun(master) for _ in range(STREAMS)]
@@ -141,7 +133,12 @@ def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
             storages=(first_storage, run_of(storage_uri(master))),
             calls=kept(database),
             **{
-                words[-1]: run({**settings, "RATELIMIT_STORAGE_URI": storage_uri(master)}, *words)
+                words[-1]: run(
+                    directory,
+                    *("flask", "--app", "wsgi", "chat", *words, "--json"),
+                    RATELIMIT_STORAGE_URI=storage_uri(master),
+                    **{**settings, "RATELIMIT_LEASE_SECONDS": "0.001"},  # it need not wait
+                )
                 for words in (("ledger", "check"), ("ledger", "restore"), ("spend",))
             },
         )
@@ -149,8 +146,7 @@ def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
 
 def begun(master: Master) -> http.client.HTTPConnection:
     """The connection of a stream whose first word has arrived."""
-    connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
-    connection.request("POST", "/chat", json.dumps(ASKED), CONTENT)
+    connection = master.begin("/chat", ASKED)
     response = connection.getresponse()
     assert response.status == 200
     assert response.readline() == b"event: delta\n"
@@ -179,16 +175,6 @@ def kept(database: Path) -> list[sqlite3.Row]:
     with closing(sqlite3.connect(database)) as connection:
         connection.row_factory = sqlite3.Row
         return connection.execute("SELECT * FROM calls").fetchall()
-
-
-def run(settings: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    """A command of `chat`, with a short lease, so that it need not wait."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    environment = {**clean, **settings, "RATELIMIT_LEASE_SECONDS": "0.001"}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", "chat", *words, "--json"]
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def test_all_of_them_were_held(death: Death) -> None:

@@ -37,7 +37,7 @@ def start(tmp_path: Path) -> Start:
     """Starts gunicorn with the same state directory each time."""
 
     def start(app: str = COUNTER, **options: Any) -> AbstractContextManager[Master]:
-        return gunicorn(app, state=tmp_path / "state", log=tmp_path / "log", **options)
+        return gunicorn(app, tmp_path, **options)
 
     return start
 

@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gateway import roomy
-from tests.chatapp import upstream_server
 from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
 from tests.e2e.gunicorn_master import ROOT, Master, gunicorn
 from tests.servers import eventually
@@ -28,7 +27,7 @@ CALLS = 200
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as server:
+    with UpstreamServer.running() as server:
         yield server
 
 
@@ -46,22 +45,17 @@ def master(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -
     policy.write_text(roomy((ROOT / "chatapp" / "policy.toml").read_text()))
     with gunicorn(
         "wsgi:app",
-        state=directory / "state",
-        log=directory / "log",
+        directory,
         workers=1,
         GUNICORN_THREADS="2",
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
+        **provider.variables,
         RATELIMIT_POLICY_FILE=str(policy),
-        DATABASE_URL=f"sqlite:///{directory / 'chatapp.db'}",
     ) as running:
         yield running
 
 
 def begun(master: Master) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-    connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=10)
-    connection.request("POST", "/chat", json.dumps(ASKED), CONTENT)
+    connection = master.begin("/chat", ASKED)
     response = connection.getresponse()
     assert response.readline() == b"event: delta\n"
     return connection, response
@@ -135,28 +129,16 @@ def test_a_disconnect_frees_the_provider_and_the_thread(
 def test_an_abandoned_request_is_not_sent(provider: UpstreamServer, tmp_path: Path) -> None:
     """Its client disconnected while the worker hung: the provider does not get the request, and the
     caller is charged nothing. One that has waited is answered."""
-    with gunicorn(
-        "wsgi:app",
-        state=tmp_path / "state",
-        log=tmp_path / "log",
-        workers=1,
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
-        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
-    ) as master:
+    with gunicorn("wsgi:app", tmp_path, workers=1, **provider.variables) as master:
         [worker] = master.workers()
         provider.calls.clear()
         os.kill(worker, signal.SIGSTOP)
         try:
             for number in range(24):
                 body = {**ASKED, "stream": number % 2 == 0, "user_id": "eve"}
-                connection = http.client.HTTPConnection("127.0.0.1", master.port, timeout=10)
-                connection.request("POST", "/chat", json.dumps(body), CONTENT)
-                connection.close()
-            waits = http.client.HTTPConnection("127.0.0.1", master.port, timeout=30)
+                master.begin("/chat", body).close()
             body = {"message": "still here", "model": "gpt-5.4-mini", "user_id": "bob"}
-            waits.request("POST", "/chat", json.dumps(body), CONTENT)
+            waits = master.begin("/chat", body)
         finally:
             os.kill(worker, signal.SIGCONT)
         assert waits.getresponse().status == 200
@@ -188,15 +170,11 @@ def test_a_client_that_does_not_read_keeps_no_thread(
     megabyte = openai_chunks()[1].replace(b'"po"', b'"' + b"p" * 2**20 + b'"')
     with gunicorn(
         "wsgi:app",
-        state=tmp_path / "state",
-        log=tmp_path / "log",
+        tmp_path,
         workers=1,
         GUNICORN_THREADS="2",
         CHATAPP_PROVIDER_TIMEOUT_S="2",
-        OPENAI_API_KEY="sk-openai-test",
-        OPENAI_BASE_URL=f"{provider.url}/v1",
-        NO_PROXY="127.0.0.1",
-        DATABASE_URL=f"sqlite:///{tmp_path / 'chatapp.db'}",
+        **provider.variables,
     ) as master:
         body = json.dumps(ASKED).encode()
         head = f"POST /chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"

@@ -15,7 +15,6 @@ from flask.testing import FlaskClient
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.services import services_of
-from tests.chatapp import upstream_server
 from tests.chatapp.application.upstreams.workers import MESSAGES, busy, chat, left, quota_headers
 from tests.chatapp.conftest import AppMaker, json_of
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
@@ -28,6 +27,7 @@ from tests.chatapp.upstream_server import (
     Answer,
     UpstreamServer,
     anthropic_error,
+    openai_body,
     openai_error,
     response_body,
 )
@@ -48,14 +48,14 @@ Configured = Callable[..., Flask]
 
 @pytest.fixture
 def server() -> Iterator[UpstreamServer]:
-    with upstream_server.running() as running:
+    with UpstreamServer.running() as running:
         yield running
 
 
 @pytest.fixture
 def other() -> Iterator[UpstreamServer]:
     """A second service."""
-    with upstream_server.running() as running:
+    with UpstreamServer.running() as running:
         yield running
 
 
@@ -475,7 +475,9 @@ def test_a_quota_is_that_of_its_key(
     app = configured(KEYED.format(url=server.url), RATELIMIT_STORAGE_URI=uri)
     client = app.test_client()
     spent = Answer(
-        200, upstream_server.openai_body(model="acme-1"), quota_headers(requests=(60, 0, "24h0m0s"))
+        200,
+        openai_body(model="acme-1"),
+        quota_headers(requests=(60, 0, "24h0m0s")),
     )
     server.script(spent)
     for _ in range(5):
