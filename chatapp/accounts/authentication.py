@@ -84,7 +84,7 @@ class Principal:
 
 
 #: The owner of a key, and when it expires.
-Known: TypeAlias = tuple[Principal, datetime | None]
+KeyOwner: TypeAlias = tuple[Principal, datetime | None]
 
 
 class Authenticator:
@@ -97,8 +97,8 @@ class Authenticator:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()  # of the caches
-        self._valid: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
-        self._stale: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
+        self._valid: TTLCache[bytes, KeyOwner] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
+        self._stale: TTLCache[bytes, KeyOwner] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
         # Apart, so that invented keys do not push out the valid ones.
         self._refused: TTLCache[bytes, str] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
         #: Valid keys that were looked up again because they are blocked.
@@ -153,12 +153,12 @@ class Authenticator:
             )
         digest = sha256(presented.text.encode("ascii")).digest()
         with self._lock:
-            refusal, known = self._refused.get(digest), self._valid.get(digest)
+            refusal, cached = self._refused.get(digest), self._valid.get(digest)
             if again and digest not in self._confirmed:
-                known, self._confirmed[digest] = None, True
+                cached, self._confirmed[digest] = None, True
         if refusal is not None:
             raise KeyRefusedError(refusal)
-        principal, expires_at = known or self._looked_up(digest, presented)
+        principal, expires_at = cached or self._looked_up(digest, presented)
         if expires_at is not None and expires_at <= datetime.now(UTC):
             raise KeyRefusedError(_expired(principal.key_id, expires_at))
         return principal
@@ -173,34 +173,34 @@ class Authenticator:
         AccountsUnavailableError if there is no recent answer.
         """
         assert key.people is not None
-        asked, people = (key.key_id, name), key.people
+        person_id, people = (key.key_id, name), key.people
         with self._lock:
-            person = self._people.get(asked)
+            person = self._people.get(person_id)
         if person is not None:
             return person
         before_wait()
         try:
-            found = self._ask(lambda: self._store.person(key.key_id, name, people))
+            row = self._ask(lambda: self._store.person(key.key_id, name, people))
         except AccountsUnavailableError:
             with self._lock:
-                stale = self._stale_people.get(asked)
+                stale = self._stale_people.get(person_id)
             if stale is None:
                 raise
             return stale
-        if found is None:  # the key was deleted a moment ago
+        if row is None:  # the key was deleted a moment ago
             raise PersonRefusedError(UNKNOWN_KEY)
-        if found[1].deactivated_at is not None:
+        if row[1].deactivated_at is not None:
             with self._lock:
-                self._stale_people.pop(asked, None)
+                self._stale_people.pop(person_id, None)
             raise PersonRefusedError(_deactivated(name))
-        person = _principal(*found, people=None)
+        person = _principal(*row, people=None)
         with self._lock:
-            self._people[asked] = self._stale_people[asked] = person
+            self._people[person_id] = self._stale_people[person_id] = person
         return person
 
-    def _looked_up(self, digest: bytes, presented: PresentedKey) -> Known:
+    def _looked_up(self, digest: bytes, presented: PresentedKey) -> KeyOwner:
         try:
-            found = self._ask(lambda: self._store.find(presented.public_id))
+            row = self._ask(lambda: self._store.find(presented.public_id))
         except AccountsUnavailableError:
             with self._lock:
                 stale = self._stale.get(digest)
@@ -208,19 +208,19 @@ class Authenticator:
                 raise
             return stale
         try:
-            known = _checked(presented, found)
+            checked = _checked(presented, row)
         except KeyRefusedError as refusal:
             with self._lock:
                 self._stale.pop(digest, None)
                 self._refused[digest] = str(refusal)
             raise
         with self._lock:
-            self._valid[digest] = self._stale[digest] = known
-        assert found is not None
+            self._valid[digest] = self._stale[digest] = checked
+        assert row is not None
         today = datetime.now(UTC).date()
-        if found[0].last_used_on != today and self._notes_left.acquire(blocking=False):
+        if row[0].last_used_on != today and self._notes_left.acquire(blocking=False):
             self._notes.get().submit(self._note_use, presented.public_id, today)
-        return known
+        return checked
 
     def _ask(self, query: Callable[[], T]) -> T:
         failed_at = self._failed_at
@@ -244,10 +244,10 @@ class Authenticator:
             self._notes_left.release()
 
 
-def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Known:
-    if found is None or not presented.has_secret(found[0].secret_sha256):
+def _checked(presented: PresentedKey, row: tuple[ApiKey, User] | None) -> KeyOwner:
+    if row is None or not presented.has_secret(row[0].secret_sha256):
         raise KeyRefusedError(UNKNOWN_KEY)
-    key, user = found
+    key, user = row
     # Only the holder of the secret learns more.
     if key.revoked_at is not None:
         raise KeyRefusedError(
