@@ -68,12 +68,12 @@ def command_config() -> Mapping[str, object] | None:
     if serves():
         return None
     line = _line()
-    return next((each for command, each in UNREAD.items() if line.startswith(f"{command} ")), {})
+    return next((conf for command, conf in UNREAD.items() if line.startswith(f"{command} ")), {})
 
 
 def needs_routes() -> bool:
     """Return whether this process has requests, or limits of routes."""
-    return serves() or not _line().startswith(tuple(f"{each} " for each in WITHOUT_LIMITS))
+    return serves() or not _line().startswith(tuple(f"{command} " for command in WITHOUT_LIMITS))
 
 
 def _line() -> str:
