@@ -23,7 +23,7 @@ from ratelimit_ext.operators import with_times
 log = logging.getLogger(__name__)
 
 #: The acts that change something, by name.
-CHANGES: Final = {each.name: each for each in ACTIONS if each.method != "GET"}
+CHANGES: Final = {row.name: row for row in ACTIONS if row.method != "GET"}
 RIGHTS["admin.act"] = (SCOPES, True)  # the act says who may
 #: What is ticked sends this.
 ON: Final = "on"
@@ -48,11 +48,11 @@ def changes() -> ResponseReturnValue:
     searched = query("q").strip()
     with reported() as problems:
         entries = callers.shared_operators().log()
-    found = [each for each in entries if searched.lower() in _words(each).lower()]
+    matching = [entry for entry in entries if searched.lower() in _words(entry).lower()]
     return shown(
         "admin/changes.html",
-        {"changes": map(with_times, found)},
-        entries=page_of(found),
+        {"changes": map(with_times, matching)},
+        entries=page_of(matching),
         searched=searched,
         problem="".join(problems),
     )
@@ -65,7 +65,7 @@ def act(name: str) -> ResponseReturnValue:
     if row is None:
         raise ApiError(404, "not_found", "There is no such form. Reload its page.")
     operator.check(row.scope, of_team=row.of_team)
-    path = {each: _part(each, words) for each, words in row.parts.items()}
+    path = {part: _part(part, words) for part, words in row.parts.items()}
     call = call_of(row, operator, _written(row))
     check_item(row, call, path, verb=request.form.get("verb", "set"))
     answer = row.function(call, **path)

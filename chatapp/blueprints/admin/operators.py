@@ -19,7 +19,7 @@ def operators() -> ResponseReturnValue:
     keys = services.admin_keys.all()
     return shown(
         "admin/operators.html",
-        {"keys": (each.as_json() for each in keys)},
+        {"keys": (key.as_json() for key in keys)},
         keys=keys,
         scopes=SCOPES,
         teams=services.accounts.teams(),
