@@ -239,7 +239,7 @@ def _cheaper_model(current: CurrentRequest, refusal: HTTPException) -> Model | N
         and allowance.has(allowed_models.names_of_slug(slug, upstream))
     }
     most = catalogue.price(model.slug, usage)
-    for slug in sorted((each for each in prices if prices[each] < most), key=prices.__getitem__):
+    for slug in sorted((slug for slug in prices if prices[slug] < most), key=prices.__getitem__):
         with suppress(UnknownModelError, ModelUnavailableError):
             name = slug.removeprefix(f"{model.upstream}/")
             other = services.router.model(f"{model.upstream}/{name}")

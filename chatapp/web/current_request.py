@@ -183,10 +183,10 @@ def current_request() -> CurrentRequest:
     """Return the current request's object, which its first use makes."""
     # What the proxies `app_ctx` and `g` do, without their functions: this is asked twenty times.
     context = _contexts.get(None) or _app_context._get_current_object()
-    known: CurrentRequest | None = context.g.__dict__.get("chatapp_request")
-    if known is None:
-        known = context.g.chatapp_request = CurrentRequest(services_of(context.app))
-    return known
+    cached: CurrentRequest | None = context.g.__dict__.get("chatapp_request")
+    if cached is None:
+        cached = context.g.chatapp_request = CurrentRequest(services_of(context.app))
+    return cached
 
 
 def user_identity(name: str) -> str:
