@@ -178,8 +178,8 @@ class Handover:
         except BlockingIOError:
             return None
         if len(files) < 2:  # this process may open no more: the client is disconnected
-            for each in files:
-                os.close(each)
+            for fd in files:
+                os.close(fd)
             return None
         client, server, has_continued, until = ast.literal_eval(about.decode())
         sock = socket.socket(fileno=files[0])

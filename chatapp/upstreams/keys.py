@@ -140,18 +140,18 @@ class Keys:
                     return RefusedKey(self._upstream, key.name, ends_at)
         return None
 
-    def _log(self, key: Key, what: str, kind: str, *, ends_at: datetime | None = None) -> bool:
+    def _log(self, key: Key, problem: str, kind: str, *, ends_at: datetime | None = None) -> bool:
         """Log it, unless that was done before."""
         with self._lock:
-            known = (key.name, key.version, kind) in self._logged
+            was_logged = (key.name, key.version, kind) in self._logged
             self._logged.add((key.name, key.version, kind))
-        if not known:
+        if not was_logged:
             again = f"at {ends_at:%Y-%m-%d %H:%M} UTC" if ends_at else AGAIN
             log.error(
                 "The key %s of the upstream %s %s. It is tried again %s.",
-                *(key.name, self._upstream, what, again),
+                *(key.name, self._upstream, problem, again),
             )
-        return not known
+        return not was_logged
 
     def _usable(self, model: str) -> Iterator[str]:
         """Yield the names of the keys that do not rest, in turn. The caller has the lock."""
