@@ -145,10 +145,10 @@ class Router:
         other = self._keys[model.upstream].other(model.family, tried)
         return None if other is None else replace(model, key=other)
 
-    def rest_key(self, model: Model, for_s: float) -> None:
+    def pause_key(self, model: Model, for_s: float) -> None:
         """Leave the model's key out for that time, if there are others."""
         if model.key:
-            self._keys[model.upstream].rest(model.key, model.family, for_s)
+            self._keys[model.upstream].pause(model.key, model.family, for_s)
 
     def quota_identities(self, model: Model) -> tuple[str, ...]:
         """Return the identities of the model's cool-downs and quotas: one for each key."""
@@ -158,8 +158,8 @@ class Router:
 
     @contextmanager
     def call(self, model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """A call of the model, or the rest of one: a failure is logged, and its key may have to
-        rest; ``unless`` this server hung up."""
+        """A call of the model, or the rest of one: a failure is logged, and its key may be
+        paused; ``unless`` this server hung up."""
         try:
             yield
         except UpstreamError as error:

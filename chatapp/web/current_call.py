@@ -171,7 +171,7 @@ def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTT
     while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
         if not current.demand.tiers:
             wait_s = min(_wait_ms(refusal) / 1000, LONGEST_COOL_DOWN_S)
-            current.services.router.rest_key(current.wanted.turn.model, wait_s)
+            current.services.router.pause_key(current.wanted.turn.model, wait_s)
         if current.use_other_key() is None:
             return _decide_for_fallback(shortest, decide_again)
         other = decide_again()
