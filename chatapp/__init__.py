@@ -17,13 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, cli, guards_file, settings
+from chatapp.accounts.accounts_on import AccountsOn
 from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import (
     AccountsLostError,
     AccountsUnavailableError,
     Authenticator,
 )
-from chatapp.accounts.mark import AccountsMark
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts, Rules
 from chatapp.alerts.webhook import Webhook
@@ -125,7 +125,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
-    authenticator = Authenticator(accounts, _accounts_mark(app, database, limiter))
+    authenticator = Authenticator(accounts, _accounts_on(app, database, limiter))
     database.close()  # no open connection may cross a fork
     middleware.install(app, limiter, authenticator, chosen.trusted_hosts)
     # Before the limiter's own hook, so that undecorated views are decided after it, too.
@@ -290,12 +290,12 @@ def _database(app: Flask, chosen: settings.Settings) -> Database:
     return database
 
 
-def _accounts_mark(app: Flask, database: Database, limiter: Limiter) -> AccountsMark:
+def _accounts_on(app: Flask, database: Database, limiter: Limiter) -> AccountsOn:
     def storage() -> RedisStorage | None:
         engine = limiter.storage if limiter.initialized else None
         return engine if isinstance(engine, RedisStorage) else None
 
-    return AccountsMark(
+    return AccountsOn(
         database,
         storage,
         is_down=lambda: limiter.operators.storage_is_down,

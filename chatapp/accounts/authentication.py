@@ -15,8 +15,8 @@ from typing import Final, TypeAlias, TypeVar
 from cachetools import TTLCache
 from sqlalchemy.exc import SQLAlchemyError
 
+from chatapp.accounts.accounts_on import AccountsOn
 from chatapp.accounts.api_key import PresentedKey, parse
-from chatapp.accounts.mark import AccountsMark
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts, ApiKey, User, amounts_of
 from chatapp.per_process import PerProcess
@@ -91,9 +91,9 @@ class Authenticator:
     """Finds the owner of a key, and whether keys are required. Safe from any thread."""
 
     def __init__(
-        self, store: Accounts, mark: AccountsMark, clock: Callable[[], float] = time.monotonic
+        self, store: Accounts, accounts_on: AccountsOn, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.mark = mark
+        self.accounts_on = accounts_on
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()  # of the caches
@@ -125,14 +125,14 @@ class Authenticator:
         if not self._required:
             self._required = self._ask(self._store.any_key)
             if self._required:
-                self._notes.get().submit(self.mark.set)
+                self._notes.get().submit(self.accounts_on.set)
             elif not self._may_be_off:
-                self._check_mark()
+                self._check_accounts_on()
         return self._required
 
-    def _check_mark(self) -> None:
+    def _check_accounts_on(self) -> None:
         """AccountsLostError if accounts were on. This process does not ask again after a No."""
-        if is_set := self.mark.is_set():
+        if is_set := self.accounts_on.is_set():
             if not self._said_lost:
                 log.error(LOST)
             self._said_lost = True

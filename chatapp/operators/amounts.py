@@ -16,7 +16,7 @@ from chatapp.accounts import TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.operators import callers
-from chatapp.operators.changes import Changes
+from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import team_identity, user_identity
@@ -165,7 +165,7 @@ def fit(before: Mapping[str, User], *, by: str) -> None:
     owners += [("key", k.public_id, k) for k in accounts.all_keys() if k.user in moved]
     overrides = OwnersAmounts()
     givers: dict[tuple[str, str], str] = {}
-    for entry in Changes(current_services().database).read(0.0):
+    for entry in DatabaseChangeLog(current_services().database).read(0.0):
         if entry.action == "amount":
             givers.setdefault((entry.identity, entry.limit), entry.by)  # the newest one
     for owner, name, row in owners:

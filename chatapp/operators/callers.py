@@ -15,7 +15,7 @@ from chatapp.accounts import ADDRESS, EVERYONE, FORMER, SESSION, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import ApiKey, amounts_of
-from chatapp.operators.changes import Changes
+from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, team_identity, user_identity
@@ -178,4 +178,4 @@ def note(action: str, identity: str, **facts: Any) -> None:
         shared_operators().note(action, identity, **facts)
     except (OperatorError, StorageUnavailable):
         entry = LogEntry(action, identity, **facts, at=time.time())
-        Changes(current_services().database).write(entry)
+        DatabaseChangeLog(current_services().database).write(entry)

@@ -70,7 +70,7 @@ def turn_accounts_off(*, reason: str = "", by: str) -> None:
     if services.accounts.any_key():
         raise OperatorError("has_keys", "The database has keys, and accounts stay on.")
     try:
-        services.authenticator.mark.clear()
+        services.authenticator.accounts_on.clear()
     except services.limiter.storage.base_exceptions as error:
         raise StorageUnavailable(str(error)) from error
     callers.note("accounts-off", EVERYONE, reason=reason, by=by)

@@ -19,7 +19,7 @@ KEY: Final = "chatapp:accounts-on"
 KEEP_S: Final = 400 * 24 * 3600
 
 
-class AccountsMark:
+class AccountsOn:
     """A file beside a SQLite database, and a key in the limits' storage.
 
     ``storage`` returns that storage, a `limits.storage.RedisStorage`, or None if it is another one;
