@@ -119,7 +119,7 @@ class Authenticator:
     def required(self) -> bool:
         """Whether accounts are on: whether any key was ever made. Once on, they stay on.
 
-        Until then, each request asks the database, as the first one may be made elsewhere.
+        Until then, each request asks the database: another process may make the first key.
         AccountsUnavailableError if unknown, or if the database has lost its keys.
         """
         if not self._required:
@@ -140,8 +140,8 @@ class Authenticator:
         self._may_be_off = is_set is False
 
     def authenticate(self, text: str, *, again: bool = False) -> Principal:
-        """Return the owner of the key in that text. ``again``: as the key is blocked, a query has
-        to confirm it; each five seconds at most.
+        """Return the owner of the key in that text. ``again``: a query has to confirm the blocked
+        key; each five seconds at most.
 
         KeyRefusedError if it gives no access, AccountsUnavailableError if that is unknown.
         """

@@ -126,7 +126,7 @@ K = TypeVar("K", bound=Key)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey(Key):
-    """A key, without its secret. It is deleted only with its user, as the ledger names it.
+    """A key, without its secret. It is deleted only with its user, because the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
     may name files that a provider keeps. ``traffic_class``: None for that of the plan. ``people``:
@@ -306,7 +306,7 @@ class Accounts:
     ) -> PresentedKey:
         """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
-        RefusedChangeError if the user exists with another plan or team, as a new key must not
+        RefusedChangeError if the user exists with another plan or team, because a new key must not
         change the user's other keys, or is deactivated. UnknownTeamError if there is no such team.
         """
         with self._database.writing() as connection:
@@ -324,15 +324,15 @@ class Accounts:
             elif plan not in {None, owner.plan}:
                 raise RefusedChangeError(
                     "other_plan",
-                    f"{user} has the plan {owner.plan}; no key was created, as all keys of a user "
-                    "have the user's plan. Leave the plan out, or change the user's first.",
+                    f"{user} has the plan {owner.plan}; no key was created, because all keys of a "
+                    "user have the user's plan. Leave the plan out, or change the user's first.",
                 )
             elif team not in {None, owner.team_name}:
                 current = "no team" if owner.team_name is None else f"the team {owner.team_name}"
                 raise RefusedChangeError(
                     "other_team",
-                    f"{user} has {current}; no key was created, as all keys of a user count toward "
-                    "the user's team. Leave the team out, or move the user first.",
+                    f"{user} has {current}; no key was created, because all keys of a user "
+                    "count toward the user's team. Leave the team out, or move the user first.",
                 )
             return _KEYS.add(
                 connection,
@@ -481,7 +481,7 @@ class Accounts:
                 raise RefusedChangeError(
                     "last_keys",
                     f"{user} has the only keys; nothing was deleted. Create another user's key "
-                    "first, as accounts are on as long as there is one.",
+                    "first: accounts are on as long as there is one.",
                 )
             connection.execute(delete(KEYS).where(KEYS.c.user == user))
             connection.execute(delete(USERS).where(USERS.c.name == user))

@@ -96,7 +96,7 @@ class History:
     def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
         """Return how many of these input tokens the provider's cache is expected to have: what the
         last call read and wrote, if it wrote any and what was written before was read; else the
-        share of the last calls. No more than the longest of their inputs, as it knows no others."""
+        share of the last calls. At most the longest of their inputs: it knows no others."""
         with self._lock:
             calls = self._callers.get((caller, slug))
             inputs = () if calls is None else tuple(calls.inputs)

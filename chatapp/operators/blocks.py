@@ -75,7 +75,7 @@ def _is_endless(operators: Operators, target: Target) -> bool:
 
 def stop_key(public_id: str) -> bool:
     """Have no worker accept another call with a key that was valid until now: blocked until each
-    has looked it up again. False if that cannot be done, as the limits cannot be reached."""
+    has looked it up again. False if the limits cannot be reached."""
     with contextlib.suppress(OperatorError, StorageUnavailable):  # there may be no policy
         callers.shared_operators().block(KEY_SWITCH, public_id, for_s=STOP_S)
         return True

@@ -161,8 +161,8 @@ def delete(name: str, *, reason: str, by: str) -> str:
     except StorageUnavailable as error:
         raise OperatorError(
             "storage",
-            f"The limits cannot be reached: {error}. {name} was not deleted, as a new user of that "
-            f"name would have {name}'s overrides and block; deactivate {name} meanwhile.",
+            f"The limits cannot be reached: {error}. {name} was not deleted, because a new user of "
+            f"that name would have {name}'s overrides and block; deactivate {name} meanwhile.",
         ) from error
     # At most 300 characters; the time tells former users of one name apart.
     former = f"{FORMER}{name} (deleted {datetime.now(UTC):%Y-%m-%d %H:%M:%S})"

@@ -65,7 +65,7 @@ class CurrentRequest:
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
     are the names of the upstream's keys that did not admit or serve it. ``is_cheaper``: a cheaper
-    model answers, as a budget has refused the requested one.
+    model answers, because a budget refused the requested one.
     """
 
     services: Services
