@@ -255,9 +255,9 @@ def post_worker_init(worker: Any) -> None:
 
 
 def child_exit(server: Any, worker: Any) -> None:  # noqa: ARG001 - gunicorn's
-    """Remove a stopped worker from the board that the others balance by, and its gauges, which are
-    no longer true."""
-    worker.board.publish(worker.cell, None)
+    """Remove the free threads of a stopped worker, to which the others would hand calls over, and
+    its gauges, which are no longer true."""
+    worker.free_threads.publish(worker.cell, None)
     if directory := os.environ.get(METRICS):
         for file in Path(directory).glob(f"gauge_live*_{worker.pid}.db"):
             file.unlink(missing_ok=True)

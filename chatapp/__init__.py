@@ -17,13 +17,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chatapp import catalogue, cli, guards_file, settings
+from chatapp.accounts.accounts_on import AccountsOn
 from chatapp.accounts.admin_keys import AdminKeys
 from chatapp.accounts.authentication import (
     AccountsLostError,
     AccountsUnavailableError,
     Authenticator,
 )
-from chatapp.accounts.mark import AccountsMark
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts, Rules
 from chatapp.alerts.webhook import Webhook
@@ -125,7 +125,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     current_call.install(limiter)
     database = _database(app, chosen)
     accounts = Accounts(database)
-    authenticator = Authenticator(accounts, _accounts_mark(app, database, limiter))
+    authenticator = Authenticator(accounts, _accounts_on(app, database, limiter))
     database.close()  # no open connection may cross a fork
     middleware.install(app, limiter, authenticator, chosen.trusted_hosts)
     # Before the limiter's own hook, so that undecorated views are decided after it, too.
@@ -290,12 +290,12 @@ def _database(app: Flask, chosen: settings.Settings) -> Database:
     return database
 
 
-def _accounts_mark(app: Flask, database: Database, limiter: Limiter) -> AccountsMark:
+def _accounts_on(app: Flask, database: Database, limiter: Limiter) -> AccountsOn:
     def storage() -> RedisStorage | None:
-        found = limiter.storage if limiter.initialized else None
-        return found if isinstance(found, RedisStorage) else None
+        engine = limiter.storage if limiter.initialized else None
+        return engine if isinstance(engine, RedisStorage) else None
 
-    return AccountsMark(
+    return AccountsOn(
         database,
         storage,
         is_down=lambda: limiter.operators.storage_is_down,
@@ -355,7 +355,7 @@ def _traces(app: Flask, limiter: Limiter) -> Traces:
     @limiter.listen
     def note_decision(event: Event) -> None:
         if isinstance(event, DecisionEvent):
-            denied = [each.charge.limit.label for each in event.decision.denials]
+            denied = [verdict.charge.limit.label for verdict in event.decision.denials]
             traces.note_decision(admitted=event.reason is None, denied_by=denied, again=event.again)
 
     return traces
@@ -402,11 +402,11 @@ def _router(
 def _warn_of_misspelt(missing: Iterable[str], file: ProvidersFile) -> None:
     """Log variables such as OPENAI_KEY, which are like the one of a key that is missing."""
     read = {key.name for table in file.upstreams.values() for key in table.keys}
-    others = [each for each in os.environ if "KEY" in each and each not in read]
+    unread = [word for word in os.environ if "KEY" in word and word not in read]
     for name in missing:
-        own = [each for each in others if each.startswith(name.partition("_")[0])]
-        for each in get_close_matches(name, own, n=1, cutoff=0.75):
-            log.warning("%s is not set, but %s is, which nothing reads. Rename it.", name, each)
+        similar = [word for word in unread if word.startswith(name.partition("_")[0])]
+        for word in get_close_matches(name, similar, n=1, cutoff=0.75):
+            log.warning("%s is not set, but %s is, which nothing reads. Rename it.", name, word)
 
 
 def _upstream(
@@ -445,17 +445,17 @@ def protocol(name: str) -> UpstreamProtocol:
 def _timeouts(name: str, chosen: settings.Settings, file: ProvidersFile) -> Timeouts:
     """The timeouts of an upstream. CatalogueError if one is longer than a provider may take: the
     lease of a reservation and the end of a worker rely on that."""
-    own, most_s = file.upstreams[name].timeouts, chosen.provider_timeout_s
-    for key, found in own:
-        if found is not None and found > most_s:
+    given, most_s = file.upstreams[name].timeouts, chosen.provider_timeout_s
+    for key, value in given:
+        if value is not None and value > most_s:
             raise CatalogueError(
                 file.located(
                     ("upstreams", name, "timeouts", key),
-                    f"is {found:g}; write at most {most_s:g}, or raise CHATAPP_PROVIDER_TIMEOUT_S",
+                    f"is {value:g}; write at most {most_s:g}, or raise CHATAPP_PROVIDER_TIMEOUT_S",
                 )
             )
     return Timeouts(
-        connect_s=own.connect_s or chosen.provider_connect_timeout_s,
-        first_byte_s=min(own.first_byte_s or chosen.provider_first_byte_timeout_s, most_s),
-        read_s=own.read_s or most_s,
+        connect_s=given.connect_s or chosen.provider_connect_timeout_s,
+        first_byte_s=min(given.first_byte_s or chosen.provider_first_byte_timeout_s, most_s),
+        read_s=given.read_s or most_s,
     )

@@ -91,7 +91,7 @@ class BackgroundSender(Generic[K, V]):
     def unsent(self, key: K) -> V | None:
         """Return the value of the key that has not arrived, as far as is known."""
         with self._lock:
-            values = [each[key] for each in (self._in_hand, self._waiting) if key in each]
+            values = [held[key] for held in (self._in_hand, self._waiting) if key in held]
         return self._merge(*values) if len(values) == 2 else next(iter(values), None)
 
     def flush(self, timeout_s: float) -> bool:

@@ -24,13 +24,13 @@ CALLS: Final = "calls"
 @contextmanager
 def added(config: MutableMapping[str, Any], policy_file: str | Path | None) -> Iterator[None]:
     """Add the guards to the configuration while the extension reads it. No policy, no guards."""
-    given = config.get(BLUEPRINTS)
-    if policy_file and isinstance(given, Mapping | None):
-        config[BLUEPRINTS] = _with_guards(given or {}, _document(policy_file))
+    blueprints = config.get(BLUEPRINTS)
+    if policy_file and isinstance(blueprints, Mapping | None):
+        config[BLUEPRINTS] = _with_guards(blueprints or {}, _document(policy_file))
     try:
         yield
     finally:
-        config[BLUEPRINTS] = given  # None counts as not set
+        config[BLUEPRINTS] = blueprints  # None counts as not set
 
 
 def call_members() -> set[str]:
@@ -40,7 +40,7 @@ def call_members() -> set[str]:
 
 def calls(endpoints: Iterable[str]) -> list[str]:
     members = call_members()
-    return [each for each in endpoints if members & {each, each.rpartition(".")[0]}]
+    return [endpoint for endpoint in endpoints if members & {endpoint, endpoint.rpartition(".")[0]}]
 
 
 @cache
@@ -49,9 +49,9 @@ def _groups() -> dict[str, Any]:
     return groups
 
 
-def _with_guards(given: Mapping[str, object], policy: Mapping[str, object]) -> dict[str, object]:
-    replaced = {*_names(given), *_names(policy)}
-    merged = dict(given)
+def _with_guards(rules: Mapping[str, object], policy: Mapping[str, object]) -> dict[str, object]:
+    replaced = {*_names(rules), *_names(policy)}
+    merged = dict(rules)
     for group in _groups().values():
         guards = [
             {**limit, "scope": SCOPE} for limit in group["limits"] if limit["name"] not in replaced

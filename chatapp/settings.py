@@ -76,10 +76,10 @@ def _percents(value: object) -> object:
     if isinstance(value, str):
         value = () if value.strip().lower() in ("off", "no", "false", "0") else value.split(",")
     try:
-        found = sorted({int(each) for each in value})  # type: ignore[attr-defined]
+        percents = sorted({int(text) for text in value})  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         return None  # no list; the message quotes the text
-    return tuple(found) if all(1 <= each <= 100 for each in found) else None
+    return tuple(percents) if all(1 <= percent <= 100 for percent in percents) else None
 
 
 def setting(
@@ -103,18 +103,18 @@ def _networks(value: object) -> object:
     """Addresses and networks, as 10.0.0.5 or 172.16.0.0/12."""
     names = _names(value)
     try:
-        return tuple(ip_network(each) for each in names)  # type: ignore[attr-defined]
+        return tuple(ip_network(name) for name in names)  # type: ignore[attr-defined]
     except (TypeError, ValueError):
         return None  # no list of addresses; the message quotes the text
 
 
 def _rights(value: object) -> object:
     """By identities, which may be *@example.com or *: scopes, and team:NAME."""
-    found = _json_object(value)
-    if not (isinstance(found, dict) and all(isinstance(each, str) for each in found.values())):
+    rights = _json_object(value)
+    if not (isinstance(rights, dict) and all(isinstance(text, str) for text in rights.values())):
         return None
-    words = {each for text in found.values() for each in text.split() if each[:5] != "team:"}
-    return {k.lower(): v for k, v in found.items()} if words <= {*SCOPES} else None
+    words = {word for text in rights.values() for word in text.split() if word[:5] != "team:"}
+    return {k.lower(): v for k, v in rights.items()} if words <= {*SCOPES} else None
 
 
 class Settings(BaseModel):
@@ -260,11 +260,11 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
 
 
 def _warn_if_unknown(name: str) -> None:
-    known = [field.upper() for field in Settings.model_fields]
+    names = [field.upper() for field in Settings.model_fields]
     word = name.removeprefix(PREFIX)  # which all have in common
-    if word in known:
+    if word in names:
         return
-    nearest = get_close_matches(word, known, n=1)
+    nearest = get_close_matches(word, names, n=1)
     hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/operate/settings.md has all."
     log.warning("Unknown setting %s: %s", name, hint)
 
@@ -279,7 +279,7 @@ def from_config(config: Mapping[str, object]) -> Settings:
     try:
         settings = Settings.model_validate(ours)
     except ValidationError as error:
-        sentences = {_sentence(each, ours): None for each in error.errors()}
+        sentences = {_sentence(mistake, ours): None for mistake in error.errors()}
         raise SettingsError("\n".join(sentences)) from error
     _check_webhook(settings.alert_webhook_url, settings.alert_webhook_secret)
     sign_on = (settings.admin_sign_on_header, settings.admin_sign_on_from, settings.admin_sign_on)
@@ -295,9 +295,9 @@ def from_config(config: Mapping[str, object]) -> Settings:
             f"{CONSENT!r}"
         )
     if settings.admin_sign_on_consent is None and _has_half(settings.admin_sign_on_from):
-        found = ", ".join(map(str, settings.admin_sign_on_from))
+        wide = ", ".join(map(str, settings.admin_sign_on_from))
         raise SettingsError(
-            f"{PREFIX}ADMIN_SIGN_ON_FROM: found {found}, from which anyone could name an operator; "
+            f"{PREFIX}ADMIN_SIGN_ON_FROM: found {wide}, from which anyone could name an operator; "
             f"allowed: the addresses of your proxy, as 10.0.0.5. If only your proxy can connect, "
             f'set {PREFIX}ADMIN_SIGN_ON_CONSENT="{CONSENT}".'
         )
@@ -306,15 +306,15 @@ def from_config(config: Mapping[str, object]) -> Settings:
 
 def _has_half(networks: Iterable[Network]) -> bool:
     """Return whether these networks together have half of all public addresses of a version."""
-    given = [
+    mapped = [
         n
         if isinstance(n, IPv6Network)
         else IPv6Network((int(MAPPED[0]) + int(n[0]), MAPPED.prefixlen + n.prefixlen))
         for n in networks
     ]
     for public in PUBLIC:
-        shared = [n if n.subnet_of(public) else public for n in given if n.overlaps(public)]
-        count = sum(each.num_addresses for each in collapse_addresses(shared))
+        shared = [n if n.subnet_of(public) else public for n in mapped if n.overlaps(public)]
+        count = sum(network.num_addresses for network in collapse_addresses(shared))
         if 2 * count >= public.num_addresses:
             return True
     return False
@@ -335,17 +335,17 @@ def _check_webhook(url: str | None, secret: str | None) -> None:
     is_plain = (url or "").isprintable()
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
     if not (host and is_plain and is_safe):
-        found = "nothing" if url is None else f"scheme {parts.scheme!r} and host {host!r}"
+        what = "nothing" if url is None else f"scheme {parts.scheme!r} and host {host!r}"
         raise SettingsError(
-            f"{name}: found {found}; allowed: a URL that begins with https://, or with http:// on "
+            f"{name}: found {what}; allowed: a URL that begins with https://, or with http:// on "
             "this machine (localhost, 127.0.0.1 or [::1]). Alerts name users and what they spend."
         )
     try:
         signing_key(secret or "")
     except ValueError:
-        found = "nothing" if secret is None else f"{len(secret)} characters in another form"
+        what = "nothing" if secret is None else f"{len(secret)} characters in another form"
         raise SettingsError(
-            f"{PREFIX}ALERT_WEBHOOK_SECRET: found {found}; allowed: whsec_ and 24 to 64 bytes in "
+            f"{PREFIX}ALERT_WEBHOOK_SECRET: found {what}; allowed: whsec_ and 24 to 64 bytes in "
             "base64, which the receiver must know. To make one: "
             'echo "whsec_$(openssl rand -base64 32)"'
         ) from None
@@ -359,11 +359,11 @@ def signing_key(secret: str) -> bytes:
     return key
 
 
-def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:
+def _sentence(error: ErrorDetails, values: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
     is_secret = name.endswith("_token")  # the error is logged
-    value = f"{len(str(found[name]))} characters" if is_secret else repr(found[name])
+    value = f"{len(str(values[name]))} characters" if is_secret else repr(values[name])
     meaning = _LINK.sub(r"\1", field.description or "")
     allowed = validation.allowed(field)
     return f"{PREFIX}{name.upper()}: found {value}; allowed: {allowed} ({meaning})"

@@ -86,8 +86,8 @@ class Traces:
 
     def trace_id(self) -> str:
         """Return the id of the current trace; empty outside of one."""
-        found = self._trace.get_current_span().get_span_context()
-        return self._trace.format_trace_id(found.trace_id) if found.is_valid else ""
+        context = self._trace.get_current_span().get_span_context()
+        return self._trace.format_trace_id(context.trace_id) if context.is_valid else ""
 
     def attempt(self, model: Model, number: int) -> Attempt:
         """Begin the span of an attempt at an upstream."""
@@ -113,10 +113,10 @@ class Attempt:
 
     def active(self) -> AbstractContextManager[Any]:
         """Make it the current span, for the request that is sent."""
-        found: AbstractContextManager[Any] = self._trace.use_span(
+        span: AbstractContextManager[Any] = self._trace.use_span(
             self._span, record_exception=False, set_status_on_exception=False
         )
-        return found
+        return span
 
     def fail(self, kind: str) -> None:
         """Note why there is no answer."""

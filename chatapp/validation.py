@@ -62,25 +62,25 @@ def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> st
     sentence = SENTENCES.get(error["type"])
     if sentence is None:
         return error["msg"]
-    found, context = error["input"], error.get("ctx", {})
-    shown = type_name(found)
+    value, context = error["input"], error.get("ctx", {})
+    shown = type_name(value)
     if not context.keys().isdisjoint(BOUNDS):
-        match found:
-            case str() if len(found) <= SHOWN_DIGITS:  # a number, in a query
-                shown = found
+        match value:
+            case str() if len(value) <= SHOWN_DIGITS:  # a number, in a query
+                shown = value
             # Python refuses to print whole numbers of very many digits.
-            case int() if abs(found) < 10**SHOWN_DIGITS:
-                shown = str(found)
+            case int() if abs(value) < 10**SHOWN_DIGITS:
+                shown = str(value)
     return sentence.format(found=shown, verb=verb, **context)
 
 
 def allowed(field: FieldInfo) -> str:
     """Return the values of a field with its bounds: "a whole number from 1 to 5"."""
     bounds = {
-        bound: getattr(each, bound)
-        for each in field.metadata
+        bound: getattr(constraint, bound)
+        for constraint in field.metadata
         for bound in BOUNDS
-        if hasattr(each, bound)
+        if hasattr(constraint, bound)
     }
     kind = KINDS.get(field.annotation, "a string")
     if not bounds:

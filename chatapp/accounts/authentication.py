@@ -15,8 +15,8 @@ from typing import Final, TypeAlias, TypeVar
 from cachetools import TTLCache
 from sqlalchemy.exc import SQLAlchemyError
 
+from chatapp.accounts.accounts_on import AccountsOn
 from chatapp.accounts.api_key import PresentedKey, parse
-from chatapp.accounts.mark import AccountsMark
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts, ApiKey, User, amounts_of
 from chatapp.per_process import PerProcess
@@ -84,21 +84,21 @@ class Principal:
 
 
 #: The owner of a key, and when it expires.
-Known: TypeAlias = tuple[Principal, datetime | None]
+KeyOwner: TypeAlias = tuple[Principal, datetime | None]
 
 
 class Authenticator:
     """Finds the owner of a key, and whether keys are required. Safe from any thread."""
 
     def __init__(
-        self, store: Accounts, mark: AccountsMark, clock: Callable[[], float] = time.monotonic
+        self, store: Accounts, accounts_on: AccountsOn, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self.mark = mark
+        self.accounts_on = accounts_on
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()  # of the caches
-        self._valid: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
-        self._stale: TTLCache[bytes, Known] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
+        self._valid: TTLCache[bytes, KeyOwner] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
+        self._stale: TTLCache[bytes, KeyOwner] = TTLCache(MOST_KEYS, STALE_HOLDS_S, clock)
         # Apart, so that invented keys do not push out the valid ones.
         self._refused: TTLCache[bytes, str] = TTLCache(MOST_KEYS, ANSWER_HOLDS_S, clock)
         #: Valid keys that were looked up again because they are blocked.
@@ -119,20 +119,20 @@ class Authenticator:
     def required(self) -> bool:
         """Whether accounts are on: whether any key was ever made. Once on, they stay on.
 
-        Until then, each request asks the database, as the first one may be made elsewhere.
+        Until then, each request asks the database: another process may make the first key.
         AccountsUnavailableError if unknown, or if the database has lost its keys.
         """
         if not self._required:
             self._required = self._ask(self._store.any_key)
             if self._required:
-                self._notes.get().submit(self.mark.set)
+                self._notes.get().submit(self.accounts_on.set)
             elif not self._may_be_off:
-                self._check_mark()
+                self._check_accounts_on()
         return self._required
 
-    def _check_mark(self) -> None:
+    def _check_accounts_on(self) -> None:
         """AccountsLostError if accounts were on. This process does not ask again after a No."""
-        if is_set := self.mark.is_set():
+        if is_set := self.accounts_on.is_set():
             if not self._said_lost:
                 log.error(LOST)
             self._said_lost = True
@@ -140,8 +140,8 @@ class Authenticator:
         self._may_be_off = is_set is False
 
     def authenticate(self, text: str, *, again: bool = False) -> Principal:
-        """Return the owner of the key in that text. ``again``: as the key is blocked, a query has
-        to confirm it; each five seconds at most.
+        """Return the owner of the key in that text. ``again``: a query has to confirm the blocked
+        key; each five seconds at most.
 
         KeyRefusedError if it gives no access, AccountsUnavailableError if that is unknown.
         """
@@ -153,12 +153,12 @@ class Authenticator:
             )
         digest = sha256(presented.text.encode("ascii")).digest()
         with self._lock:
-            refusal, known = self._refused.get(digest), self._valid.get(digest)
+            refusal, cached = self._refused.get(digest), self._valid.get(digest)
             if again and digest not in self._confirmed:
-                known, self._confirmed[digest] = None, True
+                cached, self._confirmed[digest] = None, True
         if refusal is not None:
             raise KeyRefusedError(refusal)
-        principal, expires_at = known or self._looked_up(digest, presented)
+        principal, expires_at = cached or self._looked_up(digest, presented)
         if expires_at is not None and expires_at <= datetime.now(UTC):
             raise KeyRefusedError(_expired(principal.key_id, expires_at))
         return principal
@@ -173,34 +173,34 @@ class Authenticator:
         AccountsUnavailableError if there is no recent answer.
         """
         assert key.people is not None
-        asked, people = (key.key_id, name), key.people
+        person_id, people = (key.key_id, name), key.people
         with self._lock:
-            person = self._people.get(asked)
+            person = self._people.get(person_id)
         if person is not None:
             return person
         before_wait()
         try:
-            found = self._ask(lambda: self._store.person(key.key_id, name, people))
+            row = self._ask(lambda: self._store.person(key.key_id, name, people))
         except AccountsUnavailableError:
             with self._lock:
-                stale = self._stale_people.get(asked)
+                stale = self._stale_people.get(person_id)
             if stale is None:
                 raise
             return stale
-        if found is None:  # the key was deleted a moment ago
+        if row is None:  # the key was deleted a moment ago
             raise PersonRefusedError(UNKNOWN_KEY)
-        if found[1].deactivated_at is not None:
+        if row[1].deactivated_at is not None:
             with self._lock:
-                self._stale_people.pop(asked, None)
+                self._stale_people.pop(person_id, None)
             raise PersonRefusedError(_deactivated(name))
-        person = _principal(*found, people=None)
+        person = _principal(*row, people=None)
         with self._lock:
-            self._people[asked] = self._stale_people[asked] = person
+            self._people[person_id] = self._stale_people[person_id] = person
         return person
 
-    def _looked_up(self, digest: bytes, presented: PresentedKey) -> Known:
+    def _looked_up(self, digest: bytes, presented: PresentedKey) -> KeyOwner:
         try:
-            found = self._ask(lambda: self._store.find(presented.public_id))
+            row = self._ask(lambda: self._store.find(presented.public_id))
         except AccountsUnavailableError:
             with self._lock:
                 stale = self._stale.get(digest)
@@ -208,19 +208,19 @@ class Authenticator:
                 raise
             return stale
         try:
-            known = _checked(presented, found)
+            checked = _checked(presented, row)
         except KeyRefusedError as refusal:
             with self._lock:
                 self._stale.pop(digest, None)
                 self._refused[digest] = str(refusal)
             raise
         with self._lock:
-            self._valid[digest] = self._stale[digest] = known
-        assert found is not None
+            self._valid[digest] = self._stale[digest] = checked
+        assert row is not None
         today = datetime.now(UTC).date()
-        if found[0].last_used_on != today and self._notes_left.acquire(blocking=False):
+        if row[0].last_used_on != today and self._notes_left.acquire(blocking=False):
             self._notes.get().submit(self._note_use, presented.public_id, today)
-        return known
+        return checked
 
     def _ask(self, query: Callable[[], T]) -> T:
         failed_at = self._failed_at
@@ -244,10 +244,10 @@ class Authenticator:
             self._notes_left.release()
 
 
-def _checked(presented: PresentedKey, found: tuple[ApiKey, User] | None) -> Known:
-    if found is None or not presented.has_secret(found[0].secret_sha256):
+def _checked(presented: PresentedKey, row: tuple[ApiKey, User] | None) -> KeyOwner:
+    if row is None or not presented.has_secret(row[0].secret_sha256):
         raise KeyRefusedError(UNKNOWN_KEY)
-    key, user = found
+    key, user = row
     # Only the holder of the secret learns more.
     if key.revoked_at is not None:
         raise KeyRefusedError(

@@ -71,7 +71,7 @@ class People:
         metadata = body.get("metadata")
         inner = metadata.get("user_id") if isinstance(metadata, dict) else None
         sent = (body.get("user"), inner, body.get("user_id"))
-        return next(filter(None, (person_in(each) for each in sent if isinstance(each, str))), None)
+        return next(filter(None, (person_in(name) for name in sent if isinstance(name, str))), None)
 
 
 def person_in(text: str) -> str | None:
@@ -90,7 +90,7 @@ def person_in(text: str) -> str | None:
         problem = f"has {len(name)} characters; at most {NAME_MAX_CHARACTERS} are allowed"
     elif name.startswith(IDENTITIES):
         problem = f"begins with {name.partition(':')[0]!r} and a colon, which is reserved"
-    elif any(unicodedata.category(each) in _CONTROL for each in name):
+    elif any(unicodedata.category(character) in _CONTROL for character in name):
         problem = "has control characters"
     if problem:
         raise InvalidNameError(f"The user's name {problem}. Send an email address or an id.")

@@ -126,7 +126,7 @@ K = TypeVar("K", bound=Key)
 
 @dataclass(frozen=True, slots=True)
 class ApiKey(Key):
-    """A key, without its secret. It is deleted only with its user, as the ledger names it.
+    """A key, without its secret. It is deleted only with its user, because the ledger names it.
 
     ``limits``: see User. ``models`` are patterns; None: all that the plan allows. ``files``: it
     may name files that a provider keeps. ``traffic_class``: None for that of the plan. ``people``:
@@ -228,7 +228,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 #: The columns that a key does not pass on to the one that replaces it.
-_OWN: Final = {"public_id", "secret_sha256", "created_at", "revoked_at", "last_used_on"}
+_NOT_COPIED: Final = {"public_id", "secret_sha256", "created_at", "revoked_at", "last_used_on"}
 
 
 class KeyTable(Generic[K]):
@@ -245,15 +245,15 @@ class KeyTable(Generic[K]):
         return self._kind(*row)
 
     def add(self, connection: Connection, **values: Any) -> PresentedKey:
-        made = new_key(self._prefix)
-        own = {"public_id": made.public_id, "secret_sha256": made.secret_sha256}
-        row = {**values, **own, "created_at": datetime.now(UTC)}
+        new = new_key(self._prefix)
+        secret = {"public_id": new.public_id, "secret_sha256": new.secret_sha256}
+        row = {**values, **secret, "created_at": datetime.now(UTC)}
         connection.execute(insert(self._table).values(row))
-        return made
+        return new
 
     def change(self, connection: Connection, public_id: str, **values: Any) -> K:
-        found = self._table.c.public_id == public_id
-        connection.execute(update(self._table).where(found).values(values))
+        is_key = self._table.c.public_id == public_id
+        connection.execute(update(self._table).where(is_key).values(values))
         return self.find(connection, public_id)
 
     def revoke(self, connection: Connection, public_id: str) -> K:
@@ -270,10 +270,10 @@ class KeyTable(Generic[K]):
         if not old.is_usable:
             sentence = f"Key {public_id} is revoked or has expired."
             raise RefusedChangeError("unusable_key", sentence)
-        same = {each.key: getattr(old, each.key) for each in self._table.c if each.key not in _OWN}
-        made = self.add(connection, **{**same, **others})
+        same = {c.key: getattr(old, c.key) for c in self._table.c if c.key not in _NOT_COPIED}
+        new = self.add(connection, **{**same, **others})
         end = min(filter(None, [old.expires_at, datetime.now(UTC) + overlap]))
-        return made, self.change(connection, public_id, expires_at=end)
+        return new, self.change(connection, public_id, expires_at=end)
 
 
 _KEYS: Final = KeyTable(KEYS, ApiKey, UnknownKeyError, PREFIX)
@@ -306,7 +306,7 @@ class Accounts:
     ) -> PresentedKey:
         """Make a key, and its user if new, with ``plan`` or else ``default_plan`` and in ``team``.
 
-        RefusedChangeError if the user exists with another plan or team, as a new key must not
+        RefusedChangeError if the user exists with another plan or team, because a new key must not
         change the user's other keys, or is deactivated. UnknownTeamError if there is no such team.
         """
         with self._database.writing() as connection:
@@ -324,15 +324,15 @@ class Accounts:
             elif plan not in {None, owner.plan}:
                 raise RefusedChangeError(
                     "other_plan",
-                    f"{user} has the plan {owner.plan}; no key was created, as all keys of a user "
-                    "have the user's plan. Leave the plan out, or change the user's first.",
+                    f"{user} has the plan {owner.plan}; no key was created, because all keys of a "
+                    "user have the user's plan. Leave the plan out, or change the user's first.",
                 )
             elif team not in {None, owner.team_name}:
-                own = "no team" if owner.team_name is None else f"the team {owner.team_name}"
+                current = "no team" if owner.team_name is None else f"the team {owner.team_name}"
                 raise RefusedChangeError(
                     "other_team",
-                    f"{user} has {own}; no key was created, as all keys of a user count toward the "
-                    "user's team. Leave the team out, or move the user first.",
+                    f"{user} has {current}; no key was created, because all keys of a user "
+                    "count toward the user's team. Leave the team out, or move the user first.",
                 )
             return _KEYS.add(
                 connection,
@@ -373,8 +373,8 @@ class Accounts:
                     continue
                 values = {"plan": default_plan, **change.values}
                 connection.execute(insert(USERS).values(name=change.name, created_at=now, **values))
-                own = {"user": change.name, "name": "key"}
-                made[change.name] = _KEYS.add(connection, **own) if with_keys else None
+                of_key = {"user": change.name, "name": "key"}
+                made[change.name] = _KEYS.add(connection, **of_key) if with_keys else None
         return made
 
     def find(self, public_id: str) -> tuple[ApiKey, User] | None:
@@ -390,11 +390,11 @@ class Accounts:
         """
         now = datetime.now(UTC)
         with self._database.reading() as connection:
-            found, user = _find(connection, public_id), _user(connection, name)
-            if found is None:
+            row, user = _find(connection, public_id), _user(connection, name)
+            if row is None:
                 return None
             if user is not None:
-                return found[0], user
+                return row[0], user
             _check_new(connection, public_id, people, now)
         with self._database.writing() as connection:
             # Its lock: two workers must not count the same people.
@@ -403,14 +403,14 @@ class Accounts:
                 _check_new(connection, public_id, people, now)
                 new = self._database.insert(USERS).values(
                     name=name,
-                    plan=people.plan or found[1].plan,
-                    team_name=found[1].team_name,
+                    plan=people.plan or row[1].plan,
+                    team_name=row[1].team_name,
                     brought_by=public_id,
                     created_at=now,
                 )
                 connection.execute(new.on_conflict_do_nothing())
             user = _user(connection, name)
-        return None if user is None else (found[0], user)
+        return None if user is None else (row[0], user)
 
     def all_keys(self) -> Sequence[ApiKey]:
         """Return all keys, by user and time of creation."""
@@ -475,13 +475,13 @@ class Accounts:
         would be off."""
         with self._database.writing() as connection:
             _of(connection, "user", user)
-            own = select(exists(select(KEYS).where(KEYS.c.user == user)))
-            others = select(exists(select(KEYS).where(KEYS.c.user != user)))
-            if connection.scalar(own) and not connection.scalar(others):
+            of_user = select(exists(select(KEYS).where(KEYS.c.user == user)))
+            of_others = select(exists(select(KEYS).where(KEYS.c.user != user)))
+            if connection.scalar(of_user) and not connection.scalar(of_others):
                 raise RefusedChangeError(
                     "last_keys",
                     f"{user} has the only keys; nothing was deleted. Create another user's key "
-                    "first, as accounts are on as long as there is one.",
+                    "first: accounts are on as long as there is one.",
                 )
             connection.execute(delete(KEYS).where(KEYS.c.user == user))
             connection.execute(delete(USERS).where(USERS.c.name == user))
@@ -496,7 +496,7 @@ class Accounts:
         """Give an owner an amount, or with None the policy's again; False if nothing changed."""
         with self._database.writing() as connection:
             before: dict[str, str] = _of(connection, owner, name).limits or {}
-            after = {known: text for known, text in before.items() if known != limit}
+            after = {other: text for other, text in before.items() if other != limit}
             if amount is not None:
                 after[limit] = amount
             _change(connection, owner, name, limits=after or None)
@@ -522,10 +522,10 @@ def amounts_of(*owners: Team | User | ApiKey | None) -> dict[str, str]:
 def _of(connection: Connection, owner: Owner, name: str) -> Row[*tuple[Any, ...]]:
     """Return the row of an owner; UnknownOwnerError without one."""
     column, unknown = _OWNERS[owner]
-    found = connection.execute(select(column.table).where(column == name)).one_or_none()
-    if found is None:
+    row = connection.execute(select(column.table).where(column == name)).one_or_none()
+    if row is None:
         raise unknown(name)
-    return found
+    return row
 
 
 def _change(connection: Connection, owner: Owner, name: str, **values: object) -> None:

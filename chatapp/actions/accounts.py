@@ -175,14 +175,14 @@ class NewAdminKey(Change):
 )
 def list_users(call: Call) -> list[dict[str, object]]:
     """List the users with their plans, teams and amounts."""
-    query, own = call.query, OwnersAmounts()
+    query, overrides = call.query, OwnersAmounts()
     return [
-        users.as_json(each, own)
-        for each in call.operator.own(current_services().accounts.users())
-        if query.q.lower() in each.name.lower()
-        and query.team in {None, each.team_name}
-        and query.plan in {None, each.plan}
-        and query.key in {None, each.brought_by}
+        users.as_json(user, overrides)
+        for user in call.operator.visible_users(current_services().accounts.users())
+        if query.q.lower() in user.name.lower()
+        and query.team in {None, user.team_name}
+        and query.plan in {None, user.plan}
+        and query.key in {None, user.brought_by}
     ]
 
 
@@ -191,10 +191,10 @@ def get_user(call: Call, user: str) -> dict[str, object]:
     """Show a user."""
     name = name_of(user)
     call.operator.check_user(name)
-    found = current_services().accounts.user(name)
-    if found is None:
+    row = current_services().accounts.user(name)
+    if row is None:
         raise UnknownUserError(name)
-    return users.as_json(found, OwnersAmounts())
+    return users.as_json(row, OwnersAmounts())
 
 
 @action(
@@ -211,17 +211,17 @@ def put_user(call: Call, user: str) -> users.Put:
     _check_spaces(name_of(user))
     operator.check_user(name, may_be_new=True)
     given = body.model_fields_set
-    known = services.accounts.user(name)
+    row = services.accounts.user(name)
     if operator.team is not None:
         _check_members_fields(call)
     values: dict[str, Any] = {}
     if body.plan is not None:
         values["plan"] = body.plan
-    if "team" in given or (operator.team is not None and known is None):
+    if "team" in given or (operator.team is not None and row is None):
         values["team_name"] = team = body.team if "team" in given else operator.team
         _check_team(team)
     if "limits" in given:
-        plan = body.plan or (known.plan if known else services.default_plan)
+        plan = body.plan or (row.plan if row else services.default_plan)
         values["limits"] = _checked_amounts(call, "user", body.limits or {}, plan) or None
     return users.put(name, values, active=body.active, **call.why)
 
@@ -288,19 +288,19 @@ def import_users(call: Call) -> dict[str, object]:
 )
 def list_keys(call: Call) -> list[dict[str, object]]:
     """List the keys, without their secrets."""
-    accounts, own, query = current_services().accounts, OwnersAmounts(), call.query
+    accounts, overrides, query = current_services().accounts, OwnersAmounts(), call.query
     if query.user is not None:
         call.operator.check_user(query.user)
         if accounts.user(query.user) is None:
             with of_field("user"):
                 raise unknown("user", query.user)
-    user_of = {each.name: each for each in accounts.users()}
+    user_of = {user.name: user for user in accounts.users()}
     return [
-        keys.as_json(each, own)
-        for each in accounts.all_keys()
-        if call.operator.sees_key(each, user_of[each.user])
-        and query.user in {None, each.user}
-        and query.team in {None, user_of[each.user].team_name}
+        keys.as_json(key, overrides)
+        for key in accounts.all_keys()
+        if call.operator.sees_key(key, user_of[key.user])
+        and query.user in {None, key.user}
+        and query.team in {None, user_of[key.user].team_name}
     ]
 
 
@@ -310,9 +310,9 @@ def create_key(call: Call) -> dict[str, object]:
     body, operator, services = call.body, call.operator, current_services()
     team = operator.team_of_key(body.user, plan=body.plan, team=body.team)
     operator.check_powers(people=body.people)
-    known, is_first = services.accounts.user(body.user), not services.accounts.any_key()
+    row, is_first = services.accounts.user(body.user), not services.accounts.any_key()
     _check_team(team)
-    plan = known.plan if known else body.plan or services.default_plan
+    plan = row.plan if row else body.plan or services.default_plan
     limits = _checked_amounts(call, "key", body.limits, plan) if body.limits else {}
     made = services.accounts.create_key(
         body.user,
@@ -379,12 +379,12 @@ def revoke_key(call: Call, key: str) -> dict[str, object]:
 def revoke_keys(call: Call) -> dict[str, object]:
     """Revoke all keys of a user."""
     call.operator.check_user(call.query.user)
-    found = keys.usable_keys(call.query.user)
-    for each in found:
-        call.operator.check_key(each, changes=True)
-    done = [keys.revoke_key(each, **call.why) for each in found]
-    revoked = [each.key.public_id for each in done]
-    sentences = " ".join(each.sentence for each in done) or "There is no key to revoke."
+    ids = keys.usable_keys(call.query.user)
+    for public_id in ids:
+        call.operator.check_key(public_id, changes=True)
+    done = [keys.revoke_key(public_id, **call.why) for public_id in ids]
+    revoked = [revocation.key.public_id for revocation in done]
+    sentences = " ".join(revocation.sentence for revocation in done) or "There is no key to revoke."
     return {"done": sentences, "revoked": revoked}
 
 
@@ -411,10 +411,10 @@ def _key(call: Call, key: str) -> dict[str, object]:
 
 
 def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
-    found = current_services().accounts.find(key)
-    if found is None:
+    row = current_services().accounts.find(key)
+    if row is None:
         raise UnknownKeyError(key)
-    return found
+    return row
 
 
 # -- teams and plans -----------------------------------------------------------------------------
@@ -430,9 +430,9 @@ def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
 )
 def list_teams(call: Call) -> list[dict[str, object]]:
     """List the teams with their budgets and members."""
-    accounts, own = current_services().accounts, OwnersAmounts()
+    accounts, overrides = current_services().accounts, OwnersAmounts()
     everyone, mine = accounts.users(), call.operator.team
-    return [_team(each, own, everyone) for each in accounts.teams() if mine in {None, each.name}]
+    return [_team(t, overrides, everyone) for t in accounts.teams() if mine in {None, t.name}]
 
 
 @action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
@@ -440,18 +440,18 @@ def get_team(call: Call, team: str) -> dict[str, object]:
     """Show a team."""
     call.operator.check_team(team)
     accounts = current_services().accounts
-    found, everyone = accounts.team(team), accounts.users()
-    if found is None:
+    row, everyone = accounts.team(team), accounts.users()
+    if row is None:
         raise UnknownTeamError(team)
-    return _team(found, OwnersAmounts(), everyone)
+    return _team(row, OwnersAmounts(), everyone)
 
 
 def _team(
-    team: store.Team, own: OwnersAmounts, everyone: Sequence[store.User]
+    team: store.Team, overrides: OwnersAmounts, everyone: Sequence[store.User]
 ) -> dict[str, object]:
     """Return a team, with the shares of its members if it divides a budget fairly."""
-    shown = users.team_as_json(team, own, everyone)
-    members = [each.name for each in everyone if each.team_name == team.name]
+    shown = users.team_as_json(team, overrides, everyone)
+    members = [user.name for user in everyone if user.team_name == team.name]
     if states := amounts.shares(team.name, members):
         texts = map(amounts.share_text, states)
         shown["shares"] = [{**e.as_json(), "text": t} for e, t in zip(states, texts, strict=True)]
@@ -506,14 +506,14 @@ def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, o
 
 
 def _checked_amounts(
-    call: Call, owner: Owner, given: Amounts, plan: str | None, *, field: str = "limits"
+    call: Call, owner: Owner, limits: Amounts, plan: str | None, *, field: str = "limits"
 ) -> Amounts:
     if owner != "team":  # PUT teams needs no other scope than teams
         call.operator.check("limits", of_team=True)
     with of_field(field):
-        found = checked(owner, given.items(), plan=plan)
-        call.operator.check_amounts(owner, given.items(), plan=plan)
-    return found
+        amounts_by_name = checked(owner, limits.items(), plan=plan)
+        call.operator.check_amounts(owner, limits.items(), plan=plan)
+    return amounts_by_name
 
 
 # -- management keys -----------------------------------------------------------------------------
@@ -529,7 +529,7 @@ def _checked_amounts(
 )
 def list_admin_keys(_call: Call) -> list[dict[str, object]]:
     """List the management keys, without their secrets."""
-    return [each.as_json() for each in current_services().admin_keys.all()]
+    return [key.as_json() for key in current_services().admin_keys.all()]
 
 
 @action("POST /admin-keys", "all", body=NewAdminKey, command="admin-keys create NAME")

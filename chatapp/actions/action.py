@@ -102,8 +102,8 @@ class Action:
     @property
     def parts(self) -> dict[str, list[str]]:
         """The names of the path's parts, each with the words that are allowed; none: any text."""
-        found = {name: ONE_OF.fullmatch(kind) for kind, name in PART.findall(self.path)}
-        return {name: words[1].split(", ") if words else [] for name, words in found.items()}
+        kinds = {name: ONE_OF.fullmatch(kind) for kind, name in PART.findall(self.path)}
+        return {name: words[1].split(", ") if words else [] for name, words in kinds.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,18 +184,18 @@ class FieldError(OperatorError):
         self.lines = lines
 
 
-def checked(model: type[M], found: Mapping[str, Any]) -> M:
+def checked(model: type[M], values: Mapping[str, Any]) -> M:
     """Return the fields; FieldError for the first that is wrong."""
     try:
-        return model.model_validate(found)
+        return model.model_validate(values)
     except ValidationError as mistakes:
         # A misspelt field first, and what is missing for it last.
-        error = min(mistakes.errors(), key=lambda each: RANKS.get(each["type"], 1))
+        error = min(mistakes.errors(), key=lambda mistake: RANKS.get(mistake["type"], 1))
     name, cause = validation.location(error), error.get("ctx", {}).get("error")
     if isinstance(cause, OperatorError):
         raise FieldError(name, f"{name}: {cause}", code=cause.code)
-    known = ", ".join(each.alias or name for name, each in model.model_fields.items()) or "none"
-    allowed = f". Known fields: {known}" if error["type"] == "extra_forbidden" else ""
+    names = ", ".join(field.alias or name for name, field in model.model_fields.items()) or "none"
+    allowed = f". Known fields: {names}" if error["type"] == "extra_forbidden" else ""
     raise FieldError(name, f'"{name}" {validation.problem(error)}{allowed}.')
 
 

@@ -136,8 +136,8 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     period, query = _calls_of(call), call.query
     if period["since"] is None and period["until"] is None:
         period["since"] = month_start()
-    found = current_services().reports.spending(by=query.by, top=query.top, **period)
-    return [reports.with_dollars(asdict(each)) for each in found]
+    rows = current_services().reports.spending(by=query.by, top=query.top, **period)
+    return [reports.with_dollars(asdict(row)) for row in rows]
 
 
 @action(
@@ -154,12 +154,12 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     """Forecast when budgets will be used up, and how sure that is, for those who have spent most
     this week."""
     query, operator = call.query, call.operator
-    found = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
+    rows = list(reports.forecasts_by(query.by, top=query.top, team=operator.team))
     if query.by == "user" and operator.team is not None:  # former members have called for it, too
-        own = operator.own(current_services().accounts.users())
-        members = {callers.identity_of(each.name) for each in own}
-        found = [each for each in found if each["subject"] in members]
-    return found
+        users = operator.visible_users(current_services().accounts.users())
+        members = {callers.identity_of(user.name) for user in users}
+        rows = [row for row in rows if row["subject"] in members]
+    return rows
 
 
 @action(
@@ -174,8 +174,8 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
 )
 def list_days(call: Call) -> Iterable[dict[str, Any]]:
     """List calls, tokens and dollars by day, the oldest first."""
-    found = current_services().reports.totals(by=call.query.by, **_calls_of(call))
-    return [reports.with_dollars(asdict(each)) for each in found]
+    rows = current_services().reports.totals(by=call.query.by, **_calls_of(call))
+    return [reports.with_dollars(asdict(row)) for row in rows]
 
 
 @action(
@@ -230,8 +230,8 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     "Over" is the share of calls that used more than estimated. Only answered calls with a reported
     usage count.
     """
-    found = current_services().reports.estimates(since=call.query.since)
-    return list(map(reports.estimates_as_json, found))
+    rows = current_services().reports.estimates(since=call.query.since)
+    return list(map(reports.estimates_as_json, rows))
 
 
 @action(
@@ -245,16 +245,16 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """List how calls ended, by upstream and model, the most failures first."""
     since = datetime.now(UTC) - call.query.since
-    found = current_services().reports.outcomes(since=since, top=1000)
-    return list(map(reports.outcomes_as_json, found))
+    rows = current_services().reports.outcomes(since=since, top=1000)
+    return list(map(reports.outcomes_as_json, rows))
 
 
 @action("GET /ledger/check", "read", query=OfUser, command="ledger check")
 def check_ledger(call: Call) -> dict[str, Any]:
     """Check for unfinished calls, wrong costs and limits that disagree."""
     user = callers.known_identity(call.query.user)
-    found, compared, differ = reports.check(user, call.query.since)
-    return {**reports.findings_as_json(found, compared), "differ": differ}
+    findings, compared, differ = reports.check(user, call.query.since)
+    return {**reports.findings_as_json(findings, compared), "differ": differ}
 
 
 @action("POST /ledger/prune", "all", body=Pruning, command="ledger prune")
@@ -273,14 +273,14 @@ def restore_limits(call: Call) -> dict[str, Any]:
     """Restore limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
     body = call.body
     identity = callers.known_identity(body.user)
-    found = restoration.restore(identity, apply=body.apply, **call.why)
-    return {"limits": [asdict(each) for each in found], "applied": body.apply}
+    restored = restoration.restore(identity, apply=body.apply, **call.why)
+    return {"limits": [asdict(limit) for limit in restored], "applied": body.apply}
 
 
 @action("POST /ledger/credit", "limits", body=Credit, command="credit USD")
 def give_credit(call: Call) -> dict[str, Any]:
     """Give dollars back, at most what was spent in the current windows of the budgets."""
-    named = {each: getattr(call.body, each) for each in OWNERS if getattr(call.body, each)}
+    named = {owner: getattr(call.body, owner) for owner in OWNERS if getattr(call.body, owner)}
     if len(named) != 1:
         raise FieldError("user", 'Name exactly one of "user", "key" and "team".')
     [(owner, text)] = named.items()
@@ -300,8 +300,8 @@ def give_credit(call: Call) -> dict[str, Any]:
 )
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     """List the alerts that were raised, the oldest first, in dollars."""
-    found = alerts(current_services().database, since=call.query.since)
-    return list(map(reports.alert_in_dollars, found))
+    rows = alerts(current_services().database, since=call.query.since)
+    return list(map(reports.alert_in_dollars, rows))
 
 
 @action("POST /alerts/test", "all", body=Change, command="alerts test")
@@ -316,17 +316,17 @@ def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     """List the upstreams: their number of keys, which keys are missing, which pause, and what is
     left of their quotas."""
     tables = providers_file.read(configured_file(PROVIDERS), toml_line).upstreams
-    states = {each["name"]: each for each in reports.upstreams()}
+    states = {state["name"]: state for state in reports.upstreams()}
     rows = []
     for name, table in tables.items():
-        keys, own = Keys(name, table.keys), [states[e] for e in callers.slugs_by_upstream(name)]
+        keys, parts = Keys(name, table.keys), [states[e] for e in callers.slugs_by_upstream(name)]
         rows.append(
             {
                 "name": name,
                 "keys": len(keys.names),
                 "missing": keys.missing,
-                "pauses": {each["name"]: each["pause"] for each in own if each["pause"]},
-                "left": {each["name"]: each["left"] for each in own if each["left"]},
+                "pauses": {state["name"]: state["pause"] for state in parts if state["pause"]},
+                "left": {state["name"]: state["left"] for state in parts if state["left"]},
             }
         )
     return rows

@@ -91,10 +91,10 @@ def list_limits(call: Call) -> list[dict[str, Any]]:
 @action("GET /states/<path:identity>", "read", order="limit plan identity")
 def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
     """List what every limit has counted of a caller."""
-    found = shared_operators().states(identity)
-    if not found:
+    states = shared_operators().states(identity)
+    if not states:
         raise OperatorError("uncounted", f"No limit counts {identity!r}.")
-    return [each.as_json() for each in found]
+    return [state.as_json() for state in states]
 
 
 @action("GET /used", "read", query=Used, order="-share limit identity")
@@ -102,16 +102,16 @@ def list_used(call: Call) -> list[dict[str, Any]]:
     """List who has used at least so many percent of a limit, the largest share first."""
     query = call.query
     with of_field("name"):
-        found, _ = shared_operators().used(query.name, least=query.at / 100, scan=query.scan)
-    return [each.as_json() for each in found]
+        states, _ = shared_operators().used(query.name, least=query.at / 100, scan=query.scan)
+    return [state.as_json() for state in states]
 
 
 @action("GET /denials", "read", query=Denied, order="at")
 def list_denials(call: Call) -> Iterable[dict[str, Any]]:
     """List who was denied lately, and when their next call is allowed."""
     identities = [call.query.identity] if call.query.identity else []
-    found = shared_operators().denials(*identities, since=call.query.since).records
-    return map(record_as_json, sorted(found, key=lambda each: each.at))
+    records = shared_operators().denials(*identities, since=call.query.since).records
+    return map(record_as_json, sorted(records, key=lambda record: record.at))
 
 
 @action("GET /shadow", "read", query=OfLimit, order="limit amount period")
@@ -140,7 +140,7 @@ def list_changes(call: Call) -> Iterable[dict[str, Any]]:
 @action("GET /overrides", "read", order="limit identity")
 def list_overrides(_call: Call) -> list[dict[str, Any]]:
     """List the overrides that apply."""
-    return [with_times(each) for each in shared_operators().overrides()]
+    return [with_times(row) for row in shared_operators().overrides()]
 
 
 @action("PUT /overrides/<limit>/<path:identity>", "limits", body=AmountFields)
@@ -177,7 +177,7 @@ def reset(call: Call) -> dict[str, Any]:
 @action("GET /blocks", "read", order="limit identity")
 def list_blocks(_call: Call) -> list[dict[str, Any]]:
     """List what is blocked, until when, why, and by whom."""
-    return [each.as_json() for each in shared_operators().blocks()]
+    return [block.as_json() for block in shared_operators().blocks()]
 
 
 @action("PUT /blocks/model/<path:name>", "providers", body=BlockFields, command="block model NAME")

@@ -25,9 +25,9 @@ def page(
     names: str, rows: Iterable[Any], *, limit: int | None, cursor: str | None
 ) -> tuple[list[Any], str | None]:
     """Return a page of at most ``limit`` rows, and the cursor of the next; None after the last."""
-    found = _ordered(names, rows, cursor)
-    part = list(islice(found, limit))
-    if next(found, None) is None:
+    rest = _ordered(names, rows, cursor)
+    part = list(islice(rest, limit))
+    if next(rest, None) is None:
         return part, None
     places = list(map(_order(names), part))
     last = places[-1]
@@ -47,9 +47,9 @@ def _ordered(names: str, rows: Iterable[Any], cursor: str | None) -> Iterator[An
     """Yield the rows after the cursor, by these fields, downward after a minus. Rows of an iterator
     are in order already."""
     order = _order(names)
-    found = rows if isinstance(rows, Iterator) else iter(sorted(rows, key=order))
+    rest = rows if isinstance(rows, Iterator) else iter(sorted(rows, key=order))
     if not cursor:
-        return found
+        return rest
     after, given = _read_cursor(cursor)
     numbers = count(1)
 
@@ -57,9 +57,9 @@ def _ordered(names: str, rows: Iterable[Any], cursor: str | None) -> Iterator[An
         place = order(row)
         return place < after or (place == after and next(numbers) <= given)
 
-    found = dropwhile(is_given, found)
+    rest = dropwhile(is_given, rest)
     try:
-        return chain(list(islice(found, 1)), found)
+        return chain(list(islice(rest, 1)), rest)
     except TypeError:  # a cursor of another list
         raise _invalid_cursor() from None
 

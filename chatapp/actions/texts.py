@@ -46,14 +46,14 @@ def bare(annotation: Any) -> Any:
     if get_origin(annotation) is Annotated:
         return bare(get_args(annotation)[0])
     if get_origin(annotation) in (Union, UnionType):
-        return bare(next(each for each in get_args(annotation) if each is not type(None)))
+        return bare(next(option for option in get_args(annotation) if option is not type(None)))
     return annotation
 
 
 def places(row: Action) -> dict[str, Place]:
     """Return the fields of an act, by name."""
-    found = (*_places("query", row.query), *_places("body", row.body))
-    return {each.name: each for each in found}
+    fields = (*_places("query", row.query), *_places("body", row.body))
+    return {field.name: field for field in fields}
 
 
 def _places(
@@ -88,7 +88,7 @@ def _value(place: Place, written: Written) -> Any:
         return {} if written else None
     if isinstance(written, bool):
         return written
-    texts = [each for each in written if each]
+    texts = [text for text in written if text]
     if get_origin(place.type) is dict:
         try:
             return dict(map(arguments.own_limit, texts))

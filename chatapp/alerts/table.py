@@ -39,24 +39,24 @@ ALERTS: Final = Table(
 
 def remember(database: Database, alert: Alert) -> bool:
     """Remember the alert, and forget old ones; False if it, or one of a higher threshold, was
-    raised since its window began; of a provider's key, also while its rest goes on."""
+    raised since its window began; of a provider's key, also while its pause goes on."""
     row = {column.name: getattr(alert, column.name) for column in ALERTS.c}
     row |= {"identity": alert.identity[:300], "name": alert.name and alert.name[:256]}
     is_recent = ALERTS.c.at >= alert.since
     if alert.type in {"key.capped", "key.exhausted"}:
         is_recent |= ALERTS.c.resets_at > alert.at
-    known = select(ALERTS.c.id).where(
+    raised = select(ALERTS.c.id).where(
         ALERTS.c.identity == row["identity"],
         is_recent,
         ALERTS.c.type == alert.type,
         ALERTS.c.threshold >= alert.threshold,
     )
     if alert.name is not None:
-        known = known.where(ALERTS.c.name == row["name"], ALERTS.c.amount == alert.amount)
+        raised = raised.where(ALERTS.c.name == row["name"], ALERTS.c.amount == alert.amount)
     with database.writing() as connection:
         if not database.is_sqlite:  # SQLite has one writer at a time anyway
             connection.execute(sql("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        if connection.execute(known.limit(1)).first() is not None:
+        if connection.execute(raised.limit(1)).first() is not None:
             return False
         connection.execute(delete(ALERTS).where(ALERTS.c.at < alert.at - KEEP))
         connection.execute(insert(ALERTS).values(row))

@@ -216,11 +216,11 @@ class Watch:
         refused = set()
         for read in readings.values():
             for new in read():
-                known = self._budgets.setdefault(new.identity, {})
-                old = known.get(new.name)
+                budgets = self._budgets.setdefault(new.identity, {})
+                old = budgets.get(new.name)
                 if old and (old.window, old.amount) == (new.window, new.amount):
                     new.raised, new.forecast_due_at = old.raised, old.forecast_due_at
-                known[new.name] = new
+                budgets[new.name] = new
                 if new.refuses:
                     refused.add(new.identity)
         return refused
@@ -277,10 +277,10 @@ class Watch:
         if counted is None or budget.resets_at is None:
             return
         window = Budget(budget.amount, counted, budget.since, budget.resets_at)
-        found = self._reports.forecast(window, **whose(budget.identity))
-        if found is None or found.used_up_at is None or found.sure < SURE:
+        forecast = self._reports.forecast(window, **whose(budget.identity))
+        if forecast is None or forecast.used_up_at is None or forecast.sure < SURE:
             return
-        self._raise_budget("budget.forecast", budget, spent=found.spent, forecast=found)
+        self._raise_budget("budget.forecast", budget, spent=forecast.spent, forecast=forecast)
         budget.forecast_due_at = math.inf
 
     def _raise_budget(self, kind: Type, budget: Standing, **facts: Any) -> None:

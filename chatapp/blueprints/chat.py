@@ -48,14 +48,14 @@ def _check_files(current: CurrentRequest) -> None:
     if not missing:
         return
     models = allowed_models.allowed(current, current.services.router.models_of(*PROTOCOLS))
-    known = dict.fromkeys([*catalogue.defaults.values(), *models])  # the cheap ones first
-    able = [n for n in known if n in models and kinds.issubset(catalogue.entry(n).files)]
+    names = dict.fromkeys([*catalogue.defaults.values(), *models])  # the cheap ones first
+    able = [n for n in names if n in models and kinds.issubset(catalogue.entry(n).files)]
     others = f"Choose one that does, as {', '.join(able[:SHOWN])}, or leave" if able else "Leave"
-    found = " and ".join(WORDS[kind] for kind in sorted(missing))
+    kinds_text = " and ".join(WORDS[kind] for kind in sorted(missing))
     raise ApiError(
         422,
         "unsupported_files",
-        f'The model "{turn.model.name}" takes no {found} here. {others} the files out.',
+        f'The model "{turn.model.name}" takes no {kinds_text} here. {others} the files out.',
         param="files",
     )
 

@@ -15,7 +15,7 @@ _checking: Final = threading.Lock()
 
 @bp.get("/healthz")
 def healthz() -> Response:
-    """This process is alive. The storage is not checked, as a restart would not repair it."""
+    """This process is alive. The storage is not checked, because a restart would not repair it."""
     return jsonify(status="alive")
 
 

@@ -36,16 +36,16 @@ def forbid_caching(response: Response) -> Response:
 
 def report(error: Exception) -> Response:
     """Answer what the owner has not caused with a 503; anything else is about what they sent."""
-    found = operator_error(error)
-    if found is None:
+    cause = operator_error(error)
+    if cause is None:
         raise error
-    said = ApiError(422, found.code, str(found))
-    if found.code in {"database", "storage"}:
-        log.error("%s %s: %s", request.method, request.path, found)
-        said = unavailable(f"{found.code}_unavailable", "It cannot be done at the moment.")
-    answer = jsonify(error_body(report_of(said)))
-    answer.status_code = said.code or 500
-    answer.headers.extend((k, v) for k, v in said.get_headers() if k != "Content-Type")
+    refusal = ApiError(422, cause.code, str(cause))
+    if cause.code in {"database", "storage"}:
+        log.error("%s %s: %s", request.method, request.path, cause)
+        refusal = unavailable(f"{cause.code}_unavailable", "It cannot be done at the moment.")
+    answer = jsonify(error_body(report_of(refusal)))
+    answer.status_code = refusal.code or 500
+    answer.headers.extend((k, v) for k, v in refusal.get_headers() if k != "Content-Type")
     return answer
 
 
@@ -58,10 +58,10 @@ def _owner() -> tuple[ApiKey, User]:
     principal = current_request().principal
     if principal is None:
         raise ApiError(404, "no_accounts", "This server has no API keys yet. Ask the operator.")
-    found = current_services().accounts.find(principal.key_id)
-    if found is None or found[0].user != principal.user:
+    row = current_services().accounts.find(principal.key_id)
+    if row is None or row[0].user != principal.user:
         raise ApiError(403, "not_yours", "This key acts for others. Send the user's own key.")
-    return found
+    return row
 
 
 def _by(key: ApiKey) -> str:
@@ -71,19 +71,19 @@ def _by(key: ApiKey) -> str:
 @bp.get("/keys")
 def list_keys() -> Response:
     """The caller's keys, without their secrets."""
-    own, (key, _) = OwnersAmounts(), _owner()
-    found = [each for each in current_services().accounts.all_keys() if each.user == key.user]
-    return jsonify(keys=[keys.as_json(each, own) for each in found])
+    overrides, (key, _) = OwnersAmounts(), _owner()
+    rows = [row for row in current_services().accounts.all_keys() if row.user == key.user]
+    return jsonify(keys=[keys.as_json(row, overrides) for row in rows])
 
 
 @bp.delete("/keys/<key>")
 def revoke_key(key: str) -> Response:
     """Revoke one of the caller's keys, by its public part; also the one of this request."""
-    own, _ = _owner()
-    found = current_services().accounts.find(key)
-    if found is None or found[0].user != own.user:
+    presented, _ = _owner()
+    row = current_services().accounts.find(key)
+    if row is None or row[0].user != presented.user:
         raise ApiError(404, "unknown_key", "You have no key of this id. GET /me/keys lists yours.")
-    done = keys.revoke_key(key, reason="", by=_by(own))
+    done = keys.revoke_key(key, reason="", by=_by(presented))
     return jsonify(id=key, immediate=done.is_immediate)
 
 
@@ -97,14 +97,14 @@ def lower_limit(limit: str) -> Response:
     amounts.checked(owner, [(limit, amount)], plan=user.plan)
     usual = amounts.known_limits(owner, plan=user.plan)[limit].parsed[0]
     now = OwnersAmounts().of(owner, name, kept, with_ends=False).get(limit, usual.text)
-    asked, most = (usual.with_amount(each).amount for each in (amount, now))
-    if asked > most:
+    new, most = (usual.with_amount(text).amount for text in (amount, now))
+    if new > most:
         raise ApiError(
             403,
             "only_lower",
             f"{limit} is {now}; send less. An operator can raise it.",
             param="amount",
         )
-    if asked < most:  # the same would outlast the plan's
+    if new < most:  # the same would outlast the plan's
         amounts.set_amount(owner, name, limit, amount, until=None, reason="", by=_by(key))
     return jsonify(limit=limit, amount=amount)

@@ -20,8 +20,8 @@ def blueprint(metrics: Metrics, token: str) -> Blueprint:
     @bp.get("/metrics")
     def scrape() -> Response:
         """The figures of all workers."""
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogatepass")
-        if not hmac.compare_digest(given, expected):
+        header = request.headers.get("Authorization", "").encode("utf-8", "surrogatepass")
+        if not hmac.compare_digest(header, expected):
             raise ApiError(
                 401,
                 "invalid_token",

@@ -29,7 +29,7 @@ def models() -> Response:
     models = current.services.router.models_of(current_format().protocol, OFFLINE)
     names = allowed_models.allowed(current, models)
     if not speaks_anthropic():
-        return jsonify(object="list", data=[_entry(*each) for each in names.items()])
+        return jsonify(object="list", data=[_entry(*model) for model in names.items()])
     ids, has_more = _page(list(names))
     first, last = (ids[0], ids[-1]) if ids else (None, None)
     listed = [_entry(name, names[name]) for name in ids]
@@ -39,29 +39,29 @@ def models() -> Response:
 @bp.get("/models/<path:name>")
 def model(name: str) -> Response:
     """One model, by any of its names."""
-    found = served_model(name, protocol=current_format().protocol)
-    allowed_models.require(current_request(), found)
-    return jsonify(_entry(found.name, found.upstream))
+    served = served_model(name, protocol=current_format().protocol)
+    allowed_models.require(current_request(), served)
+    return jsonify(_entry(served.name, served.upstream))
 
 
 def _page(ids: list[str]) -> tuple[list[str], bool]:
     """Return the ids on the requested page, and whether there are more in its direction; ApiError
     (400) if the parameters are invalid."""
     names = ("limit", "after_id", "before_id")
-    asked = {name: values[0] for name, values in parameters(request, names).items()}
-    limit = asked.pop("limit", str(LIMIT_MOST))
+    chosen = {name: values[0] for name, values in parameters(request, names).items()}
+    limit = chosen.pop("limit", str(LIMIT_MOST))
     if not (limit.isdecimal() and 1 <= int(limit) <= LIMIT_MOST):
         raise _invalid("limit", f"is {limit[:20]!r}; send a number from 1 to {LIMIT_MOST}")
-    if len(asked) > 1:
+    if len(chosen) > 1:
         raise _invalid("after_id", 'is set beside "before_id"; send one of them')
-    for name, cursor in asked.items():
+    for name, cursor in chosen.items():
         if cursor not in ids:
             raise _invalid(
                 name, "is not the id of a listed model; send the first or last id of a page"
             )
         before, after = ids[: ids.index(cursor)], ids[ids.index(cursor) + 1 :]
         ids = after if name == "after_id" else before
-    page = ids[-int(limit) :] if "before_id" in asked else ids[: int(limit)]
+    page = ids[-int(limit) :] if "before_id" in chosen else ids[: int(limit)]
     return page, len(page) < len(ids)
 
 

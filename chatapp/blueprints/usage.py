@@ -62,7 +62,7 @@ def usage() -> Response:
         user=None if principal is None else principal.user,
         plan=limiter.current.plan,
         team=None if principal is None else principal.team,
-        limits=[with_forecast(each, services.reports).as_json() for each in left],
+        limits=[with_forecast(limit, services.reports).as_json() for limit in left],
         spent=services.reports.spent_usd(current.user),
     )
 

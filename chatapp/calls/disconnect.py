@@ -84,7 +84,7 @@ class DisconnectWatch:
 
     def _watch_others(self) -> float | None:
         """Watch the calls that are not over yet. Returns when to look for others; None: when one
-        begins, as there was none since the last time."""
+        begins, because there was none since the last time."""
         with self._lock:
             for number, watched in self._young.items():
                 with contextlib.suppress(OSError):  # another thread has closed it
@@ -139,7 +139,7 @@ class Disconnect:
             callback()
 
     def close(self) -> None:
-        """Stop watching. Needed before the connection is closed, as its number is then reused."""
+        """Stop watching. Needed before the connection is closed: its number is then reused."""
         self._connection = None
         self._watch.close()
         self._callback = None  # it refers to the call, which refers to this

@@ -61,8 +61,8 @@ class Throttle:
         """Return whether to send a call now; if so, it counts as sent."""
         with self._lock:
             now = self._clock()
-            known = self._recent.pop(upstream, None)
-            recent = self._recent[upstream] = _Recent() if known is None else known
+            before = self._recent.pop(upstream, None)
+            recent = self._recent[upstream] = _Recent() if before is None else before
             if len(self._recent) > MOST_UPSTREAMS:
                 del self._recent[next(iter(self._recent))]
             recent.forget(now - RECENT_S)

@@ -108,14 +108,14 @@ class Catalogue:
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return tariff.of(usage)
-        return max([each.of(usage) for each in self._dearest(slug)])
+        return max([tariff.of(usage) for tariff in self._dearest(slug)])
 
     def output_tokens_for(self, micro_usd: int, slug: str, prompt: Usage) -> int:
         """Return how many output tokens so many micro-dollars pay in addition to the prompt."""
         tariff = self.tariffs.get(slug)
         if tariff is not None:
             return tariff.output_tokens_for(micro_usd, prompt)
-        return min([each.output_tokens_for(micro_usd, prompt) for each in self._dearest(slug)])
+        return min([tariff.output_tokens_for(micro_usd, prompt) for tariff in self._dearest(slug)])
 
     def tools_for(
         self, micro_usd: int, slug: str, prompt: Usage, tools: Collection[str]
@@ -215,8 +215,8 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
         file = models_file.read(path)
     except ValidationError as error:
         mistakes = (
-            f"{path}: {validation.location(each)} {validation.problem(each, verb='write')}"
-            for each in error.errors(include_url=False)
+            f"{path}: {validation.location(mistake)} {validation.problem(mistake, verb='write')}"
+            for mistake in error.errors(include_url=False)
         )
         raise CatalogueError("\n".join(mistakes)) from error
     except ValueError as error:
@@ -245,7 +245,7 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
         slugs=slugs,
         entries=file.models,
         upstreams=upstream_of,
-        protocols={**{each: each for each in upstream_of.values()}, **protocols},
+        protocols={**{name: name for name in upstream_of.values()}, **protocols},
         defaults=file.defaults,
         sent_names=upstreams.sent_names if upstreams else {},
         tariffs=tariffs,

@@ -65,14 +65,14 @@ class Key:
         """Read the file if it has changed. The last valid key stays in use."""
         try:
             stat = file.stat()
-            found = stat.st_mtime_ns, stat.st_ino, stat.st_size
-            if found == self._read_of or not S_ISREG(stat.st_mode):
+            state = stat.st_mtime_ns, stat.st_ino, stat.st_size
+            if state == self._read_of or not S_ISREG(stat.st_mode):
                 return
             with file.open("rb") as opened:
                 secret = self._valid(opened.read(SECRET_MAX_BYTES + 1).decode())
         except (OSError, ValueError):
             return
-        self._read_of = found
+        self._read_of = state
         if secret is not None and secret != self._secret:
             self.changed_at = -math.inf if self._secret is None else time.monotonic()
             self._secret = secret

@@ -132,9 +132,9 @@ class Tariff:
         """Return how many output tokens an amount pays in addition to the prompt."""
         price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
         multiple, scale = self._multiple(prompt.tiers) if prompt.tiers else (1, 1)
-        each = price.output * multiple
+        per_token = price.output * multiple
         left = max(0, micro_usd - self.of(prompt)) * TOKENS_PER_PRICE * scale
-        return left // each if each else NO_BOUND
+        return left // per_token if per_token else NO_BOUND
 
     def _multiple(self, tiers: Collection[str]) -> tuple[int, int]:
         """Return the product of the tiers' multiples, as a fraction."""

@@ -160,8 +160,8 @@ class ProvidersFile:
                 tiers[name] = listed.tiers.get(source, {})
                 if source in listed.tools:
                     tools[name] = listed.tools[source]
-            for own, model in table.models.items():
-                models[f"{name}/{own}"] = self._own(name, own, model, listed)
+            for model_name, model in table.models.items():
+                models[f"{name}/{model_name}"] = self._entry(name, model_name, model, listed)
             has_price = any(e.price for e in models.values() if e.provider == name)
             if table.price is None and not has_price:
                 raise self._mistake(
@@ -190,9 +190,9 @@ class ProvidersFile:
     def sent_names(self) -> dict[str, str]:
         """What upstreams call their models, by slug, if it is not the requested name."""
         return {
-            f"{name}/{own}": model.name
+            f"{name}/{model_name}": model.name
             for name, table in self.upstreams.items()
-            for own, model in table.models.items()
+            for model_name, model in table.models.items()
             if model.name is not None
         }
 
@@ -201,33 +201,33 @@ class ProvidersFile:
         tables; without patterns, all ``names`` of its models."""
         table = self.upstreams[name]
         if table.patterns:
-            names = [each for own, model in table.models.items() for each in (own, *model.aliases)]
-        return (*table.patterns, *(escape(each.removeprefix(f"{name}/")) for each in names))
+            names = [n for key, model in table.models.items() for n in (key, *model.aliases)]
+        return (*table.patterns, *(escape(n.removeprefix(f"{name}/")) for n in names))
 
     def _copied(self, name: str, source: str, listed: ModelsFile) -> dict[str, ModelEntry]:
         """Return the models of models.toml that the upstream has too, under its name."""
         providers = {entry.provider for entry in listed.models.values()} - RESERVED
         if source not in providers:
-            known = " or ".join(map(repr, sorted(providers)))
-            raise self._mistake((name, "models_of"), f"is {source!r}; write {known}")
+            listed_names = " or ".join(map(repr, sorted(providers)))
+            raise self._mistake((name, "models_of"), f"is {source!r}; write {listed_names}")
         patterns = self.upstreams[name].patterns or ["*"]
         return {
             f"{name}/{slug}": entry.model_copy(
-                update={"provider": name, "aliases": [f"{name}/{each}" for each in entry.aliases]}
+                update={"provider": name, "aliases": [f"{name}/{alias}" for alias in entry.aliases]}
             )
             for slug, entry in listed.models.items()
-            if entry.provider == source and any(fnmatchcase(slug, each) for each in patterns)
+            if entry.provider == source and any(fnmatchcase(slug, pattern) for pattern in patterns)
         }
 
-    def _own(self, name: str, own: str, model: OwnModel, listed: ModelsFile) -> ModelEntry:
-        path, most = (name, "models", own), SLUG_MAX_CHARACTERS - len(name) - 1
-        if not 0 < len(own) <= most:
+    def _entry(self, name: str, model_name: str, model: OwnModel, listed: ModelsFile) -> ModelEntry:
+        path, most = (name, "models", model_name), SLUG_MAX_CHARACTERS - len(name) - 1
+        if not 0 < len(model_name) <= most:
             raise self._mistake(path, f"is empty or too long; write 1 to {most} characters")
-        given = {
+        fields = {
             key: getattr(model, key) for key in model.model_fields_set - {"like", "name", "aliases"}
         }
-        aliases = [f"{name}/{each}" for each in model.aliases]
-        update = {**given, "provider": name, "aliases": aliases}
+        aliases = [f"{name}/{alias}" for alias in model.aliases]
+        update = {**fields, "provider": name, "aliases": aliases}
         if model.like is None:
             if model.context is None:
                 raise self._mistake((*path, "context"), "is missing; write it, or `like`")
@@ -271,17 +271,17 @@ def read(path: Path, line_of: LineOf) -> ProvidersFile:
     try:
         valid = _Document.model_validate(document)
     except ValidationError as error:
-        found = {each["loc"]: _sentence(each) for each in error.errors(include_url=False)}
+        sentences = {e["loc"]: _sentence(e) for e in error.errors(include_url=False)}
     else:
-        found = {
+        sentences = {
             ("upstreams", name): f"is not allowed; write a name of {NAME_ALLOWED}"
             for name in valid.upstreams
             if not NAME.fullmatch(name) or name in RESERVED
         }
-        if not found:
+        if not sentences:
             return replace(file, upstreams=valid.upstreams, as_of=valid.as_of)
-    lines = sorted(found, key=lambda path: line_of(text, path))
-    raise CatalogueError("\n".join([file.located(path, found[path]) for path in lines]))
+    lines = sorted(sentences, key=lambda path: line_of(text, path))
+    raise CatalogueError("\n".join([file.located(path, sentences[path]) for path in lines]))
 
 
 def _sentence(error: ErrorDetails) -> str:
@@ -290,10 +290,10 @@ def _sentence(error: ErrorDetails) -> str:
         return f"is {str(error['input'])[:20]!r}; write {error['ctx']['expected']}"
     if error["type"] != "extra_forbidden":
         return validation.problem(error, verb="write")
-    key, known = str(error["loc"][-1]), list(_keys_beside(error["loc"]))
-    near = get_close_matches(key, known, n=1)
+    key, keys = str(error["loc"][-1]), list(_keys_beside(error["loc"]))
+    near = get_close_matches(key, keys, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"is unknown; allowed: {', '.join(known)}.{hint}"
+    return f"is unknown; allowed: {', '.join(keys)}.{hint}"
 
 
 def _keys_beside(path: KeyPath) -> Iterable[str]:

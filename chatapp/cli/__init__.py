@@ -14,7 +14,7 @@ from flask import Flask
 
 from chatapp.database.connection import Database
 from chatapp.operators.callers import ChatCallers
-from chatapp.operators.changes import Changes
+from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_POLICY, WITHOUT_PROVIDERS
 from ratelimit_ext import CheckedPolicy, Limiter
 from ratelimit_ext.terminal import LateGroup
@@ -43,7 +43,7 @@ def install(app: Flask, limiter: Limiter, database: Database) -> None:
     app.cli.add_command(LateGroup("chat", _commands, help=HELP))
     operators = limiter.operators
     operators.callers = ChatCallers()
-    operators.change_log = Changes(database)
+    operators.change_log = DatabaseChangeLog(database)
     operators.policy_checker(_checked_policy)
 
 
@@ -68,12 +68,12 @@ def command_config() -> Mapping[str, object] | None:
     if serves():
         return None
     line = _line()
-    return next((each for command, each in UNREAD.items() if line.startswith(f"{command} ")), {})
+    return next((conf for command, conf in UNREAD.items() if line.startswith(f"{command} ")), {})
 
 
 def needs_routes() -> bool:
     """Return whether this process has requests, or limits of routes."""
-    return serves() or not _line().startswith(tuple(f"{each} " for each in WITHOUT_LIMITS))
+    return serves() or not _line().startswith(tuple(f"{command} " for command in WITHOUT_LIMITS))
 
 
 def _line() -> str:

@@ -46,7 +46,7 @@ GROUPS: Final[Mapping[str, str]] = {
 ONLY: Final = {"create": "Fails if it exists.", "set": "Fails if it does not exist."}
 #: What to do about an error, by its code.
 HINTS: Final[Mapping[str, str]] = {
-    **{f"unknown_{each}": f"`chat {each}s list` lists the {each}s." for each in COUNTED},
+    **{f"unknown_{kind}": f"`chat {kind}s list` lists the {kind}s." for kind in COUNTED},
     "unknown_team": "`chat teams list` lists the teams; `chat teams create` creates one.",
     "unknown_caller": "`chat users list` and `chat ledger days` list the users.",
     "unknown_admin_key": "`chat admin-keys list` lists them.",
@@ -86,11 +86,11 @@ def _lines(row: Action) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _group(root: click.Group, names: Sequence[str]) -> click.Group:
     for name in names:
-        found = root.commands.get(name)
-        if not isinstance(found, click.Group):
-            found = AppGroup(name, help=GROUPS[name])
-            root.add_command(found)
-        root = found
+        group = root.commands.get(name)
+        if not isinstance(group, click.Group):
+            group = AppGroup(name, help=GROUPS[name])
+            root.add_command(group)
+        root = group
     return root
 
 
@@ -109,13 +109,13 @@ class _Command:
         self._verb = [word for word in line.split() if not word.isupper()][-1]
         self._fixed = fixed
         self._path = [name for name in row.parts if name not in fixed]
-        self._places = [each for each in places(row).values() if each.name not in COMMON]
+        self._places = [place for place in places(row).values() if place.name not in COMMON]
         self._arguments = {
-            each.name: each for each in (_argument(row, w) for w in line.split() if w.isupper())
+            place.name: place for place in (_argument(row, w) for w in line.split() if w.isupper())
         }
 
     def click_command(self, name: str) -> click.Command:
-        options = [_option(each) for each in self._places if each.name not in self._arguments]
+        options = [_option(place) for place in self._places if place.name not in self._arguments]
         run: Any = with_json(partial(self.run))
         if self._row.method != "GET":
             run = by_operator(run)
@@ -141,7 +141,7 @@ class _Command:
         try:
             by = "" if row.method == "GET" else given.pop("by")
             call = call_of(row, Operator(by), self._written(given))
-            paths = [self._with_key_ids(each) for each in self._paths_of(given)]
+            paths = [self._with_key_ids(path) for path in self._paths_of(given)]
             for path in paths:
                 if "confirm" in row.shown and not yes:
                     click.confirm(row.shown["confirm"].format(**path), abort=True, err=True)
@@ -159,10 +159,10 @@ class _Command:
     def _by_options(self, error: FieldError) -> str:
         """Return what is wrong, with options and arguments instead of fields."""
         sentence = error.sentence
-        for each in self._places:
-            name = f"({each.name}|{'.'.join(each.names)})"
-            is_option = each.name not in self._arguments
-            word = f"--{_option_name(each)}" if is_option else each.name.upper()
+        for place in self._places:
+            name = f"({place.name}|{'.'.join(place.names)})"
+            is_option = place.name not in self._arguments
+            word = f"--{_option_name(place)}" if is_option else place.name.upper()
             sentence = re.sub(rf'"{name}"|^{name}(?=:)', word, sentence)
         return sentence
 
@@ -171,8 +171,8 @@ class _Command:
         *names, last = self._path or [""]
         of_last = given[last] if last else ""
         path = {**self._fixed, **{name: given[name] for name in names}}
-        for each in dict.fromkeys(of_last) if isinstance(of_last, tuple) else [of_last]:
-            yield {**path, last: each} if last else path
+        for value in dict.fromkeys(of_last) if isinstance(of_last, tuple) else [of_last]:
+            yield {**path, last: value} if last else path
 
     def _with_key_ids(self, path: Mapping[str, str]) -> Mapping[str, str]:
         """Return the path with public ids in place of whole keys."""
@@ -211,7 +211,7 @@ class _Command:
     def _written(self, given: Mapping[str, Any]) -> dict[str, Written]:
         """Return what was given for the fields."""
         written: dict[str, Written] = {}
-        for name in ("reason", *(each.name for each in self._places)):
+        for name in ("reason", *(place.name for place in self._places)):
             match given.get(name):
                 case None | ():
                     continue
@@ -275,7 +275,7 @@ def _option(place: Place) -> click.Option:
 
 def _option_name(place: Place) -> str:
     """Return the name of its option: one of several models is --model."""
-    named = next((each.name for each in place.field.metadata if isinstance(each, Option)), None)
+    named = next((o.name for o in place.field.metadata if isinstance(o, Option)), None)
     text = place.names[-1].replace("_", "-")
     return named or (text.removesuffix("s") if get_origin(place.type) in (list, dict) else text)
 

@@ -60,7 +60,7 @@ def check_providers(file: Path | None, *, as_json: bool) -> None:
     except CatalogueError as mistakes:
         raise click.ClickException(str(mistakes)) from mistakes
     keys = {name: Keys(name, table.keys) for name, table in upstreams.upstreams.items()}
-    shown = ", ".join(_shown(*each) for each in keys.items())
+    shown = ", ".join(_shown(*item) for item in keys.items())
     facts = {n: {"keys": len(k.names), "missing": list(k.missing)} for n, k in keys.items()}
     output.echo_done(f"{file} is valid: {shown}.", as_json=as_json, file=str(file), upstreams=facts)
 
@@ -68,7 +68,7 @@ def check_providers(file: Path | None, *, as_json: bool) -> None:
 def _shown(name: str, keys: Keys) -> str:
     """Return an upstream with its keys: "azure (2 keys, AZURE_KEY_2 is missing)"."""
     count = f"{len(keys.names)} key{'s' * (len(keys.names) != 1)}"
-    missing = [f"{each} is missing" for each in keys.missing]
+    missing = [f"{variable} is missing" for variable in keys.missing]
     return f"{name} ({', '.join([count, *missing])})"
 
 
@@ -77,11 +77,11 @@ def _shown(name: str, keys: Keys) -> str:
 @with_json
 def export_users(*, as_json: bool) -> None:
     """Print all users as CSV, as `import` takes it."""
-    found = [exported(user) for user in current_services().accounts.users()]
+    rows = [exported(user) for user in current_services().accounts.users()]
     if as_json:
-        output.echo_json([dict(zip(COLUMNS, each, strict=True)) for each in found])
+        output.echo_json([dict(zip(COLUMNS, row, strict=True)) for row in rows])
     else:
-        output.echo_csv(COLUMNS, found)
+        output.echo_csv(COLUMNS, rows)
 
 
 @db.command()
@@ -118,19 +118,19 @@ def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None
     The backup is checked first: that it is whole, that this version knows its schema, and that it
     does not turn accounts off. The database of before is kept beside it.
     """
-    found = backups.contents_of(file)
+    contents = backups.contents_of(file)
     if not yes:
-        click.confirm(f"{file} has {found}. Replace the database?", abort=True, err=True)
+        click.confirm(f"{file} has {contents}. Replace the database?", abort=True, err=True)
     services = current_services()
     valid = services.accounts.valid_keys()
     kept = backups.restore(services.database, file, without_keys=without_keys)
     for public_id in services.accounts.valid_keys() - valid:
         blocks.release_key(public_id)
-    if not found.keys:
+    if not contents.keys:
         turn_accounts_off(reason=f"restored {file.name}", by="")
-    state = "on" if found.keys else "off"
+    state = "on" if contents.keys else "off"
     done = (
-        f"Restored {found}; accounts are {state}. The database of before is {kept}. Compare the "
+        f"Restored {contents}; accounts are {state}. The database of before is {kept}. Compare the "
         "limits with `chat ledger check`."
     )
-    output.echo_done(done, as_json=as_json, kept=str(kept), accounts=state, **asdict(found))
+    output.echo_done(done, as_json=as_json, kept=str(kept), accounts=state, **asdict(contents))

@@ -42,11 +42,11 @@ def echo_table_of(
     optional = {name.rstrip("?") for name in columns or rows[0] if not columns or name[-1] == "?"}
     names = [
         name
-        for name in (each.rstrip("?") for each in columns or rows[0])
-        if name not in optional or not all(_is_empty(each.get(name)) for each in rows)
+        for name in (column.rstrip("?") for column in columns or rows[0])
+        if name not in optional or not all(_is_empty(row.get(name)) for row in rows)
     ]
     heads = [name.upper().replace("_", " ") for name in names]
-    echo_table(heads, [[_cell(each.get(name)) for name in names] for each in rows])
+    echo_table(heads, [[_cell(row.get(name)) for name in names] for row in rows])
 
 
 def echo_fields(item: Mapping[str, Any]) -> None:
@@ -68,7 +68,7 @@ def _is_empty(value: object) -> bool:
 def _cell(value: object) -> str:
     match value:
         case Mapping():
-            text = ", ".join(f"{name}={_cell(each)}" for name, each in value.items())
+            text = ", ".join(f"{name}={_cell(item)}" for name, item in value.items())
         case list() | tuple():
             text = ", ".join(map(_cell, value))
         case float():

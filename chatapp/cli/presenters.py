@@ -29,16 +29,16 @@ def usage(answer: Mapping[str, Any]) -> None:
 
 def traffic(rows: Sequence[Mapping[str, Any]]) -> None:
     """One line each, as `flask ratelimit simulate` and `suggest` read them."""
-    for each in rows:
-        click.echo(json.dumps(each, sort_keys=False))
+    for row in rows:
+        click.echo(json.dumps(row, sort_keys=False))
 
 
 def findings(answer: Mapping[str, Any]) -> None:
     """Print the problems on standard error, and what was checked."""
     if answer["differ"]:
         click.echo(RESTORE, err=True)
-    for each in answer["spent"]:
-        click.echo(f"{each['month']}  {printable(each['user'])}  {each['cost_usd']:.6f} USD")
+    for row in answer["spent"]:
+        click.echo(f"{row['month']}  {printable(row['user'])}  {row['cost_usd']:.6f} USD")
     problems: list[str] = answer["problems"]
     click.echo(
         f"{counted(answer['calls'], 'call')}, {answer['running']} running, {answer['unpriced']} "
@@ -55,21 +55,21 @@ def missing(answer: Mapping[str, Any]) -> None:
     def amount(unit: str, units: int) -> object:
         return f"{units / MICRO:.6f}" if unit == "usd" else units
 
-    found = answer["limits"]
+    limits = answer["limits"]
     rows = [
         {
-            **{name: each[name] for name in ("identity", "limit", "unit")},
+            **{name: limit[name] for name in ("identity", "limit", "unit")},
             **{
-                name: amount(each["unit"], units)
-                for name, units in zip(("counts", "ledger", "missing"), each["usage"], strict=True)
+                name: amount(limit["unit"], units)
+                for name, units in zip(("counts", "ledger", "missing"), limit["usage"], strict=True)
             },
         }
-        for each in found
+        for limit in limits
     ]
     output.echo_table_of(rows, empty="No limit counts less than the ledger.")
-    if found:
+    if limits:
         end = "charged." if answer["applied"] else "to charge. Nothing was changed; use --apply."
-        click.echo(f"{counted(len(found), 'limit')} {end}")
+        click.echo(f"{counted(len(limits), 'limit')} {end}")
 
 
 def imported(answer: Mapping[str, Any]) -> None:
@@ -82,17 +82,17 @@ def imported(answer: Mapping[str, Any]) -> None:
 
 def teams(rows: Sequence[Mapping[str, Any]]) -> None:
     """With the shares of members, if there are any."""
-    found = [
+    shown = [
         {
             **row,
             "shares": {
-                f"{name_of(each['identity'])} {each['limit']}": each["text"]
-                for each in row.get("shares", ())
+                f"{name_of(share['identity'])} {share['limit']}": share["text"]
+                for share in row.get("shares", ())
             },
         }
         for row in rows
     ]
-    output.echo_table_of(found, columns=("team", "limits", "users", "shares?", "ahead?"))
+    output.echo_table_of(shown, columns=("team", "limits", "users", "shares?", "ahead?"))
 
 
 PRESENTERS: Final[Mapping[str, Callable[[Any], None]]] = {

@@ -98,8 +98,8 @@ def contents_of(file: Path) -> Contents:
             (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if state != "ok":
                 raise BackupError(f"{file} is damaged: {state}")
-            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            schema = str(found[0]) if found else "none"
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+            schema = str(row[0]) if row else "none"
             if not migration.OLDEST <= schema <= migration.HEAD:
                 raise BackupError(f"{file} has {migration.unreadable(schema)}")
             users, keys, calls, latest = connection.execute(

@@ -121,10 +121,10 @@ def create_private(file: Path) -> None:
     os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
 
 
-def _url(given: str) -> URL:
+def _url(text: str) -> URL:
     try:
         # Hosting providers still use this scheme, and SQLAlchemy no longer accepts it.
-        url = make_url(given.replace("postgres://", "postgresql://", 1))
+        url = make_url(text.replace("postgres://", "postgresql://", 1))
         if url.drivername == "postgresql":
             url = url.set(drivername="postgresql+psycopg")
         if url.get_backend_name() not in {"sqlite", "postgresql"}:

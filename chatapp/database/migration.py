@@ -38,13 +38,13 @@ def revision(database: Database) -> str | None:
 
 def unreadable(schema: str) -> str:
     """Say of a schema that this version cannot read it, and what to do."""
-    known = " to ".join(sorted({OLDEST, HEAD}))
+    schemas = " to ".join(sorted({OLDEST, HEAD}))
     to_do = (
         "Upgrade it with an earlier version first, as CHANGELOG.md says"
         if schema < OLDEST
         else "Use the version that made it"
     )
-    return f"schema {schema}; this version reads {known}. {to_do}, or use another database."
+    return f"schema {schema}; this version reads {schemas}. {to_do}, or use another database."
 
 
 def prepare(database: Database) -> None:
@@ -56,13 +56,13 @@ def prepare(database: Database) -> None:
         upgrade(database)
         return
     try:
-        found = revision(database)
+        schema = revision(database)
     except SQLAlchemyError as error:
         log.error("The database is unavailable: %s", error)
         return
-    if found != HEAD:
+    if schema != HEAD:
         log.error(
-            "The database has schema %s, but this version needs %s; run `%s`", found, HEAD, COMMAND
+            "The database has schema %s, but this version needs %s; run `%s`", schema, HEAD, COMMAND
         )
 
 
@@ -75,10 +75,10 @@ def upgrade(database: Database) -> bool:
         return False
     # SQLite's transaction is not enough: two processes at once cannot turn a file into a WAL one.
     with database.alone("migrating", ADVISORY_LOCK), database.writing() as connection:
-        found = _revision(connection)
-        if found == HEAD:
+        schema = _revision(connection)
+        if schema == HEAD:
             return False
-        _run(connection, found)
+        _run(connection, schema)
         return True
 
 
@@ -95,11 +95,11 @@ def _is_ready(database: Database) -> bool:
 def _revision(connection: Connection) -> str | None:
     if not inspect(connection).has_table("alembic_version"):
         return None
-    found = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    return None if found is None else str(found)
+    schema = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return None if schema is None else str(schema)
 
 
-def _run(connection: Connection, found: str | None) -> None:
+def _run(connection: Connection, schema: str | None) -> None:
     from alembic import command  # noqa: PLC0415 - see the module's docstring
     from alembic.config import Config  # noqa: PLC0415
     from alembic.util import CommandError  # noqa: PLC0415
@@ -110,4 +110,4 @@ def _run(connection: Connection, found: str | None) -> None:
     try:
         command.upgrade(config, HEAD)
     except CommandError as error:
-        raise UnknownSchemaError(f"the database has {unreadable(str(found))}") from error
+        raise UnknownSchemaError(f"the database has {unreadable(str(schema))}") from error

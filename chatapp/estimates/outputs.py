@@ -85,9 +85,9 @@ class History:
         """Return the estimate for one answer: by the caller's own calls if there are enough, else
         by the model's, but at least what is usual for that effort."""
         with self._lock:
-            known = None if caller is None else self._callers.get((caller, slug))
-            is_known = known is not None and len(known.outputs) >= ENOUGH_CALLS
-            calls = tuple(known.outputs if known and is_known else self._models.get(slug, ()))
+            recent = None if caller is None else self._callers.get((caller, slug))
+            is_known = recent is not None and len(recent.outputs) >= ENOUGH_CALLS
+            calls = tuple(recent.outputs if recent and is_known else self._models.get(slug, ()))
         if is_known:
             return max(LEAST_OUTPUT_TOKENS, quantile(calls))
         least = UNKNOWN_OUTPUT_TOKENS * EFFORTS.get(effort, 1)
@@ -96,19 +96,19 @@ class History:
     def cached_tokens(self, caller: str, slug: str, input_tokens: int) -> int:
         """Return how many of these input tokens the provider's cache is expected to have: what the
         last call read and wrote, if it wrote any and what was written before was read; else the
-        share of the last calls. No more than the longest of their inputs, as it knows no others."""
+        share of the last calls. At most the longest of their inputs: it knows no others."""
         with self._lock:
             calls = self._callers.get((caller, slug))
             inputs = () if calls is None else tuple(calls.inputs)
         if not inputs:
             return 0
         *_, before, last = (_NO_INPUT, *inputs)
-        longest = max([each.tokens for each in inputs])
+        longest = max([prompt.tokens for prompt in inputs])
         if last.written and 2 * last.cached >= min(before.cached + before.written, last.tokens):
             return min(input_tokens, last.cached + last.written, longest)
         if len(inputs) < 2:
             return 0
-        shares = [min(1.0, each.cached / max(1, each.tokens)) for each in inputs]
+        shares = [min(1.0, prompt.cached / max(1, prompt.tokens)) for prompt in inputs]
         return min(int(input_tokens * median_low(shares)), longest)
 
     def learn(self, slug: str, *outputs: int) -> None:

@@ -307,8 +307,8 @@ def of_body(fields: Mapping[str, object]) -> Contents:
 def _inline(part: Mapping[object, object]) -> list[object]:
     """Return what the request itself contains of a document; nothing if it is at a URL or an id."""
     places = (part, part.get("source"), part.get("file"))
-    found = [place.get(name) for place in places if isinstance(place, Mapping) for name in INLINE]
-    return [value for value in found if value]
+    values = [place.get(name) for place in places if isinstance(place, Mapping) for name in INLINE]
+    return [value for value in values if value]
 
 
 def _is_text(part: Mapping[object, object]) -> bool:

@@ -41,26 +41,26 @@ def audit(
     what its stream had used when the lease was last renewed. From ``priced_since`` on, a cost must
     be the price of the tokens.
     """
-    found = Findings()
+    result = Findings()
     for row in rows:
         month = (row["user"], f"{row['started_at']:%Y-%m}")
-        found.spent_micro_usd[month] = found.spent_micro_usd.get(month, 0) + row["cost_micro_usd"]
+        result.spent_micro_usd[month] = result.spent_micro_usd.get(month, 0) + row["cost_micro_usd"]
         if row["status"] == "credited":
-            found.credited.add(row["user"])
+            result.credited.add(row["user"])
             continue
-        found.calls += 1
+        result.calls += 1
         if row["status"] == "unfinished":
             if now - row["started_at"] <= lease:
-                found.running.append(row["user"])
-                found.running_teams.add(row["team"] or "")
+                result.running.append(row["user"])
+                result.running_teams.add(row["team"] or "")
             else:
-                known = "an estimate" if usage_of(row) is None else "its last known usage"
-                found.problems.append(
+                cost_is = "an estimate" if usage_of(row) is None else "its last known usage"
+                result.problems.append(
                     f"{row['id']} of {row['user']} began at {row['started_at']:%Y-%m-%d %H:%M:%S} "
-                    f"and is unfinished: its worker died; its cost is {known}"
+                    f"and is unfinished: its worker died; its cost is {cost_is}"
                 )
         if row["started_at"] < priced_since:
-            found.unpriced += 1
+            result.unpriced += 1
             continue
         usage = usage_of(row)
         is_open = usage is None and row["status"] == "unfinished"
@@ -70,8 +70,8 @@ def audit(
         # The cached tokens and tiers of an estimate are not stored.
         is_estimated = is_open and row["cost_micro_usd"] > 0
         if row["cost_micro_usd"] != expected and not is_estimated:
-            found.problems.append(
+            result.problems.append(
                 f"{row['id']} of {row['user']} cost {row['cost_micro_usd']} micro-dollars, but the "
                 f"price of its tokens is {expected}"
             )
-    return found
+    return result

@@ -69,29 +69,29 @@ def forecast(costs: Mapping[datetime, int], budget: Budget, *, now: datetime) ->
     spent = min(used, total)
     first = min((hour for hour, cost in costs.items() if cost > 0), default=now)
     begin = now.replace(minute=0, second=0, microsecond=0) + HOUR
-    known = min(MOST_DAYS, (begin - first) // DAY)
+    known_days = min(MOST_DAYS, (begin - first) // DAY)
     days = [
         [costs.get(begin - back * DAY + hour * HOUR, 0) for hour in range(24)]
-        for back in range(known, 0, -1)
+        for back in range(known_days, 0, -1)
     ]
     has_stopped = _has_stopped([any(day) for day in days], begin)
-    if known > WEEK:
-        known -= known % WEEK  # as many Sundays as Mondays
-        days = days[-known:]
-    ahead, rest = divmod((resets_at - begin) // HOUR, 24)
+    if known_days > WEEK:
+        known_days -= known_days % WEEK  # as many Sundays as Mondays
+        days = days[-known_days:]
+    ahead, hours = divmod((resets_at - begin) // HOUR, 24)
     least = max(LEAST_DAYS, LEAST_SHARE * ahead)
-    is_known = known >= least and sum(map(any, days)) >= LEAST_DAYS
+    is_known = known_days >= least and sum(map(any, days)) >= LEAST_DAYS
     if not is_known or has_stopped or ahead < 0 or not 0 < spent < amount:
         return None
     # A budget of some endpoints, say, has had a share of the costs, and gets it of those to come.
     left = (amount - spent) * total / spent
     # What may happen on each day of the week to come, the first of which begins now.
-    step = WEEK if known >= 2 * WEEK else 1
-    alike = [days[(known + day) % step :: step] for day in range(WEEK)]
+    step = WEEK if known_days >= 2 * WEEK else 1
+    alike = [days[(known_days + day) % step :: step] for day in range(WEEK)]
     profile = [sum(hour) / len(days) for days in alike for hour in zip(*days, strict=True)]
-    pace = accumulate(islice(cycle(profile), ahead * 24 + rest))
+    pace = accumulate(islice(cycle(profile), ahead * 24 + hours))
     at = next((begin + hour * HOUR for hour, cost in enumerate(pace) if cost >= left), None)
-    return Forecast(at, _sure(alike, left, ahead, rest), spent)
+    return Forecast(at, _sure(alike, left, ahead, hours), spent)
 
 
 def _has_stopped(spent: Sequence[bool], end: datetime) -> bool:
@@ -110,12 +110,12 @@ def _has_stopped(spent: Sequence[bool], end: datetime) -> bool:
     return True
 
 
-def _sure(alike: list[list[list[int]]], left: float, ahead: int, rest: int) -> float:
+def _sure(alike: list[list[list[int]]], left: float, ahead: int, hours: int) -> float:
     """Return the share of replays that use up what is left in these days and hours."""
     draws = random.Random(0)  # noqa: S311 - the same costs have the same forecast
     times = [len(range(day, ahead, WEEK)) for day in range(WEEK)]
     pools = [([sum(day) for day in days], n) for days, n in zip(alike, times, strict=True)]
-    pools.append(([sum(day[:rest]) for day in alike[ahead % WEEK]], 1))
+    pools.append(([sum(day[:hours]) for day in alike[ahead % WEEK]], 1))
     usual = sum(n * sum(days) / len(days) for days, n in pools)
     # Few days differ less from their own average than from that of all days.
     wider: float = (len(alike[0]) / (len(alike[0]) - 1)) ** 0.5

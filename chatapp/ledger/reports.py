@@ -105,7 +105,7 @@ class Outcomes:
     @property
     def failures(self) -> Mapping[Status, int]:
         """The calls that failed, for no fault of their request, the most frequent status first."""
-        failed = {each: count for each, count in self.calls.items() if each not in NO_FAILURE}
+        failed = {status: count for status, count in self.calls.items() if status not in NO_FAILURE}
         return dict(sorted(failed.items(), key=lambda item: -item[1]))
 
 
@@ -248,11 +248,11 @@ class Reports:
         columns = (CALLS.c.provider, CALLS.c.slug, CALLS.c.status)
         query = _filtered(select(*columns, func.count()), since=since).group_by(*columns)
         query = query.where(CALLS.c.status != CREDITED)
-        found: dict[tuple[str, str], dict[Status, int]] = {}
+        counts: dict[tuple[str, str], dict[Status, int]] = {}
         for provider, slug, status, count in self._rows(query):
-            found.setdefault((provider, slug), {})[status] = int(count)
-        outcomes = [Outcomes(*name, calls) for name, calls in found.items()]
-        outcomes.sort(key=lambda each: (-sum(each.failures.values()), -each.total, each.slug))
+            counts.setdefault((provider, slug), {})[status] = int(count)
+        outcomes = [Outcomes(*name, calls) for name, calls in counts.items()]
+        outcomes.sort(key=lambda row: (-sum(row.failures.values()), -row.total, row.slug))
         return outcomes[:top]
 
     def estimates(self, *, since: datetime | None) -> Sequence[ModelEstimates]:
@@ -297,12 +297,12 @@ class Reports:
         credited = select(CALLS.c.user).where(CALLS.c.status == CREDITED)
         query = query.where(CALLS.c.user.not_in(_filtered(credited, since=since)))
         query = query.where(CALLS.c.status == "answered", CALLS.c.cost_micro_usd > 0)
-        found: dict[str, Mapping[Any, Any]] = {}
+        calls: dict[str, Mapping[Any, Any]] = {}
         with self._database.reading() as connection:
             latest = query.order_by(CALLS.c.started_at.desc()).limit(PAGE)
             for row in connection.execute(latest).mappings():
-                found.setdefault(row["user"], row)
-        return list(found.values())[:users]
+                calls.setdefault(row["user"], row)
+        return list(calls.values())[:users]
 
     def call(self, id_: str, *, user: str | None = None) -> Mapping[Any, Any] | None:
         """Return the row of the call of that id, if it is the user's; None without one."""

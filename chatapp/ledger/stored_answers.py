@@ -87,8 +87,8 @@ class StoredAnswers:
         """The user has made an answer with these ids: its own first, then those of its items."""
         writer, now = self._writer.get(), datetime.now(UTC)
         for place, id_ in enumerate(ids):
-            known = tokens if place == 0 else None
-            answer = StoredAnswer(id_, user[:300], provider, key[:300], known, now)
+            prompt_tokens = tokens if place == 0 else None
+            answer = StoredAnswer(id_, user[:300], provider, key[:300], prompt_tokens, now)
             writer.put(id_, answer)
 
     def find(
@@ -99,20 +99,20 @@ class StoredAnswers:
         An answer that another worker has just forwarded takes a moment to arrive: ``before_wait``
         is called before a wait for it. Raises StoredAnswersUnavailableError.
         """
-        found = self._look(ids)
+        answers = self._look(ids)
         until = time.monotonic() + PATIENCE_S
-        if len(found) < len(set(ids)):
+        if len(answers) < len(set(ids)):
             before_wait()
-        while len(found) < len(set(ids)) and time.monotonic() < until:
+        while len(answers) < len(set(ids)) and time.monotonic() < until:
             time.sleep(STEP_S)
-            found |= self._look({*ids} - found.keys())
-        return {id_: answer for id_, answer in found.items() if answer.user == user[:300]}
+            answers |= self._look({*ids} - answers.keys())
+        return {id_: answer for id_, answer in answers.items() if answer.user == user[:300]}
 
     def of_others(self, ids: Collection[str], *, user: str, provider: str) -> set[str]:
         """Return those of the provider's answers that another user has made, without a wait for the
         latest. Raises StoredAnswersUnavailableError."""
-        found = self._look(ids).items()
-        return {i for i, a in found if a.user != user[:300] and a.provider == provider}
+        answers = self._look(ids).items()
+        return {i for i, a in answers if a.user != user[:300] and a.provider == provider}
 
     def disown(self, user: str) -> None:
         """Keep the user's answers from everyone, also from a later user of that name."""
@@ -126,14 +126,14 @@ class StoredAnswers:
 
     def _look(self, ids: Collection[str]) -> dict[str, StoredAnswer]:
         writer = self._writer.get()
-        found = {id_: answer for id_ in ids if (answer := writer.unsent(id_))}
-        missing = [id_ for id_ in ids if id_ not in found]
+        answers = {id_: answer for id_ in ids if (answer := writer.unsent(id_))}
+        missing = [id_ for id_ in ids if id_ not in answers]
         if not missing:
-            return found
+            return answers
         try:
             with self._database.reading() as connection:
                 rows = connection.execute(select(STORED).where(STORED.c.id.in_(missing)))
-                return found | {row["id"]: StoredAnswer(**row) for row in rows.mappings()}
+                return answers | {row["id"]: StoredAnswer(**row) for row in rows.mappings()}
         except (SQLAlchemyError, OSError) as error:
             log.error("The stored answers cannot be read: %s", error)
             raise StoredAnswersUnavailableError from error

@@ -124,8 +124,8 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
         return None
     tiers = tuple(row["tiers"].split("+")) if row["tiers"] else None
     tool_calls = {WEB_SEARCH: row["web_searches"]} if row["web_searches"] else {}
-    for each in (row["other_tool_calls"] or "").split("+"):
-        name, _, count = each.partition(":")
+    for part in (row["other_tool_calls"] or "").split("+"):
+        name, _, count = part.partition(":")
         if name:
             tool_calls[name] = int(count)
     tokens: dict[str, Any] = {name: row[name] or 0 for name in USAGE}

@@ -16,7 +16,7 @@ from chatapp.accounts import TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.operators import callers
-from chatapp.operators.changes import Changes
+from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import team_identity, user_identity
@@ -47,11 +47,11 @@ def checked(
     owner: Owner, amounts: Iterable[tuple[str, str]], *, plan: str | None
 ) -> dict[str, str]:
     """Return the amounts by name. OperatorError for an unknown name, or another unit or period."""
-    known = known_limits(owner, plan=plan)
+    limits = known_limits(owner, plan=plan)
     for name, amount in amounts:
-        if name not in known:
-            listed = ", ".join(f"{each} ({limit.text})" for each, limit in known.items()) or "none"
-            near = get_close_matches(name, known, n=1)
+        if name not in limits:
+            listed = ", ".join(f"{n} ({limit.text})" for n, limit in limits.items()) or "none"
+            near = get_close_matches(name, limits, n=1)
             meant = f" Did you mean {near[0]}?" if near else ""
             where = "The policy" if plan is None else f"The plan {plan}"
             raise OperatorError(
@@ -59,7 +59,7 @@ def checked(
                 f"{where} has no limit {name!r} that counts {owner}s; it has: {listed}.{meant}",
             )
         try:
-            known[name].check_amount(amount)
+            limits[name].check_amount(amount)
         except ConfigurationError as error:
             raise OperatorError("invalid_amount", f"{name}: {error}") from None
     return dict(amounts)
@@ -77,13 +77,13 @@ class OwnersAmounts:
         self, owner: Owner, name: str, limits: Mapping[str, str] | None, *, with_ends: bool = True
     ) -> dict[str, str]:
         """Return an owner's amounts by the names of limits, each with its end if it has one."""
-        own = self.current(owner, name)
-        shown = {each.limit: _shown(each) if with_ends else each.amount for each in own}
+        overrides = self.current(owner, name)
+        shown = {o.limit: _shown(o) if with_ends else o.amount for o in overrides}
         return {**(limits or {}), **shown}
 
     def current(self, owner: Owner, name: str) -> list[Override]:
         identity = identity_of(owner, name)
-        return [each for each in self._overrides if each.identity == identity]
+        return [override for override in self._overrides if override.identity == identity]
 
 
 def set_amount(
@@ -119,10 +119,10 @@ def override(
     The same one a second time changes nothing."""
     operators = callers.shared_operators()
     names = {identity, callers.identity_of(identity)} if as_written else {identity}
-    for each in operators.overrides():
-        same = (each.limit, each.amount, each.until) == (limit, amount, until)
-        if same and each.identity in names:
-            return each
+    for present in operators.overrides():
+        is_same = (present.limit, present.amount, present.until) == (limit, amount, until)
+        if is_same and present.identity in names:
+            return present
     return operators.override(
         limit, identity, amount, until=until, reason=reason, by=by, as_written=as_written
     )
@@ -157,39 +157,39 @@ def fit(before: Mapping[str, User], *, by: str) -> None:
     """
     accounts = current_services().accounts
     places = {name: (user.plan, user.team_name) for name, user in before.items()}
-    found = [user for user in accounts.users() if user.name in before]
-    moved = {u.name: u for u in found if (u.plan, u.team_name) != places[u.name]}
+    users = [user for user in accounts.users() if user.name in before]
+    moved = {u.name: u for u in users if (u.plan, u.team_name) != places[u.name]}
     if not moved:
         return
     owners: list[tuple[Owner, str, User | ApiKey]] = [("user", u.name, u) for u in moved.values()]
     owners += [("key", k.public_id, k) for k in accounts.all_keys() if k.user in moved]
     overrides = OwnersAmounts()
     givers: dict[tuple[str, str], str] = {}
-    for entry in Changes(current_services().database).read(0.0):
+    for entry in DatabaseChangeLog(current_services().database).read(0.0):
         if entry.action == "amount":
             givers.setdefault((entry.identity, entry.limit), entry.by)  # the newest one
     for owner, name, row in owners:
         user = row if isinstance(row, User) else moved[row.user]
-        own, identity, (plan, team) = row.limits or {}, identity_of(owner, name), places[user.name]
+        limits, id_, (plan, team) = row.limits or {}, identity_of(owner, name), places[user.name]
         theirs = () if team in {None, user.team_name} else (f"{of_team(team)})",)
-        given = f"given in the team {team}"
-        reasons = {n: given for n in own if givers.get((identity, n), "").endswith(theirs)}
-        above = _above(owner, own, plan, user.plan)
+        why = f"given in the team {team}"
+        reasons = {n: why for n in limits if givers.get((id_, n), "").endswith(theirs)}
+        above = _above(owner, limits, plan, user.plan)
         reasons |= dict.fromkeys(above, f"the plan {user.plan} has less")
         for limit, reason in sorted(reasons.items()):
             accounts.set_amount(owner, name, limit, None)
-            callers.note("clear-amount", identity, limit=limit, reason=reason, by=by)
-        for each in overrides.current(owner, name):
-            if each.by.endswith(theirs):
-                callers.shared_operators().clear_override(each.limit, identity, reason=given, by=by)
+            callers.note("clear-amount", id_, limit=limit, reason=reason, by=by)
+        for override in overrides.current(owner, name):
+            if override.by.endswith(theirs):
+                callers.shared_operators().clear_override(override.limit, id_, reason=why, by=by)
 
 
-def _above(owner: Owner, own: Mapping[str, str], before: str, plan: str) -> Iterator[str]:
+def _above(owner: Owner, limits: Mapping[str, str], before: str, plan: str) -> Iterator[str]:
     """Yield the amounts that were below the plan's ``before`` and are more than those of this."""
-    was, now = (known_limits(owner, plan=each) for each in (before, plan))
-    for limit in own.keys() & was.keys() & now.keys():
+    was, now = (known_limits(owner, plan=name) for name in (before, plan))
+    for limit in limits.keys() & was.keys() & now.keys():
         usual = now[limit].parsed[0]
-        if usual.amount < usual.with_amount(own[limit]).amount <= was[limit].parsed[0].amount:
+        if usual.amount < usual.with_amount(limits[limit]).amount <= was[limit].parsed[0].amount:
             yield limit
 
 
@@ -211,12 +211,12 @@ def share_text(state: State) -> str:
 
 def ahead_text(states: Iterable[State]) -> str:
     """Return by how much a team is ahead of its pace, and for how long; empty if it is not."""
-    budgets = {each.row.name: each for each in states}.items()
+    budgets = {state.row.name: state for state in states}.items()
     return "; ".join(
-        f"{name.removesuffix('-share')} is {each.row.limit.outside(share.ahead):g} "
-        f"{each.row.limit.unit} ahead of its pace, for {span_text(share.until_us)}"
-        for name, each in budgets
-        if (share := each.verdict.share) is not None and share.ahead > 0
+        f"{name.removesuffix('-share')} is {state.row.limit.outside(share.ahead):g} "
+        f"{state.row.limit.unit} ahead of its pace, for {span_text(share.until_us)}"
+        for name, state in budgets
+        if (share := state.verdict.share) is not None and share.ahead > 0
     )
 
 
@@ -254,8 +254,8 @@ def plan_of(owner: Owner, name: str) -> str | None:
             if (user := accounts.user(name)) is not None:
                 return user.plan
         case "key":
-            if (found := accounts.find(name)) is not None:
-                return found[1].plan
+            if (row := accounts.find(name)) is not None:
+                return row[1].plan
         case _:
             if accounts.team(name) is not None:
                 return None

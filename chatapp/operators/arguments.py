@@ -41,21 +41,21 @@ def name(text: str, *, most: int) -> str:
 
 def new_user(text: str) -> str:
     """Return the name of a user who may be new: not in the form of an identity."""
-    found = name(text, most=USER)
-    if found.startswith(IDENTITIES):
+    user = name(text, most=USER)
+    if user.startswith(IDENTITIES):
         raise OperatorError(
             "invalid_name",
-            f"{found!r} begins with {found.partition(':')[0]}:, as the names of limits' callers "
+            f"{user!r} begins with {user.partition(':')[0]}:, as the names of limits' callers "
             "do; leave it out",
         )
-    return found
+    return user
 
 
 def plan(text: str) -> str:
     """Return a plan of the policy."""
-    known = current_services().plans
-    if text not in known:
-        listed = ", ".join(known) or "none: the policy has no plans"
+    plans = current_services().plans
+    if text not in plans:
+        listed = ", ".join(plans) or "none: the policy has no plans"
         raise OperatorError("unknown_plan", f"Unknown plan {text!r}; choose one of {listed}.")
     return text
 
@@ -99,8 +99,8 @@ def models(text: str) -> str:
 
 def day(text: str) -> datetime:
     """Return the day, by UTC, of an instant in the past, as 2026-11-25 or 7d."""
-    found = datetime.fromtimestamp(instant_s(text, past=True), UTC)
-    return found.replace(hour=0, minute=0, second=0, microsecond=0)
+    instant = datetime.fromtimestamp(instant_s(text, past=True), UTC)
+    return instant.replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 def month(text: str) -> tuple[datetime, datetime]:
@@ -152,15 +152,15 @@ def subject(text: str) -> str:
 def dollars(text: str) -> Decimal:
     """Return an amount of dollars above 0, to the micro-dollar."""
     try:
-        found = Decimal(text)
+        amount = Decimal(text)
     except InvalidOperation:
-        found = Decimal("NaN")
-    if not (found.is_finite() and 0 < found <= MOST_DOLLARS and found == round(found, 6)):
+        amount = Decimal("NaN")
+    if not (amount.is_finite() and 0 < amount <= MOST_DOLLARS and amount == round(amount, 6)):
         raise OperatorError(
             "invalid_amount",
             f"{text!r} is not an amount of dollars above 0, with at most six decimals.",
         )
-    return found
+    return amount
 
 
 def duration(text: str, *, least_s: int = 1) -> timedelta:

@@ -75,7 +75,7 @@ def _is_endless(operators: Operators, target: Target) -> bool:
 
 def stop_key(public_id: str) -> bool:
     """Have no worker accept another call with a key that was valid until now: blocked until each
-    has looked it up again. False if that cannot be done, as the limits cannot be reached."""
+    has looked it up again. False if the limits cannot be reached."""
     with contextlib.suppress(OperatorError, StorageUnavailable):  # there may be no policy
         callers.shared_operators().block(KEY_SWITCH, public_id, for_s=STOP_S)
         return True
@@ -121,7 +121,7 @@ def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Change:
     Running calls continue. OperatorError for an upstream without a model that has a key."""
     operators, for_s = callers.shared_operators(), length.total_seconds()
     identities = _identities_of(upstream)
-    changed = [operators.block(COOL_DOWN, each, for_s=for_s) for each in identities]
+    changed = [operators.block(COOL_DOWN, identity, for_s=for_s) for identity in identities]
     until = datetime.now(UTC) + length
     if not any(changed):
         return Change(f"{upstream} already pauses for at least that time.", is_new=False)
@@ -134,7 +134,7 @@ def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Change:
 def resume(upstream: str, *, reason: str, by: str) -> Change:
     """End the pauses of an upstream: an operator's, and those that it has named itself."""
     operators = callers.shared_operators()
-    lifted = [_unblocked(operators, COOL_DOWN, each) for each in _identities_of(upstream)]
+    lifted = [_unblocked(operators, COOL_DOWN, identity) for identity in _identities_of(upstream)]
     if any(lifted):
         callers.note("resume", upstream, limit=COOL_DOWN, reason=reason, by=by)
     return Change(
@@ -143,14 +143,14 @@ def resume(upstream: str, *, reason: str, by: str) -> Change:
 
 
 def _identities_of(upstream: str) -> Sequence[str]:
-    found = callers.slugs_by_upstream(upstream)
-    if not found:
-        known = ", ".join(dict.fromkeys(current_services().router.available_models.values()))
+    slugs = callers.slugs_by_upstream(upstream)
+    if not slugs:
+        upstreams = ", ".join(dict.fromkeys(current_services().router.available_models.values()))
         raise OperatorError(
             "unknown_upstream",
-            f"No model of an upstream {upstream!r} can be called here; choose one of {known}.",
+            f"No model of an upstream {upstream!r} can be called here; choose one of {upstreams}.",
         )
-    return list(found)
+    return list(slugs)
 
 
 def target_of(kind: Kind, name: str) -> Target:

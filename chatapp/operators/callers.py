@@ -15,7 +15,7 @@ from chatapp.accounts import ADDRESS, EVERYONE, FORMER, SESSION, TEAM, USER
 from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.authentication import Principal
 from chatapp.accounts.store import ApiKey, amounts_of
-from chatapp.operators.changes import Changes
+from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.operators.errors import unknown
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request, team_identity, user_identity
@@ -96,25 +96,25 @@ class ChatCallers:
         services = current_services()
         if is_address(text):
             text = f"{ADDRESS}{text}"
-        found: str | None = None
+        identity: str | None = None
         match kind:
             case "user" if not text.startswith((TEAM, SESSION)) and public_id(text) is None:
-                found = identity_of(text)
+                identity = identity_of(text)
             case "api_key":
-                found = public_id(text)
+                identity = public_id(text)
             case "team" if services.accounts.team(name := text.removeprefix(TEAM)) is not None:
-                found = team_identity(name)
+                identity = team_identity(name)
             case "session" if text.startswith(SESSION):
-                found = text
+                identity = text
             case "model":
-                found = services.catalogue.slug_of(text)
+                identity = services.catalogue.slug_of(text)
             case "upstream" if text in slugs_by_upstream():
-                found = text
+                identity = text
             case "ip" if text.startswith(ADDRESS):
-                found = address_identity(text.removeprefix(ADDRESS))
+                identity = address_identity(text.removeprefix(ADDRESS))
             case "global" if text == EVERYONE:
-                found = text
-        return found or ""
+                identity = text
+        return identity or ""
 
     def check(self, kind: str, identity: str) -> None:
         """Without accounts, callers choose their names."""
@@ -136,8 +136,8 @@ class ChatCallers:
             return amounts_of(accounts.team(identity.removeprefix(TEAM)))
         if identity.startswith(USER):
             return amounts_of(accounts.user(name_of(identity)))
-        found = accounts.find(identity)
-        return {} if found is None else amounts_of(found[0])
+        row = accounts.find(identity)
+        return {} if row is None else amounts_of(row[0])
 
 
 def is_address(text: str) -> bool:
@@ -152,19 +152,19 @@ def slugs_by_upstream(name: str | None = None) -> dict[str, str]:
     """Return a configured model of each upstream, or of the one of that name, by its identity: what
     cool-downs and quotas count, in the catalogue's order. Calls of special tiers have others."""
     services = current_services()
-    found: dict[str, str] = {}
+    slugs: dict[str, str] = {}
     for slug, upstream in services.router.available_models.items():
         if name not in {None, upstream}:
             continue
         model = services.catalogue.model(slug, upstream)
-        found |= dict.fromkeys(services.router.quota_identities(model), slug)
-    return found
+        slugs |= dict.fromkeys(services.router.quota_identities(model), slug)
+    return slugs
 
 
 def public_id(text: str) -> str | None:
     """Return the public id of a whole key, or of its public part alone; None for other text."""
-    found = public_id_of(text)
-    return found if PUBLIC_ID.fullmatch(found) else None
+    id_ = public_id_of(text)
+    return id_ if PUBLIC_ID.fullmatch(id_) else None
 
 
 def shared_operators() -> Operators:
@@ -178,4 +178,4 @@ def note(action: str, identity: str, **facts: Any) -> None:
         shared_operators().note(action, identity, **facts)
     except (OperatorError, StorageUnavailable):
         entry = LogEntry(action, identity, **facts, at=time.time())
-        Changes(current_services().database).write(entry)
+        DatabaseChangeLog(current_services().database).write(entry)

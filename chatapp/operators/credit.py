@@ -42,18 +42,18 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
     Sliding windows are left out: they count single calls, none of which has become cheaper. Returns
     the change in a sentence. OperatorError for an unknown owner, and if nothing can be given."""
     services, operators = current_services(), callers.shared_operators()
-    identity, (user, key, team) = _found(owner, name)
+    identity, (user, key, team) = _identity_of(owner, name)
     units, shown, plans = int(usd * MICRO), callers.name_of(name), callers.plans_by_name()
     with services.database.writing() as connection:  # one after the other
         if not services.database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         budgets = [
-            (counted, each, _spent(each, (user, key, team)))
-            for counted, each in limits_of(dict.fromkeys(filter(None, [identity, user])))
+            (counted, budget, _spent(budget, (user, key, team)))
+            for counted, budget in limits_of(dict.fromkeys(filter(None, [identity, user])))
             if counted in {identity, user}
-            and each.verdict.charge.limit.unit == "usd"
-            and each.verdict.charge.limit.traits.name != "sliding-window"
-            and covers_call(each, SLUG)
+            and budget.verdict.charge.limit.unit == "usd"
+            and budget.verdict.charge.limit.traits.name != "sliding-window"
+            and covers_call(budget, SLUG)
         ]
         spent = [micro_usd for counted, _, micro_usd in budgets if counted == identity]
         most = min(units, max(spent, default=0))
@@ -67,7 +67,7 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
                 f"{lacks} of {shown}. To let them spend more than a budget, use "
                 "`flask ratelimit override set`.",
             )
-        given = [(each, min(most, micro_usd)) for _, each, micro_usd in budgets]
+        refunds = [(budget, min(most, micro_usd)) for _, budget, micro_usd in budgets]
         row = Call(
             id=new_call_id(),
             started_at=datetime.now(UTC),
@@ -85,15 +85,15 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
             team=team,
         )
         connection.execute(insert(CALLS).values(row_of(row)))
-        operators.give_back(given)  # an error undoes the row
+        operators.give_back(refunds)  # an error undoes the row
     amount = f"{Decimal(most) / MICRO} usd"
     callers.note("credit", identity, amount=amount, reason=reason, by=by)
-    labels = ", ".join(each.verdict.charge.limit.label for each, back in given if back)
+    labels = ", ".join(budget.verdict.charge.limit.label for budget, back in refunds if back)
     all_of_it = "" if most == units else ", which is all that was spent"
     return f"{shown} has a credit of {amount} in {labels}{all_of_it}."
 
 
-def _found(owner: Owner, name: str) -> tuple[str, Subject]:
+def _identity_of(owner: Owner, name: str) -> tuple[str, Subject]:
     """Return the identity of the owner, and whose calls it may be given back. OperatorError for an
     unknown one."""
     accounts = current_services().accounts
@@ -101,8 +101,8 @@ def _found(owner: Owner, name: str) -> tuple[str, Subject]:
         identity = callers.known_identity(name)
         assert identity is not None
         return identity, (identity, None, None)
-    if owner == "key" and (found := accounts.find(name)) is not None:
-        key, owned_by = found
+    if owner == "key" and (row := accounts.find(name)) is not None:
+        key, owned_by = row
         # What such a key spent is its people's, and not its owner's.
         return name, (None if key.people else user_identity(owned_by.name), name, None)
     if owner == "team" and accounts.team(name) is not None:
@@ -115,19 +115,19 @@ def _spent(budget: RequestLimit, subject: Subject) -> int:
     limit counts it and no credit has given it back."""
     limit, remaining = budget.verdict.charge.limit, budget.verdict.remaining
     since = window_start(limit, budget.window.reset_time)
-    costs, given = Counter[Subject](), Counter[Subject]()
+    costs, refunds = Counter[Subject](), Counter[Subject]()
     for user, key, team, is_credit, micro_usd in current_services().reports.by_caller(since):
         if is_credit:  # a team and a key for others have no user
             is_user = user.startswith((USER, ADDRESS))
-            given[(user if is_user else None, key, team)] -= micro_usd
+            refunds[(user if is_user else None, key, team)] -= micro_usd
         else:
             costs[(user, key, team)] += micro_usd
-    spent = _left(costs, list(given.items()), subject)
+    spent = _left(costs, list(refunds.items()), subject)
     # An exhausted limit does not show by how much.
     return max(0, min(spent, limit.capacity - remaining) if remaining else spent)
 
 
-def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject: Subject) -> int:
+def _left(costs: Counter[Subject], refunds: Sequence[tuple[Subject, int]], subject: Subject) -> int:
     """Return how much of the subject's calls no credit has given back, if each credit falls on
     other calls of its own subject as far as possible: a maximal flow from credits to calls.
 
@@ -136,7 +136,7 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
     >>> _left(costs, [(ann, 3)], k1), _left(costs, [(ann, 4)], k1), _left(costs, [(k1, 3)], ann)
     (3, 2, 3)
     """
-    owners = [*(of for of, _ in given), subject]
+    owners = [*(of for of, _ in refunds), subject]
     # By the numbers of the owners that cover a call: callers are thousands, such groups are few.
     free, placed = Counter[frozenset[int]](), Counter[tuple[int, frozenset[int]]]()
     for call, micro_usd in costs.items():
@@ -163,7 +163,7 @@ def _left(costs: Counter[Subject], given: Sequence[tuple[Subject, int]], subject
         return 0
 
     total = 0
-    for number, amount in enumerate([*(micro_usd for _, micro_usd in given), costs.total()]):
+    for number, amount in enumerate([*(micro_usd for _, micro_usd in refunds), costs.total()]):
         total = 0
         while total < amount and (more := place(number, amount - total, set())):
             total += more

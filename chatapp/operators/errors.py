@@ -27,20 +27,20 @@ def operator_error(error: Exception) -> OperatorError | None:
         case UnknownOwnerError():
             return unknown(error.owner, error.name)
         case UnknownAdminKeyError():
-            code, said = "unknown_admin_key", f"There is no management key {str(error)[:16]}."
+            code, sentence = "unknown_admin_key", f"There is no management key {str(error)[:16]}."
         case RefusedChangeError():
-            code, said = error.code, str(error)
+            code, sentence = error.code, str(error)
         case BackupError():
-            code, said = "backup", str(error)
+            code, sentence = "backup", str(error)
         case StorageUnavailable():
-            code, said = "storage", f"The limits cannot be reached: {error}"
+            code, sentence = "storage", f"The limits cannot be reached: {error}"
         # A broken pipe, as in `… | head`, is click's, which ends the command without a word.
         case SQLAlchemyError() | OSError() if not isinstance(error, BrokenPipeError):
             reason = str(getattr(error, "orig", None) or error).strip()
-            code, said = "database", f"The database failed: {reason}."
+            code, sentence = "database", f"The database failed: {reason}."
         case _:
             return None
-    return OperatorError(code, said)
+    return OperatorError(code, sentence)
 
 
 def unknown(owner: Owner, name: str) -> OperatorError:

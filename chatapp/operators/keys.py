@@ -56,12 +56,12 @@ class Revocation(NamedTuple):
 def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
     """Revoke a key: its public part, or the whole key. Raises UnknownKeyError."""
     accounts, public_id = current_services().accounts, public_id_of(key)
-    found = accounts.find(public_id)
+    row = accounts.find(public_id)
     revoked = accounts.revoke(public_id)
     is_immediate = blocks.stop_key(public_id)
     limit = blocks.KEY_SWITCH if is_immediate else ""
     callers.note("revoke-key", public_id, limit=limit, reason=reason or f"of {revoked.user}", by=by)
-    return Revocation(revoked, found and found[0].revoked_at, is_immediate)
+    return Revocation(revoked, row and row[0].revoked_at, is_immediate)
 
 
 def turn_accounts_off(*, reason: str = "", by: str) -> None:
@@ -70,7 +70,7 @@ def turn_accounts_off(*, reason: str = "", by: str) -> None:
     if services.accounts.any_key():
         raise OperatorError("has_keys", "The database has keys, and accounts stay on.")
     try:
-        services.authenticator.mark.clear()
+        services.authenticator.accounts_on.clear()
     except services.limiter.storage.base_exceptions as error:
         raise StorageUnavailable(str(error)) from error
     callers.note("accounts-off", EVERYONE, reason=reason, by=by)
@@ -82,7 +82,7 @@ def usable_keys(user: str) -> list[str]:
     if accounts.user(user) is None:
         raise UnknownUserError(user)
     keys = accounts.all_keys()
-    return [each.public_id for each in keys if each.user == user and each.revoked_at is None]
+    return [key.public_id for key in keys if key.user == user and key.revoked_at is None]
 
 
 def rotate_key(
@@ -91,11 +91,11 @@ def rotate_key(
     """Make a key like that one, which expires after the overlap; the new one, the old one, and
     until when that is valid, in words. RefusedChangeError or OperatorError if one is not."""
     accounts = current_services().accounts
-    found = accounts.find(public_id)
-    if found is not None and bound_team is None and not found[0].is_for(found[1]):
+    row = accounts.find(public_id)
+    if row is not None and bound_team is None and not row[0].is_for(row[1]):
         raise OperatorError(
             "other_team",
-            f"Key {public_id} is bound to the team {found[0].bound_team}, and {found[1].name} is "
+            f"Key {public_id} is bound to the team {row[0].bound_team}, and {row[1].name} is "
             "not in it; create another key.",
         )
     made, old = accounts.rotate(public_id, overlap=overlap, bound_team=bound_team)

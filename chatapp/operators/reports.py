@@ -38,10 +38,10 @@ def usage(user: str) -> dict[str, object]:
     plan = callers.plan_of(identity, callers.plans_by_name())
     with callers.request_of(identity, plan):
         limits, team = None, limiter.identities["team"]()
-        own = {identity, team}
+        identities = {identity, team}
         if is_readable:
             # Addresses and keys have limits of their own.
-            left = [limit for limit in remaining_limits(limiter) if limit.identity in own]
+            left = [limit for limit in remaining_limits(limiter) if limit.identity in identities]
             limits = [with_forecast(limit, services.reports).as_json() for limit in left]
         plan = limiter.current.plan
     return {
@@ -61,8 +61,8 @@ def forecasts(identity: str) -> list[tuple[Any, Forecast]]:
     plan = callers.ChatCallers().plan(identity) or services.default_plan
     with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
-    own = [with_forecast(e, services.reports) for e in left if e.identity == identity]
-    return [(each, each.forecast) for each in own if each.forecast is not None]
+    limits = [with_forecast(e, services.reports) for e in left if e.identity == identity]
+    return [(limit, limit.forecast) for limit in limits if limit.forecast is not None]
 
 
 def forecasts_by(
@@ -71,8 +71,8 @@ def forecasts_by(
     """Yield the forecasts of the users or teams that have spent most this week, in a team's calls
     alone if one is named: of each budget what was spent, and when it will be used up."""
     week = midnight() - timedelta(days=7)
-    for each in current_services().reports.spending(by=by, since=week, top=top, team=team):
-        name = each.subject or ""
+    for row in current_services().reports.spending(by=by, since=week, top=top, team=team):
+        name = row.subject or ""
         if by == "user" and not name.startswith((USER, ADDRESS)):  # a credit of a team or a key
             continue
         for limit, forecast in forecasts(team_identity(name) if by == "team" else name):
@@ -91,23 +91,23 @@ def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, 
     and whether any disagrees."""
     services = current_services()
     models = services.catalogue
-    found = audit(
+    result = audit(
         services.reports.calls(user=identity, since=since),
         models,
         now=datetime.now(UTC),
         lease=services.lease,
         priced_since=datetime.combine(models.as_of, time(), UTC),
     )
-    return found, *_compare_limits(found)
+    return result, *_compare_limits(result)
 
 
-def findings_as_json(found: Findings, compared: str) -> dict[str, object]:
+def findings_as_json(result: Findings, compared: str) -> dict[str, object]:
     spent = [
         {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
-        for (name, month), micro_usd in sorted(found.spent_micro_usd.items())
+        for (name, month), micro_usd in sorted(result.spent_micro_usd.items())
     ]
-    counts = {"calls": found.calls, "running": len(found.running), "unpriced": found.unpriced}
-    return {**counts, "spent": spent, "limits": compared, "problems": found.problems}
+    counts = {"calls": result.calls, "running": len(result.running), "unpriced": result.unpriced}
+    return {**counts, "spent": spent, "limits": compared, "problems": result.problems}
 
 
 def prune_ledger(days: int, *, reason: str, by: str) -> int:
@@ -147,7 +147,7 @@ def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
     }
 
 
-def _compare_limits(found: Findings) -> tuple[str, bool]:
+def _compare_limits(result: Findings) -> tuple[str, bool]:
     """Compare the dollar limits with the spending of this month and the last, and add problems;
     returns what was compared, and whether any differs. Users and teams with running calls, which
     are held as estimates, or a credit, which a short window may have had less of, are left out."""
@@ -156,19 +156,19 @@ def _compare_limits(found: Findings) -> tuple[str, bool]:
         return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage", False
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
-    identities = {user for user, month in found.spent_micro_usd if month in months}
-    identities -= {*found.running, *found.credited}
-    identities = {each for each in identities if not each.startswith(FORMER)}
+    identities = {user for user, month in result.spent_micro_usd if month in months}
+    identities -= {*result.running, *result.credited}
+    identities = {name for name in identities if not name.startswith(FORMER)}
     plans = callers.plans_by_name()
     differences = []
     for identity in sorted(identities):
         differences += _differences(identity, callers.plan_of(identity, plans))
-    omitted = {*found.running_teams, *(each.removeprefix(TEAM) for each in found.credited)}
-    teams = [each.name for each in services.accounts.teams() if each.name not in omitted]
+    omitted = {*result.running_teams, *(name.removeprefix(TEAM) for name in result.credited)}
+    teams = [team.name for team in services.accounts.teams() if team.name not in omitted]
     for team in teams:
         plan = services.default_plan
         differences += _differences(team_identity(team), plan, team=team)
-    found.problems += differences
+    result.problems += differences
     compared = [counted(len(identities), "user")]
     if teams:
         compared.append(counted(len(teams), "team"))
@@ -181,11 +181,11 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
     services = current_services()
     with callers.request_of(identity, plan):
         left = remaining_limits(services.limiter)
-    own = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
+    in_dollars = [limit for limit in left if limit.unit == "usd" and limit.identity == identity]
     # A budget of some calls alone, and a share of a team's, hold something else.
-    limits = [each for each in own if MODELS not in each.keywords and each.share is None]
+    limits = [limit for limit in in_dollars if MODELS not in limit.keywords and limit.share is None]
     user = identity if team is None else None
-    found = []
+    sentences = []
     for limit in limits:
         if limit.since is None:
             continue
@@ -197,11 +197,11 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
         held = limit.amount - limit.remaining
         # An excess over the amount is held, but shows only as nothing left.
         if not min(spent, limit.amount) <= held <= min(most, limit.amount):
-            found.append(
+            sentences.append(
                 f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
                 f"{since:%Y-%m-%d %H:%M:%S}, but the limit holds {held}"
             )
-    return found
+    return sentences
 
 
 def with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -212,17 +212,17 @@ def alert_in_dollars(alert: Mapping[str, Any]) -> dict[str, Any]:
     return {**alert, **{name: alert[name] / MICRO for name in ("spent", "amount")}}
 
 
-def outcomes_as_json(found: Outcomes) -> dict[str, object]:
-    failed = sum(found.failures.values())
-    named = {"upstream": found.provider, "model": found.slug}
-    return {**named, "calls": found.total, "failed": failed, "how": found.failures}
+def outcomes_as_json(outcomes: Outcomes) -> dict[str, object]:
+    failed = sum(outcomes.failures.values())
+    named = {"upstream": outcomes.provider, "model": outcomes.slug}
+    return {**named, "calls": outcomes.total, "failed": failed, "how": outcomes.failures}
 
 
-def estimates_as_json(found: ModelEstimates) -> dict[str, object]:
-    shown = asdict(found)
-    for kind, tokens in (("input", found.input), ("output", found.output)):
+def estimates_as_json(estimates: ModelEstimates) -> dict[str, object]:
+    shown = asdict(estimates)
+    for kind, tokens in (("input", estimates.input), ("output", estimates.output)):
         shown[f"{kind}_ratio"] = tokens.ratio
-        shown[f"{kind}_over"] = tokens.calls_over / found.calls
+        shown[f"{kind}_over"] = tokens.calls_over / estimates.calls
     return shown
 
 
@@ -246,8 +246,8 @@ def test_webhook() -> dict[str, Any]:
     except UnreachableError as error:
         raise OperatorError("webhook_failed", f"{host} did not answer: {error}") from error
     if not answer.has_arrived:
-        said = printable(answer.text) or "(no text)"
-        raise OperatorError("webhook_failed", f"{host} refused it with {answer.status}: {said}")
+        answered = printable(answer.text) or "(no text)"
+        raise OperatorError("webhook_failed", f"{host} refused it with {answer.status}: {answered}")
     return {"host": host, "status": answer.status, "id": alert.id}
 
 

@@ -58,7 +58,7 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
     estimate, as in its limits."""
     operators = callers.shared_operators()
     spent = _spent(user)
-    found, seen = [], set()
+    restored, seen = [], set()
     for identity, shown in limits_of(spent):
         name, uses = shown.verdict.charge.key, spent.get(identity)
         if name in seen or not uses:
@@ -72,25 +72,25 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
         ]
         usage = operators.restore(shown, counted, apply=apply)
         if usage.missing:
-            found.append(Restored(identity, limit.label, limit.unit, usage))
+            restored.append(Restored(identity, limit.label, limit.unit, usage))
     if apply:
         callers.note("restore-limits", user or EVERYONE, reason=reason, by=by)
-    return found
+    return restored
 
 
 def _spent(user: str | None) -> dict[str, list[Spent]]:
     """Return what each user, key, team and all have used, as far back as budgets need."""
     services = current_services()
     since = datetime.now(UTC) - timedelta(days=LEAST_DAYS)
-    found: dict[str, list[Spent]] = {}
+    spent: dict[str, list[Spent]] = {}
     for row in services.reports.calls(user=user, since=since):
         used = _used(row)
         team = row["team"] and team_identity(row["team"])
         # With one user's calls alone, those of a team or of all are incomplete.
         others = (team, EVERYONE) if user is None and row["status"] != CREDITED else ()
         for identity in {row["user"], row["key_id"], *others} - {None}:
-            found.setdefault(identity, []).append((row["started_at"], *used, row["slug"]))
-    return found
+            spent.setdefault(identity, []).append((row["started_at"], *used, row["slug"]))
+    return spent
 
 
 def _used(row: Mapping[Any, Any]) -> tuple[int, int]:
@@ -109,18 +109,18 @@ def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
     for identity in identities:
         owner, key = identity, None
         if callers.public_id(identity):
-            known = services.accounts.find(identity)
-            if known is None:
+            row = services.accounts.find(identity)
+            if row is None:
                 continue
-            key, owner = known[0], callers.identity_of(known[1].name)
+            key, owner = row[0], callers.identity_of(row[1].name)
         elif identity == EVERYONE:
             continue
         with callers.request_of(owner, callers.plan_of(owner, plans), key=key):
             shown = services.limiter.current.peek(ENDPOINT, method=METHOD)
-            for each in shown:
-                counted = each.request_args[-2]
-                if counted in {identity, EVERYONE} and each.verdict.charge.limit.unit in UNITS:
-                    yield counted, each
+            for limit in shown:
+                counted = limit.request_args[-2]
+                if counted in {identity, EVERYONE} and limit.verdict.charge.limit.unit in UNITS:
+                    yield counted, limit
 
 
 def covers_call(shown: RequestLimit, slug: str) -> bool:

@@ -80,11 +80,11 @@ class Operator:
         self, public_id: str, *, changes: bool = False, shows_secret: bool = False
     ) -> None:
         """OperatorError unless they may see a key, change it, or get a secret with its powers."""
-        found = current_services().accounts.find(public_id_of(public_id))
-        if self.team is not None and (found is None or not self.sees_key(*found)):
+        row = current_services().accounts.find(public_id_of(public_id))
+        if self.team is not None and (row is None or not self.sees_key(*row)):
             raise forbidden(f"Key {public_id} does not belong to the team {self.team}.")
-        if found is not None and (changes or shows_secret):
-            self.check_powers(people=found[0].people, files=shows_secret and found[0].files)
+        if row is not None and (changes or shows_secret):
+            self.check_powers(people=row[0].people, files=shows_secret and row[0].files)
 
     def sees_key(self, key: ApiKey, user: User) -> bool:
         """Return whether they see a key of that user: no team has one that acts for users."""
@@ -102,27 +102,27 @@ class Operator:
         for row in callers.shared_operators().rows():
             if row.limit.visible if name is None else row.name == name:
                 means = callers.ChatCallers().identity
-                if counted := [each for each in row.kinds if means(each, identity)]:
-                    self.check_kind(min(counted, key=lambda each: SCOPE_OF.get(each) != "limits"))
+                if counted := [k for k in row.kinds if means(k, identity)]:
+                    self.check_kind(min(counted, key=lambda k: SCOPE_OF.get(k) != "limits"))
 
     def team_of_key(self, user: str, *, plan: str | None, team: str | None) -> str | None:
         """Return the team of a new key's user: of a team's administrator, theirs. OperatorError for
         a new user without the scope of users, and for a user or a plan that they cannot give."""
         services = current_services()
-        known = services.accounts.user(user)
-        if known is None:
+        row = services.accounts.user(user)
+        if row is None:
             self.check("users", of_team=True)
         if self.team is None:
             return team
         self.check_user(user, may_be_new=True)
         self.check_team(team or self.team)
-        if plan not in {None, known.plan if known else services.default_plan}:
+        if plan not in {None, row.plan if row else services.default_plan}:
             raise forbidden(f"Keys of the team {self.team} cannot set plans; ask an operator.")
         return self.team
 
-    def own(self, users: Iterable[User]) -> Sequence[User]:
+    def visible_users(self, users: Iterable[User]) -> Sequence[User]:
         """Return those of these users whom they see."""
-        return [each for each in users if self.team in {None, each.team_name}]
+        return [user for user in users if self.team in {None, user.team_name}]
 
     def check_owner(self, owner: Owner, name: str) -> None:
         """OperatorError unless they may change amounts of that user or key. A team's administrator
@@ -135,20 +135,20 @@ class Operator:
             self.check_kind(owner)
 
     def check_amounts(
-        self, owner: Owner, given: Iterable[tuple[str, str]], *, plan: str | None
+        self, owner: Owner, texts: Iterable[tuple[str, str]], *, plan: str | None
     ) -> None:
         """OperatorError for an amount that is more than the policy's and, in dollars, more than
         their team's budget of that time, where it has one."""
         if self.team is None:
             return
-        known = amounts.known_limits(owner, plan=plan)
+        limits = amounts.known_limits(owner, plan=plan)
         budgets = _budgets(self.team)
-        for name, text in given:
-            usual = known[name].parsed[0]
-            asked = usual.with_amount(text)
-            budget = budgets.get((asked.unit, asked.period_us), 0)
-            most = max(0 if known[name].optional and budget else usual.amount, budget)
-            if asked.amount > most:
+        for name, text in texts:
+            usual = limits[name].parsed[0]
+            new = usual.with_amount(text)
+            budget = budgets.get((new.unit, new.period_us), 0)
+            most = max(0 if limits[name].optional and budget else usual.amount, budget)
+            if new.amount > most:
                 raise forbidden(
                     f"{name}={text} is more than your team {self.team} can give. Write a smaller "
                     "amount, or ask an operator to raise the team's."
@@ -157,14 +157,14 @@ class Operator:
 
 def _budgets(team: str) -> dict[tuple[str | None, int], int]:
     """Return the amounts of a team's own, by unit and period."""
-    found = current_services().accounts.team(team)
-    limits = found.limits if found else None
-    own = amounts.OwnersAmounts().of("team", team, limits, with_ends=False)
-    known = amounts.known_limits("team", plan=None)
+    row = current_services().accounts.team(team)
+    lasting = row.limits if row else None
+    texts = amounts.OwnersAmounts().of("team", team, lasting, with_ends=False)
+    limits = amounts.known_limits("team", plan=None)
     parsed = [
-        known[name].parsed[0].with_amount(text) for name, text in own.items() if name in known
+        limits[name].parsed[0].with_amount(text) for name, text in texts.items() if name in limits
     ]
-    return {(each.unit, each.period_us): each.amount for each in parsed}
+    return {(limit.unit, limit.period_us): limit.amount for limit in parsed}
 
 
 def forbidden(sentence: str) -> OperatorError:
@@ -190,12 +190,12 @@ def operator_named(identity: str) -> Operator | None:
     """Return the operator whom a trusted proxy has identified; None for one without rights."""
     rights, name = current_services().settings.admin_sign_on, identity.lower()
     domain = f"*@{name.rpartition('@')[2]}" if "@" in name else "*"
-    text = next((rights[each] for each in (name, domain, "*") if each in rights), None)
+    text = next((rights[pattern] for pattern in (name, domain, "*") if pattern in rights), None)
     if text is None or not name:
         return None
     words = text.split()
-    team = next((each.removeprefix("team:") for each in words if each.startswith("team:")), None)
-    scopes = frozenset(each for each in words if not each.startswith("team:"))
+    team = next((word.removeprefix("team:") for word in words if word.startswith("team:")), None)
+    scopes = frozenset(word for word in words if not word.startswith("team:"))
     name = arguments.name(identity, most=arguments.USER)
     return Operator(f"{name} (single sign-on{amounts.of_team(team)})", scopes, team)
 

@@ -28,7 +28,7 @@ def of_records(records: Iterable[Mapping[str, object]]) -> Iterator[str]:
     """Yield the lines of records that have the same keys; none without a record."""
     rows = iter(records)
     if (first := next(rows, None)) is not None:
-        yield from lines(list(first), (list(each.values()) for each in chain([first], rows)))
+        yield from lines(list(first), (list(row.values()) for row in chain([first], rows)))
 
 
 def read(cell: str) -> str:

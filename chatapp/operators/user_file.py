@@ -32,19 +32,19 @@ def import_users(
 ) -> Import:
     """Create and change users by the lines of a file, all or none."""
     accounts = current_services().accounts
-    known = {user.name: user for user in accounts.users()}
-    changes, mistakes = _read(file, known, {team.name for team in accounts.teams()})
+    present = {user.name: user for user in accounts.users()}
+    changes, mistakes = _read(file, present, {team.name for team in accounts.teams()})
     if mistakes:
         count = f"{len(mistakes)} mistake{'s' * (len(mistakes) != 1)}"
         return Import(f"{count} in csv; nothing was changed.", {}, mistakes)
-    new = [change.name for change in changes if change.name not in known]
-    changed = [c.name for c in changes if c.name in known and _differs(c, known[c.name])]
+    new = [change.name for change in changes if change.name not in present]
+    changed = [c.name for c in changes if c.name in present and _differs(c, present[c.name])]
     made = {}
     if not dry_run:
         default = current_services().default_plan
         made = accounts.import_users(changes, default_plan=default, with_keys=with_keys)
-        kept = [c.name for c in changes if c.name in known and "limits" not in c.values]
-        fit({name: known[name] for name in kept}, by=by)
+        kept = [c.name for c in changes if c.name in present and "limits" not in c.values]
+        fit({name: present[name] for name in kept}, by=by)
     keys = {name: key.text for name, key in made.items() if key is not None}
     if not dry_run and (new or changed):
         counts = f"{len(new)} created, {len(changed)} changed, {len(keys)} keys"
@@ -76,7 +76,7 @@ def _differs(change: UserChange, user: User) -> bool:
 
 
 def _read(
-    file: Iterable[str], known: Mapping[str, User], teams: set[str]
+    file: Iterable[str], users: Mapping[str, User], teams: set[str]
 ) -> tuple[list[UserChange], list[str]]:
     """Return what the file says of users, and all its mistakes, each with its line."""
     changes: list[UserChange] = []
@@ -94,7 +94,7 @@ def _read(
         reader.fieldnames = heads
         lines: dict[str, int] = {}
         for row in reader:
-            _read_line(changes, mistakes, row, reader.line_num, lines, known, teams)
+            _read_line(changes, mistakes, row, reader.line_num, lines, users, teams)
             if len(lines) > MOST_LINES:
                 mistakes.append(f"There are more than {MOST_LINES} users; split the file.")
                 break
@@ -109,7 +109,7 @@ def _read_line(
     row: Mapping[Any, Any],
     line: int,
     lines: dict[str, int],
-    known: Mapping[str, User],
+    users: Mapping[str, User],
     teams: set[str],
 ) -> None:
     wrong: list[str] = []
@@ -124,7 +124,7 @@ def _read_line(
         return
     if (first := lines.setdefault(name, line)) != line:
         wrong.append(f"user: {name!r} is also in line {first}")
-    user = known.get(name)
+    user = users.get(name)
     defined, default = current_services().plans, current_services().default_plan
     plan = cells.get("plan") or (user.plan if user else default)
     values: dict[str, Any] = {"plan": plan}

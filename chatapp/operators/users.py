@@ -161,8 +161,8 @@ def delete(name: str, *, reason: str, by: str) -> str:
     except StorageUnavailable as error:
         raise OperatorError(
             "storage",
-            f"The limits cannot be reached: {error}. {name} was not deleted, as a new user of that "
-            f"name would have {name}'s overrides and block; deactivate {name} meanwhile.",
+            f"The limits cannot be reached: {error}. {name} was not deleted, because a new user of "
+            f"that name would have {name}'s overrides and block; deactivate {name} meanwhile.",
         ) from error
     # At most 300 characters; the time tells former users of one name apart.
     former = f"{FORMER}{name} (deleted {datetime.now(UTC):%Y-%m-%d %H:%M:%S})"
@@ -188,7 +188,7 @@ def delete(name: str, *, reason: str, by: str) -> str:
 def _overrides_of(identities: Container[str]) -> list[Override]:
     with contextlib.suppress(OperatorError):  # processes share no limits, or the storage keeps none
         overrides = callers.shared_operators().overrides()
-        return [each for each in overrides if each.identity in identities]
+        return [override for override in overrides if override.identity in identities]
     return []
 
 
@@ -196,16 +196,16 @@ def _clear(overrides: Sequence[Override], identity: str, *, reason: str, by: str
     """Remove the overrides, and the block of the user."""
     with contextlib.suppress(OperatorError):  # there may be no such switch
         operators = callers.shared_operators()
-        for each in overrides:
-            operators.clear_override(each.limit, each.identity, reason=reason, by=by)
-        for guard in [each for each in operators.states(identity) if each.is_guard]:
+        for override in overrides:
+            operators.clear_override(override.limit, override.identity, reason=reason, by=by)
+        for guard in [state for state in operators.states(identity) if state.is_guard]:
             operators.unblock(guard.row.name, identity)
         operators.reset(identity, reason=reason, by=by)  # raises if nothing was counted
 
 
 def _stop(public_ids: Sequence[str]) -> str:
     """Have no worker accept another call with the keys; returns since when, in words."""
-    are_stopped = [blocks.stop_key(each) for each in public_ids]
+    are_stopped = [blocks.stop_key(public_id) for public_id in public_ids]
     # Workers know the people of a trusted key for as long as keys.
     is_named = any(key.people for key in current_services().accounts.all_keys())
     return keys.since_when(is_immediate=all(are_stopped) and not is_named, what="their keys")
@@ -214,12 +214,12 @@ def _stop(public_ids: Sequence[str]) -> str:
 def plans() -> list[dict[str, Any]]:
     """Return the plans of the policy and of users, each with its users."""
     services = current_services()
-    found, defined = services.accounts.users(), services.plans
+    users, defined = services.accounts.users(), services.plans
     return [
         {
             "plan": plan,
             "defined": plan in defined,
-            "users": [user.name for user in found if user.plan == plan],
+            "users": [user.name for user in users if user.plan == plan],
         }
-        for plan in (*defined, *sorted({user.plan for user in found} - set(defined)))
+        for plan in (*defined, *sorted({user.plan for user in users} - set(defined)))
     ]

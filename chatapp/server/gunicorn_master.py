@@ -7,8 +7,8 @@ hung one and handles no signal. It also counts stopping workers as serving, and 
 
 This one starts workers that cannot start again and again, with a growing pause. It stops old
 workers when new ones serve. HUPs that arrive meanwhile are one further reload, which does not wait
-for workers that hang in their start. Only a first start ends with its mistake, as nothing serves
-yet.
+for workers that hang in their start. Only a first start ends with its mistake:
+nothing serves yet.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp.
 """
@@ -33,7 +33,7 @@ BETWEEN_STARTS_S: Final = 0.1
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 #: A further reload waits so long for the workers of the last one, which may hang in their start.
-LONGEST_BOOT_S: Final = 30.0
+LONGEST_START_S: Final = 30.0
 #: gunicorn's status if a worker cannot start.
 CANNOT_START: Final = 3
 
@@ -64,7 +64,7 @@ def install(server: Any) -> None:
 
 
 def has_served(server: Any) -> bool:
-    return server.has_served or any(worker.boot.is_ready for worker in server.WORKERS.values())
+    return server.has_served or any(w.start_result.is_ready for w in server.WORKERS.values())
 
 
 def _spawn_worker(server: Any, gunicorn_spawn_worker: Callable[[], int]) -> int:
@@ -87,21 +87,21 @@ def _kill_worker(
 
 def _manage_workers(server: Any, reload: Callable[[], None]) -> None:
     """Reload if that is wanted, start missing workers, and stop the oldest surplus ones."""
-    ready = [worker for worker in _current(server) if worker.boot.is_ready]
+    ready = [worker for worker in _current(server) if worker.start_result.is_ready]
     if any(worker.age > server.failed_age for worker in ready):
         server.pause_s = server.start_at = 0.0
     if server.replaced and len(ready) >= server.num_workers:
         _stop(server, server.replaced.intersection(server.WORKERS.values()))
         server.replaced.clear()
         server.log.info("Reloaded: the new workers serve.")
-    is_overdue = time.monotonic() - server.reloaded_at >= LONGEST_BOOT_S
+    is_overdue = time.monotonic() - server.reloaded_at >= LONGEST_START_S
     if server.reload_wanted and (server.pause_s or is_overdue or not server.replaced):
         reload()
     current = _current(server)
     _stop(server, current[: max(0, len(current) - server.num_workers)])
     missing = server.num_workers - len(current)
     if server.pause_s:  # one at a time
-        is_trying = not all(worker.boot.is_ready for worker in current)
+        is_trying = not all(worker.start_result.is_ready for worker in current)
         missing = 0 if is_trying or time.monotonic() < server.start_at else min(1, missing)
     for _ in range(missing):
         try:
@@ -142,11 +142,11 @@ def _reap_workers(server: Any, gunicorn_reap_workers: Callable[[], None]) -> Non
         gunicorn_reap_workers()
     except Exception:
         server.log.exception("Error after the end of a worker")
-    server.has_served = server.has_served or any(worker.boot.is_ready for worker in before)
+    server.has_served = server.has_served or any(worker.start_result.is_ready for worker in before)
     for worker in before.difference(server.WORKERS.values(), server.stopping, server.replaced):
-        if not worker.boot.is_ready:
+        if not worker.start_result.is_ready:
             server.failed_age = max(server.failed_age, worker.age)
-            _pause(server, worker.boot.failure)
+            _pause(server, worker.start_result.failure)
 
 
 def _pause(server: Any, failure: str) -> None:
@@ -163,7 +163,7 @@ def _pause(server: Any, failure: str) -> None:
         "A worker cannot start: %s\nThe next try is in %d s. Meanwhile %d of %d workers serve.",
         failure or "it ended before it served, without a reason",
         server.pause_s,
-        sum(worker.boot.is_ready for worker in workers),
+        sum(worker.start_result.is_ready for worker in workers),
         server.num_workers,
     )
 

@@ -110,7 +110,7 @@ TOO_SLOW: Final = "408 Request Timeout"
 REFUSAL: Final = "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
-class Board:
+class FreeThreads:
     """The free threads of each worker, in memory that all workers of a master share.
 
     Created in the master before it forks. A worker shares its cell only with one that starts
@@ -125,11 +125,11 @@ class Board:
         # A lock on this file belongs to a process, and ends with it.
         self._lock = tempfile.TemporaryFile(dir=MEMORY)  # noqa: SIM115 - open as long as the master
 
-    def publish(self, cell: int, room: int | None) -> None:
-        """Set the number of further calls that a worker can take; None: it does not serve."""
-        self._cells[cell] = 0 if room is None else min(room + 1, 0xFFFF)
+    def publish(self, cell: int, free: int | None) -> None:
+        """Set the number of further calls that a worker can take; None if it does not serve."""
+        self._cells[cell] = 0 if free is None else min(free + 1, 0xFFFF)
 
-    def most_room(self, *, besides: int) -> int:
+    def most(self, *, besides: int) -> int:
         """Return the most free threads of any other worker."""
         cells = self._cells.tolist()
         cells[besides] = 0
@@ -178,8 +178,8 @@ class Handover:
         except BlockingIOError:
             return None
         if len(files) < 2:  # this process may open no more: the client is disconnected
-            for each in files:
-                os.close(each)
+            for fd in files:
+                os.close(fd)
             return None
         client, server, has_continued, until = ast.literal_eval(about.decode())
         sock = socket.socket(fileno=files[0])
@@ -190,7 +190,7 @@ class Handover:
         return conn
 
 
-class Boot:
+class StartResult:
     """Whether a worker serves, or why it cannot, in memory that it shares with its master."""
 
     MOST_BYTES: Final = 2000
@@ -219,7 +219,7 @@ class Boot:
         self._memory[: len(text)] = text
 
 
-class Pace:
+class CallCap:
     """How many calls a worker takes, by how late its main thread wakes.
 
     All threads of a process wait for a processor and for the interpreter. If the main thread wakes
@@ -511,13 +511,13 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     #: Seconds for which a client may read nothing of its answer; gunicorn.conf.py sets it.
     unread_s: ClassVar[float] = 60.0
     #: Shared by all workers of the master that loaded this module.
-    board: ClassVar[Board] = Board()
+    free_threads: ClassVar[FreeThreads] = FreeThreads()
     handover: ClassVar[Handover] = Handover()
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.cell = self.age % Board.CELLS
-        self.boot = Boot()
+        self.cell = self.age % FreeThreads.CELLS
+        self.start_result = StartResult()
         #: The calls and pages in threads, and the number of all calls so far.
         self.calls: set[Connection] = set()
         self.pages: set[Connection] = set()
@@ -537,7 +537,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.takes_over = False
         self.accept_at = self.sweep_at = self.heartbeat_at = 0.0
         self.current = threading.local()
-        self.pace = Pace(self.cfg.threads, time.monotonic())
+        self.call_cap = CallCap(self.cfg.threads, time.monotonic())
         #: Held while the free threads are published, by any thread.
         self.publishing = threading.Lock()
 
@@ -552,7 +552,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             super().init_process()
         except BaseException as error:
             if self.alive and not self.booted:
-                self.boot.fail(error)
+                self.start_result.fail(error)
             raise
 
     def get_thread_pool(self) -> Threads:
@@ -601,17 +601,17 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         return_memory()
         self.poller.register(self.method_queue, 1, self.method_queue.run_callbacks)
         self.publish()
-        self.boot.succeed()
+        self.start_result.succeed()
         self.log.info("Worker is ready (pid: %s)", self.pid)
         while self.alive and self.is_parent_alive():
             self.notify()
             now = time.monotonic()
             self.set_accept_enabled(now >= self.accept_at)
-            self.set_takes_over(bool(self.room) and not self.is_due)
-            again_s = BEGIN_AGAIN_S if self.room else LOOK_AGAIN_S
-            until = min(self.pace.due, now + again_s) if self.queued else self.pace.due
+            self.set_takes_over(bool(self.free) and not self.is_due)
+            again_s = BEGIN_AGAIN_S if self.free else LOOK_AGAIN_S
+            until = min(self.call_cap.due, now + again_s) if self.queued else self.call_cap.due
             self.wait_for_and_dispatch_events(max(0.0, until - now))
-            self.keep_pace()
+            self.adjust_cap()
             self.sweep()
             if self.is_due and not self.calls:
                 self.log.info("Worker stops after %s calls and will be replaced", self.calls_begun)
@@ -621,7 +621,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def stop(self) -> None:
         """Stop accepting, and let calls in flight finish."""
         self.alive = False
-        self.board.publish(self.cell, None)
+        self.free_threads.publish(self.cell, None)
         self.set_accept_enabled(False)
         self.set_takes_over(False)
         while self.take_over():  # what it has handed over itself may have no other taker
@@ -641,26 +641,26 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     def publish(self) -> None:
         """Publish the free threads."""
         with self.publishing:
-            room = 0 if self.is_due else self.room
-            self.board.publish(self.cell, room if self.alive else None)
+            free = 0 if self.is_due else self.free
+            self.free_threads.publish(self.cell, free if self.alive else None)
 
     @property
-    def room(self) -> int:
-        return max(0, self.pace.most - len(self.calls))
+    def free(self) -> int:
+        return max(0, self.call_cap.most - len(self.calls))
 
-    def keep_pace(self) -> None:
+    def adjust_cap(self) -> None:
         """Take fewer calls if this loop wakes late, and more if it does not."""
-        was_reduced = self.pace.is_reduced
-        late_s = self.pace.wake(time.monotonic(), len(self.calls))
+        was_reduced = self.call_cap.is_reduced
+        late_s = self.call_cap.wake(time.monotonic(), len(self.calls))
         if late_s is None:
             return
         self.publish()
-        if self.pace.is_reduced and not was_reduced:
+        if self.call_cap.is_reduced and not was_reduced:
             self.log.warning(
                 "This worker takes %s calls at once instead of %s: its threads wake %.1f s late",
-                *(self.pace.most, self.cfg.threads, late_s),
+                *(self.call_cap.most, self.cfg.threads, late_s),
             )
-        elif was_reduced and not self.pace.is_reduced:
+        elif was_reduced and not self.call_cap.is_reduced:
             self.log.info("This worker takes %s calls at once again", self.cfg.threads)
 
     def sweep(self) -> None:
@@ -668,7 +668,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         now = time.monotonic()
         self.begun_in_turn = 0
         self.begin_queued()
-        while self.queued and not self.room and self.queued[0].until <= now:
+        while self.queued and not self.free and self.queued[0].until <= now:
             self.refuse(self.queued.popleft())
         self.hand_over()
         if now < self.sweep_at:
@@ -795,22 +795,22 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def begin_queued(self) -> None:
         """Begin the calls whose turn it is."""
-        while self.queued and self.room and self.begun_in_turn < BEGIN_AT_ONCE:
+        while self.queued and self.free and self.begun_in_turn < BEGIN_AT_ONCE:
             conn = self.queued.popleft()
             self.begun_in_turn += 1
             self.calls.add(conn)
             self.calls_begun += 1
             if self.calls_begun >= self.calls_until_due and not self.is_due:
-                all_serve = self.board.serving() >= self.cfg.workers
-                self.is_due = all_serve and self.board.lock_replacement()
+                all_serve = self.free_threads.serving() >= self.cfg.workers
+                self.is_due = all_serve and self.free_threads.lock_replacement()
             self.publish()
             self.tpool.submit(conn)
 
     def hand_over(self) -> None:
         """Hand the first calls that wait to workers with free threads. A worker that is due for
         replacement hands over all, because it would never be without a call."""
-        waits = self.queued and self.alive and (self.is_due or not self.room)
-        most = self.board.most_room(besides=self.cell) if waits else 0
+        waits = self.queued and self.alive and (self.is_due or not self.free)
+        most = self.free_threads.most(besides=self.cell) if waits else 0
         for conn in list(self.queued)[:most]:
             # Only the first request of a connection has a PROXY line.
             has_no_line = conn.parser is not None and self.cfg.proxy_protocol != "off"
@@ -841,7 +841,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     def refuse(self, conn: Connection) -> None:
         """Have the application refuse a call in one of the reserved threads."""
-        is_late = not self.room and len(self.calls) < self.cfg.threads
+        is_late = not self.free and len(self.calls) < self.cfg.threads
         conn.refusal = LATE if is_late else NO_THREAD
         self.answer(conn)
 

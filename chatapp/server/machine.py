@@ -82,10 +82,10 @@ def _of_cgroup(controller: str, file: str) -> Iterator[str]:
         if controller in controllers.split(","):
             top = CGROUPS / controller
             folder = top / path.strip("/")
-            for each in (folder, *folder.parents):
-                if each.is_relative_to(top):
+            for level in (folder, *folder.parents):
+                if level.is_relative_to(top):
                     with contextlib.suppress(OSError):
-                        yield (each / file).read_text().strip()
+                        yield (level / file).read_text().strip()
 
 
 def raise_files(threads: int) -> None:

@@ -56,17 +56,17 @@ def created(
     ``of_command`` is the configuration of a command, which starts whatever its files are; None for
     a server. Raises one of ``mistakes`` if the application cannot start.
     """
-    own = dict(of_command or {})
-    files = {setting: configured_file(setting) for setting in FILES if setting not in own}
+    overrides = dict(of_command or {})
+    files = {setting: configured_file(setting) for setting in FILES if setting not in overrides}
     before = {file: _content(file) for file in files.values()}
     try:
-        app = create_app(own)
+        app = create_app(overrides)
     except mistakes as mistake:
         if of_command is None and not os.environ.get(HAS_SERVED):
             raise
         for config in _replacements(files, is_command=of_command is not None):
             with suppress(*mistakes):
-                app = create_app({**config, **own})
+                app = create_app({**config, **overrides})
                 break
         else:
             raise
@@ -102,20 +102,20 @@ def _replacements(files: Mapping[str, Path], *, is_command: bool) -> Iterable[Co
 def _report(app: Flask, config: Config, mistake: Exception, *, is_command: bool) -> None:
     """Name the files that are replaced, and the mistake."""
     if config is WITHOUT_NAMES:
-        said = (
+        warning = (
             f"This command does without {', '.join(config)}. Correct the mistake before the start"
         )
-        click.echo(f"Warning: {said}:\n{mistake}", err=True)
+        click.echo(f"Warning: {warning}:\n{mistake}", err=True)
     for setting in config.keys() & NAMES.keys():
         name, command = NAMES[setting]
         is_last = config[setting] not in {WITHOUT_POLICY[POLICY], None}
         used = "the last valid one stays in use" if is_last else "none was valid before"
-        said = f"The {name} is invalid; {used}. Correct the file, "
-        said += f"check it with `flask --app wsgi {command}`, and send HUP to the master."
+        warning = f"The {name} is invalid; {used}. Correct the file, "
+        warning += f"check it with `flask --app wsgi {command}`, and send HUP to the master."
         if is_command:
-            click.echo(f"Warning: {said}\n{mistake}", err=True)
+            click.echo(f"Warning: {warning}\n{mistake}", err=True)
         else:
-            app.logger.error("%s %s", said, mistake)
+            app.logger.error("%s %s", warning, mistake)
 
 
 def _last_valid(file: Path) -> Path:

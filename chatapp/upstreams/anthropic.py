@@ -88,16 +88,16 @@ def _part(file: File) -> dict[str, object]:
 
 def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
     request = _with_bounded_tools(request, bounds)
-    own, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
+    wanted, thinking = request.fields.get("max_tokens"), request.fields.get("thinking")
     most_output_tokens = bounds.output_tokens
-    if most_output_tokens is None or not isinstance(own, int) or own <= most_output_tokens:
+    if most_output_tokens is None or not isinstance(wanted, int) or wanted <= most_output_tokens:
         return request
     budget = thinking.get("budget_tokens") if isinstance(thinking, dict) else None
     if not (isinstance(budget, int) and budget > most_output_tokens - LEAST_ANSWER):
         return request.with_fields(max_tokens=most_output_tokens)
     # Thinking has a minimum budget, and must leave some tokens for the answer.
     assert isinstance(thinking, dict)
-    most = min(own, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
+    most = min(wanted, max(most_output_tokens, LEAST_THINKING + LEAST_ANSWER))
     less = {**thinking, "budget_tokens": max(LEAST_THINKING, most // 2)}
     return request.with_fields(max_tokens=most, thinking=less)
 
@@ -120,8 +120,8 @@ def _with_bounded_tools(request: RawRequest, bounds: Bounds) -> RawRequest:
     return request.with_fields(tools=tools)
 
 
-def _is_above(own: object, most: int) -> bool:
-    return not isinstance(own, int) or own > most
+def _is_above(value: object, most: int) -> bool:
+    return not isinstance(value, int) or value > most
 
 
 #: Tools that the client runs, or that cost only tokens, by the start of their type.
@@ -160,8 +160,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         elif not isinstance(value, str | None):
             refused[name] = "is not a string"
     tools = ["mcp"] if fields.get(MCP_SERVERS) else []
-    own = (("tools", tool) for tool in objects_in(fields, "tools"))
-    for name, tool in (*own, *(("messages", tool) for tool in _added_tools(fields))):
+    listed = (("tools", tool) for tool in objects_in(fields, "tools"))
+    for name, tool in (*listed, *(("messages", tool) for tool in _added_tools(fields))):
         kind = tool.get("type")
         if run := next((t for k, t in RUN_TOOLS.items() if str(kind).startswith(k)), None):
             tools.append(run)
@@ -249,16 +249,16 @@ class Bill(Generation):
 
     @field_validator("iterations", mode="before")
     @classmethod
-    def _compactions(cls, found: object) -> object:
+    def _compactions(cls, value: object) -> object:
         """Also the readings of the model, which the sums contain already."""
-        if not isinstance(found, list):
+        if not isinstance(value, list):
             return None
-        listed = [each for each in found if isinstance(each, dict)]
+        listed = [item for item in value if isinstance(item, dict)]
         return [
-            each
-            for each in listed
-            if each.get("type") == COMPACTION
-            or (each.get("type") == READING and isinstance(each.get("input_tokens"), int))
+            item
+            for item in listed
+            if item.get("type") == COMPACTION
+            or (item.get("type") == READING and isinstance(item.get("input_tokens"), int))
         ]
 
     def usage(self) -> Usage:
@@ -273,7 +273,7 @@ class Bill(Generation):
             output_tokens=sum(part.output_tokens for part in parts),
             cached_input_tokens=read,
             cache_write_tokens=written,
-            reasoning_tokens=sum(each.thinking_tokens or 0 for each in details),
+            reasoning_tokens=sum(detail.thinking_tokens or 0 for detail in details),
             cache_write_1h_tokens=sum(part.cache_write_1h_tokens for part in parts),
             tool_calls={"web_search": searches} if searches else {},
             tiers=_tiers(self.speed, self.inference_geo),
@@ -281,7 +281,7 @@ class Bill(Generation):
         )
 
     def _readings(self) -> tuple[int, ...]:
-        readings = tuple(each.all_input_tokens for each in self.iterations or ())
+        readings = tuple(generation.all_input_tokens for generation in self.iterations or ())
         return readings if len(readings) > 1 else ()
 
 
@@ -345,12 +345,12 @@ def _add_result(progress: Progress, part: object) -> None:
             progress.opaque_bytes += len(data) * 3 // 4
             _add_result(progress, others)
         case dict():
-            for name, each in part.items():
+            for name, value in part.items():
                 if name not in NOT_COUNTED:
-                    _add_result(progress, each)
+                    _add_result(progress, value)
         case list():
-            for each in part:
-                _add_result(progress, each)
+            for item in part:
+                _add_result(progress, item)
 
 
 def _finish_reason(word: str | None) -> FinishReason:
@@ -537,14 +537,14 @@ def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     def reset_s(text: str) -> float | None:
         return _seconds_until(text, now)
 
-    def found(unit: QuotaUnit, name: str) -> Quota | None:
+    def read(unit: QuotaUnit, name: str) -> Quota | None:
         name = f"anthropic-ratelimit-{name}-{{}}"
         return quota(unit, headers, name, reset_s=reset_s, period_s=PERIOD_S)
 
-    parts = found("input_tokens", "input-tokens"), found("output_tokens", "output-tokens")
+    parts = read("input_tokens", "input-tokens"), read("output_tokens", "output-tokens")
     # Tokens of both directions only without these: they are a sum by rules that differ by model.
-    tokens = parts if any(parts) else (found("tokens", "tokens"),)
-    return tuple(each for each in (found("requests", "requests"), *tokens) if each)
+    tokens = parts if any(parts) else (read("tokens", "tokens"),)
+    return tuple(reported for reported in (read("requests", "requests"), *tokens) if reported)
 
 
 def _seconds_until(text: str, now: datetime) -> float | None:

@@ -20,16 +20,16 @@ SET_ASIDE_S: Final = 600.0
 AGAIN: Final = "every 10 minutes"
 #: How long a call with the secret before the last change may still be rejected, in seconds.
 CHANGE_S: Final = 60.0
-#: The rest of a key that is used up, if its upstream names none, and the longest one, in seconds.
-REST_S: Final = 1.0
-LONGEST_REST_S: Final = 60.0
-#: Callers choose the names of models, and each may have its own rests.
-RESTS_MOST: Final = 1000
-#: What a rest applies to if not to one model.
+#: The pause of a key whose quota is used up, if its upstream names none, and the longest one.
+PAUSE_S: Final = 1.0
+LONGEST_PAUSE_S: Final = 60.0
+#: Callers choose the names of models, and each may have pauses of its own.
+PAUSES_MOST: Final = 1000
+#: The model of a pause that applies to all models.
 EVERY_MODEL: Final = ""
 
 
-class Rest(NamedTuple):
+class KeyPause(NamedTuple):
     """A key of that version is not used for a model (EVERY_MODEL: for none)."""
 
     key: str
@@ -50,15 +50,15 @@ class RefusedKey(NamedTuple):
 class Keys:
     """The keys of one upstream, used in turn. Safe from any thread.
 
-    A key rests for a model that it may not call at the moment. While all rest, the one whose rest
-    ends first is used, so that its caller gets the upstream's answer.
+    A key that may not call a model at the moment is paused for it. While all are paused, the one
+    whose pause ends first is used, so that its caller gets the upstream's answer.
     """
 
     def __init__(self, upstream: str, keys: Sequence[Key]) -> None:
         self._upstream = upstream
         self._keys = tuple(keys)
         self._by_name = {key.name: key for key in keys}
-        self._rests: dict[Rest, float] = {}
+        self._pauses: dict[KeyPause, float] = {}
         self._logged: set[tuple[str, int, str]] = set()
         self._turn = 0
         self._lock = threading.Lock()
@@ -95,23 +95,23 @@ class Keys:
             return first.name if first else ""
 
     def other(self, model: str, tried: Collection[str]) -> str | None:
-        """Return the name of a key for the same call that does not rest; None without another."""
+        """Return the name of a key for the same call that is not paused; None without another."""
         with self._lock:
             return next((name for name in self._usable(model) if name not in tried), None)
 
-    def rest(self, name: str, model: str, for_s: float) -> None:
-        """Leave the key out for that model and time, if the upstream still has it."""
+    def pause(self, name: str, model: str, for_s: float) -> None:
+        """Do not use the key for that model and time, if the upstream still has it."""
         if name not in self._by_name:
             return
         with self._lock:
             now = time.monotonic()
-            if len(self._rests) >= RESTS_MOST:
-                self._rests = {rest: end for rest, end in self._rests.items() if end > now}
-            if len(self._rests) < RESTS_MOST:
-                self._rests[Rest(name, self._by_name[name].version, model)] = now + for_s
+            if len(self._pauses) >= PAUSES_MOST:
+                self._pauses = {pause: end for pause, end in self._pauses.items() if end > now}
+            if len(self._pauses) < PAUSES_MOST:
+                self._pauses[KeyPause(name, self._by_name[name].version, model)] = now + for_s
 
     def note(self, name: str, model: str, error: UpstreamError) -> RefusedKey | None:
-        """Let the key rest if the upstream has refused it. A rejected key is logged once; one at a
+        """Pause the key if the upstream has refused it. A rejected key is logged once; one at a
         spending cap once a day, and returned, as is one whose quota is used up for long."""
         key = self._by_name.get(name or next(iter(self.names), ""))
         if key is None:
@@ -122,39 +122,39 @@ class Keys:
             case "overloaded" if error.retry_after_s is None:
                 pass  # the upstream is, for all its keys
             case "rate_limited" | "overloaded":
-                self.rest(key.name, model, min(named_s or REST_S, LONGEST_REST_S))
-                if error.kind == "rate_limited" and (named_s or 0.0) > LONGEST_REST_S:
+                self.pause(key.name, model, min(named_s or PAUSE_S, LONGEST_PAUSE_S))
+                if error.kind == "rate_limited" and (named_s or 0.0) > LONGEST_PAUSE_S:
                     return RefusedKey(self._upstream, key.name, ends_at, model)
             case "auth" if error.status == 403:  # it may be allowed to call other models
-                self.rest(key.name, model, SET_ASIDE_S)
+                self.pause(key.name, model, SET_ASIDE_S)
                 self._log(key, f"may not call {model}", "403")
             case "auth" if time.monotonic() - key.changed_at < CHANGE_S:
                 pass
             case "auth":
-                self.rest(key.name, EVERY_MODEL, SET_ASIDE_S)
+                self.pause(key.name, EVERY_MODEL, SET_ASIDE_S)
                 self._log(key, "was rejected", "401")
             case "quota":
-                self.rest(key.name, EVERY_MODEL, named_s or SET_ASIDE_S)
+                self.pause(key.name, EVERY_MODEL, named_s or SET_ASIDE_S)
                 what = "has reached a spending cap or has no credit left"
                 if self._log(key, what, f"quota on {now:%Y-%m-%d}", ends_at=ends_at):
                     return RefusedKey(self._upstream, key.name, ends_at)
         return None
 
-    def _log(self, key: Key, what: str, kind: str, *, ends_at: datetime | None = None) -> bool:
+    def _log(self, key: Key, problem: str, kind: str, *, ends_at: datetime | None = None) -> bool:
         """Log it, unless that was done before."""
         with self._lock:
-            known = (key.name, key.version, kind) in self._logged
+            was_logged = (key.name, key.version, kind) in self._logged
             self._logged.add((key.name, key.version, kind))
-        if not known:
+        if not was_logged:
             again = f"at {ends_at:%Y-%m-%d %H:%M} UTC" if ends_at else AGAIN
             log.error(
                 "The key %s of the upstream %s %s. It is tried again %s.",
-                *(key.name, self._upstream, what, again),
+                *(key.name, self._upstream, problem, again),
             )
-        return not known
+        return not was_logged
 
     def _usable(self, model: str) -> Iterator[str]:
-        """Yield the names of the keys that do not rest, in turn. The caller has the lock."""
+        """Yield the names of the keys that are not paused, in turn. The caller has the lock."""
         count, now = len(self._keys), time.monotonic()
         for place in range(self._turn, self._turn + count):
             key = self._keys[place % count]
@@ -163,6 +163,6 @@ class Keys:
                 yield key.name
 
     def _until(self, key: Key, model: str) -> float:
-        """Return when the key's rest ends; 0 if it does not rest."""
-        rests = (Rest(key.name, key.version, each) for each in (model, EVERY_MODEL))
-        return max(self._rests.get(rest, 0.0) for rest in rests)
+        """Return when the key's pause ends; 0 if it is not paused."""
+        pauses = (KeyPause(key.name, key.version, name) for name in (model, EVERY_MODEL))
+        return max(self._pauses.get(pause, 0.0) for pause in pauses)

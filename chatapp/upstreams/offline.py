@@ -26,9 +26,9 @@ class Offline:
 
     def complete(self, turn: Turn, max_tokens: int) -> Completion:
         # JSON may contain a lone surrogate, which UTF-8 cannot.
-        asked = turn.message.encode("utf-8", "replace").decode()
-        quoted = asked if len(asked) <= QUOTED_CHARACTERS else f"{asked[:QUOTED_CHARACTERS]}…"
-        characters = "1 character" if len(asked) == 1 else f"{len(asked)} characters"
+        sent = turn.message.encode("utf-8", "replace").decode()
+        quoted = sent if len(sent) <= QUOTED_CHARACTERS else f"{sent[:QUOTED_CHARACTERS]}…"
+        characters = "1 character" if len(sent) == 1 else f"{len(sent)} characters"
         count = len(turn.files)
         files = f", {count} file{'s' * (count > 1)}" if count else ""
         text = (

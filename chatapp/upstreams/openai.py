@@ -76,11 +76,11 @@ def _part(file: File) -> dict[str, object]:
 def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
     if (most_output_tokens := bounds.output_tokens) is None:
         return request
-    found = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
+    sent = [name for name in BOUNDS if isinstance(request.fields.get(name), int)]
     lowered = {
         name: most_output_tokens
-        for name in found or BOUNDS[:1]
-        if not found or request.fields[name] > most_output_tokens  # type: ignore[operator]
+        for name in sent or BOUNDS[:1]
+        if not sent or request.fields[name] > most_output_tokens  # type: ignore[operator]
     }
     return request.with_fields(**lowered)
 
@@ -163,8 +163,8 @@ def _completion(answer: RawAnswer) -> Completion:
 
 
 def _usage(answer: object) -> Usage:
-    found = AnswerBill.model_validate(answer)
-    return found.usage.usage(tiers_of(found.service_tier))
+    bill = AnswerBill.model_validate(answer)
+    return bill.usage.usage(tiers_of(bill.service_tier))
 
 
 def _generated(answer: object) -> list[str]:
@@ -326,17 +326,17 @@ QUOTAS: Final[tuple[tuple[QuotaUnit, str], ...]] = (
 def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     """Return the quotas in an answer's headers, each unit at most once, without invalid ones."""
     requests, *tokens = [quota(unit, headers, name, reset_s=_duration_s) for unit, name in QUOTAS]
-    known = [each for each in tokens if each]
-    if len(known) > 1:
-        known = [_both(known)]
-    return tuple([requests, *known] if requests else known)
+    reported = [quota_ for quota_ in tokens if quota_]
+    if len(reported) > 1:
+        reported = [_both(reported)]
+    return tuple([requests, *reported] if requests else reported)
 
 
 def _both(tokens: Sequence[Quota]) -> Quota:
     """Return what both leave, as one quota. Its limit is always the smaller one: if it changed with
     the quota that has less left, use of the larger would be mistaken for use of the smaller."""
-    smaller = min(tokens, key=lambda found: found.limit)
-    return replace(smaller, remaining=min(smaller.limit, *(found.remaining for found in tokens)))
+    smaller = min(tokens, key=lambda quota_: quota_.limit)
+    return replace(smaller, remaining=min(smaller.limit, *(quota_.remaining for quota_ in tokens)))
 
 
 def _duration_s(text: str) -> float | None:

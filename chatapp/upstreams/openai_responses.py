@@ -81,8 +81,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
     refused = {name: why for name, why in REFUSED.items() if fields.get(name)}
     refused |= refused_parts(fields, "input")
     reasoning = fields.get("reasoning")
-    found = reasoning if isinstance(reasoning, dict) else {}
-    if found.get("mode") not in (None, "standard"):
+    options = reasoning if isinstance(reasoning, dict) else {}
+    if options.get("mode") not in (None, "standard"):
         refused["reasoning"] = "may only have the mode 'standard'; others have no price here"
     tools = []
     for name, tool in _all_tools(fields):
@@ -99,8 +99,8 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         common,
         refused={**common.refused, **refused},
         tools=tuple(dict.fromkeys(tools)),
-        thinks=False if found.get("effort") == "none" else None,
-        effort=str(found.get("effort") or ""),
+        thinks=False if options.get("effort") == "none" else None,
+        effort=str(options.get("effort") or ""),
     )
 
 
@@ -163,8 +163,8 @@ def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
         changed["max_output_tokens"] = max(LEAST_OUTPUT_TOKENS, bounds.output_tokens)
     if bounds.tool_uses is not None:
         changed["max_tool_calls"] = bounds.tool_uses
-    own = request.fields
-    lower = (n for n, most in changed.items() if isinstance(v := own.get(n), int) and v <= most)
+    fields = request.fields
+    lower = (n for n, most in changed.items() if isinstance(v := fields.get(n), int) and v <= most)
     for name in list(lower):
         del changed[name]
     return request.with_fields(**changed)
@@ -188,13 +188,13 @@ class Answer(Fields):
 
 
 def _usage(answer: object) -> Usage:
-    found = Answer.model_validate(answer)
-    bill, tool_usage = found.usage, found.tool_usage or ToolUsage()
+    parsed = Answer.model_validate(answer)
+    bill, tool_usage = parsed.usage, parsed.tool_usage or ToolUsage()
     tool_calls = _tool_calls(answer)
     if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
         tool_calls[_search_tool(answer)] = tool_usage.web_search.num_requests  # OpenAI's own count
     return replace(
-        bill.usage(tiers_of(found.service_tier)),
+        bill.usage(tiers_of(parsed.service_tier)),
         tool_calls={name: count for name, count in tool_calls.items() if count},
         readings=readings_of(bill.input_tokens, _added(answer)),
     )
@@ -242,8 +242,8 @@ def _ids(fields: Mapping[str, object], answer: object) -> tuple[str, ...]:
     """Return the ids of a response and of its items, if OpenAI keeps them."""
     if not isinstance(answer, dict) or False in (fields.get("store"), answer.get("store")):
         return ()
-    found = (each.get("id") for each in (answer, *objects_in(answer, "output")))
-    return tuple(id_ for id_ in found if isinstance(id_, str) and ID.fullmatch(id_))
+    ids = (item.get("id") for item in (answer, *objects_in(answer, "output")))
+    return tuple(id_ for id_ in ids if isinstance(id_, str) and ID.fullmatch(id_))
 
 
 def _generated(answer: object) -> list[str]:
@@ -276,24 +276,24 @@ class ResponseReader:
     def read(self, event: Event) -> Part:
         if not event.data:
             return Part("", event.raw)
-        found = StreamEvent.model_validate_json(event.data)
-        kind, progress = found.type, self.progress
+        parsed = StreamEvent.model_validate_json(event.data)
+        kind, progress = parsed.type, self.progress
         if kind.endswith(".delta") and not kind.startswith(SUMMARY):
-            self._with_deltas.add(str(found.item_id))
-            progress.generated += texts_in(found.delta, without=NOT_GENERATED)
+            self._with_deltas.add(str(parsed.item_id))
+            progress.generated += texts_in(parsed.delta, without=NOT_GENERATED)
         elif kind == "response.output_item.added":
-            progress.runs_tools |= str((found.item or {}).get("type")) in RUN_CALLS
+            progress.runs_tools |= str((parsed.item or {}).get("type")) in RUN_CALLS
             progress.rereads += progress.has_result
             progress.has_result = False
-        elif kind == "response.output_item.done" and found.item is not None:
-            self._end_item(found.item)
+        elif kind == "response.output_item.done" and parsed.item is not None:
+            self._end_item(parsed.item)
         elif kind in ENDS:
-            self._end(kind, found.response or {})
+            self._end(kind, parsed.response or {})
         elif kind == "error":
             progress.failed = True
-            raise stream_error(found.error or {"code": found.code, "message": found.message})
-        elif found.response is not None and not progress.ids:
-            progress.ids = _ids(self._fields, found.response)
+            raise stream_error(parsed.error or {"code": parsed.code, "message": parsed.message})
+        elif parsed.response is not None and not progress.ids:
+            progress.ids = _ids(self._fields, parsed.response)
         return Part("", event.raw)
 
     def _end_item(self, item: dict[str, object]) -> None:

@@ -132,9 +132,9 @@ class ChatBill(Bill):
 
 def stream_error(error: object) -> UpstreamError:
     """Return an error that was reported within a stream, in any form."""
-    found = error if isinstance(error, dict) else {"message": error}
-    words = (str(found.get("code")), str(found.get("type")))
+    fields = error if isinstance(error, dict) else {"message": error}
+    words = (str(fields.get("code")), str(fields.get("type")))
     kinds = (STREAM_KINDS[word] for word in words if word in STREAM_KINDS)
     kind: ErrorKind = "quota" if CAPS.intersection(words) else next(kinds, "unavailable")
-    message = str(found.get("message") or "")
+    message = str(fields.get("message") or "")
     return UpstreamError(kind, message=message, status=200)

@@ -64,16 +64,16 @@ class Router:
         on_refused_key: Callable[[RefusedKey], None] = lambda _: None,
     ) -> None:
         self._upstreams = {upstream.name: upstream for upstream in upstreams}
-        self._forwarders = {each.name: each for each in upstreams if isinstance(each, SDKUpstream)}
-        self._keys = {name: each.keys for name, each in self._forwarders.items()}
+        self._forwarders = {u.name: u for u in upstreams if isinstance(u, SDKUpstream)}
+        self._keys = {name: u.keys for name, u in self._forwarders.items()}
         self._several_keys = {n: keys for n, keys in self._keys.items() if len(keys.names) > 1}
         self.catalogue = catalogue
         self.max_tokens = max_tokens
         self._on_refused_key = on_refused_key
         self._missed: set[str] = set()
-        self.default_model = self._found(default_model or self._first_default())
+        self.default_model = self._available(default_model or self._first_default())
         self._fallbacks = {
-            self._found(name).quota_identity: self._other(name, other)
+            self._available(name).quota_identity: self._other(name, other)
             for name, other in fallbacks.items()
         }
 
@@ -85,7 +85,7 @@ class Router:
         if name is None:
             return self._with_key(self.default_model)
         try:
-            return self._with_key(self._found(name))
+            return self._with_key(self._available(name))
         except ModelUnavailableError as error:
             if error.missing not in self._missed:
                 self._missed.add(error.missing)
@@ -96,11 +96,11 @@ class Router:
                 f'{error}. Leave "model" out for {self.default_model.name}.'
             ) from error
 
-    def _found(self, name: str) -> Model:
+    def _available(self, name: str) -> Model:
         missing = None
-        for upstream, own in self._serving(name):
+        for upstream, model_name in self._serving(name):
             if upstream.missing is None:
-                return self.catalogue.model(own, upstream.name)
+                return self.catalogue.model(model_name, upstream.name)
             missing = missing or upstream.missing
         if missing is not None:
             raise ModelUnavailableError(
@@ -145,10 +145,10 @@ class Router:
         other = self._keys[model.upstream].other(model.family, tried)
         return None if other is None else replace(model, key=other)
 
-    def rest_key(self, model: Model, for_s: float) -> None:
+    def pause_key(self, model: Model, for_s: float) -> None:
         """Leave the model's key out for that time, if there are others."""
         if model.key:
-            self._keys[model.upstream].rest(model.key, model.family, for_s)
+            self._keys[model.upstream].pause(model.key, model.family, for_s)
 
     def quota_identities(self, model: Model) -> tuple[str, ...]:
         """Return the identities of the model's cool-downs and quotas: one for each key."""
@@ -158,8 +158,8 @@ class Router:
 
     @contextmanager
     def call(self, model: Model, *, unless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-        """A call of the model, or the rest of one: a failure is logged, and its key may have to
-        rest; ``unless`` this server hung up."""
+        """A call of the model, or the rest of one: a failure is logged, and its key may be
+        paused; ``unless`` this server hung up."""
         try:
             yield
         except UpstreamError as error:
@@ -183,8 +183,8 @@ class Router:
 
     def models_of(self, *protocols: str) -> dict[str, str]:
         """Return the available models in these protocols, each with its upstream."""
-        known = self.catalogue.protocols
-        return {s: name for s, name in self.available_models.items() if known[name] in protocols}
+        by_name = self.catalogue.protocols
+        return {s: name for s, name in self.available_models.items() if by_name[name] in protocols}
 
     def answer(self, turn: Turn, bounds: Bounds = UNBOUNDED) -> Completion:
         """Call the upstream, and wait for the answer; UpstreamError if it fails.
@@ -241,8 +241,8 @@ class Router:
         return min(self.max_tokens, bounds.output_tokens or self.max_tokens)
 
     def _other(self, name: str, other: str) -> Model:
-        chosen = self._found(other)
-        if chosen.quota_identity == self._found(name).quota_identity:
+        chosen = self._available(other)
+        if chosen.quota_identity == self._available(name).quota_identity:
             raise UnknownModelError(
                 f'"{other}" and "{name}" are the same model; choose another fallback.'
             )

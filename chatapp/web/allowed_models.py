@@ -37,10 +37,10 @@ def patterns(value: object) -> tuple[str, ...]:
     """Return the patterns of a list; ValueError if it is empty, or has anything but names."""
     if not isinstance(value, list) or not 0 < len(value) <= PATTERNS_MOST:
         raise ValueError(f"found {_shown(value)}; allowed: {ALLOWED}.")
-    for each in value:
-        is_name = isinstance(each, str) and each.isprintable() and each.split() == [each]
-        if not (is_name and len(each) <= PATTERN_MAX_CHARACTERS):
-            raise ValueError(f"found {_shown(each)} in the list; allowed: {ALLOWED}.")
+    for entry in value:
+        is_name = isinstance(entry, str) and entry.isprintable() and entry.split() == [entry]
+        if not (is_name and len(entry) <= PATTERN_MAX_CHARACTERS):
+            raise ValueError(f"found {_shown(entry)} in the list; allowed: {ALLOWED}.")
     return tuple(value)
 
 
@@ -48,8 +48,8 @@ def unknown(patterns: Collection[str], catalogue: Catalogue) -> list[str]:
     """Return those that match no model of the catalogue: misspelt ones, or not listed."""
     if not patterns:
         return []
-    known = {*catalogue.slugs}.union(*(names_of_slug(*e) for e in catalogue.upstreams.items()))
-    return [each for each in patterns if not Allowance("", [each]).has(known)]
+    names = {*catalogue.slugs}.union(*(names_of_slug(*e) for e in catalogue.upstreams.items()))
+    return [pattern for pattern in patterns if not Allowance("", [pattern]).has(names)]
 
 
 def check(current: CurrentRequest) -> None:
@@ -77,35 +77,35 @@ def require(current: CurrentRequest, model: Model) -> None:
 
 
 def allows(current: CurrentRequest, model: Model) -> bool:
-    if not (found := allowances(current)):
+    if not (bounds := allowances(current)):
         return True
     names = names_of_call(model, current.services.catalogue)
-    return all(allowance.has(names) for allowance in found)
+    return all(allowance.has(names) for allowance in bounds)
 
 
 def allowed(current: CurrentRequest, models: Mapping[str, str]) -> dict[str, str]:
     """Return those that the caller may use, of models by slug."""
-    found = allowances(current)
+    bounds = allowances(current)
     return {
         slug: upstream
         for slug, upstream in models.items()
-        if all(each.has(names_of_slug(slug, upstream)) for each in found)
+        if all(allowance.has(names_of_slug(slug, upstream)) for allowance in bounds)
     }
 
 
 def allowances(current: CurrentRequest) -> list[Allowance]:
     """Return what bounds the caller; empty if every model is allowed."""
     services, principal = current.services, current.principal
-    found = []
+    bounds = []
     plans = services.policy.plans if services.policy else {}
     if [plan for plan in plans.values() if KEYWORD in plan.keywords]:
         # Without limits, the extension has no policy, and knows no plan.
         plan = plans[services.known_plan(services.limiter.current.plan) or ""]
         if KEYWORD in plan.keywords:
-            found.append(Allowance(f"The {plan.title} plan", plan.keywords[KEYWORD]))
+            bounds.append(Allowance(f"The {plan.title} plan", plan.keywords[KEYWORD]))
     if principal is not None and principal.models:
-        found.append(Allowance("This API key", principal.models))
-    return found
+        bounds.append(Allowance("This API key", principal.models))
+    return bounds
 
 
 def names_of_call(model: Model, catalogue: Catalogue) -> set[str]:
@@ -129,27 +129,27 @@ def names_of_slug(slug: str, upstream: str, name: str = "") -> set[str]:
 def _other_default(current: CurrentRequest) -> Model | None:
     """Return an allowed model for a request that names none: an upstream's default, or else the
     first one in the order of the patterns."""
-    router, found = current.services.router, allowances(current)
+    router, bounds = current.services.router, allowances(current)
     catalogue = router.catalogue
     available = router.available_models.items()
     names = {s: names_of_slug(s, name) for s, name in available if s not in catalogue.embedding}
     ranked = [slug for slug in catalogue.defaults.values() if slug in names]
-    for pattern in found[-1].patterns:
+    for pattern in bounds[-1].patterns:
         ranked += [slug for slug in names if Allowance("", [pattern]).has(names[slug])]
     for slug in ranked:
-        if all(each.has(names[slug]) for each in found):
+        if all(allowance.has(names[slug]) for allowance in bounds):
             return router.model(slug)
     return None
 
 
 def _refusal(current: CurrentRequest, model: Model) -> ApiError:
     """Return the error with the available models that are allowed, or else with the patterns."""
-    catalogue, found = current.services.catalogue, allowances(current)
+    catalogue, bounds = current.services.catalogue, allowances(current)
     names = names_of_call(model, catalogue)
-    refusing = next(each for each in found if not each.has(names))
+    refusing = next(allowance for allowance in bounds if not allowance.has(names))
     name, available = _requested(model, catalogue), current.services.router.available_models
     listed = ", ".join(allowed(current, available)) or " and ".join(
-        ", ".join(allowance.patterns) for allowance in found
+        ", ".join(allowance.patterns) for allowance in bounds
     )
     return ApiError(
         403,

@@ -85,12 +85,12 @@ class RequestLimits:
 
 def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[Verdict]:
     """For each of these units, the limit of the current request that is nearest to exhaustion."""
-    found: dict[str, list[Verdict]] = {}
+    by_unit: dict[str, list[Verdict]] = {}
     for verdict in limiter.current.verdicts:
         unit = verdict.charge.limit.unit
         if unit in units:
-            found.setdefault(unit, []).append(verdict)
-    return [min(each, key=_scarcity) for each in found.values()]
+            by_unit.setdefault(unit, []).append(verdict)
+    return [min(verdicts, key=_scarcity) for verdicts in by_unit.values()]
 
 
 def _scarcity(verdict: Verdict) -> tuple[bool, float, int]:

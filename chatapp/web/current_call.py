@@ -171,7 +171,7 @@ def _decide_for_others(refusal: HTTPException, decide_again: DecideAgain) -> HTT
     while _is_overload(refusal) and current.model_request is not None:  # a page calls no model
         if not current.demand.tiers:
             wait_s = min(_wait_ms(refusal) / 1000, LONGEST_COOL_DOWN_S)
-            current.services.router.rest_key(current.wanted.turn.model, wait_s)
+            current.services.router.pause_key(current.wanted.turn.model, wait_s)
         if current.use_other_key() is None:
             return _decide_for_fallback(shortest, decide_again)
         other = decide_again()
@@ -239,7 +239,7 @@ def _cheaper_model(current: CurrentRequest, refusal: HTTPException) -> Model | N
         and allowance.has(allowed_models.names_of_slug(slug, upstream))
     }
     most = catalogue.price(model.slug, usage)
-    for slug in sorted((each for each in prices if prices[each] < most), key=prices.__getitem__):
+    for slug in sorted((slug for slug in prices if prices[slug] < most), key=prices.__getitem__):
         with suppress(UnknownModelError, ModelUnavailableError):
             name = slug.removeprefix(f"{model.upstream}/")
             other = services.router.model(f"{model.upstream}/{name}")

@@ -65,7 +65,7 @@ class CurrentRequest:
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
     are the names of the upstream's keys that did not admit or serve it. ``is_cheaper``: a cheaper
-    model answers, as a budget has refused the requested one.
+    model answers, because a budget refused the requested one.
     """
 
     services: Services
@@ -183,10 +183,10 @@ def current_request() -> CurrentRequest:
     """Return the current request's object, which its first use makes."""
     # What the proxies `app_ctx` and `g` do, without their functions: this is asked twenty times.
     context = _contexts.get(None) or _app_context._get_current_object()
-    known: CurrentRequest | None = context.g.__dict__.get("chatapp_request")
-    if known is None:
-        known = context.g.chatapp_request = CurrentRequest(services_of(context.app))
-    return known
+    cached: CurrentRequest | None = context.g.__dict__.get("chatapp_request")
+    if cached is None:
+        cached = context.g.chatapp_request = CurrentRequest(services_of(context.app))
+    return cached
 
 
 def user_identity(name: str) -> str:

@@ -152,10 +152,10 @@ def new_request_id() -> str:
 
 def current_request_id() -> str:
     """Return the id of the current request, made once."""
-    known: str | None = g.get("request_id")
-    if known is None:
-        known = g.request_id = new_request_id()
-    return known
+    request_id: str | None = g.get("request_id")
+    if request_id is None:
+        request_id = g.request_id = new_request_id()
+    return request_id
 
 
 def add_request_id(record: logging.LogRecord) -> bool:

@@ -76,16 +76,16 @@ def checked_class(value: object) -> str:
 def traffic_class() -> str:
     """Return the class of the request: its key's, else its plan's. A caller can only lower it."""
     current = current_request()
-    asked = None if current.model_request is None else current.model_request.fields
-    is_flexible = asked is not None and asked.get("service_tier") == FLEX
+    fields = None if current.model_request is None else current.model_request.fields
+    is_flexible = fields is not None and fields.get("service_tier") == FLEX
     if is_flexible or request.headers.get(CLASS_HEADER) == LOWEST:
         return LAST
     principal, policy = current.principal, current.services.policy
     if principal is not None and principal.traffic_class is not None:
         return principal.traffic_class
-    known = policy and policy.plans.get(current.services.limiter.current.plan or "")
-    own: str = known.keywords.get(CLASS, HIGHEST) if known else HIGHEST
-    return own
+    plan = policy and policy.plans.get(current.services.limiter.current.plan or "")
+    name: str = plan.keywords.get(CLASS, HIGHEST) if plan else HIGHEST
+    return name
 
 
 def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
@@ -101,11 +101,11 @@ def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
     )
 
 
-def check_plans(plans: Mapping[str, str], known: Collection[str], *, policy_file: str) -> None:
+def check_plans(plans: Mapping[str, str], defined: Collection[str], *, policy_file: str) -> None:
     """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy."""
-    allowed = ", ".join(map(repr, known)) or "none"
+    allowed = ", ".join(map(repr, defined)) or "none"
     for user_id, name in plans.items():
-        if name not in known:
+        if name not in defined:
             raise SettingsError(
                 f"CHATAPP_PLANS: unknown plan {name!r} of the user {user_id!r}. Choose one of "
                 f"{allowed}, or define it in {policy_file}."

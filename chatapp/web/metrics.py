@@ -30,25 +30,25 @@ class Metrics:
         from ratelimit_ext.metrics import prometheus  # noqa: PLC0415 - only if there are metrics
 
         limits = prometheus.measure(limiter, identity_label=_quota_label)
-        self._own = prometheus.PrometheusExporter(
+        self._exporter = prometheus.PrometheusExporter(
             MEASURES, prefix="chatapp", registry=limits.registry
         )
         self.scrape: Callable[[], tuple[bytes, int, dict[str, str]]] = limits.scrape
         limiter.listen(self._count_retries)
 
     def count_call(self, call: Call) -> None:
-        own, model = self._own, call.slug
-        own.add(CALLS, (model, call.status))
-        own.add(DOLLARS, (model,), call.cost_micro_usd / MICRO)
+        exporter, model = self._exporter, call.slug
+        exporter.add(CALLS, (model, call.status))
+        exporter.add(DOLLARS, (model,), call.cost_micro_usd / MICRO)
         if call.usage is not None:
-            own.add(TOKENS, (model, "input"), call.usage.input_tokens)
-            own.add(TOKENS, (model, "output"), call.usage.output_tokens)
+            exporter.add(TOKENS, (model, "input"), call.usage.input_tokens)
+            exporter.add(TOKENS, (model, "output"), call.usage.output_tokens)
 
     def _count_retries(self, event: Event) -> None:
         if not isinstance(event, DecisionEvent) or event.again or not has_request_context():
             return
         if request.headers.get(RETRY_COUNT, "0") != "0":
-            self._own.add(RETRIES, ())
+            self._exporter.add(RETRIES, ())
 
 
 def _quota_label(identity: str) -> str:

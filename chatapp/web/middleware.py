@@ -105,8 +105,8 @@ def is_trusted(host: str, trusted: Collection[str]) -> bool:
     """
     match = _NAME_AND_PORT.fullmatch(host.lower())
     name = match[1].removesuffix(".") if match else ""
-    for each in trusted:
-        if name == each or (each.startswith(".") and f".{name}".endswith(each)):
+    for known_host in trusted:
+        if name == known_host or (known_host.startswith(".") and f".{name}".endswith(known_host)):
             return True
     return False
 

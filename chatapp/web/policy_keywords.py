@@ -86,16 +86,16 @@ def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]
     others = [limits for name, limits in named if not calls & {name, name.rpartition(".")[0]}]
     groups = policy.groups.items()
     others += [
-        each.limits for name, each in groups if name != guards_file.CALLS and not each.members
+        group.limits for name, group in groups if name != guards_file.CALLS and not group.members
     ]
-    found: dict[str, tuple[Any, str]] = {}
+    mistakes: dict[str, tuple[Any, str]] = {}
     for limits in (policy.application, policy.default, *others):
         for limit in limits:
             for word, _ in limit.keywords:
                 at = limit.place.at(word)
-                said = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
-                found[str(at)] = at, f"is {said}. Remove it, or move the limit."
-    yield from found.values()
+                where = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
+                mistakes[str(at)] = at, f"is {where}. Remove it, or move the limit."
+    yield from mistakes.values()
     for limit in policy.all_limits():
         yield from _mistakes_of_budget(limit, catalogue)
 
@@ -106,20 +106,20 @@ def _mistakes_of_budget(limit: PolicyLimit, catalogue: Catalogue) -> Iterator[tu
         if word in keywords and (parsed.unit, parsed.strategy) != ("usd", None):
             yield place.at(word), 'is only for budgets, such as "20 usd/week". Remove it.'
     for pattern in keywords.get(AT_LIMIT, ()):
-        own = _upstreams_of(keywords.get(MODELS, ()), catalogue)
+        upstreams = _upstreams_of(keywords.get(MODELS, ()), catalogue)
         others = _upstreams_of([pattern], catalogue)
-        if own and others and not own & others:
+        if upstreams and others and not upstreams & others:
             sentence = (
                 f"found {pattern!r}, a model of {_listed(others)}, but the limit is for models of "
-                f"{_listed(own)}. A cheaper model of the same provider is allowed."
+                f"{_listed(upstreams)}. A cheaper model of the same provider is allowed."
             )
             yield place.at(AT_LIMIT), sentence
 
 
 def _upstreams_of(models: Sequence[str], catalogue: Catalogue) -> set[str]:
     allowance = Allowance("", models)
-    known = catalogue.upstreams.items()
-    return {upstream for slug, upstream in known if allowance.has(names_of_slug(slug, upstream))}
+    listed = catalogue.upstreams.items()
+    return {upstream for slug, upstream in listed if allowance.has(names_of_slug(slug, upstream))}
 
 
 def _listed(names: Collection[str]) -> str:

@@ -174,7 +174,7 @@ class StreamBody:
     def _parts(self) -> Iterator[Part]:
         """Yield the parts for the client, and none once it has left; they end early if the rest is
         not worth its price."""
-        known, call, progress = None, self._call, self._stream.progress
+        noted, call, progress = None, self._call, self._stream.progress
         with self._services.router.call(call.model, unless=lambda: self._client_left):
             for part in self._stream:
                 call.note_progress(progress)
@@ -189,8 +189,8 @@ class StreamBody:
                 elif not self._client_left:
                     self._count += 1
                     yield part
-                elif progress.usage is not known:
-                    known = progress.usage
+                elif progress.usage is not noted:
+                    noted = progress.usage
                     if not (self._is_decided or call.reads_on(progress)):
                         return
         if call.is_overspent:

@@ -44,7 +44,7 @@ def tags_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object]) 
     {'project': 'a', 'run': '7', 'user': 'u1'}
     """
     tags: dict[str, str] = {}
-    for name, value in _found(headers, fields):
+    for name, value in _pairs(headers, fields):
         cleaned = _NOT_IN_A_NAME.sub("_", name.strip())[:NAME_MAX_CHARACTERS]
         text = _cut("".join(filter(str.isprintable, value)).strip()[:VALUE_MAX_CHARACTERS])
         if cleaned and text:
@@ -79,11 +79,11 @@ def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object
     return text[:VALUE_MAX_CHARACTERS] or None
 
 
-def _found(
+def _pairs(
     headers: Headers | Mapping[str, str], fields: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
-    if own := headers.get(HEADER):
-        for pair in own.split(","):
+    if tags := headers.get(HEADER):
+        for pair in tags.split(","):
             name, _, value = pair.partition("=")
             yield name, value
     if session := session_of(headers, fields):

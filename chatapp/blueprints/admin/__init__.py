@@ -7,9 +7,9 @@ It reads and changes what the commands do, by the same acts. Each change is writ
 from __future__ import annotations
 
 from chatapp.blueprints.admin import (
-    changes,
     denials,
     formats,
+    forms,
     limits,
     live,
     operators,
@@ -18,5 +18,5 @@ from chatapp.blueprints.admin import (
 )
 from chatapp.blueprints.admin.access import bp
 
-VIEWS = (changes, denials, formats, limits, live, operators, spending, users)
+VIEWS = (denials, formats, forms, limits, live, operators, spending, users)
 __all__ = ["VIEWS", "bp"]

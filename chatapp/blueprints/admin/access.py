@@ -66,8 +66,8 @@ def check() -> ResponseReturnValue | None:
         return None
     session = signed_on() or sessions().current()
     if session is None:
-        asked = f"{request.path}?{request.query_string.decode('utf-8', 'replace')}"
-        return login_page(asked if request.method == "GET" else "")
+        wanted = f"{request.path}?{request.query_string.decode('utf-8', 'replace')}"
+        return login_page(wanted if request.method == "GET" else "")
     if request.method == "POST" and not session.accepts(request.form.get("form_token", "")):
         raise ApiError(
             403, "invalid_form", "This form is out of date. Reload its page, and send it again."
@@ -95,7 +95,7 @@ def signed_on() -> Session | None:
         return None
     # A server that listens on [::] names an IPv4 peer ::ffff:10.0.0.1; either may be configured.
     names = {peer, getattr(peer, "ipv4_mapped", None) or peer}
-    if not any(name in each for name in names for each in settings.admin_sign_on_from):
+    if not any(peer in network for peer in names for network in settings.admin_sign_on_from):
         return None
     operator = operator_named(identity)
     return None if operator is None else sessions().of(operator)
@@ -104,7 +104,7 @@ def signed_on() -> Session | None:
 def may(endpoint: str) -> bool:
     """Return whether the operator may see that view, or make that change."""
     scopes, of_team = RIGHTS.get(endpoint, VIEW)
-    return any(g.admin.operator.may(each, of_team=of_team) for each in scopes)
+    return any(g.admin.operator.may(scope, of_team=of_team) for scope in scopes)
 
 
 @bp.after_request
@@ -131,8 +131,8 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
     """Return an error as a page, with its status and its headers."""
     response = cast(Response, error.get_response())
     if response.status_code >= 400:
-        said = getattr(error, "message", "")  # a 429 states there how long to wait
-        sentence = said or error.description or response.status
+        message = getattr(error, "message", "")  # a 429 states there how long to wait
+        sentence = message or error.description or response.status
         response.set_data(render_template("admin/problem.html", sentence=sentence))
         response.content_type = "text/html; charset=utf-8"
     return response
@@ -140,14 +140,14 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
 
 def report(error: Exception) -> ResponseReturnValue:
     """Return what a command would print; a 503, and in the log, if no operator caused it."""
-    found = operator_error(error)
-    if found is None:
+    cause = operator_error(error)
+    if cause is None:
         raise error
-    is_down = found.code in {"database", "storage"}
+    is_down = cause.code in {"database", "storage"}
     if is_down:
-        log.error("/admin: %s", found)
-    page = render_template("admin/problem.html", sentence=str(found))
-    return page, 503 if is_down else 403 if found.code == "forbidden" else 400
+        log.error("/admin: %s", cause)
+    page = render_template("admin/problem.html", sentence=str(cause))
+    return page, 503 if is_down else 403 if cause.code == "forbidden" else 400
 
 
 @contextmanager

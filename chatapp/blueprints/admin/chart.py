@@ -59,15 +59,15 @@ class Chart:
 def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Chart:
     """Return the spending of each day of that time; the dearest subject is at the bottom."""
     spent: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for each in totals:
-        spent[each.subject or f"(no {by})"][each.day] += each.cost_micro_usd
+    for day_total in totals:
+        spent[day_total.subject or f"(no {by})"][day_total.day] += day_total.cost_micro_usd
     ranked = sorted(spent, key=lambda subject: (-sum(spent[subject].values()), subject))
     shown = {subject: spent[subject] for subject in ranked[:MOST]}
     for subject in ranked[MOST:]:
         others = shown.setdefault(OTHERS, defaultdict(int))
         for day, cost in spent[subject].items():
             others[day] += cost
-    days = [str(first + timedelta(days=each)) for each in range((last - first).days + 1)]
+    days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
     total = sum(sum(part.values()) for part in spent.values())
     title = f"Spending from {first} to {last} by {by}: {dollars(total)} in total"
     return Chart(title, shown, days, dollars, lambda day: f"{date.fromisoformat(day):%d %b}")

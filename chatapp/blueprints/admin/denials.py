@@ -43,21 +43,21 @@ def denials() -> ResponseReturnValue:
     with reported() as problems:
         check_remembered()
         records, unkept = shared_operators().denials(*filter(None, [identity]), since=seconds)
-    limits = [name for name, _ in _counted((each.limit, each) for each in records)]
-    records = [each for each in records if limit in ("", each.limit)]
+    limits = [name for name, _ in _counted((record.limit, record) for record in records)]
+    records = [record for record in records if limit in ("", record.limit)]
     return shown(
         "admin/denials.html",
         {"denials": map(record_as_json, reversed(records))},
         span=span,
-        spans=[(each, each.replace("m", " min").replace("h", " h")) for each in SPANS],
+        spans=[(word, word.replace("m", " min").replace("h", " h")) for word in SPANS],
         span_words=span_words,
         identity=identity,
         limit=limit,
         limits=sorted({*limits[:MOST_LIMITS], *filter(None, [limit])}),
-        by_identity=_counted((each.identity, each) for each in records)[:TOP],
-        by_limit=_counted((each.limit, each) for each in records)[:TOP],
-        identities=len({each.identity for each in records}),
-        total=sum(each.count for each in records),
+        by_identity=_counted((record.identity, record) for record in records)[:TOP],
+        by_limit=_counted((record.limit, record) for record in records)[:TOP],
+        identities=len({record.identity for record in records}),
+        total=sum(record.count for record in records),
         page=page_of(latest(records, len(records))),
         unkept=unkept,
         problem="".join(problems),
@@ -75,7 +75,7 @@ def check_remembered() -> None:
 
 def latest(records: list[Any], most: int) -> list[tuple[Any, Any]]:
     """Return the latest denials, the last one first, each with its words."""
-    return [(each, explained(each)) for each in records[: -most - 1 : -1]]
+    return [(record, explained(record)) for record in records[: -most - 1 : -1]]
 
 
 def _counted(named: Iterable[tuple[str, Any]]) -> list[tuple[str, int]]:
@@ -88,15 +88,15 @@ def _counted(named: Iterable[tuple[str, Any]]) -> list[tuple[str, int]]:
 
 @bp.get("/shadow")
 def shadow() -> ResponseReturnValue:
-    found: list[dict[str, Any]] = []
+    report: list[dict[str, Any]] = []
     with reported() as problems:
         check_remembered()
-        found = shared_operators().shadow_report()
-    groups = groupby(found, key=lambda each: (each["limit"], each["amount"], each["enforced"]))
+        report = shared_operators().shadow_report()
+    groups = groupby(report, key=lambda row: (row["limit"], row["amount"], row["enforced"]))
     shadows = [(shadow, list(results)) for shadow, results in groups]
     return shown(
         "admin/shadow.html",
-        {"shadow": found},
+        {"shadow": report},
         shadows=shadows[:MOST_SHADOWS],
         count=len(shadows),
         worst=WORST,

@@ -92,9 +92,9 @@ def _download(table: str) -> str:
 
 def page_of(rows: Sequence[T]) -> Page[T]:
     """Return the page that the query asks for; the last one if it has too high a number."""
-    asked = query("page")[:6]
+    text = query("page")[:6]
     most = max(1, -(-len(rows) // PAGE))
-    number = min(max(1, int(asked)), most) if asked.isascii() and asked.isdigit() else 1
+    number = min(max(1, int(text)), most) if text.isascii() and text.isdigit() else 1
     return Page(rows[(number - 1) * PAGE : number * PAGE], number, len(rows))
 
 

@@ -23,47 +23,45 @@ BLOCKED: Final[dict[str, blocks.Kind]] = {f"blocked-{kind}": kind for kind in bl
 
 @bp.get("/limits")
 def limits() -> ResponseReturnValue:
-    at = int(choice("at", [str(each) for each in NEAR], "80"))
+    at = int(choice("at", [str(share) for share in NEAR], "80"))
     near: list[State] = []
-    found: list[Block] = []
+    blocked: list[Block] = []
     upstreams: list[dict[str, Any]] = []
-    quotas = [each.removeprefix("provider-") for each in QUOTAS]
+    quotas = [quota.removeprefix("provider-") for quota in QUOTAS]
     is_cut = False
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     outcomes = current_services().reports.outcomes(since=an_hour_ago, top=MOST)
     with reported() as problems:
         operators = callers.shared_operators()
         near, is_cut = operators.used(least=at / 100, scan=MOST_NAMES)
-        found = operators.blocks(scan=MOST_NAMES)
+        blocked = operators.blocks(scan=MOST_NAMES)
         upstreams = reports.upstreams()
     return shown(
         "admin/limits.html",
         {
-            "near": (each.as_json() for each in near),
-            "blocked": (each.as_json() for each in found),
+            "near": (state.as_json() for state in near),
+            "blocked": (block.as_json() for block in blocked),
             "providers": (
                 {
-                    "upstream": each["name"],
-                    "pause": each["pause"],
-                    **{quota: each["left"].get(quota) for quota in quotas},
+                    "upstream": row["name"],
+                    "pause": row["pause"],
+                    **{quota: row["left"].get(quota) for quota in quotas},
                 }
-                for each in upstreams
+                for row in upstreams
             ),
-            "calls": (
-                {**reports.outcomes_as_json(each), "statuses": each.calls} for each in outcomes
-            ),
+            "calls": ({**reports.outcomes_as_json(row), "statuses": row.calls} for row in outcomes),
         },
         at=at,
-        shares=[(each, f"{each} %") for each in NEAR],
+        shares=[(share, f"{share} %") for share in NEAR],
         near=near[:MOST],
         near_count=len(near),
         is_cut=is_cut,
         scan=MOST_NAMES,
-        blocks=[(each, _lifted_by(each)) for each in found[:MOST]],
-        block_count=len(found),
-        upstreams=[each for each in upstreams if each["pause"] or each["left"]],
-        silent=sum(not (each["pause"] or each["left"]) for each in upstreams),
-        quotas={each: f"#{each.replace('-', ' ').capitalize()}" for each in quotas},
+        blocks=[(block, _lifted_by(block)) for block in blocked[:MOST]],
+        block_count=len(blocked),
+        upstreams=[row for row in upstreams if row["pause"] or row["left"]],
+        silent=sum(not (row["pause"] or row["left"]) for row in upstreams),
+        quotas={quota: f"#{quota.replace('-', ' ').capitalize()}" for quota in quotas},
         outcomes=outcomes,
         sessions=_sessions(),
         provider_names=[
@@ -76,7 +74,7 @@ def limits() -> ResponseReturnValue:
 def _sessions() -> dict[str, str]:
     """Return the limits that count sessions, with their amounts as they are written."""
     policy = current_services().policy
-    return {n: each.text for n, each in policy.adjustable(key="session").items()} if policy else {}
+    return {n: rule.text for n, rule in policy.adjustable(key="session").items()} if policy else {}
 
 
 def _lifted_by(block: Block) -> tuple[str, dict[str, str]] | None:

@@ -41,7 +41,7 @@ def live() -> ResponseReturnValue:
         operators = shared_operators()
         denied = operators.denials(since=MINUTES * 60, most=MOST_ENTRIES).records
         counted = operators.counters(MINUTES)
-    minutes = {each: f"{datetime.fromtimestamp(each * 60, UTC):%H:%M}" for each in counted}
+    minutes = {minute: f"{datetime.fromtimestamp(minute * 60, UTC):%H:%M}" for minute in counted}
     names = {name for limits in counted.values() for name in limits}
     rows = [_row(name, counted, minutes) for name in names]
     rows.sort(key=lambda row: (-row["hour"]["denied"], -row["hour"]["allowed"], row["name"]))
@@ -64,7 +64,7 @@ def live() -> ResponseReturnValue:
 def _record(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a limit decided in the hour, and in the last two minutes of it."""
     now = {f"{outcome}_now": row["now"][outcome] for outcome in ("allowed", "denied")}
-    return {"limit": row["name"], **now, **{each: row["hour"][each] for each in OUTCOMES}}
+    return {"limit": row["name"], **now, **{outcome: row["hour"][outcome] for outcome in OUTCOMES}}
 
 
 def _row(

@@ -38,9 +38,9 @@ class Session(NamedTuple):
     form_token: str
     operator: Operator
 
-    def accepts(self, given: str) -> bool:
+    def accepts(self, token: str) -> bool:
         """Return whether a form of this session was sent."""
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self.form_token.encode())
+        return hmac.compare_digest(token.encode("utf-8", "replace"), self.form_token.encode())
 
 
 class Sessions:
@@ -68,10 +68,10 @@ class Sessions:
 
     def current(self) -> Session | None:
         """Return the session of the request; None without a valid cookie or key."""
-        found = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
-        if found is None:
+        session = self._read("session", request.cookies.get(COOKIE, ""), LENGTH_S)
+        if session is None:
             return None
-        id_, name, key_id = found
+        id_, name, key_id = session
         operator: Operator | None = Operator(f"{name} ({PAGE})" if name else NAMELESS)
         if key_id:
             operator = operator_of(current_services().admin_keys.find(key_id))
@@ -88,8 +88,8 @@ class Sessions:
 
     def sentence(self, sealed: str) -> str | None:
         """Return the sentence, for a minute."""
-        found = self._read("sentence", sealed, SENTENCE_S)
-        return None if found is None else str(found)
+        sentence = self._read("sentence", sealed, SENTENCE_S)
+        return None if sentence is None else str(sentence)
 
     def hand_over(self, key: str, *, of: str, to: Session) -> None:
         """Give the browser a new key of that user, or of an operator if ``of`` is empty, for the
@@ -107,8 +107,8 @@ class Sessions:
     def handed_over(self, *, of: str, to: Session) -> str | None:
         """Return the new key of that user, for a minute after it was created in that session, and
         remove its cookie with the page that shows it."""
-        found = self._read("key", request.cookies.get(KEY_COOKIE, ""), KEY_S)
-        if found is None or found[:2] != [to.form_token, of]:
+        key = self._read("key", request.cookies.get(KEY_COOKIE, ""), KEY_S)
+        if key is None or key[:2] != [to.form_token, of]:
             return None
 
         @after_this_request
@@ -117,7 +117,7 @@ class Sessions:
                 response.delete_cookie(KEY_COOKIE, path=_key_path(of), **FOR_THIS_SITE)
             return response
 
-        return str(found[2])
+        return str(key[2])
 
     def _signer(self, salt: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(self._key, salt=salt)

@@ -49,32 +49,32 @@ def spending() -> ResponseReturnValue:
     whose = identity or (team and team_identity(team))
     calls: Selection = {"user": identity, "team": team, "since": since, "until": until}
     totals = services.reports.totals(by=by, **calls)
-    found = services.reports.spending(by=by, **calls)
+    rows = services.reports.spending(by=by, **calls)
     keys = services.accounts.all_keys() if by == "key" else ()
     raised = [
-        each
-        for each in alerts(services.database, since=since)
-        if (whose is None or whose in (each["identity"], each["user"]))
-        and (until is None or each["at"] < until)
+        alert
+        for alert in alerts(services.database, since=since)
+        if (whose is None or whose in (alert["identity"], alert["user"]))
+        and (until is None or alert["at"] < until)
     ]
     return shown(
         "admin/spending.html",
         {
-            "spending": (reports.with_dollars(asdict(each)) for each in found),
+            "spending": (reports.with_dollars(asdict(row)) for row in rows),
             "alerts": map(reports.alert_in_dollars, raised),
         },
         by=by,
         of=of,
-        subjects=[(each, each) for each in SUBJECTS if not of.get(each)],
+        subjects=[(subject, subject) for subject in SUBJECTS if not of.get(subject)],
         days=days,
         spans=SPANS.items(),
         chart=chart(totals, first=since.date(), last=last.date(), by=by),
-        keys={each.public_id: each for each in keys},
-        page=page_of(found),
+        keys={key.public_id: key for key in keys},
+        page=page_of(rows),
         alerts=raised[:MOST_ALERTS],
-        spent=sum(each.cost_micro_usd for each in found),
-        calls=sum(each.calls for each in found),
-        tokens=sum(each.input_tokens + each.output_tokens for each in found),
+        spent=sum(row.cost_micro_usd for row in rows),
+        calls=sum(row.calls for row in rows),
+        tokens=sum(row.input_tokens + row.output_tokens for row in rows),
     )
 
 

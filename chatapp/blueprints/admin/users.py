@@ -42,22 +42,22 @@ def users() -> ResponseReturnValue:
     keys = services.accounts.all_keys()
     teams = services.accounts.teams()
     spent = _spent_this_month()
-    own = OwnersAmounts()
-    found = [
-        each
-        for each in everyone
-        if searched.lower() in each.name.lower() and brought_by in {None, each.brought_by}
+    overrides = OwnersAmounts()
+    matching = [
+        user
+        for user in everyone
+        if searched.lower() in user.name.lower() and brought_by in {None, user.brought_by}
     ]
-    page = page_of(found)
+    page = page_of(matching)
     return shown(
         "admin/users.html",
-        {"users": _records(found, keys, own, spent)},
-        page=Page([*_records(page.rows, keys, own, spent)], page.number, page.count),
+        {"users": _records(matching, keys, overrides, spent)},
+        page=Page([*_records(page.rows, keys, overrides, spent)], page.number, page.count),
         searched=searched,
         brought_by=brought_by,
         plans=services.plans,
-        teams=[(each, own.of("team", each.name, each.limits)) for each in teams],
-        members=Counter(each.team_name for each in everyone),
+        teams=[(team, overrides.of("team", team.name, team.limits)) for team in teams],
+        members=Counter(user.team_name for user in everyone),
         is_first=not keys,
     )
 
@@ -68,37 +68,37 @@ def user() -> ResponseReturnValue:
     name, services = query("name"), current_services()
     g.admin.operator.check_user(name)
     identity = user_identity(name)
-    found = services.accounts.user(name)
-    if found is None:
+    row = services.accounts.user(name)
+    if row is None:
         raise ApiError(404, "not_found", f"There is no user {name!r}.")
     all_keys = services.accounts.all_keys()
     sees = g.admin.operator.sees_key
-    keys = [each for each in all_keys if each.user == name and sees(each, found)]
+    keys = [key for key in all_keys if key.user == name and sees(key, row)]
     spent = services.reports.spent_micro_usd(identity, month_start())
     teams = services.accounts.teams()
-    brought = services.accounts.find(found.brought_by) if found.brought_by else None
-    public_ids = [each.public_id for each in keys if each.revoked_at is None]
-    limits = _limits("user", found, identity, *public_ids, plan=found.plan)
-    if found.team_name is not None:
-        limits["states"] += amounts.shares(found.team_name, [name])
-    denied = {(each.row.name, each.identity) for each in limits["denying"]}
-    own = OwnersAmounts()
+    brought = services.accounts.find(row.brought_by) if row.brought_by else None
+    public_ids = [key.public_id for key in keys if key.revoked_at is None]
+    limits = _limits("user", row, identity, *public_ids, plan=row.plan)
+    if row.team_name is not None:
+        limits["states"] += amounts.shares(row.team_name, [name])
+    denied = {(state.row.name, state.identity) for state in limits["denying"]}
+    overrides = OwnersAmounts()
     return shown(
         "admin/user.html",
-        {"limits": (each.as_json() for each in limits["states"])},
-        user=found,
+        {"limits": (state.as_json() for state in limits["states"])},
+        user=row,
         plans=services.plans,
         teams=teams,
         spent=spent,
         keys=[
             (
-                each,
-                state_of(each),
-                not denied.isdisjoint({(KEY_SWITCH, each.public_id), (SURGE, each.public_id)}),
-                people_of(People.from_row(each.people)),
-                own.of("key", each.public_id, each.limits),
+                key,
+                state_of(key),
+                not denied.isdisjoint({(KEY_SWITCH, key.public_id), (SURGE, key.public_id)}),
+                people_of(People.from_row(key.people)),
+                overrides.of("key", key.public_id, key.limits),
             )
-            for each in keys
+            for key in keys
         ],
         usable=len(public_ids),
         brought_by=brought and brought[0],
@@ -114,35 +114,35 @@ def team() -> ResponseReturnValue:
     """Return one team: its members, their spending for it, its budgets, and the latest denials."""
     name, services = query("name"), current_services()
     g.admin.operator.check_team(name)
-    found = services.accounts.team(name)
-    if found is None:
+    row = services.accounts.team(name)
+    if row is None:
         raise ApiError(404, "not_found", f"There is no team {name!r}.")
     everyone = services.accounts.users()
-    members = [each for each in everyone if each.team_name == name]
+    members = [user for user in everyone if user.team_name == name]
     keys = services.accounts.all_keys()
     spent = _spent_this_month(team=name)
-    members.sort(key=lambda each: -spent.get(user_identity(each.name), 0))
-    page, own = page_of(members), OwnersAmounts()
-    limits = _limits("team", found, amounts.identity_of("team", name), plan=None)
-    shares = amounts.shares(name, [each.name for each in page.rows])
+    members.sort(key=lambda user: -spent.get(user_identity(user.name), 0))
+    page, overrides = page_of(members), OwnersAmounts()
+    limits = _limits("team", row, amounts.identity_of("team", name), plan=None)
+    shares = amounts.shares(name, [user.name for user in page.rows])
     return shown(
         "admin/team.html",
         {
-            "limits": (each.as_json() for each in limits["states"]),
-            "members": _records(members, keys, own, spent),
+            "limits": (state.as_json() for state in limits["states"]),
+            "members": _records(members, keys, overrides, spent),
         },
-        shares=[(each, amounts.share_text(each)) for each in shares],
+        shares=[(state, amounts.share_text(state)) for state in shares],
         ahead=amounts.ahead_text(shares),
-        team=found,
-        page=Page([*_records(page.rows, keys, own, spent)], page.number, page.count),
-        others=[each for each in everyone if each.team_name != name][:MOST],
+        team=row,
+        page=Page([*_records(page.rows, keys, overrides, spent)], page.number, page.count),
+        others=[user for user in everyone if user.team_name != name][:MOST],
         spent=spent,
         former=sum(spent.values()) - sum(spent.get(user_identity(m.name), 0) for m in members),
         **limits,
     )
 
 
-def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None) -> dict[str, Any]:
+def _limits(owner: Owner, row: User | Team, *identities: str, plan: str | None) -> dict[str, Any]:
     """Return what the pages of a user and a team share."""
     states: list[State] = []
     denials: list[Any] = []
@@ -155,13 +155,13 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
             denials = operators.denials(*identities, since=DAY_S).records
     return {
         "owner": owner,
-        "name": found.name,
+        "name": row.name,
         "identity": identities[0],
-        "amounts": OwnersAmounts().of(owner, found.name, found.limits),
-        "lasting": found.limits or {},
+        "amounts": OwnersAmounts().of(owner, row.name, row.limits),
+        "lasting": row.limits or {},
         "known": amounts.known_limits(owner, plan=plan),
-        "states": [each for each in states if not each.is_guard],
-        "denying": [each for each in states if not each.verdict.allowed],
+        "states": [state for state in states if not state.is_guard],
+        "denying": [state for state in states if not state.verdict.allowed],
         "forecasts": ahead,
         "problem": "".join(problems),
         "remembers": remembers,
@@ -170,19 +170,19 @@ def _limits(owner: Owner, found: User | Team, *identities: str, plan: str | None
 
 
 def _records(
-    found: Iterable[User],
+    users: Iterable[User],
     keys: Sequence[ApiKey],
-    own: OwnersAmounts,
+    overrides: OwnersAmounts,
     spent: Mapping[str | None, int],
 ) -> Records:
     """Yield the users as the acts show them, with their valid keys and spending."""
     valid = Counter(key.user for key in keys if key.is_usable)
-    for user in found:
+    for user in users:
         usd = spent.get(user_identity(user.name), 0) / MICRO
-        yield {**as_json(user, own), "valid_keys": valid[user.name], "usd_this_month": usd}
+        yield {**as_json(user, overrides), "valid_keys": valid[user.name], "usd_this_month": usd}
 
 
 def _spent_this_month(team: str | None = None) -> dict[str | None, int]:
     """Return micro-dollars by user."""
-    found = current_services().reports.spending(by="user", since=month_start(), team=team)
-    return {each.subject: each.cost_micro_usd for each in found}
+    rows = current_services().reports.spending(by="user", since=month_start(), team=team)
+    return {row.subject: row.cost_micro_usd for row in rows}

@@ -39,7 +39,7 @@ STATUSES: Final = {
 }
 #: What to do about an error, by its code.
 HINTS: Final = {
-    **{f"unknown_{each}": f"GET {each}s lists the {each}s." for each in ("user", "key", "team")},
+    **{f"unknown_{kind}": f"GET {kind}s lists the {kind}s." for kind in ("user", "key", "team")},
     "other_plan": "PUT users/{user} changes it.",
     "other_team": "PUT users/{user} moves a user.",
     "unknown_admin_key": "GET admin-keys lists them.",
@@ -94,21 +94,21 @@ def unrouted(error: HTTPException) -> ErrorAnswer | None:
     if not request.path.startswith(f"{bp.url_prefix}/"):
         return None
     if error.code == 404:
-        known = f"GET {bp.url_prefix}/openapi.json lists all addresses."
-        error = ApiError(404, "not_found", f"There is no such address. {known}")
+        where = f"GET {bp.url_prefix}/openapi.json lists all addresses."
+        error = ApiError(404, "not_found", f"There is no such address. {where}")
     return refuse(error)
 
 
 def report(error: Exception) -> ErrorAnswer:
     """Return what a command would print; a 503, and in the log, if no operator caused it."""
-    found = operator_error(error)
-    if found is None:
+    cause = operator_error(error)
+    if cause is None:
         raise error
-    field = found.field if isinstance(found, FieldError) else None
-    status = STATUSES.get(found.code, 422) if field is None else 422
+    field = cause.field if isinstance(cause, FieldError) else None
+    status = STATUSES.get(cause.code, 422) if field is None else 422
     if status == 503:
-        log.error("%s %s: %s", request.method, request.path, found)
-    return problem(status, found.code, _sentence(found), field=field)
+        log.error("%s %s: %s", request.method, request.path, cause)
+    return problem(status, cause.code, _sentence(cause), field=field)
 
 
 for kind in REPORTED:

@@ -47,8 +47,8 @@ def _answer(row: Action, path: Mapping[str, str]) -> ResponseReturnValue:
         body = checked(row.body, read_object(request, example="{}"))
     call = Call(operator, query, body)
     if row.method == "GET":
-        found = row.function(call, **path)
-        return _item(found) if row.order is None else _page(row.order, found, query)
+        answer = row.function(call, **path)
+        return _item(answer) if row.order is None else _page(row.order, answer, query)
     item = ITEMS.get(row.path)
     with current_services().database.alone("changing", LOCK):
         _check_etag(item, call, path)
@@ -82,14 +82,14 @@ def _check_etag(item: Action | None, call: Call, path: Mapping[str, str]) -> Non
         )
 
 
-def _etag(found: Mapping[str, Any]) -> str:
-    shown = {name: value for name, value in found.items() if name not in VOLATILE}
+def _etag(fields: Mapping[str, Any]) -> str:
+    shown = {name: value for name, value in fields.items() if name not in VOLATILE}
     return sha256(json.dumps(shown, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _item(found: Mapping[str, Any], status: int = 200) -> Response:
-    response = Response(_text(found), status=status, content_type="application/json")
-    response.set_etag(_etag(found))
+def _item(fields: Mapping[str, Any], status: int = 200) -> Response:
+    response = Response(_text(fields), status=status, content_type="application/json")
+    response.set_etag(_etag(fields))
     if request.method == "GET":
         response.make_conditional(request)
     return response

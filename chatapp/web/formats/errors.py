@@ -162,12 +162,12 @@ def unknown_address(error: HTTPException) -> ErrorAnswer | None:
         return None
     if error.code == 404:
         requested = f"{request.method} {request.path[:SHOWN_CHARACTERS]}"
-        known = ", ".join(addresses(f"{wire_format.protocol}_", "models_api."))
+        available = ", ".join(addresses(f"{wire_format.protocol}_", "models_api."))
         if versions == 1 and UNSUPPORTED.issuperset(parts[1:2] or [""]):
             cause = f"{requested} is not supported here"
         else:
             cause = f"Unknown address {requested}{wire_format.hints[min(versions, 2)]}"
-        error = ApiError(404, "not_found", f"{cause}. Available: {known}.")
+        error = ApiError(404, "not_found", f"{cause}. Available: {available}.")
     errors = FormatErrors(lambda: wire_format)
     return (
         errors.denied(error) if isinstance(error, RateLimitExceeded) else errors.http_error(error)

@@ -30,15 +30,15 @@ DATA_URL: Final = re.compile(r"data:([a-z0-9.+/-]{1,100});base64,", re.IGNORECAS
 
 
 def _data(url: str) -> str:
-    found = DATA_URL.match(url)
-    if found is None:
+    match = DATA_URL.match(url)
+    if match is None:
         raise ValueError(
             f'is not a data URL; send "data:TYPE;base64,…" with one of the types {TYPES}'
         )
-    media_type = found[1].lower()
+    media_type = match[1].lower()
     if media_type not in BEGINNINGS:
         raise ValueError(f"has the type {media_type}; allowed are {TYPES}")
-    size = (len(url) - found.end()) * 3 // 4
+    size = (len(url) - match.end()) * 3 // 4
     if size > FILE_MAX_BYTES:
         raise PydanticCustomError(
             TOO_LARGE,
@@ -46,7 +46,7 @@ def _data(url: str) -> str:
             {"size": size, "most": FILE_MAX_BYTES},
         )
     try:
-        content = binascii.a2b_base64(url[found.end() :], strict_mode=True)
+        content = binascii.a2b_base64(url[match.end() :], strict_mode=True)
     except ValueError:  # also for a text that is not ASCII
         raise ValueError("is not valid base64; encode the file again") from None
     if not BEGINNINGS[media_type].match(content):
@@ -86,7 +86,7 @@ class SentFile(BaseModel):
 
 
 def files_of(sent: list[SentFile]) -> tuple[File, ...]:
-    return tuple([each.file for each in sent])
+    return tuple([part.file for part in sent])
 
 
 def checked_count(count: int) -> None:

@@ -113,8 +113,8 @@ class InputFields(Fields):
     def ids(self, has: Callable[[dict[str, object]], bool]) -> tuple[str, ...]:
         """Return the ids of items of the input that have that."""
         items = self.input if isinstance(self.input, list) else ()
-        found = (item.get("id") for item in items if isinstance(item, dict) and has(item))
-        return tuple(id_ for id_ in found if isinstance(id_, str) and id_)
+        ids = (item.get("id") for item in items if isinstance(item, dict) and has(item))
+        return tuple(id_ for id_ in ids if isinstance(id_, str) and id_)
 
     @property
     def last_text(self) -> str:
@@ -231,8 +231,8 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
     wanted = {*items, *([] if previous is None else [previous])}
     if not wanted and not completed:
         return []
-    found = {i: a for i, a in own_answers(wanted).items() if a.provider == model.upstream}
-    if previous is not None and previous not in found:
+    answers = {i: a for i, a in own_answers(wanted).items() if a.provider == model.upstream}
+    if previous is not None and previous not in answers:
         raise ApiError(
             404,
             "previous_response_not_found",
@@ -241,10 +241,10 @@ def _continued(fields: Fields, model: Model) -> list[StoredAnswer]:
         )
     others = _answers_of_others(completed, model.upstream)
     for id_ in (*items, *completed):
-        if id_ in others or (id_ in wanted and id_ not in found):
+        if id_ in others or (id_ in wanted and id_ not in answers):
             message = f"Item with id {id_[:SHOWN_CHARACTERS]!r} not found."
             raise ApiError(404, "item_not_found", message, param="input")
-    return list(found.values())
+    return list(answers.values())
 
 
 def own_answers(ids: Collection[str]) -> dict[str, StoredAnswer]:
@@ -297,9 +297,9 @@ def served_model(name: str, *, protocol: str) -> Model:
             f'Unknown model "{name[:SHOWN_CHARACTERS]}". Choose one of {names}.'
         ) from error
     if model.protocol not in {protocol, OFFLINE}:
-        known = " or ".join(addresses(f"{model.protocol}_"))
+        paths = " or ".join(addresses(f"{model.protocol}_"))
         raise _not_found(
-            f'The model "{name}" belongs to the protocol {model.protocol}. Use {known} for it, or '
+            f'The model "{name}" belongs to the protocol {model.protocol}. Use {paths} for it, or '
             f"choose a model of the protocol {protocol}."
         )
     return model
@@ -314,28 +314,28 @@ def parameters(request: Request, names: Collection[str]) -> dict[str, list[str]]
     if not request.query_string:
         return {}
     try:
-        found = request.args
+        query = request.args
     except UnicodeDecodeError as error:
         raise ApiError(
             400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
         ) from error
     return {
-        name: [_plain(name, value) for value in found.getlist(name)]
+        name: [_plain(name, value) for value in query.getlist(name)]
         for name in names
-        if name in found
+        if name in query
     }
 
 
 def _extras(model: Model, raw_request: RawRequest) -> Extras:
     """Return what changes the price; ApiError (400) for a field without a known price."""
     router = current_services().router
-    found = router.extras(model, raw_request)
-    for name, why in found.refused.items():
+    extras = router.extras(model, raw_request)
+    for name, why in extras.refused.items():
         raise _unpriced(name, why)
-    for name, tier in found.tiers.items():
+    for name, tier in extras.tiers.items():
         if not router.catalogue.prices_tier(model, tier):
             raise _unpriced(name, f"has the value {tier!r}, which has no price for {model.name}")
-    for tool in found.tools:
+    for tool in extras.tools:
         if tool in OPEN_TOOLS and tool not in current_services().settings.open_tools:
             raise ApiError(
                 400,
@@ -346,7 +346,7 @@ def _extras(model: Model, raw_request: RawRequest) -> Extras:
             )
         if tool not in {*OPEN_TOOLS, *router.catalogue.tools.get(model.upstream, ())}:
             raise _unpriced("tools", f"has {tool!r}, which has no price here")
-    return found
+    return extras
 
 
 def _check_shared(fields: Mapping[str, object]) -> None:

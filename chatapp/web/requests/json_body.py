@@ -184,11 +184,11 @@ def read_object(request: Request, *, example: str) -> dict[str, object]:
 def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_MOST) -> Document:
     """Return the same, with its bytes; ``most_tokens`` of strings, brackets and commas."""
     if not request.is_json:
-        found = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
+        problem = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise ApiError(
             400,
             "invalid_json",
-            f"The Content-Type is {found}. Send application/json and a body like {example}.",
+            f"The Content-Type is {problem}. Send application/json and a body like {example}.",
         )
     raw = _read(request)
     try:
@@ -197,9 +197,9 @@ def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_M
             raw.decode("utf-8"), parse_constant=_no_such_number, object_pairs_hook=_unique_names
         )
     except (ValueError, RecursionError) as error:
-        found = "empty" if not raw else f"not JSON ({_reason(error)})"
+        problem = "empty" if not raw else f"not JSON ({_reason(error)})"
         raise ApiError(
-            400, "invalid_json", f"The body is {found}. Send a JSON object like {example}."
+            400, "invalid_json", f"The body is {problem}. Send a JSON object like {example}."
         ) from error
     if not isinstance(document, dict):
         raise ApiError(

@@ -22,8 +22,8 @@ OF_CONVERSATIONS: Final = frozenset(
 )
 #: What clients add about themselves. No protocol has them.
 OF_CLIENTS: Final = frozenset(
-    f"{each}_id"
-    for each in (
+    f"{word}_id"
+    for word in (
         *("user", "session", "chat", "thread", "conversation", "request", "trace", "message"),
         *("turn", "run", "agent", "parent_agent", "installation", "device", "client"),
     )
@@ -52,11 +52,11 @@ def shared_id(fields: Mapping[str, object]) -> str | None:
     root = {name: value for name, value in fields.items() if name != "input"}
     pending: list[tuple[str, object]] = [("", root), ("", fields.get("input"))]
     while pending:
-        name, found = pending.pop()
-        if isinstance(found, list):
-            pending += [(name, each) for each in found if isinstance(each, dict | list)]
-        elif isinstance(found, dict):
-            for key, value in found.items():
+        name, container = pending.pop()
+        if isinstance(container, list):
+            pending += [(name, item) for item in container if isinstance(item, dict | list)]
+        elif isinstance(container, dict):
+            for key, value in container.items():
                 if not value or key in NOT_READ:
                     continue
                 if _is_shared(name, key, value):

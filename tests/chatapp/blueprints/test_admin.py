@@ -27,8 +27,8 @@ from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.blueprints.admin import users as users_page
-from chatapp.blueprints.admin.changes import CHANGES as ACTS
 from chatapp.blueprints.admin.chart import OTHERS, chart
+from chatapp.blueprints.admin.forms import ACTS
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import new_call_id

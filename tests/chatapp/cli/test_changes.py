@@ -12,8 +12,8 @@ from flask import Flask
 from sqlalchemy import text
 
 from chatapp.database.connection import Database
-from chatapp.operators import changes as module
-from chatapp.operators.changes import Changes
+from chatapp.operators import change_log as module
+from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.services import services_of
 from ratelimit_ext import LogEntry
 from tests.chatapp.cli.test_commands import run
@@ -48,7 +48,7 @@ def test_a_change_without_the_storage_is_logged(make_app: AppMaker, console: Fla
 
 def test_the_log_goes_back_to_a_time(console: Flask, database_url: str) -> None:
     """All since then; without one the last 20."""
-    changes, now = Changes(Database(database_url)), time.time()
+    changes, now = DatabaseChangeLog(Database(database_url)), time.time()
     for days in range(30):
         changes.write(LogEntry("reset", f"user:u{days}", at=now - days * 86_400 - 60))
     assert len(actions(console)) == 20
@@ -61,7 +61,7 @@ def test_the_log_goes_back_to_a_time(console: Flask, database_url: str) -> None:
 def test_the_newest_changes_are_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more at once than a log is read for."""
     monkeypatch.setattr(module, "MOST", 2)
-    changes = Changes(Database(database_url))
+    changes = DatabaseChangeLog(Database(database_url))
     for at in (2.0, 3.0, 1.0):
         changes.write(LogEntry("reset", "user:alice", at=at))
     assert [entry.at for entry in changes.read(0)] == [3, 2]

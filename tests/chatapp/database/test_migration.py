@@ -22,7 +22,7 @@ import chatapp.accounts.store
 import chatapp.alerts.table
 import chatapp.ledger.stored_answers
 import chatapp.ledger.table
-import chatapp.operators.changes  # noqa: F401 - all put their tables into METADATA
+import chatapp.operators.change_log  # noqa: F401 - all put their tables into METADATA
 from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database

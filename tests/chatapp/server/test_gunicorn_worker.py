@@ -28,10 +28,10 @@ from chatapp.server.gunicorn_worker import (
     JOINED_MAX_BYTES,
     PAGE,
     AnswerSocket,
-    Board,
+    CallCap,
     CallWorker,
     Connection,
-    Pace,
+    FreeThreads,
     TimedUnreader,
     can_be_answered,
 )
@@ -222,36 +222,36 @@ def test_a_client_that_reads_nothing_cannot_be_answered(
 
 def test_workers_see_each_others_free_threads() -> None:
     """In other processes, too, and not after a worker has stopped."""
-    board = Board()
-    board.publish(0, 5)
-    in_child(board.publish, 1, 7)
-    assert board.most_room(besides=2) == 7
-    assert board.most_room(besides=1) == 5
-    assert board.serving() == 2
-    board.publish(0, 0)
-    assert board.serving() == 2
-    board.publish(1, None)
-    assert board.serving() == 1
-    assert board.most_room(besides=2) == 0
+    free_threads = FreeThreads()
+    free_threads.publish(0, 5)
+    in_child(free_threads.publish, 1, 7)
+    assert free_threads.most(besides=2) == 7
+    assert free_threads.most(besides=1) == 5
+    assert free_threads.serving() == 2
+    free_threads.publish(0, 0)
+    assert free_threads.serving() == 2
+    free_threads.publish(1, None)
+    assert free_threads.serving() == 1
+    assert free_threads.most(besides=2) == 0
 
 
 def test_one_worker_is_replaced_at_a_time() -> None:
     """Until its process has ended, in any way."""
-    board = Board()
+    free_threads = FreeThreads()
     forked = multiprocessing.get_context("fork")
     ours, theirs = forked.Pipe()
 
     def replaced() -> None:
-        theirs.send(board.lock_replacement())
+        theirs.send(free_threads.lock_replacement())
         theirs.recv()
 
     child = forked.Process(target=replaced)
     child.start()
     assert ours.recv()
-    assert not board.lock_replacement()
+    assert not free_threads.lock_replacement()
     child.kill()
     child.join()
-    assert board.lock_replacement()
+    assert free_threads.lock_replacement()
 
 
 def in_child(function: object, *arguments: int) -> None:
@@ -329,8 +329,8 @@ def test_a_flood_begins_a_few_calls_in_a_turn() -> None:
     worker = CallWorker.__new__(CallWorker)
     worker.__dict__.update(
         alive=True, is_due=False, calls=set(), calls_begun=0, calls_until_due=100, waiting={},
-        queued=deque(calls), begun_in_turn=0, pace=Pace(threads, 0.0), sweep_at=float("inf"),
-        board=Board(), cell=0, publishing=threading.Lock(),
+        queued=deque(calls), begun_in_turn=0, call_cap=CallCap(threads, 0.0), sweep_at=float("inf"),
+        free_threads=FreeThreads(), cell=0, publishing=threading.Lock(),
         tpool=SimpleNamespace(submit=begun.append),
     )  # fmt: skip
     for most in (BEGIN_AT_ONCE, 2 * BEGIN_AT_ONCE, threads, threads):
@@ -383,33 +383,33 @@ class Wakes:
 
     def __init__(self, threads: int) -> None:
         self.now = 1000.0
-        self.pace = Pace(threads, self.now)
+        self.call_cap = CallCap(threads, self.now)
 
     def late(self, *late_s: float, calls: int) -> int:
         """Wake so late, one time after another; returns how many calls the worker takes."""
         for each in late_s:
-            self.now = self.pace.due + each
-            self.pace.wake(self.now, calls)
-        return self.pace.most
+            self.now = self.call_cap.due + each
+            self.call_cap.wake(self.now, calls)
+        return self.call_cap.most
 
 
 def test_a_late_worker_takes_fewer_calls() -> None:
     """A fifth less than it has in flight, again while it stays late, and never fewer than 64.
     Running calls that do not end lower it once."""
     worker = Wakes(250)
-    assert worker.late(*[0.3] * Pace.WAKES, calls=200) == 160
-    assert worker.late(*[0.3] * Pace.WAKES, calls=200) == 160
-    assert worker.late(*[0.3] * Pace.WAKES, calls=160) == 128
-    assert worker.late(*[0.3] * 10 * Pace.WAKES, calls=10) == 64
+    assert worker.late(*[0.3] * CallCap.WAKES, calls=200) == 160
+    assert worker.late(*[0.3] * CallCap.WAKES, calls=200) == 160
+    assert worker.late(*[0.3] * CallCap.WAKES, calls=160) == 128
+    assert worker.late(*[0.3] * 10 * CallCap.WAKES, calls=10) == 64
 
 
 def test_it_recovers_by_itself() -> None:
     """Step by step, and no further than its threads."""
     worker = Wakes(100)
-    assert worker.late(*[0.5] * Pace.WAKES, calls=100) == 80
-    assert worker.late(*[0.0] * Pace.WAKES, calls=80) == 85
-    assert worker.late(*[0.07] * Pace.WAKES, calls=80) == 85  # neither late nor on time
-    assert worker.late(*[0.0] * 9 * Pace.WAKES, calls=0) == 100
+    assert worker.late(*[0.5] * CallCap.WAKES, calls=100) == 80
+    assert worker.late(*[0.0] * CallCap.WAKES, calls=80) == 85
+    assert worker.late(*[0.07] * CallCap.WAKES, calls=80) == 85  # neither late nor on time
+    assert worker.late(*[0.0] * 9 * CallCap.WAKES, calls=0) == 100
 
 
 @pytest.mark.parametrize(
@@ -437,6 +437,6 @@ def test_a_wake_for_an_event_is_no_wake_of_the_clock() -> None:
     """Only a wake that was due can be late."""
     worker = Wakes(250)
     for _ in range(100):
-        assert worker.pace.wake(worker.now, 250) is None
-    assert worker.late(*[0.3] * (Pace.WAKES - 1), calls=250) == 250
+        assert worker.call_cap.wake(worker.now, 250) is None
+    assert worker.late(*[0.3] * (CallCap.WAKES - 1), calls=250) == 250
     assert worker.late(0.3, calls=250) == 200

@@ -11,7 +11,7 @@ from chatapp.catalogue import key as key_module
 from chatapp.catalogue.key import Key
 from chatapp.upstreams import ErrorKind, UpstreamError
 from chatapp.upstreams import keys as keys_module
-from chatapp.upstreams.keys import REST_S, SET_ASIDE_S, Keys
+from chatapp.upstreams.keys import PAUSE_S, SET_ASIDE_S, Keys
 
 NAMES = ("KEY_A", "KEY_B", "KEY_C")
 
@@ -56,7 +56,7 @@ def test_keys_are_next_in_turn(keys: Keys) -> None:
 @pytest.mark.parametrize(
     ("error", "rest_s", "others_too"),
     [
-        (refusal("rate_limited", 429), REST_S, False),
+        (refusal("rate_limited", 429), PAUSE_S, False),
         (refusal("rate_limited", 429, 7.0), 7.0, False),
         (refusal("overloaded", 503, 3000.0), 60.0, False),
         (refusal("auth", 403), SET_ASIDE_S, False),
@@ -83,7 +83,7 @@ def test_a_refused_key_rests(
 def test_the_first_to_wake_is_used_while_all_rest(keys: Keys) -> None:
     """Its caller gets the upstream's answer; a call that has tried it gets no other."""
     for name, wait_s in zip(NAMES, (30.0, 10.0, 20.0), strict=True):
-        keys.rest(name, "x", wait_s)
+        keys.pause(name, "x", wait_s)
     assert [keys.next("x") for _ in range(2)] == ["KEY_B", "KEY_B"]
     assert keys.other("x", {"KEY_B"}) is None
     assert keys.other("y", {"KEY_A", "KEY_C"}) == "KEY_B"
@@ -91,19 +91,19 @@ def test_the_first_to_wake_is_used_while_all_rest(keys: Keys) -> None:
 
 def test_a_key_that_is_gone_does_not_rest(keys: Keys) -> None:
     """A stored response still names it."""
-    keys.rest("KEY_OF_LAST_YEAR", "x", 5.0)
+    keys.pause("KEY_OF_LAST_YEAR", "x", 5.0)
     assert [keys.next("x") for _ in NAMES] == list(NAMES)
 
 
 def test_rests_are_bounded(keys: Keys, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Callers name the models; past rests are dropped first."""
-    monkeypatch.setattr(keys_module, "RESTS_MOST", 2)
+    monkeypatch.setattr(keys_module, "PAUSES_MOST", 2)
     for model in "uvw":
-        keys.rest("KEY_A", model, 5.0)
-    assert len(keys._rests) == 2
+        keys.pause("KEY_A", model, 5.0)
+    assert len(keys._pauses) == 2
     clock.now += 5.0
-    keys.rest("KEY_A", "x", 5.0)
-    assert [rest.model for rest in keys._rests] == ["x"]
+    keys.pause("KEY_A", "x", 5.0)
+    assert [pause.model for pause in keys._pauses] == ["x"]
 
 
 def test_a_rejection_of_the_last_secret_is_not_the_new_ones(

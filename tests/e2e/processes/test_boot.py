@@ -136,7 +136,7 @@ def test_a_corrected_reload_does_not_wait_for_workers_that_hang(
     master: Master, module: Path, config: Path
 ) -> None:
     """Which gunicorn kills after two minutes."""
-    config.write_text(f"{CONFIG}\nmaster.LONGEST_BOOT_S = 1.0\n")
+    config.write_text(f"{CONFIG}\nmaster.LONGEST_START_S = 1.0\n")
     old = set(master.workers())
     module.write_text(f"{COUNTER}\nimport time\ntime.sleep(600)\n")
     master.signal(signal.SIGHUP)

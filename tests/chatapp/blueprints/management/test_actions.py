@@ -101,7 +101,7 @@ def state(app: Flask) -> Any:
     ]
     columns = ("user", "team", "key_id", "cost_micro_usd")
     calls = [tuple(each[name] for name in columns) for each in services.reports.calls()]
-    is_on = accounts.any_key() or services.authenticator.mark.is_set()
+    is_on = accounts.any_key() or services.authenticator.accounts_on.is_set()
     others = overrides, sorted(blocks), sorted(admin_keys, key=str), calls, is_on
     return users, sorted(keys, key=str), teams, *others, log[::-1]
 
@@ -428,7 +428,7 @@ def test_a_call_does_what_its_command_does(
             if lines.startswith("chat keys off"):  # the database was replaced by one without keys
                 with file:
                     file.execute("DELETE FROM api_keys")
-                services.authenticator.mark.set()
+                services.authenticator.accounts_on.set()
 
         def with_names(text: str) -> str:
             return re.sub(r"{\w+}", lambda found: named[found[0]], text)

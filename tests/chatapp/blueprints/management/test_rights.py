@@ -21,7 +21,7 @@ from chatapp.accounts.api_key import ADMIN_PREFIX, public_id_of
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.actions.table import ACTIONS
-from chatapp.blueprints.admin.changes import CHANGES
+from chatapp.blueprints.admin.forms import ACTS
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.operators import users
@@ -599,8 +599,8 @@ def test_a_read_only_session_sees_all_views_and_changes_nothing(app: Flask) -> N
     writer = signed_in(app, new_key(app, "all"))
     before = state(app)
     fields = {"user": "alice", "name": "alice", "kind": "user", "plan": "pro", "limit": "usd-day"}
-    assert len(CHANGES) > 25
-    for name in CHANGES:
+    assert len(ACTS) > 25
+    for name in ACTS:
         answer = client.post(
             f"/admin/act/{name}", data={"form_token": token, "amount": "1 usd/day", **fields}
         )

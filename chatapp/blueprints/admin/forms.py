@@ -1,4 +1,4 @@
-"""The forms of /admin: each is an act of the table. And the log of all changes by operators."""
+"""The forms of /admin: each is an act of the table."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.actions.table import ACTIONS, Action
 from chatapp.actions.texts import Written, call_of, check_item, places
-from chatapp.blueprints.admin.access import RIGHTS, bp, own_address, query, reported, sessions
-from chatapp.blueprints.admin.formats import page_of, shown
-from chatapp.operators import callers, spreadsheet
+from chatapp.blueprints.admin.access import RIGHTS, bp, own_address, sessions
+from chatapp.operators import spreadsheet
 from chatapp.operators.users import Put
 from chatapp.settings import SCOPES
 from chatapp.web.errors import ApiError
 from ratelimit_ext import OperatorError, client_ip
-from ratelimit_ext.operators import with_times
 
 log = logging.getLogger(__name__)
 
 #: The acts that change something, by name.
-CHANGES: Final = {each.name: each for each in ACTIONS if each.method != "GET"}
+ACTS: Final = {row.name: row for row in ACTIONS if row.method != "GET"}
 RIGHTS["admin.act"] = (SCOPES, True)  # the act says who may
 #: What is ticked sends this.
 ON: Final = "on"
@@ -36,36 +34,19 @@ def rights_of_forms() -> dict[str, object]:
 
 def may_act(name: str, owner: str = "user") -> bool:
     """Return whether the operator may send the form of an act, about an owner of amounts."""
-    may, row = g.admin.operator.may, CHANGES[name]
+    may, row = g.admin.operator.may, ACTS[name]
     needs_teams = owner == "team" and not may("teams", of_team=False)
     return may(row.scope, of_team=row.of_team) and not needs_teams
-
-
-@bp.get("/changes")
-def changes() -> ResponseReturnValue:
-    """Return what operators have changed, here and by commands."""
-    entries: list[Any] = []
-    searched = query("q").strip()
-    with reported() as problems:
-        entries = callers.shared_operators().log()
-    found = [each for each in entries if searched.lower() in _words(each).lower()]
-    return shown(
-        "admin/changes.html",
-        {"changes": map(with_times, found)},
-        entries=page_of(found),
-        searched=searched,
-        problem="".join(problems),
-    )
 
 
 @bp.post("/act/<name>")
 def act(name: str) -> ResponseReturnValue:
     """Do what the form says, and show what was done: on the page of the form, or of what is new."""
-    row, operator = CHANGES.get(name), g.admin.operator
+    row, operator = ACTS.get(name), g.admin.operator
     if row is None:
         raise ApiError(404, "not_found", "There is no such form. Reload its page.")
     operator.check(row.scope, of_team=row.of_team)
-    path = {each: _part(each, words) for each, words in row.parts.items()}
+    path = {part: _part(part, words) for part, words in row.parts.items()}
     call = call_of(row, operator, _written(row))
     check_item(row, call, path, verb=request.form.get("verb", "set"))
     answer = row.function(call, **path)
@@ -115,12 +96,6 @@ def _keys(keys: dict[str, str]) -> Response:
     lines = spreadsheet.lines(("user", "key"), keys.items())
     headers = {"Content-Disposition": 'attachment; filename="keys.csv"'}
     return Response("".join(lines), mimetype="text/csv", headers=headers)
-
-
-def _words(entry: Any) -> str:
-    """Return where a change is searched."""
-    words = (entry.by, entry.action, entry.identity, entry.limit, entry.amount, entry.reason)
-    return " ".join(filter(None, words))
 
 
 def _part(name: str, words: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import redis
 from limits.storage import RedisStorage
 
-from chatapp.accounts.mark import KEEP_S, AccountsMark
+from chatapp.accounts.accounts_on import KEEP_S, AccountsOn
 from chatapp.database.connection import Database
 from tests.servers import Server
 
@@ -28,24 +28,24 @@ def test_a_file_and_a_key_say_that_accounts_were_on(
     def shared() -> RedisStorage:
         return storage
 
-    assert AccountsMark(here, shared).is_set() is False
-    AccountsMark(here, shared).set()
-    assert AccountsMark(here).is_set()
-    assert AccountsMark(elsewhere, shared).is_set()
-    assert AccountsMark(elsewhere, shared, prefix="another").is_set() is False
+    assert AccountsOn(here, shared).is_set() is False
+    AccountsOn(here, shared).set()
+    assert AccountsOn(here).is_set()
+    assert AccountsOn(elsewhere, shared).is_set()
+    assert AccountsOn(elsewhere, shared, prefix="another").is_set() is False
     (key,) = redis_client.keys("*")
     assert redis_client.ttl(key) == KEEP_S
-    AccountsMark(here, shared).clear()
-    assert AccountsMark(here, shared).is_set() is False
+    AccountsOn(here, shared).clear()
+    assert AccountsOn(here, shared).is_set() is False
 
 
 def test_a_storage_that_does_not_answer_says_nothing(tmp_path: Path) -> None:
     """A request waits for none that is known to be down."""
     database = Database(f"sqlite:///{tmp_path / 'chatapp.db'}")
     storage = RedisStorage("redis://127.0.0.1:1")
-    mark = AccountsMark(database, lambda: storage)
+    mark = AccountsOn(database, lambda: storage)
     assert mark.is_set() is None
     mark.set()
     assert mark.is_set()
     elsewhere = Database(f"sqlite:///{tmp_path / 'elsewhere.db'}")
-    assert AccountsMark(elsewhere, lambda: storage, is_down=lambda: True).is_set() is None
+    assert AccountsOn(elsewhere, lambda: storage, is_down=lambda: True).is_set() is None

@@ -36,14 +36,14 @@ CHANGES: Final = Table(
 )
 
 
-class Changes:
+class DatabaseChangeLog:
     """See `ratelimit_ext.ChangeLog`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def write(self, entry: LogEntry) -> None:
-        """Keep the entry; a failure is only logged, as the change is made."""
+        """Keep the entry; a failure is only logged, because the change is made."""
         try:
             with self._database.writing() as connection:
                 connection.execute(insert(CHANGES).values(asdict(entry)))

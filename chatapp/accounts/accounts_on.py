@@ -1,4 +1,4 @@
-"""A mark that accounts were on, apart from the database, which may lose that.
+"""A mark that accounts were on, outside the database, which may lose its keys.
 
 A SQLite database that was copied without its journal has no key, nor has another database that
 DATABASE_URL names by mistake. Without a mark the server would let everyone in.
@@ -19,11 +19,11 @@ KEY: Final = "chatapp:accounts-on"
 KEEP_S: Final = 400 * 24 * 3600
 
 
-class AccountsMark:
+class AccountsOn:
     """A file beside a SQLite database, and a key in the limits' storage.
 
-    ``storage`` returns that storage, a `limits.storage.RedisStorage`, or None if it is another one;
-    ``is_down``: it is known not to answer. ``prefix`` is that of this server's limits.
+    ``storage`` returns that storage, a `limits.storage.RedisStorage`, or None if it is another one.
+    ``is_down`` tells whether it is known not to answer, ``prefix`` belongs to this server's limits.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AccountsMark:
         self._key = f"{prefix}{KEY}"
 
     def is_set(self) -> bool | None:
-        """Return whether it is set; None if that is unknown, as the storage does not answer."""
+        """Return whether it is set; None if the storage does not answer."""
         if self._file is not None and self._file.exists():
             return True
         if (storage := self._storage()) is None:
