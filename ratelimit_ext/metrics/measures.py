@@ -163,13 +163,13 @@ class Measures:
         """Note what a member has used of a group's budget, whose verdict comes just before."""
         assert group is not None
         charge, key = group.charge, (group.charge.key, group.receipt)
-        known = self._groups.get(key)
-        if known is None:
+        members = self._groups.get(key)
+        if members is None:
             if len(self._groups) >= MOST_GROUPS:
                 self._groups.popitem(last=False)
-            known = self._groups[key] = _Group()
+            members = self._groups[key] = _Group()
         identity = self._identity_label(event.identities.get(charge.key, ""))
-        index = known.index_with(verdict.charge.key, share.used)
+        index = members.index_with(verdict.charge.key, share.used)
         self._exporter.set(FAIRNESS, (charge.limit.label, identity), index)
 
     def _settlement(self, event: SettlementEvent) -> None:
