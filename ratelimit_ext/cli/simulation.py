@@ -96,7 +96,7 @@ class SimulatedPolicy:
 
     def _rule(self, bound: BoundLimit) -> Rule:
         limit, function = bound.limit, bound.runtime.key_func
-        named = partial(kinds_of, known=self._identities, own="{}")  # as traffic names them
+        named = partial(kinds_of, named=self._identities, form="{}")  # as traffic names them
         key = ",".join(named(function))
         counts_calls = limit.unit == "requests" or limit.traits.one_per_call
         if counts_calls and bound.fixed_cost is None:
