@@ -22,7 +22,7 @@ from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
-from ratelimit_ext.settlements.journal import Line
+from ratelimit_ext.settlements.journal import Entry
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock
@@ -370,7 +370,7 @@ def test_a_lower_class_wakes_who_waits(
     hold = Hold(1, MINUTE)
     change = Change(Charge(low, "b"), hold, verb, (hold.id, 0)[: 2 if verb == "settle" else 1])
     if kept:
-        change = Line.decode(Line([change], None, 1, 0.0).encode()).changes[0]
+        change = Entry.decode(Entry([change], None, 1, 0.0).encode()).changes[0]
     assert world.engine.settle([change])
     message = woken.get_message(timeout=30)
     assert message is not None
