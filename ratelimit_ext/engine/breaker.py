@@ -119,7 +119,7 @@ class Breaker:
         #: When the first of the calls failed since the last success, by the monotonic clock.
         self._failed_at: float | None = None
         self._opened_at = 0.0
-        #: Whether what this worker knew of buckets is known to the others of its host.
+        #: Whether this worker has shared what it knew of buckets with the others of its host.
         self._is_published = True
         #: When to log again that the outage lasts, and what was logged then.
         self._log_at, self._logged = 0.0, ""

@@ -384,7 +384,7 @@ def limited(connection: Any, deadline: Deadline, longest_s: float) -> Any:
     if read is None or "read_from_socket" in vars(parser):
         return connection  # the application chose another parser; or it is limited
 
-    default = read.__defaults__[0]  # the socket's own
+    default = read.__defaults__[0]  # the socket's timeout
     nearly_s, first_s = longest_s * _NEARLY, max(longest_s - CALM_S, longest_s / 2)
     connection.socket_timeout = first_s
 

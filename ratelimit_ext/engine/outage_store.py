@@ -42,7 +42,7 @@ FORMAT: Final = 3
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
 #: decision, before it goes on without them; how often it looks then whether the file is free; and
-#: the pause between two attempts: SQLite's own grow to 0.1 s, while a decision takes 0.1 ms.
+#: the pause between two attempts: SQLite's pauses grow to 0.1 s, while a decision takes 0.1 ms.
 BUSY_S: Final = 5.0
 LOOK_S: Final = 0.5
 ATTEMPT_S: Final = 0.0002

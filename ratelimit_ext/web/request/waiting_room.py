@@ -1,4 +1,4 @@
-"""The line: a request that only limits with ``wait`` deny waits for its turn instead.
+"""The waiting room: a request that only limits with ``wait`` deny waits for its turn instead.
 
 It leaves a ticket with each of them (:mod:`~ratelimit_ext.strategies.line`), sleeps until its turn,
 and is decided again, with all its limits at once. So nothing is taken before it starts, whatever
@@ -40,8 +40,8 @@ Decide: TypeAlias = Callable[[Sequence[Charge], Hold], tuple[Decision, Engine, H
 
 @dataclass(frozen=True, slots=True)
 class WaitingRoom:
-    """Lets requests wait, for one extension, each at one of the ``places`` of this process.
-    ``client`` is that of the storage, if workers share it."""
+    """Lets requests of one extension wait, each at one of the ``places`` of this process.
+    ``client`` is the storage's, if workers share it."""
 
     places: BoundedSemaphore
     client: Any
