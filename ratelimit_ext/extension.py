@@ -108,7 +108,7 @@ from ratelimit_ext.web.storage_mistakes import (
 )
 
 if TYPE_CHECKING:
-    from ratelimit_ext.operators.operators import Operators
+    from ratelimit_ext.operators.api import Operators
 
 NAMESAKES: Final = (
     "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "
@@ -123,7 +123,7 @@ Key: TypeAlias = Callable[[], str] | Sequence[str | Callable[[], str]]
 EXEMPTION: Final = ExemptionScope.APPLICATION | ExemptionScope.DEFAULT | ExemptionScope.META
 Deducts: TypeAlias = Callable[[flask.Response], bool]
 #: The class also where ours takes its name, as in a test of an application.
-Stock: TypeAlias = flask_limiter.Limiter
+FlaskLimiter: TypeAlias = flask_limiter.Limiter
 _numbers: Final = itertools.count()
 #: Arguments of the constructor that each application gets by copies of the manager's.
 _DEFINITIONS: Final = ("default_limits", "application_limits", "meta_limits")
@@ -192,15 +192,15 @@ class Limiter(flask_limiter.Limiter):
         arguments = deferred(locals())
         check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         self._callbacks = Callbacks()
-        found = self._callbacks.key_in_code(arguments["key_func"], "Limiter")
-        arguments["key_func"] = found
-        if isinstance(found, flask.Flask):
+        checked_key = self._callbacks.key_in_code(arguments["key_func"], "Limiter")
+        arguments["key_func"] = checked_key
+        if isinstance(checked_key, flask.Flask):
             raise ConfigurationError(
                 "Limiter, key_func: found an application; allowed: a function. Write "
                 "Limiter(client_ip, app=app)."
             )
-        if not callable(found):
-            arguments["key_func"] = partial(_lacks_key_func, found)
+        if not callable(checked_key):
+            arguments["key_func"] = partial(_lacks_key_func, checked_key)
         check_values(arguments, "Limiter")
         check_lists(arguments)
         check_switches(arguments, "Limiter")
@@ -219,7 +219,7 @@ class Limiter(flask_limiter.Limiter):
         self._request_id: Callable[[], str] | None = None
         #: What applications have of the extension, the latest last.
         self._attached: list[ref[RequestHooks]] = []
-        self._declared = Stock(**self._arguments)
+        self._declared = FlaskLimiter(**self._arguments)
         self._declared.limit_manager = Manager(self._declared.limit_manager, key=self.app_key)
         self._without_app = RequestHooks(self)
         self._attach(self._without_app, self._declared, is_enabled=False)
@@ -253,13 +253,13 @@ class Limiter(flask_limiter.Limiter):
         components = self._attach(hooks, settings, app, is_enabled=is_enabled, strict=strict)
         if is_enabled:
             self._enable(app, hooks, components, again=again)
-        others = [each for each in self._attached if each() not in (None, hooks)]
+        others = [reference for reference in self._attached if reference() not in (None, hooks)]
         self._attached = [*others, ref(hooks)]
 
     def _new_settings(self) -> flask_limiter.Limiter:
         """Make settings by the constructor's arguments, with the limits declared so far."""
         words = {word: value for word, value in self._arguments.items() if word not in _DEFINITIONS}
-        settings = Stock(**words)
+        settings = FlaskLimiter(**words)
         logger = settings.logger
         logger.removeHandler(logger.handlers[-1])  # each constructor adds one that drops everything
         settings.limit_manager = manager = cast(Manager, self._declared.limit_manager).copy()
@@ -331,8 +331,8 @@ class Limiter(flask_limiter.Limiter):
             hooks.install(app)
         uri = _storage_uri(components.settings, config)
         components.address = "" if uri.startswith("memory:") else uri
-        others = [app.extensions[each.app_key].components for each in app.extensions[EXTENSION]]
-        if any(components.shares_buckets_with(each) for each in others if each is not components):
+        others = [app.extensions[e.app_key].components for e in app.extensions[EXTENSION]]
+        if any(components.shares_buckets_with(c) for c in others if c is not components):
             app.logger.warning(NAMESAKES, app.name, components.naming.key_prefix)
         components.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
         for definition in components.manager.definitions():
@@ -349,8 +349,8 @@ class Limiter(flask_limiter.Limiter):
         """The hooks of the current application; without a context, of the one attached last."""
         if flask.has_app_context():
             return self._hooks_of(flask.current_app)
-        for each in reversed(self._attached):
-            if (hooks := each()) is not None:
+        for reference in reversed(self._attached):
+            if (hooks := reference()) is not None:
                 return hooks
         return self._without_app
 
@@ -542,7 +542,7 @@ class Limiter(flask_limiter.Limiter):
     def _live(self) -> Iterator[RequestHooks]:
         """Yield the hooks without an application, and those of each application."""
         yield self._without_app
-        yield from filter(None, [each() for each in self._attached])
+        yield from filter(None, [reference() for reference in self._attached])
 
     def remember_denials(self, *, request_id: Callable[[], str] | None = None) -> None:
         """Keep the latest denials in the storage, for ``flask ratelimit why``, and what limits in
@@ -748,7 +748,7 @@ class Limiter(flask_limiter.Limiter):
     @property
     def operators(self) -> Operators:
         """What operators see and change of the current application's limits."""
-        from ratelimit_ext.operators.operators import Operators  # noqa: PLC0415 - no request asks
+        from ratelimit_ext.operators.api import Operators  # noqa: PLC0415 - no request asks
 
         return Operators(self._hooks)
 
@@ -816,10 +816,10 @@ def _in_request(request_id: Callable[[], str]) -> str:
     return request_id() if flask.has_request_context() else ""
 
 
-def _lacks_key_func(found: object) -> Never:
+def _lacks_key_func(value: object) -> Never:
     """Fail as the key function that is missing, in limits without one of their own."""
     raise ConfigurationError(
-        f"Limiter, key_func: found {shown(found)}; allowed: a function. Or give each limit its own."
+        f"Limiter, key_func: found {shown(value)}; allowed: a function. Or give each limit its own."
     )
 
 

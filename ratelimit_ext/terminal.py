@@ -46,10 +46,10 @@ class OperatorGroup(AppGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            found = self.operator_error(error)
-            if found is None:
+            known_error = self.operator_error(error)
+            if known_error is None:
                 raise
-            sentence = " ".join(filter(None, [str(found), self._hints.get(found.code)]))
+            sentence = " ".join(filter(None, [str(known_error), self._hints.get(known_error.code)]))
             raise click.ClickException(sentence) from error
 
 

@@ -87,8 +87,8 @@ class RateLimits:
         denied = self._denying()
         assert limit is None or limit in denied, f"denied by {_listed(denied)}, not by {limit!r}"
         if retry_after is not None:
-            found, wanted = response.headers.get("Retry-After"), str(math.ceil(retry_after))
-            assert found == wanted, f"Retry-After is {found}, not {wanted}"
+            header, wanted = response.headers.get("Retry-After"), str(math.ceil(retry_after))
+            assert header == wanted, f"Retry-After is {header}, not {wanted}"
 
     def now_us(self) -> int:
         """Return the time of the limits, in microseconds since 1970."""
@@ -122,15 +122,15 @@ def rate_limits(app: flask.Flask, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
 
 def limiter_of(app: flask.Flask) -> Limiter:
     """Return the extension of an application. ``LookupError`` unless it has exactly one."""
-    found: list[Any] = [
-        each for each in app.extensions.get("limiter", ()) if isinstance(each, Limiter)
+    limiters: list[Any] = [
+        limiter for limiter in app.extensions.get("limiter", ()) if isinstance(limiter, Limiter)
     ]
-    if len(found) != 1:
+    if len(limiters) != 1:
         raise LookupError(
-            f"the application has {len(found)} extensions of ratelimit_ext; allowed: one. Call its "
-            "init_app(app) in the fixture app, or of several make RateLimits(…) of one."
+            f"the application has {len(limiters)} extensions of ratelimit_ext; allowed: one. Call "
+            "its init_app(app) in the fixture app, or of several make RateLimits(…) of one."
         )
-    limiter: Limiter = found[0]
+    limiter: Limiter = limiters[0]
     return limiter
 
 

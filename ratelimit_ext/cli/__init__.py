@@ -3,8 +3,8 @@
 The commands read and change the storage that the workers share. Nothing here charges a limit.
 """
 
-from ratelimit_ext.cli.changes import override, reset, show_log
 from ratelimit_ext.cli.definitions import check, show
+from ratelimit_ext.cli.overrides import override, reset, show_log
 from ratelimit_ext.cli.records import shadow, why
 from ratelimit_ext.cli.simulation import simulate_command, suggest_command
 from ratelimit_ext.cli.usage import blocks, inspect, near, top

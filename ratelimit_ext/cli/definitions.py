@@ -9,8 +9,8 @@ import click
 from flask.cli import with_appcontext
 
 from ratelimit_ext.core.errors import OperatorError
+from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.definitions import definitions_of, policy_as_json
-from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import listed
 from ratelimit_ext.terminal import echo_json, echo_table, with_json
 
@@ -50,16 +50,16 @@ def show(endpoint: str | None, *, as_json: bool) -> None:
 
     Endpoints that have the same limits are listed together.
     """
-    found = definitions_of(all_operators(), endpoint or "")
+    groups = definitions_of(all_operators(), endpoint or "")
     if as_json:
-        echo_json(found)
+        echo_json(groups)
         return
     titles: dict[str, list[str]] = {}
-    for each in found:
-        attached = [limit.pop("attached", None) for limit in each["limits"]]
+    for group in groups:
+        attached = [limit.pop("attached", None) for limit in group["limits"]]
         at = ", ".join(dict.fromkeys(filter(None, attached)))
-        title = each["endpoint"] + (f"  (@limiter.group at {at})" if at else "")
-        titles.setdefault(json.dumps(each["limits"], default=str), []).append(title)
+        title = group["endpoint"] + (f"  (@limiter.group at {at})" if at else "")
+        titles.setdefault(json.dumps(group["limits"], default=str), []).append(title)
     for number, (text, alike) in enumerate(titles.items()):
         click.echo(("\n" if number else "") + "\n".join(alike))
         limits = json.loads(text)

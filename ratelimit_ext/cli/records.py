@@ -9,8 +9,8 @@ from typing import Any, Final
 import click
 from flask.cli import AppGroup, with_appcontext
 
+from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.denials import explained, record_as_json
-from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.shadow import advice_text
 from ratelimit_ext.operators.texts import printable, span_s, span_text
 from ratelimit_ext.records.denials import KEEP_S, DenialRecord
@@ -29,14 +29,14 @@ def why(identity: str, since: int, *, as_json: bool) -> None:
 
     IDENTITY is written as for `inspect`. Times are by UTC.
     """
-    found, unkept = all_operators().shared().denials(identity, since=since)
+    records, unkept = all_operators().shared().denials(identity, since=since)
     if as_json:
-        echo_json([record_as_json(record) for record in found])
+        echo_json([record_as_json(record) for record in records])
     else:
-        for record in found:
+        for record in records:
             click.echo(printable(_sentence(record)))
     span = span_text(since * 1_000_000)
-    if not found:
+    if not records:
         click.echo(f"No denial of {identity} is known in the last {span}.", err=True)
     if unkept:
         click.echo(
@@ -79,15 +79,15 @@ def report(limit: str | None, *, as_json: bool) -> None:
         click.echo("No request of the last day has met a limit in shadow or a candidate.", err=True)
         return
     heads = ("LIMIT", "TRIED", "ENFORCED", "LAST", "REQUESTS", "DENIED", "IDENTITIES", "WORST HIT")
-    echo_table(heads, [_line(each) for each in shown])
-    for each in shown:
-        if each["period"] == "day":
-            click.echo(printable(f"{each['limit']}, {each['amount']}: {advice_text(each)}"))
+    echo_table(heads, [_line(result) for result in shown])
+    for result in shown:
+        if result["period"] == "day":
+            click.echo(printable(f"{result['limit']}, {result['amount']}: {advice_text(result)}"))
 
 
 def _line(result: Mapping[str, Any]) -> tuple[str, ...]:
     about = "about " if result["is_estimate"] else ""
-    worst = (f"{each['identity']} {about}{each['denied']}" for each in result["worst"][:3])
+    worst = (f"{caller['identity']} {about}{caller['denied']}" for caller in result["worst"][:3])
     return (
         result["limit"],
         result["amount"],

@@ -19,7 +19,7 @@ from flask_limiter.util import get_qualified_name
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.operators.operators import Operators, all_operators
+from ratelimit_ext.operators.api import Operators, all_operators
 from ratelimit_ext.simulate.demand import suggestions
 from ratelimit_ext.simulate.replay import EVERYONE, Rule
 from ratelimit_ext.simulate.report import (
@@ -64,12 +64,12 @@ class SimulatedPolicy:
 
     def rules(self, endpoint: str, plan: str) -> tuple[Rule, ...]:
         """Return the limits of an endpoint for callers on a plan; of POST if it has this method."""
-        known = self._rules.get((endpoint, plan))
-        if known is None:
+        rules = self._rules.get((endpoint, plan))
+        if rules is None:
             view = self._app.view_functions.get(endpoint)
-            known = () if view is None else tuple(self._compiled(endpoint, view, plan))
-            self._rules[endpoint, plan] = known
-        return known
+            rules = () if view is None else tuple(self._compiled(endpoint, view, plan))
+            self._rules[endpoint, plan] = rules
+        return rules
 
     def _compiled(self, endpoint: str, view: Callable[..., Any], plan: str) -> Iterator[Rule]:
         [*methods] = {
@@ -96,7 +96,7 @@ class SimulatedPolicy:
 
     def _rule(self, bound: BoundLimit) -> Rule:
         limit, function = bound.limit, bound.runtime.key_func
-        named = partial(kinds_of, known=self._identities, own="{}")  # as traffic names them
+        named = partial(kinds_of, named=self._identities, form="{}")  # as traffic names them
         key = ",".join(named(function))
         counts_calls = limit.unit == "requests" or limit.traits.one_per_call
         if counts_calls and bound.fixed_cost is None:
@@ -183,13 +183,13 @@ def simulate_command(
     length = traffic.length
     label = "Simulating" if len(policies) == 1 else f"Simulating {len(policies)} policies"
     with progress_bar(label, length and length * len(policies)) as bar:
-        rules = {name: each.rules for name, each in policies.items()}
+        rules = {name: policy.rules for name, policy in policies.items()}
         results = simulate(traffic, rules, partial(bar, 1))
     total = results[0].outcome.total
     if not total.admitted + total.denied:
         _report_broken(traffic)
         raise click.ClickException("The traffic has no calls.")
-    left_out = {name: why for each in policies.values() for name, why in each.left_out.items()}
+    left_out = {name: why for policy in policies.values() for name, why in policy.left_out.items()}
     remarks = notes(results, traffic, left_out)
     if page:
         try:
@@ -222,14 +222,14 @@ def suggest_command(share: float, *, as_json: bool, **asked: Any) -> None:
     own strategy; for a token bucket the most of any period, with the burst that does so.
     """
     traffic, policy = _traffic(**asked), SimulatedPolicy(all_operators(), None)
-    found = suggestions(traffic, policy.rules, share=share / 100)
-    if not found:
+    suggested = suggestions(traffic, policy.rules, share=share / 100)
+    if not suggested:
         _report_broken(traffic)
         raise click.ClickException("The traffic has no calls that a limit counts.")
     if as_json:
-        echo_json(suggestion_data(found))
+        echo_json(suggestion_data(suggested))
     else:
-        click.echo(as_text(suggestion_table(found)))
+        click.echo(as_text(suggestion_table(suggested)))
     _report_broken(traffic)
 
 
@@ -237,10 +237,10 @@ def _traffic(source: str, **made_up_of: Any) -> Traffic:
     app = application()
     if source in SHAPES:
         endpoint = made_up_of["endpoint"]
-        known = sorted(app.view_functions.keys() - {"static"})
-        if endpoint not in known:
-            found = "--endpoint is missing" if endpoint is None else f"no endpoint {endpoint!r}"
-            raise click.UsageError(f"{found}; choose one of {', '.join(known)}.")
+        endpoints = sorted(app.view_functions.keys() - {"static"})
+        if endpoint not in endpoints:
+            problem = "--endpoint is missing" if endpoint is None else f"no endpoint {endpoint!r}"
+            raise click.UsageError(f"{problem}; choose one of {', '.join(endpoints)}.")
         return made_up(source, Mixture(**made_up_of))
     if source == "-":
         lines = sys.stdin.readlines()

@@ -8,8 +8,8 @@ from typing import Any, Final, TypeVar
 import click
 from flask.cli import with_appcontext
 
+from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.denials import uncounted
-from ratelimit_ext.operators.operators import all_operators
 from ratelimit_ext.operators.texts import iso_time, listed, span_text, time_text
 from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, State
 from ratelimit_ext.records.overrides import Override
@@ -37,7 +37,7 @@ def inspect(identity: str, *, as_json: bool) -> None:
     if as_json:
         echo_json([state.as_json() for state in states])
         return
-    if all(each.verdict.allowed and (each.is_guard or not each.used) for each in states):
+    if all(state.verdict.allowed and (state.is_guard or not state.used) for state in states):
         click.echo(f"No limit counts anything of {identity!r} now. Is the name right?", err=True)
     heads = ("LIMIT", "IDENTITY", "USED", "LEFT", "OF", "FREE", "FULL", "HOLDS", "NOTE")
     echo_table(heads, [_inspected(state) for state in states])
@@ -70,10 +70,10 @@ def _inspected(state: State) -> tuple[str, ...]:
     )
 
 
-def _described(found: Override) -> str:
-    until = f" until {time_text(found.until)}" if found.until is not None else ""
-    by = f" by {found.by}" if found.by else ""
-    return f"override{until}{by}" + (f": {found.reason}" if found.reason else "")
+def _described(override: Override) -> str:
+    until = f" until {time_text(override.until)}" if override.until is not None else ""
+    by = f" by {override.by}" if override.by else ""
+    return f"override{until}{by}" + (f": {override.reason}" if override.reason else "")
 
 
 def of_search(command: F) -> F:
@@ -119,7 +119,7 @@ def _ranked(
             bar(names)
 
         operators = all_operators().shared()
-        found, is_cut = operators.used(
+        states, is_cut = operators.used(
             limit, least=least, scan=scan, seconds=seconds, progress=progress
         )
     if is_cut:
@@ -129,14 +129,14 @@ def _ranked(
             err=True,
         )
     if as_json:
-        echo_json([state.as_json() for state in found[:most]])
+        echo_json([state.as_json() for state in states[:most]])
         return
-    if not found:
+    if not states:
         what = f"has used {least:.0%} of a limit" if least else "has used a limit"
         click.echo(f"No identity {what}.", err=True)
         return
     heads = ("LIMIT", "IDENTITY", "USED", "OF", "SHARE", "FREE", "FULL")
-    echo_table(heads, [_ranking(state) for state in found[:most]])
+    echo_table(heads, [_ranking(state) for state in states[:most]])
 
 
 def _ranking(state: State) -> tuple[str, ...]:
@@ -158,11 +158,11 @@ def _ranking(state: State) -> tuple[str, ...]:
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
     """List what is blocked, until when, why, and who did it."""
-    found = all_operators().shared().blocks(scan=scan)
+    listed = all_operators().shared().blocks(scan=scan)
     if as_json:
-        echo_json([each.as_json() for each in found])
+        echo_json([block.as_json() for block in listed])
         return
-    if not found:
+    if not listed:
         click.echo("Nothing is blocked.", err=True)
         return
     heads = ("LIMIT", "IDENTITY", "REASON", "UNTIL", "BY", "NOTE")
@@ -170,6 +170,6 @@ def blocks(scan: int, *, as_json: bool) -> None:
         heads,
         [
             (b.limit, b.identity, b.reason, iso_time(b.until) or "removed", b.by or "-", b.note)
-            for b in found
+            for b in listed
         ],
     )

@@ -93,8 +93,8 @@ class Decision:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Decision):
             return NotImplemented
-        own, others = (self.admitted, self.now_us), (other.admitted, other.now_us)
-        return own == others and self.verdicts == other.verdicts
+        mine, others = (self.admitted, self.now_us), (other.admitted, other.now_us)
+        return mine == others and self.verdicts == other.verdicts
 
     def __hash__(self) -> int:
         return hash((self.admitted, self.now_us))
@@ -135,8 +135,8 @@ class Decision:
     def retry_after_ms(self) -> int | None:
         """The longest wait among the denials; ``None`` if one of them can never pass."""
         waits = [denial.retry_after_ms for denial in self.denials]
-        known = [wait for wait in waits if wait is not None]
-        return None if len(known) < len(waits) else max(known, default=0)
+        finite = [wait for wait in waits if wait is not None]
+        return None if len(finite) < len(waits) else max(finite, default=0)
 
 
 #: The most that is added to a wait.

@@ -55,15 +55,15 @@ class StorageFull(StorageUnavailable):
 LONGEST_NAME = 64
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return a question that names the known word nearest to ``name``; empty if none is near.
 
     >>> did_you_mean("brust", ["burst", "limit"]), did_you_mean("key", ["limit", "key_func"])
     (" Did you mean 'burst'?", " Did you mean 'key_func'?")
     """
-    known = list(known)
-    near = difflib.get_close_matches(name[:LONGEST_NAME], known, n=1)
-    near = near or [each for each in known if each.startswith(f"{name}_")]
+    choices = list(choices)
+    near = difflib.get_close_matches(name[:LONGEST_NAME], choices, n=1)
+    near = near or [choice for choice in choices if choice.startswith(f"{name}_")]
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
@@ -79,15 +79,15 @@ def unknown_name(kind: str, name: object, allowed: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; allowed: {listed}.{hint}"
 
 
-def checked_seconds(name: str, found: Any, *, most: float, hint: str) -> float:
+def checked_seconds(name: str, value: Any, *, most: float, hint: str) -> float:
     """Return a setting in seconds. ``ConfigurationError`` unless it is above 0, up to ``most``."""
     try:
-        seconds = float("nan") if isinstance(found, bool) else float(found)
+        seconds = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         seconds = float("nan")
     if not 0 < seconds <= most:  # a NaN is neither
         raise ConfigurationError(
-            f"{name}: found {found!r}; allowed: a number of seconds above 0, up to {most:g}. {hint}"
+            f"{name}: found {value!r}; allowed: a number of seconds above 0, up to {most:g}. {hint}"
         )
     return seconds
 

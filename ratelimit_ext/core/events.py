@@ -129,7 +129,7 @@ class Events:
         self.listeners = (*self.listeners, listener)
 
     def remove(self, listener: Listener) -> None:
-        self.listeners = tuple(each for each in self.listeners if each != listener)
+        self.listeners = tuple(other for other in self.listeners if other != listener)
 
     def emit(self, event: Event) -> None:
         """Call the listeners. Never raises: the failure of a listener is logged."""
@@ -137,7 +137,7 @@ class Events:
             try:
                 listener(event)
             except Exception:
-                here = time.monotonic()
-                if here - self._logged_at.get(listener, -LOG_EVERY_S) >= LOG_EVERY_S:
-                    self._logged_at[listener] = here
+                now_s = time.monotonic()
+                if now_s - self._logged_at.get(listener, -LOG_EVERY_S) >= LOG_EVERY_S:
+                    self._logged_at[listener] = now_s
                     _logger.exception("A listener failed: %r", listener)

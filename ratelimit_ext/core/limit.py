@@ -122,7 +122,7 @@ class LimitKeywords(TypedDict, total=False):
 
 
 #: The names of the keywords.
-OPTION_NAMES: Final = tuple(each.name for each in fields(LimitOptions))
+OPTION_NAMES: Final = tuple(option.name for option in fields(LimitOptions))
 NO_OPTIONS: Final = LimitOptions()
 
 
@@ -233,7 +233,7 @@ class Limit:
     def words(self) -> tuple[tuple[str, Any], ...]:
         """Return what makes an equal one with :func:`limit_of`, without defaults. Calls in flight
         have their wait: a call that ends wakes those in line."""
-        given = {each: getattr(self, each) for each in _DEFAULTS}
+        given = {word: getattr(self, word) for word in _DEFAULTS}
         words = [(name, value) for name, value in given.items() if value != _DEFAULTS[name]]
         if self.traits.ends_with_calls and self.wait is not None:
             words.append(("wait", self.wait))
@@ -243,9 +243,9 @@ class Limit:
         """Return the limit with its candidate as the amount, in shadow; ``None`` without one."""
         if (amount := self.candidate) is None:
             return None
-        own: dict[str, Any] = {"mode": CANDIDATE, "name": self.label, "keep": self.kept_of(amount)}
-        own["fair"] = False  # the amount alone is tried
-        return replace(self, amount=amount, candidate=None, **own)
+        new: dict[str, Any] = {"mode": CANDIDATE, "name": self.label, "keep": self.kept_of(amount)}
+        new["fair"] = False  # the amount alone is tried
+        return replace(self, amount=amount, candidate=None, **new)
 
     def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
         """Return what classes are kept of another amount: the same share of it, as far as there is
@@ -268,7 +268,7 @@ class Limit:
         >>> [limit.of_class(name).amount for name in ("interactive", "normal", "batch")]
         [100, 60, 40]
         """
-        place = next((i for i, (each, _) in enumerate(self.keep) if each == name), len(self.keep))
+        place = next((i for i, (kept, _) in enumerate(self.keep) if kept == name), len(self.keep))
         return _leaving(self, self.keep[:place], self.common, self.reserve)
 
     def of_member(self, name: str) -> Limit:
@@ -299,8 +299,8 @@ class Limit:
 
     def is_of(self, other: Limit) -> bool:
         """Return whether both are one limit, for the same class or for two."""
-        own = {word: getattr(other, word) for word in ("amount", "burst", "wait")}
-        return self == other or (self.whole == other.whole and replace(self, **own) == other)
+        words = {word: getattr(other, word) for word in ("amount", "burst", "wait")}
+        return self == other or (self.whole == other.whole and replace(self, **words) == other)
 
     def never_admits(self, cost: Any) -> bool:
         """Return whether each call would be denied for this cost. An amount of 0 is meant to do
@@ -355,7 +355,7 @@ class Limit:
 
     def _foreign_unit(self, traits: Traits) -> str:
         hint = "Leave it out, or write an amount per period."
-        for form in [each.form for each in TABLE.values() if each.form is not None]:
+        for form in [row.form for row in TABLE.values() if row.form is not None]:
             if form.unit not in UNITS and form.unit in (self.unit, *traits.units):
                 hint = f"Write {form.example!r}."
         return (
@@ -365,10 +365,10 @@ class Limit:
 
     def _foreign_option(self, word: str) -> str:
         article = "an" if word[0] in "aeiou" else "a"
-        found = f"{word}={getattr(self, word)!r}" if word != "wait" else "wait"
+        option = f"{word}={getattr(self, word)!r}" if word != "wait" else "wait"
         able = strategies_with(word)
         return (
-            f"{self}: {found} is not an option of the strategy {self.strategy!r}; only "
+            f"{self}: {option} is not an option of the strategy {self.strategy!r}; only "
             f"{_listed(able)} {'has' if len(able) == 1 else 'have'} {article} {word}. "
             "Remove it or change the strategy."
         )
@@ -376,15 +376,15 @@ class Limit:
     def _algorithm(self, traits: Traits) -> Traits:
         is_fair = self.fair or self.is_share
         if is_fair and not traits.fair:
-            able = [name for name, each in TABLE.items() if each.fair]
+            able = [name for name, row in TABLE.items() if row.fair]
             raise ConfigurationError(
                 f"{self}: fair needs windows that begin and end, or calls in flight, as those of "
                 f"{_listed(tuple(able))}; found the strategy {self.strategy!r}. Change the "
                 "strategy, or remove fair."
             )
-        own = traits.fair[self.is_share] if is_fair else traits
-        own = own.holding if self.held else own
-        return own if self.wait is None else own.line
+        chosen = traits.fair[self.is_share] if is_fair else traits
+        chosen = chosen.holding if self.held else chosen
+        return chosen if self.wait is None else chosen.line
 
     def _check_keep(self) -> None:
         if not self.keep or not self.amount:
@@ -414,9 +414,9 @@ class Limit:
 
 #: Without what only an admission asks for: journals are read by other versions, too.
 _DEFAULTS: Final = {
-    each.name: each.default
-    for each in fields(Limit)
-    if each.init and each.name not in ("wait", "rank", "member")
+    option.name: option.default
+    for option in fields(Limit)
+    if option.init and option.name not in ("wait", "rank", "member")
 }
 
 
@@ -429,11 +429,11 @@ def limit_of(words: tuple[tuple[str, Any], ...]) -> Limit:
 @lru_cache(maxsize=4096)
 def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -> Limit:
     """Return the limit without what is kept, as the same object each time."""
-    own: dict[str, Any] = {"keep": (), "priority": None, "rank": len(kept)}
+    words: dict[str, Any] = {"keep": (), "priority": None, "rank": len(kept)}
     if kept and limit.amount:
         word = "burst" if "burst" in limit.traits.options else "amount"
-        own[word] = limit.capacity - sum(units for _, units in kept)
-    lower = replace(limit, **own)
+        words[word] = limit.capacity - sum(units for _, units in kept)
+    lower = replace(limit, **words)
     object.__setattr__(lower, "kept_for", tuple([name for name, _ in kept]))
     object.__setattr__(lower, "whole", limit.capacity)
     return lower
@@ -441,16 +441,16 @@ def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -
 
 @lru_cache(maxsize=4096)
 def _of_member(limit: Limit, member: int, kept: tuple[str, ...], whole: int, *_: int) -> Limit:
-    own = replace(limit, member=member)
-    object.__setattr__(own, "kept_for", kept)
-    object.__setattr__(own, "whole", whole)
-    return own
+    limit_of_member = replace(limit, member=member)
+    object.__setattr__(limit_of_member, "kept_for", kept)
+    object.__setattr__(limit_of_member, "whole", whole)
+    return limit_of_member
 
 
 @lru_cache(maxsize=4096)
 def _share(limit: Limit, *_differs: object) -> Limit:
-    own: dict[str, Any] = {"fair": False, "is_share": True, "keep": (), "priority": None}
-    return replace(limit, name=f"{limit.label}-share", candidate=None, **own)
+    words: dict[str, Any] = {"fair": False, "is_share": True, "keep": (), "priority": None}
+    return replace(limit, name=f"{limit.label}-share", candidate=None, **words)
 
 
 def _listed(words: tuple[str, ...]) -> str:

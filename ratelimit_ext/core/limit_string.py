@@ -162,7 +162,7 @@ class ParsedLimit:
         Raises :class:`ConfigurationError` for any other string.
         """
         parsed = parse(text)
-        kinds = {(each.period_us, each.unit, each.strategy) for each in (self, *parsed)}
+        kinds = {(part.period_us, part.unit, part.strategy) for part in (self, *parsed)}
         if len(parsed) != 1 or len(kinds) != 1 or not self.form.has_amount:
             raise ConfigurationError(
                 f"found {shown(text)}; allowed: {self.text!r} with another amount."
@@ -257,13 +257,13 @@ def _parsed(part: str) -> ParsedLimit:
     """One limit. Raises ``ValueError`` if it is invalid."""
     for name, form in _forms():
         if match := _compiled(form.pattern).fullmatch(part):
-            found = match.groupdict()
-            multiple = found.get("multiple")
+            groups = match.groupdict()
+            multiple = groups.get("multiple")
             return ParsedLimit(
                 part.strip(),
                 strategy=name,
                 multiple=int(multiple) if multiple else None,
-                **(_rate(found, form) if "usd" in found else _amount(found, form)),
+                **(_rate(groups, form) if "usd" in groups else _amount(groups, form)),
             )
     raise ValueError(part)
 
@@ -274,14 +274,14 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE | re.VERBOSE)
 
 
-def _amount(found: dict[str, Any], form: Form) -> dict[str, Any]:
-    amount = min(int(found.get("amount") or form.amount), MOST_AMOUNT)
+def _amount(groups: dict[str, Any], form: Form) -> dict[str, Any]:
+    amount = min(int(groups.get("amount") or form.amount), MOST_AMOUNT)
     return {"amount": amount, "period": form.period, "unit": form.unit}
 
 
-def _rate(found: dict[str, Any], form: Form) -> dict[str, Any]:
-    usd, amount = found["usd"], Fraction(found["amount"] + (found["fraction"] or ""))
-    count = int(found.get("count") or 1)
+def _rate(groups: dict[str, Any], form: Form) -> dict[str, Any]:
+    usd, amount = groups["usd"], Fraction(groups["amount"] + (groups["fraction"] or ""))
+    count = int(groups.get("count") or 1)
     if usd:
         if count == 0:
             raise ValueError(count)
@@ -289,7 +289,7 @@ def _rate(found: dict[str, Any], form: Form) -> dict[str, Any]:
     else:  # 1.5 a minute are 3 in 2 minutes
         # `limits` reads 5/0 minutes as 5/minute.
         whole, count = amount.numerator, (count or 1) * amount.denominator
-    period = found.get("period", form.period).lower()
+    period = groups.get("period", form.period).lower()
     if period in _WEEKS:
         count, period = count * 7, "day"
     elif period not in _PERIOD_OF:
@@ -330,10 +330,10 @@ def check_lease(limit: str, word: str, text: str, lease_s: float) -> None:
     session that is ``idle`` for that long would end while one of its calls runs."""
     length_s = _length_s(text)
     if length_s > lease_s if word == "wait" else length_s < lease_s:
-        found, change = ("a wait", "Shorten") if word == "wait" else ("an idle time", "Lengthen")
+        option, change = ("a wait", "Shorten") if word == "wait" else ("an idle time", "Lengthen")
         than, lease = ("longer", "raise") if word == "wait" else ("shorter", "lower")
         raise ConfigurationError(
-            f"{limit}: found {found} that is {than} than the lease of {lease_s:g} s. {change} it, "
+            f"{limit}: found {option} that is {than} than the lease of {lease_s:g} s. {change} it, "
             f"or {lease} RATELIMIT_LEASE_SECONDS."
         )
 
@@ -354,8 +354,8 @@ def _idle_us(text: object, strategy: str) -> int:
 
 def _length_s(text: object) -> int:
     """Return a length of time such as "20 seconds" in seconds; 0 for another text."""
-    found = _WAIT.fullmatch(text.lower()) if isinstance(text, str) else None
-    return int(found[1]) * PERIODS.get(_PERIOD_OF.get(found[2], ""), 0) if found else 0
+    match = _WAIT.fullmatch(text.lower()) if isinstance(text, str) else None
+    return int(match[1]) * PERIODS.get(_PERIOD_OF.get(match[2], ""), 0) if match else 0
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:
@@ -386,8 +386,8 @@ def states_guard(text: object, options: LimitOptions) -> bool:
 
 
 def _forms() -> list[tuple[str | None, Form]]:
-    own: list[tuple[str | None, Form]] = [(t.name, t.form) for t in TABLE.values() if t.form]
-    return [*own, (None, RATE_FORM)]  # which would read a session as a period
+    forms: list[tuple[str | None, Form]] = [(t.name, t.form) for t in TABLE.values() if t.form]
+    return [*forms, (None, RATE_FORM)]  # which would read a session as a period
 
 
 def _invalid(value: object) -> str:
@@ -414,8 +414,8 @@ def _remedy(words: str) -> str:
 
 def _nearest_period(word: re.Match[str]) -> str:
     """Return the period nearest to a misspelt one; the word itself if none is near."""
-    found = word[0]
-    if found in _NO_PERIODS:
-        return found
-    near = difflib.get_close_matches(found[:LONGEST_NAME], [*PERIODS, "week"], n=1)
-    return "minute" if found == "m" else near[0] if near else found
+    text = word[0]
+    if text in _NO_PERIODS:
+        return text
+    near = difflib.get_close_matches(text[:LONGEST_NAME], [*PERIODS, "week"], n=1)
+    return "minute" if text == "m" else near[0] if near else text

@@ -100,16 +100,16 @@ def traits_of(name: str) -> Traits:
     """Return the strategy's traits. Raises :class:`ConfigurationError` with the known names."""
     traits = TABLE.get(ALIASES.get(name, name))
     if traits is None:
-        known = sorted([*TABLE, *ALIASES])
+        names = sorted([*TABLE, *ALIASES])
         raise ConfigurationError(
-            f"unknown strategy {name!r}; known: {', '.join(known)}.{did_you_mean(name, known)}"
+            f"unknown strategy {name!r}; known: {', '.join(names)}.{did_you_mean(name, names)}"
         )
     return traits
 
 
 def units() -> tuple[str, ...]:
     """Return all units, with those that a single strategy counts."""
-    return tuple(dict.fromkeys([*UNITS, *(unit for each in TABLE.values() for unit in each.units)]))
+    return tuple(dict.fromkeys([*UNITS, *(unit for row in TABLE.values() for unit in row.units)]))
 
 
 def strategies_taking(change: str) -> tuple[str, ...]:

@@ -119,7 +119,7 @@ class Breaker:
         #: When the first of the calls failed since the last success, by the monotonic clock.
         self._failed_at: float | None = None
         self._opened_at = 0.0
-        #: Whether what this worker knew of buckets is known to the others of its host.
+        #: Whether this worker has shared what it knew of buckets with the others of its host.
         self._is_published = True
         #: When to log again that the outage lasts, and what was logged then.
         self._log_at, self._logged = 0.0, ""
@@ -221,10 +221,10 @@ class Breaker:
     def _note_single(self, error: Exception) -> None:
         """Log that single requests are decided without the storage, which is not down."""
         with self._lock:
-            here = time.monotonic()
-            if here < self._log_at:
+            now_s = time.monotonic()
+            if now_s < self._log_at:
                 return
-            self._log_at, self._is_noted = here + LOG_EVERY_S, True
+            self._log_at, self._is_noted = now_s + LOG_EVERY_S, True
             if self.outage is not None:
                 self.outage.decided.clear()
         if _lacks_descriptors(error):
@@ -273,8 +273,8 @@ class Breaker:
 
     def _counted(self) -> str:
         counts = {} if self.outage is None else self.outage.decided
-        each = ", ".join([f"{name} {count}" for name, count in counts.items()])
-        return f"requests decided without it: {each or 'none'}"
+        listed = ", ".join([f"{name} {count}" for name, count in counts.items()])
+        return f"requests decided without it: {listed or 'none'}"
 
     # -- the thread ----------------------------------------------------------------------------
 
@@ -305,9 +305,9 @@ class Breaker:
 
     def _log_outage(self, error: Exception) -> None:
         """Say that it lasts, if it concerned requests since it was last said."""
-        here, counted = time.monotonic(), self._counted()
-        if self.is_open and here >= self._log_at and counted != self._logged:
-            self._log_at, self._logged = here + LOG_EVERY_S, counted
+        now_s, counted = time.monotonic(), self._counted()
+        if self.is_open and now_s >= self._log_at and counted != self._logged:
+            self._log_at, self._logged = now_s + LOG_EVERY_S, counted
             _logger.error("The storage is still down: %s; %s", error, counted)
 
     def _look(self) -> bool:
@@ -361,10 +361,10 @@ def _kind(error: Exception) -> str:
     if isinstance(error, ShardUnavailable) or _lacks_descriptors(error):
         return "single"
     for cause in causes(error):
-        names, text = {each.__name__ for each in type(cause).__mro__}, str(cause)
+        names, text = {cls.__name__ for cls in type(cause).__mro__}, str(cause)
         if isinstance(cause, OSError):
-            known = isinstance(cause, _NO_ADDRESS) or cause.errno in _UNREACHABLE
-            return "outage" if known else "failure"
+            is_outage = isinstance(cause, _NO_ADDRESS) or cause.errno in _UNREACHABLE
+            return "outage" if is_outage else "failure"
         if not names.isdisjoint(_NO_SERVICE) or _REFUSALS.match(text):
             return "outage"
         if "ResponseError" in names or NO_CONNECTION.search(text):

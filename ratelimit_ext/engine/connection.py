@@ -111,13 +111,13 @@ class _Calm(threading.local):
         thread was to be woken when ``expected``."""
         # A thread that slept is mostly woken in time, also if those that work wait for long.
         _give_way()
-        here = time.monotonic()
-        if here - expected > DELAY_S:
-            self.since = here
+        now_s = time.monotonic()
+        if now_s - expected > DELAY_S:
+            self.since = now_s
         ends, latest = max(due, self.since + CALM_S), due + latest_s
-        if ends <= here < min(ends + CROWDED_S, latest) and _is_crowded():
+        if ends <= now_s < min(ends + CROWDED_S, latest) and _is_crowded():
             return False
-        return here >= min(ends, latest)
+        return now_s >= min(ends, latest)
 
 
 _calm: Final = _Calm()
@@ -243,12 +243,12 @@ class ScriptConnections:
     def deadline(self) -> Iterator[None]:
         """The client's ``socket_timeout`` for a block as a whole, in this thread: it ends what the
         client connects, sends and reads there."""
-        own = self._deadline
-        own.ends = time.monotonic() + self._timeout_s
+        deadline = self._deadline
+        deadline.ends = time.monotonic() + self._timeout_s
         try:
             yield
         finally:
-            own.ends = NEVER
+            deadline.ends = NEVER
 
     def ask(self, method: Callable[..., Any], *words: Any, **options: Any) -> Any:
         """Return the reply to a method of the client. If its pool has no connection left, one is
@@ -303,7 +303,7 @@ class ScriptConnections:
         return self._has_functions
 
     def _call(self, *words: Any) -> Any:
-        command, own = pack_command(words), self._deadline
+        command, deadline = pack_command(words), self._deadline
         reply = line = None
         try:
             line = self._queue.run(self._take, time.monotonic() + self._wait_s)
@@ -313,11 +313,11 @@ class ScriptConnections:
             sent = 0 if connection.health_check_interval else _written(line.socket, command)
             if sent < len(command):
                 connection.send_packed_command((command[sent:],))
-            if own.ends == NEVER:  # else it includes connecting
-                own.ends = time.monotonic() + self._timeout_s
+            if deadline.ends == NEVER:  # else it includes connecting
+                deadline.ends = time.monotonic() + self._timeout_s
             reply = connection.read_response()
         finally:
-            own.ends = NEVER
+            deadline.ends = NEVER
             # After an error the pool brings the connection into order.
             if (
                 line is not None
@@ -384,7 +384,7 @@ def limited(connection: Any, deadline: Deadline, longest_s: float) -> Any:
     if read is None or "read_from_socket" in vars(parser):
         return connection  # the application chose another parser; or it is limited
 
-    default = read.__defaults__[0]  # the socket's own
+    default = read.__defaults__[0]  # the socket's timeout
     nearly_s, first_s = longest_s * _NEARLY, max(longest_s - CALM_S, longest_s / 2)
     connection.socket_timeout = first_s
 
@@ -435,7 +435,7 @@ def _is_plain(client: Any) -> bool:
     classes = [type(client), type(pool), getattr(pool, "connection_class", type)]
     return (
         hasattr(select, "poll")
-        and [f"{each.__module__}.{each.__qualname__}" for each in classes] in _PLAIN
+        and [f"{cls.__module__}.{cls.__qualname__}" for cls in classes] in _PLAIN
         and client.connection is None
         and hasattr(pool.connection_class, "should_reconnect")  # not with redis-py 5 and 6.0
         and pool.cache is None

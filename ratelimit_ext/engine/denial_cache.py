@@ -90,26 +90,26 @@ class Allowance(NamedTuple):
 
 
 class CachedDecision(Decision):
-    """A denial that is repeated, ``elapsed_us`` after it was decided. ``known`` are the verdicts
-    that are known, as they were then, in the order of the charges; ``ages_us`` are their ages."""
+    """A denial that is repeated, ``elapsed_us`` after it was decided. ``cached_verdicts`` are those
+    of its charges that are cached, as they were then; ``ages_us`` are their ages."""
 
-    __slots__ = ("ages_us", "denial", "elapsed_us", "known")
+    __slots__ = ("ages_us", "cached_verdicts", "denial", "elapsed_us")
 
     cached = True
 
     def __init__(
-        self, denial: CachedDenial, elapsed_us: int, known: list[Verdict], ages_us: list[int]
+        self, denial: CachedDenial, elapsed_us: int, verdicts: list[Verdict], ages_us: list[int]
     ) -> None:
         self.admitted = False
         self.now_us = denial.decision.now_us + elapsed_us
         self._verdicts = None
         self.denial = denial
         self.elapsed_us = elapsed_us
-        self.known = known
+        self.cached_verdicts = verdicts
         self.ages_us = ages_us
 
     def _read(self) -> tuple[Verdict, ...]:
-        return tuple(map(_later, self.known, self.ages_us))
+        return tuple(map(_later, self.cached_verdicts, self.ages_us))
 
 
 class DenialCache:
@@ -126,7 +126,7 @@ class DenialCache:
         #: The units that this worker has taken, by hash.
         self._taken = [0] * MARKS
         #: Held while denials are remembered or dropped, and not while they are repeated.
-        self._changes = threading.Lock()
+        self._lock = threading.Lock()
 
     def admit(
         self,
@@ -157,16 +157,16 @@ class DenialCache:
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
         """Return the denial of these charges from memory; ``None`` if the engine has to decide."""
-        known = self._denials
-        if not known or known.keys().isdisjoint(map(key_of, charges)):
+        denials = self._denials
+        if not denials or denials.keys().isdisjoint(map(key_of, charges)):
             return None
         return self._cached_decision(merged(charges))
 
     def _cached_decision(self, charges: Sequence[Charge]) -> CachedDecision | None:
         """Return the denials of these charges, with what was decided together with the longest of
         them; ``None`` if another limit may deny for longer."""
-        here = time.monotonic()
-        found: list[CachedDenial | None] = []
+        now_s = time.monotonic()
+        denials: list[CachedDenial | None] = []
         longest: CachedDenial | None = None
         for charge in charges:
             if charge.meta:
@@ -177,45 +177,45 @@ class DenialCache:
                 # What was taken since may make the wait longer, and leaves less.
                 is_old = denial.has_more and denial.taken != self._taken[hash(charge.key) % MARKS]
                 if (
-                    here >= denial.until
+                    now_s >= denial.until
                     or is_old
                     or (limit is not charge.limit and limit != charge.limit)
                 ):
                     denial = None
                 elif longest is None or denial.ends > longest.ends:
                     longest = denial
-            found.append(denial)
-        return None if longest is None else self._explained(charges, found, longest, here)
+            denials.append(denial)
+        return None if longest is None else self._explained(charges, denials, longest, now_s)
 
     def _explained(
         self,
         charges: Sequence[Charge],
-        found: Sequence[CachedDenial | None],
+        denials: Sequence[CachedDenial | None],
         longest: CachedDenial,
-        here: float,
+        now_s: float,
     ) -> CachedDecision | None:
         """Return the longest denial with what else is known, if that is enough."""
-        elapsed_us = int((here - longest.since) * 1_000_000)
-        known, ages_us = [], []
-        for charge, own in zip(charges, found, strict=True):
-            if own is not None:
-                known.append(own.verdict)
-                ages_us.append(int((here - own.since) * 1_000_000))
+        elapsed_us = int((now_s - longest.since) * 1_000_000)
+        verdicts, ages_us = [], []
+        for charge, denial in zip(charges, denials, strict=True):
+            if denial is not None:
+                verdicts.append(denial.verdict)
+                ages_us.append(int((now_s - denial.since) * 1_000_000))
                 continue
             # Inline, as each call counts here: whether enough is known to be left for the charge.
             spare = self._allowances.get(charge.key)
             if (
                 spare is not None
-                and here < spare.until
+                and now_s < spare.until
                 and (spare.limit is charge.limit or spare.limit == charge.limit)
                 and _most_of(charge) + self._taken[spare.mark] <= spare.left
             ):
                 if spare.decision is longest.decision and spare.taken == self._taken[spare.mark]:
-                    known.append(spare.verdict)
+                    verdicts.append(spare.verdict)
                     ages_us.append(elapsed_us)
-            elif not _is_shorter(charge, longest.ends - here):
+            elif not _is_shorter(charge, longest.ends - now_s):
                 return None
-        return CachedDecision(longest, elapsed_us, known, ages_us)
+        return CachedDecision(longest, elapsed_us, verdicts, ages_us)
 
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
@@ -241,7 +241,7 @@ class DenialCache:
             self._forget(keys)
 
     def _forget(self, keys: Sequence[str] | None) -> None:
-        with self._changes:
+        with self._lock:
             self._forgotten += 1
             if keys is None:
                 self._marks = [self._forgotten] * MARKS
@@ -261,8 +261,8 @@ class DenialCache:
             return  # it can never pass
         if not all(verdict.charge.limit.traits.cacheable for verdict in denials):
             return
-        here = time.monotonic()
-        with self._changes:
+        now_s = time.monotonic()
+        with self._lock:
             for verdict in decision.verdicts:
                 key, cost = verdict.charge.key, verdict.charge.cost
                 mark = hash(key) % MARKS
@@ -272,7 +272,7 @@ class DenialCache:
                     self._allowances.pop(key, None)
                     if len(self._allowances) >= MOST_BUCKETS:
                         del self._allowances[next(iter(self._allowances))]
-                    limit, until = verdict.charge.limit, here + LONGEST_S
+                    limit, until = verdict.charge.limit, now_s + LONGEST_S
                     left = inf if limit.traits.guard else verdict.remaining + taken[key]
                     self._allowances[key] = Allowance(
                         limit, verdict, decision, until, left, mark, taken[key]
@@ -281,22 +281,22 @@ class DenialCache:
                 if not cost or verdict.others:
                     continue  # a cost of 0 is denied only if it is charged later; others may end
                 by_cost = self._denials.pop(key, {})
-                self._drop_old(here)
+                self._drop_old(now_s)
                 self._denials[key] = by_cost  # the last now
-                before, until = by_cost.get(cost), here
-                if before is not None and before.since > here - LONGEST_S:
+                before, until = by_cost.get(cost), now_s
+                if before is not None and before.since > now_s - LONGEST_S:
                     # A request may get in line that long before the denial ends.
                     longest_us = (verdict.retry_after_us or 0) - (verdict.charge.limit.wait or 0)
                     until += min(LONGEST_S, max(0, longest_us) / 1_000_000)
                 elif before is None and len(by_cost) >= MOST_COSTS:
                     by_cost.pop(next(iter(by_cost)))
-                by_cost[cost] = CachedDenial(verdict, decision, here, until, taken[key])
+                by_cost[cost] = CachedDenial(verdict, decision, now_s, until, taken[key])
 
-    def _drop_old(self, here: float) -> None:
+    def _drop_old(self, now_s: float) -> None:
         """Make room for one more bucket. The two that have denied longest ago are dropped if that
         was long ago, so that memory is bounded by the denials of about a second."""
         for key in tuple(islice(self._denials, 2)):
-            is_old = max(each.since for each in self._denials[key].values()) < here - LONGEST_S
+            is_old = max(denial.since for denial in self._denials[key].values()) < now_s - LONGEST_S
             if is_old or len(self._denials) >= MOST_BUCKETS:
                 del self._denials[key]
 

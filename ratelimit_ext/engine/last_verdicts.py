@@ -31,7 +31,7 @@ MOST_BUCKETS: Final = 8192
 Note: TypeAlias = tuple[float, Decision | Sequence[Change]]
 
 
-class Rest(NamedTuple):
+class Remainder(NamedTuple):
     """What is left of a bucket: ``remaining`` units, and when it is full again, as in a verdict.
     ``asked_at`` is when the storage was asked, by the monotonic clock."""
 
@@ -50,31 +50,31 @@ class LastVerdicts:
         #: Takes a :data:`Note`. Each request does so.
         self.note: Final = self._notes.append
         #: By bucket; the oldest first.
-        self._known: dict[str, _Known] = {}
+        self._by_key: dict[str, _LastVerdict] = {}
         #: How far the storage's clock is ahead of the monotonic one, and when that was asked.
         self.ahead: tuple[int, float] | None = None
         self._reading = threading.Lock()
 
-    def take(self, limit: Limit, key: str) -> Rest | None:
+    def take(self, limit: Limit, key: str) -> Remainder | None:
         """Return what was last known of a bucket, as of now and without other callers; ``None`` if
         it is unknown, or was taken and not decided since."""
         with self._reading:
             self._read()
-            known = self._known.get(key)
-            if known is None or known.is_taken:
+            last = self._by_key.get(key)
+            if last is None or last.is_taken:
                 return None
-            if not known.limit.is_of(limit):
-                del self._known[key]
+            if not last.limit.is_of(limit):
+                del self._by_key[key]
                 return None
-            self._known[key] = known._replace(is_taken=True)
-        return known.rest(limit)
+            self._by_key[key] = last._replace(is_taken=True)
+        return last.remainder(limit)
 
     def untaken(self) -> list[Charge]:
         """Return the buckets that are known and were not taken, the latest first."""
         with self._reading:
             self._read()
-            known = [each for each in reversed(self._known.values()) if not each.is_taken]
-        return [each.decision.verdicts[each.place].charge for each in known]
+            untaken = [last for last in reversed(self._by_key.values()) if not last.is_taken]
+        return [last.decision.verdicts[last.place].charge for last in untaken]
 
     def change(self, began: float, change: Change) -> tuple[int, int] | None:
         """Note a change that the storage did not confirm, and will make. If what was left of the
@@ -82,46 +82,46 @@ class LastVerdicts:
         key = change.charge.key
         with self._reading:
             self._read()
-            before = self._known.get(key)
+            before = self._by_key.get(key)
             if before is None or not before.limit.is_of(change.charge.limit):
                 return None
-            after = self._known[key] = before.after(began, change)
+            after = self._by_key[key] = before.after(began, change)
         limit = change.charge.limit
         if not before.is_taken:
             return None
-        return before.rest(limit).remaining, after.rest(limit).remaining
+        return before.remainder(limit).remaining, after.remainder(limit).remaining
 
     def forget(self, is_emptied: Callable[[str], bool]) -> None:
         """Forget the buckets of these names, which were emptied."""
         with self._reading:
             self._read()
-            for key in [key for key in self._known if is_emptied(key)]:
-                del self._known[key]
+            for key in [key for key in self._by_key if is_emptied(key)]:
+                del self._by_key[key]
 
     def _read(self) -> None:
         """Sort what was noted by bucket. A request waits for it, so no verdict is made here."""
-        notes, known = self._notes, self._known
+        notes, by_key = self._notes, self._by_key
         if len(notes) == MOST_NOTES:  # what was decided since may be lost
-            for key in [key for key, each in known.items() if each.is_taken]:
-                del known[key]
+            for key in [key for key, last in by_key.items() if last.is_taken]:
+                del by_key[key]
         while notes:
             began, noted = notes.popleft()
             if isinstance(noted, Decision):
                 self.ahead = noted.now_us - int(began * 1_000_000), began
                 for place, key in enumerate(noted.keys()):
-                    known.pop(key, None)
-                    known[key] = _new(_Known, (began, noted, place, (), False))
+                    by_key.pop(key, None)
+                    by_key[key] = _new(_LastVerdict, (began, noted, place, (), False))
                 continue
             for change in noted:
-                before = known.get(change.charge.key)
+                before = by_key.get(change.charge.key)
                 if before is not None:
-                    known[change.charge.key] = before.after(began, change)
+                    by_key[change.charge.key] = before.after(began, change)
         # Not one by one: each search for the first would pass the places of those before it.
-        for key in tuple(islice(known, max(0, len(known) - MOST_BUCKETS))):
-            del known[key]
+        for key in tuple(islice(by_key, max(0, len(by_key) - MOST_BUCKETS))):
+            del by_key[key]
 
 
-class _Known(NamedTuple):
+class _LastVerdict(NamedTuple):
     """The decision that has the last verdict of a bucket, its place in it, what has changed since,
     and whether it was taken."""
 
@@ -135,18 +135,18 @@ class _Known(NamedTuple):
     def limit(self) -> Limit:
         return self.decision.verdicts[self.place].charge.limit
 
-    def after(self, began: float, change: Change) -> _Known:
+    def after(self, began: float, change: Change) -> _LastVerdict:
         """With a change that was sent then. One that was sent before the decision may be a part of
         it; a queued one is confirmed later; one without a receipt is of an unknown decision."""
         if (
             change.receipt is None
-            or any(each is change for each in self.changes)
+            or any(other is change for other in self.changes)
             or began < self.began
         ):
             return self
         return self._replace(changes=(*self.changes, change))
 
-    def rest(self, asking: Limit) -> Rest:
+    def remainder(self, asking: Limit) -> Remainder:
         """Return what is left for a class of the limit, as of now and without other callers."""
         limit, verdict = self.limit, self.decision.verdicts[self.place]
         elapsed_us = int((time.monotonic() - self.began) * 1_000_000)
@@ -154,11 +154,11 @@ class _Known(NamedTuple):
         later = strategy_of(limit).later(verdict._replace(remaining=remaining), elapsed_us)
         remaining = later.remaining
         is_over = wait_us and elapsed_us >= wait_us and not verdict.allowed
-        if is_over and all(_delta(each) <= 0 for each in self.changes):
+        if is_over and all(_delta(change) <= 0 for change in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
         whole = max(0, min(remaining, limit.capacity) + limit.whole - limit.capacity)
         remaining = whole + asking.capacity - asking.whole  # below 0 if what is kept is used
-        return Rest(remaining, later.reset_after_us, self.began)
+        return Remainder(remaining, later.reset_after_us, self.began)
 
     def _returned(self) -> int:
         """Return by how many units the verdict is to be corrected: it does not say how far a bucket

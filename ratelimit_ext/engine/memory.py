@@ -21,9 +21,9 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.errors import ConfigurationError, StorageFull
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import TEXTS, Arguments, Script, hold_words
-from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.verdicts import Reply, applied, key_of, merged
+from ratelimit_ext.engine.wake_ups import wake_ups
 
 #: The buckets of a process, in about 100 MB. Beyond them it is full, like a server with maxmemory.
 MOST_BUCKETS: Final = 200_000
@@ -108,7 +108,7 @@ class Buckets:
         *,
         most: float | None = None,
         sweep_every: int = SWEEP_EVERY,
-        ring: Callable[[int], object] = bell.ring,
+        ring: Callable[[int], object] = wake_ups.wake,
     ) -> None:
         self.lock: AbstractContextManager[Any] = _lua.lock
         self._world_words = most or MOST_BUCKETS, sweep_every, ring

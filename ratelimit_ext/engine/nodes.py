@@ -91,11 +91,11 @@ class NodeCall:
 
     def packed(self) -> list[tuple[Any, ...]]:
         script = self.script
-        own: tuple[Any, ...] = self.words
+        words: tuple[Any, ...] = self.words
         if script is not None:
             names = {"FCALL": script.function, "EVALSHA": script.sha, "EVAL": script.text}
-            own = (self.command, names[self.command], *self.words)
-        return [own] if self.asked is None else [("ASKING",), own]
+            words = (self.command, names[self.command], *self.words)
+        return [words] if self.asked is None else [("ASKING",), words]
 
 
 class Nodes:
@@ -109,10 +109,10 @@ class Nodes:
         self._layout = client.nodes_manager
         package = sys.modules[type(client).__module__.partition(".")[0]]
         library = package.exceptions
-        own = errors if isinstance(errors, tuple) else (errors,)
-        clusters = [each for name, each in vars(library).items() if name.endswith(_OF_CLUSTERS)]
+        client_errors = errors if isinstance(errors, tuple) else (errors,)
+        clusters = [value for name, value in vars(library).items() if name.endswith(_OF_CLUSTERS)]
         #: All that can be wrong with a node; some of the client's own have no base in common.
-        self.errors: tuple[type[Exception], ...] = (*own, *clusters, OSError)
+        self.errors: tuple[type[Exception], ...] = (*client_errors, *clusters, OSError)
         self._refusal: type[Exception] = library.ResponseError
         self._client_of: Callable[[Any], Any] = (
             getattr(client, "get_redis_connection", None) or client.get_valkey_connection
@@ -191,13 +191,13 @@ class Nodes:
         sent: list[tuple[Any, list[NodeCall], Any, Any]] = []
         try:
             # In the same order in all threads: each may wait for connections that others have.
-            for _, (node, own) in sorted(by_node.items(), key=lambda item: item[0]):
-                line = self._send(node, own)
+            for _, (node, node_calls) in sorted(by_node.items(), key=lambda item: item[0]):
+                line = self._send(node, node_calls)
                 if line is not None:
-                    sent.append((node, own, *line))
+                    sent.append((node, node_calls, *line))
         finally:
-            for node, own, pool, connection in sent:
-                self._receive(node, own, pool, connection)
+            for node, node_calls, pool, connection in sent:
+                self._receive(node, node_calls, pool, connection)
 
     def _send(self, node: Any, calls: Sequence[NodeCall]) -> tuple[Any, Any] | None:
         """Return the pool and the connection on which calls were sent; ``None`` if they failed."""
@@ -262,8 +262,8 @@ class Nodes:
         if name == "MovedError":
             self._note_moved(error)
         elif name == "AskError":
-            found: Any = error
-            call.asked = self._layout.get_node(host=found.host, port=found.port)
+            refusal: Any = error
+            call.asked = self._layout.get_node(host=refusal.host, port=refusal.port)
             if call.asked is None:
                 self._note_change()
                 call.error = self._unavailable(node, error)
@@ -419,11 +419,11 @@ def _read(connection: Any, began: float, until: float) -> Any:
     raises, or ``TimeoutError``."""
     try:
         if until < NEVER:
-            here = time.monotonic()
-            wait_s = max(0.0, until - here - CALM_S)
+            now_s = time.monotonic()
+            wait_s = max(0.0, until - now_s - CALM_S)
             if not (
                 connection.can_read(wait_s)
-                or comes_late(connection.can_read, until, expected=here + wait_s, since=began)
+                or comes_late(connection.can_read, until, expected=now_s + wait_s, since=began)
             ):
                 raise TimeoutError("no reply within the socket_timeout")
         return connection.read_response()

@@ -35,7 +35,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine, Marker
-from ratelimit_ext.engine.last_verdicts import LastVerdicts, Rest
+from ratelimit_ext.engine.last_verdicts import LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import Kept, MemoryEngine, load_lua
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
 from ratelimit_ext.engine.scratch import scratch
@@ -72,7 +72,7 @@ class Workers:
     it has the share of one); how many requests may wait at once in each."""
 
     count: int = 1
-    here: int | None = None
+    on_host: int | None = None
     waiting: int = 1
 
 
@@ -152,7 +152,7 @@ class OutageEngine:
 
         def decide() -> OutageDecision:
             until_us = self._store.now_us() + hold.lease_us
-            self._send([each._replace(expiry_us=until_us) for each in releases])
+            self._send([release._replace(expiry_us=until_us) for release in releases])
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
             if take:
                 self._note(charges, decision, hold)
@@ -170,7 +170,7 @@ class OutageEngine:
     ) -> OutageDecision:
         policies = [self._policy(charge.limit) for charge in charges]
         verdicts: list[Verdict | None] = []
-        own: list[Charge] = []
+        local: list[Charge] = []
         places: list[int] = []
         for place, (charge, policy) in enumerate(zip(charges, policies, strict=True)):
             share = self._share(charge.limit)
@@ -178,24 +178,24 @@ class OutageEngine:
             verdicts.append(verdict)
             if verdict is None and share is not None:
                 self._start(charge, share)
-                own.append(charge._replace(limit=share))
+                local.append(charge._replace(limit=share))
                 places.append(place)
-        refused = any(each and not each.allowed and each.enforced for each in verdicts)
+        refused = any(verdict and not verdict.allowed and verdict.enforced for verdict in verdicts)
         decision = self._memory.admit(
-            _with_triggers(own, places), take=take and not refused, hold=hold, now_us=now_us
+            _with_triggers(local, places), take=take and not refused, hold=hold, now_us=now_us
         )
-        for place, each in zip(places, decision.verdicts, strict=True):
-            wait_us = each.retry_after_us
-            if wait_us and not each.allowed:
+        for place, verdict in zip(places, decision.verdicts, strict=True):
+            wait_us = verdict.retry_after_us
+            if wait_us and not verdict.allowed:
                 wait_us = min(wait_us, LONGEST_WAIT_US)
-            verdicts[place] = each._replace(charge=charges[place], retry_after_us=wait_us)
-        found = OutageDecision(
+            verdicts[place] = verdict._replace(charge=charges[place], retry_after_us=wait_us)
+        result = OutageDecision(
             admitted=decision.admitted and not refused,
             now_us=decision.now_us,
-            verdicts=tuple([each for each in verdicts if each is not None]),
+            verdicts=tuple([verdict for verdict in verdicts if verdict is not None]),
         )
-        found.degraded = max(policies, key=_STRICTNESS.index, default="open")
-        return found
+        result.degraded = max(policies, key=_STRICTNESS.index, default="open")
+        return result
 
     def _start(self, charge: Charge, share: Limit) -> None:
         """Let a bucket begin with the share of what the storage has left, by the latest of the
@@ -204,38 +204,38 @@ class OutageEngine:
         limit, key = charge.limit, charge.key
         if limit.traits.guard or limit.traits.ends_with_calls or limit.is_share:
             return
-        rest = self.last.take(limit, key)
+        remainder = self.last.take(limit, key)
         bucket = self._store.bucket(key)
         if self.last.ahead is not None:
             self._store.set_clock(*self.last.ahead)
-        if rest is None or (bucket is not None and rest.asked_at < bucket.known_at):
+        if remainder is None or (bucket is not None and remainder.asked_at < bucket.known_at):
             return
-        left = self._units(rest.remaining)
+        left = self._units(remainder.remaining)
         if bucket is not None and bucket.kept_limit is not None:
             # Another worker's verdict was earlier, or unknown.
             used = scratch.used(share, bucket.handed, self._store.now_us())
             handed = self._credited(share, key, min(0, left + used - share.capacity))
-            self._store.note_handed(key, handed, rest.asked_at)
+            self._store.note_handed(key, handed, remainder.asked_at)
             return
-        if rest.asked_at > self._store.handed_at and not self._store.batches():
+        if remainder.asked_at > self._store.handed_at and not self._store.batches():
             # The storage knew by then what was decided here, and has seen what came since.
             self._memory.clear([key])
-        self._fill(share, key, left, rest)
+        self._fill(share, key, left, remainder)
 
-    def _fill(self, share: Limit, key: str, left: int, rest: Rest) -> None:
+    def _fill(self, share: Limit, key: str, left: int, remainder: Remainder) -> None:
         """Let a bucket have no more than ``left`` units."""
         now_us, units = self._store.now_us(), share.capacity - left
         if scratch.used(share, self._store.state(key, now_us), now_us) >= units:
             return
-        state = scratch.filled(share, units, now_us, rest.reset_after_us, rest.age_us)
+        state = scratch.filled(share, units, now_us, remainder.reset_after_us, remainder.age_us)
         self._store.keep(key, state)
-        self._store.note_handed(key, state, rest.asked_at)  # as the storage has it
+        self._store.note_handed(key, state, remainder.asked_at)  # as the storage has it
 
     def publish(self) -> None:
         """Share what this worker knows of buckets with the others."""
-        known = self.last.untaken()
-        for start in range(0, len(known), BATCH):
-            self._store.run(partial(self._publish, known[start : start + BATCH]))
+        charges = self.last.untaken()
+        for start in range(0, len(charges), BATCH):
+            self._store.run(partial(self._publish, charges[start : start + BATCH]))
 
     def _publish(self, charges: Iterable[Charge]) -> None:
         for charge in charges:
@@ -246,26 +246,26 @@ class OutageEngine:
     def _units(self, capacity: int) -> int:
         """Return the share of this host, or without a file of this worker, rounded down."""
         count = self._workers.count
-        here = (self._workers.here or 1) if self._store.is_shared else 1
-        return capacity * min(here, count) // count
+        on_host = (self._workers.on_host or 1) if self._store.is_shared else 1
+        return capacity * min(on_host, count) // count
 
     def _share(self, limit: Limit) -> Limit | None:
         """Return what is enforced of a limit here, if anything. A guard has no amount to divide."""
         count = self._workers.count
         if self._store.is_shared:
-            count = -(-count // (self._workers.here or 1))
+            count = -(-count // (self._workers.on_host or 1))
         if limit.traits.guard or count == 1:
             return limit
         units = self._units(limit.capacity)
         if not units:
             return None
-        known = self._shares.get((id(limit), units))
-        if known is None:
+        cached = self._shares.get((id(limit), units))
+        if cached is None:
             if len(self._shares) >= MOST_BUCKETS:
                 self._shares.clear()
             share = strategy_of(limit).share(limit, units, count)
-            known = self._shares[id(limit), units] = limit, share
-        return known[1]
+            cached = self._shares[id(limit), units] = limit, share
+        return cached[1]
 
     def _note(self, charges: Sequence[Charge], decision: OutageDecision, hold: Hold) -> None:
         for charge in charges:
@@ -285,25 +285,25 @@ class OutageEngine:
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """See :meth:`Engine.settle`. What was handed back is settled in the storage."""
-        here: list[Change] = []
-        there: list[Change] = []
+        local: list[Change] = []
+        remote: list[Change] = []
 
         def settle_here() -> int:
-            here.clear()
-            there.clear()
+            local.clear()
+            remote.clear()
             for change in changes:
-                (here if self._is_here(change) else there).append(change)
+                (local if self._is_here(change) else remote).append(change)
             applied = self._memory.settle(
-                [self._own(change) for change in here], once=once, now_us=now_us
+                [self._by_share(change) for change in local], once=once, now_us=now_us
             )
-            for change in here:
+            for change in local:
                 if not change.charge.limit.traits.guard:
                     self._store.note_changed(change.charge.key, change.charge.limit)
             return applied
 
         applied = self._store.run(settle_here)
-        if there:
-            applied += self._primary.settle(there, once=once, now_us=now_us)
+        if remote:
+            applied += self._primary.settle(remote, once=once, now_us=now_us)
         return applied
 
     def _is_here(self, change: Change) -> bool:
@@ -321,7 +321,7 @@ class OutageEngine:
         bucket = self._store.bucket(key)
         return bucket is not None and bucket.kept_limit is not None
 
-    def _own(self, change: Change) -> Change:
+    def _by_share(self, change: Change) -> Change:
         charge = change.charge
         limit = self._share(charge.limit) or charge.limit
         return change._replace(charge=charge._replace(limit=limit))
@@ -421,15 +421,15 @@ class OutageEngine:
 
     def _moved(self, limit: Limit, key: str) -> list[Change]:
         """Return what has changed in a bucket since it was handed back, with its holds."""
-        own, bucket = self._share(limit), self._store.bucket(key)
+        share, bucket = self._share(limit), self._store.bucket(key)
         self._store.note_changed(key, None)
         self._store.release(key)
-        if own is None or bucket is None:
+        if share is None or bucket is None:
             return []
         until_us, handed, now_us = bucket.expiry_us, bucket.handed, self._store.now_us()
-        holds = self._memory.hand_over(own, key)
+        holds = self._memory.hand_over(share, key)
         state = self._store.state(key, now_us)
-        used = scratch.used(own, state, now_us) - scratch.used(own, handed, now_us)
+        used = scratch.used(share, state, now_us) - scratch.used(share, handed, now_us)
         self._store.note_handed(key, state)
         changes: list[Change] = []
         for hold, amount, spent in holds:
@@ -454,7 +454,7 @@ class OutageEngine:
     def _note_taken(self, taken: tuple[list[Change], list[Batch]]) -> None:
         """Note that in the file of the host, as if it had been decided there."""
         changes, batches = taken
-        self._memory.settle([self._own(change) for change in changes])
+        self._memory.settle([self._by_share(change) for change in changes])
         for change in changes:
             self._store.note_changed(change.charge.key, change.charge.limit)
             if change.hold.id:

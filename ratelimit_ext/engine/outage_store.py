@@ -42,7 +42,7 @@ FORMAT: Final = 3
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
 #: decision, before it goes on without them; how often it looks then whether the file is free; and
-#: the pause between two attempts: SQLite's own grow to 0.1 s, while a decision takes 0.1 ms.
+#: the pause between two attempts: SQLite's pauses grow to 0.1 s, while a decision takes 0.1 ms.
 BUSY_S: Final = 5.0
 LOOK_S: Final = 0.5
 ATTEMPT_S: Final = 0.0002
@@ -50,7 +50,7 @@ ATTEMPT_S: Final = 0.0002
 STEP_US: Final = 1_000_000
 #: Files of earlier boots are removed after this time.
 OLD_S: Final = 86_400.0
-_BOOT: Final = Path("/proc/sys/kernel/random/boot_id")
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 FAILED: Final = (
     "What is decided without the storage is not shared with other workers, and lost if this "
@@ -276,8 +276,8 @@ class OutageStore(Buckets):
 
     def _fact(self, name: str) -> float | None:
         if name not in self._facts:
-            found = self._all("SELECT value FROM facts WHERE name = ?", name)
-            self._facts[name] = found[0][0] if found else None
+            rows = self._all("SELECT value FROM facts WHERE name = ?", name)
+            self._facts[name] = rows[0][0] if rows else None
         return self._facts[name]
 
     def _set(self, name: str, value: float) -> None:
@@ -291,8 +291,8 @@ class OutageStore(Buckets):
         if key in self._read:
             return self._read[key]
         query = "SELECT state, expiry, handed, known_at, changed FROM buckets WHERE key = ?"
-        found = self._all(query, key)
-        bucket = Bucket(*found[0]) if found else None
+        rows = self._all(query, key)
+        bucket = Bucket(*rows[0]) if rows else None
         if bucket is None and self._locked is not None and self._locked[1] is not None:
             # What was used before counts: the file can mostly be read.
             with contextlib.suppress(sqlite3.OperationalError):
@@ -361,10 +361,8 @@ class OutageStore(Buckets):
 
     def named(self, prefix: str) -> list[str]:
         self._write()
-        found = self._all(
-            "SELECT key FROM buckets WHERE substr(key, 1, ?) = ?", len(prefix), prefix
-        )
-        return [key for (key,) in found]
+        rows = self._all("SELECT key FROM buckets WHERE substr(key, 1, ?) = ?", len(prefix), prefix)
+        return [key for (key,) in rows]
 
     def sweep(self, now_us: int) -> None:
         self._until_sweep -= 1
@@ -416,8 +414,8 @@ class OutageStore(Buckets):
 
     def moves(self, key: str, hold: Hold) -> bool | None:
         """Return whether a hold is on its way to the storage; ``None``: it is not here at all."""
-        found = self._all("SELECT moves FROM holds WHERE key = ? AND id = ?", key, hold.id)
-        return bool(found[0][0]) if found else None
+        rows = self._all("SELECT moves FROM holds WHERE key = ? AND id = ?", key, hold.id)
+        return bool(rows[0][0]) if rows else None
 
     def release(self, key: str) -> None:
         """Forget the holds of a bucket that are not on their way."""
@@ -466,7 +464,7 @@ class OutageStore(Buckets):
             query = "SELECT marker, changes FROM batches WHERE number = ?"
             ((marker, data),) = self._all(query, number)
             batch = Batch(number, marker, _value(data, _changes))
-            left = [each for each in batch.changes if each.expiry_us > now_us]
+            left = [change for change in batch.changes if change.expiry_us > now_us]
             if left:
                 return batch._replace(changes=left)
             self.sent(batch)
@@ -485,10 +483,10 @@ class OutageStore(Buckets):
 def outage_path(directory: Path, storage: str) -> Path:
     """Return where the workers of this host keep decisions of the storage of this address."""
     try:
-        boot = _BOOT.read_text("ascii").strip()
+        boot_id = _BOOT_ID.read_text("ascii").strip()
     except OSError:  # not Linux
-        boot = platform.node()
-    words = [hashlib.sha256(each.encode()).hexdigest()[:12] for each in (storage, boot)]
+        boot_id = platform.node()
+    words = [hashlib.sha256(word.encode()).hexdigest()[:12] for word in (storage, boot_id)]
     return directory / f"outage{FORMAT}-{'-'.join(words)}.sqlite"
 
 

@@ -104,8 +104,8 @@ class MasterWatch:
         is_fresh = time.monotonic() - self._answered_at < FRESH_S
         if answer is not None and is_fresh and service == self._service:
             return answer.address
-        found: Address = self._discover(service)
-        return found
+        address: Address = self._discover(service)
+        return address
 
     def _start(self) -> None:
         if self._process != os.getpid():
@@ -212,5 +212,5 @@ def _follow(reference: weakref.ref[MasterWatch]) -> None:
         del watch
 
 
-def _text(found: Any) -> str:
-    return found.decode() if isinstance(found, bytes) else str(found)
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -15,7 +15,7 @@ NEAR: Final = 0.2
 SECONDS: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 #: Until the turn of a request.
 WAITS: Final = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
-#: Of how many groups, and members of each, fairness is measured.
+#: Fairness is measured of at most so many groups, and members of each group.
 MOST_GROUPS: Final = 256
 MOST_MEMBERS: Final = 4096
 #: Of real costs to their estimates.
@@ -163,13 +163,13 @@ class Measures:
         """Note what a member has used of a group's budget, whose verdict comes just before."""
         assert group is not None
         charge, key = group.charge, (group.charge.key, group.receipt)
-        known = self._groups.get(key)
-        if known is None:
+        members = self._groups.get(key)
+        if members is None:
             if len(self._groups) >= MOST_GROUPS:
                 self._groups.popitem(last=False)
-            known = self._groups[key] = _Group()
+            members = self._groups[key] = _Group()
         identity = self._identity_label(event.identities.get(charge.key, ""))
-        index = known.index_with(verdict.charge.key, share.used)
+        index = members.index_with(verdict.charge.key, share.used)
         self._exporter.set(FAIRNESS, (charge.limit.label, identity), index)
 
     def _settlement(self, event: SettlementEvent) -> None:

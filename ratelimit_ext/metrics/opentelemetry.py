@@ -17,7 +17,7 @@ class OpenTelemetryExporter:
     """An :class:`~ratelimit_ext.metrics.measures.Exporter` over a meter."""
 
     def __init__(self, meter: metrics.Meter) -> None:
-        self._instruments = {each: _instrument(each, meter) for each in MEASURES}
+        self._instruments = {measure: _instrument(measure, meter) for measure in MEASURES}
 
     def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
         self._instruments[measure].add(amount, _attributes(measure, labels))

@@ -40,7 +40,7 @@ class PrometheusExporter:
         registry: CollectorRegistry | None = None,
     ) -> None:
         self.registry = registry or CollectorRegistry()
-        self._metrics = {each: _metric(each, prefix, self.registry) for each in measures}
+        self._metrics = {measure: _metric(measure, prefix, self.registry) for measure in measures}
         #: By the measure and its labels; looking one up there costs the client library a lock.
         self._children: dict[tuple[Measure, Sequence[str]], Any] = {}
 
@@ -63,13 +63,13 @@ class PrometheusExporter:
 
     def _child(self, measure: Measure, labels: Sequence[str]) -> Any:
         key = measure, labels
-        known = self._children.get(key)
-        if known is None:
+        child = self._children.get(key)
+        if child is None:
             metric = self._metrics[measure]
             if len(self._children) >= MOST_SERIES:
                 return metric.labels(*[OTHER] * len(labels)) if labels else metric
-            known = self._children[key] = metric.labels(*labels) if labels else metric
-        return known
+            child = self._children[key] = metric.labels(*labels) if labels else metric
+        return child
 
 
 def measure(limiter: Any, *, identity_label: Callable[[str], str] = str) -> PrometheusExporter:
@@ -81,10 +81,10 @@ def measure(limiter: Any, *, identity_label: Callable[[str], str] = str) -> Prom
 
 
 def _metric(measure: Measure, prefix: str, registry: CollectorRegistry) -> Any:
-    own = measure.name, measure.meaning, measure.labels
+    args = measure.name, measure.meaning, measure.labels
     if measure.kind == "counter":
-        return Counter(*own, namespace=prefix, registry=registry)
+        return Counter(*args, namespace=prefix, registry=registry)
     if measure.kind == "gauge":
         # What any process knows last is true of all of them.
-        return Gauge(*own, namespace=prefix, registry=registry, multiprocess_mode="livemostrecent")
-    return Histogram(*own, namespace=prefix, registry=registry, buckets=measure.buckets)
+        return Gauge(*args, namespace=prefix, registry=registry, multiprocess_mode="livemostrecent")
+    return Histogram(*args, namespace=prefix, registry=registry, buckets=measure.buckets)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ratelimit_ext.operators.operators import Operators
+from ratelimit_ext.operators.api import Operators
 from ratelimit_ext.operators.texts import span_text
 from ratelimit_ext.web.declarations.callbacks import CheckedPolicy
 from ratelimit_ext.web.inventory import Row
@@ -27,9 +27,9 @@ def definitions_of(operators: Operators, endpoint: str = "") -> list[dict[str, A
     """Return the endpoints, or one, each with its limits."""
     words = operators.limit_keywords
     listed: dict[str, list[dict[str, Any]]] = {}
-    for group, found in operators.groups(endpoint):
+    for group, rows in operators.groups(endpoint):
         listed.setdefault(group.title, []).extend(
-            _definition(each, words) if isinstance(each, Row) else _dynamic(each) for each in found
+            _definition(row, words) if isinstance(row, Row) else _dynamic(row) for row in rows
         )
     return [{"endpoint": title, "limits": limits} for title, limits in listed.items()]
 

@@ -43,28 +43,28 @@ def denials_of(
     since: float,
     most: int,
 ) -> Denied:
-    found: list[DenialRecord] = []
+    denials: list[DenialRecord] = []
     unkept, is_counted = 0, not identities
     for components in enabled:
         records = components.recorder.require_enabled().denials.read(time.time() - since, most=most)
         rows = components.inventory.all_rows(app)
         meant = [_meant(components, rows, text) for text in identities]
-        names = {_recorded(each) for kinds in meant for each in kinds.values()} | {*identities}
+        names = {_recorded(name) for kinds in meant for name in kinds.values()} | {*identities}
         joined = {row.name for row in rows if len(row.kinds) > 1}
-        own = [
-            each
-            for each in records
-            if each.limit and not (names and names.isdisjoint(_counted(each, joined)))
+        matching = [
+            record
+            for record in records
+            if record.limit and not (names and names.isdisjoint(_counted(record, joined)))
         ]
-        is_counted = is_counted or any(meant) or bool(own)
-        if not own:
+        is_counted = is_counted or any(meant) or bool(matching)
+        if not matching:
             for kinds in meant:
                 _check(components, kinds)
-        found += own
-        unkept += sum(each.count for each in records if not each.limit)
+        denials += matching
+        unkept += sum(record.count for record in records if not record.limit)
     if not is_counted:
         raise uncounted(identities[0])
-    return Denied(sorted(found, key=lambda record: record.at), unkept)
+    return Denied(sorted(denials, key=lambda record: record.at), unkept)
 
 
 def uncounted(identity: str) -> OperatorError:
@@ -81,9 +81,9 @@ def _counted(record: DenialRecord, joined: Collection[str]) -> Iterator[str]:
 def _meant(components: Components, rows: Iterable[Row], text: str) -> dict[Kinds, str]:
     """Return the identities that an operator may mean, by the kinds that a limit counts, together
     and alone."""
-    kinds = dict.fromkeys(each for row in rows for each in (row.kinds, *[(k,) for k in row.kinds]))
+    kinds = dict.fromkeys(kind for row in rows for kind in (row.kinds, *[(k,) for k in row.kinds]))
     identity = components.callbacks.identity
-    return {each: found for each in kinds if (found := identity(each, text))}
+    return {kind: name for kind in kinds if (name := identity(kind, text))}
 
 
 def _check(components: Components, meant: Mapping[Kinds, str]) -> None:

@@ -20,22 +20,22 @@ def shadow_results(
     enabled: Iterable[Components], app: flask.Flask, limit: str | None
 ) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
-    known: dict[str, None] = {}
+    labels: dict[str, None] = {}
     for components in enabled:
         limits = [row.limit for row in components.inventory.all_rows(app)]
-        tried = (each for each in limits if each.is_shadow or each.candidate is not None)
-        known.update(dict.fromkeys(each.label for each in tried))
+        tried = (rule for rule in limits if rule.is_shadow or rule.candidate is not None)
+        labels.update(dict.fromkeys(rule.label for rule in tried))
         for period, hours in (("hour", 1), ("day", 24)):
-            found = components.recorder.require_enabled().shadows.read(hours)
-            known.update(dict.fromkeys(shadow.limit for shadow in found))
-            shown += [_result(shadow, counts, period) for shadow, counts in found.items()]
-    if limit is not None and limit not in known:
-        names = ", ".join(known) or "none"
+            shadows = components.recorder.require_enabled().shadows.read(hours)
+            labels.update(dict.fromkeys(shadow.limit for shadow in shadows))
+            shown += [_result(shadow, counts, period) for shadow, counts in shadows.items()]
+    if limit is not None and limit not in labels:
+        names = ", ".join(labels) or "none"
         raise OperatorError(
             "not_in_shadow", f"No limit {limit!r} is in shadow or has a candidate; found: {names}."
         )
-    own = [each for each in shown if limit in (None, each["limit"])]
-    return sorted(own, key=lambda each: (each["limit"], each["amount"]))
+    matching = [result for result in shown if limit in (None, result["limit"])]
+    return sorted(matching, key=lambda result: (result["limit"], result["amount"]))
 
 
 def _result(shadow: Shadow, counts: Counts, period: str) -> dict[str, Any]:

@@ -19,12 +19,12 @@ _DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
 def span_s(text: str, *, least_s: int = 1, most_s: int = 366 * 86_400) -> int:
     """Read a length of time: 90s, 15m, 2h or 7d."""
-    found = _SPAN.fullmatch(text.strip().lower())
-    if found is None:
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match is None:
         raise OperatorError(
             "invalid_span", f"{text!r} is not a length of time; write it as 90s, 15m, 2h or 7d"
         )
-    length_s = int(found[1]) * UNITS[found[2]]
+    length_s = int(match[1]) * UNITS[match[2]]
     if not least_s <= length_s <= most_s:
         raise OperatorError(
             "invalid_span", f"{text!r} is not from {least_s}s to {most_s // 86_400}d"
@@ -41,7 +41,7 @@ def instant_s(text: str, *, past: bool = False) -> float:
     """
     now, day = datetime.now(UTC), "monday" if past else "friday"
     try:
-        found = _instant(text.strip().lower(), now, past=past)
+        instant = _instant(text.strip().lower(), now, past=past)
     except (ValueError, OverflowError):
         near = "yesterday" if past else "tomorrow"
         raise OperatorError(
@@ -49,10 +49,10 @@ def instant_s(text: str, *, past: bool = False) -> float:
             f"{text!r} is not a time; write it as 2h, 7d, 17:30, {near}, {day}, '{day} 9:00', "
             "2026-11-27 or '2026-11-27 09:00'",
         ) from None
-    if found > now if past else found <= now:
+    if instant > now if past else instant <= now:
         side, code = ("past", "future_time") if past else ("future", "past_time")
         raise OperatorError(code, f"{text!r} is not in the {side}: it is {now:%Y-%m-%d %H:%M} UTC")
-    return found.timestamp()
+    return instant.timestamp()
 
 
 def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
@@ -70,8 +70,8 @@ def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
         last = at - timedelta(days=ago)
         last -= every if last > now else timedelta()
         return last if past else last + every
-    found = datetime.fromisoformat(text.upper())
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    instant = datetime.fromisoformat(text.upper())
+    return instant if instant.tzinfo else instant.replace(tzinfo=UTC)
 
 
 def listed(value: Any) -> Any:
@@ -106,6 +106,6 @@ def span_text(length_us: int) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count) or "now"
 
 
-def with_times(found: Override | LogEntry) -> dict[str, Any]:
+def with_times(entry: Override | LogEntry) -> dict[str, Any]:
     """Return the fields for :func:`echo_json`, with instants that people can read."""
-    return {**asdict(found), "until": iso_time(found.until), "at": iso_time(found.at)}
+    return {**asdict(entry), "until": iso_time(entry.until), "at": iso_time(entry.at)}

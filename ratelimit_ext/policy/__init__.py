@@ -133,7 +133,7 @@ def _is_valid(text: str, default_strategy: str | None) -> bool:
         limits = [parsed.limit(NO_OPTIONS, strategy) for parsed in parts]
     except ConfigurationError:
         return False
-    kinds = {(each.period_us, each.unit, each.strategy) for each in parts}
+    kinds = {(part.period_us, part.unit, part.strategy) for part in parts}
     return len(kinds) == len(parts) and not any(limit.never_admits(1) for limit in limits)
 
 

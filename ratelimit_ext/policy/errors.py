@@ -156,11 +156,11 @@ class Mistakes:
     """The mistakes found so far, each with its place."""
 
     def __init__(self) -> None:
-        self._found: list[tuple[Place, str]] = []
+        self._mistakes: list[tuple[Place, str]] = []
         self._places: set[tuple[Origin, Path]] = set()
 
     def add(self, place: Place, text: object) -> None:
-        self._found.append((place, " ".join(str(text).split())))
+        self._mistakes.append((place, " ".join(str(text).split())))
         ends = range(len(place.path) + 1)
         self._places.update((place.origin, place.path[:end]) for end in ends)
 
@@ -173,7 +173,7 @@ class Mistakes:
             self.add(place, error)
 
     def __len__(self) -> int:
-        return len(self._found)
+        return len(self._mistakes)
 
     def __contains__(self, place: Place) -> bool:
         """Return whether a mistake was found there or inside."""
@@ -181,11 +181,11 @@ class Mistakes:
 
     def raise_if_any(self, where: str = "the configured limits") -> None:
         """Raise one :class:`ConfigurationError` with a line for each mistake, by file and line."""
-        if not self._found:
+        if not self._mistakes:
             return
         # Sorting is stable: within a line, and where lines are unknown, the order found remains.
-        found = sorted(self._found, key=lambda mistake: mistake[0].order)
-        lines = list(dict.fromkeys(f"  {place.located}: {text}" for place, text in found))
+        ordered = sorted(self._mistakes, key=lambda mistake: mistake[0].order)
+        lines = list(dict.fromkeys(f"  {place.located}: {text}" for place, text in ordered))
         count = "1 mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
         raise ConfigurationError("\n".join([f"{count} in {where}:", *lines]))
 

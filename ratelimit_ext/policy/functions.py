@@ -49,7 +49,7 @@ def limit_key(value: object, *, python: bool) -> Any:
             f"found a list of {len(value)}{twice}; allowed: two or three different identities, "
             'such as ["user", "model"], or one without a list.'
         )
-    return tuple([identity(each, python=python) for each in value])
+    return tuple([identity(part, python=python) for part in value])
 
 
 def is_dotted(name: str) -> bool:
@@ -68,7 +68,7 @@ def _imported(name: str, arguments: int) -> Callable[..., Any]:
         raise Mistake(f'found {shown(name)}; allowed: a function as "package.module:function".')
     module_name, _, path = name.partition(":")
     try:
-        found: Any = importlib.import_module(module_name)
+        value: Any = importlib.import_module(module_name)
     except Exception as error:  # noqa: BLE001 - the module is the user's and may raise anything
         raise Mistake(
             f"found {name!r}, but importing {module_name!r} fails: {type(error).__name__}: {error}."
@@ -76,14 +76,14 @@ def _imported(name: str, arguments: int) -> Callable[..., Any]:
         ) from None
     for part in path.split("."):
         try:
-            found = getattr(found, part)
+            value = getattr(value, part)
         except AttributeError:
             raise Mistake(
                 f"found {name!r}, but {module_name!r} has no {path!r}."
-                f"{did_you_mean(part, dir(found))} If that module is still being imported, move "
+                f"{did_you_mean(part, dir(value))} If that module is still being imported, move "
                 "the function to a module of its own."
             ) from None
-    return checked(found, arguments)
+    return checked(value, arguments)
 
 
 def checked(function: object, arguments: int) -> Callable[..., Any]:

@@ -159,7 +159,7 @@ class Nesting:
     def _limits(
         self, tables: Sequence[schema.LimitTable | None] | None, place: Place, scope: str | None
     ) -> list[PolicyLimit]:
-        found = []
+        limits = []
         for position, table in enumerate(tables or ()):
             if table is None or table.limit is None:
                 continue
@@ -171,11 +171,11 @@ class Nesting:
                     f"found false beside scope = {table.scope!r}, which names a shared bucket. "
                     "Remove one of the two.",
                 )
-            known = table.strategy is not None or "strategy" not in table.model_fields_set
-            check_limit(limit, self._default_strategy if known else None, self._mistakes)
+            is_valid = table.strategy is not None or "strategy" not in table.model_fields_set
+            check_limit(limit, self._default_strategy if is_valid else None, self._mistakes)
             if at not in self._mistakes:
-                found.append(limit)
-        return found
+                limits.append(limit)
+        return limits
 
     # -- checks --------------------------------------------------------------------------------
 
@@ -215,8 +215,8 @@ class Nesting:
             plans_apply = not with_plans.isdisjoint((name, *outer))
             # A target may be either kind; a blueprint and a view of one name have nothing in common
             kinds = [named[name] for named in (blueprints, routes) if name in named]
-            for own in kinds or [[]]:
-                limits = [*inherited, *own, *targets.get(name, ())]
+            for of_kind in kinds or [[]]:
+                limits = [*inherited, *of_kind, *targets.get(name, ())]
                 yield [*{id(limit): limit for limit in limits}.values()], plans_apply
 
     def _check_plans(self) -> None:
@@ -244,7 +244,7 @@ class Nesting:
         """Return the policy; complete if there are no mistakes."""
 
         def limits(named: _ByName) -> Mapping[str, tuple[PolicyLimit, ...]]:
-            return MappingProxyType({name: tuple(each) for name, each in named.items()})
+            return MappingProxyType({name: tuple(listed) for name, listed in named.items()})
 
         return Policy(
             application=tuple(self._application),
@@ -293,12 +293,12 @@ class Nesting:
         return [place for named in self._named for place in named.plans.values()]
 
     def _limited(self) -> dict[str, None]:
-        names = [name for each in self._named for name in (*each.limits, *each.plans)]
+        names = [name for named in self._named for name in (*named.limits, *named.plans)]
         members = (name for group in self._groups.values() for name in group.members)
         return dict.fromkeys([*names, *members])
 
     def _target_limits(self) -> dict[str, list[PolicyLimit]]:
-        targets = defaultdict(list, {name: [*own] for name, own in self._targets.limits.items()})
+        targets = defaultdict(list, {n: [*limits] for n, limits in self._targets.limits.items()})
         for group in self._groups.values():
             for name in group.members:
                 targets[name] += group.limits

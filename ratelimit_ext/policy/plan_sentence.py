@@ -59,15 +59,15 @@ def amount_sentence(limit: PolicyLimit, parsed: ParsedLimit) -> str:
 def _more(limit: PolicyLimit, next_plan: Plan) -> tuple[str, str] | None:
     """Return what to write after the name of the next plan: if this limit is named before it, and
     if not; ``None`` if the next plan does not allow more."""
-    own, anchor = limit.parsed[0], limit.options.anchor
+    rate, anchor = limit.parsed[0], limit.options.anchor
     same = [other for other in next_plan.limits if other.options.name == limit.options.name]
     if not same:
         return "has no such limit", ", which has no such limit"
     (other,) = same
     periods = [(parsed.period_us, other.options.anchor) for parsed in other.parsed]
-    is_alike = (own.period_us, anchor) in periods
-    parsed = other.parsed[periods.index((own.period_us, anchor)) if is_alike else 0]
-    if parsed.amount * own.period_us <= own.amount * parsed.period_us:
+    is_alike = (rate.period_us, anchor) in periods
+    parsed = other.parsed[periods.index((rate.period_us, anchor)) if is_alike else 0]
+    if parsed.amount * rate.period_us <= rate.amount * parsed.period_us:
         return None
     unit = _unit(other, parsed)
     per = _per(parsed, unit, other.options.anchor)

@@ -187,12 +187,12 @@ class Policy:
         either = [*blueprints, *(name for name in endpoints if name not in blueprints)]
         registered = {"blueprint": blueprints, "endpoint": endpoints, "either": either}
         for kind, name, place in self.uses:
-            if kind in registered and name not in (known := registered[kind]):
+            if kind in registered and name not in (names := registered[kind]):
                 what = kind.replace("either", "blueprint or endpoint")
                 mistakes.add(
                     place,
-                    f"there is no {what} {name!r}; registered: {_listed(known)}."
-                    f"{did_you_mean(name, known)}",
+                    f"there is no {what} {name!r}; registered: {_listed(names)}."
+                    f"{did_you_mean(name, names)}",
                 )
 
     def check_groups(self, named: Mapping[str, str], mistakes: Mistakes) -> None:
@@ -241,9 +241,9 @@ class Policy:
         """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""
         plan = self.plans.get(name)
         if plan is None:
-            known = ", ".join(map(repr, self.plans)) or "none"
+            plans = ", ".join(map(repr, self.plans)) or "none"
             raise ConfigurationError(
-                f"there is no plan {name!r} in the policy; known: {known}."
+                f"there is no plan {name!r} in the policy; known: {plans}."
                 f"{did_you_mean(name, self.plans)}"
             )
         return plan
@@ -287,5 +287,5 @@ class Policy:
     def _limits(self, plans: Iterable[Plan]) -> Limits:
         named = (*self.blueprints.values(), *self.routes.values(), *self.targets.values())
         grouped = (group.limits for group in self.groups.values())
-        lists = (self.application, self.default, *named, *grouped, *(each.limits for each in plans))
+        lists = (self.application, self.default, *named, *grouped, *(plan.limits for plan in plans))
         return tuple(dict.fromkeys(chain.from_iterable(lists)))

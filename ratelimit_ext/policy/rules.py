@@ -74,22 +74,22 @@ def check_limit(limit: PolicyLimit, default_strategy: str | None, mistakes: Mist
             f"found {options.name!r} beside {limit.text!r}, which is {len(limits)} limits: headers "
             "could not tell them apart. Write each by itself, with a name of its own.",
         )
-    for each in limits:
+    for parsed in limits:
         before = len(mistakes)
-        _check_contradictions(each, options, place, mistakes)
+        _check_contradictions(parsed, options, place, mistakes)
         if len(mistakes) == before:
-            _check_combination(each, limit, place, default_strategy, mistakes)
+            _check_combination(parsed, limit, place, default_strategy, mistakes)
 
 
 def _check_contradictions(
     parsed: ParsedLimit, options: LimitOptions, place: Place, mistakes: Mistakes
 ) -> None:
     for word in ("strategy", "unit"):
-        own, given = getattr(parsed, word), getattr(options, word)
-        if own and given and own != given:
+        text, given = getattr(parsed, word), getattr(options, word)
+        if text and given and text != given:
             mistakes.add(
                 place.at(word),
-                f"found {given!r} beside {parsed.text!r}, which states {own!r} itself. Remove it.",
+                f"found {given!r} beside {parsed.text!r}, which states {text!r} itself. Remove it.",
             )
     if options.unit == "usd" and parsed.unit is None and parsed.form.has_amount:
         meant = _AMOUNT.sub(lambda amount: f"{amount[0]} usd", parsed.text, count=1)
@@ -237,9 +237,9 @@ def check_next(
     for name, after in following.items():
         place = places[name].at("next")
         if after not in places:
-            known = ", ".join(map(repr, places))
+            plans = ", ".join(map(repr, places))
             hint = did_you_mean(after, places)
-            mistakes.add(place, f"found {shown(after)}; allowed: one of the plans {known}.{hint}")
+            mistakes.add(place, f"found {shown(after)}; allowed: one of the plans {plans}.{hint}")
         elif name not in noted and (circle := _circle(name, following)):
             noted.update(circle)
             way = " to ".join(map(repr, [*circle, name]))

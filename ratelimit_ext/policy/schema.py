@@ -86,9 +86,9 @@ def _timezone(value: object) -> str:
             pass
         else:
             return value
-    known = zoneinfo.available_timezones()
-    hint = did_you_mean(value, known) if isinstance(value, str) else ""
-    install = "" if known else " This system has no time zones: install the package tzdata."
+    zones = zoneinfo.available_timezones()
+    hint = did_you_mean(value, zones) if isinstance(value, str) else ""
+    install = "" if zones else " This system has no time zones: install the package tzdata."
     raise Mistake(
         f'found {shown(value)}; allowed: a time zone such as "Europe/Berlin".{hint}{install}'
     )
@@ -149,7 +149,7 @@ def _key(value: object, info: ValidationInfo) -> Any:
 
 def _limit_string(value: object) -> object:
     limits = parse(value)
-    if len({(each.period_us, each.unit, each.strategy) for each in limits}) < len(limits):
+    if len({(limit.period_us, limit.unit, limit.strategy) for limit in limits}) < len(limits):
         raise Mistake(
             f"found {value!r}, in which two limits have the same period: the smaller always "
             "decides. Remove the larger one."
@@ -255,8 +255,8 @@ def _option_type(option: dataclasses.Field[Any], hint: Any) -> Any:
 
 _HINTS: Final = get_type_hints(LimitOptions)
 _OPTIONS: Final[dict[str, Any]] = {
-    each.name: (_option_type(each, _HINTS[each.name]), each.default)
-    for each in dataclasses.fields(LimitOptions)
+    option.name: (_option_type(option, _HINTS[option.name]), option.default)
+    for option in dataclasses.fields(LimitOptions)
 }
 _LIMIT: Final[Any] = (Annotated[Any, PlainValidator(_limit_string)], ...)
 _Options: Any = create_model("_Options", __base__=Table, limit=_LIMIT, **_OPTIONS)
@@ -283,7 +283,7 @@ class LimitTable(_Options):  # type: ignore[misc]
         that names none. Other values with mistakes are left out."""
         given = {word: getattr(self, word) for word in type(self).model_fields}
         text = given.pop("limit")
-        own = tuple([(word, given.pop(word)) for word in [*given] if word not in _LIMIT_WORDS])
+        others = tuple([(word, given.pop(word)) for word in [*given] if word not in _LIMIT_WORDS])
         given = {word: value for word, value in given.items() if value is not None}
         options = LimitOptions(**{word: given.pop(word) for word in OPTION_NAMES if word in given})
         is_written = "override_defaults" in self.model_fields_set
@@ -299,7 +299,7 @@ class LimitTable(_Options):  # type: ignore[misc]
             parsed=parse(text),
             options=options,
             replaces=is_written and bool(self.override_defaults),
-            keywords=tuple([(word, value) for word, value in own if value is not None]),
+            keywords=tuple([(word, value) for word, value in others if value is not None]),
             **given,
         )
 
@@ -373,8 +373,8 @@ class PlanTable(Table):
     @property
     def keywords(self) -> dict[str, Any]:
         """The values of the application's keywords that are written."""
-        own = self.model_fields_set - PlanTable.model_fields.keys()
-        return {word: getattr(self, word) for word in own}
+        words = self.model_fields_set - PlanTable.model_fields.keys()
+        return {word: getattr(self, word) for word in words}
 
 
 class Document(Table):

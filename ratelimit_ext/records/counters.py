@@ -46,7 +46,7 @@ class Counters:
         self.forget()
 
     def forget(self) -> None:
-        self._changes = threading.Lock()
+        self._lock = threading.Lock()
         self._counts: Counts = Counter()
         #: Requests by the minute, the outcome and the names of the limits that count it; if it was
         #: denied, those that denied it. So a request is one step, whatever its limits.
@@ -68,10 +68,10 @@ class Counters:
             else:
                 names = tuple([verdict.charge.limit.label for verdict in event.denials])
         key = minute, outcome, names
-        with self._changes:
-            known = self._requests.get(key)
-            if known is not None or len(self._requests) < MOST_GROUPS:
-                self._requests[key] = (known or 0) + 1
+        with self._lock:
+            before = self._requests.get(key)
+            if before is not None or len(self._requests) < MOST_GROUPS:
+                self._requests[key] = (before or 0) + 1
         if group is not None and group.is_tried:
             tried = [verdict.charge.limit for verdict in event.shadow_denials]
             labels = [limit.label for limit in tried if limit.is_shadow]
@@ -85,7 +85,7 @@ class Counters:
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
         is_tried = any(limit.is_shadow for limit in limits)
         group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
-        with self._changes:
+        with self._lock:
             if len(self._groups) < MOST_GROUPS:
                 self._groups[names] = group
         return group
@@ -94,7 +94,7 @@ class Counters:
         """Write what was counted. Raises ``StorageUnavailable``: then it is kept."""
         if self.store is None:
             return
-        with self._changes:
+        with self._lock:
             others, self._counts = self._counts, Counter()
             requests, self._requests = self._requests, Counter()
             self._groups = {}
@@ -111,17 +111,17 @@ class Counters:
             try:
                 self.add(hour, hours[hour])
             except StorageUnavailable:
-                self._add(each for rest in hours.values() for each in rest.items())
+                self._add(item for rest in hours.values() for item in rest.items())
                 raise
             del hours[hour]
 
     def _add(self, counted: Iterable[tuple[tuple[int, str, str], int]]) -> None:
-        with self._changes:
+        with self._lock:
             counts = self._counts
             for key, count in counted:
-                known = counts.get(key)
-                if known is not None or len(counts) < MOST_COUNTS:
-                    counts[key] = (known or 0) + count
+                before = counts.get(key)
+                if before is not None or len(counts) < MOST_COUNTS:
+                    counts[key] = (before or 0) + count
 
     def read(self, minutes: int) -> dict[int, dict[str, Counter[str]]]:
         """Return the counts by the minute (since 1970, the first one first), the name of the limit
@@ -131,14 +131,14 @@ class Counters:
         require_store(self.store, KEPT)
         self.flush()
         now = clock.now_us() // 60_000_000
-        found: dict[int, dict[str, Counter[str]]] = {
-            each: {} for each in range(now - minutes + 1, now + 1)
+        counts: dict[int, dict[str, Counter[str]]] = {
+            minute: {} for minute in range(now - minutes + 1, now + 1)
         }
         for hour in (now // HOUR - 1, now // HOUR):
             for (minute, name, outcome), count in self.of_hour(hour).items():
-                if minute in found:
-                    found[minute].setdefault(name, Counter())[outcome] = count
-        return found
+                if minute in counts:
+                    counts[minute].setdefault(name, Counter())[outcome] = count
+        return counts
 
     def add(self, hour: int, counts: Counts) -> None:
         words = [
@@ -150,9 +150,9 @@ class Counters:
         store.change("counters", [f"tallies:{hour}"], KEEP_S * 1000, MOST_STORED, *words)
 
     def of_hour(self, hour: int) -> Counts:
-        found = Counts()
+        counts = Counts()
         for text, count in require_store(self.store, KEPT).table(f"tallies:{hour}").items():
             if ":" in text:
                 minute, outcome, name = text.split(":", 2)
-                found[int(minute), name, outcome] = int(count)
-        return found
+                counts[int(minute), name, outcome] = int(count)
+        return counts

@@ -94,7 +94,7 @@ class Denials:
         self.forget()
 
     def forget(self) -> None:
-        self._changes = threading.Lock()
+        self._lock = threading.Lock()
         #: By the bucket, and what each limit of the request counts, with the class: the caller.
         self._runs: dict[tuple[str, tuple[str, ...]], _Run] = {}
         #: How many callers of a bucket are among them.
@@ -105,9 +105,11 @@ class Denials:
     def note(self, event: DecisionEvent) -> None:
         decision, now_s = event.decision, clock.now_us() / 1_000_000
         # Of a denial from memory, verdicts of now would have to be computed.
-        verdicts = decision.known if isinstance(decision, CachedDecision) else decision.verdicts
+        verdicts = (
+            decision.cached_verdicts if isinstance(decision, CachedDecision) else decision.verdicts
+        )
         identities = [identity for _, identity, _ in event.charges]
-        with self._changes:
+        with self._lock:
             for verdict in verdicts:
                 if verdict.allowed or not verdict.enforced:
                     continue
@@ -133,7 +135,7 @@ class Denials:
         if self.store is None:
             return
         now_s = clock.now_us() / 1_000_000
-        with self._changes:
+        with self._lock:
             self._unsent.extend(self._due(now_s, all_of_them=all_of_them))
             records = list(self._unsent)
             self._unsent.clear()
@@ -142,12 +144,12 @@ class Denials:
         try:
             self.write(records)
         except StorageUnavailable:
-            with self._changes:
+            with self._lock:
                 self._unsent.extendleft(reversed(records))
             raise
 
     def write(self, records: Iterable[DenialRecord]) -> None:
-        texts = [json.dumps(asdict(each), ensure_ascii=False) for each in records]
+        texts = [json.dumps(asdict(record), ensure_ascii=False) for record in records]
         require_store(self.store, KIND).change("denials", [KIND], MOST_RECORDS, KEEP_S, *texts)
 
     def read(self, since_s: float = 0.0, *, most: int = MOST_READ) -> list[DenialRecord]:
@@ -160,8 +162,8 @@ class Denials:
         store = require_store(self.store, KIND)
         self.flush()
         least_s = max(since_s, clock.now_us() / 1_000_000 - KEEP_S)
-        found = [from_json(DenialRecord, text) for text in store.latest(KIND, most)]
-        late = [record for record in found if record.until >= least_s]
+        records = [from_json(DenialRecord, text) for text in store.latest(KIND, most)]
+        late = [record for record in records if record.until >= least_s]
         joined = _joined(sorted(late, key=lambda record: (record.at, record.until)))
         return sorted(joined, key=lambda record: record.at)
 
@@ -185,11 +187,11 @@ class Denials:
         self, event: DecisionEvent, verdict: Verdict, now_s: float, *, has_caller: bool
     ) -> DenialRecord:
         charge = verdict.charge
-        names = [parsed_key(own.key) for _, _, own in event.charges] if has_caller else []
-        callers = dict.fromkeys([each.identity for each in names if each])
+        names = [parsed_key(c.key) for _, _, c in event.charges] if has_caller else []
+        callers = dict.fromkeys([name.identity for name in names if name])
         if verdict.share:  # the member is who was denied
             callers = {_cut(event.identities[charge.key]): None, **callers}
-        written = next(found.written for found, _, own in event.charges if own.key == charge.key)
+        written = next(limit.written for limit, _, c in event.charges if c.key == charge.key)
         name, limit = parsed_key(charge.key), charge.limit
         return DenialRecord(
             at=now_s,
@@ -206,7 +208,7 @@ class Denials:
             reason=verdict.reason,
             degraded=event.degraded,
             request_id=_cut(self.request_id()) if self.request_id else "",
-            callers=[each for each in callers if name and each != name.identity][:MOST_NAMES],
+            callers=[caller for caller in callers if name and caller != name.identity][:MOST_NAMES],
             kept_for=limit.kept_for,
             share=verdict.share[:3] if verdict.share else (),
         )

@@ -96,16 +96,16 @@ class Overrides:
 
     def find(self, limit: str, identity: str) -> Override | None:
         """Return the override that is valid now."""
-        found = self.by_limit.get(limit, _NONE).get(identity)
-        return found if found is not None and found.is_valid(time.time()) else None
+        override = self.by_limit.get(limit, _NONE).get(identity)
+        return override if override is not None and override.is_valid(time.time()) else None
 
     def all(self) -> list[Override]:
         """Return the valid overrides in the storage, sorted. ``OperatorError`` if it keeps none."""
         self.refresh()
         now_s = time.time()
-        found = [each for limit in self.by_limit.values() for each in limit.values()]
-        valid = (each for each in found if each.is_valid(now_s))
-        return sorted(valid, key=lambda each: (each.limit, each.identity))
+        overrides = [override for limit in self.by_limit.values() for override in limit.values()]
+        valid = (override for override in overrides if override.is_valid(now_s))
+        return sorted(valid, key=lambda override: (override.limit, override.identity))
 
     def set(self, override: Override) -> Override:
         """Store an override, in place of the last one of the same limit and identity.
@@ -189,8 +189,8 @@ class Overrides:
     def _write(self, entry: LogEntry, override: Override | None) -> int:
         now_s = time.time()
         self.refresh()
-        known = (each for limit in self.by_limit.values() for each in limit.values())
-        ended = {field_of(each.limit, each.identity) for each in known if not each.is_valid(now_s)}
+        overrides = (o for limit in self.by_limit.values() for o in limit.values())
+        ended = {field_of(o.limit, o.identity) for o in overrides if not o.is_valid(now_s)}
         ended.discard(field_of(entry.limit, entry.identity))
         return self.write(entry, override, ended)
 

@@ -117,7 +117,7 @@ class Recorder:
 def _is_refusal(error: StorageUnavailable) -> bool:
     """Return whether the storage has answered: a right is missing, or its memory is full."""
     cause = type(error.__cause__)
-    return any(each.__name__ == "ResponseError" for each in cause.__mro__)
+    return any(cls.__name__ == "ResponseError" for cls in cause.__mro__)
 
 
 def _write(reference: ref[Recorder]) -> None:

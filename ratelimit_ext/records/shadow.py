@@ -100,14 +100,14 @@ class Shadows:
         self.forget()
 
     def forget(self) -> None:
-        self._changes = threading.Lock()
+        self._lock = threading.Lock()
         self._counts: dict[tuple[int, Shadow], Counts] = {}
 
     def note(self, event: DecisionEvent) -> None:
         verdicts = {verdict.charge.key: verdict for verdict in event.decision.verdicts}
         hour = clock.now_us() // (HOUR_S * 1_000_000)
         live: Verdict | None = None
-        for found, _, charge in event.charges:
+        for charged_limit, _, charge in event.charges:
             verdict = verdicts[charge.key]
             if charge.limit.mode == "enforce":
                 live = verdict
@@ -116,13 +116,13 @@ class Shadows:
                 continue
             name = parsed_key(charge.key)
             # A candidate follows its limit, whose count also has what the candidate would deny.
-            counted = live if found.tried and live is not None else verdict
+            counted = live if charged_limit.tried and live is not None else verdict
             # What `deduct_when` charges later has to fit now.
             used = counted.charge.limit.capacity - counted.remaining + charge.cost - charge.taken
             if counted is verdict and not verdict.allowed:
                 used = charge.limit.capacity + 1
-            key = hour, _shadow(found, charge.limit)
-            with self._changes:
+            key = hour, _shadow(charged_limit, charge.limit)
+            with self._lock:
                 counts = self._counts.get(key)
                 if counts is None:
                     if len(self._counts) >= MOST_SHADOWS:
@@ -134,17 +134,17 @@ class Shadows:
         """Write what was counted. Raises ``StorageUnavailable``: then it is kept."""
         if self.store is None:
             return
-        with self._changes:
+        with self._lock:
             counted, self._counts = self._counts, {}
         while counted:
             key = next(iter(counted))
             try:
                 self.add(*key, counted[key])
             except StorageUnavailable:
-                with self._changes:
-                    for known, counts in counted.items():
-                        if len(self._counts) < MOST_SHADOWS or known in self._counts:
-                            self._counts.setdefault(known, Counts()).add(counts)
+                with self._lock:
+                    for shadow, counts in counted.items():
+                        if len(self._counts) < MOST_SHADOWS or shadow in self._counts:
+                            self._counts.setdefault(shadow, Counts()).add(counts)
                 raise
             del counted[key]
 
@@ -171,13 +171,13 @@ class Shadows:
         require_store(self.store, KEPT).change("shadow", _names(hour, text), *words, *denied, *used)
 
     def of_hour(self, hour: int) -> dict[Shadow, Counts]:
-        store, found = require_store(self.store, KEPT), {}
+        store, shadows = require_store(self.store, KEPT), {}
         totals = {name: int(value) for name, value in store.table(f"trials:{hour}").items()}
         for name, requests in totals.items():
             text, _, word = name.rpartition(":")
             if word == "requests":
                 _, denied, used = _names(hour, text)
-                found[Shadow(*json.loads(text))] = Counts(
+                shadows[Shadow(*json.loads(text))] = Counts(
                     requests,
                     totals.get(f"{text}:denied", 0),
                     Counter(store.scores(denied)),
@@ -185,19 +185,19 @@ class Shadows:
                     f"{text}:rough" in totals,
                     f"{text}:partial" in totals,
                 )
-        return found
+        return shadows
 
 
 def _names(hour: int, text: str) -> tuple[str, str, str]:
-    own = f"trials:{hour}:{escaped(text)}"
-    return f"trials:{hour}", f"{own}:denied", f"{own}:used"
+    name = f"trials:{hour}:{escaped(text)}"
+    return f"trials:{hour}", f"{name}:denied", f"{name}:used"
 
 
-def _shadow(found: ChargedLimit, limit: Limit) -> Shadow:
+def _shadow(charged_limit: ChargedLimit, limit: Limit) -> Shadow:
     return Shadow(
         limit=limit.label,
-        amount=found.tried or found.written,
-        enforced=found.written if found.tried else "",
+        amount=charged_limit.tried or charged_limit.written,
+        enforced=charged_limit.written if charged_limit.tried else "",
         unit=limit.unit,
         capacity=limit.capacity,
         is_window=limit.strategy in WINDOWS,

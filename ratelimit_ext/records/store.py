@@ -34,8 +34,8 @@ T = TypeVar("T")
 
 def from_json(kind: type[T], text: str) -> T:
     """Return the record of this dataclass, without fields of a newer release."""
-    known = {each.name for each in fields(cast(Any, kind))}
-    return kind(**{name: value for name, value in json.loads(text).items() if name in known})
+    names = {field.name for field in fields(cast(Any, kind))}
+    return kind(**{name: value for name, value in json.loads(text).items() if name in names})
 
 
 def require_store(store: RecordStore | None, what: str) -> RecordStore:
@@ -76,19 +76,19 @@ class RedisRecords:
         return {_text(member): int(score) for member, score in pairs}
 
     def newest_first(self, name: str, most: int) -> list[str]:
-        return [_text(each) for each in self._run("lrange", self._key(name), 0, most - 1)]
+        return [_text(value) for value in self._run("lrange", self._key(name), 0, most - 1)]
 
     def latest(self, name: str, most: int) -> list[str]:
         """Return those of a stream that were written last, the first one first."""
-        last, found = "+", list[str]()
-        while len(found) < most:
-            count = min(most - len(found), AT_ONCE)
+        last, texts = "+", list[str]()
+        while len(texts) < most:
+            count = min(most - len(texts), AT_ONCE)
             entries = self._run("xrevrange", self._key(name), last, "-", count)
             if not entries:
                 break
-            found += [_text(text) for _, entry in entries for text in entry.values()]
+            texts += [_text(text) for _, entry in entries for text in entry.values()]
             last = f"({_text(entries[-1][0])}"
-        return found[::-1]
+        return texts[::-1]
 
     def _key(self, name: str) -> str:
         kind, colon, rest = name.partition(":")
@@ -111,11 +111,11 @@ class MemoryRecords:
     def __init__(self, held: dict[str, Any], prefix: str) -> None:
         self._held = held
         self._prefix = prefix
-        self._changes = threading.Lock()
+        self._lock = threading.Lock()
 
     def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
         run: Callable[..., int] = getattr(self, f"_{script}")
-        with self._changes:
+        with self._lock:
             return run(*names, *words)
 
     def table(self, name: str) -> Mapping[str, Any]:
@@ -144,8 +144,8 @@ class MemoryRecords:
     def _overrides(self, name: str, log: str, *words: Any) -> int:
         entry, most_entries, most, field, override, *removed = words
         overrides, entries = self._part(name, Counter), self._part(log, list)
-        for each in removed:
-            overrides.pop(each, None)
+        for ended in removed:
+            overrides.pop(ended, None)
         if override:
             if field not in overrides and len(overrides) >= most:
                 return -1
@@ -180,7 +180,7 @@ class MemoryRecords:
         """Keep these for their lifetime, and drop others whose lifetime is over."""
         now_ms, ends = clock.now_us() // 1000, self._part("ends", dict)
         ends.update(dict.fromkeys(names, now_ms + lifetime_ms))
-        for name in [each for each, end in ends.items() if end <= now_ms]:
+        for name in [name for name, end in ends.items() if end <= now_ms]:
             self._held.pop(self._key(name), None)
             del ends[name]
 

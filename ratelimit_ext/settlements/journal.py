@@ -61,7 +61,7 @@ OTHER_STORAGE: Final = (
 )
 
 
-class Line(NamedTuple):
+class Entry(NamedTuple):
     """What is kept of a batch: changes that are sent together until ``until``, in seconds since
     1970, with their marker and its lifetime."""
 
@@ -80,7 +80,7 @@ class Line(NamedTuple):
         return json.dumps(words, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
-    def decode(cls, text: bytes) -> Line:
+    def decode(cls, text: bytes) -> Entry:
         """Raises any exception for anything else."""
         words = json.loads(text)
         if not math.isfinite(words["until"]):
@@ -88,7 +88,7 @@ class Line(NamedTuple):
         if not 0 < _whole(words["marker_us"]) <= LONGEST_LIFETIME_US:
             raise ValueError("no marker lives as long")
         return cls(
-            changes=[_change(each) for each in words["changes"]],
+            changes=[_change(change) for change in words["changes"]],
             marker=None if words["marker"] is None else _text(words["marker"]),
             marker_us=words["marker_us"],
             until=float(words["until"]),
@@ -210,7 +210,7 @@ class Journal:
     def __init__(self, directory: Path, storage: str) -> None:
         self.directory = directory
         self.storage = storage
-        self._own: JournalFile | None = None
+        self._current: JournalFile | None = None
         #: All that are open, also those that were taken over.
         self._files: list[JournalFile] = []
         self._reported: set[Path] = set()
@@ -218,30 +218,30 @@ class Journal:
         self._refused: set[Path] = set()
         self._has_failed = False
 
-    def append(self, line: Line) -> JournalFile | None:
-        """Keep a line; returns its file, or ``None`` if it fails, which is logged once."""
+    def append(self, entry: Entry) -> JournalFile | None:
+        """Keep an entry; returns its file, or ``None`` if it fails, which is logged once."""
         try:
-            own = self._own
-            if own is None or not own.is_open or own.lines >= MOST_LINES:
-                own = JournalFile.create(self.directory, head_of(self.storage))
-                self._own = own
-                self._files.append(own)
-            own.append(line.encode())
+            file = self._current
+            if file is None or not file.is_open or file.lines >= MOST_LINES:
+                file = JournalFile.create(self.directory, head_of(self.storage))
+                self._current = file
+                self._files.append(file)
+            file.append(entry.encode())
         except OSError as error:
             if not self._has_failed:
                 self._has_failed = True
                 _logger.error(NOT_KEPT, self.directory, error)
             return None
         self._has_failed = False
-        return own
+        return file
 
     def has_others(self) -> bool:
         """Return whether there are files that this process may take over, now or later: a queue
         that another process may leave, or the calls of one that has ended."""
         return any(path.suffix == SUFFIX or _is_left(path) for path in self._others())
 
-    def take_over(self, now: float) -> Iterator[tuple[JournalFile, list[Line]]]:
-        """Files of processes that have ended, each with its lines. What cannot be read or sent
+    def take_over(self, now: float) -> Iterator[tuple[JournalFile, list[Entry]]]:
+        """Files of processes that have ended, each with its entries. What cannot be read or sent
         stays where it is, and is logged once; one that cannot be opened now is tried again. ``now``
         is in seconds since 1970."""
         for path in self._others():
@@ -250,7 +250,7 @@ class Journal:
                 file = JournalFile.claim(path)
                 if file is None:
                     continue
-                lines = self._read(file, now)
+                entries = self._read(file, now)
             except (OSError, ValueError) as error:
                 if path not in self._reported:
                     self._reported.add(path)
@@ -260,10 +260,10 @@ class Journal:
                 if file is not None:
                     file.close()
                 continue
-            file.unsent = len(lines)
-            if lines:
+            file.unsent = len(entries)
+            if entries:
                 self._files.append(file)
-                yield file, lines
+                yield file, entries
             else:
                 file.release()
 
@@ -273,20 +273,20 @@ class Journal:
             if file.is_open:
                 file.close()
         self._files.clear()
-        self._own = None
+        self._current = None
 
     def _others(self) -> list[Path]:
         """Return the files of other processes that may be sent."""
         self._files = [file for file in self._files if file.is_open]
-        known = self._refused.union(file.path for file in self._files)
+        skipped = self._refused.union(file.path for file in self._files)
         try:
             paths = sorted(self.directory.iterdir())
         except OSError:  # no such directory yet
             return []
-        return [path for path in paths if path.suffix in SUFFIXES and path not in known]
+        return [path for path in paths if path.suffix in SUFFIXES and path not in skipped]
 
-    def _read(self, file: JournalFile, now: float) -> list[Line]:
-        """Return the lines of the file. Raises ``ValueError`` if they are not to be sent."""
+    def _read(self, file: JournalFile, now: float) -> list[Entry]:
+        """Return the entries of the file. Raises ``ValueError`` if they are not to be sent."""
         head, *texts = file.read() or [b""]
         try:
             words = json.loads(head)
@@ -295,21 +295,21 @@ class Journal:
             raise ValueError("it does not begin as a journal of settlements") from None
         if version != VERSION:
             raise ValueError(f"its format is {version!r}; this release reads {VERSION}")
-        lines = []
+        entries = []
         for text in texts:
             try:
-                lines.append(Line.decode(text))
+                entries.append(Entry.decode(text))
             except Exception:  # noqa: BLE001 - damaged data can fail anywhere
                 file.is_damaged = True
         if file.path.suffix == CALLS_SUFFIX:
             # Its calls went on until their process ended; that of another storage may be long ago.
             end = now if storage == self.storage else file.changed_at
-            lines = [line._replace(until=end + line.marker_us / 1_000_000) for line in lines]
-        if storage != self.storage and any(line.until > now for line in lines):
+            entries = [e._replace(until=end + e.marker_us / 1_000_000) for e in entries]
+        if storage != self.storage and any(entry.until > now for entry in entries):
             raise ValueError(OTHER_STORAGE % (storage, self.storage))
         if file.is_damaged:
-            _logger.error(DAMAGED, len(texts) - len(lines), len(texts), file.path)
-        return lines
+            _logger.error(DAMAGED, len(texts) - len(entries), len(texts), file.path)
+        return entries
 
 
 def head_of(storage: str) -> bytes:
@@ -328,15 +328,15 @@ def _is_left(path: Path) -> bool:
 
 def journal_directory(config: Mapping[str, Any], instance_path: str) -> Path | None:
     """Return the configured directory, or ``None``. Raises ``ConfigurationError``."""
-    found = config.get(DIRECTORY, DEFAULT_DIRECTORY)
-    if found == "":
+    value = config.get(DIRECTORY, DEFAULT_DIRECTORY)
+    if value == "":
         return None
-    if not isinstance(found, str | os.PathLike):
+    if not isinstance(value, str | os.PathLike):
         raise ConfigurationError(
-            f"{DIRECTORY}: found {shown(found)}; allowed: a path, relative to the application's "
+            f"{DIRECTORY}: found {shown(value)}; allowed: a path, relative to the application's "
             'instance path, or "" to keep queued settlements in memory only.'
         )
-    return Path(instance_path, found)
+    return Path(instance_path, value)
 
 
 def storage_address(uri: str) -> str:

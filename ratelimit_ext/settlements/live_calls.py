@@ -23,9 +23,9 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.settlements.journal import (
     CALLS_SUFFIX,
     CELL,
+    Entry,
     Journal,
     JournalFile,
-    Line,
     head_of,
 )
 
@@ -117,13 +117,13 @@ class LiveCalls:
         words, room = list[str](), CELL - 200
         ending = f'"hold":[{hold.id},{hold.lease_us}]}}'
         for charge in charges:
-            known = self._limits.get(id(charge.limit))
-            if known is None:
-                known = charge.limit, Line.words_of_release(charge.limit)
+            cached = self._limits.get(id(charge.limit))
+            if cached is None:
+                cached = charge.limit, Entry.words_of_release(charge.limit)
                 if len(self._limits) >= MOST_LIMITS:
                     self._limits.clear()
-                self._limits[id(charge.limit)] = known
-            word = f'{known[1]}"key":{quoted(charge.key)},"cost":{charge.cost},{ending}'
+                self._limits[id(charge.limit)] = cached
+            word = f'{cached[1]}"key":{quoted(charge.key)},"cost":{charge.cost},{ending}'
             room -= len(word) + 1
             if room < 0:
                 break

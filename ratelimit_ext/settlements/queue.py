@@ -31,7 +31,7 @@ from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.engine.engine import Engine, Marker
-from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Journal, JournalFile, Line
+from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Entry, Journal, JournalFile
 from ratelimit_ext.settlements.live_calls import LiveCalls
 
 #: How long after its lease a hold is kept, and its settlement sent again, in seconds.
@@ -267,13 +267,13 @@ class SettlementQueue:
             journal = self._journals.get(batch.engine)
             if journal is not None:
                 until = self._epoch() + batch.until - self._clock()
-                line = Line(batch.changes, batch.marker, batch.marker_us, until)
-                batch = batch._replace(file=journal.append(line))
+                entry = Entry(batch.changes, batch.marker, batch.marker_us, until)
+                batch = batch._replace(file=journal.append(entry))
             self._put(batch)
             self._start()
         return "queued"
 
-    def _take_next(self, engine: Engine, files: Iterator[tuple[JournalFile, list[Line]]]) -> bool:
+    def _take_next(self, engine: Engine, files: Iterator[tuple[JournalFile, list[Entry]]]) -> bool:
         with self._changed:
             if len(self._waiting) > self._most_waiting // 2:
                 return False

@@ -117,21 +117,21 @@ def suggestions(
                 continue
             identity = rule.identity(call) or ""
             used = usages.after(rule, identity, call)
-            known = peaks.setdefault(rule, {})
-            if used > known.get(identity, -1):
-                known[identity] = used
-    amounts = {rule: _quantile(known.values(), share) for rule, known in peaks.items()}
+            by_identity = peaks.setdefault(rule, {})
+            if used > by_identity.get(identity, -1):
+                by_identity[identity] = used
+    amounts = {rule: _quantile(by_identity.values(), share) for rule, by_identity in peaks.items()}
     bursts = _bursts(traffic, rules, amounts, share)
     return [
         Suggestion(
             rule,
-            len(known),
-            sum(peak > rule.limit.amount for peak in known.values()),
+            len(by_identity),
+            sum(peak > rule.limit.amount for peak in by_identity.values()),
             amounts[rule],
             bursts.get(rule),
-            tuple(Peak(*each) for each in Counter(known).most_common(3)),
+            tuple(Peak(*item) for item in Counter(by_identity).most_common(3)),
         )
-        for rule, known in peaks.items()
+        for rule, by_identity in peaks.items()
         if amounts[rule]
     ]
 
@@ -182,9 +182,9 @@ def _bursts(
             leaked = (call.at_us - since) * amounts[rule] / rule.limit.period_us
             level = max(0.0, level - leaked) + rule.cost_of(call)
             levels[rule, identity] = call.at_us, level
-            known = highest.setdefault(rule, {})
-            known[identity] = max(level, known.get(identity, 0.0))
-    return {rule: _quantile(known.values(), share) for rule, known in highest.items()}
+            by_identity = highest.setdefault(rule, {})
+            by_identity[identity] = max(level, by_identity.get(identity, 0.0))
+    return {rule: _quantile(by_identity.values(), share) for rule, by_identity in highest.items()}
 
 
 def _quantile(values: Iterable[float], share: float) -> int:

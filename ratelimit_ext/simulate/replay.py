@@ -63,15 +63,15 @@ class Rule(NamedTuple):
 
     def identity(self, call: TrafficCall) -> str | None:
         """Return the identity that the limit counts; ``None`` if the traffic does not say it."""
-        if (known := call.who.get(self.key)) or "," not in self.key:
-            own = EVERYONE if self.key == EVERYONE else known
+        if (value := call.who.get(self.key)) or "," not in self.key:
+            identity = EVERYONE if self.key == EVERYONE else value
         else:
             parts = [call.who.get(kind, "") for kind in self.key.split(",")]
-            own = joined(parts) if all(parts) else None
-        if self.limit.is_share and own is not None:
+            identity = joined(parts) if all(parts) else None
+        if self.limit.is_share and identity is not None:
             member = call.who.get(self.member)
-            return None if member is None else f"{own} {member}"
-        return own
+            return None if member is None else f"{identity} {member}"
+        return identity
 
     def share(self) -> Rule:
         """Return the rule that counts the members of a group."""
@@ -156,7 +156,7 @@ class Replay:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._known: dict[tuple[str, str, frozenset[str]], list[Rule]] = {}
+        self._by_question: dict[tuple[str, str, frozenset[str]], list[Rule]] = {}
         self._finals: dict[int, tuple[Limit, Limit]] = {}
         self._woken = deque[int]()
         self._buckets = Buckets(most=math.inf, sweep_every=SWEEP_EVERY, ring=self._woken.append)
@@ -189,9 +189,9 @@ class Replay:
         while self._events and self._events[0][0] <= until:
             now, _, asked, is_over = heapq.heappop(self._events)
             if is_over:
-                slots = [each for each in asked.charges if each.limit.traits.ends_with_calls]
+                slots = [charge for charge in asked.charges if charge.limit.traits.ends_with_calls]
                 hold, numbers = asked.hold(now), (asked.number, 0)
-                changes = [Change(each, hold, "settle", numbers) for each in slots]
+                changes = [Change(charge, hold, "settle", numbers) for charge in slots]
                 self._engine.settle(changes, now_us=now)
             elif asked.number in self._waiting:
                 self._look(asked, now)
@@ -218,7 +218,7 @@ class Replay:
         denied = [asked.rules[place] for place in places]
         if denied:
             self.denied[asked.number - 1] = denied
-            lines = [each for each in asked.charges if each.limit.wait is not None and waited]
+            lines = [charge for charge in asked.charges if charge.limit.wait is not None and waited]
             changes = [Change.leave(charge, asked.hold(now)) for charge in lines]
             self._engine.settle(changes, now_us=now)
         else:
@@ -249,11 +249,11 @@ class Replay:
         """Return the limit with costs that are final, as the same object each time."""
         if not limit.held or limit.traits.ends_with_calls:
             return limit
-        known = self._finals.get(id(limit))
-        if known is None:
+        cached = self._finals.get(id(limit))
+        if cached is None:
             final = replace(limit, unit="requests")
-            known = self._finals[id(limit)] = limit, final
-        return known[1]
+            cached = self._finals[id(limit)] = limit, final
+        return cached[1]
 
     def _parts(self, call: TrafficCall) -> Iterator[Rule]:
         """Yield the rules as the class of the call may use them, each with that of its member."""
@@ -269,11 +269,11 @@ class Replay:
 
     def _applying(self, call: TrafficCall) -> list[Rule]:
         question = call.endpoint, call.plan, call.exempt
-        rules = self._known.get(question)
+        rules = self._by_question.get(question)
         if rules is None:
             applying = self._rules(call.endpoint, call.plan)
-            rules = [each for each in applying if not (each.optional or each.name in call.exempt)]
-            self._known[question] = rules
+            rules = [rule for rule in applying if not (rule.optional or rule.name in call.exempt)]
+            self._by_question[question] = rules
         if not rules:
             self.outcome.unlimited[call.endpoint] += 1
         return rules

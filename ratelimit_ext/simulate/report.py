@@ -92,7 +92,7 @@ def _limits(outcome: ReplayOutcome) -> list[str]:
 def _hit(outcome: ReplayOutcome) -> list[tuple[str, Tally]]:
     """Return the callers who were denied most."""
     hit = [(name, tally) for name, tally in outcome.callers.items() if tally.denied]
-    hit.sort(key=lambda each: (-outcome.wronged[each[0]], -each[1].denied, each[0]))
+    hit.sort(key=lambda item: (-outcome.wronged[item[0]], -item[1].denied, item[0]))
     return hit[:MOST_CALLERS]
 
 
@@ -114,15 +114,15 @@ LIMITS: Final = ("name", "denied", "would_deny", "false_positives")
 def tables(results: Iterable[Result]) -> list[Table]:
     """Return the tables of a report with their titles; the first row has the names of columns."""
     data = as_data(results)
-    found = [_table("Policies", data, "policy", *COUNTS)]
-    for each in data:
-        policy, limits, callers = each["policy"], each["limits"], each["callers"]
+    shown = [_table("Policies", data, "policy", *COUNTS)]
+    for result in data:
+        policy, limits, callers = result["policy"], result["limits"], result["callers"]
         if limits:
-            found.append(_table(f"{policy}: limits that denied", limits, *LIMITS))
+            shown.append(_table(f"{policy}: limits that denied", limits, *LIMITS))
         if callers:
             title = f"{policy}: callers who were denied most"
-            found.append(_table(title, callers, "caller", *COUNTS))
-    return found
+            shown.append(_table(title, callers, "caller", *COUNTS))
+    return shown
 
 
 def _table(title: str, rows: Iterable[Mapping[str, Any]], first: str, *names: str) -> Table:
@@ -142,32 +142,32 @@ def _table(title: str, rows: Iterable[Mapping[str, Any]], first: str, *names: st
 def suggestion_table(suggestions: Iterable[Suggestion]) -> Table:
     """Amounts that would do, beside the present ones."""
     rows = [["limit", "key", "now", "suggested", "identities", "above now", "largest"]]
-    for each in suggestions:
-        rule, limit, burst = each.rule, each.rule.limit, each.burst
+    for suggestion in suggestions:
+        rule, limit, burst = suggestion.rule, suggestion.rule.limit, suggestion.burst
         now = _amount(limit, limit.amount) + (f", burst {limit.burst:,}" if limit.burst else "")
-        then = _amount(limit, each.amount) + (f", burst {burst:,}" if burst else "")
-        largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in each.peaks)
+        then = _amount(limit, suggestion.amount) + (f", burst {burst:,}" if burst else "")
+        largest = ", ".join(f"{p.identity} {_amount(limit, p.amount)}" for p in suggestion.peaks)
         name = f"{rule.name} (shadow)" if rule.limit.is_shadow else rule.name
-        counts = f"{each.identities:,}", f"{each.denied:,}"
+        counts = f"{suggestion.identities:,}", f"{suggestion.denied:,}"
         rows.append([name, rule.key, now, then, *counts, largest])
     return "Suggested amounts", rows
 
 
-def suggestion_data(found: Iterable[Suggestion]) -> list[dict[str, Any]]:
+def suggestion_data(suggestions: Iterable[Suggestion]) -> list[dict[str, Any]]:
     """Return the suggestions for programs, in the limits' units (micro-dollars for ``usd``)."""
     return [
         {
-            "limit": each.rule.name,
-            "key": each.rule.key,
-            "unit": each.rule.limit.unit,
-            "amount": each.rule.limit.amount,
-            "suggested_amount": each.amount,
-            "suggested_burst": each.burst,
-            "identities": each.identities,
-            "above_amount": each.denied,
-            "largest": [peak._asdict() for peak in each.peaks],
+            "limit": suggestion.rule.name,
+            "key": suggestion.rule.key,
+            "unit": suggestion.rule.limit.unit,
+            "amount": suggestion.rule.limit.amount,
+            "suggested_amount": suggestion.amount,
+            "suggested_burst": suggestion.burst,
+            "identities": suggestion.identities,
+            "above_amount": suggestion.denied,
+            "largest": [peak._asdict() for peak in suggestion.peaks],
         }
-        for each in found
+        for suggestion in suggestions
     ]
 
 
@@ -183,9 +183,9 @@ def _usd(dollars: float) -> str:
 
 def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, str]) -> list[str]:
     """Return what a reader has to know besides the tables, one sentence each."""
-    found = [FALSE_POSITIVE]
+    texts = [FALSE_POSITIVE]
     if traffic.skipped:
-        found.append(f"{traffic.skipped:,} broken lines skipped: {'; '.join(traffic.reasons)}.")
+        texts.append(f"{traffic.skipped:,} broken lines skipped: {'; '.join(traffic.reasons)}.")
     policies: dict[str, list[str]] = {}
     for policy, outcome in results:
         sentences = [
@@ -206,12 +206,12 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
             sentences.append(f"{_calls(len(outcome.waits))} waited, at most {longest_s:.1f} s.")
         for sentence in sentences:
             policies.setdefault(sentence, []).append(policy)
-    found += [f"{', '.join(names)}: {sentence}" for sentence, names in policies.items()]
+    texts += [f"{', '.join(names)}: {sentence}" for sentence, names in policies.items()]
     reasons: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         reasons.setdefault(reason, []).append(name)
-    found += [f"Not simulated ({reason}): {', '.join(names)}." for reason, names in reasons.items()]
-    return list(dict.fromkeys(found))
+    texts += [f"Not simulated ({reason}): {', '.join(names)}." for reason, names in reasons.items()]
+    return list(dict.fromkeys(texts))
 
 
 def _calls(count: int) -> str:
@@ -243,16 +243,16 @@ figure { margin: 1rem 0 } pre { overflow-x: auto } .good { fill: #2a9d6f } .bad 
 
 def as_page(results: Sequence[Result], remarks: Iterable[str]) -> str:
     """Return a page with a plot of each result, and the tables: no script, no other file."""
-    minutes = [minute for each in results for minute in each.outcome.minutes] or [0]
+    minutes = [minute for result in results for minute in result.outcome.minutes] or [0]
     begin, end = min(minutes), max(minutes) + 1
     step = -(-(end - begin) // BARS)
-    bars = [_bars(each.outcome, begin, step) for each in results]
-    most = max((bar.admitted + bar.denied for each in bars for bar in each.values()), default=1)
+    bars = [_bars(result.outcome, begin, step) for result in results]
+    most = max((bar.admitted + bar.denied for row in bars for bar in row.values()), default=1)
     span = f"{_clock(begin)} to {_clock(end)}; {step} min and at most {_calls(most)} a bar"
     size = f"0 0 {-(-(end - begin) // step)} {most}"
     plots = "".join(map(_plot, results, bars, repeat(most), repeat(size)))
-    shown = "".join(f'<pre tabindex="0">{escape(as_text(each))}</pre>' for each in tables(results))
-    listed = "".join(f"<li>{escape(each)}</li>" for each in remarks)
+    shown = "".join(f'<pre tabindex="0">{escape(as_text(part))}</pre>' for part in tables(results))
+    listed = "".join(f"<li>{escape(note)}</li>" for note in remarks)
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

@@ -106,56 +106,56 @@ def read_lines(lines: Callable[[], Iterable[str]], endpoint_of: EndpointOf) -> T
 
 def _json_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"it is no JSON ({error})") from None
-    endpoint = found.pop("endpoint", None)
-    if endpoint is None and "path" in found:
-        endpoint = endpoint_of(str(found.pop("method", "GET")), str(found.pop("path")))
+    endpoint = fields.pop("endpoint", None)
+    if endpoint is None and "path" in fields:
+        endpoint = endpoint_of(str(fields.pop("method", "GET")), str(fields.pop("path")))
     if not isinstance(endpoint, str):
         raise ValueError("it has no endpoint, nor a path of one")  # noqa: TRY004 - of the line
-    costs = {unit: _whole(found.pop(unit), unit) for unit in COSTS if unit in found}
+    costs = {unit: _whole(fields.pop(unit), unit) for unit in COSTS if unit in fields}
     if costs and "tokens" not in costs:
         costs["tokens"] = costs.get("input_tokens", 0) + costs.get("output_tokens", 0)
-    if "usd" in found:
-        costs["usd"] = micro_dollars(found.pop("usd"))
-    exempt, abusive = found.pop("exempt", ()), found.pop("abusive", None)
-    if not (isinstance(exempt, list | tuple) and all(isinstance(each, str) for each in exempt)):
+    if "usd" in fields:
+        costs["usd"] = micro_dollars(fields.pop("usd"))
+    exempt, abusive = fields.pop("exempt", ()), fields.pop("abusive", None)
+    if not (isinstance(exempt, list | tuple) and all(isinstance(name, str) for name in exempt)):
         raise ValueError(f"found exempt = {exempt!r}; allowed: a list of names of limits")
     if not (abusive is None or isinstance(abusive, bool)):
         raise ValueError(f"found abusive = {abusive!r}; allowed: true or false")
     return TrafficCall(
-        _instant(found.pop("time", None)),
+        _instant(fields.pop("time", None)),
         endpoint,
         costs=costs,
-        plan=str(found.pop("plan", "") or ""),
-        seconds=_seconds(found.pop("seconds", 0)),
+        plan=str(fields.pop("plan", "") or ""),
+        seconds=_seconds(fields.pop("seconds", 0)),
         exempt=frozenset(exempt),
         abusive=abusive,
-        who={name: each for name, each in found.items() if isinstance(each, str) and each},
+        who={name: value for name, value in fields.items() if isinstance(value, str) and value},
     )
 
 
 def _log_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
-    found = _COMMON.match(text)
-    if found is None:
+    match = _COMMON.match(text)
+    if match is None:
         raise ValueError("it is neither JSON nor a line of a common log")
     try:
-        at_us = _micro(datetime.strptime(found["time"], "%d/%b/%Y:%H:%M:%S %z").timestamp())
+        at_us = _micro(datetime.strptime(match["time"], "%d/%b/%Y:%H:%M:%S %z").timestamp())
     except ValueError:
         raise ValueError(
-            f'found the time {found["time"]!r}; allowed: as in "26/Nov/2026:13:55:36 +0000"'
+            f'found the time {match["time"]!r}; allowed: as in "26/Nov/2026:13:55:36 +0000"'
         ) from None
-    endpoint = endpoint_of(found["method"], found["path"])
+    endpoint = endpoint_of(match["method"], match["path"])
     if endpoint is None:
         raise ValueError(
-            f"{found['method']} {found['path'][:80]} is no endpoint of this application"
+            f"{match['method']} {match['path'][:80]} is no endpoint of this application"
         )
-    who = {"ip": found["ip"]}
-    if found["user"] != "-":
-        who["user"] = found["user"]
+    who = {"ip": match["ip"]}
+    if match["user"] != "-":
+        who["user"] = match["user"]
     return TrafficCall(at_us, endpoint, who)
 
 

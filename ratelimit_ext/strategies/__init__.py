@@ -43,11 +43,11 @@ def register(strategy: Strategy, *fair: Strategy) -> None:
             raise ValueError(f"{strategy.name!r} ({strategy.code}): {other.name!r} has this name")
     traits.TABLE[strategy.name] = strategy
     strategy.fair = fair
-    for each in (strategy, *fair):
-        each.holding = holding = Reservations(each)
+    for variant in (strategy, *fair):
+        variant.holding = holding = Reservations(variant)
         holding.fragments()  # reads the Lua of both, once
         if "wait" in strategy.options:
-            each.line, holding.line = Line(each), Line(holding)
+            variant.line, holding.line = Line(variant), Line(holding)
             holding.line.fragments()
     traits.ALIASES.update(dict.fromkeys(strategy.aliases, strategy.name))
 

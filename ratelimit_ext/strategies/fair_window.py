@@ -95,12 +95,12 @@ class MemberShare(FixedWindow):
 
     def _verdict(self, charge: Charge, snapshot: Snapshot, now_us: int, cost: int) -> Verdict:
         """Return the answer to a charge that may be made, of which ``cost`` is taken."""
-        limit, (own, end, group) = charge.limit, snapshot
-        used, known, spent = own // _MEMBERS, own % 2, group // _LAST
+        limit, (member, end, group) = charge.limit, snapshot
+        used, counted, spent = member // _MEMBERS, member % 2, group // _LAST
         parameters = self.parameters(limit, now_us)
         passed = _passed(now_us, end, parameters)
         # Those of this window, with a new one, or those that are expected, if these are more.
-        total, count = parameters[2], own % _MEMBERS // 2 + 1 - known
+        total, count = parameters[2], member % _MEMBERS // 2 + 1 - counted
         members = max(count, group % _LAST or -(-FIRST * (total - passed) // total))
         ahead, part = spent - _reached(passed, parameters), limit.amount // members
         left = max(0, min(limit.amount - spent, max(-ahead, part - used)) - cost)
@@ -128,14 +128,14 @@ class MemberShare(FixedWindow):
         answer = self._verdict(charge, snapshot, now_us, charge.cost if taken else 0)
         if allowed:
             return answer
-        limit, cost, (own, end, group) = charge.limit, charge.cost, snapshot
+        limit, cost, (member, end, group) = charge.limit, charge.cost, snapshot
         amount, total, line = limit.amount, *self.parameters(limit, now_us)[2:4]
-        used, known, members = own // _MEMBERS, own % 2, own % _MEMBERS // 2
+        used, counted, members = member // _MEMBERS, member % 2, member % _MEMBERS // 2
         need, last, at = group // _LAST + cost, group % _LAST, end
         if need <= amount:
             after = -(-need * line // amount)
             fitting = amount // (used + cost)
-            if not last and members + 1 - known <= fitting:
+            if not last and members + 1 - counted <= fitting:
                 after = min(after, -(-total * (FIRST - fitting) // FIRST))
             at = self._instant(limit, after, now_us, end)
         if at >= end:

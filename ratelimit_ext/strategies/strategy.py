@@ -108,8 +108,8 @@ class Strategy(Traits, ABC):
 
     def fragments(self) -> tuple[str, ...]:
         """Return the parts of a script that define it, in their order: of what it extends first."""
-        own = [each for each in reversed(type(self).__mro__) if "code" in vars(each)]
-        files = [sys.modules[each.__module__].__file__ or "" for each in own]
+        classes = [cls for cls in reversed(type(self).__mro__) if "code" in vars(cls)]
+        files = [sys.modules[cls.__module__].__file__ or "" for cls in classes]
         return tuple([f"do\n{lua(Path(file).with_suffix('.lua'))}end\n" for file in files])
 
 

@@ -87,8 +87,8 @@ class BoundLimit:
     @property
     def condition(self) -> Condition | None:
         """What says to which calls it applies; ``None``: to all, or ``exempt_when`` alone."""
-        found = self.runtime.exempt_when
-        return found if isinstance(found, Condition) else None
+        condition = self.runtime.exempt_when
+        return condition if isinstance(condition, Condition) else None
 
     @property
     def written(self) -> str:
@@ -119,11 +119,11 @@ class BoundLimit:
             cost = cost_in_units(self.runtime.cost, self.limit, self.runtime)
         else:
             question = id(self.estimate), self.limit.unit == "usd"
-            known = costs.get(question)
-            if known is None:
-                known = cost_in_units(self.estimate, self.limit, self.runtime)
-                costs[question] = known
-            cost = known
+            cached = costs.get(question)
+            if cached is None:
+                cached = cost_in_units(self.estimate, self.limit, self.runtime)
+                costs[question] = cached
+            cost = cached
         if not isinstance(cost, Guess):
             return cost
         charged: int = max(cost.least, min(cost.cost, self.limit.capacity or cost.cost))
@@ -141,12 +141,12 @@ class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows n
     """The charges of a request, with the ``own`` that an engine decides. ``is_conditional``: the
     response decides about one of them."""
 
-    own: PreparedCharges
+    prepared: PreparedCharges
     is_conditional: bool
 
     def __new__(cls, charges: Iterable[BoundCharge]) -> Self:
         made = super().__new__(cls, charges)
-        made.own = PreparedCharges([charge for _, _, charge in made])
+        made.prepared = PreparedCharges([charge for _, _, charge in made])
         made.is_conditional = True in [bound.is_conditional for bound, _, _ in made]
         return made
 
@@ -175,9 +175,9 @@ class ChargeRecord(NamedTuple):
 
     def charged(self, cost: int) -> ChargeRecord:
         """Return the record as it reads after so many units more are taken now."""
-        here = time.monotonic()
-        now = self.later(int((here - self.decided_at) * 1_000_000))
-        verdict, now_us = now.verdict, now.now_us
+        now_s = time.monotonic()
+        later = self.later(int((now_s - self.decided_at) * 1_000_000))
+        verdict, now_us = later.verdict, later.now_us
         limit, remaining, reset_us = verdict.charge.limit, *verdict.left[:2]
         used = limit.capacity - remaining
         state = scratch.filled(limit, used, now_us, reset_us, 0) if used else None
@@ -189,7 +189,7 @@ class ChargeRecord(NamedTuple):
         verdict = verdict._replace(
             remaining=remaining, reset_after_us=reset_us, more_after_us=more_us
         )
-        return now._replace(verdict=verdict, decided_at=here)
+        return later._replace(verdict=verdict, decided_at=now_s)
 
     @property
     def wait_us(self) -> float:
@@ -234,8 +234,8 @@ class Records(Sequence[ChargeRecord]):
         """Return the records of what the caller was charged; limits on denials come last."""
         if not (self.charges and self.charges[-1][0].is_meta):
             return self
-        own = [each for each in self.charges if not each[0].is_meta]
-        return Records(BoundCharges(own), self.decision, self.engine, self.hold)
+        charges = [charge for charge in self.charges if not charge[0].is_meta]
+        return Records(BoundCharges(charges), self.decision, self.engine, self.hold)
 
     def statuses(self) -> list[LimitStatus]:
         """Return what headers show: enforced limits without guards, in the order of decision."""
@@ -260,7 +260,7 @@ class Records(Sequence[ChargeRecord]):
         verdicts = self.decision.verdicts
         if len(verdicts) != len(charges):  # charges of one bucket share a verdict
             by_key = {verdict.charge.key: verdict for verdict in verdicts}
-            charges = [each for each in charges if each[2].key in by_key]
+            charges = [charge for charge in charges if charge[2].key in by_key]
             verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
         shared = self.decision.now_us, self.engine, self.hold, self.decided_at
         return [

@@ -33,8 +33,8 @@ def charged(
     """Charge the limits of these names together, or none of them, and settle them at the end."""
     if not names:
         raise ConfigurationError("charge: found no name of a limit; give at least one.")
-    found = (_limit(components, app, name, identity) for name in dict.fromkeys(names))
-    limits = [bound for bound in found if bound is not None]
+    bounds = (_limit(components, app, name, identity) for name in dict.fromkeys(names))
+    limits = [bound for bound in bounds if bound is not None]
     counted = {bound.limit.unit for bound in limits}
     if limits and costs and counted.isdisjoint(costs):
         raise ConfigurationError(
@@ -48,8 +48,8 @@ def charged(
         )
     resolver = components.resolver
     charges: list[BoundCharge] = []
-    for each in limits:
-        whole = resolver.adjusted(each, identity)
+    for limit in limits:
+        whole = resolver.adjusted(limit, identity)
         if whole is None:
             continue
         bound = resolver.of_class(whole, priority) if whole.limit.keep else whole
@@ -77,9 +77,9 @@ def _limit(components: Components, app: flask.Flask, name: str, identity: str) -
     callers = callbacks.callers
     rows = inventory.named(app, name)
     if not rows:
-        known = dict.fromkeys(row.limit.name for row in inventory.all_rows(app) if row.limit.name)
-        hint = "" if known else f" Give a limit this name, with name={name!r}."
-        raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(known))}{hint}")
+        names = dict.fromkeys(row.limit.name for row in inventory.all_rows(app) if row.limit.name)
+        hint = "" if names else f" Give a limit this name, with name={name!r}."
+        raise ConfigurationError(f"charge: {unknown_name('limit', name, sorted(names))}{hint}")
     owner = callbacks.owner(rows[0].kinds, identity)
     row = _of_plan(rows, callers.plan(owner) if any(row.plan for row in rows) else None)
     if row is None:
@@ -98,11 +98,11 @@ def _limit(components: Components, app: flask.Flask, name: str, identity: str) -
 def _of_plan(rows: Sequence[Row], plan: str | None) -> Row | None:
     """Return the row of the plan, if it has one. Raises ``ConfigurationError`` if several could be
     meant."""
-    own = [row for row in rows if plan is None or row.plan in ("", plan)]
-    if len(own) > 1:
-        meant = ", ".join(f"{row.runtime.limit} of {row.plan or row.scope}" for row in own)
+    left = [row for row in rows if plan is None or row.plan in ("", plan)]
+    if len(left) > 1:
+        meant = ", ".join(f"{row.runtime.limit} of {row.plan or row.scope}" for row in left)
         raise ConfigurationError(
-            f"charge: {own[0].limit.name!r} is the name of several limits ({meant}). Give each a "
+            f"charge: {left[0].limit.name!r} is the name of several limits ({meant}). Give each a "
             "name of its own, or let limiter.operators.callers return the plan of the identity."
         )
-    return own[0] if own else None
+    return left[0] if left else None

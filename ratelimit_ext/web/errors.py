@@ -108,9 +108,9 @@ def is_temporary(cause: Cause) -> bool:
 
 def _answer_to(cause: Cause, limit: Limit) -> _Answer:
     """Return how the cause is reported; a strategy may have a cause and a sentence of its own."""
-    known = _ANSWERS.get(cause)
-    if known is not None:
-        return known
+    answer = _ANSWERS.get(cause)
+    if answer is not None:
+        return answer
     quota = _ANSWERS["limit"]
     return quota._replace(code=cause.replace("-", "_"), sentence=limit.traits.denial_sentence)
 
@@ -189,7 +189,7 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         sentence = self.description if self.has_own_message else self.message
         if self.cause != "limit":
             return _guard_body(self, sentence)
-        own = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
+        verdicts = [v for v in self.denials if v.charge.limit is bound.limit] or self.denials
         wait = {} if self.wait_ms is None else {"retry_after": self.wait_ms / 1000}
         return {
             "error": sentence,
@@ -197,9 +197,9 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
             "code": self.error_code,
             "limit": _written(bound),
             "policy": bound.name,
-            "remaining": bound.limit.outside(min(verdict.remaining for verdict in own)),
+            "remaining": bound.limit.outside(min(verdict.remaining for verdict in verdicts)),
             **({"kept_for": bound.limit.kept_for} if bound.limit.kept_for else {}),
-            **_share_body(bound.limit, own[0].share),
+            **_share_body(bound.limit, verdicts[0].share),
             **wait,
         }
 
@@ -263,8 +263,8 @@ class Blocked(Forbidden):
     wait_ms: Final = None
 
     def __init__(self, bound_limit: BoundLimit) -> None:
-        own = _own_message(bound_limit, "blocked")
-        super().__init__(_ANSWERS["blocked"].sentence if own is None else own)
+        message = _own_message(bound_limit, "blocked")
+        super().__init__(_ANSWERS["blocked"].sentence if message is None else message)
         self.bound_limit = bound_limit
 
     def get_response(self, environ: Any = None, scope: Any = None) -> Response:
@@ -280,10 +280,10 @@ class TemporarilyUnavailable(ServiceUnavailable):
     """
 
     def __init__(self, bound_limit: BoundLimit, cause: Cause, wait_ms: int | None) -> None:
-        own = _own_message(bound_limit, cause)
-        sentence = _answer_to(cause, bound_limit.limit).sentence if own is None else own
+        message = _own_message(bound_limit, cause)
+        sentence = _answer_to(cause, bound_limit.limit).sentence if message is None else message
         self.message = f"{sentence}" if wait_ms is None else f"{sentence} {try_again(wait_ms)}"
-        super().__init__(self.message if own is None else own)
+        super().__init__(self.message if message is None else message)
         self.bound_limit = bound_limit
         self.cause = cause
         self.error_code = _answer_to(cause, bound_limit.limit).code
@@ -343,7 +343,7 @@ def _kept(limit: Limit) -> str:
 
 def _share_sentence(limit: Limit, denials: Sequence[Verdict]) -> str:
     """Return what a member of a group has used of their share, as a sentence."""
-    share = next(each.share for each in denials if each.charge.limit.is_share)
+    share = next(denial.share for denial in denials if denial.charge.limit.is_share)
     assert share is not None
     used, part = limit.outside(share.used), limit.outside(share.part)
     return (
@@ -369,8 +369,8 @@ def _needs_default(bound: BoundLimit, cause: Cause) -> bool:
 def _own_message(bound: BoundLimit, cause: Cause) -> Any:
     if cause in ("storage-full", "storage-unavailable"):
         return None
-    own = bound.runtime.error_message
-    return own() if callable(own) else own or None
+    message = bound.runtime.error_message
+    return message() if callable(message) else message or None
 
 
 def _guard_body(error: Any, sentence: Any) -> dict[str, Any]:
@@ -389,8 +389,8 @@ def _response(
     has ``more``. A client of the Model Context Protocol gets its error."""
     if is_mcp(flask.request.environ):
         return mcp_refusal(status, body)
-    known = [JSON, HTML] if cause is None else [JSON, PROBLEM, HTML]
-    content_type = flask.request.accept_mimetypes.best_match(known, JSON)
+    formats = [JSON, HTML] if cause is None else [JSON, PROBLEM, HTML]
+    content_type = flask.request.accept_mimetypes.best_match(formats, JSON)
     if content_type == HTML:
         page = default_exceptions[status](body["error"]).get_body()
         plan = f"<p>{escape(body['plan'])}</p>\n" if "plan" in body else ""

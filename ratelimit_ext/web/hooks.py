@@ -136,7 +136,7 @@ class RequestHooks:
         """Return the limits of the request's view that apply to some of its calls."""
         endpoint, method = self._endpoint_in(context), context.request.method
         limits = self.components.resolver.limits(self._route_of(context.app, endpoint, method))
-        return [each for each in limits.limits if each.condition is not None]
+        return [bound for bound in limits.limits if bound.condition is not None]
 
     def _route_of(self, app: flask.Flask, endpoint: str, method: str) -> Route:
         view, blueprint = app.view_functions.get(endpoint), endpoint.rpartition(".")[0] or None
@@ -149,9 +149,9 @@ class RequestHooks:
         view."""
         if self._is_wrapped(endpoint, view, blueprint):
             return get_qualified_name(view)
-        for each in methods_called(view, method):
-            if is_wrapped(each, self._limiter):
-                return get_qualified_name(each)
+        for called in methods_called(view, method):
+            if is_wrapped(called, self._limiter):
+                return get_qualified_name(called)
         return None
 
     def _is_wrapped(self, endpoint: str, view: Any, blueprint: str | None) -> bool:
@@ -159,18 +159,18 @@ class RequestHooks:
 
         A view that only a policy limits gets its wrapper here, at its first request.
         """
-        known = self._wrapped_views.get((endpoint, view))
-        if known is None:
+        wrapped = self._wrapped_views.get((endpoint, view))
+        if wrapped is None:
             app = cast(Any, flask.current_app)._get_current_object()
             self.components.policies.complete(app)
-            known = is_wrapped(view, self._limiter)
-            if not known and self.components.manager.is_configured(app, endpoint, blueprint):
+            wrapped = is_wrapped(view, self._limiter)
+            if not wrapped and self.components.manager.is_configured(app, endpoint, blueprint):
                 view = app.view_functions[endpoint] = wrap(view, self._limiter)
-                known = True
-            elif not known and self.components.manager.is_bare(app, view):
+                wrapped = True
+            elif not wrapped and self.components.manager.is_bare(app, view):
                 app.logger.error(BARE, endpoint)
-            self._wrapped_views[endpoint, view] = known
-        return known
+            self._wrapped_views[endpoint, view] = wrapped
+        return wrapped
 
     # -- after it ------------------------------------------------------------------------------
 
@@ -185,7 +185,7 @@ class RequestHooks:
             return response
         state.finished = True
         states = context._ratelimit_ext.values()  # one for each extension of the application
-        if state.charged is None and not any(each.is_refused(response) for each in states):
+        if state.charged is None and not any(other.is_refused(response) for other in states):
             response = self._decide_late(context, state, response)
         has_origin = "HTTP_ORIGIN" in context.request.environ
         self.components.response.finish(response, state, states, has_origin=has_origin)

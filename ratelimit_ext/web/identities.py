@@ -121,28 +121,28 @@ class JoinedIdentity:
 
     parts: tuple[str | Identity, ...]
     #: The application's, by their names.
-    known: Mapping[str, Identity] = field(compare=False, repr=False)
+    named: Mapping[str, Identity] = field(compare=False, repr=False)
 
     @property
     def functions(self) -> tuple[Identity, ...]:
-        return tuple([self.known[e] if isinstance(e, str) else e for e in self.parts])
+        return tuple([self.named[e] if isinstance(e, str) else e for e in self.parts])
 
     def __call__(self) -> str:
-        found: list[Any] = [function() for function in self.functions]
-        texts = ["" if each is None else str(each) for each in found]
+        values: list[Any] = [function() for function in self.functions]
+        texts = ["" if value is None else str(value) for value in values]
         return joined(texts) if all(texts) else ""
 
 
 def kinds_of(
-    identity: Identity, known: Mapping[str, Identity], *, own: str = "{}()"
+    identity: Identity, named: Mapping[str, Identity], *, form: str = "{}()"
 ) -> tuple[str, ...]:
     """Return the names of the identities that are counted together, or of their functions. ``own``
     is the form of a function's name that is also that of another identity."""
 
     def name(part: str | Identity) -> str:
-        names = (name for name, function in known.items() if name == part or function is part)
+        names = (name for name, function in named.items() if name == part or function is part)
         of_function = str(getattr(part, "__name__", part))
-        return next(names, own.format(of_function) if of_function in known else of_function)
+        return next(names, form.format(of_function) if of_function in named else of_function)
 
     return tuple(map(name, identity.parts if isinstance(identity, JoinedIdentity) else (identity,)))
 

@@ -120,12 +120,12 @@ class Inventory:
             for method in methods:
                 decider = self.decider(name, view, blueprint, method)
                 deciders.setdefault(decider, []).append(method)
-            for decider, own in deciders.items():
-                route = Route(app, name, blueprint, own[0], decider)
-                found = manager.applicable(route)
-                shared = [each for each in found.shared if each not in manager._application_limits]
-                title = f"{name}: {rule}" + (f" {', '.join(own)}" if len(deciders) > 1 else "")
-                yield Group(title, [*found.own, *shared], name, tuple(own), route, named)
+            for decider, decided in deciders.items():
+                route = Route(app, name, blueprint, decided[0], decider)
+                limits = manager.applicable(route)
+                shared = [d for d in limits.shared if d not in manager._application_limits]
+                title = f"{name}: {rule}" + (f" {', '.join(decided)}" if len(deciders) > 1 else "")
+                yield Group(title, [*limits.unshared, *shared], name, tuple(decided), route, named)
 
     def rows(self, definition: Definition, group: Group) -> Iterator[Row]:
         """Yield a definition's limits. May raise what its function raises without a request."""
@@ -134,17 +134,17 @@ class Inventory:
         attached = next((at for name, at in named if definition in groups.get(name, ())), "")
         stated = runtime_limits(definition, definition.limit_provider) if plan else definition
         for runtime in stated:
-            for each in (runtime, *(runtime.meta_limits or ())):
-                limit = limit_of(each.limit, self.naming.strategy)
-                for method in group.methods if each.per_method else ("",):
-                    scope = each.scope_for(group.endpoint, method)
+            for limited in (runtime, *(runtime.meta_limits or ())):
+                limit = limit_of(limited.limit, self.naming.strategy)
+                for method in group.methods if limited.per_method else ("",):
+                    scope = limited.scope_for(group.endpoint, method)
                     yield Row(
-                        runtime=each,
+                        runtime=limited,
                         limit=limit,
                         plan=plan,
                         method=method,
                         scope=scope,
-                        kinds=kinds_of(each.key_func, self.identities),
+                        kinds=kinds_of(limited.key_func, self.identities),
                         place=getattr(definition, "source", ""),
                         attached=attached,
                         prefix=self.naming.prefix(limit, scope),
@@ -156,7 +156,7 @@ class Inventory:
     def all_rows(self, app: flask.Flask) -> list[Row]:
         """Return every limit once for each bucket and plan, without those that functions return."""
         groups = self.groups(app)
-        return self._distinct((each, group) for group in groups for each in group.definitions)
+        return self._distinct((d, group) for group in groups for d in group.definitions)
 
     def unapplied(self, app: flask.Flask, manager: Manager) -> Iterator[str]:
         """Yield a sentence for each endpoint from which code keeps limits of a policy. ``manager``
@@ -164,7 +164,7 @@ class Inventory:
         for group in replace(self, manager=manager).groups(app):
             if group.route is not None:
                 limits, code = manager.unapplied(group.route)
-                names = [getattr(each, "name", "") or str(each.limit_provider) for each in limits]
+                names = [getattr(d, "name", "") or str(d.limit_provider) for d in limits]
                 if names:
                     yield (
                         f"{group.title}: limits of the policy do not apply because of {code}: "
@@ -172,12 +172,12 @@ class Inventory:
                     )
 
     def _distinct(self, sites: Iterable[tuple[Definition, Group]]) -> list[Row]:
-        found: dict[tuple[str, str, Limit], Row] = {}
+        rows: dict[tuple[str, str, Limit], Row] = {}
         for definition, group in sites:
             with contextlib.suppress(Exception):  # a function that needs a request
                 for row in self.rows(definition, group):
-                    found.setdefault((row.prefix, row.plan, row.limit), row)
-        return list(found.values())
+                    rows.setdefault((row.prefix, row.plan, row.limit), row)
+        return list(rows.values())
 
     def sites(self, app: flask.Flask, name: str = "") -> Iterator[tuple[Definition, Group]]:
         """Yield every definition, or those of that name, with each endpoint where it may apply,
@@ -189,12 +189,10 @@ class Inventory:
             view, blueprint = app.view_functions[endpoint], endpoint.rpartition(".")[0] or None
             called = methods_called(view, *methods)
             names = dict.fromkeys(map(get_qualified_name, (view, *called)))
-            own = chain.from_iterable(of_callable(app, endpoint, each) for each in names)
-            found: Any = (*self.manager.shared(), *self.metas, *of_blueprint(app, blueprint), *own)
+            code = chain.from_iterable(of_callable(app, endpoint, of_view) for of_view in names)
+            items: Any = (*self.manager.shared(), *self.metas, *of_blueprint(app, blueprint), *code)
             group = Group("", (), endpoint, methods)
-            yield from [
-                (each, group) for each in found if name in ("", each.name) or each.meta_limits
-            ]
+            yield from [(d, group) for d in items if name in ("", d.name) or d.meta_limits]
 
     def named(self, app: flask.Flask, name: str) -> list[Row]:
         """Return the limits of that name, once for each bucket and plan."""
@@ -208,9 +206,9 @@ class Inventory:
         """
         rows = [row for row in self.named(app, name) if row.is_adjustable]
         if not rows:
-            known = (row for row in self.all_rows(app) if row.is_adjustable)
-            listed = {row.limit.name: str(row.runtime.limit) for row in known}
-            shown = ", ".join(f"{each} ({text})" for each, text in listed.items()) or "none"
+            adjustable = (row for row in self.all_rows(app) if row.is_adjustable)
+            listed = {row.limit.name: str(row.runtime.limit) for row in adjustable}
+            shown = ", ".join(f"{label} ({text})" for label, text in listed.items()) or "none"
             raise OperatorError(
                 "unknown_limit",
                 f"There is no limit {name!r} whose amount can be changed; named limits: {shown}."
@@ -256,10 +254,10 @@ class Inventory:
         if not charges:
             guards = self._guards(app, taking)
             names = {options_of(runtime.limit).name for _, runtime in guards} - {""}
-            known = ", ".join(map(repr, sorted(names))) or "none"
+            listed = ", ".join(map(repr, sorted(names))) or "none"
             raise OperatorError(
                 "unknown_limit",
-                f"No limit 'unless blocked' is named {name!r}; known names: {known}. Give the "
+                f"No limit 'unless blocked' is named {name!r}; known names: {listed}. Give the "
                 "limit that name.",
             )
         return list(charges.values())

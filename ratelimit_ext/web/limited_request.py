@@ -39,8 +39,8 @@ class LimitedRequest:
     def plan(self) -> str:
         """The name of the caller's plan; the plan loader is called once a request. A plan that the
         policy does not have is the default one, and is logged once."""
-        known = self._state.plan_name
-        return self._hooks.plan_of(self._state) if known is None else known
+        plan_name = self._state.plan_name
+        return self._hooks.plan_of(self._state) if plan_name is None else plan_name
 
     @property
     def limits(self) -> list[RequestLimit]:
@@ -84,7 +84,7 @@ class LimitedRequest:
     @property
     def places(self) -> BoundedSemaphore:
         """The places of requests of this process that wait: take one to let its thread wait."""
-        return self._hooks.components.admission.line.places
+        return self._hooks.components.admission.waiting_room.places
 
     def cancel(self) -> None:
         """Note that the call of the request failed without a cost: everything but the application's
@@ -145,10 +145,10 @@ class LimitedRequest:
         if components.callbacks.conditions:
             # Of what was held, only what is taken: the rest was given back.
             others = (r for r in state.decided if not (r.bound.limit.held and r.verdict.allowed))
-            known = {record.bound.bucket_prefix for record in (*others, *state.taken)}
+            prefixes = {record.bound.bucket_prefix for record in (*others, *state.taken)}
             conditional = self._hooks.conditional_limits(self._context)
             charges += admission.charges.of(
-                [each for each in conditional if each.bucket_prefix not in known]
+                [bound for bound in conditional if bound.bucket_prefix not in prefixes]
             )
         endpoint = self._context.request.endpoint or ""
         if charges and (decided := admission.decide_again(endpoint, charges)) is not None:
@@ -190,17 +190,17 @@ def _charges_again(
         if record.bound.limit.name in names or record.bound.limit.held
     ]
     # Each of a group's budgets has the charge of the member's share beside it.
-    limits = dict.fromkeys([each.bound for each in again if not each.bound.limit.is_share])
+    limits = dict.fromkeys([record.bound for record in again if not record.bound.limit.is_share])
     charges: list[BoundCharge] = []
     superseded: list[ChargeRecord] = []
     for bound, identity, charge in admission.charges.of(limits, as_bound=True):
         cost, claim = charge.cost, charge.claim
         if bound.limit.held:
-            own = [record for record in again if record.bound is bound]
-            held = [record for record in own if record.verdict.charge.key == charge.key]
-            if claim is not None and any(each.verdict.others for each in held):
+            records = [record for record in again if record.bound is bound]
+            held = [record for record in records if record.verdict.charge.key == charge.key]
+            if claim is not None and any(record.verdict.others for record in held):
                 cost = claim.beside
-            superseded += [r for r in own if r.verdict.charge.key != charge.key]
+            superseded += [r for r in records if r.verdict.charge.key != charge.key]
             cost -= sum(record.cost for record in held)
             if held and cost <= 0 and not bound.limit.has_shares:  # decided by their group
                 continue

@@ -36,8 +36,8 @@ def mcp_tool() -> str:
         body = body if isinstance(body, dict) else {}
         params = body.get("params")
         method, name = body.get("method"), params.get("name") if isinstance(params, dict) else None
-    found = name if method == "tools/call" else method
-    return found if isinstance(found, str) and found else "other"
+    tool = name if method == "tools/call" else method
+    return tool if isinstance(tool, str) and tool else "other"
 
 
 def is_mcp(environ: dict[str, Any]) -> bool:

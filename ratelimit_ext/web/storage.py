@@ -197,20 +197,20 @@ def workers(config: Mapping[str, Any]) -> Workers:
     """Return how many workers share the limits: from the configuration, the environment, or the
     number that gunicorn was started with, which is that of this host; 1 if unknown. Raises
     ``ConfigurationError``."""
-    count, here, waiting = (_whole(name, config) for name in (WORKERS, CONCURRENCY, WAITING))
+    count, on_host, waiting = (_whole(name, config) for name in (WORKERS, CONCURRENCY, WAITING))
     if count is None:
-        count = here = here or 1
-    return Workers(count, here, waiting or 1)
+        count = on_host = on_host or 1
+    return Workers(count, on_host, waiting or 1)
 
 
 def _whole(name: str, config: Mapping[str, Any]) -> int | None:
-    found = config.get(name, os.environ.get(name))
-    if found is None or found == "":
+    value = config.get(name, os.environ.get(name))
+    if value is None or value == "":
         return None
-    text = str(found)
+    text = str(value)
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_WORKERS):
         raise ConfigurationError(
-            f"{name}: found {found!r}; allowed: a whole number from 1 to {MOST_WORKERS}."
+            f"{name}: found {value!r}; allowed: a whole number from 1 to {MOST_WORKERS}."
         )
     return int(text)
 
@@ -267,7 +267,7 @@ class Engines:
                 events.emit(event)
                 if not event.is_down:
                     queue.flush(0)  # without waiting
-                elif workers.count > 1 and workers.here is None:
+                elif workers.count > 1 and workers.on_host is None:
                     _logger.warning(NO_CONCURRENCY, workers.count)
 
             breaker.changed = note

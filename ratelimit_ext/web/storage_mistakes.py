@@ -44,11 +44,11 @@ def check_storage_uri(uri: str, where: str) -> None:
     of the URI, which may have a password, is not shown."""
     scheme, colon, rest = uri.partition("://")
     if uri and scheme not in SCHEMES:
-        found = f"the scheme {scheme!r}" if colon else "no scheme"
-        known = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
+        what = f"the scheme {scheme!r}" if colon else "no scheme"
+        schemes = ("memory://", "redis://HOST:PORT", "rediss://…", "redis+cluster://…")
         hint = did_you_mean(scheme, SCHEMES) if colon else ""
         raise InvalidStorageError(
-            f"{where}: found {found}; allowed: {', '.join(known)} and others of the library "
+            f"{where}: found {what}; allowed: {', '.join(schemes)} and others of the library "
             f"`limits`.{hint}"
         )
     hosts = _END_OF_HOSTS.split(rest, maxsplit=1)[0]
@@ -57,18 +57,18 @@ def check_storage_uri(uri: str, where: str) -> None:
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
             # Else a part of the password is where the port should be.
             is_port = "@" not in rest[len(hosts) :]
-            found = f"the port {port!r}" if is_port else "a password with /, ? or #"
+            what = f"the port {port!r}" if is_port else "a password with /, ? or #"
             allowed = f"a number from 1 to {MOST_PORT}" if is_port else "%2F, %3F and %23 for them"
-            raise InvalidStorageError(f"{where}: found {found}; allowed: {allowed}.")
+            raise InvalidStorageError(f"{where}: found {what}; allowed: {allowed}.")
 
 
-def checked_options(found: object, where: str) -> dict[str, Any]:
+def checked_options(options: object, where: str) -> dict[str, Any]:
     """Return the options of a storage. ``InvalidStorageError`` unless they are a dictionary."""
-    if not isinstance(found, Mapping):
+    if not isinstance(options, Mapping):
         raise InvalidStorageError(
-            f"{where}: found {shown(found)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
+            f"{where}: found {shown(options)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
         )
-    return dict(found)
+    return dict(options)
 
 
 @contextmanager
@@ -119,16 +119,16 @@ def _check_cluster_options(storage: RedisClusterStorage, options: Mapping[str, A
     """Raise ``TypeError`` for an unknown option, which the client of a cluster ignores."""
     client = type(storage.get_connection())
     library = sys.modules[client.__module__]
-    known = {*_parameters(client), *_parameters(type(storage))}
+    names = {*_parameters(client), *_parameters(type(storage))}
     for name in ("REDIS_ALLOWED_KEYS", "VALKEY_ALLOWED_KEYS"):
-        known.update(getattr(library, name, ()))
+        names.update(getattr(library, name, ()))
     for name in options:
-        if name not in known:
+        if name not in names:
             raise TypeError(f"unexpected keyword argument {name!r}")
 
 
 def _parameters(*classes: type) -> list[str]:
-    makers = [vars(each)["__init__"] for each in classes if "__init__" in vars(each)]
+    makers = [vars(cls)["__init__"] for cls in classes if "__init__" in vars(cls)]
     return [name for make in makers for name in inspect.signature(make).parameters]
 
 
@@ -136,13 +136,13 @@ def _sentence(error: BaseException, where: str) -> str | None:
     """Return what is wrong and what to do; ``None`` for an outage."""
     for cause in causes(error):
         text = str(cause)
-        if found := _UNKNOWN_OPTION.search(text):
+        if match := _UNKNOWN_OPTION.search(text):
             import redis  # noqa: PLC0415 - takes longer to import than everything else here
 
-            known = {*_parameters(*redis.SSLConnection.__mro__), "max_connections"} - {"ssl"}
-            return f"{OPTIONS}: unknown option {found[1]!r}.{did_you_mean(found[1], known)}"
-        if found := _MISSING_MODULE.match(text):
-            return f"{where}: this storage needs the module {found[1]!r}. Install it with pip."
+            names = {*_parameters(*redis.SSLConnection.__mro__), "max_connections"} - {"ssl"}
+            return f"{OPTIONS}: unknown option {match[1]!r}.{did_you_mean(match[1], names)}"
+        if match := _MISSING_MODULE.match(text):
+            return f"{where}: this storage needs the module {match[1]!r}. Install it with pip."
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
                 f"{where}: the server's certificate is not trusted: {cause.verify_message}. Set "

@@ -1,8 +1,8 @@
 """Random histories of requests that wait for their turn, played on several engines at once.
 
-The requests do what `web/request/line.py` does. Engines answer the same, to the digit. An oracle
-that shares no code with them counts what has started: a bucket that leaks in fractions, or the
-calls that run.
+The requests do what `web/request/waiting_room.py` does. Engines answer the same, to the digit. An
+oracle that shares no code with them counts what has started: a bucket that leaks in fractions, or
+the calls that run.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Decision
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.bell import CHANNEL
 from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.wake_ups import CHANNEL
 from ratelimit_ext.strategies.line import pause_us
-from ratelimit_ext.web.request.line import LEAST_S
+from ratelimit_ext.web.request.waiting_room import LEAST_S
 from tests.strategies.world import MINUTE, SECOND, START
 
 CLASSES = ("people", "normal", "batch")
@@ -333,7 +333,7 @@ class History:
         self.taken.clear()
         self.bucket = Bucket(at=self.clock, pace=self.limit.amount)
         self.lost_at = self.excused_until = self.now + ENDS
-        for each in self.waiting:  # the bell has lost its connection
+        for each in self.waiting:  # the listening thread has lost its connection
             each.look_at = min(each.look_at, self.now + self.chance.randrange(5 * SECOND))
 
     def outage(self) -> None:

@@ -17,12 +17,12 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.bell import CHANNEL, bell
 from ratelimit_ext.engine.cluster import ClusterEngine
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.settlements.journal import Line
+from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
+from ratelimit_ext.settlements.journal import Entry
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock
@@ -217,10 +217,10 @@ def test_the_words_of_a_limit_do_not_change() -> None:
 
 def test_a_forked_child_has_no_one_in_line() -> None:
     """Its thread would listen for them for ever, and a lock that the parent held stay closed."""
-    with bell.waiting(1, ["b"], None), bell._changes:
+    with wake_ups.waiting(1, ["b"], None), wake_ups._lock:
         child = os.fork()
         if child == 0:
-            os._exit(len(bell._waiting) + bell._changes.locked())
+            os._exit(len(wake_ups._waiting) + wake_ups._lock.locked())
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -370,7 +370,7 @@ def test_a_lower_class_wakes_who_waits(
     hold = Hold(1, MINUTE)
     change = Change(Charge(low, "b"), hold, verb, (hold.id, 0)[: 2 if verb == "settle" else 1])
     if kept:
-        change = Line.decode(Line([change], None, 1, 0.0).encode()).changes[0]
+        change = Entry.decode(Entry([change], None, 1, 0.0).encode()).changes[0]
     assert world.engine.settle([change])
     message = woken.get_message(timeout=30)
     assert message is not None

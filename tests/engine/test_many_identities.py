@@ -63,6 +63,6 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(table) == denial_cache.MOST_BUCKETS
     assert len(outage.last._notes) == last_verdicts.MOST_NOTES
     outage.last.untaken()  # reads the notes
-    assert 0 < len(outage.last._known) <= last_verdicts.MOST_BUCKETS
+    assert 0 < len(outage.last._by_key) <= last_verdicts.MOST_BUCKETS
     assert used[1] < 1.05 * used[0]
     assert used[1] < 16 * 2**20

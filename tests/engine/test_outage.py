@@ -18,7 +18,7 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.engine import Marker
 from ratelimit_ext.engine.last_verdicts import MOST_BUCKETS as MOST_KNOWN
-from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Rest
+from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.outage import (
     BATCH,
@@ -567,7 +567,7 @@ def test_a_bucket_is_not_known_while_it_is_emptied() -> None:
     """A request of another thread that meets it waits."""
     last, limit = LastVerdicts(), Limit(1, DAY)
     last.note((0.0, Storage().admit([Charge(limit, "ada")])))
-    found: list[Rest | None] = []
+    found: list[Remainder | None] = []
     other = threading.Thread(target=lambda: found.append(last.take(limit, "ada")))
 
     def is_emptied(_: str) -> bool:

@@ -349,9 +349,9 @@ def test_each_storage_and_boot_has_its_own(tmp_path: Path, monkeypatch: Any) -> 
     """A reboot would make instants of the old one wrong; its file goes after a day."""
     paths = {outage_path(tmp_path, "redis://host"), outage_path(tmp_path, "redis://other")}
     (tmp_path / "boot").write_text("another")
-    monkeypatch.setattr(outage_store, "_BOOT", tmp_path / "boot")
+    monkeypatch.setattr(outage_store, "_BOOT_ID", tmp_path / "boot")
     old = outage_path(tmp_path, "redis://host")
-    monkeypatch.setattr(outage_store, "_BOOT", tmp_path / "no such file")
+    monkeypatch.setattr(outage_store, "_BOOT_ID", tmp_path / "no such file")
     new = outage_path(tmp_path, "redis://host")
     assert len(paths | {old, new}) == 4
     old.touch()

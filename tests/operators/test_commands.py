@@ -20,7 +20,7 @@ from limits.storage import MemoryStorage
 from ratelimit_ext import CheckedPolicy, Limiter, OperatorError
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.operators import texts, usage
-from ratelimit_ext.operators.operators import all_operators
+from ratelimit_ext.operators.api import all_operators
 from tests.servers import Server
 from tests.web.calls import statuses
 from tests.web.conftest import Maker, asked_key

@@ -28,9 +28,9 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements import journal
 from ratelimit_ext.settlements.journal import (
+    Entry,
     Journal,
     JournalFile,
-    Line,
     journal_directory,
     storage_address,
 )
@@ -459,17 +459,17 @@ def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
         Change.adjust(verdict, -(2**50)),
         Change.adjust(verdict._replace(receipt=None), 5),
     ]
-    line = Line(changes, "K:once:1", 10**11, 1_800_000_000.125)
+    line = Entry(changes, "K:once:1", 10**11, 1_800_000_000.125)
     encoded = line.encode()
     assert encoded.count(b"\n") == 1
-    assert Line.decode(encoded) == line
-    assert Line.decode(line._replace(marker=None).encode()).marker is None
+    assert Entry.decode(encoded) == line
+    assert Entry.decode(line._replace(marker=None).encode()).marker is None
 
 
 def test_equal_limits_are_read_as_one_object(bench: DiskBench) -> None:
     """Engines prepare a limit by its identity."""
-    line = Line(bench.changes(), None, 1, 1.0).encode()
-    first, second = Line.decode(line).changes[0], Line.decode(line).changes[0]
+    line = Entry(bench.changes(), None, 1, 1.0).encode()
+    first, second = Entry.decode(line).changes[0], Entry.decode(line).changes[0]
     assert first.charge.limit is second.charge.limit
 
 

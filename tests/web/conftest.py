@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 from ratelimit_ext import Limiter
 from ratelimit_ext.core import clock as clocks
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.web.request import line
+from ratelimit_ext.web.request import waiting_room
 
 #: Makes an application and its extension; options are the extension's, ``config`` the app's.
 Maker = Callable[..., tuple[Flask, Limiter]]
@@ -51,7 +51,7 @@ class Night:
             return evaluate(engine, script, keys, now, *words)
 
         monkeypatch.setattr(RedisEngine, "_evaluate", at_present)
-        monkeypatch.setattr(line, "_sleep", self.sleep)
+        monkeypatch.setattr(waiting_room, "_sleep", self.sleep)
 
     def sleep(self, seconds: float, _: threading.Event) -> bool:
         self.lengths.append(round(seconds, 1))

@@ -67,8 +67,8 @@ class Block(Strategy):
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         wait, code, _ = snapshot
-        known = 0 < code <= len(REASONS)
-        reason = REASONS[code - 1] if known else self.denial_reason
+        is_known = 0 < code <= len(REASONS)
+        reason = REASONS[code - 1] if is_known else self.denial_reason
         remaining = 0 if wait else charge.limit.amount
         return Verdict(charge, allowed, remaining, wait if not allowed else 0, wait, None, reason)
 

@@ -135,10 +135,10 @@ class Callbacks:
     ) -> Callable[[], bool] | None:
         """Return what exempts a request from a limit with these keywords of the application's: the
         same object for alike limits, as it is asked once a request."""
-        known = self.limit_keywords
-        own = [(applies, value) for word, value in keywords if (applies := known[word].applies)]
-        condition = Condition(exempt_when, tuple(own))
-        return self.conditions.setdefault(condition, condition) if own else exempt_when
+        table = self.limit_keywords
+        pairs = [(applies, value) for word, value in keywords if (applies := table[word].applies)]
+        condition = Condition(exempt_when, tuple(pairs))
+        return self.conditions.setdefault(condition, condition) if pairs else exempt_when
 
     def is_common(self, identity: Identity) -> bool:
         """Return whether many callers have it in common, or all that are counted together."""
@@ -157,14 +157,14 @@ class Callbacks:
         texts = separated(text) if len(kinds) > 1 else [text]
         if len(texts) != len(kinds):
             return ""
-        found = [self.callers.identity(*each) for each in zip(kinds, texts, strict=True)]
-        return (joined(found) if len(kinds) > 1 else found[0]) if all(found) else ""
+        identities = [self.callers.identity(*pair) for pair in zip(kinds, texts, strict=True)]
+        return (joined(identities) if len(kinds) > 1 else identities[0]) if all(identities) else ""
 
     def check(self, kinds: tuple[str, ...], identity: str) -> None:
         """Do :meth:`Callers.check` of each part."""
         parts = separated(identity) if len(kinds) > 1 else [identity]
-        for kind, each in zip(kinds, parts, strict=True):
-            self.callers.check(kind, each)
+        for kind, part in zip(kinds, parts, strict=True):
+            self.callers.check(kind, part)
 
     def owner(self, kinds: tuple[str, ...], identity: str) -> str:
         """Return whose plan and amounts apply: the user's, if others are counted with it."""

@@ -55,7 +55,7 @@ def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: 
 def keywords_of_signature(method: Callable[..., Any], *more: str) -> tuple[str, ...]:
     """Return the keywords of a method without ``**keywords``, and more."""
     _self, *parameters = inspect.signature(method).parameters.values()
-    names = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
     return tuple(dict.fromkeys([*names, *more]))
 
 
@@ -69,9 +69,9 @@ def check_values(options: Mapping[str, Any], where: str) -> None:
             hint = _NOT_A_VIEW if word == "limit_value" else ""
             check_function(function, arguments, f"{where}, {word}", hint=hint)
     for word in _SWITCHES:
-        if (found := options.get(word)) not in (True, False, None):
+        if (value := options.get(word)) not in (True, False, None):
             raise ConfigurationError(
-                f"{where}, {word}: found {shown(found)}; allowed: True or False."
+                f"{where}, {word}: found {shown(value)}; allowed: True or False."
             )
     if isinstance(options.get("key_function"), list | tuple):
         raise ConfigurationError(
@@ -83,11 +83,11 @@ def check_values(options: Mapping[str, Any], where: str) -> None:
         _check_methods(options["methods"], f"{where}, methods")
 
 
-def _check_methods(found: Collection[Any], where: str) -> None:
-    methods = [each.upper() for each in found if isinstance(each, str)]
+def _check_methods(given: Collection[Any], where: str) -> None:
+    methods = [method.upper() for method in given if isinstance(method, str)]
     # Flask-Limiter's definitions read a string as a list of letters.
-    if len(methods) < len(found) or all(len(each) == 1 for each in methods):
-        written = "".join(found) if len(methods) == len(found) > 0 else found
+    if len(methods) < len(given) or all(len(name) == 1 for name in methods):
+        written = "".join(given) if len(methods) == len(given) > 0 else given
         raise ConfigurationError(
             f'{where}: found {shown(written)}; allowed: a list of methods such as ["POST"].'
         )
@@ -101,11 +101,11 @@ def _check_methods(found: Collection[Any], where: str) -> None:
             )
 
 
-def check_text(found: object, where: str) -> None:
+def check_text(value: object, where: str) -> None:
     """Raise ``ConfigurationError`` for a number in place of a text."""
-    if isinstance(found, int | float | bytes):
+    if isinstance(value, int | float | bytes):
         raise ConfigurationError(
-            f"{where}: found {shown(found)}; allowed: a text, or a function that returns one."
+            f"{where}: found {shown(value)}; allowed: a text, or a function that returns one."
         )
 
 
@@ -119,12 +119,12 @@ def check_function(function: object, arguments: int, where: str, *, hint: str = 
         raise ConfigurationError(f"{where}: {mistake}{hint}") from None
 
 
-def checked_key(found: Any, identities: Collection[str], where: str) -> Any:
+def checked_key(key: Any, identities: Collection[str], where: str) -> Any:
     """Return identities that a limit counts together. Raises ``ConfigurationError``."""
-    if not issubclass(type(found), list | tuple):  # a proxy would be asked for its class
-        return found
+    if not issubclass(type(key), list | tuple):  # a proxy would be asked for its class
+        return key
     try:
-        parts = limit_key([*found], python=True)
+        parts = limit_key([*key], python=True)
     except Mistake as mistake:
         raise ConfigurationError(f"{where}, key_func: {mistake}") from None
     for part in parts:
@@ -137,9 +137,9 @@ def check_lists(options: Mapping[str, Any]) -> None:
     """Raise ``ConfigurationError`` for a string in place of a list of limits, whose letters would
     be limits."""
     for word in ("application_limits", "default_limits", "meta_limits", "in_memory_fallback"):
-        if isinstance(found := options[word], str):
+        if isinstance(value := options[word], str):
             raise ConfigurationError(
-                f"Limiter, {word}: found {shown(found)}; allowed: a list. Write [{found!r}]."
+                f"Limiter, {word}: found {shown(value)}; allowed: a list. Write [{value!r}]."
             )
 
 

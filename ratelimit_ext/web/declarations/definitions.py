@@ -244,10 +244,10 @@ _UPGRADES: Final[dict[type, Any]] = {
 
 def upgrade(definition: Any) -> Any:
     """Return the definition as one of this module's classes, whose strings allow more."""
-    own = _UPGRADES.get(type(definition))
-    if own is None:
+    upgraded_type = _UPGRADES.get(type(definition))
+    if upgraded_type is None:
         return definition
-    upgraded = own.__new__(own)
+    upgraded = upgraded_type.__new__(upgraded_type)
     vars(upgraded).update(vars(definition))
     upgraded.defer_proxies()
     return upgraded
@@ -324,7 +324,7 @@ def group(name: str) -> Callable[[T], T]:
 
 def groups_of(*named: object) -> dict[str, str]:
     """Return the groups that views and blueprints name, each with the place of a decorator."""
-    return {name: at for each in named for name, at in getattr(each, GROUPS, {}).items()}
+    return {name: at for declared in named for name, at in getattr(declared, GROUPS, {}).items()}
 
 
 def wrap(view: Any, limiter: Any) -> Any:
@@ -360,12 +360,12 @@ def wrap(view: Any, limiter: Any) -> Any:
 def methods_called(view: Any, *methods: str) -> list[Any]:
     """Return the methods of a class that its view calls for HTTP methods, or for all; none for a
     function."""
-    own = getattr(view, "view_class", None)
-    if own is None:
+    cls = getattr(view, "view_class", None)
+    if cls is None:
         return []
-    names = [name.lower() for name in methods or own.methods or ()]
-    names = ["get" if each == "head" and not hasattr(own, each) else each for each in names]
-    return [own.dispatch_request, *filter(None, [getattr(own, each, None) for each in names])]
+    names = [name.lower() for name in methods or cls.methods or ()]
+    names = ["get" if name == "head" and not hasattr(cls, name) else name for name in names]
+    return [cls.dispatch_request, *filter(None, [getattr(cls, name, None) for name in names])]
 
 
 def is_wrapped(function: Any, limiter: Any) -> bool:

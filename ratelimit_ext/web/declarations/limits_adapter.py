@@ -81,11 +81,11 @@ def with_amount(
 ) -> tuple[RateLimitItem, ParsedLimit]:
     """Return the item of a string that changes only the limit's amount. Its item must have options.
     Raises ``ConfigurationError`` for any other string, and for an amount that no call can pass."""
-    own: Any = runtime.limit
-    parsed: ParsedLimit = own.parsed.with_amount(text)
-    options = options_of(own)
+    original: Any = runtime.limit
+    parsed: ParsedLimit = original.parsed.with_amount(text)
+    options = options_of(original)
     if options.keep:
-        before = limit_of(own, default_strategy)
+        before = limit_of(original, default_strategy)
         kept = [(name, before.outside(units)) for name, units in before.kept_of(parsed.amount)]
         priority = options.priority if kept else None
         options = replace(options, keep=tuple(kept), priority=priority)
@@ -236,9 +236,9 @@ class LimitsEngine:
 
     def supports(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` if this storage cannot carry out the limit."""
-        own = {"an anchor": limit.anchor, "reserve": limit.reserve, "keep": limit.keep}
-        own["fair"] = limit.fair
-        option = next((f" with {name}" for name, value in own.items() if value), "")
+        options = {"an anchor": limit.anchor, "reserve": limit.reserve, "keep": limit.keep}
+        options["fair"] = limit.fair
+        option = next((f" with {name}" for name, value in options.items() if value), "")
         if limit.strategy not in _STOCK or limit.held or option:
             raise ConfigurationError(
                 f"{limit}: the strategy {limit.strategy!r} in {limit.unit}{option} needs Redis, "

@@ -60,7 +60,7 @@ class EndpointLimits(NamedTuple):
     """The definitions for an endpoint; a request is charged once for the ``shared`` ones."""
 
     shared: tuple[Limit, ...]
-    own: tuple[Limit, ...]
+    unshared: tuple[Limit, ...]
 
 
 class Manager(LimitManager):
@@ -108,8 +108,8 @@ class Manager(LimitManager):
         return other
 
     def _note_declaration(self) -> None:
-        for each in list(self._copies):
-            each.revision += 1
+        for manager in list(self._copies):
+            manager.revision += 1
 
     def add_decorated_limit(self, route: str, limit: Limit | None, override: bool = False) -> None:
         """Add a limit of a callable. Raises ``ConfigurationError`` if it is invalid."""
@@ -121,19 +121,19 @@ class Manager(LimitManager):
         """Add a limit of a wrapped callable, which has its own limits in an attribute. By its name
         alone one could not tell it from others that the same function has made, such as the views
         of each application in an application factory."""
-        own, name = getattr(view, self._key), get_qualified_name(view)
-        checked: Any = self._checked(limit, own)
+        attached, name = getattr(view, self._key), get_qualified_name(view)
+        checked: Any = self._checked(limit, attached)
         function = unwrap(view)
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None)
         is_made_again = False
-        if code is not None and not own:
+        if code is not None and not attached:
             last_code, last = self._functions.get(name, (None, ref(function)))
             is_made_again = code is last_code and last() is not function
             self._functions[name] = code, ref(function)
         self.add_decorated_limit(name, checked, override=is_made_again)
-        if checked not in own:
-            own.append(checked)
+        if checked not in attached:
+            attached.append(checked)
 
     def add_blueprint_limit(self, blueprint: str, limit: Limit | None) -> None:
         """Add a limit of a blueprint. Raises ``ConfigurationError`` if it is invalid."""
@@ -144,10 +144,10 @@ class Manager(LimitManager):
     def add_limit_of_blueprint(self, blueprint: flask.Blueprint, limit: Limit) -> None:
         """Add a limit of a blueprint and its namesakes in an application; those of other
         applications have their own."""
-        own: list[Limit] = vars(blueprint).setdefault(self._key, [])
-        checked: Any = self._checked(limit, own)
-        if checked not in own:
-            own.append(checked)
+        attached: list[Limit] = vars(blueprint).setdefault(self._key, [])
+        checked: Any = self._checked(limit, attached)
+        if checked not in attached:
+            attached.append(checked)
         self._limited_blueprints.add(blueprint)
         self._note_declaration()
 
@@ -248,25 +248,25 @@ class Manager(LimitManager):
                 if not any(limit.override_defaults for limit in hinted):
                     shared += tuple(self._default_limits)
                 return EndpointLimits(shared, ())
-        own = [each for each in self.of_blueprint(route.app, route.blueprint) if yields(each)]
-        return self._with_defaults(shared, own, route)
+        limits = [limit for limit in self.of_blueprint(route.app, route.blueprint) if yields(limit)]
+        return self._with_defaults(shared, limits, route)
 
     def _at_callable(self, route: Route, yields: Yields) -> EndpointLimits:
         """Return what applies to a decorated callable, with what applies before the view."""
         app, endpoint, blueprint, method, name = route
         assert name is not None
         view = self._view_of(app, endpoint, name)
-        own = [limit for limit in self._decorated(name, view) if yields(limit)]
+        limits = [limit for limit in self._decorated(name, view) if yields(limit)]
         of_view = [] if view is None else self._policy_of_view(app, endpoint, method)
         of_view = [limit for limit in of_view if yields(limit)]
         decorated, of_policy = self._of_nesting(app, blueprint)
-        if any(limit.override_defaults for limit in own) or any(map(_replaces, of_view)):
+        if any(limit.override_defaults for limit in limits) or any(map(_replaces, of_view)):
             decorated = []
-        if any(map(_replaces, (*own, *of_view))):
+        if any(map(_replaces, (*limits, *of_view))):
             of_policy = []
         of_policy = _once([*of_view, *filter(yields, of_policy)])
-        own = [*own, *filter(yields, decorated), *of_policy]
-        return self._with_defaults(self._of_application(route), own, route)
+        limits = [*limits, *filter(yields, decorated), *of_policy]
+        return self._with_defaults(self._of_application(route), limits, route)
 
     def _policy_of_view(self, app: flask.Flask, endpoint: str, method: str) -> list[Limit]:
         """Return a policy's limits of an endpoint, with those of the groups that its view names."""
@@ -285,15 +285,15 @@ class Manager(LimitManager):
         alone = copy(self)
         without = ("decorated_limits", "blueprint_limits", "route_exemptions")
         vars(alone).update({f"_{word}": {} for word in (*without, "blueprint_exemptions")}, _key="")
-        shared, own = self.applicable(route)
+        shared, unshared = self.applicable(route)
         missing = [
             limit
             for limits in alone.applicable(route)
             for limit in limits
-            if _is_of_policy(limit) and limit not in (*shared, *own)
+            if _is_of_policy(limit) and limit not in (*shared, *unshared)
         ]
-        replacing = [each for each in own if each.override_defaults and not _is_of_policy(each)]
-        code = [str(_source(each)) for each in replacing]
+        replacing = [d for d in unshared if d.override_defaults and not _is_of_policy(d)]
+        code = [str(_source(d)) for d in replacing]
         view = get_qualified_name(route.app.view_functions[route.endpoint])
         unexempt = self._unexempt(route.app, route.blueprint)
         if self._route_exemptions.get(view) or unexempt != [*_nesting(route.blueprint)]:
@@ -312,8 +312,8 @@ class Manager(LimitManager):
         if route.is_edge:
             return self.applicable(route)
         app, endpoint, blueprint, _, name = route
-        own = self.of_callable(app, endpoint, name), self.of_blueprint(app, blueprint)
-        return EndpointLimits(self.shared(), (*own[0], *own[1]))
+        lists = self.of_callable(app, endpoint, name), self.of_blueprint(app, blueprint)
+        return EndpointLimits(self.shared(), (*lists[0], *lists[1]))
 
     def shared(self) -> tuple[Limit, ...]:
         """Return what may apply to every view."""
@@ -321,12 +321,12 @@ class Manager(LimitManager):
 
     def of_callable(self, app: flask.Flask, endpoint: str, name: str | None) -> list[Limit]:
         """Return what may apply to an endpoint and a callable in it, without blueprints."""
-        own = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
+        decorated = self._decorated(name, self._view_of(app, endpoint, name)) if name else ()
         hints = self._endpoint_hints.get(endpoint, ())
         hinted = [limit for hint in hints for limit in self._decorated(hint)]
         view = app.view_functions.get(endpoint)
         groups = self._of_groups(view, *methods_called(view))
-        return [*own, *hinted, *self._policy_endpoints.get(endpoint, ()), *groups]
+        return [*decorated, *hinted, *self._policy_endpoints.get(endpoint, ()), *groups]
 
     def blueprint_limits(self, app: flask.Flask, blueprint: str) -> list[RuntimeLimit]:
         self.complete(app)
@@ -346,11 +346,11 @@ class Manager(LimitManager):
         view = app.view_functions.get(endpoint or "")
         if endpoint is None or view is None:
             return [], []
-        found = self.applicable(
+        applicable = self.applicable(
             Route(app, endpoint, blueprint or None, "GET", get_qualified_name(view))
         )
-        defaults = [limit for limit in found.shared if limit not in self._application_limits]
-        return list(itertools.chain(*defaults)), list(itertools.chain(*found.own))
+        defaults = [limit for limit in applicable.shared if limit not in self._application_limits]
+        return list(itertools.chain(*defaults)), list(itertools.chain(*applicable.unshared))
 
     def is_bare(self, app: flask.Flask, view: Any) -> bool:
         """Return whether the view is a function that a limit has wrapped, and no route has the
@@ -369,8 +369,8 @@ class Manager(LimitManager):
         """Return the limits of a callable: a view's own, else those of its name."""
         if self._route_exemptions.get(name, ExemptionScope.NONE):
             return ()
-        own: Iterable[Limit] | None = getattr(view, self._key, None)
-        return self._decorated_limits.get(name, ()) if own is None else own
+        attached: Iterable[Limit] | None = getattr(view, self._key, None)
+        return self._decorated_limits.get(name, ()) if attached is None else attached
 
     def _view_of(self, app: flask.Flask, endpoint: str, name: str) -> Any:
         """Return the endpoint's view if it has that name; ``None`` for a callable inside it."""
@@ -396,12 +396,12 @@ class Manager(LimitManager):
         of_policy: list[Limit] = []
         for name in self._unexempt(app, blueprint):
             instance = app.blueprints[name]
-            own = [each for each in self._of_namesakes(app, instance.name) if each not in decorated]
+            inner = [d for d in self._of_namesakes(app, instance.name) if d not in decorated]
             limits = [*self._policy_blueprints.get(name, ()), *self._of_groups(instance)]
-            is_innermost = name == blueprint and own and all(each.override_defaults for each in own)
+            is_innermost = name == blueprint and inner and all(d.override_defaults for d in inner)
             replaces = any(map(_replaces, limits))
-            decorated = [*([] if replaces or is_innermost else decorated), *own]
-            hides = replaces or any(map(_replaces, own))
+            decorated = [*([] if replaces or is_innermost else decorated), *inner]
+            hides = replaces or any(map(_replaces, inner))
             of_policy = [*([] if hides else of_policy), *limits]
         return decorated, of_policy
 
@@ -430,9 +430,9 @@ class Manager(LimitManager):
 
     def _of_namesakes(self, app: flask.Flask, name: str) -> Iterable[Limit]:
         """Decorators' limits of the application's blueprints of that name."""
-        named = [each for each in app.blueprints.values() if each.name == name]
-        own = [limit for each in named for limit in vars(each).get(self._key, ())]
-        return dict.fromkeys((*self._blueprint_limits.get(name, ()), *own))
+        named = [blueprint for blueprint in app.blueprints.values() if blueprint.name == name]
+        limits = [limit for blueprint in named for limit in vars(blueprint).get(self._key, ())]
+        return dict.fromkeys((*self._blueprint_limits.get(name, ()), *limits))
 
     def _all_of_blueprints(self) -> Iterator[Iterable[Limit]]:
         yield from self._blueprint_limits.values()
@@ -440,19 +440,19 @@ class Manager(LimitManager):
             yield vars(blueprint)[self._key]
 
     def _with_defaults(
-        self, shared: tuple[Limit, ...], own: list[Limit], route: Route
+        self, shared: tuple[Limit, ...], limits: list[Limit], route: Route
     ) -> EndpointLimits:
         """Add the defaults unless the view has limits for this method that override them.
 
         A plan overrides them only with ``override_defaults``.
         """
         if not self.exemption_scope(*route[:3]) & ExemptionScope.DEFAULT:
-            stated = [limit for limit in own if limit.override_defaults or not _plan(limit)]
+            stated = [limit for limit in limits if limit.override_defaults or not _plan(limit)]
             method = route.method.lower()
             for_method = any(limit.methods is None or method in limit.methods for limit in stated)
             if not (for_method and any(limit.override_defaults for limit in stated)):
                 shared += tuple(self._default_limits)
-        return EndpointLimits(shared, tuple(own))
+        return EndpointLimits(shared, tuple(limits))
 
 
 def _nesting(blueprint: str | None) -> tuple[str, ...]:
@@ -467,11 +467,11 @@ def _own_names(app: flask.Flask, blueprint: str) -> Iterable[str]:
 
 def _once(limits: Iterable[Limit]) -> list[Limit]:
     """Return the limits, equal ones once: what a view and its blueprint have in common."""
-    found: list[Limit] = []
+    unique: list[Limit] = []
     for limit in limits:
-        if limit not in found:
-            found.append(limit)
-    return found
+        if limit not in unique:
+            unique.append(limit)
+    return unique
 
 
 def _replaces(limit: Limit) -> bool:

@@ -87,9 +87,9 @@ class Policies:
         checked at the request."""
         where = text if isinstance(text, str) else getattr(text, "__name__", repr(text))
         for word in ("priority", "fair"):
-            name, known = getattr(options, word), self.callbacks.identities
-            if isinstance(name, str) and name not in known:
-                raise ConfigurationError(f"{where}, {word}: {unknown_identity(name, known)}")
+            name, identities = getattr(options, word), self.callbacks.identities
+            if isinstance(name, str) and name not in identities:
+                raise ConfigurationError(f"{where}, {word}: {unknown_identity(name, identities)}")
         if bound := lease_bound(text, options):
             check_lease(where, *bound, self.lease_s)
         if isinstance(text, str):
@@ -229,15 +229,15 @@ class PolicyLimits:
         all_plans = policy.plans.values()
         plans = [self._plan_limit(plan, limit) for plan in all_plans for limit in plan.limits]
 
-        def limits(own: Iterable[PolicyLimit], *, with_plans: bool) -> list[RouteLimit]:
-            return [*map(self._route_limit, own), *(plans if with_plans else ())]
+        def limits(listed: Iterable[PolicyLimit], *, with_plans: bool) -> list[RouteLimit]:
+            return [*map(self._route_limit, listed), *(plans if with_plans else ())]
 
         def named(
-            own: Mapping[str, Limits], with_plans: Collection[str]
+            by_name: Mapping[str, Limits], with_plans: Collection[str]
         ) -> dict[str, list[RouteLimit]]:
             return {
-                name: limits(own.get(name, ()), with_plans=name in with_plans)
-                for name in (*own, *with_plans)
+                name: limits(by_name.get(name, ()), with_plans=name in with_plans)
+                for name in (*by_name, *with_plans)
             }
 
         for name, added in named(policy.blueprints, policy.plan_blueprints).items():

@@ -143,9 +143,9 @@ def _table(name: str, text: str) -> dict[str, Any]:
     return table
 
 
-def seconds(name: str, found: object) -> float:
+def seconds(name: str, value: object) -> float:
     """Return the value of such a setting. Raises ``ConfigurationError``."""
-    return checked_seconds(name, found, most=SETTINGS[name].most, hint=SETTINGS[name].hint)
+    return checked_seconds(name, value, most=SETTINGS[name].most, hint=SETTINGS[name].hint)
 
 
 def check_settings(config: Mapping[str, Any], logger: logging.Logger, *, strict: bool) -> None:
@@ -158,14 +158,14 @@ def check_settings(config: Mapping[str, Any], logger: logging.Logger, *, strict:
     mistakes = []
     for name in config:
         if name.startswith(PREFIX) and name not in SETTINGS:
-            own = name.removeprefix(PREFIX)
-            near = difflib.get_close_matches(own, settings, n=1, cutoff=_LIKENESS)
+            word = name.removeprefix(PREFIX)
+            near = difflib.get_close_matches(word, settings, n=1, cutoff=_LIKENESS)
             if meant := _ALIASES.get(name) or (settings[near[0]] if near else ""):
                 mistakes.append(
                     f"app.config: the setting {name!r} is unknown and has no effect. Did you mean "
                     f"{meant!r}? Rename it if it is the application's own."
                 )
-    switches = {name: config.get(name) for name, each in SETTINGS.items() if each.kind == "switch"}
+    switches = {name: config.get(name) for name, s in SETTINGS.items() if s.kind == "switch"}
     mistakes += _mistaken(switches)
     if strict and mistakes:
         raise ConfigurationError("\n".join(mistakes))
@@ -175,7 +175,7 @@ def check_settings(config: Mapping[str, Any], logger: logging.Logger, *, strict:
 
 def check_switches(arguments: Mapping[str, Any], where: str) -> None:
     """Raise ``ConfigurationError`` for a switch such as ``"no"``, which is on."""
-    switches = {f"{where}, {name}": found for name, found in arguments.items() if _is_switch(name)}
+    switches = {f"{where}, {name}": value for name, value in arguments.items() if _is_switch(name)}
     for mistake in _mistaken(switches):
         raise ConfigurationError(mistake)
 
@@ -189,7 +189,7 @@ def _is_switch(argument: str) -> bool:
 def _mistaken(switches: Mapping[str, object]) -> list[str]:
     """Return what is wrong with each switch that is a text, unless it says that it is on."""
     return [
-        f"{name}: found {shown(found)}, which Python takes for true; allowed: True or False."
-        for name, found in switches.items()
-        if found and isinstance(found, str) and not _WORDS.get(found.lower())
+        f"{name}: found {shown(value)}, which Python takes for true; allowed: True or False."
+        for name, value in switches.items()
+        if value and isinstance(value, str) and not _WORDS.get(value.lower())
     ]

@@ -39,10 +39,10 @@ from ratelimit_ext.web.errors import (
 )
 from ratelimit_ext.web.request.cached_denial import CachedAnswer, ReadyAnswer
 from ratelimit_ext.web.request.charges import Charges
-from ratelimit_ext.web.request.line import Line
 from ratelimit_ext.web.request.refusals import AdmissionOutcome, Denial, IsFinal, Refusals
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver, RouteLimits
+from ratelimit_ext.web.request.waiting_room import WaitingRoom
 from ratelimit_ext.web.storage import Engines
 
 _NO_LIMITS: Final = RouteLimits()
@@ -70,7 +70,7 @@ class Admission:
     ) -> None:
         self._events = events
         self._settlements = settlements
-        self.line = Line(
+        self.waiting_room = WaitingRoom(
             BoundedSemaphore(settings.most_waiting),
             engines.shared_client,
             settlements=settlements,
@@ -188,16 +188,16 @@ class Admission:
         self, charges: Sequence[BoundCharge], *, take: bool = True
     ) -> tuple[Decision, Records]:
         """Decide charges by the storage; without it if it fails."""
-        engine, own = self._engines.current, BoundCharges(charges)
+        engine, bound_charges = self._engines.current, BoundCharges(charges)
         try:
-            return self._decided_by(engine, own, take=take)
+            return self._decided_by(engine, bound_charges, take=take)
         except StorageFull:
             raise
         except StorageUnavailable:
             outage = self._engines.instead_of(engine)
             if outage is None:
                 raise
-            return self._decided_by(outage, own, take=take)
+            return self._decided_by(outage, bound_charges, take=take)
 
     def _decided_by(
         self, engine: Engine, charges: BoundCharges, *, take: bool
@@ -217,14 +217,14 @@ class Admission:
     ) -> tuple[Decision, Records]:
         """Decide charges of which some are held. These are released if the engine fails, or this
         process is killed."""
-        self._settlements.begin(engine, hold, charges.own)
+        self._settlements.begin(engine, hold, charges.prepared)
         admitted = False
         try:
             decided = decide(engine, charges, hold, is_new=is_new)
             admitted = decided[0].admitted
         except StorageUnavailable as error:
             if self._engines.instead_of(engine) is not None:
-                self._release(error, engine, charges.own, hold)
+                self._release(error, engine, charges.prepared, hold)
             raise
         finally:
             if not admitted:
@@ -301,21 +301,21 @@ class Admission:
         """Decide by the storage, or without it if it fails; ``None`` if no limit applies."""
         charged = state.charged
         engine = engine or self._engines.current
-        found = self._route_limits(charged, route, definitions, engine)
-        limits: Sequence[BoundLimit] = found.uncharged(charged) if charged else found.limits
-        if not limits and (not found.metas or route.method == "OPTIONS"):
+        on_route = self._route_limits(charged, route, definitions, engine)
+        limits: Sequence[BoundLimit] = on_route.uncharged(charged) if charged else on_route.limits
+        if not limits and (not on_route.metas or route.method == "OPTIONS"):
             return None
-        done = charged | found.shared_ids if charged else found.shared_ids
+        done = charged | on_route.shared_ids if charged else on_route.shared_ids
         swallow = self._settings.swallow_errors
         charges = (
-            self.charges.known(found)
-            if found.askers and not (charged or lenient or swallow)
-            else self.charges.of(limits, found.metas, lenient=lenient, swallow=swallow)
+            self.charges.cached(on_route)
+            if on_route.askers and not (charged or lenient or swallow)
+            else self.charges.of(limits, on_route.metas, lenient=lenient, swallow=swallow)
         )
-        if isinstance(engine, DenialCache) and (cached := engine.cached(charges.own)):
+        if isinstance(engine, DenialCache) and (cached := engine.cached(charges.prepared)):
             state.charged = done
-            return self._refusals.repeated(cached, engine, found, charges, is_final)
-        hold = self.hold_for(limits) if found.holds else NO_HOLD
+            return self._refusals.repeated(cached, engine, on_route, charges, is_final)
+        hold = self.hold_for(limits) if on_route.holds else NO_HOLD
         try:
             if hold.id:
                 decision, records = self._held(engine, charges, hold, is_new=True)
@@ -324,7 +324,7 @@ class Admission:
             if decision.admitted:
                 state.charged = done
                 return decision, records.without_metas()
-            if found.waits and not lenient:
+            if on_route.waits and not lenient:
                 decision, records = self._turn(state, engine, charges, decision)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
@@ -355,11 +355,11 @@ class Admission:
     ) -> tuple[Decision, Records]:
         """Return what is decided when it is the turn of a denied request."""
         hold = self._new_hold()
-        self._settlements.begin(engine, hold, charges.own)
+        self._settlements.begin(engine, hold, charges.prepared)
         admitted = False
         try:
-            decision, engine, hold = self.line.turn(
-                state, self._look_in_line, charges.own, (denied, engine, hold)
+            decision, engine, hold = self.waiting_room.turn(
+                state, self._look_in_line, charges.prepared, (denied, engine, hold)
             )
             admitted = decision.admitted
         finally:
@@ -397,12 +397,12 @@ class Admission:
         if fallback and engine is self._engines.outage:
             return self._resolver.limits_of(route, fallback) if charged is None else _NO_LIMITS
         if definitions is not None:
-            found = self._resolver.limits_of(route, definitions)
+            limits = self._resolver.limits_of(route, definitions)
         else:
-            found = self._resolver.limits(route)
-        if found.invalid and not all(d.exempt_when and d.exempt_when() for d in found.invalid):
+            limits = self._resolver.limits(route)
+        if limits.invalid and not all(d.exempt_when and d.exempt_when() for d in limits.invalid):
             raise LimitUnavailable
-        return found
+        return limits
 
 
 def decide(
@@ -417,7 +417,7 @@ def decide(
     one bucket share a verdict. A denial that is repeated from memory has a record of each charge
     whose verdict is known."""
     if is_new and isinstance(engine, DenialCache):
-        decision = engine.ask(charges.own, hold)
+        decision = engine.ask(charges.prepared, hold)
     else:
-        decision = engine.admit(charges.own, take=take, hold=hold)
+        decision = engine.admit(charges.prepared, take=take, hold=hold)
     return decision, Records(charges, decision, engine, hold)

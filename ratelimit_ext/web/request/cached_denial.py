@@ -88,7 +88,7 @@ class ReadyAnswer:
         error: RateLimitExceeded,
         breached: Sequence[ChargeRecord],
     ) -> None:
-        self._kept = route_limits, cached.known  # as their ids are the key
+        self._kept = route_limits, cached.cached_verdicts  # as their ids are the key
         self._error = error
         self._bodies: dict[str, tuple[str, str]] = {}
         self._wait_us = max(verdict.retry_after_us or 0 for verdict in cached.denials)
@@ -107,15 +107,15 @@ class ReadyAnswer:
 
     def response(self, wait_ms: int) -> flask.Response:
         context = contexts.get()
-        environ, own = context.request.environ, context.app.response_class
+        environ, response_class = context.request.environ, context.app.response_class
         accept = environ.get("HTTP_ACCEPT", "")
         has_id = is_mcp(environ)
-        known = None if has_id else self._bodies.get(accept)
-        if known is None:
-            known = self._rendered()
+        rendered = None if has_id else self._bodies.get(accept)
+        if rendered is None:
+            rendered = self._rendered()
             if not has_id and len(self._bodies) < MOST_BODIES and len(accept) <= LONGEST_ACCEPT:
-                self._bodies[accept] = known
-        text, content_type = known
+                self._bodies[accept] = rendered
+        text, content_type = rendered
         body = text.replace(_WORDS, wait_text(wait_ms)).replace(_NUMBER, str(wait_ms / 1000))
         if has_id:
             body = body.replace(_WHOLE, str(-(-wait_ms // 1000)))
@@ -123,7 +123,7 @@ class ReadyAnswer:
         headers = Headers()
         # Without the checks of new headers, which take longer than all of this.
         headers._list += (("Content-Type", content_type), ("Content-Length", str(len(encoded))))  # noqa: SLF001
-        made = ReadyResponse if own is flask.Response else own
+        made = ReadyResponse if response_class is flask.Response else response_class
         response: flask.Response = made([encoded], _STATUS, headers)
         return response
 
@@ -154,4 +154,4 @@ def answer_key(route_limits: object, cached: CachedDecision) -> tuple[int, ...] 
     ages_us = cached.ages_us
     if ages_us.count(cached.elapsed_us) < len(ages_us):
         return None
-    return (id(route_limits), *map(id, cached.known))
+    return (id(route_limits), *map(id, cached.cached_verdicts))

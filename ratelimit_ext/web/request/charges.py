@@ -43,24 +43,24 @@ class Charges:
         kept = lru_cache(maxsize=MOST_KNOWN)
         self._of_names: Callable[[RouteLimits, tuple[str, ...]], BoundCharges] = kept(self._named)
 
-    def known(self, found: RouteLimits) -> BoundCharges:
+    def cached(self, on_route: RouteLimits) -> BoundCharges:
         """Return the charges of the current request by limits that only its identities tell apart:
         the same ones for a caller who comes again."""
-        names = tuple(["" if (each := ask()) is None else str(each) for ask in found.askers])
+        names = tuple(["" if (name := ask()) is None else str(name) for ask in on_route.askers])
         if not self._overrides.identities.isdisjoint(names):
-            return self._named(found, names, as_bound=False)
+            return self._named(on_route, names, as_bound=False)
         make = self._named if max(map(len, names)) > LONGEST_CACHED else self._of_names
-        return make(found, names)
+        return make(on_route, names)
 
     def _named(
-        self, found: RouteLimits, names: tuple[str, ...], *, as_bound: bool = True
+        self, on_route: RouteLimits, names: tuple[str, ...], *, as_bound: bool = True
     ) -> BoundCharges:
-        asked = zip(found.askers, names, strict=True)
+        asked = zip(on_route.askers, names, strict=True)
         identities = {id(ask): (name, bucket_key("", name)) for ask, name in asked}
         answers = _Answers({}, identities, {}, {})
         leave_out = partial(self._leave_out, lenient=False, swallow=False)
         # What is kept is as bound: an override that is read meanwhile would be kept after its end.
-        return BoundCharges(self._charges(found.limits, answers, leave_out, as_bound=as_bound))
+        return BoundCharges(self._charges(on_route.limits, answers, leave_out, as_bound=as_bound))
 
     def of(
         self,
@@ -85,8 +85,8 @@ class Charges:
                 on_denials += [(meta, (place,)) for meta in bound.metas]
         for meta, on_denial in on_denials:
             for made in self._charges([meta], answers, leave_out, as_bound=True):
-                bound, identity, own = made
-                charges.append((bound, identity, own._replace(meta=True, on_denial=on_denial)))
+                bound, identity, charge = made
+                charges.append((bound, identity, charge._replace(meta=True, on_denial=on_denial)))
         return BoundCharges(charges)
 
     def _charges(
@@ -109,13 +109,13 @@ class Charges:
                         is_exempt = exempt[id(asked)] = asked()
                     if is_exempt:
                         continue
-                known = identities.get(id(runtime.key_func))
-                if known is None:
+                cached = identities.get(id(runtime.key_func))
+                if cached is None:
                     identity: object = runtime.key_func()
                     name = "" if identity is None else str(identity)  # a user's id may be 0
                     tag_of = cached_tag if len(name) <= LONGEST_CACHED else _tag_of
-                    known = identities[id(runtime.key_func)] = name, tag_of(name)
-                name, tag = known
+                    cached = identities[id(runtime.key_func)] = name, tag_of(name)
+                name, tag = cached
                 if not name:
                     self._log_skipped(bound)
                     continue
@@ -126,11 +126,11 @@ class Charges:
                 limit, is_held = bound.limit, bound.limit.held and at_once is None
                 guess = costs.get((id(bound.estimate), True)) if is_held else None
                 claim = getattr(guess, "claim", None)
-                own = _new(Charge, (limit, key, cost, False, (), at_once, claim))
+                charge = _new(Charge, (limit, key, cost, False, (), at_once, claim))
                 if bound.varies or self._overrides.by_limit:
-                    charges += self._applying((bound, name, own), answers, as_bound=as_bound)
+                    charges += self._applying((bound, name, charge), answers, as_bound=as_bound)
                 else:
-                    charges.append((bound, name, own))
+                    charges.append((bound, name, charge))
             except Exception as error:  # noqa: BLE001 - whatever the application's functions raise
                 leave_out(bound, error)
         return charges
@@ -158,29 +158,29 @@ class Charges:
     ) -> list[BoundCharge]:
         """Return the charge of the same bucket with the amount that applies: that of an override,
         and of the request's class; empty if none applies."""
-        bound, identity, own = charge
+        bound, identity, plain = charge
         whole = adjusted = bound if as_bound else self._resolver.adjusted(bound, identity)
         if adjusted is not None and adjusted.limit.keep:
-            priority, known = adjusted.limit.priority, answers.classes
-            if id(priority) not in known:
-                known[id(priority)] = str(priority())
-            adjusted = self._resolver.of_class(adjusted, known[id(priority)])
+            priority, classes = adjusted.limit.priority, answers.classes
+            if id(priority) not in classes:
+                classes[id(priority)] = str(priority())
+            adjusted = self._resolver.of_class(adjusted, classes[id(priority)])
         if adjusted is None or whole is None:
             return []
         if adjusted is not bound:
-            cost = own.cost
+            cost = plain.cost
             if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
                 cost = adjusted.cost(answers.costs)  # a guess is bounded by the capacity
-            own = own._replace(limit=adjusted.limit, cost=cost)
+            plain = plain._replace(limit=adjusted.limit, cost=cost)
         if (member := whole.member) is None:
-            return [(adjusted, identity, own)]
+            return [(adjusted, identity, plain)]
         who = answers.identities.get(id(member))
         if who is None:
             answer = member()
             name = "" if answer is None else str(answer)  # as of an identity
             who = answers.identities[id(member)] = name, _tag_of(name)
         guess = answers.costs.get((id(whole.estimate), whole.limit.unit == "usd"))
-        return self._resolver.shared(whole, (adjusted, identity, own), who, guess)
+        return self._resolver.shared(whole, (adjusted, identity, plain), who, guess)
 
 
 def _triggers(charges: list[BoundCharge]) -> tuple[int, ...]:

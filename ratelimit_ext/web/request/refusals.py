@@ -75,20 +75,20 @@ class Refusals:
             caller = "\n".join([address, *(identity for _, identity, _ in records.charges)])
             decision = SpreadDecision(decision, caller)
             records = Records(records.charges, decision, records.engine, records.hold)
-        own = records.without_metas()
-        for record in records[len(own) :]:
+        regular = records.without_metas()
+        for record in records[len(regular) :]:
             if record.verdict.reason == UNAVAILABLE:
                 wait_ms = decision.retry_after_ms
                 closed = TemporarilyUnavailable(record.bound, UNAVAILABLE, wait_ms)
-                return Denial(decision, own, closed, [])
+                return Denial(decision, regular, closed, [])
             if not record.verdict.allowed:
-                return Denial(decision, own, _exceeded(record, decision, "limit"), [record])
-        denied = [r for r in own if not r.verdict.allowed and r.verdict.enforced]
+                return Denial(decision, regular, _exceeded(record, decision, "limit"), [record])
+        denied = [r for r in regular if not r.verdict.allowed and r.verdict.enforced]
         if len(denied) > 1:
             denied.sort(key=lambda record: record.bound.rank)
         for record in denied:
             if record.verdict.retry_after_us is None and record.bound.limit.amount:
-                return Denial(decision, own, RequestTooLarge(record.bound, record.verdict), [])
+                return Denial(decision, regular, RequestTooLarge(record.bound, record.verdict), [])
         cause = min((record.verdict.reason for record in denied), key=precedence)
         denied = [record for record in denied if record.verdict.reason == cause]
         longest = max(denied, key=attrgetter("wait_us"))
@@ -101,7 +101,7 @@ class Refusals:
             error = Blocked(longest.bound)
         else:
             error = _exceeded(longest, decision, cause)
-        return Denial(decision, own, error, breached)
+        return Denial(decision, regular, error, breached)
 
     def repeated(
         self,
@@ -202,8 +202,8 @@ class Refusals:
         settings = self.settings
         answer: flask.Response | None = None
         for record in breached:
-            own = record.bound.runtime.on_breach
-            callbacks = [own or settings.on_meta_breach] if is_ban else [settings.on_breach, own]
+            hook = record.bound.runtime.on_breach
+            callbacks = [hook or settings.on_meta_breach] if is_ban else [settings.on_breach, hook]
             for callback in dict.fromkeys(filter(None, callbacks)):
                 try:
                     response = callback(self.show(record))

@@ -225,8 +225,8 @@ class RequestState:
             return [status for records in unread for status in records.statuses()]
         records = self.records
         if records and self._is_outdated(records[0]):
-            here = time.monotonic()
-            records = [r.later(int((here - r.decided_at) * 1_000_000)) for r in records]
+            now_s = time.monotonic()
+            records = [r.later(int((now_s - r.decided_at) * 1_000_000)) for r in records]
         return statuses_of(records)
 
     def _is_outdated(self, decided: Records | ChargeRecord) -> bool:

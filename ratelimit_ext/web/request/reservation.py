@@ -60,13 +60,11 @@ class KnownNames:
     def check_name(self, name: str, caller: str, *, change: str = "") -> None:
         """Warn if no limit has the name; with a ``change``, no limit whose strategy may take it."""
         kind = "'unless blocked' limit" if change else "limit"
-        self._warn(name, caller, kind, change, lambda each: getattr(each, "name", ""))
+        self._warn(name, caller, kind, change, lambda d: getattr(d, "name", ""))
 
     def check_unit(self, unit: str, caller: str) -> None:
         """Warn if no limit ``as reported`` has the unit."""
-        self._warn(
-            unit, caller, "unit", "report", lambda each: getattr(each, "unit", "") or "requests"
-        )
+        self._warn(unit, caller, "unit", "report", lambda d: getattr(d, "unit", "") or "requests")
 
     def check_settled(self, units: Collection[str]) -> None:
         """Warn if the application has limits, and none of them counts any of the units."""
@@ -75,8 +73,8 @@ class KnownNames:
         if not (settled and definitions) or ("settle", settled) in self._warned:
             return
         self._warned.add(("settle", settled))  # also if there is no warning: it is checked once
-        for each in definitions:
-            text, options = each.limit_provider, getattr(each, "options", NO_OPTIONS)
+        for definition in definitions:
+            text, options = definition.limit_provider, getattr(definition, "options", NO_OPTIONS)
             if callable(text) or not stated_units(text, options).isdisjoint(units):
                 return
         _log_warning(
@@ -89,20 +87,20 @@ class KnownNames:
         self, name: str, caller: str, kind: str, change: str, name_of: Callable[[Any], str]
     ) -> None:
         strategies = strategies_taking(change)
-        known: set[str] = set()
-        for each in self._definitions():
+        names: set[str] = set()
+        for definition in self._definitions():
             if not change or states_strategy(
-                each.limit_provider, getattr(each, "options", NO_OPTIONS), strategies
+                definition.limit_provider, getattr(definition, "options", NO_OPTIONS), strategies
             ):
-                known.add(name_of(each))
-            elif callable(each.limit_provider) and name_of(each) == name:
+                names.add(name_of(definition))
+            elif callable(definition.limit_provider) and name_of(definition) == name:
                 return  # a function can return any string
-        known.discard("")
+        names.discard("")
         warned = (caller, name) in self._warned or len(self._warned) >= MOST_WARNINGS
-        if not known or name in known or warned:
+        if not names or name in names or warned:
             return
         self._warned.add((caller, name))
-        _log_warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(known)))
+        _log_warning("%s has no effect: %s", caller, unknown_name(kind, name, sorted(names)))
 
 
 def _log_warning(text: str, *values: str) -> None:
@@ -185,7 +183,7 @@ class Reservation:
 
     def check_settled(self) -> None:
         """Warn if neither the request nor its application has a limit in a settled unit."""
-        if self._actual.keys().isdisjoint({each.bound.limit.unit for each in self._records}):
+        if self._actual.keys().isdisjoint({record.bound.limit.unit for record in self._records}):
             self._names.check_settled(self._actual)
 
     def report(
@@ -391,23 +389,23 @@ class Reservation:
 
     def _reports(self) -> list[Addressed]:
         reported, self._reported = self._reported, {}
-        return [(each.engine, each.by_now()) for each in reported.values()]
+        return [(report.engine, report.by_now()) for report in reported.values()]
 
     def _send(self, changes: Iterable[Addressed]) -> None:
         by_engine: dict[Engine, list[Change]] = {}
         for engine, change in changes:
             by_engine.setdefault(engine, []).append(change)
-        for engine, own in by_engine.items():
+        for engine, batch in by_engine.items():
             began = time.perf_counter() if self._events.listeners else 0.0
             outcome = self._settlements.send(
-                engine, own, lease_s=self._lease_s, events=self._events
+                engine, batch, lease_s=self._lease_s, events=self._events
             )
             kept = [record.hold for record in tuple(self._records)]
-            for hold in {change.hold for change in own if change.verb == "settle"}:
+            for hold in {change.hold for change in batch if change.verb == "settle"}:
                 if hold not in kept:
                     self._settlements.end(engine, hold)
             if self._events.listeners:
-                self._events.emit(SettlementEvent(own, outcome, time.perf_counter() - began))
+                self._events.emit(SettlementEvent(batch, outcome, time.perf_counter() - began))
 
 
 def one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
@@ -420,9 +418,9 @@ def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]
     charged to a limit several times has its cost once, also if an outage of the storage began or
     ended in between. The storage's charges come first: in an outage a limit may not count."""
     charged = one_per_verdict(records)
-    here = [record for record in charged if isinstance(record.engine, OutageEngine)]
-    if here:
-        charged = [r for r in charged if not isinstance(r.engine, OutageEngine)] + here
+    in_outage = [record for record in charged if isinstance(record.engine, OutageEngine)]
+    if in_outage:
+        charged = [r for r in charged if not isinstance(r.engine, OutageEngine)] + in_outage
     first: dict[str, ChargeRecord] = {}
     return [(r, first.setdefault(r.verdict.charge.key, r) is r) for r in charged]
 

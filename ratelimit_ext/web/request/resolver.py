@@ -58,7 +58,7 @@ class RouteLimits:
     """
 
     shared: tuple[tuple[int, tuple[BoundLimit, ...]], ...] = ()
-    own: tuple[BoundLimit, ...] = ()
+    unshared: tuple[BoundLimit, ...] = ()
     metas: tuple[BoundLimit, ...] = ()
     invalid: tuple[Limit, ...] = ()
     is_kept: bool = False
@@ -74,7 +74,7 @@ class RouteLimits:
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
-        limits = (*self.own, *[bound for _, limits in self.shared for bound in limits])
+        limits = (*self.unshared, *[bound for _, limits in self.shared for bound in limits])
         derive(self, "limits", limits)
         derive(self, "shared_ids", frozenset(id_ for id_, _ in self.shared))
         derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
@@ -88,7 +88,7 @@ class RouteLimits:
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """Return the limits without the shared ones whose definitions are charged already."""
         shared = [bound for id_, limits in self.shared if id_ not in charged for bound in limits]
-        return [*self.own, *shared]
+        return [*self.unshared, *shared]
 
 
 def _is_fixed(bound: BoundLimit) -> bool:
@@ -106,7 +106,9 @@ class _CompiledRoute:
     question_of: dict[int, int]
     variants: dict[tuple[Any, ...], RouteLimits] = field(default_factory=dict)
     #: With amounts of callers, each with the limits whose id is in the key.
-    with_own: dict[tuple[Any, ...], tuple[RouteLimits, RouteLimits]] = field(default_factory=dict)
+    with_amounts: dict[tuple[Any, ...], tuple[RouteLimits, RouteLimits]] = field(
+        default_factory=dict
+    )
 
 
 class Resolver:
@@ -157,18 +159,18 @@ class Resolver:
             if compiled.questions
             else ()
         )
-        found = compiled.variants.get(answers)
-        if found is None:
+        on_route = compiled.variants.get(answers)
+        if on_route is None:
             if len(compiled.variants) >= MOST_VARIANTS:
                 compiled.variants.clear()
-            answered = {each: answers[at] for each, at in compiled.question_of.items()}
-            found = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
+            answered = {question: answers[at] for question, at in compiled.question_of.items()}
+            on_route = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
         if (loader := self._callbacks.amount_loader) is not None:
-            own = self._answer(loader, route)
-            if own or found.has_optional:
-                own = {} if own is _NO_ANSWER else own or {}
-                found = self._with_own_amounts(found, own, route, compiled)
-        return self._with_scopes(found, route) if found.asks_scopes else found
+            amounts = self._answer(loader, route)
+            if amounts or on_route.has_optional:
+                amounts = {} if amounts is _NO_ANSWER else amounts or {}
+                on_route = self._with_own_amounts(on_route, amounts, route, compiled)
+        return self._with_scopes(on_route, route) if on_route.asks_scopes else on_route
 
     def _check_revision(self) -> None:
         """Forget what was bound of other definitions."""
@@ -180,18 +182,18 @@ class Resolver:
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
         """Return the limits of a route for callers on a plan, without a request. Those whose string
         is a function are left out, as only a request has them."""
-        shared, own = self.manager.candidates(route)
+        shared, unshared = self.manager.candidates(route)
         answers = {
-            id(each): plan if plan and getattr(each, "plan", "") else _NO_ANSWER
-            for each in (*shared, *own, *self.metas)
-            if _question(each) is not None
+            id(definition): plan if plan and getattr(definition, "plan", "") else _NO_ANSWER
+            for definition in (*shared, *unshared, *self.metas)
+            if _question(definition) is not None
         }
         return _Binder(self, route, answers).route_limits()
 
     def limits_of(self, route: Route, definitions: Iterable[Limit]) -> RouteLimits:
         """Return those of definitions without a route: a block's, or the fallback's."""
-        found = _Binder(self, route, {}).limits_of(definitions)
-        return self._with_scopes(found, route) if found.asks_scopes else found
+        on_route = _Binder(self, route, {}).limits_of(definitions)
+        return self._with_scopes(on_route, route) if on_route.asks_scopes else on_route
 
     def outside(
         self,
@@ -209,9 +211,9 @@ class Resolver:
         self._check_revision()
         limit = self.core_limit(runtime.limit, runtime.key_func)
         question = app, bucket_prefix, plan, limit, amount
-        known = self._outside.get(question)
-        if known is None:
-            known = BoundLimit(
+        bound = self._outside.get(question)
+        if bound is None:
+            bound = BoundLimit(
                 runtime=runtime,
                 limit=limit,
                 scope=scope,
@@ -223,11 +225,11 @@ class Resolver:
                 member=function_of(runtime.limit, "fair", self.identities),
             )
             if amount is not None:
-                known = self.with_own_amount(known, amount, app)
+                bound = self.with_own_amount(bound, amount, app)
             if len(self._outside) >= MOST_VARIANTS:
                 self._outside.clear()
-            self._outside[question] = known
-        return known
+            self._outside[question] = bound
+        return bound
 
     def adjusted(self, bound: BoundLimit, identity: str) -> BoundLimit | None:
         """Return the limit as it applies to the identity, with the amount of an override; ``None``
@@ -242,25 +244,25 @@ class Resolver:
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
         """Return the limit as a class of traffic may use it."""
-        known = any(name == each for each, _ in bound.limit.keep)
-        return self._of_class(bound, name if known else "")
+        is_kept = any(name == class_name for class_name, _ in bound.limit.keep)
+        return self._of_class(bound, name if is_kept else "")
 
     def shared(
         self, whole: BoundLimit, charge: BoundCharge, who: tuple[str, str], guess: object = None
     ) -> list[BoundCharge]:
         """Return the charge of a group as one of its member, with that of the member's share of a
         budget. ``who`` is the member's identity, with its part of a bucket's name."""
-        bound, identity, own = charge
-        if not own.limit.has_shares:
-            return [(bound, identity, own._replace(limit=own.limit.of_member(who[0])))]
+        bound, identity, plain = charge
+        if not plain.limit.has_shares:
+            return [(bound, identity, plain._replace(limit=plain.limit.of_member(who[0])))]
         share = self._share_of(whole)
-        key = member_key(share.bucket_prefix, who[1], own.key)
-        own = own._replace(limit=share.limit, key=key)
+        key = member_key(share.bucket_prefix, who[1], plain.key)
+        plain = plain._replace(limit=share.limit, key=key)
         if isinstance(guess, Guess):  # a rough one is not to exceed a share
-            cost = max(guess.least, min(own.cost, share.limit.amount // MOST_GUESSED))
-            claim = own.claim and own.claim._replace(beside=min(own.claim.beside, cost))
-            own = own._replace(cost=cost, claim=claim)
-        return [charge, (share, who[0], own)]
+            cost = max(guess.least, min(plain.cost, share.limit.amount // MOST_GUESSED))
+            claim = plain.claim and plain.claim._replace(beside=min(plain.claim.beside, cost))
+            plain = plain._replace(cost=cost, claim=claim)
+        return [charge, (share, who[0], plain)]
 
     def _make_share(self, bound: BoundLimit) -> BoundLimit:
         """Return what counts the members of the group beside a limit that is shared fairly."""
@@ -292,10 +294,10 @@ class Resolver:
 
     def _questions(self, route: Route) -> _CompiledRoute:
         """Return what has to be asked at every request, for the definitions that may apply."""
-        shared, own = self.manager.candidates(route)
+        shared, unshared = self.manager.candidates(route)
         questions: dict[Callable[[], Any], int] = {}
         question_of: dict[int, int] = {}
-        for definition in (*shared, *own, *self.metas):
+        for definition in (*shared, *unshared, *self.metas):
             question = _question(definition)
             if question is not None and id(definition) not in question_of:
                 question_of[id(definition)] = questions.setdefault(question, len(questions))
@@ -315,37 +317,37 @@ class Resolver:
             return _NO_ANSWER
 
     def _with_own_amounts(
-        self, found: RouteLimits, own: Mapping[str, str], route: Route, compiled: _CompiledRoute
+        self, base: RouteLimits, amounts: Mapping[str, str], route: Route, compiled: _CompiledRoute
     ) -> RouteLimits:
         """Return the limits with the amounts of the current caller, and without the optional ones
         of which the caller has none. If there are overrides of one, each identity decides about
         it."""
         overrides = self.overrides.by_limit
-        key = (id(found), self.overrides.version, *own.items())
-        known = compiled.with_own.get(key)
-        if known is not None:
-            return known[1]
+        key = (id(base), self.overrides.version, *amounts.items())
+        cached = compiled.with_amounts.get(key)
+        if cached is not None:
+            return cached[1]
 
         def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
             applied = []
             for bound in limits:
                 name = bound.limit.name
-                if name in own and not bound.is_candidate:
-                    applied.append(self.with_own_amount(bound, own[name], route.app))
-                elif name not in own and (not bound.optional or name in overrides):
+                if name in amounts and not bound.is_candidate:
+                    applied.append(self.with_own_amount(bound, amounts[name], route.app))
+                elif name not in amounts and (not bound.optional or name in overrides):
                     applied.append(bound)
             return tuple(applied)
 
         changed = RouteLimits(
-            tuple((id_, applying(limits)) for id_, limits in found.shared),
-            applying(found.own),
-            found.metas,
-            found.invalid,
+            tuple((id_, applying(limits)) for id_, limits in base.shared),
+            applying(base.unshared),
+            base.metas,
+            base.invalid,
             is_kept=True,
         )
-        if len(compiled.with_own) >= MOST_VARIANTS:
-            compiled.with_own.clear()
-        compiled.with_own[key] = found, changed
+        if len(compiled.with_amounts) >= MOST_VARIANTS:
+            compiled.with_amounts.clear()
+        compiled.with_amounts[key] = base, changed
         return changed
 
     def core_limit(self, item: RateLimitItem, identity: Identity) -> CoreLimit:
@@ -380,7 +382,7 @@ class Resolver:
             optional=False,
         )
 
-    def _with_scopes(self, found: RouteLimits, route: Route) -> RouteLimits:
+    def _with_scopes(self, base: RouteLimits, route: Route) -> RouteLimits:
         """Return the limits with the scopes of the current request, where a scope is a function."""
 
         def scoped(bound: BoundLimit) -> BoundLimit:
@@ -390,10 +392,10 @@ class Resolver:
             return replace(bound, scope=scope, bucket_prefix=self.naming.prefix(bound.limit, scope))
 
         return RouteLimits(
-            tuple((id_, tuple(map(scoped, limits))) for id_, limits in found.shared),
-            tuple(map(scoped, found.own)),
-            found.metas,
-            found.invalid,
+            tuple((id_, tuple(map(scoped, limits))) for id_, limits in base.shared),
+            tuple(map(scoped, base.unshared)),
+            base.metas,
+            base.invalid,
         )
 
 
@@ -408,18 +410,18 @@ class _Binder:
         self._invalid: list[Limit] = []
 
     def route_limits(self) -> RouteLimits:
-        shared, own = self._resolver.manager.applicable(
+        shared, unshared = self._resolver.manager.applicable(
             self._route, lambda definition: bool(self._limits(definition))
         )
-        found = RouteLimits(
-            tuple((id(each), self._applying(self._limits(each))) for each in shared),
-            self._applying(bound for each in own for bound in self._limits(each)),
+        on_route = RouteLimits(
+            tuple((id(d), self._applying(self._limits(d))) for d in shared),
+            self._applying(bound for d in unshared for bound in self._limits(d)),
             self._metas(),
             self._denying(),
             is_kept=True,
         )
         named: dict[str, BoundLimit] = {}
-        for bound in found.limits:
+        for bound in on_route.limits:
             if bound.lacks_estimate:
                 self._warn_of_estimate(bound)
             if bound.bucket_prefix:
@@ -429,18 +431,18 @@ class _Binder:
                 code = code_of(bound.runtime.key_func)
                 if not bound.limit.name and code != code_of(other.runtime.key_func):
                     self._log_one_bucket(bound)
-        return found
+        return on_route
 
     def limits_of(self, definitions: Iterable[Limit]) -> RouteLimits:
-        own = self._applying(bound for each in definitions for bound in self._limits(each))
-        return RouteLimits((), own, self._metas(), self._denying())
+        limits = self._applying(bound for d in definitions for bound in self._limits(d))
+        return RouteLimits((), limits, self._metas(), self._denying())
 
     def _applying(self, limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
         return tuple([bound for bound in limits if applies_to(bound.runtime, self._route.method)])
 
     def _metas(self) -> tuple[BoundLimit, ...]:
         exemption_scope = self._resolver.manager.exemption_scope
-        metas = [bound for each in self._resolver.metas for bound in self._limits(each)]
+        metas = [bound for definition in self._resolver.metas for bound in self._limits(definition)]
         if metas and ExemptionScope.META & exemption_scope(*self._route[:3]):
             return ()
         return tuple([replace(bound, is_meta=True) for bound in metas])
@@ -456,12 +458,12 @@ class _Binder:
 
     def _limits(self, definition: Limit) -> tuple[BoundLimit, ...]:
         """Return the bound limits of a definition; none if it is invalid, which is logged."""
-        known = self._bound.get(id(definition))
-        if known is None:
+        bounds = self._bound.get(id(definition))
+        if bounds is None:
             answer = self._answers.get(id(definition))
             try:
                 runtimes = _runtime_limits(definition, answer)
-                known = tuple(
+                bounds = tuple(
                     [
                         bound
                         for runtime in runtimes
@@ -474,9 +476,9 @@ class _Binder:
                 self._log_invalid(text, error, denies=denies)
                 if denies:
                     self._invalid.append(definition)
-                known = ()
-            self._bound[id(definition)] = known
-        return known
+                bounds = ()
+            self._bound[id(definition)] = bounds
+        return bounds
 
     def _bind(self, runtime: RuntimeLimit, definition: Limit | None) -> BoundLimit:
         """``definition`` is None for a limit on the denials by another."""
@@ -617,9 +619,9 @@ def _strings(definition: Limit) -> tuple[Any, ...]:
     """Return the definition's own limit string, then those of its meta limits that are functions.
     What is returned instead of a string, such as a list, may not be hashable."""
     provider = definition.limit_provider
-    own = provider() if callable(provider) else provider
+    text = provider() if callable(provider) else provider
     metas = [meta() for meta in _meta_providers(definition) if callable(meta)]
-    return tuple([str(each or "") for each in (own, *metas)])
+    return tuple([str(string or "") for string in (text, *metas)])
 
 
 def _runtime_limits(definition: Limit, answer: Any) -> tuple[RuntimeLimit, ...]:

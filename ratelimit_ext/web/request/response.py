@@ -89,8 +89,8 @@ class ResponseWriter:
         """Charge or refund by ``deduct_when``, and write the headers. ``others`` are the
         states of all extensions: a denial by one of them refunds what the others took.
         ``has_origin``: a script may have sent the request."""
-        for each in others:
-            if each.refusal and each.is_refused(response):
+        for other in others:
+            if other.refusal and other.is_refused(response):
                 for one in others:
                     one.refuse()
                 break
@@ -109,16 +109,16 @@ class ResponseWriter:
             state.outlast(response)
         if (has_origin or "access-control-allow-origin" in present) and state.statuses():
             # Lets scripts of other origins read them, if a later hook allows the origin, too.
-            own = ", ".join([*EXPOSED, *self.names.values()])
+            names = ", ".join([*EXPOSED, *self.names.values()])
             exposed = headers.get("Access-Control-Expose-Headers")
-            headers["Access-Control-Expose-Headers"] = f"{exposed}, {own}" if exposed else own
+            headers["Access-Control-Expose-Headers"] = f"{exposed}, {names}" if exposed else names
 
     def replace(self, response: flask.Response, refusal: flask.Response) -> flask.Response:
         """Return the refusal in place of a response, with the headers that others set."""
         refusal.call_on_close(response.close)
-        own = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
+        replaced = OF_ONE_RESPONSE.union(name.lower() for name, _ in refusal.headers)
         refusal.headers.extend(
-            [(name, value) for name, value in response.headers if name.lower() not in own]
+            [(name, value) for name, value in response.headers if name.lower() not in replaced]
         )
         return refusal
 

@@ -273,7 +273,7 @@ class History:
             each for budget in self.budgets for each in budget.charges(caller, guess)
         )
         hold = new_hold(LEASE_US)
-        decision = self.clocked.admit(charges.own, hold=hold)
+        decision = self.clocked.admit(charges.prepared, hold=hold)
         if not decision.admitted:
             self.refused(decision.denials)
             return False

@@ -32,7 +32,7 @@ APP = """
 import os, threading, time
 from flask import Flask, g, request
 from ratelimit_ext import Limiter
-from ratelimit_ext.web.request import line
+from ratelimit_ext.web.request import waiting_room
 
 app = Flask(__name__)
 
@@ -41,7 +41,7 @@ def note():
     g.asked = time.time()
 
 limiter = Limiter(lambda: "all", app=app, storage_uri=os.environ["URI"], key_prefix="wait")
-sleep, lock, waiting = line._sleep, threading.Lock(), [0, 0]
+sleep, lock, waiting = waiting_room._sleep, threading.Lock(), [0, 0]
 
 def watched(seconds, woken):
     g.promised, g.asked = time.time() + seconds, g.asked + seconds
@@ -54,7 +54,7 @@ def watched(seconds, woken):
         with lock:
             waiting[0] -= 1
 
-line._sleep = watched
+waiting_room._sleep = watched
 
 @app.get("/")
 @limiter.limit("RATE/second", strategy="token-bucket", burst=BURST, wait="WAIT_S seconds")

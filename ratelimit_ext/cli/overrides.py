@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from ratelimit_ext.operators.operators import all_operators
+from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.texts import time_text, with_times
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.terminal import SINCE, UNTIL, by_operator, echo_json, echo_table, with_json
@@ -84,20 +84,20 @@ def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: 
 @with_json
 def list_overrides(*, as_json: bool) -> None:
     """List the overrides that apply."""
-    found = all_operators().shared().overrides()
+    overrides = all_operators().shared().overrides()
     if as_json:
-        echo_json([with_times(each) for each in found])
+        echo_json([with_times(entry) for entry in overrides])
         return
-    if not found:
+    if not overrides:
         click.echo("There are no overrides.", err=True)
         return
     heads = ("LIMIT", "IDENTITY", "AMOUNT", "UNTIL", "BY", "SET", "REASON")
-    echo_table(heads, map(_row, found))
+    echo_table(heads, map(_row, overrides))
 
 
-def _row(each: Override) -> tuple[str, ...]:
-    until, at = time_text(each.until), time_text(each.at)
-    return each.limit, each.identity, each.amount, until, each.by or "-", at, each.reason
+def _row(entry: Override) -> tuple[str, ...]:
+    until, at = time_text(entry.until), time_text(entry.at)
+    return entry.limit, entry.identity, entry.amount, until, entry.by or "-", at, entry.reason
 
 
 @click.command("log")
@@ -110,7 +110,7 @@ def show_log(most: int | None, since: float | None, *, as_json: bool) -> None:
     most = most or (20 if since is None else None)
     entries = all_operators().shared().log(since=since or 0.0)[:most]
     if as_json:
-        echo_json([with_times(each) for each in entries])
+        echo_json([with_times(entry) for entry in entries])
         return
     if not entries:
         when = "." if since is None else f" since {time_text(since)}."
@@ -120,6 +120,6 @@ def show_log(most: int | None, since: float | None, *, as_json: bool) -> None:
     echo_table(heads, map(_entry, entries))
 
 
-def _entry(each: LogEntry) -> tuple[str, ...]:
-    subject = each.limit or "all", each.identity, each.amount or "-", time_text(each.until)
-    return time_text(each.at), each.by or "-", each.action, *subject, each.reason
+def _entry(entry: LogEntry) -> tuple[str, ...]:
+    subject = entry.limit or "all", entry.identity, entry.amount or "-", time_text(entry.until)
+    return time_text(entry.at), entry.by or "-", entry.action, *subject, entry.reason

@@ -60,7 +60,7 @@ class Operators:
     def is_shared(self) -> bool:
         """Whether limits apply, and this process sees those of the workers."""
         enabled = [hooks.components.storage for hooks in self._attached if hooks.is_enabled]
-        return bool(enabled) and not any(isinstance(each, MemoryStorage) for each in enabled)
+        return bool(enabled) and not any(isinstance(storage, MemoryStorage) for storage in enabled)
 
     def shared(self) -> Operators:
         """Return these operators. Raises ``OperatorError`` if limits are this process's own."""
@@ -90,8 +90,8 @@ class Operators:
         for components in self._enabled():
             try:
                 return act(components)
-            except OperatorError as found:
-                error = error or found
+            except OperatorError as refused:
+                error = error or refused
         assert error is not None
         raise error
 
@@ -102,19 +102,19 @@ class Operators:
         known only in a request."""
         app = application()
         if endpoint and endpoint not in app.view_functions:
-            known = ", ".join(sorted(app.view_functions.keys() - {"static"}))
+            endpoints = ", ".join(sorted(app.view_functions.keys() - {"static"}))
             raise OperatorError(
-                "unknown_endpoint", f"There is no endpoint {endpoint!r}; endpoints: {known}."
+                "unknown_endpoint", f"There is no endpoint {endpoint!r}; endpoints: {endpoints}."
             )
         for components in self._enabled():
             for group in components.inventory.groups(app, endpoint):
-                found: list[Row | Any] = []
+                rows: list[Row | Any] = []
                 for definition in group.definitions:
                     try:
-                        found += components.inventory.rows(definition, group)
+                        rows += components.inventory.rows(definition, group)
                     except Exception:  # noqa: BLE001 - a function that needs a request
-                        found.append(definition)
-                yield group, found
+                        rows.append(definition)
+                yield group, rows
 
     def rows(self) -> list[Row]:
         """Return every limit once for each bucket and plan."""
@@ -197,12 +197,12 @@ class Operators:
         """Return what every limit has counted of these identities, written as by operators; with a
         ``kind`` such as "user", only limits that count it."""
         readers = self._readers()
-        return [each for reader in readers for each in reader.of_identities(*identities, kind=kind)]
+        return [s for reader in readers for s in reader.of_identities(*identities, kind=kind)]
 
     def shares(self, group: str, *members: str) -> list[State]:
         """Return what members have of the budgets that a group shares fairly (``fair``). A member
         is what the function returns that says who of the group has sent a request."""
-        return [each for reader in self._readers() for each in reader.shares(group, *members)]
+        return [s for reader in self._readers() for s in reader.shares(group, *members)]
 
     def used(
         self,
@@ -223,9 +223,9 @@ class Operators:
             _check_name(limit, readers)
         search = Search(least, scan, time.monotonic() + seconds, progress)
         read = [reader.used(limit, search) for reader in readers]
-        found = [state for states, _ in read for state in states]
-        found.sort(key=lambda state: (-state.share, state.row.name, state.identity))
-        return found, any(is_cut for _, is_cut in read)
+        ranked = [state for states, _ in read for state in states]
+        ranked.sort(key=lambda state: (-state.share, state.row.name, state.identity))
+        return ranked, any(is_cut for _, is_cut in read)
 
     def reset(
         self, identity: str, limit: str | None = None, *, reason: str = "", by: str = ""
@@ -328,12 +328,12 @@ class Operators:
 
     def blocks(self, *, scan: int = MOST_NAMES) -> list[Block]:
         """Return what is blocked, among the ``scan`` names that are read of the storage."""
-        found = {
-            (each.limit, each.identity): each
+        blocks = {
+            (block.limit, block.identity): block
             for reader in self._readers()
-            for each in reader.blocks(scan)
+            for block in reader.blocks(scan)
         }
-        return list(found.values())
+        return list(blocks.values())
 
     # -- overrides, and the log ------------------------------------------------------------------
 
@@ -375,7 +375,7 @@ class Operators:
 
     def overrides(self) -> list[Override]:
         """Return the overrides that apply."""
-        return [each for components in self._enabled() for each in components.overrides.all()]
+        return [override for c in self._enabled() for override in c.overrides.all()]
 
     def clear_override(
         self, limit: str, identity: str, *, reason: str = "", by: str = ""
@@ -385,16 +385,16 @@ class Operators:
         app, removed = application(), None
         for components in self._enabled():
             kinds = dict.fromkeys(row.kinds for row in components.inventory.named(app, limit))
-            meant = [components.callbacks.identity(each, identity) for each in kinds]
-            for each in dict.fromkeys([*meant, identity]):
-                if each and components.overrides.clear(limit, each, reason=reason, by=by):
-                    removed = each
+            meant = [components.callbacks.identity(kind, identity) for kind in kinds]
+            for name in dict.fromkeys([*meant, identity]):
+                if name and components.overrides.clear(limit, name, reason=reason, by=by):
+                    removed = name
         return removed
 
     def log(self, *, since: float = 0.0) -> list[LogEntry]:
         """Return the changes by operators since then, in seconds since 1970, the newest first: the
         latest in the storage, and all that the application keeps."""
-        entries = {each for components in self._enabled() for each in components.overrides.log()}
+        entries = {entry for components in self._enabled() for entry in components.overrides.log()}
         if self.change_log is not None:
             entries.update(self.change_log.read(since))
         return sorted((e for e in entries if e.at >= since), key=lambda entry: -entry.at)
@@ -431,13 +431,13 @@ class Operators:
 def all_operators() -> Operators:
     """Return the operators of all extensions of the current application."""
     extensions = flask.current_app.extensions
-    return Operators(*(extensions[each.app_key] for each in extensions[EXTENSION]))
+    return Operators(*(extensions[limiter.app_key] for limiter in extensions[EXTENSION]))
 
 
 def _check_name(name: str, readers: Iterable[Reader]) -> None:
-    known = dict.fromkeys(row.name for reader in readers for row in reader.rows)
-    if name not in known:
-        listed = ", ".join(known)
+    names = dict.fromkeys(row.name for reader in readers for row in reader.rows)
+    if name not in names:
+        listed = ", ".join(names)
         raise OperatorError("unknown_limit", f"There is no limit {name!r}; limits: {listed}.")
 
 

@@ -1,8 +1,8 @@
 """Wakes requests of this process that wait for their turn.
 
-A script publishes whose turn has come, or comes earlier: the id of a ticket (line.lua). One thread
-of a process for each server reads that, while requests wait. When it loses its connection, all of
-them look for themselves.
+A script publishes the id of a ticket whose turn has come, or comes earlier (line.lua). While
+requests wait, one thread of the process for each server reads these ids. If it loses its
+connection, it wakes all of them, and each asks the storage again.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ from typing import Any, Final
 
 from ratelimit_ext.core.threads import forget_in_child, start_thread
 
-#: As in line.lua. The ids are those of all applications of a server.
+#: The same as in line.lua. All applications of a server publish their ids there.
 CHANNEL: Final = "ratelimit_ext:turns"
-#: How long a thread without a message looks whether requests still wait, in seconds.
+#: How often a thread without messages checks that requests still wait, in seconds.
 LISTEN_S: Final = 1.0
-#: How long it pauses if a server does not let it listen.
+#: How long it pauses if a server does not let it listen, in seconds.
 AGAIN_S: Final = 5.0
 
 _logger = logging.getLogger("ratelimit_ext")
 
 
-class Bell:
+class WakeUps:
     def __init__(self) -> None:
         self.forget()
         forget_in_child(self)
 
     def forget(self) -> None:
-        """In a forked child: the requests that wait, and the threads, have stayed in the parent."""
+        """Start empty in a forked child: the waiting requests and the threads are the parent's."""
         self._waiting: dict[int, tuple[Collection[str], threading.Event]] = {}
         #: By the id of their client.
         self._threads: dict[int, threading.Thread | None] = {}
-        self._changes = threading.Lock()
+        self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def waiting(
@@ -45,7 +45,7 @@ class Bell:
         """Give an event that is set when it may be the turn of this ticket in one of these buckets.
         ``client`` is that of the server, or ``None`` in memory."""
         woken = threading.Event()
-        with self._changes:
+        with self._lock:
             self._waiting[hold_id] = keys, woken
             thread = self._threads.get(id(client))
             if client is not None and not (thread and thread.is_alive()):
@@ -53,16 +53,16 @@ class Bell:
         try:
             yield woken
         finally:
-            with self._changes:
+            with self._lock:
                 del self._waiting[hold_id]
 
-    def ring(self, hold_id: int) -> None:
-        """It may be the turn of this ticket."""
-        if (found := self._waiting.get(hold_id)) is not None:
-            found[1].set()
+    def wake(self, hold_id: int) -> None:
+        """Wake the request of a ticket: it may be its turn."""
+        if (waiting := self._waiting.get(hold_id)) is not None:
+            waiting[1].set()
 
-    def ring_for(self, key: str | None) -> None:
-        """Something of this bucket is free, or of any."""
+    def wake_for(self, key: str | None) -> None:
+        """Wake the requests that wait for this bucket, or all of them for ``None``."""
         for keys, woken in tuple(self._waiting.values()) if self._waiting else ():
             if key is None or key in keys:
                 woken.set()
@@ -74,7 +74,7 @@ class Bell:
                 self._hear(client)
             except Exception:
                 _logger.debug("The turns of waiting requests cannot be read", exc_info=True)
-                self.ring_for(None)  # a restarted storage has lost their tickets
+                self.wake_for(None)  # a restarted storage has lost their tickets
                 time.sleep(pause_s)
                 pause_s = AGAIN_S
 
@@ -84,14 +84,14 @@ class Bell:
             while self._waiting:
                 message = messages.get_message(timeout=LISTEN_S)
                 if message is not None:
-                    self.ring(int(message["data"]))
+                    self.wake(int(message["data"]))
 
     def _is_over(self, client: Any) -> bool:
-        """Return whether no request waits any more; the next one begins another thread."""
-        with self._changes:
+        """Return whether no request waits any more; the next one starts another thread."""
+        with self._lock:
             if not self._waiting:
                 self._threads.pop(id(client), None)
             return not self._waiting
 
 
-bell: Final = Bell()
+wake_ups: Final = WakeUps()

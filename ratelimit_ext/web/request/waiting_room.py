@@ -1,4 +1,4 @@
-"""The line: a request that only limits with ``wait`` deny waits for its turn instead.
+"""The waiting room: a request that only limits with ``wait`` deny waits for its turn instead.
 
 It leaves a ticket with each of them (:mod:`~ratelimit_ext.strategies.line`), sleeps until its turn,
 and is decided again, with all its limits at once. So nothing is taken before it starts, whatever
@@ -21,8 +21,8 @@ from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NEVER, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Verdict
 from ratelimit_ext.core.events import Events, WaitEvent, WaitOutcome
-from ratelimit_ext.engine.bell import bell
 from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.strategies.line import pause_us
 from ratelimit_ext.web.request.request_state import WAITED, RequestState
@@ -39,9 +39,9 @@ Decide: TypeAlias = Callable[[Sequence[Charge], Hold], tuple[Decision, Engine, H
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Lets requests wait, for one extension, each at one of the ``places`` of this process.
-    ``client`` is that of the storage, if workers share it."""
+class WaitingRoom:
+    """Lets requests of one extension wait, each at one of the ``places`` of this process.
+    ``client`` is the storage's, if workers share it."""
 
     places: BoundedSemaphore
     client: Any
@@ -73,7 +73,7 @@ class Line:
         counted = self._give_back(*denied[:2])
         try:
             while True:
-                with bell.waiting(decided[2].id, keys, self.client) as woken:
+                with wake_ups.waiting(decided[2].id, keys, self.client) as woken:
                     decided = decide(looks, decided[2]._replace(waited_us=waited_us))
                     decision, engine, hold = decided
                     if decision.admitted:
@@ -89,7 +89,7 @@ class Line:
                         return denied[0], engine, hold
                 waited_us = earlier_us + int((time.monotonic() - began) * 1_000_000)
             if outcome == "left":
-                waits = [each.charge.limit.wait is not None for each in decision.denials]
+                waits = [denial.charge.limit.wait is not None for denial in decision.denials]
                 outcome = "late" if all(waits) else "denied"
             if counted:  # limits on denials count this refusal
                 decided = decide(charges, hold._replace(waited_us=None))
@@ -106,15 +106,15 @@ class Line:
             self._emit(asked, outcome, 0.0 if outcome == "refused" else time.monotonic() - began)
 
     def _leave(self, placed: Mapping[Engine, Hold], charges: Sequence[Charge]) -> None:
-        lines = [each for each in charges if each.limit.wait is not None]
+        lines = [charge for charge in charges if charge.limit.wait is not None]
         for engine, hold in placed.items():
-            own = hold._replace(waited_us=None)
-            self._send(engine, [Change.leave(charge, own) for charge in lines])
+            ticket = hold._replace(waited_us=None)
+            self._send(engine, [Change.leave(charge, ticket) for charge in lines])
 
     def _give_back(self, denied: Decision, engine: Engine) -> list[Verdict]:
         """Give back what limits on denials have counted; returns these."""
         counted = _counted(denied)
-        self._send(engine, [Change.adjust(each, -each.charge.cost) for each in counted])
+        self._send(engine, [Change.adjust(verdict, -verdict.charge.cost) for verdict in counted])
         return counted
 
     def _send(self, engine: Engine, changes: Sequence[Change]) -> None:
@@ -141,11 +141,11 @@ def _counted(denied: Decision) -> list[Verdict]:
     verdicts = denied.verdicts
     failed = {place for place, verdict in enumerate(verdicts) if not verdict.allowed}
     return [
-        each
-        for each in verdicts
-        if each.charge.meta
-        and each.allowed
-        and not failed.isdisjoint(each.charge.on_denial or failed)
+        verdict
+        for verdict in verdicts
+        if verdict.charge.meta
+        and verdict.allowed
+        and not failed.isdisjoint(verdict.charge.on_denial or failed)
     ]
 
 
