@@ -146,11 +146,14 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
-        taken = {charge.key: self._taken[hash(charge.key) % MARKS] for charge in charges}
+        taken = {}
+        for charge in charges:
+            taken[charge.key] = self._taken[hash(charge.key) % MARKS]
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for charge in charges:
-                self._taken[hash(charge.key) % MARKS] += _most_of(charge)
+                most = charge.cost if charge.claim is None else _most_of(charge)
+                self._taken[hash(charge.key) % MARKS] += most
         elif not any(charge.meta for charge in charges):
             self._remember(decision, began, taken)
         return decision
@@ -208,7 +211,9 @@ class DenialCache:
                 spare is not None
                 and now_s < spare.until
                 and (spare.limit is charge.limit or spare.limit == charge.limit)
-                and _most_of(charge) + self._taken[spare.mark] <= spare.left
+                and (charge.cost if charge.claim is None else _most_of(charge))
+                + self._taken[spare.mark]
+                <= spare.left
             ):
                 if spare.decision is longest.decision and spare.taken == self._taken[spare.mark]:
                     verdicts.append(spare.verdict)
@@ -305,8 +310,9 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
 def _most_of(charge: Charge) -> int:
-    """Return what a charge takes at most."""
-    return charge.cost if charge.claim is None else max(charge.cost, *charge.claim)
+    """Return what a charge with a claim takes at most. Most have none: they need no call."""
+    costs: list[int] = [charge.cost, *(charge.claim or ())]
+    return max(costs)
 
 
 def _is_shorter(charge: Charge, wait_s: float) -> bool:

@@ -68,7 +68,7 @@ class RedisEngine:
             "" if now_us is None else now_us,
             "1" if take else "0",
             words,
-            *hold_words(hold),
+            *(hold_words(hold) if hold.id else ()),
         )
         if now_us is None:
             self._arguments.ahead_us = reply[0] - clock.now_us()
