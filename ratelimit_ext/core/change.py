@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
-
-#: What is sent again if the storage could not take it: the rest would be out of date.
-SENT_AGAIN: Final = frozenset({"adjust", "settle", "release"})
 
 
 class Change(NamedTuple):
     """``verb`` names the function of the strategy that applies it, in Lua;
     ``numbers`` are its arguments. ``receipt`` is the charge's, if it is known. A change that is
-    kept for a storage that is down no longer matters from ``expiry_us`` on.
-
-    Those of guards are made beside their strategies.
+    kept for a storage that is down no longer matters from ``expiry_us`` on. Guards have changes of
+    their own.
     """
 
     charge: Charge
@@ -27,10 +23,16 @@ class Change(NamedTuple):
     expiry_us: int = 0
 
     @property
+    def is_sent_again(self) -> bool:
+        """Whether it is sent again if it fails: others would be out of date or reported again."""
+        verbs = "adjust", "settle", "release"
+        return self.verb in verbs and not self.charge.limit.traits.external
+
+    @property
     def lost_units(self) -> int:
         """What is lost if it is never applied, in the limit's unit: a cost, a refund or a slot. A
         change that would soon be out of date is no loss."""
-        if self.verb not in SENT_AGAIN:
+        if not self.is_sent_again:
             return 0
         is_slot = self.verb == "settle" and self.charge.limit.traits.one_per_call
         return self.charge.cost if is_slot or self.verb == "release" else abs(self.numbers[1])

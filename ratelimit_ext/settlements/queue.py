@@ -9,7 +9,8 @@ reply is lost just before an outage of more than a minute, a refund may be appli
 What is queued is also in a journal, so that it survives the process: see
 :mod:`~ratelimit_ext.settlements.journal`.
 
-Reports, blocks and renewals are not sent again: they would be out of date.
+Reports, blocks and renewals are not sent again: they would be out of date. Nor are corrections of a
+quota that the provider counts, so these have no marker: its next report is right.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
-from ratelimit_ext.core.change import SENT_AGAIN, Change
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
@@ -370,14 +371,14 @@ def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
 def _marker(changes: Sequence[Change]) -> str | None:
     """Return the key that marks changes as applied: in the first bucket's slot of a cluster, and
     under its prefix. ``None`` if they may be applied twice."""
-    if not [change for change in changes if change.verb == "adjust"]:
+    if not [each for each in changes if each.verb == "adjust" and each.is_sent_again]:
         return None
     return f"{changes[0].charge.key}:once:{new_hold(0).id:x}"
 
 
 def _kept(changes: Iterable[Change]) -> list[Change]:
     """Return the changes that are sent again if the storage could not take them."""
-    return [change for change in changes if change.verb in SENT_AGAIN]
+    return [change for change in changes if change.is_sent_again]
 
 
 def _described(change: Change) -> str:

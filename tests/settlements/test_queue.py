@@ -24,6 +24,7 @@ from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
+from ratelimit_ext.strategies.guards.quota import quota_report
 from tests.engine.relay import Relay
 from tests.web.conftest import Clock
 from tests.web.outage.flaky import FlakyEngine
@@ -163,6 +164,28 @@ def test_settlements_alone_need_no_marker(redis_client: redis.Redis) -> None:
     (marker,) = redis_client.scan_iter("*once*")
     assert marker.startswith(b"C:{a}:once:")
     assert 0 < redis_client.pttl(marker) <= (LEASE_S + KEPT_AFTER_LEASE_S) * 1000
+
+
+def test_a_correction_of_what_the_provider_counts_needs_no_marker(
+    bench: Bench, redis_client: redis.Redis
+) -> None:
+    """It is not sent again, so it is not applied twice, and not lost: the next report is right."""
+    charge = Charge(Limit(1, 1_000_000, "reported", unit="tokens", name="quota"), "Q:{a}", 400)
+    bench.engine.settle([quota_report(charge, 1000, 0, 60_000_000)])
+    correction = Change.adjust(bench.engine.admit([charge]).verdicts[0], -250)
+    bench.send([correction])
+    assert not list(redis_client.scan_iter("*once*"))
+    left = bench.engine.admit([charge._replace(cost=0)], take=False).verdicts[0].remaining
+    assert 850 <= left <= 900  # it refills meanwhile
+    settlement = bench.changes()[0]
+    bench.engine.is_away = True
+    bench.send([correction, settlement])
+    assert (len(bench.queue), bench.queue.lost) == (1, {})
+    bench.engine.is_away = False
+    assert bench.queue.send_waiting() == 0
+    assert not list(redis_client.scan_iter("*once*"))
+    look = bench.engine.admit([charge._replace(cost=0)], take=False).verdicts[0]
+    assert 850 <= look.remaining <= 900
 
 
 def test_only_settlements_and_corrections_are_kept(bench: Bench) -> None:
