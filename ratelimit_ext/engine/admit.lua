@@ -2,8 +2,9 @@
 --
 -- KEYS     one bucket per charge, each once
 -- ARGV     now in microseconds, or '' for the server's clock; '1' to take, '0' to look only; a JSON list
---          of words, and in it for each charge: the strategy's code; its part (below); the cost; the
---          strategy's own arguments; optional: the id of the call's hold, and its lease in microseconds; for
+--          of words, and in it for each charge: the strategy's code; its part (below), and what follows
+--          it; the strategy's own arguments; a JSON list of numbers, and in it for each charge: the cost,
+--          and what its part adds; optional: the id of the call's hold, and its lease in microseconds; for
 --          how many microseconds a request that may wait has waited, or ''; 1 if its costs count as spent
 --          until a renewal knows better
 -- returns  a flat list: now; 1 where the request is admitted, else 0; for each charge 1 where it
@@ -13,10 +14,10 @@
 --          cannot store the bucket of charge i: now and -i
 --
 -- Parts: 'e' enforced: its denial denies the request. 's' shadow: denies nothing, and is taken if it
--- fits and the request is admitted. Either may be followed by what is taken instead of the cost, which
--- has to fit all the same ('e0'), or by what it claims ('e>5,6,7,8': see reservations.lua). 'm' meta: its
--- denial denies, and it is taken when one of the charges whose positions follow it ('m1,3', or just 'm'
--- for any) denied the request. 'n': a meta in shadow, which denies nothing.
+-- fits and the request is admitted. Either may be followed by '=', which adds what is taken instead of
+-- the cost, which has to fit all the same, or by '>', which adds the four numbers of what it claims (see
+-- reservations.lua). 'm' meta: its denial denies, and it is taken when one of the charges whose positions
+-- follow it ('1,3', or '' for any) denied the request. 'n': a meta in shadow, which denies nothing.
 --
 -- A charge that is not taken writes nothing, with three exceptions. A request that may wait gets a place
 -- in each line that denies it, if nothing else denies it. An admitted call whose estimate is 0
@@ -29,48 +30,39 @@
 -- end with their calls, as they soon free their memory. A request with an unknown identity is not
 -- admitted.
 
--- A part, what is taken of its charge (nil: the cost), and what it claims of a budget.
-local function part_of(word)
-  if #word > 1 then
-    local part, at_once = string.match(word, '^([es])(%d+)$')
-    if part then return part, tonumber(at_once) end
-    if string.sub(word, 2, 2) == '>' then
-      local claim = {}
-      for number in string.gmatch(word, '%d+') do claim[#claim + 1] = tonumber(number) end
-      return string.sub(word, 1, 1), nil, claim
-    end
-  end
-  return word
-end
-
 begin(ARGV[3])
-hold, lease = tonumber(ARGV[4]) or 0, tonumber(ARGV[5]) or 0
-waited, keeps = tonumber(ARGV[6]), ARGV[7] ~= nil
+local numbers = cjson.decode(ARGV[4])
+hold, lease = tonumber(ARGV[5]) or 0, tonumber(ARGV[6]) or 0
+waited, keeps = tonumber(ARGV[7]), ARGV[8] ~= nil
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local reply, states = { now, 1 }, {} -- states: what a check leaves for its take
 local denied, banned, claims, waits = false, false, {}, waited and ARGV[2] == '1'
-local cursor = 1
+local cursor, number = 1, 1
 
 for i = 1, #KEYS do
-  local strategy, cost, arg = strategies[words[cursor]], words[cursor + 2], cursor + 3
-  local place, raw = 4 * i, raws[i]
+  local strategy, part, more = strategies[words[cursor]], words[cursor + 1], words[cursor + 2]
+  local arg, place, raw, cost, claim = cursor + 3, 4 * i, raws[i], numbers[number], nil
+  number = number + 1
+  if more == '>' then
+    claim, number = { unpack(numbers, number, number + 3) }, number + 4
+  elseif more == '=' then
+    number = number + 1
+  end
   if strategy.idle and not raw then
     reply[place - 1], reply[place], reply[place + 1], reply[place + 2] = 1, 0, strategy.idle, 0
   else
     bucket, current = KEYS[i], strategy
-    local part, at_once, claim = part_of(words[cursor + 1])
     local fits, x, y, z, state = strategy.check(raw, now, cost, arg, claim)
     if claim then claims[#claims + 1] = state end
-    if not fits and (cost > 0 or at_once) then -- a look is never denied
-      local role = string.sub(part, 1, 1)
-      denied = denied or role == 'e' or role == 'm'
-      banned = banned or role == 'm'
-      local is_denied = role == 'e' or role == 'm'
+    if not fits and (cost > 0 or more == '=') then -- a look is never denied
+      local is_denied = part == 'e' or part == 'm'
+      denied = denied or is_denied
+      banned = banned or part == 'm'
       waits = waits and (not is_denied or strategy.may_wait and strategy.may_wait(state))
       reply[place - 1] = 0
       -- A shadow of a member's share: its group's charge, right before it, is not made either.
-      if role == 's' and (strategy.of or strategy) == strategies.fm then reply[place - 5] = 0 end
+      if part == 's' and (strategy.of or strategy) == strategies.fm then reply[place - 5] = 0 end
     else
       reply[place - 1] = 1
     end
@@ -87,18 +79,19 @@ end
 if ARGV[2] == '0' then return reply end
 
 local stored, unstored = false, nil -- unstored: the changes from the first that a full server refused
-local cursor = 1
+local cursor, number = 1, 1
 for i = 1, #KEYS do
-  local strategy, part, at_once = strategies[words[cursor]], part_of(words[cursor + 1])
-  local cost, arg, raw = at_once or words[cursor + 2], cursor + 3, raws[i]
+  local strategy, part, more = strategies[words[cursor]], words[cursor + 1], words[cursor + 2]
+  local arg, raw, cost = cursor + 3, raws[i], numbers[more == '=' and number + 1 or number]
+  number = number + (more == '>' and 5 or more == '=' and 2 or 1)
   if raw or not strategy.idle then -- an idle guard has nothing to store
     local place, state = 4 * i, states[i]
     local fits, taken = reply[place - 1] == 1, false
     if part == 'e' or part == 's' then
       taken = fits and not denied
     elseif fits and denied and not banned then
-      taken = #part == 1
-      for position in string.gmatch(part, '%d+') do taken = taken or reply[4 * position - 1] == 0 end
+      taken = more == ''
+      for position in string.gmatch(more, '%d+') do taken = taken or reply[4 * position - 1] == 0 end
     end
 
     local value, offset, lifetime

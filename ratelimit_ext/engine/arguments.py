@@ -7,7 +7,7 @@ set of strategies, so that none pays for algorithms that it does not run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
@@ -17,7 +17,6 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold, PreparedCharges
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.verdicts import sent_costs
 from ratelimit_ext.strategies import check_changes, strategy_of
 from ratelimit_ext.strategies.strategy import Strategy
 
@@ -74,8 +73,8 @@ class Arguments:
         #: Since when the words below are kept, in KEPT_US.
         self._since = 0
         self._known: dict[int, tuple[Strategy, str, Limit]] = {}
-        #: The same for a charge of a limit and a cost.
-        self._ready: dict[tuple[int, int, object], tuple[Strategy, str, Limit]] = {}
+        #: The same for a charge, with the largest cost, by its limit and what its part adds.
+        self._ready: dict[tuple[int, str], tuple[Strategy, str, int, Limit]] = {}
 
     def read_clock(self, now_us: int | None) -> int:
         """Return the server's clock, unless ``now_us`` replaces it."""
@@ -87,54 +86,72 @@ class Arguments:
         now_us: int | None,
         *,
         part: str | None = None,
-    ) -> tuple[Script, str]:
-        """Return the script that decides the charges, and its words. ``part`` replaces the part of
-        each charge, as in admit.lua; such charges must be meta."""
+    ) -> tuple[Script, str, str]:
+        """Return the script that decides the charges, its words, and its numbers. The words are the
+        same for all requests with these limits, so a server decodes them once. ``part`` replaces
+        the part of each charge, as in admit.lua; such charges must be meta."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         since = now // KEPT_US
         kept = None if part is not None else getattr(charges, "prepared", None)
         if kept is not None and kept[0] == since and kept[1] is self:
-            return cast(tuple[Script, str], kept[2])
+            return cast(tuple[Script, str, str], kept[2])
         if since != self._since:
             self._forget(now)
         strategies, words = [], []
+        numbers: list[int] = []
         for charge in charges:
             limit, _, cost, is_meta, _, at_once, claim = charge
-            variant = at_once if claim is None else claim
-            known = None if is_meta else self._ready.get((id(limit), cost, variant))
+            more = "" if is_meta else ">" if claim is not None else "" if at_once is None else "="
+            known = None if is_meta else self._ready.get((id(limit), more))
             if known is None:
-                strategy, parameters, _ = self._prepared(limit, now)
-                own = _part(charge) if part is None else part
-                (sent,) = sent_costs([charge])
-                stated = f'"{strategy.code}","{own}",{sent}{parameters}'
-                known = strategy, stated, limit
-                if not is_meta:
-                    if len(self._ready) >= MOST_ARGUMENTS:
-                        self._ready.clear()
-                    self._ready[id(limit), cost, variant] = known
-            strategies.append(known[0])
-            words.append(known[1])
-        made = composed("admit", tuple(strategies)), f"[{','.join(words)}]"
+                known = self._stated(charge, more, now, part)
+            strategy, stated, most, _ = known
+            strategies.append(strategy)
+            words.append(stated)
+            numbers.append(min(cost, most))
+            if more == ">" and claim is not None:
+                numbers += claim
+            elif more == "=" and at_once is not None:
+                numbers.append(at_once)
+        made = composed("admit", tuple(strategies)), _listed(words), _listed(map(str, numbers))
         if isinstance(charges, PreparedCharges) and part is None:
             charges.prepared = since, self, made
         return made
 
-    def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str]:
-        """Return the script that applies the changes, and its words. Raises ``ValueError`` for a
-        change that its strategy does not take."""
+    def _stated(
+        self, charge: Charge, more: str, now_us: int, part: str | None
+    ) -> tuple[Strategy, str, int, Limit]:
+        limit, is_meta = charge.limit, charge.meta
+        strategy, parameters, _ = self._prepared(limit, now_us)
+        own = part or _PARTS[limit.mode == "enforce", is_meta]
+        if is_meta and part is None:
+            more = ",".join([str(position + 1) for position in charge.on_denial])
+        most = limit.capacity + 1  # all above the capacity is equally impossible
+        stated = strategy, f'"{strategy.code}","{own}","{more}"{parameters}', most, limit
+        if not is_meta:
+            if len(self._ready) >= MOST_ARGUMENTS:
+                self._ready.clear()
+            self._ready[id(limit), more] = stated
+        return stated
+
+    def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str, str]:
+        """Return the script that applies the changes, its words, and its numbers. Raises
+        ``ValueError`` for a change that its strategy does not take."""
         check_changes(changes)
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         if now // KEPT_US != self._since:
             self._forget(now)
         strategies, words = [], []
+        numbers: list[int] = []
         for change in changes:
-            limit, hold, numbers = change.charge.limit, change.hold, change.numbers
+            limit = change.charge.limit
             strategy, parameters, _ = self._prepared(limit, now)
             strategies.append(strategy)
-            own = f",{hold.id},{hold.lease_us}" if limit.held else ""
-            stated = ",".join(map(str, (len(numbers), *numbers)))
-            words.append(f'"{strategy.code}","{change.verb}",{stated}{parameters}{own}')
-        return composed("settle", tuple(strategies)), f"[{','.join(words)}]"
+            if limit.held:
+                numbers += change.hold[:2]
+            numbers += change.numbers
+            words.append(f'"{strategy.code}","{change.verb}",{len(change.numbers)}{parameters}')
+        return composed("settle", tuple(strategies)), _listed(words), _listed(map(str, numbers))
 
     def alone(self, driver: str, limit: Limit, now_us: int) -> tuple[Script, str]:
         """Return the script of a driver for one bucket of the limit, and its words."""
@@ -174,14 +191,9 @@ def hold_words(hold: Hold) -> tuple[Any, ...]:
     return hold[: 2 + (hold.waited_us is not None)]
 
 
-def _part(charge: Charge) -> str:
-    """Return the charge's part as in admit.lua: enforced or shadow, with what is taken if that is
-    not the cost or with its claim, or meta with its triggers."""
-    enforced = charge.limit.mode == "enforce"
-    if charge.meta:
-        triggers = ",".join(str(position + 1) for position in charge.on_denial)
-        return ("m" if enforced else "n") + triggers
-    part = "e" if enforced else "s"
-    if charge.claim is not None:
-        return f"{part}>{','.join(map(str, charge.claim))}"
-    return part if charge.at_once is None else f"{part}{charge.at_once}"
+#: The parts of charges in admit.lua, by whether they are enforced, and meta.
+_PARTS: Final = {(True, False): "e", (False, False): "s", (True, True): "m", (False, True): "n"}
+
+
+def _listed(words: Iterable[str]) -> str:
+    return f"[{','.join(words)}]"

@@ -230,10 +230,10 @@ class _Request:
                 else each
                 for each in charges
             ]
-        script, words = self._arguments.admission(charges, self._now_us, part=part)
+        script, *lists = self._arguments.admission(charges, self._now_us, part=part)
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
-        sent = (now, mode[0], words, *hold_words(self._hold))
+        sent = (now, mode[0], *lists, *hold_words(self._hold))
         return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
 
     def _refunds(self) -> list[NodeCall]:
@@ -322,9 +322,9 @@ def _settlement(
 ) -> NodeCall:
     """Return the call that applies changes of one hash tag. ``once`` becomes a marker in their
     slot, whose name depends on the tag alone: a part of the changes may be sent again."""
-    script, listed = arguments.settlement(changes, now_us)
+    script, *lists = arguments.settlement(changes, now_us)
     keys = [change.charge.key for change in changes]
-    sent = ["" if now_us is None else now_us, listed]
+    sent = ["" if now_us is None else now_us, *lists]
     if once is not None:
         keys.append(with_tag(once.key, tag))
         sent.append(once.for_us)

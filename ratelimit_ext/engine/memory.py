@@ -121,7 +121,7 @@ class Buckets:
         self, script: Script, keys: Sequence[str], now_us: int, *words: Any
     ) -> Sequence[Any]:
         """Return the reply of a script."""
-        words = (*words, *[None] * 6)[:6]
+        words = (*words, *[None] * 7)[:7]
         with _lua.lock:
             function = _lua.function(script)
             # As a float, since it may be beyond the integers of C.
@@ -191,10 +191,9 @@ class MemoryEngine:
         charges, buckets = merged(charges), self._buckets()
         with buckets.lock:
             now = self._now_us() if now_us is None else now_us
-            script, words = self._arguments.admission(charges, now)
-            reply = buckets.evaluate(
-                script, [*map(key_of, charges)], now, "1" if take else "0", words, *hold_words(hold)
-            )
+            script, *lists = self._arguments.admission(charges, now)
+            taken, keys = "1" if take else "0", [*map(key_of, charges)]
+            reply = buckets.evaluate(script, keys, now, taken, *lists, *hold_words(hold))
         if reply[1] < 0:
             raise StorageFull(charges[-reply[1] - 1].key)
         decision = Reply(charges, reply, take=take)
@@ -212,8 +211,8 @@ class MemoryEngine:
             keys.append(once.key)
         with buckets.lock:
             now = self._now_us() if now_us is None else now_us
-            script, words = self._arguments.settlement(changes, now)
-            reply = buckets.evaluate(script, keys, now, words, *lasts)
+            script, *lists = self._arguments.settlement(changes, now)
+            reply = buckets.evaluate(script, keys, now, *lists, *lasts)
         return applied(changes, reply)
 
     def hand_over(self, limit: Limit, key: str) -> list[tuple[Hold, int, int]]:

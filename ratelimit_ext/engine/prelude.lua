@@ -8,15 +8,14 @@
 local strategies = {}
 
 -- The words of all charges come as one JSON list: a client packs one long argument much faster than
--- thirty short ones.
+-- thirty short ones. It is the same for all callers of the same limits.
 local words
 
 -- The bucket that is decided now, and the entry of `strategies` that decides it.
 local bucket, current
 
--- Under which id the call reserves its estimates, and its lease in microseconds (0: no hold). They are
--- no words of an admission, whose list would be another for each call. For how long it has waited, in
--- microseconds, if it may wait, and whether its estimates count as spent.
+-- Under which id the call reserves its estimates, and its lease in microseconds (0: no hold). For how
+-- long it has waited, in microseconds, if it may wait, and whether its estimates count as spent.
 local hold, lease, waited, keeps
 
 -- What lies beside buckets: by bucket the commands that store it, and a function that runs them, right

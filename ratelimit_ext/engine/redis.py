@@ -61,15 +61,10 @@ class RedisEngine:
         if not charges:
             return Decision(admitted=True, now_us=self._arguments.read_clock(now_us), verdicts=())
         charges = merged(charges)
-        script, words = self._arguments.admission(charges, now_us)
-        reply = self._evaluate(
-            script,
-            list(map(key_of, charges)),
-            "" if now_us is None else now_us,
-            "1" if take else "0",
-            words,
-            *(hold_words(hold) if hold.id else ()),
-        )
+        script, *lists = self._arguments.admission(charges, now_us)
+        keys, taken = list(map(key_of, charges)), "1" if take else "0"
+        now, held = "" if now_us is None else now_us, hold_words(hold) if hold.id else ()
+        reply = self._evaluate(script, keys, now, taken, *lists, *held)
         if now_us is None:
             self._arguments.ahead_us = reply[0] - clock.now_us()
         if reply[1] < 0:
@@ -81,9 +76,9 @@ class RedisEngine:
     ) -> int:
         if not changes:
             return 0
-        script, words = self._arguments.settlement(changes, now_us)
+        script, *lists = self._arguments.settlement(changes, now_us)
         keys = [change.charge.key for change in changes]
-        arguments = ["" if now_us is None else now_us, words]
+        arguments = ["" if now_us is None else now_us, *lists]
         if once is not None:
             keys.append(once.key)
             arguments.append(once.for_us)

@@ -3,9 +3,9 @@
 -- KEYS     one bucket per change; a bucket may come twice; then the marker, if ARGV names its time to live
 -- ARGV     now in microseconds, or '' for the server's clock; a JSON list of words, and in it for each
 --          change: the strategy's code; the verb, which is the name of a function of the strategy; how
---          many numbers follow for it; these; the strategy's own arguments; with reservations also the
---          id of the hold and its lease in microseconds; optional: the marker's time to live in
---          microseconds
+--          many numbers it has; the strategy's own arguments; a JSON list of these numbers, with
+--          reservations behind the id of the hold and its lease in microseconds; optional: the marker's
+--          time to live in microseconds
 -- returns  for each change 1 where it was applied, 0 where it changes nothing, -1 where the stored bucket
 --          is unreadable; nothing if the marker exists: these changes have been applied before
 --
@@ -19,31 +19,33 @@ begin(ARGV[2])
 local now = present_instant(ARGV[1])
 local raws = redis.call('MGET', unpack(KEYS))
 local stored, reply = {}, {} -- two changes may concern one bucket
-local cursor, changes = 1, #KEYS
+local numbers, cursor, number, changes = cjson.decode(ARGV[3]), 1, 1, #KEYS
 
-if ARGV[3] then
+if ARGV[4] then
   local key = KEYS[changes]
   if raws[changes] then -- from now on for its time again
-    redis.call('PEXPIRE', key, math.ceil(ARGV[3] / 1000) + 1)
+    redis.call('PEXPIRE', key, math.ceil(ARGV[4] / 1000) + 1)
     return reply
   end
-  store(key, '1', tonumber(ARGV[3]))
+  store(key, '1', tonumber(ARGV[4]))
   changes = changes - 1
 end
 
 for i = 1, changes do
-  local strategy, verb, first = strategies[words[cursor]], words[cursor + 1], cursor + 3
-  local arg = first + words[cursor + 2]
+  local strategy, verb = strategies[words[cursor]], words[cursor + 1]
+  local arg, count = cursor + 3, words[cursor + 2]
   bucket, current = KEYS[i], strategy
   cursor = arg + strategy.arguments
   if strategy.of then
-    hold, lease = words[cursor], words[cursor + 1]
-    cursor = cursor + 2
+    hold, lease = numbers[number], numbers[number + 1]
+    number = number + 2
   end
   local raw = stored[bucket]
   if raw == nil then raw = raws[i] end
   -- Only reads: what fails here is an unreadable bucket.
-  local readable, value, lifetime = pcall(strategy[verb], raw, now, arg, unpack(words, first, arg - 1))
+  local readable, value, lifetime =
+    pcall(strategy[verb], raw, now, arg, unpack(numbers, number, number + count - 1))
+  number = number + count
   if readable and value then
     stored[bucket] = store(bucket, value, lifetime or strategy.lifetime(value, now, arg))
   end

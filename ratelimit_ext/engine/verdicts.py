@@ -22,11 +22,6 @@ UNREADABLE: Final = "The stored bucket %s is unreadable, and a change of it is l
 _logger = logging.getLogger("ratelimit_ext")
 
 
-def sent_costs(charges: Sequence[Charge]) -> list[int]:
-    """Return the costs that are sent; those above the capacity are clamped to capacity + 1."""
-    return [min(charge.cost, charge.limit.capacity + 1) for charge in charges]
-
-
 class Reply(Decision):
     """A decision as an engine replied it. Its verdicts are made when they are first read.
 

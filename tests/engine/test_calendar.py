@@ -8,12 +8,12 @@ import pytest
 import redis
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, PreparedCharges
+from ratelimit_ext.core.charge import Charge, Claim, PreparedCharges
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import Arguments
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.strategies.fixed_window import calendar_window
-from tests.strategies.world import DAY, HOUR, SECOND
+from tests.strategies.world import DAY, HOUR, SECOND, START
 
 DAILY = Limit(5, DAY, anchor="day")
 MONTHLY = Limit(5, 30 * DAY, anchor="month", timezone="Europe/Berlin")
@@ -73,13 +73,31 @@ def test_charges_that_come_again_have_the_windows_of_their_time() -> None:
     """What an engine has prepared of them is not made again, and not kept into another window."""
     arguments, charges = Arguments(), PreparedCharges([Charge(Limit(2, DAY, anchor="day"), "{a}")])
     noon = 20_000 * DAY + 12 * HOUR
-    _, words = arguments.admission(charges, noon)
+    _, words, _ = arguments.admission(charges, noon)
     assert arguments.admission(charges, noon + SECOND)[1] is words
     assert Arguments().admission(charges, noon)[1] is not words
     later = arguments.admission(charges, noon + DAY)[1]
     assert str(20_002 * DAY) in words
     assert str(20_003 * DAY) not in words
     assert str(20_003 * DAY) in later
+
+
+def test_requests_that_differ_in_their_costs_have_the_same_words() -> None:
+    """So a server decodes them once: costs, claims, holds and identities are arguments apart."""
+    arguments, limit = Arguments(), Limit(1000, DAY, "fixed-window", unit="usd")
+    charge = Charge(limit, "b{ann}", 5)
+    claimed = charge._replace(claim=Claim(5, 5, 6, 7))
+    one = arguments.admission([claimed, charge._replace(at_once=0), charge], START)
+    other = arguments.admission(
+        [
+            Charge(limit, "b{bob}", 8, claim=Claim(8, 9, 10, 11)),
+            charge._replace(at_once=3, cost=4),
+            charge._replace(cost=2000),
+        ],
+        START,
+    )
+    assert one[1] == other[1]
+    assert (one[2], other[2]) == ("[5,5,5,6,7,5,0,5]", "[8,8,9,10,11,4,3,1001]")
 
 
 @by_any
