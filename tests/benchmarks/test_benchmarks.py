@@ -125,9 +125,37 @@ def test_a_turn_is_compared_with_its_neighbour() -> None:
     """A machine slower in one turn changes no ratio; what one revision lacks is left out."""
     before = [{"rounds": {"µs": {"a": [slow * 10], "gone": [1]}}} for slow in (1, 3, 1)]
     now = [{"rounds": {"µs": {"a": [slow * 5], "new": [1]}}} for slow in (1, 3, 1)]
-    (row,) = against.rows(before, now)
+    (row,) = against.rows(list(zip(before, now, strict=True)))
     assert (row["contender"], row["before"], row["now"]) == ("a", 10, 5)
     assert (row["now of before"], row["turns"]) == (0.5, "0.50 to 0.50")
+
+
+def test_a_side_without_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails is named, with its error; the other turns are compared. Without a turn of
+    both sides there is no table."""
+    failing: set[int] = {0}
+    runs: list[Path] = []
+
+    def measured(name: str, tree: Path, arguments: Any) -> dict[str, Any]:
+        runs.append(tree)
+        if len(runs) - 1 in failing:
+            raise against.NoResult("ZeroDivisionError")
+        return {"rounds": {"µs": {name: [10.0 if tree == ROOT else 5.0]}}}
+
+    monkeypatch.setattr(against, "measured", measured)
+    table, failure = against.compare("a", "HEAD", ()).split("\n\n")
+    assert "2.00 to 2.00" in table
+    assert failure == "No result in turn 1, before: ZeroDivisionError"
+    runs.clear()
+    failing |= {3, 4}  # the order changes in each turn
+    with pytest.raises(SystemExit, match=r"turn 2, before: .*\n.*turn 3, before: Zero"):
+        against.compare("a", "HEAD", ())
+
+
+def test_a_failed_run_is_no_result(tmp_path: Path) -> None:
+    """Its error is kept."""
+    with pytest.raises(against.NoResult, match="No module named benchmarks"):
+        against.measured("memory", tmp_path, ())
 
 
 def test_exact_counts() -> None:
