@@ -22,18 +22,27 @@ TURN_S: Final = 3600
 
 
 def compare(name: str, revision: str, arguments: Sequence[str]) -> str:
-    """Measure a benchmark in both trees, each with its own programs; return a table of medians.
+    """Measure a benchmark in both trees, each with its own programs; return a table of medians, and
+    a line for each run without a result.
 
     ``arguments`` are those of ``python -m benchmarks``. Raises SystemExit for an unknown revision,
-    or if a run fails.
+    or with those lines if no turn has a result of both trees.
     """
-    found: dict[str, list[dict[str, Any]]] = {"before": [], "now": []}
+    turns: list[dict[str, dict[str, Any]]] = []
+    failures = []
     with checked_out(revision) as before:
         trees = [("before", before), ("now", ROOT)]
         for turn in range(TURNS):
+            turns.append({})
             for label, tree in trees if turn % 2 == 0 else reversed(trees):
-                found[label].append(measured(name, tree, arguments))
-    return report.table(rows(found["before"], found["now"]))
+                try:
+                    turns[-1][label] = measured(name, tree, arguments)
+                except NoResult as error:
+                    failures.append(f"No result in turn {turn + 1}, {label}: {error}")
+    pairs = [(turn["before"], turn["now"]) for turn in turns if len(turn) == len(trees)]
+    if not pairs:
+        raise SystemExit("\n".join(failures))
+    return "\n\n".join([report.table(rows(pairs)), *failures])
 
 
 @contextmanager
@@ -47,32 +56,40 @@ def checked_out(revision: str) -> Iterator[Path]:
         yield Path(folder)
 
 
+class NoResult(Exception):
+    """A run failed, or took longer than TURN_S."""
+
+
 def measured(name: str, tree: Path, arguments: Sequence[str]) -> dict[str, Any]:
-    """The result of one run, as its JSON file has it."""
+    """The result of one run, as its JSON file has it. Raises NoResult."""
     with TemporaryDirectory() as output:
         command = [sys.executable, "-m", "benchmarks", name, *arguments, "--output", output]
-        ended = subprocess.run(
-            command, cwd=tree, capture_output=True, text=True, timeout=TURN_S, check=False
-        )
+        try:
+            ended = subprocess.run(
+                command, cwd=tree, capture_output=True, text=True, timeout=TURN_S, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise NoResult(f"not within {TURN_S} s") from error
         if ended.returncode:
-            raise SystemExit(f"{tree}: {' '.join(command)} failed:\n{ended.stderr}")
+            raise NoResult(f"{' '.join(command)} failed:\n{ended.stderr.strip()}")
         (path,) = Path(output).glob("*.json")
         found: dict[str, Any] = json.loads(path.read_text())
         return found
 
 
 def rows(
-    before: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]]
+    turns: Sequence[tuple[dict[str, Any], dict[str, Any]]],
 ) -> list[dict[str, str | float | None]]:
-    """A row for each quantity that both measured in rounds: the median of the turns' medians, and
-    the ratio within a turn."""
+    """A row for each quantity that both trees measured in rounds: the median of the turns' medians,
+    and the ratio within a turn, before and now."""
     table = []
-    for quantity, contenders in now[0]["rounds"].items():
+    for quantity, contenders in turns[0][1]["rounds"].items():
         for contender in contenders:
-            if contender not in before[0]["rounds"].get(quantity, {}):
+            if contender not in turns[0][0]["rounds"].get(quantity, {}):
                 continue
             old, new = (
-                [median(turn, quantity, contender) for turn in each] for each in (before, now)
+                [median(each, quantity, contender) for each in side]
+                for side in zip(*turns, strict=True)
             )
             ratios = sorted(mine / theirs for mine, theirs in zip(new, old, strict=True) if theirs)
             table.append(

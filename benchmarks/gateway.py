@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import statistics
+import string
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from itertools import cycle, product
+from itertools import islice, product
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.harness import Plot, Result, Row, Session, alternate, columns
 from benchmarks.load import drive, get, post_request
-from benchmarks.mock_upstream import MODEL, mock_upstream
+from benchmarks.mock_upstream import DELAY_MS, MODEL, mock_upstream
 from benchmarks.servers import ROOT, end, free_port, gunicorn, wait_for
 
 PATH = "/v1/chat/completions"
@@ -26,11 +28,10 @@ ROOM = 1_000_000
 UPSTREAM, SDK = "upstream alone", "official SDK in a view, no limits"
 UNLIMITED, CHATAPP = "chatapp, limits disabled", "chatapp, all limits"
 LITELLM = "LiteLLM proxy, no limits, no keys"
-BODY = {
-    "model": MODEL,
-    "messages": [{"role": "user", "content": "Say something kind about rate limits, please."}],
-    "max_completion_tokens": 100,
-}
+AT_ONCE = "Say something kind about rate limits, at once."
+ANSWERS = 3  # per connection and round, of a provider that takes its time
+#: One letter in six is a space. Never seeded anew: no cell sends the prompts of another.
+LETTERS, CHANCE = string.ascii_lowercase + " " * 5, random.Random(0)
 
 
 class Target(NamedTuple):
@@ -39,104 +40,151 @@ class Target(NamedTuple):
     process: int = 0  # of which it and its workers descend; 0 if that is not measured
 
 
+class Case(NamedTuple):
+    """A load; ``delay_ms`` is the provider's."""
+
+    delay_ms: int
+    mode: str
+    connections: int
+
+    def cell(self, gateway: str) -> str:
+        # Earlier revisions had no delay: --against finds their cells by these names.
+        delay = f" | {self.delay_ms} ms" if self.delay_ms else ""
+        return f"{gateway} | {self.mode} | {self.connections}{delay}"
+
+
 def run(session: Session) -> Result:
     scale = session.scale
+    lone, several, many = scale.connections
+    # Of slow streams only the most at once: few of them show nothing that plain answers do not.
+    cases = [Case(DELAY_MS, "plain", n) for n in scale.connections]
+    cases.append(Case(DELAY_MS, "streamed", many))
+    cases += [Case(0, *each) for each in product(MODES, (lone, several))]
     cells: dict[str, Callable[[], tuple[float, ...]]] = {}
     with targets(session) as (running, key):
-        for mode, connections in product(MODES, scale.connections):
-            for name, target in running.items():
-                cells[cell(name, mode, connections)] = partial(
-                    load, target, key, mode, connections, scale.seconds
-                )
-        found = alternate(cells, scale.rounds)
-        names = list(running)
-    rates, p50s, p99s, firsts = columns(found, "higher", "lower", "lower", "lower")
+        rows_of = [
+            (case, name)
+            for case, name in product(cases, running)
+            if name != UPSTREAM or case.connections != many  # the queue hides what is added
+        ]
+        for case, name in rows_of:
+            calls = max(ANSWERS * case.connections, 0 if case.delay_ms else scale.calls)
+            cells[case.cell(name)] = partial(load, running[name], key, case, calls, scale.seconds)
+        warm_up = [Case(0, mode, several).cell(name) for mode, name in product(MODES, running)]
+        found = alternate(cells, scale.rounds, within_s=scale.gateway_s, warm_up=warm_up)
+    rates, cpus, p50s, p99s, firsts, refused = columns(found, "higher", *["lower"] * 5)
 
-    def row(mode: str, connections: int, name: str) -> Row:
-        own, upstream, sdk = (cell(each, mode, connections) for each in (name, UPSTREAM, SDK))
+    def row(case: Case, name: str) -> Row:
+        own, upstream, sdk = (case.cell(each) for each in (name, UPSTREAM, SDK))
+        is_gateway, has_floor = name != UPSTREAM, upstream in found
         return {
             "gateway": name,
-            "answer": mode,
-            "connections": connections,
+            "provider's ms": str(case.delay_ms or "at once"),
+            "answer": case.mode,
+            "connections": case.connections,
             "requests/s": rates.best(own),
-            "of the SDK view": None if name == UPSTREAM else rates.ratio(own, sdk)[0],
+            "of the SDK view": rates.ratio(own, sdk)[0] if is_gateway else None,
+            "CPU ms": cpus.best(own) if is_gateway else None,
+            "CPU of the SDK view": cpus.ratio(own, sdk)[0] if is_gateway else None,
             "p50 ms": p50s.best(own),
-            "added": p50s.best(own) - p50s.best(upstream),
+            "added": p50s.best(own) - p50s.best(upstream) if has_floor else None,
             "p99 ms": p99s.median(own),
             "first byte ms": firsts.best(own),
-            "added first byte": firsts.best(own) - firsts.best(upstream),
+            "added first byte": firsts.best(own) - firsts.best(upstream) if has_floor else None,
+            "refused": refused.median(own),
         }
 
-    lone, several = scale.connections[:2]
-    rate = f"chatapp, {several} connections: requests/s, relative to the SDK view's"
-    added = f"chatapp, {lone} connection: p50 added to the upstream's, relative to the SDK view's"
+    figures = []
+    for delay_ms, n in ((DELAY_MS, many), (0, several)):
+        provider = f"provider's {delay_ms} ms" if delay_ms else "provider at once"
+        busy, idle = Case(delay_ms, "plain", n), Case(delay_ms, "plain", lone)
+        rate = f"chatapp, {provider}, {n} connections: requests/s, relative to the SDK view's"
+        added = (
+            f"chatapp, {provider}, {lone} connection: p50 added to the upstream's, relative to the "
+            "SDK view's"
+        )
+        figures += [
+            rates.figure(rate, busy.cell(CHATAPP), busy.cell(SDK), "at least", 0.9),
+            p50s.figure(
+                *(added, idle.cell(CHATAPP), idle.cell(SDK), "at most", 1),
+                over=idle.cell(UPSTREAM),
+            ),
+        ]
     return Result(
         title="chatapp as a gateway",
         notes=(
-            "gunicorn with gunicorn.conf.py, 2 workers, over a mock provider that answers at once. "
-            "'Added' is over the upstream at the same number of connections, in ms. Client, "
-            "gateway, provider and storage share the machine."
+            "gunicorn with gunicorn.conf.py, 2 workers, over a mock provider that answers after "
+            f"{DELAY_MS} ms, each time another prompt of the same length; or at once, always the "
+            f"same prompt. With {DELAY_MS} ms, {several} connections carry at most "
+            f"{several * 1000 / DELAY_MS:.0f} requests/s: compare their CPU. CPU is that of the "
+            "gateway's processes, per answered request. 'Added' is over the upstream at the same "
+            f"number of connections, in ms; with {many}, time is spent in the queue. Client, "
+            "gateway, provider and storage share the machine. Rounds in the time allowed: "
+            f"{len(rates.values[cases[0].cell(SDK)])}."
         ),
-        rows=[row(*each) for each in product(MODES, scale.connections, names)],
-        figures=[
-            rates.figure(
-                rate,
-                cell(CHATAPP, "plain", several),
-                cell(SDK, "plain", several),
-                "at least",
-                0.9,
-            ),
-            p50s.figure(
-                added,
-                cell(CHATAPP, "plain", lone),
-                cell(SDK, "plain", lone),
-                "at most",
-                1,
-                over=cell(UPSTREAM, "plain", lone),
-            ),
-        ],
+        rows=[row(*each) for each in rows_of],
+        figures=figures,
         plot=Plot(
-            "Requests per second, plain answers",
-            "requests/s",
+            f"CPU per request, plain answers after {DELAY_MS} ms",
+            "ms",
             lines={
-                name: {n: rates.best(cell(name, "plain", n)) for n in scale.connections}
-                for name in names
+                name: {
+                    n: cpus.best(Case(DELAY_MS, "plain", n).cell(name)) for n in scale.connections
+                }
+                for name in running
                 if name != UPSTREAM
             },
             x="connections",
         ),
         rounds={
             "requests/s": rates.values,
+            "CPU ms": cpus.values,
             "p50 ms": p50s.values,
             "first byte ms": firsts.values,
         },
     )
 
 
-def cell(name: str, mode: str, connections: int) -> str:
-    return f"{name} | {mode} | {connections}"
-
-
 def load(
-    target: Target, key: str, mode: str, connections: int, seconds: float
-) -> tuple[float, float, float, float]:
-    """Requests per second; in ms the median, the 99th percentile and the median first byte."""
-    body = {**BODY, "stream": mode == "streamed"}
-    request = post_request(PATH, json.dumps(body).encode(), Authorization=f"Bearer {key}")
+    target: Target, key: str, case: Case, calls: int, seconds: float
+) -> tuple[float, float, float, float, float, float]:
+    """Requests per second; the gateway's CPU ms per request; in ms the median, the 99th percentile
+    and the median first byte; refused requests."""
+    sent = requests(key, at_once=not case.delay_ms, stream=case.mode == "streamed")
     found = drive(
         target.port,
-        cycle([request]),
-        connections=connections,
+        islice(sent, calls),
+        connections=case.connections,
         seconds=seconds,
-        workers=min(target.workers, connections),
+        refusal=503,  # chatapp's if a worker falls behind
+        workers=min(target.workers, case.connections),
+        process=target.process,
     )
+    if not found.times:
+        raise RuntimeError(f"all {found.refused} calls were refused")
     times = sorted(found.times)
     return (
         found.per_second,
+        found.cpu_s / len(times) * 1e3,
         statistics.median(times) * 1e3,
         times[int(len(times) * 0.99)] * 1e3,
         statistics.median(found.first_bytes) * 1e3,
+        found.refused,
     )
+
+
+def requests(key: str, *, at_once: bool = False, **options: object) -> Iterator[bytes]:
+    """Calls without end, with different prompts of random letters, so that no cache of texts or
+    words helps; ``at_once``: always the same prompt, which the provider answers at once."""
+    while True:
+        prompt = AT_ONCE if at_once else "".join(CHANCE.choices(LETTERS, k=len(AT_ONCE)))
+        body = json.dumps({**call_body(prompt), **options}).encode()
+        yield post_request(PATH, body, Authorization=f"Bearer {key}")
+
+
+def call_body(prompt: str) -> dict[str, object]:
+    message = {"role": "user", "content": prompt}
+    return {"model": MODEL, "messages": [message], "max_completion_tokens": 100}
 
 
 # -- what runs -------------------------------------------------------------------------------------

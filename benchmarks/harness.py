@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +38,8 @@ class Scale:
     keys: tuple[int, ...]
     live: int  # calls in a sliding window
     in_flight: int
-    connections: tuple[int, ...]
+    connections: tuple[int, int, int]  # one, some, and enough for any gateway
+    gateway_s: float  # no further round begins that would end later
     streams: tuple[int, ...]
     stream_s: float  # how long one lasts
 
@@ -50,7 +53,8 @@ FULL = Scale(
     keys=(100, 1_000, 10_000, 100_000, 1_000_000),
     live=20_000,
     in_flight=1_000,
-    connections=(1, 16, 64),
+    connections=(1, 16, 400),
+    gateway_s=600,
     streams=(50, 250, 500, 1_000, 2_000),
     stream_s=10,
 )
@@ -62,6 +66,7 @@ QUICK = replace(
     calls=200,
     users=12_500,  # a power of two less than in full: hash tables are as full
     keys=(100, 1_000, 10_000, 100_000),
+    gateway_s=40,
     streams=(50, 250),
 )
 # Shows only that the programs work.
@@ -74,7 +79,8 @@ TINY = Scale(
     keys=(10, 100),
     live=600,
     in_flight=20,
-    connections=(1, 4),
+    connections=(1, 4, 8),
+    gateway_s=0,
     streams=(4,),
     stream_s=0.5,
 )
@@ -120,6 +126,8 @@ class Figure:
     def reached(self) -> bool:
         """Whether the best round is as promised, and the median: one round may be a mistake."""
         measured = [self.value] if self.median is None else [self.value, self.median]
+        if any(map(math.isnan, measured)):
+            return False
         if self.relation == "exactly":
             return all(each == self.target for each in measured)
         if self.relation == "at most":
@@ -153,20 +161,33 @@ class Result:
 # -- rounds ----------------------------------------------------------------------------------------
 
 
-def alternate(contenders: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
-    """One measurement of each contender per round, after a round that does not count.
+def alternate(
+    contenders: Mapping[str, Callable[[], T]],
+    rounds: int,
+    *,
+    within_s: float = math.inf,
+    warm_up: Collection[str] | None = None,
+) -> dict[str, list[T]]:
+    """One measurement of each contender per round, after one that does not count of those in
+    `warm_up`, or of all.
 
-    The speed of a machine changes within seconds; contenders of one round share it.
+    The speed of a machine changes within seconds; contenders of one round share it. After the
+    first round, none begins that would end later than `within_s` if it takes as long as the last.
     """
     results: dict[str, list[T]] = {name: [] for name in contenders}
-    for measure in contenders.values():
-        measure()
+    begin = time.monotonic()
+    for name in contenders if warm_up is None else warm_up:
+        contenders[name]()
     gc.collect()
     gc.disable()
     try:
         for _ in range(rounds):
+            round_begin = time.monotonic()
             for name, measure in contenders.items():
                 results[name].append(measure())
+            now = time.monotonic()
+            if now - begin + now - round_begin > within_s:
+                break
     finally:
         gc.enable()
     return results
@@ -204,16 +225,15 @@ class Rounds:
 
     def ratio(self, name: str, base: str, *, over: str | None = None) -> tuple[float, float]:
         """A contender's ratio to another, of the best rounds and as the median of all rounds;
-        with `over`, of what both add to a third."""
+        with `over`, of what both add to a third. NaN if the other has nothing, or adds nothing."""
         lists = [self.values[each] for each in (name, base)]
         floor = self.values[over] if over else [0.0] * len(lists[0])
-        pairs = [
-            (mine - least) / (theirs - least)
-            for mine, theirs, least in zip(*lists, floor, strict=True)
+        best = (self.best(name), self.best(base), self.best(over) if over else 0.0)
+        first, *rounds = [
+            (mine - least) / (theirs - least) if theirs > least else math.nan
+            for mine, theirs, least in (best, *zip(*lists, floor, strict=True))
         ]
-        least = self.best(over) if over else 0.0
-        best = (self.best(name) - least) / (self.best(base) - least)
-        return best, statistics.median(pairs)
+        return first, math.nan if any(map(math.isnan, rounds)) else statistics.median(rounds)
 
 
 def columns(

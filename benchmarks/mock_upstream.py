@@ -1,8 +1,9 @@
-"""A provider that answers at once: OpenAI's chat completion, plain or streamed, in its own process.
+"""A provider that takes its time: OpenAI's chat completion, plain or streamed, in its own process.
 
 Its formats are those of the tests' provider, whose server would be slower than what is measured.
-This one reads a request only to know where it ends and whether it asks for a stream. If it is
-paced, a stream has as many tokens as the request allows, PER_S of them a second.
+This one reads a request only to know where it ends, whether it asks for a stream, and whether its
+prompt asks for an answer at once: all others are answered after DELAY_MS. If it is paced, a stream
+has as many tokens as the request allows, PER_S of them a second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import get_context
@@ -21,6 +22,7 @@ from multiprocessing import get_context
 from tests.chatapp.upstream_server import OpenAIProtocol, Reply
 
 MODEL = "gpt-5.4-mini"
+DELAY_MS = 200
 WORDS = 20  # of a streamed answer, an event each
 PER_S = 10  # events, of a paced stream
 USAGE = {
@@ -41,6 +43,7 @@ HEAD = (
     "x-ratelimit-reset-tokens: 1ms\r\n"
 )
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+AT_ONCE = b"at once"
 STREAM = re.compile(rb'"stream": ?true')
 ALLOWED = re.compile(rb'"max_completion_tokens": ?(\d+)')
 
@@ -77,8 +80,8 @@ def mock_upstream(*, paced: bool = False) -> Iterator[int]:
 def serve(listener: socket.socket, *, paced: bool) -> None:
     """Answer on all connections until the process is ended."""
     whole, stream = plain(), b"".join(streamed())
-    #: When the next piece of a paced stream is due: of all of its answer's.
-    due: list[tuple[float, int, socket.socket, Iterator[bytes]]] = []
+    #: When the rest of each answer is due: its next piece, and the others at the pace.
+    due: list[tuple[float, int, socket.socket, Sequence[bytes]]] = []
     count = 0
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
@@ -86,11 +89,10 @@ def serve(listener: socket.socket, *, paced: bool) -> None:
     while True:
         while due and due[0][0] <= time.monotonic():
             at, number, connection, pieces = heapq.heappop(due)
-            piece = next(pieces, b"")
             with suppress(OSError):
-                connection.sendall(piece)
-                if piece:
-                    heapq.heappush(due, (at + 1 / PER_S, number, connection, pieces))
+                connection.sendall(pieces[0])
+                if len(pieces) > 1:
+                    heapq.heappush(due, (at + 1 / PER_S, number, connection, pieces[1:]))
         for key, _ in selector.select(max(0, due[0][0] - time.monotonic()) if due else None):
             if key.fileobj is listener:
                 connection, _ = listener.accept()
@@ -112,13 +114,12 @@ def serve(listener: socket.socket, *, paced: bool) -> None:
             length = LENGTH.search(head)
             complete = found and len(body) >= (int(length[1]) if length else 0)
             received[connection] = b"" if complete else request
-            if complete and paced and STREAM.search(body):
-                allowed = ALLOWED.search(body)
-                start, first, *rest = streamed(int(allowed[1]) if allowed else WORDS)
+            if complete:
+                pieces = [stream if STREAM.search(body) else whole]
+                if paced and pieces == [stream]:
+                    allowed = ALLOWED.search(body)
+                    start, first, *rest = streamed(int(allowed[1]) if allowed else WORDS)
+                    pieces = [start + first, *rest]
+                at = time.monotonic() + (0 if AT_ONCE in body else DELAY_MS / 1e3)
                 count += 1
-                heapq.heappush(
-                    due, (time.monotonic(), count, connection, iter([start + first, *rest]))
-                )
-            elif complete:
-                with suppress(ConnectionError):
-                    connection.sendall(stream if STREAM.search(body) else whole)
+                heapq.heappush(due, (at, count, connection, pieces))

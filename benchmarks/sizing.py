@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import flask
 import redis
 
-from benchmarks.gateway import BODY, PATH, chatapp_environment
+from benchmarks.gateway import AT_ONCE, PATH, call_body, chatapp_environment
 from benchmarks.harness import Plot, Result, Row, Session
 from benchmarks.memory import settled_memory
 from benchmarks.mock_upstream import mock_upstream
@@ -134,11 +134,11 @@ def measure(session: Session) -> PerUser:
     """The storage's growth and time by calls of many users, each at an address of their own."""
     users = max(2, session.scale.users // 10)
     with application(session) as app:
-        client = app.test_client()
+        client, body = app.test_client(), call_body(AT_ONCE)
 
         def call(user: int) -> None:
             address = f"10.{user >> 16}.{user >> 8 & 255}.{user & 255}"
-            answer = client.post(PATH, json=BODY, environ_base={"REMOTE_ADDR": address})
+            answer = client.post(PATH, json=body, environ_base={"REMOTE_ADDR": address})
             if answer.status_code != 200:
                 raise SystemExit(f"a call was answered with {answer.status_code}: {answer.text}")
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import selectors
 import threading
 import time
@@ -13,15 +11,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gateway import BODY, CHATAPP, LITELLM, PATH, SDK, Target, targets
+from benchmarks.gateway import CHATAPP, LITELLM, SDK, Target, requests, targets
 from benchmarks.harness import Figure, Plot, Result, Row, Session
-from benchmarks.load import SILENCE_S, Connection, get, post_request
-from benchmarks.mock_upstream import PER_S
+from benchmarks.load import SILENCE_S, Connection, cpu_s, descendants, get
+from benchmarks.mock_upstream import DELAY_MS, PER_S
 
 #: Clients come within this time, in seconds.
 RAMP_S = 1.0
 PROBE_S = 0.1
-TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 #: The status of an answer that did not come, or not to its end.
 LOST = 0
 CPU, FIRST = "CPU ms per stream and s", "first byte p99 ms"
@@ -75,10 +72,11 @@ def run(session: Session) -> Result:
     return Result(
         title="Slow streams at once",
         notes=(
-            f"Each answer has {PER_S} tokens a second for {scale.stream_s:g} s; the clients come "
-            f"within {RAMP_S:g} s. gunicorn with gunicorn.conf.py and 2 workers. Client, gateway, "
-            "provider and storage share the machine. CPU is that of the gateway's processes, "
-            "memory the sum of their peaks. An answer that is cut off, or silent for "
+            f"Each answer begins after {DELAY_MS} ms, which are part of the first byte's, and has "
+            f"{PER_S} tokens a second for {scale.stream_s:g} s; each prompt is another. The "
+            f"clients come within {RAMP_S:g} s. gunicorn with gunicorn.conf.py and 2 workers. "
+            "Client, gateway, provider and storage share the machine. CPU is that of the gateway's "
+            "processes, memory the sum of their peaks. An answer that is cut off, or silent for "
             f"{SILENCE_S:.0f} s, is lost."
         ),
         rows=rows,
@@ -110,9 +108,7 @@ def _ms(times: list[float], part: float) -> float | None:
 def load(target: Target, key: str, streams: int, seconds: float) -> Streams:
     """Send so many requests for a stream, and read all answers to their end."""
     found = Streams()
-    tokens = int(seconds * PER_S)
-    body = json.dumps({**BODY, "stream": True, "max_completion_tokens": tokens}).encode()
-    request = post_request(PATH, body, Authorization=f"Bearer {key}")
+    calls = requests(key, stream=True, max_completion_tokens=int(seconds * PER_S))
     processes = descendants(target.process)
     before = sum(map(cpu_s, processes))
     with probing(target.port, found.health_s), selectors.DefaultSelector() as selector:
@@ -123,7 +119,7 @@ def load(target: Target, key: str, streams: int, seconds: float) -> Streams:
                 sent += 1
                 try:
                     connection = Connection(target.port)
-                    connection.send(request)
+                    connection.send(next(calls))
                 except OSError:
                     found.statuses[LOST] += 1
                 else:
@@ -175,21 +171,6 @@ def probing(port: int, times: list[float]) -> Iterator[None]:
     finally:
         is_over.set()
         thread.join()
-
-
-def descendants(process: int) -> list[int]:
-    """The process and all that descend from it."""
-    found = [process]
-    for each in found:
-        for children in Path(f"/proc/{each}/task").glob("*/children"):
-            found += map(int, children.read_text().split())
-    return found
-
-
-def cpu_s(process: int) -> float:
-    """What a process has used of a processor so far."""
-    numbers = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(numbers[11]) + int(numbers[12])) / TICKS_PER_S
 
 
 def peak_mb(process: int) -> float:

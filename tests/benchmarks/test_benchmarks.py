@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socketserver
 import subprocess
 import sys
 import threading
-from itertools import cycle
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import against, peers, report, streams
+from benchmarks import against, gateway, load, peers, report, streams
 from benchmarks.__main__ import NAMES
 from benchmarks.gateway import Target
 from benchmarks.harness import TINY, Figure, Plot, Rounds, Session, alternate
+from benchmarks.mock_upstream import DELAY_MS, mock_upstream
 
 ROOT = Path(__file__).resolve().parents[2]
 #: How many figures of the contract each benchmark measures.
@@ -28,7 +31,7 @@ FIGURES = {
     "hot_key": 4,
     "server_time": 4,
     "memory": 4,
-    "gateway": 2,
+    "gateway": 4,
     "streams": 1,
     "sizing": 0,
 }
@@ -125,9 +128,37 @@ def test_a_turn_is_compared_with_its_neighbour() -> None:
     """A machine slower in one turn changes no ratio; what one revision lacks is left out."""
     before = [{"rounds": {"µs": {"a": [slow * 10], "gone": [1]}}} for slow in (1, 3, 1)]
     now = [{"rounds": {"µs": {"a": [slow * 5], "new": [1]}}} for slow in (1, 3, 1)]
-    (row,) = against.rows(before, now)
+    (row,) = against.rows(list(zip(before, now, strict=True)))
     assert (row["contender"], row["before"], row["now"]) == ("a", 10, 5)
     assert (row["now of before"], row["turns"]) == (0.5, "0.50 to 0.50")
+
+
+def test_a_side_without_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that fails is named, with its error; the other turns are compared. Without a turn of
+    both sides there is no table."""
+    failing: set[int] = {0}
+    runs: list[Path] = []
+
+    def measured(name: str, tree: Path, arguments: Any) -> dict[str, Any]:
+        runs.append(tree)
+        if len(runs) - 1 in failing:
+            raise against.NoResult("ZeroDivisionError")
+        return {"rounds": {"µs": {name: [10.0 if tree == ROOT else 5.0]}}}
+
+    monkeypatch.setattr(against, "measured", measured)
+    table, failure = against.compare("a", "HEAD", ()).split("\n\n")
+    assert "2.00 to 2.00" in table
+    assert failure == "No result in turn 1, before: ZeroDivisionError"
+    runs.clear()
+    failing |= {3, 4}  # the order changes in each turn
+    with pytest.raises(SystemExit, match=r"turn 2, before: .*\n.*turn 3, before: Zero"):
+        against.compare("a", "HEAD", ())
+
+
+def test_a_failed_run_is_no_result(tmp_path: Path) -> None:
+    """Its error is kept."""
+    with pytest.raises(against.NoResult, match="No module named benchmarks"):
+        against.measured("memory", tmp_path, ())
 
 
 def test_exact_counts() -> None:
@@ -157,6 +188,56 @@ def test_ratios() -> None:
     rounds = Rounds({"floor": [10, 20, 30], "base": [20, 40, 40], "here": [25, 30, 90]}, "lower")
     assert rounds.ratio("here", "base") == (25 / 20, 25 / 20)
     assert rounds.ratio("here", "base", over="floor") == (15 / 10, 15 / 10)
+
+
+def test_no_ratio_to_nothing() -> None:
+    """A figure is missed if what it is compared with has nothing, or adds nothing to the floor."""
+    rounds = Rounds({"floor": [10, 10], "base": [9, 20], "here": [12, 12], "none": [0, 0]}, "lower")
+    for over, base in (("floor", "base"), (None, "none")):
+        figure = rounds.figure("", "here", base, "at most", 1, over=over)
+        assert math.isnan(figure.value)
+        assert not figure.reached
+
+
+def test_rounds_end_in_time() -> None:
+    """A round that would end too late does not begin; the first one always does."""
+    contenders = {"a": lambda: sum(range(1_000))}
+    assert len(alternate(contenders, 3, within_s=0)["a"]) == 1
+    assert len(alternate(contenders, 3, within_s=60)["a"]) == 3
+
+
+def test_the_provider_takes_its_time() -> None:
+    """Each call has another prompt of the same length, and is answered after the delay; a call that
+    asks for an answer at once is always the same."""
+    first, second = islice(gateway.requests("key"), 2)
+    assert first != second
+    assert len(first) == len(second)
+    fast, same = islice(gateway.requests("key", at_once=True), 2)
+    assert fast == same
+    with mock_upstream() as port:
+        slow = load.drive(port, iter([first, second, first]), connections=2, seconds=60)
+        quick = load.drive(port, iter([fast]), connections=1, seconds=60, process=os.getpid())
+    assert len(slow.times) == 3
+    assert min(slow.times) >= DELAY_MS / 1e3 > min(quick.times)
+    assert quick.cpu_s > 0
+
+
+def test_refusals_are_counted() -> None:
+    """An expected refusal is neither an answer nor an error; an unexpected one is an error."""
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65_536)
+            self.request.sendall(ANSWERS["refused"])
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        once = partial(load.drive, server.server_address[1], connections=1, seconds=60)
+        found = once(iter([b"x"]), refusal=503)
+        with pytest.raises(RuntimeError, match="status 503"):
+            once(iter([b"x"]))
+        server.shutdown()
+    assert (found.refused, found.times) == (1, [])
 
 
 def test_missing_peer(monkeypatch: pytest.MonkeyPatch) -> None:
