@@ -33,12 +33,7 @@ from limits.storage import Storage
 from limits.strategies import RateLimiter
 from werkzeug.local import LocalProxy
 
-from ratelimit_ext.core.errors import (
-    ConfigurationError,
-    StorageUnavailable,
-    shown,
-    unknown_name,
-)
+from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, shown, unknown_name
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
@@ -86,9 +81,10 @@ from ratelimit_ext.web.declarations.definitions import (
     route_limit,
     stated,
 )
-from ratelimit_ext.web.declarations.manager import Manager
+from ratelimit_ext.web.declarations.manager import Manager, code_of
 from ratelimit_ext.web.declarations.settings import check_settings, check_switches
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
+from ratelimit_ext.web.identities import BUILT_IN
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation, costs_by_unit
@@ -410,7 +406,8 @@ class Limiter(flask_limiter.Limiter):
         return self._callbacks.identities
 
     def identity(self, name: str, *, common: bool = False) -> Callable[[Identity], Identity]:
-        """Register an identity under a name that a policy can use; replaces a built-in one.
+        """Register an identity under a name that a policy can use; replaces a built-in one. Raises
+        ``ConfigurationError`` if another function has the name.
 
         ``common``: many callers have it in common, such as a model. On a Redis Cluster its limits
         are charged after those of the caller's own identities.
@@ -424,6 +421,9 @@ class Limiter(flask_limiter.Limiter):
 
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
+            before = self.identities.get(name, function)
+            if before is not BUILT_IN.get(name) and code_of(before) != code_of(function):
+                raise ConfigurationError(f"identity {name!r} is registered twice; rename one.")
             self.identities[name] = function
             if common:
                 self._callbacks.common_identities.add(function)
@@ -433,6 +433,7 @@ class Limiter(flask_limiter.Limiter):
 
     def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
         """Register the function that returns the name of the current caller's plan."""
+        check_function(function, 0, "limiter.plan_loader")
         self._callbacks.plan_loader = function
         return function
 
@@ -459,6 +460,7 @@ class Limiter(flask_limiter.Limiter):
         and nothing else; usage is kept. The function is called at every request, so it must not
         wait.
         """
+        check_function(function, 0, "limiter.amount_loader")
         self._callbacks.amount_loader = function
         return function
 
@@ -473,6 +475,7 @@ class Limiter(flask_limiter.Limiter):
             raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
 
         def register(function: Estimate) -> Estimate:
+            check_function(function, 0, f"estimator {unit!r}")
             self._callbacks.estimators[unit, limit] = function
             return function
 
@@ -498,6 +501,7 @@ class Limiter(flask_limiter.Limiter):
     def policy_rules(self, function: PolicyRules) -> PolicyRules:
         """Register a function that finds more mistakes in a valid policy: it yields places, such as
         ``limit.place.at("key")``, each with a sentence."""
+        check_function(function, 1, "limiter.policy_rules")
         self._callbacks.policy_rules = function
         return function
 
@@ -506,7 +510,8 @@ class Limiter(flask_limiter.Limiter):
 
         It is called with the exception that denies the request, and a function that decides the
         request again and returns the new exception, or ``None`` if it is admitted now. It returns
-        the exception to raise, or ``None`` to go on::
+        the exception to raise, or ``None`` to go on. If it fails, that is logged, and the request
+        stays denied::
 
             @limiter.refusal_handler
             def reroute(refusal, decide_again):
@@ -515,6 +520,7 @@ class Limiter(flask_limiter.Limiter):
                     return decide_again()
                 return refusal
         """
+        check_function(function, 2, "limiter.refusal_handler")
         self._callbacks.refusal_handler = function
         return function
 
@@ -524,6 +530,7 @@ class Limiter(flask_limiter.Limiter):
         It is called in the thread in which it happened, before the request goes on, so it must not
         wait. If it raises, that is logged, and the request goes on.
         """
+        check_function(listener, 1, "limiter.listen")
         for events in self._all_events():
             events.add(listener)
         return listener
@@ -731,17 +738,12 @@ class Limiter(flask_limiter.Limiter):
         hooks = self._hooks
         if not hooks.is_enabled:
             return nullcontext(hooks.components.reserve([]))
-        from ratelimit_ext.web.charging import charged  # noqa: PLC0415 - no request asks
+        from ratelimit_ext.web import charging  # noqa: PLC0415 - no request asks
 
-        return charged(
-            hooks.components,
-            application(),
-            names,
-            who,
-            costs=costs,
-            priority=priority,
-            member="" if of_group is None else str(of_group),
-        )
+        words = {"costs": costs, "priority": priority}
+        words["member"] = "" if of_group is None else str(of_group)
+        where = hooks.components, application(), names, who
+        return charging.PendingCharge(charging.charged, where, words)
 
     # -- operators, and the storage ------------------------------------------------------------
 

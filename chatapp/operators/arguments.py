@@ -13,7 +13,7 @@ from chatapp.accounts.people import HEADERS
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
-from chatapp.web.identities import checked_class
+from chatapp.web.identities import declared_class
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
 
@@ -71,9 +71,9 @@ def own_limit(text: str) -> tuple[str, str]:
 
 
 def traffic_class(text: str) -> str:
-    """Return the name of a class of traffic."""
+    """Return the name of a class of traffic that the policy declares."""
     try:
-        return checked_class(text)
+        return declared_class(text)
     except ValueError as error:
         raise OperatorError("invalid_class", str(error)) from None
 

@@ -214,9 +214,7 @@ def _stream_response(
 ) -> Response:
     body = StreamBody(stream, write, answer_format, call, current_request().services)
     response = Response(
-        body,
-        content_type=f"{MIMETYPE}; charset=utf-8",
-        headers={**HEADERS, **stream.headers},
+        body, content_type=f"{MIMETYPE}; charset=utf-8", headers={**HEADERS, **stream.headers}
     )
     response.call_on_close(body.close)
     return response

@@ -79,7 +79,8 @@ class LimitOptions:
     #: Whether ``deduct_when`` refunds what was charged before the view, instead of charging after
     #: it.
     reserve: bool = False
-    #: What a class of traffic may always use, the highest class first: all lower ones leave it.
+    #: What a class of traffic may always use, the highest class first: all lower ones leave it. 0
+    #: declares a class of which nothing is kept.
     keep: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     #: The function that returns the class of a request, or in a policy the name of an identity.
     priority: Callable[[], Any] | str | None = None
@@ -249,15 +250,14 @@ class Limit:
 
     def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
         """Return what classes are kept of another amount: the same share of it, as far as there is
-        one unit for each. What a bucket holds stays as it is, if it is written."""
+        one unit for each that is kept any. What a bucket holds stays as it is, if it is written."""
         if self.burst is not None:
             return self.keep
-        kept, left = [], amount - 1  # the lowest class has one
+        kept, left = [], max(0, amount - 1)  # the lowest class has one
         for name, part in self.keep if self.amount else ():
-            share = min(max(1, part * amount // self.amount), left)
-            if share > 0:
-                kept.append((name, share))
-                left -= share
+            share = min(max(min(part, 1), part * amount // self.amount), left)
+            kept.append((name, share))
+            left -= share
         return tuple(kept)
 
     def of_class(self, name: str) -> Limit:
@@ -295,7 +295,8 @@ class Limit:
 
     @property
     def keep_text(self) -> str:
-        return ", ".join([f"{self.outside(units)} kept for {name}" for name, units in self.keep])
+        kept = [(name, self.outside(units)) for name, units in self.keep if units]
+        return ", ".join([f"{units} kept for {name}" for name, units in kept])
 
     def is_of(self, other: Limit) -> bool:
         """Return whether both are one limit, for the same class or for two."""
@@ -434,7 +435,7 @@ def _leaving(limit: Limit, kept: tuple[tuple[str, int], ...], *_differs: bool) -
         word = "burst" if "burst" in limit.traits.options else "amount"
         words[word] = limit.capacity - sum(units for _, units in kept)
     lower = replace(limit, **words)
-    object.__setattr__(lower, "kept_for", tuple([name for name, _ in kept]))
+    object.__setattr__(lower, "kept_for", tuple([name for name, units in kept if units]))
     object.__setattr__(lower, "whole", limit.capacity)
     return lower
 

@@ -137,10 +137,10 @@ class ParsedLimit:
                 units = micro_dollars(stated) if unit == "usd" else stated
             except ValueError:
                 units = None
-            if not (isinstance(name, str) and name) or type(units) is not int or units < 1:
+            if not (isinstance(name, str) and name) or type(units) is not int or units < 0:
                 raise ConfigurationError(
                     f"found {shown(stated)} kept for {shown(name)}; allowed: the name of a class, "
-                    f"and {'dollars' if unit == 'usd' else 'a whole number'} above 0."
+                    f"and {'dollars' if unit == 'usd' else 'a whole number'} from 0 up."
                 )
             kept.append((name, units))
         return tuple(kept)

@@ -103,7 +103,7 @@ def checked(function: object, arguments: int) -> Callable[..., Any]:
     try:
         signature.bind(*[None] * arguments)
     except TypeError:
-        count = ("no argument", "one argument")[arguments]
+        count = ("no argument", "one argument", "two arguments")[arguments]
         raise Mistake(
             f"found {shown(function)}{signature}; allowed: a function that is called with {count}."
         ) from None

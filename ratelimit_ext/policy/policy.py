@@ -8,7 +8,7 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, check_lease
 from ratelimit_ext.policy.errors import AppConfig, CodeLine, Mistakes, Place
@@ -216,26 +216,28 @@ class Policy:
         knows_amounts: bool,
         lease_s: float,
     ) -> None:
-        """Note identities that are not registered, plans without a plan loader, optional limits
-        without an amount loader, and what does not fit the lease."""
+        """Note unknown identities, plans and optional limits without their loader, what does not
+        fit the lease, and unknown classes: a plan's keyword with the name of a ``priority``."""
+        lacking = {} if knows_plans else {"plan": ("plan", "plan_loader")}
+        lacking |= {} if knows_amounts else {"optional": ("amounts", "amount_loader")}
         for kind, name, place in self.uses:
             if kind == "identity" and name not in identities:
                 mistakes.add(place, unknown_identity(name, identities))
-            elif kind == "plan" and not knows_plans:
+            elif kind in lacking:
+                what, loader = lacking[kind]
                 mistakes.add(
                     place,
-                    "no function returns the caller's plan. Register one before init_app with "
-                    "@limiter.plan_loader.",
-                )
-            elif kind == "optional" and not knows_amounts:
-                mistakes.add(
-                    place,
-                    "no function returns the caller's amounts. Register one before init_app with "
-                    "@limiter.amount_loader.",
+                    f"no function returns the caller's {what}. Register one before init_app with "
+                    f"@limiter.{loader}.",
                 )
             elif kind in ("wait", "idle"):
                 with mistakes.at(place):
                     check_lease(repr(name), kind, name, lease_s)
+        for plan, word in [(p, word) for p in self.plans.values() for word in p.keywords]:
+            classes, name = self.classes(word), plan.keywords[word]
+            if classes and name not in classes:
+                remedy = f"{unknown_name('class', name, classes)} Or add {name} = 0 to keep."
+                mistakes.add(plan.limits[0].place.around(2).at(word), remedy)
 
     def plan(self, name: str) -> Plan:
         """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""
@@ -254,6 +256,11 @@ class Policy:
         the first. ``None`` without plans."""
         plans = self.plans.values()
         return next((plan for plan in plans if plan.default), next(iter(plans), None))
+
+    def classes(self, identity: str) -> tuple[str, ...]:
+        """Return the classes of traffic that limits with this ``priority`` declare by ``keep``."""
+        options = [limit.options for limit in self.all_limits()]
+        return tuple({name: 0 for o in options if o.priority == identity for name in dict(o.keep)})
 
     def next_plan(self, plan: Plan) -> Plan | None:
         return None if plan.next is None else self.plans.get(plan.next)

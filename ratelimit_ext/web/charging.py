@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Sequence
+from contextlib import _GeneratorContextManager
+from inspect import GEN_CREATED, getgeneratorstate
+from warnings import warn
 
 import flask
 
@@ -19,7 +21,15 @@ from ratelimit_ext.web.request.reservation import Reservation
 _COUNTED = ("requests", "calls")
 
 
-@contextmanager
+class PendingCharge(_GeneratorContextManager[Reservation]):
+    """A charge that the ``with`` statement makes; without one, nothing is charged."""
+
+    def __del__(self) -> None:
+        if getgeneratorstate(self.gen) == GEN_CREATED:
+            text = "limiter.charge(…) has charged nothing; write: with limiter.charge(…) as call"
+            warn(text, RuntimeWarning, stacklevel=2)
+
+
 def charged(
     components: Components,
     app: flask.Flask,
@@ -29,7 +39,7 @@ def charged(
     costs: dict[str, int],
     priority: str,
     member: str,
-) -> Iterator[Reservation]:
+) -> Generator[Reservation]:
     """Charge the limits of these names together, or none of them, and settle them at the end."""
     if not names:
         raise ConfigurationError("charge: found no name of a limit; give at least one.")

@@ -159,7 +159,7 @@ class Components:
         app = flask.current_app
         if name and self.resolver.log_once(app, f"plan {name}"):
             try:
-                policy.plan(name)
+                policy.plan(str(name))
             except ConfigurationError as error:
                 app.logger.error("The default plan %r applies: %s", default.name, error)
         return default.name

@@ -110,6 +110,18 @@ def test_blocks_parse(language: str, parse: Callable[[str], Any], error: type[Ex
     assert not wrong
 
 
+def test_no_command_is_a_variable() -> None:
+    """zsh does not split one into words: `$chat users list` runs in bash alone."""
+    assert not [
+        f"{relative(document)}:{block.line}: {line}"
+        for document in DOCUMENTS
+        for language in ("sh", "console")
+        for block in blocks(document, language)
+        for line in block.text.splitlines()
+        if re.match(r"(\$ )?\s*\$\w", line)
+    ]
+
+
 def test_no_block_is_skipped_unseen() -> None:
     """As many blocks as allowed do not run."""
     skipped = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -233,6 +234,19 @@ def test_a_member_of_a_lower_class(make: Maker) -> None:
                 pass
         (state,) = limiter.operators.shares("acme", "ada")
     assert state.used == 40
+
+
+def test_a_charge_without_with(shop: Shop) -> None:
+    """It charges nothing, and warns where it is written."""
+    with pytest.warns(RuntimeWarning, match="has charged nothing; write: with") as caught:
+        shop.limiter.charge("calls", "ada")
+    assert [warning.filename for warning in caught] == [__file__]
+    assert shop.left("calls") == "3"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with shop.limiter.charge("calls", "ada"):
+            pass
+    assert shop.left("calls") == "2"
 
 
 @pytest.mark.parametrize("own", [None, "5 usd/day"])

@@ -94,6 +94,66 @@ def test_one_question_a_request(make: Maker) -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (
+            "interactve",
+            "'interactve'; allowed: 'interactive', 'normal'. Did you mean 'interactive'?",
+        ),
+        (None, "'None'; allowed: 'interactive', 'normal'."),
+        (5, "'5'; allowed: 'interactive', 'normal'."),
+        ("", ""),
+        ("normal", ""),
+    ],
+)
+def test_a_class_that_is_not_declared(
+    make: Maker, caplog: pytest.LogCaptureFixture, asked: Any, said: str
+) -> None:
+    """It is the lowest, and the log says so once. Empty is the class of callers without one."""
+    app, limiter = make()
+    limited(app, limiter, priority=lambda: asked)
+    statuses(app, "/", 2)
+    with app.app_context(), limiter.charge("model", "everyone", priority=str(asked)):
+        pass
+    assert caplog.text.count(f"Limit model: unknown class {said}") == bool(said)
+    assert caplog.text.count("unknown class") == bool(said)
+
+
+def test_a_class_that_is_kept_nothing(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """0 declares it, at its place in the order. No refusal names it."""
+    app, limiter = make()
+    limited(app, limiter, keep={"interactive": 4, "batch": 0, "spare": 2, "free": 0})
+    assert [admitted(app, name) for name in ("free", "batch", "interactive")] == [4, 2, 4]
+    for name, left in (("free", ["interactive", "spare"]), ("batch", ["interactive"])):
+        refused = app.test_client().get("/", headers={"X-Class": name}).json
+        assert refused is not None
+        assert refused["kept_for"] == left
+    assert "unknown class" not in caplog.text
+
+
+def test_the_class_of_a_plan(tmp_path: Path) -> None:
+    """The plan's keyword that is named as the identity: a mistake in the file, with its line."""
+    app, limiter = with_policy(tmp_path)
+    limiter.identity("class")(asked_class)
+    limiter.plan_keyword("class")(str)
+    limiter.plan_keyword("models")(str)
+    limiter.plan_loader(lambda: "free")
+    plan = """
+plans = true
+[plans.free]
+class = "interactve"
+models = "all"
+limits = [{ name = "plan", limit = "5/day" }]
+"""
+    Path(app.config["RATELIMIT_POLICY_FILE"]).write_text(f"{POLICY}\n[routes.view]{plan}")
+    with pytest.raises(
+        ConfigurationError,
+        match=r"plans.free.class: unknown class 'interactve'; .* mean 'interactive'\? Or add",
+    ):
+        limiter.init_app(app)
+
+
 def test_classes_that_clients_invent_take_no_room(make: Maker) -> None:
     """All of them are the lowest class."""
     app, limiter = make()
@@ -203,7 +263,7 @@ def test_a_small_candidate_keeps_what_an_override_keeps(
     (item,) = items_of(text, options)
     tried = limit_of(item, "sliding-window").with_candidate()
     assert tried is not None
-    assert tried.keep == (("interactive", 1),)
+    assert tried.keep == (("interactive", 1), ("normal", 0))
 
 
 def test_a_candidate_keeps_the_same_share(make: Maker) -> None:
@@ -285,7 +345,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "nothing": ({"keep": {}}, "found priority without keep"),
     "no class": ({"priority": None}, "found keep without priority"),
     "no number": ({"keep": {"a": "4"}}, "found '4' (a string) kept for 'a' (a string); allowed"),
-    "none": ({"keep": {"a": 0}}, "found 0 (a whole number) kept for"),
+    "less than none": ({"keep": {"a": -1}}, "found -1 (a whole number) kept for"),
     "no table": ({"keep": 40}, 'allowed: units by class, as {"interactive": 40}'),
     "no function": ({"priority": 5}, "found 5 (a whole number); allowed: the name of an identity"),
 }

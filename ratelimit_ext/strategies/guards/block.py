@@ -46,10 +46,7 @@ class Block(Strategy):
     name = "block"
     code = "bl"
     form = Form(
-        r"unless \s+ blocked",
-        text="unless blocked",
-        example="unless blocked",
-        keyword="blocked",
+        r"unless \s+ blocked", text="unless blocked", example="unless blocked", keyword="blocked"
     )
     units = ("requests",)
     guard = True

@@ -224,7 +224,8 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
         check_text(self.scope, f"limit {self.limit_provider!r}, scope")  # a block may have a number
         limiter = self.limiter
         limiter._marked_for_limiting.add(get_qualified_name(obj))
-        view = obj if getattr(obj, MARK, None) == limiter else wrap(obj, limiter)
+        # Another extension's wrapper may be around: a second one would charge all limits again.
+        view = obj if is_wrapped(obj, limiter) else wrap(obj, limiter)
         limiter.limit_manager.add_view_limit(view, self)
         return view
 

@@ -506,10 +506,7 @@ def _check_names(limits: Iterable[Limit]) -> None:
 def _statement(limit: Limit) -> tuple[Any, ...]:
     """Return what the source states: a function that makes views may state it repeatedly."""
     functions = (limit.limit_provider, limit.key_function)
-    return (
-        *map(code_of, functions),
-        getattr(limit, "options", None),
-    )
+    return (*map(code_of, functions), getattr(limit, "options", None))
 
 
 def code_of(function: object) -> object:

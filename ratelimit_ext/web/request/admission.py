@@ -208,12 +208,7 @@ class Admission:
         return decide(engine, charges, take=take)
 
     def _held(
-        self,
-        engine: Engine,
-        charges: BoundCharges,
-        hold: Hold,
-        *,
-        is_new: bool = False,
+        self, engine: Engine, charges: BoundCharges, hold: Hold, *, is_new: bool = False
     ) -> tuple[Decision, Records]:
         """Decide charges of which some are held. These are released if the engine fails, or this
         process is killed."""
@@ -232,11 +227,7 @@ class Admission:
         return decided
 
     def _release(
-        self,
-        error: StorageUnavailable,
-        failed: Engine,
-        charges: Sequence[Charge],
-        hold: Hold,
+        self, error: StorageUnavailable, failed: Engine, charges: Sequence[Charge], hold: Hold
     ) -> None:
         """The storage may have admitted a call although no reply came, or may do so yet. What it
         holds for it is released as soon as the storage is back."""
@@ -347,11 +338,7 @@ class Admission:
         return self._refusals.denial(decision, records)
 
     def _turn(
-        self,
-        state: RequestState,
-        engine: Engine,
-        charges: BoundCharges,
-        denied: Decision,
+        self, state: RequestState, engine: Engine, charges: BoundCharges, denied: Decision
     ) -> tuple[Decision, Records]:
         """Return what is decided when it is the turn of a denied request."""
         hold = self._new_hold()

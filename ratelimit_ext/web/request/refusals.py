@@ -154,10 +154,7 @@ class Refusals:
 
     def _log_breach(self, bound: BoundLimit, identity: str) -> None:
         self.logger.info(
-            "ratelimit %s (%s) exceeded at endpoint: %s",
-            bound.runtime.limit,
-            identity,
-            bound.scope,
+            "ratelimit %s (%s) exceeded at endpoint: %s", bound.runtime.limit, identity, bound.scope
         )
 
     def reconsidered(
@@ -167,7 +164,8 @@ class Refusals:
         charged: frozenset[int] | None,
         decide_again: Callable[[], AdmissionOutcome],
     ) -> AdmissionOutcome:
-        """Return what the application's refusal handler makes of a denial."""
+        """Return what the application's refusal handler makes of a denial. If the handler fails,
+        that is logged, and the denial stands."""
         outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
 
         def again() -> HTTPException | None:
@@ -178,7 +176,13 @@ class Refusals:
             return error
 
         assert self.callbacks.refusal_handler is not None
-        return outcomes.get(self.callbacks.refusal_handler(denial.error, again), denial)
+        try:
+            return outcomes.get(self.callbacks.refusal_handler(denial.error, again), denial)
+        except HTTPException:
+            raise
+        except Exception:
+            flask.current_app.logger.exception("The refusal handler failed; the request is denied")
+            return denial
 
     def refuse(self, state: RequestState, denial: Denial) -> NoReturn:
         """Record the denial, call the callbacks, and raise its exception."""

@@ -187,13 +187,7 @@ class Reservation:
             self._names.check_settled(self._actual)
 
     def report(
-        self,
-        unit: str,
-        *,
-        amount: int,
-        used: int,
-        period_s: int,
-        as_of: float | None = None,
+        self, unit: str, *, amount: int, used: int, period_s: int, as_of: float | None = None
     ) -> None:
         """Note what a provider reported of its quota in this unit: ``used`` of ``amount`` per
         period, at ``as_of`` (of the monotonic clock; default: now).
@@ -432,10 +426,7 @@ def _is_cancelled(record: ChargeRecord) -> bool:
 
 
 def costs_by_unit(
-    tokens: int | None,
-    input_tokens: int | None,
-    output_tokens: int | None,
-    usd: Dollars | None,
+    tokens: int | None, input_tokens: int | None, output_tokens: int | None, usd: Dollars | None
 ) -> dict[str, int]:
     if tokens is None and (input_tokens is not None or output_tokens is not None):
         tokens = (input_tokens or 0) + (output_tokens or 0)

@@ -18,7 +18,7 @@ from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
 
 from ratelimit_ext.core.charge import Guess
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
 from ratelimit_ext.core.key import Identity, Naming, member_key
 from ratelimit_ext.core.limit import Limit as CoreLimit
 from ratelimit_ext.records.overrides import Overrides
@@ -44,6 +44,11 @@ MOST_GUESSED: Final = 100
 
 #: Flask-Limiter's words.
 SWALLOWED: Final = "Failed to rate limit. Swallowing error"
+
+UNDECLARED: Final = (
+    "Limit %s: %s It counts as the lowest class. Correct it, or declare it: %s = 0 in keep."
+)
+NO_AMOUNTS: Final = "Amounts of callers do not apply: amount_loader returned %s instead of a dict."
 
 #: The answer of a function that failed: its definition has no limit for this request.
 _NO_ANSWER: Final = ("",)
@@ -168,7 +173,7 @@ class Resolver:
         if (loader := self._callbacks.amount_loader) is not None:
             amounts = self._answer(loader, route)
             if amounts or on_route.has_optional:
-                amounts = {} if amounts is _NO_ANSWER else amounts or {}
+                amounts = self._checked_amounts(amounts, route.app)
                 on_route = self._with_own_amounts(on_route, amounts, route, compiled)
         return self._with_scopes(on_route, route) if on_route.asks_scopes else on_route
 
@@ -243,9 +248,16 @@ class Resolver:
         return replace(self.with_own_amount(bound, amount, flask.current_app), override=amount)
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
-        """Return the limit as a class of traffic may use it."""
-        is_kept = any(name == class_name for class_name, _ in bound.limit.keep)
-        return self._of_class(bound, name if is_kept else "")
+        """Return the limit as a class of traffic may use it. A class that ``keep`` does not declare
+        is the lowest, which is logged once for each name; empty is that of callers without one."""
+        names = [class_name for class_name, _ in bound.limit.keep]
+        if name not in names:
+            app = flask.current_app
+            if name and self.log_once(app, f"class {name}"):
+                unknown = unknown_name("class", name, names)
+                app.logger.warning(UNDECLARED, bound.limit.label, unknown, name)
+            name = ""
+        return self._of_class(bound, name)
 
     def shared(
         self, whole: BoundLimit, charge: BoundCharge, who: tuple[str, str], guess: object = None
@@ -315,6 +327,14 @@ class Resolver:
                 return _NO_ANSWER
             self._logger.debug("%r failed for a request without a view", question, exc_info=True)
             return _NO_ANSWER
+
+    def _checked_amounts(self, amounts: object, app: flask.Flask) -> Mapping[str, str]:
+        """Return the answer of the amount loader, empty if it is invalid, which is logged once."""
+        if isinstance(amounts, Mapping):
+            return amounts
+        if amounts and amounts is not _NO_ANSWER and self.log_once(app, "amounts"):
+            app.logger.error(NO_AMOUNTS, shown(amounts))
+        return {}
 
     def _with_own_amounts(
         self, base: RouteLimits, amounts: Mapping[str, str], route: Route, compiled: _CompiledRoute

@@ -35,19 +35,9 @@ EXPOSED: Final = (
 #: Headers of a response that are not copied to the refusal that replaces it.
 OF_ONE_RESPONSE: Final = frozenset(
     [
-        "allow",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "content-length",
-        "content-location",
-        "content-range",
-        "content-type",
-        "etag",
-        "last-modified",
-        "location",
-        "www-authenticate",
-        "x-should-retry",
+        *("allow", "content-disposition", "content-encoding", "content-language", "content-length"),
+        *("content-location", "content-range", "content-type", "etag", "last-modified", "location"),
+        *("www-authenticate", "x-should-retry"),
     ]
 )
 

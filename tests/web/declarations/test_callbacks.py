@@ -1,4 +1,4 @@
-"""The functions that an application registers: here, estimators."""
+"""The functions that an application registers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from typing import Any
 
 import pytest
+from flask import Flask, request
+from werkzeug.exceptions import ServiceUnavailable
 
 from ratelimit_ext import ConfigurationError, Limiter
 from tests.web.calls import statuses
@@ -108,3 +110,93 @@ def test_a_plan_without_a_loader(make: Maker) -> None:
     app, limiter = make()
     with app.test_request_context(), pytest.raises(ConfigurationError, match="plan_loader"):
         assert limiter.current.plan
+
+
+def one(_: object) -> None:
+    """A function of one argument."""
+
+
+async def later() -> str:
+    """A coroutine is not an answer."""
+    return ""
+
+
+#: How each function is registered, one that does not fit, and what the error says.
+REGISTERED: list[tuple[str, tuple[Any, ...], Any, str]] = [
+    ("plan_loader", (), one, "called with no argument"),
+    ("plan_loader", (), "starter", "found 'starter' .*; allowed: a function"),
+    ("plan_loader", (), later, "an async function"),
+    ("amount_loader", (), one, "called with no argument"),
+    ("amount_loader", (), {"usd-day": "5 usd/day"}, "allowed: a function"),
+    ("estimator", ("tokens",), one, "'tokens': .* called with no argument"),
+    ("estimator", ("tokens",), 500, "'tokens': found 500 .*; allowed: a function"),
+    ("refusal_handler", (), one, "called with two arguments"),
+    ("policy_rules", (), lambda: (), "called with one argument"),
+    ("listen", (), lambda: None, "called with one argument"),
+]
+
+
+@pytest.mark.parametrize(("method", "words", "function", "message"), REGISTERED)
+def test_a_function_that_does_not_fit(
+    method: str, words: tuple[Any, ...], function: Any, message: str
+) -> None:
+    """It is an error where it is registered, not at each request."""
+    register = getattr(Limiter(asked_key), method)
+    with pytest.raises(ConfigurationError, match=f"{method}.*{message}"):
+        register(*words)(function) if words else register(function)
+
+
+def test_an_identity_is_registered_twice() -> None:
+    """Only one could count. A built-in one may be replaced, and a factory may register its own
+    again."""
+    limiter = Limiter(asked_key)
+
+    def register(answer: str) -> None:
+        limiter.identity("user")(lambda: answer)
+
+    register("ada")
+    register("bob")
+    with pytest.raises(ConfigurationError, match="identity 'user' is registered twice"):
+        limiter.identity("user")(asked_key)
+    assert limiter.identities["user"]() == "bob"
+
+
+def test_a_refusal_handler_that_fails(make: Maker, caplog: pytest.LogCaptureFixture) -> None:
+    """The request stays denied. An exception of HTTP is the handler's answer."""
+    app, limiter = make(default_limits=["1/minute"])
+    app.add_url_rule("/", "view", lambda: "ok")
+
+    @limiter.refusal_handler
+    def handler(_refusal: object, _decide_again: object) -> Any:
+        if request.args:
+            raise ServiceUnavailable
+        raise ZeroDivisionError
+
+    assert statuses(app, "/", 2) == [200, 429]
+    assert statuses(app, "/?region=eu") == [503]
+    assert caplog.text.count("The refusal handler failed; the request is denied") == 1
+
+
+@pytest.mark.parametrize("answer", [["1/minute"], 5, "1/minute"])
+def test_amounts_that_are_no_table(
+    make: Maker, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    """The usual amounts apply, and the log says so once."""
+    app, limiter = make(default_limits=["2/minute"])
+    app.add_url_rule("/", "view", lambda: "ok")
+    limiter.amount_loader(lambda: answer)
+    assert statuses(app, "/", 3) == [200, 200, 429]
+    assert caplog.text.count("amount_loader returned") == 1
+
+
+def test_a_plan_that_is_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    """The default plan applies, and the log says so once."""
+    limits = [{"name": "plan", "limit": "1/minute"}]
+    policy = {"routes": {"view": {"plans": True}}, "plans": {"free": {"limits": limits}}}
+    app, limiter = Flask("example"), Limiter(asked_key, storage_uri="memory://")
+    app.config["RATELIMIT_POLICY"] = policy
+    limiter.plan_loader(lambda: 7)  # type: ignore[arg-type, return-value]
+    limiter.init_app(app)
+    app.add_url_rule("/", "view", lambda: "ok")
+    assert statuses(app, "/", 2) == [200, 429]
+    assert caplog.text.count("there is no plan '7'") == 1

@@ -224,6 +224,23 @@ def test_a_request_inside_a_request_has_its_own_limits(make: Maker) -> None:
     assert response.headers["RateLimit-Policy"] == '"outer";q=7;w=60'
 
 
+def test_decorators_of_two_extensions_take_turns(make: Maker) -> None:
+    """Each extension has one wrapper: a second one would charge all of its limits again."""
+    app, first = make()
+    second = Limiter(lambda: "someone", app=app, storage_uri="memory://")
+
+    @app.get("/")
+    @first.limit("5/minute")
+    @second.limit("7/minute")
+    @first.limit("4/hour")
+    def view() -> str:
+        return " ".join(str(limit.remaining) for limit in first.current_limits)
+
+    client = app.test_client()
+    assert [client.get("/").text for _ in range(4)] == ["4 3", "3 2", "2 1", "1 0"]
+    assert client.get("/").status_code == 429
+
+
 def test_the_limits_of_two_extensions_are_told_apart(make: Maker) -> None:
     """Each shows its own."""
     app, first = make(headers_enabled=False)

@@ -19,7 +19,7 @@ MODEL = 'name = "model"\nlimit = "3000/minute"\n'
 KEPT = """\
 name = "model"
 limit = "10/minute"
-keep = { interactive = 6, batch = 2 }
+keep = { interactive = 6, batch = 2, nightly = 0 }
 priority = "class"
 """
 STARTER = 'title = "Starter"\n'
@@ -81,6 +81,18 @@ def test_of_the_key(app: Flask, accounts: Accounts, name: str, left: int) -> Non
     assert remaining(app, key.text) == left
     run(app, "keys", "rotate", key.public_id)
     assert len({each.traffic_class for each in accounts.all_keys()}) == 1
+
+
+def test_a_class_that_is_not_declared(
+    app: Flask, accounts: Accounts, make_app: AppMaker, tmp_path: Path
+) -> None:
+    """In a plan it is a mistake of the policy; of a key it is refused."""
+    key = accounts.create_key("ada", plan="pro", default_plan="pro")
+    refused = run(app, "keys", "set", key.public_id, "--class", "bacth", status=2)
+    assert "found 'bacth'; allowed: interactive, batch, nightly" in refused.output
+    assert remaining(app, key.text) == 9
+    with pytest.raises(MISTAKES, match=r"plans.starter.class: unknown class 'bacth'.*mean 'batch'"):
+        make_app(RATELIMIT_POLICY_FILE=policy(tmp_path, 'class = "bacth"\n'))
 
 
 def test_a_mistake_in_a_class(make_app: AppMaker, tmp_path: Path) -> None:
