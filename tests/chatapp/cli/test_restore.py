@@ -16,6 +16,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.ledger.reports import month_start
 from chatapp.ledger.table import CALLS
 from chatapp.operators.restoration import warn_if_lost
 from chatapp.services import services_of
@@ -27,7 +28,6 @@ from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import eventually
 
 CALL = {"message": "hi", "model": "gpt-4o"}
-MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture
@@ -128,7 +128,8 @@ def test_dead_calls_count_what_was_settled(
 ) -> None:
     """A call whose worker died is settled to its estimate, which a running one holds."""
     now = datetime.now(UTC)
-    dead = begun(user="user:bob", started_at=now - timedelta(hours=2), cost_micro_usd=7)
+    earlier = max(month_start(), now - timedelta(hours=2))  # one of this month
+    dead = begun(user="user:bob", started_at=earlier, cost_micro_usd=7)
     running = begun(user="user:bob", started_at=now, cost_micro_usd=3400)
     table.write(Database(database_url), [dead, running])
     found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
@@ -145,7 +146,7 @@ def age(database_url: str, by: timedelta) -> None:
     """As if the calls had begun earlier, but within the month."""
     with Database(database_url).writing() as connection:
         for row in connection.execute(CALLS.select()).mappings().all():
-            earlier = max(MONTH, row["started_at"] - by)
+            earlier = max(month_start(), row["started_at"] - by)
             here = update(CALLS).where(CALLS.c.id == row["id"])
             connection.execute(here.values(started_at=earlier))
 
