@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import flask
 from limits.storage import MemoryStorage
 
+from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
@@ -263,7 +264,8 @@ class Operators:
         """
         exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
         engine = self._enabled()[0].engines.primary
-        return restore(engine, shown.verdict.charge, exact, apply=apply)
+        charge, read_us = shown.verdict.charge, clock.now_us()
+        return restore(engine, charge, exact, apply=apply, read_us=read_us)
 
     def give_back(self, given: Iterable[tuple[RequestLimit, int]]) -> None:
         """Have limits of :meth:`LimitedRequest.peek` count so many units less in their present

@@ -175,3 +175,28 @@ def test_a_use_in_the_future_is_one_of_now(clock: Clock, limit: Limit) -> None:
     """Clocks of workers differ."""
     restored(clock, limit, [(START + 50 * SECOND, 300)])
     assert clock.remaining(limit) == 700
+
+
+def test_what_was_given_back_in_the_future_is_given_back(clock: Clock) -> None:
+    """In the order of the record, although all of it is of now."""
+    uses = [(START + 50 * SECOND, 300), (START + 60 * SECOND, -100)]
+    assert restored(clock, LIMITS[1], uses) == (0, 200, 200)
+
+
+@every_limit
+@pytest.mark.parametrize("ahead_s", [-300, 300])
+def test_a_record_by_another_clock_is_moved_to_the_storages(
+    clock: Clock, limit: Limit, ahead_s: int
+) -> None:
+    """A limit frees what it counts when it would have, and a second time changes nothing."""
+    uses = uses_until(START - 400 * SECOND, seed=3)
+    call(clock, limit, uses)
+    later = [step * HOUR // 4 for step in range(10)]
+    before = [clock.remaining(limit, each) for each in later]
+    clock.engine.clear(["b"])
+    ahead_us = ahead_s * SECOND
+    moved, charge = [(at_us + ahead_us, units) for at_us, units in uses], Charge(limit, "b")
+    for missing in (1000 - before[0], 0):
+        found = restore(clock, charge, moved, apply=True, read_us=START + ahead_us)  # type: ignore[arg-type]
+        assert found.missing == missing
+    assert [clock.remaining(limit, each) for each in later] == before
