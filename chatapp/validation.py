@@ -6,7 +6,7 @@ string`.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -82,7 +82,8 @@ def allowed(field: FieldInfo) -> str:
         for bound in BOUNDS
         if hasattr(each, bound)
     }
-    kind = KINDS.get(field.annotation, "a string")
+    is_list = get_origin(field.annotation) in (tuple, frozenset)
+    kind = KINDS.get(field.annotation, "a list, separated by commas" if is_list else "a string")
     if not bounds:
         return kind
     least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
