@@ -6,6 +6,7 @@ string`.
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Final, get_origin
 
 from pydantic.fields import FieldInfo
@@ -97,7 +98,7 @@ def type_name(value: object) -> str:
             return "null"
         case bool():
             return "a boolean"
-        case int() | float():
+        case int() | float() | Decimal():
             return "a number"
         case str():
             return "a string"
