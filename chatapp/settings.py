@@ -44,10 +44,6 @@ PUBLIC: Final = (MAPPED, IPv6Network("2000::/3"))
 CONSENT: Final = "anyone who can connect may name any operator"
 
 
-#: A longer value is described in an error.
-LONGEST_SHOWN: Final = 300
-
-
 class SettingsError(ValueError):
     """A setting is invalid; the message names it, the value found and the allowed values."""
 
@@ -176,9 +172,7 @@ class Settings(BaseModel):
         pattern=r"^[A-Za-z][A-Za-z0-9-]*$",
     )
     admin_sign_on_from: Annotated[tuple[Network, ...], BeforeValidator(_networks)] = setting(
-        "addresses or networks of that proxy, as connections come from it, as 10.0.0.5",
-        (),
-        shown="none",
+        "addresses or networks of that proxy, as connections come from it", (), shown="none"
     )
     admin_sign_on: Annotated[dict[str, str], BeforeValidator(_rights)] = setting(
         'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}: '
@@ -299,8 +293,8 @@ def from_config(config: Mapping[str, object]) -> Settings:
         )
     if settings.admin_sign_on_consent not in {None, CONSENT}:
         raise SettingsError(
-            f"{PREFIX}ADMIN_SIGN_ON_CONSENT: found {_shown(settings.admin_sign_on_consent)}; "
-            f"allowed: {CONSENT!r}"
+            f"{PREFIX}ADMIN_SIGN_ON_CONSENT: found {settings.admin_sign_on_consent!r}; allowed: "
+            f"{CONSENT!r}"
         )
     if settings.admin_sign_on_consent is None and _has_half(settings.admin_sign_on_from):
         found = ", ".join(map(str, settings.admin_sign_on_from))
@@ -370,13 +364,8 @@ def signing_key(secret: str) -> bytes:
 def _sentence(error: ErrorDetails, found: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
-    is_secret = name.endswith("_token")  # the error is logged
-    value = _shown(found[name], most=0 if is_secret else LONGEST_SHOWN)
+    size, is_secret = len(str(found[name])), name.endswith("_token")  # the error is logged
+    value = f"{size} characters" if is_secret or size > 300 else repr(found[name])
     meaning = _LINK.sub(r"\1", field.description or "")
     allowed = validation.allowed(field)
     return f"{PREFIX}{name.upper()}: found {value}; allowed: {allowed} ({meaning})"
-
-
-def _shown(value: object, *, most: int = LONGEST_SHOWN) -> str:
-    text = str(value)
-    return repr(value) if len(text) <= most else f"{len(text)} characters"

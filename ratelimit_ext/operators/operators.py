@@ -262,10 +262,10 @@ class Operators:
 
         Without ``apply``, only say how much that is. A limit that counts more is left alone.
         """
-        exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
+        now_us = clock.now_us()
+        exact = [(int(at.timestamp() * 1_000_000) - now_us, units) for at, units in uses]
         engine = self._enabled()[0].engines.primary
-        charge, read_us = shown.verdict.charge, clock.now_us()
-        return restore(engine, charge, exact, apply=apply, read_us=read_us)
+        return restore(engine, shown.verdict.charge, exact, apply=apply)
 
     def give_back(self, given: Iterable[tuple[RequestLimit, int]]) -> None:
         """Have limits of :meth:`LimitedRequest.peek` count so many units less in their present

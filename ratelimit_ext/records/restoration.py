@@ -19,10 +19,9 @@ from ratelimit_ext.engine.scratch import scratch
 
 #: A bucket gets at most about so many charges. More are joined, each at the latest instant.
 MOST_CHARGES: Final = 256
-#: Clocks that differ by more are not the same.
-MOST_DELAY_US: Final = 1_000_000
 
-#: When something was used, in microseconds since 1970, and how many units.
+#: When something was used, in microseconds from now (below 0: earlier), whatever the clock of the
+#: record is, and how many units.
 Use: TypeAlias = tuple[int, int]
 
 
@@ -34,24 +33,13 @@ class RestoredUsage(NamedTuple):
     missing: int
 
 
-def restore(
-    engine: Engine,
-    charge: Charge,
-    uses: Iterable[Use],
-    *,
-    apply: bool,
-    read_us: int | None = None,
-) -> RestoredUsage:
+def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool) -> RestoredUsage:
     """Charge what the bucket should count after these uses and does not; with ``apply`` False, only
     say how much that is. A use below 0 was given back. A bucket that counts more is left alone, and
-    a second time changes nothing. ``read_us`` is now by the clock of the uses; ``None``: by the
-    engine's. Raises ``StorageUnavailable``."""
+    a second time changes nothing. Raises ``StorageUnavailable``."""
     decision = engine.admit([charge._replace(cost=0)], take=False)
     (verdict,) = decision.verdicts
     limit, now_us = charge.limit, decision.now_us
-    ahead_us = now_us - read_us if read_us is not None else 0
-    if abs(ahead_us) > MOST_DELAY_US:  # else it is the way to the storage
-        uses = [(at_us + ahead_us, units) for at_us, units in uses]
     recorded, charges = _replayed(charge, uses, now_us)
     held = limit.capacity - verdict.remaining
     # An exhausted limit does not show by how much.
@@ -69,8 +57,8 @@ def restore(
 def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, list[Use]]:
     """Return what is counted now after these uses, and those since the bucket last began anew."""
     limit, state, charges = charge.limit, None, list[Use]()
-    in_order = sorted((use for use in uses if use[1]), key=itemgetter(0))
-    for at_us, units in ((min(at_us, now_us), units) for at_us, units in in_order):
+    moved = ((now_us + min(0, from_now_us), units) for from_now_us, units in uses if units)
+    for at_us, units in sorted(moved, key=itemgetter(0)):
         if units < 0:
             state, _ = scratch.credited(limit, state, at_us, -units)
             charges = _less(charges, -units)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +22,7 @@ from chatapp.ledger.table import CALLS
 from chatapp.operators.restoration import warn_if_lost
 from chatapp.services import services_of
 from ratelimit_ext import StorageEvent
+from ratelimit_ext.core import clock
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -107,6 +109,26 @@ def test_tokens_are_rebuilt_without_what_a_cache_had(
     (tokens,) = [each for each in found if each["unit"] == "tokens"]
     assert (tokens["identity"], tokens["limit"]) == ("user:bob", "tokens")
     assert 0 < tokens["usage"][1] <= 60_000
+
+
+@pytest.mark.parametrize("ahead_s", [-300, 300])
+def test_the_clocks_of_the_ledger_and_of_redis_may_differ(
+    app: Flask,
+    keys: dict[str, str],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_s: int,
+) -> None:
+    """A bucket counts what was used three seconds ago by the ledger's clock as used then."""
+    monkeypatch.setattr(clock, "now_us", lambda: int((time.time() + ahead_s) * 1_000_000))
+    began = datetime.now(UTC) + timedelta(seconds=ahead_s - 3)
+    call = finished(
+        begun(user="user:bob", key_id=None, started_at=began), usage=Usage(170_000, 20_000)
+    )
+    table.write(Database(database_url), [call])
+    found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
+    (tokens,) = [each for each in found if each["unit"] == "tokens"]
+    assert 0 < tokens["usage"][1] <= 180_000
 
 
 def test_only_one_user_is_rebuilt(

@@ -230,7 +230,6 @@ SIGN_ON = {
         ("ADMIN_SIGN_ON_HEADER", "a string (name of the header, with letters, digits and `-`, "),
         ("ADMIN_SIGN_ON_FROM", "a list, separated by commas (addresses or networks of that proxy"),
         ("ADMIN_SIGN_ON", "a JSON object of strings (who may do what then, as "),
-        ("ADMIN_SIGN_ON_CONSENT", f"{settings.CONSENT!r}"),
         ("OPEN_TOOLS", "a list, separated by commas (`mcp`, `web_fetch`: tools"),
         ("FALLBACK_MODELS", "a JSON object of strings (model to use when another is"),
     ],
