@@ -166,7 +166,8 @@ class Settings(BaseModel):
         min_length=16,
     )
     admin_sign_on_header: str | None = setting(
-        "header with which a [trusted proxy](admin.md#single-sign-on) names who uses /admin",
+        "name of the header, with letters, digits and `-`, in which a "
+        "[trusted proxy](admin.md#single-sign-on) names who uses /admin",
         shown="no single sign-on",
         pattern=r"^[A-Za-z][A-Za-z0-9-]*$",
     )
@@ -174,7 +175,8 @@ class Settings(BaseModel):
         "addresses or networks of that proxy, as connections come from it", (), shown="none"
     )
     admin_sign_on: Annotated[dict[str, str], BeforeValidator(_rights)] = setting(
-        'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}',
+        'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}: '
+        f"{', '.join(SCOPES)}, `team:NAME`",
         default_factory=dict,
     )
     admin_sign_on_consent: str | None = setting(
@@ -362,8 +364,8 @@ def signing_key(secret: str) -> bytes:
 def _sentence(error: ErrorDetails, values: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
-    is_secret = name.endswith("_token")  # the error is logged
-    value = f"{len(str(values[name]))} characters" if is_secret else repr(values[name])
+    size, is_secret = len(str(values[name])), name.endswith("_token")  # the error is logged
+    value = f"{size} characters" if is_secret or size > 300 else repr(values[name])
     meaning = _LINK.sub(r"\1", field.description or "")
     allowed = validation.allowed(field)
     return f"{PREFIX}{name.upper()}: found {value}; allowed: {allowed} ({meaning})"

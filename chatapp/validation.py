@@ -6,7 +6,8 @@ string`.
 
 from __future__ import annotations
 
-from typing import Final
+from decimal import Decimal
+from typing import Final, get_origin
 
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -82,7 +83,8 @@ def allowed(field: FieldInfo) -> str:
         for bound in BOUNDS
         if hasattr(constraint, bound)
     }
-    kind = KINDS.get(field.annotation, "a string")
+    is_list = get_origin(field.annotation) in (tuple, frozenset)
+    kind = KINDS.get(field.annotation, "a list, separated by commas" if is_list else "a string")
     if not bounds:
         return kind
     least = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}"
@@ -96,7 +98,7 @@ def type_name(value: object) -> str:
             return "null"
         case bool():
             return "a boolean"
-        case int() | float():
+        case int() | float() | Decimal():
             return "a number"
         case str():
             return "a string"

@@ -74,8 +74,8 @@ class CallLimits(AttemptLimits, Protocol):
         """Return what the call may cost in micro-dollars, and whether it is the only call in flight
         of each of its budgets, and may cost more than they hold; None without a budget."""
 
-    def renew(self, **costs: Any) -> None:
-        """Keep at least these costs reserved, by unit."""
+    def renew(self, *, at_once: bool = False, **costs: Any) -> None:
+        """Keep at least these costs reserved, by unit; ``at_once``: also if it is not due."""
 
     def settle(self, *, unseen: bool = False, **costs: Any) -> None:
         """Correct the reservation to these costs, by unit. ``unseen``: more may be billed."""
@@ -303,6 +303,10 @@ class UpstreamCall:
         self._retry.quota_use = demand.quota_use
         self._bound_to_budget()
         self.record = self._begun()
+        # If this worker dies, limits and ledger have the estimate of the fallback.
+        estimate = _costs(demand.estimate.usage, self.record.cost_micro_usd)
+        self._limits.renew(at_once=True, **estimate)
+        self._ledger.begin(self.record)
         return True
 
     def _begun(self) -> Call:

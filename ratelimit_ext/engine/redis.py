@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -135,18 +137,31 @@ class RedisEngine:
 # -- the names of buckets, for commands: no request looks for names -----------------------------
 
 
-def stored_names(client: Any, prefix: str) -> Iterator[str]:
+def stored_names(
+    client: Any, prefix: str, *, ask: Callable[[Callable[[], Any]], Any] = operator.call
+) -> Iterator[str]:
     """Yield the names that begin with the prefix, by SCAN, which does not block the server; on a
-    cluster, of all masters. One may come twice. Raises the client's errors."""
+    cluster, of all masters. One may come twice. ``ask`` calls each step: it may repeat one that
+    failed. Raises the client's errors."""
     pattern = "".join(f"\\{c}" if c in "*?[]\\^" else c for c in prefix) + "*"
-    for name in client.scan_iter(match=pattern, count=SCAN_COUNT):
-        yield name if isinstance(name, str) else name.decode("utf-8", "replace")
+    masters = getattr(client, "get_primaries", None)
+    for options in [{}] if masters is None else [{"target_nodes": node} for node in masters()]:
+        step, cursor = partial(client.scan, match=pattern, count=SCAN_COUNT, **options), 0
+        while True:
+            reply, names = ask(partial(step, cursor))
+            yield from [n if isinstance(n, str) else n.decode("utf-8", "replace") for n in names]
+            cursor = sum(reply.values()) if options else reply  # of one node
+            if not cursor:
+                break
 
 
 def held_calls(client: Any, keys: Sequence[str]) -> list[int]:
-    """Return how many calls hold an estimate in each of these buckets, whose limits reserve. Raises
-    the client's errors."""
-    heads = [_bytes(client.getrange(key, 0, _HEAD.stop - 1)) for key in keys]
+    """Return how many calls hold an estimate in each of these buckets, whose limits reserve, in one
+    round trip. Raises the client's errors."""
+    with client.pipeline(transaction=False) as commands:
+        for key in keys:
+            commands.getrange(key, 0, _HEAD.stop - 1)
+        heads = list(map(_bytes, commands.execute()))
     counts = [int.from_bytes(raw[1:4], "little") + sum(raw[:1]) for raw in heads]
     marks = [sum(raw[:1]) > 0 and raw[_HEAD] == bytes(6) for raw in heads]
     return [count - mark for count, mark in zip(counts, marks, strict=True)]

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import flask
 from limits.storage import MemoryStorage
 
+from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Verdict
@@ -261,7 +262,8 @@ class Operators:
 
         Without ``apply``, only say how much that is. A limit that counts more is left alone.
         """
-        exact = ((int(at.timestamp() * 1_000_000), units) for at, units in uses)
+        now_us = clock.now_us()
+        exact = [(int(at.timestamp() * 1_000_000) - now_us, units) for at, units in uses]
         engine = self._enabled()[0].engines.primary
         return restore(engine, shown.verdict.charge, exact, apply=apply)
 

@@ -6,9 +6,9 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import islice
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import flask
 from limits.storage import RedisStorage, Storage
@@ -31,8 +31,13 @@ AT_ONCE: Final = 200
 MOST_NAMES: Final = 100_000
 #: How long it reads by default: the application may look up the plan of each identity.
 LONGEST_S: Final = 30.0
+#: A search looks again after so many seconds each if the storage is late. Its deadline is that of
+#: requests, which look once; a search looks thousands of times.
+PAUSES_S: Final = (0.2, 1.0, 3.0)
 #: A block that lasts longer has no end.
 ENDLESS_US: Final = 5 * 365 * 86_400_000_000
+
+T = TypeVar("T")
 
 NOT_SEARCHABLE: Final = "This storage cannot be searched; only Redis and Valkey can."
 
@@ -204,11 +209,12 @@ class Reader:
         there are more names than were read."""
         rows = [row for row in self.rows if limit in (None, row.name, row.limit.name)]
         rows = [row for row in rows if row.limit.visible]
-        names, left = self._names(), search.most
+        names, left = self._names(ask=self._patiently), search.most
         found: dict[str, State] = {}  # SCAN may return a name twice
         while piece := list(islice(names, min(AT_ONCE, left))):
             left -= len(piece)
-            stored = [state for state in self._stored(piece, rows) if state.used]
+            states = self._patiently(partial(self._stored, piece, rows))
+            stored = [state for state in states if state.used]
             near = [state for state in stored if state.share >= search.least]
             found.update({state.verdict.charge.key: state for state in near})
             search.progress(len(piece))
@@ -245,14 +251,21 @@ class Reader:
     def _plan(self, row: Row, identity: str) -> str | None:
         return self._plan_of(self._callbacks.owner(row.kinds, identity))
 
-    def _names(self, beginning: str = "") -> Iterator[str]:
+    def _names(self, beginning: str = "", **options: Any) -> Iterator[str]:
         """Yield the names of buckets, in random order."""
         storage = self.components.storage
         if not isinstance(storage, RedisStorage):
             raise OperatorError("not_searchable", NOT_SEARCHABLE)
         prefix = f"{storage_prefix(storage)}:{FORMAT}:{beginning}"
         with self._errors():
-            yield from stored_names(storage.get_connection(), prefix)
+            yield from stored_names(storage.get_connection(), prefix, **options)
+
+    def _patiently(self, look: Callable[[], T]) -> T:
+        for pause_s in PAUSES_S:
+            with contextlib.suppress(StorageUnavailable), self._errors():
+                return look()
+            time.sleep(pause_s)
+        return look()
 
     def _states(self, wanted: Mapping[str, tuple[Row, str]]) -> list[State]:
         states = []

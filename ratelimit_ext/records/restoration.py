@@ -9,6 +9,7 @@ admits too much.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.change import Change
@@ -19,7 +20,8 @@ from ratelimit_ext.engine.scratch import scratch
 #: A bucket gets at most about so many charges. More are joined, each at the latest instant.
 MOST_CHARGES: Final = 256
 
-#: When something was used, in microseconds since 1970, and how many units.
+#: When something was used, in microseconds from now (below 0: earlier), whatever the clock of the
+#: record is, and how many units.
 Use: TypeAlias = tuple[int, int]
 
 
@@ -55,7 +57,8 @@ def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool)
 def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, list[Use]]:
     """Return what is counted now after these uses, and those since the bucket last began anew."""
     limit, state, charges = charge.limit, None, list[Use]()
-    for at_us, units in sorted((min(at_us, now_us), units) for at_us, units in uses if units):
+    moved = ((now_us + min(0, from_now_us), units) for from_now_us, units in uses if units)
+    for at_us, units in sorted(moved, key=itemgetter(0)):
         if units < 0:
             state, _ = scratch.credited(limit, state, at_us, -units)
             charges = _less(charges, -units)

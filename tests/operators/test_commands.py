@@ -301,6 +301,62 @@ def test_a_search_ends_in_time(
     assert "Reading" in run(console, "near").stderr
 
 
+def test_a_search_asks_for_a_bounded_number_at_once(
+    worker: Flask, console: Flask, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No command names more than AT_ONCE buckets, and the buckets of a piece take two round trips,
+    however many there are: their limits, and what calls hold."""
+    monkeypatch.setattr(usage, "AT_ONCE", 10)
+    for number in range(30):
+        call(worker, "/call", 1, f"c{number}")
+    run(console, "top")  # the connections and scripts are there
+    asked: list[int] = []
+    with redis_client.monitor() as monitor:
+        run(console, "near", "--at", "1")
+        redis_client.echo("over")
+        for seen in monitor.listen():
+            command, *words = seen["command"].split(" ")
+            if command == "ECHO":
+                break
+            if seen["client_type"] == "lua":
+                continue
+            if command in ("FCALL", "EVALSHA"):
+                asked.append(int(words[1]))
+    assert asked
+    assert max(asked) <= 10
+    sum_of = len(asked)
+    before = redis_client.info("stats")["total_reads_processed"]
+    run(console, "near", "--at", "1")
+    reads = redis_client.info("stats")["total_reads_processed"] - before
+    assert reads <= 2 * sum_of + 10
+
+
+def test_a_search_looks_again_if_the_storage_is_late(
+    worker: Flask, console: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its deadline is that of requests; a search of a million names looks for it so often that a
+    busy machine is late once. A storage that stays silent is an error."""
+    call(worker, "/chat/", 3, "ann")
+    expected = read(console, "near")
+    late = [redis.exceptions.TimeoutError("Timeout reading from socket") for _ in range(2)]
+    monkeypatch.setattr(usage, "PAUSES_S", (0.0, 0.0))
+    for method in ("scan", "pipeline"):
+        errors, real = list(late), getattr(redis.Redis, method)
+
+        def fails_first(*words: Any, _real: Any = real, _errors: Any = errors, **more: Any) -> Any:
+            if _errors:
+                raise _errors.pop()
+            return _real(*words, **more)
+
+        monkeypatch.setattr(redis.Redis, method, fails_first)
+        assert [s["identity"] for s in read(console, "near")] == ["ann"]
+        assert not errors
+        errors += [*late, *late]
+        assert "Timeout reading from socket" in run(console, "near", status=1).stderr
+        monkeypatch.setattr(redis.Redis, method, real)
+    assert [s["identity"] for s in expected] == ["ann"]
+
+
 def test_identities_are_printed_without_control_characters(worker: Flask, console: Flask) -> None:
     """Callers choose them, and an operator's terminal would obey."""
     with worker.test_request_context():

@@ -59,7 +59,8 @@ def call(clock: Clock, limit: Limit, uses: Sequence[Use]) -> None:
 def restored(
     clock: Clock, limit: Limit, uses: Sequence[Use], *, apply: bool = True
 ) -> RestoredUsage:
-    return restore(clock, Charge(limit, "b"), uses, apply=apply)  # type: ignore[arg-type]
+    from_now = [(at_us - clock.now_us, units) for at_us, units in uses]
+    return restore(clock, Charge(limit, "b"), from_now, apply=apply)  # type: ignore[arg-type]
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -175,3 +176,9 @@ def test_a_use_in_the_future_is_one_of_now(clock: Clock, limit: Limit) -> None:
     """Clocks of workers differ."""
     restored(clock, limit, [(START + 50 * SECOND, 300)])
     assert clock.remaining(limit) == 700
+
+
+def test_what_was_given_back_in_the_future_is_given_back(clock: Clock) -> None:
+    """In the order of the record, although all of it is of now."""
+    uses = [(START + 50 * SECOND, 300), (START + 60 * SECOND, -100)]
+    assert restored(clock, LIMITS[1], uses) == (0, 200, 200)

@@ -248,11 +248,13 @@ class Reservation:
         input_tokens: int | None = None,
         output_tokens: int | None = None,
         usd: Dollars | None = None,
+        at_once: bool = False,
     ) -> None:
         """Extend the lease of a running call, with its cost so far. Cheap to call at every chunk:
-        it reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease. That
-        cost is charged if the worker dies; in a unit that was never given, the estimate."""
-        if not self.renewal_is_due:
+        it reaches the storage once in :data:`RENEW_EVERY_S` seconds, or a third of the lease, or
+        ``at_once``. That cost is charged if the worker dies; in a unit that was never given, the
+        estimate."""
+        if not (at_once or self.renewal_is_due):
             return
         self._renewed_at = time.monotonic()
         self._so_far |= costs_by_unit(tokens, input_tokens, output_tokens, usd)

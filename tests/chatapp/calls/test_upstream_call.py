@@ -58,7 +58,7 @@ class FakeLimits:
     def report(self, quotas: Sequence[Quota], *, asked_at: float) -> None:
         """test_retry tests quotas."""
 
-    def renew(self, **costs: Any) -> None:
+    def renew(self, *, at_once: bool = False, **costs: Any) -> None:
         self.renewed.append(costs)
 
     def settle(self, *, unseen: bool = False, **costs: Any) -> None:
@@ -163,6 +163,17 @@ def test_the_fallback_answers_for_an_overloaded_model(ledger: RecordingLedger) -
     assert record.cost_micro_usd == CATALOGUE.price(FALLBACK.slug, USAGE)
     assert [name for name, _ in upstream.called] == [REQUESTED.name, FALLBACK.name]
     assert limits.cooled == [9.0]
+
+
+def test_limits_and_ledger_begin_again_with_the_fallback(ledger: RecordingLedger) -> None:
+    """If its worker dies, both have the estimate of the model that was called last."""
+    limits, upstream = FakeLimits(), FakeUpstream(gpt_5_4_mini="overloaded")
+    begin(limits, ledger, fallback=demand(FALLBACK)).run(upstream)
+    estimate = CATALOGUE.price(FALLBACK.slug, ESTIMATE.usage)
+    begun = [(call.slug, call.cost_micro_usd) for call in ledger.begun]
+    assert begun[1:] == [(FALLBACK.slug, estimate)]
+    assert begun[0][0] == REQUESTED.slug
+    assert [costs["usd"] for costs in limits.renewed] == [Decimal(estimate).scaleb(-6)]
 
 
 @pytest.mark.parametrize("denied", [False, True], ids=["none", "denied"])

@@ -77,6 +77,12 @@ def test_every_listed_model_is_served_by_its_provider() -> None:
         (f"{HEAD}[models.a]\n{MODEL}{priced(output='-1')}", "whole micro-dollars"),
         (f"{HEAD}[models.a]\n{MODEL}{priced(output='0.0000001')}", "whole micro-dollars"),
         (f"{HEAD}[models.a]\n{MODEL}{priced(output='nan')}", "finite"),
+        (f"{HEAD}[models.a]\n{MODEL}speed = 0\n", "models.a.speed is 0; write more than 0"),
+        (f"{HEAD}[models.a]\n{MODEL}speed = -5\n", "models.a.speed is -5; write more than 0"),
+        (f"{HEAD}[models.a]\n{MODEL}speed = 1.5\n", "models.a.speed is a number; write a whole"),
+        (f'{HEAD}[models.a]\n{MODEL}speed = "fast"\n', "models.a.speed is a string; write a"),
+        (f"{HEAD}[models.a]\n{MODEL}speed = 10000000000\n", "write at most 1000000000"),
+        (f"{HEAD}[models.a]\n{MODEL}sped = 5\n", "models.a.sped is unknown; remove it"),
         (f"{HEAD}[models.a]\n{MODEL}", "no model has a price"),
         (f'{HEAD}x = "b"\n[models.a]\n{MODEL}', "defaults.x"),
         (

@@ -294,6 +294,10 @@ def test_no_more_is_given_back_than_was_spent(worker: Flask, console: Flask) -> 
         (("0", "--user", "alice"), "'0' is not an amount of dollars above 0"),
         (("--user", "alice", "--", "-5"), "'-5' is not an amount of dollars above 0"),
         (("nan", "--user", "alice"), "'nan' is not an amount of dollars above 0"),
+        *(
+            ((odd, "--user", "alice"), "is not an amount of dollars")
+            for odd in ("", "five", "1e400", "inf", "0x10", "٣usd", "0.00000001", "9" * 400)
+        ),
         (("5", "--user", "bob"), "There is no user 'bob'"),
         (("5", "--user", "zoe"), "No budget counts anything now of zoe."),
         (("5", "--team", "red"), "There is no budget in dollars of red."),

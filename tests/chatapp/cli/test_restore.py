@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +17,12 @@ from chatapp.accounts.store import Accounts
 from chatapp.catalogue.usage import Usage
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.ledger.reports import month_start
 from chatapp.ledger.table import CALLS
 from chatapp.operators.restoration import warn_if_lost
 from chatapp.services import services_of
 from ratelimit_ext import StorageEvent
+from ratelimit_ext.core import clock
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -27,7 +30,6 @@ from tests.chatapp.upstream_server import UpstreamServer
 from tests.servers import eventually
 
 CALL = {"message": "hi", "model": "gpt-4o"}
-MONTH = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 @pytest.fixture
@@ -109,6 +111,26 @@ def test_tokens_are_rebuilt_without_what_a_cache_had(
     assert 0 < tokens["usage"][1] <= 60_000
 
 
+@pytest.mark.parametrize("ahead_s", [-300, 300])
+def test_the_clocks_of_the_ledger_and_of_redis_may_differ(
+    app: Flask,
+    keys: dict[str, str],
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_s: int,
+) -> None:
+    """A bucket counts what was used three seconds ago by the ledger's clock as used then."""
+    monkeypatch.setattr(clock, "now_us", lambda: int((time.time() + ahead_s) * 1_000_000))
+    began = datetime.now(UTC) + timedelta(seconds=ahead_s - 3)
+    call = finished(
+        begun(user="user:bob", key_id=None, started_at=began), usage=Usage(170_000, 20_000)
+    )
+    table.write(Database(database_url), [call])
+    found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
+    (tokens,) = [each for each in found if each["unit"] == "tokens"]
+    assert 0 < tokens["usage"][1] <= 180_000
+
+
 def test_only_one_user_is_rebuilt(
     app: Flask, keys: dict[str, str], redis_client: redis.Redis
 ) -> None:
@@ -128,7 +150,8 @@ def test_dead_calls_count_what_was_settled(
 ) -> None:
     """A call whose worker died is settled to its estimate, which a running one holds."""
     now = datetime.now(UTC)
-    dead = begun(user="user:bob", started_at=now - timedelta(hours=2), cost_micro_usd=7)
+    earlier = max(month_start(), now - timedelta(hours=2))  # one of this month
+    dead = begun(user="user:bob", started_at=earlier, cost_micro_usd=7)
     running = begun(user="user:bob", started_at=now, cost_micro_usd=3400)
     table.write(Database(database_url), [dead, running])
     found = json.loads(run(app, "ledger", "restore", "--json").stdout)["limits"]
@@ -145,7 +168,7 @@ def age(database_url: str, by: timedelta) -> None:
     """As if the calls had begun earlier, but within the month."""
     with Database(database_url).writing() as connection:
         for row in connection.execute(CALLS.select()).mappings().all():
-            earlier = max(MONTH, row["started_at"] - by)
+            earlier = max(month_start(), row["started_at"] - by)
             here = update(CALLS).where(CALLS.c.id == row["id"])
             connection.execute(here.values(started_at=earlier))
 

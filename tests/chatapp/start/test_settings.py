@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -207,3 +208,38 @@ def test_a_misspelt_setting_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.clear()
     settings.from_environment({"CHATAPP_FOO": "1"})
     assert "did you mean" not in caplog.text  # the prefix alone is no likeness
+
+
+ODD = ("1", "-1", "[]", "null,", "x\ny", "é\U0001f600", "9" * 400, "1e400,", "a" * 5000 + ",")
+SIGN_ON = {
+    "CHATAPP_ADMIN_TOKEN": "t" * 20,
+    "CHATAPP_ADMIN_SIGN_ON_HEADER": "X-User",
+    "CHATAPP_ADMIN_SIGN_ON_FROM": "10.0.0.5",
+    "CHATAPP_ADMIN_SIGN_ON": '{"*": "read"}',
+}
+
+
+@pytest.mark.parametrize("found", ODD, ids=range(len(ODD)))
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        ("ADMIN_SIGN_ON_HEADER", "a string (name of the header, with letters, digits and `-`, "),
+        ("ADMIN_SIGN_ON_FROM", "a list, separated by commas (addresses or networks of that proxy"),
+        ("ADMIN_SIGN_ON", "a JSON object of strings (who may do what then, as "),
+        ("OPEN_TOOLS", "a list, separated by commas (`mcp`, `web_fetch`: tools"),
+        ("FALLBACK_MODELS", "a JSON object of strings (model to use when another is"),
+    ],
+)
+def test_an_odd_value_is_refused_with_what_is_allowed(name: str, allowed: str, found: str) -> None:
+    """A long one is not repeated. Nothing odd is taken for the default."""
+    with pytest.raises(SettingsError) as caught:
+        read(**{**SIGN_ON, f"CHATAPP_{name}": found})
+    shown = repr(found) if len(found) <= 300 else f"{len(found)} characters"
+    assert str(caught.value).startswith(f"CHATAPP_{name}: found {shown}; allowed: {allowed}")
+
+
+@pytest.mark.parametrize("rights", ["root", "all root", "ALL", "team", "read,users"])
+def test_an_unknown_right_is_refused_with_all_rights(rights: str) -> None:
+    """Also beside known ones."""
+    with pytest.raises(SettingsError, match=", ".join(settings.SCOPES)):
+        read(**{**SIGN_ON, "CHATAPP_ADMIN_SIGN_ON": json.dumps({"*": rights})})

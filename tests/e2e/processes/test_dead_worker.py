@@ -18,7 +18,15 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.chatapp.upstream_server import Stream, UpstreamServer, Wait, openai_chunks
+from chatapp import catalogue
+from chatapp.catalogue.usage import Usage
+from tests.chatapp.upstream_server import (
+    Stream,
+    UpstreamServer,
+    Wait,
+    openai_chunks,
+    openai_error,
+)
 from tests.e2e.command import run
 from tests.e2e.gunicorn_master import Master, gunicorn
 from tests.servers import eventually
@@ -105,7 +113,18 @@ def provider() -> Iterator[UpstreamServer]:
 @pytest.fixture(scope="module")
 def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) -> Death:
     """One worker that has all of the streams is killed; the master starts another."""
-    directory = tmp_path_factory.mktemp("death")
+    return died(provider, tmp_path_factory.mktemp("death"), STREAMS)
+
+
+def died(
+    provider: UpstreamServer,
+    directory: Path,
+    streams: int,
+    *,
+    slug: str = "gpt-5.4-mini",
+    **more: str,
+) -> Death:
+    """Kill the worker of so many streams of this model; ``more`` are settings."""
     database, policy = directory / "chatapp.db", directory / "policy.toml"
     policy.write_text(POLICY)
     settings = {
@@ -113,20 +132,21 @@ def death(provider: UpstreamServer, tmp_path_factory: pytest.TempPathFactory) ->
         "RATELIMIT_POLICY_FILE": str(policy),
         "RATELIMIT_LEASE_SECONDS": str(LEASE_S),
         **provider.variables,
+        **more,
     }
     with gunicorn(
-        "wsgi:app", directory, workers=1, GUNICORN_THREADS=str(STREAMS + 6), **settings
+        "wsgi:app", directory, workers=1, GUNICORN_THREADS=str(streams + 6), **settings
     ) as master:
         first_storage = run_of(storage_uri(master))
-        streams = [begun(master) for _ in range(STREAMS)]
+        connections = [begun(master) for _ in range(streams)]
         held = left(master)
         # The ledger's thread may be 50 ms behind: calls that began later than that a kill takes.
-        eventually(lambda: len(kept(database)) == STREAMS)
+        eventually(lambda: [call["slug"] for call in kept(database)] == [slug] * streams)
         (worker,) = master.workers()
         os.kill(worker, signal.SIGKILL)
-        for connection in streams:
+        for connection in connections:
             connection.close()
-        eventually(lambda: left(master)["at-once"] == STREAMS)
+        eventually(lambda: left(master)["at-once"] == WHOLE["at-once"])
         return Death(
             held=held,
             after=left(master),
@@ -235,4 +255,32 @@ def test_the_check_names_every_call(death: Death) -> None:
 def test_the_other_commands_have_the_same_number(death: Death) -> None:
     """`chat spend` sums it, and `chat ledger restore` finds nothing that the limits lack."""
     assert [row["cost_usd"] for row in json.loads(death.spend.stdout)] == [cost_of(death) / 1e6]
-    assert json.loads(death.restore.stdout)["limits"] == []
+    assert_limits_lack_nothing(death)
+
+
+def assert_limits_lack_nothing(death: Death) -> None:
+    """Not a micro-dollar. A bucket refills two tokens a second from the admission on, which is a
+    moment before the ledger's time of the call."""
+    lacking = {
+        each["limit"]: each["usage"][2] for each in json.loads(death.restore.stdout)["limits"]
+    }
+    assert lacking.pop("tokens", 0) < 10
+    assert lacking == {}
+
+
+def test_a_call_of_a_fallback_costs_its_estimate(tmp_path: Path) -> None:
+    """Of the dearer model that was called in the end: the same in the ledger and in the limits, for
+    a call alone and for one beside it."""
+    hangs = Stream([*openai_chunks()[:2], Wait()])
+    with UpstreamServer.running() as server:
+        server.script(*[openai_error(500, code="server_error"), hangs] * 2)
+        fallbacks = json.dumps({"gpt-5.4-mini": "gpt-5.4"})
+        once = {"CHATAPP_PROVIDER_ATTEMPTS": "1", "CHATAPP_FALLBACK_MODELS": fallbacks}
+        death = died(server, tmp_path, 2, slug="gpt-5.4", **once)
+    assert [call["model"] for call in death.calls] == ["gpt-5.4-mini"] * 2
+    prices = catalogue.load()
+    for call in death.calls:
+        usage = Usage(call["estimated_input_tokens"], call["estimated_output_tokens"])
+        assert call["cost_micro_usd"] == prices.price("gpt-5.4", usage)
+    test_the_calls_cost_their_estimates(death)
+    assert_limits_lack_nothing(death)

@@ -20,6 +20,7 @@ from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     OPENAI_PATH,
+    RESPONSES_PATH,
     UpstreamServer,
     anthropic_error,
     openai_error,
@@ -43,6 +44,7 @@ BODIES: dict[str, dict[str, object]] = {
     CHAT_PATH: {"model": "gpt-5.4-mini", "message": "ping"},
     OPENAI_PATH: {"model": "gpt-5.4-mini", "messages": said("ping")},
     ANTHROPIC_PATH: {"model": "claude-haiku-4-5", "messages": said("ping"), "max_tokens": 100},
+    RESPONSES_PATH: {"model": "gpt-5.4-mini", "input": "ping"},
 }
 # What the provider bills for its "pong".
 OPENAI_BILL = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2)
@@ -106,7 +108,7 @@ def code_of(path: str, response: TestResponse) -> str:
     if path == CHAT_PATH:
         assert set(body) == {"error", "code"}
         sentence, code = body["error"], body["code"]
-    elif path == OPENAI_PATH:
+    elif path in {OPENAI_PATH, RESPONSES_PATH}:
         assert set(body["error"]) == {"message", "type", "param", "code"}
         sentence, code = body["error"]["message"], body["error"]["code"]
     else:
@@ -193,6 +195,63 @@ def test_a_refused_request_costs_nothing(asker: Asker, provider: UpstreamServer,
     assert asker.left() == before
     # The model's own limit is in no /usage: this call is the first that it has counted.
     assert left(asker.ask(case.path))["model"] == 2999
+
+
+ODD = (1, -1, 10**40, 1.5, "", "vs_1", "a\x00b", "x" * 5000, None, True, {}, {"a": 1}, [None], [[]])
+#: Where a body may name what a provider keeps for all clients of this server.
+NAMED: dict[str, tuple[str, Callable[[object], dict[str, object]]]] = {
+    "the stores of a tool": (
+        RESPONSES_PATH,
+        lambda odd: {"tools": [{"type": "file_search", "vector_store_ids": odd}]},
+    ),
+    "the stores of a later tool": (
+        RESPONSES_PATH,
+        lambda odd: {
+            "input": [
+                {
+                    "type": "additional_tools",
+                    "tools": [{"type": "file_search", "vector_store_ids": odd}],
+                }
+            ]
+        },
+    ),
+    "the tools": (RESPONSES_PATH, lambda odd: {"tools": odd}),
+    "the content of a document": (
+        ANTHROPIC_PATH,
+        lambda odd: {"messages": document({"type": "content", "content": odd})},
+    ),
+    "the file of a document": (
+        ANTHROPIC_PATH,
+        lambda odd: {"messages": document({"type": "file", "file_id": odd})},
+    ),
+    "a document's source": (ANTHROPIC_PATH, lambda odd: {"messages": document(odd)}),
+    "tags": (
+        OPENAI_PATH,
+        lambda odd: dict.fromkeys(("user", "metadata", "safety_identifier"), odd),
+    ),
+}
+
+
+def document(source: object) -> list[dict[str, object]]:
+    return [{"role": "user", "content": [{"type": "document", "source": source}]}]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_an_odd_name_is_a_sentence_or_the_providers_to_judge(
+    asker: Asker, provider: UpstreamServer, name: str
+) -> None:
+    """An error has the endpoint's format, and what is refused costs nothing."""
+    path, fields = NAMED[name]
+    for number, odd in enumerate(ODD):
+        asker.key = asker.new_key(f"user-{number}")  # a few calls a minute are allowed
+        before, calls = asker.left(), len(provider.calls)
+        response = asker.ask(path, fields(odd))
+        if response.status_code == 200:
+            continue
+        assert response.status_code in {400, 403, 413}, (odd, response.text)
+        assert code_of(path, response)
+        assert len(provider.calls) == calls
+        assert asker.left() == before, odd
 
 
 IMAGE = "iVBORw0KGgo="
