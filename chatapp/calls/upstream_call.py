@@ -266,7 +266,7 @@ class UpstreamCall:
             return
         may_spend, self._is_alone = budget
         self._spendable = may_spend
-        prompt = replace(estimate.usage, output_tokens=0)
+        prompt = estimate.usage._replace(output_tokens=0)
         if not self._is_alone:
             prompt = self._demand.prompt(self._catalogue)
             # One of its budgets may have less, of which it is the only call.
@@ -274,7 +274,7 @@ class UpstreamCall:
         tool_uses = result_tokens = None
         if estimate.tools:
             pot = may_spend // 2
-            uncached = replace(prompt, cached_input_tokens=0, tool_calls={})
+            uncached = prompt._replace(cached_input_tokens=0, tool_calls={})
             tool_uses, result_tokens = self._catalogue.tools_for(
                 pot, slug, uncached, estimate.tools
             )
@@ -447,7 +447,7 @@ class UpstreamCall:
             self._timer.cancel()
         usage, estimate = used.usage, self._demand.estimate
         if usage.tiers is None:  # not reported: as requested
-            usage = replace(usage, tiers=estimate.tiers)
+            usage = usage._replace(tiers=estimate.tiers)
         cost_micro_usd = self._catalogue.price(self.record.slug, usage)
         if used.unseen and not self._is_alone:
             cost_micro_usd = max(cost_micro_usd, self._held)
