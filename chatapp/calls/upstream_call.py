@@ -152,7 +152,7 @@ class UpstreamCall:
         self._timer: threading.Timer | None = None
         self._bound_to_budget()
         self._new_record = new_record
-        self.record = self._begun()
+        self.record = self._row(self._demand.cost_micro_usd)
         self._lock = threading.Lock()
         self._is_over = False
         self._wait = Wait()
@@ -302,18 +302,20 @@ class UpstreamCall:
         self._demand = demand
         self._retry.quota_use = demand.quota_use
         self._bound_to_budget()
-        self.record = self._begun()
+        self.record = self._row(self._demand.cost_micro_usd)
         return True
 
-    def _begun(self) -> Call:
+    def _row(self, cost_micro_usd: int, *, estimated: bool = True, **outcome: Any) -> Call:
+        """Return the row of the call, with its ``outcome`` as far as it is known."""
         model, estimate = self._demand.model, self._demand.estimate
         return self._new_record(
             slug=model.slug,
             provider=model.upstream,
             estimated_input_tokens=estimate.input_tokens,
             estimated_output_tokens=estimate.output_tokens,
-            cost_micro_usd=self._demand.cost_micro_usd,
-            estimated=True,
+            cost_micro_usd=cost_micro_usd,
+            estimated=estimated,
+            **outcome,
         )
 
     def note_error(self, error: UpstreamError) -> None:
@@ -350,9 +352,7 @@ class UpstreamCall:
         if self._limits.renewal_is_due:
             self._limits.renew(**_costs(usage, cost))
             # If this worker dies, the ledger knows what the limits know.
-            self._ledger.begin(
-                replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
-            )
+            self._ledger.begin(self._row(cost, usage=usage))
 
     def _pause_s(self, now: float) -> float:
         """Return how long the upstream has sent no output by now, if that is unusual."""
@@ -451,12 +451,11 @@ class UpstreamCall:
         cost_micro_usd = self._catalogue.price(self.record.slug, usage)
         if used.unseen and not self._is_alone:
             cost_micro_usd = max(cost_micro_usd, self._held)
-        self.record = replace(
-            self.record,
+        self.record = self._row(
+            cost_micro_usd,
             usage=usage,
             estimated=used.estimated,
             basis=used.basis if used.estimated else None,
-            cost_micro_usd=cost_micro_usd,
             status=status,
             client_left=client_left,
             attempts=self._retry.attempts,
