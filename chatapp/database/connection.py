@@ -35,6 +35,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _url(url)
         self._engine = PerProcess(self._create_engine)
+        self._writers = PerProcess(self._create_writers)
         self._alone = PerProcess(threading.Lock)
 
     def __repr__(self) -> str:
@@ -66,8 +67,7 @@ class Database:
         ``row_by_row``: SQLite commits each row. Between two rows of a transaction, a thread would
         hold SQLite's lock while it waits for Python's, for seconds beside a thousand streams.
         """
-        engine = self._engine.get().execution_options(writes="row" if row_by_row else "all")
-        with engine.begin() as connection:
+        with self._writers.get()[row_by_row].begin() as connection:
             yield connection
 
     @contextmanager
@@ -89,6 +89,11 @@ class Database:
     def close(self) -> None:
         """Close this process's idle connections."""
         self._engine.get().dispose()
+
+    def _create_writers(self) -> tuple[Engine, Engine]:
+        """Return what writes all rows at once, and row by row; each keeps its events looked up."""
+        engine = self._engine.get()
+        return engine.execution_options(writes="all"), engine.execution_options(writes="row")
 
     def _create_engine(self) -> Engine:
         if not self.is_sqlite:
