@@ -39,7 +39,7 @@ from chatapp.ledger.writer import BackgroundLedger
 from chatapp.traces import UNTRACED, Traces
 from chatapp.traces import Attempt as Span
 from chatapp.upstreams import Bounds, Progress, UpstreamError
-from chatapp.upstreams.cancellation import Wait, waiting
+from chatapp.upstreams.cancellation import Wait
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.
 STALE_S: Final = 1.0
@@ -170,7 +170,7 @@ class UpstreamCall:
         """
         self.disconnect.on_disconnect(self._leave)
         try:
-            with waiting(self._wait):
+            with self._wait:
                 return self._run(attempt)
         except UpstreamError:
             raise  # the call has ended already
