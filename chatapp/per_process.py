@@ -10,6 +10,17 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
+#: Kept, because asking the system takes a system call.
+_process_id = os.getpid()
+
+
+def _note_fork() -> None:
+    global _process_id  # noqa: PLW0603
+    _process_id = os.getpid()
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
 
 class PerProcess(Generic[T]):
     """A thing made at its first use, once in each process.
@@ -31,11 +42,11 @@ class PerProcess(Generic[T]):
     def get(self) -> T:
         """This process's thing; safe from any thread."""
         made = self._made
-        if made is not None and made[0] == os.getpid():
+        if made is not None and made[0] == _process_id:
             return made[1]
         with self._lock:
-            if self._made is None or self._made[0] != os.getpid():
-                self._made = (os.getpid(), self._create())
+            if self._made is None or self._made[0] != _process_id:
+                self._made = (_process_id, self._create())
                 if self._close is not None and not self._ends_with_process:
                     atexit.register(self.close)
                     self._ends_with_process = True
@@ -44,7 +55,7 @@ class PerProcess(Generic[T]):
     def close(self) -> None:
         """Close what this process made, if it made anything."""
         made = self._made
-        if self._close is not None and made is not None and made[0] == os.getpid():
+        if self._close is not None and made is not None and made[0] == _process_id:
             self._close(made[1])
             atexit.unregister(self.close)  # which would keep it
             self._ends_with_process = False

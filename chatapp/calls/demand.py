@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from chatapp.catalogue import RESULT_TOKENS, Catalogue, Model
@@ -67,7 +67,7 @@ class Demand:
         context = catalogue.entry(self.model.slug).context or UNKNOWN_CONTEXT
         tokens = estimate.input_tokens if estimate.input_is_known else context
         usage = estimate.usage
-        return replace(usage, input_tokens=tokens, cached_input_tokens=0, output_tokens=0)
+        return usage._replace(input_tokens=tokens, cached_input_tokens=0, output_tokens=0)
 
     def claim(self, catalogue: Catalogue) -> ClaimedCosts:
         """Return what a budget may hold. A tool is used once; after an open one, the model reads as
@@ -76,10 +76,10 @@ class Demand:
         longest = self.longest(catalogue)
         expected = estimate.output_tokens
         usual = min(longest, max(expected, HELD_TOKENS * estimate.choices))
-        most = catalogue.price(slug, replace(prompt, output_tokens=longest))
+        most = catalogue.price(slug, prompt._replace(output_tokens=longest))
         least = enough = most
         if expected < longest and not self.is_unbounded:  # a price is a line of output
-            least = catalogue.price(slug, replace(prompt, output_tokens=expected))
+            least = catalogue.price(slug, prompt._replace(output_tokens=expected))
             part = (most - least) * (usual - expected)
             enough = least - -part // (longest - expected)
         if not OPEN_TOOLS.isdisjoint(estimate.tools):

@@ -39,7 +39,7 @@ from chatapp.ledger.writer import BackgroundLedger
 from chatapp.traces import UNTRACED, Traces
 from chatapp.traces import Attempt as Span
 from chatapp.upstreams import Bounds, Progress, UpstreamError
-from chatapp.upstreams.cancellation import Wait, waiting
+from chatapp.upstreams.cancellation import Wait
 
 #: A connection that was idle for too long breaks at once; one that breaks later had the request.
 STALE_S: Final = 1.0
@@ -152,7 +152,7 @@ class UpstreamCall:
         self._timer: threading.Timer | None = None
         self._bound_to_budget()
         self._new_record = new_record
-        self.record = self._begun()
+        self.record = self._row(self._demand.cost_micro_usd)
         self._lock = threading.Lock()
         self._is_over = False
         self._wait = Wait()
@@ -170,7 +170,7 @@ class UpstreamCall:
         """
         self.disconnect.on_disconnect(self._leave)
         try:
-            with waiting(self._wait):
+            with self._wait:
                 return self._run(attempt)
         except UpstreamError:
             raise  # the call has ended already
@@ -266,7 +266,7 @@ class UpstreamCall:
             return
         may_spend, self._is_alone = budget
         self._spendable = may_spend
-        prompt = replace(estimate.usage, output_tokens=0)
+        prompt = estimate.usage._replace(output_tokens=0)
         if not self._is_alone:
             prompt = self._demand.prompt(self._catalogue)
             # One of its budgets may have less, of which it is the only call.
@@ -274,7 +274,7 @@ class UpstreamCall:
         tool_uses = result_tokens = None
         if estimate.tools:
             pot = may_spend // 2
-            uncached = replace(prompt, cached_input_tokens=0, tool_calls={})
+            uncached = prompt._replace(cached_input_tokens=0, tool_calls={})
             tool_uses, result_tokens = self._catalogue.tools_for(
                 pot, slug, uncached, estimate.tools
             )
@@ -302,22 +302,24 @@ class UpstreamCall:
         self._demand = demand
         self._retry.quota_use = demand.quota_use
         self._bound_to_budget()
-        self.record = self._begun()
+        self.record = self._row(demand.cost_micro_usd)
         # If this worker dies, limits and ledger have the estimate of the fallback.
         estimate = _costs(demand.estimate.usage, self.record.cost_micro_usd)
         self._limits.renew(at_once=True, **estimate)
         self._ledger.begin(self.record)
         return True
 
-    def _begun(self) -> Call:
+    def _row(self, cost_micro_usd: int, *, estimated: bool = True, **outcome: Any) -> Call:
+        """Return the row of the call, with its ``outcome`` as far as it is known."""
         model, estimate = self._demand.model, self._demand.estimate
         return self._new_record(
             slug=model.slug,
             provider=model.upstream,
             estimated_input_tokens=estimate.input_tokens,
             estimated_output_tokens=estimate.output_tokens,
-            cost_micro_usd=self._demand.cost_micro_usd,
-            estimated=True,
+            cost_micro_usd=cost_micro_usd,
+            estimated=estimated,
+            **outcome,
         )
 
     def note_error(self, error: UpstreamError) -> None:
@@ -354,9 +356,7 @@ class UpstreamCall:
         if self._limits.renewal_is_due:
             self._limits.renew(**_costs(usage, cost))
             # If this worker dies, the ledger knows what the limits know.
-            self._ledger.begin(
-                replace(self.record, usage=usage, estimated=True, cost_micro_usd=cost)
-            )
+            self._ledger.begin(self._row(cost, usage=usage))
 
     def _pause_s(self, now: float) -> float:
         """Return how long the upstream has sent no output by now, if that is unusual."""
@@ -451,16 +451,15 @@ class UpstreamCall:
             self._timer.cancel()
         usage, estimate = used.usage, self._demand.estimate
         if usage.tiers is None:  # not reported: as requested
-            usage = replace(usage, tiers=estimate.tiers)
+            usage = usage._replace(tiers=estimate.tiers)
         cost_micro_usd = self._catalogue.price(self.record.slug, usage)
         if used.unseen and not self._is_alone:
             cost_micro_usd = max(cost_micro_usd, self._held)
-        self.record = replace(
-            self.record,
+        self.record = self._row(
+            cost_micro_usd,
             usage=usage,
             estimated=used.estimated,
             basis=used.basis if used.estimated else None,
-            cost_micro_usd=cost_micro_usd,
             status=status,
             client_left=client_left,
             attempts=self._retry.attempts,

@@ -8,7 +8,7 @@ it sends nothing. How much either can have generated is bounded by that time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from chatapp.catalogue import Model
@@ -70,7 +70,7 @@ def answer_usage(
     """Return the usage of a whole answer, as reported or by its size."""
     if usage is not None:
         return CallUsage(usage, estimated=False)
-    received = replace(estimate.usage, output_tokens=generated_tokens(model, generated))
+    received = estimate.usage._replace(output_tokens=generated_tokens(model, generated))
     return CallUsage(received, estimated=True)
 
 
@@ -109,7 +109,7 @@ def stream_usage(
         output = max(output, seen, min(held, by_time))
         if output > received.output_tokens:
             basis = "hold" if output == held <= by_time else "time"
-    prompt = replace(expected.usage, cached_input_tokens=0) if left else expected.usage
+    prompt = expected.usage._replace(cached_input_tokens=0) if left else expected.usage
     used = usage_so_far(progress, received, prompt, output_tokens=output)
     return CallUsage(used, estimated=True, unseen=unseen, basis=basis)
 
@@ -119,10 +119,9 @@ def usage_so_far(
 ) -> Usage:
     """Return the usage of a stream that is not over: its input as reported, or as held, and once
     more for each time that the model has read it again."""
-    first = progress.usage or replace(held, output_tokens=0, tool_calls={})
+    first = progress.usage or held._replace(output_tokens=0, tool_calls={})
     added = () if progress.usage_is_final else received.added
-    return replace(
-        first,
+    return first._replace(
         input_tokens=first.input_tokens * (1 + len(added)) + sum(added),
         cached_input_tokens=first.cached_input_tokens
         + len(added) * (first.cached_input_tokens + first.cache_write_tokens),

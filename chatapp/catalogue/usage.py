@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(NamedTuple):
     """Tokens as the provider bills them.
 
     ``input_tokens`` is the whole prompt. ``cached_input_tokens`` (read from the provider's cache)
@@ -26,7 +25,7 @@ class Usage:
     cache_write_tokens: int = 0
     reasoning_tokens: int = 0
     cache_write_1h_tokens: int = 0
-    tool_calls: Mapping[str, int] = field(default_factory=dict)
+    tool_calls: Mapping[str, int] = {}
     tiers: tuple[str, ...] | None = None
     readings: tuple[int, ...] = ()
 

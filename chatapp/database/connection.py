@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, cast
@@ -35,6 +35,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = _url(url)
         self._engine = PerProcess(self._create_engine)
+        self._writers = PerProcess(self._create_writers)
         self._alone = PerProcess(threading.Lock)
 
     def __repr__(self) -> str:
@@ -54,21 +55,16 @@ class Database:
         dialect = import_module(f"sqlalchemy.dialects.{self.url.get_backend_name()}")
         return cast(Callable[[Table], Any], dialect.insert)
 
-    @contextmanager
-    def reading(self) -> Iterator[Connection]:
-        with self._engine.get().connect() as connection:
-            yield connection
+    def reading(self) -> Connection:
+        return self._engine.get().connect()
 
-    @contextmanager
-    def writing(self, *, row_by_row: bool = False) -> Iterator[Connection]:
+    def writing(self, *, row_by_row: bool = False) -> AbstractContextManager[Connection]:
         """A transaction that writes; committed at the end, rolled back by an exception.
 
         ``row_by_row``: SQLite commits each row. Between two rows of a transaction, a thread would
         hold SQLite's lock while it waits for Python's, for seconds beside a thousand streams.
         """
-        engine = self._engine.get().execution_options(writes="row" if row_by_row else "all")
-        with engine.begin() as connection:
-            yield connection
+        return self._writers.get()[row_by_row].begin()
 
     @contextmanager
     def alone(self, name: str, lock: int) -> Iterator[None]:
@@ -89,6 +85,11 @@ class Database:
     def close(self) -> None:
         """Close this process's idle connections."""
         self._engine.get().dispose()
+
+    def _create_writers(self) -> tuple[Engine, Engine]:
+        """Return what writes all rows at once, and row by row; each keeps its events looked up."""
+        engine = self._engine.get()
+        return engine.execution_options(writes="all"), engine.execution_options(writes="row")
 
     def _create_engine(self) -> Engine:
         if not self.is_sqlite:

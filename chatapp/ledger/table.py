@@ -67,7 +67,7 @@ CALLS: Final = Table(
     Index("ix_calls_started_at", "started_at"),
 )
 #: The columns that a Usage has as they are.
-USAGE: Final = tuple(name for name in Usage.__slots__ if name.endswith("_tokens"))
+USAGE: Final = tuple(name for name in Usage._fields if name.endswith("_tokens"))
 WEB_SEARCH: Final = "web_search"
 #: The columns that a Call has as they are.
 OF_CALL: Final = tuple(column.name for column in CALLS.c if column.name in Call.__slots__)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Final, Literal, NamedTuple, Protocol
 
 from chatapp.catalogue import Model
@@ -112,8 +112,7 @@ class Completion:
     quotas: tuple[Quota, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RawRequest:
+class RawRequest(NamedTuple):
     """A request in an upstream's protocol. ``raw`` is the body that is sent, ``fields`` its parsed
     JSON. ``headers`` and ``query`` are the client's that the protocol defines, ``path`` is the
     address in it; if empty, the one that prompts are sent to. ``object_path`` continues it for an
@@ -121,8 +120,8 @@ class RawRequest:
 
     raw: bytes
     fields: Mapping[str, object]
-    headers: Mapping[str, str] = field(default_factory=dict)
-    query: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
+    query: Mapping[str, str | Sequence[str]] = {}
     path: str = ""
     object_path: str = ""
     method: str = "POST"
@@ -138,11 +137,10 @@ class RawRequest:
         if all(self.fields.get(name) == value for name, value in changed.items()):
             return self
         fields = {**self.fields, **changed}
-        return replace(self, raw=json.dumps(fields, allow_nan=False).encode(), fields=fields)
+        return self._replace(raw=json.dumps(fields, allow_nan=False).encode(), fields=fields)
 
 
-@dataclass(frozen=True, slots=True)
-class Extras:
+class Extras(NamedTuple):
     """What changes the price of a request besides its tokens. ``tiers`` are the requested tiers by
     field, ``tools`` the provider's tools that are billed per use, ``refused`` the fields whose cost
     is unknown, each with the reason. ``thinks`` says whether the request turns reasoning on or off;
@@ -150,9 +148,9 @@ class Extras:
     ``predicts``: the request predicts its answer, and what the model rejects of it is billed.
     ``is_unbounded``: its answer cannot be bounded."""
 
-    tiers: Mapping[str, str] = field(default_factory=dict)
+    tiers: Mapping[str, str] = {}
     tools: tuple[str, ...] = ()
-    refused: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, str] = {}
     thinks: bool | None = None
     effort: str = ""
     predicts: bool = False
@@ -169,8 +167,7 @@ class Bounds:
     result_tokens: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RawAnswer:
+class RawAnswer(NamedTuple):
     """A whole answer in an upstream's protocol. ``raw`` is its body, ``fields`` its parsed JSON.
     ``headers`` are those that the client may need; ``usage`` is None if the upstream reported none
     that is valid; ``generated`` are the generated texts and tool arguments. ``ids`` are those under

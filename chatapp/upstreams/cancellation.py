@@ -25,7 +25,8 @@ _deadline: Final = threading.local()
 
 
 class Wait:
-    """The reads of one thread from upstreams. Any other thread may end them, once and for all."""
+    """The reads of one thread from upstreams, within a ``with`` block. Any other thread may end
+    them, once and for all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,6 +36,12 @@ class Wait:
         self.hung_up = False
         #: Whether an answer was waited for: the request has been sent and may be billed.
         self.was_asked = False
+
+    def __enter__(self) -> None:
+        _of_thread[threading.get_ident()] = self
+
+    def __exit__(self, *_: object) -> None:
+        del _of_thread[threading.get_ident()]
 
     def end(self) -> None:
         """Disconnect the upstream that is read from, now or next."""
@@ -59,17 +66,6 @@ class Wait:
         if self._read_from is not None:
             self.hung_up = True
             hang_up(self._read_from)
-
-
-@contextmanager
-def waiting(wait: Wait) -> Iterator[None]:
-    """Within the block, this thread's reads from upstreams belong to ``wait``."""
-    thread = threading.get_ident()
-    _of_thread[thread] = wait
-    try:
-        yield
-    finally:
-        del _of_thread[thread]
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def _open_stream(request: RawRequest) -> tuple[RawRequest, ChunkReader]:
             raw = json.dumps(fields, allow_nan=False).encode()
         except ValueError as error:  # Python parses 1e999 in JSON, and cannot write it
             raise UpstreamError("bad_request", message=str(error)) from error
-        request = replace(request, raw=raw, fields=fields)
+        request = request._replace(raw=raw, fields=fields)
     return request, ChunkReader(
         str(request.fields.get("model")),
         hides_usage=hides_usage,
@@ -117,8 +117,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
         kind = tool.get("type")
         if isinstance(kind, str) and kind not in TOOLS:  # OpenAI has no others, but upstreams do
             refused["tools"] = f"may not have a tool {kind[:50]!r}, which has no price here"
-    return replace(
-        common,
+    return common._replace(
         refused=refused,
         thinks=False if fields.get("reasoning_effort") == "none" else None,
         effort=str(fields.get("reasoning_effort") or ""),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Final
 
 from pydantic import ValidationError
@@ -95,8 +94,7 @@ def extras_of(fields: Mapping[str, object]) -> Extras:
             tools.append(billed)
         elif kind not in FREE_TOOLS and not _is_local_shell(tool):
             refused[name] = f"may not have a tool {kind[:50]!r}, which has no price here"
-    return replace(
-        common,
+    return common._replace(
         refused={**common.refused, **refused},
         tools=tuple(dict.fromkeys(tools)),
         thinks=False if options.get("effort") == "none" else None,
@@ -193,8 +191,7 @@ def _usage(answer: object) -> Usage:
     tool_calls = _tool_calls(answer)
     if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
         tool_calls[_search_tool(answer)] = tool_usage.web_search.num_requests  # OpenAI's own count
-    return replace(
-        bill.usage(tiers_of(parsed.service_tier)),
+    return bill.usage(tiers_of(parsed.service_tier))._replace(
         tool_calls={name: count for name, count in tool_calls.items() if count},
         readings=readings_of(bill.input_tokens, _added(answer)),
     )
@@ -337,7 +334,7 @@ RESPONSES: Final = Api(
 #: A compaction rewrites a conversation as a shorter one. Nothing bounds its length.
 COMPACTION: Final = Api(
     path="/responses/compact",
-    extras=lambda fields: replace(extras_of(fields), is_unbounded=True),
+    extras=lambda fields: extras_of(fields)._replace(is_unbounded=True),
     bounded=lambda request, _: request,
     usage=_usage,
     generated=_generated,

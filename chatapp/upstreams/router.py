@@ -268,7 +268,7 @@ def _adapted(
     try:
         adapted = raw_request.with_fields(model=model.name)
         if model.key:
-            adapted = replace(adapted, key=model.key)
+            adapted = adapted._replace(key=model.key)
         return adapted if upstream is None else upstream.bounded(adapted, bounds)
     except ValueError as error:  # 1e999 is JSON, but overflows here
         raise UpstreamError("bad_request", message=str(error)) from error

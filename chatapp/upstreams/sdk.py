@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -278,7 +278,7 @@ class SDKUpstream:
             return found
         sent = [name for name in refused if request.fields.get(name) is not None]
         own = dict.fromkeys(sent, "has no price here")
-        return replace(found, refused={**found.refused, **own})
+        return found._replace(refused={**found.refused, **own})
 
     def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
         """Return the request within these bounds; unchanged if its own are lower."""
@@ -289,8 +289,7 @@ class SDKUpstream:
         api = self._protocol.api(request.path)
         with upstream_errors(self._protocol):
             answer = self._posted(api.path, request, read_s=self._timeouts.read_s)
-            return replace(
-                answer,
+            return answer._replace(
                 usage=_usage(api, answer.fields),
                 generated=api.generated(answer.fields),
                 ids=api.ids(request.fields, answer.fields),
@@ -300,7 +299,7 @@ class SDKUpstream:
         return self._stream(request, lenient=True)
 
     def count(self, request: RawRequest) -> RawAnswer:
-        return self.fetch(replace(request, path=self._protocol.count_path))
+        return self.fetch(request._replace(path=self._protocol.count_path))
 
     def fetch(self, request: RawRequest) -> RawAnswer:
         read_s = min(COUNT_WITHIN_S, self._timeouts.read_s)
@@ -332,7 +331,7 @@ class SDKUpstream:
         assert api.open_stream is not None, f"{api.path} has no streams"
         request, reader = api.open_stream(request)
         # Compression would delay events until a block is full.
-        plain = replace(request, headers={**request.headers, "Accept-Encoding": "identity"})
+        plain = request._replace(headers={**request.headers, "Accept-Encoding": "identity"})
         with upstream_errors(protocol), reads_within(timeouts.first_byte_s):
             answer = self._send(api.path, plain, read_s=timeouts.first_byte_s, stream=True)
         # The stream has begun: from now on each read has the usual time.

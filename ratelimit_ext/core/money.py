@@ -21,7 +21,7 @@ def micro_dollars(dollars: Dollars) -> int:
     (2, 5000000, 100000)
     """
     try:
-        amount = Decimal("NaN") if isinstance(dollars, bool) else Decimal(str(dollars))
+        amount = dollars if type(dollars) is Decimal else Decimal(str(dollars))
     except InvalidOperation:
         amount = Decimal("NaN")
     if not amount.is_finite() or not 0 <= amount <= MOST_DOLLARS:

@@ -37,6 +37,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from hiredis import pack_command
 
+from ratelimit_ext.core.threads import forget_in_child
 from ratelimit_ext.engine.arguments import Script
 
 #: How many idle connections are kept from the pool at most, and never more than half of it.
@@ -148,10 +149,11 @@ class PoolQueue:
 
     def __init__(self, pool: Any) -> None:
         self._most: int = getattr(pool, "max_connections", 1)
-        self._begin()
+        self.forget()
+        forget_in_child(self)
 
-    def _begin(self) -> None:
-        self._process = os.getpid()
+    def forget(self) -> None:
+        """In a forked child: the threads that waited have stayed in the parent."""
         self._lock = threading.Lock()
         self.waiting: list[threading.Event] = []
 
@@ -168,15 +170,12 @@ class PoolQueue:
 
     def note_release(self) -> None:
         """Let the next thread look at once, of those that may."""
-        if self._process == os.getpid():
-            for turn in self.waiting[: self._most]:
-                if not turn.is_set():
-                    turn.set()
-                    return
+        for turn in self.waiting[: self._most]:
+            if not turn.is_set():
+                turn.set()
+                return
 
     def _run_later(self, call: Callable[[], T], until: float) -> T:
-        if self._process != os.getpid():  # a forked child, without the threads that waited
-            self._begin()
         turn, expected = threading.Event(), NEVER
         _calm.since = time.monotonic()
         with self._lock:
@@ -236,7 +235,11 @@ class ScriptConnections:
         self._evalsha, self._execute = self._class.evalsha, self._class.execute_command
         self._pool = pool
         self._most_idle = min(MOST_IDLE, self._pool.max_connections // 2)
-        self._process = os.getpid()
+        self.forget()
+        forget_in_child(self)
+
+    def forget(self) -> None:
+        """In a forked child: the connections are the parent's."""
         self._idle: list[_Line] = []
 
     @contextmanager
@@ -345,8 +348,6 @@ class ScriptConnections:
     def _take(self) -> _Line | None:
         """Return an idle connection, or one more of the pool, whose deadline begins with
         connecting; ``None`` if it has to be used otherwise."""
-        if self._process != os.getpid():
-            self._process, self._idle = os.getpid(), []
         while True:
             try:
                 line = self._idle.pop()

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -146,16 +145,14 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
-        taken = {}
-        for charge in charges:
-            taken[charge.key] = self._taken[hash(charge.key) % MARKS]
+        marks = [hash(charge.key) % MARKS for charge in charges]
+        taken = list(map(self._taken.__getitem__, marks))
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
-            for charge in charges:
-                most = charge.cost if charge.claim is None else _most_of(charge)
-                self._taken[hash(charge.key) % MARKS] += most
+            for mark, charge in zip(marks, charges, strict=True):
+                self._taken[mark] += charge.cost if charge.claim is None else _most_of(charge)
         elif not any(charge.meta for charge in charges):
-            self._remember(decision, began, taken)
+            self._remember(decision, began, dict(zip(map(key_of, charges), taken, strict=True)))
         return decision
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
@@ -225,23 +222,20 @@ class DenialCache:
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
-        with self._changing([change.charge.key for change in changes]):
-            return self._engine.settle(changes, once=once, now_us=now_us)
+        keys = [change.charge.key for change in changes]
+        return self._change(keys, lambda: self._engine.settle(changes, once=once, now_us=now_us))
 
     def clear(self, keys: Sequence[str]) -> int:
-        with self._changing(keys):
-            return self._engine.clear(keys)
+        return self._change(keys, lambda: self._engine.clear(keys))
 
     def reset(self, prefix: str) -> int:
-        with self._changing(None):
-            return self._engine.reset(prefix)
+        return self._change(None, lambda: self._engine.reset(prefix))
 
-    @contextmanager
-    def _changing(self, keys: Sequence[str] | None) -> Iterator[None]:
-        """Drop the denials of these buckets, or all (``None``), before and after they change."""
+    def _change(self, keys: Sequence[str] | None, change: Callable[[], int]) -> int:
+        """Change these buckets, or all (``None``); their denials are dropped before and after."""
         self._forget(keys)
         try:
-            yield
+            return change()
         finally:
             self._forget(keys)
 
@@ -255,8 +249,10 @@ class DenialCache:
                 return
             for key in keys:
                 self._marks[hash(key) % MARKS] = self._forgotten
-                self._denials.pop(key, None)
-                self._allowances.pop(key, None)
+            for key in self._denials.keys() & keys:
+                del self._denials[key]
+            for key in self._allowances.keys() & keys:
+                del self._allowances[key]
 
     def _remember(self, decision: Decision, began: int, taken: Mapping[str, int]) -> None:
         """``began`` is the count of drops when the admission began, and ``taken`` by bucket what

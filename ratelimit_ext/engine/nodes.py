@@ -14,7 +14,6 @@ A thread reads the cluster's layout and tries the node until it answers or has n
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ from inspect import signature
 from typing import Any, Final
 
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
-from ratelimit_ext.core.threads import start_thread
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.connection import (
     CALM_S,
@@ -130,10 +129,10 @@ class Nodes:
         self._timeout_s: float = self._layout.connection_kwargs.get("socket_timeout") or NEVER
         self._deadline = Deadline()
         self.forget()
+        forget_in_child(self)
 
     def forget(self) -> None:
         """Forget which nodes have failed: in a forked child, whose thread is gone."""
-        self._process = os.getpid()
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -151,8 +150,6 @@ class Nodes:
 
     def run(self, calls: Sequence[NodeCall], until: float) -> None:
         """Run the calls, each once, at the same time. Each has a reply or an error afterwards."""
-        if self._process != os.getpid():
-            self.forget()
         for call in calls:
             if call.script is not None and not call.command:
                 call.command = "FCALL" if self._has_functions else "EVALSHA"

@@ -12,7 +12,6 @@ The sentinel with the highest epoch is right: others learn of a failover up to t
 from __future__ import annotations
 
 import logging
-import os
 import selectors
 import sys
 import threading
@@ -21,7 +20,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from ratelimit_ext.core.threads import start_thread
+from ratelimit_ext.core.threads import forget_in_child, start_thread
 
 #: How often the sentinels are asked: in general, and during a failover.
 ASK_S: Final = 1.0
@@ -69,12 +68,13 @@ class MasterWatch:
         base = "ValkeyError" if library == "valkey" else "RedisError"
         self._failures = (getattr(self._errors, base), OSError)
         self._take, self._discover = pool.get_connection, self._sentinels.discover_master
-        self._begin()
+        self.forget()
+        forget_in_child(self)
         pool.get_connection = self._get_connection
         self._sentinels.discover_master = self._discover_master
 
-    def _begin(self) -> None:
-        self._process = os.getpid()
+    def forget(self) -> None:
+        """In a forked child: the thread has stayed in the parent."""
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         #: The subscription to each sentinel, by its place.
@@ -91,7 +91,7 @@ class MasterWatch:
 
     def _get_connection(self, *words: Any, **options: Any) -> Any:
         """Return a connection to the master; raise the client's error while it is replaced."""
-        if self._thread is None or self._process != os.getpid():
+        if self._thread is None:
             self._start()
         if not self._were_asked.is_set() and self._thread is not None:
             self._were_asked.wait(FIRST_S)
@@ -108,8 +108,6 @@ class MasterWatch:
         return address
 
     def _start(self) -> None:
-        if self._process != os.getpid():
-            self._begin()
         with self._lock:
             if self._thread is None:
                 self._thread = start_thread("sentinel", _follow, weakref.ref(self))

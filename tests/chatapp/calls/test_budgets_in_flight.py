@@ -367,7 +367,7 @@ class History:
         what it had written by then."""
         self.killed.append(flight)
         prompt = flight.demand.estimate.usage
-        written = replace(prompt, output_tokens=min(prompt.output_tokens, 1_250))
+        written = prompt._replace(output_tokens=min(prompt.output_tokens, 1_250))
         billed = min(flight.most, CATALOGUE.price(flight.demand.model.slug, written))
         for key in flight.held:
             self.billed[key] += billed
@@ -412,15 +412,14 @@ def most_billed(demand: Demand, bounds: Bounds) -> int:
         for use in range(1, (bounds.tool_uses or 0) + 1):
             read = usage.input_tokens + use * (bounds.result_tokens or 0)
             cost += CATALOGUE.price(slug, Usage(read, 0, tool_calls={"web_search": 1}))
-        usage = replace(usage, tool_calls={})
+        usage = usage._replace(tool_calls={})
     return cost + CATALOGUE.price(demand.model.slug, usage)
 
 
 def longest(demand: Demand, bounds: Bounds) -> Usage:
     estimate, entry = demand.estimate, CATALOGUE.entry(demand.model.slug)
     context = entry.context or UNKNOWN_CONTEXT
-    return replace(
-        estimate.usage,
+    return estimate.usage._replace(
         input_tokens=estimate.input_tokens if estimate.input_is_known else context,
         cached_input_tokens=0,
         output_tokens=demand.longest(CATALOGUE, bounds.output_tokens),
@@ -431,8 +430,7 @@ def answered(chance: random.Random, demand: Demand, bounds: Bounds) -> Usage:
     """The usage of an answer: often as long as it can be."""
     most = longest(demand, bounds)
     part = chance.choice((1, 1, chance.random(), 0.01))
-    return replace(
-        most,
+    return most._replace(
         input_tokens=int(most.input_tokens * chance.choice((1, chance.random())))
         if not demand.estimate.input_is_known
         else most.input_tokens,

@@ -311,7 +311,7 @@ def test_a_call_that_nothing_bounds_claims_its_worst_cost(kind: str) -> None:
     assert claim.alone == claim.beside == pytest.approx(cost, abs=2)
     assert claim.usual > claim.beside or kind == "compaction"
     assert claim.most == pytest.approx(
-        CATALOGUE.price(REQUESTED.slug, replace(worst, output_tokens=longest)), abs=2
+        CATALOGUE.price(REQUESTED.slug, worst._replace(output_tokens=longest)), abs=2
     )
 
 

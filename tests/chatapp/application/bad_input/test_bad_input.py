@@ -4,7 +4,7 @@ used is charged."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -50,7 +50,7 @@ BODIES: dict[str, dict[str, object]] = {
 OPENAI_BILL = Usage(12, 5, cached_input_tokens=8, reasoning_tokens=2)
 ANTHROPIC_BILL = Usage(23, 5, cached_input_tokens=8, cache_write_tokens=3)
 BILLS = {
-    path: replace(bill, tiers=())  # what was asked and sent names no tier
+    path: bill._replace(tiers=())  # what was asked and sent names no tier
     for path, bill in {
         CHAT_PATH: OPENAI_BILL,
         OPENAI_PATH: OPENAI_BILL,
