@@ -58,7 +58,7 @@ def network_errors(where: str = "") -> Iterator[None]:
         was_sent = not isinstance(error, httpcore2.ConnectTimeout)
         kind: ErrorKind = "timeout" if is_late and was_sent else "unavailable"
         dns = "DNS: " if isinstance(error.__context__, socket.gaierror) else ""
-        message = f"{where}{dns}{error or type(error).__name__}"
+        message = f"{where}{dns}{str(error) or type(error).__name__}"
         raise ConnectionFailed(kind, message=message) from error
 
 
@@ -163,8 +163,6 @@ class Pool:
 
     def _connect(self, read_s: float) -> Stream:
         url = self._url
-        if url.scheme not in ("http", "https"):
-            raise httpcore2.UnsupportedProtocol(f"{url.scheme}:// is neither http:// nor https://")
         core_url = httpcore2.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"
         )

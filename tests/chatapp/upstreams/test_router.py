@@ -101,7 +101,7 @@ def test_a_failure_is_logged_without_secrets(
 
 
 def test_the_log_has_why_a_provider_was_not_reached(caplog: pytest.LogCaptureFixture) -> None:
-    """Instead of a status, which there is none: this reason is not the provider's text."""
+    """Without a status. The reason is the HTTP library's text, which quotes no prompt."""
     talk = router(Parrot())
     with pytest.raises(UpstreamError), talk.call(talk.model("gpt-4o")):
         raise ConnectionFailed("unavailable", message="https://x: DNS: not known")
