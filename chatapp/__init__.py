@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.alerts.watch import Alerts, Rules
 from chatapp.alerts.webhook import Webhook
 from chatapp.catalogue import Catalogue, CatalogueError, providers_file
-from chatapp.catalogue.providers_file import ProvidersFile
+from chatapp.catalogue.providers_file import ProvidersFile, UpstreamTable
 from chatapp.database import migration
 from chatapp.database.connection import Database, DatabaseUrlError
 from chatapp.estimates.estimate import Estimator
@@ -73,6 +74,8 @@ BODY_MAX_BYTES: Final = 1024 * 1024
 #: How long a command waits for the limits' storage.
 COMMAND_DEADLINE_S: Final = 5.0
 LEASE: Final = "RATELIMIT_LEASE_SECONDS"
+#: The keys of other services, chatapp's among them, by the protocol of a provider.
+OTHERS_KEYS: Final = {"openai": "sk-(ant|chat)-", "anthropic": "sk-(?!ant-)"}
 # A quarter of a worker's threads, if these are as many as by default.
 MOST_WAITING: Final = 20
 # The default, in timeouts of a provider.
@@ -183,7 +186,6 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
 
 
 def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
-    """Add the routes, and the answers to requests that reach none."""
     from chatapp.blueprints import (  # noqa: PLC0415 - not for reports
         anthropic_api,
         chat,
@@ -210,7 +212,9 @@ def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
 
     for bp in (admin.bp, management.bp):
         app.register_blueprint(bp)
-    errors.install(app, unrouted=lambda error: management.unrouted(error) or unknown_address(error))
+    errors.install(
+        app, unrouted=lambda e: management.unrouted(e) or admin.unrouted(e) or unknown_address(e)
+    )
 
 
 def _learn_outputs(estimator: Estimator, reports: Reports) -> None:
@@ -260,7 +264,6 @@ def _policy(
 def _watch_budgets(
     app: Flask, limiter: Limiter, alerts: Alerts | None, policy: Policy | None
 ) -> None:
-    """Have alerts and answers warn of budgets that near their ends."""
     warns = policy_keywords.has_warnings(policy)
     if alerts is not None and (alerts.rules.at or warns):
         limiter.listen(budgets.listener(alerts, limiter))
@@ -304,7 +307,6 @@ def _accounts_on(app: Flask, database: Database, limiter: Limiter) -> AccountsOn
 
 
 def _warn_without_accounts(app: Flask, authenticator: Authenticator) -> None:
-    """Log whether no API keys are required, or all requests are refused."""
     try:
         if not authenticator.required:
             app.logger.warning(identities.SPOOFING_WARNING)
@@ -409,6 +411,14 @@ def _warn_of_misspelt(missing: Iterable[str], file: ProvidersFile) -> None:
             log.warning("%s is not set, but %s is, which nothing reads. Rename it.", name, word)
 
 
+def _warn_of_others_keys(table: UpstreamTable) -> None:
+    """Log keys that are of another service, unless the address is, too."""
+    if table.base_url is None and not os.environ.get(f"{table.protocol.upper()}_BASE_URL"):
+        for key in table.keys:
+            if re.match(OTHERS_KEYS[table.protocol], key.secret or ""):
+                log.warning("%s is a key of another service than %s.", key.name, table.protocol)
+
+
 def _upstream(
     name: str,
     chosen: settings.Settings,
@@ -418,10 +428,11 @@ def _upstream(
 ) -> SDKUpstream:
     table = file.upstreams[name]
     keys = Keys(name, table.keys)
-    if keys.missing and cli.serves():
-        if chosen.providers_file:
+    if cli.serves():
+        if keys.missing and chosen.providers_file:
             log.warning("Upstream %s: there is no key in %s", name, ", ".join(keys.missing))
         _warn_of_misspelt(keys.missing, file)
+        _warn_of_others_keys(table)
     return SDKUpstream(
         protocol(table.protocol),
         UpstreamSettings(

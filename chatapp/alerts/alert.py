@@ -55,7 +55,6 @@ class Alert:
 
     @property
     def sentence(self) -> str:
-        """The alert for a person, in one line."""
         match self.type:
             case "alert.test":
                 return "This is a test of chatapp's spending alerts."
@@ -104,7 +103,6 @@ class Alert:
         return _printable(who)
 
     def body(self) -> str:
-        """Return the alert for a webhook, as JSON."""
         kind, name = subject(self.identity)
         owner = subject(self.user)[1] if self.user and kind == "key" else None
         is_budget, is_unusual = self.type.startswith("budget."), self.type == "usage.unusual"

@@ -164,7 +164,6 @@ class Watch:
             self._costs.put("", 0)
 
     def note_calls(self, calls: Sequence[Call]) -> None:
-        """These calls are in the ledger."""
         costs: dict[str, int] = {}
         for call in calls:
             if call.status != UNFINISHED and call.cost_micro_usd:

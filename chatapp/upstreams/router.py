@@ -21,7 +21,7 @@ from chatapp.upstreams import (
     Upstream,
     UpstreamError,
 )
-from chatapp.upstreams.cancellation import was_hung_up
+from chatapp.upstreams.cancellation import ConnectionFailed, was_hung_up
 from chatapp.upstreams.keys import RefusedKey
 from chatapp.upstreams.sdk import SDKUpstream
 
@@ -275,11 +275,10 @@ def _adapted(
 
 
 def _log_failure(model: Model, error: UpstreamError) -> None:
-    log.warning(
-        "%s did not answer for %s: %s, status %s, retry after %s s, request %s",
-        *(model.upstream, model.slug, error.kind, error.status),
-        *(error.retry_after_s, error.request_id),
-    )
+    why = f"status {error.status}, retry after {error.retry_after_s} s, request {error.request_id}"
+    if isinstance(error, ConnectionFailed):  # its message is not the upstream's
+        why = error.message
+    log.warning("%s did not answer for %s: %s, %s", model.upstream, model.slug, error.kind, why)
     # An upstream's message may quote the prompt; these two kinds may quote a key.
     if not error.is_accounts:
         log.debug("%s said %r", model.upstream, error.message[:500])

@@ -378,6 +378,11 @@ class SDKUpstream:
             max_retries=0,
             http_client=http_client,
         )
+        if client.base_url.scheme not in ("http", "https"):  # only the environment's may be so
+            raise ConnectionError(
+                f"{protocol.name.upper()}_BASE_URL: found {str(client.base_url)!r}; allowed: an "
+                "address that begins with https:// or http://"
+            )
         pool = Pool(http_client, client.base_url, connect_s=self._timeouts.connect_s)
         return Connection(client, pool, settings)
 

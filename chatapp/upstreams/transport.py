@@ -7,6 +7,7 @@ docs/decisions/0022-the-sdks-http-client.md.
 from __future__ import annotations
 
 import re
+import socket
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ import httpcore2
 import httpx2
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from chatapp.upstreams import ErrorKind
 from chatapp.upstreams.cancellation import ConnectionFailed, Stream, hang_up
 
 #: As in the SDKs' clients: connections in use, connections kept, and for how long.
@@ -38,22 +40,26 @@ DIAL: Final = re.compile(rb"DIAL (.*)/ HTTP/1\.1\r\nHost: .*\r\n((?:.+\r\n)*)\r\
 
 
 @contextmanager
-def network_errors() -> Iterator[None]:
-    """Turn the errors of connections into ConnectionFailed."""
+def network_errors(where: str = "") -> Iterator[None]:
+    """Turn the errors of connections to that origin into ConnectionFailed, with a reason that
+    quotes neither the request nor the body of its answer."""
     try:
         yield
-    except httpcore2.ConnectTimeout as error:  # the prompt was not sent, and may be sent again
-        raise ConnectionFailed("unavailable", message=str(error)) from error
-    except (TimeoutError, httpcore2.TimeoutException) as error:
-        raise ConnectionFailed("timeout", message=str(error)) from error
     except (
         OSError,
+        httpcore2.TimeoutException,
         httpcore2.NetworkError,
         httpcore2.ProtocolError,
         httpcore2.ProxyError,
         httpcore2.UnsupportedProtocol,
     ) as error:
-        raise ConnectionFailed("unavailable", message=str(error)) from error
+        is_late = isinstance(error, TimeoutError | httpcore2.TimeoutException)
+        # After ConnectTimeout the prompt was not sent, and may be sent again.
+        was_sent = not isinstance(error, httpcore2.ConnectTimeout)
+        kind: ErrorKind = "timeout" if is_late and was_sent else "unavailable"
+        dns = "DNS: " if isinstance(error.__context__, socket.gaierror) else ""
+        message = f"{where}{dns}{str(error) or type(error).__name__}"
+        raise ConnectionFailed(kind, message=message) from error
 
 
 class Connected(Exception):
@@ -102,6 +108,7 @@ class Pool:
         connector = self._connector = transport._pool  # noqa: SLF001
         connector._network_backend = Backend(connector._network_backend)  # noqa: SLF001
         self._url = url
+        self._where = f"{url.scheme}://{url.netloc.decode()}: "  # without a password
         self._connect_s = connect_s
         self._free = threading.Semaphore(IN_USE_MAX)
         self._lock = threading.Lock()
@@ -117,7 +124,7 @@ class Pool:
             raise ConnectionFailed("timeout", message="all connections are in use")
         stream = None
         try:
-            with network_errors():
+            with network_errors(self._where):
                 stream = self._take() or self._connect(read_s)
                 origin, of_proxy = stream.proxied
                 head = f"{method} {origin}{target} HTTP/1.1\r\n{of_proxy}{headers}\r\n"
@@ -156,8 +163,6 @@ class Pool:
 
     def _connect(self, read_s: float) -> Stream:
         url = self._url
-        if url.scheme not in ("http", "https"):
-            raise httpcore2.UnsupportedProtocol(f"{url.scheme}:// is neither http:// nor https://")
         core_url = httpcore2.URL(
             scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=b"/"
         )

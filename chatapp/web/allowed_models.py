@@ -46,10 +46,14 @@ def patterns(value: object) -> tuple[str, ...]:
 
 def unknown(patterns: Collection[str], catalogue: Catalogue) -> list[str]:
     """Return those that match no model of the catalogue: misspelt ones, or not listed."""
-    if not patterns:
-        return []
-    names = {*catalogue.slugs}.union(*(names_of_slug(*e) for e in catalogue.upstreams.items()))
-    return [pattern for pattern in patterns if not Allowance("", [pattern]).has(names)]
+    unmatched = [pattern for pattern in patterns if not matching([pattern], catalogue)]
+    return [pattern for pattern in unmatched if not Allowance("", [pattern]).has(catalogue.slugs)]
+
+
+def matching(patterns: Sequence[str], catalogue: Catalogue) -> dict[str, str]:
+    """Return the listed models that the patterns match, each with its upstream."""
+    listed, allowance = catalogue.upstreams.items(), Allowance("", patterns)
+    return {slug: name for slug, name in listed if allowance.has(names_of_slug(slug, name))}
 
 
 def check(current: CurrentRequest) -> None:

@@ -231,12 +231,11 @@ def _cheaper_model(current: CurrentRequest, refusal: HTTPException) -> Model | N
     if not patterns or is_refused or current.requested_model is not None:
         return None
     services, model, usage = current.services, wanted.turn.model, current.demand.estimate.usage
-    catalogue, allowance = services.catalogue, allowed_models.Allowance("", patterns)
+    catalogue, available = services.catalogue, services.router.available_models
     prices = {
         slug: catalogue.price(slug, usage)
-        for slug, upstream in services.router.available_models.items()
-        if upstream == model.upstream
-        and allowance.has(allowed_models.names_of_slug(slug, upstream))
+        for slug, upstream in allowed_models.matching(patterns, catalogue).items()
+        if upstream == model.upstream and slug in available
     }
     most = catalogue.price(model.slug, usage)
     for slug in sorted((slug for slug in prices if prices[slug] < most), key=prices.__getitem__):

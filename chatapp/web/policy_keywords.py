@@ -7,14 +7,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain, product
 from typing import Any, Final
 
 from chatapp import guards_file
 from chatapp.catalogue import Catalogue
+from chatapp.catalogue.usage import Usage
 from chatapp.web import allowed_models
-from chatapp.web.allowed_models import Allowance, names_of_call, names_of_slug, patterns, unknown
+from chatapp.web.allowed_models import Allowance, matching, names_of_slug, patterns, unknown
 from chatapp.web.call_limits import AT_LIMIT, MODELS, WARN_AT
 from chatapp.web.current_request import current_request
 from ratelimit_ext import Limiter, Policy, PolicyLimit
@@ -56,7 +58,7 @@ def covers(
         current = current_request()
         if current.model_request is None:
             return True
-        names = names_of_call(current.wanted.turn.model, catalogue)
+        names = allowed_models.names_of_call(current.wanted.turn.model, catalogue)
     elif slug := who.get("model"):
         names = names_of_slug(slug, catalogue.upstreams.get(slug, ""))
     else:
@@ -68,59 +70,63 @@ def unknown_models(policy: Policy | None, catalogue: Catalogue) -> Iterator[str]
     """Yield a sentence for each pattern of a plan or a limit that matches no model."""
     if policy is None:
         return
-    for plan in policy.plans.values():
-        word = allowed_models.KEYWORD
-        for pattern in unknown(plan.keywords.get(word, ()), catalogue):
-            yield f"{plan.source}.{word}: {pattern!r} matches no model of models.toml"
+    places = [
+        (plan.source, allowed_models.KEYWORD, plan.keywords) for plan in policy.plans.values()
+    ]
     for limit in policy.all_limits():
-        for word in (MODELS, AT_LIMIT):
-            for pattern in unknown(dict(limit.keywords).get(word, ()), catalogue):
-                yield f"{limit.source}.{word}: {pattern!r} matches no model of models.toml"
+        places += [(limit.source, word, dict(limit.keywords)) for word in (MODELS, AT_LIMIT)]
+    for source, word, keywords in places:
+        for pattern in unknown(keywords.get(word, ()), catalogue):
+            yield f"{source}.{word}: {pattern!r} matches no model of models.toml"
 
 
 def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]:
     """Yield keywords at limits of which no call of a model is a part, those of budgets at other
-    limits, and cheaper models of other providers than those that the limit is for."""
+    limits, and cheaper models that can never answer."""
     calls = guards_file.call_members()
     named = (*policy.blueprints.items(), *policy.routes.items(), *policy.targets.items())
     others = [limits for name, limits in named if not calls & {name, name.rpartition(".")[0]}]
-    groups = policy.groups.items()
-    others += [
-        group.limits for name, group in groups if name != guards_file.CALLS and not group.members
-    ]
+    groups = {name: group for name, group in policy.groups.items() if name != guards_file.CALLS}
+    others += [group.limits for group in groups.values() if not group.members]
+    where = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
     mistakes: dict[str, tuple[Any, str]] = {}
-    for limits in (policy.application, policy.default, *others):
-        for limit in limits:
-            for word, _ in limit.keywords:
-                at = limit.place.at(word)
-                where = f"only for limits of calls: of a plan, or of {', '.join(sorted(calls))}"
-                mistakes[str(at)] = at, f"is {where}. Remove it, or move the limit."
+    for limit in chain(policy.application, policy.default, *others):
+        for at in (limit.place.at(word) for word, _ in limit.keywords):
+            mistakes[str(at)] = at, f"is {where}. Remove it, or move the limit."
     yield from mistakes.values()
     for limit in policy.all_limits():
-        yield from _mistakes_of_budget(limit, catalogue)
+        yield from _mistakes_of_budget(limit, policy, catalogue)
 
 
-def _mistakes_of_budget(limit: PolicyLimit, catalogue: Catalogue) -> Iterator[tuple[Any, str]]:
+def _mistakes_of_budget(
+    limit: PolicyLimit, policy: Policy, catalogue: Catalogue
+) -> Iterator[tuple[Any, str]]:
     keywords, place, [parsed, *_] = dict(limit.keywords), limit.place, limit.parsed
     for word in OF_BUDGETS:
         if word in keywords and (parsed.unit, parsed.strategy) != ("usd", None):
             yield place.at(word), 'is only for budgets, such as "20 usd/week". Remove it.'
+    plan = next((plan for plan in policy.plans.values() if limit in plan.limits), None)
+    allowed = plan.keywords.get(allowed_models.KEYWORD) if plan else None
+    covered = matching(keywords.get(MODELS, ["*"]), catalogue)
     for pattern in keywords.get(AT_LIMIT, ()):
-        upstreams = _upstreams_of(keywords.get(MODELS, ()), catalogue)
-        others = _upstreams_of([pattern], catalogue)
-        if upstreams and others and not upstreams & others:
-            sentence = (
-                f"found {pattern!r}, a model of {_listed(others)}, but the limit is for models of "
-                f"{_listed(upstreams)}. A cheaper model of the same provider is allowed."
+        named = matching([pattern], catalogue)
+        theirs, ours = ({*models.values()} for models in (named, covered))
+        if not (ours and theirs):
+            continue  # the models are not listed
+        problem = ""
+        if not ours & theirs:
+            problem = (
+                f"a model of {' and '.join(sorted(theirs))}, but the limit is for models of "
+                f"{' and '.join(sorted(ours))}. A cheaper model of the same provider is allowed."
             )
-            yield place.at(AT_LIMIT), sentence
-
-
-def _upstreams_of(models: Sequence[str], catalogue: Catalogue) -> set[str]:
-    allowance = Allowance("", models)
-    listed = catalogue.upstreams.items()
-    return {upstream for slug, upstream in listed if allowance.has(names_of_slug(slug, upstream))}
-
-
-def _listed(names: Collection[str]) -> str:
-    return " and ".join(sorted(names))
+        elif not any(
+            named[slug] == covered[other]
+            and catalogue.price(slug, usage) < catalogue.price(other, usage)
+            for slug, other in product(named, covered)
+            for usage in (Usage(10_000, 0), Usage(0, 10_000))
+        ):
+            problem = "which is not cheaper than a model of the limit. Write a cheaper one."
+        elif allowed and not named.keys() & matching(allowed, catalogue).keys():
+            problem = "a model that the plan does not allow. Write one of the plan's models."
+        if problem:
+            yield place.at(AT_LIMIT), f"found {pattern!r}, {problem}"

@@ -50,6 +50,18 @@ def test_the_argument_overrides_the_environment(monkeypatch: pytest.MonkeyPatch)
     create_app({"CHATAPP_TRUSTED_HOPS": 0})
 
 
+@pytest.mark.parametrize("name", ["OPENAI", "ANTHROPIC"])
+@pytest.mark.parametrize("url", ["localhost:8080/v1", "api.example.com"])
+def test_an_address_without_a_scheme_stops_the_start(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    """Not the first call, which the log would blame on the provider."""
+    monkeypatch.setenv(f"{name}_API_KEY", "sk-unused")
+    monkeypatch.setenv(f"{name}_BASE_URL", url)
+    with pytest.raises(SettingsError, match=f"{name}_BASE_URL: found '{url}.*allowed: an address"):
+        make_app()
+
+
 def test_a_client_that_cannot_be_made_stops_the_start(
     make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

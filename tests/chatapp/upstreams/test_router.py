@@ -10,6 +10,7 @@ import pytest
 from chatapp import catalogue
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Completion, ErrorKind, Quota, Turn, UpstreamError
+from chatapp.upstreams.cancellation import ConnectionFailed
 from chatapp.upstreams.offline import Offline
 from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModelError
 
@@ -97,3 +98,13 @@ def test_a_failure_is_logged_without_secrets(
     assert "sk-1" not in line + str(caught.value) + repr(caught.value)
     assert ["sk-1" in each for each in debugging] == [True] * shown
     assert "\n" not in "".join(caplog.messages)
+
+
+def test_the_log_has_why_a_provider_was_not_reached(caplog: pytest.LogCaptureFixture) -> None:
+    """Without a status. The reason is the HTTP library's text, which quotes no prompt."""
+    talk = router(Parrot())
+    with pytest.raises(UpstreamError), talk.call(talk.model("gpt-4o")):
+        raise ConnectionFailed("unavailable", message="https://x: DNS: not known")
+    assert caplog.messages == [
+        "openai did not answer for gpt-4o: unavailable, https://x: DNS: not known"
+    ]

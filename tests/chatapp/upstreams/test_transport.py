@@ -259,6 +259,30 @@ def test_a_read_ends_at_its_timeout(caller: Caller, provider: UpstreamServer) ->
     provider.go_on()
 
 
+# -- reasons -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://no-such-host.invalid", "http://no-such-host.invalid: DNS: "),
+        ("http://ann:secret@127.0.0.1:9", "http://127.0.0.1:9: [Errno 111] Connection refused"),
+        ("https://127.0.0.1:{port}", "https://127.0.0.1:{port}: [SSL: "),
+    ],
+    ids=["dns", "refused", "tls"],
+)
+def test_a_failed_connection_has_its_reason(
+    url: str, reason: str, recorded: Recorded, provider: UpstreamServer
+) -> None:
+    """With the address that was tried, in one line and without a password."""
+    port = httpx2.URL(provider.url).port
+    caller = Caller(url.format(port=port), recorded)
+    with caller.client, pytest.raises(ConnectionFailed) as failed:
+        caller.get()
+    assert failed.value.message.startswith(reason.format(port=port))
+    assert "\n" not in failed.value.message
+
+
 # -- answers on the wire -----------------------------------------------------------------------
 
 OK = b"HTTP/1.1 200 OK\r\n"

@@ -278,6 +278,14 @@ MISTAKEN = {
         'at_limit = "gpt-5.4-nano"\nmodels = ["claude-opus*"]',
         "at_limit: found 'gpt-5.4-nano', a model of openai, but the limit is for models of anth",
     ),
+    "the same model": (
+        'at_limit = "claude-haiku-4-5"\nmodels = ["claude-haiku-4-5"]',
+        "at_limit: found 'claude-haiku-4-5', which is not cheaper than a model of the limit",
+    ),
+    "a dearer model": (
+        'at_limit = "claude-opus-4-8"\nmodels = ["claude-haiku*"]',
+        "at_limit: found 'claude-opus-4-8', which is not cheaper than a model of the limit",
+    ),
     "a warning of nothing": ("warn_at = 0", "warn_at: found 0; allowed: percent of the budget"),
     "a warning of too much": ("warn_at = 101", "warn_at: found 101; allowed: percent"),
     "a warning in words": ('warn_at = "80"', "warn_at: found '80'; allowed: percent"),
@@ -291,6 +299,16 @@ def test_a_mistake_has_its_line(make_app: AppMaker, tmp_path: Path, name: str) -
     kept, dropped = BUDGET.split("models =")
     assert dropped
     assert sentence in mistake_in_policy(make_app, policy(tmp_path, f"{kept}{line}\n"))
+
+
+def test_a_cheaper_model_that_the_plan_rules_out_is_a_mistake(
+    make_app: AppMaker, tmp_path: Path
+) -> None:
+    """The budget would refuse, and nothing say why."""
+    plan = '[plans.solo]\ntitle = "Solo"\nmodels = ["claude-opus*"]\n'
+    limit = 'name = "w"\nlimit = "5 usd/week"\nkey = "user"\nat_limit = "claude-haiku-4-5"\n'
+    mistake = mistake_in_policy(make_app, policy(tmp_path, f"{plan}[[plans.solo.limits]]\n{limit}"))
+    assert "at_limit: found 'claude-haiku-4-5', a model that the plan does not allow." in mistake
 
 
 @pytest.mark.parametrize("line", ['at_limit = "claude-haiku*"', "warn_at = 80"])

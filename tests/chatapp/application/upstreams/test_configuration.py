@@ -535,6 +535,33 @@ def test_a_misspelt_variable_of_a_key_is_named(
     assert [each for each in caplog.messages if each.startswith("OPENAI")] == [warning]
 
 
+@pytest.mark.parametrize(
+    ("variables", "named"),
+    [
+        ({"OPENAI_API_KEY": "sk-ant-1"}, "OPENAI_API_KEY"),
+        ({"OPENAI_API_KEY": "sk-chat-1"}, "OPENAI_API_KEY"),
+        ({"ANTHROPIC_API_KEY": "sk-proj-1"}, "ANTHROPIC_API_KEY"),
+        ({"OPENAI_API_KEY": "sk-proj-1", "ANTHROPIC_API_KEY": "sk-ant-1"}, ""),
+        ({"ANTHROPIC_API_KEY": "sk-1", "ANTHROPIC_BASE_URL": "https://proxy.invalid"}, ""),
+    ],
+)
+def test_a_key_of_another_service_is_named(
+    make_app: AppMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variables: dict[str, str],
+    named: str,
+) -> None:
+    """Before its provider rejects it in a call. At another address it may be right."""
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    make_app()
+    shown = [line for line in caplog.messages if "another service" in line]
+    assert [line.partition(" ")[0] for line in shown] == [named] * bool(named)
+
+
 def test_a_missing_key_leaves_the_others_in_use(
     configured: Configured,
     server: UpstreamServer,
