@@ -21,7 +21,9 @@ from chatapp.server import valid_files  # noqa: E402 - see above
 CANNOT_START = 3
 
 try:
-    app = valid_files.created(create_app, MISTAKES, of_command=cli.command_config())
+    app = cli.help_application() or valid_files.created(
+        create_app, MISTAKES, of_command=cli.command_config()
+    )
 except MISTAKES as mistake:
     sys.stderr.write(f"chatapp cannot start.\n{mistake}\n")
     sys.exit(CANNOT_START)
