@@ -98,7 +98,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, arbitrary_types_allowed=True, defer_build=True
+    )
 
 
 class TimeoutTable(_Table):
