@@ -21,9 +21,7 @@ from chatapp.server import valid_files  # noqa: E402 - see above
 CANNOT_START = 3
 
 try:
-    app = cli.help_application() or valid_files.created(
-        create_app, MISTAKES, of_command=cli.command_config()
-    )
+    app = valid_files.created(create_app, MISTAKES, of_command=cli.command_config())
 except MISTAKES as mistake:
     sys.stderr.write(f"chatapp cannot start.\n{mistake}\n")
     sys.exit(CANNOT_START)

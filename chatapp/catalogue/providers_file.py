@@ -127,7 +127,7 @@ class UpstreamTable(_Table):
     key_header: Annotated[str, AfterValidator(_header)] | None = None
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
     query: dict[str, str] = {}
-    timeouts: TimeoutTable = TimeoutTable()
+    timeouts: TimeoutTable = Field(default_factory=TimeoutTable)
     refuse: list[Name] = []
     patterns: list[Name] = []
     default_model: str | None = None

@@ -16,7 +16,7 @@ from chatapp.database.connection import Database
 from chatapp.operators.callers import ChatCallers
 from chatapp.operators.change_log import DatabaseChangeLog
 from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_POLICY, WITHOUT_PROVIDERS
-from ratelimit_ext import CheckedPolicy, Limiter, client_ip
+from ratelimit_ext import CheckedPolicy, Limiter
 from ratelimit_ext.terminal import LateGroup
 
 HELP: Final = "Manage users, teams, keys, plans, blocks and alerts; report usage; check files."
@@ -38,22 +38,11 @@ UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
 }
 
 
-def help_application() -> Flask | None:
-    """Return an application that has only commands, if this `flask` command prints its help. A
-    wrong configuration stops no help."""
-    words = _words()
-    # The value of an option, or of an argument after "--", is no request for help.
-    if words[-1:] != ["--help"] or words[-2].startswith("-") or "--" in words:
-        return None
-    app = Flask(__name__)
-    app.cli.add_command(LateGroup("chat", _commands, help=HELP))
-    Limiter(client_ip, app=app, storage_uri="memory://")  # adds `flask ratelimit`
-    return app
-
-
-def install(app: Flask, limiter: Limiter, database: Database) -> None:
+def install(app: Flask, limiter: Limiter, database: Database | None) -> None:
     """Add the commands to the application, and what `flask ratelimit` asks of it."""
     app.cli.add_command(LateGroup("chat", _commands, help=HELP))
+    if database is None:
+        return
     operators = limiter.operators
     operators.callers = ChatCallers()
     operators.change_log = DatabaseChangeLog(database)
@@ -89,13 +78,16 @@ def needs_routes() -> bool:
     return serves() or not _line().startswith(tuple(f"{command} " for command in WITHOUT_LIMITS))
 
 
-def _words() -> list[str]:
-    """Return the words of this `flask` command, from its group on."""
-    return list(dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:]))
+def prints_help() -> bool:
+    """Return whether this is `--help` of a command, and not a value of its options or arguments."""
+    *_, before, last = "", *sys.argv
+    return last == "--help" and before[:1] != "-" and "--" not in sys.argv and _line() != " "
 
 
 def _line() -> str:
-    return f"{' '.join(_words())} "
+    """Return the words of this `flask` command."""
+    words = dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])
+    return f"{' '.join(words)} "
 
 
 def serves() -> bool:
