@@ -102,6 +102,9 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     ``config`` overrides the environment, which overrides the defaults. Raises one of MISTAKES.
     """
     app = Application(__name__)
+    if cli.prints_help():  # which a wrong configuration does not stop
+        cli.install(app, Limiter(client_ip, app=app, storage_uri="memory://"), None)
+        return app
     app.url_map.merge_slashes = False  # a proxy may read //admin as another page than /admin
     app.config.update(
         MAX_CONTENT_LENGTH=BODY_MAX_BYTES,

@@ -120,7 +120,7 @@ def _rights(value: object) -> object:
 class Settings(BaseModel):
     """chatapp's own settings, each from the variable CHATAPP_<NAME>."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", defer_build=True)
 
     providers_file: str | None = setting(
         "path of the file with the [upstreams](../gateway/providers.md)",

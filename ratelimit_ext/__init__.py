@@ -24,7 +24,6 @@ from ratelimit_ext.core.key import separated
 from ratelimit_ext.core.limit import Mode, OnFailure
 from ratelimit_ext.core.traits import StrategyName, Unit
 from ratelimit_ext.extension import Limiter
-from ratelimit_ext.policy import Policy, PolicyLimit
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.strategies.fixed_window import calendar_window
 from ratelimit_ext.strategies.guards.block import BlockReason
@@ -58,6 +57,7 @@ from ratelimit_ext.web.storage import register
 
 if TYPE_CHECKING:
     from ratelimit_ext.embedded.server import embedded_uri
+    from ratelimit_ext.policy.policy import Policy, PolicyLimit
     from ratelimit_ext.policy.toml_file import toml_line
     from ratelimit_ext.records.restoration import RestoredUsage
 
@@ -120,6 +120,8 @@ __all__ = [
 
 #: Imported when they are used: few applications do.
 _LATE = {
+    "Policy": "policy.policy",
+    "PolicyLimit": "policy.policy",
     "RestoredUsage": "records.restoration",
     "embedded_uri": "embedded.server",
     "toml_line": "policy.toml_file",

@@ -40,7 +40,7 @@ from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.core.traits import UNITS, StrategyName, Unit
 from ratelimit_ext.engine.outage import Workers
-from ratelimit_ext.policy import Applies, Policy
+from ratelimit_ext.policy.functions import Applies
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
 from ratelimit_ext.web.commands import (
@@ -105,6 +105,7 @@ from ratelimit_ext.web.storage_mistakes import (
 
 if TYPE_CHECKING:
     from ratelimit_ext.operators.api import Operators
+    from ratelimit_ext.policy.policy import Policy
 
 NAMESAKES: Final = (
     "Two extensions of the application %r have one storage and the key prefix %r: equal limits of "

@@ -34,7 +34,7 @@ Duration = Annotated[str, AfterValidator(arguments.duration)]
 class Fields(BaseModel):
     """Fields of a body or a query; others are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Change(Fields):

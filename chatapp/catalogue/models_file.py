@@ -26,7 +26,7 @@ class CatalogueError(ValueError):
 class ModelTable(BaseModel):
     """A model, without its provider."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
     aliases: list[str] = []
     context: Tokens | None = None
     max_output: Tokens | None = None
@@ -47,7 +47,7 @@ class ModelEntry(ModelTable):
 
 
 class ModelsFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
     version: int
     as_of: date
     sources: list[str]

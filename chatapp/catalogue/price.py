@@ -57,7 +57,7 @@ Multiple = Annotated[int, BeforeValidator(_thousandths)]
 class Price(BaseModel):
     """Micro-dollars per million tokens of each kind."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
     input: Dollars
     cached_input: Dollars
     cache_write: Dollars

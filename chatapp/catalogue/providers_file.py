@@ -98,7 +98,9 @@ Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=3600)]
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, arbitrary_types_allowed=True, defer_build=True
+    )
 
 
 class TimeoutTable(_Table):
@@ -125,7 +127,7 @@ class UpstreamTable(_Table):
     key_header: Annotated[str, AfterValidator(_header)] | None = None
     headers: Annotated[dict[str, str], AfterValidator(_headers)] = {}
     query: dict[str, str] = {}
-    timeouts: TimeoutTable = TimeoutTable()
+    timeouts: TimeoutTable = Field(default_factory=TimeoutTable)
     refuse: list[Name] = []
     patterns: list[Name] = []
     default_model: str | None = None

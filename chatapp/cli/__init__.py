@@ -38,9 +38,11 @@ UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
 }
 
 
-def install(app: Flask, limiter: Limiter, database: Database) -> None:
+def install(app: Flask, limiter: Limiter, database: Database | None) -> None:
     """Add the commands to the application, and what `flask ratelimit` asks of it."""
     app.cli.add_command(LateGroup("chat", _commands, help=HELP))
+    if database is None:
+        return
     operators = limiter.operators
     operators.callers = ChatCallers()
     operators.change_log = DatabaseChangeLog(database)
@@ -74,6 +76,12 @@ def command_config() -> Mapping[str, object] | None:
 def needs_routes() -> bool:
     """Return whether this process has requests, or limits of routes."""
     return serves() or not _line().startswith(tuple(f"{command} " for command in WITHOUT_LIMITS))
+
+
+def prints_help() -> bool:
+    """Return whether this is `--help` of a command, and not a value of its options or arguments."""
+    *_, before, last = "", *sys.argv
+    return last == "--help" and before[:1] != "-" and "--" not in sys.argv and _line() != " "
 
 
 def _line() -> str:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import blake2b
 from typing import Final, NamedTuple, TypeAlias
@@ -171,8 +170,7 @@ def with_tag(key: str, tag: str) -> str:
     return f"{{{tag}}}{key}" if own == key else key.replace(f"{{{own}}}", f"{{{tag}}}", 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(NamedTuple):
     """How an extension names its buckets: the storage's prefix, its own, its default strategy."""
 
     storage_prefix: str

@@ -5,8 +5,7 @@ The table below is filled by :mod:`ratelimit_ext.strategies`, which the core doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean
 
@@ -19,8 +18,7 @@ StrategyName: TypeAlias = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
+class Form(NamedTuple):
     """How a strategy is written in a limit string, beside "amount per period".
 
     ``pattern`` is a verbose regular expression, matched without case. ``{rate}`` in it stands for

@@ -22,7 +22,7 @@ from ratelimit_ext.core.key import Identity
 from ratelimit_ext.operators.denials import Denied, denials_of
 from ratelimit_ext.operators.shadow import shadow_results
 from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, Block, Reader, Search, State
-from ratelimit_ext.policy import Policy
+from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.records.denials import MOST_READ
 from ratelimit_ext.records.overrides import LogEntry, Override
 from ratelimit_ext.records.restoration import RestoredUsage, restore

@@ -13,30 +13,18 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import parse
 from ratelimit_ext.policy.errors import AppConfig, Code, Mistakes, Place
-from ratelimit_ext.policy.nesting import Nesting
-from ratelimit_ext.policy.plan_sentence import amount_sentence, plan_sentence
-from ratelimit_ext.policy.policy import Applies, Condition, Plan, Policy, PolicyLimit
-from ratelimit_ext.policy.rules import check_limit
 from ratelimit_ext.strategies import ALIASES
 
-__all__ = [
-    "Applies",
-    "Condition",
-    "Mistakes",
-    "Plan",
-    "Policy",
-    "PolicyLimit",
-    "amount_sentence",
-    "check_in_code",
-    "load_policy",
-    "plan_sentence",
-]
+if TYPE_CHECKING:
+    from ratelimit_ext.policy.policy import Policy
+
+__all__ = ["check_in_code", "load_policy"]
 
 
 def load_policy(
@@ -58,6 +46,7 @@ def load_policy(
     adds the mistakes that only the application can find. Raises
     :class:`~ratelimit_ext.core.errors.ConfigurationError` with all mistakes.
     """
+    from ratelimit_ext.policy.nesting import Nesting
     from ratelimit_ext.policy.schema import VERSION, Targets, document_with, read
     from ratelimit_ext.policy.toml_file import read_file
 
@@ -146,6 +135,7 @@ def _any_function(*_: object) -> None:
 def _check_in_code(
     text: object, cost: Any, deducts: Any, default_strategy: str | None, *values: Any
 ) -> None:
+    from ratelimit_ext.policy.rules import check_limit
     from ratelimit_ext.policy.schema import LimitTable, read
 
     options = zip(OPTION_NAMES, values, _option_values(NO_OPTIONS), strict=True)

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
 from ratelimit_ext.core.limit import MOST_AMOUNT
@@ -25,6 +24,18 @@ _LONGEST_KEY: Final = 60
 
 class Mistake(ValueError):
     """A mistake without its place: what was found, what is allowed, what to do."""
+
+
+def unknown_identity(name: str, identities: Collection[str]) -> str:
+    return (
+        f"there is no identity {name!r}; registered: {listed(identities)}."
+        f"{did_you_mean(name, identities)} Register it before init_app with "
+        f'@limiter.identity("{name}").'
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(map(repr, names))) or "none"
 
 
 # -- places ----------------------------------------------------------------------------------
@@ -83,8 +94,7 @@ class CodeLine(Origin):
         return self._source
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """A path of keys and positions in a document."""
 
     origin: Origin

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias, cast
 
 from ratelimit_ext.core.errors import did_you_mean, shown
 from ratelimit_ext.policy.errors import Mistake
@@ -14,6 +15,25 @@ from ratelimit_ext.policy.errors import Mistake
 #: How many identities a limit may count together.
 MOST_IDENTITIES: Final = 3
 _IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+#: Whether a limit with this value applies to the current request, or to a call of these identities.
+Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """Exempts a request from a limit: by its ``exempt_when``, or by keywords of the application's.
+    Another attempt of a request may be another model's, so it is asked again."""
+
+    exempt_when: Callable[[], bool] | None
+    keywords: tuple[tuple[Applies, Any], ...]
+
+    def __call__(self) -> bool:
+        if self.exempt_when is not None and self.exempt_when():
+            return True
+        return not self.covers(None)
+
+    def covers(self, who: Mapping[str, str] | None) -> bool:
+        return all(applies(value, who) for applies, value in self.keywords)
 
 
 def function(value: object, arguments: int, *, python: bool) -> Callable[..., Any]:

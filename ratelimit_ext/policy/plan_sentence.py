@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ratelimit_ext.core.limit_string import ParsedLimit
-from ratelimit_ext.policy.policy import Plan, PolicyLimit
+
+if TYPE_CHECKING:
+    from ratelimit_ext.policy.policy import Plan, PolicyLimit
 
 #: What a limit counts, for one and for many; dollars are counted in millionths.
 _UNITS: Final = {

@@ -11,12 +11,17 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, NO_OPTIONS, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, check_lease
-from ratelimit_ext.policy.errors import AppConfig, CodeLine, Mistakes, Place
+from ratelimit_ext.policy.errors import (
+    AppConfig,
+    CodeLine,
+    Mistakes,
+    Place,
+    listed,
+    unknown_identity,
+)
 
 Key: TypeAlias = str | Callable[[], str]
 _NOWHERE: Final = Place(AppConfig(""))
-#: Whether a limit with this value applies to the current request, or to a call of these identities.
-Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +80,6 @@ class PolicyLimit:
             parsed.limit(plain, options.strategy or DEFAULT_STRATEGY).check_amount(self.cost)
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """Exempts a request from a limit: by its ``exempt_when``, or by keywords of the application's.
-    Another attempt of a request may be another model's, so it is asked again."""
-
-    exempt_when: Callable[[], bool] | None
-    keywords: tuple[tuple[Applies, Any], ...]
-
-    def __call__(self) -> bool:
-        if self.exempt_when is not None and self.exempt_when():
-            return True
-        return not self.covers(None)
-
-    def covers(self, who: Mapping[str, str] | None) -> bool:
-        return all(applies(value, who) for applies, value in self.keywords)
-
-
 Limits: TypeAlias = tuple[PolicyLimit, ...]
 
 
@@ -145,18 +133,6 @@ class Use(NamedTuple):
     place: Place
 
 
-def unknown_identity(name: str, identities: Collection[str]) -> str:
-    return (
-        f"there is no identity {name!r}; registered: {_listed(identities)}."
-        f"{did_you_mean(name, identities)} Register it before init_app with "
-        f'@limiter.identity("{name}").'
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(map(repr, names))) or "none"
-
-
 @dataclass(frozen=True, slots=True)
 class Policy:
     """All limits of a configuration.
@@ -191,7 +167,7 @@ class Policy:
                 what = kind.replace("either", "blueprint or endpoint")
                 mistakes.add(
                     place,
-                    f"there is no {what} {name!r}; registered: {_listed(names)}."
+                    f"there is no {what} {name!r}; registered: {listed(names)}."
                     f"{did_you_mean(name, names)}",
                 )
 
@@ -203,7 +179,7 @@ class Policy:
                 mistakes.add(
                     Place(CodeLine(source)),
                     f"there is no group {name!r} in the policy; its groups: "
-                    f"{_listed(self.groups)}.{did_you_mean(name, self.groups)} Correct the name, "
+                    f"{listed(self.groups)}.{did_you_mean(name, self.groups)} Correct the name, "
                     f"or add [groups.{name}] to the policy, with limits = [] for none.",
                 )
 

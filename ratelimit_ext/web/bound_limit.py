@@ -27,7 +27,7 @@ from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.scratch import scratch
-from ratelimit_ext.policy import Condition
+from ratelimit_ext.policy.functions import Condition
 from ratelimit_ext.strategies import strategy_of
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
@@ -89,8 +88,7 @@ class Row(NamedTuple):
         return bucket_key(self.prefix, identity)
 
 
-@dataclass(frozen=True, slots=True)
-class Inventory:
+class Inventory(NamedTuple):
     """The limits of an extension. ``failure_policy`` is what a limit does during an outage;
     ``decider`` says where those of an endpoint are decided."""
 
@@ -161,7 +159,7 @@ class Inventory:
     def unapplied(self, app: flask.Flask, manager: Manager) -> Iterator[str]:
         """Yield a sentence for each endpoint from which code keeps limits of a policy. ``manager``
         has that policy."""
-        for group in replace(self, manager=manager).groups(app):
+        for group in self._replace(manager=manager).groups(app):
             if group.route is not None:
                 limits, code = manager.unapplied(group.route)
                 names = [getattr(d, "name", "") or str(d.limit_provider) for d in limits]

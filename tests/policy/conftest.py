@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy import load_policy
+from ratelimit_ext.policy.policy import Policy
 
 Load = Callable[..., Policy]
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ratelimit_ext.core.errors import ConfigurationError
-from ratelimit_ext.policy import Policy, load_policy, schema
+from ratelimit_ext.policy import load_policy, schema
 from ratelimit_ext.policy.errors import Mistakes, Place
 from ratelimit_ext.policy.nesting import Nesting
+from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.toml_file import TomlFile
 from tests.policy import functions
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ratelimit_ext.policy import Policy
+from ratelimit_ext.policy.policy import Policy
 from tests.policy.conftest import Load, error_of
 
 LIMITS = '[[groups.calls.limits]]\nname = "user"\nlimit = "30/minute"'

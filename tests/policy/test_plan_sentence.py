@@ -8,8 +8,8 @@ import pytest
 
 from ratelimit_ext.core.limit import LimitOptions
 from ratelimit_ext.core.limit_string import parse
-from ratelimit_ext.policy import Plan, PolicyLimit, plan_sentence
-from ratelimit_ext.policy.plan_sentence import period_words
+from ratelimit_ext.policy.plan_sentence import period_words, plan_sentence
+from ratelimit_ext.policy.policy import Plan, PolicyLimit
 
 SECOND_US = 1_000_000
 #: A limit, or its text if it has nothing else.

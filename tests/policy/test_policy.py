@@ -13,7 +13,8 @@ import ratelimit_ext.policy as policy_package
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import parse
-from ratelimit_ext.policy import Plan, Policy, PolicyLimit, load_policy
+from ratelimit_ext.policy import load_policy
+from ratelimit_ext.policy.policy import Plan, Policy, PolicyLimit
 from tests.policy import functions
 from tests.policy.conftest import Load
 

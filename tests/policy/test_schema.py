@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy import load_policy
+from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.schema import document_with
 from tests.policy.conftest import error_of
 

@@ -9,7 +9,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy import load_policy
+from ratelimit_ext.policy.policy import Policy
 from tests.policy.conftest import error_of
 
 NAMES = st.sampled_from(["chat", "pay", "admin", "outer.inner", "a b", "ä", 'quote"d'])

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ratelimit_ext.policy import Policy, load_policy
+from ratelimit_ext.policy import load_policy
 from ratelimit_ext.policy.errors import Path as KeyPath
+from ratelimit_ext.policy.policy import Policy
 from ratelimit_ext.policy.toml_file import key_lines, line_of
 from tests.policy.conftest import error_of
 

@@ -686,12 +686,14 @@ def test_a_request_takes_few_calls(daily: str, most: int, redis_server: Any) -> 
 NOT_IMPORTED = {
     *("redis", "opentelemetry", "pydantic", "tomllib", "zoneinfo"),
     *("ratelimit_ext.cli", "ratelimit_ext.embedded", "ratelimit_ext.metrics"),
-    *("ratelimit_ext.operators", "ratelimit_ext.policy.schema", "ratelimit_ext.policy.toml_file"),
-    *("ratelimit_ext.records.restoration", "ratelimit_ext.simulate", "ratelimit_ext.testing"),
+    *("ratelimit_ext.operators", "ratelimit_ext.policy.nesting", "ratelimit_ext.policy.policy"),
+    *("ratelimit_ext.policy.rules", "ratelimit_ext.policy.schema"),
+    *("ratelimit_ext.policy.toml_file", "ratelimit_ext.records.restoration"),
+    *("ratelimit_ext.simulate", "ratelimit_ext.testing"),
     *("ratelimit_ext.engine.cluster", "ratelimit_ext.engine.redis"),
 }
-#: Beside those of Flask-Limiter. Measured: 97; they were 244.
-MOST_MODULES = 100
+#: Beside those of Flask-Limiter. Measured: 96; they were 244.
+MOST_MODULES = 96
 #: By one more view with a limit of its own. Measured: 97; they were 402.
 MOST_DECLARED = 100
 IMPORTS = """

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import flask
 from flask_limiter import Limit
@@ -13,10 +12,13 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
 from ratelimit_ext.core.key import Identity, joined, separated
-from ratelimit_ext.policy import Applies, Condition, Policy
+from ratelimit_ext.policy.functions import Applies, Condition
 from ratelimit_ext.records.overrides import LogEntry
 from ratelimit_ext.web.declarations.code_checks import checked_key
 from ratelimit_ext.web.identities import BUILT_IN, COMMON, JoinedIdentity, meant
+
+if TYPE_CHECKING:
+    from ratelimit_ext.policy.policy import Policy
 
 Estimate: TypeAlias = Callable[[], Any]
 #: Called with a ``RequestLimit``; a response replaces the default one.
@@ -42,7 +44,7 @@ PolicyChecker: TypeAlias = Callable[[Path | None], CheckedPolicy]
 
 
 #: Finds mistakes in a policy that only the application knows, each at its place.
-PolicyRules: TypeAlias = Callable[[Policy], Iterable[tuple[Any, str]]]
+PolicyRules: TypeAlias = Callable[["Policy"], Iterable[tuple[Any, str]]]
 
 
 class LimitKeyword(NamedTuple):
@@ -178,8 +180,7 @@ class Callbacks:
             self.change_log.write(entry)
 
 
-@dataclass(frozen=True, slots=True)
-class AdmissionSettings:
+class AdmissionSettings(NamedTuple):
     """What an application configures of its admissions; the names are Flask-Limiter's."""
 
     lease_s: float = DEFAULT_LEASE_S

@@ -15,9 +15,8 @@ from limits.strategies import STRATEGIES
 
 from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
-from ratelimit_ext.policy.errors import Mistake
+from ratelimit_ext.policy.errors import Mistake, unknown_identity
 from ratelimit_ext.policy.functions import checked, limit_key
-from ratelimit_ext.policy.policy import unknown_identity
 
 #: The number of arguments that the functions of a limit are called with.
 _ARGUMENTS: Final = {

@@ -89,7 +89,7 @@ def deferred(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclasses.dataclass(kw_only=True, unsafe_hash=True)
+@dataclasses.dataclass(kw_only=True, init=False, repr=False, eq=False)
 class Definition(LimitOptions):
     """Adds the keywords of ``LimitOptions`` to a definition of Flask-Limiter, and ``source``, where
     the limit is written: a place of a policy, or text."""

@@ -36,7 +36,7 @@ from ratelimit_ext.core.limit import NO_OPTIONS, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, parse
 from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.engine.verdicts import merged
-from ratelimit_ext.policy.policy import unknown_identity
+from ratelimit_ext.policy.errors import unknown_identity
 from ratelimit_ext.strategies import ALIASES, strategy_named
 
 

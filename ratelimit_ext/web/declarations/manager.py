@@ -27,7 +27,6 @@ from flask_limiter.util import get_qualified_name
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.policy.errors import Place
-from ratelimit_ext.policy.nesting import around
 from ratelimit_ext.web.declarations.definitions import groups_of, methods_called, stated, upgrade
 
 #: Whether a definition yields any limit for this request: a function may return no string.
@@ -457,7 +456,7 @@ class Manager(LimitManager):
 
 def _nesting(blueprint: str | None) -> tuple[str, ...]:
     """Return the blueprint's name and those of the blueprints around it, the outermost first."""
-    return (*around(blueprint), blueprint) if blueprint else ()
+    return tuple(itertools.accumulate(blueprint.split("."), "{}.{}".format)) if blueprint else ()
 
 
 def _own_names(app: flask.Flask, blueprint: str) -> Iterable[str]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import flask
 import flask_limiter
@@ -17,17 +17,9 @@ import flask_limiter
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import check_lease, lease_bound, states_guard
-from ratelimit_ext.policy import (
-    Mistakes,
-    Plan,
-    Policy,
-    PolicyLimit,
-    amount_sentence,
-    load_policy,
-    plan_sentence,
-)
-from ratelimit_ext.policy.errors import CodeLine, Place
-from ratelimit_ext.policy.policy import Limits, unknown_identity
+from ratelimit_ext.policy import load_policy
+from ratelimit_ext.policy.errors import CodeLine, Mistakes, Place, unknown_identity
+from ratelimit_ext.policy.plan_sentence import amount_sentence, plan_sentence
 from ratelimit_ext.web.commands import is_checked
 from ratelimit_ext.web.declarations.callbacks import Callbacks, CheckedPolicy
 from ratelimit_ext.web.declarations.definitions import (
@@ -38,6 +30,9 @@ from ratelimit_ext.web.declarations.definitions import (
     methods_called,
 )
 from ratelimit_ext.web.declarations.manager import Manager
+
+if TYPE_CHECKING:
+    from ratelimit_ext.policy.policy import Limits, Plan, Policy, PolicyLimit
 
 FILE: Final = "RATELIMIT_POLICY_FILE"
 UNKNOWN: Final = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -59,8 +58,7 @@ AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | CachedAnswer |
 IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusals:
+class Refusals(NamedTuple):
     """Refuses requests, for one extension. ``show`` makes the argument of breach callbacks."""
 
     callbacks: Callbacks

@@ -11,9 +11,8 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from threading import BoundedSemaphore
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
 
@@ -38,8 +37,7 @@ CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 Decide: TypeAlias = Callable[[Sequence[Charge], Hold], tuple[Decision, Engine, Hold]]
 
 
-@dataclass(frozen=True, slots=True)
-class WaitingRoom:
+class WaitingRoom(NamedTuple):
     """Lets requests of one extension wait, each at one of the ``places`` of this process.
     ``client`` is the storage's, if workers share it."""
 

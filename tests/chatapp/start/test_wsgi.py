@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from chatapp import cli
 from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.services import services_of
@@ -31,6 +32,8 @@ OF_ROUTES = (
     *("ratelimit_ext.policy.schema", "chatapp.blueprints", "chatapp.web.formats"),
     *("chatapp.web.requests", "chatapp.upstreams.openai", "chatapp.upstreams.anthropic"),
 )
+#: What an application is built of, beside what all commands import.
+OF_BUILDS = (*OF_NO_COMMAND, "sqlalchemy.dialects.sqlite", *OF_ROUTES)
 #: What other commands do not need: those of `flask chat`, and the pages of operators.
 OF_OTHERS = ("chatapp.cli.chat", "chatapp.blueprints.admin", "chatapp.blueprints.management.routes")
 SERVER = """
@@ -128,6 +131,23 @@ def test_a_command_without_limits_imports_no_routes(words: str) -> None:
     report."""
     found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(OF_ROUTES))
     assert (found["status"], found["imported"]) == (0, [])
+
+
+@pytest.mark.parametrize(
+    "words", ["chat --help", "chat users list --help", "ratelimit --help", "ratelimit show --help"]
+)
+def test_help_builds_no_application(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """A configuration with which nothing starts does not stop it."""
+    monkeypatch.setenv("CHATAPP_PROVIDER_TIMEOUT_S", "soon")
+    found = last_line(COMMAND, "--app", "wsgi", *words.split(), ",".join(OF_BUILDS))
+    assert (found["status"], found["imported"]) == (0, [])
+
+
+@pytest.mark.parametrize("words", ["chat users add --help --help", "chat users add -- --help"])
+def test_a_value_is_no_request_for_help(monkeypatch: pytest.MonkeyPatch, words: str) -> None:
+    """What looks like a value of an option, or follows the end of the options, needs more."""
+    monkeypatch.setattr(sys, "argv", ["flask", "--app", "wsgi", *words.split()])
+    assert not cli.prints_help()
 
 
 @pytest.mark.parametrize("words", ["routes", "ratelimit show"])
