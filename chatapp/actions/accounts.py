@@ -45,7 +45,7 @@ End = Annotated[str, AfterValidator(arguments.end)]
 Until = Annotated[str, AfterValidator(instant_s)]
 Overlap = Annotated[str, AfterValidator(partial(arguments.duration, least_s=0))]
 Amounts = dict[str, str]
-LIMITS: Final = 'An amount instead of the policy\'s, such as usd-day="20 usd/day".'
+LIMITS: Final = 'An amount instead of the policy\'s, such as {}="20 usd/day".'
 MODELS: Final = 'Allow only this model, or all that match, such as "gpt-5*".'
 EXPIRES: Final = "When it expires: 90d, 2026-11-27; default never."
 
@@ -64,7 +64,7 @@ class UserFields(Change):
 
     plan: Plan | None = Field(None, description="The plan.")
     team: Team | None = Field(None, description="The team; an empty text removes it.")
-    limits: Amounts | None = Field(None, description=LIMITS)
+    limits: Amounts | None = Field(None, description=LIMITS.format("usd-day"))
     active: bool | None = Field(None, description="Whether the user's keys are accepted.")
 
 
@@ -116,7 +116,7 @@ class NewKey(Change):
     team: Team | None = Field(None, description="The team of a new user.")
     name: KeyName = Field("key", description="A name for the key.")
     expires: End | None = Field(None, description=EXPIRES)
-    limits: Amounts = Field(default_factory=dict, description=LIMITS)
+    limits: Amounts = Field(default_factory=dict, description=LIMITS.format("key-usd-day"))
     models: Models = Field(default_factory=list, description=MODELS)
     people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 
@@ -125,7 +125,7 @@ class KeyFields(Change):
     """Fields that are left out stay unchanged. With a null ``class`` the key has its plan's; with
     null ``people`` it acts for no users but its own."""
 
-    limits: Amounts | None = Field(None, description=LIMITS)
+    limits: Amounts | None = Field(None, description=LIMITS.format("key-usd-day"))
     models: Models | None = Field(None, description=f"{MODELS} Empty: all models of its plan.")
     files: bool | None = Field(None, description="Let the key name files that providers store.")
     traffic_class: Class | None = Field(
@@ -143,13 +143,13 @@ class Rotation(Change):
 class TeamFields(Change):
     """Without ``limits`` the budgets stay unchanged. Otherwise it replaces all of them."""
 
-    limits: Amounts | None = Field(None, description=LIMITS)
+    limits: Amounts | None = Field(None, description=LIMITS.format("team-usd-day"))
 
 
 class AmountFields(Change):
     amount: str = Field(description="The amount, such as 20 usd/day.")
     until: Until | None = Field(
-        None, description="When it ends, by UTC: 2h, 17:30, friday, 2026-11-27."
+        None, description="Make it an override that ends then, by UTC: 2h, 17:30, 2026-11-27."
     )
 
 
@@ -331,11 +331,7 @@ def create_key(call: Call) -> dict[str, object]:
     done = [f"Key {made.public_id} of {body.user}, {until}. It is shown only once."]
     if is_first:
         done.append("Accounts are on: every request now needs a key.")
-    done += [
-        f"No model of models.toml matches {pattern!r}. Unless an upstream serves one, the key has "
-        "no use for that name; revoke it and create another if it is misspelt."
-        for pattern in unknown_models(body.models, services.catalogue)
-    ]
+    done += _unmatched(body.models)
     return {**_key(call, made.public_id), "key": made.text, "done": " ".join(done)}
 
 
@@ -355,15 +351,15 @@ def put_key(call: Call, key: str) -> users.Put:
     if "limits" in given:
         limits = _checked_amounts(call, "key", body.limits or {}, user.plan)
         done += users.put_amounts("key", key, before.limits or {}, limits, **call.why)
-    if "models" in given and (body.models or []) != list(before.models or ()):
-        done.append(keys.set_models(key, body.models or [], **call.why))
-    if body.files is not None and body.files != bool(before.files):
-        done.append(keys.set_files(key, allowed=body.files, **call.why))
-    if "traffic_class" in given and body.traffic_class != before.traffic_class:
-        done.append(keys.set_class(key, body.traffic_class, **call.why))
-    people = body.people and body.people.people()
-    if "people" in given and people != People.from_row(before.people):
-        done.append(keys.set_people(key, people, **call.why))
+    fields = {
+        "models": body.models or None,
+        "files": bool(body.files),
+        "traffic_class": body.traffic_class,
+        "people": body.people and body.people.people().as_row(),
+    }
+    kept = {"files"} if body.files is None else set()
+    changed = {name: value for name, value in fields.items() if name in given - kept}
+    done += [*keys.set_fields(before, changed, **call.why), *_unmatched(body.models or ())]
     return users.Put(is_new=False, done=done)
 
 
@@ -408,6 +404,14 @@ def turn_accounts_off(call: Call) -> dict[str, object]:
 def _key(call: Call, key: str) -> dict[str, object]:
     call.operator.check_key(key)
     return keys.as_json(_existing_key(key)[0], OwnersAmounts())
+
+
+def _unmatched(patterns: Sequence[str]) -> list[str]:
+    return [
+        f"No model of models.toml matches {pattern!r}. Unless an upstream serves one, the key has "
+        "no use for that name; set its models again if it is misspelt."
+        for pattern in unknown_models(patterns, current_services().catalogue)
+    ]
 
 
 def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:

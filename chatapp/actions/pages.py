@@ -70,7 +70,6 @@ def _order(names: str) -> Callable[[Mapping[str, Any]], list[Any]]:
 
 
 def _text_or(value: Any) -> Any:
-    """Return a value as cursors have it."""
     return value.isoformat() if isinstance(value, date) else "" if value is None else value
 
 

@@ -51,7 +51,6 @@ def bare(annotation: Any) -> Any:
 
 
 def places(row: Action) -> dict[str, Place]:
-    """Return the fields of an act, by name."""
     fields = (*_places("query", row.query), *_places("body", row.body))
     return {field.name: field for field in fields}
 

@@ -77,7 +77,6 @@ def needs_routes() -> bool:
 
 
 def _line() -> str:
-    """Return the words of this `flask` command."""
     words = dropwhile(lambda word: word not in ("chat", "ratelimit"), sys.argv[1:])
     return f"{' '.join(words)} "
 

@@ -13,7 +13,7 @@ import click
 from flask.cli import AppGroup, with_appcontext
 
 from chatapp.accounts.api_key import public_id_of
-from chatapp.actions.action import Call, FieldError, Option
+from chatapp.actions.action import Call, FieldError, Listed, Option
 from chatapp.actions.pages import csv_of, page
 from chatapp.actions.table import ACTIONS, ITEMS, Action
 from chatapp.actions.texts import Place, Written, bare, call_of, check_item, places
@@ -95,8 +95,6 @@ def _group(root: click.Group, names: Sequence[str]) -> click.Group:
 
 
 class _Command:
-    """One command of an act."""
-
     def __init__(
         self,
         row: Action,
@@ -237,7 +235,10 @@ class _Command:
             self._present(rows)
         else:
             columns = row.shown.get("columns", "").split()
-            output.echo_table_of(rows, columns=columns, empty=row.shown.get("empty", ""))
+            empty = row.shown.get("empty", "")
+            if query.model_fields_set - Listed.model_fields.keys():
+                empty = re.sub(r" yet\b.*", " that match these options.", empty)
+            output.echo_table_of(rows, columns=columns, empty=empty)
         if more:
             click.echo(f"There is more: add --cursor {more}", err=True)
 

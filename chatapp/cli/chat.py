@@ -15,8 +15,6 @@ from ratelimit_ext.terminal import OperatorGroup
 
 
 class ChatGroup(OperatorGroup):
-    """Commands that change accounts and limits."""
-
     def operator_error(self, error: Exception) -> OperatorError | None:
         return operator_error(error) or super().operator_error(error)
 

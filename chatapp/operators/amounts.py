@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
 from difflib import get_close_matches
 from typing import Final
 
@@ -27,7 +26,7 @@ from ratelimit_ext import (
     PolicyLimit,
     StorageUnavailable,
 )
-from ratelimit_ext.operators import State, span_text
+from ratelimit_ext.operators import State, span_text, time_text
 
 #: The identity that the limits of an owner count, by the policy's name.
 COUNTED: Final[Mapping[Owner, str]] = {"user": "user", "key": "api_key", "team": "team"}
@@ -61,7 +60,9 @@ def checked(
         try:
             limits[name].check_amount(amount)
         except ConfigurationError as error:
-            raise OperatorError("invalid_amount", f"{name}: {error}") from None
+            problem, is_form, _ = str(error).partition("allowed: amount per period")
+            form = f"write it as the policy's {limits[name].text!r}" if is_form else ""
+            raise OperatorError("invalid_amount", f"{name}: {problem}{form}") from None
     return dict(amounts)
 
 
@@ -228,17 +229,12 @@ def named(owner: Owner, text: str) -> str:
 
 
 def identity_of(owner: Owner, name: str) -> str:
-    """Return the identity of an owner in limits."""
     return f"{PREFIXES[owner]}{name}"
 
 
 def listed(limits: Mapping[str, str] | None) -> str:
     """Return the amounts in one line; empty without any."""
     return ", ".join(f"{name}={amount}" for name, amount in (limits or {}).items())
-
-
-def time_text(at_s: float) -> str:
-    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _shown(override: Override) -> str:

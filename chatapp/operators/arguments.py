@@ -52,7 +52,6 @@ def new_user(text: str) -> str:
 
 
 def plan(text: str) -> str:
-    """Return a plan of the policy."""
     plans = current_services().plans
     if text not in plans:
         listed = ", ".join(plans) or "none: the policy has no plans"
@@ -65,13 +64,12 @@ def own_limit(text: str) -> tuple[str, str]:
     limit, is_given, amount = text.partition("=")
     if not (limit.strip() and is_given and amount.strip()):
         raise OperatorError(
-            "invalid_amount", f"{text!r} has no amount; write it as usd-day='20 usd/day'"
+            "invalid_amount", f"{text!r} has no amount; write it as LIMIT='20 usd/day'"
         )
     return limit.strip(), amount.strip()
 
 
 def traffic_class(text: str) -> str:
-    """Return the name of a class of traffic."""
     try:
         return checked_class(text)
     except ValueError as error:
@@ -135,7 +133,6 @@ def week(text: str) -> tuple[datetime, datetime]:
 
 
 def end(text: str) -> datetime:
-    """Return an instant in the future, as 90d, tomorrow or 2026-11-25."""
     return datetime.fromtimestamp(instant_s(text), UTC)
 
 

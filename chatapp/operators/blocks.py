@@ -188,6 +188,8 @@ def _user(name: str) -> Target:
         return Target(USER_SWITCH, identity, f"The address {address}", "blocked")
     name = callers.name_of(name)
     accounts = current_services().accounts
+    if accounts.user(name) is None and callers.is_address(name):
+        raise OperatorError("unknown_user", f"There is no user {name!r}; an address is ip:{name}.")
     if accounts.user(name) is None and accounts.any_key():
         raise unknown("user", name)
     return Target(USER_SWITCH, user_identity(name), f"The user {name}", "blocked")

@@ -44,7 +44,6 @@ def operator_error(error: Exception) -> OperatorError | None:
 
 
 def unknown(owner: Owner, name: str) -> OperatorError:
-    """There is no such user, key or team."""
     # A key's text may have its secret in it.
     shown = name[:16] if owner == "key" else repr(name)
     return OperatorError(f"unknown_{owner}", f"There is no {owner} {shown}.")

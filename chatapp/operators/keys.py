@@ -3,9 +3,9 @@ is in the log of operators, and is returned in a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
@@ -21,13 +21,30 @@ from ratelimit_ext import OperatorError, StorageUnavailable
 PLAN: Final = "plan"
 
 
-def set_people(public_id: str, people: People | None, *, reason: str, by: str) -> str:
-    """Let a key act for users, or with None for its own alone. Raises UnknownKeyError."""
-    current_services().accounts.change("key", public_id, people=people and people.as_row())
-    named = people_of(people) or "off"
-    callers.note("people", public_id, amount=named, reason=reason, by=by)
-    acts = f"Key {public_id} {named}" if people else f"Key {public_id} acts for its own user alone"
-    return f"{acts}; all workers apply it within 5 s."
+def set_fields(key: ApiKey, fields: Mapping[str, Any], *, reason: str, by: str) -> list[str]:
+    """Give a key the models, files, class or people that differ; each change in a sentence."""
+    done = []
+    for field, value in fields.items():
+        if (value or None) == (getattr(key, field) or None):
+            continue
+        action = amount = field
+        match field:
+            case "models":
+                amount = ", ".join(value or ()) or "all models of its plan"
+                sentence = f"allows {amount}"
+            case "files":
+                amount = "on" if value else "off"
+                sentence = "may name files" if value else "may not name files"
+            case "traffic_class":
+                action, amount = "class", value or PLAN
+                sentence = f"has the class {value or 'of its plan'}"
+            case _:
+                acts = people_of(People.from_row(value))
+                amount, sentence = acts or "off", acts or "acts for its own user alone"
+        current_services().accounts.change("key", key.public_id, **{field: value})
+        callers.note(action, key.public_id, amount=amount, reason=reason, by=by)
+        done.append(f"Key {key.public_id} {sentence}; all workers apply it within 5 s.")
+    return done
 
 
 def people_of(people: People | None) -> str:
@@ -108,30 +125,6 @@ def rotate_key(
     return made, old, f"has expired; {since}"
 
 
-def set_models(public_id: str, models: Sequence[str], *, reason: str, by: str) -> str:
-    """Allow a key these models alone, or with none all of its plan."""
-    current_services().accounts.change("key", public_id, models=list(models) or None)
-    allowed = ", ".join(models) or "all models of its plan"
-    callers.note("models", public_id, amount=allowed, reason=reason, by=by)
-    return f"Key {public_id} allows {allowed}; all workers apply it within 5 s."
-
-
-def set_files(public_id: str, *, allowed: bool, reason: str, by: str) -> str:
-    """Let a key name files that providers keep, or not."""
-    current_services().accounts.change("key", public_id, files=allowed)
-    callers.note("files", public_id, amount="on" if allowed else "off", reason=reason, by=by)
-    may = "may" if allowed else "may not"
-    return f"Key {public_id} {may} name files; all workers apply it within 5 s."
-
-
-def set_class(public_id: str, name: str | None, *, reason: str, by: str) -> str:
-    """Give a key a class of traffic, None for that of its plan."""
-    current_services().accounts.change("key", public_id, traffic_class=name)
-    callers.note("class", public_id, amount=name or PLAN, reason=reason, by=by)
-    shown = name or "of its plan"
-    return f"Key {public_id} has the class {shown}; all workers apply it within 5 s."
-
-
 def as_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:
     return {
         "id": key.public_id,
@@ -158,7 +151,6 @@ def since_when(*, is_immediate: bool, what: str = "it") -> str:
 
 
 def state_of(key: ApiKey) -> str:
-    """Valid, expired or revoked, and when."""
     if key.revoked_at is not None:
         return f"revoked {key.revoked_at:%Y-%m-%d}"
     if key.expires_at is None:

@@ -199,7 +199,7 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
         if not min(spent, limit.amount) <= held <= min(most, limit.amount):
             sentences.append(
                 f"{identity} spent {spent} micro-dollars in the window of {limit.name!r} since "
-                f"{since:%Y-%m-%d %H:%M:%S}, but the limit holds {held}"
+                f"{since:%Y-%m-%d %H:%M:%S} UTC, but the limit holds {held}"
             )
     return sentences
 

@@ -124,7 +124,6 @@ def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
 
 
 def covers_call(shown: RequestLimit, slug: str) -> bool:
-    """Return whether the limit counts calls of that model."""
     models = shown.keywords.get(MODELS)
     return models is None or covers(current_services().catalogue, models, {"model": slug})
 

@@ -121,7 +121,6 @@ class Operator:
         return self.team
 
     def visible_users(self, users: Iterable[User]) -> Sequence[User]:
-        """Return those of these users whom they see."""
         return [user for user in users if self.team in {None, user.team_name}]
 
     def check_owner(self, owner: Owner, name: str) -> None:

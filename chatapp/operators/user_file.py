@@ -30,7 +30,6 @@ class Import(NamedTuple):
 def import_users(
     file: Iterable[str], *, dry_run: bool, with_keys: bool, reason: str, by: str
 ) -> Import:
-    """Create and change users by the lines of a file, all or none."""
     accounts = current_services().accounts
     present = {user.name: user for user in accounts.users()}
     changes, mistakes = _read(file, present, {team.name for team in accounts.teams()})

@@ -20,7 +20,6 @@ from ratelimit_ext import OperatorError, Override, StorageUnavailable
 
 
 def state_of(user: User) -> str:
-    """Active, or deactivated and when."""
     if user.deactivated_at is None:
         return "active"
     return f"deactivated {user.deactivated_at:%Y-%m-%d}"
@@ -141,7 +140,6 @@ def deactivate(name: str, *, reason: str, by: str) -> str:
 
 
 def activate(name: str, *, reason: str, by: str) -> str:
-    """Accept the user's keys again."""
     if not current_services().accounts.set_active(name, active=True):
         return f"{name} was not deactivated."
     for public_id in keys.usable_keys(name):

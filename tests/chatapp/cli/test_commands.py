@@ -57,6 +57,46 @@ def test_a_key_for_unknown_models_is_made_with_a_warning(app: Flask) -> None:
     assert "'gpt-4o'" not in made.stderr
 
 
+def test_setting_a_key_to_unknown_models_warns_as_well(app: Flask) -> None:
+    """A misspelt pattern would refuse every call."""
+    key = parse(run(app, "keys", "create", "--user", "alice").stdout.removesuffix("\n"))
+    assert key is not None
+    done = run(app, "keys", "set", key.public_id, "--model", "gtp-5*", "--model", "gpt-4o").output
+    assert "allows gtp-5*, gpt-4o; " in done
+    assert "No model of models.toml matches 'gtp-5*'. Unless" in done
+    assert "matches" not in run(app, "keys", "set", key.public_id, "--model", "gpt-4o").output
+
+
+#: What a command says about what was typed, in part.
+SAID = {
+    ("users list", "--key", "x"): "There are no users that match these options.",
+    ("keys list", "--user", "bob"): "There are no keys that match these options.",
+    ("users list", "--query", "zzz"): "There are no users that match these options.",
+    ("amounts set", "user", "bob", "usd-day", "20"): "write it as the policy's '5 usd/day'",
+    ("amounts set", "user", "bob", "usd-day", "9/day"): "allowed: '5 usd/day' with another amount",
+    ("block user", "10.0.0.1"): "There is no user '10.0.0.1'; an address is ip:10.0.0.1.",
+    ("amounts set", "--help"): "Make it an override that ends then",
+}
+
+
+@pytest.mark.parametrize("words", SAID, ids=" ".join)
+def test_what_was_meant_is_said(app: Flask, words: tuple[str, ...]) -> None:
+    """A list, an error and a help are about what was typed."""
+    run(app, "users", "create", "bob")
+    command, *others = words
+    answer = app.test_cli_runner().invoke(args=["chat", *command.split(), *others])
+    assert " ".join(SAID[words].split()) in " ".join(answer.output.split())
+
+
+def test_the_amounts_in_help_are_of_limits_that_exist(app: Flask) -> None:
+    """What a reader copies works."""
+    for owner, limit in (("users", "usd-day"), ("keys", "key-usd-day"), ("teams", "team-usd-day")):
+        command = ("keys", "create", "--user", "bob") if owner == "keys" else (owner, "create", "x")
+        shown = "".join(run(app, *command[:2], "--help").output.split())
+        assert f'suchas{limit}="20usd/day"' in shown
+        run(app, *command, "--limit", f"{limit}=20 usd/day")
+
+
 def test_a_key_changes_no_plan(app: Flask, accounts: Accounts) -> None:
     """The error names the plan of the user and how to change it; no key is created."""
     run(app, "keys", "create", "--user", "alice", "--plan", "pro")

@@ -66,7 +66,7 @@ def test_a_users_amount_is_raised_until_tomorrow(worker: Flask, console: Flask) 
     assert [ask(worker, key).status_code for _ in range(2)] == [200, 429]
     words = ("override", "set", "alice", "plan", "3/day", "--until", "tomorrow 9:00")
     made = ratelimit(console, *words)
-    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d} 09:00 UTC"
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d} 09:00:00 UTC"
     assert (made["identity"], made["until"][:10]) == ("user:alice", f"{tomorrow[:10]}")
     overrides.refresh()
     assert [ask(worker, key).status_code for _ in range(3)] == [200, 200, 429]
