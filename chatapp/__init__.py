@@ -212,7 +212,9 @@ def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
 
     for bp in (admin.bp, management.bp):
         app.register_blueprint(bp)
-    errors.install(app, unrouted=lambda error: management.unrouted(error) or unknown_address(error))
+    errors.install(
+        app, unrouted=lambda e: management.unrouted(e) or admin.unrouted(e) or unknown_address(e)
+    )
 
 
 def _learn_outputs(estimator: Estimator, reports: Reports) -> None:

@@ -16,7 +16,7 @@ from chatapp.blueprints.admin import (
     spending,
     users,
 )
-from chatapp.blueprints.admin.access import bp
+from chatapp.blueprints.admin.access import bp, unrouted
 
 VIEWS = (denials, formats, forms, limits, live, operators, spending, users)
-__all__ = ["VIEWS", "bp"]
+__all__ = ["VIEWS", "bp", "unrouted"]

@@ -138,6 +138,13 @@ def refuse(error: HTTPException) -> ResponseReturnValue:
     return response
 
 
+def unrouted(error: HTTPException) -> Response | None:
+    """Return a page about an address below this one's that it does not have; None for others."""
+    if not request.path.startswith(f"{PATH}/"):
+        return None
+    return add_headers(cast(Response, refuse(error)))
+
+
 def report(error: Exception) -> ResponseReturnValue:
     """Return what a command would print; a 503, and in the log, if no operator caused it."""
     cause = operator_error(error)
@@ -193,7 +200,6 @@ def login_address() -> ResponseReturnValue:
 
 @bp.post("/logout")
 def logout() -> ResponseReturnValue:
-    """End the session in this browser."""
     response = cast(Response, redirect(url_for("admin.spending"), 303))
     sessions().end(response)
     return response

@@ -30,7 +30,6 @@ class Chart:
 
     @property
     def most(self) -> int:
-        """The sum of the largest slot."""
         sums = (sum(part.get(slot, 0) for part in self.amounts.values()) for slot in self.slots)
         return max(sums, default=0)
 
@@ -70,11 +69,12 @@ def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Ch
     days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
     total = sum(sum(part.values()) for part in spent.values())
     title = f"Spending from {first} to {last} by {by}: {dollars(total)} in total"
+    # A day with more credit than spending has no bar.
+    shown = {s: {day: max(0, part.get(day, 0)) for day in days} for s, part in shown.items()}
     return Chart(title, shown, days, dollars, lambda day: f"{date.fromisoformat(day):%d %b}")
 
 
 def decisions(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str]) -> Chart:
-    """Return the admitted and denied requests of each minute."""
     sums = (f"{sum(part.values()):,} {outcome}" for outcome, part in counts.items())
     title = f"Decisions from {minutes[0]} to {minutes[-1]}: {', '.join(sums)}"
     return Chart(title, counts, minutes)
@@ -82,5 +82,5 @@ def decisions(counts: Mapping[str, Mapping[str, int]], minutes: Sequence[str]) -
 
 def dollars(micro_usd: int) -> str:
     """Return the amount, with more digits if it is below a dollar."""
-    usd = micro_usd / MICRO
-    return f"${usd:,.2f}" if usd >= 1 or not usd else f"${usd:.4f}"
+    sign, usd = "-" if micro_usd < 0 else "", abs(micro_usd) / MICRO
+    return f"{sign}${usd:,.2f}" if usd >= 1 or not usd else f"{sign}${usd:.4f}"

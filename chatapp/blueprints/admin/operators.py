@@ -49,6 +49,5 @@ def changes() -> ResponseReturnValue:
 
 
 def _words(entry: Any) -> str:
-    """Return where a change is searched."""
     words = (entry.by, entry.action, entry.identity, entry.limit, entry.amount, entry.reason)
     return " ".join(filter(None, words))

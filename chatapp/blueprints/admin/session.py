@@ -39,7 +39,6 @@ class Session(NamedTuple):
     operator: Operator
 
     def accepts(self, token: str) -> bool:
-        """Return whether a form of this session was sent."""
         return hmac.compare_digest(token.encode("utf-8", "replace"), self.form_token.encode())
 
 

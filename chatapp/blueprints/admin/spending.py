@@ -80,7 +80,6 @@ def spending() -> ResponseReturnValue:
 
 @bp.get("/call")
 def call() -> ResponseReturnValue:
-    """Return the call whose answer had this x-call-id."""
     row = current_services().reports.call(query("id").strip())
     if row is None:
         raise ApiError(404, "not_found", "The ledger has no call with that id.")

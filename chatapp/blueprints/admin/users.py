@@ -143,7 +143,6 @@ def team() -> ResponseReturnValue:
 
 
 def _limits(owner: Owner, row: User | Team, *identities: str, plan: str | None) -> dict[str, Any]:
-    """Return what the pages of a user and a team share."""
     states: list[State] = []
     denials: list[Any] = []
     ahead: list[Any] = []

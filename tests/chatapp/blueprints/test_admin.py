@@ -27,7 +27,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.blueprints.admin import users as users_page
-from chatapp.blueprints.admin.chart import OTHERS, chart
+from chatapp.blueprints.admin.chart import OTHERS, chart, dollars
 from chatapp.blueprints.admin.forms import ACTS
 from chatapp.database.connection import Database
 from chatapp.ledger import table
@@ -113,6 +113,21 @@ def test_every_address_of_admin_needs_a_session(app: Flask, accounts: Accounts) 
         sent = {client.post(f"/admin/{each}", headers=headers).status_code for each in CHANGES}
         assert sent == {401}
     assert len(accounts.all_keys()) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/admin/nowhere/at/all", 404), ("PUT", "/admin/users", 405)],
+)
+def test_an_unknown_address_is_a_page(
+    admin: FlaskClient, method: str, path: str, status: int
+) -> None:
+    """With the headers of the others. The management API answers for its addresses."""
+    answer = admin.open(path, method=method)
+    assert (answer.status_code, answer.mimetype) == (status, "text/html")
+    assert "<h1>That did not work</h1>" in answer.text
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert admin.get("/admin/api/v1/nowhere").mimetype == "application/problem+json"
 
 
 @pytest.mark.usefixtures("stopped_clock")
@@ -906,6 +921,18 @@ def test_the_chart_adds_up(app: Flask) -> None:
     assert "all others, 2026-11-24: $3.00" in svg
     heights = [float(each) for each in re.findall(r'<rect[^>]* height="([\d.]+)"', svg)]
     assert sum(heights) == pytest.approx(48 / 50 * 180, abs=0.5)
+
+
+def test_a_credit_draws_no_bar(app: Flask) -> None:
+    """A day may have more credit than spending; the sum still counts it."""
+    totals = [DayTotal("s", 1, 1, 1, 2_000_000, day="2026-11-24")]
+    totals.append(DayTotal("s", 1, 1, 1, -65_300, day="2026-11-25"))
+    drawn = chart(totals, first=date(2026, 11, 24), last=date(2026, 11, 25), by="user")
+    with app.app_context():
+        svg = str(get_template_attribute("admin/chart.html", "bars")(drawn))
+    assert "$1.93 in total" in drawn.title
+    assert re.findall(r'<rect[^>]* height="([^"]+)"', svg) == ["180.0"]
+    assert [dollars(micro) for micro in (-65_300, -2_000_000, 0)] == ["-$0.0653", "-$2.00", "$0.00"]
 
 
 def test_what_limits_hold_is_shown(
