@@ -81,6 +81,7 @@ SAID = {
 
 @pytest.mark.parametrize("words", SAID, ids=" ".join)
 def test_what_was_meant_is_said(app: Flask, words: tuple[str, ...]) -> None:
+    """A list, an error and a help are about what was typed."""
     run(app, "users", "create", "bob")
     command, *others = words
     answer = app.test_cli_runner().invoke(args=["chat", *command.split(), *others])
