@@ -7,7 +7,8 @@ What has to hold of a caller, stated before:
   micro-dollar, and the limits have charged exactly that.
 - A call is *cut off* if its worker was killed before the ledger had its end. The provider may bill
   it, and the ledger names it at most as unfinished, with its estimate. The limits have charged that
-  or, if the worker was killed after the settlement, the bill.
+  or, if the worker was killed after the settlement, the bill. The same is true of a call whose
+  worker was killed before the provider had it: nobody knows that it was not sent.
 - The limits may lack a finished call whose worker was killed while its settlement was on its way,
   which takes as long as the deadline if the storage does not answer, and one that was charged while
   Sentinel replaced the master. `chat ledger restore` charges these.
@@ -249,6 +250,8 @@ class Books:
     #: The finished calls that the limits may lack.
     may_lack: int
     estimates: dict[str, int]
+    #: The calls whose connection ended without an answer.
+    unanswered: set[str]
 
     @property
     def written(self) -> int:
@@ -264,7 +267,7 @@ class Books:
         """The most that the limits count of these calls. Of one that began in the last 50 ms, the
         ledger has lost the estimate."""
         most = max(self.estimates.values(), default=0)
-        cut_off = self.billed.keys() - self.ledger.keys()
+        cut_off = (self.billed.keys() | self.unanswered) - self.ledger.keys()
         return sum(max(self.billed[call], self.estimates.get(call, most)) for call in cut_off)
 
     @property
@@ -319,6 +322,10 @@ def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
     """The books of all callers, once they agree."""
     bills, books = chaos.bills(), dict[str, Books]()
     excused = {} if is_restored else chaos.excused()
+    unanswered: dict[str, set[str]] = {caller: set() for caller in chaos.callers}
+    for call, answer in chaos.answers.items():
+        if answer.status == NO_ANSWER:
+            unanswered[answer.caller].add(call)
 
     def agree() -> bool:
         ledger, estimates = chaos.ledger(), chaos.estimates()
@@ -327,7 +334,9 @@ def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
                 own = ledger[caller]
                 may_lack = sum(own[call] for call in excused.get(caller, ()) if call in own)
                 charged = chaos.charged(caller)
-                books[caller] = Books(bills[caller], own, charged, may_lack, estimates)
+                books[caller] = Books(
+                    bills[caller], own, charged, may_lack, estimates, unanswered[caller]
+                )
         return all(each.agree for each in books.values())
 
     try:
