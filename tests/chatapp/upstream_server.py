@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
@@ -592,12 +593,12 @@ RESPONSE_USAGE = {
 
 def openai_body(*, model: object = "gpt-5.4-mini", text: str | None = "pong") -> dict[str, object]:
     """A chat completion: 12 tokens in, 8 of them cached; 5 out, 2 of them reasoning."""
-    return OpenAIProtocol(Reply(model=model, text=text, usage=OPENAI_USAGE)).body()
+    return OpenAIProtocol(Reply(model=model, text=text, usage=deepcopy(OPENAI_USAGE))).body()
 
 
 def anthropic_body(*, model: object = "claude-haiku-4-5", text: str = "pong") -> dict[str, object]:
     """A message: 12 tokens in besides 8 read from the cache and 3 written to it; 5 out."""
-    return AnthropicProtocol(Reply(model=model, text=text, usage=ANTHROPIC_USAGE)).body()
+    return AnthropicProtocol(Reply(model=model, text=text, usage=deepcopy(ANTHROPIC_USAGE))).body()
 
 
 def openai_chunks(
@@ -636,7 +637,8 @@ def response_events(
 
 
 def _response(model: object, *, text: str = "pong", **fields: object) -> ResponsesProtocol:
-    return ResponsesProtocol(Reply(model=model, text=text, usage=RESPONSE_USAGE, fields=fields))
+    usage = deepcopy(RESPONSE_USAGE)
+    return ResponsesProtocol(Reply(model=model, text=text, usage=usage, fields=fields))
 
 
 def compaction_body() -> dict[str, object]:
@@ -646,7 +648,7 @@ def compaction_body() -> dict[str, object]:
         "object": "response.compaction",
         "created_at": 1,
         "output": [{"id": "cmp_1", "type": "compaction", "encrypted_content": "c2VjcmV0"}],
-        "usage": RESPONSE_USAGE,
+        "usage": deepcopy(RESPONSE_USAGE),
     }
 
 

@@ -8,7 +8,7 @@ What has to hold of a caller, stated before:
 - A call is *cut off* if its worker was killed before the ledger had its end. The provider may bill
   it, and the ledger names it at most as unfinished, with its estimate. The limits have charged that
   or, if the worker was killed after the settlement, the bill. The same is true of a call whose
-  worker was killed before the provider had it: nobody knows that it was not sent.
+  worker was killed before the provider had it, because the limits cannot tell these apart.
 - The limits may lack a finished call whose worker was killed while its settlement was on its way,
   which takes as long as the deadline if the storage does not answer, and one that was charged while
   Sentinel replaced the master. `chat ledger restore` charges these.

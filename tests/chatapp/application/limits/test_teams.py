@@ -312,7 +312,7 @@ BAD = {
     ),
     "a team twice": (
         ("teams", "create", "research"),
-        "There is already 'research'. `set` changes it.",
+        "'research' already exists. `set` changes it.",
     ),
     "no amount to clear": (
         ("amounts", "clear", "user", "ada", "plan"),
@@ -339,7 +339,7 @@ def test_a_wrong_amount_changes_nothing(make_app: AppMaker, name: str) -> None:
 def test_an_amount_needs_its_form(make_app: AppMaker) -> None:
     """Status 2, like any wrong argument."""
     refused = run(make_app(), "teams", "create", "sales", "--limit", "team-usd-day", status=2)
-    assert "write it as usd-day='20 usd/day'" in refused.stderr
+    assert "write it as team-usd-day='20 usd/day'" in refused.stderr
 
 
 def test_without_teams_the_list_says_how_to_make_one(make_app: AppMaker) -> None:
