@@ -55,8 +55,8 @@ class VirtualClient:
     def delete(self, *keys: str) -> Any:
         return self.client.delete(*keys)
 
-    def scan_iter(self, **options: Any) -> Any:
-        return self.client.scan_iter(**options)
+    def scan(self, cursor: int, **options: Any) -> Any:
+        return self.client.scan(cursor, **options)
 
     def unlink(self, *keys: str) -> Any:
         return self.client.unlink(*keys)
