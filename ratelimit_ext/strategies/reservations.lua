@@ -346,7 +346,8 @@ local reserved = {
     return joined(holds, inner, now, arg)
   end,
 
-  -- The lease ends now, also if the hold is yet to come. Undone: the call never was.
+  -- The lease ends now, also if the hold is yet to come. Undone: the call never was, so what it keeps
+  -- after its lease goes back, too.
   release = function(raw, now, arg, id, undone)
     local holds, inner = expired(raw, now, arg)
     local record, place = found(holds, id)
@@ -355,7 +356,7 @@ local reserved = {
       return joined(holds, inner, now, arg)
     end
     local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
-    if deadline <= now then return nil end
+    if deadline <= now and (undone ~= 1 or amount == 0) then return nil end
     if undone == 1 then spent = 0 end
     local value = amount > spent and current.of.adjust(inner, now, arg, receipt, spent - amount)
     if value then

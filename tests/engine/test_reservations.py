@@ -122,17 +122,23 @@ def test_a_hold_that_keeps_its_estimate_costs_that(
     assert left(engine, limit, now) == 1000 - 90 - 30 - 250 - 200
 
 
+@pytest.mark.parametrize("ended", ["", "released", "expired"])
 @pytest.mark.parametrize("limit", [*TOKENS[1:], SLOTS], ids=lambda limit: limit.strategy)
-def test_a_call_that_never_was_keeps_nothing(engine: Engine, limit: Limit) -> None:
-    """Its reply was lost: all of it goes back. A slot goes back in any case."""
-    hold, other = Hold(1, LEASE, keeps=1), Hold(2, LEASE, keeps=1)
+def test_a_call_that_never_was_keeps_nothing(engine: Engine, limit: Limit, ended: str) -> None:
+    """Its reply was lost: all of it goes back, also if its lease has ended meanwhile, as in a long
+    outage, or if another process has released it. A slot goes back in any case."""
+    now = START + LEASE if ended == "expired" else START
+    hold, other = Hold(1, LEASE, keeps=1), Hold(2, 2 * LEASE, keeps=1)
     verdict = reserved(engine, limit, 1, hold).verdicts[0]
     reserved(engine, limit, 1, other)
+    if ended == "released":
+        assert engine.settle([Change.release(verdict.charge, hold)], now_us=now) == 1
     undone = Change.release(verdict.charge, hold, undone=True)
-    assert engine.settle([undone], now_us=START) == 1
-    assert left(engine, limit) == limit.amount - 1
+    is_free = bool(ended) and limit is SLOTS
+    assert [engine.settle([undone], now_us=now) for _ in range(2)] == [0 if is_free else 1, 0]
+    assert left(engine, limit, now) == limit.amount - 1
     stays = 0 if limit is SLOTS else 1
-    assert left(engine, limit, START + LEASE) == limit.amount - stays
+    assert left(engine, limit, START + 2 * LEASE) == limit.amount - stays
 
 
 @pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
