@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
-import ssl
-import subprocess
 import threading
 from pathlib import Path
 
@@ -20,6 +17,7 @@ from ratelimit_ext.core.key import bucket_key, bucket_prefix
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
+from tests.certificate import self_signed
 from tests.engine.relay import Relay
 from tests.strategies.world import HOUR, MINUTE, RATES
 
@@ -158,7 +156,6 @@ def test_a_password(redis_client: redis.Redis) -> None:
             engine_at(address.format("wrong")).admit(LAYERS)
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 def test_a_tls_address(
     redis_server: servers.Server, redis_client: redis.Redis, tmp_path: Path
 ) -> None:
@@ -166,13 +163,7 @@ def test_a_tls_address(
 
     The server's binary has no TLS: a relay in front of it takes it off.
     """
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*request, *names, *files], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = self_signed(tmp_path, "IP:127.0.0.1")
 
     with Relay(redis_server.port, context) as relay:
         trusted = engine_at(f"rediss://127.0.0.1:{relay.port}", ssl_ca_certs=str(certificate))

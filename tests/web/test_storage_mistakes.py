@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import ssl
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from flask import Flask
 from ratelimit_ext import ConfigurationError, Limiter
 from ratelimit_ext.web.storage_mistakes import connect_once
 from tests import servers
+from tests.certificate import self_signed
 from tests.engine.relay import Relay
 from tests.web.calls import statuses
 from tests.web.conftest import asked_key
@@ -125,16 +123,9 @@ def test_a_disabled_extension_asks_no_storage() -> None:
     started(DOWN, {"sockt_timeout": 1}, RATELIMIT_ENABLED=False)
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
 def test_a_certificate_that_is_not_trusted(redis_server: servers.Server, tmp_path: Path) -> None:
     """Is a mistake; with its authority it works."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*request, *names, *files], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = self_signed(tmp_path, "IP:127.0.0.1")
     timeouts = {"socket_timeout": 5, "socket_connect_timeout": 5}
     with Relay(redis_server.port, context) as relay:
         uri = f"rediss://127.0.0.1:{relay.port}"

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from chatapp.upstreams import RawRequest, UpstreamError
+from tests.certificate import self_signed
 from tests.chatapp.conftest import upstream
 from tests.chatapp.upstream_server import OPENAI_PATH, Answer, UpstreamServer, openai_body
 
@@ -88,15 +87,7 @@ def https(
     provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Https]:
     """The provider is at https://localhost."""
-    if not shutil.which("openssl"):
-        pytest.skip("openssl makes the certificate")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
-    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    files = ["-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*request, *names, *files], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    certificate, context = self_signed(tmp_path, "DNS:localhost")
     with listening(int(provider.url.rpartition(":")[2]), tls=context) as (port, heads):
         monkeypatch.setenv("OPENAI_BASE_URL", f"https://localhost:{port}/v1")
         monkeypatch.setenv("NO_PROXY", "localhost")
