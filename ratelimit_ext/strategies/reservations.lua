@@ -356,9 +356,9 @@ local reserved = {
       return joined(holds, inner, now, arg)
     end
     local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
-    if deadline <= now and (undone ~= 1 or amount == 0) then return nil end
-    if undone == 1 then spent = 0 end
+    if undone == 1 then spent = final end
     local value = amount > spent and current.of.adjust(inner, now, arg, receipt, spent - amount)
+    if deadline <= now and not value then return nil end
     if value then
       inner, amount = value, spent
       if spent == 0 then receipt = 0 end
