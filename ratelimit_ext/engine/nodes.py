@@ -368,7 +368,7 @@ class Nodes:
             for name in list(self._failed):
                 if name not in owners or self._answers(owners[name]):
                     del self._failed[name]
-                    _logger.warning("Cluster node %s serves again, or has no slots", name)
+                    _logger.warning("Cluster node %s has recovered or no longer owns slots", name)
             with self._lock:
                 if self._failed or self._is_stale:
                     return self._awake
