@@ -249,9 +249,8 @@ class Limit:
         return replace(self, amount=amount, candidate=None, **new)
 
     def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
-        """Return what is kept for classes of another amount: the same shares of it, and at least
-        one unit instead of a fraction, while units are left. What a bucket holds stays as it is, if
-        it is written."""
+        """Return what classes keep of another amount: the same shares, but one unit instead of a
+        fraction while units are left. What a bucket holds stays as it is, if it is written."""
         if self.burst is not None:
             return self.keep
         kept, left = [], max(0, amount - 1)  # the lowest class has one

@@ -151,8 +151,7 @@ class OutageEngine:
                     releases = [Change.release(charge, hold, undone=True) for charge in held]
 
         def decide() -> OutageDecision:
-            kept_us = hold.lease_us + int(KEPT_AFTER_LEASE_S * 1_000_000)
-            until_us = self._store.now_us() + kept_us
+            until_us = self._store.now_us() + hold.lease_us + int(KEPT_AFTER_LEASE_S * 1_000_000)
             self._send([release._replace(expiry_us=until_us) for release in releases])
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
             if take:

@@ -23,9 +23,7 @@ local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
 local MOST_INLINE = 255 -- the largest number that fits its byte
 local MARK = '\0\0\0\0\0\0'
--- The calls in flight that the largest plan allows. A call may get 1/LARGE of what is left, even if that is
--- more than usual.
-local LARGE = 64
+local LARGE = 64 -- the calls in flight of the largest plan: each may get this part of what is left
 
 local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
