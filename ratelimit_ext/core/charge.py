@@ -74,6 +74,9 @@ class PreparedCharges(tuple[Charge, ...]):  # noqa: SLOT001 - a tuple allows non
 DEFAULT_LEASE_S: Final = 120.0
 #: A dead worker's calls keep their slots and amounts for a lease.
 LONGEST_LEASE_S: Final = 86_400
+#: How long a hold is remembered after its lease (GRACE in reservations.lua), and its settlement is
+#: sent again, in seconds.
+KEPT_AFTER_LEASE_S: Final = 600.0
 
 
 class Hold(NamedTuple):

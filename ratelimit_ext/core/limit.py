@@ -80,7 +80,7 @@ class LimitOptions:
     #: it.
     reserve: bool = False
     #: What a class of traffic may always use, the highest class first: all lower ones leave it. 0
-    #: declares a class of which nothing is kept.
+    #: declares a class that keeps nothing.
     keep: Mapping[str, Any] | tuple[tuple[str, Any], ...] = ()
     #: The function that returns the class of a request, or in a policy the name of an identity.
     priority: Callable[[], Any] | str | None = None
@@ -249,8 +249,8 @@ class Limit:
         return replace(self, amount=amount, candidate=None, **new)
 
     def kept_of(self, amount: int) -> tuple[tuple[str, int], ...]:
-        """Return what classes are kept of another amount: the same share of it, as far as there is
-        one unit for each that is kept any. What a bucket holds stays as it is, if it is written."""
+        """Return what classes keep of another amount: the same shares, but one unit instead of a
+        fraction while units are left. What a bucket holds stays as it is, if it is written."""
         if self.burst is not None:
             return self.keep
         kept, left = [], max(0, amount - 1)  # the lowest class has one

@@ -126,7 +126,7 @@ class Arguments:
         own = part or _PARTS[limit.mode == "enforce", is_meta]
         if is_meta and part is None:
             more = ",".join([str(position + 1) for position in charge.on_denial])
-        most = limit.capacity + 1  # all above the capacity is equally impossible
+        most = limit.capacity + 1  # higher costs are as impossible
         stated = strategy, f'"{strategy.code}","{own}","{more}"{parameters}', most, limit
         if not is_meta:
             if len(self._ready) >= MOST_ARGUMENTS:

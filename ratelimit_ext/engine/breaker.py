@@ -279,7 +279,7 @@ class Breaker:
     # -- the thread ----------------------------------------------------------------------------
 
     def wake(self) -> None:
-        """See to it that the thread runs: something failed, or is to be handed back."""
+        """Start the recovery thread if it is not running."""
         with self._lock:
             if self._thread is None:
                 self._thread = start_thread("breaker", _watch, weakref.ref(self))
@@ -304,7 +304,7 @@ class Breaker:
         return 0.0 if is_done else PROBE_S
 
     def _log_outage(self, error: Exception) -> None:
-        """Say that it lasts, if it concerned requests since it was last said."""
+        """Log that the outage continues, if it affected requests since the last log line."""
         now_s, counted = time.monotonic(), self._counted()
         if self.is_open and now_s >= self._log_at and counted != self._logged:
             self._log_at, self._logged = now_s + LOG_EVERY_S, counted

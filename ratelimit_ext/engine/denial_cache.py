@@ -306,7 +306,7 @@ _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
 def _most_of(charge: Charge) -> int:
-    """Return what a charge with a claim takes at most. Most have none: they need no call."""
+    """Return the most that a charge with a claim takes. Without one that is its cost: no call."""
     costs: list[int] = [charge.cost, *(charge.claim or ())]
     return max(costs)
 

@@ -368,7 +368,7 @@ class Nodes:
             for name in list(self._failed):
                 if name not in owners or self._answers(owners[name]):
                     del self._failed[name]
-                    _logger.warning("Cluster node %s serves again, or has no slots", name)
+                    _logger.warning("Cluster node %s has recovered or no longer owns slots", name)
             with self._lock:
                 if self._failed or self._is_stale:
                     return self._awake
@@ -381,7 +381,7 @@ class Nodes:
     def _read_layout(self) -> bool:
         """Ask the nodes who owns which slots; false if none answers."""
         failed = next(iter(self._failed), None)
-        if self._closes_asked:  # other threads wait for replies: ask on connections of its own
+        if self._closes_asked:  # other threads wait for replies: ask on new connections
             self._layout.startup_nodes = {
                 name: type(node)(node.host, node.port)
                 for name, node in self._layout.startup_nodes.items()

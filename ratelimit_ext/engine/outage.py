@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold, new_hold
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, NO_HOLD, Charge, Hold, new_hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
@@ -151,7 +151,7 @@ class OutageEngine:
                     releases = [Change.release(charge, hold, undone=True) for charge in held]
 
         def decide() -> OutageDecision:
-            until_us = self._store.now_us() + hold.lease_us
+            until_us = self._store.now_us() + hold.lease_us + int(KEPT_AFTER_LEASE_S * 1_000_000)
             self._send([release._replace(expiry_us=until_us) for release in releases])
             decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
             if take:

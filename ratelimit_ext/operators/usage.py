@@ -31,8 +31,8 @@ AT_ONCE: Final = 200
 MOST_NAMES: Final = 100_000
 #: How long it reads by default: the application may look up the plan of each identity.
 LONGEST_S: Final = 30.0
-#: A search looks again after so many seconds each if the storage is late. Its deadline is that of
-#: requests, which look once; a search looks thousands of times.
+#: The pauses after which a search asks a late storage again, in seconds. Each time it has the
+#: deadline of a request; but a request asks once, and a search thousands of times.
 PAUSES_S: Final = (0.2, 1.0, 3.0)
 #: A block that lasts longer has no end.
 ENDLESS_US: Final = 5 * 365 * 86_400_000_000

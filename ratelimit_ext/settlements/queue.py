@@ -27,7 +27,7 @@ from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold, new_hold
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.core.threads import forget_in_child, start_thread
@@ -35,8 +35,6 @@ from ratelimit_ext.engine.engine import Engine, Marker
 from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Entry, Journal, JournalFile
 from ratelimit_ext.settlements.live_calls import LiveCalls
 
-#: How long after its lease a hold is kept, and its settlement sent again, in seconds.
-KEPT_AFTER_LEASE_S: Final = 600.0
 #: How many batches are queued at most; then the oldest is dropped.
 MOST_WAITING: Final = 10_000
 FIRST_MARKER_US: Final = 60_000_000

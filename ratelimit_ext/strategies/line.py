@@ -41,10 +41,10 @@ LOOK_US: Final = 5_000_000
 
 
 def pause_us(denials: Iterable[Verdict], waited_us: int) -> int | None:
-    """Return when a request that has waited looks again unless it is woken; ``None`` if one of the
-    limits that deny it lets it wait no longer.
+    """Return the microseconds after which a waiting request looks again unless it is woken;
+    ``None`` if one of the limits that deny it does not let it wait any longer.
 
-    When a slot is free is unknown: a lease may end, or the storage may have lost the ticket."""
+    When a slot becomes free is not known: a lease may end, or the storage may lose the ticket."""
     pauses_us = [0]
     for denial in denials:
         charge, wait_us, longest_us = denial.charge, denial.retry_after_us, denial.charge.limit.wait

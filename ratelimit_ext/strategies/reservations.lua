@@ -22,8 +22,8 @@ local GRACE, LATE = 600000000, 120000000
 local NEVER = 72057594037927935
 local MOST_HELD = 281474976710655 -- the largest cost that fits its 6 bytes
 local MOST_INLINE = 255 -- the largest number that fits its byte
-local LARGE = 64 -- calls in flight that the largest plan has: no larger share of what is left is needed
 local MARK = '\0\0\0\0\0\0'
+local LARGE = 64 -- the calls in flight of the largest plan: each may get this part of what is left
 
 local function change_of(deadline, amount, spent)
   return amount > spent and deadline or deadline + GRACE
@@ -356,9 +356,9 @@ local reserved = {
       return joined(holds, inner, now, arg)
     end
     local _, deadline, receipt, amount, spent, final = struct.unpack(FORMAT, record)
-    if deadline <= now and (undone ~= 1 or amount == 0) then return nil end
-    if undone == 1 then spent = 0 end
+    if undone == 1 then spent = final end
     local value = amount > spent and current.of.adjust(inner, now, arg, receipt, spent - amount)
+    if deadline <= now and not value then return nil end
     if value then
       inner, amount = value, spent
       if spent == 0 then receipt = 0 end

@@ -528,6 +528,20 @@ def test_the_thread_of_a_cluster_that_stays_away_ends_with_its_engine(
     servers.eventually(has_ended)
 
 
+def test_a_forked_child_reads_the_layout_itself(
+    cluster: servers.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread has stayed in the parent, and a lock that it held would stay closed."""
+    monkeypatch.setattr(Nodes, "_read_layout", lambda _: False)
+    nodes = engine_of(cluster.uri)._nodes
+    nodes._note_change()
+    with nodes._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit((nodes._thread is not None) + nodes._lock.locked())
+    assert os.waitpid(child, 0)[1] == 0
+
+
 def test_a_node_that_hangs_stops_nobody_else(cluster: servers.Cluster) -> None:
     """Its own subjects are refused: after the first deadline at once. It serves when it is back."""
     engine = engine_of(cluster.uri)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
@@ -864,6 +864,24 @@ def test_a_call_is_held_once_if_the_storage_fails_while_workers_return() -> None
             assert worker.settle(settlements) == 2
         assert left(storage, SLOTS, "slots") == SLOTS.amount
     assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 60
+
+
+@pytest.mark.parametrize("late_s", [0, KEPT_AFTER_LEASE_S - 1])
+def test_a_call_without_a_reply_is_charged_once_after_a_long_outage(
+    clock: Clock, late_s: float
+) -> None:
+    """Its hold keeps its estimate after the lease, and the storage remembers it for longer."""
+    storage = Storage()
+    worker, hold = outage_of(storage), Hold(7, LEASE, keeps=1)
+    storage.loses_replies = 1
+    worker.goes_on.clear()
+    (call,) = worker.admit([Charge(DOLLARS, "usd", 500)], hold=hold).verdicts
+    worker.goes_on.set()
+    assert worker.settle([Change.settle(call, hold, 30)]) == 1
+    clock.forward(LEASE / 1_000_000 + late_s)
+    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 500
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, DOLLARS, "usd") == DOLLARS.amount - 30
 
 
 def test_a_forked_child_hands_back_nothing_of_its_parent() -> None:

@@ -141,6 +141,28 @@ def test_a_call_that_never_was_keeps_nothing(engine: Engine, limit: Limit, ended
     assert left(engine, limit, START + 2 * LEASE) == limit.amount - stays
 
 
+@pytest.mark.parametrize("others", [0, 20])
+def test_an_undone_call_gives_back_what_can_be_given_back(engine: Engine, others: int) -> None:
+    """Not what it took in a window that is over, nor in an earlier one than its renewal; then there
+    is nothing to do. With many others in flight, its hold lies beside the string."""
+    limit = replace(TOKENS[3], period_us=2 * LEASE)
+    crowd(engine, limit, others)
+    over, renewed = Hold(700, LEASE, keeps=1), Hold(701, LEASE, keeps=1)
+    verdicts = [reserved(engine, limit, 100, hold).verdicts[0] for hold in (over, renewed)]
+    now = START + 2 * LEASE
+    late = reserved(engine, limit, 300, Hold(702, LEASE, keeps=1), now).verdicts[0]
+    renewal = Change.renew(late._replace(charge=Charge(limit, "b", 150)), renewed, None)
+    assert engine.settle([renewal], now_us=now) == 1
+    assert left(engine, limit, now) == 1000 - 300 - 50
+    undone = [
+        Change.release(verdict.charge, hold, undone=True)
+        for verdict, hold in zip(verdicts, (over, renewed), strict=True)
+    ]
+    assert [engine.settle([change], now_us=now) for change in undone] == [0, 1]
+    assert [engine.settle([change], now_us=now) for change in undone] == [0, 0]
+    assert left(engine, limit, now) == 1000 - 300
+
+
 @pytest.mark.parametrize("limit", TOKENS[1:], ids=lambda limit: limit.strategy)
 def test_a_slow_worker_still_settles(engine: Engine, limit: Limit) -> None:
     """After its lease a call is still settled, once; ten minutes later it is forgotten."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from typing import Any
@@ -123,6 +124,19 @@ def test_processes_begin_in_a_failover() -> None:
         lost = len(admitted) - used_of(trio.replica)
     report(f"processes that begin: {lost} of {len(admitted)} acknowledged charges lost")
     assert lost <= CALLS_OF_A_PROCESS
+
+
+def test_a_forked_child_follows_the_master_itself(sentinel_server: servers.SentinelTrio) -> None:
+    """The thread that does has stayed in the parent, and a lock that it held would stay closed."""
+    engine = engine_of(sentinel_server.uri)
+    engine.admit([Charge(ROOMY, KEY)])
+    watch = engine._client.connection_pool.get_connection.__self__
+    assert watch._thread is not None
+    with watch._lock:
+        child = os.fork()
+        if child == 0:
+            os._exit((watch._thread is not None) + watch._lock.locked())
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_failover_that_is_given_up(sentinel_server: servers.SentinelTrio) -> None:

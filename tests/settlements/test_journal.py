@@ -21,7 +21,7 @@ import redis
 
 from ratelimit_ext import ConfigurationError, Limiter
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
@@ -34,7 +34,6 @@ from ratelimit_ext.settlements.journal import (
     journal_directory,
     storage_address,
 )
-from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S
 from tests.servers import eventually, standalone
 from tests.settlements.test_queue import LEASE_S, Bench
 

@@ -16,13 +16,13 @@ import redis
 
 from ratelimit_ext import Limiter
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
 from ratelimit_ext.core.errors import ShardUnavailable
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
-from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S, SettlementQueue, settlements
+from ratelimit_ext.settlements.queue import SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
 from tests.engine.relay import Relay

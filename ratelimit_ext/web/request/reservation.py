@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import flask
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge
 from ratelimit_ext.core.errors import unknown_name
 from ratelimit_ext.core.events import Events, SettlementEvent
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS
@@ -27,7 +27,7 @@ from ratelimit_ext.core.money import MICRO, Dollars, micro_dollars
 from ratelimit_ext.core.traits import strategies_taking
 from ratelimit_ext.engine.engine import Engine
 from ratelimit_ext.engine.outage import OutageEngine
-from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S, SettlementQueue
+from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
 from ratelimit_ext.web.bound_limit import ChargeRecord

@@ -99,9 +99,9 @@ def orders_of(draws: random.Random) -> tuple[tuple[int, ...], tuple[int, ...], b
 def test_a_repeated_denial_is_right_but_for_a_second_of_others(
     redis_server: Server, redis_client: redis.Redis, seed: int
 ) -> None:
-    """No r is above what is left and no wait too short or too long, unless the other worker has
-    taken or given back something of these buckets since the denial, which is at most a second
-    ago."""
+    """A denial states no more than is left, and no wait that is too short or too long, unless the
+    other worker has taken or given back something of these buckets since it was decided. That was
+    at most a second ago."""
     draws, steps = random.Random(seed), list[tuple[int, Step]]()
     context = get_context("spawn")
     pipes = [context.Pipe() for _ in range(2)]
@@ -135,7 +135,7 @@ def is_right(steps: Sequence[tuple[int, Step]], place: int) -> bool:
     in the last second."""
     number, step = steps[place]
     recent = [(own, s) for own, s in steps[:place] if s.ended >= step.began - LONGEST_S - SLACK_S]
-    # A wait counts from when the reply was read, so it is longer by the way of the reply.
+    # A wait counts from when the reply was read, so it is too long by the time that the reply took.
     reply_s = max([s.ended - s.began for own, s in recent if own == number], default=0.0)
     others = {
         s.changed

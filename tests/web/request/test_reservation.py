@@ -14,8 +14,7 @@ import pytest
 import redis
 
 from ratelimit_ext import Claim, ConfigurationError, Guess, Limiter, Reservation
-from ratelimit_ext.core.charge import DEFAULT_LEASE_S
-from ratelimit_ext.settlements.queue import KEPT_AFTER_LEASE_S
+from ratelimit_ext.core.charge import DEFAULT_LEASE_S, KEPT_AFTER_LEASE_S
 from ratelimit_ext.web.request import reservation as reservation_module
 from ratelimit_ext.web.storage import LEASE, lease_s
 from tests.web.conftest import Clock, Maker
