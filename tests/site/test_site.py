@@ -15,8 +15,6 @@ import ratelimit_ext
 from chatapp.cli.chat import chat
 from ratelimit_ext.cli import ratelimit
 
-pytest.importorskip("sphinx", reason="docs/requirements.txt are not installed")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 
