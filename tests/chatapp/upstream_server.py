@@ -156,8 +156,8 @@ class UpstreamServer(FakeUpstream):
         """Set the answers to the next calls, in order."""
         self._answers.extend(answers)
 
-    def script_again(self) -> None:
-        """Forget the answers that are left: as usual again."""
+    def end_script(self) -> None:
+        """Drop the answers that are left: as usual again."""
         self._answers.clear()
 
     def refuse(self, key: str, answer: Answer | None) -> None:

@@ -15,18 +15,22 @@ import ratelimit_ext
 from chatapp.cli.chat import chat
 from ratelimit_ext.cli import ratelimit
 
-pytest.importorskip("sphinx", reason="docs/requirements.txt are not installed")
-
 ROOT = Path(__file__).resolve().parents[2]
+#: README's command that builds the site: its options and its source.
+COMMAND = re.compile(
+    r"^<!-- site command -->\n```sh\n.* -m sphinx (-W .*) build/site$", re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, without a warning: no page is left out, no link of it leads nowhere."""
+    """The site by README's command, without a warning: no page is left out, no link of it leads
+    nowhere."""
     target = tmp_path_factory.mktemp("site")
-    options = f"-q -W --keep-going -c docs -d {target}/.cache . {target}".split()
+    [options] = COMMAND.findall((ROOT / "README.md").read_text())
+    ours = f"-q --keep-going -d {target}/.cache"
     done = subprocess.run(
-        [sys.executable, "-m", "sphinx", *options],
+        [sys.executable, "-m", "sphinx", *f"{ours} {options} {target}".split()],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -227,7 +227,6 @@ class BilledCall:
     model: str
     scenario: Scenario
     bound_tokens: int
-    is_bounded_by_request: bool
     fields: Mapping[str, Any]
     line: str | ToolCall | None = None
     used: Consumption = Consumption()
@@ -296,7 +295,6 @@ class BillingProvider(FakeUpstream):
                 model=model,
                 scenario=scenario,
                 bound_tokens=min(stated or most, most) * (fields.get("n") or 1),
-                is_bounded_by_request=bool(stated),
                 fields=fields,
                 line=self._line(scenario, fields, raw),
             )

@@ -71,12 +71,12 @@ def test_a_key_works_and_ends_in_every_worker(master: Master, tmp_path: Path) ->
 def test_a_database_that_has_lost_its_keys_lets_nobody_in(case: str, tmp_path: Path) -> None:
     """Marks beside the file and in the limits' storage say that accounts were on. An operator can
     turn them off."""
-    flask = ("flask", "--app", "wsgi", "chat", "keys")
+    keys = ("flask", "--app", "wsgi", "chat", "keys")
     file, older = tmp_path / "chatapp.db", tmp_path / "older.db"
     with gunicorn("wsgi:app", tmp_path, workers=1) as master:
         assert master.request("/chat", {"message": "hi"}).status == 200
         shutil.copy(file, older)
-        assert run(tmp_path, *flask, "create", "--user", "alice").returncode == 0
+        assert run(tmp_path, *keys, "create", "--user", "alice").returncode == 0
         assert master.request("/chat", {"message": "hi"}).status == 401
     url = f"sqlite:///{older}"
     if case == "an older copy":
@@ -89,7 +89,7 @@ def test_a_database_that_has_lost_its_keys_lets_nobody_in(case: str, tmp_path: P
         answer = master.request("/chat", {"message": "hi"})
         assert (answer.status, answer.body["code"]) == (503, "accounts_unavailable")
         assert "Accounts were on, but the database has no API key" in master.log
-        assert run(tmp_path, *flask, "off", DATABASE_URL=url).returncode == 0
+        assert run(tmp_path, *keys, "off", DATABASE_URL=url).returncode == 0
         assert master.request("/chat", {"message": "hi"}).status == 200
 
 

@@ -19,8 +19,6 @@ from tests.e2e.load.test_exact_counts import PROCESSES, REQUESTS_PER_THREAD, vol
 from tests.e2e.load.volley import THREADS
 from tests.servers import Server, eventually, free_port
 
-pytest.importorskip("gevent")
-
 RECIPE = re.search(
     r"^```text\n(# gunicorn\.conf\.py\n.*?)^```$",
     (ROOT / "docs" / "operate" / "recipes.md").read_text(),

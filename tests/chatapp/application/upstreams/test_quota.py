@@ -268,7 +268,7 @@ def test_a_model_that_names_no_wait_stays_open(
             assert answer.headers["Retry-After"] == "5"
             assert "x-should-retry" not in answer.headers
     assert 10 <= len(provider.calls) <= 30
-    provider.script_again()
+    provider.end_script()
     now[0] += RECENT_S
     for number in range(20):
         client.environ_base["REMOTE_ADDR"] = f"192.0.2.{number}"
