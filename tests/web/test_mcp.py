@@ -112,7 +112,8 @@ def address() -> Iterator[str]:
 def test_the_official_client_backs_off_and_succeeds(address: str) -> None:
     """Six searches, two of them in each second: the client sees the code and the wait, sleeps as
     long, and is served. The clock costs less, and has no pace."""
-    asyncio = pytest.importorskip("asyncio")
+    import asyncio
+
     mcp = pytest.importorskip("mcp")
 
     async def calls() -> list[int]:
