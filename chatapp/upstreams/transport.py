@@ -192,9 +192,11 @@ class Answer(httpx2.SyncByteStream):
         self.content = b""
         self._connections = pool
         self._stream = stream
-        self._has_head = self._is_complete = self._is_closed = False
+        self._has_head = self._is_complete = False
         #: Whether another request can follow on the connection.
         self._is_clean = True
+        self._lock = threading.Lock()
+        self._is_aborted = self._is_closed = False
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         #: Since the last piece of the body.
@@ -230,16 +232,20 @@ class Answer(httpx2.SyncByteStream):
         return _decoded(self) if "content-encoding" in self.headers else iter(self)
 
     def close(self) -> None:
-        if not self._is_closed:
+        with self._lock:  # after `abort`, which would shut down what may serve another call
+            if self._is_closed:
+                return
             self._is_closed = True
-            del self._parser  # which refers to this
-            self._connections.release(self._stream, keep=self._is_complete and self._is_clean)
+        del self._parser  # which refers to this
+        keep = self._is_complete and self._is_clean and not self._is_aborted
+        self._connections.release(self._stream, keep=keep)
 
     def abort(self, how: int) -> None:
         """Shut the connection down, also while another thread reads from it."""
-        if not self._is_closed:  # else it may serve another call
-            self._is_clean = False
-            hang_up(self._stream, how)
+        with self._lock:
+            if not self._is_closed:
+                self._is_aborted = True
+                hang_up(self._stream, how)
 
     def _reads(self) -> Iterator[list[bytes]]:
         with network_errors():

@@ -307,6 +307,15 @@ class Wire:
     def release(self, stream: object, *, keep: bool) -> None:
         self.kept.append(keep)
 
+    def get_extra_info(self, info: str) -> None:
+        """It has no socket."""
+
+    def begun(self) -> Answer:
+        """The answer, of which only the head was read."""
+        answer = Answer(self, self, read_s=1)  # type: ignore[arg-type]
+        answer.begin(b"", b"")
+        return answer
+
     def answer(self) -> Answer:
         """The answer, which was read to its end."""
         answer = Answer(self, self, read_s=1)  # type: ignore[arg-type]
@@ -406,6 +415,37 @@ def test_an_answer_is_read(case: str, size: int) -> None:
     assert (answer.status, answer.content) == (status, body)
     assert "retry-after" not in answer.headers
     assert wire.kept == [keep] or (size < len(raw) and (wire.pieces or wire.kept == [False]))
+
+
+def test_an_answer_is_not_closed_while_it_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection would serve another call before it is shut down, or its number would."""
+    wire = Wire(PLAIN)
+    answer = wire.begun()
+    closing = threading.Thread(target=answer.close)
+
+    def hang_up(*_: object) -> None:
+        closing.start()
+        closing.join(0.1)
+        assert wire.kept == []
+
+    monkeypatch.setattr(transport, "hang_up", hang_up)
+    answer.abort(socket.SHUT_WR)
+    closing.join()
+    assert wire.kept == [False]
+
+
+def test_an_answer_that_is_aborted_as_its_end_arrives_is_not_kept() -> None:
+    """By another thread, while this one looks whether anything follows the answer."""
+
+    class Piece(bytes):
+        def endswith(self, *end: Any) -> bool:
+            answer.abort(socket.SHUT_WR)
+            return super().endswith(*end)
+
+    wire = Wire(PLAIN[:-2], Piece(PLAIN[-2:]))
+    answer = wire.begun()
+    assert b"".join(answer) == b"{}"
+    assert wire.kept == [False]
 
 
 def test_an_answer_needs_no_garbage_collector() -> None:
