@@ -54,7 +54,6 @@ def network_errors(where: str = "") -> Iterator[None]:
         httpcore2.UnsupportedProtocol,
     ) as error:
         is_late = isinstance(error, TimeoutError | httpcore2.TimeoutException)
-        # After ConnectTimeout the prompt was not sent, and may be sent again.
         was_sent = not isinstance(error, httpcore2.ConnectTimeout)
         kind: ErrorKind = "timeout" if is_late and was_sent else "unavailable"
         dns = "DNS: " if isinstance(error.__context__, socket.gaierror) else ""
@@ -72,6 +71,8 @@ class Connected(Exception):
 
 class NewStream(Stream):
     """A stream while httpcore2 connects. Instead of a request, it raises Connected."""
+
+    has_request = False
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if dialled := DIAL.match(buffer):
@@ -121,7 +122,7 @@ class Pool:
         ``read_s`` limits each wait for the upstream. Raises ConnectionFailed.
         """
         if not self._free.acquire(timeout=read_s):
-            raise ConnectionFailed("timeout", message="all connections are in use")
+            raise ConnectionFailed("unavailable", message="all connections are in use")
         stream = None
         try:
             with network_errors(self._where):
@@ -174,6 +175,9 @@ class Pool:
             self._connector.create_connection(core_url.origin).handle_request(request)
         except Connected as connected:
             return connected.stream
+        except (TimeoutError, httpcore2.TimeoutException) as error:
+            # Also of a proxy's answer. The prompt was not sent, and may be sent again.
+            raise httpcore2.ConnectTimeout(*error.args) from error
         raise AssertionError("httpcore2 has connected without our streams")
 
 

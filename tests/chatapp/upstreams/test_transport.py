@@ -18,6 +18,7 @@ from httpcore2 import SyncBackend
 
 from chatapp.upstreams import transport
 from chatapp.upstreams.cancellation import ConnectionFailed
+from chatapp.upstreams.cancellation import Wait as CallWait
 from chatapp.upstreams.transport import (
     JOINED_MAX_BYTES,
     KEPT_MAX,
@@ -227,7 +228,7 @@ def test_connections_in_use_are_bounded(
         first = caller.begin("GET", "/v1/models")
         with pytest.raises(ConnectionFailed) as failed:
             caller.begin("GET", "/v1/models", read_s=0.05)
-        assert (failed.value.kind, len(recorded.sockets)) == ("timeout", 1)
+        assert (failed.value.kind, len(recorded.sockets)) == ("unavailable", 1)
         threading.Timer(0.05, b"".join, (first,)).start()
         provider.drop(1)
         with pytest.raises(ConnectionFailed):
@@ -257,6 +258,21 @@ def test_a_read_ends_at_its_timeout(caller: Caller, provider: UpstreamServer) ->
         caller.post(b"{}", read_s=0.1)
     assert failed.value.kind == "timeout"
     provider.go_on()
+
+
+def test_a_proxy_that_does_not_connect_was_not_asked() -> None:
+    """The request was not sent: it may be sent again, and is not billed."""
+    waits = [CallWait(), CallWait()]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx2.Client(proxy=proxy, trust_env=False) as client:
+            pool = Pool(client, httpx2.URL("https://provider.invalid"), connect_s=0.2)
+            for wait, read_s in zip(waits, (0.2, 60), strict=True):
+                threading.Timer(0.4, wait.end).start()
+                with wait, pytest.raises(ConnectionFailed) as failed:
+                    pool.send("POST", "/", "", b"{}", read_s=read_s)
+                assert failed.value.kind == "unavailable"
+    assert [wait.was_asked for wait in waits] == [False, False]
 
 
 # -- reasons -----------------------------------------------------------------------------------
