@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any, Final
 
 import httpcore2
@@ -51,11 +52,10 @@ def network_errors(where: str = "") -> Iterator[None]:
         httpcore2.NetworkError,
         httpcore2.ProtocolError,
         httpcore2.ProxyError,
-        httpcore2.UnsupportedProtocol,
     ) as error:
-        is_late = isinstance(error, TimeoutError | httpcore2.TimeoutException)
-        was_sent = not isinstance(error, httpcore2.ConnectTimeout)
-        kind: ErrorKind = "timeout" if is_late and was_sent else "unavailable"
+        # After ConnectTimeout the prompt was not sent, and may be sent again.
+        is_late = isinstance(error, TimeoutError | httpcore2.ReadTimeout | httpcore2.WriteTimeout)
+        kind: ErrorKind = "timeout" if is_late else "unavailable"
         dns = "DNS: " if isinstance(error.__context__, socket.gaierror) else ""
         message = f"{where}{dns}{str(error) or type(error).__name__}"
         raise ConnectionFailed(kind, message=message) from error
@@ -86,16 +86,6 @@ class NewStream(Stream):
         return NewStream(self._stream.start_tls(*args, **kwargs))
 
 
-class Backend:
-    """A network backend of httpcore2 that returns a NewStream for each connection."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-
-    def connect_tcp(self, *args: Any, **kwargs: Any) -> NewStream:
-        return NewStream(self._backend.connect_tcp(*args, **kwargs))
-
-
 class Pool:
     """The connections to one origin, for all threads of one process. No request is sent twice.
 
@@ -107,7 +97,10 @@ class Pool:
         # Neither httpx2 nor httpcore2 has a public way to its connections.
         transport: Any = client._transport_for_url(url)  # noqa: SLF001
         connector = self._connector = transport._pool  # noqa: SLF001
-        connector._network_backend = Backend(connector._network_backend)  # noqa: SLF001
+        backend = connector._network_backend  # noqa: SLF001
+        connector._network_backend = SimpleNamespace(  # noqa: SLF001
+            connect_tcp=lambda *args, **kwargs: NewStream(backend.connect_tcp(*args, **kwargs))
+        )
         self._url = url
         self._where = f"{url.scheme}://{url.netloc.decode()}: "  # without a password
         self._connect_s = connect_s
@@ -176,7 +169,7 @@ class Pool:
         except Connected as connected:
             return connected.stream
         except (TimeoutError, httpcore2.TimeoutException) as error:
-            # Also of a proxy's answer. The prompt was not sent, and may be sent again.
+            # Also if a proxy does not answer in time.
             raise httpcore2.ConnectTimeout(*error.args) from error
         raise AssertionError("httpcore2 has connected without our streams")
 
