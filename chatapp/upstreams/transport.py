@@ -48,6 +48,7 @@ def network_errors(where: str = "") -> Iterator[None]:
         yield
     except (
         OSError,
+        UnicodeError,  # of a host with an empty label, as api..example.com
         httpcore2.TimeoutException,
         httpcore2.NetworkError,
         httpcore2.ProtocolError,

@@ -282,10 +282,11 @@ def test_a_proxy_that_does_not_connect_was_not_asked() -> None:
     ("url", "reason"),
     [
         ("http://no-such-host.invalid", "http://no-such-host.invalid: DNS: "),
+        ("http://api..invalid", "http://api..invalid: encoding with 'idna' codec failed"),
         ("http://ann:secret@127.0.0.1:9", "http://127.0.0.1:9: [Errno 111] Connection refused"),
         ("https://127.0.0.1:{port}", "https://127.0.0.1:{port}: [SSL: "),
     ],
-    ids=["dns", "refused", "tls"],
+    ids=["dns", "label", "refused", "tls"],
 )
 def test_a_failed_connection_has_its_reason(
     url: str, reason: str, recorded: Recorded, provider: UpstreamServer
@@ -295,6 +296,7 @@ def test_a_failed_connection_has_its_reason(
     caller = Caller(url.format(port=port), recorded)
     with caller.client, pytest.raises(ConnectionFailed) as failed:
         caller.get()
+    assert failed.value.kind == "unavailable"
     assert failed.value.message.startswith(reason.format(port=port))
     assert "\n" not in failed.value.message
 
