@@ -136,9 +136,9 @@ class Pool:
             with self._lock:
                 self._kept.append((time.monotonic() + KEPT_S, stream))
                 stream = self._kept.popleft()[1] if len(self._kept) > KEPT_MAX else None
+        self._free.release()
         if stream is not None:
             stream.close()
-        self._free.release()
 
     def _take(self) -> Stream | None:
         """Return a kept connection that is still open, or None."""

@@ -237,6 +237,26 @@ def test_connections_in_use_are_bounded(
     assert len(recorded.sockets) == 2
 
 
+def test_a_connection_that_cannot_be_closed_is_not_in_use(
+    recorded: Recorded, provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is free for another one."""
+
+    def fail() -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(transport, "IN_USE_MAX", 1)
+    caller = Caller(provider.url, recorded)
+    with caller.client:
+        answer = caller.begin("GET", "/v1/models")
+        answer.abort(socket.SHUT_RDWR)
+        monkeypatch.setattr(answer._stream, "close", fail)
+        with pytest.raises(OSError, match="no"):
+            answer.close()
+        assert caller.begin("GET", "/v1/models", read_s=1).status == 404
+    assert len(recorded.sockets) == 2
+
+
 def test_an_aborted_connection_is_not_kept(caller: Caller, recorded: Recorded) -> None:
     """Also if only its sending half was shut down, and the answer could be read to its end."""
     answer = caller.begin("GET", "/v1/models")
