@@ -427,7 +427,7 @@ class UpstreamCall:
         of the client while the provider worked. A request that the provider rejects counts, without
         tokens and dollars. Any other failure is not the caller's: everything is refunded.
         """
-        if self._wait.hung_up and error.status in (None, 200):
+        if self._wait.hung_up and self._wait.was_asked and error.status in (None, 200):
             self.finish_stream(Progress(self.model.name), client_left=True)
             return
         may_be_billed = self._used(Progress(self.model.name), left=self.disconnect.has_happened)

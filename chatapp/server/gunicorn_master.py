@@ -7,8 +7,7 @@ hung one and handles no signal. It also counts stopping workers as serving, and 
 
 This one starts workers that cannot start again and again, with a growing pause. It stops old
 workers when new ones serve. HUPs that arrive meanwhile are one further reload, which does not wait
-for workers that hang in their start. Only a first start ends with its mistake:
-nothing serves yet.
+for workers that hang in their start. Only a first start ends with its mistake: nothing serves yet.
 
 gunicorn's master loads this file by its path (see gunicorn.conf.py): it imports nothing of chatapp.
 """

@@ -32,7 +32,7 @@ class Wait:
         self._lock = threading.Lock()
         self._has_ended = False
         self._read_from: Stream | None = None
-        #: Whether an upstream was disconnected that had received the request.
+        #: Whether an upstream, or a proxy before it, was disconnected.
         self.hung_up = False
         #: Whether an answer was waited for: the request has been sent and may be billed.
         self.was_asked = False
@@ -52,7 +52,7 @@ class Wait:
     def begin_read(self, stream: Stream) -> None:
         """Before the thread reads from this connection."""
         with self._lock:
-            self.was_asked = True
+            self.was_asked = stream.has_request
             self._read_from = stream
             if self._has_ended:  # while the request was sent, when no read could be ended
                 self._hang_up()
@@ -104,6 +104,8 @@ class Stream:
 
     #: What a proxy needs in each request: an origin before its path, and lines of headers.
     proxied = "", ""
+    #: Whether what is read answers a request, and not the connection to a proxy.
+    has_request = True
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream

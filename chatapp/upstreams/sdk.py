@@ -1,9 +1,8 @@
 """An upstream over its provider's official synchronous SDK.
 
-A request is sent once, as bytes, and its answer is read as bytes: the SDK adds the key, the
-address, its headers and the connections. Requests go to its HTTP client directly: the SDK itself
-takes as long for one as all of Flask does. Errors of the SDK and of its HTTP library become
-UpstreamError here, and nowhere else.
+A request is sent once, as bytes, and its answer is read as bytes: the SDK has its address and its
+headers, and makes errors of refusals. transport.py sends it: the SDK itself takes as long for a
+request as all of Flask does. Errors of the SDK become UpstreamError here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -214,8 +213,7 @@ class Connection:
             client = self._client.with_options(http_client=nowhere)
             if self._settings.table.base_url is not None:
                 _forget_environment(client, self._settings.table.headers)
-            timeout = httpx2.Timeout(read_s, connect=self._settings.timeouts.connect_s)
-            options = {"timeout": timeout}
+            options = {"timeout": read_s}  # which is in a header
             client.post(path, cast_to=httpx2.Response, content=b"", options=options)
         made[0].headers.pop("content-length", None)
         return made[0]

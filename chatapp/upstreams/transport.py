@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
+from types import SimpleNamespace
 from typing import Any, Final
 
 import httpcore2
@@ -47,16 +48,15 @@ def network_errors(where: str = "") -> Iterator[None]:
         yield
     except (
         OSError,
+        UnicodeError,  # of a host with an empty label, as api..example.com
         httpcore2.TimeoutException,
         httpcore2.NetworkError,
         httpcore2.ProtocolError,
         httpcore2.ProxyError,
-        httpcore2.UnsupportedProtocol,
     ) as error:
-        is_late = isinstance(error, TimeoutError | httpcore2.TimeoutException)
         # After ConnectTimeout the prompt was not sent, and may be sent again.
-        was_sent = not isinstance(error, httpcore2.ConnectTimeout)
-        kind: ErrorKind = "timeout" if is_late and was_sent else "unavailable"
+        is_late = isinstance(error, TimeoutError | httpcore2.ReadTimeout | httpcore2.WriteTimeout)
+        kind: ErrorKind = "timeout" if is_late else "unavailable"
         dns = "DNS: " if isinstance(error.__context__, socket.gaierror) else ""
         message = f"{where}{dns}{str(error) or type(error).__name__}"
         raise ConnectionFailed(kind, message=message) from error
@@ -73,6 +73,8 @@ class Connected(Exception):
 class NewStream(Stream):
     """A stream while httpcore2 connects. Instead of a request, it raises Connected."""
 
+    has_request = False
+
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         if dialled := DIAL.match(buffer):
             self.close = lambda: None  # httpcore2 closes its connection when a request fails
@@ -83,16 +85,6 @@ class NewStream(Stream):
 
     def start_tls(self, *args: Any, **kwargs: Any) -> NewStream:
         return NewStream(self._stream.start_tls(*args, **kwargs))
-
-
-class Backend:
-    """A network backend of httpcore2 that returns a NewStream for each connection."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-
-    def connect_tcp(self, *args: Any, **kwargs: Any) -> NewStream:
-        return NewStream(self._backend.connect_tcp(*args, **kwargs))
 
 
 class Pool:
@@ -106,7 +98,10 @@ class Pool:
         # Neither httpx2 nor httpcore2 has a public way to its connections.
         transport: Any = client._transport_for_url(url)  # noqa: SLF001
         connector = self._connector = transport._pool  # noqa: SLF001
-        connector._network_backend = Backend(connector._network_backend)  # noqa: SLF001
+        backend = connector._network_backend  # noqa: SLF001
+        connector._network_backend = SimpleNamespace(  # noqa: SLF001
+            connect_tcp=lambda *args, **kwargs: NewStream(backend.connect_tcp(*args, **kwargs))
+        )
         self._url = url
         self._where = f"{url.scheme}://{url.netloc.decode()}: "  # without a password
         self._connect_s = connect_s
@@ -121,7 +116,7 @@ class Pool:
         ``read_s`` limits each wait for the upstream. Raises ConnectionFailed.
         """
         if not self._free.acquire(timeout=read_s):
-            raise ConnectionFailed("timeout", message="all connections are in use")
+            raise ConnectionFailed("unavailable", message="all connections are in use")
         stream = None
         try:
             with network_errors(self._where):
@@ -141,9 +136,9 @@ class Pool:
             with self._lock:
                 self._kept.append((time.monotonic() + KEPT_S, stream))
                 stream = self._kept.popleft()[1] if len(self._kept) > KEPT_MAX else None
+        self._free.release()
         if stream is not None:
             stream.close()
-        self._free.release()
 
     def _take(self) -> Stream | None:
         """Return a kept connection that is still open, or None."""
@@ -174,6 +169,9 @@ class Pool:
             self._connector.create_connection(core_url.origin).handle_request(request)
         except Connected as connected:
             return connected.stream
+        except (TimeoutError, httpcore2.TimeoutException) as error:
+            # Also if a proxy does not answer in time.
+            raise httpcore2.ConnectTimeout(*error.args) from error
         raise AssertionError("httpcore2 has connected without our streams")
 
 
@@ -192,9 +190,11 @@ class Answer(httpx2.SyncByteStream):
         self.content = b""
         self._connections = pool
         self._stream = stream
-        self._has_head = self._is_complete = self._is_closed = False
+        self._has_head = self._is_complete = False
         #: Whether another request can follow on the connection.
         self._is_clean = True
+        self._lock = threading.Lock()
+        self._is_aborted = self._is_closed = False
         self._fields: list[tuple[bytes, bytes]] = []
         self._pieces: list[bytes] = []
         #: Since the last piece of the body.
@@ -230,16 +230,20 @@ class Answer(httpx2.SyncByteStream):
         return _decoded(self) if "content-encoding" in self.headers else iter(self)
 
     def close(self) -> None:
-        if not self._is_closed:
+        with self._lock:  # after `abort`, which would shut down what may serve another call
+            if self._is_closed:
+                return
             self._is_closed = True
-            del self._parser  # which refers to this
-            self._connections.release(self._stream, keep=self._is_complete and self._is_clean)
+        del self._parser  # which refers to this
+        keep = self._is_complete and self._is_clean and not self._is_aborted
+        self._connections.release(self._stream, keep=keep)
 
     def abort(self, how: int) -> None:
         """Shut the connection down, also while another thread reads from it."""
-        if not self._is_closed:  # else it may serve another call
-            self._is_clean = False
-            hang_up(self._stream, how)
+        with self._lock:
+            if not self._is_closed:
+                self._is_aborted = True
+                hang_up(self._stream, how)
 
     def _reads(self) -> Iterator[list[bytes]]:
         with network_errors():

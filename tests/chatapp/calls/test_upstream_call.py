@@ -20,6 +20,8 @@ from chatapp.catalogue.usage import Usage
 from chatapp.estimates.estimate import Estimate, Estimator
 from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import Bounds, Completion, ErrorKind, Progress, Quota, UpstreamError
+from chatapp.upstreams.cancellation import Stream
+from chatapp.upstreams.transport import NewStream
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 
 CATALOGUE = catalogue.load()
@@ -209,6 +211,37 @@ def test_a_rejected_request_counts_without_a_cost(ledger: RecordingLedger) -> No
     with pytest.raises(UpstreamError):
         begin(limits, ledger).run(FakeUpstream(gpt_5_4_mini="bad_request"))
     assert (limits.cancelled, limits.settled[0]["usd"], limits.unseen) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stream", "status", "refunds"), [(NewStream, "unavailable", 1), (Stream, "cut_off", 0)]
+)
+def test_who_leaves_before_the_request_was_sent_pays_nothing(
+    stream: type[Stream], status: str, refunds: int, ledger: RecordingLedger
+) -> None:
+    """A proxy was still connecting. If the upstream has the request, the call is charged."""
+
+    class Silent:
+        """A connection whose reads end when the client leaves."""
+
+        close = None
+
+        def get_extra_info(self, info: str) -> None:
+            """It has no socket."""
+
+        def read(self, max_bytes: int, timeout: float | None) -> bytes:
+            call._leave()
+            raise UpstreamError("unavailable")
+
+    def attempt(model: Model, bounds: Bounds) -> Completion:
+        stream(Silent()).read(1)
+        raise AssertionError
+
+    limits = FakeLimits()
+    call = begin(limits, ledger)
+    with pytest.raises(UpstreamError):
+        call.run(attempt)
+    assert ([each.status for each in ledger.finished()], limits.cancelled) == ([status], refunds)
 
 
 def test_a_defect_ends_the_call(ledger: RecordingLedger) -> None:

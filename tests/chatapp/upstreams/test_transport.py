@@ -18,6 +18,7 @@ from httpcore2 import SyncBackend
 
 from chatapp.upstreams import transport
 from chatapp.upstreams.cancellation import ConnectionFailed
+from chatapp.upstreams.cancellation import Wait as CallWait
 from chatapp.upstreams.transport import (
     JOINED_MAX_BYTES,
     KEPT_MAX,
@@ -227,12 +228,32 @@ def test_connections_in_use_are_bounded(
         first = caller.begin("GET", "/v1/models")
         with pytest.raises(ConnectionFailed) as failed:
             caller.begin("GET", "/v1/models", read_s=0.05)
-        assert (failed.value.kind, len(recorded.sockets)) == ("timeout", 1)
+        assert (failed.value.kind, len(recorded.sockets)) == ("unavailable", 1)
         threading.Timer(0.05, b"".join, (first,)).start()
         provider.drop(1)
         with pytest.raises(ConnectionFailed):
             caller.get()
         assert caller.get()
+    assert len(recorded.sockets) == 2
+
+
+def test_a_connection_that_cannot_be_closed_is_not_in_use(
+    recorded: Recorded, provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its place is free for another one."""
+
+    def fail() -> None:
+        raise OSError("no")
+
+    monkeypatch.setattr(transport, "IN_USE_MAX", 1)
+    caller = Caller(provider.url, recorded)
+    with caller.client:
+        answer = caller.begin("GET", "/v1/models")
+        answer.abort(socket.SHUT_RDWR)
+        monkeypatch.setattr(answer._stream, "close", fail)
+        with pytest.raises(OSError, match="no"):
+            answer.close()
+        assert caller.begin("GET", "/v1/models", read_s=1).status == 404
     assert len(recorded.sockets) == 2
 
 
@@ -259,6 +280,21 @@ def test_a_read_ends_at_its_timeout(caller: Caller, provider: UpstreamServer) ->
     provider.go_on()
 
 
+def test_a_proxy_that_does_not_connect_was_not_asked() -> None:
+    """The request was not sent: it may be sent again, and is not billed."""
+    waits = [CallWait(), CallWait()]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with httpx2.Client(proxy=proxy, trust_env=False) as client:
+            pool = Pool(client, httpx2.URL("https://provider.invalid"), connect_s=0.2)
+            for wait, read_s in zip(waits, (0.2, 60), strict=True):
+                threading.Timer(0.4, wait.end).start()
+                with wait, pytest.raises(ConnectionFailed) as failed:
+                    pool.send("POST", "/", "", b"{}", read_s=read_s)
+                assert failed.value.kind == "unavailable"
+    assert [wait.was_asked for wait in waits] == [False, False]
+
+
 # -- reasons -----------------------------------------------------------------------------------
 
 
@@ -266,10 +302,11 @@ def test_a_read_ends_at_its_timeout(caller: Caller, provider: UpstreamServer) ->
     ("url", "reason"),
     [
         ("http://no-such-host.invalid", "http://no-such-host.invalid: DNS: "),
+        ("http://api..invalid", "http://api..invalid: encoding with 'idna' codec failed"),
         ("http://ann:secret@127.0.0.1:9", "http://127.0.0.1:9: [Errno 111] Connection refused"),
         ("https://127.0.0.1:{port}", "https://127.0.0.1:{port}: [SSL: "),
     ],
-    ids=["dns", "refused", "tls"],
+    ids=["dns", "label", "refused", "tls"],
 )
 def test_a_failed_connection_has_its_reason(
     url: str, reason: str, recorded: Recorded, provider: UpstreamServer
@@ -279,6 +316,7 @@ def test_a_failed_connection_has_its_reason(
     caller = Caller(url.format(port=port), recorded)
     with caller.client, pytest.raises(ConnectionFailed) as failed:
         caller.get()
+    assert failed.value.kind == "unavailable"
     assert failed.value.message.startswith(reason.format(port=port))
     assert "\n" not in failed.value.message
 
@@ -306,6 +344,15 @@ class Wire:
 
     def release(self, stream: object, *, keep: bool) -> None:
         self.kept.append(keep)
+
+    def get_extra_info(self, info: str) -> None:
+        """It has no socket."""
+
+    def begun(self) -> Answer:
+        """The answer, of which only the head was read."""
+        answer = Answer(self, self, read_s=1)  # type: ignore[arg-type]
+        answer.begin(b"", b"")
+        return answer
 
     def answer(self) -> Answer:
         """The answer, which was read to its end."""
@@ -406,6 +453,37 @@ def test_an_answer_is_read(case: str, size: int) -> None:
     assert (answer.status, answer.content) == (status, body)
     assert "retry-after" not in answer.headers
     assert wire.kept == [keep] or (size < len(raw) and (wire.pieces or wire.kept == [False]))
+
+
+def test_an_answer_is_not_closed_while_it_is_aborted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection would serve another call before it is shut down, or its number would."""
+    wire = Wire(PLAIN)
+    answer = wire.begun()
+    closing = threading.Thread(target=answer.close)
+
+    def hang_up(*_: object) -> None:
+        closing.start()
+        closing.join(0.1)
+        assert wire.kept == []
+
+    monkeypatch.setattr(transport, "hang_up", hang_up)
+    answer.abort(socket.SHUT_WR)
+    closing.join()
+    assert wire.kept == [False]
+
+
+def test_an_answer_that_is_aborted_as_its_end_arrives_is_not_kept() -> None:
+    """By another thread, while this one looks whether anything follows the answer."""
+
+    class Piece(bytes):
+        def endswith(self, *end: Any) -> bool:
+            answer.abort(socket.SHUT_WR)
+            return super().endswith(*end)
+
+    wire = Wire(PLAIN[:-2], Piece(PLAIN[-2:]))
+    answer = wire.begun()
+    assert b"".join(answer) == b"{}"
+    assert wire.kept == [False]
 
 
 def test_an_answer_needs_no_garbage_collector() -> None:
