@@ -149,6 +149,7 @@ class Nesting:
                 price=table.price or "",
                 upgrade_url=table.upgrade_url or "",
                 keywords=MappingProxyType(table.keywords),
+                place=at,
             )
         check_next(following, self._plan_places, self._mistakes)
 

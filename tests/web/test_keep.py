@@ -132,19 +132,21 @@ def test_a_class_that_is_kept_nothing(make: Maker, caplog: pytest.LogCaptureFixt
     assert "unknown class" not in caplog.text
 
 
-def test_the_class_of_a_plan(tmp_path: Path) -> None:
-    """The plan's keyword that is named as the identity: a mistake in the file, with its line."""
+@pytest.mark.parametrize("limits", ["", '{ name = "plan", limit = "5/day" }'])
+def test_the_class_of_a_plan(tmp_path: Path, limits: str) -> None:
+    """The plan's keyword that is named as the identity: a mistake in the file, with its line. A
+    plan needs no limits to have a class."""
     app, limiter = with_policy(tmp_path)
     limiter.identity("class")(asked_class)
     limiter.plan_keyword("class")(str)
     limiter.plan_keyword("models")(str)
     limiter.plan_loader(lambda: "free")
-    plan = """
+    plan = f"""
 plans = true
 [plans.free]
 class = "interactve"
 models = "all"
-limits = [{ name = "plan", limit = "5/day" }]
+limits = [{limits}]
 """
     Path(app.config["RATELIMIT_POLICY_FILE"]).write_text(f"{POLICY}\n[routes.view]{plan}")
     with pytest.raises(
