@@ -741,10 +741,10 @@ class Limiter(flask_limiter.Limiter):
             return nullcontext(hooks.components.reserve([]))
         from ratelimit_ext.web import charging  # noqa: PLC0415 - no request asks
 
-        words = {"costs": costs, "priority": priority}
+        words: dict[str, Any] = {"costs": costs, "priority": priority}
         words["member"] = "" if of_group is None else str(of_group)
         where = hooks.components, application(), names, who
-        return charging.PendingCharge(charging.charged, where, words)
+        return charging.PendingCharge(partial(charging.charged, *where, **words))
 
     # -- operators, and the storage ------------------------------------------------------------
 
