@@ -112,7 +112,7 @@ def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
 
 
 def check_plans(plans: Mapping[str, str], defined: Collection[str], *, policy_file: str) -> None:
-    """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy."""
+    """Raise SettingsError if a user's plan is not among the ``defined`` ones of the policy."""
     allowed = ", ".join(map(repr, defined)) or "none"
     for user_id, name in plans.items():
         if name not in defined:
