@@ -491,6 +491,8 @@ class Limiter(flask_limiter.Limiter):
         ``applies`` is called with the value, and ``None`` for the current request, or a simulated
         call's identities. If it returns false, the limit does not apply.
         """
+        if applies is not None:
+            check_function(applies, 2, f"limit keyword {name!r}, applies")
 
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
             check_function(function, 1, f"limit keyword {name!r}")
@@ -560,6 +562,8 @@ class Limiter(flask_limiter.Limiter):
         They are written in the background. ``request_id`` returns the id of the current request,
         if the application has one.
         """
+        if request_id is not None:
+            check_function(request_id, 0, "limiter.remember_denials, request_id")
         self._remembers = True
         self._request_id = request_id and partial(_in_request, request_id)
         for hooks in self._live():

@@ -136,6 +136,23 @@ REGISTERED: list[tuple[str, tuple[Any, ...], Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (
+            "limit_keyword",
+            {"name": "models", "applies": one},
+            "'models', applies: .* two arguments",
+        ),
+        ("remember_denials", {"request_id": one}, "request_id: .* with no argument"),
+    ],
+)
+def test_an_option_that_does_not_fit(method: str, options: dict[str, Any], message: str) -> None:
+    """Nor does a function that is an option wait for a request."""
+    with pytest.raises(ConfigurationError, match=message):
+        getattr(Limiter(asked_key), method)(**options)
+
+
 @pytest.mark.parametrize(("method", "words", "function", "message"), REGISTERED)
 def test_a_function_that_does_not_fit(
     method: str, words: tuple[Any, ...], function: Any, message: str
