@@ -14,7 +14,6 @@ from typing import Final
 from flask import request
 
 from chatapp.guards_file import CALLS
-from chatapp.services import current_services
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import (
     amounts,
@@ -72,15 +71,6 @@ def checked_class(value: object) -> str:
     if not (isinstance(value, str) and CLASS_NAME.fullmatch(value)):
         raise ValueError(f'found {value!r}; allowed: a name such as "batch".')
     return value
-
-
-def declared_class(text: str) -> str:
-    """Return the name of a class that the policy declares, if it declares any; or ValueError."""
-    name, policy = checked_class(text), current_services().policy
-    classes = policy.classes(CLASS) if policy else ()
-    if name in (classes or [name]):
-        return name
-    raise ValueError(f"found {name!r}; allowed: {', '.join(classes)}, as keep lists them.")
 
 
 def traffic_class() -> str:
