@@ -156,13 +156,17 @@ limits = [{limits}]
         limiter.init_app(app)
 
 
-def test_classes_that_clients_invent_take_no_room(make: Maker) -> None:
-    """All of them are the lowest class."""
+def test_classes_that_clients_invent_take_no_room(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of them are the lowest class. They neither fill the log nor control a terminal."""
     app, limiter = make()
     limited(app, limiter)
     for number in range(3):
-        statuses(app, "/", headers={"X-Class": f"class {number}"})
+        statuses(app, "/", headers={"X-Class": f"class \x1b{number}"})
     assert limiter._components.resolver._of_class.cache_info().currsize == 1
+    assert caplog.text.count("unknown class") == 1
+    assert "\x1b" not in caplog.text
 
 
 @pytest.mark.parametrize(
