@@ -81,7 +81,7 @@ from ratelimit_ext.web.declarations.definitions import (
     route_limit,
     stated,
 )
-from ratelimit_ext.web.declarations.manager import Manager, code_of
+from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.settings import check_settings, check_switches
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.identities import BUILT_IN
@@ -423,7 +423,9 @@ class Limiter(flask_limiter.Limiter):
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
             before = self.identities.get(name, function)
-            if before is not BUILT_IN.get(name) and code_of(before) != code_of(function):
+            # An application factory makes new functions, partials and objects each time.
+            old, new = (getattr(f, "__code__", type(f)) for f in (before, function))
+            if before is not BUILT_IN.get(name) and old != new:
                 raise ConfigurationError(f"identity {name!r} is registered twice; rename one.")
             self.identities[name] = function
             if common:

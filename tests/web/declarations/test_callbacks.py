@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -173,6 +174,8 @@ def test_an_identity_is_registered_twice() -> None:
 
     register("ada")
     register("bob")
+    for name in ("x-tenant", "x-team"):
+        limiter.identity("tenant")(partial(str, name))
     with pytest.raises(ConfigurationError, match="identity 'user' is registered twice"):
         limiter.identity("user")(asked_key)
     assert limiter.identities["user"]() == "bob"
