@@ -84,7 +84,6 @@ from ratelimit_ext.web.declarations.definitions import (
 from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.settings import check_settings, check_switches
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
-from ratelimit_ext.web.identities import BUILT_IN
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation, costs_by_unit
@@ -422,12 +421,7 @@ class Limiter(flask_limiter.Limiter):
 
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
-            before = self.identities.get(name, function)
-            # An application factory makes new functions, partials and objects each time.
-            old, new = (getattr(f, "__code__", type(f)) for f in (before, function))
-            if before is not BUILT_IN.get(name) and old != new:
-                raise ConfigurationError(f"identity {name!r} is registered twice; rename one.")
-            self.identities[name] = function
+            self._callbacks.add_identity(name, function)
             if common:
                 self._callbacks.common_identities.add(function)
             return function

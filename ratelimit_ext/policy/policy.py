@@ -96,7 +96,6 @@ class Plan:
     ``keywords`` are the values of the application's own keywords.
     """
 
-    source: str
     name: str
     title: str
     limits: Limits

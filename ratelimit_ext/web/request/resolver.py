@@ -247,8 +247,7 @@ class Resolver:
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
         """Return the limit as a class of traffic may use it. A class that ``keep`` does not declare
-        is the lowest, which is logged once for each limit, because clients may choose the name.
-        Empty is the class of callers without one."""
+        is the lowest, and logged once a limit: clients may choose it. Empty is valid: no class."""
         names = [class_name for class_name, _ in bound.limit.keep]
         if name not in names:
             app = flask.current_app
