@@ -81,10 +81,9 @@ from ratelimit_ext.web.declarations.definitions import (
     route_limit,
     stated,
 )
-from ratelimit_ext.web.declarations.manager import Manager, code_of
+from ratelimit_ext.web.declarations.manager import Manager
 from ratelimit_ext.web.declarations.settings import check_settings, check_switches
 from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
-from ratelimit_ext.web.identities import BUILT_IN
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation, costs_by_unit
@@ -422,10 +421,7 @@ class Limiter(flask_limiter.Limiter):
 
         def register(function: Identity) -> Identity:
             check_function(function, 0, f"identity {name!r}")
-            before = self.identities.get(name, function)
-            if before is not BUILT_IN.get(name) and code_of(before) != code_of(function):
-                raise ConfigurationError(f"identity {name!r} is registered twice; rename one.")
-            self.identities[name] = function
+            self._callbacks.add_identity(name, function)
             if common:
                 self._callbacks.common_identities.add(function)
             return function
@@ -491,6 +487,8 @@ class Limiter(flask_limiter.Limiter):
         ``applies`` is called with the value, and ``None`` for the current request, or a simulated
         call's identities. If it returns false, the limit does not apply.
         """
+        if applies is not None:
+            check_function(applies, 2, f"limit keyword {name!r}, applies")
 
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
             check_function(function, 1, f"limit keyword {name!r}")
@@ -560,6 +558,8 @@ class Limiter(flask_limiter.Limiter):
         They are written in the background. ``request_id`` returns the id of the current request,
         if the application has one.
         """
+        if request_id is not None:
+            check_function(request_id, 0, "limiter.remember_denials, request_id")
         self._remembers = True
         self._request_id = request_id and partial(_in_request, request_id)
         for hooks in self._live():
@@ -741,10 +741,10 @@ class Limiter(flask_limiter.Limiter):
             return nullcontext(hooks.components.reserve([]))
         from ratelimit_ext.web import charging  # noqa: PLC0415 - no request asks
 
-        words = {"costs": costs, "priority": priority}
+        words: dict[str, Any] = {"costs": costs, "priority": priority}
         words["member"] = "" if of_group is None else str(of_group)
         where = hooks.components, application(), names, who
-        return charging.PendingCharge(charging.charged, where, words)
+        return charging.PendingCharge(partial(charging.charged, *where, **words))
 
     # -- operators, and the storage ------------------------------------------------------------
 

@@ -38,8 +38,8 @@ ALERTS: Final = Table(
 
 
 def remember(database: Database, alert: Alert) -> bool:
-    """Remember the alert, and forget old ones; False if it, or one of a higher threshold, was
-    raised since its window began; of a provider's key, also while its pause goes on."""
+    """Remember the alert, and forget old ones. False if it, or one of a higher threshold, was
+    raised since its window began, and for a provider's key also until its pause ends."""
     row = {column.name: getattr(alert, column.name) for column in ALERTS.c}
     row |= {"identity": alert.identity[:300], "name": alert.name and alert.name[:256]}
     is_recent = ALERTS.c.at >= alert.since

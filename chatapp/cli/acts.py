@@ -77,11 +77,9 @@ def _lines(row: Action) -> Iterator[tuple[str, dict[str, str]]]:
     [verbs] = re.findall(r"\S+\|\S+", row.command) or [""]
     [kind] = re.findall(r"{(\w+)}", row.command) or [""]
     for verb in verbs.split("|") if row.command else []:
-        line = row.command.replace(verbs, verb)
-        if not kind:
-            yield line, {}
-        for word in row.parts[kind] if kind else []:
-            yield line.replace(f"{{{kind}}}", word), {kind: word}
+        for word in row.parts[kind] if kind else [""]:
+            line = row.command.replace(verbs, verb).replace(f"{{{kind}}}", word)
+            yield line, {kind: word} if kind else {}
 
 
 def _group(root: click.Group, names: Sequence[str]) -> click.Group:

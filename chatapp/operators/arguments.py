@@ -13,7 +13,7 @@ from chatapp.accounts.people import HEADERS
 from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
-from chatapp.web.identities import declared_class
+from chatapp.web.identities import CLASS, checked_class
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
 
@@ -71,9 +71,14 @@ def own_limit(text: str) -> tuple[str, str]:
 def traffic_class(text: str) -> str:
     """Return the name of a class of traffic that the policy declares."""
     try:
-        return declared_class(text)
+        name, policy = checked_class(text), current_services().policy
     except ValueError as error:
         raise OperatorError("invalid_class", str(error)) from None
+    classes = policy.classes(CLASS) if policy else ()
+    if classes and name not in classes:
+        listed = ", ".join(classes)
+        raise OperatorError("invalid_class", f"Unknown class {name!r}; choose one of {listed}.")
+    return name
 
 
 def header(text: str) -> str:

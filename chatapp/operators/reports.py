@@ -153,7 +153,7 @@ def _compare_limits(result: Findings) -> tuple[str, bool]:
     are held as estimates, or a credit, which a short window may have had less of, are left out."""
     services = current_services()
     if not services.limiter.operators.is_shared:
-        return "limits not compared, as RATELIMIT_STORAGE_URI does not name their storage", False
+        return "limits not compared: set RATELIMIT_STORAGE_URI to their storage", False
     now = datetime.now(UTC)
     months = {f"{now:%Y-%m}", f"{now.replace(day=1) - timedelta(days=1):%Y-%m}"}
     identities = {user for user, month in result.spent_micro_usd if month in months}

@@ -14,7 +14,6 @@ from typing import Final
 from flask import request
 
 from chatapp.guards_file import CALLS
-from chatapp.services import current_services
 from chatapp.settings import SettingsError
 from chatapp.web.current_request import (
     amounts,
@@ -74,15 +73,6 @@ def checked_class(value: object) -> str:
     return value
 
 
-def declared_class(text: str) -> str:
-    """Return the name of a class that the policy declares, if it declares any; or ValueError."""
-    name, policy = checked_class(text), current_services().policy
-    classes = policy.classes(CLASS) if policy else ()
-    if name in (classes or [name]):
-        return name
-    raise ValueError(f"found {name!r}; allowed: {', '.join(classes)}, as keep lists them.")
-
-
 def traffic_class() -> str:
     """Return the class of the request: its key's, else its plan's. A caller can only lower it."""
     current = current_request()
@@ -112,7 +102,7 @@ def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
 
 
 def check_plans(plans: Mapping[str, str], defined: Collection[str], *, policy_file: str) -> None:
-    """Raise SettingsError if a user's plan is not among the ``known`` ones of the policy."""
+    """Raise SettingsError if a user's plan is not among the ``defined`` ones of the policy."""
     allowed = ", ".join(map(repr, defined)) or "none"
     for user_id, name in plans.items():
         if name not in defined:

@@ -70,14 +70,12 @@ def unknown_models(policy: Policy | None, catalogue: Catalogue) -> Iterator[str]
     """Yield a sentence for each pattern of a plan or a limit that matches no model."""
     if policy is None:
         return
-    places = [
-        (plan.source, allowed_models.KEYWORD, plan.keywords) for plan in policy.plans.values()
-    ]
+    places = [(plan.place, allowed_models.KEYWORD, plan.keywords) for plan in policy.plans.values()]
     for limit in policy.all_limits():
-        places += [(limit.source, word, dict(limit.keywords)) for word in (MODELS, AT_LIMIT)]
-    for source, word, keywords in places:
+        places += [(limit.place, word, dict(limit.keywords)) for word in (MODELS, AT_LIMIT)]
+    for place, word, keywords in places:
         for pattern in unknown(keywords.get(word, ()), catalogue):
-            yield f"{source}.{word}: {pattern!r} matches no model of models.toml"
+            yield f"{place}.{word}: {pattern!r} matches no model of models.toml"
 
 
 def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]:

@@ -7,7 +7,7 @@ set of strategies, so that none pays for algorithms that it does not run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha1
 from pathlib import Path
@@ -113,7 +113,8 @@ class Arguments:
                 numbers += claim
             elif more == "=" and at_once is not None:
                 numbers.append(at_once)
-        made = composed("admit", tuple(strategies)), _listed(words), _listed(map(str, numbers))
+        lists = f"[{','.join(words)}]", f"[{','.join(map(str, numbers))}]"
+        made = composed("admit", tuple(strategies)), *lists
         if isinstance(charges, PreparedCharges) and part is None:
             charges.prepared = since, self, made
         return made
@@ -151,7 +152,8 @@ class Arguments:
                 numbers += change.hold[:2]
             numbers += change.numbers
             words.append(f'"{strategy.code}","{change.verb}",{len(change.numbers)}{parameters}')
-        return composed("settle", tuple(strategies)), _listed(words), _listed(map(str, numbers))
+        lists = f"[{','.join(words)}]", f"[{','.join(map(str, numbers))}]"
+        return composed("settle", tuple(strategies)), *lists
 
     def alone(self, driver: str, limit: Limit, now_us: int) -> tuple[Script, str]:
         """Return the script of a driver for one bucket of the limit, and its words."""
@@ -193,7 +195,3 @@ def hold_words(hold: Hold) -> tuple[Any, ...]:
 
 #: The parts of charges in admit.lua, by whether they are enforced, and meta.
 _PARTS: Final = {(True, False): "e", (False, False): "s", (True, True): "m", (False, True): "n"}
-
-
-def _listed(words: Iterable[str]) -> str:
-    return f"[{','.join(words)}]"

@@ -140,7 +140,6 @@ class Nesting:
             limits = self._limits(table.limits, at.at("limits"), "/plans")
             check_buckets(limits, self._default_strategy, self._mistakes)
             self._plans[name] = Plan(
-                source=str(at),
                 name=name,
                 title=table.title or name[0].upper() + name[1:],
                 limits=tuple(limits),
@@ -149,6 +148,7 @@ class Nesting:
                 price=table.price or "",
                 upgrade_url=table.upgrade_url or "",
                 keywords=MappingProxyType(table.keywords),
+                place=at,
             )
         check_next(following, self._plan_places, self._mistakes)
 

@@ -96,7 +96,6 @@ class Plan:
     ``keywords`` are the values of the application's own keywords.
     """
 
-    source: str
     name: str
     title: str
     limits: Limits
@@ -105,6 +104,7 @@ class Plan:
     price: str = ""
     upgrade_url: str = ""
     keywords: Mapping[str, Any] = field(default_factory=_empty)
+    place: Place = field(default=_NOWHERE, compare=False, repr=False)
 
 
 class Group(NamedTuple):
@@ -213,7 +213,7 @@ class Policy:
             classes, name = self.classes(word), plan.keywords[word]
             if classes and name not in classes:
                 remedy = f"{unknown_name('class', name, classes)} Or add {name} = 0 to keep."
-                mistakes.add(plan.limits[0].place.around(2).at(word), remedy)
+                mistakes.add(plan.place.at(word), remedy)
 
     def plan(self, name: str) -> Plan:
         """Return the plan of this name. Raises :class:`ConfigurationError` if it is unknown."""

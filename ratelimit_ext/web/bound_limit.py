@@ -138,7 +138,7 @@ BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
 
 
 class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows none
-    """The charges of a request, with the ``own`` that an engine decides. ``is_conditional``: the
+    """The charges of a request. Engines decide them as ``prepared``. ``is_conditional``: the
     response decides about one of them."""
 
     prepared: PreparedCharges

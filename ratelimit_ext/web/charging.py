@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
-from contextlib import _GeneratorContextManager
-from inspect import GEN_CREATED, getgeneratorstate
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from warnings import warn
 
 import flask
@@ -21,11 +20,21 @@ from ratelimit_ext.web.request.reservation import Reservation
 _COUNTED = ("requests", "calls")
 
 
-class PendingCharge(_GeneratorContextManager[Reservation]):
+class PendingCharge(AbstractContextManager[Reservation]):
     """A charge that the ``with`` statement makes; without one, nothing is charged."""
 
+    def __init__(self, charge: Callable[[], Reservation]) -> None:
+        self._pending = [charge]
+
+    def __enter__(self) -> Reservation:
+        self._reservation = self._pending.pop()()  # a second `with` fails
+        return self._reservation
+
+    def __exit__(self, *_: object) -> None:
+        self._reservation.close()
+
     def __del__(self) -> None:
-        if getgeneratorstate(self.gen) == GEN_CREATED:
+        if self._pending:
             text = "limiter.charge(…) has charged nothing; write: with limiter.charge(…) as call"
             warn(text, RuntimeWarning, stacklevel=2)
 
@@ -39,8 +48,8 @@ def charged(
     costs: dict[str, int],
     priority: str,
     member: str,
-) -> Generator[Reservation]:
-    """Charge the limits of these names together, or none of them, and settle them at the end."""
+) -> Reservation:
+    """Charge the limits of these names together, or none of them."""
     if not names:
         raise ConfigurationError("charge: found no name of a limit; give at least one.")
     bounds = (_limit(components, app, name, identity) for name in dict.fromkeys(names))
@@ -73,12 +82,7 @@ def charged(
         charge = bound, identity, Charge(bound.limit, key, costs.get(unit, 1))
         who = member, bucket_key("", member)
         charges += resolver.shared(whole, charge, who) if member and whole.member else [charge]
-    records = components.admission.admit_outside(charges)
-    reservation = components.reserve(list(records))
-    try:
-        yield reservation
-    finally:
-        reservation.close()
+    return components.reserve(list(components.admission.admit_outside(charges)))
 
 
 def _limit(components: Components, app: flask.Flask, name: str, identity: str) -> BoundLimit | None:

@@ -136,8 +136,8 @@ class JoinedIdentity:
 def kinds_of(
     identity: Identity, named: Mapping[str, Identity], *, form: str = "{}()"
 ) -> tuple[str, ...]:
-    """Return the names of the identities that are counted together, or of their functions. ``own``
-    is the form of a function's name that is also that of another identity."""
+    """Return the names of the identities that are counted together, or of their functions. A
+    function without a name here that is called like another identity is written in ``form``."""
 
     def name(part: str | Identity) -> str:
         names = (name for name, function in named.items() if name == part or function is part)

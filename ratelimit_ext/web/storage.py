@@ -66,8 +66,8 @@ MOST_WORKERS: Final = 10_000
 
 NOT_INITIALISED: Final = "The limiter has no application. Call limiter.init_app(app) first."
 NO_CONCURRENCY: Final = (
-    "This host has the share of one of %d workers, as RATELIMIT_WORKERS is set without "
-    "WEB_CONCURRENCY. Set it to the number of workers of this host."
+    "RATELIMIT_WORKERS is set without WEB_CONCURRENCY: this host has the share of one of %d "
+    "workers. Set WEB_CONCURRENCY to the number of workers of this host."
 )
 CLUSTER_DOWN: Final = "The storage is down at the start; its nodes are asked again: %s"
 

@@ -24,7 +24,7 @@ def limit(
 
 
 def plan(title: str, *limits: PolicyLimit) -> Plan:
-    return Plan(source="", name=title.lower(), title=title, limits=limits)
+    return Plan(name=title.lower(), title=title, limits=limits)
 
 
 # The limit of the plan, that of the next one, and the sentence after "The Starter plan allows ".

@@ -95,14 +95,12 @@ def test_every_table_is_read(load: Load) -> None:
         },
         plans={
             "starter": Plan(
-                source="policy.toml: plans.starter",
                 name="starter",
                 title="Starter",
                 next="pro",
                 limits=(limit("plans.starter.limits[0]", "100/day", **plan_limit),),
             ),
             "pro": Plan(
-                source="policy.toml: plans.pro",
                 name="pro",
                 title="Professional",
                 limits=(limit("plans.pro.limits[0]", "2000/day", **plan_limit),),
@@ -110,6 +108,8 @@ def test_every_table_is_read(load: Load) -> None:
         },
         plan_blueprints=frozenset({"chat"}),
     )
+    places = [str(plan.place) for plan in load(LAYERS).plans.values()]
+    assert places == ["policy.toml: plans.starter", "policy.toml: plans.pro"]
 
 
 def test_every_keyword_is_read(load: Load) -> None:

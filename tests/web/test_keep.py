@@ -132,19 +132,21 @@ def test_a_class_that_is_kept_nothing(make: Maker, caplog: pytest.LogCaptureFixt
     assert "unknown class" not in caplog.text
 
 
-def test_the_class_of_a_plan(tmp_path: Path) -> None:
-    """The plan's keyword that is named as the identity: a mistake in the file, with its line."""
+@pytest.mark.parametrize("limits", ["", '{ name = "plan", limit = "5/day" }'])
+def test_the_class_of_a_plan(tmp_path: Path, limits: str) -> None:
+    """The plan's keyword that is named as the identity: a mistake in the file, with its line. A
+    plan needs no limits to have a class."""
     app, limiter = with_policy(tmp_path)
     limiter.identity("class")(asked_class)
     limiter.plan_keyword("class")(str)
     limiter.plan_keyword("models")(str)
     limiter.plan_loader(lambda: "free")
-    plan = """
+    plan = f"""
 plans = true
 [plans.free]
 class = "interactve"
 models = "all"
-limits = [{ name = "plan", limit = "5/day" }]
+limits = [{limits}]
 """
     Path(app.config["RATELIMIT_POLICY_FILE"]).write_text(f"{POLICY}\n[routes.view]{plan}")
     with pytest.raises(
@@ -154,13 +156,17 @@ limits = [{ name = "plan", limit = "5/day" }]
         limiter.init_app(app)
 
 
-def test_classes_that_clients_invent_take_no_room(make: Maker) -> None:
-    """All of them are the lowest class."""
+def test_classes_that_clients_invent_take_no_room(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All of them are the lowest class. They neither fill the log nor control a terminal."""
     app, limiter = make()
     limited(app, limiter)
     for number in range(3):
-        statuses(app, "/", headers={"X-Class": f"class {number}"})
+        statuses(app, "/", headers={"X-Class": f"class \x1b{number}"})
     assert limiter._components.resolver._of_class.cache_info().currsize == 1
+    assert caplog.text.count("unknown class") == 1
+    assert "\x1b" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from flask_limiter import Limit
 from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import DEFAULT_LEASE_S
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.key import Identity, joined, separated
 from ratelimit_ext.policy.functions import Applies, Condition
 from ratelimit_ext.records.overrides import LogEntry
@@ -65,7 +66,7 @@ class Callers(Protocol):
 
     def check(self, kind: str, identity: str) -> None:
         """Raise ``OperatorError`` if the application knows that there is no such identity."""
-        ...
+        return
 
     def plan(self, identity: str) -> str | None:
         """Return the plan of the identity; ``None`` if it has none."""
@@ -97,9 +98,6 @@ class AnyCallers(Callers):
     def identity(self, kind: str, text: str) -> str:
         return meant(self._identities.get(kind), text)
 
-    def check(self, kind: str, identity: str) -> None:
-        pass
-
 
 class Callbacks:
     def __init__(self) -> None:
@@ -125,6 +123,15 @@ class Callbacks:
         self.callers: Callers = AnyCallers(self.identities)
         self.change_log: ChangeLog | None = None
         self.policy_checker: PolicyChecker | None = None
+
+    def add_identity(self, name: str, function: Identity) -> None:
+        """Raise ``ConfigurationError`` if another function has the name, unless it is built in."""
+        before = self.identities.get(name, function)
+        # An application factory makes new functions, partials and objects each time.
+        old, new = (getattr(f, "__code__", type(f)) for f in (before, function))
+        if before is not BUILT_IN.get(name) and old != new:
+            raise ConfigurationError(f"identity {name!r} is registered twice; rename one.")
+        self.identities[name] = function
 
     def identity_function(self, key: Any) -> Any:
         """Return the function of a name, or of several identities together; a function itself."""

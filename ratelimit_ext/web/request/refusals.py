@@ -163,7 +163,7 @@ class Refusals(NamedTuple):
         decide_again: Callable[[], AdmissionOutcome],
     ) -> AdmissionOutcome:
         """Return what the application's refusal handler makes of a denial. If the handler fails,
-        that is logged, and the denial stands."""
+        that is logged, and the denial remains."""
         outcomes: dict[HTTPException | None, AdmissionOutcome] = {denial.error: denial}
 
         def again() -> HTTPException | None:

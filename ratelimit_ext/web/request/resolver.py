@@ -45,9 +45,7 @@ MOST_GUESSED: Final = 100
 #: Flask-Limiter's words.
 SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 
-UNDECLARED: Final = (
-    "Limit %s: %s It counts as the lowest class. Correct it, or declare it: %s = 0 in keep."
-)
+UNDECLARED: Final = "Limit %s: %s It counts as the lowest class. Correct it, or add it to keep."
 NO_AMOUNTS: Final = "Amounts of callers do not apply: amount_loader returned %s instead of a dict."
 
 #: The answer of a function that failed: its definition has no limit for this request.
@@ -249,13 +247,13 @@ class Resolver:
 
     def of_class(self, bound: BoundLimit, name: str) -> BoundLimit:
         """Return the limit as a class of traffic may use it. A class that ``keep`` does not declare
-        is the lowest, which is logged once for each name; empty is that of callers without one."""
+        is the lowest, and logged once a limit: clients may choose it. Empty is valid: no class."""
         names = [class_name for class_name, _ in bound.limit.keep]
         if name not in names:
             app = flask.current_app
-            if name and self.log_once(app, f"class {name}"):
+            if name and self.log_once(app, f"class of {bound.limit.label}"):
                 unknown = unknown_name("class", name, names)
-                app.logger.warning(UNDECLARED, bound.limit.label, unknown, name)
+                app.logger.warning(UNDECLARED, bound.limit.label, unknown)
             name = ""
         return self._of_class(bound, name)
 

@@ -321,6 +321,10 @@ def test_a_new_key_is_in_no_address_and_for_its_session_alone(
     log_in(other)
     accounts.create_key("bob", plan=None, default_plan="starter")
     assert (shown(other), shown(admin, "bob")) == (None, None)
+    with monkeypatch.context() as failing:  # a page that failed has not shown it
+        failing.setattr(users_page, "shown", Mock(side_effect=OSError("gone")))
+        assert admin.get("/admin/user?name=alice").status_code == 503
+    assert admin.get_cookie("chatapp_admin_key", path="/admin/user") is not None
     key = shown(admin)
     assert key is not None
     assert key not in answer.location

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -136,6 +137,23 @@ REGISTERED: list[tuple[str, tuple[Any, ...], Any, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (
+            "limit_keyword",
+            {"name": "models", "applies": one},
+            "'models', applies: .* two arguments",
+        ),
+        ("remember_denials", {"request_id": one}, "request_id: .* with no argument"),
+    ],
+)
+def test_an_option_that_does_not_fit(method: str, options: dict[str, Any], message: str) -> None:
+    """Nor does a function that is an option wait for a request."""
+    with pytest.raises(ConfigurationError, match=message):
+        getattr(Limiter(asked_key), method)(**options)
+
+
 @pytest.mark.parametrize(("method", "words", "function", "message"), REGISTERED)
 def test_a_function_that_does_not_fit(
     method: str, words: tuple[Any, ...], function: Any, message: str
@@ -156,6 +174,8 @@ def test_an_identity_is_registered_twice() -> None:
 
     register("ada")
     register("bob")
+    for name in ("x-tenant", "x-team"):
+        limiter.identity("tenant")(partial(str, name))
     with pytest.raises(ConfigurationError, match="identity 'user' is registered twice"):
         limiter.identity("user")(asked_key)
     assert limiter.identities["user"]() == "bob"

@@ -89,7 +89,7 @@ def test_a_class_that_is_not_declared(
     """In a plan it is a mistake of the policy; of a key it is refused."""
     key = accounts.create_key("ada", plan="pro", default_plan="pro")
     refused = run(app, "keys", "set", key.public_id, "--class", "bacth", status=2)
-    assert "found 'bacth'; allowed: interactive, batch, nightly" in refused.output
+    assert "Unknown class 'bacth'; choose one of interactive, batch, nightly." in refused.output
     assert remaining(app, key.text) == 9
     with pytest.raises(MISTAKES, match=r"plans.starter.class: unknown class 'bacth'.*mean 'batch'"):
         make_app(RATELIMIT_POLICY_FILE=policy(tmp_path, 'class = "bacth"\n'))
