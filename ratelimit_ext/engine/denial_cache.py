@@ -145,8 +145,11 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
-        marks = [hash(charge.key) % MARKS for charge in charges]
-        taken = list(map(self._taken.__getitem__, marks))
+        marks, taken = [], []
+        for charge in charges:
+            mark = hash(charge.key) % MARKS
+            marks.append(mark)
+            taken.append(self._taken[mark])
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for mark, charge in zip(marks, charges, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import weakref
@@ -302,9 +303,9 @@ def test_a_proxy_that_does_not_connect_was_not_asked() -> None:
     ("url", "reason"),
     [
         ("http://no-such-host.invalid", "http://no-such-host.invalid: DNS: "),
-        ("http://api..invalid", "http://api..invalid: encoding with 'idna' codec failed"),
-        ("http://ann:secret@127.0.0.1:9", "http://127.0.0.1:9: [Errno 111] Connection refused"),
-        ("https://127.0.0.1:{port}", "https://127.0.0.1:{port}: [SSL: "),
+        ("http://api..invalid", "http://api..invalid: .*'idna' codec .*: label empty"),
+        ("http://ann:secret@127.0.0.1:9", r"http://127.0.0.1:9: \[Errno 111] Connection refused"),
+        ("https://127.0.0.1:{port}", r"https://127.0.0.1:{port}: \[SSL: "),
     ],
     ids=["dns", "label", "refused", "tls"],
 )
@@ -317,7 +318,7 @@ def test_a_failed_connection_has_its_reason(
     with caller.client, pytest.raises(ConnectionFailed) as failed:
         caller.get()
     assert failed.value.kind == "unavailable"
-    assert failed.value.message.startswith(reason.format(port=port))
+    assert re.match(reason.format(port=port), failed.value.message)
     assert "\n" not in failed.value.message
 
 
