@@ -30,7 +30,7 @@ UNLIMITED, CHATAPP = "chatapp, limits disabled", "chatapp, all limits"
 LITELLM = "LiteLLM proxy, no limits, no keys"
 AT_ONCE = "Say something kind about rate limits, at once."
 ANSWERS = 3  # per connection and round, of a provider that takes its time
-#: One letter in six is a space. Never seeded anew: no cell sends the prompts of another.
+#: One letter in six is a space. Seeded once, so that no cell repeats another's prompts.
 LETTERS, CHANCE = string.ascii_lowercase + " " * 5, random.Random(0)
 
 

@@ -415,7 +415,7 @@ def _warn_of_misspelt(missing: Iterable[str], file: ProvidersFile) -> None:
 
 
 def _warn_of_others_keys(table: UpstreamTable) -> None:
-    """Log keys that are of another service, unless the address is, too."""
+    """Log keys of another service, unless its address is configured with them."""
     if table.base_url is None and not os.environ.get(f"{table.protocol.upper()}_BASE_URL"):
         for key in table.keys:
             if re.match(OTHERS_KEYS[table.protocol], key.secret or ""):

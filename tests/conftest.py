@@ -175,7 +175,7 @@ def cluster_server() -> Iterator[servers.Cluster]:
 
 @pytest.fixture
 def sentinel_server() -> Iterator[servers.SentinelTrio]:
-    """A real master, replica and sentinel, anew for each test: a failover cannot be undone."""
+    """A real master, replica and sentinel, new for each test: a failover cannot be undone."""
     with servers.sentinel() as trio:
         yield trio
 

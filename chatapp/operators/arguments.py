@@ -45,8 +45,8 @@ def new_user(text: str) -> str:
     if user.startswith(IDENTITIES):
         raise OperatorError(
             "invalid_name",
-            f"{user!r} begins with {user.partition(':')[0]}:, as the names of limits' callers "
-            "do; leave it out",
+            f"{user!r} begins with {user.partition(':')[0]}:, which limits write before the names "
+            "of callers; leave it out",
         )
     return user
 

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 COMMAND: Final = "flask --app wsgi chat ledger restore"
 LOST: Final = (
     "The limits' storage has lost what was spent: %r of %s counts %d micro-dollars, and the ledger "
-    "has a call of %d that it must count. Budgets begin anew until you run `%s`."
+    "has a call of %d that it must count. Budgets start from zero until you run `%s`."
 )
 #: An operator may have reset one user's limits.
 LOOKED_AT: Final = 3

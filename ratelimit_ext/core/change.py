@@ -11,9 +11,8 @@ from ratelimit_ext.core.decision import Verdict
 class Change(NamedTuple):
     """``verb`` names the function of the strategy that applies it, in Lua;
     ``numbers`` are its arguments. ``receipt`` is the charge's, if it is known. A change that is
-    kept for a storage that is down no longer matters from ``expiry_us`` on. Guards have changes of
-    their own.
-    """
+    kept for a storage that is down no longer matters from ``expiry_us`` on. Changes of
+    guards have other verbs."""
 
     charge: Charge
     hold: Hold

@@ -12,7 +12,7 @@ from weakref import WeakSet
 
 class Forgets(Protocol):
     def forget(self) -> None:
-        """Begin anew, in a forked child: threads and locks have stayed in the parent."""
+        """Start over, in a forked child: threads and locks have stayed in the parent."""
         ...
 
 
@@ -30,7 +30,7 @@ def forget_all() -> None:
         try:
             owner.forget()
         except Exception:  # the others do nevertheless
-            _logger.exception("After a fork, %r could not begin anew", owner)
+            _logger.exception("After a fork, %r could not start over", owner)
 
 
 if hasattr(os, "register_at_fork"):  # where processes fork

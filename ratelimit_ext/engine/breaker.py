@@ -129,7 +129,7 @@ class Breaker:
         self._thread: threading.Thread | None = None
 
     def forget(self) -> None:
-        """Begin anew: in a forked child, which has no thread."""
+        """Start over: in a forked child, which has no thread."""
         if self.outage is not None:
             self.outage.forget()
             self.outage.is_deciding = False

@@ -145,17 +145,16 @@ class DenialCache:
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
         began = self._forgotten
-        marks, taken = [], []
+        taken = {}
         for charge in charges:
-            mark = hash(charge.key) % MARKS
-            marks.append(mark)
-            taken.append(self._taken[mark])
+            taken[charge.key] = self._taken[hash(charge.key) % MARKS]
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
-            for mark, charge in zip(marks, charges, strict=True):
-                self._taken[mark] += charge.cost if charge.claim is None else _most_of(charge)
+            for charge in charges:
+                cost = charge.cost if charge.claim is None else _most_of(charge)
+                self._taken[hash(charge.key) % MARKS] += cost
         elif not any(charge.meta for charge in charges):
-            self._remember(decision, began, dict(zip(map(key_of, charges), taken, strict=True)))
+            self._remember(decision, began, taken)
         return decision
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:

@@ -98,7 +98,7 @@ class NodeCall:
 
 
 class Nodes:
-    """Sends calls to the nodes of a cluster. For all threads; a forked child begins anew.
+    """Sends calls to the nodes of a cluster. For all threads; a forked child starts over.
 
     ``errors`` are the client's exceptions for a storage that cannot serve.
     """

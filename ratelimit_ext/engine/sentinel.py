@@ -57,7 +57,7 @@ class _Answer(NamedTuple):
 
 
 class MasterWatch:
-    """Lets a Sentinel client's pool follow the master, for all threads. A fork begins anew."""
+    """Lets a Sentinel client's pool follow the master, for all threads. A fork starts over."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool

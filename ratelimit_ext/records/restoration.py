@@ -55,7 +55,7 @@ def restore(engine: Engine, charge: Charge, uses: Iterable[Use], *, apply: bool)
 
 
 def _replayed(charge: Charge, uses: Iterable[Use], now_us: int) -> tuple[int, list[Use]]:
-    """Return what is counted now after these uses, and those since the bucket last began anew."""
+    """Return what is counted now after these uses, and those since the bucket last started over."""
     limit, state, charges = charge.limit, None, list[Use]()
     moved = ((now_us + min(0, from_now_us), units) for from_now_us, units in uses if units)
     for at_us, units in sorted(moved, key=itemgetter(0)):

@@ -1,6 +1,6 @@
 """Session: an amount for a session, which ends when nothing was charged for a while.
 
-A caller who makes no call for that long (``idle``) begins anew. Until then nothing but an operator
+A caller who makes no call for that long (``idle``) starts over. Until then nothing but an operator
 gives back what is used.
 
 A refund goes to the session that was charged. An extra charge goes to the present one, and begins

@@ -29,4 +29,4 @@ def test_all_begin_anew_though_one_fails(
         threads.forget_in_child(owner)
     threads.forget_all()
     assert len(began) == len(owners)
-    assert caplog.text.count("could not begin anew") == 2
+    assert caplog.text.count("could not start over") == 2

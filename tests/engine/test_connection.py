@@ -316,7 +316,7 @@ def test_what_takes_part_in_a_call_is_left_to_the_client(
 def test_an_earlier_redis_py_is_left_to_the_client(
     client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connections cannot say whether they have to be made anew: nothing is sent."""
+    """Its connections cannot say whether they have to be made again: nothing is sent."""
     for name in ("AbstractConnection", "ConnectionInterface"):
         monkeypatch.delattr(f"redis.connection.{name}.should_reconnect")
     assert ScriptConnections(client).run(UNKNOWN, [], []) is None
@@ -357,7 +357,7 @@ def test_instrumentation_sees_every_call(
 
 
 def commands(client: redis.Redis) -> dict[str, int]:
-    """How often the server ran what calls and loads scripts; the statistics begin anew."""
+    """How often the server ran what calls and loads scripts; the statistics start over."""
     kinds = ("fcall", "function|load", "evalsha", "eval")
     found = client.info("commandstats")
     client.config_resetstat()

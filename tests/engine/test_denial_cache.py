@@ -305,7 +305,7 @@ def test_what_may_change_the_answer_is_asked(
 def test_another_limit_of_the_same_bucket_is_another_question(
     clock: Clock, behind: CountingEngine
 ) -> None:
-    """A named limit that was raised keeps its bucket, and is decided anew."""
+    """A named limit that was raised keeps its bucket, and is decided again."""
     engine = DenialCache(behind)
     denied(engine, 3, EVERYONE)
     assert engine.admit([EVERYONE._replace(limit=Limit(5, 60 * SECOND, name="shared"))]).admitted

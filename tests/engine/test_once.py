@@ -79,7 +79,7 @@ def test_all_kinds_of_changes_are_applied_once(sender: World) -> None:
 
 @pytest.mark.parametrize("for_us", [DAY, MINUTE])
 def test_the_marker_lives_for_its_time(sender: World, for_us: int) -> None:
-    """Until then nothing is applied again, and each call begins it anew: changes may be sent again
+    """Until then nothing is applied again, and each call restarts its time: they may be sent
     for as long as a shard is down. Afterwards the marker is gone."""
     verdict = sender.call(LIMIT, 30)
 

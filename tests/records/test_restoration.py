@@ -179,6 +179,6 @@ def test_a_use_in_the_future_is_one_of_now(clock: Clock, limit: Limit) -> None:
 
 
 def test_what_was_given_back_in_the_future_is_given_back(clock: Clock) -> None:
-    """In the order of the record, although all of it is of now."""
+    """In the order of the record, although all of it counts now."""
     uses = [(START + 50 * SECOND, 300), (START + 60 * SECOND, -100)]
     assert restored(clock, LIMITS[1], uses) == (0, 200, 200)

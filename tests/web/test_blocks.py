@@ -347,7 +347,7 @@ def test_a_surge_can_be_lifted(make: Maker, clock: Clock) -> None:
 
 
 def test_another_attempt_is_charged(make: Maker, uri: str) -> None:
-    """Each attempt passes the guards anew; what they do not have is not given."""
+    """Each attempt passes the guards again; what they do not have is not given."""
     guarded = Guarded(make, uri, "2/minute", "unless blocked")
     waits: list[float | None] = []
 

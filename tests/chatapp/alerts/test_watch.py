@@ -584,7 +584,7 @@ def test_a_rest_of_a_key_is_raised_once_by_all_workers(
     make_alerts: MakeAlerts, database: Database
 ) -> None:
     """Until it ends, although each worker is refused again and again, and names the end a little
-    differently; then anew. Another model has another quota."""
+    differently; then once more. Another model has another quota."""
     workers = [make_alerts(), make_alerts()]
     end = datetime.now(UTC) + timedelta(days=2)
     for second in range(3):

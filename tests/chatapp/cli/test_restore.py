@@ -226,7 +226,7 @@ def test_a_worker_looks_once_and_after_an_outage(
     events = services_of(worker).limiter._components.events
     with caplog.at_level(logging.ERROR):
         call(worker, keys["bob"], 2)
-        eventually(lambda: caplog.text.count("Budgets begin anew") == 1)
+        eventually(lambda: caplog.text.count("Budgets start from zero") == 1)
         events.emit(StorageEvent(is_down=True, reason="", down_s=0.0))
         events.emit(StorageEvent(is_down=False, reason="", down_s=1.0))
-        eventually(lambda: caplog.text.count("Budgets begin anew") == 2)
+        eventually(lambda: caplog.text.count("Budgets start from zero") == 2)

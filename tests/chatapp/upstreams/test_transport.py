@@ -421,7 +421,7 @@ REFUSED: dict[str, bytes] = {
     "an endless length": PLAIN.replace(b": 2", b": " + b"9" * 40),
     "a chunk of no size": CHUNKED + b"\r\nx\r\n{}\r\n0\r\n\r\n",
     "an endless chunk": CHUNKED + b"\r\n" + b"f" * 40 + b"\r\n{}",
-    "a line that is no header": PLAIN.replace(b"\r\n", b"\r\nnonsense\r\n", 1),
+    "a line without a colon": PLAIN.replace(b"\r\n", b"\r\nnonsense\r\n", 1),
     "a space in a name": PLAIN.replace(b"Length:", b"Length :"),
     "a space in the name of a coding": IN_CHUNKS.replace(b"Encoding:", b"Encoding :"),
     "a NUL in a header": OK + b"X: a\0b\r\nContent-Length: 2\r\n\r\n{}",

@@ -4,7 +4,7 @@
 - A block `diff FILE` changes the file.
 - The items of a list are done in the browser, which then shows what the picture after them shows.
 
-Any other form of a step fails. TUTORIAL_SCREENSHOTS=1 takes the pictures anew.
+Any other form of a step fails. TUTORIAL_SCREENSHOTS=1 takes new pictures.
 """
 
 from __future__ import annotations

@@ -213,7 +213,7 @@ def test_the_calls_cost_their_estimates(death: Death) -> None:
         assert round((WHOLE[name] - death.after[name]) * 1e6) == cost_of(death), name
     tokens = sum(c["estimated_input_tokens"] + c["estimated_output_tokens"] for c in death.calls)
     assert 0 <= death.after["tokens"] - (WHOLE["tokens"] - tokens) < 1000  # a second refills two
-    assert death.storages[0] == death.storages[1], "the storage was started anew"
+    assert death.storages[0] == death.storages[1], "the storage was started again"
 
 
 def cost_of(death: Death) -> int:
