@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -236,3 +237,27 @@ def test_the_form_grows_with_its_text(page: Page) -> None:
     assert height() <= 200
     field.fill("")
     assert height() == before
+
+
+def test_paper_has_the_whole_conversation_and_nothing_else(open_page: Opener, url: str) -> None:
+    """Also what the window does not show, in black on white where the screen is dark."""
+    page = open_page(url, color_scheme="dark")
+    said = [f"{number} {'some words ' * 40}".strip() for number in range(120)]
+    roles = ["user", "assistant"] * 60
+    messages = [
+        {"role": role, "content": text, "end": "stop", "model": "m"}
+        for role, text in zip(roles, said, strict=True)
+    ]
+    kept = json.dumps({"messages": messages})
+    page.evaluate("kept => sessionStorage.setItem('chatapp.conversation', kept)", kept)
+    page.reload()
+    expect(page.locator("#log article")).to_have_count(120)
+    message(page).fill("not sent")
+    pages = len(re.findall(rb"/Type\s*/Page\b", page.pdf()))
+    page.emulate_media(media="print")
+    assert page.locator("body").inner_text().split("\n\n") == said
+    ink, height = page.evaluate(
+        "[getComputedStyle(document.body).color, document.querySelector('#log').scrollHeight]"
+    )
+    assert ink == "rgb(27, 28, 37)"
+    assert pages >= height // 1200, "what the window does not show is missing"

@@ -1,5 +1,6 @@
-"""How long a chat of 2,000 messages takes to open, and the frames of a reply of 5,000 tokens in it.
-With CHATAPP_PAGE_TIMES=1 it logs the times (pytest --log-cli-level INFO); it asserts none."""
+"""How long a chat of 2,000 messages takes to open, and the frames of a reply of 5,000 tokens in it,
+of typing, and of scrolling. With CHATAPP_PAGE_TIMES=1 it logs the times (pytest --log-cli-level
+INFO); it asserts none."""
 
 from __future__ import annotations
 
@@ -65,6 +66,28 @@ STREAM = """async ({ tokens, tokensPerS }) => {
   return frames;
 }"""
 
+#: Begins to record the milliseconds of each frame, until `frames.stop()` returns them.
+RECORD = """() => {
+  let last = performance.now(), isOn = true;
+  const all = [];
+  const tick = (now) => {
+    all.push(now - last);
+    last = now;
+    if (isOn) requestAnimationFrame(tick);
+  };
+  requestAnimationFrame(tick);
+  window.frames_ = { stop: () => { isOn = false; return all; } };
+}"""
+
+
+def report(what: str, frames: list[float]) -> None:
+    """Log how long frames took."""
+    frames = sorted(frames)
+    p50, p99 = (frames[len(frames) * percent // 100] for percent in (50, 99))
+    log.info(
+        "%s, %d frames: p50 %.0f, p99 %.0f, most %.0f ms", what, len(frames), p50, p99, frames[-1]
+    )
+
 
 @pytest.mark.parametrize("turns", [0, 1_000])
 def test_a_long_chat_opens_and_goes_on(page: Page, turns: int) -> None:
@@ -90,14 +113,22 @@ def test_a_long_chat_opens_and_goes_on(page: Page, turns: int) -> None:
     )
     text = "".join(BLOCKS) * 20
     tokens = [text[at : at + 4] for at in range(0, 4 * TOKENS, 4)]
-    frames = sorted(page.evaluate(STREAM, {"tokens": tokens, "tokensPerS": TOKENS_PER_S}))
-    p50, p99 = (frames[len(frames) * percent // 100] for percent in (50, 99))
-    log.info(
-        "%d messages open in %.1f s; %d tokens, %d frames: p50 %.0f, p99 %.0f, most %.0f ms",
-        *(2 * turns, opened_ms / 1000, TOKENS, len(frames), p50, p99, frames[-1]),
-    )
+    log.info("%d messages open in %.1f s", 2 * turns, opened_ms / 1000)
+    stream = page.evaluate(STREAM, {"tokens": tokens, "tokensPerS": TOKENS_PER_S})
+    report(f"a reply of {TOKENS} tokens", stream)
     assert page.evaluate("document.querySelectorAll('#log article').length") == 2 * turns + 2
     last = page.evaluate(
         "JSON.parse(sessionStorage.getItem('chatapp.conversation')).messages.at(-1)"
     )
     assert last["content"] == "".join(tokens)
+    page.locator("#message").focus()
+    page.evaluate(RECORD)
+    page.keyboard.type(WORDS * 3, delay=25)
+    report("typing", page.evaluate("frames_.stop()"))
+    assert page.locator("#message").input_value() == WORDS * 3
+    page.mouse.move(400, 300)
+    page.evaluate(RECORD)
+    for step in [-400] * 75 + [-4_000] * 50 + [400] * 75:
+        page.mouse.wheel(0, step)
+        page.wait_for_timeout(16)
+    report("scrolling", page.evaluate("frames_.stop()"))
