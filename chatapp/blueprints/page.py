@@ -1,8 +1,8 @@
-"""GET /: a page for people to talk to POST /chat and to watch the limits work."""
+"""Pages for people: GET / to chat, and GET /reference to try every address."""
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from flask import Blueprint, Response, make_response, render_template
 
@@ -26,13 +26,22 @@ def page() -> Response:
     """The page, which is the same for all users."""
     router = current_services().router
     embedding = router.catalogue.embedding
-    html = render_template(
+    return _shown(
         "chat.html",
         default_model=router.default_model.name,
         models=[m for m in router.available_models if m not in embedding],
         needs_key=needs_keys(current_services().authenticator),
     )
-    response = make_response(html)
+
+
+@bp.get("/reference")
+def reference() -> Response:
+    """A page to try every address of this server."""
+    return _shown("reference.html")
+
+
+def _shown(template: str, **facts: Any) -> Response:
+    response = make_response(render_template(template, **facts))
     response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers["Referrer-Policy"] = "no-referrer"
     return compressed(response)
