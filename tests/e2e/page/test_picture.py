@@ -1,4 +1,5 @@
-"""The picture of README: `/admin` of a company of the tests, which TUTORIAL_SCREENSHOTS=1 takes."""
+"""The pictures of README: the chat page, and `/admin` of a company of the tests.
+TUTORIAL_SCREENSHOTS=1 takes them."""
 
 from __future__ import annotations
 
@@ -17,11 +18,14 @@ from chatapp.database.connection import Database
 from chatapp.ledger import table
 from tests.chatapp.ledger.calls import begun, finished
 from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import Stream, UpstreamServer, openai_chunks
 from tests.e2e.gunicorn_master import ROOT
+from tests.e2e.page.actions import begin, problem, replies, say
 from tests.e2e.page.conftest import Opener
 from tests.e2e.page.test_layout import violations
 from tests.e2e.page.test_tutorial import BOTTOM
 
+CHAT = ROOT / "docs" / "gateway" / "chat.png"
 PICTURE = ROOT / "docs" / "operate" / "admin.png"
 TOKEN = "a token of some length"
 MOST_BYTES = 150_000
@@ -66,3 +70,39 @@ def test_the_picture_shows_the_page(
             clip = {"x": 0, "y": 0, "width": 1000, "height": page.evaluate(BOTTOM) + 20}
             page.screenshot(path=PICTURE, clip=clip)
     assert PICTURE.stat().st_size < MOST_BYTES
+
+
+ASKED = "How does a token bucket differ from a fixed window?"
+REPLY = """A **token bucket** refills all the time, so a caller who waits a little may go on:
+
+| | after a burst | at the border of a window |
+| --- | --- | --- |
+| token bucket | one call each few seconds | no difference |
+| fixed window | nothing until the next window | twice the limit |
+
+```python
+tokens = min(burst, tokens + elapsed * rate)
+allowed = tokens >= 1
+```
+"""
+
+
+def test_the_picture_shows_a_reply_and_a_refusal(
+    open_page: Opener, online_url: str, provider: UpstreamServer
+) -> None:
+    """A 429 as a person sees it: why, and when the message is sent again. The file is small."""
+    page = open_page(online_url, viewport={"width": 1000, "height": 720}, color_scheme="light")
+    page.get_by_label("User id").fill("ada")
+    page.get_by_label("User id").press("Tab")
+    provider.script(Stream(list(openai_chunks(REPLY))))
+    say(page, ASKED)
+    expect(replies(page)).to_contain_text("twice the limit")
+    provider.end_script()
+    for _ in range(12):
+        page.request.post(f"{online_url}/chat", data={"message": "hi", "user_id": "ada"})
+    begin(page, "And a sliding window?")
+    expect(problem(page)).to_contain_text("is sent again in")
+    if os.environ.get("TUTORIAL_SCREENSHOTS") == "1":
+        page.locator("aside").evaluate("aside => aside.scrollTo(0, 0)")
+        page.screenshot(path=CHAT)
+    assert CHAT.stat().st_size < MOST_BYTES
