@@ -21,7 +21,7 @@ from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
 from chatapp.services import current_services
-from chatapp.web.call_limits import ENDPOINT, METHOD, MODELS
+from chatapp.web.call_limits import MODELS, look
 from chatapp.web.current_request import team_identity
 from chatapp.web.policy_keywords import covers
 from ratelimit_ext import Event, RequestLimit, RestoredUsage, StorageEvent, StorageUnavailable
@@ -59,7 +59,7 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
     operators = callers.shared_operators()
     spent = _spent(user)
     restored, seen = [], set()
-    for identity, shown in limits_of(spent):
+    for identity, shown, _ in limits_of(spent):
         name, uses = shown.verdict.charge.key, spent.get(identity)
         if name in seen or not uses:
             continue
@@ -102,8 +102,9 @@ def _used(row: Mapping[Any, Any]) -> tuple[int, int]:
     return row["cost_micro_usd"], tokens
 
 
-def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
-    """Yield the limits in dollars and tokens of these users, keys and teams."""
+def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit, float]]:
+    """Yield the limits in dollars and tokens of these users, keys and teams, and by how many
+    seconds this process's clock is ahead of the storage's."""
     services = current_services()
     plans = callers.plans_by_name()
     for identity in identities:
@@ -116,11 +117,11 @@ def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
         elif identity == EVERYONE:
             continue
         with callers.request_of(owner, callers.plan_of(owner, plans), key=key):
-            shown = services.limiter.current.peek(ENDPOINT, method=METHOD)
+            shown, ahead_s = look(services.limiter)
             for limit in shown:
                 counted = limit.request_args[-2]
                 if counted in {identity, EVERYONE} and limit.verdict.charge.limit.unit in UNITS:
-                    yield counted, limit
+                    yield counted, limit, ahead_s
 
 
 def covers_call(shown: RequestLimit, slug: str) -> bool:
@@ -163,7 +164,7 @@ def warn_if_lost() -> bool:
     for row in services.reports.latest_charged(LOOKED_AT, since=month_start(), until=settled):
         uses = [(row["started_at"], row["cost_micro_usd"])]
         lacking = []
-        for identity, shown in limits_of([row["user"]]):
+        for identity, shown, _ in limits_of([row["user"]]):
             limit = shown.verdict.charge.limit
             if limit.unit != "usd" or limit.anchor is None or not covers_call(shown, row["slug"]):
                 continue
