@@ -115,8 +115,7 @@ def _spent(budget: RequestLimit, ahead_s: float, subject: Subject) -> int:
     limit counts it and no credit has given it back. This process's clock, which the ledger has, is
     ``ahead_s`` ahead of the one that the window follows."""
     limit, remaining = budget.verdict.charge.limit, budget.verdict.remaining
-    begin, _ = window_s(limit, budget.window.reset_time)
-    since = datetime.fromtimestamp(begin + ahead_s, UTC)
+    since = datetime.fromtimestamp(window_s(limit, budget.window.reset_time)[0] + ahead_s, UTC)
     costs, refunds = Counter[Subject](), Counter[Subject]()
     for user, key, team, is_credit, micro_usd in current_services().reports.by_caller(since):
         if is_credit:  # a team and a key for others have no user

@@ -162,19 +162,16 @@ def warn_if_lost() -> bool:
     settled = datetime.now(UTC) - services.lease
     lost: list[tuple[object, ...]] = []
     for row in services.reports.latest_charged(LOOKED_AT, since=month_start(), until=settled):
-        uses = [(row["started_at"], row["cost_micro_usd"])]
-        lacking = []
+        cost = row["cost_micro_usd"]
         for identity, shown, _ in limits_of([row["user"]]):
             limit = shown.verdict.charge.limit
             if limit.unit != "usd" or limit.anchor is None or not covers_call(shown, row["slug"]):
                 continue
-            usage = operators.restore(shown, uses, apply=False)
+            usage = operators.restore(shown, [(row["started_at"], cost)], apply=False)
             if usage.recorded and not usage.missing:
                 return False
             if usage.missing:
-                cost = row["cost_micro_usd"]
-                lacking.append((limit.label, identity, usage.held, cost, COMMAND))
-        lost += lacking[:1]
+                lost.append((limit.label, identity, usage.held, cost, COMMAND))
     if lost:
         log.error(LOST, *lost[0])
     return bool(lost)

@@ -88,8 +88,7 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             continue
         reset_at_s = (event.decision.now_us + verdict.reset_after_us) / MICRO
         if limit.traits.name == FIXED:
-            begin, _ = window_s(limit, reset_at_s)
-            since, window = datetime.fromtimestamp(begin, UTC), reset_at_s
+            since, window = datetime.fromtimestamp(window_s(limit, reset_at_s)[0], UTC), reset_at_s
             resets_at = datetime.fromtimestamp(reset_at_s, UTC)
         else:
             now_s, period_s = event.decision.now_us / MICRO, limit.period_us / MICRO

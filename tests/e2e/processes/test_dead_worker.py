@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 
 STREAMS = 50
 # Longer than fifty streams take to begin on a busy machine: a silent stream does not renew its
-# lease. Nobody waits for its end, because the server frees the holds of a dead worker at once.
+# lease. The test does not wait for its end: the server frees the holds of a dead worker at once.
 LEASE_S = 60
 ASKED = {"message": "ping", "model": "gpt-5.4-mini", "stream": True}
 CONTENT = {"Content-Type": "application/json"}
@@ -91,8 +91,9 @@ key = "user"
 @dataclass(frozen=True)
 class Death:
     """What was observed. ``held`` and ``after`` are the rest of each limit before the kill and
-    once its holds are freed, ``storages`` the runs of the storage server that answered then; ``calls`` is
-    the ledger, and ``check``, ``spend`` and ``restore`` are the outputs of its commands."""
+    once its holds are freed, ``storages`` the runs of the storage server that answered then;
+    ``calls`` is the ledger, and ``check``, ``spend`` and ``restore`` are the outputs of its
+    commands."""
 
     held: dict[str, float]
     after: dict[str, float]
