@@ -80,10 +80,9 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
 
 def _spent(user: str | None) -> dict[str, list[Spent]]:
     """Return what each user, key, team and all have used, as far back as budgets need."""
-    services = current_services()
     since = datetime.now(UTC) - timedelta(days=LEAST_DAYS)
     spent: dict[str, list[Spent]] = {}
-    for row in services.reports.calls(user=user, since=since):
+    for row in current_services().reports.calls(user=user, since=since):
         used = _used(row)
         team = row["team"] and team_identity(row["team"])
         # With one user's calls alone, those of a team or of all are incomplete.
@@ -96,10 +95,8 @@ def _spent(user: str | None) -> dict[str, list[Spent]]:
 def _used(row: Mapping[Any, Any]) -> tuple[int, int]:
     """Micro-dollars and tokens of a call, as limits count them."""
     usage = usage_of(row)
-    if usage is not None:
-        return row["cost_micro_usd"], usage.counted_tokens
     tokens = row["estimated_input_tokens"] + row["estimated_output_tokens"]
-    return row["cost_micro_usd"], tokens
+    return row["cost_micro_usd"], tokens if usage is None else usage.counted_tokens
 
 
 def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit, float]]:
