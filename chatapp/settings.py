@@ -32,6 +32,8 @@ DATABASE_URL: Final = "DATABASE_URL"
 WHSEC: Final = "whsec_"
 _LINK: Final = re.compile(r"\[(.*?)\]\(.*?\)")
 _HOST: Final = re.compile(r"\*|\.?[a-z0-9_-]+(\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\]", re.IGNORECASE)
+#: Whom single sign-on names. A header with a comma has two values, and spaces around are left out.
+_PERSON: Final = re.compile(r"\*|\*@[^*@,\s]+|[^*,\s]([^*,]*[^*,\s])?")
 #: What keys of operators may do.
 Scope: TypeAlias = Literal["read", "keys", "users", "teams", "limits", "providers", "all"]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
@@ -113,8 +115,15 @@ def _rights(value: object) -> object:
     rights = _json_object(value)
     if not (isinstance(rights, dict) and all(isinstance(text, str) for text in rights.values())):
         return None
-    words = {word for text in rights.values() for word in text.split() if word[:5] != "team:"}
-    return {k.lower(): v for k, v in rights.items()} if words <= {*SCOPES} else None
+    named = {k.lower(): v for k, v in rights.items() if _PERSON.fullmatch(k) and _is_right(v)}
+    return named if len(named) == len(rights) else None
+
+
+def _is_right(text: str) -> bool:
+    """Return whether a text has scopes, at least one, and at most one team."""
+    teams = [word for word in text.split() if word.startswith("team:")]
+    scopes = {*text.split()}.difference(teams)
+    return bool(scopes) and scopes <= {*SCOPES} and len(teams) <= 1 and "team:" not in teams
 
 
 class Settings(BaseModel):
@@ -175,8 +184,8 @@ class Settings(BaseModel):
         "addresses or networks of that proxy, as connections come from it", (), shown="none"
     )
     admin_sign_on: Annotated[dict[str, str], BeforeValidator(_rights)] = setting(
-        'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}: '
-        f"{', '.join(SCOPES)}, `team:NAME`",
+        'who may do what then, as {"olga@example.com": "all", "*@example.com": "read"}: each name, '
+        f"domain or `*` once, with some of {', '.join(SCOPES)}, and one `team:NAME` at most",
         default_factory=dict,
     )
     admin_sign_on_consent: str | None = setting(
@@ -264,11 +273,10 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, object]:
 def _warn_if_unknown(name: str) -> None:
     names = [field.upper() for field in Settings.model_fields]
     word = name.removeprefix(PREFIX)  # which all have in common
-    if word in names:
-        return
-    nearest = get_close_matches(word, names, n=1)
-    hint = f"did you mean {PREFIX}{nearest[0]}?" if nearest else "docs/operate/settings.md has all."
-    log.warning("Unknown setting %s: %s", name, hint)
+    if word not in names:
+        near = get_close_matches(word, names, n=1)
+        hint = f"did you mean {PREFIX}{near[0]}?" if near else "docs/operate/settings.md has all."
+        log.warning("Unknown setting %s: %s", name, hint)
 
 
 def from_config(config: Mapping[str, object]) -> Settings:
@@ -291,12 +299,10 @@ def from_config(config: Mapping[str, object]) -> Settings:
             f"{PREFIX}ADMIN_SIGN_ON_HEADER, {PREFIX}ADMIN_SIGN_ON_FROM and {PREFIX}ADMIN_SIGN_ON, "
             "or none of the last three."
         )
-    if settings.admin_sign_on_consent not in {None, CONSENT}:
-        raise SettingsError(
-            f"{PREFIX}ADMIN_SIGN_ON_CONSENT: found {settings.admin_sign_on_consent!r}; allowed: "
-            f"{CONSENT!r}"
-        )
-    if settings.admin_sign_on_consent is None and _has_half(settings.admin_sign_on_from):
+    text = settings.admin_sign_on_consent
+    if text not in {None, CONSENT}:
+        raise SettingsError(f"{PREFIX}ADMIN_SIGN_ON_CONSENT: found {text!r}; allowed: {CONSENT!r}")
+    if text is None and _has_half(settings.admin_sign_on_from):
         wide = ", ".join(map(str, settings.admin_sign_on_from))
         raise SettingsError(
             f"{PREFIX}ADMIN_SIGN_ON_FROM: found {wide}, from which anyone could name an operator; "
@@ -309,15 +315,12 @@ def from_config(config: Mapping[str, object]) -> Settings:
 def _has_half(networks: Iterable[Network]) -> bool:
     """Return whether these networks together have half of all public addresses of a version."""
     mapped = [
-        n
-        if isinstance(n, IPv6Network)
-        else IPv6Network((int(MAPPED[0]) + int(n[0]), MAPPED.prefixlen + n.prefixlen))
+        n if isinstance(n, IPv6Network) else IPv6Network(f"::ffff:{n[0]}/{96 + n.prefixlen}")
         for n in networks
     ]
     for public in PUBLIC:
         shared = [n if n.subnet_of(public) else public for n in mapped if n.overlaps(public)]
-        count = sum(network.num_addresses for network in collapse_addresses(shared))
-        if 2 * count >= public.num_addresses:
+        if 2 * sum(n.num_addresses for n in collapse_addresses(shared)) >= public.num_addresses:
             return True
     return False
 
@@ -333,10 +336,9 @@ def _check_webhook(url: str | None, secret: str | None) -> None:
         host, _port = parts.hostname or "", parts.port
     except ValueError:
         parts, host = urlsplit(""), ""
-    # urlsplit ignores line breaks, which would reach the head of a request.
-    is_plain = (url or "").isprintable()
     is_safe = parts.scheme == "https" or (parts.scheme == "http" and host in LOOPBACK)
-    if not (host and is_plain and is_safe):
+    # urlsplit ignores line breaks, which would reach the head of a request.
+    if not (host and is_safe and (url or "").isprintable()):
         what = "nothing" if url is None else f"scheme {parts.scheme!r} and host {host!r}"
         raise SettingsError(
             f"{name}: found {what}; allowed: a URL that begins with https://, or with http:// on "

@@ -63,7 +63,9 @@ class UserFields(Change):
     """Fields that are left out stay unchanged; a new user gets their defaults."""
 
     plan: Plan | None = Field(None, description="The plan.")
-    team: Team | None = Field(None, description="The team; an empty text removes it.")
+    team: Team | None = Field(
+        None, description="The team; null, or an empty text in a command, removes it."
+    )
     limits: Amounts | None = Field(None, description=LIMITS.format("usd-day"))
     active: bool | None = Field(None, description="Whether the user's keys are accepted.")
 
@@ -129,7 +131,7 @@ class KeyFields(Change):
     models: Models | None = Field(None, description=f"{MODELS} Empty: all models of its plan.")
     files: bool | None = Field(None, description="Let the key name files that providers store.")
     traffic_class: Class | None = Field(
-        None, alias="class", description="Its class of traffic, such as batch; empty: the plan's."
+        None, alias="class", description="Its class of traffic, such as batch; null: the plan's."
     )
     people: ActsForUsers = Field(None, description="Let the key act for the users of a program.")
 

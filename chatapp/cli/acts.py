@@ -22,6 +22,7 @@ from chatapp.database.migration import COMMAND
 from chatapp.operators.amounts import COUNTED
 from chatapp.operators.rights import Operator
 from chatapp.operators.users import Put
+from ratelimit_ext.operators import printable
 from ratelimit_ext.terminal import by_operator, with_json
 
 #: Fields without an option of the same name here: `by_operator` adds --reason, and --csv or --json
@@ -187,7 +188,7 @@ class _Command:
         if isinstance(answer, Put):
             assert item is not None
             if not as_json:
-                click.echo(" ".join(answer.done) or "Nothing was changed.")
+                click.echo(printable(" ".join(answer.done) or "Nothing was changed."))
                 return
             answer = item.function(call, **path)
         if as_json:
@@ -196,9 +197,9 @@ class _Command:
             self._present(answer)
         elif "key" in answer:  # alone on standard output, for scripts
             click.echo(answer["key"])
-            click.echo(answer["done"], err=True)
+            click.echo(printable(answer["done"]), err=True)
         elif "done" in answer:
-            click.echo(answer["done"])
+            click.echo(printable(answer["done"]))
         else:
             output.echo_fields(answer)
         if answer.get("problems"):

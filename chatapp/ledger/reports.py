@@ -157,7 +157,7 @@ class Reports:
 
     def __init__(self, database: Database, *, lease: timedelta = timedelta(minutes=2)) -> None:
         self._database, self._lease = database, lease
-        # A team has no index: a process reads its hours every ten minutes at most.
+        # Each GET /usage asks for them: a process reads hours every ten minutes at most.
         self._hours: TTLCache[Any, Mapping[datetime, int]] = TTLCache(100, 600.0)
         self._lock = threading.Lock()
 

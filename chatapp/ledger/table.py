@@ -26,6 +26,7 @@ from chatapp.database import METADATA, Instant
 from chatapp.database.connection import Database
 from chatapp.ledger.call import Call
 
+SUMMED: Final = ("started_at", "status", "input_tokens", "output_tokens", "cost_micro_usd")
 CALLS: Final = Table(
     "calls",
     METADATA,
@@ -60,10 +61,7 @@ CALLS: Final = Table(
     Column("tags", JSON(none_as_null=True)),
     Column("basis", String(16)),
     # With what is summed: a million calls are read from it four times as fast as they are sorted.
-    Index(
-        "ix_calls_user_started_at",
-        *("user", "started_at", "status", "input_tokens", "output_tokens", "cost_micro_usd"),
-    ),
+    *[Index(f"ix_calls_{owner}_started_at", owner, *SUMMED) for owner in ("user", "team")],
     Index("ix_calls_started_at", "started_at"),
 )
 #: The columns that a Usage has as they are.
@@ -72,7 +70,7 @@ WEB_SEARCH: Final = "web_search"
 #: The columns that a Call has as they are.
 OF_CALL: Final = tuple(column.name for column in CALLS.c if column.name in Call.__slots__)
 #: The columns that no further write of a call changes, as indexes have them.
-_FIXED: Final = ("id", "user", "started_at")
+_FIXED: Final = ("id", "user", "team", "started_at")
 
 
 def write(database: Database, calls: Sequence[Call]) -> None:

@@ -23,7 +23,7 @@ from chatapp.operators import callers
 from chatapp.operators.errors import unknown
 from chatapp.operators.restoration import covers_call, limits_of
 from chatapp.services import current_services
-from chatapp.web.call_limits import window_start
+from chatapp.web.call_limits import window_s
 from chatapp.web.current_request import team_identity, user_identity
 from ratelimit_ext import OperatorError, RequestLimit
 
@@ -48,8 +48,8 @@ def credit(owner: Owner, name: str, usd: Decimal, *, reason: str, by: str) -> st
         if not services.database.is_sqlite:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
         budgets = [
-            (counted, budget, _spent(budget, (user, key, team)))
-            for counted, budget in limits_of(dict.fromkeys(filter(None, [identity, user])))
+            (counted, budget, _spent(budget, ahead_s, (user, key, team)))
+            for counted, budget, ahead_s in limits_of(dict.fromkeys(filter(None, [identity, user])))
             if counted in {identity, user}
             and budget.verdict.charge.limit.unit == "usd"
             and budget.verdict.charge.limit.traits.name != "sliding-window"
@@ -110,11 +110,12 @@ def _identity_of(owner: Owner, name: str) -> tuple[str, Subject]:
     raise unknown(owner, name)
 
 
-def _spent(budget: RequestLimit, subject: Subject) -> int:
+def _spent(budget: RequestLimit, ahead_s: float, subject: Subject) -> int:
     """Return what the subject's calls cost in the present window, if they have ended, as far as the
-    limit counts it and no credit has given it back."""
+    limit counts it and no credit has given it back. This process's clock, which the ledger has, is
+    ``ahead_s`` ahead of the one that the window follows."""
     limit, remaining = budget.verdict.charge.limit, budget.verdict.remaining
-    since = window_start(limit, budget.window.reset_time)
+    since = datetime.fromtimestamp(window_s(limit, budget.window.reset_time)[0] + ahead_s, UTC)
     costs, refunds = Counter[Subject](), Counter[Subject]()
     for user, key, team, is_credit, micro_usd in current_services().reports.by_caller(since):
         if is_credit:  # a team and a key for others have no user

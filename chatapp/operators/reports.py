@@ -90,13 +90,12 @@ def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, 
     """Return unfinished calls, wrong costs and limits that disagree; which limits were compared,
     and whether any disagrees."""
     services = current_services()
-    models = services.catalogue
     result = audit(
         services.reports.calls(user=identity, since=since),
-        models,
+        services.catalogue,
         now=datetime.now(UTC),
         lease=services.lease,
-        priced_since=datetime.combine(models.as_of, time(), UTC),
+        priced_since=datetime.combine(services.catalogue.as_of, time(), UTC),
     )
     return result, *_compare_limits(result)
 
@@ -166,8 +165,7 @@ def _compare_limits(result: Findings) -> tuple[str, bool]:
     omitted = {*result.running_teams, *(name.removeprefix(TEAM) for name in result.credited)}
     teams = [team.name for team in services.accounts.teams() if team.name not in omitted]
     for team in teams:
-        plan = services.default_plan
-        differences += _differences(team_identity(team), plan, team=team)
+        differences += _differences(team_identity(team), services.default_plan, team=team)
     result.problems += differences
     compared = [counted(len(identities), "user")]
     if teams:

@@ -21,7 +21,7 @@ from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.ledger.table import usage_of
 from chatapp.operators import callers
 from chatapp.services import current_services
-from chatapp.web.call_limits import ENDPOINT, METHOD, MODELS
+from chatapp.web.call_limits import MODELS, look
 from chatapp.web.current_request import team_identity
 from chatapp.web.policy_keywords import covers
 from ratelimit_ext import Event, RequestLimit, RestoredUsage, StorageEvent, StorageUnavailable
@@ -59,7 +59,7 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
     operators = callers.shared_operators()
     spent = _spent(user)
     restored, seen = [], set()
-    for identity, shown in limits_of(spent):
+    for identity, shown, _ in limits_of(spent):
         name, uses = shown.verdict.charge.key, spent.get(identity)
         if name in seen or not uses:
             continue
@@ -80,10 +80,9 @@ def restore(user: str | None, *, apply: bool, reason: str, by: str) -> list[Rest
 
 def _spent(user: str | None) -> dict[str, list[Spent]]:
     """Return what each user, key, team and all have used, as far back as budgets need."""
-    services = current_services()
     since = datetime.now(UTC) - timedelta(days=LEAST_DAYS)
     spent: dict[str, list[Spent]] = {}
-    for row in services.reports.calls(user=user, since=since):
+    for row in current_services().reports.calls(user=user, since=since):
         used = _used(row)
         team = row["team"] and team_identity(row["team"])
         # With one user's calls alone, those of a team or of all are incomplete.
@@ -96,14 +95,13 @@ def _spent(user: str | None) -> dict[str, list[Spent]]:
 def _used(row: Mapping[Any, Any]) -> tuple[int, int]:
     """Micro-dollars and tokens of a call, as limits count them."""
     usage = usage_of(row)
-    if usage is not None:
-        return row["cost_micro_usd"], usage.counted_tokens
     tokens = row["estimated_input_tokens"] + row["estimated_output_tokens"]
-    return row["cost_micro_usd"], tokens
+    return row["cost_micro_usd"], tokens if usage is None else usage.counted_tokens
 
 
-def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
-    """Yield the limits in dollars and tokens of these users, keys and teams."""
+def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit, float]]:
+    """Yield the limits in dollars and tokens of these users, keys and teams, and by how many
+    seconds this process's clock is ahead of the storage's."""
     services = current_services()
     plans = callers.plans_by_name()
     for identity in identities:
@@ -116,11 +114,11 @@ def limits_of(identities: Iterable[str]) -> Iterator[tuple[str, RequestLimit]]:
         elif identity == EVERYONE:
             continue
         with callers.request_of(owner, callers.plan_of(owner, plans), key=key):
-            shown = services.limiter.current.peek(ENDPOINT, method=METHOD)
+            shown, ahead_s = look(services.limiter)
             for limit in shown:
                 counted = limit.request_args[-2]
                 if counted in {identity, EVERYONE} and limit.verdict.charge.limit.unit in UNITS:
-                    yield counted, limit
+                    yield counted, limit, ahead_s
 
 
 def covers_call(shown: RequestLimit, slug: str) -> bool:
@@ -161,19 +159,16 @@ def warn_if_lost() -> bool:
     settled = datetime.now(UTC) - services.lease
     lost: list[tuple[object, ...]] = []
     for row in services.reports.latest_charged(LOOKED_AT, since=month_start(), until=settled):
-        uses = [(row["started_at"], row["cost_micro_usd"])]
-        lacking = []
-        for identity, shown in limits_of([row["user"]]):
+        cost = row["cost_micro_usd"]
+        for identity, shown, _ in limits_of([row["user"]]):
             limit = shown.verdict.charge.limit
             if limit.unit != "usd" or limit.anchor is None or not covers_call(shown, row["slug"]):
                 continue
-            usage = operators.restore(shown, uses, apply=False)
+            usage = operators.restore(shown, [(row["started_at"], cost)], apply=False)
             if usage.recorded and not usage.missing:
                 return False
             if usage.missing:
-                cost = row["cost_micro_usd"]
-                lacking.append((limit.label, identity, usage.held, cost, COMMAND))
-        lost += lacking[:1]
+                lost.append((limit.label, identity, usage.held, cost, COMMAND))
     if lost:
         log.error(LOST, *lost[0])
     return bool(lost)

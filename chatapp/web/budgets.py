@@ -16,7 +16,7 @@ from flask import Response
 from chatapp.accounts import ADDRESS, TEAM, USER
 from chatapp.alerts.alert import whose
 from chatapp.alerts.watch import Alerts, Standing
-from chatapp.web.call_limits import FIXED, MODELS, WARN_AT, is_near, window_start
+from chatapp.web.call_limits import FIXED, MODELS, WARN_AT, is_near, window_s
 from ratelimit_ext import (
     DecisionEvent,
     Event,
@@ -88,7 +88,7 @@ def _standings(event: DecisionEvent, limiter: Limiter) -> Iterator[Standing]:
             continue
         reset_at_s = (event.decision.now_us + verdict.reset_after_us) / MICRO
         if limit.traits.name == FIXED:
-            since, window = window_start(limit, reset_at_s), reset_at_s
+            since, window = datetime.fromtimestamp(window_s(limit, reset_at_s)[0], UTC), reset_at_s
             resets_at = datetime.fromtimestamp(reset_at_s, UTC)
         else:
             now_s, period_s = event.decision.now_us / MICRO, limit.period_us / MICRO

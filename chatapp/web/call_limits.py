@@ -104,8 +104,8 @@ class RemainingLimit:
     """What the caller has left of one limit.
 
     ``amount`` and ``remaining`` are in its unit (dollars as micro-dollars), ``since`` (when its
-    fixed window began; None: it has none) and ``reset_at`` are in seconds since 1970, ``identity``
-    is the subject that it counts.
+    fixed window began; None: it has none) and ``reset_at`` are in seconds since 1970 by this
+    process's clock, ``identity`` is the subject that it counts.
 
     ``share`` is what a member of a team has of a budget that it shares fairly.
 
@@ -167,7 +167,20 @@ def is_near(amount: int, remaining: int, percent: int) -> bool:
 def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     """Return what the current caller has left of the limits of a chat, the shortest period first;
     empty if limits are disabled. Nothing is charged; limits of models are left out."""
-    return [_left(shown) for shown in limiter.current.peek(ENDPOINT, method=METHOD)]
+    limits, ahead_s = look(limiter)
+    return [_left(shown, ahead_s) for shown in limits]
+
+
+def look(limiter: Limiter) -> tuple[list[RequestLimit], float]:
+    """Return the limits of a chat of the current caller, and by how many seconds this process's
+    clock is ahead of the storage's: 0 if they differ by no more than the look took."""
+    before = time.time()
+    limits = limiter.current.peek(ENDPOINT, method=METHOD)
+    for shown in limits[:1]:
+        now = shown.window.reset_time - shown.verdict.reset_after_us / MICRO
+        if not before <= now <= time.time():
+            return limits, before - now
+    return limits, 0.0
 
 
 def with_forecast(limit: RemainingLimit, reports: Reports) -> RemainingLimit:
@@ -182,9 +195,14 @@ def with_forecast(limit: RemainingLimit, reports: Reports) -> RemainingLimit:
     return replace(limit, forecast=reports.forecast(budget, **owner))
 
 
-def _left(shown: RequestLimit) -> RemainingLimit:
-    limit = shown.verdict.charge.limit
-    since, period_s = _window_s(shown)
+def _left(shown: RequestLimit, ahead_s: float) -> RemainingLimit:
+    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
+    since, period_s = None, limit.period_us // MICRO
+    if limit.traits.name == FIXED:
+        # The reset of an unused window is now. It begins now if it does not follow the calendar.
+        more_s = 0 if shown.verdict.reset_after_us else period_s if limit.anchor is None else 1
+        begin, period_s = window_s(limit, reset_at + more_s)
+        since = begin + ahead_s
     return RemainingLimit(
         name=limit.name or str(shown.limit),
         unit=limit.unit,
@@ -193,7 +211,7 @@ def _left(shown: RequestLimit) -> RemainingLimit:
         burst=limit.burst,
         remaining=shown.verdict.remaining,
         since=since,
-        reset_at=shown.window.reset_time,
+        reset_at=reset_at + ahead_s,
         identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
         anchor=limit.anchor,
         keywords=shown.keywords,
@@ -201,28 +219,11 @@ def _left(shown: RequestLimit) -> RemainingLimit:
     )
 
 
-def _window_s(shown: RequestLimit) -> tuple[float | None, int]:
-    """Return when the current fixed window began, in seconds since 1970, and its length in seconds.
-    An unused one begins now if it does not follow the calendar."""
-    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
-    period_s: int = limit.period_us // MICRO
-    if limit.traits.name != FIXED:
-        return None, period_s
+def window_s(limit: Any, ends_at: float) -> tuple[float, int]:
+    """Return when the fixed window of a limit began that ends then, in seconds since 1970, and its
+    length in seconds."""
     if limit.anchor is None:
-        return reset_at - (period_s if shown.verdict.reset_after_us else 0), period_s
-    # The reset of an unused window is now, and not its end.
-    begin_us, end_us = _window_us(limit, max(reset_at, time.time() + 1))
-    return begin_us / MICRO, (end_us - begin_us) // MICRO
-
-
-def window_start(limit: Any, reset_at: float) -> datetime:
-    """Return when the fixed window of a limit began that ends then, in seconds since 1970."""
-    if limit.anchor is None:
-        return datetime.fromtimestamp(reset_at - limit.period_us / MICRO, UTC)
-    return datetime.fromtimestamp(_window_us(limit, reset_at)[0] / MICRO, UTC)
-
-
-def _window_us(limit: Any, reset_at: float) -> tuple[int, int]:
-    """Return when the calendar's window begins and ends that ends then."""
+        return ends_at - limit.period_us / MICRO, limit.period_us // MICRO
     calendar = limit.anchor, limit.timezone, limit.week_starts
-    return calendar_window(int(reset_at - 1) * MICRO, *calendar)
+    begin_us, end_us = calendar_window(int(ends_at - 1) * MICRO, *calendar)
+    return begin_us / MICRO, (end_us - begin_us) // MICRO

@@ -11,10 +11,11 @@ What has to hold of a caller, stated before:
   worker was killed before the provider had it, because the limits cannot tell these apart.
 - The limits may lack a finished call whose worker was killed while its settlement was on its way,
   which takes as long as the deadline if the storage does not answer, and one that was charged while
-  Sentinel replaced the master. `chat ledger restore` charges these.
+  Sentinel replaced the master. `chat ledger restore` charges these. If the charge is there and only
+  the settlement is lost, the limits count the estimate, as of a call whose worker was killed.
 
 So bill = ledger = limits for all other callers; after the command, limits and bill are above the
-ledger by nothing but calls that were cut off.
+ledger by nothing but calls that were cut off, and limits by such estimates.
 
 It takes 40 s, or RATELIMIT_CHAOS_S seconds.
 """
@@ -247,8 +248,9 @@ class Books:
     billed: Counter[str]
     ledger: dict[str, int]
     charged: int | None
-    #: The finished calls that the limits may lack.
-    may_lack: int
+    #: The finished calls whose settlement may have been lost.
+    excused: list[str]
+    is_restored: bool
     estimates: dict[str, int]
     #: The calls whose connection ended without an answer.
     unanswered: set[str]
@@ -263,12 +265,19 @@ class Books:
         return sum(bill for call, bill in self.billed.items() if call not in self.ledger)
 
     @property
+    def may_lack(self) -> int:
+        """The most that the limits lack of these calls: nothing after the operator's command."""
+        return 0 if self.is_restored else sum(self.ledger[call] for call in self.excused)
+
+    @property
     def may_count(self) -> int:
-        """The most that the limits count of these calls. Of one that began in the last 50 ms, the
-        ledger has lost the estimate."""
+        """The most that the limits count of calls that were cut off, and of the others above their
+        bill. Of a call that began in the last 50 ms, the ledger has lost the estimate, and a
+        finished one has another."""
         most = max(self.estimates.values(), default=0)
         cut_off = (self.billed.keys() | self.unanswered) - self.ledger.keys()
-        return sum(max(self.billed[call], self.estimates.get(call, most)) for call in cut_off)
+        counts = [max(self.billed[call], self.estimates.get(call, most)) for call in cut_off]
+        return sum(counts) + sum(max(0, most - self.ledger[call]) for call in self.excused)
 
     @property
     def agree(self) -> bool:
@@ -321,7 +330,7 @@ def test_nothing_is_lost_in_chaos(
 def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
     """The books of all callers, once they agree."""
     bills, books = chaos.bills(), dict[str, Books]()
-    excused = {} if is_restored else chaos.excused()
+    excused = chaos.excused()
     unanswered: dict[str, set[str]] = {caller: set() for caller in chaos.callers}
     for call, answer in chaos.answers.items():
         if answer.status == NO_ANSWER:
@@ -332,10 +341,14 @@ def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
         for caller in chaos.callers:
             if caller not in books or not books[caller].agree:
                 own = ledger[caller]
-                may_lack = sum(own[call] for call in excused.get(caller, ()) if call in own)
-                charged = chaos.charged(caller)
                 books[caller] = Books(
-                    bills[caller], own, charged, may_lack, estimates, unanswered[caller]
+                    bills[caller],
+                    own,
+                    chaos.charged(caller),
+                    [call for call in excused[caller] if call in own],
+                    is_restored,
+                    estimates,
+                    unanswered[caller],
                 )
         return all(each.agree for each in books.values())
 
@@ -352,12 +365,14 @@ def compared(chaos: Chaos, *, is_restored: bool = False) -> list[Books]:
 
 def summary_of(books: Collection[Books]) -> str:
     calls = sum(len(each.ledger) for each in books)
-    lacking = [each.written - each.charged for each in books if each.charged is not None]
-    lacking = [each for each in lacking if each > 0]
+    charged = [each.charged - each.written for each in books if each.charged is not None]
+    lacking = [-each for each in charged if each < 0]
+    above = sum(each for each in charged if each > 0)
     ledger, cut_off = sum(each.written for each in books), sum(each.cut_off for each in books)
     return (
         f"{calls} calls of {len(books)} callers in {CHAOS_S:.0f} s. {dollars(sum(lacking))} of "
         f"{dollars(ledger)} were not charged, to {len(lacking)} callers, until `restore`. "
-        f"{dollars(cut_off)} more were billed for calls that were cut off. Else bill = ledger = "
-        "limits, to the micro-dollar"
+        f"{dollars(cut_off)} more were billed for calls that were cut off, and {dollars(above)} "
+        "charged: estimates, also of calls whose settlement was lost. Else bill = ledger = limits, "
+        "to the micro-dollar"
     )

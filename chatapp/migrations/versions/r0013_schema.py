@@ -11,6 +11,11 @@ revision = "0013"
 down_revision = None
 
 INSTANT = sa.DateTime(timezone=True)
+COUNTS = (
+    *("input_tokens", "cached_input_tokens", "cache_write_tokens", "cache_write_1h_tokens"),
+    *("output_tokens", "reasoning_tokens", "web_searches"),
+)
+CHANGE = ("identity", "limit", "amount", "reason", "by")
 
 
 def upgrade() -> None:
@@ -81,13 +86,7 @@ def upgrade() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False, server_default="1"),
         sa.Column("estimated_input_tokens", sa.BigInteger(), nullable=False),
         sa.Column("estimated_output_tokens", sa.BigInteger(), nullable=False),
-        sa.Column("input_tokens", sa.BigInteger()),
-        sa.Column("cached_input_tokens", sa.BigInteger()),
-        sa.Column("cache_write_tokens", sa.BigInteger()),
-        sa.Column("cache_write_1h_tokens", sa.BigInteger()),
-        sa.Column("output_tokens", sa.BigInteger()),
-        sa.Column("reasoning_tokens", sa.BigInteger()),
-        sa.Column("web_searches", sa.BigInteger()),
+        *[sa.Column(name, sa.BigInteger()) for name in COUNTS],
         sa.Column("other_tool_calls", sa.String(128)),
         sa.Column("tiers", sa.String(64)),
         sa.Column("estimated", sa.Boolean(), nullable=False),
@@ -135,18 +134,7 @@ def upgrade() -> None:
         sa.Column("at", sa.Double(), nullable=False),
         sa.Column("until", sa.Double()),
         sa.Column("action", sa.String(64), nullable=False),
-        sa.Column("identity", sa.Text(), nullable=False),
-        sa.Column("limit", sa.Text(), nullable=False),
-        sa.Column("amount", sa.Text(), nullable=False),
-        sa.Column("reason", sa.Text(), nullable=False),
-        sa.Column("by", sa.Text(), nullable=False),
+        *[sa.Column(name, sa.Text(), nullable=False) for name in CHANGE],
         sa.PrimaryKeyConstraint("id", name="pk_changes"),
     )
     op.create_index("ix_changes_at", "changes", ["at"])
-
-
-def downgrade() -> None:
-    """Drop the tables, with everything in them."""
-    tables = ("changes", "alerts", "stored_answers", "calls", "admin_keys", "api_keys")
-    for table in (*tables, "teams", "users"):
-        op.drop_table(table)

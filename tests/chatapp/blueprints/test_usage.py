@@ -188,9 +188,12 @@ def test_what_is_spent_is_what_the_limits_hold(online: FlaskClient) -> None:
         assert limit["limit"] - limit["remaining"] == pytest.approx(shown["spent"][spent])
 
 
-def test_without_accounts_it_is_about_the_address(make_app: AppMaker) -> None:
+def test_without_accounts_it_is_about_the_address(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A caller without a name is counted by IP."""
     client = make_app().test_client()
+    Clock(monkeypatch)  # a bucket refills in two seconds
     client.post("/chat", json={"message": "hi"})
     shown = usage(client)
     assert (shown["user"], shown["plan"]) == (None, "starter")
@@ -198,9 +201,12 @@ def test_without_accounts_it_is_about_the_address(make_app: AppMaker) -> None:
     assert limits(client, "?user_id=bob")["user"]["remaining"] == 10
 
 
-def test_without_accounts_it_is_about_the_named_user(make_app: AppMaker) -> None:
+def test_without_accounts_it_is_about_the_named_user(
+    make_app: AppMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The query names a user as the body of a chat does, with the same checks."""
     client = make_app().test_client()
+    Clock(monkeypatch)
     client.post("/chat", json={"message": "hi", "user_id": "bob"})
     assert limits(client, "?user_id=bob")["user"]["remaining"] == 9
     assert limits(client)["user"]["remaining"] == 10

@@ -9,18 +9,22 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pytest
 from flask import Flask
 from hypothesis import example, given
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from chatapp.accounts.people import HEADERS, People
 from chatapp.accounts.store import Accounts, Owner
 from chatapp.ledger import table
+from chatapp.ledger.table import CALLS
 from chatapp.operators import reports, restoration
 from chatapp.operators.credit import Subject, _covers, _left, credit
 from chatapp.services import services_of
+from chatapp.web import call_limits
 from ratelimit_ext import OperatorError
 from tests.chatapp.application.limits.test_teams import new_key
 from tests.chatapp.cli.test_commands import run
@@ -75,6 +79,22 @@ def test_a_credit_is_in_limits_ledger_report_and_log(worker: Flask, console: Fla
         services_of(console).limiter.operators.reset("user:alice")
         restoration.restore("user:alice", apply=True, reason="", by="olga")
     assert set(left(console).values()) == {spent - 100}
+
+
+@pytest.mark.parametrize("ahead_s", [-300, 300])
+def test_the_clocks_of_the_ledger_and_of_redis_may_differ(
+    worker: Flask, console: Flask, monkeypatch: pytest.MonkeyPatch, ahead_s: int
+) -> None:
+    """The calls since a window began by the one are those by the other, and it ends in time."""
+    now = SimpleNamespace(time=lambda: time.time() + ahead_s)
+    monkeypatch.setattr(call_limits, "time", now)
+    began = datetime.now(UTC) + timedelta(seconds=ahead_s)
+    with services_of(worker).database.writing() as connection:
+        connection.execute(update(CALLS).values(started_at=began))
+    run(console, "credit", "0.0001", "--user", "alice")
+    assert left(console) == {"usd-hour": 110, "usd-day": 110, "usd-month": 110}
+    limits = json.loads(run(console, "usage", "alice").stdout)["limits"]
+    assert [3500 < e["reset_after"] <= 3600 for e in limits if e["name"] == "usd-hour"] == [True]
 
 
 @pytest.fixture
@@ -216,7 +236,7 @@ def test_a_credit_falls_on_other_calls_if_it_can(console: Flask, key: str) -> No
     assert used(console, "team:research") == {"team-usd-month": 420}
 
 
-CALLS = st.tuples(st.sampled_from("abc"), st.sampled_from("kl"), st.sampled_from(["red", None]))
+CALLERS = st.tuples(st.sampled_from("abc"), st.sampled_from("kl"), st.sampled_from(["red", None]))
 OWNERS = st.sampled_from([("a", None, None), ("b", None, None), ("c", None, None),
     ("a", "k", None), (None, "l", None), (None, None, "red")])  # fmt: skip
 AMOUNTS = st.integers(1, 9)
@@ -232,7 +252,7 @@ def most_placed(costs: Counter[Subject], before: dict[Subject, int]) -> int:
     )
 
 
-@given(st.dictionaries(CALLS, AMOUNTS), st.dictionaries(OWNERS, AMOUNTS), OWNERS)
+@given(st.dictionaries(CALLERS, AMOUNTS), st.dictionaries(OWNERS, AMOUNTS), OWNERS)
 @example(
     {("a", "k", "red"): 2, ("b", "l", "red"): 2, ("b", "k", None): 5},
     {("b", "l", None): 4, (None, None, "red"): 2, ("b", None, None): 5},

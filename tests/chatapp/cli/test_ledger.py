@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 import redis
@@ -16,9 +18,10 @@ from chatapp.accounts.api_key import PresentedKey
 from chatapp.accounts.store import Accounts
 from chatapp.database.connection import Database
 from chatapp.ledger import table
-from chatapp.ledger.reports import Reports
+from chatapp.ledger.reports import Reports, midnight, month_start
 from chatapp.ledger.table import CALLS
 from chatapp.services import services_of
+from chatapp.web import call_limits
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
@@ -118,18 +121,56 @@ def test_a_difference_is_found(app: Flask, client: FlaskClient, database_url: st
     assert "3 problems" in output
 
 
+def by_ledger(at: datetime, client: redis.Redis) -> datetime:
+    """That instant of Redis's clock by this process's clock, to the millisecond."""
+    seconds, micros = client.time()
+    ahead_s = time.time() - seconds - micros / 1_000_000
+    return at + timedelta(seconds=ahead_s) if abs(ahead_s) > 0.1 else at
+
+
 def test_a_month_is_that_of_the_calendar(
-    app: Flask, client: FlaskClient, database_url: str
+    app: Flask, client: FlaskClient, database_url: str, redis_client: redis.Redis
 ) -> None:
     """By UTC: a call of its first moment is in the window of the month, and one before is not."""
     assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
-    month = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    before = finished(begun(started_at=month - timedelta(milliseconds=1)))
-    table.write(Database(database_url), [before])
+    month = month_start()
+    first = by_ledger(month, redis_client)
+    before = first - timedelta(milliseconds=1 if first == month else 100)
+    table.write(Database(database_url), [finished(begun(started_at=before))])
     assert "0 problems" in checked(app)
-    table.write(Database(database_url), [finished(begun(started_at=month))])
+    table.write(Database(database_url), [finished(begun(started_at=first))])
     output = checked(app, status=1)
-    assert f"in the window of 'usd-month' since {month:%Y-%m-%d} 00:00:00" in output
+    assert "in the window of 'usd-month' since" in output
+    if first == month:
+        assert f"since {month:%Y-%m-%d} 00:00:00" in output
+
+
+@pytest.mark.parametrize("ahead_s", [-300, 300])
+@pytest.mark.parametrize(("ago_s", "is_missed"), [(0, True), (30, False)])
+def test_the_clocks_of_the_ledger_and_of_redis_may_differ(
+    app: Flask,
+    client: FlaskClient,
+    database_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    ahead_s: int,
+    ago_s: int,
+    is_missed: bool,
+) -> None:
+    """A call that no limit counts is missed by the window in which it began, from the window's
+    beginning on, and not by that of later calls."""
+    now = SimpleNamespace(time=lambda: time.time() + ahead_s)
+    monkeypatch.setattr(call_limits, "time", now)
+    assert client.post("/chat", json={**CALL, "user_id": "alice"}).status_code == 200
+    assert services_of(app).ledger.flush()
+    began = datetime.now(UTC) + timedelta(seconds=ahead_s)
+    with Database(database_url).writing() as connection:
+        connection.execute(update(CALLS).values(started_at=began))
+    assert "0 problems" in checked(app)
+    rogue = finished(begun(started_at=began - timedelta(seconds=ago_s)))
+    table.write(Database(database_url), [rogue])
+    output = app.test_cli_runner().invoke(args=["chat", "ledger", "check"]).output
+    assert ("in the window of 'usd-hour'" in output) == is_missed
+    assert "2 calls" in output
 
 
 @pytest.mark.parametrize(
@@ -159,12 +200,11 @@ def call_twice(app: Flask, database_url: str, ago: timedelta) -> None:
 
 @pytest.mark.parametrize("name", ["usd-hour", "usd-day"])
 def test_a_window_that_has_ended_is_not_compared(
-    app: Flask, client: FlaskClient, database_url: str, name: str
+    app: Flask, client: FlaskClient, database_url: str, name: str, redis_client: redis.Redis
 ) -> None:
     """Who has not called since spent nothing in the present one, though less than a period ago."""
-    now = datetime.now(UTC)
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    before = {"usd-hour": now - timedelta(minutes=30), "usd-day": midnight - timedelta(seconds=1)}
+    now, today = datetime.now(UTC), by_ledger(midnight(), redis_client)
+    before = {"usd-hour": now - timedelta(minutes=30), "usd-day": today - timedelta(seconds=1)}
     table.write(Database(database_url), [finished(begun(started_at=before[name]))])
     output = app.test_cli_runner().invoke(args=["chat", "ledger", "check"]).output
     assert "1 call, 0 running" in output

@@ -114,7 +114,8 @@ def test_totals_are_by_day_and_user(reports: Reports) -> None:
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
 
 
-def test_sums_by_user_are_read_from_an_index_alone(database_url: str) -> None:
+@pytest.mark.parametrize("by", ["user", "team"])
+def test_sums_are_read_from_an_index_alone(database_url: str, by: str) -> None:
     """SQLite neither sorts the rows of the time nor reads them. PostgreSQL has statistics to choose
     by."""
     database, read = Database(database_url), list[Any]()
@@ -122,12 +123,12 @@ def test_sums_by_user_are_read_from_an_index_alone(database_url: str) -> None:
         event.listen(
             connection.engine, "before_cursor_execute", lambda *words: read.append(words[2:4])
         )
-    Reports(database).spending(by="user", since=MIDNIGHT)
+    Reports(database).spending(by=by, since=MIDNIGHT)
     sql, values = read[-1]
     with database.reading() as connection:
         plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values).all()
     database.close()
-    assert "USING COVERING INDEX ix_calls_user_started_at" in str(plan)
+    assert f"USING COVERING INDEX ix_calls_{by}_started_at" in str(plan)
     assert "GROUP BY" not in str(plan)
 
 

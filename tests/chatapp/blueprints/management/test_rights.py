@@ -9,8 +9,10 @@ import re
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from flask import Flask
@@ -150,13 +152,19 @@ EFFECTS: list[tuple[str, Any, set[str]]] = [
     ("PUT /overrides/usd-day/alice", {"amount": "9 usd/day"}, {"limits"}),
     ("PUT /overrides/team-usd-day/research", {"amount": "9 usd/day"}, {"limits", "teams"}),
     (f"PUT /overrides/model/{MODEL}", {"amount": "9/minute"}, {"limits", "providers"}),
+    ("DELETE /overrides/usd-day/bob", None, {"limits"}),
+    ("DELETE /overrides/model/o3", None, {"limits", "providers"}),
+    ("DELETE /amounts/user/usd-day/bob", None, {"limits"}),
     ("PUT /blocks/user/alice", {}, {"limits"}),
     ("PUT /blocks/key/{plain}", {}, {"limits"}),
     (f"PUT /blocks/model/{MODEL}", {}, {"providers"}),
     ("PUT /blocks/all", {}, {"all"}),
     ("DELETE /blocks/all", None, {"all"}),
     ("DELETE /blocks/user/bob", None, {"limits"}),
+    ("DELETE /blocks/key/{other}", None, {"limits"}),
     ("DELETE /blocks/model/o3", None, {"providers"}),
+    ("POST /providers/offline/pause", {"for": "2h"}, {"providers"}),
+    ("POST /providers/offline/resume", None, {"providers"}),
     ("POST /reset", {"identity": "bob", "name": "blocked-user"}, {"limits"}),
     ("POST /reset", {"identity": "o3", "name": "blocked-model"}, {"limits", "providers"}),
     ("POST /reset", {"identity": "*", "name": "blocked-all"}, {"all"}),
@@ -168,18 +176,37 @@ EFFECTS: list[tuple[str, Any, set[str]]] = [
     ("POST /ledger/restore", {"apply": True}, {"all"}),
     ("PUT /users/alice", {"plan": "pro"}, {"users"}),
     ("PUT /users/alice", {"active": False}, {"users"}),
+    ("PUT /users/alice", {"team": None}, {"users"}),
+    ("PUT /users/bob", {"team": "research"}, {"users"}),
     ("PUT /users/new", {}, {"users"}),
     ("DELETE /users/alice", None, {"users"}),
     ("POST /users", {"csv": "user\nnew\n"}, {"users"}),
     ("POST /admin-keys", {"name": "x", "scopes": ["read"]}, {"all"}),
+    ("POST /admin-keys/{admin}/rotate", {}, {"all"}),
+    ("DELETE /admin-keys/{admin}", None, {"all"}),
     ("POST /ledger/prune", {"keep_days": 62}, {"all"}),
 ]
+#: Accounts with keys stay on, and a test of the webhook changes nothing.
+NO_EFFECT = {"turn_accounts_off", "send_test_alert"}
 #: Of these, what a team's administrator may, on alice of the team.
 OF_LEAD = {
     *("POST /keys/{plain}/rotate", "DELETE /keys/{plain}", "DELETE /keys/{files}"),
     *("PUT /amounts/user/usd-day/alice", "PUT /amounts/key/key-usd-day/{plain}"),
     *("POST /keys", "PUT /users/new"),
 }
+
+
+def test_every_change_is_among_the_effects() -> None:
+    """So a new act is not without its row."""
+    lines = {line.partition("?")[0] for line, _, _ in EFFECTS}
+    for each in ACTIONS:
+        path = re.sub(
+            r"<any\(([\w, ]+)\):\w+>", lambda part: f"({part[1].replace(', ', '|')})", each.path
+        )
+        path = re.sub(r"<path:\w+>", ".+", path)
+        path = re.sub(r"<\w+>", "[^/]+", path)
+        has_row = any(re.fullmatch(f"{each.method} {path}", line) for line in lines)
+        assert has_row == (each.method != "GET" and each.name not in NO_EFFECT), each.name
 
 
 @pytest.mark.parametrize("team", [None, "research"])
@@ -196,9 +223,14 @@ def test_each_scope_has_its_effects_and_no_others(
     }
     accounts.change("key", made["files"].public_id, files=True)
     named = {"{plain}": plain, "{other}": key_of(accounts, "bob")}
+    named["{admin}"] = public_id_of(new_key(app, "read"))
     named |= {f"{{{name}}}": key.public_id for name, key in made.items()}
-    for path in ("/blocks/all", "/blocks/user/bob", "/blocks/model/o3"):
-        assert api("PUT", path, {"for": "2h"}).status_code == 200
+    for path in ("all", "user/bob", f"key/{named['{other}']}", "model/o3"):
+        assert api("PUT", f"/blocks/{path}", {"for": "2h"}).status_code == 200
+    for path in ("/overrides/usd-day/bob", "/amounts/user/usd-day/bob"):
+        assert api("PUT", path, {"amount": "9 usd/day"}).status_code == 200
+    assert api("PUT", "/overrides/model/o3", {"amount": "9/minute"}).status_code == 200
+    assert api("POST", "/providers/offline/pause", {"for": "1h"}).status_code == 200
     assert api("POST", "/ledger/restore", {"apply": True}).status_code == 200
     pairs = {frozenset(each) for _, _, each in EFFECTS if len(each) == 2}
     sets = [*({each} for each in SCOPES), *pairs]
@@ -297,10 +329,55 @@ def test_a_new_user_of_a_former_name_is_someone_else(
     [former] = [each for each in names if each.startswith("former:bob (deleted ")]
     again = services_of(app).reports.totals(user=former)
     assert [each.cost_micro_usd for each in again] == [each.cost_micro_usd for each in bob]
-    for name in (former, "user:x", "team:research", "session:1", "ip:10.0.0.1"):
-        refused = api("POST", "/keys", {"user": name})
-        assert (refused.status_code, refused.json and refused.json["code"]) == (422, "invalid_name")
-        assert "leave it out" in refused.text
+
+
+# -- names ---------------------------------------------------------------------------------------
+
+PREFIX, BLANK, CONTROL = "leave it out", "is blank or has more than 256", "a control character"
+#: Names that no user has, and what the refusal says.
+NO_USER = {
+    **dict.fromkeys(("team:research", "session:1", "ip:10.0.0.1", "former:bob"), PREFIX),
+    **dict.fromkeys(("user:team:research", "user:user:x", " team:research"), PREFIX),
+    **dict.fromkeys(("a\tb", "a\x00b", "a\u2028b"), CONTROL),
+    **dict.fromkeys(("\u00a0", "x" * 257), BLANK),
+}
+
+
+@pytest.mark.parametrize("name", NO_USER, ids=repr)
+def test_a_name_of_no_user_is_a_mistake_everywhere(app: Flask, api: Api, name: str) -> None:
+    """By the API, in a file, by a command and on a page: a sentence with what is wrong, and nothing
+    is changed."""
+    lead = new_key(app, "all", team="research", name="lead")
+    before = state(app)
+    for key in (TOKEN, lead):
+        for method, path, body in (
+            ("PUT", f"/users/{quote(name, safe='')}", {}),
+            ("POST", "/keys", {"user": name}),
+            *([("POST", "/users", {"csv": f'user\nnew\n"{name}"\n'})] if key == TOKEN else ()),
+        ):
+            answer = api(method, path, body, key=key)
+            assert (answer.status_code, NO_USER[name] in answer.text) == (422, True), answer.text
+    for words in (("users", "create", name), ("keys", "create", "--user", name)):
+        if "\x00" not in name:  # no system passes it to a program
+            done = app.test_cli_runner().invoke(args=["chat", *words])
+            assert (done.exit_code != 0, NO_USER[name] in done.output) == (True, True), done.output
+    client = app.test_client()
+    log_in(client)
+    says = NO_USER[name] if name.strip() else "is missing; send it"  # as an empty field
+    assert says in unescape(send(client, "create_key", user=name).text)
+    assert state(app) == before
+
+
+def test_a_name_changes_no_line_of_a_terminal(app: Flask, accounts: Accounts) -> None:
+    """A team's administrator may have chosen it."""
+    made = accounts.create_key("a\u202eb", plan=None, default_plan="starter")
+    for words in (
+        *(("users", "set", "a\u202eb", "--plan", "pro"), ("keys", "create", "--user", "a\u202eb")),
+        *(("keys", "revoke", made.public_id), ("users", "delete", "a\u202eb", "--yes")),
+    ):
+        done = run(app, *words)
+        assert "a\\u202eb" in done.output, words
+        assert "\u202e" not in done.output, words
 
 
 # -- a team's administrator ----------------------------------------------------------------------

@@ -5,6 +5,7 @@ sends."""
 from __future__ import annotations
 
 import http.client
+import json
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -145,11 +146,37 @@ def test_a_part_of_single_sign_on_is_a_mistake(make_app: AppMaker) -> None:
             make_app(**{key: value for key, value in whole.items() if key != name})
     for name, value in (
         *(("FROM", "10.0.0.300"), ("FROM", "proxy"), ("HEADER", "X Email")),
-        *(("", '{"a": "root"}'), ("", "[]"), ("", '{"a": 1}')),
+        *(("", '{"a": "root"}'), ("", "[]"), ("", '{"a": 1}'), ("HEADER", "X-Email\n")),
+        *(("FROM", "10.0.0.5/8"), ("FROM", "10.0.0.5;10.0.0.6"), ("FROM", "10.0.0.0/33")),
     ):
         key = f"CHATAPP_ADMIN_SIGN_ON_{name}".rstrip("_")
         with pytest.raises(ValueError, match=f"{key}: found"):
             make_app(**{**whole, key: value})
+
+
+@pytest.mark.parametrize(
+    "rights",
+    [
+        *(
+            {"olga": ""},
+            {"olga": "team:research"},
+            {"olga": "all team:"},
+            {"olga": "all team:a team:b"},
+        ),
+        # Whom no header can name, and who would have the rights of two.
+        *({"": "all"}, {" olga": "all"}, {"olga,lead": "all"}, {"olga@*": "all"}, {"*@": "all"}),
+        *({"*@*": "all"}, {"o*@example.com": "all"}, {"Olga": "all", "olga": "read"}),
+    ],
+    ids=str,
+)
+def test_a_right_that_nobody_can_have_is_a_mistake(make: AppMaker, rights: dict[str, str]) -> None:
+    """The start is refused, with what is allowed: it would be without an effect, or with one of
+    two."""
+    allowed = r"SIGN_ON: found .*; allowed: .* each name, domain or `\*` once, with some of read,"
+    with pytest.raises(SettingsError, match=allowed):
+        make(CHATAPP_ADMIN_SIGN_ON=json.dumps(rights))
+    rights = {"Olga Meier": "read keys team:research", "*@example.com": "read", "*": "read"}
+    make(CHATAPP_ADMIN_SIGN_ON=json.dumps(rights))
 
 
 @pytest.mark.parametrize(
