@@ -229,7 +229,7 @@ def test_inspect_shows_what_is_used_and_when_more_is_free(worker: Flask, console
     assert read(console, "inspect", "bob")[0]["used"] == 0
     assert run(console, "inspect", "ann").stderr == ""
     unused = run(console, "inspect", "bob").stderr
-    assert unused == "No limit counts anything of 'bob' now. Is the name right?\n"
+    assert unused == "No limit has counted anything for 'bob'. Is the name right?\n"
 
 
 def test_inspect_shows_running_calls(worker: Flask, console: Flask) -> None:
