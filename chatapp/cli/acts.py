@@ -43,8 +43,8 @@ GROUPS: Final[Mapping[str, str]] = {
     "db": "Upgrade, back up and restore the database of accounts and ledger.",
 }
 
-#: What the help adds for one of the commands of `create|set`.
-ONLY: Final = {"create": "Fails if it exists.", "set": "Fails if it does not exist."}
+#: What the help adds for both commands of `create|set`.
+ONLY: Final = "`create` fails if the name exists, and `set` if it does not."
 #: What to do about an error, by its code.
 HINTS: Final[Mapping[str, str]] = {
     **{f"unknown_{kind}": f"`chat {kind}s list` lists the {kind}s." for kind in COUNTED},
@@ -117,7 +117,7 @@ class _Command:
         if "confirm" in self._row.shown:
             run = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(run)
         params = [*self._arguments.values(), *options]
-        make = click.command(name, params=params, help=_help(self._row, self._verb))
+        make = click.command(name, params=params, help=_help(self._row))
         return make(with_appcontext(run))
 
     def run(
@@ -271,6 +271,6 @@ def _text_of(file: Any) -> str:
         raise click.UsageError(f"line 1: the file is not UTF-8: {error}") from None
 
 
-def _help(row: Action, verb: str) -> str:
-    only = f"\n\n{ONLY[verb]}" if "|" in row.command else ""
+def _help(row: Action) -> str:
+    only = f"\n\n{ONLY}" if "|" in row.command else ""
     return re.sub(r"``", "`", row.function.__doc__ or "") + only

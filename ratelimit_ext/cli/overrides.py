@@ -78,7 +78,7 @@ def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: 
     if as_json:
         echo_json({"identity": removed, "limit": limit})
         return
-    click.echo(f"{removed} has the usual {limit} again; all workers apply it within 5 s.")
+    click.echo(f"Removed the override of {limit} from {removed}; all workers apply it within 5 s.")
 
 
 @override.command("list")

@@ -66,11 +66,11 @@ def advice_text(result: Mapping[str, Any]) -> str:
     enough = result["enough_for_99_percent"]
     if enough is None:
         return (
-            "the smallest amount that denies nothing to 99 % is not known from what was counted; "
-            "`flask ratelimit suggest` proposes one from traffic or the ledger."
+            "the counts do not show which amount 99 % of callers need; `flask ratelimit suggest` "
+            "proposes one from traffic or the ledger."
         )
     shown = f"{shown_dollars(enough)} usd" if result["unit"] == "usd" else f"{enough}"
     return (
-        f"{shown} would have denied nothing to 99 % of {result['identities']} identities, by their "
-        "usage of the last day."
+        f"at {shown}, 99 % of {result['identities']} identities would have had no refusal in the "
+        "last day."
     )
