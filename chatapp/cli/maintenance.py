@@ -50,7 +50,7 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
 def check_providers(file: Path | None, *, as_json: bool) -> None:
     """Check FILE, or the configured providers file.
 
-    Prints every mistake with its line and exits with 1. If there is none, it prints which keys are
+    Prints every mistake with its line and exits with 1. In a valid file, it prints which keys are
     missing on this machine. It calls no upstream.
     """
     file = file or configured_file(PROVIDERS)

@@ -47,6 +47,7 @@ def app(make_app: AppMaker) -> Flask:
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_each_command_prints_json(name: str) -> None:
+    """For programs, as an option of the same name."""
     assert "--json" in [word for param in LEAVES[name].params for word in param.opts]
 
 
@@ -96,6 +97,7 @@ def mistake(row: Action, name: str, text: str) -> str:
 
 
 def test_each_example_of_a_limits_command_is_valid() -> None:
+    """An option that reads a time has one."""
     read = []
     for command in LEAVES.values():
         for option in command.params:
