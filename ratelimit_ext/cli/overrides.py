@@ -48,8 +48,8 @@ def set_override(
 ) -> None:
     """Give IDENTITY the AMOUNT of LIMIT, as in "50 usd/day"; usage is kept.
 
-    All workers apply it within 5 s. Without --until, it holds until `override clear`. chatapp can
-    also keep an amount in its accounts: `flask chat amounts set`.
+    All workers apply it within 5 s. Without --until, it holds until `override clear`. Keep lasting
+    amounts in the application's accounts, if it has any: `flask chat amounts set` does that.
     """
     made = (
         all_operators()

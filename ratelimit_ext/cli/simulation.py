@@ -133,7 +133,7 @@ _MADE_UP: Final = (
     ("days", click.FloatRange(0, 366, min_open=True), 1.0, "over how many days; default 1"),
     ("tokens", _COUNT, 2_000, "the average tokens of a call; default 2,000"),
     ("usd", click.FloatRange(0, 1000), 0.01, "the average dollars of a call; default 0.01"),
-    ("seconds", click.FloatRange(0, DAY_S), 8.0, "the average length of a call; default 8"),
+    ("seconds", click.FloatRange(0, DAY_S), 8.0, "the average seconds of a call; default 8"),
     ("seed", int, 1, "the seed of its random numbers; default 1"),
 )
 
@@ -208,7 +208,7 @@ def simulate(files: tuple[str, ...], page: str | None, *, as_json: bool, **asked
 def suggest(share: float, *, as_json: bool, **asked: Any) -> None:
     """Propose amounts for the limits of the current policy, from traffic.
 
-    For each limit: the smallest amount at which that share of its identities would have had no
+    For each limit: the smallest amount at which --share of its identities would have had no
     refusal, by the limit's strategy. For a token bucket: the largest use in any period, with the
     burst that allows it.
     """

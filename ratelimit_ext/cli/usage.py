@@ -99,7 +99,7 @@ def top(limit: str | None, most: int, **search: Any) -> None:
 
 @click.command()
 @with_appcontext
-@click.option("--at", type=click.IntRange(1, 100), default=80, help="The least percentage.")
+@click.option("--at", type=click.IntRange(1, 100), default=80, help="The least percentage used.")
 @click.option("--limit", help="Only the limit of this name.")
 @click.option("--most", type=click.IntRange(1), default=100, help="How many lines; default 100.")
 @of_search
