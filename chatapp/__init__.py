@@ -39,7 +39,7 @@ from chatapp.ledger.reports import Reports
 from chatapp.ledger.stored_answers import StoredAnswers
 from chatapp.ledger.writer import BackgroundLedger
 from chatapp.operators import restoration
-from chatapp.server.valid_files import POLICY, POLICY_FILE, PROVIDERS_FILE
+from chatapp.server.valid_files import MODEL_SETTINGS, POLICY, POLICY_FILE, PROVIDERS_FILE
 from chatapp.services import EXTENSION_KEY, Services
 from chatapp.traces import Traces
 from chatapp.upstreams import Timeouts
@@ -80,7 +80,6 @@ OTHERS_KEYS: Final = {"openai": "sk-(ant|chat)-", "anthropic": "sk-(?!ant-)"}
 MOST_WAITING: Final = 20
 # The default, in timeouts of a provider.
 LEASE_TIMEOUTS: Final = 2
-MODEL_SETTINGS: Final = "CHATAPP_DEFAULT_MODEL or CHATAPP_FALLBACK_MODELS"
 #: What `create_app` raises for a wrong configuration; the message is for the operator.
 MISTAKES: Final = (settings.SettingsError, CatalogueError, ConfigurationError)
 
@@ -373,8 +372,7 @@ def _router(
     alerts: Alerts | None,
     traces: Traces | None,
 ) -> Router:
-    # A process without routes calls no model.
-    names = upstreams.upstreams if cli.needs_routes() else ()
+    names = upstreams.upstreams if cli.needs_upstreams() else ()
     routed = [_upstream(name, chosen, models, upstreams, traces) for name in names]
     try:
         router = Router(
@@ -387,10 +385,10 @@ def _router(
         )
     except ModelUnavailableError as error:
         raise settings.SettingsError(
-            f"{MODEL_SETTINGS}: {error} Or set {error.missing}."
+            f"{' or '.join(MODEL_SETTINGS)}: {error} Or set {error.missing}."
         ) from error
     except UnknownModelError as error:
-        raise settings.SettingsError(f"{MODEL_SETTINGS}: {error}") from error
+        raise settings.SettingsError(f"{' or '.join(MODEL_SETTINGS)}: {error}") from error
     if cli.serves():
         for upstream in routed:
             try:

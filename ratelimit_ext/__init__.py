@@ -8,7 +8,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from click import Group
 from flask_limiter import ExemptionScope, HeaderNames
 
 from ratelimit_ext.core.charge import Claim, Guess
@@ -134,11 +133,7 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
 
 
-def _commands() -> Group:
-    from ratelimit_ext.cli import ratelimit  # noqa: PLC0415 - no server needs it
-
-    return ratelimit
-
-
 register()
-COMMANDS[GROUP] = LateGroup(GROUP, _commands, help="See, check and change limits.")
+COMMANDS[GROUP] = LateGroup(
+    GROUP, "ratelimit_ext.cli:ratelimit", help="See, check and change limits."
+)

@@ -39,7 +39,7 @@ from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
 from ratelimit_ext.core.money import Dollars
 from ratelimit_ext.core.traits import UNITS, StrategyName, Unit
-from ratelimit_ext.engine.outage import Workers
+from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.policy.functions import Applies
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory

@@ -6,17 +6,17 @@ import contextlib
 import getpass
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import count
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 from flask.cli import AppGroup
 
 from ratelimit_ext.core.errors import ConfigurationError, OperatorError, StorageUnavailable
-from ratelimit_ext.operators.texts import instant_s, printable
+from ratelimit_ext.operators.texts import printable
 from ratelimit_ext.web import commands
 from ratelimit_ext.web.errors import plain
 
@@ -53,24 +53,6 @@ class OperatorGroup(AppGroup):
             raise click.ClickException(sentence) from error
 
 
-class Parsed(click.ParamType[T]):
-    """An argument that a function reads, which raises ``OperatorError``."""
-
-    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
-        self.name = name
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> T:
-        try:
-            return self._parse(value)
-        except OperatorError as error:
-            self.fail(str(error), param, ctx)
-
-
-UNTIL: Final = Parsed("time", instant_s)
-SINCE: Final = Parsed("time", partial(instant_s, past=True))
-
-
 def with_json(command: F) -> F:
     """Give a command the option ``--json``, which it gets as ``as_json``."""
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -80,8 +62,8 @@ def with_json(command: F) -> F:
 def by_operator(command: F) -> F:
     """Give a command the options of the log: who changes something, and why."""
     for option in (
-        click.option("--by", default=_operator, help="Who does it; default: the user here."),
-        click.option("--reason", default="", help="Why, for the log."),
+        click.option("--by", default=_operator, help="Who changes it; default: your user name."),
+        click.option("--reason", default="", help="Why, for the log of changes."),
     ):
         command = option(command)
     return command
@@ -106,14 +88,35 @@ def progress_bar(label: str, length: int | None) -> Iterator[Callable[[int], Non
         yield bar.update
 
 
-def echo_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=plain))
+def echo_json(value: object, *, default: Callable[[Any], Any] = plain) -> None:
+    click.echo(json.dumps(value, indent=2, default=default))
+
+
+def echo_list(
+    rows: Sequence[T],
+    heads: Sequence[str],
+    cells: Callable[[T], Sequence[str]],
+    *,
+    as_json: bool,
+    fields: Callable[[T], object],
+    empty: str,
+) -> None:
+    """Print a table of the ``cells`` of each row, or JSON of its ``fields``. Without rows, standard
+    output stays empty for scripts, and ``empty`` is printed on standard error."""
+    if as_json:
+        echo_json([fields(row) for row in rows])
+    elif rows:
+        echo_table(heads, map(cells, rows))
+    else:
+        click.echo(empty, err=True)
 
 
 def echo_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print aligned columns. Callers choose some of the texts, so control characters are shown."""
+    """Print aligned columns, by the pager if they are longer than the terminal. Callers choose some
+    of the texts, so control characters are shown."""
     lines = [heads, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+    padded = [map(str.ljust, line, widths) for line in lines]
+    is_long = sys.stdout.isatty() and len(lines) >= shutil.get_terminal_size().lines
+    echo = click.echo_via_pager if is_long else click.echo
+    echo("\n".join("  ".join(cells).rstrip() for cells in padded))

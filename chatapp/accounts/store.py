@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from types import MappingProxyType
@@ -361,7 +361,7 @@ class Accounts:
         return made, old
 
     def import_users(
-        self, changes: Sequence[UserChange], *, default_plan: str, with_keys: bool = False
+        self, changes: Iterable[UserChange], *, default_plan: str, with_keys: bool = False
     ) -> dict[str, PresentedKey | None]:
         """Create or change users, all or none; returns the new ones, with their keys if wanted."""
         now = datetime.now(UTC)

@@ -47,7 +47,8 @@ Overlap = Annotated[str, AfterValidator(partial(arguments.duration, least_s=0))]
 Amounts = dict[str, str]
 LIMITS: Final = 'An amount instead of the policy\'s, such as {}="20 usd/day".'
 MODELS: Final = 'Allow only this model, or all that match, such as "gpt-5*".'
-EXPIRES: Final = "When it expires: 90d, 2026-11-27; default never."
+CREATE_KEY: Final = " yet; `chat keys create --user NAME` creates one."
+EXPIRES: Final = "When it expires, in UTC: 90d, friday; default: never."
 
 
 class UserQuery(Listed):
@@ -67,7 +68,7 @@ class UserFields(Change):
         None, description="The team; null, or an empty text in a command, removes it."
     )
     limits: Amounts | None = Field(None, description=LIMITS.format("usd-day"))
-    active: bool | None = Field(None, description="Whether the user's keys are accepted.")
+    active: bool | None = Field(None, description="Accept the user's keys, or not.")
 
 
 class ImportFields(Change):
@@ -151,7 +152,7 @@ class TeamFields(Change):
 class AmountFields(Change):
     amount: str = Field(description="The amount, such as 20 usd/day.")
     until: Until | None = Field(
-        None, description="Make it an override that ends then, by UTC: 2h, 17:30, 2026-11-27."
+        None, description="Make it an override that ends then, in UTC: 2h, 17:30, friday."
     )
 
 
@@ -173,7 +174,8 @@ class NewAdminKey(Change):
     order="user",
     command="users list",
     columns="user plan team limits state",
-    empty="There are no users yet; `chat keys create --user NAME` creates one.",
+    empty="There are no users",
+    begin=CREATE_KEY,
 )
 def list_users(call: Call) -> list[dict[str, object]]:
     """List the users with their plans, teams and amounts."""
@@ -269,7 +271,9 @@ def import_users(call: Call) -> dict[str, object]:
     heads = user_file.columns(lines)
     for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
         call.operator.check(scope)
-    done = user_file.import_users(lines, dry_run=body.dry_run, with_keys=body.keys, **call.why)
+    done = user_file.import_users(
+        lines, dry_run=body.dry_run, with_keys=body.keys, watched=call.watched, **call.why
+    )
     if done.mistakes:
         raise FieldError("csv", done.sentence, code="invalid_csv", lines=done.mistakes)
     return {**done.facts, "done": done.sentence}
@@ -286,7 +290,8 @@ def import_users(call: Call) -> dict[str, object]:
     order="user id",
     command="keys list",
     columns="id user name created last_used? state limits? models? files? class? people? team?",
-    empty="There are no keys yet; `chat keys create --user NAME` creates one.",
+    empty="There are no keys",
+    begin=CREATE_KEY,
 )
 def list_keys(call: Call) -> list[dict[str, object]]:
     """List the keys, without their secrets."""
@@ -432,7 +437,8 @@ def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
     of_team=True,
     order="team",
     command="teams list",
-    empty="There are no teams yet; `chat teams create NAME` creates one.",
+    empty="There are no teams",
+    begin=" yet; `chat teams create NAME` creates one.",
 )
 def list_teams(call: Call) -> list[dict[str, object]]:
     """List the teams with their budgets and members."""
@@ -484,15 +490,10 @@ def list_plans(_call: Call) -> list[dict[str, Any]]:
 # -- amounts -----------------------------------------------------------------------------------
 
 AMOUNT: Final = "/amounts/<any(user, key, team):owner>/<limit>/<path:name>"
+SET: Final = "amounts set OWNER NAME LIMIT AMOUNT"
 
 
-@action(
-    f"PUT {AMOUNT}",
-    "limits",
-    body=AmountFields,
-    of_team=True,
-    command="amounts set OWNER NAME LIMIT AMOUNT",
-)
+@action(f"PUT {AMOUNT}", "limits", body=AmountFields, of_team=True, command=SET)
 def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Set a limit's amount for a user, key or team: for good, or until a time."""
     name, body = amounts.named(owner, name), call.body
@@ -530,8 +531,8 @@ def _checked_amounts(
     "all",
     order="name id",
     command="admin-keys list",
-    empty="There are no management keys yet, only the server's token; `chat admin-keys create` "
-    "creates one.",
+    empty="There are no management keys",
+    begin=" yet, only the server's token; `chat admin-keys create` creates one.",
 )
 def list_admin_keys(_call: Call) -> list[dict[str, object]]:
     """List the management keys, without their secrets."""

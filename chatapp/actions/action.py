@@ -4,7 +4,7 @@ reads. It depends neither on HTTP nor on a terminal."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -47,8 +47,8 @@ class Listed(Fields):
     """What every list takes. The answer is a page of ``limit`` rows after the ``cursor``. CSV has
     all rows unless a limit is given."""
 
-    limit: int | None = Field(None, ge=1, le=1000, description="How many rows; commands: all.")
-    cursor: str | None = Field(None, description="Continue after the page that gave this cursor.")
+    limit: int | None = Field(None, ge=1, le=1000, description="Most rows; commands: all.")
+    cursor: str | None = Field(None, description="Continue after the page that returned this.")
     format: Literal["json", "csv"] = "json"
 
 
@@ -60,14 +60,14 @@ class Option:
 
 
 class Shown(TypedDict, total=False):
-    """How commands show an act: the ``columns`` of its table, the sentence for an ``empty`` list,
-    and the question that asks to ``confirm`` a change for good.
-
-    A column with a question mark is left out if all its values are empty. Without ``columns``, the
-    table has all fields, as if each had a question mark."""
+    """How commands show an act: the ``columns`` of its table, what they say of an ``empty`` list,
+    how to ``begin`` one, and the question that asks to ``confirm`` a change for good. A column with
+    a question mark is left out if all its values are empty. Without ``columns``, the table has all
+    fields, as if each had a question mark."""
 
     columns: str
     empty: str
+    begin: str
     confirm: str
 
 
@@ -108,11 +108,12 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of an action: who makes it, and the fields that it reads."""
+    """A call: who makes it, the fields that it reads, and what yields the items of long work."""
 
     operator: Operator
     query: Any
     body: Any
+    watched: Callable[[Sequence[Any]], Iterable[Any]] = iter
 
     @property
     def why(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from chatapp.actions.action import Call, Change, Duration, FieldError, Listed, action
+from chatapp.actions.action import Call, Change, Duration, FieldError, Fields, Listed, action
 from chatapp.actions.pages import instant_of
 from chatapp.alerts.table import alerts
 from chatapp.catalogue import providers_file
@@ -31,9 +31,7 @@ Top = Annotated[int | None, Field(ge=1, le=1_000_000, description="Only the firs
 
 
 class Since(Listed):
-    since: Day | None = Field(
-        None, description="Only from this day on, by UTC: 2026-11-25, friday, 7d."
-    )
+    since: Day | None = Field(None, description="Only from this day on: 2026-11-25, friday, 7d.")
 
 
 class Period(Since):
@@ -65,7 +63,8 @@ class Ago(Listed):
     )
 
 
-class OfUser(Since):
+class OfUser(Fields):
+    since: Day | None = Field(None, description="Only from this day on: 2026-11-25, friday, 7d.")
     user: str | None = Field(None, description="Only of this user: NAME, or ip:ADDRESS.")
 
 
@@ -84,7 +83,7 @@ class Credit(Change):
     user: str | None = Field(None, description="The user who gets the dollars.")
     key: str | None = Field(None, description="The key that gets the dollars.")
     team: str | None = Field(None, description="The team that gets the dollars.")
-    usd: Annotated[str, AfterValidator(arguments.dollars)] = Field(description="5, or 0.25.")
+    usd: Annotated[str, AfterValidator(arguments.dollars)] = Field(description="Such as 0.25.")
 
 
 class Restoring(Change):
@@ -128,7 +127,7 @@ def get_usage(call: Call, user: str) -> dict[str, Any]:
     of_team=True,
     order="-cost_micro_usd -calls subject",
     command="spend",
-    empty="There are no calls.",
+    empty="There are no calls",
     columns="subject calls input_tokens output_tokens cost_usd",
 )
 def list_spending(call: Call) -> Iterable[dict[str, Any]]:
@@ -148,7 +147,7 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     order="subject budget",
     command="forecast",
     columns="subject budget spent of used_up_at sure resets_at",
-    empty="No budget has a forecast.",
+    empty="There are no forecasts",
 )
 def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     """Forecast when budgets will be used up, and how sure that is, for those who have spent most
@@ -169,7 +168,7 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     of_team=True,
     order="day subject",
     command="ledger days",
-    empty="There are no calls.",
+    empty="There are no calls",
     columns="day subject calls input_tokens output_tokens cost_usd",
 )
 def list_days(call: Call) -> Iterable[dict[str, Any]]:
@@ -185,7 +184,7 @@ def list_days(call: Call) -> Iterable[dict[str, Any]]:
     of_team=True,
     order="started_at id",
     command="ledger calls",
-    empty="There are no calls.",
+    empty="There are no calls",
     columns="started_at id user team slug status input_tokens output_tokens cost_usd",
 )
 def list_calls(call: Call) -> Iterable[dict[str, Any]]:
@@ -221,7 +220,7 @@ def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     order="slug",
     command="ledger estimates",
     columns="slug calls input_ratio input_over output_ratio output_over",
-    empty="There are no answered calls with a reported usage.",
+    empty="There are no answered calls with a reported usage",
 )
 def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     """Compare usage with its estimates, by model.
@@ -240,7 +239,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     query=Ago,
     order="-failed -calls upstream model",
     command="ledger outcomes",
-    empty="No upstream was called in this time.",
+    empty="There are no calls of upstreams in this time",
 )
 def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     """List how calls ended, by upstream and model, the most failures first."""
@@ -270,7 +269,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
 
 @action("POST /ledger/restore", "all", body=Restoring, command="ledger restore")
 def restore_limits(call: Call) -> dict[str, Any]:
-    """Restore limits in dollars and tokens from the ledger; without ``apply`` only compare them."""
+    """Restore limits in dollars and tokens from the ledger. Without ``apply``, compare only."""
     body = call.body
     identity = callers.known_identity(body.user)
     restored = restoration.restore(identity, apply=body.apply, **call.why)
@@ -296,7 +295,7 @@ def give_credit(call: Call) -> dict[str, Any]:
     order="at id",
     command="alerts list",
     columns="at identity name threshold spent amount resets_at",
-    empty="There are no alerts.",
+    empty="There are no alerts",
 )
 def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     """List the alerts that were raised, the oldest first, in dollars."""

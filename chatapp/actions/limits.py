@@ -62,7 +62,7 @@ class BlockFields(Change):
     """A block without a length lasts until it is removed. A shorter block does not end a longer
     one."""
 
-    length: Duration | None = Field(None, alias="for", description="2h, 7d; default: for good.")
+    length: Duration | None = Field(None, alias="for", description="Such as 2h; default: for good.")
 
 
 class CallerBlock(BlockFields):

@@ -60,7 +60,8 @@ class Alert:
                 return "This is a test of chatapp's spending alerts."
             case "key.capped" | "key.exhausted":
                 upstream, _, key = self.identity.partition("/")
-                end = f"until {self.resets_at:%Y-%m-%d %H:%M} UTC" if self.resets_at else "for now"
+                at = self.resets_at
+                end = f"until {at:%Y-%m-%d %H:%M:%S} UTC" if at else "for now"
                 why = "has reached a spending cap or has no credit left"
                 if self.type == "key.exhausted":
                     why = f"has used up the {_printable(self.name or 'quota')}"
@@ -85,7 +86,7 @@ class Alert:
         text += ", which now refuses calls." if self.refuses else "."
         if self.resets_at is None:
             return text
-        return f"{text} It starts afresh at {self.resets_at:%Y-%m-%d %H:%M} UTC."
+        return f"{text} It starts afresh at {self.resets_at:%Y-%m-%d %H:%M:%S} UTC."
 
     @property
     def _who(self) -> str:

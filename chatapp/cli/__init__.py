@@ -15,7 +15,8 @@ from flask import Flask
 from chatapp.database.connection import Database
 from chatapp.operators.callers import ChatCallers
 from chatapp.operators.change_log import DatabaseChangeLog
-from chatapp.server.valid_files import POLICY, WITHOUT_NAMES, WITHOUT_POLICY, WITHOUT_PROVIDERS
+from chatapp.server import valid_files
+from chatapp.server.valid_files import POLICY
 from ratelimit_ext import CheckedPolicy, Limiter
 from ratelimit_ext.terminal import LateGroup
 
@@ -25,34 +26,33 @@ FROM_COMMAND_LINE: Final = "FLASK_RUN_FROM_CLI"
 
 #: Commands that need neither limits nor routes: both would take a quarter of their CPU time.
 WITHOUT_LIMITS: Final = (
-    *("chat admin-keys list", "chat alerts", "chat db", "chat spend", "chat keys list"),
-    *("chat users list", "chat users export", "chat teams list"),
-    *(f"chat ledger {name}" for name in ("days", "calls", "outcomes", "estimates", "prune")),
+    *("chat admin-keys list ", "chat alerts ", "chat db ", "chat spend ", "chat keys list "),
+    *("chat users list ", "chat users export ", "chat teams list "),
+    *(f"chat ledger {name} " for name in ("days", "calls", "outcomes", "estimates", "prune")),
 )
-NO_POLICY: Final = {**WITHOUT_NAMES, POLICY: None}
+#: Commands that need no upstream: they read no identity, of which an upstream's name is one.
+WITHOUT_UPSTREAMS: Final = tuple(
+    f"ratelimit {name} " for name in ("show", "log", "top", "near", "shadow", "simulate", "suggest")
+)
+NO_POLICY: Final = {**valid_files.WITHOUT_NAMES, POLICY: None}
 #: What commands do not read: a file that they check, or one that they do not need.
 UNREAD: Final[Mapping[str, Mapping[str, object]]] = {
-    "ratelimit check": {POLICY: None},
-    "chat providers check": {**WITHOUT_PROVIDERS, **WITHOUT_POLICY},
+    "ratelimit check ": {POLICY: None},
+    "chat providers check ": {**valid_files.WITHOUT_PROVIDERS, **valid_files.WITHOUT_POLICY},
     **dict.fromkeys(WITHOUT_LIMITS, NO_POLICY),
+    **dict.fromkeys(WITHOUT_UPSTREAMS, dict.fromkeys(valid_files.MODEL_SETTINGS)),
 }
 
 
 def install(app: Flask, limiter: Limiter, database: Database | None) -> None:
     """Add the commands to the application, and what `flask ratelimit` asks of it."""
-    app.cli.add_command(LateGroup("chat", _commands, help=HELP))
+    app.cli.add_command(LateGroup("chat", "chatapp.cli.chat:chat", help=HELP))
     if database is None:
         return
     operators = limiter.operators
     operators.callers = ChatCallers()
     operators.change_log = DatabaseChangeLog(database)
     operators.policy_checker(_checked_policy)
-
-
-def _commands() -> click.Group:
-    from chatapp.cli.chat import chat  # noqa: PLC0415 - no server needs it
-
-    return chat
 
 
 def _checked_policy(file: Path | None) -> CheckedPolicy:
@@ -70,12 +70,17 @@ def command_config() -> Mapping[str, object] | None:
     if serves():
         return None
     line = _line()
-    return next((conf for command, conf in UNREAD.items() if line.startswith(f"{command} ")), {})
+    return next((conf for command, conf in UNREAD.items() if line.startswith(command)), {})
 
 
 def needs_routes() -> bool:
     """Return whether this process has requests, or limits of routes."""
-    return serves() or not _line().startswith(tuple(f"{command} " for command in WITHOUT_LIMITS))
+    return serves() or not _line().startswith(WITHOUT_LIMITS)
+
+
+def needs_upstreams() -> bool:
+    """Return whether this process calls models, or names upstreams."""
+    return serves() or not _line().startswith(WITHOUT_LIMITS + WITHOUT_UPSTREAMS)
 
 
 def prints_help() -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -43,8 +44,8 @@ GROUPS: Final[Mapping[str, str]] = {
     "db": "Upgrade, back up and restore the database of accounts and ledger.",
 }
 
-#: What the help adds for one of the commands of `create|set`.
-ONLY: Final = {"create": "Fails if it exists.", "set": "Fails if it does not exist."}
+#: What the help adds for both commands of `create|set`.
+ONLY: Final = "`create` fails if the name exists, and `set` if it does not."
 #: What to do about an error, by its code.
 HINTS: Final[Mapping[str, str]] = {
     **{f"unknown_{kind}": f"`chat {kind}s list` lists the {kind}s." for kind in COUNTED},
@@ -95,11 +96,7 @@ def _group(root: click.Group, names: Sequence[str]) -> click.Group:
 
 class _Command:
     def __init__(
-        self,
-        row: Action,
-        line: str,
-        fixed: Mapping[str, str],
-        present: Callable[[Any], None] | None,
+        self, row: Action, line: str, fixed: dict[str, str], present: Callable[[Any], None] | None
     ) -> None:
         self._row = row
         self._present = present
@@ -119,25 +116,20 @@ class _Command:
         if self._row.order is not None:
             run = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")(run)
         if "confirm" in self._row.shown:
-            run = click.option("--yes", is_flag=True, help="Do not ask.")(run)
+            run = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(run)
         params = [*self._arguments.values(), *options]
-        make = click.command(name, params=params, help=_help(self._row, self._verb))
+        make = click.command(name, params=params, help=_help(self._row))
         return make(with_appcontext(run))
 
     def run(
-        self,
-        *,
-        as_json: bool = False,
-        as_csv: bool = False,
-        yes: bool = False,
-        **given: Any,
+        self, *, as_json: bool = False, as_csv: bool = False, yes: bool = False, **given: Any
     ) -> None:
         row = self._row
         if as_csv and as_json:
             raise click.UsageError("Pass --csv or --json, not both.")
         try:
             by = "" if row.method == "GET" else given.pop("by")
-            call = call_of(row, Operator(by), self._written(given))
+            call = replace(call_of(row, Operator(by), self._written(given)), watched=output.watched)
             paths = [self._with_key_ids(path) for path in self._paths_of(given)]
             for path in paths:
                 if "confirm" in row.shown and not yes:
@@ -151,7 +143,7 @@ class _Command:
             sentence = " ".join(filter(None, [self._by_options(error), HINTS.get(error.code)]))
             raise click.UsageError("\n".join([*error.lines, sentence])) from None
         for answer, path in zip(answers, paths, strict=True):
-            self._show_item(answer, ITEMS.get(row.path), call, path, as_json=as_json)
+            self._show_item(answer, call, path, as_json=as_json)
 
     def _by_options(self, error: FieldError) -> str:
         """Return what is wrong, with options and arguments instead of fields."""
@@ -177,20 +169,13 @@ class _Command:
         return {n: public_id_of(text) if n == of_key else text for n, text in path.items()}
 
     def _show_item(
-        self,
-        answer: Any,
-        item: Action | None,
-        call: Call,
-        path: Mapping[str, str],
-        *,
-        as_json: bool,
+        self, answer: Any, call: Call, path: Mapping[str, str], *, as_json: bool
     ) -> None:
         if isinstance(answer, Put):
-            assert item is not None
             if not as_json:
                 click.echo(printable(" ".join(answer.done) or "Nothing was changed."))
                 return
-            answer = item.function(call, **path)
+            answer = ITEMS[self._row.path].function(call, **path)
         if as_json:
             output.echo_json(answer)
         elif self._present:
@@ -234,9 +219,9 @@ class _Command:
             self._present(rows)
         else:
             columns = row.shown.get("columns", "").split()
-            empty = row.shown.get("empty", "")
-            if query.model_fields_set - Listed.model_fields.keys():
-                empty = re.sub(r" yet\b.*", " that match these options.", empty)
+            is_search = bool(query.model_fields_set - Listed.model_fields.keys())
+            end = " that match these options." if is_search else row.shown.get("begin", ".")
+            empty = f"{row.shown.get('empty', 'There is nothing to list')}{end}"
             output.echo_table_of(rows, columns=columns, empty=empty)
         if more:
             click.echo(f"There is more: add --cursor {more}", err=True)
@@ -287,6 +272,6 @@ def _text_of(file: Any) -> str:
         raise click.UsageError(f"line 1: the file is not UTF-8: {error}") from None
 
 
-def _help(row: Action, verb: str) -> str:
-    only = f"\n\n{ONLY[verb]}" if "|" in row.command else ""
+def _help(row: Action) -> str:
+    only = f"\n\n{ONLY}" if "|" in row.command else ""
     return re.sub(r"``", "`", row.function.__doc__ or "") + only

@@ -50,8 +50,8 @@ def checked_policy(file: Path | None) -> CheckedPolicy:
 def check_providers(file: Path | None, *, as_json: bool) -> None:
     """Check FILE, or the configured providers file.
 
-    Prints every mistake with its line, and then exits with 1; or which keys are missing here. Calls
-    no upstream.
+    Prints every mistake with its line and exits with 1. In a valid file, it prints which keys are
+    missing on this machine. It calls no upstream.
     """
     file = file or configured_file(PROVIDERS)
     try:
@@ -109,14 +109,14 @@ def backup(file: Path, *, as_json: bool) -> None:
 
 @db.command()
 @click.argument("file", type=FILE)
-@click.option("--without-keys", is_flag=True, help="Also if that turns accounts off.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--without-keys", is_flag=True, help="Restore even if that turns accounts off.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @with_json
 def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None:
-    """Replace the SQLite database by the backup in FILE, while workers use it or not.
+    """Replace the SQLite database with the backup in FILE. Workers may keep running.
 
-    The backup is checked first: that it is whole, that this version knows its schema, and that it
-    does not turn accounts off. The database of before is kept beside it.
+    The backup is checked first: it must be complete, have a schema that this version knows, and not
+    turn accounts off. The old database is kept beside it.
     """
     contents = backups.contents_of(file)
     if not yes:
@@ -130,7 +130,7 @@ def restore(file: Path, *, without_keys: bool, yes: bool, as_json: bool) -> None
         turn_accounts_off(reason=f"restored {file.name}", by="")
     state = "on" if contents.keys else "off"
     done = (
-        f"Restored {contents}; accounts are {state}. The database of before is {kept}. Compare the "
+        f"Restored {contents}; accounts are {state}. The old database is {kept}. Compare the "
         "limits with `chat ledger check`."
     )
     output.echo_done(done, as_json=as_json, kept=str(kept), accounts=state, **asdict(contents))

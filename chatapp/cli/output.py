@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, Final
 
 import click
 
 from chatapp.actions.action import plain
 from chatapp.operators import spreadsheet
-from ratelimit_ext.operators import printable
-from ratelimit_ext.terminal import echo_table
+from ratelimit_ext.operators import printable, time_text
+from ratelimit_ext.terminal import echo_json as echo_plain_json
+from ratelimit_ext.terminal import echo_table, progress_bar
 
-
-def echo_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2, default=plain))
+INSTANT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
+echo_json: Final = partial(echo_plain_json, default=plain)
 
 
 def echo_done(sentence: str, *, as_json: bool, **facts: object) -> None:
@@ -56,6 +57,14 @@ def echo_fields(item: Mapping[str, Any]) -> None:
             click.echo(printable(f"{name.replace('_', ' ')}: {_cell(value)}"))
 
 
+def watched(items: Sequence[Any]) -> Iterator[Any]:
+    """Yield the items of long work, with a progress bar if a terminal shows it."""
+    with progress_bar("Writing", len(items)) as bar:
+        for item in items:
+            yield item
+            bar(1)
+
+
 def echo_csv(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print CSV in which no cell is a formula."""
     sys.stdout.writelines(spreadsheet.lines(heads, rows))
@@ -76,7 +85,9 @@ def _cell(value: object) -> str:
         case bool():
             text = "yes" if value else "no"
         case datetime():
-            text = value.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
+            text = time_text(value.timestamp())
+        case str() if INSTANT.fullmatch(value):
+            text = time_text(datetime.fromisoformat(value).timestamp())
         case _:
             text = "" if value is None else str(value)
     return text or "-"

@@ -100,14 +100,12 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _run(connection: Connection, schema: str | None) -> None:
-    from alembic import command  # noqa: PLC0415 - see the module's docstring
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.util import CommandError  # noqa: PLC0415
+    from alembic import command, config, util  # noqa: PLC0415 - see the module's docstring
 
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.attributes["connection"] = connection
+    settings = config.Config()
+    settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    settings.attributes["connection"] = connection
     try:
-        command.upgrade(config, HEAD)
-    except CommandError as error:
+        command.upgrade(settings, HEAD)
+    except util.CommandError as error:
         raise UnknownSchemaError(f"the database has {unreadable(str(schema))}") from error

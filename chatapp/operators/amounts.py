@@ -60,9 +60,7 @@ def checked(
         try:
             limits[name].check_amount(amount)
         except ConfigurationError as error:
-            problem, is_form, _ = str(error).partition("allowed: amount per period")
-            form = f"write it as the policy's {limits[name].text!r}" if is_form else ""
-            raise OperatorError("invalid_amount", f"{name}: {problem}{form}") from None
+            raise OperatorError("invalid_amount", f"{name}: {error}") from None
     return dict(amounts)
 
 

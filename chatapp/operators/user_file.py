@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +28,13 @@ class Import(NamedTuple):
 
 
 def import_users(
-    file: Iterable[str], *, dry_run: bool, with_keys: bool, reason: str, by: str
+    file: Iterable[str],
+    *,
+    dry_run: bool,
+    with_keys: bool,
+    watched: Callable[[Sequence[Any]], Iterable[Any]] = iter,
+    reason: str,
+    by: str,
 ) -> Import:
     accounts = current_services().accounts
     present = {user.name: user for user in accounts.users()}
@@ -41,7 +47,7 @@ def import_users(
     made = {}
     if not dry_run:
         default = current_services().default_plan
-        made = accounts.import_users(changes, default_plan=default, with_keys=with_keys)
+        made = accounts.import_users(watched(changes), default_plan=default, with_keys=with_keys)
         kept = [c.name for c in changes if c.name in present and "limits" not in c.values]
         fit({name: present[name] for name in kept}, by=by)
     keys = {name: key.text for name, key in made.items() if key is not None}

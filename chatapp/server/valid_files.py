@@ -34,10 +34,9 @@ NAMES: Final = {
     POLICY: ("policy", "ratelimit check"),
     PROVIDERS: ("providers file", "chat providers check"),
 }
+MODEL_SETTINGS: Final = ("CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS")
 #: The settings that name what the files define.
-WITHOUT_NAMES: Final = dict.fromkeys(
-    ("CHATAPP_PLANS", "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS")
-)
+WITHOUT_NAMES: Final = dict.fromkeys(("CHATAPP_PLANS", *MODEL_SETTINGS))
 WITHOUT_POLICY: Final = {
     **WITHOUT_NAMES,
     POLICY: str(Path(__file__).with_name("no_policy.toml")),

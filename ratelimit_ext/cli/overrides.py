@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 from flask.cli import AppGroup, with_appcontext
 
+from ratelimit_ext.cli.parameters import SINCE, UNTIL
 from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.texts import time_text, with_times
 from ratelimit_ext.records.overrides import LogEntry, Override
-from ratelimit_ext.terminal import SINCE, UNTIL, by_operator, echo_json, echo_table, with_json
+from ratelimit_ext.terminal import by_operator, echo_json, echo_list, with_json
 
 override = AppGroup("override", help="Give single identities another amount for some time.")
 
@@ -20,7 +21,7 @@ override = AppGroup("override", help="Give single identities another amount for 
 @by_operator
 @with_json
 def reset(identity: str, limit: str | None, reason: str, by: str, *, as_json: bool) -> None:
-    """Forget what limits have counted of IDENTITY."""
+    """Forget what limits have counted for IDENTITY."""
     cleared = all_operators().shared().reset(identity, limit, reason=reason, by=by)
     if as_json:
         echo_json({"identity": identity, "reset": cleared})
@@ -32,7 +33,7 @@ def reset(identity: str, limit: str | None, reason: str, by: str, *, as_json: bo
 @click.argument("identity")
 @click.argument("limit")
 @click.argument("amount")
-@click.option("--until", type=UNTIL, help="When it ends, by UTC: 2h, 17:30, friday, 2026-11-27.")
+@click.option("--until", type=UNTIL, help="When it ends, in UTC: 2h, 17:30, 'friday 9:00'.")
 @by_operator
 @with_json
 def set_override(
@@ -47,8 +48,8 @@ def set_override(
 ) -> None:
     """Give IDENTITY the AMOUNT of LIMIT, as in "50 usd/day"; usage is kept.
 
-    All workers apply it within 5 s. Without --until, it holds until `override clear`. An amount
-    for good is the account's, if the application keeps some, as `flask chat users set-amount`.
+    All workers apply it within 5 s. Without --until, it holds until `override clear`. Keep lasting
+    amounts in the application's accounts, if it has any: `flask chat amounts set` does that.
     """
     made = (
         all_operators()
@@ -77,7 +78,7 @@ def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: 
     if as_json:
         echo_json({"identity": removed, "limit": limit})
         return
-    click.echo(f"{removed} has the usual {limit} again; all workers apply it within 5 s.")
+    click.echo(f"Removed the override of {limit} from {removed}; all workers apply it within 5 s.")
 
 
 @override.command("list")
@@ -85,14 +86,9 @@ def clear_override(identity: str, limit: str, reason: str, by: str, *, as_json: 
 def list_overrides(*, as_json: bool) -> None:
     """List the overrides that apply."""
     overrides = all_operators().shared().overrides()
-    if as_json:
-        echo_json([with_times(entry) for entry in overrides])
-        return
-    if not overrides:
-        click.echo("There are no overrides.", err=True)
-        return
     heads = ("LIMIT", "IDENTITY", "AMOUNT", "UNTIL", "BY", "SET", "REASON")
-    echo_table(heads, map(_row, overrides))
+    empty = "There are no overrides."
+    echo_list(overrides, heads, _row, as_json=as_json, fields=with_times, empty=empty)
 
 
 def _row(entry: Override) -> tuple[str, ...]:
@@ -103,21 +99,16 @@ def _row(entry: Override) -> tuple[str, ...]:
 @click.command("log")
 @with_appcontext
 @click.option("--most", type=click.IntRange(1), help="How many lines; default 20.")
-@click.option("--since", type=SINCE, help="All since then, by UTC: 2h, 7d, yesterday, 2026-11-27.")
+@click.option("--since", type=SINCE, help="Only changes since then, in UTC: 2h, yesterday.")
 @with_json
-def show_log(most: int | None, since: float | None, *, as_json: bool) -> None:
+def log(most: int | None, since: float | None, *, as_json: bool) -> None:
     """List the latest changes by operators: overrides, resets and blocks."""
     most = most or (20 if since is None else None)
     entries = all_operators().shared().log(since=since or 0.0)[:most]
-    if as_json:
-        echo_json([with_times(entry) for entry in entries])
-        return
-    if not entries:
-        when = "." if since is None else f" since {time_text(since)}."
-        click.echo(f"No operator has changed anything{when}", err=True)
-        return
     heads = ("TIME", "BY", "CHANGE", "LIMIT", "IDENTITY", "AMOUNT", "UNTIL", "REASON")
-    echo_table(heads, map(_entry, entries))
+    when = "" if since is None else f" since {time_text(since)}"
+    empty = f"No operator has changed anything{when}."
+    echo_list(entries, heads, _entry, as_json=as_json, fields=with_times, empty=empty)
 
 
 def _entry(entry: LogEntry) -> tuple[str, ...]:

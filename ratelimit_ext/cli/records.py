@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Final
+from typing import Any
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
+from ratelimit_ext.cli.parameters import SPAN
 from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.denials import explained, record_as_json
 from ratelimit_ext.operators.shadow import advice_text
-from ratelimit_ext.operators.texts import printable, span_s, span_text
-from ratelimit_ext.records.denials import KEEP_S, DenialRecord
-from ratelimit_ext.terminal import Parsed, echo_json, echo_table, with_json
-
-SPAN: Final = Parsed("time", partial(span_s, most_s=KEEP_S))
+from ratelimit_ext.operators.texts import printable, span_text
+from ratelimit_ext.records.denials import DenialRecord
+from ratelimit_ext.terminal import echo_json, echo_list, with_json
 
 
 @click.command()
@@ -25,9 +23,9 @@ SPAN: Final = Parsed("time", partial(span_s, most_s=KEEP_S))
 @with_json
 @with_appcontext
 def why(identity: str, since: int, *, as_json: bool) -> None:
-    """Say why IDENTITY was denied lately, and when its next call is free.
+    """Show why IDENTITY was denied recently, and when its next call is free.
 
-    IDENTITY is written as for `inspect`. Times are by UTC.
+    IDENTITY is written as for `inspect`. Times are in UTC.
     """
     records, unkept = all_operators().shared().denials(identity, since=since)
     if as_json:
@@ -37,10 +35,10 @@ def why(identity: str, since: int, *, as_json: bool) -> None:
             click.echo(printable(_sentence(record)))
     span = span_text(since * 1_000_000)
     if not records:
-        click.echo(f"No denial of {identity} is known in the last {span}.", err=True)
+        click.echo(f"{identity} was not denied in the last {span}.", err=True)
     if unkept:
         click.echo(
-            f"In the last {span}, {unkept} denials were too many to be kept, of any caller.",
+            f"In the last {span}, {unkept} more denials, of all callers, were not kept.",
             err=True,
         )
 
@@ -59,29 +57,24 @@ def _sentence(record: DenialRecord) -> str:
 
 # -- limits in shadow and candidates -------------------------------------------------------------
 
-shadow = AppGroup("shadow", help="Judge limits in shadow, and candidates.")
+shadow = AppGroup("shadow", help="Compare limits in shadow, and candidates, with the traffic.")
 
 
 @shadow.command()
 @click.option("--limit", help="Only the limit of this name.")
 @with_json
 def report(limit: str | None, *, as_json: bool) -> None:
-    """Say what limits in shadow and candidates would have denied.
+    """Show what limits in shadow and candidates would have denied.
 
-    In the last hour and day, by whole hours: of admitted requests, and for callers without an
-    amount of their own.
+    Covers the last hour and the last day, in whole hours. Counts only admitted requests, and only
+    callers without an amount of their own.
     """
     shown = all_operators().shared().shadow_report(limit)
-    if as_json:
-        echo_json(shown)
-        return
-    if not shown:
-        click.echo("No request of the last day has met a limit in shadow or a candidate.", err=True)
-        return
     heads = ("LIMIT", "TRIED", "ENFORCED", "LAST", "REQUESTS", "DENIED", "IDENTITIES", "WORST HIT")
-    echo_table(heads, [_line(result) for result in shown])
+    empty = "No request of the last day has met a limit in shadow or a candidate."
+    echo_list(shown, heads, _line, as_json=as_json, fields=dict, empty=empty)
     for result in shown:
-        if result["period"] == "day":
+        if result["period"] == "day" and not as_json:
             click.echo(printable(f"{result['limit']}, {result['amount']}: {advice_text(result)}"))
 
 

@@ -20,18 +20,9 @@ from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.operators.api import Operators, all_operators
+from ratelimit_ext.simulate import report
 from ratelimit_ext.simulate.demand import suggestions
 from ratelimit_ext.simulate.replay import EVERYONE, Rule
-from ratelimit_ext.simulate.report import (
-    as_data,
-    as_page,
-    as_text,
-    notes,
-    simulate,
-    suggestion_data,
-    suggestion_table,
-    tables,
-)
 from ratelimit_ext.simulate.traffic import (
     DAY_S,
     SHAPES,
@@ -48,6 +39,7 @@ from ratelimit_ext.web.declarations.manager import Route
 from ratelimit_ext.web.identities import kinds_of
 
 _COUNT: Final = click.IntRange(min=1)
+PAGE: Final = click.Path(dir_okay=False, writable=True)
 
 
 class SimulatedPolicy:
@@ -131,32 +123,32 @@ def endpoint_finder(app: flask.Flask) -> EndpointOf:
 # -- commands --------------------------------------------------------------------------------
 
 
+#: What made-up traffic is made of, each with its type, its default and its meaning.
+_MADE_UP: Final = (
+    ("endpoint", str, None, "the endpoint that is called"),
+    ("plan", str, "", "the plan of all callers"),
+    ("model", str, "any", "the model of all calls"),
+    ("users", _COUNT, 50, "how many users; default 50"),
+    ("calls", _COUNT, 10_000, "how many calls; default 10,000"),
+    ("days", click.FloatRange(0, 366, min_open=True), 1.0, "over how many days; default 1"),
+    ("tokens", _COUNT, 2_000, "the average tokens of a call; default 2,000"),
+    ("usd", click.FloatRange(0, 1000), 0.01, "the average dollars of a call; default 0.01"),
+    ("seconds", click.FloatRange(0, DAY_S), 8.0, "the average seconds of a call; default 8"),
+    ("seed", int, 1, "the seed of its random numbers; default 1"),
+)
+
+
 def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
-    options: list[Any] = [
-        click.option(
-            "--traffic",
-            "source",
-            required=True,
-            help=f"A file of JSONL or a common log, - for the input, or {', '.join(SHAPES)}.",
-        ),
-        click.option("--endpoint", help="Made-up traffic: the endpoint that is called."),
-        click.option("--plan", default="", help="Made-up traffic: the plan of all callers."),
-        click.option("--model", default="any", help="Made-up traffic: the model of all calls."),
-        click.option("--users", type=_COUNT, default=50, show_default=True),
-        click.option("--calls", type=_COUNT, default=10_000, show_default=True),
-        click.option("--days", type=click.FloatRange(0, 366, min_open=True), default=1.0),
-        click.option("--tokens", type=_COUNT, default=2_000, help="Of a call, on average."),
-        click.option("--usd", type=click.FloatRange(0, 1000), default=0.01, help="Likewise."),
-        click.option("--seconds", type=click.FloatRange(0, DAY_S), default=8.0, help="Likewise."),
-        click.option("--exempt", multiple=True, help="A limit that does not apply. Repeat it."),
-        click.option("--seed", type=int, default=1, help="Another seed makes other calls."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    exempt = "Leave out the limit of this name; may be repeated."
+    command = click.option("--exempt", multiple=True, help=exempt)(command)
+    for name, kind, default, meaning in reversed(_MADE_UP):
+        text = f"Made-up traffic: {meaning}."
+        command = click.option(f"--{name}", type=kind, default=default, help=text)(command)
+    source = f"A file of JSONL or a common log, - for the input, or {', '.join(SHAPES)}."
+    return click.option("--traffic", "source", required=True, help=source)(command)
 
 
-@click.command("simulate")
+@click.command()
 @click.option(
     "--policy",
     "files",
@@ -165,12 +157,10 @@ def _traffic_options(command: Callable[..., None]) -> Callable[..., None]:
     help="A policy file; repeat it to compare. Without it: the application's policy.",
 )
 @_traffic_options
-@click.option("--html", "page", type=click.Path(dir_okay=False, writable=True))
+@click.option("--html", "page", type=PAGE, help="Also write the report to this file of HTML.")
 @with_json
 @with_appcontext
-def simulate_command(
-    files: tuple[str, ...], page: str | None, *, as_json: bool, **asked: Any
-) -> None:
+def simulate(files: tuple[str, ...], page: str | None, *, as_json: bool, **asked: Any) -> None:
     """Replay traffic under one or more policies, in virtual time.
 
     Shows what would be admitted and denied, to whom, what it would cost, and which denials would be
@@ -178,33 +168,33 @@ def simulate_command(
     """
     traffic, operators = _traffic(**asked), all_operators()
     policies = {name: SimulatedPolicy(operators, name) for name in files} or {
-        "the present policy": SimulatedPolicy(operators, None)
+        "the current policy": SimulatedPolicy(operators, None)
     }
     length = traffic.length
     label = "Simulating" if len(policies) == 1 else f"Simulating {len(policies)} policies"
     with progress_bar(label, length and length * len(policies)) as bar:
         rules = {name: policy.rules for name, policy in policies.items()}
-        results = simulate(traffic, rules, partial(bar, 1))
+        results = report.simulate(traffic, rules, partial(bar, 1))
     total = results[0].outcome.total
     if not total.admitted + total.denied:
         _report_broken(traffic)
         raise click.ClickException("The traffic has no calls.")
     left_out = {name: why for policy in policies.values() for name, why in policy.left_out.items()}
-    remarks = notes(results, traffic, left_out)
+    remarks = report.notes(results, traffic, left_out)
     if page:
         try:
-            Path(page).write_text(as_page(results, remarks), "utf-8")
+            Path(page).write_text(report.as_page(results, remarks), "utf-8")
         except OSError as error:
             raise click.ClickException(f"--html: cannot write {page}: {error.strerror}.") from None
     if as_json:
-        echo_json({"policies": as_data(results), "notes": remarks})
+        echo_json({"policies": report.as_data(results), "notes": remarks})
     else:
-        click.echo("\n\n".join(map(as_text, tables(results))))
+        click.echo("\n\n".join(map(report.as_text, report.tables(results))))
         click.echo("\n" + "\n".join(remarks))
     _report_broken(traffic)
 
 
-@click.command("suggest")
+@click.command()
 @_traffic_options
 @click.option(
     "--share",
@@ -215,11 +205,12 @@ def simulate_command(
 )
 @with_json
 @with_appcontext
-def suggest_command(share: float, *, as_json: bool, **asked: Any) -> None:
-    """Propose amounts for the limits of the present policy, from traffic.
+def suggest(share: float, *, as_json: bool, **asked: Any) -> None:
+    """Propose amounts for the limits of the current policy, from traffic.
 
-    For each limit the smallest amount that would deny nothing to a share of its identities, by its
-    own strategy; for a token bucket the most of any period, with the burst that does so.
+    For each limit: the smallest amount at which --share of its identities would have had no
+    refusal, by the limit's strategy. For a token bucket: the largest use in any period, with the
+    burst that allows it.
     """
     traffic, policy = _traffic(**asked), SimulatedPolicy(all_operators(), None)
     suggested = suggestions(traffic, policy.rules, share=share / 100)
@@ -227,9 +218,9 @@ def suggest_command(share: float, *, as_json: bool, **asked: Any) -> None:
         _report_broken(traffic)
         raise click.ClickException("The traffic has no calls that a limit counts.")
     if as_json:
-        echo_json(suggestion_data(suggested))
+        echo_json(report.suggestion_data(suggested))
     else:
-        click.echo(as_text(suggestion_table(suggested)))
+        click.echo(report.as_text(report.suggestion_table(suggested)))
     _report_broken(traffic)
 
 

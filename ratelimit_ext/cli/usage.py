@@ -10,15 +10,15 @@ from flask.cli import with_appcontext
 
 from ratelimit_ext.operators.api import all_operators
 from ratelimit_ext.operators.denials import uncounted
-from ratelimit_ext.operators.texts import iso_time, listed, span_text, time_text
-from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, State
+from ratelimit_ext.operators.texts import listed, span_text, time_text
+from ratelimit_ext.operators.usage import LONGEST_S, MOST_NAMES, Block, State
 from ratelimit_ext.records.overrides import Override
-from ratelimit_ext.terminal import echo_json, echo_table, progress_bar, with_json
+from ratelimit_ext.terminal import echo_json, echo_list, echo_table, progress_bar, with_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 SCAN: Final = click.option(
-    "--scan", type=click.IntRange(1), default=MOST_NAMES, help="How many names to read."
+    "--scan", type=click.IntRange(1), default=MOST_NAMES, help="How many names to read at most."
 )
 
 
@@ -27,7 +27,7 @@ SCAN: Final = click.option(
 @click.argument("identity")
 @with_json
 def inspect(identity: str, *, as_json: bool) -> None:
-    """Show what every limit has counted of IDENTITY; nothing is charged.
+    """Show what every limit has counted for IDENTITY; nothing is charged.
 
     IDENTITY is a user, an address, or what the key function of a limit returns.
     """
@@ -38,7 +38,7 @@ def inspect(identity: str, *, as_json: bool) -> None:
         echo_json([state.as_json() for state in states])
         return
     if all(state.verdict.allowed and (state.is_guard or not state.used) for state in states):
-        click.echo(f"No limit counts anything of {identity!r} now. Is the name right?", err=True)
+        click.echo(f"No limit has counted anything for {identity!r}. Is the name right?", err=True)
     heads = ("LIMIT", "IDENTITY", "USED", "LEFT", "OF", "FREE", "FULL", "HOLDS", "NOTE")
     echo_table(heads, [_inspected(state) for state in states])
 
@@ -82,7 +82,7 @@ def of_search(command: F) -> F:
         "--seconds",
         type=click.FloatRange(0),
         default=LONGEST_S,
-        help="How many seconds to read; default 30.",
+        help="How many seconds to read at most; default 30.",
     )
     return SCAN(seconds(with_json(command)))
 
@@ -99,7 +99,7 @@ def top(limit: str | None, most: int, **search: Any) -> None:
 
 @click.command()
 @with_appcontext
-@click.option("--at", type=click.IntRange(1, 100), default=80, help="From how many percent on.")
+@click.option("--at", type=click.IntRange(1, 100), default=80, help="The least percentage used.")
 @click.option("--limit", help="Only the limit of this name.")
 @click.option("--most", type=click.IntRange(1), default=100, help="How many lines; default 100.")
 @of_search
@@ -128,15 +128,10 @@ def _ranked(
             "--seconds to read more.",
             err=True,
         )
-    if as_json:
-        echo_json([state.as_json() for state in states[:most]])
-        return
-    if not states:
-        what = f"has used {least:.0%} of a limit" if least else "has used a limit"
-        click.echo(f"No identity {what}.", err=True)
-        return
     heads = ("LIMIT", "IDENTITY", "USED", "OF", "SHARE", "FREE", "FULL")
-    echo_table(heads, [_ranking(state) for state in states[:most]])
+    empty = f"No identity has used {f'{least:.0%} of ' if least else ''}a limit."
+    fields = State.as_json
+    echo_list(states[:most], heads, _ranking, as_json=as_json, fields=fields, empty=empty)
 
 
 def _ranking(state: State) -> tuple[str, ...]:
@@ -158,18 +153,12 @@ def _ranking(state: State) -> tuple[str, ...]:
 @with_json
 def blocks(scan: int, *, as_json: bool) -> None:
     """List what is blocked, until when, why, and who did it."""
-    listed = all_operators().shared().blocks(scan=scan)
-    if as_json:
-        echo_json([block.as_json() for block in listed])
-        return
-    if not listed:
-        click.echo("Nothing is blocked.", err=True)
-        return
+    blocked = all_operators().shared().blocks(scan=scan)
     heads = ("LIMIT", "IDENTITY", "REASON", "UNTIL", "BY", "NOTE")
-    echo_table(
-        heads,
-        [
-            (b.limit, b.identity, b.reason, iso_time(b.until) or "removed", b.by or "-", b.note)
-            for b in listed
-        ],
-    )
+    empty = "Nothing is blocked."
+    echo_list(blocked, heads, _blocked, as_json=as_json, fields=Block.as_json, empty=empty)
+
+
+def _blocked(b: Block) -> tuple[str, ...]:
+    until = "removed" if b.until is None else time_text(b.until)
+    return b.limit, b.identity, b.reason, until, b.by or "-", b.note

@@ -12,7 +12,6 @@ import difflib
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from fractions import Fraction
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -44,31 +43,30 @@ PERIODS: Final = MappingProxyType(
 # `limits` allows a colon before the separator.
 _SEPARATOR: Final = re.compile(r":?[,;|]")
 _RATE: Final = r"""
-    (?P<amount>[0-9]+) (?P<fraction>\.[0-9]+)? \s* (?: (?P<usd>usd) \s* )?
+    (?P<amount>[0-9]+) (?P<fraction>\.[0-9]{1,30})? \s* (?: (?P<usd>usd) \s* )?
     (?: / | per ) \s* (?P<count>[0-9]+)? \s* (?P<period>[a-z]+)
 """
 
 #: How every strategy without a form of its own is written.
 RATE_FORM: Final = Form("{rate}", text="{rate}", example="30/minute", keyword="")
 
-_WAIT: Final = re.compile(r"\s*([0-9]{1,9})\s*([a-z]+)\s*")
+_LENGTH: Final = re.compile(r"\s*([0-9]{1,99})\s*([a-z]+)\s*")
 _WORD: Final = re.compile(r"[a-z]+")
 _HOURS: Final = re.compile(r"(\d{1,2})-(\d{1,2})")
 _PERCENT: Final = re.compile(r"(\d{1,3})%")
 #: How steep the line of a fair budget may be, and how much may be added to a wait.
 MOST_PACE: Final = 100
 MOST_SPREAD: Final = 10
-#: Every word for a period, without "m": it may be a minute or a month.
+#: Every word for a period, without "m": it may be a minute or a month. `limits` has no weeks.
 _PERIOD_OF: Final = {
-    **{word: period for period in PERIODS for word in (period, f"{period}s")},
-    **dict.fromkeys(("s", "sec", "secs"), "second"),
-    **dict.fromkeys(("min", "mins"), "minute"),
-    **dict.fromkeys(("h", "hr", "hrs"), "hour"),
-    "d": "day",
+    **{word: (1, period) for period in PERIODS for word in (period, f"{period}s")},
+    **dict.fromkeys(("s", "sec", "secs"), (1, "second")),
+    **dict.fromkeys(("min", "mins"), (1, "minute")),
+    **dict.fromkeys(("h", "hr", "hrs"), (1, "hour")),
+    "d": (1, "day"),
+    **dict.fromkeys(("w", "week", "weeks"), (7, "day")),
 }
-#: `limits` has no weeks: they are of days.
-_WEEKS: Final = ("week", "weeks")
-_NO_PERIODS: Final = {"per", "usd", *_PERIOD_OF, *_WEEKS}
+_NO_PERIODS: Final = {"per", "usd", *_PERIOD_OF}
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +159,15 @@ class ParsedLimit:
 
         Raises :class:`ConfigurationError` for any other string.
         """
-        parsed = parse(text)
+        try:
+            parsed = parse(text)
+        except ConfigurationError:
+            parsed = ()  # the forms of other limits would not help
         kinds = {(part.period_us, part.unit, part.strategy) for part in (self, *parsed)}
         if len(parsed) != 1 or len(kinds) != 1 or not self.form.has_amount:
+            hint = "" if parsed else _remedy(str(text).lower())
             raise ConfigurationError(
-                f"found {shown(text)}; allowed: {self.text!r} with another amount."
+                f"found {shown(text)}; allowed: {self.text!r} with another amount.{hint}"
             )
         return parsed[0]
 
@@ -175,8 +177,10 @@ class ParsedLimit:
 
     def __str__(self) -> str:
         """Return the limit as it is shown, however it was written."""
-        amount = f"{shown_dollars(self.amount)} usd" if self.unit == "usd" else str(self.amount)
-        rate = f"{amount} per {self.count} {self.period}"
+        is_usd = self.unit == "usd"
+        amount = f"{shown_dollars(self.amount)} usd" if is_usd else str(self.amount)
+        # Without a plural, requests are shown as `limits` shows them.
+        rate = f"{amount} per {self.count} {self.period}{'s' * (is_usd and self.count > 1)}"
         return self.form.text.format(rate=rate, amount=amount, multiple=self.multiple)
 
 
@@ -214,7 +218,7 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
         )
     return {
         "fair": options.fair is not None,
-        "pace": 1000 if pace is None else int(Fraction(str(pace)) * 1000),
+        "pace": 1000 if pace is None else int(Decimal(str(pace)) * 1000),
         "spread": int(percent[1]) if percent else 0,
     }
 
@@ -280,24 +284,23 @@ def _amount(groups: dict[str, Any], form: Form) -> dict[str, Any]:
 
 
 def _rate(groups: dict[str, Any], form: Form) -> dict[str, Any]:
-    usd, amount = groups["usd"], Fraction(groups["amount"] + (groups["fraction"] or ""))
+    usd, whole = groups["usd"], int(groups["amount"])
+    numerator, denominator = Decimal(f"{whole}{groups['fraction'] or ''}").as_integer_ratio()
     count = int(groups.get("count") or 1)
     if usd:
         if count == 0:
             raise ValueError(count)
-        whole = -(-amount * MICRO // 1)
+        whole = -(-numerator * MICRO // denominator)
     else:  # 1.5 a minute are 3 in 2 minutes
         # `limits` reads 5/0 minutes as 5/minute.
-        whole, count = amount.numerator, (count or 1) * amount.denominator
-    period = groups.get("period", form.period).lower()
-    if period in _WEEKS:
-        count, period = count * 7, "day"
-    elif period not in _PERIOD_OF:
-        raise ValueError(period)
+        whole, count = numerator, (count or 1) * denominator
+    if (word := groups.get("period", form.period).lower()) not in _PERIOD_OF:
+        raise ValueError(word)
+    times, period = _PERIOD_OF[word]
     return {
         "amount": min(whole, MOST_AMOUNT),
-        "count": count,
-        "period": _PERIOD_OF[period],
+        "count": count * times,
+        "period": period,
         "unit": "usd" if usd else None,
     }
 
@@ -308,13 +311,17 @@ def wait_us(text: object) -> int:
     >>> wait_us("20 seconds"), wait_us("2 min")
     (20000000, 120000000)
     """
-    length_s = _length_s(text)
-    if not 0 < length_s <= LONGEST_LEASE_S:
+    bound = f'{LONGEST_LEASE_S // 3600} hours, such as "20 seconds"'
+    return _length_us(text, LONGEST_LEASE_S * MICRO, shown(text), bound)
+
+
+def _length_us(text: object, most_us: int, found: str, bound: str) -> int:
+    length_us = (length_s(text) or 0) * MICRO
+    if not 0 < length_us <= most_us:
         raise ConfigurationError(
-            f"found {shown(text)}; allowed: a length of time above 0, up to "
-            f'{LONGEST_LEASE_S // 3600} hours, such as "20 seconds".'
+            f"found {found}; allowed: a length of time above 0, up to {bound}."
         )
-    return length_s * MICRO
+    return length_us
 
 
 def lease_bound(text: object, options: LimitOptions) -> tuple[Literal["wait", "idle"], str] | None:
@@ -328,8 +335,8 @@ def lease_bound(text: object, options: LimitOptions) -> tuple[Literal["wait", "i
 def check_lease(limit: str, word: str, text: str, lease_s: float) -> None:
     """Raise :class:`ConfigurationError` if a request may ``wait`` for longer than its lease, or a
     session that is ``idle`` for that long would end while one of its calls runs."""
-    length_s = _length_s(text)
-    if length_s > lease_s if word == "wait" else length_s < lease_s:
+    bound_s = length_s(text) or 0
+    if bound_s > lease_s if word == "wait" else bound_s < lease_s:
         option, change = ("a wait", "Shorten") if word == "wait" else ("an idle time", "Lengthen")
         than, lease = ("longer", "raise") if word == "wait" else ("shorter", "lower")
         raise ConfigurationError(
@@ -344,18 +351,19 @@ def _idle_us(text: object, strategy: str) -> int:
             f"found idle={shown(text)} beside a limit of another kind; only a session ends so. "
             'Write "5 usd per session", or remove it.'
         )
-    if not 0 < (length_s := _length_s(text)) * MICRO <= LONGEST_PERIOD_US:
-        raise ConfigurationError(
-            f"found idle={shown(text)}; allowed: a length of time above 0, up to "
-            f'{LONGEST_PERIOD_US // 86_400 // MICRO} days, such as "30 minutes".'
-        )
-    return length_s * MICRO
+    bound = f'{LONGEST_PERIOD_US // 86_400 // MICRO} days, such as "30 minutes"'
+    return _length_us(text, LONGEST_PERIOD_US, f"idle={shown(text)}", bound)
 
 
-def _length_s(text: object) -> int:
-    """Return a length of time such as "20 seconds" in seconds; 0 for another text."""
-    match = _WAIT.fullmatch(text.lower()) if isinstance(text, str) else None
-    return int(match[1]) * PERIODS.get(_PERIOD_OF.get(match[2], ""), 0) if match else 0
+def length_s(text: object) -> int | None:
+    """Return a length of time in seconds, wherever one is written: "20 seconds", "2 weeks", "90s",
+    "15m". Return ``None`` for another text. "m" is a minute: no length is in months."""
+    match = _LENGTH.fullmatch(text.lower()) if isinstance(text, str) else None
+    word = "min" if match and match[2] == "m" else match and match[2]
+    if match is None or word not in _PERIOD_OF:
+        return None
+    times, period = _PERIOD_OF[word]
+    return int(match[1]) * times * PERIODS[period]
 
 
 def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, ...]) -> bool:

@@ -29,7 +29,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NoReturn, Protocol, TypeVar
 
 from ratelimit_ext.core.change import Change
@@ -44,7 +44,7 @@ from ratelimit_ext.core.errors import (
 from ratelimit_ext.core.events import StorageEvent
 from ratelimit_ext.core.threads import forget_in_child, start_thread
 from ratelimit_ext.engine.connection import NO_CONNECTION
-from ratelimit_ext.engine.engine import Engine, Marker
+from ratelimit_ext.engine.engine import Engine, Marker, causes
 from ratelimit_ext.engine.outage import PAUSE_S, OutageEngine
 
 #: How often the storage is asked whether it serves.
@@ -76,7 +76,6 @@ _REFUSALS: Final = re.compile(r"(?:.*[ -])?(?:READONLY|MISCONF|NOREPLICAS|BUSY|N
 _NO_ADDRESS: Final = (ConnectionRefusedError, FileNotFoundError, PermissionError, socket.gaierror)
 _UNREACHABLE: Final = frozenset([errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN])
 _NO_DESCRIPTOR: Final = frozenset([errno.EMFILE, errno.ENFILE])
-_MOST_CAUSES: Final = 8
 #: Errors of the caller, and of a server that serves.
 _NO_FAILURE: Final = (StorageFull, ConfigurationError, ValueError, NotImplementedError)
 NO_DESCRIPTOR: Final = (
@@ -374,12 +373,3 @@ def _kind(error: Exception) -> str:
 
 def _lacks_descriptors(error: Exception) -> bool:
     return any(getattr(cause, "errno", None) in _NO_DESCRIPTOR for cause in causes(error))
-
-
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what it was raised from, or during."""
-    for _ in range(_MOST_CAUSES):  # as errors may be in a circle
-        if error is None:
-            return
-        yield error
-        error = error.__cause__ or error.__context__

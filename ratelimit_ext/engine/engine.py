@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, Protocol
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
 from ratelimit_ext.core.decision import Decision
+
+_MOST_CAUSES: Final = 8
+#: Why a request is denied that only the storage could admit.
+UNAVAILABLE: Final = "storage-unavailable"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers share the limits, and how many of them this host has (``None``: unknown, so
+    it has the share of one); how many requests may wait at once in each."""
+
+    count: int = 1
+    on_host: int | None = None
+    waiting: int = 1
 
 
 class Marker(NamedTuple):
@@ -52,3 +67,16 @@ class Engine(Protocol):
     def reset(self, prefix: str) -> int:
         """Forget every bucket whose name begins with the prefix; returns how many there were."""
         ...
+
+
+class Substitute:
+    """An engine that decides in place of a storage that is down."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield the error and what it was raised from, or during."""
+    for _ in range(_MOST_CAUSES):  # errors may be in a circle
+        if error is None:
+            return
+        yield error
+        error = error.__cause__ or error.__context__

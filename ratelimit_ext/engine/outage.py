@@ -24,7 +24,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,7 +33,7 @@ from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, NO_HOLD, Charge, Hold,
 from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.engine.engine import Engine, Marker
+from ratelimit_ext.engine.engine import UNAVAILABLE, Engine, Marker, Substitute, Workers
 from ratelimit_ext.engine.last_verdicts import LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import Kept, MemoryEngine, load_lua
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
@@ -42,8 +41,7 @@ from ratelimit_ext.engine.scratch import scratch
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
 
-#: Why a request is denied that only the storage could admit, and the wait that its denial states.
-UNAVAILABLE: Final = "storage-unavailable"
+#: The wait that a denial states if only the storage could admit the request.
 WAIT_US: Final = 5_000_000
 #: A denial by a share states no longer wait: by then the storage may be back.
 LONGEST_WAIT_US: Final = 30_000_000
@@ -66,23 +64,13 @@ LOST: Final = (
 _logger = logging.getLogger("ratelimit_ext")
 
 
-@dataclass(frozen=True, slots=True)
-class Workers:
-    """How many workers share the limits, and how many of them this host has (``None``: unknown, so
-    it has the share of one); how many requests may wait at once in each."""
-
-    count: int = 1
-    on_host: int | None = None
-    waiting: int = 1
-
-
 class OutageDecision(Decision):
     """A decision without the storage."""
 
     __slots__ = ("degraded",)
 
 
-class OutageEngine:
+class OutageEngine(Substitute):
     """An :class:`~ratelimit_ext.engine.engine.Engine` in this process, in place of ``primary``.
 
     ``policy`` is the ``on_failure`` of a limit. ``wake`` is called after an admission if there is

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
@@ -13,7 +12,7 @@ import flask
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.key import bucket_key, parsed_key, separated
 from ratelimit_ext.core.money import shown_dollars
-from ratelimit_ext.operators.texts import iso_time, span_text
+from ratelimit_ext.operators.texts import iso_time, span_text, time_text
 from ratelimit_ext.records.denials import DenialRecord
 from ratelimit_ext.web.components import Components
 from ratelimit_ext.web.inventory import Row
@@ -151,11 +150,11 @@ def explained(record: DenialRecord) -> Explanation:
         if record.unit != "requests":
             left += f", the call costs {_units(record, record.cost)}"
     if wait_ms is not None:
-        free = f"next free at {_clock(record.at + wait_ms / 1000)}"
+        free = f"next free at {time_text(record.at + wait_ms / 1000)}"
         wait = span_text(wait_ms * 1000)
-    more = f"{record.count - 1} more like this until {_clock(record.until)}"
+    more = f"{record.count - 1} more like this until {time_text(record.until)}"
     return Explanation(
-        at=_clock(record.at),
+        at=time_text(record.at),
         limit=f"{record.limit!r}{shown}",
         cause=cause,
         left=left,
@@ -170,10 +169,3 @@ def _units(record: DenialRecord, units: int) -> str:
     if record.unit == "usd":
         return f"{shown_dollars(units)} usd"
     return str(units) if record.unit == "requests" else f"{units} {record.unit}"
-
-
-def _clock(at_s: float) -> str:
-    """Return the time of day; with its date if that is another day."""
-    at = datetime.fromtimestamp(at_s, UTC)
-    is_today = at.date() == datetime.fromtimestamp(time.time(), UTC).date()
-    return f"{at:%H:%M:%S}" if is_today else f"{at:%Y-%m-%d %H:%M:%S}"

@@ -66,10 +66,10 @@ def advice_text(result: Mapping[str, Any]) -> str:
     enough = result["enough_for_99_percent"]
     if enough is None:
         return (
-            "what was counted does not show which amount is enough for 99 %; `flask ratelimit "
-            "suggest` proposes one from traffic or the ledger."
+            "the counts do not show which amount 99 % of callers need; `flask ratelimit suggest` "
+            "proposes one from traffic or the ledger."
         )
     shown = f"{shown_dollars(enough)} usd" if result["unit"] == "usd" else f"{enough}"
     number = result["identities"]
     callers = f"{number} caller{'s' * (number != 1)}"
-    return f"At {shown}, 99 % of {callers} would have had no refusal in the last day."
+    return f"at {shown}, 99 % of {callers} would have had no refusal in the last day."

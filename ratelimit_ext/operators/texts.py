@@ -9,27 +9,25 @@ from typing import Any, Final
 
 from ratelimit_ext.core.errors import OperatorError
 from ratelimit_ext.core.limit import WEEK_DAYS
+from ratelimit_ext.core.limit_string import length_s
 from ratelimit_ext.records.overrides import LogEntry, Override
 
-UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SPAN: Final = re.compile(r"([0-9]{1,99})([smhd])")
 _CLOCK: Final = re.compile(r"(?:(.+) )?(\d{1,2}):(\d\d)")
 _DAYS: Final = {"yesterday": -1, "today": 0, "tomorrow": 1}
 
 
 def span_s(text: str, *, least_s: int = 1, most_s: int = 366 * 86_400) -> int:
-    """Read a length of time: 90s, 15m, 2h or 7d."""
-    match = _SPAN.fullmatch(text.strip().lower())
-    if match is None:
+    """Read a length of time as limits have it: 90s, 15m, 2h, 7d or "2 weeks"."""
+    span = length_s(text)
+    if span is None:
         raise OperatorError(
             "invalid_span", f"{text!r} is not a length of time; write it as 90s, 15m, 2h or 7d"
         )
-    length_s = int(match[1]) * UNITS[match[2]]
-    if not least_s <= length_s <= most_s:
+    if not least_s <= span <= most_s:
         raise OperatorError(
             "invalid_span", f"{text!r} is not from {least_s}s to {most_s // 86_400}d"
         )
-    return length_s
+    return span
 
 
 def instant_s(text: str, *, past: bool = False) -> float:
@@ -44,10 +42,11 @@ def instant_s(text: str, *, past: bool = False) -> float:
         instant = _instant(text.strip().lower(), now, past=past)
     except (ValueError, OverflowError):
         near = "yesterday" if past else "tomorrow"
+        date = now + timedelta(days=_DAYS[near])
         raise OperatorError(
             "invalid_time",
             f"{text!r} is not a time; write it as 2h, 7d, 17:30, {near}, {day}, '{day} 9:00', "
-            "2026-11-27 or '2026-11-27 09:00'",
+            f"{date:%Y-%m-%d} or '{date:%Y-%m-%d} 09:00'",
         ) from None
     if instant > now if past else instant <= now:
         side, code = ("past", "future_time") if past else ("future", "past_time")
@@ -56,8 +55,8 @@ def instant_s(text: str, *, past: bool = False) -> float:
 
 
 def _instant(text: str, now: datetime, *, past: bool = False) -> datetime:
-    if length := _SPAN.fullmatch(text):
-        span = timedelta(seconds=int(length[1]) * UNITS[length[2]])
+    if (seconds := length_s(text)) is not None:
+        span = timedelta(seconds=seconds)
         return now - span if past else now + span
     clock = _CLOCK.fullmatch(text)
     name, hour, minute = (clock[1], int(clock[2]), int(clock[3])) if clock else (text, 0, 0)

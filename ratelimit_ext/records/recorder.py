@@ -34,12 +34,12 @@ class Recorder:
     #: Whether a thread writes. Tests that count commands write by hand.
     in_background = True
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, store: RecordStore | None) -> None:
         self._events = events
         self.denials = Denials()
         self.shadows = Shadows()
         self.counters = Counters()
-        self._writes_at_once = False
+        self.use(store)
         self._was_refused = False
         self.forget()
         _all.add(self)

@@ -38,7 +38,7 @@ from typing import Final
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Share, Verdict
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies.fixed_window import FixedWindow, calendar_window
+from ratelimit_ext.strategies.fixed_window import FixedWindow, calendar_window, zone_of
 from ratelimit_ext.strategies.strategy import Snapshot
 
 #: As many members are expected at the beginning of a group's first window: the first one alone is
@@ -186,9 +186,7 @@ def _spans(
     begin, end = calendar_window(minute * _MINUTE_US, *calendar)
     if hours is None:
         return end, [(begin, end)]
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only calendar windows have a zone
-
-    zone = ZoneInfo(calendar[1])
+    zone = zone_of(calendar[1])
     first, last = map(int, hours.split("-"))
     day, spans = datetime.fromtimestamp(begin // 1_000_000, zone), []
     while _us(day) < end:

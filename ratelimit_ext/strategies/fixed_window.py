@@ -18,7 +18,7 @@ It fits where a bill has the same windows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
 from ratelimit_ext.core.charge import Charge
@@ -77,6 +77,12 @@ class FixedWindow(Strategy):
         return Verdict(charge, allowed, remaining, wait, reset, snapshot[1])
 
 
+def zone_of(timezone: str) -> tzinfo:
+    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only calendar windows have a zone
+
+    return ZoneInfo(timezone)
+
+
 def calendar_window(
     instant_us: int, anchor: str, timezone: str, week_starts: str = "monday"
 ) -> tuple[int, int]:
@@ -87,9 +93,7 @@ def calendar_window(
     >>> [instant // 86_400_000_000 for instant in calendar_window(0, "week", "UTC")]  # a Thursday
     [-3, 4]
     """
-    from zoneinfo import ZoneInfo  # noqa: PLC0415 - only calendar windows have a zone
-
-    zone = ZoneInfo(timezone)
+    zone = zone_of(timezone)
     local = datetime.fromtimestamp(instant_us // 1_000_000, zone)
     begin = local.replace(hour=0, minute=0, second=0, microsecond=0, fold=0)
     if anchor == "day":

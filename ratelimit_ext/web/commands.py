@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pkgutil import resolve_name
 from typing import Any, Final, cast
 
 import click
@@ -24,20 +25,20 @@ COMMANDS: Final[dict[str, click.Command]] = {}
 
 
 class LateGroup(click.Group):
-    """A group that is imported by ``load`` when one of its commands is called."""
+    """A group that is imported from ``place``, "module:object", when a command of it is called."""
 
-    def __init__(self, name: str, load: Callable[[], click.Group], **attributes: Any) -> None:
+    def __init__(self, name: str, place: str, **attributes: Any) -> None:
         super().__init__(name, **attributes)
-        self._load = load
+        self._place = place
 
     def invoke(self, ctx: click.Context) -> Any:
-        return self._load().invoke(ctx)
+        return resolve_name(self._place).invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return self._load().list_commands(ctx)
+        return cast(click.Group, resolve_name(self._place)).list_commands(ctx)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return self._load().get_command(ctx, cmd_name)
+        return cast(click.Group, resolve_name(self._place)).get_command(ctx, cmd_name)
 
 
 def application() -> flask.Flask:

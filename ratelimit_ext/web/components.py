@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
+from functools import cached_property, partial
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
 
 import flask
 import flask_limiter
@@ -13,9 +15,8 @@ from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.key import Naming
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
-from ratelimit_ext.engine.outage import Workers
+from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.records.overrides import Overrides
-from ratelimit_ext.records.recorder import Recorder
 from ratelimit_ext.records.store import record_store, storage_prefix
 from ratelimit_ext.settlements.queue import settlements
 from ratelimit_ext.web.bound_limit import ChargeRecord
@@ -28,7 +29,10 @@ from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import KnownNames, Reservation
 from ratelimit_ext.web.request.resolver import Resolver
 from ratelimit_ext.web.request.response import ResponseWriter
-from ratelimit_ext.web.storage import Engines, FailurePolicy
+from ratelimit_ext.web.storage import Engines, failure_policy
+
+if TYPE_CHECKING:
+    from ratelimit_ext.records.recorder import Recorder
 
 
 class Components:
@@ -58,7 +62,6 @@ class Components:
         self.workers = workers
         self.settlements = settlements
         self.events = Events()
-        self.recorder = Recorder(self.events)
         self.callbacks = callbacks
         # A policy is not read while limits are disabled.
         self.known_names = KnownNames(self.manager.definitions if is_enabled else lambda: ())
@@ -81,18 +84,20 @@ class Components:
         settings, logger = self.settings, self.settings.logger
         self.storage = settings._storage = storage
         swallow_errors = bool(settings._swallow_errors)
-        failure_policy = FailurePolicy(bool(settings._in_memory_fallback_enabled), swallow_errors)
+        local = bool(settings._in_memory_fallback_enabled)
+        on_failure = partial(failure_policy, has_fallback=local, swallow_errors=swallow_errors)
         self.naming = Naming(
             storage_prefix(storage) if storage is not None else "",
             settings._key_prefix,
             settings._strategy or DEFAULT_STRATEGY,
         )
         self.engines = Engines(
-            storage, failure_policy, self.workers, events=self.events, queue=settlements
+            storage, on_failure, self.workers, events=self.events, queue=settlements
         )
-        records = record_store(storage, settings._key_prefix)
-        self.overrides = Overrides(records, keep=self.callbacks.keep_change)
-        self.recorder.use(records)
+        self._records = record_store(storage, settings._key_prefix)
+        self.overrides = Overrides(self._records, keep=self.callbacks.keep_change)
+        if "recorder" in vars(self):
+            self.recorder.use(self._records)
         self.resolver = self.resolver_of(self.manager)
         self.admission = Admission(
             self.resolver,
@@ -117,7 +122,7 @@ class Components:
             identities=self.callbacks.identities,
             metas=settings._meta_limits,
             naming=self.naming,
-            failure_policy=failure_policy,
+            failure_policy=on_failure,
             decider=self._decider,
         )
         self.response = ResponseWriter(
@@ -127,6 +132,11 @@ class Components:
             swallow_errors=swallow_errors,
             logger=logger,
         )
+
+    @cached_property
+    def recorder(self) -> Recorder:
+        make = resolve_name("ratelimit_ext.records.recorder:Recorder")
+        return cast("Recorder", make(self.events, self._records))
 
     def shares_buckets_with(self, other: Components) -> bool:
         """Return whether equal limits of both have the same names in the same storage."""

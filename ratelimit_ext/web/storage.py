@@ -11,9 +11,8 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -28,12 +27,9 @@ from ratelimit_ext.core.errors import ConfigurationError, checked_seconds
 from ratelimit_ext.core.events import Events, StorageEvent
 from ratelimit_ext.core.key import SLOTS, Naming, escaped
 from ratelimit_ext.core.limit import Limit, LimitOptions
-from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.denial_cache import DenialCache
-from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.engine import Engine, Workers
 from ratelimit_ext.engine.memory import MemoryEngine, kept_in
-from ratelimit_ext.engine.outage import OutageEngine, Workers
-from ratelimit_ext.engine.outage_store import outage_path
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import Journal, storage_address
 from ratelimit_ext.settlements.queue import SettlementQueue
@@ -47,8 +43,8 @@ from ratelimit_ext.web.declarations.limits_adapter import (
 from ratelimit_ext.web.declarations.settings import seconds
 
 if TYPE_CHECKING:
-    from ratelimit_ext.engine.cluster import ClusterEngine
-    from ratelimit_ext.engine.redis import RedisEngine
+    from ratelimit_ext.engine.breaker import Breaker, StorageEngine
+    from ratelimit_ext.engine.outage import OutageEngine
 
 #: How long a call of the storage takes at most, in seconds.
 DEADLINE: Final = "RATELIMIT_DEADLINE_SECONDS"
@@ -82,6 +78,7 @@ class _Guarded(NamedTuple):
     inner: Engine
 
 
+_NOTHING: Final[tuple[Engine | None, Breaker | None, Engine | None]] = (None, None, None)
 _engines: WeakKeyDictionary[Storage, _Guarded] = WeakKeyDictionary()
 
 
@@ -101,23 +98,22 @@ def _new_engine(storage: Storage) -> _Guarded:
     if isinstance(storage, MemoryStorage):
         memory = MemoryEngine(kept_in(cast(dict[str, Any], storage.storage)))
         return _Guarded(memory, None, memory)
-    if isinstance(storage, RedisStorage):
-        scripted = _scripted(storage)
-        breaker = Breaker(scripted)
-        return _Guarded(DenialCache(breaker), breaker, scripted)
-    stock = LimitsEngine(storage)
-    breaker = Breaker(stock)
-    return _Guarded(breaker, breaker, stock)
+    from ratelimit_ext.engine.breaker import Breaker  # noqa: PLC0415 - memory cannot fail
+
+    if not isinstance(storage, RedisStorage):
+        stock = LimitsEngine(storage)
+        return _Guarded(breaker := Breaker(stock), breaker, stock)
+    scripted = _scripted(storage)
+    return _Guarded(DenialCache(breaker := Breaker(scripted)), breaker, scripted)
 
 
-def _scripted(storage: RedisStorage) -> RedisEngine | ClusterEngine:
+def _scripted(storage: RedisStorage) -> StorageEngine:
     """Return the engine over a storage that runs our scripts."""
     client, errors = storage.get_connection(), storage.base_exceptions
     if isinstance(storage, RedisClusterStorage):
-        from ratelimit_ext.engine.cluster import ClusterEngine  # noqa: PLC0415 - only for clusters
-        from ratelimit_ext.engine.nodes import Nodes  # noqa: PLC0415
+        from ratelimit_ext.engine import cluster, nodes  # noqa: PLC0415 - only for clusters
 
-        return ClusterEngine(Nodes(client, errors), prefix=storage_prefix(storage))
+        return cluster.ClusterEngine(nodes.Nodes(client, errors), prefix=storage_prefix(storage))
     from ratelimit_ext.engine.redis import RedisEngine  # noqa: PLC0415 - only for Redis
 
     return RedisEngine(client, errors, prefix=storage_prefix(storage))
@@ -215,22 +211,18 @@ def _whole(name: str, config: Mapping[str, Any]) -> int | None:
     return int(text)
 
 
-@dataclass(frozen=True, slots=True)
-class FailurePolicy:
-    """The ``on_failure`` of limits. Two of Flask-Limiter's settings change the default: with its
-    in-memory fallback it is ``local`` for all, else with ``swallow_errors`` it is ``open``."""
-
-    has_fallback: bool = False
-    swallow_errors: bool = False
-
-    def __call__(self, limit: Limit) -> Degradation:
-        if limit.on_failure is not None:
-            return cast(Degradation, limit.on_failure)
-        if limit.traits.guard or self.has_fallback:
-            return "local"
-        if self.swallow_errors:
-            return "open"
-        return "closed" if limit.unit == "usd" else "local"
+def failure_policy(
+    limit: Limit, *, has_fallback: bool = False, swallow_errors: bool = False
+) -> Degradation:
+    """Return the ``on_failure`` of a limit. Two of Flask-Limiter's settings change the default:
+    with its in-memory fallback it is ``local`` for all, else with ``swallow_errors`` ``open``."""
+    if limit.on_failure is not None:
+        return cast(Degradation, limit.on_failure)
+    if limit.traits.guard or has_fallback:
+        return "local"
+    if swallow_errors:
+        return "open"
+    return "closed" if limit.unit == "usd" else "local"
 
 
 class Engines:
@@ -241,7 +233,7 @@ class Engines:
     def __init__(
         self,
         storage: Storage | None,
-        policy: FailurePolicy,
+        policy: Callable[[Limit], Degradation],
         workers: Workers,
         *,
         events: Events,
@@ -250,17 +242,18 @@ class Engines:
         self._storage = storage
         self._events = events
         self._queue = queue
-        self._guarded = None if storage is None else _guarded(storage)
-        self._primary = None if self._guarded is None else self._guarded.engine
+        guarded = None if storage is None else _guarded(storage)
+        self._primary, self._breaker, self._inner = guarded or _NOTHING
         #: Decides while the storage is down, and single requests whose call has failed. ``None``:
         #: the storage cannot fail.
         self.outage: OutageEngine | None = None
         self._strategy_objects: dict[int, ScopedLimiter] = {}
-        breaker = None if self._guarded is None else self._guarded.breaker
-        if breaker is not None and self._primary is not None:
-            self.outage = OutageEngine(self._primary, policy, workers, wake=breaker.wake)
-            self.outage.is_deciding = breaker.is_open
-            breaker.outage = self.outage
+        if self._breaker is not None and self._primary is not None:
+            from ratelimit_ext.engine.outage import OutageEngine  # noqa: PLC0415 - see above
+
+            self.outage = OutageEngine(self._primary, policy, workers, wake=self._breaker.wake)
+            self.outage.is_deciding = self._breaker.is_open
+            self._breaker.outage = self.outage
             queue.inform(self._primary, self.outage.credit)
 
             def note(event: StorageEvent) -> None:
@@ -270,13 +263,12 @@ class Engines:
                 elif workers.count > 1 and workers.on_host is None:
                     _logger.warning(NO_CONCURRENCY, workers.count)
 
-            breaker.changed = note
+            self._breaker.changed = note
 
     @property
     def current(self) -> Engine:
-        outage = self.outage
-        if outage is not None and outage.is_deciding:
-            return outage
+        if self.outage is not None and self.outage.is_deciding:
+            return self.outage
         assert self._primary is not None, NOT_INITIALISED
         return self._primary
 
@@ -303,25 +295,24 @@ class Engines:
     def check(self, text: str, options: LimitOptions, *, strategy: str) -> None:
         """Raise ``ConfigurationError`` if the storage cannot carry out the limits of this string;
         ``strategy`` is that of limits that state none."""
-        if self._guarded is not None and isinstance(self._guarded.inner, LimitsEngine):
+        if isinstance(self._inner, LimitsEngine):
             for item in items_of(text, getattr(options, "options", options)):  # of a definition
-                self._guarded.inner.supports(limit_of(item, strategy))
+                self._inner.supports(limit_of(item, strategy))
 
     def check_storage(self) -> None:
         """Ask the storage whether it serves, unless it is known to be down."""
-        breaker = None if self._guarded is None else self._guarded.breaker
-        if breaker is not None:
-            breaker.check()
+        if self._breaker is not None:
+            self._breaker.check()
 
     def keep_settlements(self, directory: Path | None, uri: str) -> None:
         """Keep queued settlements in files of the directory, if the storage of this URI outlives
         the process and can apply them once."""
         engine = self.primary
-        assert self._guarded is not None
-        can_settle = not isinstance(self._guarded.inner, LimitsEngine)
-        if directory and can_settle and not isinstance(self._storage, MemoryStorage):
+        if directory and not isinstance(self._inner, LimitsEngine | MemoryEngine):
             journal = Journal(directory, storage_address(uri))
             if self.outage is not None:
+                from ratelimit_ext.engine.outage_store import outage_path  # noqa: PLC0415
+
                 self.outage.share(outage_path(directory, journal.storage))
                 # The first one, as it knows whether a call is still on its way to the storage.
                 self._queue.keep(self.outage, journal, events=self._events)
@@ -331,9 +322,8 @@ class Engines:
         """Flask-Limiter's strategy object; the same one as long as the engine is."""
         engine = self.current
         assert self._storage is not None
-        return self._strategy_objects.setdefault(
-            id(engine), ScopedLimiter(self._storage, engine, naming)
-        )
+        made = ScopedLimiter(self._storage, engine, naming)
+        return self._strategy_objects.setdefault(id(engine), made)
 
 
 def _leave() -> None:
@@ -347,11 +337,10 @@ def _leave() -> None:
 
 
 def _serves(engine: Any) -> bool:
-    try:
+    with suppress(Exception):  # the process ends
         engine.probe()
-    except Exception:  # noqa: BLE001 - the process ends
-        return False
-    return True
+        return True
+    return False
 
 
 atexit.register(_leave)  # before the queue, which was registered earlier

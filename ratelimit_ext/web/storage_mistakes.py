@@ -20,7 +20,7 @@ from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import SCHEMES, MemcachedStorage, RedisClusterStorage, RedisStorage, Storage  # type: ignore[attr-defined]
 
 from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
-from ratelimit_ext.engine.breaker import causes
+from ratelimit_ext.engine.engine import causes
 
 OPTIONS: Final = "The storage's options"
 MOST_PORT: Final = 65_535

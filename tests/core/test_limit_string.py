@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS, LimitOptions
-from ratelimit_ext.core.limit_string import parse, states_guard
+from ratelimit_ext.core.limit_string import length_s, parse, states_guard
 
 #: Pieces that make up limit strings, valid and invalid.
 PIECES = st.sampled_from(
@@ -73,7 +73,7 @@ def test_it_reads_every_string_of_limits_as_limits_does(text: str) -> None:
     [
         ("30/minute", [(30, 60, None, None, "30 per 1 minute")]),
         ("5 usd/day", [(5_000_000, 86400, "usd", None, "5 usd per 1 day")]),
-        ("0.50 USD per 2 hours", [(500_000, 7200, "usd", None, "0.5 usd per 2 hour")]),
+        ("0.50 USD per 2 hours", [(500_000, 7200, "usd", None, "0.5 usd per 2 hours")]),
         ("0.0000001 usd/day", [(1, 86400, "usd", None, "0.000001 usd per 1 day")]),
         ("0/minute", [(0, 60, None, None, "0 per 1 minute")]),
         ("0 usd/day", [(0, 86400, "usd", None, "0 usd per 1 day")]),
@@ -180,3 +180,30 @@ def test_no_options_are_the_defaults() -> None:
 def test_a_string_is_parsed_once() -> None:
     """A function returns the same strings at every request."""
     assert parse("17/minute;3 usd/day") is parse("17/minute;3 usd/day")
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("90s", 90),
+        ("15m", 900),
+        ("2 min", 120),
+        ("2h", 7200),
+        ("7d", 604_800),
+        ("2w", 1_209_600),
+        ("2 Weeks", 1_209_600),
+        ("1 month", 2_592_000),
+        ("0s", 0),
+        ("20", None),
+        ("2 fortnights", None),
+        ("-2h", None),
+        (2, None),
+    ],
+)
+def test_a_length_of_time_has_one_grammar(text: object, length: int | None) -> None:
+    """In `wait` and `idle`, in all commands, in the API and in periods of limits, where "m" is
+    refused, as it may be a month."""
+    assert length_s(text) == length
+    if length and "m" not in str(text):
+        [limit] = parse(f"5 per {text}")
+        assert limit.period_us == length * 1_000_000

@@ -23,8 +23,8 @@ from ratelimit_ext.core.errors import StorageFull, StorageUnavailable
 from ratelimit_ext.core.events import StorageEvent
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
-from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.engine import Engine, Workers
+from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from tests import servers
 from tests.strategies.world import DAY

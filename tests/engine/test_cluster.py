@@ -29,10 +29,10 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import composed
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.cluster import ClusterEngine
-from ratelimit_ext.engine.engine import Marker
+from ratelimit_ext.engine.engine import Marker, Workers
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.nodes import Nodes
-from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.strategies import strategy_of
 from tests import servers
 from tests.engine import lines

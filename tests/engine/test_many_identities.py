@@ -17,7 +17,8 @@ from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import denial_cache, last_verdicts
 from ratelimit_ext.engine.breaker import Breaker
 from ratelimit_ext.engine.denial_cache import DenialCache
-from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.engine import Workers
+from ratelimit_ext.engine.outage import OutageEngine
 from tests.strategies.world import DAY
 
 #: More than each table has room for. `RATELIMIT_IDENTITIES=1000000` takes minutes.

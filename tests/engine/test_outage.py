@@ -16,7 +16,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.breaker import Breaker
-from ratelimit_ext.engine.engine import Marker
+from ratelimit_ext.engine.engine import UNAVAILABLE, Marker, Workers
 from ratelimit_ext.engine.last_verdicts import MOST_BUCKETS as MOST_KNOWN
 from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import MemoryEngine
@@ -24,10 +24,8 @@ from ratelimit_ext.engine.outage import (
     BATCH,
     HANDED_ONCE_US,
     LONGEST_WAIT_US,
-    UNAVAILABLE,
     WAIT_US,
     OutageEngine,
-    Workers,
 )
 from ratelimit_ext.strategies.guards.block import new_block
 from tests.strategies.world import DAY, HOUR, RATES

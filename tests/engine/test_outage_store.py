@@ -21,8 +21,9 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import outage_store
 from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.engine.memory import SWEEP_EVERY, MemoryEngine
-from ratelimit_ext.engine.outage import OutageEngine, Workers
+from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.outage_store import outage_path
 from tests.strategies.world import DAY, RATES
 

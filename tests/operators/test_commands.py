@@ -229,7 +229,7 @@ def test_inspect_shows_what_is_used_and_when_more_is_free(worker: Flask, console
     assert read(console, "inspect", "bob")[0]["used"] == 0
     assert run(console, "inspect", "ann").stderr == ""
     unused = run(console, "inspect", "bob").stderr
-    assert unused == "No limit counts anything of 'bob' now. Is the name right?\n"
+    assert unused == "No limit has counted anything for 'bob'. Is the name right?\n"
 
 
 def test_inspect_shows_running_calls(worker: Flask, console: Flask) -> None:
@@ -453,7 +453,10 @@ def test_an_override_acts_in_the_worker(worker: Flask, console: Flask) -> None:
     inspected = {state["limit"]: state for state in read(console, "inspect", "ann")}["pace"]
     assert (inspected["amount"], inspected["override"]["by"]) == (5, "olga")
     assert "override until" in run(console, "inspect", "ann").output
-    assert "ann has the usual pace again" in run(console, "override", "clear", "ann", "pace").output
+    assert (
+        "Removed the override of pace from ann;"
+        in run(console, "override", "clear", "ann", "pace").output
+    )
     limiter._components.overrides.refresh()
     assert call(worker, "/chat/") == [429]
     assert run(console, "override", "list").stdout == ""

@@ -61,9 +61,9 @@ def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
     how many followed. `--json` has the same in figures."""
     worker, console = limited(make, redis_uri, request_id=lambda: "req_7"), limited(make, redis_uri)
     assert worker.hit(6) == [200, 200, 429, 429, 429, 429]
-    assert why(console, "ann").stderr == "No denial of ann is known in the last 1 d.\n"
+    assert why(console, "ann").stderr == "ann was not denied in the last 1 d.\n"
     flushed(worker)
-    time = r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
     sentence = (
         rf"{time} denied by 'calls' \(2 per 1 hour\) at index: 2 used, next free at {time} "
         rf"\(request req_7\); 3 more like this until {time}\n"
@@ -74,7 +74,7 @@ def test_a_denial_is_explained(make: Maker, redis_uri: str) -> None:
         *("calls", 4, 0, 2),
     )
     assert 3500 < shown["retry_after"] <= 3600
-    assert why(console, "bob").stderr == "No denial of bob is known in the last 1 d.\n"
+    assert why(console, "bob").stderr == "bob was not denied in the last 1 d.\n"
 
 
 def test_what_can_never_pass_and_money_are_explained(make: Maker, redis_uri: str) -> None:
@@ -198,8 +198,8 @@ def test_a_flood_of_callers_is_bounded_and_counted(
     assert sum(1 for each in site.recorder.denials.read() if each.limit) == 20
     assert why(site, "invented-3").stdout.count("denied by 'calls'") == 1
     assert why(site, "invented-22").stderr == (
-        "No denial of invented-22 is known in the last 1 d.\n"
-        "In the last 1 d, 5 denials were too many to be kept, of any caller.\n"
+        "invented-22 was not denied in the last 1 d.\n"
+        "In the last 1 d, 5 more denials, of all callers, were not kept.\n"
     )
 
 

@@ -16,7 +16,7 @@ from flask import Blueprint, Flask
 from flask.views import MethodView
 
 from ratelimit_ext import Limiter
-from ratelimit_ext.cli.simulation import simulate_command, suggest_command
+from ratelimit_ext.cli.simulation import simulate, suggest
 from ratelimit_ext.terminal import progress_bar
 
 POLICY = """
@@ -83,11 +83,11 @@ def run(app: Flask, command: Any, *arguments: str, text: str | None = None) -> R
 
 def test_a_policy_is_replayed(app: Flask):
     """The table says how many calls a policy denies, by which limit, and what that saves."""
-    result = run(app, simulate_command, "--traffic", "runaway", *MADE_UP, "--days", "0.05")
+    result = run(app, simulate, "--traffic", "runaway", *MADE_UP, "--days", "0.05")
     assert result.exit_code == 0
     policies, limits, callers = result.output.split("\n\n")[:3]
-    assert policies.split("\n")[2].split()[:3] == ["the", "present", "policy"]
-    assert limits.startswith("the present policy: limits that denied")
+    assert policies.split("\n")[2].split()[:3] == ["the", "current", "policy"]
+    assert limits.startswith("the current policy: limits that denied")
     assert callers.split("\n")[2].split()[0] == "runaway"
     assert "Not simulated (it follows something outside the traffic): switch." in result.output
 
@@ -110,7 +110,7 @@ def test_limits_of_methods_are_replayed(limiter: Limiter, app: Flask):
 
     app.add_url_rule("/notes", view_func=Notes.as_view("notes"))
     calls = ("--traffic", "poisson", "--endpoint", "notes", "--calls", "10", "--users", "1")
-    result = run(app, simulate_command, *calls, "--days", "0.01", "--json")
+    result = run(app, simulate, *calls, "--days", "0.01", "--json")
     (found,) = json.loads(result.output)["policies"]
     assert (found["admitted"], found["denied"]) == (2, 8)
 
@@ -123,7 +123,7 @@ def test_policies_are_compared(app: Flask, tmp_path: Path):
     files = [str(tmp_path / "policy.toml"), str(looser)]
     result = run(
         app,
-        simulate_command,
+        simulate,
         *("--traffic", "poisson", *MADE_UP, "--policy", files[0], "--policy", files[1]),
         *("--json", "--html", str(page)),
     )
@@ -145,7 +145,7 @@ def test_policies_are_compared(app: Flask, tmp_path: Path):
 def test_a_page_that_cannot_be_written_is_a_sentence(app: Flask, tmp_path: Path):
     """Status 1, and no traceback."""
     page = tmp_path / "missing" / "report.html"
-    result = run(app, simulate_command, "--traffic", "poisson", *MADE_UP, "--html", str(page))
+    result = run(app, simulate, "--traffic", "poisson", *MADE_UP, "--html", str(page))
     assert result.exit_code == 1
     assert f"Error: --html: cannot write {page}: No such file or directory." in result.output
 
@@ -159,7 +159,7 @@ def test_a_file_with_broken_lines_is_replayed_and_reported(app: Flask, tmp_path:
         "what\n"
         '1.1.1.1 - - [26/Nov/2026:13:55:37 +0000] "GET /free HTTP/1.1" 200 1\n'
     )
-    result = run(app, simulate_command, "--traffic", str(log))
+    result = run(app, simulate, "--traffic", str(log))
     assert result.exit_code == 1
     assert "Error: lines skipped: 1 (line 3: it is neither JSON" in result.output
     assert (
@@ -189,30 +189,28 @@ def test_the_input_is_traffic(app: Flask):
         f'{{"time": {at}, "endpoint": "chat.ask", "user": "alice", "plan": "free"}}\n'
         for at in range(60)
     )
-    result = run(app, simulate_command, "--traffic", "-", "--json", text=lines)
+    result = run(app, simulate, "--traffic", "-", "--json", text=lines)
     [found] = json.loads(result.output)["policies"]
     assert (found["admitted"], found["denied"]) == (50, 10)
 
 
 def test_amounts_are_suggested(app: Flask):
     """For each limit with an amount, by what its identities asked for."""
-    result = run(app, suggest_command, "--traffic", "diurnal", *MADE_UP, "--json")
+    result = run(app, suggest, "--traffic", "diurnal", *MADE_UP, "--json")
     found = {each["limit"]: each for each in json.loads(result.output)}
     assert found.keys() == {"pace", "plan"}
     assert found["plan"]["amount"] == 50
     assert found["plan"]["suggested_amount"] == found["plan"]["largest"][0]["amount"] > 50
     assert found["plan"]["identities"] == 20
     assert found["pace"]["suggested_burst"] > 0
-    table = run(app, suggest_command, "--traffic", "diurnal", *MADE_UP).output
+    table = run(app, suggest, "--traffic", "diurnal", *MADE_UP).output
     assert table.startswith("Suggested amounts")
 
 
 def test_a_candidate_has_a_row_of_its_own(policy: Path, request: pytest.FixtureRequest):
     """It is marked as a limit in shadow: both have the same name."""
     policy.write_text(policy.read_text().replace('"50/day"', '"50/day"\ncandidate = "40/day"'))
-    table = run(
-        request.getfixturevalue("app"), suggest_command, "--traffic", "diurnal", *MADE_UP
-    ).output
+    table = run(request.getfixturevalue("app"), suggest, "--traffic", "diurnal", *MADE_UP).output
     rows = [re.split(r" {2,}", line.strip())[::2][:2] for line in table.splitlines()]
     assert [row for row in rows if "plan" in row[0]] == [["plan", "50"], ["plan (shadow)", "40"]]
 
@@ -229,13 +227,13 @@ def test_a_candidate_has_a_row_of_its_own(policy: Path, request: pytest.FixtureR
 )
 def test_a_mistake_is_one_sentence(app: Flask, arguments: list[str], said: str):
     """What was found, and what is allowed; nothing is simulated."""
-    result = run(app, simulate_command, *arguments, text="")
+    result = run(app, simulate, *arguments, text="")
     assert result.exit_code in {1, 2}
     assert said in result.output
     assert "Traceback" not in result.output
 
 
-@pytest.mark.parametrize("command", [simulate_command, suggest_command])
+@pytest.mark.parametrize("command", [simulate, suggest])
 def test_a_file_of_broken_lines_only_is_reported(app: Flask, command: click.Command):
     """Not as traffic without calls: the reasons say what is wrong with the file."""
     result = run(app, command, "--traffic", "-", text="junk\nmore junk\n")
@@ -248,7 +246,7 @@ def test_a_policy_with_a_typo_is_reported_with_its_line(app: Flask, tmp_path: Pa
     wrong = tmp_path / "wrong.toml"
     wrong.write_text(POLICY.format(burst=10, amount=50).replace('key = "user"', 'key = "usr"', 1))
     arguments = ("--traffic", "burst", *MADE_UP, "--policy", str(wrong))
-    result = run(app, simulate_command, *arguments)
+    result = run(app, simulate, *arguments)
     assert result.exit_code == 1
     assert "wrong.toml" in result.output
     assert "there is no identity 'usr'" in result.output

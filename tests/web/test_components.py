@@ -17,8 +17,8 @@ from ratelimit_ext.core.charge import NO_HOLD, Charge
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.key import Naming
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, Limit, LimitKeywords
+from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.engine.memory import MemoryEngine
-from ratelimit_ext.engine.outage import Workers
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.web.bound_limit import BoundCharges, BoundLimit
 from ratelimit_ext.web.declarations.limits_adapter import items_of, rank
@@ -26,7 +26,7 @@ from ratelimit_ext.web.request.admission import decide
 from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
 from ratelimit_ext.web.request.response import ResponseWriter
-from ratelimit_ext.web.storage import Engines, FailurePolicy
+from ratelimit_ext.web.storage import Engines, failure_policy
 from tests.web.conftest import Clock
 
 LOGGER = logging.getLogger("test")
@@ -91,7 +91,7 @@ def test_engines_without_a_storage_say_so() -> None:
     """An extension that has no application yet."""
     with pytest.raises(AssertionError, match=r"Call limiter\.init_app"):
         _ = Engines(
-            None, FailurePolicy(), Workers(), events=Events(), queue=SettlementQueue()
+            None, failure_policy, Workers(), events=Events(), queue=SettlementQueue()
         ).current
 
 

@@ -19,8 +19,7 @@ from ratelimit_ext.core.decision import (
     known_wait_ms,
 )
 from ratelimit_ext.engine.denial_cache import CachedDecision
-from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.engine.outage import UNAVAILABLE
+from ratelimit_ext.engine.engine import UNAVAILABLE, Engine
 from ratelimit_ext.web.bound_limit import BoundCharges, BoundLimit, ChargeRecord, Records
 from ratelimit_ext.web.declarations.callbacks import AdmissionSettings, Callbacks
 from ratelimit_ext.web.errors import (

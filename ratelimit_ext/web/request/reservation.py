@@ -25,8 +25,7 @@ from ratelimit_ext.core.limit import LONGEST_PERIOD_US, MOST_AMOUNT, NO_OPTIONS
 from ratelimit_ext.core.limit_string import stated_units, states_strategy
 from ratelimit_ext.core.money import MICRO, Dollars, micro_dollars
 from ratelimit_ext.core.traits import strategies_taking
-from ratelimit_ext.engine.engine import Engine
-from ratelimit_ext.engine.outage import OutageEngine
+from ratelimit_ext.engine.engine import Engine, Substitute
 from ratelimit_ext.settlements.queue import SettlementQueue
 from ratelimit_ext.strategies.guards.block import BlockReason, check_reason, length_us, new_block
 from ratelimit_ext.strategies.guards.quota import quota_report
@@ -414,9 +413,9 @@ def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]
     charged to a limit several times has its cost once, also if an outage of the storage began or
     ended in between. The storage's charges come first: in an outage a limit may not count."""
     charged = one_per_verdict(records)
-    in_outage = [record for record in charged if isinstance(record.engine, OutageEngine)]
+    in_outage = [record for record in charged if isinstance(record.engine, Substitute)]
     if in_outage:
-        charged = [r for r in charged if not isinstance(r.engine, OutageEngine)] + in_outage
+        charged = [r for r in charged if not isinstance(r.engine, Substitute)] + in_outage
     first: dict[str, ChargeRecord] = {}
     return [(r, first.setdefault(r.verdict.charge.key, r) is r) for r in charged]
 

@@ -11,7 +11,6 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
 import flask
@@ -42,31 +41,29 @@ OF_ONE_RESPONSE: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
 class ResponseWriter:
     """Finishes responses, for one extension. ``names`` are those of Flask-Limiter's headers."""
 
-    names: Mapping[HeaderNames, str]
-    headers_enabled: bool
-    retry_after_as_date: bool
-    swallow_errors: bool
-    logger: logging.Logger
-    #: The names of the limit, what remains, its reset and the wait: an enum is slow as a key.
-    _in_order: tuple[str, str, str, str] = field(init=False)
-    #: The names of the headers that only refusals have, in lower case.
-    _of_refusals: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        order = (
-            HeaderNames.LIMIT,
-            HeaderNames.REMAINING,
-            HeaderNames.RESET,
-            HeaderNames.RETRY_AFTER,
-        )
-        in_order = tuple([self.names.get(name, name.value) for name in order])
-        of_refusals = {"cache-control", in_order[3].lower(), "retry-after-ms", "x-should-retry"}
-        object.__setattr__(self, "_in_order", in_order)
-        object.__setattr__(self, "_of_refusals", frozenset(of_refusals))
+    def __init__(
+        self,
+        *,
+        names: Mapping[HeaderNames, str],
+        headers_enabled: bool,
+        retry_after_as_date: bool,
+        swallow_errors: bool,
+        logger: logging.Logger,
+    ) -> None:
+        self.names = names
+        self.headers_enabled = headers_enabled
+        self.retry_after_as_date = retry_after_as_date
+        self.swallow_errors = swallow_errors
+        self.logger = logger
+        order = ("LIMIT", "REMAINING", "RESET", "RETRY_AFTER")
+        #: The names of the limit, what remains, its reset and the wait: an enum is slow as a key.
+        self._in_order = tuple([names.get(n, n.value) for n in map(HeaderNames.__getitem__, order)])
+        wait = self._in_order[3].lower()
+        #: The names of the headers that only refusals have, in lower case.
+        self._of_refusals = frozenset({"cache-control", wait, "retry-after-ms", "x-should-retry"})
 
     def finish(
         self,

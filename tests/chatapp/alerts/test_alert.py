@@ -48,7 +48,7 @@ SENTENCES = {
 def test_the_sentence_says_whose_budget_it_is(sentence: str) -> None:
     """And how much of how much, until when."""
     found = alert(**SENTENCES[sentence])
-    assert found.sentence == f"{sentence} It starts afresh at 2026-12-01 00:00 UTC."
+    assert found.sentence == f"{sentence} It starts afresh at 2026-12-01 00:00:00 UTC."
 
 
 def test_a_name_is_only_text() -> None:
@@ -89,7 +89,7 @@ def test_unusual_usage_has_a_usual_day() -> None:
 
 
 @pytest.mark.parametrize(
-    ("resets_at", "end"), [(RESET, "until 2026-12-01 00:00 UTC"), (None, "for now")]
+    ("resets_at", "end"), [(RESET, "until 2026-12-01 00:00:00 UTC"), (None, "for now")]
 )
 def test_a_capped_key_is_named_by_its_source(resets_at: datetime | None, end: str) -> None:
     """It may be a file."""
@@ -115,7 +115,7 @@ def test_a_used_up_quota_has_its_model_and_its_end() -> None:
     )
     assert found.sentence == (
         "The key OPENAI_API_KEY of the upstream openai has used up the quota of gpt-5\\nERROR. Its "
-        "provider refuses it until 2026-12-01 00:00 UTC."
+        "provider refuses it until 2026-12-01 00:00:00 UTC."
     )
     data = json.loads(found.body())["data"]
     assert (data["key"], data["threshold"]) == ("openai/OPENAI_API_KEY", None)

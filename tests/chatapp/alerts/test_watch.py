@@ -141,7 +141,7 @@ def test_the_sentence_says_who_and_how_much(
     assert record.levelno == logging.WARNING
     assert record.getMessage() == (
         f"Key {KEY} of alice has spent 8.25 of 10.00 USD (82 %) of the budget key-usd-day. "
-        f"It starts afresh at {budget.resets_at:%Y-%m-%d %H:%M} UTC."
+        f"It starts afresh at {budget.resets_at:%Y-%m-%d %H:%M:%S} UTC."
     )
 
 

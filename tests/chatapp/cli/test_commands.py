@@ -72,7 +72,7 @@ SAID = {
     ("users list", "--key", "x"): "There are no users that match these options.",
     ("keys list", "--user", "bob"): "There are no keys that match these options.",
     ("users list", "--query", "zzz"): "There are no users that match these options.",
-    ("amounts set", "user", "bob", "usd-day", "20"): "write it as the policy's '5 usd/day'",
+    ("amounts set", "user", "bob", "usd-day", "20"): "allowed: '5 usd/day' with another amount",
     ("amounts set", "user", "bob", "usd-day", "9/day"): "allowed: '5 usd/day' with another amount",
     ("block user", "10.0.0.1"): "There is no user '10.0.0.1'; an address is ip:10.0.0.1.",
     ("amounts set", "--help"): "Make it an override that ends then",
@@ -133,8 +133,9 @@ def test_a_mistake_names_the_option(
 
 def test_create_and_set_say_what_they_refuse(app: Flask) -> None:
     """They are one act."""
-    assert "Fails if it exists." in run(app, "users", "create", "--help").output
-    assert "Fails if it does not exist." in run(app, "teams", "set", "--help").output
+    for words in (("users", "create"), ("teams", "set")):
+        help_ = " ".join(run(app, *words, "--help").output.split())
+        assert "`create` fails if the name exists, and `set` if it does not." in help_
 
 
 def test_a_key_expires_when_it_was_said(app: Flask, accounts: Accounts) -> None:
@@ -182,8 +183,8 @@ def test_an_empty_result_is_reported(app: Flask) -> None:
     for words, says in {
         ("keys", "list"): "There are no keys yet",
         ("ledger", "days"): "There are no calls.",
-        ("ledger", "days", "--user", "ip:192.0.2.7"): "There are no calls.",
-        ("ledger", "calls", "--since", "2026-11-25"): "There are no calls.",
+        ("ledger", "days", "--user", "ip:192.0.2.7"): "There are no calls that match",
+        ("ledger", "calls", "--since", "2026-11-25"): "There are no calls that match",
         ("spend",): "There are no calls.",
         ("users", "list"): "There are no users yet",
         ("ledger", "estimates"): "There are no answered calls with a reported usage.",
@@ -283,7 +284,8 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
         assert days(*of_day)[1:] == shown[1:]
     assert [row[0] for row in days("--until", "2026-11-24")] == ["DAY", "2026-11-24"]
     assert days("--month", "2026-11") == [heads, *shown]
-    assert run(app, "ledger", "days", "--month", "2026-10").stderr == "There are no calls.\n"
+    none = run(app, "ledger", "days", "--month", "2026-10").stderr
+    assert none == "There are no calls that match these options.\n"
 
 
 def test_estimates_are_compared_with_bills(app: Flask, database_url: str) -> None:

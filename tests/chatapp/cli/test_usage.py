@@ -108,7 +108,7 @@ def test_forecasts_are_listed(
         for days in range(1, 20)
     ]
     table.write(Database(database_url), past)
-    assert run(app, "forecast").stderr == "No budget has a forecast.\n"
+    assert run(app, "forecast").stderr == "There are no forecasts.\n"
     ask(app, key)
     heads, *rows = run(app, "forecast", "--csv").stdout.splitlines()
     assert heads == "subject,budget,spent,of,used_up_at,sure,resets_at"

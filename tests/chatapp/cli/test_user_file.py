@@ -34,6 +34,18 @@ def written(tmp_path: Path, text: str) -> str:
     return str(file)
 
 
+def test_a_terminal_shows_the_progress_of_an_import(
+    app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script that reads the output does not."""
+    assert run(app, "users", "import", written(tmp_path, MEMBERS)).stderr == ""
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    shown = run(app, "users", "import", written(tmp_path, MEMBERS))
+    assert "Writing" in shown.stderr
+    assert "2/2" in shown.stderr
+    assert shown.stdout == "Users: 0 created, 0 changed, 2 unchanged.\n"
+
+
 def shown(accounts: Accounts) -> dict[str, tuple[object, ...]]:
     def columns(user: User) -> tuple[object, ...]:
         return user.plan, user.team_name, user.limits

@@ -133,6 +133,14 @@ def test_a_command_without_limits_imports_no_routes(words: str) -> None:
     assert (found["status"], found["imported"]) == (0, [])
 
 
+@pytest.mark.parametrize("words", ["show", "log", "near", "top"])
+def test_a_command_that_names_no_upstream_builds_none(words: str) -> None:
+    """Nor does a default model stop it, which only upstreams know."""
+    heavy = "chatapp.upstreams.openai,chatapp.upstreams.anthropic"
+    found = last_line(COMMAND, "--app", "wsgi", "ratelimit", words, heavy)
+    assert (found["status"], found["imported"]) == (0, [])
+
+
 @pytest.mark.parametrize(
     "words", ["chat --help", "chat users list --help", "ratelimit --help", "ratelimit show --help"]
 )

@@ -13,7 +13,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from chatapp.accounts.store import Accounts
-from ratelimit_ext.cli.simulation import simulate_command
+from ratelimit_ext.cli.simulation import simulate
 from tests.chatapp.application.money.test_surge import Clock
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.upstream_server import Answer, UpstreamServer, anthropic_body
@@ -126,7 +126,7 @@ def denials(app: Flask, calls: list[dict[str, Any]]) -> dict[str, int]:
     """What the packaged policy denies of them in virtual time, by limit."""
     traffic = "\n".join(map(json.dumps, sorted(calls, key=lambda call: call["time"])))
     arguments = ["--traffic", "-", "--json"]
-    done = app.test_cli_runner().invoke(simulate_command, arguments, input=traffic)
+    done = app.test_cli_runner().invoke(simulate, arguments, input=traffic)
     assert done.exit_code == 0, done.output
     (found,) = json.loads(done.output)["policies"]
     assert found["admitted"] + found["denied"] == len(calls)
