@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from ratelimit_ext.core.charge import LONGEST_LEASE_S
-from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
+from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, not_allowed, shown
 from ratelimit_ext.core.limit import (
     LONGEST_PERIOD_US,
     MOST_AMOUNT,
@@ -164,9 +164,7 @@ class ParsedLimit:
         parsed = parse(text)
         kinds = {(part.period_us, part.unit, part.strategy) for part in (self, *parsed)}
         if len(parsed) != 1 or len(kinds) != 1 or not self.form.has_amount:
-            raise ConfigurationError(
-                f"found {shown(text)}; allowed: {self.text!r} with another amount."
-            )
+            raise ConfigurationError(not_allowed(text, f"{self.text!r} with another amount"))
         return parsed[0]
 
     @property
@@ -198,9 +196,7 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
         )
     span = _HOURS.fullmatch(str(hours))
     if hours is not None and not (span and int(span[1]) < int(span[2]) <= 24):
-        raise ConfigurationError(
-            f'found {shown(hours)}; allowed: two whole hours of a day, as in "8-18".'
-        )
+        raise ConfigurationError(not_allowed(hours, 'two whole hours of a day, as in "8-18"'))
     if hours is not None and options.anchor is None:
         raise ConfigurationError(
             f"found hours = {shown(hours)} without an anchor; only a window of the calendar has "
@@ -208,10 +204,8 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
         )
     percent = _PERCENT.fullmatch("10%" if spread is True else str(spread))
     if spread not in (None, False) and not (percent and 1 <= int(percent[1]) <= MOST_SPREAD):
-        raise ConfigurationError(
-            f"found {shown(spread)}; allowed: true, or whole percents up to {MOST_SPREAD}, as in "
-            f'"{MOST_SPREAD}%".'
-        )
+        percents = f'true, or whole percents up to {MOST_SPREAD}, as in "{MOST_SPREAD}%"'
+        raise ConfigurationError(not_allowed(spread, percents))
     return {
         "fair": options.fair is not None,
         "pace": 1000 if pace is None else int(Fraction(str(pace)) * 1000),
@@ -282,13 +276,12 @@ def _amount(groups: dict[str, Any], form: Form) -> dict[str, Any]:
 def _rate(groups: dict[str, Any], form: Form) -> dict[str, Any]:
     usd, amount = groups["usd"], Fraction(groups["amount"] + (groups["fraction"] or ""))
     count = int(groups.get("count") or 1)
+    if count == 0:  # which `limits` reads as 1
+        raise ValueError(count)
     if usd:
-        if count == 0:
-            raise ValueError(count)
         whole = -(-amount * MICRO // 1)
     else:  # 1.5 a minute are 3 in 2 minutes
-        # `limits` reads 5/0 minutes as 5/minute.
-        whole, count = amount.numerator, (count or 1) * amount.denominator
+        whole, count = amount.numerator, count * amount.denominator
     period = groups.get("period", form.period).lower()
     if period in _WEEKS:
         count, period = count * 7, "day"
@@ -310,10 +303,8 @@ def wait_us(text: object) -> int:
     """
     length_s = _length_s(text)
     if not 0 < length_s <= LONGEST_LEASE_S:
-        raise ConfigurationError(
-            f"found {shown(text)}; allowed: a length of time above 0, up to "
-            f'{LONGEST_LEASE_S // 3600} hours, such as "20 seconds".'
-        )
+        hours = f'up to {LONGEST_LEASE_S // 3600} hours, such as "20 seconds"'
+        raise ConfigurationError(not_allowed(text, f"a length of time above 0, {hours}"))
     return length_s * MICRO
 
 
