@@ -57,12 +57,7 @@ class ResponseWriter:
     _of_refusals: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        order = (
-            HeaderNames.LIMIT,
-            HeaderNames.REMAINING,
-            HeaderNames.RESET,
-            HeaderNames.RETRY_AFTER,
-        )
+        order = (HeaderNames[word] for word in ("LIMIT", "REMAINING", "RESET", "RETRY_AFTER"))
         in_order = tuple([self.names.get(name, name.value) for name in order])
         of_refusals = {"cache-control", in_order[3].lower(), "retry-after-ms", "x-should-retry"}
         object.__setattr__(self, "_in_order", in_order)
