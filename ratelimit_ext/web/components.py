@@ -149,16 +149,16 @@ class Components:
                 "No function returns the caller's plan. Register one with @limiter.plan_loader."
             )
         app, policy = flask.current_app, self.policies.policy
+        loader, instead = self.callbacks.plan_loader, "the default plan applies"
+        name = self.resolver.loaded(loader, "plan_loader", app, instead)
         plans = {} if policy is None else policy.plans
-        default = "" if policy is None or (plan := policy.default_plan) is None else plan.name
-        instead = f"the default plan {default!r} applies"
-        name = self.resolver.loaded(self.callbacks.plan_loader, "plan_loader", app, instead)
         if isinstance(name, str) and (name in plans or not plans):
             return name
+        default = "" if policy is None or (plan := policy.default_plan) is None else plan.name
         if name and self.resolver.log_once(app, f"plan {shown(name)}"):
             known = not_allowed(name, ", ".join(map(repr, plans)) or "a text")
             known += did_you_mean(str(name), plans)
-            app.logger.error("plan_loader: %s Now %s.", known, instead)
+            app.logger.error("plan_loader: %s Now the default plan %r applies.", known, default)
         return default
 
     def reserve(self, taken: list[ChargeRecord]) -> Reservation:
