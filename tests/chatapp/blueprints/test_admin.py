@@ -622,6 +622,14 @@ def test_spending_of_a_calendar_month(admin: FlaskClient, database_url: str) -> 
     table.write(Database(database_url), calls)
     assert "<dd>$2.00</dd>" in admin.get("/admin?days=this").text
     assert "<dd>$4.50</dd>" in admin.get("/admin?days=last").text
+    last = f"{this - timedelta(days=1):%Y-%m}"
+    page = admin.get(f"/admin?days=7&by=model&month={last}").text
+    assert "<dd>$4.50</dd>" in page
+    assert f'type="month" name="month" value="{last}"' in page
+    assert f"days=7&amp;month={last}&amp;by=user" in page  # another choice keeps the month
+    assert "There are no calls in this time." in admin.get("/admin?month=2999-01").text
+    refused = admin.get("/admin?month=soon")
+    assert (refused.status_code, "is not a month" in refused.text) == (400, True)
 
 
 def test_a_call_is_found_by_its_id(app: Flask, admin: FlaskClient, database_url: str) -> None:

@@ -337,6 +337,11 @@ def test_admin_fits_and_axe_finds_nothing(
     check()
     page.goto(f"{admin_url}/admin?days=last")
     check()
+    month = f"{datetime.now(UTC):%Y-%m}"
+    page.get_by_label("Month", exact=True).fill(month)
+    button(page, "Show month").click()
+    expect(page.get_by_role("img", name=f"Spending from {month}-01")).to_be_visible()
+    check()
     with site.app.app_context():
         call = next(iter(services_of(site.app).reports.calls()))
     page.get_by_label("Find a call").fill(call["id"])
