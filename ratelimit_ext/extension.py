@@ -33,7 +33,12 @@ from limits.storage import Storage
 from limits.strategies import RateLimiter
 from werkzeug.local import LocalProxy
 
-from ratelimit_ext.core.errors import ConfigurationError, StorageUnavailable, shown, unknown_name
+from ratelimit_ext.core.errors import (
+    ConfigurationError,
+    StorageUnavailable,
+    not_allowed,
+    unknown_name,
+)
 from ratelimit_ext.core.events import Events, Listener
 from ratelimit_ext.core.key import FORMAT, Identity
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitKeywords
@@ -43,15 +48,10 @@ from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.policy.functions import Applies
 from ratelimit_ext.records.store import storage_prefix
 from ratelimit_ext.settlements.journal import journal_directory
-from ratelimit_ext.web.commands import (
-    EXTENSION,
-    application,
-    install,
-    is_checked,
-    point_at_ours,
-    quiet_commands,
-)
+from ratelimit_ext.web import commands, storage_mistakes
+from ratelimit_ext.web import storage as storages
 from ratelimit_ext.web.components import Components
+from ratelimit_ext.web.declarations import code_checks
 from ratelimit_ext.web.declarations.callbacks import (
     AmountLoader,
     Breach,
@@ -60,15 +60,6 @@ from ratelimit_ext.web.declarations.callbacks import (
     LimitKeyword,
     PolicyRules,
     RefusalHandler,
-)
-from ratelimit_ext.web.declarations.code_checks import (
-    check_function,
-    check_keywords,
-    check_lists,
-    check_strategy,
-    check_target,
-    check_values,
-    keywords_of_signature,
 )
 from ratelimit_ext.web.declarations.definitions import (
     P,
@@ -87,20 +78,6 @@ from ratelimit_ext.web.hooks import RequestHooks, requested_endpoint
 from ratelimit_ext.web.limited_request import LimitedRequest
 from ratelimit_ext.web.request.request_state import RequestLimit
 from ratelimit_ext.web.request.reservation import Reservation, costs_by_unit
-from ratelimit_ext.web.storage import (
-    NOT_INITIALISED,
-    cluster_may_be_down,
-    deadline_s,
-    lease_s,
-    with_deadline,
-    workers,
-)
-from ratelimit_ext.web.storage_mistakes import (
-    check_storage_uri,
-    checked_options,
-    connect_once,
-    refused_mistakes,
-)
 
 if TYPE_CHECKING:
     from ratelimit_ext.operators.api import Operators
@@ -186,7 +163,7 @@ class Limiter(flask_limiter.Limiter):
     ) -> None:
         # The parameters have Flask-Limiter's names.
         arguments = deferred(locals())
-        check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
+        code_checks.check_keywords(unknown, _CONSTRUCTOR_KEYWORDS, "Limiter")
         self._callbacks = Callbacks()
         checked_key = self._callbacks.key_in_code(arguments["key_func"], "Limiter")
         arguments["key_func"] = checked_key
@@ -197,8 +174,8 @@ class Limiter(flask_limiter.Limiter):
             )
         if not callable(checked_key):
             arguments["key_func"] = partial(_lacks_key_func, checked_key)
-        check_values(arguments, "Limiter")
-        check_lists(arguments)
+        code_checks.check_values(arguments, "Limiter")
+        code_checks.check_lists(arguments, "Limiter")
         check_switches(arguments, "Limiter")
         self._arguments = {
             word: arguments[word] for word in _CONSTRUCTOR_KEYWORDS if word not in ("app", "strict")
@@ -209,13 +186,14 @@ class Limiter(flask_limiter.Limiter):
         self._request_filters: list[Callable[[], bool]] = []
         self._marked_for_limiting: set[str] = set()
         #: Where an application, in ``app.extensions``, and a view have what belongs to them.
-        self.app_key = f"{EXTENSION} {next(_numbers)}"
+        self.app_key = f"{commands.EXTENSION} {next(_numbers)}"
         self._events = Events()
         self._remembers = False
         self._request_id: Callable[[], str] | None = None
         #: What applications have of the extension, the latest last.
         self._attached: list[ref[RequestHooks]] = []
         self._declared = FlaskLimiter(**self._arguments)
+        code_checks.check_read(self._declared)
         self._declared.limit_manager = Manager(self._declared.limit_manager, key=self.app_key)
         self._without_app = RequestHooks(self)
         self._attach(self._without_app, self._declared, is_enabled=False)
@@ -237,14 +215,14 @@ class Limiter(flask_limiter.Limiter):
         if issubclass(type(app), LocalProxy):
             app = cast(Any, app)._get_current_object()
         if not isinstance(app, flask.Flask):
-            raise ConfigurationError(f"init_app: found {shown(app)}; allowed: a Flask application.")
+            raise ConfigurationError(f"init_app: {not_allowed(app, 'a Flask application')}")
         config, again = app.config, self in app.extensions.get("limiter", ())
         strict = bool(config.get("RATELIMIT_STRICT") if self._strict is None else self._strict)
         check_settings(config, app.logger, strict=strict)
-        check_strategy(self._declared._strategy, config)
+        code_checks.check_strategy(self._declared._strategy, config)
         is_enabled = bool(config.setdefault(ConfigVars.ENABLED, self.is_on))
         settings = self._read(app) if is_enabled else self._new_settings()
-        install(app, self)
+        commands.install(app, self)
         hooks: RequestHooks = app.extensions.setdefault(self.app_key, RequestHooks(self))
         components = self._attach(hooks, settings, app, is_enabled=is_enabled, strict=strict)
         if is_enabled:
@@ -271,21 +249,29 @@ class Limiter(flask_limiter.Limiter):
         )
         uri = _storage_uri(settings, config)
         configured = config.get(ConfigVars.STORAGE_OPTIONS, {})
-        options = settings._storage_options | checked_options(
-            configured, ConfigVars.STORAGE_OPTIONS
+        options = storage_mistakes.checked_options(
+            settings._storage_options, "Limiter, storage_options"
         )
-        settings._storage_options = with_deadline(uri, options, deadline_s(config))
+        options |= storage_mistakes.checked_options(configured, ConfigVars.STORAGE_OPTIONS)
+        settings._storage_options = storages.with_deadline(
+            uri, options, storages.deadline_s(config)
+        )
         where = "Limiter, storage_uri" if settings._storage_uri else ConfigVars.STORAGE_URI
-        check_storage_uri(uri, where)
+        storage_mistakes.check_storage_uri(uri, where)
         extensions = app.extensions.setdefault("limiter", set())
-        with refused_mistakes(uri, where), cluster_may_be_down(uri), quiet_commands():
+        with (
+            storage_mistakes.refused_mistakes(uri, where),
+            storages.cluster_may_be_down(uri),
+            commands.quiet_commands(),
+        ):
             extensions.add(settings)  # so that it adds no hooks to the application
             try:
                 settings.init_app(app)
             finally:
                 extensions.discard(settings)
-            connect_once(settings._storage, settings._storage_options)
+            storage_mistakes.connect_once(settings._storage, settings._storage_options)
         extensions.add(self)
+        code_checks.check_read(settings)
         manager, strategy = cast(Manager, settings.limit_manager), settings._strategy
         manager.check_stated(strategy)
         settings._meta_limits = stated(settings._meta_limits, strategy, "meta_limits")
@@ -306,8 +292,8 @@ class Limiter(flask_limiter.Limiter):
         components = Components(
             settings,
             self._callbacks,
-            lease_s=lease_s(config),
-            workers=workers(config) if config else Workers(),
+            lease_s=storages.lease_s(config),
+            workers=storages.workers(config) if config else Workers(),
             is_enabled=is_enabled,
             strict=strict,
             decider=hooks.decider,
@@ -327,7 +313,7 @@ class Limiter(flask_limiter.Limiter):
             hooks.install(app)
         uri = _storage_uri(components.settings, config)
         components.address = "" if uri.startswith("memory:") else uri
-        others = [app.extensions[e.app_key].components for e in app.extensions[EXTENSION]]
+        others = [app.extensions[e.app_key].components for e in app.extensions[commands.EXTENSION]]
         if any(components.shares_buckets_with(c) for c in others if c is not components):
             app.logger.warning(NAMESAKES, app.name, components.naming.key_prefix)
         components.engines.keep_settlements(journal_directory(config, app.instance_path), uri)
@@ -336,7 +322,7 @@ class Limiter(flask_limiter.Limiter):
         try:
             components.policies.apply(app)
         except ConfigurationError as mistakes:
-            if is_checked():
+            if commands.is_checked():
                 raise click.ClickException(str(mistakes)) from mistakes
             raise
 
@@ -418,9 +404,10 @@ class Limiter(flask_limiter.Limiter):
             def user() -> str:
                 return str(g.user.id)
         """
+        code_checks.check_name(name, "limiter.identity")
 
         def register(function: Identity) -> Identity:
-            check_function(function, 0, f"identity {name!r}")
+            code_checks.check_function(function, 0, f"identity {name!r}")
             self._callbacks.add_identity(name, function)
             if common:
                 self._callbacks.common_identities.add(function)
@@ -430,7 +417,7 @@ class Limiter(flask_limiter.Limiter):
 
     def plan_loader(self, function: Callable[[], str]) -> Callable[[], str]:
         """Register the function that returns the name of the current caller's plan."""
-        check_function(function, 0, "limiter.plan_loader")
+        code_checks.check_function(function, 0, "limiter.plan_loader")
         self._callbacks.plan_loader = function
         return function
 
@@ -441,9 +428,10 @@ class Limiter(flask_limiter.Limiter):
         The function is called with the value of the file. It returns what is kept, or raises
         ``ValueError`` with what was found and what is allowed; the error names the line.
         """
+        code_checks.check_name(name, "limiter.plan_keyword")
 
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            check_function(function, 1, f"plan keyword {name!r}")
+            code_checks.check_function(function, 1, f"plan keyword {name!r}")
             self._callbacks.plan_keywords[name] = function
             return function
 
@@ -457,7 +445,7 @@ class Limiter(flask_limiter.Limiter):
         and nothing else; usage is kept. The function is called at every request, so it must not
         wait.
         """
-        check_function(function, 0, "limiter.amount_loader")
+        code_checks.check_function(function, 0, "limiter.amount_loader")
         self._callbacks.amount_loader = function
         return function
 
@@ -472,7 +460,7 @@ class Limiter(flask_limiter.Limiter):
             raise ConfigurationError(f"estimator: {unknown_name('unit', unit, UNITS)}")
 
         def register(function: Estimate) -> Estimate:
-            check_function(function, 0, f"estimator {unit!r}")
+            code_checks.check_function(function, 0, f"estimator {unit!r}")
             self._callbacks.estimators[unit, limit] = function
             return function
 
@@ -487,11 +475,12 @@ class Limiter(flask_limiter.Limiter):
         ``applies`` is called with the value, and ``None`` for the current request, or a simulated
         call's identities. If it returns false, the limit does not apply.
         """
+        code_checks.check_name(name, "limiter.limit_keyword")
         if applies is not None:
-            check_function(applies, 2, f"limit keyword {name!r}, applies")
+            code_checks.check_function(applies, 2, f"limit keyword {name!r}, applies")
 
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            check_function(function, 1, f"limit keyword {name!r}")
+            code_checks.check_function(function, 1, f"limit keyword {name!r}")
             self._callbacks.limit_keywords[name] = LimitKeyword(function, applies)
             return function
 
@@ -500,7 +489,7 @@ class Limiter(flask_limiter.Limiter):
     def policy_rules(self, function: PolicyRules) -> PolicyRules:
         """Register a function that finds more mistakes in a valid policy: it yields places, such as
         ``limit.place.at("key")``, each with a sentence."""
-        check_function(function, 1, "limiter.policy_rules")
+        code_checks.check_function(function, 1, "limiter.policy_rules")
         self._callbacks.policy_rules = function
         return function
 
@@ -519,7 +508,7 @@ class Limiter(flask_limiter.Limiter):
                     return decide_again()
                 return refusal
         """
-        check_function(function, 2, "limiter.refusal_handler")
+        code_checks.check_function(function, 2, "limiter.refusal_handler")
         self._callbacks.refusal_handler = function
         return function
 
@@ -529,7 +518,7 @@ class Limiter(flask_limiter.Limiter):
         It is called in the thread in which it happened, before the request goes on, so it must not
         wait. If it raises, that is logged, and the request goes on.
         """
-        check_function(listener, 1, "limiter.listen")
+        code_checks.check_function(listener, 1, "limiter.listen")
         for events in self._all_events():
             events.add(listener)
         return listener
@@ -559,7 +548,7 @@ class Limiter(flask_limiter.Limiter):
         if the application has one.
         """
         if request_id is not None:
-            check_function(request_id, 0, "limiter.remember_denials, request_id")
+            code_checks.check_function(request_id, 0, "limiter.remember_denials, request_id")
         self._remembers = True
         self._request_id = request_id and partial(_in_request, request_id)
         for hooks in self._live():
@@ -636,13 +625,13 @@ class Limiter(flask_limiter.Limiter):
     def exempt(self, obj: Any = None, *, flags: ExemptionScope = EXEMPTION) -> Any:
         """Exempt a view or blueprint, as in Flask-Limiter. Names are a ``ConfigurationError``."""
         if obj is not None:
-            check_target(obj, "limiter.exempt")
+            code_checks.check_target(obj, "limiter.exempt")
         return super().exempt(obj, flags=flags)
 
     def request_filter(self, fn: Callable[[], bool]) -> Callable[[], bool]:
         """Exempt a request from all limits if the function returns true. Raises
         ``ConfigurationError`` for one that takes an argument or is async."""
-        check_function(fn, 0, "limiter.request_filter")
+        code_checks.check_function(fn, 0, "limiter.request_filter")
         return super().request_filter(fn)
 
     # -- the current request -------------------------------------------------------------------
@@ -743,7 +732,7 @@ class Limiter(flask_limiter.Limiter):
 
         words: dict[str, Any] = {"costs": costs, "priority": priority}
         words["member"] = "" if of_group is None else str(of_group)
-        where = hooks.components, application(), names, who
+        where = hooks.components, commands.application(), names, who
         return charging.PendingCharge(partial(charging.charged, *where, **words))
 
     # -- operators, and the storage ------------------------------------------------------------
@@ -767,7 +756,7 @@ class Limiter(flask_limiter.Limiter):
         hooks = self._hooks
         if not hooks.is_enabled:
             return False
-        components, app = hooks.components, application()
+        components, app = hooks.components, commands.application()
         buckets = components.inventory.counts(app, name, identity)
         if not buckets:
             components.known_names.check_name(name, "forget")
@@ -782,7 +771,7 @@ class Limiter(flask_limiter.Limiter):
     def storage(self) -> Storage:
         """The storage of the current application's limits, or of the one that was attached last."""
         storage = self._components.storage
-        assert storage is not None, NOT_INITIALISED
+        assert storage is not None, storages.NOT_INITIALISED
         return storage
 
     def reset(self) -> None:
@@ -812,7 +801,7 @@ class Limiter(flask_limiter.Limiter):
     def _before_listing(self, app: flask.Flask) -> None:
         """Add a policy's limits before Flask-Limiter's commands list them, and name ours."""
         self._hooks_of(app).components.policies.complete(app)
-        point_at_ours()
+        commands.point_at_ours()
 
 
 def _in_request(request_id: Callable[[], str]) -> str:
@@ -821,15 +810,16 @@ def _in_request(request_id: Callable[[], str]) -> str:
 
 def _lacks_key_func(value: object) -> Never:
     """Fail as the key function that is missing, in limits without one of their own."""
-    raise ConfigurationError(
-        f"Limiter, key_func: found {shown(value)}; allowed: a function. Or give each limit its own."
-    )
+    allowed = not_allowed(value, "a function")
+    raise ConfigurationError(f"Limiter, key_func: {allowed} Or give each limit its own.")
 
 
 def _storage_uri(settings: flask_limiter.Limiter, config: Mapping[str, Any]) -> str:
     return str(settings._storage_uri or config.get(ConfigVars.STORAGE_URI) or "")
 
 
-_CONSTRUCTOR_KEYWORDS: Final = keywords_of_signature(Limiter.__init__)
-_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.limit, *OPTION_NAMES)
-_SHARED_LIMIT_KEYWORDS: Final = keywords_of_signature(Limiter.shared_limit, *OPTION_NAMES)
+_CONSTRUCTOR_KEYWORDS: Final = code_checks.keywords_of_signature(Limiter.__init__)
+_LIMIT_KEYWORDS: Final = code_checks.keywords_of_signature(Limiter.limit, *OPTION_NAMES)
+_SHARED_LIMIT_KEYWORDS: Final = code_checks.keywords_of_signature(
+    Limiter.shared_limit, *OPTION_NAMES
+)

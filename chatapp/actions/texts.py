@@ -112,4 +112,6 @@ def check_item(row: Action, call: Call, path: Mapping[str, str], *, verb: str) -
             raise
     else:
         if verb == "create":
-            raise OperatorError("exists", f"{' '.join(path.values())!r} already exists.")
+            raise FieldError(
+                next(iter(path)), f"{' '.join(path.values())!r} already exists.", code="exists"
+            )

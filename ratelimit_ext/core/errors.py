@@ -116,6 +116,15 @@ def _in_units(seconds: int) -> str:
     return f"{many:,} {unit}{'s'[: many != 1]}{rest}"
 
 
+def not_allowed(value: object, allowed: str) -> str:
+    """Return the sentence for a value that is not allowed.
+
+    >>> not_allowed(3, "a text")
+    'found 3 (a whole number); allowed: a text.'
+    """
+    return f"found {shown(value)}; allowed: {allowed}."
+
+
 _LONGEST = 60
 #: Larger whole numbers are described: Python refuses to print thousands of digits.
 _MOST_BITS = 128

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal
 
 from ratelimit_ext.core.charge import LONGEST_LEASE_S
-from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, shown
+from ratelimit_ext.core.errors import LONGEST_NAME, ConfigurationError, not_allowed, shown
 from ratelimit_ext.core.limit import (
     LONGEST_PERIOD_US,
     MOST_AMOUNT,
@@ -166,9 +166,8 @@ class ParsedLimit:
         kinds = {(part.period_us, part.unit, part.strategy) for part in (self, *parsed)}
         if len(parsed) != 1 or len(kinds) != 1 or not self.form.has_amount:
             hint = "" if parsed else _remedy(str(text).lower())
-            raise ConfigurationError(
-                f"found {shown(text)}; allowed: {self.text!r} with another amount.{hint}"
-            )
+            allowed = f"{self.text!r} with another amount"
+            raise ConfigurationError(not_allowed(text, allowed) + hint)
         return parsed[0]
 
     @property
@@ -202,9 +201,7 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
         )
     span = _HOURS.fullmatch(str(hours))
     if hours is not None and not (span and int(span[1]) < int(span[2]) <= 24):
-        raise ConfigurationError(
-            f'found {shown(hours)}; allowed: two whole hours of a day, as in "8-18".'
-        )
+        raise ConfigurationError(not_allowed(hours, 'two whole hours of a day, as in "8-18"'))
     if hours is not None and options.anchor is None:
         raise ConfigurationError(
             f"found hours = {shown(hours)} without an anchor; only a window of the calendar has "
@@ -212,10 +209,8 @@ def _fairness(options: LimitOptions) -> dict[str, Any]:
         )
     percent = _PERCENT.fullmatch("10%" if spread is True else str(spread))
     if spread not in (None, False) and not (percent and 1 <= int(percent[1]) <= MOST_SPREAD):
-        raise ConfigurationError(
-            f"found {shown(spread)}; allowed: true, or whole percents up to {MOST_SPREAD}, as in "
-            f'"{MOST_SPREAD}%".'
-        )
+        percents = f'true, or whole percents up to {MOST_SPREAD}, as in "{MOST_SPREAD}%"'
+        raise ConfigurationError(not_allowed(spread, percents))
     return {
         "fair": options.fair is not None,
         "pace": 1000 if pace is None else int(Decimal(str(pace)) * 1000),
@@ -287,13 +282,12 @@ def _rate(groups: dict[str, Any], form: Form) -> dict[str, Any]:
     usd, whole = groups["usd"], int(groups["amount"])
     numerator, denominator = Decimal(f"{whole}{groups['fraction'] or ''}").as_integer_ratio()
     count = int(groups.get("count") or 1)
+    if count == 0:  # which `limits` reads as 1
+        raise ValueError(count)
     if usd:
-        if count == 0:
-            raise ValueError(count)
         whole = -(-numerator * MICRO // denominator)
     else:  # 1.5 a minute are 3 in 2 minutes
-        # `limits` reads 5/0 minutes as 5/minute.
-        whole, count = numerator, (count or 1) * denominator
+        whole, count = numerator, count * denominator
     if (word := groups.get("period", form.period).lower()) not in _PERIOD_OF:
         raise ValueError(word)
     times, period = _PERIOD_OF[word]

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, cast
 
-from ratelimit_ext.core.errors import did_you_mean, shown
+from ratelimit_ext.core.errors import did_you_mean, not_allowed, shown
 from ratelimit_ext.policy.errors import Mistake
 
 #: How many identities a limit may count together.
 MOST_IDENTITIES: Final = 3
-_IDENTITY: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+IDENTITY: Final = r"[A-Za-z][A-Za-z0-9_-]{0,63}"
 #: Whether a limit with this value applies to the current request, or to a call of these identities.
 Applies: TypeAlias = Callable[[Any, Mapping[str, str] | None], bool]
 
@@ -42,20 +42,18 @@ def function(value: object, arguments: int, *, python: bool) -> Callable[..., An
     if python and callable(value):
         return checked(value, arguments)
     direct = "a function or " if python else ""
-    raise Mistake(f'found {shown(value)}; allowed: {direct}"package.module:function".')
+    raise Mistake(not_allowed(value, f'{direct}"package.module:function"'))
 
 
 def identity(value: object, *, python: bool) -> str | Callable[[], Any]:
     """Return the name of an identity, which the application may still register, or a function."""
-    if isinstance(value, str) and _IDENTITY.fullmatch(value):
+    if isinstance(value, str) and re.fullmatch(IDENTITY, value):
         return value
     if (isinstance(value, str) and ":" in value) or (python and callable(value)):
         return function(value, 0, python=python)
-    direct = ", a function" if python else ""
-    raise Mistake(
-        f'found {shown(value)}; allowed: the name of an identity such as "user"{direct}, or '
-        '"package.module:function".'
-    )
+    direct = '"user", a function' if python else '"user"'
+    allowed = f'the name of an identity such as {direct}, or "package.module:function"'
+    raise Mistake(not_allowed(value, allowed))
 
 
 def limit_key(value: object, *, python: bool) -> Any:
@@ -85,7 +83,7 @@ def is_dotted(name: str) -> bool:
 
 def _imported(name: str, arguments: int) -> Callable[..., Any]:
     if not is_dotted(name):
-        raise Mistake(f'found {shown(name)}; allowed: a function as "package.module:function".')
+        raise Mistake(not_allowed(name, 'a function as "package.module:function"'))
     module_name, _, path = name.partition(":")
     try:
         value: Any = importlib.import_module(module_name)
@@ -113,7 +111,7 @@ def checked(function: object, arguments: int) -> Callable[..., Any]:
     if hasattr(type(function), "_get_current_object"):
         return cast(Callable[..., Any], function)
     if not callable(function):
-        raise Mistake(f"found {shown(function)}; allowed: a function.")
+        raise Mistake(not_allowed(function, "a function"))
     if inspect.iscoroutinefunction(function):
         raise Mistake(f"found {shown(function)}, an async function; allowed: a plain one (def).")
     try:

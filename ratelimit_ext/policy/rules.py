@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ratelimit_ext.core.charge import checked_cost
-from ratelimit_ext.core.errors import did_you_mean, shown
+from ratelimit_ext.core.errors import did_you_mean, not_allowed, shown
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY, Limit, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit
 from ratelimit_ext.core.money import micro_dollars, shown_dollars
@@ -161,14 +161,13 @@ def _check_type(cost: Any, unit: str) -> None:
         try:
             checked_cost(cost, unit)
         except ValueError:
-            raise Mistake(f"found {shown(cost)}; allowed: a whole number from 0 up.") from None
+            raise Mistake(not_allowed(cost, "a whole number from 0 up")) from None
         return
     try:
         micro_dollars(cost)
     except ValueError:
-        raise Mistake(
-            f"found {shown(cost)}; allowed: an amount of dollars from 0 up, such as 0.01."
-        ) from None
+        dollars = "an amount of dollars from 0 up, such as 0.01"
+        raise Mistake(not_allowed(cost, dollars)) from None
 
 
 def _check_anchor(anchor: str, parsed: ParsedLimit) -> None:

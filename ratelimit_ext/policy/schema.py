@@ -28,7 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from ratelimit_ext.core.errors import did_you_mean, shown
+from ratelimit_ext.core.errors import did_you_mean, not_allowed, shown
 from ratelimit_ext.core.limit import MOST_AMOUNT, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import parse, states_guard, wait_us
 from ratelimit_ext.core.money import micro_dollars
@@ -89,9 +89,8 @@ def _timezone(value: object) -> str:
     zones = zoneinfo.available_timezones()
     hint = did_you_mean(value, zones) if isinstance(value, str) else ""
     install = "" if zones else " This system has no time zones: install the package tzdata."
-    raise Mistake(
-        f'found {shown(value)}; allowed: a time zone such as "Europe/Berlin".{hint}{install}'
-    )
+    allowed = not_allowed(value, 'a time zone such as "Europe/Berlin"')
+    raise Mistake(f"{allowed}{hint}{install}")
 
 
 def _methods(value: object) -> tuple[str, ...]:
@@ -122,9 +121,9 @@ def _cost(value: object, info: ValidationInfo) -> Any:
             return value
     elif type(value) is int and 0 <= value <= MOST_AMOUNT:
         return value
+    whole = f"a whole number from 0 to {MOST_AMOUNT}"
     raise Mistake(
-        f"found {shown(value)}; allowed: a whole number from 0 to {MOST_AMOUNT}; for a limit in "
-        "usd an amount of dollars such as 0.01."
+        not_allowed(value, f"{whole}; for a limit in usd an amount of dollars such as 0.01")
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path as FilePath
 from typing import Final
 
-from ratelimit_ext.core.errors import shown
+from ratelimit_ext.core.errors import not_allowed
 from ratelimit_ext.policy.errors import AppConfig, Mistake, Mistakes, Origin, Path, Place, dotted
 
 _LINE: Final = re.compile(r"\(at line (\d+), column (\d+)\)")
@@ -74,13 +74,11 @@ def _printable(name: str) -> str:
 
 def _name(file: object) -> str:
     if not isinstance(file, str | os.PathLike):
-        raise Mistake(f"found {shown(file)}; allowed: the path of a TOML file, as a string.")
+        raise Mistake(not_allowed(file, "the path of a TOML file, as a string"))
     name = os.fsdecode(file)
     if not name or "\0" in name:
-        raise Mistake(
-            f"found {shown(name)}; allowed: the path of a TOML file. Remove the key if there is no "
-            "file."
-        )
+        without = "Remove the key if there is no file."
+        raise Mistake(f"{not_allowed(name, 'the path of a TOML file')} {without}")
     return name
 
 

@@ -11,7 +11,7 @@ import flask
 import flask_limiter
 from limits.storage import Storage
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, not_allowed, shown
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.key import Naming
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
@@ -118,12 +118,8 @@ class Components:
             logger=logger,
         )
         self.inventory = Inventory(
-            manager=self.manager,
-            identities=self.callbacks.identities,
-            metas=settings._meta_limits,
-            naming=self.naming,
-            failure_policy=on_failure,
-            decider=self._decider,
+            *(self.manager, self.callbacks.identities, settings._meta_limits, self.naming),
+            *(on_failure, self._decider),
         )
         self.response = ResponseWriter(
             names=settings._header_mapping,
@@ -156,23 +152,24 @@ class Components:
         )
 
     def asked_plan(self) -> str:
-        """Return the plan that the plan loader returns. One that the policy does not have is its
-        default one, and is logged, once for each name, unless the caller has no plan."""
+        """Return the plan that the plan loader returns. The default one stands in for a loader that
+        fails and for what the policy does not have, which is logged once, unless it is empty."""
         if self.callbacks.plan_loader is None:
             raise ConfigurationError(
                 "No function returns the caller's plan. Register one with @limiter.plan_loader."
             )
-        name = self.callbacks.plan_loader()
-        policy = self.policies.policy
-        if policy is None or name in policy.plans or (default := policy.default_plan) is None:
+        app, policy = flask.current_app, self.policies.policy
+        loader, instead = self.callbacks.plan_loader, "the default plan applies"
+        name = self.resolver.loaded(loader, "plan_loader", app, instead)
+        plans = {} if policy is None else policy.plans
+        if isinstance(name, str) and (name in plans or not plans):
             return name
-        app = flask.current_app
-        if name and self.resolver.log_once(app, f"plan {name}"):
-            try:
-                policy.plan(str(name))
-            except ConfigurationError as error:
-                app.logger.error("The default plan %r applies: %s", default.name, error)
-        return default.name
+        default = "" if policy is None or (plan := policy.default_plan) is None else plan.name
+        if name and self.resolver.log_once(app, f"plan {shown(name)}"):
+            known = not_allowed(name, ", ".join(map(repr, plans)) or "a text")
+            known += did_you_mean(str(name), plans)
+            app.logger.error("plan_loader: %s Now the default plan %r applies.", known, default)
+        return default
 
     def reserve(self, taken: list[ChargeRecord]) -> Reservation:
         return Reservation(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -37,17 +38,17 @@ JSON: Final = "application/json"
 PROBLEM: Final = "application/problem+json"
 HTML: Final = "text/html"
 _IANA: Final = "https://iana.org/assignments/http-problem-types#"
-_REDUCED: Final = f"{_IANA}temporary-reduced-capacity", "Temporarily reduced capacity"
+_QUOTA: Final = f"{_IANA}quota-exceeded"
 
 
 class _Answer(NamedTuple):
-    """How a cause is reported: status, ``code``, sentence, and RFC 9457's type and title."""
+    """How a cause is reported: ``code``, sentence, status, and RFC 9457's type and title."""
 
-    status: int
     code: str
     sentence: str
-    problem_type: str
-    title: str
+    status: int = 503
+    problem_type: str = f"{_IANA}temporary-reduced-capacity"
+    title: str = "Temporarily reduced capacity"
 
 
 #: If several limits deny, the answer names the first of these causes. What the caller can change
@@ -55,39 +56,26 @@ class _Answer(NamedTuple):
 _ANSWERS: Final[Mapping[Cause, _Answer]] = MappingProxyType(
     {
         "blocked": _Answer(
-            429, "blocked", "Access blocked. Contact the operator.", "about:blank", "Blocked"
+            "blocked", "Access blocked. Contact the operator.", 429, "about:blank", "Blocked"
         ),
-        "closed": _Answer(503, "switched_off", "This service is switched off.", *_REDUCED),
+        "closed": _Answer("switched_off", "This service is switched off."),
         "abnormal-usage": _Answer(
-            429,
-            "abnormal_usage",
-            "Stopped for abnormal usage.",
-            f"{_IANA}abnormal-usage-detected",
-            "Abnormal usage detected",
+            *("abnormal_usage", "Stopped for abnormal usage.", 429),
+            *(f"{_IANA}abnormal-usage-detected", "Abnormal usage detected"),
         ),
-        "limit": _Answer(429, "rate_limited", "", f"{_IANA}quota-exceeded", "Quota exceeded"),
+        "limit": _Answer("rate_limited", "", 429, _QUOTA, "Quota exceeded"),
         "budget-in-use": _Answer(
-            429,
-            "budget_in_use",
-            "Other calls in flight hold what is left of the budget.",
-            f"{_IANA}quota-exceeded",
-            "Budget in use",
+            *("budget_in_use", "Other calls in flight hold what is left of the budget.", 429),
+            *(_QUOTA, "Budget in use"),
         ),
-        "overloaded": _Answer(
-            503, "server_is_overloaded", "The upstream service is overloaded.", *_REDUCED
-        ),
+        "overloaded": _Answer("server_is_overloaded", "The upstream service is overloaded."),
         "storage-unavailable": _Answer(
-            503, "storage_unavailable", "The rate limit storage is unavailable.", *_REDUCED
+            "storage_unavailable", "The rate limit storage is unavailable."
         ),
-        "storage-full": _Answer(
-            503, "storage_unavailable", "The rate limit storage is full.", *_REDUCED
-        ),
-        "unavailable": _Answer(
-            503, "limit_unavailable", "A rate limit of this request is invalid.", *_REDUCED
-        ),
+        "storage-full": _Answer("storage_unavailable", "The rate limit storage is full."),
+        "unavailable": _Answer("limit_unavailable", "A rate limit of this request is invalid."),
     }
 )
-
 
 #: What a limit of the whole application counts, by its key function.
 _WHO: Final = {
@@ -108,9 +96,8 @@ def is_temporary(cause: Cause) -> bool:
 
 def _answer_to(cause: Cause, limit: Limit) -> _Answer:
     """Return how the cause is reported; a strategy may have a cause and a sentence of its own."""
-    answer = _ANSWERS.get(cause)
-    if answer is not None:
-        return answer
+    if cause in _ANSWERS:
+        return _ANSWERS[cause]
     quota = _ANSWERS["limit"]
     return quota._replace(code=cause.replace("-", "_"), sentence=limit.traits.denial_sentence)
 
@@ -131,13 +118,16 @@ class RateLimitExceeded(flask_limiter.RateLimitExceeded):
         decision: Decision | None = None,
         cause: Cause = "limit",
     ) -> None:
-        super().__init__(limit, response)
+        said = _said(limit)
+        is_said = said == limit.error_message
+        super().__init__(limit if is_said else replace(limit, error_message=said), response)
+        self.limit = limit
         self.bound_limit = bound_limit
         self.decision = decision
         self.denials: tuple[Verdict, ...] = () if decision is None else decision.denials
         self.cause = cause
         #: Whether the limit's ``error_message`` is the sentence. It is sent unchanged.
-        self.has_own_message = bool(limit.error_message)
+        self.has_own_message = bool(said)
         #: What the caller's plan allows, and the next one; empty without a plan.
         self.plan_sentence = "" if bound_limit is None else bound_limit.plan_sentence
         if bound_limit is not None and _needs_default(bound_limit, cause):
@@ -367,10 +357,18 @@ def _needs_default(bound: BoundLimit, cause: Cause) -> bool:
 
 
 def _own_message(bound: BoundLimit, cause: Cause) -> Any:
-    if cause in ("storage-full", "storage-unavailable"):
+    return None if cause in ("storage-full", "storage-unavailable") else _said(bound.runtime)
+
+
+def _said(limit: RuntimeLimit) -> Any:
+    """Return the limit's ``error_message``; ``None`` without one. If its function fails, that is
+    logged: the usual sentence is sent."""
+    message = limit.error_message
+    try:
+        return (message() if callable(message) else message) or None
+    except Exception:
+        flask.current_app.logger.exception("error_message of the limit %s failed", limit.limit)
         return None
-    message = bound.runtime.error_message
-    return message() if callable(message) else message or None
 
 
 def _guard_body(error: Any, sentence: Any) -> dict[str, Any]:

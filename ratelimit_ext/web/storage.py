@@ -205,9 +205,8 @@ def _whole(name: str, config: Mapping[str, Any]) -> int | None:
         return None
     text = str(value)
     if not (text.isascii() and text.isdecimal() and 1 <= int(text[:9]) <= MOST_WORKERS):
-        raise ConfigurationError(
-            f"{name}: found {value!r}; allowed: a whole number from 1 to {MOST_WORKERS}."
-        )
+        allowed = f"a whole number from 1 to {MOST_WORKERS}"
+        raise ConfigurationError(f"{name}: found {value!r}; allowed: {allowed}.")
     return int(text)
 
 

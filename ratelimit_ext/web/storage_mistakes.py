@@ -19,13 +19,15 @@ from typing import Any, Final
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.storage import SCHEMES, MemcachedStorage, RedisClusterStorage, RedisStorage, Storage  # type: ignore[attr-defined]
 
-from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, shown
+from ratelimit_ext.core.errors import ConfigurationError, did_you_mean, not_allowed
 from ratelimit_ext.engine.engine import causes
 
 OPTIONS: Final = "The storage's options"
 MOST_PORT: Final = 65_535
 _END_OF_HOSTS: Final = re.compile("[/?#]")
 
+#: Storages whose path is the number of a database. The client ignores any other.
+_NUMBERED: Final = ("redis", "rediss", "valkey", "valkeys")
 _UNKNOWN_OPTION: Final = re.compile(r"unexpected keyword argument '(\w+)'")
 _MISSING_MODULE: Final = re.compile(r"'(\w+)' prerequisite not available")
 _UNKNOWN_DATABASE: Final = re.compile(r"(?:ERR )?(?:DB index is out of range|invalid DB index)")
@@ -52,6 +54,9 @@ def check_storage_uri(uri: str, where: str) -> None:
             f"`limits`.{hint}"
         )
     hosts = _END_OF_HOSTS.split(rest, maxsplit=1)[0]
+    path = re.split("[?#]", rest[len(hosts) :], maxsplit=1)[0].strip("/")
+    if scheme in _NUMBERED and "@" not in path and not re.fullmatch(r"[0-9]*", path):
+        raise InvalidStorageError(f"{where}: found the database {path!r}; allowed: a number.")
     for host in hosts.rpartition("@")[2].split(","):
         port = host.rpartition("]")[2].rpartition(":")[2] if ":" in host else ""
         if port and not (port.isascii() and port.isdigit() and 0 < int(port) <= MOST_PORT):
@@ -65,9 +70,8 @@ def check_storage_uri(uri: str, where: str) -> None:
 def checked_options(options: object, where: str) -> dict[str, Any]:
     """Return the options of a storage. ``InvalidStorageError`` unless they are a dictionary."""
     if not isinstance(options, Mapping):
-        raise InvalidStorageError(
-            f"{where}: found {shown(options)}; allowed: a dictionary, as {{'socket_timeout': 0.1}}."
-        )
+        allowed = not_allowed(options, "a dictionary, as {'socket_timeout': 0.1}")
+        raise InvalidStorageError(f"{where}: {allowed}")
     return dict(options)
 
 

@@ -387,20 +387,20 @@ def test_of_several_denials_the_one_that_lasts_is_named(make: Maker, clock: Cloc
     assert refusal.json["policy"] == "plan"
 
 
-def test_a_failing_callback_fails_the_request_unless_errors_are_swallowed(
+def test_a_failing_callback_does_not_change_the_answer(
     make: Maker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With `swallow_errors` it is logged, and the answer is the 429."""
+    """It is logged, and the answer is the 429, with and without `swallow_errors`."""
 
     def fails(_: Any) -> None:
         raise RuntimeError("this callback fails")
 
-    for swallow, expected in ((False, 500), (True, 429)):
+    for swallow in (False, True):
         app, limiter = make(swallow_errors=swallow, on_breach=fails)
         app.config["PROPAGATE_EXCEPTIONS"] = False
         app.get("/")(limiter.limit("1/minute")(root))
-        assert statuses(app, times=2) == [200, expected]
-    assert "on_breach callback failed with error this callback fails" in caplog.text
+        assert statuses(app, times=2) == [200, 429]
+    assert caplog.text.count("on_breach callback failed with error this callback fails") == 2
 
 
 def test_a_refusal_is_logged_with_limit_and_endpoint(

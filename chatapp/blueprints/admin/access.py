@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from inspect import unwrap
 from ipaddress import ip_address
 from typing import Final, cast
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import HTTPException, NotFound
 
@@ -22,7 +23,7 @@ from chatapp.services import current_services
 from chatapp.settings import SCOPES, Scope
 from chatapp.web.errors import ApiError
 from chatapp.web.middleware import begins_with
-from ratelimit_ext import client_ip
+from ratelimit_ext import OperatorError, client_ip
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ def of_session() -> dict[str, object]:
         "may": may,
         "back": address("done"),
         "operator": session and session.operator,
+        "failure": g.get("failure", {}),
     }
 
 
@@ -153,8 +155,26 @@ def report(error: Exception) -> ResponseReturnValue:
     is_down = cause.code in {"database", "storage"}
     if is_down:
         log.error("/admin: %s", cause)
-    page = render_template("admin/problem.html", sentence=str(cause))
-    return page, 503 if is_down else 403 if cause.code == "forbidden" else 400
+    status = 503 if is_down else 403 if cause.code == "forbidden" else 400
+    page = form_again(cause) if status == 400 and request.endpoint == "admin.act" else ""
+    return page or render_template("admin/problem.html", sentence=str(cause)), status
+
+
+def form_again(error: OperatorError) -> str:
+    """Return the page of the form that was sent, with what was written, and the mistake beside its
+    field; empty if the page has no such form any more."""
+    kind, _, word = error.code.partition("_")
+    guesses = [word, "name"] if kind == "unknown" else [word]
+    field = getattr(error, "field", next((w for w in guesses if w in request.form), ""))
+    written, sentence = request.form.to_dict(flat=False), str(error).removeprefix(f"{field}: ")
+    failure = {"act": request.path.rpartition("/")[2], "field": field, "sentence": sentence}
+    session, back = g.admin, own_address(request.form.get("back", ""))
+    again, page = current_app.test_request_context(back, base_url=request.host_url), ""
+    with again, suppress(HTTPException, *REPORTED):
+        g.admin, g.failure = session, {**failure, "written": written}
+        if (endpoint := request.endpoint or "").startswith(f"{bp.name}.") and may(endpoint):
+            page = str(unwrap(current_app.view_functions[endpoint])())
+    return page if 'id="form-problem"' in page else ""
 
 
 @contextmanager
@@ -182,8 +202,7 @@ def login() -> ResponseReturnValue:
         log.warning("A wrong token for /admin from %s", client_ip())
         return login_page(next_, problem="That token or key is not valid.")
     name = request.form.get("name", "").strip()
-    if name:
-        name = arguments.name(name, most=arguments.OPERATOR)
+    name = name and arguments.name(name, most=arguments.OPERATOR)
     response = cast(Response, redirect(own_address(next_), 303))
     sessions().begin(response, name=name, key_id=operator.key_id)
     who = operator.by if operator.key_id else name or "no name"

@@ -100,16 +100,7 @@ def shadow() -> ResponseReturnValue:
         shadows=shadows[:MOST_SHADOWS],
         count=len(shadows),
         worst=WORST,
-        advice=_advice,
-        amount=_amount,
+        advice=advice_text,
+        amount=lambda units, unit: dollars(units) if unit == "usd" else f"{units:,}",
         problem="".join(problems),
     )
-
-
-def _advice(result: dict[str, Any]) -> str:
-    text = advice_text(result).replace("`", "")
-    return text[0].upper() + text[1:]
-
-
-def _amount(units: int, unit: str) -> str:
-    return dollars(units) if unit == "usd" else f"{units:,}"

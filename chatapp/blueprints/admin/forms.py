@@ -9,6 +9,7 @@ from typing import Any, Final
 from flask import Response, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from chatapp.actions.action import FieldError
 from chatapp.actions.table import ACTIONS, Action
 from chatapp.actions.texts import Written, call_of, check_item, places
 from chatapp.blueprints.admin.access import RIGHTS, bp, own_address, sessions
@@ -16,7 +17,7 @@ from chatapp.operators import spreadsheet
 from chatapp.operators.users import Put
 from chatapp.settings import SCOPES
 from chatapp.web.errors import ApiError
-from ratelimit_ext import OperatorError, client_ip
+from ratelimit_ext import client_ip
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +28,14 @@ RIGHTS["admin.act"] = (SCOPES, True)  # the act says who may
 ON: Final = "on"
 
 
-@bp.context_processor
-def rights_of_forms() -> dict[str, object]:
-    return {"may_act": may_act}
-
-
 def may_act(name: str, owner: str = "user") -> bool:
     """Return whether the operator may send the form of an act, about an owner of amounts."""
     may, row = g.admin.operator.may, ACTS[name]
     needs_teams = owner == "team" and not may("teams", of_team=False)
     return may(row.scope, of_team=row.of_team) and not needs_teams
+
+
+bp.context_processor(lambda: {"may_act": may_act})
 
 
 @bp.post("/act/<name>")
@@ -102,8 +101,8 @@ def _part(name: str, words: Sequence[str]) -> str:
     """Return a part of the path, from the form. OperatorError unless it is one of these words."""
     value = request.form.get(name, "").strip()
     if not value:
-        raise OperatorError("empty_field", f"The field {name!r} is empty.")
+        raise FieldError(name, f"The field {name!r} is empty.", code="empty_field")
     if words and value not in words:
         listed = ", ".join(words)
-        raise OperatorError("unknown_kind", f"{value!r} cannot be {name}; choose {listed}.")
+        raise FieldError(name, f"{value!r} cannot be {name}; choose {listed}.", code="unknown_kind")
     return value

@@ -64,9 +64,7 @@ def limits() -> ResponseReturnValue:
         quotas={quota: f"#{quota.replace('-', ' ').capitalize()}" for quota in quotas},
         outcomes=outcomes,
         sessions=_sessions(),
-        provider_names=[
-            *dict.fromkeys(current_services().router.available_models.values()),
-        ],
+        provider_names=[*dict.fromkeys(current_services().router.available_models.values())],
         problem="".join(problems),
     )
 

@@ -41,9 +41,9 @@ def spending() -> ResponseReturnValue:
     days = choice("days", list(SPANS), "30")
     today = midnight()
     since, until = today - timedelta(days=int(days) - 1) if days.isdigit() else month_start(), None
-    if days == "last":
-        since, until = arguments.month("last")
-    last = until - timedelta(days=1) if until else today
+    if month := query("month") or ("last" if days == "last" else ""):
+        since, until = arguments.month(month)
+    last = min(until - timedelta(days=1), today) if until else today
     services = current_services()
     identity = user and user_identity(user)
     whose = identity or (team and team_identity(team))
@@ -67,6 +67,7 @@ def spending() -> ResponseReturnValue:
         of=of,
         subjects=[(subject, subject) for subject in SUBJECTS if not of.get(subject)],
         days=days,
+        month=query("month"),
         spans=SPANS.items(),
         chart=chart(totals, first=since.date(), last=last.date(), by=by),
         keys={key.public_id: key for key in keys},

@@ -42,8 +42,6 @@ class CheckedPolicy(NamedTuple):
 
 #: Checks a policy file, or the configured one; raises ``ConfigurationError`` with every mistake.
 PolicyChecker: TypeAlias = Callable[[Path | None], CheckedPolicy]
-
-
 #: Finds mistakes in a policy that only the application knows, each at its place.
 PolicyRules: TypeAlias = Callable[["Policy"], Iterable[tuple[Any, str]]]
 

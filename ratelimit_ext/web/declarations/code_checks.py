@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from http import HTTPMethod
 from typing import Any, Final
 
 import flask
+import flask_limiter
 from flask_limiter.constants import ConfigVars
 from limits.errors import ConfigurationError as LimitsConfigurationError
 from limits.strategies import STRATEGIES
 
-from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
+from ratelimit_ext.core.errors import ConfigurationError, not_allowed, unknown_name
 from ratelimit_ext.core.limit import DEFAULT_STRATEGY
-from ratelimit_ext.policy.errors import Mistake, unknown_identity
-from ratelimit_ext.policy.functions import checked, limit_key
+from ratelimit_ext.policy.errors import NAME_ALLOWED, Mistake, unknown_identity
+from ratelimit_ext.policy.functions import IDENTITY, checked, limit_key
 
 #: The number of arguments that the functions of a limit are called with.
 _ARGUMENTS: Final = {
@@ -29,20 +31,34 @@ _ARGUMENTS: Final = {
     "deduct_when": 1,
     "on_breach": 1,
     "on_meta_breach": 1,
+    "request_identifier": 0,
     "scope": 1,
 }
 #: The others may be values.
-_ONLY_FUNCTIONS: Final = ("key_func", "exempt_when", "deduct_when", "on_breach", "on_meta_breach")
+_ONLY_FUNCTIONS: Final = (
+    *("key_func", "exempt_when", "deduct_when", "on_breach", "on_meta_breach"),
+    "request_identifier",
+)
 _SWITCHES: Final = ("per_method", "override_defaults")
 _METHODS: Final = tuple(HTTPMethod)
 #: A method that is this like a standard one (1 is equal) is a misspelling. Others may be meant.
 _LIKENESS: Final = 0.65
+_HEADER: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 #: A decorator without parentheses takes the view for a function that returns limits.
 _NOT_A_VIEW: Final = ' If it is a view, write the limit: @limiter.limit("30/minute").'
 
 
 class UnknownStrategyError(ConfigurationError, LimitsConfigurationError):
     """The default strategy does not exist. The library `limits` raises its base for this."""
+
+
+def check_name(name: object, decorator: str, pattern: str = IDENTITY, more: str = "") -> None:
+    """Raise ``ConfigurationError`` for a name that no policy can use, such as the function of a
+    decorator without parentheses."""
+    if not isinstance(name, str) or not re.fullmatch(pattern, name):
+        allowed = NAME_ALLOWED if more else "a name of letters, digits, _ and -"
+        refused = not_allowed(name, f"{allowed}{more}")
+        raise ConfigurationError(f'{decorator}: {refused} Write @{decorator}("calls").')
 
 
 def check_keywords(options: Mapping[str, Any], allowed: Collection[str], where: str) -> None:
@@ -69,15 +85,14 @@ def check_values(options: Mapping[str, Any], where: str) -> None:
             check_function(function, arguments, f"{where}, {word}", hint=hint)
     for word in _SWITCHES:
         if (value := options.get(word)) not in (True, False, None):
-            raise ConfigurationError(
-                f"{where}, {word}: found {shown(value)}; allowed: True or False."
-            )
+            raise ConfigurationError(f"{where}, {word}: {not_allowed(value, 'True or False')}")
     if isinstance(options.get("key_function"), list | tuple):
         raise ConfigurationError(
             f"{where}, key_function: found a list; allowed: a function. limiter.limit and policies "
             "count several identities together."
         )
-    check_text(options.get("error_message"), f"{where}, error_message")
+    for word in ("error_message", "key_prefix"):
+        check_text(options.get(word), f"{where}, {word}")
     if options.get("methods") is not None:
         _check_methods(options["methods"], f"{where}, methods")
 
@@ -87,9 +102,8 @@ def _check_methods(given: Collection[Any], where: str) -> None:
     # Flask-Limiter's definitions read a string as a list of letters.
     if len(methods) < len(given) or all(len(name) == 1 for name in methods):
         written = "".join(given) if len(methods) == len(given) > 0 else given
-        raise ConfigurationError(
-            f'{where}: found {shown(written)}; allowed: a list of methods such as ["POST"].'
-        )
+        allowed = 'a list of methods such as ["POST"]'
+        raise ConfigurationError(f"{where}: {not_allowed(written, allowed)}")
     if {*methods} == {"HEAD"}:
         raise ConfigurationError(f'{where}: found "HEAD" alone; HEAD counts as GET. Write "GET".')
     for method in methods:
@@ -103,9 +117,8 @@ def _check_methods(given: Collection[Any], where: str) -> None:
 def check_text(value: object, where: str) -> None:
     """Raise ``ConfigurationError`` for a number in place of a text."""
     if isinstance(value, int | float | bytes):
-        raise ConfigurationError(
-            f"{where}: found {shown(value)}; allowed: a text, or a function that returns one."
-        )
+        allowed = "a text, or a function that returns one"
+        raise ConfigurationError(f"{where}: {not_allowed(value, allowed)}")
 
 
 def check_function(function: object, arguments: int, where: str, *, hint: str = "") -> None:
@@ -132,14 +145,26 @@ def checked_key(key: Any, identities: Collection[str], where: str) -> Any:
     return parts
 
 
-def check_lists(options: Mapping[str, Any]) -> None:
+def check_lists(options: Mapping[str, Any], where: str) -> None:
     """Raise ``ConfigurationError`` for a string in place of a list of limits, whose letters would
     be limits."""
     for word in ("application_limits", "default_limits", "meta_limits", "in_memory_fallback"):
-        if isinstance(value := options[word], str):
-            raise ConfigurationError(
-                f"Limiter, {word}: found {shown(value)}; allowed: a list. Write [{value!r}]."
-            )
+        if isinstance(value := options.get(word), str):
+            allowed = not_allowed(value, "a list")
+            raise ConfigurationError(f"{where}, {word}: {allowed} Write [{value!r}].")
+
+
+def check_read(settings: flask_limiter.Limiter) -> None:
+    """Raise ``ConfigurationError`` for what would be ignored, or fail at a request."""
+    words = ("on_breach", "on_meta_breach", "request_identifier", "key_prefix")
+    check_values({word: getattr(settings, f"_{word}") for word in words}, "Limiter")
+    if (retry_after := settings._retry_after) not in (None, "delta-seconds", "http-date"):
+        allowed = not_allowed(retry_after, "'delta-seconds' or 'http-date'")
+        raise ConfigurationError(f"Limiter, retry_after: {allowed}")
+    for header, name in vars(settings)["_header_mapping"].items():
+        if not (isinstance(header, flask_limiter.HeaderNames) and _HEADER.fullmatch(str(name))):
+            allowed = not_allowed(f"{header}: {name}", "a name of a header for HeaderNames.LIMIT")
+            raise ConfigurationError(f"Limiter, header_name_mapping: {allowed}")
 
 
 def check_target(target: object, where: str) -> None:
@@ -150,9 +175,7 @@ def check_target(target: object, where: str) -> None:
             f"Write decorators = [{where}] in the class."
         )
     if not callable(target) and not isinstance(target, flask.Blueprint):
-        raise ConfigurationError(
-            f"{where}: found {shown(target)}; allowed: a function or a blueprint."
-        )
+        raise ConfigurationError(f"{where}: {not_allowed(target, 'a function or a blueprint')}")
 
 
 def check_strategy(keyword: str | None, config: Mapping[str, Any]) -> None:

@@ -7,7 +7,6 @@ called at every request.
 from __future__ import annotations
 
 import dataclasses
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial, wraps
@@ -21,17 +20,12 @@ from flask_limiter._limits import RuntimeLimit
 from flask_limiter.util import get_qualified_name
 from werkzeug.local import LocalProxy
 
-from ratelimit_ext.core.errors import ConfigurationError, shown
+from ratelimit_ext.core.errors import ConfigurationError
 from ratelimit_ext.core.limit import NO_OPTIONS, OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import ParsedLimit, states_guard
 from ratelimit_ext.policy import check_in_code
-from ratelimit_ext.policy.errors import NAME, NAME_ALLOWED
-from ratelimit_ext.web.declarations.code_checks import (
-    check_keywords,
-    check_target,
-    check_text,
-    check_values,
-)
+from ratelimit_ext.policy.errors import NAME
+from ratelimit_ext.web.declarations import code_checks
 from ratelimit_ext.web.declarations.limits_adapter import items_of
 from ratelimit_ext.web.errors import RateLimitExceeded
 
@@ -123,7 +117,7 @@ class Definition(LimitOptions):
                 default_strategy,
                 is_conditional=definition.deduct_when is not None,
             )
-        check_values(vars(self), f"limit {text!r}")
+        code_checks.check_values(vars(self), f"limit {text!r}")
         if self.fair is not None and self.fair == definition.key_function:
             raise ConfigurationError(
                 f"limit {text!r}, fair: found the key function of the limit, so each budget has "
@@ -144,14 +138,9 @@ def runtime_limits(definition: flask_limiter.Limit, text: object) -> Iterator[Ru
         return
     metas = tuple(runtime for meta in _meta_limits(definition) for runtime in meta)
     copied = {name: getattr(definition, name) for name in _COPIED}
+    copied |= {"cost": 1 if definition.cost is None else definition.cost, "meta_limits": metas}
     for item in items_of(text, getattr(definition, "options", NO_OPTIONS)):
-        yield RuntimeLimit(
-            item,
-            definition.limit_by,
-            cost=1 if definition.cost is None else definition.cost,
-            meta_limits=metas,
-            **copied,
-        )
+        yield RuntimeLimit(item, definition.limit_by, **copied)
 
 
 def _meta_limits(definition: flask_limiter.Limit) -> list[MetaLimit]:
@@ -220,8 +209,10 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
             return self.limiter.limit_manager.add_limit_of_blueprint(obj, self)
         if not callable(obj):
             raise ConfigurationError(_NOT_APPLIED)
-        check_target(obj, "limiter.limit(…)")
-        check_text(self.scope, f"limit {self.limit_provider!r}, scope")  # a block may have a number
+        code_checks.check_target(obj, "limiter.limit(…)")
+        code_checks.check_text(
+            self.scope, f"limit {self.limit_provider!r}, scope"
+        )  # a block may have a number
         limiter = self.limiter
         limiter._marked_for_limiting.add(get_qualified_name(obj))
         # Another extension's wrapper may be around: a second one would charge all limits again.
@@ -235,11 +226,9 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
         self.limiter._hooks.admit_to_block(self, location)  # noqa: SLF001 - no user may call it
 
 
+#: By Flask-Limiter's class.
 _UPGRADES: Final[dict[type, Any]] = {
-    flask_limiter.Limit: Limit,
-    flask_limiter.RouteLimit: RouteLimit,
-    flask_limiter.ApplicationLimit: ApplicationLimit,
-    flask_limiter.MetaLimit: MetaLimit,
+    cls.__bases__[1]: cls for cls in (Limit, RouteLimit, ApplicationLimit, MetaLimit)
 }
 
 
@@ -261,7 +250,7 @@ def stated(definitions: Iterable[Any], strategy: str | None, place: str = "") ->
     distinct: list[Any] = []
     for definition in map(upgrade, definitions):
         definition.check(strategy)
-        check_text(definition.scope, f"limit {definition.limit_provider!r}, scope")
+        code_checks.check_text(definition.scope, f"limit {definition.limit_provider!r}, scope")
         if definition not in distinct:
             distinct.append(definition)
             definition.source = definition.source or place
@@ -275,11 +264,12 @@ def route_limit(
     ``ConfigurationError`` if it is invalid."""
     text = arguments["limit_value"]
     where = f"limit {getattr(text, '__name__', '') or repr(text)}"
-    check_keywords(arguments["options"], keywords, where)
+    code_checks.check_keywords(arguments["options"], keywords, where)
     arguments |= arguments.pop("options")
     key = arguments["key_func"]
     arguments["key_func"] = limiter._callbacks.key_in_code(key, where)  # noqa: SLF001
-    check_values(arguments, where)
+    code_checks.check_values(arguments, where)
+    code_checks.check_lists(arguments, where)
     options = deferred({word: arguments[word] for word in keywords if word in arguments})
     text, overrides = options.pop("limit_value"), options.pop("override_defaults")
     settings = limiter._components.settings  # noqa: SLF001 - no user may call it
@@ -305,16 +295,11 @@ def _caller(depth: int) -> str:
 
 def group(name: str) -> Callable[[T], T]:
     """Return the decorator that notes the name of a policy's group. See :meth:`Limiter.group`."""
-    given: object = name
-    if not isinstance(given, str) or not re.fullmatch(NAME, given):
-        raise ConfigurationError(
-            f"limiter.group: found {shown(name)}; allowed: {NAME_ALLOWED}, of a group of the "
-            'policy. Write @limiter.group("calls").'
-        )
+    code_checks.check_name(name, "limiter.group", NAME, ", of a group of the policy")
     source = _caller(3)
 
     def note(obj: T) -> T:
-        check_target(obj, f'limiter.group("{name}")')
+        code_checks.check_target(obj, f'limiter.group("{name}")')
         # On the function itself, so that the order of decorators does not matter.
         # A new mapping: `functools.wraps` gives a wrapper the one of the function that it wraps.
         vars(getattr(obj, "__func__", obj))[GROUPS] = groups_of(obj) | {name: source}

@@ -16,15 +16,9 @@ from functools import lru_cache, total_ordering
 from typing import Any, Final
 
 from flask_limiter._limits import RuntimeLimit
-from limits import RateLimitItem, RateLimitItemPerSecond, WindowStats
+from limits import RateLimitItem, RateLimitItemPerSecond, WindowStats, strategies
 from limits.limits import GRANULARITIES
 from limits.storage import MemcachedStorage, Storage
-from limits.strategies import (
-    FixedWindowRateLimiter,
-    MovingWindowRateLimiter,
-    RateLimiter,
-    SlidingWindowCounterRateLimiter,
-)
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
@@ -146,7 +140,7 @@ def _limit_of(parsed: ParsedLimit, options: LimitOptions, default_strategy: str)
     return parsed.limit(options, ALIASES.get(strategy, strategy))
 
 
-class BucketLimiter(RateLimiter):
+class BucketLimiter(strategies.RateLimiter):
     """``hit``, ``test``, ``get_window_stats`` and ``clear``, decided by an engine."""
 
     def __init__(self, storage: Storage, engine: Engine, naming: Naming) -> None:
@@ -195,10 +189,10 @@ class ScopedLimiter(BucketLimiter):
         return bucket_key(self.naming.prefix(limit, str(scope)), str(identity))
 
 
-_STOCK: Final[dict[str, type[RateLimiter]]] = {
-    "fixed-window": FixedWindowRateLimiter,
-    "sliding-window": MovingWindowRateLimiter,
-    "sliding-window-counter": SlidingWindowCounterRateLimiter,
+_STOCK: Final[dict[str, type[strategies.RateLimiter]]] = {
+    "fixed-window": strategies.FixedWindowRateLimiter,
+    "sliding-window": strategies.MovingWindowRateLimiter,
+    "sliding-window-counter": strategies.SlidingWindowCounterRateLimiter,
 }
 _BY_CODE: Final = {strategy_named(name).code: stock for name, stock in _STOCK.items()}
 A_SECOND_US: Final = 1_000_000
@@ -232,7 +226,7 @@ class LimitsEngine:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._limiters: dict[str, RateLimiter] = {}
+        self._limiters: dict[str, strategies.RateLimiter] = {}
 
     def supports(self, limit: Limit) -> None:
         """Raise ``ConfigurationError`` if this storage cannot carry out the limit."""
@@ -242,8 +236,8 @@ class LimitsEngine:
         if limit.strategy not in _STOCK or limit.held or option:
             raise ConfigurationError(
                 f"{limit}: the strategy {limit.strategy!r} in {limit.unit}{option} needs Redis, "
-                "Valkey or memory; "
-                f"the storage is {type(self._storage).__name__}, which has {sorted(_STOCK)}."
+                f"Valkey or memory; the storage is {type(self._storage).__name__}, which has "
+                f"{sorted(_STOCK)}."
             )
 
     def admit(
@@ -332,7 +326,7 @@ class LimitsEngine:
         """Forget all buckets of the storage. Raises ``NotImplementedError`` if it cannot."""
         return self._storage.reset() or 0
 
-    def _limiter(self, limit: Limit) -> RateLimiter:
+    def _limiter(self, limit: Limit) -> strategies.RateLimiter:
         self.supports(limit)
         if limit.strategy not in self._limiters:
             self._limiters[limit.strategy] = _STOCK[limit.strategy](self._storage)

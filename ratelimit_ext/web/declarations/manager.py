@@ -31,8 +31,6 @@ from ratelimit_ext.web.declarations.definitions import groups_of, methods_called
 
 #: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]
-
-
 EDGE: Final = ""
 
 
@@ -446,7 +444,9 @@ class Manager(LimitManager):
         A plan overrides them only with ``override_defaults``.
         """
         if not self.exemption_scope(*route[:3]) & ExemptionScope.DEFAULT:
-            stated = [limit for limit in limits if limit.override_defaults or not _plan(limit)]
+            stated = [
+                limit for limit in limits if limit.override_defaults or not vars(limit).get("plan")
+            ]
             method = route.method.lower()
             for_method = any(limit.methods is None or method in limit.methods for limit in stated)
             if not (for_method and any(limit.override_defaults for limit in stated)):
@@ -484,10 +484,6 @@ def _source(limit: Limit) -> object:
 
 def _is_of_policy(limit: Limit) -> bool:
     return isinstance(_source(limit), Place)
-
-
-def _plan(limit: Limit) -> str:
-    return getattr(limit, "plan", "")
 
 
 def _check_names(limits: Iterable[Limit]) -> None:

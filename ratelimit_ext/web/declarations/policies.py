@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import flask
 import flask_limiter
 
-from ratelimit_ext.core.errors import ConfigurationError
+from ratelimit_ext.core.errors import ConfigurationError, not_allowed
 from ratelimit_ext.core.limit import OPTION_NAMES, LimitOptions
 from ratelimit_ext.core.limit_string import check_lease, lease_bound, states_guard
 from ratelimit_ext.policy import load_policy
@@ -181,7 +181,10 @@ class Policies:
 
     def _check(self, app: flask.Flask, policy: Policy, mistakes: Mistakes) -> None:
         if self.callbacks.policy_rules is not None and not mistakes:
-            for place, sentence in self.callbacks.policy_rules(policy):
+            if not isinstance(rules := cast(Any, self.callbacks).policy_rules(policy), Iterable):
+                allowed = not_allowed(rules, "places, each with a sentence; yield them")
+                raise ConfigurationError(f"limiter.policy_rules: {allowed}")
+            for place, sentence in rules:
                 mistakes.add(place, sentence)
         policy.check_uses(
             self.callbacks.identities,

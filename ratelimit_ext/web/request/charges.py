@@ -19,7 +19,6 @@ _new: Final = tuple.__new__
 _tag_of: Final = partial(bucket_key, "")
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
-
 #: How many charges of callers are kept; a caller has some for each route.
 MOST_KNOWN: Final = 2048
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import flask
 from werkzeug.exceptions import HTTPException
@@ -18,6 +18,7 @@ from ratelimit_ext.core.decision import (
     is_endless,
     known_wait_ms,
 )
+from ratelimit_ext.core.errors import not_allowed
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.engine.engine import UNAVAILABLE, Engine
 from ratelimit_ext.web.bound_limit import BoundCharges, BoundLimit, ChargeRecord, Records
@@ -174,12 +175,18 @@ class Refusals(NamedTuple):
 
         assert self.callbacks.refusal_handler is not None
         try:
-            return outcomes.get(self.callbacks.refusal_handler(denial.error, again), denial)
+            answer: Any = self.callbacks.refusal_handler(denial.error, again)
         except HTTPException:
             raise
         except Exception:
             flask.current_app.logger.exception("The refusal handler failed; the request is denied")
             return denial
+        if not isinstance(answer, HTTPException | None):
+            _log_unfit("refusal_handler", answer, "None, or an exception of HTTP")
+            return denial
+        if answer is not None and answer not in outcomes:
+            raise answer
+        return outcomes.get(answer, denial)
 
     def refuse(self, state: RequestState, denial: Denial) -> NoReturn:
         """Record the denial, call the callbacks, and raise its exception."""
@@ -206,21 +213,26 @@ class Refusals(NamedTuple):
             hook = record.bound.runtime.on_breach
             callbacks = [hook or settings.on_meta_breach] if is_ban else [settings.on_breach, hook]
             for callback in dict.fromkeys(filter(None, callbacks)):
+                kind = "on_meta_breach" if is_ban else "on_breach"
                 try:
-                    response = callback(self.show(record))
+                    response: Any = callback(self.show(record))
+                except HTTPException:
+                    raise
                 except Exception as error:
-                    if not settings.swallow_errors:
-                        raise
-                    kind = "on_meta_breach" if is_ban else "on_breach"
-                    self.logger.exception(  # Flask-Limiter's words
-                        "%s callback failed with error %s",
-                        kind,
-                        error,  # noqa: TRY401
-                    )
+                    text = "%s callback failed with error %s"  # Flask-Limiter's words
+                    flask.current_app.logger.exception(text, kind, error)  # noqa: TRY401
                     continue
                 if isinstance(response, flask.Response):
                     answer = response
+                elif response is not None:
+                    _log_unfit(kind, response, "None, or a flask.Response")
         return answer
+
+
+def _log_unfit(function: str, answer: object, allowed: str) -> None:
+    """Log that a function of the application returned what has no effect."""
+    refused = not_allowed(answer, allowed)
+    flask.current_app.logger.error("%s returned what has no effect: %s", function, refused)
 
 
 def _exceeded(record: ChargeRecord, decision: Decision, cause: Cause) -> RateLimitExceeded:

@@ -49,13 +49,8 @@ class RequestLimit(flask_limiter.RequestLimit):
         arguments = [str(record.identity), bound.scope]
         if extension._key_prefix:
             arguments.insert(0, extension._key_prefix)
-        shown = cls(
-            extension,
-            bound.runtime.limit,
-            arguments,
-            not record.verdict.allowed,
-            bound.runtime.shared,
-        )
+        item, is_breached = bound.runtime.limit, not record.verdict.allowed
+        shown = cls(extension, item, arguments, is_breached, bound.runtime.shared)
         shown.verdict, shown.keywords = record.verdict, dict(bound.keywords)
         reset_at = (record.now_us + record.verdict.reset_after_us) / 1_000_000
         shown._window = WindowStats(reset_at, record.verdict.remaining)

@@ -16,6 +16,7 @@ import flask
 from flask_limiter import ApplicationLimit, ExemptionScope, Limit, MetaLimit, RouteLimit
 from flask_limiter._limits import RuntimeLimit
 from limits import RateLimitItem
+from werkzeug.exceptions import HTTPException
 
 from ratelimit_ext.core.charge import Guess
 from ratelimit_ext.core.errors import ConfigurationError, shown, unknown_name
@@ -34,6 +35,7 @@ from ratelimit_ext.web.declarations.callbacks import Callbacks
 from ratelimit_ext.web.declarations.definitions import runtime_limits
 from ratelimit_ext.web.declarations.limits_adapter import function_of, limit_of, rank, with_amount
 from ratelimit_ext.web.declarations.manager import Manager, Route, code_of
+from ratelimit_ext.web.request.reservation import KnownNames
 
 #: How many answers of the limit functions of a route are kept compiled.
 MOST_VARIANTS: Final = 256
@@ -47,6 +49,7 @@ SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 
 UNDECLARED: Final = "Limit %s: %s It counts as the lowest class. Correct it, or add it to keep."
 NO_AMOUNTS: Final = "Amounts of callers do not apply: amount_loader returned %s instead of a dict."
+FAILED: Final = "%s failed, and %s. Later failures of this kind are not logged."
 
 #: The answer of a function that failed: its definition has no limit for this request.
 _NO_ANSWER: Final = ("",)
@@ -143,8 +146,9 @@ class Resolver:
         # Decorators would keep the resolvers of applications that are gone.
         kept = lru_cache(maxsize=MOST_VARIANTS)
         self._with_override: Callable[[BoundLimit, str], BoundLimit] = kept(self._make_override)
-        self._of_class: Callable[[BoundLimit, str], BoundLimit] = kept(_of_class)
+        self._of_class = kept(lambda bound, name: replace(bound, limit=bound.limit.of_class(name)))
         self._share_of: Callable[[BoundLimit], BoundLimit] = kept(self._make_share)
+        self._names = KnownNames(manager.definitions)
         #: Limits without a route.
         self._outside: dict[tuple[Any, ...], BoundLimit] = {}
 
@@ -169,9 +173,8 @@ class Resolver:
             answered = {question: answers[at] for question, at in compiled.question_of.items()}
             on_route = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
         if (loader := self._callbacks.amount_loader) is not None:
-            amounts = self._answer(loader, route)
+            amounts = self._amounts(loader, route)
             if amounts or on_route.has_optional:
-                amounts = self._checked_amounts(amounts, route.app)
                 on_route = self._with_own_amounts(on_route, amounts, route, compiled)
         return self._with_scopes(on_route, route) if on_route.asks_scopes else on_route
 
@@ -181,6 +184,9 @@ class Resolver:
             self._routes.clear()
             self._outside.clear()
             self._revision = self.manager.revision
+            for unit, name in self.estimators:
+                if name:
+                    self._names.check_name(name, f"estimator {unit!r}")
 
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
         """Return the limits of a route for callers on a plan, without a request. Those whose string
@@ -250,12 +256,12 @@ class Resolver:
         is the lowest, and logged once a limit: clients may choose it. Empty is valid: no class."""
         names = [class_name for class_name, _ in bound.limit.keep]
         if name not in names:
-            app = flask.current_app
-            if name and self.log_once(app, f"class of {bound.limit.label}"):
+            if name and self.log_once(flask.current_app, f"class of {bound.limit.label}"):
                 unknown = unknown_name("class", name, names)
-                app.logger.warning(UNDECLARED, bound.limit.label, unknown)
+                flask.current_app.logger.warning(UNDECLARED, bound.limit.label, unknown)
             name = ""
-        return self._of_class(bound, name)
+        of_class: BoundLimit = self._of_class(bound, name)
+        return of_class
 
     def shared(
         self, whole: BoundLimit, charge: BoundCharge, who: tuple[str, str], guess: object = None
@@ -326,12 +332,26 @@ class Resolver:
             self._logger.debug("%r failed for a request without a view", question, exc_info=True)
             return _NO_ANSWER
 
-    def _checked_amounts(self, amounts: object, app: flask.Flask) -> Mapping[str, str]:
-        """Return the answer of the amount loader, empty if it is invalid, which is logged once."""
+    def loaded(self, loader: Callable[[], Any], name: str, app: flask.Flask, instead: str) -> Any:
+        """Return what a loader of the application returns; ``None`` if it fails, which is logged
+        once for each kind of error with what happens ``instead``, unless that is empty."""
+        try:
+            return loader()
+        except HTTPException:
+            raise  # it answers the request, as in a view
+        except Exception as error:
+            if instead and self.log_once(app, f"{name} {type(error)}"):
+                app.logger.exception(FAILED, name, instead)
+            return None
+
+    def _amounts(self, loader: Callable[[], Any], route: Route) -> Mapping[str, str]:
+        """Return the caller's amounts; none if the loader's answer is invalid, which is logged."""
+        instead = "" if route.is_edge else "the usual amounts apply"
+        amounts: object = self.loaded(loader, "amount_loader", route.app, instead)
         if isinstance(amounts, Mapping):
             return amounts
-        if amounts and amounts is not _NO_ANSWER and self.log_once(app, "amounts"):
-            app.logger.error(NO_AMOUNTS, shown(amounts))
+        if amounts and self.log_once(route.app, "amounts"):
+            route.app.logger.error(NO_AMOUNTS, shown(amounts))
         return {}
 
     def _with_own_amounts(
@@ -341,10 +361,12 @@ class Resolver:
         of which the caller has none. If there are overrides of one, each identity decides about
         it."""
         overrides = self.overrides.by_limit
-        key = (id(base), self.overrides.version, *amounts.items())
+        key = id(base), self.overrides.version, repr(amounts)  # an amount may have no hash
         cached = compiled.with_amounts.get(key)
         if cached is not None:
             return cached[1]
+        for name in amounts:
+            self._names.check_name(str(name), "amount_loader")
 
         def applying(limits: Iterable[BoundLimit]) -> tuple[BoundLimit, ...]:
             applied = []
@@ -599,10 +621,6 @@ class _Binder:
         app = self._route.app
         if self._resolver.log_once(app, subject):
             app.logger.log(level, text, *words)
-
-
-def _of_class(bound: BoundLimit, name: str) -> BoundLimit:
-    return replace(bound, limit=bound.limit.of_class(name))
 
 
 def _fixed_cost(runtime: RuntimeLimit, limit: CoreLimit) -> int | None:

@@ -452,6 +452,49 @@ def test_a_wrong_form_changes_nothing(
     assert actions(app) == []
 
 
+def test_a_form_with_a_mistake_is_shown_again(admin: FlaskClient, accounts: Accounts) -> None:
+    """With what was written; the sentence belongs to the field that has the mistake, and to the
+    form of that key alone."""
+    accounts.create_key("alice", plan=None, default_plan="starter")
+    first, second = sorted(key.public_id for key in accounts.all_keys())
+    fields = {"owner": "user", "name": "alice", "limit": "usd-month", "reason": "a <b>"}
+    page = send(admin, "put_amount", **fields, amount="lots").text
+    assert '<option value="usd-month" selected>' in page
+    [wrong] = re.findall(r"<[^>]*aria-invalid[^>]*>", page)
+    assert 'name="amount" value="lots"' in wrong
+    assert 'aria-describedby="form-problem" autofocus' in wrong
+    assert page.count('id="form-problem" role="alert">usd-month: found') == 1
+    assert 'name="reason" value="a &lt;b&gt;"' in page
+    assert page.count('value="a &lt;b&gt;"') == 1
+    page = send(admin, "put_key", key=second, user="alice", limits="none", models="o3\ngpt").text
+    forms = {id_: part for part in page.split("</form>") if (id_ := key_to_change(part))}
+    assert {first, second} == forms.keys()
+    assert ("form-problem" in forms[first], "o3" in forms[first]) == (False, False)
+    assert ("form-problem" in forms[second], "o3\ngpt</textarea>" in forms[second]) == (True, True)
+
+
+def key_to_change(part: str) -> str:
+    """The key that a form of the page changes."""
+    found = re.search(r'act/put_key".*name="key" value="(\w+)"', part, re.DOTALL)
+    return found[1] if found else ""
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        *("/admin/nowhere", "/admin/changes", "/admin/user?name=eve", "https://example.com/admin"),
+        *("/admin/api/v1/users", "/admin/act/put_user", "/admin/logout", "/admin/login", ""),
+    ],
+)
+def test_a_form_of_no_page_has_its_mistake_on_a_page_of_its_own(
+    admin: FlaskClient, back: str
+) -> None:
+    """The page may be gone; a form names none but the pages of this site."""
+    answer = send(admin, "put_user", user="eve", plan="pro", back=back)
+    assert (answer.status_code, "<h1>That did not work</h1>" in answer.text) == (400, True)
+    assert "There is no user 'eve'." in unescape(answer.text)
+
+
 def test_a_key_is_changed(app: Flask, admin: FlaskClient, accounts: Accounts) -> None:
     """Its amounts, models, class and files; an empty field removes what was there."""
     [key] = accounts.all_keys()
@@ -579,6 +622,14 @@ def test_spending_of_a_calendar_month(admin: FlaskClient, database_url: str) -> 
     table.write(Database(database_url), calls)
     assert "<dd>$2.00</dd>" in admin.get("/admin?days=this").text
     assert "<dd>$4.50</dd>" in admin.get("/admin?days=last").text
+    last = f"{this - timedelta(days=1):%Y-%m}"
+    page = admin.get(f"/admin?days=7&by=model&month={last}").text
+    assert "<dd>$4.50</dd>" in page
+    assert f'type="month" name="month" value="{last}"' in page
+    assert f"days=7&amp;month={last}&amp;by=user" in page  # another choice keeps the month
+    assert "There are no calls in this time." in admin.get("/admin?month=2999-01").text
+    refused = admin.get("/admin?month=soon")
+    assert (refused.status_code, "is not a month" in refused.text) == (400, True)
 
 
 def test_a_call_is_found_by_its_id(app: Flask, admin: FlaskClient, database_url: str) -> None:

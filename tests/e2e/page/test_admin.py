@@ -45,6 +45,35 @@ FOLDED = {
 }
 
 
+#: Forms with a mistake: the page, what is folded, what is written, the button, and the field that
+#: has the mistake, by its name.
+MISTAKES = (
+    ("user?name=alice", "", {"Amount": "lots", "Reason": "Launch"}, "Set amount", "amount"),
+    ("user?name=alice", "", {"Amount": "1 usd/day", "Until, by UTC": "now"}, "Set amount", "until"),
+    ("user?name=alice", "", {"Expires (empty: never)": "2020-01-01"}, "Create key", "expires"),
+    ("user?name=alice", "Change", {"Amounts, a line each": "2"}, "Change key", "limits"),
+    ("user?name=alice", "Change", {"Class of traffic": "a class"}, "Change key", "class"),
+    ("user?name=alice", "", {"Dollars": "-5"}, "Give credit", "usd"),
+    ("user?name=bob", "", {"For": "long", "Reason": "Night"}, "Block user", "for"),
+    (
+        "users",
+        "Create a key",
+        {"User": "e", "Expires (empty: never)": "2020-01-01"},
+        "Create key",
+        "expires",
+    ),
+    ("users", "Teams", {"Name": "research"}, "Create team", "team"),
+    ("users", "Import users", {"CSV": "user,plan\neve,gold"}, "Import", "csv"),
+    ("limits", "Block a user or a key", {"Name": "eve", "For": "2h"}, "Block", "name"),
+    ("limits", "Block a model", {"Model": "none", "For": "2h"}, "Block model", "name"),
+    ("limits", "Block all calls", {"For": "long"}, "Block all calls", "for"),
+    ("limits", "Pause a provider", {"For": "long"}, "Pause provider", "for"),
+    ("team?name=research", "", {"User": "eve"}, "Add member", "user"),
+    ("team?name=research", "", {"Amount": "lots"}, "Set amount", "amount"),
+    ("operators", "", {"Name, for the log of changes": "hr"}, "Create key", "scopes"),
+)
+
+
 class Site(NamedTuple):
     """The application, and the key of bob, whose next call is denied."""
 
@@ -308,6 +337,11 @@ def test_admin_fits_and_axe_finds_nothing(
     check()
     page.goto(f"{admin_url}/admin?days=last")
     check()
+    month = f"{datetime.now(UTC):%Y-%m}"
+    page.get_by_label("Month", exact=True).fill(month)
+    button(page, "Show month").click()
+    expect(page.get_by_role("img", name=f"Spending from {month}-01")).to_be_visible()
+    check()
     with site.app.app_context():
         call = next(iter(services_of(site.app).reports.calls()))
     page.get_by_label("Find a call").fill(call["id"])
@@ -334,3 +368,38 @@ def test_admin_fits_and_axe_finds_nothing(
     button(page, "Set amount").click()
     expect(page.get_by_role("alert")).to_contain_text("usd-day: ")
     check()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_a_mistake_is_beside_its_field(
+    open_page: Opener, admin_url: str, width: int, scheme: str
+) -> None:
+    """The form keeps what was written. The field has the focus and the sentence, both in view, and
+    axe finds nothing."""
+    page = open_page(admin_url, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    for path, folded, written, press, field in MISTAKES:
+        page.goto(f"{admin_url}/admin/{path}")
+        if folded:
+            page.locator("summary", has_text=re.compile(f"^{folded}$")).click()
+        form = page.locator("form", has=button(page, press)).first
+        fields = [  # the text of an area is a part of its label
+            (form.get_by_label(re.compile(f"^{re.escape(label)}")), text)
+            for label, text in written.items()
+        ]
+        for labelled, text in fields:
+            labelled.fill(text)
+        form.get_by_role("button", name=press, exact=True).click()
+        problem = page.get_by_role("alert")
+        expect(problem).to_be_in_viewport(ratio=1)
+        focused = page.locator(":focus")
+        expect(focused).to_have_attribute("name", field)
+        expect(focused).to_be_in_viewport(ratio=1)
+        described = page.locator("[aria-describedby=form-problem]")
+        expect(described).to_have_accessible_description(problem.inner_text())
+        for labelled, text in fields:
+            expect(labelled).to_have_value(text)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width

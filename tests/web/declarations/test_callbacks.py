@@ -219,4 +219,33 @@ def test_a_plan_that_is_no_text(caplog: pytest.LogCaptureFixture) -> None:
     limiter.init_app(app)
     app.add_url_rule("/", "view", lambda: "ok")
     assert statuses(app, "/", 2) == [200, 429]
-    assert caplog.text.count("there is no plan '7'") == 1
+    assert caplog.text.count("plan_loader: found 7 (a whole number); allowed: 'free'") == 1
+
+
+def test_a_loader_that_fails_is_logged_once_for_each_kind_of_error(
+    make: Maker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The usual amounts apply, and no request fails. An exception of HTTP is the answer; a request
+    without a view may lack what the loader reads, so nothing is logged of it."""
+    app, limiter = make(default_limits=["5/minute"], application_limits=["50/minute"])
+    app.add_url_rule("/", "view", lambda: "ok")
+
+    @limiter.amount_loader
+    def amounts() -> Any:
+        if "deny" in request.args:
+            raise ServiceUnavailable
+        raise (KeyError if request.args else AttributeError)
+
+    assert statuses(app, "/nowhere") == [404]
+    assert caplog.text == ""
+    assert statuses(app, "/", 2) + statuses(app, "/?x=1", 2) == [200] * 4
+    assert caplog.text.count("amount_loader failed, and the usual amounts apply.") == 2
+    assert statuses(app, "/?deny=1") == [503]
+
+
+def test_a_refusal_handler_may_return_another_exception(make: Maker) -> None:
+    """It is the answer, as if the handler had raised it."""
+    app, limiter = make(default_limits=["1/minute"])
+    app.add_url_rule("/", "view", lambda: "ok")
+    limiter.refusal_handler(lambda _refusal, _again: ServiceUnavailable())
+    assert statuses(app, "/", 2) == [200, 503]

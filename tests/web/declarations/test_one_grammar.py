@@ -115,7 +115,6 @@ ACCEPTED: list[tuple[str, Options]] = [
     ("9999999999999999/minute", {}),
     ("5 per 50 years", {}),
     ("100 per day|5/second , 3 PER HOUR", {}),
-    ("7/0 minutes", {}),
     ("5 usd/day;100/hour", {}),
     ("100/hour;5 usd/day", {"mode": "shadow"}),
     ("5 usd/day;100/day", {}),
@@ -142,6 +141,7 @@ ACCEPTED: list[tuple[str, Options]] = [
 REFUSED: list[tuple[str, Options]] = [
     ("banana", {}),
     ("5/fortnight", {}),
+    ("7/0 minutes", {}),
     ("5/minute;", {}),
     ("5 usd/day;", {}),
     ("-5/minute", {}),
