@@ -239,7 +239,7 @@ class Authenticator:
         try:
             self._store.note_use(public_id, day)
         except (SQLAlchemyError, OSError) as error:
-            log.warning("The use of key %s was not noted: %s", public_id, error)
+            log.warning("When key %s was last used is not recorded: %s", public_id, error)
         finally:
             self._notes_left.release()
 

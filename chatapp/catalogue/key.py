@@ -45,7 +45,9 @@ class Key:
             self.name = source.removeprefix(FILE)
             self._file = Path(self.name)
             if self._file.exists() and not self._file.is_file():
-                raise ValueError("is no regular file; write the path of a file that holds the key")
+                raise ValueError(
+                    "is not a regular file; write the path of a file that holds the key"
+                )
         else:
             raise ValueError(
                 f"does not say where the key is; write {ALLOWED}, never the key itself"

@@ -51,7 +51,7 @@ def backup(database: Database, to: Path) -> Contents:
     if to.is_dir():
         raise BackupError(f"{to} is a directory; name a file in it.")
     if to.exists() and (to.samefile(source) or not _is_sqlite(to)):
-        raise BackupError(f"{to} is no backup and would be lost; name another file.")
+        raise BackupError(f"{to} is not a backup and would be lost; name another file.")
     if not to.parent.is_dir():
         raise BackupError(f"There is no directory {to.parent}.")
     part = to.with_name(f"{to.name}.part")
@@ -76,7 +76,7 @@ def restore(database: Database, backup_file: Path, *, without_keys: bool = False
     off, if there are keys now, unless ``without_keys``."""
     file = _file_of(database)
     if not backup_file.is_file() or backup_file.samefile(file):
-        raise BackupError(f"{backup_file} is no backup; name a file of `chat db backup`.")
+        raise BackupError(f"{backup_file} is not a backup; name a file of `chat db backup`.")
     contents = contents_of(backup_file)
     if not without_keys and not contents.keys and contents_of(file).keys:
         raise BackupError(

@@ -93,7 +93,7 @@ def act_for(current: CurrentRequest, named: Callable[[], str | None]) -> None:
         wait_s = max(1, math.ceil((error.at - datetime.now(UTC)).total_seconds()))
         message = (
             f"{name} is new, and this API key has brought as many new users as it may in an hour. "
-            f"Users who are known are served; try again in {wait_text(wait_s * 1000)}."
+            f"Existing users are still served; try again in {wait_text(wait_s * 1000)}."
         )
         report = ErrorReport(429, "too_many_new_users", message, retry_after_s=wait_s)
         raise ApiError(429, report.code, message, headers=report.headers) from error

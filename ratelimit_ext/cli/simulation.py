@@ -211,7 +211,7 @@ def simulate_command(
     type=click.FloatRange(0, 100, min_open=True),
     default=99.0,
     show_default=True,
-    help="The percentage of identities that are to be denied nothing.",
+    help="The percentage of callers who should never be refused.",
 )
 @with_json
 @with_appcontext

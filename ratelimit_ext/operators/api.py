@@ -244,7 +244,7 @@ class Operators:
                 if wanted and reader.components.engines.primary.clear([state.verdict.charge.key]):
                     cleared.append(row.name)
         if not cleared:
-            raise OperatorError("nothing_counted", f"Nothing was counted of {identity!r}.")
+            raise OperatorError("nothing_counted", f"Nothing was counted for {identity!r}.")
         self.note("reset", identity, limit=limit or "", reason=reason, by=by)
         return cleared
 

@@ -20,8 +20,8 @@ from ratelimit_ext.web.inventory import Row
 
 _DEGRADED: Final = {
     "open": "without the storage, which was down",
-    "local": "by the host's share, as the storage was down",
-    "closed": "as the storage was down",
+    "local": "by the host's share, because the storage was down",
+    "closed": "because the storage was down",
 }
 
 

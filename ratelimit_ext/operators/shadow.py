@@ -66,11 +66,10 @@ def advice_text(result: Mapping[str, Any]) -> str:
     enough = result["enough_for_99_percent"]
     if enough is None:
         return (
-            "the smallest amount that denies nothing to 99 % is not known from what was counted; "
-            "`flask ratelimit suggest` proposes one from traffic or the ledger."
+            "what was counted does not show which amount is enough for 99 %; `flask ratelimit "
+            "suggest` proposes one from traffic or the ledger."
         )
     shown = f"{shown_dollars(enough)} usd" if result["unit"] == "usd" else f"{enough}"
-    return (
-        f"{shown} would have denied nothing to 99 % of {result['identities']} identities, by their "
-        "usage of the last day."
-    )
+    number = result["identities"]
+    callers = f"{number} caller{'s' * (number != 1)}"
+    return f"At {shown}, 99 % of {callers} would have had no refusal in the last day."

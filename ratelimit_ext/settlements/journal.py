@@ -292,7 +292,7 @@ class Journal:
             words = json.loads(head)
             version, storage = words["settlements"], words["storage"]
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise ValueError("it does not begin as a journal of settlements") from None
+            raise ValueError("it does not begin like a journal of settlements") from None
         if version != VERSION:
             raise ValueError(f"its format is {version!r}; this release reads {VERSION}")
         entries = []

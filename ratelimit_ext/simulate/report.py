@@ -189,7 +189,7 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
     policies: dict[str, list[str]] = {}
     for policy, outcome in results:
         sentences = [
-            f"limits by {key!r} did not count {_calls(calls)}, as the traffic does not say it."
+            f"limits by {key!r} did not count {_calls(calls)} whose {key} is not in the traffic."
             for key, calls in outcome.unknown.items()
         ]
         sentences += [
@@ -197,8 +197,8 @@ def notes(results: Iterable[Result], traffic: Traffic, left_out: Mapping[str, st
             for endpoint, calls in outcome.unlimited.items()
         ]
         sentences += [
-            f"limits that keep a part by {name!r} kept nothing from {_calls(calls)}, as the "
-            "traffic does not say it."
+            f"limits that keep a part by {name!r} kept nothing from {_calls(calls)} whose "
+            f"{name} is not in the traffic."
             for name, calls in outcome.classless.items()
         ]
         if outcome.waits:

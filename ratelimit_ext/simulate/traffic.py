@@ -110,12 +110,12 @@ def _json_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     except ValueError as error:
-        raise ValueError(f"it is no JSON ({error})") from None
+        raise ValueError(f"it is not JSON ({error})") from None
     endpoint = fields.pop("endpoint", None)
     if endpoint is None and "path" in fields:
         endpoint = endpoint_of(str(fields.pop("method", "GET")), str(fields.pop("path")))
     if not isinstance(endpoint, str):
-        raise ValueError("it has no endpoint, nor a path of one")  # noqa: TRY004 - of the line
+        raise ValueError("it has neither an endpoint nor the path of one")  # noqa: TRY004 - of the line
     costs = {unit: _whole(fields.pop(unit), unit) for unit in COSTS if unit in fields}
     if costs and "tokens" not in costs:
         costs["tokens"] = costs.get("input_tokens", 0) + costs.get("output_tokens", 0)
@@ -151,7 +151,7 @@ def _log_call(text: str, endpoint_of: EndpointOf) -> TrafficCall:
     endpoint = endpoint_of(match["method"], match["path"])
     if endpoint is None:
         raise ValueError(
-            f"{match['method']} {match['path'][:80]} is no endpoint of this application"
+            f"{match['method']} {match['path'][:80]} is not an endpoint of this application"
         )
     who = {"ip": match["ip"]}
     if match["user"] != "-":

@@ -32,8 +32,8 @@ from ratelimit_ext.web.request.request_state import RequestState
 from ratelimit_ext.web.request.reservation import Reservation
 
 BARE: Final = (
-    "The limits of the view %r do not apply: its route has the function without them. Write "
-    "@limiter.limit(…) below the route decorator."
+    "The limits of the view %r do not apply: its route got the function before they were added. "
+    "Write @limiter.limit(…) below the route decorator."
 )
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 _new: Final = tuple.__new__

@@ -144,7 +144,7 @@ def with_deadline(uri: str, options: Mapping[str, Any], deadline: float) -> dict
     for word in timeouts:
         if with_own[word] is not None:
             where = f"The storage's options: {word}"
-            hint = "None waits without end."
+            hint = "None would wait without end."
             with_own[word] = checked_seconds(where, with_own[word], most=LONGEST_WAIT_S, hint=hint)
     if "+sentinel" in uri.partition("://")[0]:
         # redis-py retries for seconds otherwise.

@@ -400,7 +400,7 @@ def test_reset_forgets_what_was_counted(worker: Flask, console: Flask) -> None:
     assert read(console, "reset", "ann", "--by", "olga")["reset"] == ["50 per 1 hour", "pace"]
     assert [each["identity"] for each in read(console, "blocks")] == ["ann"]
     assert call(worker, "/chat/", 1, "bob") == [429]
-    assert "Nothing was counted of 'zoe'" in run(console, "reset", "zoe", status=1).stderr
+    assert "Nothing was counted for 'zoe'" in run(console, "reset", "zoe", status=1).stderr
     newest = read(console, "log")[0]
     assert (newest["action"], newest["identity"], newest["by"]) == ("reset", "ann", "olga")
 

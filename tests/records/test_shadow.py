@@ -187,7 +187,7 @@ def test_the_report_says_who_would_be_hit_and_which_amount_is_enough(
     assert (day["enough_for_99_percent"], day["source"]) == (4, "usage")
     assert found["pace", "hour"]["source"] == "suggest"
     shown = report(console, "--limit", "calls").stdout
-    assert "4 would have denied nothing to 99 % of 2 identities" in shown
+    assert "At 4, 99 % of 2 callers would have had no refusal" in shown
     assert "`flask ratelimit suggest`" in report(console, "--limit", "pace").stdout
     error = "Error: No limit 'cals' is in shadow or has a candidate; found: calls, pace, shadow."
     assert report(console, "--limit", "cals", status=1).stderr.strip() == error

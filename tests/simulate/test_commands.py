@@ -162,7 +162,9 @@ def test_a_file_with_broken_lines_is_replayed_and_reported(app: Flask, tmp_path:
     result = run(app, simulate_command, "--traffic", str(log))
     assert result.exit_code == 1
     assert "Error: lines skipped: 1 (line 3: it is neither JSON" in result.output
-    assert "limits by 'user' did not count 1 call, as the traffic does not say it." in result.output
+    assert (
+        "limits by 'user' did not count 1 call whose user is not in the traffic." in result.output
+    )
     assert "no limit applies to 1 call of 'free'." in result.output
 
 

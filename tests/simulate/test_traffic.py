@@ -59,11 +59,11 @@ def test_times_with_and_without_a_zone_are_read():
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"time": 1', "it is no JSON"),
+        ('{"time": 1', "it is not JSON"),
         ("[" * 100_000, "neither JSON nor"),
         ('{"a":' * 100_000, "it"),
-        ('{"time": 1}', "it has no endpoint"),
-        ('{"time": 1, "path": "/nowhere"}', "it has no endpoint"),
+        ('{"time": 1}', "it has neither an endpoint"),
+        ('{"time": 1, "path": "/nowhere"}', "it has neither an endpoint"),
         ('{"path": "/chat"}', "found time = None"),
         ('{"time": -1, "path": "/chat"}', "found time = -1"),
         ('{"time": "soon", "path": "/chat"}', "found time = 'soon'"),
@@ -77,7 +77,7 @@ def test_times_with_and_without_a_zone_are_read():
         ('{"time": 1, "path": "/chat", "abusive": 1}', "found abusive = 1"),
         ("what is this", "neither JSON nor a line of a common log"),
         ('1.1.1.1 - - [yesterday] "GET /chat HTTP/1.1" 200 1', "found the time 'yesterday'"),
-        ('1.1.1.1 - - [26/Nov/2026:13:55:36 +0000] "GET /x HTTP/1.1" 2 1', "GET /x is no endpoint"),
+        ('1.1.1.1 - - [26/Nov/2026:13:55:36 +0000] "GET /x HTTP/1.1" 2 1', "GET /x is not an"),
     ],
 )
 def test_a_broken_line_is_skipped_with_its_number(line: str, reason: str):

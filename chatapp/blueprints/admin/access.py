@@ -187,7 +187,7 @@ def login() -> ResponseReturnValue:
     response = cast(Response, redirect(own_address(next_), 303))
     sessions().begin(response, name=name, key_id=operator.key_id)
     who = operator.by if operator.key_id else name or "no name"
-    log.warning("A session of /admin begins, of %s, from %s", who, client_ip())
+    log.warning("%s signed in to /admin from %s", who, client_ip())
     return response
 
 

@@ -50,9 +50,7 @@ def _data(url: str) -> str:
     except ValueError:  # also for a text that is not ASCII
         raise ValueError("is not valid base64; encode the file again") from None
     if not BEGINNINGS[media_type].match(content):
-        raise ValueError(
-            f"does not begin as a file of the type {media_type} does; send the type that it has"
-        )
+        raise ValueError(f"does not begin like a file of the type {media_type}; send its real type")
     return url
 
 

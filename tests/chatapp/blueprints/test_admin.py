@@ -1051,7 +1051,7 @@ def test_shadows_are_reported(
     assert "A candidate; 100 per 1 day is enforced." in page
     assert page.count("60.0%") == 2
     assert 'name=bob">bob</a> 3' in page
-    assert "5 would have denied nothing to 99 % of 1 identities" in page
+    assert "At 5, 99 % of 1 caller would have had no refusal" in page
 
 
 def test_denials_may_be_off(make_app: AppMaker, uri: str, accounts: Accounts) -> None:

@@ -38,7 +38,11 @@ MISTAKES = [
     (HEAD + 'base_url = "https://x/\\nHost: hunter2"', 4, "base_url is not an address"),
     (HEAD + 'base_url = "https://x\\r/hunter2"', 4, "base_url is not an address"),
     (HEAD + 'base_url = "https://x/a b"', 4, "base_url is not an address"),
-    (HEAD + 'keys = ["file:/dev/zero"]', 4, "keys.0 is no regular file; write the path of a file"),
+    (
+        HEAD + 'keys = ["file:/dev/zero"]',
+        4,
+        "keys.0 is not a regular file; write the path of a file",
+    ),
     (HEAD + f"price = {{ input = 1{'0' * 30}, output = 1 }}", 4, "write at most 1000000"),
     (
         HEAD + PRICE + f"[upstreams.acme.models.x]\ncontext = 1{'0' * 30}",

@@ -151,7 +151,7 @@ def test_an_unsendable_secret_is_not_used(
 def test_only_a_regular_file_is_a_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A device may have no end. One that appears later, and a file that is too large for a key, are
     not read."""
-    with pytest.raises(ValueError, match="is no regular file"):
+    with pytest.raises(ValueError, match="is not a regular file"):
         Key("file:/dev/zero")
     file = tmp_path / "key"
     key = Key(f"file:{file}")

@@ -258,7 +258,7 @@ def test_new_people_are_bounded_and_known_ones_are_served(
     assert answers == [200, 200, 200, 429, 429]
     refused = ask(client, {**key, EMAIL: "p9"})
     assert json_of(refused)["code"] == "too_many_new_users"
-    assert "Users who are known are served" in refused.json["error"]
+    assert "Existing users are still served" in refused.json["error"]
     assert 3590 < int(refused.headers["Retry-After"]) <= 3600
     assert refused.headers["x-should-retry"] == "false"
     assert refused.headers["Cache-Control"] == "no-store"

@@ -284,8 +284,8 @@ def test_a_limit_above_the_route_is_logged(make: Maker, caplog: pytest.LogCaptur
         assert statuses(app, times=3) == [200] * 3
     (record,) = caplog.records
     assert record.getMessage() == (
-        "The limits of the view 'index' do not apply: its route has the function without them. "
-        "Write @limiter.limit(…) below the route decorator."
+        "The limits of the view 'index' do not apply: its route got the function before "
+        "they were added. Write @limiter.limit(…) below the route decorator."
     )
 
 
