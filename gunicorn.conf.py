@@ -21,6 +21,8 @@ from types import ModuleType
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+# Installed, this file is in the package itself; see chatapp/__main__.py.
+PACKAGE = HERE if (HERE / "server").is_dir() else HERE / "chatapp"
 STORAGE = "RATELIMIT_STORAGE_URI"
 WORKERS = "RATELIMIT_WORKERS"
 WAITING = "RATELIMIT_WAITING_MAX"
@@ -80,9 +82,9 @@ def provider_timeout_s() -> float:
     return seconds(PROVIDER_TIMEOUT, 600) or 600
 
 
-call_worker = load(HERE / "chatapp" / "server" / "gunicorn_worker.py")
-master = load(HERE / "chatapp" / "server" / "gunicorn_master.py")
-machine = load(HERE / "chatapp" / "server" / "machine.py")
+call_worker = load(PACKAGE / "server" / "gunicorn_worker.py")
+master = load(PACKAGE / "server" / "gunicorn_master.py")
+machine = load(PACKAGE / "server" / "machine.py")
 
 # Reachable from this machine only by default, because a chat endpoint spends money.
 bind = f"{os.environ.get('GUNICORN_HOST') or '127.0.0.1'}:{number('PORT', 8000, 65_535)}"
@@ -189,11 +191,15 @@ def on_starting(server: Any) -> None:
     server.log.info("Storage: embedded server, %s", embedded.uri)
 
 
+def valid_files() -> Path:
+    return Path(os.environ.get(VALID_FILES) or HERE / "instance" / "valid-files")
+
+
 def share_metrics(server: Any) -> None:
     """Give all workers one directory for their figures; a new start begins with none."""
     if not os.environ.get("CHATAPP_METRICS_TOKEN") or os.environ.get(METRICS):
         return
-    directory = HERE / "instance" / "metrics"
+    directory = valid_files().with_name("metrics")
     if not server.master_pid:  # a master started by USR2 shares them with the old one
         shutil.rmtree(directory, ignore_errors=True)
     try:
@@ -208,7 +214,7 @@ def share_metrics(server: Any) -> None:
 
 def keep_valid_files(server: Any) -> None:
     """Give the workers a directory for the last valid files."""
-    directory = Path(os.environ.get(VALID_FILES) or HERE / "instance" / "valid-files")
+    directory = valid_files()
     try:
         make_private(server, directory)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The wheel and the sdist of the extension: what is in them, and that they install and work.
+"""The wheels and sdists of both packages: what is in them, and that they install and work.
 
 What installs needs a package index: set RATELIMIT_PACKAGE=1.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,9 +15,12 @@ import venv
 import zipfile
 from email import message_from_bytes
 from email.message import Message
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import version
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
+import httpx2
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
@@ -26,6 +28,9 @@ from packaging.version import Version
 from tests import servers
 
 ROOT = Path(__file__).resolve().parents[2]
+EXTENSION, GATEWAY = "ratelimit-ext", "ratelimit-gateway"
+#: An address for the metadata of the tests.
+REPOSITORY = "https://code.example/ratelimit"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 BUILD = "import sys; from setuptools.build_meta import build_{0} as b; print(b(sys.argv[1]))"
 #: The extension in an application, as README has it first, and what its limits admit.
@@ -72,28 +77,32 @@ def build(kind: str, source: Path, into: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what is committed or to be, as the build leaves files behind."""
-    copy = tmp_path_factory.mktemp("source")
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    git = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
-    if git.returncode != 0:
-        pytest.skip(git.stderr.strip())
-    for name in filter(None, git.stdout.split("\0")):
-        if (ROOT / name).exists():  # else it is removed, and not yet committed
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, copy / name)
-    return build("sdist", copy, tmp_path_factory.mktemp("sdist"))
+def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The trees that `.ci/build` builds from, by the name of the distribution."""
+    loader = SourceFileLoader("build_script", str(ROOT / ".ci" / "build"))
+    script = module_from_spec(spec_from_loader(loader.name, loader))  # type: ignore[arg-type]
+    loader.exec_module(script)
+    trees = script.prepare(tmp_path_factory.mktemp("sources"), REPOSITORY)
+    return {tree.name: tree for tree in trees}
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from the sdist, as pip would."""
-    unpacked = tmp_path_factory.mktemp("unpacked")
-    with tarfile.open(sdist) as archive:
-        archive.extractall(unpacked, filter="data")
-    [source] = unpacked.iterdir()
-    return build("wheel", source, tmp_path_factory.mktemp("wheel"))
+def sdists(sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    into = tmp_path_factory.mktemp("sdist")
+    return {name: build("sdist", source, into) for name, source in sources.items()}
+
+
+@pytest.fixture(scope="module")
+def wheels(sdists: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Built from the sdists, as pip would."""
+    into, made = tmp_path_factory.mktemp("wheel"), {}
+    for name, sdist in sdists.items():
+        unpacked = tmp_path_factory.mktemp("unpacked")
+        with tarfile.open(sdist) as archive:
+            archive.extractall(unpacked, filter="data")
+        [source] = unpacked.iterdir()
+        made[name] = build("wheel", source, into)
+    return made
 
 
 def metadata(wheel: Path) -> Message:
@@ -102,32 +111,49 @@ def metadata(wheel: Path) -> Message:
         return message_from_bytes(archive.read(name))
 
 
+def files_of(package: str) -> set[str]:
+    """The files of a package in the tree, but for compiled ones."""
+    every = (ROOT / package).rglob("*")
+    names = {each.relative_to(ROOT).as_posix() for each in every if each.is_file()}
+    return {name for name in names if "__pycache__" not in name}
+
+
 @needs_setuptools
-def test_the_wheel_has_the_extension_alone(wheel: Path) -> None:
-    """Every file of it, scripts and the mark of its types included; not chatapp, no tests."""
-    with zipfile.ZipFile(wheel) as archive:
+@pytest.mark.parametrize(
+    ("name", "package", "more"),
+    [
+        (EXTENSION, "ratelimit_ext", set()),
+        (GATEWAY, "chatapp", {"chatapp/wsgi.py", "chatapp/gunicorn.conf.py"}),
+    ],
+)
+def test_a_wheel_has_its_package_alone(
+    name: str, package: str, more: set[str], wheels: dict[str, Path]
+) -> None:
+    """Every file of it, scripts, pages and the mark of types included; no tests."""
+    with zipfile.ZipFile(wheels[name]) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    ours = (ROOT / "ratelimit_ext").rglob("*")
-    expected = {each.relative_to(ROOT).as_posix() for each in ours if each.is_file()}
-    assert names == {name for name in expected if "__pycache__" not in name}
-    assert {"ratelimit_ext/py.typed", "ratelimit_ext/engine/admit.lua"} <= names
+    assert names == files_of(package) | more
 
 
 @needs_setuptools
-def test_the_sdist_builds_the_wheel_and_has_no_more(sdist: Path) -> None:
-    """It has the package, what the build reads, and the licence."""
-    with tarfile.open(sdist) as archive:
+@pytest.mark.parametrize("name", [EXTENSION, GATEWAY])
+def test_an_sdist_builds_the_wheel_and_has_no_more(name: str, sdists: dict[str, Path]) -> None:
+    """It has the package, what the build reads, what has changed, and the licence."""
+    with tarfile.open(sdists[name]) as archive:
         top = {Path(name).parts[1] for name in archive.getnames() if "/" in name}
-    assert top == {
-        *("ratelimit_ext", "ratelimit_ext.egg-info", "pyproject.toml", "setup.cfg"),
-        *("README.md", "LICENSE", "PKG-INFO"),
+    common = {"pyproject.toml", "setup.cfg", "README.md", "LICENSE", "PKG-INFO", "MANIFEST.in"}
+    common |= {"CHANGELOG.md", "SECURITY.md"}
+    own = {
+        EXTENSION: {"ratelimit_ext", "ratelimit_ext.egg-info"},
+        GATEWAY: {"chatapp", "ratelimit_gateway.egg-info", "VERSION", "requirements.txt"},
     }
+    assert top == common | own[name]
 
 
 @needs_setuptools
-def test_the_metadata_is_the_projects(wheel: Path) -> None:
-    """Licence, description, Python and extras, without addresses that do not exist."""
-    read = metadata(wheel)
+def test_the_metadata_is_the_projects(wheels: dict[str, Path]) -> None:
+    """Licence, description, Python and extras. README's links lead into the repository."""
+    read = metadata(wheels[EXTENSION])
     assert read["License-Expression"] == "MIT"
     assert read["License-File"] == "LICENSE"
     assert read["Requires-Python"] == PROJECT["requires-python"]
@@ -136,17 +162,39 @@ def test_the_metadata_is_the_projects(wheel: Path) -> None:
     assert set(read.get_all("Provides-Extra", [])) == set(EXTRAS)
     needs = {Requirement(need).name for need in read.get_all("Requires-Dist", [])}
     assert {Requirement(need).name for need in PROJECT["dependencies"]} <= needs
-    assert not read.get_all("Project-URL")
+    assert f"Repository, {REPOSITORY}" in read.get_all("Project-URL", [])
+    links = re.findall(r"\]\(([^)]+)\)", read.get_payload())
+    assert [link for link in links if not link.startswith("https://")] == []
+    assert f"{REPOSITORY}/blob/v{PROJECT['version']}/docs/extension/choose.md" in links
+
+
+@needs_setuptools
+def test_the_gateway_needs_its_own_extension(wheels: dict[str, Path]) -> None:
+    """Both have one version. What its sentences tell people to run is what is installed."""
+    read, extension = metadata(wheels[GATEWAY]), metadata(wheels[EXTENSION])
+    assert read["Version"] == extension["Version"]
+    needs = {Requirement(need) for need in read.get_all("Requires-Dist", [])}
+    assert Requirement(f"ratelimit-ext=={extension['Version']}") in needs
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    stated = {Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip()}
+    assert stated <= needs
+    with zipfile.ZipFile(wheels[GATEWAY]) as archive:
+        texts = [
+            archive.read(name) for name in archive.namelist() if name.endswith((".py", "toml"))
+        ]
+    assert not any(b"--app wsgi" in text for text in texts)
 
 
 @pytest.mark.slow
 @needs_index
 @pytest.mark.parametrize("extra", ["", *EXTRAS])
-def test_a_clean_environment_installs_it(extra: str, wheel: Path, tmp_path: Path) -> None:
+def test_a_clean_environment_installs_it(
+    extra: str, wheels: dict[str, Path], tmp_path: Path
+) -> None:
     """With each extra; README's application then works in memory and with a real server."""
     venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
-    package = f"{wheel}[{extra}]" if extra else str(wheel)
+    package = f"{wheels[EXTENSION]}[{extra}]" if extra else str(wheels[EXTENSION])
     subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True, timeout=600)
     subprocess.run([python, "-m", "pip", "check"], check=True)
     subprocess.run([python, "-c", f"import {EXTRAS.get(extra, 'ratelimit_ext')}"], check=True)
@@ -159,12 +207,59 @@ def test_a_clean_environment_installs_it(extra: str, wheel: Path, tmp_path: Path
 
 @pytest.mark.slow
 @needs_index
-def test_a_package_index_would_accept_it(wheel: Path, sdist: Path, tmp_path: Path) -> None:
-    """By twine: the metadata is complete, and the description renders."""
+def test_one_command_serves_the_gateway(wheels: dict[str, Path], tmp_path: Path) -> None:
+    """In a clean environment, with its embedded storage below the user's own directory, where the
+    commands find what the server keeps."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    installed = tmp_path / "venv" / "bin"
+    pip = [installed / "python", "-m", "pip"]
+    subprocess.run([*pip, "install", "--quiet", *wheels.values()], check=True, timeout=900)
+    subprocess.run([*pip, "check"], check=True)
+    port = servers.free_port()
+    away = ("RATELIMIT_", "CHATAPP_", "GUNICORN_", "OPENAI_", "ANTHROPIC_", "PYTHON")
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(away)}
+    environ |= {"HOME": str(tmp_path), "PORT": str(port)}
+    environ.pop("XDG_DATA_HOME", None)
+    place = {"cwd": tmp_path, "env": environ}
+
+    def command(*words: str) -> str:
+        line = [installed / "chatapp", *words]
+        return subprocess.check_output(line, **place, text=True, timeout=60)
+
+    def is_ready() -> bool:
+        try:
+            return httpx2.get(f"{url}/readyz").is_success
+        except httpx2.ConnectError:
+            return False
+
+    url = f"http://127.0.0.1:{port}"
+    assert str(tmp_path / ".local" / "share" / "chatapp") in command("--help")
+    with (tmp_path / "log").open("w") as log:
+        master = subprocess.Popen([installed / "chatapp"], **place, stdout=log, stderr=log)
+    try:
+        servers.eventually(is_ready)
+        asked = {"message": "hello", "user_id": "ada"}
+        statuses = [httpx2.post(f"{url}/chat", json=asked).status_code for _ in range(15)]
+        assert statuses == [200] * 10 + [429] * 5
+        assert "<title>Chat</title>" in httpx2.get(url).text
+        assert "denied by 'user'" in command("ratelimit", "why", "ada")
+        command("chat", "users", "create", "ada", "--plan", "pro")
+        assert "ada" in command("chat", "users", "list")
+    finally:
+        master.terminate()
+        assert master.wait(60) == 0, (tmp_path / "log").read_text()
+
+
+@pytest.mark.slow
+@needs_index
+def test_a_package_index_would_accept_them(
+    wheels: dict[str, Path], sdists: dict[str, Path], tmp_path: Path
+) -> None:
+    """By twine: the metadata is complete, and the descriptions render."""
     venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", "twine"], check=True, timeout=600)
-    check = [python, "-m", "twine", "check", "--strict", sdist, wheel]
+    check = [python, "-m", "twine", "check", "--strict", *sdists.values(), *wheels.values()]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("PASSED") == 2
+    assert done.stdout.count("PASSED") == 4
