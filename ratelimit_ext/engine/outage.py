@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import Engine, Marker
+from ratelimit_ext.engine.entry import Entry
 from ratelimit_ext.engine.last_verdicts import LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import Kept, MemoryEngine, load_lua
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
@@ -169,22 +170,21 @@ class OutageEngine:
         self, charges: Sequence[Charge], *, take: bool, hold: Hold, now_us: int | None
     ) -> OutageDecision:
         policies = [self._policy(charge.limit) for charge in charges]
-        verdicts: list[Verdict | None] = []
-        local: list[Charge] = []
-        places: list[int] = []
+        verdicts: dict[int, Verdict] = {}
+        local: dict[int, Charge] = {}
         for place, (charge, policy) in enumerate(zip(charges, policies, strict=True)):
             share = self._share(charge.limit)
             verdict = _without_count(charge, policy, share, take=take)
-            verdicts.append(verdict)
-            if verdict is None and share is not None:
+            if verdict is not None:
+                verdicts[place] = verdict
+            elif share is not None:
                 self._start(charge, share)
-                local.append(charge._replace(limit=share))
-                places.append(place)
-        refused = any(verdict and not verdict.allowed and verdict.enforced for verdict in verdicts)
+                local[place] = charge._replace(limit=share)
+        refused = any(not each.allowed and each.enforced for each in verdicts.values())
         decision = self._memory.admit(
-            _with_triggers(local, places), take=take and not refused, hold=hold, now_us=now_us
+            _with_triggers(local), take=take and not refused, hold=hold, now_us=now_us
         )
-        for place, verdict in zip(places, decision.verdicts, strict=True):
+        for place, verdict in zip(local, decision.verdicts, strict=True):
             wait_us = verdict.retry_after_us
             if wait_us and not verdict.allowed:
                 wait_us = min(wait_us, LONGEST_WAIT_US)
@@ -192,7 +192,7 @@ class OutageEngine:
         result = OutageDecision(
             admitted=decision.admitted and not refused,
             now_us=decision.now_us,
-            verdicts=tuple([verdict for verdict in verdicts if verdict is not None]),
+            verdicts=tuple([verdicts[place] for place in range(len(charges))]),
         )
         result.degraded = max(policies, key=_STRICTNESS.index, default="open")
         return result
@@ -385,7 +385,7 @@ class OutageEngine:
                 if batch is None:
                     return not later and self.is_handed_back
                 try:
-                    engine.settle(batch.changes, once=Marker(batch.marker, HANDED_ONCE_US))
+                    batch.entry.send(engine)
                 except ShardUnavailable:
                     later.add(batch.number)
                 else:
@@ -460,13 +460,14 @@ class OutageEngine:
             if change.hold.id:
                 self._store.hold(change.charge.key, change.hold)
         for batch in batches:
-            self._store.add(batch.marker, batch.changes)
+            self._store.add(batch.entry)
 
     def _send(self, changes: Sequence[Change]) -> None:
         """Put changes on their way to the storage."""
         for start in range(0, len(changes), BATCH):
             some = changes[start : start + BATCH]
-            self._store.add(f"{some[0].charge.key}:once:{new_hold(0).id:x}", some)
+            marker = f"{some[0].charge.key}:once:{new_hold(0).id:x}"
+            self._store.add(Entry(some, marker, HANDED_ONCE_US))
 
 
 def _without_count(
@@ -500,14 +501,12 @@ def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> 
     )
 
 
-def _with_triggers(charges: Sequence[Charge], places: Sequence[int]) -> list[Charge]:
-    """Return the charges with the present positions of triggers; ``places`` are those before."""
-    now = {place: position for position, place in enumerate(places)}
+def _with_triggers(charges: Mapping[int, Charge]) -> list[Charge]:
+    """Return the charges, which are by their places, with the present positions of triggers."""
+    now = {place: position for position, place in enumerate(charges)}
     return [
-        charge._replace(
-            on_denial=tuple([now.get(place, len(places)) for place in charge.on_denial])
-        )
+        charge._replace(on_denial=tuple([now.get(place, len(now)) for place in charge.on_denial]))
         if charge.on_denial
         else charge
-        for charge in charges
+        for charge in charges.values()
     ]
