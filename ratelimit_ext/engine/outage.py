@@ -227,7 +227,7 @@ class OutageEngine:
         now_us, units = self._store.now_us(), share.capacity - left
         if scratch.used(share, self._store.state(key, now_us), now_us) >= units:
             return
-        state = scratch.filled(share, units, now_us, remainder.reset_after_us, remainder.age_us)
+        state = scratch.filled(share, units, now_us, remainder.reset_after_us)
         self._store.keep(key, state)
         self._store.note_handed(key, state, remainder.asked_at)  # as the storage has it
 
