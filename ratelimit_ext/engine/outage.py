@@ -377,17 +377,16 @@ class OutageEngine:
         """Charge to an engine what was decided here; False if something is left after
         ``within_s``, or for shards that do not serve. Raises ``StorageUnavailable``. What is left
         is sent again next time. If several workers do so at once, the storage is charged once."""
-        ends = time.monotonic() + within_s
-        later: set[int] = set()
+        ends, after = time.monotonic() + within_s, 0
         with self._sending:
             while time.monotonic() < ends:
-                batch = self._store.run(lambda: self._next_batch(later))
+                batch = self._store.run(partial(self._next_batch, after))
                 if batch is None:
-                    return not later and self.is_handed_back
+                    break
                 try:
                     batch.entry.send(engine)
                 except ShardUnavailable:
-                    later.add(batch.number)
+                    after = batch.number
                 else:
                     self._store.run(partial(self._store.sent, batch))
         return self.is_handed_back
@@ -407,17 +406,12 @@ class OutageEngine:
         if not self._store.is_shared:
             _logger.error(LOST)
 
-    def _next_batch(self, later: set[int]) -> Batch | None:
-        """Return the next batch to be sent, except those of these numbers. If all are sent, what
-        has changed in some buckets becomes one: admissions wait meanwhile. The holds are moved."""
-        batch = self._store.next_batch(but=later)
-        if batch is not None:
-            return batch
-        changes: list[Change] = []
-        for key, limit in self._store.changed(BATCH):
-            changes += self._moved(limit, key)
-        self._send(changes)
-        return self._next_batch(later) if changes or self._store.changed(1) else None
+    def _next_batch(self, after: int) -> Batch | None:
+        """Return the batch to be sent after this one. If all are sent, what has changed in some
+        buckets becomes one: admissions wait meanwhile. The holds are moved."""
+        while not (batch := self._store.next_batch(after)) and (some := self._store.changed(BATCH)):
+            self._send([change for key, limit in some for change in self._moved(limit, key)])
+        return batch
 
     def _moved(self, limit: Limit, key: str) -> list[Change]:
         """Return what has changed in a bucket since it was handed back, with its holds."""
@@ -447,8 +441,7 @@ class OutageEngine:
             self._store.sent(batch)
         changes: list[Change] = []
         while some := self._store.changed(BATCH):
-            for key, limit in some:
-                changes += self._moved(limit, key)
+            changes += [change for key, limit in some for change in self._moved(limit, key)]
         return changes, batches
 
     def _note_taken(self, taken: tuple[list[Change], list[Batch]]) -> None:

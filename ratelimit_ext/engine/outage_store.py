@@ -21,7 +21,7 @@ import platform
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -440,18 +440,17 @@ class OutageStore(Buckets):
     def batches(self) -> bool:
         return bool(self._all("SELECT 1 FROM batches LIMIT 1"))
 
-    def next_batch(self, *, but: Collection[int] = ()) -> Batch | None:
-        """Return the oldest batch that is on its way, without changes that no longer matter."""
+    def next_batch(self, after: int = 0) -> Batch | None:
+        """Return the oldest batch after this one that is on its way, without changes that no longer
+        matter."""
         now_us = self.now_us()
-        for (number,) in self._all("SELECT number FROM batches ORDER BY number"):
-            if number in but:
-                continue
-            ((text,),) = self._all("SELECT entry FROM batches WHERE number = ?", number)
-            entry = _read(Entry.decode, text)
-            left = [change for change in entry.changes if change.expiry_us > now_us]
+        query = "SELECT number, entry FROM batches WHERE number > ? ORDER BY number LIMIT 1"
+        while rows := self._all(query, after):
+            batch = Batch(after := rows[0][0], _read(Entry.decode, rows[0][1]))
+            left = [change for change in batch.entry.changes if change.expiry_us > now_us]
             if left:
-                return Batch(number, entry._replace(changes=left))
-            self.sent(Batch(number, entry))
+                return batch._replace(entry=batch.entry._replace(changes=left))
+            self.sent(batch)
         return None
 
     def sent(self, batch: Batch) -> None:
