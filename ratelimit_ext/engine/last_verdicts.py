@@ -39,10 +39,6 @@ class Remainder(NamedTuple):
     reset_after_us: int
     asked_at: float
 
-    @property
-    def age_us(self) -> int:
-        return int((time.monotonic() - self.asked_at) * 1_000_000)
-
 
 class LastVerdicts:
     def __init__(self) -> None:
@@ -171,7 +167,7 @@ class _LastVerdict(NamedTuple):
         if not self.changes:
             return returned
         used = limit.capacity - verdict.remaining - returned
-        state = scratch.filled(limit, used, now_us, verdict.reset_after_us, 0)
+        state = scratch.filled(limit, used, now_us, verdict.reset_after_us)
         for change in self.changes:
             delta = _delta(change)
             if delta > 0 or overdrawn is not None:

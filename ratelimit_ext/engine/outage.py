@@ -23,7 +23,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -34,6 +34,7 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import UNAVAILABLE, Engine, Marker, Substitute, Workers
+from ratelimit_ext.engine.entry import Entry
 from ratelimit_ext.engine.last_verdicts import LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import Kept, MemoryEngine, load_lua
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
@@ -157,22 +158,21 @@ class OutageEngine(Substitute):
         self, charges: Sequence[Charge], *, take: bool, hold: Hold, now_us: int | None
     ) -> OutageDecision:
         policies = [self._policy(charge.limit) for charge in charges]
-        verdicts: list[Verdict | None] = []
-        local: list[Charge] = []
-        places: list[int] = []
+        verdicts: dict[int, Verdict] = {}
+        local: dict[int, Charge] = {}
         for place, (charge, policy) in enumerate(zip(charges, policies, strict=True)):
             share = self._share(charge.limit)
             verdict = _without_count(charge, policy, share, take=take)
-            verdicts.append(verdict)
-            if verdict is None and share is not None:
+            if verdict is not None:
+                verdicts[place] = verdict
+            elif share is not None:
                 self._start(charge, share)
-                local.append(charge._replace(limit=share))
-                places.append(place)
-        refused = any(verdict and not verdict.allowed and verdict.enforced for verdict in verdicts)
+                local[place] = charge._replace(limit=share)
+        refused = any(not each.allowed and each.enforced for each in verdicts.values())
         decision = self._memory.admit(
-            _with_triggers(local, places), take=take and not refused, hold=hold, now_us=now_us
+            _with_triggers(local), take=take and not refused, hold=hold, now_us=now_us
         )
-        for place, verdict in zip(places, decision.verdicts, strict=True):
+        for place, verdict in zip(local, decision.verdicts, strict=True):
             wait_us = verdict.retry_after_us
             if wait_us and not verdict.allowed:
                 wait_us = min(wait_us, LONGEST_WAIT_US)
@@ -180,7 +180,7 @@ class OutageEngine(Substitute):
         result = OutageDecision(
             admitted=decision.admitted and not refused,
             now_us=decision.now_us,
-            verdicts=tuple([verdict for verdict in verdicts if verdict is not None]),
+            verdicts=tuple([verdicts[place] for place in range(len(charges))]),
         )
         result.degraded = max(policies, key=_STRICTNESS.index, default="open")
         return result
@@ -215,7 +215,7 @@ class OutageEngine(Substitute):
         now_us, units = self._store.now_us(), share.capacity - left
         if scratch.used(share, self._store.state(key, now_us), now_us) >= units:
             return
-        state = scratch.filled(share, units, now_us, remainder.reset_after_us, remainder.age_us)
+        state = scratch.filled(share, units, now_us, remainder.reset_after_us)
         self._store.keep(key, state)
         self._store.note_handed(key, state, remainder.asked_at)  # as the storage has it
 
@@ -365,17 +365,16 @@ class OutageEngine(Substitute):
         """Charge to an engine what was decided here; False if something is left after
         ``within_s``, or for shards that do not serve. Raises ``StorageUnavailable``. What is left
         is sent again next time. If several workers do so at once, the storage is charged once."""
-        ends = time.monotonic() + within_s
-        later: set[int] = set()
+        ends, after = time.monotonic() + within_s, 0
         with self._sending:
             while time.monotonic() < ends:
-                batch = self._store.run(lambda: self._next_batch(later))
+                batch = self._store.run(partial(self._next_batch, after))
                 if batch is None:
-                    return not later and self.is_handed_back
+                    break
                 try:
-                    engine.settle(batch.changes, once=Marker(batch.marker, HANDED_ONCE_US))
+                    batch.entry.send(engine)
                 except ShardUnavailable:
-                    later.add(batch.number)
+                    after = batch.number
                 else:
                     self._store.run(partial(self._store.sent, batch))
         return self.is_handed_back
@@ -395,17 +394,12 @@ class OutageEngine(Substitute):
         if not self._store.is_shared:
             _logger.error(LOST)
 
-    def _next_batch(self, later: set[int]) -> Batch | None:
-        """Return the next batch to be sent, except those of these numbers. If all are sent, what
-        has changed in some buckets becomes one: admissions wait meanwhile. The holds are moved."""
-        batch = self._store.next_batch(but=later)
-        if batch is not None:
-            return batch
-        changes: list[Change] = []
-        for key, limit in self._store.changed(BATCH):
-            changes += self._moved(limit, key)
-        self._send(changes)
-        return self._next_batch(later) if changes or self._store.changed(1) else None
+    def _next_batch(self, after: int) -> Batch | None:
+        """Return the batch to be sent after this one. If all are sent, what has changed in some
+        buckets becomes one: admissions wait meanwhile. The holds are moved."""
+        while not (batch := self._store.next_batch(after)) and (some := self._store.changed(BATCH)):
+            self._send([change for key, limit in some for change in self._moved(limit, key)])
+        return batch
 
     def _moved(self, limit: Limit, key: str) -> list[Change]:
         """Return what has changed in a bucket since it was handed back, with its holds."""
@@ -435,8 +429,7 @@ class OutageEngine(Substitute):
             self._store.sent(batch)
         changes: list[Change] = []
         while some := self._store.changed(BATCH):
-            for key, limit in some:
-                changes += self._moved(limit, key)
+            changes += [change for key, limit in some for change in self._moved(limit, key)]
         return changes, batches
 
     def _note_taken(self, taken: tuple[list[Change], list[Batch]]) -> None:
@@ -448,13 +441,14 @@ class OutageEngine(Substitute):
             if change.hold.id:
                 self._store.hold(change.charge.key, change.hold)
         for batch in batches:
-            self._store.add(batch.marker, batch.changes)
+            self._store.add(batch.entry)
 
     def _send(self, changes: Sequence[Change]) -> None:
         """Put changes on their way to the storage."""
         for start in range(0, len(changes), BATCH):
             some = changes[start : start + BATCH]
-            self._store.add(f"{some[0].charge.key}:once:{new_hold(0).id:x}", some)
+            marker = f"{some[0].charge.key}:once:{new_hold(0).id:x}"
+            self._store.add(Entry(some, marker, HANDED_ONCE_US))
 
 
 def _without_count(
@@ -488,14 +482,12 @@ def _verdict(charge: Charge, *, remaining: int = 0, wait_us: int | None = 0) -> 
     )
 
 
-def _with_triggers(charges: Sequence[Charge], places: Sequence[int]) -> list[Charge]:
-    """Return the charges with the present positions of triggers; ``places`` are those before."""
-    now = {place: position for position, place in enumerate(places)}
+def _with_triggers(charges: Mapping[int, Charge]) -> list[Charge]:
+    """Return the charges, which are by their places, with the present positions of triggers."""
+    now = {place: position for position, place in enumerate(charges)}
     return [
-        charge._replace(
-            on_denial=tuple([now.get(place, len(places)) for place in charge.on_denial])
-        )
+        charge._replace(on_denial=tuple([now.get(place, len(now)) for place in charge.on_denial]))
         if charge.on_denial
         else charge
-        for charge in charges
+        for charge in charges.values()
     ]

@@ -15,29 +15,27 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import io
 import logging
 import os
-import pickle
 import platform
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from ratelimit_ext.core import clock
-from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
-from ratelimit_ext.core.limit import Limit, limit_of
+from ratelimit_ext.core.charge import Hold
+from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import Script
+from ratelimit_ext.engine.entry import Entry, limit_of_text, text_of_limit
 from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets, Kept, UnreadableBucket
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.
-FORMAT: Final = 3
+FORMAT: Final = 4
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
@@ -67,7 +65,7 @@ CREATE TABLE IF NOT EXISTS buckets (
     key TEXT PRIMARY KEY, state BLOB, expiry INTEGER, handed BLOB, known_at REAL, changed BLOB);
 CREATE INDEX IF NOT EXISTS changed ON buckets (key) WHERE changed IS NOT NULL;
 CREATE TABLE IF NOT EXISTS holds (key TEXT, id INTEGER, moves INTEGER, PRIMARY KEY (key, id));
-CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY, marker TEXT, changes BLOB);
+CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY, entry BLOB);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
 """
 _PUT: Final = "INSERT OR REPLACE INTO"
@@ -77,11 +75,10 @@ _logger = logging.getLogger("ratelimit_ext")
 
 
 class Batch(NamedTuple):
-    """Changes that are sent together, under a marker."""
+    """What is on its way to the storage, oldest first."""
 
     number: int
-    marker: str
-    changes: Sequence[Change]
+    entry: Entry
 
 
 @dataclass(slots=True)
@@ -317,7 +314,7 @@ class OutageStore(Buckets):
         """Note that a bucket of this limit has changed, or that it was handed back (``None``)."""
         bucket = self._changing(key)
         if limit is None or bucket.kept_limit is None:
-            bucket.kept_limit = _bytes(limit and limit.words())
+            bucket.kept_limit = None if limit is None else text_of_limit(limit).encode()
 
     def state(self, key: str, now_us: int) -> Kept:
         """Return a bucket that still matters. Drop one that does not."""
@@ -383,7 +380,7 @@ class OutageStore(Buckets):
         """Return the buckets that have changed since they were handed back."""
         self._write()
         query = "SELECT key, changed FROM buckets WHERE changed IS NOT NULL LIMIT ?"
-        return [(key, _value(words, limit_of)) for key, words in self._all(query, most)]
+        return [(key, _read(limit_of_text, text)) for key, text in self._all(query, most)]
 
     def _write(self) -> None:
         assert self._connection is not None
@@ -437,43 +434,29 @@ class OutageStore(Buckets):
         """When something was last handed back, by the monotonic clock."""
         return self._fact("handed at") or 0.0
 
-    def add(self, marker: str, changes: Iterable[Change]) -> None:
-        plain = [
-            (
-                charge.limit.words(),
-                charge.key,
-                charge.cost,
-                tuple(hold[:2]),
-                verb,
-                numbers,
-                expiry_us,
-            )
-            for charge, hold, verb, numbers, _, expiry_us in changes
-        ]
-        self._all("INSERT INTO batches (marker, changes) VALUES (?, ?)", marker, _bytes(plain))
+    def add(self, entry: Entry) -> None:
+        self._all("INSERT INTO batches (entry) VALUES (?)", entry.encode())
 
     def batches(self) -> bool:
         return bool(self._all("SELECT 1 FROM batches LIMIT 1"))
 
-    def next_batch(self, *, but: Collection[int] = ()) -> Batch | None:
-        """Return the oldest batch that is on its way, without changes that no longer matter."""
+    def next_batch(self, after: int = 0) -> Batch | None:
+        """Return the oldest batch after this one that is on its way, without changes that no longer
+        matter."""
         now_us = self.now_us()
-        for (number,) in self._all("SELECT number FROM batches ORDER BY number"):
-            if number in but:
-                continue
-            query = "SELECT marker, changes FROM batches WHERE number = ?"
-            ((marker, data),) = self._all(query, number)
-            batch = Batch(number, marker, _value(data, _changes))
-            left = [change for change in batch.changes if change.expiry_us > now_us]
+        query = "SELECT number, entry FROM batches WHERE number > ? ORDER BY number LIMIT 1"
+        while rows := self._all(query, after):
+            batch = Batch(after := rows[0][0], _read(Entry.decode, rows[0][1]))
+            left = [change for change in batch.entry.changes if change.expiry_us > now_us]
             if left:
-                return batch._replace(changes=left)
+                return batch._replace(entry=batch.entry._replace(changes=left))
             self.sent(batch)
         return None
 
     def sent(self, batch: Batch) -> None:
         """Note that the storage has it."""
         self._all("DELETE FROM batches WHERE number = ?", batch.number)
-        for change in batch.changes:
+        for change in batch.entry.changes:
             if change.hold.id:
                 where = "key = ? AND id = ? AND moves"
                 self._all(f"DELETE FROM holds WHERE {where}", change.charge.key, change.hold.id)  # noqa: S608
@@ -523,27 +506,9 @@ def _monotonic_us() -> int:
     return int(time.monotonic() * 1_000_000)
 
 
-def _bytes(value: Any) -> bytes | None:
-    return None if value is None else pickle.dumps(value, 5)
-
-
-def _value(data: bytes, made: Callable[[Any], Any]) -> Any:
-    """Return what is made of a kept value. Raises ``sqlite3.DatabaseError`` if it is damaged."""
+def _read(made: Callable[[bytes], T], text: bytes) -> T:
+    """Return what is made of a text. Raises ``sqlite3.DatabaseError`` if it is damaged."""
     try:
-        return made(_Reader(io.BytesIO(data)).load())
+        return made(text)
     except Exception as error:
         raise sqlite3.DatabaseError(f"a value is unreadable: {error}") from error
-
-
-def _changes(plain: Any) -> list[Change]:
-    return [
-        Change(Charge(limit_of(words), key, cost), Hold(*hold), verb, numbers, None, expiry_us)
-        for words, key, cost, hold, verb, numbers, expiry_us in plain
-    ]
-
-
-class _Reader(pickle.Unpickler):
-    """Reads plain values alone, so that no code runs."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"{module}.{name} is not a plain value")

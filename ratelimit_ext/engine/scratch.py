@@ -42,16 +42,13 @@ class Scratch:
         """Return the units that a bucket counts as used, debt included."""
         return strategy_of(limit).used(limit, self.snapshot(limit, state, now_us), now_us)
 
-    def filled(
-        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
-    ) -> Kept:
-        """Return a bucket of which no more is known than the units used now, by a verdict of
-        ``age_us`` ago, and when it is full again."""
+    def filled(self, limit: Limit, units: int, now_us: int, reset_after_us: int) -> Kept:
+        """Return a bucket of which no more is known than the units used now, and when it is full
+        again."""
         with self._buckets.lock:
             self._begin(None)
-            for instant_us, cost in strategy_of(limit).calls(
-                limit, units, now_us, reset_after_us, age_us
-            ):
+            calls = strategy_of(limit).calls(limit, units, now_us, reset_after_us)
+            for instant_us, cost in calls:
                 self._adjust(limit, instant_us, 0, cost)
             return self._buckets.take_out([_KEY])[0]
 

@@ -1,13 +1,17 @@
-"""The settlement journal: what a process has queued, in files that outlive it.
+"""The settlement journal: what a process has queued, and its calls in flight, in a file that
+outlives it.
 
-A line is appended when the storage could not take a settlement, and a file is deleted when all its
-lines are sent. So nothing has to be written at the end of a process, and a killed one loses nothing
-either; while the storage answers there is no file. Nothing is noted when a line is sent: a second
-settlement changes nothing, and a correction has its marker.
+The file has a cell for each. A call that holds something is written before it is admitted, and
+erased when it is settled or denied. A settlement is written if the storage could not take it, and
+erased when it is sent. So nothing has to be written at the end of a process, and a killed one loses
+nothing either: its file names the settlements to be sent and the calls whose leases are to be
+ended. A line that is sent twice changes nothing: a hold is settled once, and a correction has its
+marker.
 
-A process locks its files as long as it lives. A file that can be locked belongs to a process that
-has ended, and the process that locks it takes it over. Files are not synced: they survive the end
-of a process, not that of the machine.
+A process locks its file as long as it lives. A file that can be locked belongs to a process that
+has ended, and the process that locks it takes it over. Nothing is appended or rewritten. Files are
+not synced: they survive the end of a process, not that of the machine. They are not mapped into
+memory: on a full disk a write is an error then, and not the end of the process.
 """
 
 from __future__ import annotations
@@ -16,42 +20,45 @@ import contextlib
 import fcntl
 import json
 import logging
-import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
-from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge, Hold
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
 from ratelimit_ext.core.errors import ConfigurationError, shown
-from ratelimit_ext.core.limit import Limit, limit_of
-from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
+from ratelimit_ext.engine.entry import Entry, release_of
 
 #: Where an application keeps its journal; relative to its instance path. ``""``: nowhere.
 DIRECTORY: Final = "RATELIMIT_SETTLEMENTS_DIR"
 DEFAULT_DIRECTORY: Final = "settlements"
 
 VERSION: Final = 1
-SUFFIX: Final = ".jsonl"
-#: Of the file of live calls, whose lines have a cell each (live_calls.py). The first has the head.
-CALLS_SUFFIX: Final = ".calls"
-SUFFIXES: Final = {SUFFIX, CALLS_SUFFIX}
-CELL: Final = 4096
+SUFFIX: Final = ".journal"
 DAMAGED_SUFFIX: Final = ".damaged"
-#: After so many lines a new file is begun, so that the disk forgets what has been sent.
-MOST_LINES: Final = 1000
+#: Of a cell. The head has the first one, and a longer line has several.
+CELL: Final = 4096
+FREE: Final = b"\0"
+#: The last byte of the head's cell if settlements wait: others look for them until they are gone.
+WAITING: Final = b"w"
+#: Calls of a process that are in its file; beyond them the oldest is forgotten.
+MOST_CALLS: Final = 4096
 #: A larger file is not a journal.
-MOST_BYTES: Final = 64 * 1024 * 1024
+MOST_BYTES: Final = 256 * 1024 * 1024
 
 _logger = logging.getLogger("ratelimit_ext")
 
 NOT_KEPT: Final = (
     "Queued settlements are lost if this process ends: cannot write to %s (%s). "
     "Make it writable, or set RATELIMIT_SETTLEMENTS_DIR."
+)
+CALLS_NOT_KEPT: Final = (
+    "If this process is killed, the slots of its calls stay taken until their leases end: cannot "
+    "write to %s (%s). Make it writable, or set RATELIMIT_SETTLEMENTS_DIR."
 )
 UNREADABLE: Final = "The settlements of an earlier process in %s are left there: %s"
 DAMAGED: Final = "%d of %d settlements in %s are unreadable; the others are sent, the file is kept"
@@ -61,65 +68,30 @@ OTHER_STORAGE: Final = (
 )
 
 
-class Entry(NamedTuple):
-    """What is kept of a batch: changes that are sent together until ``until``, in seconds since
-    1970, with their marker and its lifetime."""
-
-    changes: Sequence[Change]
-    marker: str | None
-    marker_us: int
-    until: float
-
-    @staticmethod
-    def words_of_release(limit: Limit) -> str:
-        """Return how a release of a charge of this limit begins, up to the charge's key."""
-        return f'{{"verb":"release","limit":{json.dumps(dict(limit.words()))},'
-
-    def encode(self) -> bytes:
-        words = self._asdict() | {"changes": [_plain(change) for change in self.changes]}
-        return json.dumps(words, separators=(",", ":")).encode() + b"\n"
-
-    @classmethod
-    def decode(cls, text: bytes) -> Entry:
-        """Raises any exception for anything else."""
-        words = json.loads(text)
-        if not math.isfinite(words["until"]):
-            raise ValueError("it has no end")
-        if not 0 < _whole(words["marker_us"]) <= LONGEST_LIFETIME_US:
-            raise ValueError("no marker lives as long")
-        return cls(
-            changes=[_change(change) for change in words["changes"]],
-            marker=None if words["marker"] is None else _text(words["marker"]),
-            marker_us=words["marker_us"],
-            until=float(words["until"]),
-        )
-
-
 class JournalFile:
-    """An open file that this process has locked, and how many of its lines are not sent yet."""
+    """An open file that this process has locked, how many of its lines are in use, and how many of
+    them are settlements that wait."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
         self.is_damaged = False
-        self.lines = self.unsent = 0
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it is still locked. If not, what is written to it is an ``OSError``."""
-        return self._descriptor >= 0
+        self.used = self.waiting = 0
+        #: The cells that are free, by how many adjacent ones they are; those after the last.
+        self._free: dict[int, list[range]] = defaultdict(list)
+        self._end = 1
 
     @classmethod
-    def create(cls, directory: Path, head: bytes, *, suffix: str = SUFFIX) -> JournalFile:
+    def create(cls, directory: Path, head: bytes) -> JournalFile:
         """A new file. It gets its name when it is locked and has its head. Raises ``OSError``."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / f"{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+        path = directory / f"{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}"
         unnamed = path.with_suffix(".new")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         file = cls(path, os.open(unnamed, flags, 0o600))
         try:
             fcntl.flock(file._descriptor, fcntl.LOCK_EX)
-            file._write(head)
+            file.put(0, head)
             unnamed.rename(path)
         except OSError:
             unnamed.unlink(missing_ok=True)
@@ -147,39 +119,57 @@ class JournalFile:
         file.close()
         return None
 
-    def append(self, line: bytes) -> None:
-        """Add a line. Raises ``OSError``, and leaves the file as it was."""
-        self._write(line)
-        self.lines += 1
-        self.unsent += 1
+    def take(self, size: int) -> range:
+        """Return free cells for a line of so many bytes: the last ones used, so that few pages are
+        touched."""
+        count = -(-size // CELL)
+        self.used += 1
+        if self._free[count]:
+            return self._free[count].pop()
+        cells = range(self._end, self._end + count)
+        self._end = cells.stop
+        return cells
 
-    def read(self) -> list[bytes]:
-        """Its lines, the head first. Raises ``ValueError`` if it is too large."""
-        size = os.fstat(self._descriptor).st_size
+    def put(self, cell: int, data: bytes) -> None:
+        """Write to a cell, and to those after it. Raises ``OSError``."""
+        if os.pwrite(self._descriptor, data, cell * CELL) < len(data):
+            raise OSError("the disk is full")
+
+    def erase(self, cells: range) -> None:
+        """Note that a line matters no more. Lines of a damaged file stay, as all of it does."""
+        self.used -= 1
+        if not self.is_damaged:
+            with contextlib.suppress(OSError):  # it is sent again, which changes nothing
+                self.put(cells.start, bytes((len(cells) - 1) * CELL + 1))
+            self._free[len(cells)].append(cells)
+
+    def note_waiting(self, more: int) -> None:
+        self.waiting += more
+        with contextlib.suppress(OSError):  # then another process sees it only when it looks again
+            os.pwrite(self._descriptor, WAITING if self.waiting else FREE, CELL - 1)
+
+    def read(self) -> Iterator[tuple[range, bytes]]:
+        """Yield the lines and their cells, the head first. Raises ``ValueError`` if it is too
+        large."""
+        descriptor, size, at = self._descriptor, os.fstat(self._descriptor).st_size, 0
         if size > MOST_BYTES:
             raise ValueError(f"it has {size} bytes")
-        with open(self._descriptor, "rb", closefd=False) as opened:
-            data = opened.read()
-        if self.path.suffix != CALLS_SUFFIX:
-            return data.splitlines(keepends=True)
-        cells = [data[at : at + CELL] for at in range(0, size, CELL)]
-        return [cell[: cell.find(b"\n") + 1] for cell in cells if cell[:1] != b"\0"]
+        while piece := os.pread(descriptor, CELL, at * CELL):
+            text, end = piece, at + 1
+            while b"\n" not in piece and FREE not in piece and piece:
+                piece = os.pread(descriptor, CELL, end * CELL)
+                text, end = text + piece, end + bool(piece)
+            if text[:1] != FREE:
+                yield range(at, end), text[: text.find(b"\n") + 1]
+            at = end
 
     @property
     def changed_at(self) -> float:
         """In seconds since 1970."""
         return os.fstat(self._descriptor).st_mtime
 
-    def put(self, at: int, data: bytes) -> None:
-        if os.pwrite(self._descriptor, data, at) < len(data):
-            raise OSError("the disk is full")
-
-    def release(self) -> None:
-        """Note that one line need not be sent any more. After the last one the file is removed; a
-        damaged one is renamed."""
-        self.unsent -= 1
-        if self.unsent > 0 or not self.is_open:
-            return
+    def remove(self) -> None:
+        """Remove it, as nothing in it matters; a damaged one is renamed."""
         with contextlib.suppress(OSError):  # it is sent again, which changes nothing
             if self.is_damaged:
                 self.path.rename(self.path.with_suffix(DAMAGED_SUFFIX))
@@ -192,17 +182,22 @@ class JournalFile:
         descriptor, self._descriptor = self._descriptor, -1
         os.close(descriptor)
 
-    def _write(self, data: bytes) -> None:
-        begin = os.fstat(self._descriptor).st_size
-        try:
-            self.put(begin, data)
-        except OSError:
-            os.ftruncate(self._descriptor, begin)
-            raise
+
+class Line(NamedTuple):
+    """Where something is kept."""
+
+    journal: Journal
+    file: JournalFile
+    cells: range
+
+    def sent(self) -> None:
+        """Note that it need not be sent any more. There is no file if nothing is in it."""
+        self.journal.erase(self, waiting=1)
+        self.journal.close(self.file)
 
 
 class Journal:
-    """The files of one storage in a directory. Not safe for several threads.
+    """The files of one storage in a directory: the own one, and those that were taken over.
 
     ``storage`` is the address of the storage; settlements of another one are left alone.
     """
@@ -210,37 +205,93 @@ class Journal:
     def __init__(self, directory: Path, storage: str) -> None:
         self.directory = directory
         self.storage = storage
-        self._current: JournalFile | None = None
-        #: All that are open, also those that were taken over.
-        self._files: list[JournalFile] = []
+        self._head = json.dumps({"settlements": VERSION, "storage": storage}).encode() + b"\n"
+        self._files: set[JournalFile] = set()
+        self.forget()
+
+    def forget(self) -> None:
+        """In a forked child: close the files, which are the parent's."""
+        self._lock = threading.Lock()
+        for file in self._files:
+            file.close()
+        self._files = set()
+        self._own: JournalFile | None = None
+        #: The lines of calls by their holds, the oldest first.
+        self._calls: OrderedDict[int, Line] = OrderedDict()
         self._reported: set[Path] = set()
         #: Those of the reported that are never sent.
         self._refused: set[Path] = set()
-        self._has_failed = False
+        #: What could not be written last, and was logged.
+        self._failed: set[str] = set()
 
-    def append(self, entry: Entry) -> JournalFile | None:
-        """Keep an entry; returns its file, or ``None`` if it fails, which is logged once."""
+    # -- what this process does ----------------------------------------------------------------
+
+    def begin(self, hold: Hold, charges: Iterable[Charge]) -> None:
+        """Note what a call will hold. Never raises."""
+        if text := release_of(hold, charges, int(KEPT_AFTER_LEASE_S * 1_000_000)):
+            if len(self._calls) >= MOST_CALLS:
+                self.erase(self._calls.popitem(last=False)[1])
+            if line := self._write(text, CALLS_NOT_KEPT):
+                self._calls[hold.id] = line
+
+    def end(self, hold_id: int) -> None:
+        """Note that a call holds nothing any more."""
+        if line := self._calls.pop(hold_id, None):
+            self.erase(line)
+
+    def append(self, entry: Entry) -> Line | None:
+        """Keep an entry; returns where, or ``None`` if it fails, which is logged once."""
+        if line := self._write(entry.encode(), NOT_KEPT):
+            with self._lock:
+                line.file.note_waiting(1)
+        return line
+
+    def erase(self, line: Line, *, waiting: int = 0) -> None:
+        """Note that a line does not matter any more."""
+        with self._lock:
+            if line.file in self._files:
+                line.file.erase(line.cells)
+                if waiting:
+                    line.file.note_waiting(-waiting)
+
+    def close(self, file: JournalFile | None = None) -> None:
+        """Remove this file, or at the end of the process its own, unless something is in it. A call
+        that begins afterwards gets a new one."""
+        with self._lock:
+            file = file or self._own
+            if file in self._files and not file.used:
+                self._files.discard(file)
+                self._own = None if file is self._own else self._own
+                file.remove()
+
+    def _write(self, text: bytes, not_kept: str) -> Line | None:
         try:
-            file = self._current
-            if file is None or not file.is_open or file.lines >= MOST_LINES:
-                file = JournalFile.create(self.directory, head_of(self.storage))
-                self._current = file
-                self._files.append(file)
-            file.append(entry.encode())
+            with self._lock:
+                if self._own is None:
+                    self._own = JournalFile.create(self.directory, self._head)
+                    self._files.add(self._own)
+                line = Line(self, self._own, self._own.take(len(text)))
+            try:
+                line.file.put(line.cells.start, text)
+            except OSError:
+                self.erase(line)
+                self.close(line.file)
+                raise
         except OSError as error:
-            if not self._has_failed:
-                self._has_failed = True
-                _logger.error(NOT_KEPT, self.directory, error)
+            if not_kept not in self._failed:
+                self._failed.add(not_kept)
+                _logger.error(not_kept, self.directory, error)
             return None
-        self._has_failed = False
-        return file
+        self._failed.discard(not_kept)
+        return line
+
+    # -- what others have left -----------------------------------------------------------------
 
     def has_others(self) -> bool:
-        """Return whether there are files that this process may take over, now or later: a queue
-        that another process may leave, or the calls of one that has ended."""
-        return any(path.suffix == SUFFIX or _is_left(path) for path in self._others())
+        """Return whether there are files that this process may take over."""
+        return any(map(_is_left, self._others()))
 
-    def take_over(self, now: float) -> Iterator[tuple[JournalFile, list[Entry]]]:
+    def take_over(self, now: float) -> Iterator[tuple[Path, list[tuple[Line, Entry]]]]:
         """Files of processes that have ended, each with its entries. What cannot be read or sent
         stays where it is, and is logged once; one that cannot be opened now is tried again. ``now``
         is in seconds since 1970."""
@@ -260,34 +311,27 @@ class Journal:
                 if file is not None:
                     file.close()
                 continue
-            file.unsent = len(entries)
+            with self._lock:
+                self._files.add(file)
+                file.used = file.waiting = len(entries)
             if entries:
-                self._files.append(file)
-                yield file, entries
+                yield path, entries
             else:
-                file.release()
-
-    def forget(self) -> None:
-        """In a forked child: close the files, which are the parent's."""
-        for file in self._files:
-            if file.is_open:
-                file.close()
-        self._files.clear()
-        self._current = None
+                self.close(file)
 
     def _others(self) -> list[Path]:
         """Return the files of other processes that may be sent."""
-        self._files = [file for file in self._files if file.is_open]
-        skipped = self._refused.union(file.path for file in self._files)
+        skipped = self._refused.union([file.path for file in tuple(self._files)])
         try:
             paths = sorted(self.directory.iterdir())
         except OSError:  # no such directory yet
             return []
-        return [path for path in paths if path.suffix in SUFFIXES and path not in skipped]
+        return [path for path in paths if path.suffix == SUFFIX and path not in skipped]
 
-    def _read(self, file: JournalFile, now: float) -> list[Entry]:
+    def _read(self, file: JournalFile, now: float) -> list[tuple[Line, Entry]]:
         """Return the entries of the file. Raises ``ValueError`` if they are not to be sent."""
-        head, *texts = file.read() or [b""]
+        lines = file.read()
+        _, head = next(lines, (None, b""))
         try:
             words = json.loads(head)
             version, storage = words["settlements"], words["storage"]
@@ -295,30 +339,34 @@ class Journal:
             raise ValueError("it does not begin like a journal of settlements") from None
         if version != VERSION:
             raise ValueError(f"its format is {version!r}; this release reads {VERSION}")
-        entries = []
-        for text in texts:
+        entries, damaged = [], 0
+        for cells, text in lines:
             try:
-                entries.append(Entry.decode(text))
+                entry = Entry.decode(text)
             except Exception:  # noqa: BLE001 - damaged data can fail anywhere
-                file.is_damaged = True
-        if file.path.suffix == CALLS_SUFFIX:
-            # Its calls went on until their process ended; that of another storage may be long ago.
-            end = now if storage == self.storage else file.changed_at
-            entries = [e._replace(until=end + e.marker_us / 1_000_000) for e in entries]
-        if storage != self.storage and any(entry.until > now for entry in entries):
-            raise ValueError(OTHER_STORAGE % (storage, self.storage))
-        if file.is_damaged:
-            _logger.error(DAMAGED, len(texts) - len(entries), len(texts), file.path)
+                file.is_damaged, damaged = True, damaged + 1
+                continue
+            if storage != self.storage:
+                # Its calls went on until their process ended, which may be long ago.
+                until = entry.until or file.changed_at + entry.marker_us / 1_000_000
+                if until > now:
+                    raise ValueError(OTHER_STORAGE % (storage, self.storage))
+                entry = entry._replace(until=until)
+            entries.append((Line(self, file, cells), entry))
+        if damaged:
+            _logger.error(DAMAGED, damaged, damaged + len(entries), file.path)
         return entries
 
 
-def head_of(storage: str) -> bytes:
-    return json.dumps({"settlements": VERSION, "storage": storage}).encode() + b"\n"
-
-
 def _is_left(path: Path) -> bool:
+    """Return whether its process has ended, or may leave settlements that wait."""
     try:
+        with path.open("rb") as opened:
+            if opened.read(CELL)[-1:] == WAITING:
+                return True
         file = JournalFile.claim(path)
+    except FileNotFoundError:  # it was sent
+        return False
     except OSError:  # a file system without locks, which taking it over reports
         return True
     if file is not None:
@@ -350,48 +398,3 @@ def storage_address(uri: str) -> str:
     hosts, slash, path = rest.partition("/")
     database = "".join(f"?db={number}" for number in parse_qs(query).get("db", ()))
     return f"{scheme}{mark}{hosts.rpartition('@')[2]}{slash}{path}{database}"
-
-
-def _plain(change: Change) -> dict[str, Any]:
-    limit, key, cost = change.charge[:3]
-    words: dict[str, Any] = {
-        "verb": change.verb,
-        "key": key,
-        "limit": dict(limit.words()),
-        "cost": cost,
-    }
-    if change.verb == "adjust":
-        return words | {"receipt": change.receipt, "delta": change.numbers[1]}
-    words["hold"] = list(change.hold[:2])
-    if change.verb == "release":
-        return words | {"undone": change.numbers[1:] == (1,)}
-    return words | {"actual": change.numbers[1], "unseen": change.numbers[2:] == (1,)}
-
-
-def _change(words: dict[str, Any]) -> Change:
-    limit = limit_of(tuple(words["limit"].items()))
-    charge = Charge(limit, _text(words["key"]), _whole(words["cost"]))
-    receipt = words.get("receipt")
-    # Only what changes read of a verdict matters here.
-    verdict = Verdict(charge, True, 0, 0, 0, None if receipt is None else _whole(receipt))  # noqa: FBT003
-    if words["verb"] == "adjust":
-        return Change.adjust(verdict, _whole(words["delta"]))
-    hold_id, lease_us = map(_whole, words["hold"])
-    if words["verb"] == "settle":
-        actual, unseen = _whole(words["actual"]), words.get("unseen") is True
-        return Change.settle(verdict, Hold(hold_id, lease_us), actual, unseen=unseen)
-    if words["verb"] == "release":
-        return Change.release(charge, Hold(hold_id, lease_us), undone=words.get("undone") is True)
-    raise ValueError(f"unknown change {words['verb']!r}")
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{shown(value)} is not a whole number")
-    return value
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{shown(value)} is not a string")
-    return value

@@ -21,8 +21,9 @@ import logging
 import math
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -31,9 +32,9 @@ from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold, new_hold
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.events import Events, SettlementEvent, SettlementOutcome
 from ratelimit_ext.core.threads import forget_in_child, start_thread
-from ratelimit_ext.engine.engine import Engine, Marker
-from ratelimit_ext.settlements.journal import CALLS_SUFFIX, Entry, Journal, JournalFile
-from ratelimit_ext.settlements.live_calls import LiveCalls
+from ratelimit_ext.engine.engine import Engine
+from ratelimit_ext.engine.entry import Entry
+from ratelimit_ext.settlements.journal import Journal, Line
 
 #: How many batches are queued at most; then the oldest is dropped.
 MOST_WAITING: Final = 10_000
@@ -61,21 +62,22 @@ Note: TypeAlias = Callable[[float, Sequence[Change]], None]
 
 
 class Batch(NamedTuple):
-    """Changes that are sent together. ``until`` is of the queue's clock; ``file`` is the journal's
-    file that has them, and ``events`` are those of the extension that queued them."""
+    """What is sent together. ``until`` is of the queue's clock; ``line`` is where the journal has
+    it, and ``events`` are those of the extension that queued it."""
 
     engine: Engine
-    changes: Sequence[Change]
-    marker: str | None
-    marker_us: int
+    entry: Entry
     until: float
-    file: JournalFile | None = None
+    line: Line | None = None
     events: Events | None = None
 
+    @property
+    def changes(self) -> Sequence[Change]:
+        return self.entry.changes
+
     def send(self) -> None:
-        """Send them; raises as the engine does."""
-        once = None if self.marker is None else Marker(self.marker, self.marker_us)
-        self.engine.settle(self.changes, once=once)
+        """Raises as the engine does."""
+        self.entry.send(self.engine)
 
 
 class SettlementQueue:
@@ -101,19 +103,16 @@ class SettlementQueue:
         #: Those of the extensions, for what is taken over.
         self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
         self._notes: WeakKeyDictionary[Engine, WeakMethod[Note]] = WeakKeyDictionary()
-        self._calls: WeakKeyDictionary[Engine, LiveCalls] = WeakKeyDictionary()
         self.forget()
 
     def forget(self) -> None:
         """Empty the queue: in a forked child, whose parent sends what is queued."""
         for journal in self._journals.values():
             journal.forget()
-        for calls in self._calls.values():
-            calls.forget()
         #: When to look for the journals of processes that have ended.
         self._look_at = 0.0 if self._journals else math.inf
         self._lost: Counter[str] = Counter()
-        self._waiting: dict[int, Batch] = {}  # the oldest first
+        self._waiting: OrderedDict[int, Batch] = OrderedDict()  # the oldest first
         self._numbers = itertools.count()
         #: Those that could not take something, and whether it was logged: once it has failed again.
         self._unavailable: dict[Engine, bool] = {}
@@ -135,8 +134,6 @@ class SettlementQueue:
         """Keep what is queued for the engine in the journal, and send what ended processes have
         left there. Listeners of ``events`` learn what becomes of it."""
         with self._changed:
-            shared = [self._calls[each] for each, its in self._journals.items() if its is journal]
-            self._calls[engine] = shared[0] if shared else LiveCalls(journal, KEPT_AFTER_LEASE_S)
             self._journals[engine] = journal
             if events is not None:
                 self._events[engine] = events
@@ -147,13 +144,13 @@ class SettlementQueue:
         another ends the call."""
         if self._clock() >= self._look_at:
             self._look()
-        if (calls := self._calls.get(engine)) is not None:
-            calls.begin(hold, [charge for charge in charges if charge.limit.held])
+        if (journal := self._journals.get(engine)) is not None:
+            journal.begin(hold, [charge for charge in charges if charge.limit.held])
 
     def end(self, engine: Engine, hold: Hold) -> None:
         """Note that a call holds nothing any more, or that its changes are sent or queued."""
-        if (calls := self._calls.get(engine)) is not None:
-            calls.end(hold)
+        if (journal := self._journals.get(engine)) is not None:
+            journal.end(hold.id)
 
     def inform(self, engine: Engine, note: Note) -> None:
         """Call a method once for what the engine could not take, when it is queued. It lives as
@@ -174,11 +171,11 @@ class SettlementQueue:
         began, now, kept_s = time.monotonic(), self._clock(), lease_s + KEPT_AFTER_LEASE_S
         if now >= self._look_at:
             self._look()
-        batch = Batch(engine, changes, _marker(changes), FIRST_MARKER_US, now + kept_s)
+        entry = Entry(changes, _marker(changes), FIRST_MARKER_US)
         is_retried = engine in self._unavailable and self._waiting  # by the thread
         if not (later or is_retried):
             try:
-                batch.send()
+                entry.send(engine)
             except ShardUnavailable:  # the other shards take what they are sent
                 pass
             except StorageUnavailable:
@@ -191,18 +188,22 @@ class SettlementQueue:
                 if engine in self._unavailable:
                     self._note_available(engine)
                 return "sent"
-        again = batch._replace(
-            changes=_kept(changes), marker_us=int(kept_s * 1_000_000), events=events
+        again = entry._replace(
+            changes=_kept(changes),
+            marker_us=int(kept_s * 1_000_000),
+            until=self._epoch() + kept_s,
         )
-        return self._keep(again, None if later else began)
+        return self._keep(
+            Batch(engine, again, now + kept_s, None, events), None if later else began
+        )
 
     def take_over(self) -> None:
         """Queue what ended processes have left in the journals, while half of the queue is free."""
         self._look_at = self._clock() + LOOK_EVERY_S
         for engine, journal in list(self._journals.items()):
             files = journal.take_over(self._epoch())
-            while self._take_next(engine, files):
-                pass
+            while len(self) <= self._most_waiting // 2 and (left := next(files, None)):
+                self._take(engine, *left)
 
     def send_waiting(self) -> int:
         """Send what is queued, the oldest first; returns how many batches are left."""
@@ -245,14 +246,14 @@ class SettlementQueue:
     def close(self, timeout_s: float = EXIT_S) -> None:
         """At the end of the process: :meth:`flush`, and say what is left and what is lost."""
         self.flush(timeout_s)
-        for calls in self._calls.values():
-            calls.close()
+        for journal in self._journals.values():
+            journal.close()
         with self._changed:
-            left = [batch.file for batch in self._waiting.values() if batch.file is not None]
-            for number in [n for n, batch in self._waiting.items() if batch.file is None]:
+            left = [batch.line for batch in self._waiting.values() if batch.line is not None]
+            for number in [n for n, batch in self._waiting.items() if batch.line is None]:
                 self._drop(number, "the process ends")
         if left:
-            _logger.warning(LEFT, len(left), left[0].path.parent)
+            _logger.warning(LEFT, len(left), left[0].file.path.parent)
 
     def _keep(self, batch: Batch, began: float | None = None) -> SettlementOutcome:
         """Queue a batch; ``began`` is when it was sent, if it was."""
@@ -265,28 +266,22 @@ class SettlementQueue:
         with self._changed:
             journal = self._journals.get(batch.engine)
             if journal is not None:
-                until = self._epoch() + batch.until - self._clock()
-                entry = Entry(batch.changes, batch.marker, batch.marker_us, until)
-                batch = batch._replace(file=journal.append(entry))
+                batch = batch._replace(line=journal.append(batch.entry))
             self._put(batch)
             self._start()
         return "queued"
 
-    def _take_next(self, engine: Engine, files: Iterator[tuple[JournalFile, list[Entry]]]) -> bool:
+    def _take(self, engine: Engine, path: Path, entries: Sequence[tuple[Line, Entry]]) -> None:
+        calls = len([entry for _, entry in entries if not entry.until])
+        for text, count in (TAKEN_OVER, len(entries) - calls), (RELEASED, calls):
+            if count:
+                _logger.warning(text, count, path)
         with self._changed:
-            if len(self._waiting) > self._most_waiting // 2:
-                return False
-            for file, lines in files:
-                is_of_calls = file.path.suffix == CALLS_SUFFIX
-                _logger.warning(RELEASED if is_of_calls else TAKEN_OVER, len(lines), file.path)
-                now, epoch = self._clock(), self._epoch()
-                for line in lines:
-                    # If the clock was set back, no longer than it may be sent at all.
-                    left_s = min(line.until - epoch, line.marker_us / 1_000_000)
-                    due = line._replace(until=now + left_s)
-                    self._put(Batch(engine, *due, file, self._events.get(engine)))
-                return True
-            return False
+            now, epoch = self._clock(), self._epoch()
+            for line, entry in entries:
+                # If the clock was set back, no longer than it may be sent at all.
+                left_s = min((entry.until or math.inf) - epoch, entry.marker_us / 1_000_000)
+                self._put(Batch(engine, entry, now + left_s, line, self._events.get(engine)))
 
     def _put(self, batch: Batch) -> None:
         self._waiting[next(self._numbers)] = batch
@@ -310,14 +305,14 @@ class SettlementQueue:
     def _postpone(self, number: int) -> None:
         """Put a batch last, so that one that always fails does not hold up the others."""
         with self._changed:
-            if (batch := self._waiting.pop(number, None)) is not None:
-                self._waiting[next(self._numbers)] = batch
+            if number in self._waiting:
+                self._waiting.move_to_end(number)
 
     def _remove(self, number: int) -> Batch | None:
         with self._changed:
             batch = self._waiting.pop(number, None)
-            if batch is not None and batch.file is not None:
-                batch.file.release()
+            if batch is not None and batch.line is not None:
+                batch.line.sent()
             return batch
 
     def _drop(self, number: int, why: str) -> None:

@@ -17,7 +17,6 @@ It fits where a bill has the same windows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
@@ -34,6 +33,7 @@ class FixedWindow(Strategy):
     name = "fixed-window"
     code = "fw"
     options = ("anchor",)
+    frees_after_period = True
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """Amount, period, and three ends of the calendar's windows (0, 0, 0 without an anchor): of
@@ -52,14 +52,6 @@ class FixedWindow(Strategy):
 
     def longest_wait_us(self, limit: Limit) -> int | None:
         return limit.period_us if limit.anchor is None else None  # months differ, and days do
-
-    def calls(
-        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
-    ) -> Sequence[tuple[int, int]]:
-        """Return one call that opens a window with the same end."""
-        if limit.anchor is not None:
-            return [(now_us, units)]
-        return [(now_us + reset_after_us - limit.period_us, units)]
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, end, _ = snapshot

@@ -20,8 +20,6 @@ budgets, against an agent that calls again and again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
@@ -42,15 +40,11 @@ class Session(Strategy):
         period="hour",
     )
     options = ("idle",)
+    frees_after_period = True
     denial_sentence = "To go on, have the operator raise it, or begin another session."
 
     def longest_wait_us(self, limit: Limit) -> int:
         return limit.period_us
-
-    def calls(
-        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
-    ) -> Sequence[tuple[int, int]]:
-        return [(now_us + reset_after_us - limit.period_us, units)]
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, end, _ = snapshot

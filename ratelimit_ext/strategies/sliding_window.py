@@ -23,8 +23,6 @@ Not for: limits of millions of small calls where 0.2 % does not matter (the coun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
@@ -36,15 +34,10 @@ class SlidingWindow(Strategy):
     code = "sw"
     #: Flask-Limiter's name for the exact log.
     aliases = ("moving-window",)
+    frees_after_period = True
 
     def longest_wait_us(self, limit: Limit) -> int:
         return limit.period_us
-
-    def calls(
-        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
-    ) -> Sequence[tuple[int, int]]:
-        """Return one call, at the instant of the verdict: none of them was later."""
-        return [(now_us - age_us, units)]
 
     def credit(self, limit: Limit, snapshot: Snapshot, now_us: int, units: int) -> tuple[int, int]:
         """Of its oldest entry."""

@@ -33,7 +33,7 @@ class SlidingWindowCounter(Strategy):
         return 2 * limit.period_us
 
     def calls(
-        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
+        self, limit: Limit, units: int, now_us: int, reset_after_us: int
     ) -> Sequence[tuple[int, int]]:
         """Return a call of the current window if all must be there, or else one unit there and the
         rest before: so they slide out evenly from now on, and no distribution is slower."""
@@ -84,7 +84,7 @@ class SlidingWindowCounter(Strategy):
         """With what is used spread over the windows as :meth:`calls` says."""
         limit, reset_us = verdict.charge.limit, verdict.reset_after_us
         period, remaining = limit.period_us, limit.amount
-        for begin, units in self.calls(limit, remaining - verdict.remaining, 0, reset_us, 0):
+        for begin, units in self.calls(limit, remaining - verdict.remaining, 0, reset_us):
             overlap = min(period, max(0, begin + 2 * period - elapsed_us))
             remaining -= units * overlap // period
         left = max(0, reset_us - elapsed_us)

@@ -49,6 +49,9 @@ class Strategy(Traits, ABC):
     else begin again with each call. Changes of its own have their names.
     """
 
+    #: Whether all that a call used is free a period after it, but for windows of the calendar.
+    frees_after_period: ClassVar[bool] = False
+
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         """Return the limit as numbers, the arguments of the Lua."""
         return limit.amount, limit.period_us
@@ -71,12 +74,13 @@ class Strategy(Traits, ABC):
         return limit.capacity + MOST_USED - self.left(limit, snapshot, now_us, -MOST_USED)[0]
 
     def calls(
-        self, limit: Limit, units: int, now_us: int, reset_after_us: int, age_us: int
+        self, limit: Limit, units: int, now_us: int, reset_after_us: int
     ) -> Sequence[tuple[int, int]]:
         """Return calls, by their instants and costs, after which a fresh bucket counts ``units`` as
-        used, as a verdict of ``age_us`` ago said, and is full again after ``reset_after_us``. They
-        never free the units earlier than the calls that were made."""
-        return [(now_us, units)]
+        used and is full again after ``reset_after_us``. They never free the units earlier than the
+        calls that were made."""
+        is_whole = self.frees_after_period and limit.anchor is None
+        return [(now_us + reset_after_us - limit.period_us if is_whole else now_us, units)]
 
     def credit(self, limit: Limit, snapshot: Snapshot, now_us: int, units: int) -> tuple[int, int]:
         """Return the receipt and the correction by which a bucket counts ``units`` less as used,

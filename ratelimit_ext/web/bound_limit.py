@@ -180,7 +180,7 @@ class ChargeRecord(NamedTuple):
         verdict, now_us = later.verdict, later.now_us
         limit, remaining, reset_us = verdict.charge.limit, *verdict.left[:2]
         used = limit.capacity - remaining
-        state = scratch.filled(limit, used, now_us, reset_us, 0) if used else None
+        state = scratch.filled(limit, used, now_us, reset_us) if used else None
         snapshot = scratch.snapshot(limit, state, now_us)
         left = strategy_of(limit).left(limit, snapshot, now_us, cost)
         if verdict.share is not None:  # which only both buckets know

@@ -18,11 +18,11 @@ from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.cluster import ClusterEngine
+from ratelimit_ext.engine.entry import Entry
 from ratelimit_ext.engine.last_verdicts import LastVerdicts
 from ratelimit_ext.engine.memory import MemoryEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.engine.wake_ups import CHANNEL, wake_ups
-from ratelimit_ext.settlements.journal import Entry
 from tests.strategies.virtual_time import VirtualClient
 from tests.strategies.world import HOUR, MINUTE, SECOND, World
 from tests.web.conftest import Clock

@@ -395,7 +395,7 @@ def test_nothing_that_is_read_runs(
     worker = worker_of(path)
     assert worker.hand_back(MemoryEngine(), within_s=9)
     assert admitted(worker, 12) == 10
-    damage = {"state": "not the state of a bucket", "changed": "is not a plain value"}
+    damage = {"state": "not the state of a bucket", "changed": "a value is unreadable"}
     assert damage[place] in caplog.text
     assert not path.with_name("ran").exists()
 

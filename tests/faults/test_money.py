@@ -31,6 +31,7 @@ from tests.faults.load import Answer, Answers, Request, ask, chat
 from tests.faults.table import Row
 from tests.faults.traffic import IS_LONG
 from tests.servers import Server, eventually
+from tests.settlements.test_journal import lines
 
 CALLS = 100
 CALLERS = [f"caller-{number}" for number in range(10)]
@@ -95,8 +96,9 @@ class Calls:
 
     def pending(self) -> int:
         """The number of calls whose settlements are on disk."""
-        files = self.gateway.database.with_name("settlements").glob("*.jsonl")
-        return sum(len(file.read_bytes().splitlines()) - 1 for file in files)
+        files = self.gateway.database.with_name("settlements").glob("*.journal")
+        settled = [text for file in files for text in lines(file)[1:] if b'"verb":"settle"' in text]
+        return len(settled)
 
     def _are_recorded(self) -> bool:
         rows = [row for caller in CALLERS for row in self.gateway.rows(caller)]

@@ -25,17 +25,19 @@ from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.entry import Entry
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements import journal
 from ratelimit_ext.settlements.journal import (
-    Entry,
+    CELL,
+    SUFFIX,
     Journal,
     JournalFile,
     journal_directory,
     storage_address,
 )
 from tests.servers import eventually, standalone
-from tests.settlements.test_queue import LEASE_S, Bench
+from tests.settlements.test_queue import DAY_US, LEASE_S, SLOTS, Bench
 
 HERE = "redis://here/0"
 ELSEWHERE = "redis://elsewhere/0"
@@ -85,8 +87,18 @@ def default_directory(monkeypatch: pytest.MonkeyPatch, no_file_of_an_earlier_tes
     monkeypatch.setattr(journal, "DEFAULT_DIRECTORY", "settlements")
 
 
-def files(directory: Path, suffix: str = ".jsonl") -> list[Path]:
-    return sorted(directory.glob(f"*{suffix}"))
+def files(directory: Path) -> list[Path]:
+    return sorted(directory.glob(f"*{SUFFIX}"))
+
+
+def lines(path: Path) -> list[bytes]:
+    """What is in the file: its head, and what is to be sent."""
+    with path.open("rb") as opened:
+        return [text for _, text in JournalFile(path, opened.fileno()).read()]
+
+
+def in_cells(*texts: bytes) -> bytes:
+    return b"".join([text + bytes(-len(text) % CELL) for text in texts])
 
 
 def left_by_a_dead_process(bench: DiskBench, calls: int = 1) -> None:
@@ -139,8 +151,23 @@ def test_the_file_of_a_living_process_is_left_alone(bench: DiskBench) -> None:
     bench.engine.is_away = True
     old.send(bench.changes())
     assert new.start() == 0
+    assert new.journal.has_others()  # it looks again, also without a request
     old.die()
     assert new.start() == 1
+
+
+def test_a_living_process_without_settlements_is_not_watched(bench: DiskBench) -> None:
+    """Its calls in flight are no reason, before and after an outage."""
+    old, new = Process(bench), Process(bench)
+    old.queue.begin(old.engine, Hold(1, 1), [Charge(SLOTS, "S:{a}")])
+    assert not new.journal.has_others()
+    bench.engine.is_away = True
+    old.send(bench.changes())
+    assert new.journal.has_others()
+    bench.engine.is_away = False
+    assert old.queue.send_waiting() == 0
+    assert len(files(bench.directory)) == 1
+    assert not new.journal.has_others()
 
 
 def test_one_of_many_starting_processes_takes_a_file(bench: DiskBench) -> None:
@@ -254,11 +281,12 @@ def test_what_another_storage_can_no_longer_take_is_counted_as_lost(bench: DiskB
 
 DAMAGES = {
     "torn": lambda line: line[: len(line) // 2],
-    "no json": lambda _: b"\0\xff\n",
+    "no json": lambda _: b"\1\xff\n",
     "another value": lambda _: b"[1]\n",
     "deep": lambda _: b"[" * 100_000 + b"\n",
     "no end": lambda line: line.replace(b'"until":1', b'"until":NaN,"no":1'),
-    "no number": lambda line: line.replace(b'"actual":150', b'"actual":"150"'),
+    "no number": lambda line: line.replace(b",150]", b',"150"]'),
+    "no key": lambda line: line.replace(b'"key":"T:{a}"', b'"key":7'),
     "endless marker": lambda line: line.replace(b'"marker_us":', b'"marker_us":1' + b"0" * 400),
     "unknown verb": lambda line: line.replace(b'"settle"', b'"forgive"'),
     "unknown strategy": lambda line: line.replace(b'"concurrency"', b'"luck"'),
@@ -273,10 +301,11 @@ def test_a_damaged_line_costs_no_other_and_is_kept(
     """One line of the log says where; the file is kept under another name."""
     left_by_a_dead_process(bench, calls=2)
     (path,) = files(bench.directory)
-    head, first, second = path.read_bytes().splitlines(keepends=True)
-    damaged = DAMAGES[damage](second)
-    assert damaged != second
-    path.write_bytes(head + first + damaged)
+    head, first, second = lines(path)
+    damaged = DAMAGES[damage](first)
+    assert damaged != first
+    content = in_cells(head, damaged, second)
+    path.write_bytes(content)
     caplog.clear()
     following = Process(bench)
     assert following.start() == 1
@@ -284,7 +313,7 @@ def test_a_damaged_line_costs_no_other_and_is_kept(
     assert record.getMessage().startswith(f"1 of 2 settlements in {path} are unreadable")
     assert following.queue.send_waiting() == 0
     (kept,) = bench.directory.iterdir()
-    assert (kept.suffix, kept.read_bytes()) == (".damaged", head + first + damaged)
+    assert (kept.suffix, kept.read_bytes()) == (".damaged", content)
     assert Process(bench).start() == 0
 
 
@@ -296,7 +325,7 @@ def test_an_unknown_file_is_left_where_it_is(
 ) -> None:
     """A later release may have written it. The log says so once."""
     bench.directory.mkdir(parents=True)
-    path = bench.directory / "1-2.jsonl"
+    path = bench.directory / f"1-2{SUFFIX}"
     path.write_bytes(text)
     process = Process(bench)
     assert [process.start(), process.start()] == [0, 0]
@@ -351,17 +380,41 @@ def test_a_file_that_cannot_be_opened_now_is_tried_again(
     assert caplog.text.count("Too many open files") == 1
 
 
-def test_a_long_outage_begins_new_files(bench: DiskBench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a file never has more lines than a batch of them, and what is sent leaves the disk."""
-    monkeypatch.setattr(journal, "MOST_LINES", 2)
+def test_a_file_has_room_for_what_waits_at_once(bench: DiskBench) -> None:
+    """It does not grow with the outage: what is sent or lost leaves its cell to others."""
     process = Process(bench, most_waiting=4)
     changes = bench.changes()
     bench.engine.is_away = True
     for _ in range(10):
         process.send(changes)
-    assert len(process.queue) == 4
-    assert len(files(bench.directory)) == 2
+    (path,) = files(bench.directory)
+    assert (len(process.queue), len(lines(path))) == (4, 5)
+    assert path.stat().st_size <= 6 * CELL
     assert process.queue.lost == {"tokens": 6 * 150, "calls": 6, "requests": 6}
+
+
+def test_a_long_line_has_several_cells(bench: DiskBench) -> None:
+    """Also beside others, and in cells that another has left."""
+    process = Process(bench)
+    bench.engine.is_away = True
+    long = [Charge(Limit(9, DAY_US), f"K:{{{number}{'x' * 900}}}") for number in range(9)]
+    verdicts = [Verdict(charge, True, 0, 0, 0, 0) for charge in long]
+    corrections = [Change.adjust(verdict, -1) for verdict in verdicts]
+    for changes in (bench_changes := bench.changes()), corrections, bench_changes, corrections:
+        process.send(changes)
+    process.queue._drop(1, "test")
+    process.send(corrections)
+    process.queue._drop(3, "test")
+    process.die()
+    (path,) = files(bench.directory)
+    assert path.stat().st_size <= (1 + 2 * 1 + 2 * 4) * CELL
+    following = Process(bench)
+    assert following.start() == 3
+    sent = [len(batch.changes) for batch in following.queue._waiting.values()]
+    assert sorted(sent) == [3, 3, 9]
+    bench.engine.is_away = False
+    assert following.queue.send_waiting() == 0
+    assert files(bench.directory) == []
 
 
 def test_taking_over_leaves_room_for_own_settlements(bench: DiskBench) -> None:
@@ -399,16 +452,16 @@ def test_a_full_disk_leaves_no_half_line(bench: DiskBench) -> None:
     changes = bench.changes()
     process.send(changes)
     (path,) = files(bench.directory)
-    before = path.read_bytes()
+    before = lines(path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2 * CELL + 50, hard))
     try:
         process.send(changes)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert path.read_bytes() == before
+    assert lines(path) == before
     process.send(changes)
-    assert len(path.read_bytes().splitlines()) == 3
+    assert len(lines(path)) == 3
     assert len(process.queue) == 3
 
 
@@ -442,6 +495,7 @@ LIMITS = [
     Limit(1, 86_400_000_000, "fixed-window", anchor="day", timezone="Europe/Berlin"),
     Limit(4, 60_000_000, "concurrency", unit="calls"),
     Limit(7, 60_000_000, "surge", multiple=3, name="surge"),
+    Limit(100, 60_000_000, keep=(("chat", 20), ("batch", 5))),
 ]
 
 
@@ -457,6 +511,7 @@ def test_a_line_is_read_as_it_was_written(limit: Limit) -> None:
         Change.release(charge, Hold(2**48 - 1, 10**9), undone=True),
         Change.adjust(verdict, -(2**50)),
         Change.adjust(verdict._replace(receipt=None), 5),
+        Change.resume(charge, Hold(7, 10**9), 5, 3)._replace(expiry_us=2**52),
     ]
     line = Entry(changes, "K:once:1", 10**11, 1_800_000_000.125)
     encoded = line.encode()
@@ -549,9 +604,9 @@ def test_a_charge_survives_its_storage_and_its_process(
             assert f"1 settlements are left in {tmp_path / 'settlements'}" in done.stderr
         server.process.wait(60)
         (path,) = files(tmp_path / "settlements")
-        head, *lines = path.read_text().splitlines()
+        head, *others = lines(path)
         assert json.loads(head) == {"settlements": 1, "storage": server.uri}
-        assert len(lines) == 1
+        assert len(others) == 1
         server.launch()
         server.await_until(server.answers, "PONG")
         app, limiter = shop(server.uri, tmp_path)

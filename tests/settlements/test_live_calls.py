@@ -12,8 +12,8 @@ import redis
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.settlements import live_calls
-from ratelimit_ext.settlements.journal import CALLS_SUFFIX, CELL, JournalFile
+from ratelimit_ext.settlements import journal
+from ratelimit_ext.settlements.journal import CELL, JournalFile
 from tests.settlements.test_journal import DiskBench, Process, files
 
 DAY_US = 86_400_000_000
@@ -42,11 +42,6 @@ class Worker(Process):
         self.send(settlements)
         self.queue.end(self.engine, settlements[0].hold)
 
-    def kill(self) -> None:
-        """As SIGKILL: the system unlocks its files."""
-        self.die()
-        self.queue._calls[self.engine].forget()
-
 
 def left(bench: DiskBench) -> list[int]:
     looks = [charge._replace(cost=0) for charge in CHARGES[:2]]
@@ -67,12 +62,12 @@ def test_what_a_killed_process_held_is_free_at_once(
     bench.engine.settle([renewal])
     assert left(bench) == [700, 5]
     assert following.start() == 0
-    killed.kill()
+    killed.die()
     assert following.start() == 2
     assert following.queue.send_waiting() == 0
     assert left(bench) == [1000 - 100 - 30, 7]
     assert "Ending 2 calls of a process that was killed" in caplog.text
-    assert len(files(bench.directory, CALLS_SUFFIX)) == 1
+    assert len(files(bench.directory)) == 1
     alive.finish(kept)
     assert left(bench) == [1000 - 30, 8]
 
@@ -83,7 +78,7 @@ def test_calls_of_a_killed_process_cost_their_estimates(bench: DiskBench) -> Non
     killed.queue.begin(killed.engine, hold, CHARGES)
     killed.engine.admit(CHARGES, hold=hold)
     assert left(bench) == [900, 7]
-    killed.kill()
+    killed.die()
     following = Worker(bench)
     assert (following.start(), following.queue.send_waiting()) == (1, 0)
     assert left(bench) == [900, 8]
@@ -93,7 +88,7 @@ def test_a_call_that_was_on_its_way_holds_nothing(bench: DiskBench) -> None:
     """Its admission arrives when its process has ended and its hold was released."""
     killed, hold = Worker(bench), Hold(1, LEASE_US)
     killed.queue.begin(killed.engine, hold, CHARGES)
-    killed.kill()
+    killed.die()
     following = Worker(bench)
     assert (following.start(), following.queue.send_waiting()) == (1, 0)
     bench.engine.admit(CHARGES, hold=hold)
@@ -104,10 +99,10 @@ def test_a_process_that_stops_leaves_its_file_only_if_calls_go_on(bench: DiskBen
     """One without calls leaves nothing; the calls of a killed one are not looked for without it."""
     worker = Worker(bench)
     settlements = worker.begin(1)
-    (file,) = files(bench.directory, CALLS_SUFFIX)
+    (file,) = files(bench.directory)
     assert (bench.directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
     worker.queue.close(0)
-    assert files(bench.directory, CALLS_SUFFIX) == [file]
+    assert files(bench.directory) == [file]
     worker.finish(settlements)
     worker.queue.close(0)
     assert list(bench.directory.iterdir()) == []
@@ -119,14 +114,14 @@ def test_old_calls_of_another_storage_are_removed(
     """As its storage has forgotten them by then. Recent ones are left to a process that uses it."""
     killed = Worker(bench, "redis://elsewhere/0")
     killed.begin(1)
-    killed.kill()
-    (file,) = files(bench.directory, CALLS_SUFFIX)
+    killed.die()
+    (file,) = files(bench.directory)
     for changed_at, stays in ((bench.clock.now_s, True), (bench.clock.now_s - 9999, False)):
         os.utime(file, (changed_at, changed_at))
         following = Worker(bench)
         following.start()
         following.queue.send_waiting()
-        assert bool(files(bench.directory, CALLS_SUFFIX)) == stays
+        assert bool(files(bench.directory)) == stays
     assert "belong to the storage redis://elsewhere/0" in caplog.text
     assert left(bench) == [900, 7]
 
@@ -141,32 +136,34 @@ def test_a_call_is_two_writes_of_its_own_cell(
     written: list[tuple[int, int]] = []
     put = JournalFile.put
 
-    def noted(file: JournalFile, at: int, data: bytes) -> None:
-        written.append((at, len(data)))
-        put(file, at, data)
+    def noted(file: JournalFile, cell: int, data: bytes) -> None:
+        written.append((cell, len(data)))
+        put(file, cell, data)
 
     monkeypatch.setattr(JournalFile, "put", noted)
     for number in range(2, 5):
         worker.finish(worker.begin(number))
-    assert [(at, size > 1) for at, size in written] == [(CELL, True), (CELL, False)] * 3
-    (file,) = files(bench.directory, CALLS_SUFFIX)
+    assert [(cell, size > 1) for cell, size in written] == [(1, True), (1, False)] * 3
+    (file,) = files(bench.directory)
     assert file.stat().st_size <= 2 * CELL
 
 
 def test_a_file_has_room_for_so_many_calls(
     bench: DiskBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond them the oldest is forgotten until its lease ends, and so are charges of a call that
-    do not fit into its cell."""
-    monkeypatch.setattr(live_calls, "MOST_CALLS", 3)
+    """Beyond them the oldest is forgotten until its lease ends. All charges of a call are noted,
+    also if they do not fit into a cell."""
+    monkeypatch.setattr(journal, "MOST_CALLS", 3)
     killed = Worker(bench)
     long = [Charge(TOKENS, f"T:{{{n}{'x' * 900}}}", 1) for n in range(9)]
     calls = [killed.begin(number, [*CHARGES, *long]) for number in range(1, 6)]
     killed.finish(calls[0])
-    killed.kill()
+    killed.die()
     following = Worker(bench)
     assert (following.start(), following.queue.send_waiting()) == (3, 0)
     assert left(bench) == [900, 7]
+    verdicts = bench.engine.admit([each._replace(cost=0) for each in long], take=False).verdicts
+    assert {verdict.remaining for verdict in verdicts} == {999}
 
 
 def test_a_directory_that_cannot_be_written_stops_no_call(
@@ -183,7 +180,7 @@ def test_a_directory_that_cannot_be_written_stops_no_call(
     assert "stay taken until their leases end" in caplog.text
     bench.directory.unlink()
     worker.begin(3)
-    assert len(files(bench.directory, CALLS_SUFFIX)) == 1
+    assert len(files(bench.directory)) == 1
 
 
 def test_a_call_may_begin_after_the_end_of_the_process(bench: DiskBench) -> None:
@@ -194,7 +191,7 @@ def test_a_call_may_begin_after_the_end_of_the_process(bench: DiskBench) -> None
     other = bench.directory.with_name("other")
     with other.open("wb"):
         settlements = worker.begin(2)
-        (file,) = files(bench.directory, CALLS_SUFFIX)
+        (file,) = files(bench.directory)
         worker.finish(settlements)
         worker.queue.close(0)
     assert other.read_bytes() == b""

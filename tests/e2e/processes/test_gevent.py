@@ -128,7 +128,7 @@ def test_a_settlement_survives_a_stop_without_the_storage(storage: Server, tmp_p
         assert "settlements are left in" in master.log
     storage.relaunch()
     with gevent_workers(storage, tmp_path) as master:
-        eventually(lambda: not list((tmp_path / "settlements").glob("*.jsonl")))
+        eventually(lambda: not list((tmp_path / "settlements").glob("*.journal")))
         answer = master.request("/call")
     assert "r=3750000" in answer.headers["ratelimit"], master.log
 
