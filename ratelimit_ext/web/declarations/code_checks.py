@@ -92,7 +92,8 @@ def check_values(options: Mapping[str, Any], where: str) -> None:
             "count several identities together."
         )
     for word in ("error_message", "key_prefix"):
-        check_text(options.get(word), f"{where}, {word}")
+        if (value := options.get(word)) is not None:
+            check_text(value, f"{where}, {word}")
     if options.get("methods") is not None:
         _check_methods(options["methods"], f"{where}, methods")
 

@@ -210,9 +210,8 @@ class RouteLimit(Definition, flask_limiter.RouteLimit):
         if not callable(obj):
             raise ConfigurationError(_NOT_APPLIED)
         code_checks.check_target(obj, "limiter.limit(…)")
-        code_checks.check_text(
-            self.scope, f"limit {self.limit_provider!r}, scope"
-        )  # a block may have a number
+        if self.scope is not None:  # a block may have a number
+            code_checks.check_text(self.scope, f"limit {self.limit_provider!r}, scope")
         limiter = self.limiter
         limiter._marked_for_limiting.add(get_qualified_name(obj))
         # Another extension's wrapper may be around: a second one would charge all limits again.
