@@ -86,10 +86,10 @@ def test_the_alerts_are_listed(app: Flask) -> None:
     )
     heads, budget, unusual = run(app, "alerts", "list").stdout.splitlines()
     assert heads.split("  ")[0] == "AT"
-    assert unusual.split()[:5] == ["2026-11-27", "12:00:00", "user:b\\x1b[1m", "-", "0"]
+    assert unusual.split()[:6] == ["2026-11-27", "12:00:00", "UTC", "user:b\\x1b[1m", "-", "0"]
     assert budget.split() == [
-        *("2026-11-26", "12:00:00", "user:alice", "usd-day", "80", "8.25", "10"),
-        *("2026-11-27", "00:00:00"),
+        *("2026-11-26", "12:00:00", "UTC", "user:alice", "usd-day", "80", "8.25", "10"),
+        *("2026-11-27", "00:00:00", "UTC"),
     ]
     listed = json.loads(run(app, "alerts", "list", "--since", "2026-11-27", "--json").stdout)
     assert [each["identity"] for each in listed] == ["user:b\x1b[1m"]
