@@ -83,8 +83,8 @@ class Key:
     def _valid(self, text: str) -> str | None:
         """Return the key in this text; None, with a warning, if no header could have it."""
         secret = text.strip()
-        is_word = secret.isascii() and secret.isprintable() and " " not in secret
+        is_word = secret.isascii() and secret.isprintable() and {*secret}.isdisjoint(" \"'")
         if secret and not (is_word and len(secret) <= SECRET_MAX_BYTES):
-            log.warning("The key %s is not one word of printable ASCII, and is not used", self.name)
+            log.warning("%s is not one word of ASCII without quotes, and is not used", self.name)
             return None
         return secret or None

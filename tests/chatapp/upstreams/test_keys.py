@@ -143,9 +143,7 @@ def test_an_unsendable_secret_is_not_used(
     file = tmp_path / "key"
     file.write_text(text)
     assert Key(f"file:{file}").secret is None
-    assert caplog.messages == [
-        f"The key {file} is not one word of printable ASCII, and is not used"
-    ]
+    assert caplog.messages == [f"{file} is not one word of ASCII without quotes, and is not used"]
 
 
 def test_only_a_regular_file_is_a_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,9 +158,7 @@ def test_only_a_regular_file_is_a_key(tmp_path: Path, caplog: pytest.LogCaptureF
     file.unlink()
     file.write_text("x" * 70_000)
     assert key.secret is None
-    assert caplog.messages == [
-        f"The key {file} is not one word of printable ASCII, and is not used"
-    ]
+    assert caplog.messages == [f"{file} is not one word of ASCII without quotes, and is not used"]
 
 
 @pytest.mark.parametrize(
