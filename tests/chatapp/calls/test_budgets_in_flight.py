@@ -170,6 +170,8 @@ class Flight:
     call: UpstreamCall
     limits: Limits
     held: dict[str, int]
+    #: What it asked for: what it costs if its worker is killed.
+    estimates: dict[str, int]
     ends_us: int
     #: What the provider may bill at most.
     most: int
@@ -184,13 +186,11 @@ class History:
     flights: list[Flight] = field(default_factory=list)
     killed: list[Flight] = field(default_factory=list)
     ledger: RecordingLedger = field(default_factory=RecordingLedger)
-    #: By bucket, in micro-dollars: what was billed; charged; credited; the dearest call; what the
-    #: calls of killed workers had not reported.
+    #: By bucket, in micro-dollars: what was billed; charged; credited; the dearest call.
     billed: Counter[str] = field(default_factory=Counter)
     charged: Counter[str] = field(default_factory=Counter)
     credited: Counter[str] = field(default_factory=Counter)
     dearest: dict[str, int] = field(default_factory=dict)
-    unreported: Counter[str] = field(default_factory=Counter)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     unseen: set[str] = field(default_factory=set)
 
@@ -272,7 +272,7 @@ class History:
         charges = BoundCharges(
             each for budget in self.budgets for each in budget.charges(caller, guess)
         )
-        hold = new_hold(LEASE_US)
+        hold = new_hold(LEASE_US, keeps=True)
         decision = self.clocked.admit(charges.prepared, hold=hold)
         if not decision.admitted:
             self.refused(decision.denials)
@@ -290,6 +290,7 @@ class History:
             call,
             limits,
             held,
+            {charge.key: charge.cost for _, _, charge in charges},
             self.clocked.now_us + self.chance.randint(0, LONGEST_CALL_US),
             most_billed(demand, call._bounds),
         )
@@ -363,15 +364,15 @@ class History:
         self.credit(flight, call.record.cost_micro_usd)
 
     def kill(self, flight: Flight) -> None:
-        """The worker is gone, and its connection with it: the lease ends, and the provider bills
-        what it had written by then."""
+        """The worker is gone, and its connection with it: the provider bills what it had written by
+        then, and the call costs its estimate, or its hold if that is less."""
         self.killed.append(flight)
         prompt = flight.demand.estimate.usage
         written = prompt._replace(output_tokens=min(prompt.output_tokens, 1_250))
         billed = min(flight.most, CATALOGUE.price(flight.demand.model.slug, written))
-        for key in flight.held:
+        for key, held in flight.held.items():
             self.billed[key] += billed
-            self.unreported[key] += billed
+            self.charged[key] += min(held, flight.estimates[key])
 
     def note(self, flight: Flight, billed: int, charged: int) -> None:
         for key in flight.held:
@@ -397,7 +398,7 @@ class History:
             amount = limit.amount
             if limit.strategy == "token-bucket":
                 amount += amount * (self.clocked.now_us - START_US) // DAY_US + 1
-            most = amount + self.credited[key] + self.dearest[key] + self.unreported[key]
+            most = amount + self.credited[key] + self.dearest[key]
             assert billed <= most, (
                 f"{billed} billed of {amount} in {key}, one call {self.dearest[key]}, "
                 f"charged {self.charged[key]}, credited {self.credited[key]}"
