@@ -168,7 +168,7 @@ class Components:
         if name and self.resolver.log_once(app, f"plan {shown(name)}"):
             known = not_allowed(name, ", ".join(map(repr, plans)) or "a text")
             known += did_you_mean(str(name), plans)
-            app.logger.error("plan_loader: %s Now the default plan %r applies.", known, default)
+            app.logger.error("The default plan %r applies: plan_loader: %s", default, known)
         return default
 
     def reserve(self, taken: list[ChargeRecord]) -> Reservation:
