@@ -38,10 +38,7 @@ NAMES: Final = {
 WITHOUT_NAMES: Final = dict.fromkeys(
     ("CHATAPP_PLANS", "CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS")
 )
-WITHOUT_POLICY: Final = {
-    **WITHOUT_NAMES,
-    POLICY: str(Path(__file__).with_name("no_policy.toml")),
-}
+WITHOUT_POLICY: Final = {**WITHOUT_NAMES, POLICY: str(Path(__file__).with_name("no_policy.toml"))}
 WITHOUT_PROVIDERS: Final = {**WITHOUT_NAMES, PROVIDERS: None}
 
 Config: TypeAlias = Mapping[str, object]
