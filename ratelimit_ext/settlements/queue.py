@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -148,7 +149,7 @@ class SettlementQueue:
         if self._clock() >= self._look_at:
             self._look()
         if (calls := self._calls.get(engine)) is not None:
-            calls.begin(hold, [charge for charge in charges if charge.limit.held])
+            calls.begin(hold, filter(attrgetter("limit.held"), charges))
 
     def end(self, engine: Engine, hold: Hold) -> None:
         """Note that a call holds nothing any more, or that its changes are sent or queued."""
@@ -305,7 +306,7 @@ class SettlementQueue:
                 self._start()
 
     def _others_exist(self) -> bool:
-        return any(journal.has_others() for journal in list(self._journals.values()))
+        return any(journal.has_others() for journal in set(self._journals.values()))
 
     def _postpone(self, number: int) -> None:
         """Put a batch last, so that one that always fails does not hold up the others."""
