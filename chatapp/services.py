@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from flask import Flask, current_app
 
@@ -72,4 +72,4 @@ def services_of(app: Flask) -> Services:
 
 
 def current_services() -> Services:
-    return services_of(current_app)
+    return services_of(cast(Any, current_app)._get_current_object())

@@ -113,12 +113,7 @@ class Alerts(PerProcess["Watch"]):
     """The alerts of an application: each process has a thread that watches."""
 
     def __init__(
-        self,
-        database: Database,
-        reports: Reports,
-        rules: Rules,
-        *,
-        webhook: Webhook | None = None,
+        self, database: Database, reports: Reports, rules: Rules, *, webhook: Webhook | None = None
     ) -> None:
         super().__init__(lambda: Watch(database, reports, rules, webhook), close=Watch.close)
         self.webhook, self.rules = webhook, rules

@@ -346,10 +346,7 @@ class UpstreamCall:
         self._metered = read
         received = self._count(progress)
         usage = usage_so_far(
-            progress,
-            received,
-            self._demand.estimate.usage,
-            output_tokens=received.output_tokens,
+            progress, received, self._demand.estimate.usage, output_tokens=received.output_tokens
         )
         cost = self._catalogue.price(self.record.slug, usage)
         self.is_overspent = self._spendable is not None and cost > self._spendable

@@ -195,8 +195,9 @@ class Catalogue:
         if name in self.slugs:
             return self.slugs[name]
         # The longest name that this one is a variant of: gpt-4-0125-preview is gpt-4-0125.
-        for end in range(len(name) - 1, 0, -1):
-            if name[end] == "-" and name[:end] in self.slugs and VARIANT.fullmatch(name[end:]):
+        end = len(name)
+        while (end := name.rfind("-", 1, end)) > 0:
+            if name[:end] in self.slugs and VARIANT.fullmatch(name[end:]):
                 return self.slugs[name[:end]]
         return None
 

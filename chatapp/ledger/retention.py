@@ -81,10 +81,7 @@ class Retention:
             try:
                 before = datetime.now(UTC) - self._keep
                 deleted = prune(
-                    self._database,
-                    before=before,
-                    began_at=self._began_at,
-                    pause=self._ending.wait,
+                    self._database, before=before, began_at=self._began_at, pause=self._ending.wait
                 )
             except (SQLAlchemyError, OSError) as error:
                 log.warning("%s could not be pruned: %s", self._began_at.table, error)

@@ -34,7 +34,7 @@ def name(text: str, *, most: int) -> str:
     name = text.strip()
     if not name or len(name) > most:
         raise OperatorError("invalid_name", f"{text!r} is blank or has more than {most} characters")
-    if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in name):
+    if not CONTROL_CATEGORIES.isdisjoint(map(unicodedata.category, name)):
         raise OperatorError("invalid_name", f"{text!r} contains a control character")
     return name
 

@@ -37,10 +37,7 @@ NAMES: Final = {
 MODEL_SETTINGS: Final = ("CHATAPP_DEFAULT_MODEL", "CHATAPP_FALLBACK_MODELS")
 #: The settings that name what the files define.
 WITHOUT_NAMES: Final = dict.fromkeys(("CHATAPP_PLANS", *MODEL_SETTINGS))
-WITHOUT_POLICY: Final = {
-    **WITHOUT_NAMES,
-    POLICY: str(Path(__file__).with_name("no_policy.toml")),
-}
+WITHOUT_POLICY: Final = {**WITHOUT_NAMES, POLICY: str(Path(__file__).with_name("no_policy.toml"))}
 WITHOUT_PROVIDERS: Final = {**WITHOUT_NAMES, PROVIDERS: None}
 
 Config: TypeAlias = Mapping[str, object]

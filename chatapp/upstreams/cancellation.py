@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import socket
 import threading
 import time
@@ -95,6 +96,15 @@ def hang_up(stream: Any, how: int = socket.SHUT_RDWR) -> None:
             socket.socket.shutdown(connection, how)
 
 
+def written(connection: socket.socket, data: bytes) -> int:
+    """Return how many bytes the socket has taken at once. Its own methods would first set a timeout
+    and wait until it takes some: two more system calls. They raise what is wrong."""
+    try:
+        return 0 if connection.gettimeout() is None else os.write(connection.fileno(), data)
+    except OSError:
+        return 0
+
+
 class ConnectionFailed(UpstreamError):
     """There was no connection, or it ended before the answer did."""
 
@@ -117,8 +127,11 @@ class Stream:
         self.get_extra_info = stream.get_extra_info
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._timeout_s = timeout or 0.0
-        self._stream.write(buffer, timeout)
+        if type(self._socket) is socket.socket and (sent := written(self._socket, buffer)):
+            buffer = buffer[sent:]
+        if buffer:
+            self._timeout_s = timeout or 0.0
+            self._stream.write(buffer, timeout)
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         at_s = getattr(_deadline, "at_s", None)

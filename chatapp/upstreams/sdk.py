@@ -466,12 +466,7 @@ def _status_kind(status: int) -> ErrorKind:
 
 
 def _status_error(
-    protocol: UpstreamProtocol,
-    answer: Answer,
-    kind: ErrorKind,
-    *,
-    message: str,
-    raw: bytes = b"",
+    protocol: UpstreamProtocol, answer: Answer, kind: ErrorKind, *, message: str, raw: bytes = b""
 ) -> UpstreamError:
     return UpstreamError(
         kind,

@@ -290,15 +290,16 @@ class Answer(httpx2.SyncByteStream):
 
     def on_headers_complete(self) -> None:
         fields, self._fields = self._fields, []  # from now on they are trailers, which are ignored
-        version, self.status = self._parser.get_http_version(), self._parser.get_status_code()
+        version, headers = self._parser.get_http_version(), self.headers
+        self.status = self._parser.get_status_code()
         if 100 <= self.status < 200 and self.status != 101:
             return  # the answer is still to come
         for field, value in fields:
             name, text = field.decode("latin-1").lower(), value.decode("latin-1").strip()
-            self.headers[name] = f"{self.headers[name]}, {text}" if name in self.headers else text
+            headers[name] = f"{headers[name]}, {text}" if name in headers else text
             if name.endswith(" ") or "\0" in text:  # both are allowed by the leniency
                 raise httpcore2.RemoteProtocolError(f"the header {name!r} is invalid")
-        coding = self.headers.get("transfer-encoding", "chunked")
+        coding = headers.get("transfer-encoding", "chunked")
         if version not in ("1.0", "1.1") or self.status < 100 or coding.lower() != "chunked":
             head = f"HTTP/{version}, status {self.status}, Transfer-Encoding {coding}"
             raise httpcore2.RemoteProtocolError(f"the answer has an unknown form: {head}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from flask import Response, jsonify
+from werkzeug.datastructures import Headers
 
 from chatapp.calls.upstream_call import UpstreamCall
 from chatapp.catalogue.usage import Usage
@@ -76,7 +77,15 @@ def respond_with_count(**beside: str) -> Response:
 
 def raw_response(answer: RawAnswer) -> Response:
     """Return a provider's whole answer as it is."""
-    return Response(answer.raw, headers=answer.headers, content_type=answer.content_type)
+    return WholeResponse(answer.raw, headers=answer.headers, content_type=answer.content_type)
+
+
+class WholeResponse(Response):
+    """A body with its length. The server gets the headers without werkzeug's copy of them, which
+    would only make a Location absolute and add the length."""
+
+    def get_wsgi_headers(self, _: Any) -> Headers:
+        return self.headers
 
 
 def _write_raw(parts: Iterable[Part]) -> Iterator[bytes]:

@@ -47,7 +47,7 @@ class Change(NamedTuple):
         """End a call that has really cost ``actual`` units. A second settlement finds no hold.
         ``unseen``: more may be billed, so no call may spend the budget alone in this window."""
         numbers = (hold.id, actual, 1) if unseen else (hold.id, actual)
-        return cls(verdict.charge, hold, "settle", numbers, verdict.receipt)
+        return tuple.__new__(cls, (verdict.charge, hold, "settle", numbers, verdict.receipt, 0))
 
     @classmethod
     def release(cls, charge: Charge, hold: Hold, *, undone: bool = False) -> Change:

@@ -65,9 +65,12 @@ class Charge(NamedTuple):
 
 
 class PreparedCharges(tuple[Charge, ...]):  # noqa: SLOT001 - a tuple allows none
-    """The charges of one request. ``prepared`` is what an engine has made of them."""
+    """The charges of one request. ``prepared`` is what an engine has made of them. Those that are
+    ``kept`` for a caller are the same without the costs and claims of ``unpriced`` places."""
 
     prepared: Any = None
+    kept: PreparedCharges | None = None
+    unpriced: tuple[int, ...] = ()
 
 
 #: How long a call may go without renewal before its reservation expires.

@@ -7,17 +7,18 @@ set of strategies, so that none pays for algorithms that it does not run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from hashlib import sha1
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold, PreparedCharges
 from ratelimit_ext.core.limit import Limit
-from ratelimit_ext.strategies import check_changes, strategy_of
+from ratelimit_ext.strategies import check_change, strategy_of
 from ratelimit_ext.strategies.strategy import Strategy
 
 #: All Lua files here, read at the start: later there may be no descriptor, or another version.
@@ -57,6 +58,8 @@ def composed(driver: str, strategies: tuple[Strategy, ...]) -> Script:
     return Script(text, sha, library, name)
 
 
+#: A limit's strategy, its part of a script's words, and the limit.
+_Words: TypeAlias = tuple[Strategy, str, Limit]
 #: For how many limits the words are kept.
 MOST_ARGUMENTS: Final = 4096
 #: And for how long: those of the calendar are right for as long as a window.
@@ -72,116 +75,102 @@ class Arguments:
         self.ahead_us = 0
         #: Since when the words below are kept, in KEPT_US.
         self._since = 0
-        self._known: dict[int, tuple[Strategy, str, Limit]] = {}
-        #: The same for a charge, with the largest cost, by its limit and what its part adds.
-        self._ready: dict[tuple[int, str], tuple[Strategy, str, int, Limit]] = {}
+        #: By the limit's id, because hashing a limit takes longer than the rest of this, and by the
+        #: words before its numbers. An entry has the limit, so that no other gets its id.
+        self._words: dict[tuple[int, str], _Words] = {}
 
     def read_clock(self, now_us: int | None) -> int:
         """Return the server's clock, unless ``now_us`` replaces it."""
         return clock.now_us() + self.ahead_us if now_us is None else now_us
 
     def admission(
-        self,
-        charges: Sequence[Charge],
-        now_us: int | None,
-        *,
-        part: str | None = None,
+        self, charges: Sequence[Charge], now_us: int | None, *, part: str | None = None
     ) -> tuple[Script, str, str]:
         """Return the script that decides the charges, its words, and its numbers. The words are the
         same for all requests with these limits, so a server decodes them once. ``part`` replaces
         the part of each charge, as in admit.lua; such charges must be meta."""
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
         since = now // KEPT_US
-        kept = None if part is not None else getattr(charges, "prepared", None)
-        if kept is not None and kept[0] == since and kept[1] is self:
-            return cast(tuple[Script, str, str], kept[2])
-        if since != self._since:
-            self._forget(now)
-        strategies, words = [], []
-        numbers: list[int] = []
-        for charge in charges:
-            limit, _, cost, is_meta, _, at_once, claim = charge
-            more = "" if is_meta else ">" if claim is not None else "" if at_once is None else "="
-            known = None if is_meta else self._ready.get((id(limit), more))
-            if known is None:
-                known = self._stated(charge, more, now, part)
-            strategy, stated, most, _ = known
-            strategies.append(strategy)
-            words.append(stated)
-            numbers.append(min(cost, most))
-            if more == ">" and claim is not None:
-                numbers += claim
-            elif more == "=" and at_once is not None:
-                numbers.append(at_once)
-        lists = f"[{','.join(words)}]", f"[{','.join(map(str, numbers))}]"
-        made = composed("admit", tuple(strategies)), *lists
-        if isinstance(charges, PreparedCharges) and part is None:
-            charges.prepared = since, self, made
-        return made
+        base, kept, claimed = None, None, None
+        if part is None and isinstance(charges, PreparedCharges):
+            base = charges if charges.kept is None else charges.kept
+            kept = base.prepared
+            if base.unpriced:
+                claimed = [charges[place].claim is not None for place in base.unpriced]
+        places: Iterable[int] = range(len(charges))
+        if kept is not None and kept[:3] == (since, self, claimed):
+            script, words, mosts, numbers, text = kept[3:]
+            if claimed is None or base is None:
+                return script, words, text
+            places, numbers = base.unpriced, numbers.copy()
+        else:
+            kept, numbers = None, [""] * len(charges)
+            parts = [self._of_charge(charge, now, part) for charge in charges]
+            script, words = _together("admit", parts)
+            mosts = [limit.capacity + 1 for _, _, limit in parts]  # higher costs are as impossible
+        for place in places:
+            _, _, cost, is_meta, _, at_once, claim = charges[place]
+            number = str(min(cost, mosts[place]))
+            if not is_meta and (at_once is not None or claim is not None):
+                number = ",".join(map(str, (number, *(claim or (at_once,)))))
+            numbers[place] = number
+        text = f"[{','.join(numbers)}]"
+        if base is not None and kept is None:
+            base.prepared = since, self, claimed, script, words, mosts, numbers, text
+        return script, words, text
 
-    def _stated(
-        self, charge: Charge, more: str, now_us: int, part: str | None
-    ) -> tuple[Strategy, str, int, Limit]:
-        limit, is_meta = charge.limit, charge.meta
-        strategy, parameters, _ = self._prepared(limit, now_us)
-        own = part or _PARTS[limit.mode == "enforce", is_meta]
-        if is_meta and part is None:
-            more = ",".join([str(position + 1) for position in charge.on_denial])
-        most = limit.capacity + 1  # higher costs are as impossible
-        stated = strategy, f'"{strategy.code}","{own}","{more}"{parameters}', most, limit
-        if not is_meta:
-            if len(self._ready) >= MOST_ARGUMENTS:
-                self._ready.clear()
-            self._ready[id(limit), more] = stated
-        return stated
+    def _of_charge(self, charge: Charge, now_us: int, part: str | None) -> _Words:
+        limit, _, _, is_meta, on_denial, at_once, claim = charge
+        kind = part or _PARTS[limit.mode == "enforce", is_meta]
+        more = "" if at_once is None else "="
+        if is_meta:
+            more = "" if part else ",".join([str(position + 1) for position in on_denial])
+        elif claim is not None:
+            more = ">"
+        return self._of(limit, f',"{kind}","{more}"', now_us)
 
     def settlement(self, changes: Sequence[Change], now_us: int | None) -> tuple[Script, str, str]:
         """Return the script that applies the changes, its words, and its numbers. Raises
         ``ValueError`` for a change that its strategy does not take."""
-        check_changes(changes)
         now = clock.now_us() + self.ahead_us if now_us is None else now_us
-        if now // KEPT_US != self._since:
-            self._forget(now)
-        strategies, words = [], []
-        numbers: list[int] = []
-        for change in changes:
-            limit = change.charge.limit
-            strategy, parameters, _ = self._prepared(limit, now)
-            strategies.append(strategy)
+        is_old = now // KEPT_US != self._since
+        parts, numbers = [], list[int]()
+        for change in changes:  # a strategy may have a class of its own
+            limit, values = change.charge.limit, change.numbers
+            prefix = f',"{change.verb}",{len(values)}'
+            words = None if is_old else self._words.get((id(limit), prefix))
+            if words is None:
+                check_change(limit, change.verb)
+                words = self._of(limit, prefix, now)
+            parts.append(words)
             if limit.held:
                 numbers += change.hold[:2]
-            numbers += change.numbers
-            words.append(f'"{strategy.code}","{change.verb}",{len(change.numbers)}{parameters}')
-        lists = f"[{','.join(words)}]", f"[{','.join(map(str, numbers))}]"
-        return composed("settle", tuple(strategies)), *lists
+            numbers += values
+        return *_together("settle", parts), f"[{','.join(map(str, numbers))}]"
 
     def alone(self, driver: str, limit: Limit, now_us: int) -> tuple[Script, str]:
         """Return the script of a driver for one bucket of the limit, and its words."""
+        return _together(driver, [self._of(limit, "", now_us)])
+
+    def _of(self, limit: Limit, prefix: str, now_us: int) -> _Words:
+        """Return the limit as the words of a script, with the prefix before its numbers."""
         if now_us // KEPT_US != self._since:
-            self._forget(now_us)
-        strategy, parameters, _ = self._prepared(limit, now_us)
-        return composed(driver, (strategy,)), f'["{strategy.code}"{parameters}]'
-
-    def _forget(self, now_us: int) -> None:
-        self._since = now_us // KEPT_US
-        self._known.clear()
-        self._ready.clear()
-
-    def _prepared(self, limit: Limit, now_us: int) -> tuple[Strategy, str, Limit]:
-        """Return the strategy, and its own arguments as they follow other words of a script.
-
-        The key is the limit's ``id``, as hashing a limit takes longer than the rest of this; the
-        entry holds the limit, so that no other gets its ``id``.
-        """
-        known = self._known.get(id(limit))
-        if known is None:
+            self._since = now_us // KEPT_US
+            self._words.clear()
+        words = self._words.get((id(limit), prefix))
+        if words is None:
             strategy = strategy_of(limit)
             parameters = "".join([f",{each}" for each in strategy.parameters(limit, now_us)])
-            known = (strategy, parameters, limit)
-            if len(self._known) >= MOST_ARGUMENTS:
-                self._known.clear()
-            self._known[id(limit)] = known
-        return known
+            words = strategy, f'"{strategy.code}"{prefix}{parameters}', limit
+            if len(self._words) >= MOST_ARGUMENTS:
+                self._words.clear()
+            self._words[id(limit), prefix] = words
+        return words
+
+
+def _together(driver: str, words: Sequence[_Words]) -> tuple[Script, str]:
+    strategies, texts = tuple(map(itemgetter(0), words)), ",".join(map(itemgetter(1), words))
+    return composed(driver, strategies), f"[{texts}]"
 
 
 def hold_words(hold: Hold) -> tuple[Any, ...]:

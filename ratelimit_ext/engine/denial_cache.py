@@ -21,8 +21,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from math import inf
+from operator import attrgetter, mod
 from typing import Any, Final, NamedTuple
 
 from ratelimit_ext.core.change import Change
@@ -121,7 +122,7 @@ class DenialCache:
         self._allowances: dict[str, Allowance] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
-        self._marks = [0] * MARKS
+        self._marks = dict.fromkeys(range(MARKS), 0)
         #: The units that this worker has taken, by hash.
         self._taken = [0] * MARKS
         #: Held while denials are remembered or dropped, and not while they are repeated.
@@ -144,17 +145,16 @@ class DenialCache:
 
     def ask(self, charges: Sequence[Charge], hold: Hold) -> Decision:
         """Decide charges that have no denial in memory."""
-        began = self._forgotten
-        taken = {}
-        for charge in charges:
-            taken[charge.key] = self._taken[hash(charge.key) % MARKS]
+        began, counts = self._forgotten, self._taken
+        keys = list(map(key_of, charges))
+        marks = list(map(mod, map(hash, keys), _COUNT))
+        taken = list(map(counts.__getitem__, marks))
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
-            for charge in charges:
-                cost = charge.cost if charge.claim is None else _most_of(charge)
-                self._taken[hash(charge.key) % MARKS] += cost
+            for mark, charge in zip(marks, charges, strict=True):
+                counts[mark] += charge[2] if charge[6] is None else _most_of(charge)
         elif not any(charge.meta for charge in charges):
-            self._remember(decision, began, taken)
+            self._remember(decision, began, dict(zip(keys, taken, strict=True)))
         return decision
 
     def cached(self, charges: Sequence[Charge]) -> CachedDecision | None:
@@ -224,7 +224,7 @@ class DenialCache:
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
-        keys = [change.charge.key for change in changes]
+        keys = list(map(_bucket_of, changes))
         return self._change(keys, lambda: self._engine.settle(changes, once=once, now_us=now_us))
 
     def clear(self, keys: Sequence[str]) -> int:
@@ -245,16 +245,15 @@ class DenialCache:
         with self._lock:
             self._forgotten += 1
             if keys is None:
-                self._marks = [self._forgotten] * MARKS
+                self._marks = dict.fromkeys(range(MARKS), self._forgotten)
                 self._denials.clear()
                 self._allowances.clear()
                 return
-            for key in keys:
-                self._marks[hash(key) % MARKS] = self._forgotten
-            for key in self._denials.keys() & keys:
-                del self._denials[key]
-            for key in self._allowances.keys() & keys:
-                del self._allowances[key]
+            marks = map(mod, map(hash, keys), _COUNT)
+            self._marks.update(dict.fromkeys(marks, self._forgotten))
+            for known in (self._denials, self._allowances):
+                for key in known.keys() & keys:
+                    del known[key]
 
     def _remember(self, decision: Decision, began: int, taken: Mapping[str, int]) -> None:
         """``began`` is the count of drops when the admission began, and ``taken`` by bucket what
@@ -304,6 +303,8 @@ class DenialCache:
                 del self._denials[key]
 
 
+_COUNT: Final = repeat(MARKS)  # `map` makes marks of it without a frame of Python
+_bucket_of: Final = attrgetter("charge.key")
 _NOTHING: Final[dict[int, CachedDenial]] = {}
 
 
@@ -327,6 +328,9 @@ def _is_shorter(charge: Charge, wait_s: float) -> bool:
 
 
 def _later(verdict: Verdict, elapsed_us: int) -> Verdict:
-    wait = verdict.retry_after_us
-    later = strategy_of(verdict.charge.limit).later(verdict, elapsed_us)
-    return later._replace(retry_after_us=max(1, wait - elapsed_us) if wait else wait)
+    wait, strategy = verdict.retry_after_us, strategy_of(verdict.charge.limit)
+    remaining, reset_us, more_us = strategy.later(verdict, elapsed_us)
+    wait = max(1, wait - elapsed_us) if wait else wait
+    return verdict._replace(
+        remaining=remaining, retry_after_us=wait, reset_after_us=reset_us, more_after_us=more_us
+    )

@@ -147,14 +147,14 @@ class _LastVerdict(NamedTuple):
         limit, verdict = self.limit, self.decision.verdicts[self.place]
         elapsed_us = int((time.monotonic() - self.began) * 1_000_000)
         remaining, wait_us = verdict.remaining + self._returned(), verdict.retry_after_us
-        later = strategy_of(limit).later(verdict._replace(remaining=remaining), elapsed_us)
-        remaining = later.remaining
+        verdict = verdict._replace(remaining=remaining)
+        remaining, reset_us, _ = strategy_of(limit).later(verdict, elapsed_us)
         is_over = wait_us and elapsed_us >= wait_us and not verdict.allowed
         if is_over and all(_delta(change) <= 0 for change in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
         whole = max(0, min(remaining, limit.capacity) + limit.whole - limit.capacity)
         remaining = whole + asking.capacity - asking.whole  # below 0 if what is kept is used
-        return Remainder(remaining, later.reset_after_us, self.began)
+        return Remainder(remaining, reset_us, self.began)
 
     def _returned(self) -> int:
         """Return by how many units the verdict is to be corrected: it does not say how far a bucket

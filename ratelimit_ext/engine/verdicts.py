@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import compress
 from operator import attrgetter
 from typing import Final
 
 from ratelimit_ext.core.change import Change
-from ratelimit_ext.core.charge import Charge
+from ratelimit_ext.core.charge import Charge, Claim
 from ratelimit_ext.core.decision import Decision, Left, Verdict
 from ratelimit_ext.strategies import strategy_of
 
 #: The bucket of a charge; `map` calls it without a frame of Python.
 key_of: Final = attrgetter("key")
+_claim_of: Final = attrgetter("claim")
+_new: Final = tuple.__new__
 #: Why a budget denies a call that would fit if no other call held a part of it, and the wait then.
 IN_USE: Final = "budget-in-use"
 IN_USE_US: Final = 2_000_000
@@ -43,23 +46,27 @@ class Reply(Decision):
         self._parts: dict[int, tuple[int, int]] = {}
         if len(reply) > at:
             own = self._charges = list(charges)
-            for place, charge in enumerate(charges):
-                if charge.claim is not None:
-                    part, _ = self._parts[place] = reply[at], reply[at + 1]
-                    at += 2
-                    if take and self.admitted and part > 0:  # no shadow that denies
-                        claim = charge.claim._replace(alone=min(charge.cost, part))
-                        own[place] = charge._replace(cost=part, claim=claim)
+            for place in compress(range(len(charges)), map(_claim_of, charges)):
+                limit, key, cost, meta, on_denial, at_once, claim = charges[place]
+                part, _ = self._parts[place] = reply[at], reply[at + 1]
+                at += 2
+                if take and self.admitted and part > 0 and claim:  # no shadow that denies
+                    claim = _new(Claim, (min(cost, part), *claim[1:]))
+                    own[place] = _new(Charge, (limit, key, part, meta, on_denial, at_once, claim))
 
     def _read(self) -> tuple[Verdict, ...]:
-        reply, now_us = self._reply, self.now_us
-        verdicts = []
-        at = 2
-        for place, charge in enumerate(self._charges):
+        reply, now_us, is_taken = self._reply, self.now_us, self._take and self.admitted
+        verdicts = list[Verdict]()
+        answers = iter(reply[2:])
+        for charge, fit, *snapshot in zip(self._charges, *[answers] * 4, strict=False):
             limit, _, cost, is_meta, _, at_once, claim = charge
-            fits, snapshot = reply[at] == 1, reply[at + 1 : at + 4]
-            taken = fits and self._take and self.admitted and not is_meta
-            strategy = strategy_of(limit)
+            fits, strategy = fit == 1, strategy_of(limit)
+            taken = fits and is_taken and not is_meta
+            if claim is at_once is None and fits and cost <= limit.capacity:  # most of them
+                verdicts.append(
+                    strategy.verdict(charge, snapshot, now_us, allowed=True, taken=taken)
+                )
+                continue
             if cost > limit.capacity:
                 look = charge._replace(cost=0)
                 verdict = strategy.verdict(look, snapshot, now_us, allowed=True, taken=taken)
@@ -75,7 +82,7 @@ class Reply(Decision):
             else:
                 verdict = strategy.verdict(charge, snapshot, now_us, allowed=fits, taken=taken)
             if claim is not None:
-                part, others = self._parts[place]
+                part, others = self._parts[len(verdicts)]
                 verdict = verdict._replace(others=others)
                 is_beside = others and 0 < cost <= min(limit.capacity, claim.beside)
                 if is_beside and not fits:  # it did not get what it needs then
@@ -88,7 +95,6 @@ class Reply(Decision):
                     wait_us = min(verdict.retry_after_us or IN_USE_US, IN_USE_US)
                     verdict = verdict._replace(reason=IN_USE, retry_after_us=wait_us)
             verdicts.append(verdict)
-            at += 4
         return tuple(verdicts)
 
     def keys(self) -> list[str]:

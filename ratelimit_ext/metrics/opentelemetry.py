@@ -30,10 +30,7 @@ class OpenTelemetryExporter:
 
 
 def measure(
-    limiter: Any,
-    *,
-    meter: metrics.Meter | None = None,
-    identity_label: Callable[[str], str] = str,
+    limiter: Any, *, meter: metrics.Meter | None = None, identity_label: Callable[[str], str] = str
 ) -> None:
     """Measure the events of an extension from now on, by the meter of the global provider or by
     ``meter``. ``identity_label`` bounds the attributes of identities that clients can invent."""

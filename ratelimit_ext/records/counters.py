@@ -9,11 +9,12 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from operator import itemgetter
 from typing import Final, NamedTuple, TypeAlias
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.core.events import DecisionEvent
+from ratelimit_ext.core.events import ChargedLimit, DecisionEvent
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.records.store import RecordStore, require_store
 
@@ -51,14 +52,13 @@ class Counters:
         #: Requests by the minute, the outcome and the names of the limits that count it; if it was
         #: denied, those that denied it. So a request is one step, whatever its limits.
         self._requests: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
-        self._groups: dict[tuple[str, ...], _Group] = {}
+        self._groups: dict[tuple[ChargedLimit, ...], _Group] = {}
 
     def note(self, event: DecisionEvent) -> None:
         minute, decision, group = clock.now_us() // 60_000_000, event.decision, None
         if event.reason is None:
             outcome = "allowed"
-            limits = [charge.limit for _, _, charge in event.charges]
-            asked = tuple([limit.name or limit.label for limit in limits])
+            asked = tuple(map(itemgetter(0), event.charges))
             group = self._groups.get(asked) or self._group(asked, event)
             names = group.names
         else:
@@ -79,7 +79,7 @@ class Counters:
         if decision.degraded:
             self._add([((minute, REQUESTS, "degraded"), 1)])
 
-    def _group(self, names: tuple[str, ...], event: DecisionEvent) -> _Group:
+    def _group(self, asked: tuple[ChargedLimit, ...], event: DecisionEvent) -> _Group:
         """Return what the admitted request counts. A guard counts only if it denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
@@ -87,7 +87,7 @@ class Counters:
         group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
         with self._lock:
             if len(self._groups) < MOST_GROUPS:
-                self._groups[names] = group
+                self._groups[asked] = group
         return group
 
     def flush(self) -> None:

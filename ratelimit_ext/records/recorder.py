@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter, itemgetter
 from typing import Final
 from weakref import WeakSet, ref
 
@@ -72,7 +73,7 @@ class Recorder:
             self.counters.note(event)
         if event.reason is not None:
             self.denials.note(event)
-        elif True in [charge.limit.is_shadow for _, _, charge in event.charges]:
+        elif True in map(attrgetter("limit.is_shadow"), map(itemgetter(2), event.charges)):
             self.shadows.note(event)
         elif self._writes_at_once:
             return

@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary, WeakMethod
@@ -145,7 +146,7 @@ class SettlementQueue:
         if self._clock() >= self._look_at:
             self._look()
         if (journal := self._journals.get(engine)) is not None:
-            journal.begin(hold, [charge for charge in charges if charge.limit.held])
+            journal.begin(hold, filter(attrgetter("limit.held"), charges))
 
     def end(self, engine: Engine, hold: Hold) -> None:
         """Note that a call holds nothing any more, or that its changes are sent or queued."""
@@ -300,7 +301,7 @@ class SettlementQueue:
                 self._start()
 
     def _others_exist(self) -> bool:
-        return any(journal.has_others() for journal in list(self._journals.values()))
+        return any(journal.has_others() for journal in set(self._journals.values()))
 
     def _postpone(self, number: int) -> None:
         """Put a batch last, so that one that always fails does not hold up the others."""

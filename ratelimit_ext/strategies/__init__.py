@@ -7,13 +7,12 @@ one, write both files and call :func:`register`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Final, cast
 
 from ratelimit_ext.core import traits
-from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.concurrency import Concurrency
 from ratelimit_ext.strategies.fair_concurrency import FairConcurrency
@@ -61,16 +60,14 @@ def strategy_named(name: str) -> Strategy:
 strategy_of: Final[Callable[[Limit], Strategy]] = attrgetter("algorithm")
 
 
-def check_changes(changes: Sequence[Change]) -> None:
-    """Raise ``ValueError`` for a change that its strategy does not take."""
-    for change in changes:
-        limit = change.charge.limit
-        taken = strategy_of(limit).changes
-        if change.verb not in taken:
-            raise ValueError(
-                f"{limit}: the strategy {limit.traits.name!r} does not take the change "
-                f"{change.verb!r}; it takes {', '.join(map(repr, taken))}."
-            )
+def check_change(limit: Limit, verb: str) -> None:
+    """Raise ``ValueError`` for a change that the limit's strategy does not take."""
+    taken = strategy_of(limit).changes
+    if verb not in taken:
+        raise ValueError(
+            f"{limit}: the strategy {limit.traits.name!r} does not take the change {verb!r}; "
+            f"it takes {', '.join(map(repr, taken))}."
+        )
 
 
 register(TokenBucket())

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import Final
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -62,6 +62,6 @@ class Concurrency(Strategy):
             0,
         )
 
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+    def later(self, verdict: Verdict, elapsed_us: int) -> Left:
         """What happened to the other calls is unknown."""
-        return verdict
+        return verdict.left

@@ -21,7 +21,7 @@ from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
 from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Left, Verdict
+from ratelimit_ext.core.decision import PLAIN, Left, Verdict
 from ratelimit_ext.core.limit import WEEK_DAYS, Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -66,7 +66,9 @@ class FixedWindow(Strategy):
         cost = charge.cost if taken else 0
         remaining, reset, _ = self.left(charge.limit, snapshot, now_us, cost)
         wait = 0 if allowed else snapshot[1] - now_us
-        return Verdict(charge, allowed, remaining, wait, reset, snapshot[1])
+        return tuple.__new__(
+            Verdict, (charge, allowed, remaining, wait, reset, snapshot[1], *PLAIN)
+        )
 
 
 def zone_of(timezone: str) -> tzinfo:

@@ -80,7 +80,7 @@ class SlidingWindowCounter(Strategy):
             return remaining, 0, 0
         return remaining, reset, _wait(limit, (start, previous, current), now_us, remaining + 1)
 
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+    def later(self, verdict: Verdict, elapsed_us: int) -> Left:
         """With what is used spread over the windows as :meth:`calls` says."""
         limit, reset_us = verdict.charge.limit, verdict.reset_after_us
         period, remaining = limit.period_us, limit.amount
@@ -89,9 +89,7 @@ class SlidingWindowCounter(Strategy):
             remaining -= units * overlap // period
         left = max(0, reset_us - elapsed_us)
         more = verdict.left[2] - elapsed_us
-        return verdict._replace(
-            remaining=remaining, reset_after_us=left, more_after_us=more if more > 0 else left
-        )
+        return remaining, left, more if more > 0 else left
 
 
 def _weighted(start: int, previous: int, current: int, now_us: int, period: int) -> int:

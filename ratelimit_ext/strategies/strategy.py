@@ -97,18 +97,17 @@ class Strategy(Traits, ABC):
         """Return what one of ``workers`` enforces alone: ``units`` of the limit's capacity."""
         return replace(limit, amount=units)
 
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
-        """Return the verdict as of ``elapsed_us`` later, without other calls.
+    def later(self, verdict: Verdict, elapsed_us: int) -> Left:
+        """Return what is left ``elapsed_us`` later, without other calls.
 
         A view may take half a minute, and its headers are about the moment they are sent. Where a
         verdict alone is not enough to know, it stays as it was, on the safe side.
         """
-        left = max(0, verdict.reset_after_us - elapsed_us)
-        remaining = verdict.remaining if left else verdict.charge.limit.capacity
-        more = verdict.more_after_us
-        if more is not None:
-            more = more - elapsed_us if more > elapsed_us else left
-        return verdict._replace(remaining=remaining, reset_after_us=left, more_after_us=more)
+        remaining, reset_us, more = verdict.left
+        if reset_us <= elapsed_us:
+            return verdict.charge.limit.capacity, 0, 0
+        reset_us -= elapsed_us
+        return remaining, reset_us, more - elapsed_us if more > elapsed_us else reset_us
 
     def fragments(self) -> tuple[str, ...]:
         """Return the parts of a script that define it, in their order: of what it extends first."""

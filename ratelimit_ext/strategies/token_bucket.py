@@ -80,9 +80,10 @@ class TokenBucket(Strategy):
             excess = (used + cost - limit.capacity) * limit.period_us + frac
             wait = ahead - (-excess // limit.amount) if excess > 0 else 0
         remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
-        return Verdict(charge, allowed, remaining, wait, reset, 0, more_after_us=more)
+        fields = charge, allowed, remaining, wait, reset, 0, "limit", more, None, None
+        return tuple.__new__(Verdict, fields)
 
-    def later(self, verdict: Verdict, elapsed_us: int) -> Verdict:
+    def later(self, verdict: Verdict, elapsed_us: int) -> Left:
         """The bucket refills in the meantime. The verdict leaves out a fraction of a unit."""
         limit = verdict.charge.limit
         refilled = verdict.remaining + elapsed_us * limit.amount // limit.period_us
@@ -91,4 +92,4 @@ class TokenBucket(Strategy):
         missing, whole = left * limit.amount, limit.period_us
         units = min(-(-missing // whole), limit.capacity)  # of which the last comes next
         more = -((units - 1) * whole - missing) // (limit.amount or 1) if left else 0
-        return verdict._replace(remaining=remaining, reset_after_us=left, more_after_us=more)
+        return remaining, left, more

@@ -3,11 +3,12 @@ the records of its charges in one request."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self, TypeAlias
+from itertools import compress, repeat
+from operator import attrgetter, itemgetter
+from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from flask_limiter import Limit as Definition
 from flask_limiter._limits import RuntimeLimit
@@ -100,34 +101,23 @@ class BoundLimit:
         options: LimitOptions = getattr(self.runtime.limit, "options", NO_OPTIONS)
         return str(options.candidate) if self.is_candidate else ""
 
-    @property
-    def lacks_estimate(self) -> bool:
-        """Whether it counts tokens or money, and the default cost of 1 is all that is known."""
-        limit = self.limit
-        return (
-            limit.held
-            and limit.unit != "calls"
-            and self.estimate is None
-            and self.runtime.cost == 1
-        )
-
-    def cost(self, costs: Costs) -> int:
-        """Return the cost of the current request. Raises ``ValueError`` for an invalid one."""
+    def priced(self, costs: Costs) -> tuple[int, Claim | None]:
+        """Return the cost of the current request, with what its estimate claims of a budget.
+        Raises ``ValueError`` for an invalid cost."""
         if self.fixed_cost is not None:
-            return self.fixed_cost
-        if self.estimate is None:
-            cost = cost_in_units(self.runtime.cost, self.limit, self.runtime)
+            return self.fixed_cost, None
+        limit, estimate = self.limit, self.estimate
+        if estimate is None:
+            cost = cost_in_units(self.runtime.cost, limit, self.runtime)
+        elif (cached := costs.get(question := (id(estimate), limit.unit == "usd"))) is None:
+            cost = costs[question] = cost_in_units(estimate, limit, self.runtime)
         else:
-            question = id(self.estimate), self.limit.unit == "usd"
-            cached = costs.get(question)
-            if cached is None:
-                cached = cost_in_units(self.estimate, self.limit, self.runtime)
-                costs[question] = cached
             cost = cached
         if not isinstance(cost, Guess):
-            return cost
-        charged: int = max(cost.least, min(cost.cost, self.limit.capacity or cost.cost))
-        return charged
+            return cost, None
+        has_claim = estimate and limit.unit == "usd" and limit.held and not self.is_late
+        charged: int = max(cost.least, min(cost.cost, limit.capacity or cost.cost))
+        return charged, cost.claim if has_claim else None
 
 
 #: The estimates of a request, by the id of the function and whether the unit is dollars: each
@@ -135,6 +125,14 @@ class BoundLimit:
 Costs: TypeAlias = dict[tuple[int, bool], int | Guess]
 #: A bound limit, the identity that is charged, and the charge.
 BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
+#: `map` calls these without a frame of Python.
+_bound_of: Final = itemgetter(0)
+_charge_of: Final = itemgetter(2)
+_cost_of: Final = attrgetter("cost")
+_claim_of: Final = attrgetter("claim")
+_is_conditional: Final = attrgetter("is_conditional")
+#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
+new: Final = tuple.__new__
 
 
 class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows none
@@ -144,10 +142,16 @@ class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows n
     prepared: PreparedCharges
     is_conditional: bool
 
-    def __new__(cls, charges: Iterable[BoundCharge]) -> Self:
+    def __new__(cls, charges: Iterable[BoundCharge], kept: BoundCharges | None = None) -> Self:
+        """``kept`` are the same but for costs and claims."""
         made = super().__new__(cls, charges)
-        made.prepared = PreparedCharges([charge for _, _, charge in made])
-        made.is_conditional = True in [bound.is_conditional for bound, _, _ in made]
+        made.prepared = PreparedCharges(map(_charge_of, made))
+        made.prepared.kept = None if kept is None else kept.prepared
+        made.is_conditional = (
+            True in map(_is_conditional, map(_bound_of, made))
+            if kept is None
+            else kept.is_conditional
+        )
         return made
 
 
@@ -168,34 +172,20 @@ class ChargeRecord(NamedTuple):
     hold: Hold
     decided_at: float
 
-    def later(self, elapsed_us: int) -> ChargeRecord:
-        """Return the record as it reads ``elapsed_us`` after the decision."""
-        later = strategy_of(self.bound.limit).later(self.verdict, elapsed_us)
-        return self._replace(verdict=later, now_us=self.now_us + elapsed_us)
-
     def charged(self, cost: int) -> ChargeRecord:
         """Return the record as it reads after so many units more are taken now."""
-        now_s = time.monotonic()
-        later = self.later(int((now_s - self.decided_at) * 1_000_000))
-        verdict, now_us = later.verdict, later.now_us
-        limit, remaining, reset_us = verdict.charge.limit, *verdict.left[:2]
+        now_s, verdict = time.monotonic(), self.verdict
+        elapsed_us = int((now_s - self.decided_at) * 1_000_000)
+        limit, now_us = verdict.charge.limit, self.now_us + elapsed_us
+        remaining, reset_us, _ = strategy_of(self.bound.limit).later(verdict, elapsed_us)
         used = limit.capacity - remaining
         state = scratch.filled(limit, used, now_us, reset_us) if used else None
         snapshot = scratch.snapshot(limit, state, now_us)
         left = strategy_of(limit).left(limit, snapshot, now_us, cost)
         if verdict.share is not None:  # which only both buckets know
             left = max(0, remaining - cost), *left[1:]
-        remaining, reset_us, more_us = left
-        verdict = verdict._replace(
-            remaining=remaining, reset_after_us=reset_us, more_after_us=more_us
-        )
-        return later._replace(verdict=verdict, decided_at=now_s)
-
-    @property
-    def wait_us(self) -> float:
-        """The wait, for comparison: infinite if no wait is enough."""
-        wait_us = self.verdict.retry_after_us
-        return math.inf if wait_us is None else wait_us
+        verdict = verdict._replace(remaining=left[0], reset_after_us=left[1], more_after_us=left[2])
+        return self._replace(verdict=verdict, now_us=now_us, decided_at=now_s)
 
 
 #: What headers show of a limit: the limit, what remains, the time until more is available (or until
@@ -262,26 +252,28 @@ class Records(Sequence[ChargeRecord]):
             by_key = {verdict.charge.key: verdict for verdict in verdicts}
             charges = [charge for charge in charges if charge[2].key in by_key]
             verdicts = tuple([by_key[charge.key] for _, _, charge in charges])
-        shared = self.decision.now_us, self.engine, self.hold, self.decided_at
-        return [
-            ChargeRecord(
-                bound,
-                identity,
-                (charge if charge.claim is None else verdict.charge).cost,
-                verdict,
-                *shared,
-            )
-            for (bound, identity, charge), verdict in zip(charges, verdicts, strict=True)
-        ]
+        if not charges:
+            return []
+        bounds, identities, charged = zip(*charges, strict=True)
+        costs = list(map(_cost_of, charged))
+        for place in compress(range(len(costs)), map(_claim_of, charged)):
+            costs[place] = verdicts[place].charge.cost
+        shared = map(repeat, (self.decision.now_us, self.engine, self.hold, self.decided_at))
+        records = zip(bounds, identities, costs, verdicts, *shared, strict=False)
+        return list(map(new, repeat(ChargeRecord), records))
 
 
-def statuses_of(records: Iterable[ChargeRecord]) -> list[LimitStatus]:
-    statuses = []
-    for bound, _, _, verdict, now_us, *_ in records:
-        remaining, reset_us, shown_us = verdict.left
+def statuses_of(records: Iterable[ChargeRecord], at_s: float | None = None) -> list[LimitStatus]:
+    """Return what headers show at an instant of the monotonic clock; ``None``: when decided."""
+    statuses, left, elapsed_us = [], None, 0
+    for bound, _, _, verdict, now_us, _, _, decided_at in records:
+        if at_s is not None:
+            elapsed_us = int((at_s - decided_at) * 1_000_000)
+            left = strategy_of(bound.limit).later(verdict, elapsed_us)
+        remaining, reset_us, shown_us = left or verdict.left
         if not verdict.allowed and verdict.retry_after_us is not None:
             shown_us = min(reset_us, verdict.retry_after_us)
-        statuses.append((bound, remaining, shown_us, now_us + reset_us))
+        statuses.append((bound, remaining, shown_us, now_us + elapsed_us + reset_us))
     return statuses
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from decimal import Decimal
+from itertools import compress
 from operator import attrgetter
 from threading import BoundedSemaphore
 from typing import Any, Final
@@ -17,8 +18,10 @@ from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.reservation import Reservation, one_per_verdict
 
-#: The other calls of a record's budget; `map` calls it without a frame of Python.
+#: `map` calls these without a frame of Python; the first returns the other calls of a budget.
 _others_of: Final = attrgetter("verdict.others")
+_unit_of: Final = attrgetter("verdict.charge.limit.unit")
+_is_allowed: Final = attrgetter("verdict.allowed")
 
 
 class LimitedRequest:
@@ -59,10 +62,10 @@ class LimitedRequest:
         return [record.verdict for record in self._records()]
 
     def _records(self) -> list[ChargeRecord]:
-        records = sorted(self._state.records, key=lambda record: record.bound.rank)
-        if self._hooks.components.fail_on_first_breach:
-            first = next((i for i, r in enumerate(records) if not r.verdict.allowed), len(records))
-            return records[: first + 1]
+        records = sorted(self._state.records, key=attrgetter("bound.rank"))
+        allowed = list(map(_is_allowed, records))
+        if self._hooks.components.fail_on_first_breach and False in allowed:
+            return records[: allowed.index(False) + 1]
         return records
 
     def verdict(self, name: str) -> Verdict | None:
@@ -102,9 +105,11 @@ class LimitedRequest:
         latest: dict[tuple[Engine, str], ChargeRecord] = {}
         held = Counter[tuple[Engine, str]]()
         shared = set[tuple[Engine, str]]()
-        for record in one_per_verdict(self._state.taken):  # in the order of admission
+        taken = self._state.taken
+        dollars = compress(taken, map("usd".__eq__, map(_unit_of, taken)))
+        for record in one_per_verdict(dollars):  # in the order of admission
             limit, verdict = record.verdict.charge.limit, record.verdict
-            if limit.unit == "usd" and limit.visible and limit.mode == "enforce":
+            if limit.visible and limit.mode == "enforce":
                 bucket = record.engine, verdict.charge.key
                 latest[bucket] = record
                 held[bucket] += verdict.charge.cost
@@ -151,10 +156,9 @@ class LimitedRequest:
                 [bound for bound in conditional if bound.bucket_prefix not in prefixes]
             )
         endpoint = self._context.request.endpoint or ""
-        if charges and (decided := admission.decide_again(endpoint, charges)) is not None:
-            decision, records = decided
-            if not decision.admitted:
-                wait_ms = decision.retry_after_ms
+        if charges and (records := admission.decide_again(endpoint, charges)) is not None:
+            if not records.decision.admitted:
+                wait_ms = records.decision.retry_after_ms
                 return math.inf if wait_ms is None else wait_ms / 1000
             # What the failed attempt took stays charged: it was made.
             gone = set(map(id, replaced))
@@ -175,7 +179,7 @@ class LimitedRequest:
         if not hooks.is_enabled:
             return []
         shown = [record for record in hooks.look(endpoint, method) if record.bound.is_shown]
-        shown.sort(key=lambda record: record.bound.rank)
+        shown.sort(key=attrgetter("bound.rank"))
         return list(map(hooks.components.shown, shown))
 
 

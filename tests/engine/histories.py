@@ -342,7 +342,7 @@ class History(RuleBasedStateMachine):
         return charges
 
     def new_hold(self, charges: Sequence[Charge], lease: int) -> Hold:
-        """A slot always has a hold (`Admission.hold_for`), so that it is only settled, to 0."""
+        """A slot always has a hold (`Admission._held`), so that it is only settled, to 0."""
         self.numbers += 1
         if any(charge.limit.strategy == "concurrency" for charge in charges):
             lease = lease or LEASES[0]

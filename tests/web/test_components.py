@@ -58,11 +58,11 @@ def test_a_decision_needs_an_engine_and_charges(clock: Clock) -> None:
     charges = BoundCharges(
         (each, "ada", Charge(each.limit, each.bucket_prefix + "{ada}")) for each in limits
     )
-    decision, records = decide(engine, charges, NO_HOLD)
-    assert decision.admitted
+    records = decide(engine, charges, NO_HOLD)
+    assert records.decision.admitted
     assert [(r.bound, r.verdict.remaining) for r in records] == [(limits[0], 1), (limits[1], 0)]
-    denied, records = decide(engine, charges, NO_HOLD)
-    assert not denied.admitted
+    records = decide(engine, charges, NO_HOLD)
+    assert not records.decision.admitted
     assert [record.verdict.allowed for record in records] == [True, False]
     assert records[0].verdict.remaining == 1
 
@@ -72,7 +72,7 @@ def test_headers_need_a_state_and_no_request(clock: Clock) -> None:
     state = RequestState(no_reservation)
     limits = [bound("5/hour"), bound("2/minute")]
     charges = BoundCharges((each, "ada", Charge(each.limit, each.header)) for each in limits)
-    state.admit(*decide(MemoryEngine(), charges, NO_HOLD))
+    state.admit(decide(MemoryEngine(), charges, NO_HOLD))
     writer = ResponseWriter(
         names={each: each.value for each in HeaderNames},
         headers_enabled=True,

@@ -10,12 +10,7 @@ from typing import Final
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
-from chatapp.web.errors import (
-    ANTHROPIC_REQUEST_ID_HEADER,
-    ErrorReport,
-    new_request_id,
-    sdk_report,
-)
+from chatapp.web.errors import ANTHROPIC_REQUEST_ID_HEADER, ErrorReport, new_request_id, sdk_report
 
 ERROR_TYPES: Final = {
     401: "authentication_error",
@@ -52,11 +47,7 @@ class AnthropicFormat:
         kind = ERROR_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
         if status == 503 and report.retry_is_useless:
             kind = "api_error"  # Claude Code always retries an overloaded_error
-        error = {
-            "type": kind,
-            "message": report.message,
-            "details": {"error_code": report.code},
-        }
+        error = {"type": kind, "message": report.message, "details": {"error_code": report.code}}
         request_id = report.request_id or new_request_id()
         return {"type": "error", "error": error, "request_id": request_id}
 

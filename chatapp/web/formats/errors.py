@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from operator import itemgetter
 from typing import Final
 
 from flask import Blueprint, Response, json, request
@@ -20,13 +21,7 @@ from chatapp.web.errors import (
     report_of,
     sdk_report,
 )
-from chatapp.web.formats import (
-    ANTHROPIC,
-    OPENAI,
-    WireFormat,
-    addresses,
-    speaks_anthropic,
-)
+from chatapp.web.formats import ANTHROPIC, OPENAI, WireFormat, addresses, speaks_anthropic
 from ratelimit_ext import RateLimitExceeded
 
 # Errors that the client can correct: it gets the provider's own text.
@@ -47,6 +42,7 @@ UNSUPPORTED: Final = OPENAI_RESOURCES - {"embeddings", "models", "responses"} | 
     "skills",
 }
 SHOWN_CHARACTERS: Final = 100
+_name_of: Final = itemgetter(0)
 
 
 class FormatErrors:
@@ -54,9 +50,7 @@ class FormatErrors:
     `of_errors` is the format of the errors, if it is another."""
 
     def __init__(
-        self,
-        current: Callable[[], WireFormat],
-        of_errors: Callable[[], WireFormat] | None = None,
+        self, current: Callable[[], WireFormat], of_errors: Callable[[], WireFormat] | None = None
     ) -> None:
         self._current = current
         self._of_errors = of_errors or current
@@ -71,14 +65,19 @@ class FormatErrors:
 
     def add_limits(self, response: Response) -> Response:
         wire_format, limiter = self._current(), current_request().services.limiter
+        headers: dict[str, str] = {}
         for verdict in scarcest_limits(limiter, wire_format.limit_units):
             limit = verdict.charge.limit
-            headers = wire_format.limit_headers(
+            headers |= wire_format.limit_headers(
                 limit.unit,
                 limit=limit.capacity,
                 remaining=verdict.remaining,
                 reset_after_us=verdict.reset_after_us,
             )
+        if headers.keys().isdisjoint(map(_name_of, response.headers)):
+            # Without the checks of new headers, which take longer than all of this.
+            response.headers._list += headers.items()  # noqa: SLF001
+        else:  # a denial has them already
             response.headers.update(headers)
         return response
 

@@ -47,12 +47,7 @@ class OpenAIService:
             kind = "server_error"
         if status == 429:
             kind = "insufficient_quota" if report.unit == "usd" else report.unit or "requests"
-        return {
-            "message": report.message,
-            "type": kind,
-            "param": report.param,
-            "code": report.code,
-        }
+        return {"message": report.message, "type": kind, "param": report.param, "code": report.code}
 
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int

@@ -145,7 +145,7 @@ def _name(text: str, *, most: int) -> str:
         raise ValueError(
             f"has {len(text)} characters; allowed are {most}: send a shorter one or leave it out"
         )
-    if any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
+    if not CONTROL_CATEGORIES.isdisjoint(map(unicodedata.category, text)):
         raise ValueError("contains a control character; remove it")
     if not text.strip():
         raise ValueError("is blank; send a name or leave it out")

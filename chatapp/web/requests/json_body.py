@@ -214,8 +214,11 @@ def _check_size(raw: bytes, most_tokens: int) -> None:
     """ValueError for too many values or too deep nesting: a parser needs up to 20 bytes of memory
     for each byte of such a body, and recurses.
 
-    This counts brackets and commas outside of strings, which is faster than parsing.
+    This counts brackets and commas outside of strings, which is faster than parsing. Most bodies
+    are too short for either.
     """
+    if len(raw) <= most_tokens and raw.count(b"[") + raw.count(b"{") <= DEPTH_MOST:
+        return
     depth = 0
     for count, token in enumerate(TOKEN.finditer(raw)):
         sign = raw[token.start()]

@@ -24,7 +24,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import PLAIN, Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -66,8 +66,9 @@ class Block(Strategy):
         wait, code, _ = snapshot
         is_known = 0 < code <= len(REASONS)
         reason = REASONS[code - 1] if is_known else self.denial_reason
-        remaining = 0 if wait else charge.limit.amount
-        return Verdict(charge, allowed, remaining, wait if not allowed else 0, wait, None, reason)
+        left, wait_us = 0 if wait else charge.limit.amount, 0 if allowed else wait
+        fields = charge, allowed, left, wait_us, wait, None, reason, *PLAIN[1:]
+        return tuple.__new__(Verdict, fields)
 
 
 def check_reason(reason: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from threading import BoundedSemaphore
 from typing import Final, TypeAlias
 
@@ -48,9 +49,8 @@ from ratelimit_ext.web.storage import Engines
 _NO_LIMITS: Final = RouteLimits()
 #: No limit was asked.
 _UNDECIDED: Final = Decision(admitted=False, now_us=0, verdicts=())
-_Emitted: TypeAlias = (
-    tuple[Decision, Records] | Denial | CachedAnswer | LimitUnavailable | TemporarilyUnavailable
-)
+_is_held: Final = attrgetter("limit.held")  # `map` calls it without a frame of Python
+_Emitted: TypeAlias = Records | Denial | CachedAnswer | LimitUnavailable | TemporarilyUnavailable
 
 
 class Admission:
@@ -128,7 +128,7 @@ class Admission:
             return self._refusals.repeat(state, outcome)
         if isinstance(outcome, Denial):
             self._refusals.refuse(state, outcome)
-        state.admit(*outcome)
+        state.admit(outcome)
         return None
 
     def _note_failure(
@@ -155,38 +155,33 @@ class Admission:
             replace(bound, estimate=None, fixed_cost=0, is_late=False)
             for bound in self._resolver.limits(route).limits
         ]
-        charges = self.charges.of(limits, lenient=True)
-        return self.decided(charges, take=False)[1]
+        return self.decided(self.charges.of(limits, lenient=True), take=False)
 
-    def decide_again(
-        self, endpoint: str, charges: Sequence[BoundCharge]
-    ) -> tuple[Decision, Records] | None:
+    def decide_again(self, endpoint: str, charges: Sequence[BoundCharge]) -> Records | None:
         """Decide another attempt of an admitted request; ``None``: it is admitted undecided."""
         began = time.perf_counter()
         try:
-            decision, records = self.decided(charges)
+            records = self.decided(charges)
             if self._events.listeners:
-                denied = None if decision.admitted else self._refusals.denial(decision, records)
-                self._emit(endpoint, denied or (decision, records), began, again=True)
+                outcome = records if records.decision.admitted else self._refusals.denial(records)
+                self._emit(endpoint, outcome, began, again=True)
         except Exception:
             self._logger.exception("Another attempt could not be decided, and is admitted")
             return None
-        return decision, records
+        return records
 
     def admit_outside(self, charges: Sequence[BoundCharge]) -> Records:
         """Decide what is charged without a request. Raises the refusal."""
         began = time.perf_counter()
-        decision, records = self.decided(charges)
-        denied = None if decision.admitted else self._refusals.denial(decision, records)
+        records = self.decided(charges)
+        outcome = records if records.decision.admitted else self._refusals.denial(records)
         if self._events.listeners:
-            self._emit("", denied or (decision, records), began)
-        if denied is not None:
-            raise denied.error
+            self._emit("", outcome, began)
+        if isinstance(outcome, Denial):
+            raise outcome.error
         return records
 
-    def decided(
-        self, charges: Sequence[BoundCharge], *, take: bool = True
-    ) -> tuple[Decision, Records]:
+    def decided(self, charges: Sequence[BoundCharge], *, take: bool = True) -> Records:
         """Decide charges by the storage; without it if it fails."""
         engine, bound_charges = self._engines.current, BoundCharges(charges)
         try:
@@ -199,24 +194,21 @@ class Admission:
                 raise
             return self._decided_by(outage, bound_charges, take=take)
 
-    def _decided_by(
-        self, engine: Engine, charges: BoundCharges, *, take: bool
-    ) -> tuple[Decision, Records]:
-        hold = self.hold_for([bound for bound, _, _ in charges]) if take else NO_HOLD
-        if hold.id:
-            return self._held(engine, charges, hold)
+    def _decided_by(self, engine: Engine, charges: BoundCharges, *, take: bool) -> Records:
+        if take and any(map(_is_held, charges.prepared)):
+            return self._held(engine, charges, self._new_hold())
         return decide(engine, charges, take=take)
 
     def _held(
         self, engine: Engine, charges: BoundCharges, hold: Hold, *, is_new: bool = False
-    ) -> tuple[Decision, Records]:
+    ) -> Records:
         """Decide charges of which some are held. These are released if the engine fails, or this
         process is killed."""
         self._settlements.begin(engine, hold, charges.prepared)
         admitted = False
         try:
-            decided = decide(engine, charges, hold, is_new=is_new)
-            admitted = decided[0].admitted
+            records = decide(engine, charges, hold, is_new=is_new)
+            admitted = records.decision.admitted
         except StorageUnavailable as error:
             if self._engines.instead_of(engine) is not None:
                 self._release(error, engine, charges.prepared, hold)
@@ -224,7 +216,7 @@ class Admission:
         finally:
             if not admitted:
                 self._settlements.end(engine, hold)
-        return decided
+        return records
 
     def _release(
         self, error: StorageUnavailable, failed: Engine, charges: Sequence[Charge], hold: Hold
@@ -240,21 +232,16 @@ class Admission:
 
     def _emit(self, endpoint: str, outcome: _Emitted, began: float, *, again: bool = False) -> None:
         """Call the listeners. ``began`` is when the decision did, of the performance counter."""
-        decision: Decision = _UNDECIDED
-        charges: Sequence[BoundCharge] = ()
+        records: Records | None = outcome if isinstance(outcome, Records) else None
         refusal: Refusal | ReadyAnswer | None = None
         wait_ms: int | None = 0
         if isinstance(outcome, CachedAnswer):
             records, refusal = outcome.records, outcome.answer
-            decision, charges = records.decision, records.charges
             wait_ms = outcome.answer.wait_ms(outcome.passed_us)
-        elif isinstance(outcome, tuple):
-            decision, charges = outcome[0], outcome[1].charges
-            refusal = outcome.error if isinstance(outcome, Denial) else None
-        else:
-            refusal = outcome
-        if refusal is not None and not isinstance(refusal, ReadyAnswer):
+        elif not isinstance(outcome, Records):
+            records, refusal = outcome[:2] if isinstance(outcome, Denial) else (None, outcome)
             wait_ms = refusal.wait_ms
+        decision = _UNDECIDED if records is None else records.decision
         self._events.emit(
             DecisionEvent(
                 decision=decision,
@@ -264,22 +251,16 @@ class Admission:
                 again=again,
                 cached=decision.cached,
                 seconds=max(0.0, time.perf_counter() - began),
-                charges=charges,
+                charges=() if records is None else records.charges,
             )
         )
-
-    def hold_for(self, limits: Iterable[BoundLimit]) -> Hold:
-        for bound in limits:
-            if bound.limit.held:
-                return self._new_hold()
-        return NO_HOLD
 
     def _new_hold(self) -> Hold:
         return new_hold(int(self._settings.lease_s * 1_000_000), keeps=True)
 
     # -- deciding ------------------------------------------------------------------------------
 
-    def _decide(  # noqa: C901 - each way in which a storage fails
+    def _decide(
         self,
         state: RequestState,
         route: Route,
@@ -299,24 +280,20 @@ class Admission:
         done = charged | on_route.shared_ids if charged else on_route.shared_ids
         swallow = self._settings.swallow_errors
         charges = (
-            self.charges.cached(on_route)
-            if on_route.askers and not (charged or lenient or swallow)
+            self.charges.planned(on_route)
+            if on_route.is_planned and not (charged or lenient or swallow)
             else self.charges.of(limits, on_route.metas, lenient=lenient, swallow=swallow)
         )
         if isinstance(engine, DenialCache) and (cached := engine.cached(charges.prepared)):
             state.charged = done
             return self._refusals.repeated(cached, engine, on_route, charges, is_final)
-        hold = self.hold_for(limits) if on_route.holds else NO_HOLD
         try:
-            if hold.id:
-                decision, records = self._held(engine, charges, hold, is_new=True)
+            if any(map(_is_held, charges.prepared)):
+                records = self._held(engine, charges, self._new_hold(), is_new=True)
             else:
-                decision, records = decide(engine, charges, is_new=True)
-            if decision.admitted:
-                state.charged = done
-                return decision, records.without_metas()
-            if on_route.waits and not lenient:
-                decision, records = self._turn(state, engine, charges, decision)
+                records = decide(engine, charges, is_new=True)
+            if on_route.waits and not (lenient or records.decision.admitted):
+                records = self._turn(state, engine, charges, records.decision)
         except ConfigurationError:
             raise  # a limit that this storage cannot carry out is no outage
         except StorageFull as error:
@@ -333,13 +310,12 @@ class Admission:
             state.charged = charged or frozenset()  # do not ask again for this request
             raise
         state.charged = done
-        if decision.admitted:
-            return decision, records.without_metas()
-        return self._refusals.denial(decision, records)
+        admitted = records.decision.admitted
+        return records.without_metas() if admitted else self._refusals.denial(records)
 
     def _turn(
         self, state: RequestState, engine: Engine, charges: BoundCharges, denied: Decision
-    ) -> tuple[Decision, Records]:
+    ) -> Records:
         """Return what is decided when it is the turn of a denied request."""
         hold = self._new_hold()
         self._settlements.begin(engine, hold, charges.prepared)
@@ -352,7 +328,7 @@ class Admission:
         finally:
             if not admitted:
                 self._settlements.end(engine, hold)
-        return decision, Records(charges, decision, engine, hold._replace(waited_us=None))
+        return Records(charges, decision, engine, hold._replace(waited_us=None))
 
     def _look_in_line(self, charges: Sequence[Charge], hold: Hold) -> tuple[Decision, Engine, Hold]:
         """Decide a request that waits. If the storage fails, what it may hold is released, and the
@@ -399,7 +375,7 @@ def decide(
     *,
     take: bool = True,
     is_new: bool = False,
-) -> tuple[Decision, Records]:
+) -> Records:
     """Decide charges, or only look at them; ``is_new``: none has a denial in memory. Charges of
     one bucket share a verdict. A denial that is repeated from memory has a record of each charge
     whose verdict is known."""
@@ -407,4 +383,4 @@ def decide(
         decision = engine.ask(charges.prepared, hold)
     else:
         decision = engine.admit(charges.prepared, take=take, hold=hold)
-    return decision, Records(charges, decision, engine, hold)
+    return Records(charges, decision, engine, hold)

@@ -11,11 +11,9 @@ import flask
 
 from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.key import LONGEST_CACHED, bucket_key, cached_tag
-from ratelimit_ext.web.bound_limit import BoundCharge, BoundCharges, BoundLimit, Costs
-from ratelimit_ext.web.request.resolver import SWALLOWED, Resolver, RouteLimits
+from ratelimit_ext.web.bound_limit import BoundCharge, BoundCharges, BoundLimit, Costs, new
+from ratelimit_ext.web.request.resolver import MOST_VARIANTS, SWALLOWED, Resolver, RouteLimits
 
-#: Makes a named tuple of its items, in a third of the time that its own constructor takes.
-_new: Final = tuple.__new__
 _tag_of: Final = partial(bucket_key, "")
 SKIPPED: Final = "The limit %s does not count this caller: its key function returned no identity."
 
@@ -25,12 +23,14 @@ MOST_KNOWN: Final = 2048
 
 class _Answers(NamedTuple):
     """What the functions of limits have answered for a request, by their ids: whether it is exempt;
-    the identity, with its part of a bucket's name; the cost; the class of traffic."""
+    the identity, with its part of a bucket's name; the cost; the class of traffic. The limits of
+    one that fails are left out, and its error is logged at this level; 0: it is raised."""
 
     exempt: dict[int, bool]
     identities: dict[int, tuple[str, str]]
     costs: Costs
     classes: dict[int, str]
+    level: int = 0
 
 
 class Charges:
@@ -41,25 +41,45 @@ class Charges:
         # A decorator would keep the charges of applications that are gone.
         kept = lru_cache(maxsize=MOST_KNOWN)
         self._of_names: Callable[[RouteLimits, tuple[str, ...]], BoundCharges] = kept(self._named)
+        self._plan: Callable[[RouteLimits, tuple[bool, ...]], RouteLimits]
+        self._plan = lru_cache(maxsize=MOST_VARIANTS)(RouteLimits.without)
 
-    def cached(self, on_route: RouteLimits) -> BoundCharges:
-        """Return the charges of the current request by limits that only its identities tell apart:
-        the same ones for a caller who comes again."""
-        names = tuple(["" if (name := ask()) is None else str(name) for ask in on_route.askers])
+    def planned(self, on_route: RouteLimits) -> BoundCharges:
+        """Return the charges of the current request by limits that only its exemptions, identities
+        and costs tell apart: but for its estimates, the same ones for a caller who comes again."""
+        plan = on_route
+        if on_route.exemptions:
+            plan = self._plan(on_route, tuple([bool(asked()) for asked in on_route.exemptions]))
+        names = tuple(["" if (name := ask()) is None else str(name) for ask in plan.askers])
         if not self._overrides.identities.isdisjoint(names):
-            return self._named(on_route, names, as_bound=False)
-        make = self._named if max(map(len, names)) > LONGEST_CACHED else self._of_names
-        return make(on_route, names)
+            return self._named(plan, names, is_kept=False)
+        is_long = max(map(len, names), default=0) > LONGEST_CACHED
+        kept = (self._named if is_long else self._of_names)(plan, names)
+        unpriced = kept.prepared.unpriced
+        if not unpriced:
+            return kept
+        charges, costs = list(kept), Costs()
+        for place in unpriced:
+            bound, name, (limit, key, *_, at_once, _) = charges[place]
+            cost, claim = bound.priced(costs)
+            charge = new(Charge, (limit, key, cost, False, (), at_once, claim))
+            charges[place] = bound, name, charge
+        return BoundCharges(charges, kept)
 
     def _named(
-        self, on_route: RouteLimits, names: tuple[str, ...], *, as_bound: bool = True
+        self, plan: RouteLimits, names: tuple[str, ...], *, is_kept: bool = True
     ) -> BoundCharges:
-        asked = zip(on_route.askers, names, strict=True)
+        asked = zip(plan.askers, names, strict=True)
         identities = {id(ask): (name, bucket_key("", name)) for ask, name in asked}
-        answers = _Answers({}, identities, {}, {})
-        leave_out = partial(self._leave_out, lenient=False, swallow=False)
+        exempt = dict.fromkeys([id(bound.runtime.exempt_when) for bound in plan.limits], False)
+        answers = _Answers(exempt, identities, {}, {})
         # What is kept is as bound: an override that is read meanwhile would be kept after its end.
-        return BoundCharges(self._charges(on_route.limits, answers, leave_out, as_bound=as_bound))
+        # Its estimates are those of each request.
+        charges = self._charges(plan.limits, answers, as_bound=is_kept, is_priced=not is_kept)
+        made, places = BoundCharges(charges), enumerate(charges)
+        if is_kept:
+            made.prepared.unpriced = tuple([i for i, c in places if c[0].fixed_cost is None])
+        return made
 
     def of(
         self,
@@ -71,19 +91,18 @@ class Charges:
         as_bound: bool = False,
     ) -> BoundCharges:
         """Return the charges of the current request; limits on denials come last. Each function is
-        called once, whatever the number of limits that use it. If one fails, its limits are left
-        out: silently if ``lenient``, with an error in the log if ``swallow``. ``as_bound``: limits
-        that were charged before keep their amounts, whatever the overrides are now."""
-        answers = _Answers({}, {}, {}, {})
-        leave_out = partial(self._leave_out, lenient=lenient, swallow=swallow)
-        charges = self._charges(limits, answers, leave_out, as_bound=as_bound)
+        called once, whatever the number of limits that use it. ``as_bound``: limits that were
+        charged before keep their amounts, whatever the overrides are now."""
+        level = logging.DEBUG if lenient else logging.ERROR if swallow else 0
+        answers = _Answers({}, {}, {}, {}, level)
+        charges = self._charges(limits, answers, as_bound=as_bound)
         triggers = _triggers(charges) if metas else ()
         on_denials = [(meta, triggers) for meta in metas]
         for place, (bound, _, _) in enumerate(charges):
             if bound.metas:
                 on_denials += [(meta, (place,)) for meta in bound.metas]
         for meta, on_denial in on_denials:
-            for made in self._charges([meta], answers, leave_out, as_bound=True):
+            for made in self._charges([meta], answers, as_bound=True):
                 bound, identity, charge = made
                 charges.append((bound, identity, charge._replace(meta=True, on_denial=on_denial)))
         return BoundCharges(charges)
@@ -92,13 +111,13 @@ class Charges:
         self,
         limits: Iterable[BoundLimit],
         answers: _Answers,
-        leave_out: Callable[[BoundLimit, Exception], None],
         *,
         as_bound: bool,
+        is_priced: bool = True,
     ) -> list[BoundCharge]:
         """Return the charges of these limits, unless the request is exempt or a function fails."""
         charges: list[BoundCharge] = []
-        exempt, identities, costs, _ = answers
+        exempt, identities, costs, *_ = answers
         for bound in limits:
             runtime = bound.runtime
             try:
@@ -118,33 +137,20 @@ class Charges:
                 if not name:
                     self._log_skipped(bound)
                     continue
-                cost = bound.fixed_cost
-                if cost is None:
-                    cost = bound.cost(costs)
+                cost, claim = bound.priced(costs) if is_priced else (bound.fixed_cost or 0, None)
                 key, at_once = bound.bucket_prefix + tag, 0 if bound.is_late else None
-                limit, is_held = bound.limit, bound.limit.held and at_once is None
-                guess = costs.get((id(bound.estimate), True)) if is_held else None
-                claim = getattr(guess, "claim", None)
-                charge = _new(Charge, (limit, key, cost, False, (), at_once, claim))
+                charge = new(Charge, (bound.limit, key, cost, False, (), at_once, claim))
                 if bound.varies or self._overrides.by_limit:
                     charges += self._applying((bound, name, charge), answers, as_bound=as_bound)
                 else:
                     charges.append((bound, name, charge))
-            except Exception as error:  # noqa: BLE001 - whatever the application's functions raise
-                leave_out(bound, error)
+            except Exception:
+                if not answers.level:
+                    raise
+                left_out = f"Left out {bound.limit}: a function failed"
+                text = SWALLOWED if answers.level == logging.ERROR else left_out
+                self._logger.log(answers.level, text, exc_info=True)
         return charges
-
-    def _leave_out(
-        self, bound: BoundLimit, error: Exception, *, lenient: bool, swallow: bool
-    ) -> None:
-        """Note that a function of the limit failed; raises its error if it is no reason to leave
-        the limit out."""
-        if lenient:
-            self._logger.debug("Left out %s: a function failed", bound.limit, exc_info=error)
-        elif swallow:
-            self._logger.error(SWALLOWED, exc_info=error)
-        else:
-            raise error
 
     def _log_skipped(self, bound: BoundLimit) -> None:
         app = flask.current_app
@@ -169,7 +175,7 @@ class Charges:
         if adjusted is not bound:
             cost = plain.cost
             if cost and (adjusted.estimate is not None or adjusted.fixed_cost is not None):
-                cost = adjusted.cost(answers.costs)  # a guess is bounded by the capacity
+                cost = adjusted.priced(answers.costs)[0]  # a guess is bounded by the capacity
             plain = plain._replace(limit=adjusted.limit, cost=cost)
         if (member := whole.member) is None:
             return [(adjusted, identity, plain)]

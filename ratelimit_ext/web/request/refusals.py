@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 import flask
@@ -40,20 +39,19 @@ from ratelimit_ext.web.request.cached_denial import (
     ReadyAnswer,
     answer_key,
 )
-from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
+from ratelimit_ext.web.request.request_state import RequestLimit, RequestState, wait_us
 
 
 class Denial(NamedTuple):
-    """A denied decision, its exception, and the records that callbacks and the log are given."""
+    """The records of a denial, its exception, and what callbacks and the log are given of them."""
 
-    decision: Decision
     records: Records
     error: Refusal
     breached: list[ChargeRecord]
 
 
-#: What is admitted, with its records; a denial; one answered from memory; ``None`` without a limit.
-AdmissionOutcome: TypeAlias = tuple[Decision, Records] | Denial | CachedAnswer | None
+#: The records of what is admitted; a denial; one answered from memory; ``None`` without a limit.
+AdmissionOutcome: TypeAlias = Records | Denial | CachedAnswer | None
 #: Whether an exception's default response is the answer, and the application need not see it.
 IsFinal: TypeAlias = Callable[[RateLimitExceeded], bool]
 
@@ -66,8 +64,9 @@ class Refusals(NamedTuple):
     show: Callable[[ChargeRecord], RequestLimit]
     logger: logging.Logger
 
-    def denial(self, decision: Decision, records: Records) -> Denial:
+    def denial(self, records: Records) -> Denial:
         """Return which exception answers a denied decision."""
+        decision = records.decision
         if any(verdict.charge.limit.spread for verdict in decision.denials):
             address = client_ip() if flask.has_request_context() else ""
             caller = "\n".join([address, *(identity for _, identity, _ in records.charges)])
@@ -78,18 +77,18 @@ class Refusals(NamedTuple):
             if record.verdict.reason == UNAVAILABLE:
                 wait_ms = decision.retry_after_ms
                 closed = TemporarilyUnavailable(record.bound, UNAVAILABLE, wait_ms)
-                return Denial(decision, regular, closed, [])
+                return Denial(regular, closed, [])
             if not record.verdict.allowed:
-                return Denial(decision, regular, _exceeded(record, decision, "limit"), [record])
+                return Denial(regular, _exceeded(record, decision, "limit"), [record])
         denied = [r for r in regular if not r.verdict.allowed and r.verdict.enforced]
         if len(denied) > 1:
             denied.sort(key=lambda record: record.bound.rank)
         for record in denied:
             if record.verdict.retry_after_us is None and record.bound.limit.amount:
-                return Denial(decision, regular, RequestTooLarge(record.bound, record.verdict), [])
+                return Denial(regular, RequestTooLarge(record.bound, record.verdict), [])
         cause = min((record.verdict.reason for record in denied), key=precedence)
         denied = [record for record in denied if record.verdict.reason == cause]
-        longest = max(denied, key=attrgetter("wait_us"))
+        longest = max(denied, key=wait_us)
         breached = [longest] if self.settings.fail_on_first_breach else denied
         wait_ms = known_wait_ms(decision)
         error: Refusal
@@ -99,7 +98,7 @@ class Refusals(NamedTuple):
             error = Blocked(longest.bound)
         else:
             error = _exceeded(longest, decision, cause)
-        return Denial(decision, regular, error, breached)
+        return Denial(regular, error, breached)
 
     def repeated(
         self,
@@ -114,12 +113,12 @@ class Refusals(NamedTuple):
         records = Records(charges, cached, engine, NO_HOLD)
         has_handler = self.callbacks.refusal_handler is not None
         if is_final is None or has_handler or cached.denial.limit.spread:
-            return self.denial(cached, records)
+            return self.denial(records)
         key, answers = answer_key(route_limits, cached), cached.denial.answers
         answer: ReadyAnswer | None = answers.get(key)
         if answer is not None:
             return CachedAnswer(answer, records, cached.elapsed_us - answer.made_us)
-        denial = self.denial(cached, records)
+        denial = self.denial(records)
         error = denial.error
         if (
             key is not None
@@ -141,7 +140,7 @@ class Refusals(NamedTuple):
         """Record a denial that is repeated from memory, and answer it."""
         answer, records, passed_us = cached_answer
         state.cached_answer = cached_answer
-        state.admit(records.decision, records)
+        state.admit(records)
         if self.logger.isEnabledFor(logging.INFO):
             identities = {charge.key: identity for _, identity, charge in records.charges}
             for bound, key in answer.breached:
@@ -190,8 +189,8 @@ class Refusals(NamedTuple):
 
     def refuse(self, state: RequestState, denial: Denial) -> NoReturn:
         """Record the denial, call the callbacks, and raise its exception."""
-        decision, records, error, breached = denial
-        state.admit(decision, records)
+        records, error, breached = denial
+        state.admit(records)
         is_ban = bool(breached) and breached[0].bound.is_meta
         if is_ban:
             state.records = list(breached)
@@ -199,7 +198,9 @@ class Refusals(NamedTuple):
             for record in breached:
                 self._log_breach(record.bound, record.identity)
         if not isinstance(error, RequestTooLarge):
-            state.retry_ms = ENDLESS_MS if error.wait_ms is None else decision.retry_after_ms
+            state.retry_ms = (
+                ENDLESS_MS if error.wait_ms is None else records.decision.retry_after_ms
+            )
         if isinstance(error, RateLimitExceeded):
             error.response = self._call_back(breached, is_ban=is_ban)
         state.refusal = error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from itertools import chain
+from operator import attrgetter
 from typing import Any, Final
 
 import flask_limiter
@@ -13,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 from werkzeug.wsgi import ClosingIterator
 
-from ratelimit_ext.core.decision import Decision, Degradation, Verdict
+from ratelimit_ext.core.decision import Degradation, Verdict
 from ratelimit_ext.web.bound_limit import ChargeRecord, LimitStatus, Records, statuses_of
 from ratelimit_ext.web.request.cached_denial import CachedAnswer
 from ratelimit_ext.web.request.reservation import Reservation
@@ -22,6 +25,10 @@ from ratelimit_ext.web.request.reservation import Reservation
 WAITED: Final = "RateLimit-Wait-Ms"
 #: After a longer view, headers show what is left at its end.
 NOTICEABLE_S: Final = 0.05
+#: `filter` and `map` call these without a frame of Python.
+_is_shown: Final = attrgetter("bound.is_shown")
+_is_allowed: Final = attrgetter("verdict.allowed")
+_is_held: Final = attrgetter("bound.limit.held")
 
 
 class RequestLimit(flask_limiter.RequestLimit):
@@ -130,8 +137,9 @@ class RequestState:
             else:
                 self.reservation.close()
 
-    def admit(self, decision: Decision, records: Records) -> None:
+    def admit(self, records: Records) -> None:
         """Add a decision: what it decided, and if it admitted, what it charged."""
+        decision = records.decision
         self._unread.append(records)
         if decision.degraded:
             self.degraded = decision.degraded
@@ -144,20 +152,17 @@ class RequestState:
         """Read the records that were added: the response needs them only to correct charges."""
         unread, self._unread = self._unread, []
         for records in unread:
-            is_admitted, is_held = records.decision.admitted, False
-            for record in records:
-                self._decided.append(record)
-                bound = record.bound
-                if bound.is_shown:
-                    self._records.append(record)
-                if is_admitted and record.verdict.allowed:
-                    if bound.is_conditional:
-                        self.conditional.append(record)
-                    if not bound.is_late:
-                        self._taken.append(record)
-                        is_held = is_held or bound.limit.held
-            if is_held:
-                self.reserved()
+            made = list(records)
+            self._decided += made
+            self._records += filter(_is_shown, made)
+            if records.decision.admitted:
+                charged = list(filter(_is_allowed, made))
+                if records.charges.is_conditional:
+                    self.conditional += [r for r in charged if r.bound.is_conditional]
+                    charged = [record for record in charged if not record.bound.is_late]
+                self._taken += charged
+                if any(map(_is_held, charged)):
+                    self.reserved()
 
     def reserved(self) -> Reservation:
         if self.reservation is None:
@@ -215,14 +220,10 @@ class RequestState:
         slow. Refusals are sent at once, and stay exact."""
         unread = self._unread
         if unread and not self._decided and not self._is_outdated(unread[0]):
-            if len(unread) == 1:
-                return unread[0].statuses()
-            return [status for records in unread for status in records.statuses()]
+            return list(chain.from_iterable(map(Records.statuses, unread)))
         records = self.records
-        if records and self._is_outdated(records[0]):
-            now_s = time.monotonic()
-            records = [r.later(int((now_s - r.decided_at) * 1_000_000)) for r in records]
-        return statuses_of(records)
+        is_outdated = bool(records) and self._is_outdated(records[0])
+        return statuses_of(records, time.monotonic() if is_outdated else None)
 
     def _is_outdated(self, decided: Records | ChargeRecord) -> bool:
         return self.retry_ms is None and time.monotonic() - decided.decided_at > NOTICEABLE_S
@@ -240,7 +241,7 @@ class RequestState:
         if self.is_denied:
             denied = [at for at, record in enumerate(self.records) if not record.verdict.allowed]
             if denied:
-                return max(denied, key=lambda at: self.records[at].wait_us)
+                return max(denied, key=lambda at: wait_us(self.records[at]))
         parts = [
             remaining / (bound.limit.capacity or 1) + (bound.limit.unit == "calls")
             for bound, remaining, _, _ in statuses
@@ -260,6 +261,11 @@ def _is_stream(response: Response) -> bool:
         return response.is_streamed
     is_error = isinstance(response.response, ClosingIterator) and response.content_length
     return response.is_streamed and not is_error
+
+
+def wait_us(record: ChargeRecord) -> float:
+    """Return the wait, for comparison: infinite if no wait is enough."""
+    return math.inf if record.verdict.retry_after_us is None else record.verdict.retry_after_us
 
 
 def _with_more(record: ChargeRecord, amount: int) -> ChargeRecord:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import compress, repeat
+from operator import attrgetter, contains
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
@@ -41,6 +43,10 @@ UNCACHED: Final = "uncached_input_tokens"
 MOST_WARNINGS: Final = 100
 #: A change, and the engine that took the charge.
 Addressed: TypeAlias = tuple[Engine, Change]
+#: `map` calls these without a frame of Python.
+_changes_of: Final = attrgetter("bound.limit.traits.changes")
+_is_changed: Final = attrgetter("bound.limit.held", "bound.limit.traits.external")
+_verdict_of: Final = attrgetter("verdict")
 
 _logger = logging.getLogger("ratelimit_ext")
 
@@ -203,17 +209,15 @@ class Reservation:
                     f"report: {word} is {value!r}; allowed: a whole number from {least} to {most}."
                 )
         since = time.monotonic() if as_of is None else as_of
-        records = [
-            record
-            for record in tuple(self._records)  # the current ones: a retry may use another model
-            if "report" in record.bound.limit.traits.changes and record.bound.limit.unit == unit
-        ]
-        for record in records:
-            charge = record.verdict.charge
-            self._reported[charge.key] = _Reported(
-                record.engine, charge, amount, used, period_s * MICRO, since
-            )
-        if not records:
+        is_known, records = False, tuple(self._records)  # a retry may use another model
+        take_reports = map(contains, map(_changes_of, records), repeat("report"))
+        for record in compress(records, take_reports):
+            if record.bound.limit.unit == unit:
+                is_known, charge = True, record.verdict.charge
+                self._reported[charge.key] = _Reported(
+                    record.engine, charge, amount, used, period_s * MICRO, since
+                )
+        if not is_known:
             self._names.check_unit(unit, "reservation.report")
 
     def block(self, name: str, *, for_s: float, reason: BlockReason = "overloaded") -> None:
@@ -336,19 +340,19 @@ class Reservation:
             return False
         return limit.unit not in self._actual
 
-    def _settled(self, records: Iterable[ChargeRecord]) -> list[Addressed]:
+    def _settled(self, records: Sequence[ChargeRecord]) -> list[Addressed]:
         """Return the changes that settle charges: the end of a call can change an estimate, and
         what is the provider's to count. The first charge of a bucket carries the actual cost of the
         request, all others nothing."""
-        changed = [r for r in records if r.bound.limit.held or r.bound.limit.traits.external]
+        changed = compress(records, map(any, map(_is_changed, records)))
         changes = list[Addressed]()
         for record, is_first in _charges(changed):
-            limit, verdict = record.bound.limit, record.verdict
-            unit, charge = limit.unit, verdict.charge
+            limit, verdict = record[0].limit, record[3]
+            unit, charge, traits = limit.unit, verdict.charge, limit.traits
             taken = charge.cost if charge.at_once is None else charge.at_once
-            if limit.traits.external and unit == "input_tokens":
+            if traits.external and unit == "input_tokens":
                 unit = UNCACHED
-            actual = 0 if limit.traits.one_per_call else self._actual.get(unit)
+            actual = 0 if traits.one_per_call else self._actual.get(unit)
             if actual is None or self._cancelled:
                 actual = taken
             elif not is_first:
@@ -357,16 +361,15 @@ class Reservation:
                 unseen = self._unseen and charge.claim is not None
                 changes += self._ended(record, actual, is_first=is_first, unseen=unseen)
             elif verdict.receipt is not None and actual != taken:
-                change = Change.adjust(verdict, actual - taken)
-                changes.append((record.engine, change))
+                changes.append((record.engine, Change.adjust(verdict, actual - taken)))
         return changes
 
     def _ended(
         self, record: ChargeRecord, actual: int, *, is_first: bool = True, unseen: bool = False
-    ) -> Iterable[Addressed]:
-        """Yield the changes that end a hold. If the storage has forgotten it, what was spent stays
+    ) -> list[Addressed]:
+        """Return the changes that end a hold. If the storage has forgotten it, what was spent stays
         charged, and only the difference is corrected."""
-        verdict = record.verdict
+        verdict, engine, changes = record.verdict, record.engine, list[Addressed]()
         if time.monotonic() - self._renewed_at > self._lease_s + KEPT_AFTER_LEASE_S:
             spent = self._spent(record, is_first=is_first)
             if spent is None:
@@ -374,8 +377,9 @@ class Reservation:
             delta, actual = actual - spent, spent
             if delta:
                 late = verdict._replace(receipt=0) if delta > 0 else verdict
-                yield record.engine, Change.adjust(late, delta)
-        yield record.engine, Change.settle(verdict, record.hold, actual, unseen=unseen)
+                changes.append((engine, Change.adjust(late, delta)))
+        changes.append((engine, Change.settle(verdict, record.hold, actual, unseen=unseen)))
+        return changes
 
     def _due_corrections(self) -> list[Addressed]:
         with self._lock:
@@ -395,17 +399,17 @@ class Reservation:
             outcome = self._settlements.send(
                 engine, batch, lease_s=self._lease_s, events=self._events
             )
-            kept = [record.hold for record in tuple(self._records)]
-            for hold in {change.hold for change in batch if change.verb == "settle"}:
-                if hold not in kept:
-                    self._settlements.end(engine, hold)
+            settled = {change.hold for change in batch if change.verb == "settle"}
+            for hold in settled.difference(record.hold for record in tuple(self._records)):
+                self._settlements.end(engine, hold)
             if self._events.listeners:
                 self._events.emit(SettlementEvent(batch, outcome, time.perf_counter() - began))
 
 
 def one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
     """Return the records without those that share another's verdict: they are one charge."""
-    return list({id(record.verdict): record for record in tuple(records)}.values())
+    records = tuple(records)
+    return list(dict(zip(map(id, map(_verdict_of, records)), records, strict=True)).values())
 
 
 def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]:

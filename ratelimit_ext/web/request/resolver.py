@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import compress
 from typing import Any, Final
 
 import flask
@@ -74,9 +75,11 @@ class RouteLimits:
     #: Whether a limit applies only to callers with an amount of their own.
     has_optional: bool = field(init=False)
     waits: bool = field(init=False)
-    holds: bool = field(init=False)
-    #: The key functions, if nothing else about the charges depends on the request.
+    #: What says that limits do not apply, and whom they count; each function once.
+    exemptions: tuple[Callable[[], Any], ...] = field(init=False)
     askers: tuple[Callable[[], Any], ...] = field(init=False)
+    #: Whether requests differ only in exemptions, identities and costs.
+    is_planned: bool = field(init=False)
 
     def __post_init__(self) -> None:
         derive = object.__setattr__
@@ -86,10 +89,16 @@ class RouteLimits:
         derive(self, "asks_scopes", any(callable(bound.runtime.scope) for bound in limits))
         derive(self, "has_optional", any(bound.optional for bound in limits))
         derive(self, "waits", any(bound.limit.wait for bound in limits))
-        derive(self, "holds", any(bound.limit.held for bound in limits))
-        askers = {id(bound.runtime.key_func): bound.runtime.key_func for bound in limits}
-        is_fixed = self.is_kept and not self.metas and all(map(_is_fixed, limits))
-        derive(self, "askers", tuple(askers.values()) if is_fixed else ())
+        derive(self, "exemptions", _distinct(bound.runtime.exempt_when for bound in limits))
+        derive(self, "askers", _distinct(bound.runtime.key_func for bound in limits))
+        asks = self.metas or any(bound.varies or bound.metas for bound in limits)
+        derive(self, "is_planned", self.is_kept and not asks)
+
+    def without(self, exempt: tuple[bool, ...]) -> RouteLimits:
+        """Return the limits of requests to which these of the exemptions apply."""
+        left_out = {id(ask) for ask in compress(self.exemptions, exempt)}
+        limits = [b for b in self.limits if id(b.runtime.exempt_when) not in left_out]
+        return RouteLimits((), tuple(limits), is_kept=True)
 
     def uncharged(self, charged: Collection[int]) -> list[BoundLimit]:
         """Return the limits without the shared ones whose definitions are charged already."""
@@ -97,10 +106,8 @@ class RouteLimits:
         return [*self.unshared, *shared]
 
 
-def _is_fixed(bound: BoundLimit) -> bool:
-    """Return whether of its charge only the identity depends on the request."""
-    asks = bound.varies or bound.metas or bound.runtime.exempt_when is not None
-    return bound.fixed_cost is not None and not asks
+def _distinct(functions: Iterable[Callable[[], Any] | None]) -> tuple[Callable[[], Any], ...]:
+    return tuple({id(ask): ask for ask in functions if ask is not None}.values())
 
 
 @dataclass(slots=True)
@@ -155,7 +162,8 @@ class Resolver:
     def limits(self, route: Route) -> RouteLimits:
         if not self.overrides.is_watched:
             self.overrides.watch()
-        self._check_revision()
+        if self._revision != self.manager.revision:
+            self._forget()
         compiled = self._routes.get(route)
         if compiled is None:
             if len(self._routes) >= MOST_ROUTES:
@@ -178,15 +186,14 @@ class Resolver:
                 on_route = self._with_own_amounts(on_route, amounts, route, compiled)
         return self._with_scopes(on_route, route) if on_route.asks_scopes else on_route
 
-    def _check_revision(self) -> None:
+    def _forget(self) -> None:
         """Forget what was bound of other definitions."""
-        if self._revision != self.manager.revision:
-            self._routes.clear()
-            self._outside.clear()
-            self._revision = self.manager.revision
-            for unit, name in self.estimators:
-                if name:
-                    self._names.check_name(name, f"estimator {unit!r}")
+        self._routes.clear()
+        self._outside.clear()
+        self._revision = self.manager.revision
+        for unit, name in self.estimators:
+            if name:
+                self._names.check_name(name, f"estimator {unit!r}")
 
     def limits_on_plan(self, route: Route, plan: str) -> RouteLimits:
         """Return the limits of a route for callers on a plan, without a request. Those whose string
@@ -217,7 +224,8 @@ class Resolver:
     ) -> BoundLimit:
         """Return a limit without a route, for a charge that no request makes, with an amount of the
         caller's own; the same one each time, as others are kept by it."""
-        self._check_revision()
+        if self._revision != self.manager.revision:
+            self._forget()
         limit = self.core_limit(runtime.limit, runtime.key_func)
         question = app, bucket_prefix, plan, limit, amount
         bound = self._outside.get(question)
@@ -462,7 +470,8 @@ class _Binder:
         )
         named: dict[str, BoundLimit] = {}
         for bound in on_route.limits:
-            if bound.lacks_estimate:
+            limit, cost = bound.limit, bound.runtime.cost
+            if limit.held and limit.unit != "calls" and bound.estimate is None and cost == 1:
                 self._warn_of_estimate(bound)
             if bound.bucket_prefix:
                 other = named.setdefault(bound.bucket_prefix, bound)

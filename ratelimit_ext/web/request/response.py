@@ -121,7 +121,7 @@ class ResponseWriter:
                 if not record.bound.is_late:
                     refunds += [] if deducted else [record]
                 elif deducted:
-                    late.append(record._replace(cost=record.bound.cost(costs)))
+                    late.append(record._replace(cost=record.bound.priced(costs)[0]))
         except Exception:
             if not self.swallow_errors:
                 raise

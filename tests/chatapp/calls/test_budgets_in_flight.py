@@ -128,7 +128,7 @@ class Budget:
         if limit.keep:
             limit = limit.of_class(caller["class"])
         bound = replace(self.bound, limit=limit)
-        key, cost = f"{bound.bucket_prefix}{bucket_key('', name)}", bound.cost(costs)
+        key, cost = f"{bound.bucket_prefix}{bucket_key('', name)}", bound.priced(costs)[0]
         made = bound, name, Charge(limit, key, cost, claim=guess.claim)
         if not limit.has_shares:
             return [made]

@@ -17,8 +17,8 @@ import httpx2
 import pytest
 from httpcore2 import SyncBackend
 
-from chatapp.upstreams import transport
-from chatapp.upstreams.cancellation import ConnectionFailed
+from chatapp.upstreams import cancellation, transport
+from chatapp.upstreams.cancellation import ConnectionFailed, written
 from chatapp.upstreams.cancellation import Wait as CallWait
 from chatapp.upstreams.transport import (
     JOINED_MAX_BYTES,
@@ -49,7 +49,6 @@ class Recorded:
         def write(buffer: bytes, timeout: float | None = None) -> None:
             if self.fails_on == buffer:
                 raise httpcore2.WriteError("no")
-            self.writes.append(bytes(buffer))
             send(buffer, timeout)
 
         def get_extra_info(info: str) -> Any:
@@ -60,6 +59,12 @@ class Recorded:
         self.sockets.append(look("socket"))
         stream.write, stream.get_extra_info = write, get_extra_info
         return stream
+
+    def written(self, connection: socket.socket, data: bytes) -> int:
+        if self.fails_on == data:
+            return 0
+        self.writes.append(data)
+        return written(connection, data)
 
     @property
     def open(self) -> int:
@@ -90,8 +95,10 @@ class Caller:
 
 
 @pytest.fixture
-def recorded() -> Recorded:
-    return Recorded()
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    made = Recorded()
+    monkeypatch.setattr(cancellation, "written", made.written)
+    return made
 
 
 @pytest.fixture
