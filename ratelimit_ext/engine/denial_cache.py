@@ -122,7 +122,7 @@ class DenialCache:
         self._allowances: dict[str, Allowance] = {}
         #: How often denials were dropped, and that count at the last drop of a bucket, by hash.
         self._forgotten = 0
-        self._marks = dict.fromkeys(range(MARKS), 0)
+        self._marks = [0] * MARKS
         #: The units that this worker has taken, by hash.
         self._taken = [0] * MARKS
         #: Held while denials are remembered or dropped, and not while they are repeated.
@@ -152,7 +152,7 @@ class DenialCache:
         decision = self._engine.admit(charges, hold=hold)
         if decision.admitted:
             for mark, charge in zip(marks, charges, strict=True):
-                counts[mark] += charge[2] if charge[6] is None else _most_of(charge)
+                counts[mark] += charge.cost if charge.claim is None else _most_of(charge)
         elif not any(charge.meta for charge in charges):
             self._remember(decision, began, dict(zip(keys, taken, strict=True)))
         return decision
@@ -245,12 +245,12 @@ class DenialCache:
         with self._lock:
             self._forgotten += 1
             if keys is None:
-                self._marks = dict.fromkeys(range(MARKS), self._forgotten)
+                self._marks = [self._forgotten] * MARKS
                 self._denials.clear()
                 self._allowances.clear()
                 return
-            marks = map(mod, map(hash, keys), _COUNT)
-            self._marks.update(dict.fromkeys(marks, self._forgotten))
+            for mark in map(mod, map(hash, keys), _COUNT):
+                self._marks[mark] = self._forgotten
             for known in (self._denials, self._allowances):
                 for key in known.keys() & keys:
                     del known[key]
