@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import pytest
 from flask.testing import FlaskClient
 
 import chatapp
@@ -16,9 +17,10 @@ from tests.chatapp.conftest import AppMaker
 STATIC = Path(chatapp.__file__).parent / "static"
 
 
-def test_the_page_runs_only_its_own_scripts(client: FlaskClient) -> None:
+@pytest.mark.parametrize("path", ["/", "/reference"])
+def test_a_page_runs_only_its_own_scripts(client: FlaskClient, path: str) -> None:
     """The policy forbids foreign and inline scripts, and the page needs none."""
-    response = client.get("/")
+    response = client.get(path)
     assert response.status_code == 200
     policy = response.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
@@ -30,7 +32,7 @@ def test_the_page_runs_only_its_own_scripts(client: FlaskClient) -> None:
     links = re.findall(r'(?:src|href)="([^"]+)"', html)
     assert links
     for link in links:
-        assert link.startswith("/static/")
+        assert link.startswith("/static/") or link in {"/reference", "openapi.json"}
         assert client.get(link).status_code == 200
 
 

@@ -13,6 +13,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -29,6 +30,7 @@ from ratelimit_ext.core.key import escaped
 from ratelimit_ext.engine import denial_cache, memory
 from ratelimit_ext.engine.last_verdicts import MOST_NOTES, LastVerdicts
 from ratelimit_ext.web.identities import _parsed
+from ratelimit_ext.web.request.charges import MOST_KNOWN
 from ratelimit_ext.web.storage import engine_for
 from tests.chatapp.conftest import AppMaker
 
@@ -147,6 +149,11 @@ def last_verdicts_of(services: Services) -> LastVerdicts:
     return outage.last
 
 
+def plans_of(services: Services) -> Any:
+    """The cache of the charges of callers who come again."""
+    return services.limiter._components.admission.charges._of_names
+
+
 @pytest.fixture
 def chance() -> random.Random:
     return random.Random(7)
@@ -176,6 +183,7 @@ def test_a_worker_and_the_storage_are_bounded(
         lambda: call(client, chance),
         lambda: parts(
             *(cache._denials, last, callers._callers, services.ledger, alerts, escaped, _parsed),
+            plans_of(services),
             *services.throttle._recent.values(),  # the calls of a second
         ),
     )
@@ -188,6 +196,7 @@ def test_a_worker_and_the_storage_are_bounded(
         "recent calls": (len(callers._callers), outputs.MOST_CALLERS),
         "upstreams": (len(services.throttle._recent), throttle.MOST_UPSTREAMS),
         "decisions for alerts": (len(alerts._readings), watch.MOST_WAITING),
+        "charges of callers": (plans_of(services).cache_info().currsize, MOST_KNOWN),
         "bucket names": (escaped.cache_info().currsize, 8192),
         "addresses": (_parsed.cache_info().currsize, 8192),
         "MB": (mb, MOST_MB),
@@ -242,7 +251,8 @@ def test_the_memory_engine_is_bounded(
         services,
         lambda: call(client, chance),
         lambda: parts(
-            buckets.named(""), callers._callers, services.ledger, alerts, escaped, _parsed
+            *(buckets.named(""), callers._callers, services.ledger, alerts, escaped, _parsed),
+            plans_of(services),
         ),
     )
     assert found == []
