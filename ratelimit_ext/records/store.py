@@ -7,9 +7,8 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 from limits.storage import MemoryStorage, RedisStorage, Storage
 
@@ -18,6 +17,10 @@ from ratelimit_ext.core.errors import OperatorError, StorageUnavailable
 from ratelimit_ext.core.key import escaped
 
 AT_ONCE = 1000
+#: All Lua files here, read at the start: later there may be no descriptor, or another version.
+SCRIPTS: Final = {
+    file.stem: file.read_text("utf-8") for file in Path(__file__).parent.glob("*.lua")
+}
 
 
 def record_store(storage: Storage | None, key_prefix: str) -> RecordStore | None:
@@ -65,7 +68,7 @@ class RedisRecords:
     def change(self, script: str, names: Sequence[str], *words: str | int) -> int:
         """Run a script of this folder. Its head says what the words are, and what it returns."""
         keys = [self._key(name) for name in names]
-        return cast(int, self._run("eval", _script(script), len(keys), *keys, *words))
+        return cast(int, self._run("eval", SCRIPTS[script], len(keys), *keys, *words))
 
     def table(self, name: str) -> Mapping[str, Any]:
         stored = self._run("hgetall", self._key(name))
@@ -186,11 +189,6 @@ class MemoryRecords:
 
 
 RecordStore: TypeAlias = RedisRecords | MemoryRecords
-
-
-@cache
-def _script(name: str) -> str:
-    return Path(__file__).with_name(f"{name}.lua").read_text("utf-8")
 
 
 def _pairs(words: Sequence[Any]) -> Iterable[tuple[str, int]]:

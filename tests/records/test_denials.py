@@ -6,6 +6,7 @@ import json
 import os
 import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from ratelimit_ext.records import denials as module
 from ratelimit_ext.records import recorder as writer
 from ratelimit_ext.records.denials import COUNT_S, KEEP_S, MOST_RECORDS, DenialRecord
 from ratelimit_ext.records.recorder import Recorder
+from ratelimit_ext.records.store import require_store
 from tests import servers
 from tests.records.site import Site, remembering
 from tests.records.test_override_store import no_more_threads
@@ -300,7 +302,23 @@ def test_identities_are_printed_without_control_characters(make: Maker, redis_ur
     assert "\x1b" not in why(site, "ann").stdout
 
 
-def test_the_thread_writes_and_a_fork_begins_anew(
+def test_a_process_without_file_descriptors_writes_too(
+    make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has had the scripts since the start."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    site = limited(make, redis_uri)
+    site.hit(3)
+    require_store(site.recorder.denials.store, "denials").latest("denials", 1)  # it connects
+    monkeypatch.setattr(Path, "open", refused)
+    flushed(site)
+    assert redis_client.xlen("LIMITS:denials:{operators}") == 1
+
+
+def test_the_thread_writes_and_a_fork_starts_over(
     make: Maker, redis_uri: str, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One thread for each process, from its first denial on; what was gathered before a fork is
