@@ -43,8 +43,7 @@ class Scratch:
         return strategy_of(limit).used(limit, self.snapshot(limit, state, now_us), now_us)
 
     def filled(self, limit: Limit, units: int, now_us: int, reset_after_us: int) -> Kept:
-        """Return a bucket of which no more is known than the units used now, and when it is full
-        again."""
+        """Return a bucket with so many used units, which is full again after ``reset_after_us``."""
         with self._buckets.lock:
             self._begin(None)
             calls = strategy_of(limit).calls(limit, units, now_us, reset_after_us)

@@ -136,7 +136,7 @@ class JournalFile:
             raise OSError("the disk is full")
 
     def erase(self, cells: range) -> None:
-        """Note that a line matters no more. Lines of a damaged file stay, as all of it does."""
+        """Note that a line no longer matters. A damaged file keeps all its lines."""
         self.used -= 1
         if not self.is_damaged:
             with contextlib.suppress(OSError):  # it is sent again, which changes nothing
@@ -169,7 +169,7 @@ class JournalFile:
         return os.fstat(self._descriptor).st_mtime
 
     def remove(self) -> None:
-        """Remove it, as nothing in it matters; a damaged one is renamed."""
+        """Remove the file, in which nothing matters any more. Rename a damaged one."""
         with contextlib.suppress(OSError):  # it is sent again, which changes nothing
             if self.is_damaged:
                 self.path.rename(self.path.with_suffix(DAMAGED_SUFFIX))

@@ -63,7 +63,7 @@ Note: TypeAlias = Callable[[float, Sequence[Change]], None]
 
 
 class Batch(NamedTuple):
-    """What is sent together. ``until`` is of the queue's clock; ``line`` is where the journal has
+    """What is sent together. ``until`` is by the queue's clock; ``line`` is where the journal has
     it, and ``events`` are those of the extension that queued it."""
 
     engine: Engine

@@ -208,7 +208,7 @@ def test_a_string_is_parsed_once() -> None:
 )
 def test_a_length_of_time_has_one_grammar(text: object, length: int | None) -> None:
     """In `wait` and `idle`, in all commands, in the API and in periods of limits, where "m" is
-    refused, as it may be a month."""
+    refused, because it may be a month."""
     assert length_s(text) == length
     if length and "m" not in str(text):
         [limit] = parse(f"5 per {text}")
