@@ -182,7 +182,16 @@ def test_a_worker_and_the_storage_are_bounded(
         services,
         lambda: call(client, chance),
         lambda: parts(
-            *(cache._denials, last, callers._callers, services.ledger, alerts, escaped, _parsed),
+            *(
+                cache._denials,
+                cache._allowances,
+                last,
+                callers._callers,
+                services.ledger,
+                alerts,
+                escaped,
+                _parsed,
+            ),
             plans_of(services),
             *services.throttle._recent.values(),  # the calls of a second
         ),
@@ -192,6 +201,7 @@ def test_a_worker_and_the_storage_are_bounded(
     used = redis_client.info("memory")["used_memory"] - empty
     ceilings = {
         "remembered denials": (len(cache._denials), denial_cache.MOST_BUCKETS),
+        "remembered allowances": (len(cache._allowances), denial_cache.MOST_BUCKETS),
         "latest decisions": (len(last._notes), MOST_NOTES),
         "recent calls": (len(callers._callers), outputs.MOST_CALLERS),
         "upstreams": (len(services.throttle._recent), throttle.MOST_UPSTREAMS),
