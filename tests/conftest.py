@@ -115,11 +115,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = chosen
         config.hook.pytest_deselected(items=others)
     if tier == "change":
-        items.sort(key=_rank)
+        items.sort(key=lambda item: _rank(item.path))
 
 
-def _rank(item: pytest.Item) -> int:
-    ranks = (n for n, each in enumerate(SLOWEST) if item.path.is_relative_to(HERE / each))
+@cache
+def _rank(path: Path) -> int:
+    ranks = (n for n, each in enumerate(SLOWEST) if path.is_relative_to(HERE / each))
     return next(ranks, len(SLOWEST))
 
 
@@ -139,16 +140,25 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_collection_finish() -> None:
     """What all tests share stays until the end. Else the garbage collector would look at every
-    module and every test again and again."""
+    module and every test again and again. An application is some ten thousand objects."""
     sys.dont_write_bytecode = WRITES_NOTHING
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)
 
 
 def pytest_sessionfinish() -> None:
     """Applications of tests leave nothing for a next process: they would wait for servers that have
     ended. That a process leaves its outages is tested with processes."""
     atexit.unregister(storage._leave)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def what_a_file_leaves_is_not_searched_again() -> Iterator[None]:
+    """What its tests have imported and cached stays, too."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
