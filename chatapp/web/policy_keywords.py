@@ -105,8 +105,8 @@ def _mistakes_of_budget(
             yield place.at(word), 'is only for budgets, such as "20 usd/week". Remove it.'
     plan = next((plan for plan in policy.plans.values() if limit in plan.limits), None)
     allowed = plan.keywords.get(allowed_models.KEYWORD) if plan else None
-    covered = matching(keywords.get(MODELS, ["*"]), catalogue)
     for pattern in keywords.get(AT_LIMIT, ()):
+        covered = matching(keywords.get(MODELS, ["*"]), catalogue)
         named = matching([pattern], catalogue)
         theirs, ours = ({*models.values()} for models in (named, covered))
         if not (ours and theirs):
