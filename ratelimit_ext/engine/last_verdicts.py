@@ -144,35 +144,27 @@ class _LastVerdict(NamedTuple):
 
     def remainder(self, asking: Limit) -> Remainder:
         """Return what is left for a class of the limit, as of now and without other callers."""
-        limit, verdict = self.limit, self.decision.verdicts[self.place]
+        decision, place = self.decision.part(self.place)
+        verdict, asked_us = decision.verdicts[place], decision.now_us
+        limit, wait_us = verdict.charge.limit, verdict.retry_after_us
+        # The verdict does not say how far the bucket is overdrawn. If unknown, nothing comes back.
+        overdrawn = 0 if verdict.remaining else decision.overdrawn(place)
+        used = limit.capacity - verdict.remaining + (overdrawn or 0)
+        state = scratch.filled(limit, used, asked_us, verdict.reset_after_us)
+        for change in self.changes:
+            if (delta := _delta(change)) > 0 or overdrawn is not None:
+                state = scratch.adjusted(limit, state, asked_us, change.receipt or 0, delta)
         elapsed_us = int((time.monotonic() - self.began) * 1_000_000)
-        remaining, wait_us = verdict.remaining + self._returned(), verdict.retry_after_us
-        verdict = verdict._replace(remaining=remaining)
-        remaining, reset_us, _ = strategy_of(limit).later(verdict, elapsed_us)
+        now_us = asked_us + elapsed_us
+        strategy, snapshot = strategy_of(limit), scratch.snapshot(limit, state, now_us)
+        remaining = limit.capacity - strategy.used(limit, snapshot, now_us)
+        _, reset_us, _ = strategy.left(limit, snapshot, now_us, 0)
         is_over = wait_us and elapsed_us >= wait_us and not verdict.allowed
         if is_over and all(_delta(change) <= 0 for change in self.changes):
             remaining = max(remaining, verdict.charge.cost)  # as its denial said
         whole = max(0, min(remaining, limit.capacity) + limit.whole - limit.capacity)
         remaining = whole + asking.capacity - asking.whole  # below 0 if what is kept is used
         return Remainder(remaining, reset_us, self.began)
-
-    def _returned(self) -> int:
-        """Return by how many units the verdict is to be corrected: it does not say how far a bucket
-        is overdrawn, and a change reaches only the window that was charged. If the former is
-        unknown, nothing comes back."""
-        decision, place = self.decision.part(self.place)
-        limit, now_us, verdict = self.limit, decision.now_us, decision.verdicts[place]
-        overdrawn = 0 if verdict.remaining else decision.overdrawn(place)
-        returned = -(overdrawn or 0)
-        if not self.changes:
-            return returned
-        used = limit.capacity - verdict.remaining - returned
-        state = scratch.filled(limit, used, now_us, verdict.reset_after_us)
-        for change in self.changes:
-            delta = _delta(change)
-            if delta > 0 or overdrawn is not None:
-                state = scratch.adjusted(limit, state, now_us, change.receipt or 0, delta)
-        return returned + used - scratch.used(limit, state, now_us)
 
 
 def _delta(change: Change) -> int:
