@@ -160,10 +160,15 @@ class Breaker:
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
-        began = time.monotonic()
-        applied = self._guarded(lambda: self._engine.settle(changes, once=once, now_us=now_us))
-        if applied and self.outage is not None:
-            self.outage.last.note((began, changes))
+        outage, began = self.outage, time.monotonic()
+        try:
+            applied = self._guarded(lambda: self._engine.settle(changes, once=once, now_us=now_us))
+        except StorageUnavailable:
+            if outage is not None:
+                outage.credit(began, changes)  # they are sent again later
+            raise
+        if applied and outage is not None:
+            outage.last.note((began, changes))
         return applied
 
     def clear(self, keys: Sequence[str]) -> int:

@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Final
 
@@ -34,9 +35,9 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import UNAVAILABLE, Engine, Marker, Substitute, Workers
-from ratelimit_ext.engine.entry import Entry
+from ratelimit_ext.engine.entry import Entry, text_of_limit
 from ratelimit_ext.engine.last_verdicts import LastVerdicts, Remainder
-from ratelimit_ext.engine.memory import Kept, MemoryEngine, load_lua
+from ratelimit_ext.engine.memory import MemoryEngine, load_lua
 from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
 from ratelimit_ext.engine.scratch import scratch
 from ratelimit_ext.engine.verdicts import merged
@@ -128,7 +129,6 @@ class OutageEngine(Substitute):
         now_us: int | None = None,
     ) -> Decision:
         """See :meth:`Engine.admit`. Never raises ``StorageUnavailable``."""
-        releases: list[Change] = []
         charges = merged(charges)
         if not self.goes_on.is_set():
             self.goes_on.wait(PAUSE_S)
@@ -136,23 +136,21 @@ class OutageEngine(Substitute):
                 return self._primary.admit(charges, take=take, hold=hold, now_us=now_us)
             except StorageUnavailable as error:
                 if error.may_have_charged and hold.id:
-                    held = [charge for charge in charges if charge.limit.held]
-                    releases = [Change.release(charge, hold, undone=True) for charge in held]
-
-        def decide() -> OutageDecision:
-            until_us = self._store.now_us() + hold.lease_us + int(KEPT_AFTER_LEASE_S * 1_000_000)
-            self._send([release._replace(expiry_us=until_us) for release in releases])
-            decision = self._decide(charges, take=take, hold=hold, now_us=now_us)
-            if take:
-                self._note(charges, decision, hold)
-            return decision
-
+                    self._store.run(partial(self._release, charges, hold))
+        decide = partial(self._decide, charges, take=take, hold=hold, now_us=now_us)
         decision = self._store.run(decide)
         if take:
             self.decided[decision.degraded] += 1
         if self.is_deciding or not self.is_handed_back:
             self._wake()
         return decision
+
+    def _release(self, charges: Sequence[Charge], hold: Hold) -> None:
+        """Let the storage give back what it may hold for a call without a reply."""
+        kept_us = hold.lease_us + int(KEPT_AFTER_LEASE_S * 1_000_000)
+        releases = [Change.release(each, hold, undone=True) for each in charges if each.limit.held]
+        until_us = self._store.now_us() + kept_us
+        self._send([release._replace(expiry_us=until_us) for release in releases])
 
     def _decide(
         self, charges: Sequence[Charge], *, take: bool, hold: Hold, now_us: int | None
@@ -172,13 +170,19 @@ class OutageEngine(Substitute):
         decision = self._memory.admit(
             _with_triggers(local), take=take and not refused, hold=hold, now_us=now_us
         )
+        admitted = decision.admitted and not refused
         for place, verdict in zip(local, decision.verdicts, strict=True):
-            wait_us = verdict.retry_after_us
+            charge, wait_us = charges[place], verdict.retry_after_us
             if wait_us and not verdict.allowed:
                 wait_us = min(wait_us, LONGEST_WAIT_US)
-            verdicts[place] = verdict._replace(charge=charges[place], retry_after_us=wait_us)
+            verdicts[place] = verdict._replace(charge=charge, retry_after_us=wait_us)
+            if take and (admitted or charge.meta) and not charge.limit.traits.guard:
+                self._store.changing(charge.key).changed = text_of_limit(charge.limit)
+        for charge in charges if take and admitted and hold.id else ():
+            if charge.limit.held:
+                self._store.hold(charge.key, hold)
         result = OutageDecision(
-            admitted=decision.admitted and not refused,
+            admitted=admitted,
             now_us=decision.now_us,
             verdicts=tuple([verdicts[place] for place in range(len(charges))]),
         )
@@ -199,11 +203,11 @@ class OutageEngine(Substitute):
         if remainder is None or (bucket is not None and remainder.asked_at < bucket.known_at):
             return
         left = self._units(remainder.remaining)
-        if bucket is not None and bucket.kept_limit is not None:
+        if bucket is not None and bucket.changed is not None:
             # Another worker's verdict was earlier, or unknown.
-            used = scratch.used(share, bucket.handed, self._store.now_us())
-            handed = self._credited(share, key, min(0, left + used - share.capacity))
-            self._store.note_handed(key, handed, remainder.asked_at)
+            used = scratch.used(share, bucket.as_handed, self._store.now_us())
+            self._give_back(share, key, min(0, left + used - share.capacity))
+            self._store.changing(key).known_at = remainder.asked_at
             return
         if remainder.asked_at > self._store.handed_at and not self._store.batches():
             # The storage knew by then what was decided here, and has seen what came since.
@@ -217,7 +221,8 @@ class OutageEngine(Substitute):
             return
         state = scratch.filled(share, units, now_us, remainder.reset_after_us)
         self._store.keep(key, state)
-        self._store.note_handed(key, state, remainder.asked_at)  # as the storage has it
+        bucket = self._store.changing(key)
+        bucket.handed, bucket.known_at = bucket.state, remainder.asked_at  # as the storage has it
 
     def publish(self) -> None:
         """Share what this worker knows of buckets with the others."""
@@ -255,43 +260,36 @@ class OutageEngine(Substitute):
             cached = self._shares[id(limit), units] = limit, share
         return cached[1]
 
-    def _note(self, charges: Sequence[Charge], decision: OutageDecision, hold: Hold) -> None:
-        for charge in charges:
-            limit = charge.limit
-            if limit.traits.guard or self._policy(limit) != "local":
-                continue
-            if decision.admitted or charge.meta:
-                self._store.note_changed(charge.key, limit)
-        if decision.admitted and hold.id:
-            for charge in charges:
-                if charge.limit.held:
-                    self._store.hold(charge.key, hold)
-
     # -- changes -------------------------------------------------------------------------------
 
     def settle(
         self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
     ) -> int:
         """See :meth:`Engine.settle`. What was handed back is settled in the storage."""
-        local: list[Change] = []
-        remote: list[Change] = []
 
-        def settle_here() -> int:
-            local.clear()
-            remote.clear()
-            for change in changes:
-                (local if self._is_here(change) else remote).append(change)
-            applied = self._memory.settle(
-                [self._by_share(change) for change in local], once=once, now_us=now_us
-            )
-            for change in local:
-                if not change.charge.limit.traits.guard:
-                    self._store.note_changed(change.charge.key, change.charge.limit)
-            return applied
+        def settle_here() -> tuple[int, list[Change]]:
+            is_here = [self._is_here(change) for change in changes]
+            local = [*compress(changes, is_here)]
+            return self._settle(local, once=once, now_us=now_us), [
+                change._replace(receipt=None)  # which is of the bucket here
+                for change, is_local in zip(changes, is_here, strict=True)
+                if not is_local
+            ]
 
-        applied = self._store.run(settle_here)
+        applied, remote = self._store.run(settle_here)
         if remote:
             applied += self._primary.settle(remote, once=once, now_us=now_us)
+        return applied
+
+    def _settle(
+        self, changes: Sequence[Change], *, once: Marker | None = None, now_us: int | None = None
+    ) -> int:
+        by_share = [self._by_share(change) for change in changes]
+        applied = self._memory.settle(by_share, once=once, now_us=now_us)
+        for change in changes:
+            limit, key, *_ = change.charge
+            if not limit.traits.guard:
+                self._store.changing(key).changed = text_of_limit(limit)
         return applied
 
     def _is_here(self, change: Change) -> bool:
@@ -307,7 +305,7 @@ class OutageEngine(Substitute):
         if change.charge.limit.traits.guard:
             return self.is_deciding
         bucket = self._store.bucket(key)
-        return bucket is not None and bucket.kept_limit is not None
+        return bucket is not None and bucket.changed is not None
 
     def _by_share(self, change: Change) -> Change:
         charge = change.charge
@@ -328,24 +326,21 @@ class OutageEngine(Substitute):
             if share is None or left is None or bucket is None:
                 continue
             before, after = map(self._units, left)
-            handed = self._credited(share, key, after - before)
-            self._store.note_handed(key, handed)  # as the storage will have it
+            self._give_back(share, key, after - before)
 
-    def _credited(self, share: Limit, key: str, units: int) -> Kept:
+    def _give_back(self, share: Limit, key: str, units: int) -> None:
         """Give back up to ``units`` of what a bucket counted as used when it was handed back; take
-        as many more if negative. Returns what it was then, after the same. Both stay as they were
+        as many more if negative. So the storage has it, or will have. Both states stay as they are
         if they cannot be changed alike."""
-        bucket, now_us = self._store.bucket(key), self._store.now_us()
-        before = None if bucket is None else bucket.handed
+        now_us, before = self._store.now_us(), self._store.changing(key).as_handed
         units = min(units, scratch.used(share, before, now_us))
         if not units:
-            return before
+            return
         state, less = scratch.credited(share, self._store.state(key, now_us), now_us, units)
         earlier, same = scratch.credited(share, before, now_us, units)
-        if less != same:
-            return before
-        self._store.keep(key, state)
-        return earlier
+        if less == same:
+            self._store.keep(key, state)
+            self._store.changing(key).handed = earlier and earlier[0]
 
     def clear(self, keys: Sequence[str]) -> int:
         """See :meth:`Engine.clear`: here only."""
@@ -397,22 +392,27 @@ class OutageEngine(Substitute):
     def _next_batch(self, after: int) -> Batch | None:
         """Return the batch to be sent after this one. If all are sent, what has changed in some
         buckets becomes one: admissions wait meanwhile. The holds are moved."""
-        while not (batch := self._store.next_batch(after)) and (some := self._store.changed(BATCH)):
-            self._send([change for key, limit in some for change in self._moved(limit, key)])
+        while not (batch := self._store.next_batch(after)) and self._store.changed(1):
+            self._send(self._changes(BATCH))
         return batch
+
+    def _changes(self, most: int) -> list[Change]:
+        """Return what has changed in at most so many buckets (-1: in all)."""
+        changed = self._store.changed(most)
+        return [change for key, limit in changed for change in self._moved(limit, key)]
 
     def _moved(self, limit: Limit, key: str) -> list[Change]:
         """Return what has changed in a bucket since it was handed back, with its holds."""
         share, bucket = self._share(limit), self._store.bucket(key)
-        self._store.note_changed(key, None)
+        self._store.changing(key).changed = None
         self._store.release(key)
         if share is None or bucket is None:
             return []
-        until_us, handed, now_us = bucket.expiry_us, bucket.handed, self._store.now_us()
+        until_us, handed, now_us = bucket.expiry_us, bucket.as_handed, self._store.now_us()
         holds = self._memory.hand_over(share, key)
         state = self._store.state(key, now_us)
         used = scratch.used(share, state, now_us) - scratch.used(share, handed, now_us)
-        self._store.note_handed(key, state)
+        self._store.changing(key).handed = state and state[0]
         changes: list[Change] = []
         for hold, amount, spent in holds:
             changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
@@ -424,20 +424,15 @@ class OutageEngine(Substitute):
     def _take(self) -> tuple[list[Change], list[Batch]]:
         """Return what this worker has decided alone, and what is on its way to the storage."""
         batches: list[Batch] = []
-        while batch := self._store.next_batch():
+        while batch := self._store.next_batch(batches[-1].number if batches else 0):
             batches.append(batch)
-            self._store.sent(batch)
-        changes: list[Change] = []
-        while some := self._store.changed(BATCH):
-            changes += [change for key, limit in some for change in self._moved(limit, key)]
-        return changes, batches
+        return self._changes(-1), batches
 
     def _note_taken(self, taken: tuple[list[Change], list[Batch]]) -> None:
         """Note that in the file of the host, as if it had been decided there."""
         changes, batches = taken
-        self._memory.settle([self._by_share(change) for change in changes])
+        self._settle(changes)
         for change in changes:
-            self._store.note_changed(change.charge.key, change.charge.limit)
             if change.hold.id:
                 self._store.hold(change.charge.key, change.hold)
         for batch in batches:

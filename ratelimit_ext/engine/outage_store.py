@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -30,12 +31,12 @@ from ratelimit_ext.core import clock
 from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import Script
-from ratelimit_ext.engine.entry import Entry, limit_of_text, text_of_limit
+from ratelimit_ext.engine.entry import Entry, limit_of_text
 from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets, Kept, UnreadableBucket
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.
-FORMAT: Final = 4
+FORMAT: Final = 5
 #: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
@@ -62,13 +63,17 @@ DAMAGED: Final = "%s is corrupt (%s) and is recreated; its pending charges are l
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS buckets (
-    key TEXT PRIMARY KEY, state BLOB, expiry INTEGER, handed BLOB, known_at REAL, changed BLOB);
+    key TEXT PRIMARY KEY, state BLOB, expiry INTEGER, handed BLOB, known_at REAL, changed TEXT);
 CREATE INDEX IF NOT EXISTS changed ON buckets (key) WHERE changed IS NOT NULL;
 CREATE TABLE IF NOT EXISTS holds (key TEXT, id INTEGER, moves INTEGER, PRIMARY KEY (key, id));
 CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY, entry BLOB);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
 """
 _PUT: Final = "INSERT OR REPLACE INTO"
+_PUT_BUCKET: Final = """
+INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,
+expiry = excluded.expiry, handed = excluded.handed, known_at = excluded.known_at,
+changed = excluded.changed"""
 
 T = TypeVar("T")
 _logger = logging.getLogger("ratelimit_ext")
@@ -84,18 +89,18 @@ class Batch(NamedTuple):
 @dataclass(slots=True)
 class Bucket:
     """A bucket: its state, and when it no longer matters; its state as the storage has it; when the
-    storage was asked for that, by the monotonic clock; its limit if it has changed since. A state
-    is what :meth:`Buckets.take_out` returns."""
+    storage was asked for that, by the monotonic clock; its limit as text if it has changed since. A
+    state is what :meth:`Buckets.take_out` returns."""
 
     state: bytes | None = None
     expiry_us: int = 0
-    kept_handed: bytes | None = None
+    handed: bytes | None = None
     known_at: float = 0.0
-    kept_limit: bytes | None = None
+    changed: str | None = None
 
     @property
-    def handed(self) -> Kept:
-        return None if self.kept_handed is None else (self.kept_handed, LONGEST_LIFETIME_US)
+    def as_handed(self) -> Kept:
+        return None if self.handed is None else (self.handed, LONGEST_LIFETIME_US)
 
 
 class OutageStore(Buckets):
@@ -298,23 +303,11 @@ class OutageStore(Buckets):
         self._read[key] = bucket
         return bucket
 
-    def _changing(self, key: str) -> Bucket:
+    def changing(self, key: str) -> Bucket:
+        """Return the bucket, to be changed."""
         bucket = self._read[key] = self.bucket(key) or Bucket()
         self._written.add(key)
         return bucket
-
-    def note_handed(self, key: str, state: Kept, known_at: float | None = None) -> None:
-        """Note the state of a bucket as the storage has it, and when it was asked."""
-        bucket = self._changing(key)
-        bucket.kept_handed = state and state[0]
-        if known_at is not None:
-            bucket.known_at = known_at
-
-    def note_changed(self, key: str, limit: Limit | None) -> None:
-        """Note that a bucket of this limit has changed, or that it was handed back (``None``)."""
-        bucket = self._changing(key)
-        if limit is None or bucket.kept_limit is None:
-            bucket.kept_limit = None if limit is None else text_of_limit(limit).encode()
 
     def state(self, key: str, now_us: int) -> Kept:
         """Return a bucket that still matters. Drop one that does not."""
@@ -328,7 +321,7 @@ class OutageStore(Buckets):
         if state is None:
             self.drop([key])
         elif (bucket := self.bucket(key)) is None or (bucket.state, bucket.expiry_us) != state:
-            bucket = self._changing(key)
+            bucket = self.changing(key)
             bucket.state, bucket.expiry_us = state
 
     def evaluate(
@@ -352,7 +345,7 @@ class OutageStore(Buckets):
             bucket = self.bucket(key)
             if bucket is not None:
                 dropped += bucket.state is not None
-                self._read[key] = Bucket(kept_limit=bucket.kept_limit)
+                self._read[key] = Bucket(changed=bucket.changed)
                 self._written.add(key)
         return dropped
 
@@ -387,20 +380,14 @@ class OutageStore(Buckets):
         gone, kept = [], []
         for key in self._written:
             bucket = self._read[key]
-            if bucket is None or (bucket.state is None and bucket.kept_limit is None):
+            if bucket is None or (bucket.state is None and bucket.changed is None):
                 gone.append((key,))
-                continue
-            handed, known_at = bucket.kept_handed, bucket.known_at
-            kept.append((key, bucket.state, bucket.expiry_us, handed, known_at, bucket.kept_limit))
+            else:
+                kept.append((key, *attrgetter(*Bucket.__slots__)(bucket)))
         if gone:
             self._connection.executemany("DELETE FROM buckets WHERE key = ?", gone)
         if kept:
-            self._connection.executemany(
-                "INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-                "state = excluded.state, expiry = excluded.expiry, handed = excluded.handed, "
-                "known_at = excluded.known_at, changed = excluded.changed",
-                kept,
-            )
+            self._connection.executemany(_PUT_BUCKET, kept)
         self._written.clear()
 
     # -- calls in flight -----------------------------------------------------------------------

@@ -25,8 +25,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
-from weakref import WeakKeyDictionary, WeakMethod
+from typing import Final, NamedTuple
+from weakref import WeakKeyDictionary
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold, new_hold
@@ -58,10 +58,6 @@ RELEASED: Final = "Ending %d calls of a process that was killed, from %s"
 LEFT: Final = "The storage is unavailable; %d settlements are left in %s for the next process"
 
 
-#: Takes changes that were queued, and when they were sent, by the monotonic clock.
-Note: TypeAlias = Callable[[float, Sequence[Change]], None]
-
-
 class Batch(NamedTuple):
     """What is sent together. ``until`` is by the queue's clock; ``line`` is where the journal has
     it, and ``events`` are those of the extension that queued it."""
@@ -71,14 +67,6 @@ class Batch(NamedTuple):
     until: float
     line: Line | None = None
     events: Events | None = None
-
-    @property
-    def changes(self) -> Sequence[Change]:
-        return self.entry.changes
-
-    def send(self) -> None:
-        """Raises as the engine does."""
-        self.entry.send(self.engine)
 
 
 class SettlementQueue:
@@ -103,7 +91,6 @@ class SettlementQueue:
         self._journals: WeakKeyDictionary[Engine, Journal] = WeakKeyDictionary()
         #: Those of the extensions, for what is taken over.
         self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
-        self._notes: WeakKeyDictionary[Engine, WeakMethod[Note]] = WeakKeyDictionary()
         self.forget()
 
     def forget(self) -> None:
@@ -153,11 +140,6 @@ class SettlementQueue:
         if (journal := self._journals.get(engine)) is not None:
             journal.end(hold.id)
 
-    def inform(self, engine: Engine, note: Note) -> None:
-        """Call a method once for what the engine could not take, when it is queued. It lives as
-        long as its object."""
-        self._notes[engine] = WeakMethod(note)
-
     def send(
         self,
         engine: Engine,
@@ -169,12 +151,11 @@ class SettlementQueue:
     ) -> SettlementOutcome:
         """Send changes to the engine that took their charges; ``later``: when it is available
         again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
-        began, now, kept_s = time.monotonic(), self._clock(), lease_s + KEPT_AFTER_LEASE_S
+        now, kept_s = self._clock(), lease_s + KEPT_AFTER_LEASE_S
         if now >= self._look_at:
             self._look()
         entry = Entry(changes, _marker(changes), FIRST_MARKER_US)
-        is_retried = engine in self._unavailable and self._waiting  # by the thread
-        if not (later or is_retried):
+        if not later:
             try:
                 entry.send(engine)
             except ShardUnavailable:  # the other shards take what they are sent
@@ -194,9 +175,7 @@ class SettlementQueue:
             marker_us=int(kept_s * 1_000_000),
             until=self._epoch() + kept_s,
         )
-        return self._keep(
-            Batch(engine, again, now + kept_s, None, events), None if later else began
-        )
+        return self._keep(Batch(engine, again, now + kept_s, None, events))
 
     def take_over(self) -> None:
         """Queue what ended processes have left in the journals, while half of the queue is free."""
@@ -217,7 +196,7 @@ class SettlementQueue:
                     self._drop(number, "its hold has expired")
                 elif batch.engine not in failed:
                     try:
-                        batch.send()
+                        batch.entry.send(batch.engine)
                     except ShardUnavailable:
                         self._postpone(number)
                         continue
@@ -229,7 +208,7 @@ class SettlementQueue:
                         self._postpone(number)
                         continue
                     except Exception:
-                        _logger.exception(FAILED, len(batch.changes))
+                        _logger.exception(FAILED, len(batch.entry.changes))
                         self._drop(number, "an unexpected error")
                         continue
                     self._remove(number)
@@ -256,14 +235,9 @@ class SettlementQueue:
         if left:
             _logger.warning(LEFT, len(left), left[0].file.path.parent)
 
-    def _keep(self, batch: Batch, began: float | None = None) -> SettlementOutcome:
-        """Queue a batch; ``began`` is when it was sent, if it was."""
-        if not batch.changes:
+    def _keep(self, batch: Batch) -> SettlementOutcome:
+        if not batch.entry.changes:
             return "lost"
-        reference = self._notes.get(batch.engine)
-        note = None if reference is None or began is None else reference()
-        if note is not None and began is not None:
-            note(began, batch.changes)
         with self._changed:
             journal = self._journals.get(batch.engine)
             if journal is not None:
@@ -319,7 +293,7 @@ class SettlementQueue:
     def _drop(self, number: int, why: str) -> None:
         batch = self._remove(number)
         if batch is not None:
-            self._lose(batch.changes, why)
+            self._lose(batch.entry.changes, why)
             _emit(batch, "lost")
 
     def _lose(self, changes: Sequence[Change], why: str) -> None:
@@ -359,7 +333,7 @@ class SettlementQueue:
 
 def _emit(batch: Batch, outcome: SettlementOutcome) -> None:
     if batch.events is not None and batch.events.listeners:
-        batch.events.emit(SettlementEvent(batch.changes, outcome, 0.0))
+        batch.events.emit(SettlementEvent(batch.entry.changes, outcome, 0.0))
 
 
 def _marker(changes: Sequence[Change]) -> str | None:

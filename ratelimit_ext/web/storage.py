@@ -253,7 +253,6 @@ class Engines:
             self.outage = OutageEngine(self._primary, policy, workers, wake=self._breaker.wake)
             self.outage.is_deciding = self._breaker.is_open
             self._breaker.outage = self.outage
-            queue.inform(self._primary, self.outage.credit)
 
             def note(event: StorageEvent) -> None:
                 events.emit(event)

@@ -20,7 +20,10 @@ from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
 from ratelimit_ext.core.errors import ShardUnavailable
 from ratelimit_ext.core.events import Events
 from ratelimit_ext.core.limit import Limit
+from ratelimit_ext.engine.breaker import Breaker
+from ratelimit_ext.engine.engine import Workers
 from ratelimit_ext.engine.memory import MemoryEngine
+from ratelimit_ext.engine.outage import OutageEngine
 from ratelimit_ext.engine.redis import RedisEngine
 from ratelimit_ext.settlements.queue import SettlementQueue, settlements
 from ratelimit_ext.strategies.guards.block import new_block
@@ -127,31 +130,30 @@ def test_a_reply_that_is_lost_on_the_wire_applies_nothing_twice(
         client.close()
 
 
-def test_what_is_queued_is_noted_once(bench: Bench) -> None:
-    """By the worker that decides meanwhile: also what is not even tried, but nothing that is sent
-    later, of which no decision is known."""
-    noted: list[Any] = []
-
-    class Worker:
-        def note(self, _began: float, changes: Any) -> None:
-            noted.append(changes)
-
-    worker = Worker()
-    bench.queue.inform(bench.engine, worker.note)
-    bench.send(bench.changes())
+def test_what_is_queued_counts_for_the_worker_that_decides_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, however often it is tried, and also what comes after others; but nothing that is only
+    to be released later, of which no decision is known."""
+    monkeypatch.setattr(Breaker, "wake", lambda _: None)
+    breaker = Breaker(bench.engine)  # type: ignore[arg-type]
+    outage = breaker.outage = OutageEngine(breaker, lambda _: "local", Workers())
+    charge, holds = Charge(TOKENS, "T:{b}", 300), [Hold(number, DAY_US) for number in (7, 8, 9)]
+    calls = [breaker.admit([charge], hold=hold).verdicts[0] for hold in holds]
     bench.engine.is_away = True
-    first, second = bench.changes(), bench.changes()
-    bench.send(first)
-    bench.send(second)
-    bench.queue.send(bench.engine, bench.changes(), lease_s=LEASE_S, later=True)
-    assert [bench.queue.send_waiting() for _ in range(3)] == [3, 3, 3]
-    bench.engine.is_away = False
+    for verdict, hold in zip(calls[:2], holds, strict=False):
+        bench.queue.send(breaker, [Change.settle(verdict, hold, 100)], lease_s=LEASE_S)
+    released = [Change.release(charge, holds[2], undone=True)]
+    bench.queue.send(breaker, released, lease_s=LEASE_S, later=True)
+
+    def left() -> int:
+        return outage.admit([charge._replace(cost=0)], take=False).verdicts[0].remaining
+
+    assert left() == 1000 - 100 - 100 - 300
+    assert [bench.queue.send_waiting() for _ in range(4)] == [3] * 4
+    assert left() == 1000 - 100 - 100 - 300
+    bench.engine.is_away = breaker.is_open = False
     assert bench.queue.send_waiting() == 0
-    assert noted == [first, second]
-    del worker
-    bench.engine.is_away = True
-    bench.send(bench.changes())
-    assert len(noted) == 2
 
 
 def test_settlements_alone_need_no_marker(redis_client: redis.Redis) -> None:
