@@ -178,9 +178,6 @@ class OutageEngine(Substitute):
             verdicts[place] = verdict._replace(charge=charge, retry_after_us=wait_us)
             if take and (admitted or charge.meta) and not charge.limit.traits.guard:
                 self._store.changing(charge.key).changed = text_of_limit(charge.limit)
-        for charge in charges if take and admitted and hold.id else ():
-            if charge.limit.held:
-                self._store.hold(charge.key, hold)
         result = OutageDecision(
             admitted=admitted,
             now_us=decision.now_us,
@@ -294,17 +291,17 @@ class OutageEngine(Substitute):
 
     def _is_here(self, change: Change) -> bool:
         """Return whether the charge is still here. Guards are changed where they decide."""
-        key = change.charge.key
+        key, bucket = change.charge.key, self._store.bucket(change.charge.key)
         if change.verb == "leave":
             return True
         if change.hold.id:
-            moves = self._store.moves(key, change.hold)
-            if moves:
+            if bucket is not None and bucket.has(change.hold):
+                return True
+            if self._store.moves(key, change.hold):
                 raise StorageUnavailable("the call is being handed back to the storage")
-            return moves is not None
+            return False
         if change.charge.limit.traits.guard:
             return self.is_deciding
-        bucket = self._store.bucket(key)
         return bucket is not None and bucket.changed is not None
 
     def _by_share(self, change: Change) -> Change:
@@ -405,7 +402,6 @@ class OutageEngine(Substitute):
         """Return what has changed in a bucket since it was handed back, with its holds."""
         share, bucket = self._share(limit), self._store.bucket(key)
         self._store.changing(key).changed = None
-        self._store.release(key)
         if share is None or bucket is None:
             return []
         until_us, handed, now_us = bucket.expiry_us, bucket.as_handed, self._store.now_us()
@@ -416,7 +412,6 @@ class OutageEngine(Substitute):
         changes: list[Change] = []
         for hold, amount, spent in holds:
             changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
-            self._store.hold(key, hold, moves=True)
         if used > 0:
             changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), used))
         return [change._replace(expiry_us=until_us) for change in changes]
@@ -432,9 +427,6 @@ class OutageEngine(Substitute):
         """Note that in the file of the host, as if it had been decided there."""
         changes, batches = taken
         self._settle(changes)
-        for change in changes:
-            if change.hold.id:
-                self._store.hold(change.charge.key, change.hold)
         for batch in batches:
             self._store.add(batch.entry)
 

@@ -1,7 +1,7 @@
 """What is decided while the storage is down: one file for all workers of a host.
 
-It has the buckets with the limits of those that have changed, the holds of calls in flight, and
-what is on its way to the storage. Each decision is one transaction, so workers that are killed or
+It has the buckets with the limits of those that have changed, and what is on its way to the
+storage. Each decision is one transaction, so workers that are killed or
 reloaded lose nothing, and their successors go on where they stopped. It is a file of SQLite, which
 knows how to do that. It is not synced: it survives the end of all processes, not that of the
 machine, so its name has the boot.
@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as quoted
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -37,7 +38,7 @@ from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.
 FORMAT: Final = 5
-#: How many buckets, and calls in flight, are kept at most; then the oldest are forgotten.
+#: How many buckets are kept at most; then the oldest are forgotten.
 MOST_BUCKETS: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
 #: decision, before it goes on without them; how often it looks then whether the file is free; and
@@ -65,7 +66,6 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS buckets (
     key TEXT PRIMARY KEY, state BLOB, expiry INTEGER, handed BLOB, known_at REAL, changed TEXT);
 CREATE INDEX IF NOT EXISTS changed ON buckets (key) WHERE changed IS NOT NULL;
-CREATE TABLE IF NOT EXISTS holds (key TEXT, id INTEGER, moves INTEGER, PRIMARY KEY (key, id));
 CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY, entry BLOB);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
 """
@@ -74,6 +74,9 @@ _PUT_BUCKET: Final = """
 INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = excluded.state,
 expiry = excluded.expiry, handed = excluded.handed, known_at = excluded.known_at,
 changed = excluded.changed"""
+_DROP_OLDEST: Final = """
+DELETE FROM buckets WHERE rowid IN (SELECT rowid FROM buckets ORDER BY rowid
+    LIMIT max(0, (SELECT count(*) FROM buckets) - ?))"""
 
 T = TypeVar("T")
 _logger = logging.getLogger("ratelimit_ext")
@@ -101,6 +104,11 @@ class Bucket:
     @property
     def as_handed(self) -> Kept:
         return None if self.handed is None else (self.handed, LONGEST_LIFETIME_US)
+
+    def has(self, hold: Hold) -> bool:
+        """Return whether a call holds something here, as its record begins with the 48 random bits
+        of its id."""
+        return self.state is not None and hold.id.to_bytes(6, "little") in self.state
 
 
 class OutageStore(Buckets):
@@ -360,13 +368,7 @@ class OutageStore(Buckets):
             self._until_sweep = SWEEP_EVERY
             self._write()
             self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us)
-            for table in ("buckets", "holds"):
-                (count,) = self._all(f"SELECT count(*) FROM {table}")[0]  # noqa: S608
-                self._all(
-                    f"DELETE FROM {table} WHERE rowid IN "  # noqa: S608
-                    f"(SELECT rowid FROM {table} ORDER BY rowid LIMIT ?)",
-                    max(0, count - MOST_BUCKETS),
-                )
+            self._all(_DROP_OLDEST, MOST_BUCKETS)
             self._read.clear()
 
     def changed(self, most: int) -> list[tuple[str, Limit]]:
@@ -390,21 +392,6 @@ class OutageStore(Buckets):
             self._connection.executemany(_PUT_BUCKET, kept)
         self._written.clear()
 
-    # -- calls in flight -----------------------------------------------------------------------
-
-    def hold(self, key: str, hold: Hold, *, moves: bool = False) -> None:
-        """Note that a call holds something of a bucket here, or on its way to the storage."""
-        self._all(f"{_PUT} holds VALUES (?, ?, ?)", key, hold.id, moves)
-
-    def moves(self, key: str, hold: Hold) -> bool | None:
-        """Return whether a hold is on its way to the storage; ``None``: it is not here at all."""
-        rows = self._all("SELECT moves FROM holds WHERE key = ? AND id = ?", key, hold.id)
-        return bool(rows[0][0]) if rows else None
-
-    def release(self, key: str) -> None:
-        """Forget the holds of a bucket that are not on their way."""
-        self._all("DELETE FROM holds WHERE key = ? AND NOT moves", key)
-
     # -- the way back --------------------------------------------------------------------------
 
     @property
@@ -423,6 +410,11 @@ class OutageStore(Buckets):
 
     def add(self, entry: Entry) -> None:
         self._all("INSERT INTO batches (entry) VALUES (?)", entry.encode())
+
+    def moves(self, key: str, hold: Hold) -> bool:
+        """Return whether what a call holds of a bucket is on its way to the storage."""
+        query = "SELECT 1 FROM batches WHERE instr(entry, ?) AND instr(entry, ?) LIMIT 1"
+        return bool(self._all(query, quoted(key).encode(), f'"hold":[{hold.id},'.encode()))
 
     def batches(self) -> bool:
         return bool(self._all("SELECT 1 FROM batches LIMIT 1"))
@@ -443,10 +435,6 @@ class OutageStore(Buckets):
     def sent(self, batch: Batch) -> None:
         """Note that the storage has it."""
         self._all("DELETE FROM batches WHERE number = ?", batch.number)
-        for change in batch.entry.changes:
-            if change.hold.id:
-                where = "key = ? AND id = ? AND moves"
-                self._all(f"DELETE FROM holds WHERE {where}", change.charge.key, change.hold.id)  # noqa: S608
         self._set("handed at", time.monotonic())
 
 

@@ -267,7 +267,7 @@ class Reservation:
                 Change.renew(record.verdict, record.hold, self._spent(record, is_first=is_first)),
             )
             for record, is_first in _charges(self._records)
-            if record.bound.limit.held
+            if record.bound.limit.held and record.verdict.receipt is not None
         ]
         self._send(renewals + self._reports())
 
@@ -304,11 +304,13 @@ class Reservation:
             in_use = {id(record.verdict) for record in self._records}
             for record in gone:
                 verdict, engine = record.verdict, record.engine
+                if verdict.receipt is None:
+                    continue  # nothing was charged
                 if record.bound.limit.held:
                     if id(verdict) not in in_use:  # one hold for all limits of a bucket
                         in_use.add(id(verdict))
                         self._corrections += self._ended(record, 0)
-                elif record.cost and verdict.receipt is not None:
+                elif record.cost:
                     self._corrections.append((engine, Change.adjust(verdict, -record.cost)))
         return gone
 
@@ -348,6 +350,8 @@ class Reservation:
         changes = list[Addressed]()
         for record, is_first in _charges(changed):
             limit, verdict = record[0].limit, record[3]
+            if verdict.receipt is None:
+                continue  # nothing was charged
             unit, charge, traits = limit.unit, verdict.charge, limit.traits
             taken = charge.cost if charge.at_once is None else charge.at_once
             if traits.external and unit == "input_tokens":
@@ -360,7 +364,7 @@ class Reservation:
             if limit.held:
                 unseen = self._unseen and charge.claim is not None
                 changes += self._ended(record, actual, is_first=is_first, unseen=unseen)
-            elif verdict.receipt is not None and actual != taken:
+            elif actual != taken:
                 changes.append((record.engine, Change.adjust(verdict, actual - taken)))
         return changes
 

@@ -413,12 +413,23 @@ def test_a_call_with_attempts_on_both_sides_of_an_outage_costs_once(
     servers.eventually(lambda: left() == [700])
 
 
-def test_a_call_that_was_never_sent_releases_nothing() -> None:
-    """A refused connection has charged nothing."""
+@pytest.mark.parametrize("on_failure", ["local", "open"])
+def test_a_call_that_was_never_sent_releases_nothing(on_failure: str) -> None:
+    """A refused connection has charged nothing. Nor has a limit that is open, so there is nothing
+    to settle, renew or give back."""
     app, limiter = made(AWAY)
     before = len(limiter._components.settlements)
-    app.get("/")(limiter.limit("9/day", unit="tokens", cost=1)(lambda: "ok"))
+
+    @app.get("/")
+    @limiter.limit("9/day", unit="tokens", cost=1, on_failure=on_failure)
+    def view() -> str:
+        limiter.current.reservation.renew(tokens=1, at_once=True)
+        if request.args:
+            limiter.current.cancel()
+        return "ok"
+
     assert statuses(app, times=3) == [200] * 3
+    assert app.test_client().get("/?cancel=1").status_code == 200
     assert len(limiter._components.settlements) == before
 
 
