@@ -73,6 +73,38 @@ def test_hosts_divide_the_amount(tmp_path: Path, strategy: str) -> None:
 
 
 @pytest.mark.parametrize("strategy", RATES)
+def test_two_hosts_hand_back_what_each_has_admitted(tmp_path: Path, strategy: str) -> None:
+    """Each gives its part of what was left, and has a call in flight. All workers return at once,
+    one of each host in the place of a dead one, and the amount is used up once."""
+    storage, limit = MemoryEngine(), Limit(100, DAY, strategy, unit="tokens")
+    paths, hold = [tmp_path / host for host in ("one", "two")], Hold(2**40 + 7, LEASE)
+    storage.admit([Charge(limit, "ada", 40)])
+    calls = []
+    for path in paths:
+        known = Breaker(storage)  # type: ignore[arg-type]
+        first = known.outage = worker_of(path, storage, count=4)
+        known.admit([Charge(limit, "ada", 0)])
+        calls.append(first.admit([Charge(limit, "ada", 20)], hold=hold).verdicts[0])
+        hold = hold._replace(id=hold.id + 1)
+        assert admitted(worker_of(path, storage, count=4), 30, [Charge(limit, "ada")]) == 10
+    workers = [worker_of(path, storage, count=4) for path in (*paths, *paths)]
+    threads = [
+        threading.Thread(target=worker.hand_back, args=[storage], kwargs={"within_s": 9})
+        for worker in workers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(worker.is_handed_back for worker in workers)
+    assert left(storage, limit) == 0
+    holds = hold._replace(id=hold.id - 2), hold._replace(id=hold.id - 1)
+    for worker, verdict, held in zip(workers, calls, holds, strict=False):
+        assert worker.settle([Change.settle(verdict, held, 5)]) == 1
+    assert left(storage, limit) == 30
+
+
+@pytest.mark.parametrize("strategy", RATES)
 def test_a_worker_goes_on_where_another_has_ended(path: Path, strategy: str) -> None:
     """Whatever ended it, and however many follow."""
     charges = [Charge(Limit(10, DAY, strategy), "ada")]

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import os
 import signal
 import time
+from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.gunicorn_master import Master
+from tests.e2e.gunicorn_master import Answer, Master, gunicorn
 from tests.faults import traffic
-from tests.faults.application import SLOW_S
+from tests.faults.application import ROOMY, SLOW_S
 from tests.faults.conftest import Record, Start
 from tests.faults.load import NO_ANSWER, REFUSED, Answers, Load, Phase, Request
 from tests.faults.traffic import FAULT_S, PATIENT
 from tests.servers import Server, alive, eventually
 
+APPLICATION = "tests.faults.application:create_app()"
 DAY_S = 86_400
 
 
@@ -185,6 +189,65 @@ def test_a_caller_of_one_worker(durable: Server, start: Start) -> None:
         old = set(master.workers())
         master.signal(signal.SIGHUP)
         deny()
+
+
+def test_two_hosts(durable: Server, tmp_path: Path) -> None:
+    """Each has its part of what was left of a caller, and one loses all workers meanwhile
+    (`kill -9`). Both return, and the storage is charged what each has admitted, once."""
+    variables = {"RATELIMIT_STORAGE_URI": durable.uri, "RATELIMIT_WORKERS": "4"}
+    admitted, returned = Counter[str](), set[str]()
+
+    def ask(host: Master, caller: str, path: str = "/scarce") -> Answer:
+        answer = host.request(path, headers={"X-Caller": caller})
+        admitted[caller] += answer.status == 200
+        if traffic.DEGRADED not in answer.headers:
+            returned.add(answer.headers["x-worker"])
+        return answer
+
+    def ask_all(hosts: list[Master]) -> None:
+        for host, _ in itertools.product(hosts, range(traffic.AMOUNT)):
+            ask(host, "known")
+            ask(host, "new")
+            ask(host, "roomy", "/roomy")
+
+    with ExitStack() as stack:
+        hosts = []
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            hosts.append(stack.enter_context(gunicorn(APPLICATION, tmp_path / name, **variables)))
+        first, second = [http.client.HTTPConnection("127.0.0.1", host.port) for host in hosts]
+        assert [is_admitted(each) for each in (first, second, first, second)] == [True] * 4
+        durable.kill()
+        assert [is_admitted(each) for each in (first, second)] == [True] * 2
+        first.close()
+        second.close()
+        admitted["known"] = 6
+        ask_all(hosts)
+        old = hosts[0].workers()
+        for worker in old:
+            kill(worker)
+        hosts[0].await_successors(old)
+        ask_all(hosts)
+        returned.clear()
+        durable.relaunch()
+        workers = {str(worker) for host in hosts for worker in host.workers()}
+        eventually(lambda: [ask(h, "roomy", "/roomy") for h in hosts] and workers <= returned)
+
+        def is_charged() -> bool:
+            answer = ask(hosts[0], "roomy", "/roomy")
+            return int(answer.headers["x-ratelimit-remaining"]) == ROOMY - admitted["roomy"]
+
+        eventually(is_charged)
+        assert [ask(host, name).status for host in hosts for name in ("known", "new")] == [429] * 4
+    assert (admitted["known"], admitted["new"]) == (traffic.AMOUNT, traffic.AMOUNT)
+
+
+def is_admitted(connection: http.client.HTTPConnection) -> bool:
+    """Whether the same worker as before admits a caller that others ask for, too."""
+    connection.request("GET", "/scarce", headers={"X-Caller": "known"})
+    response = connection.getresponse()
+    response.read()
+    return response.status == 200
 
 
 def assert_exact(load: Load) -> None:
