@@ -192,19 +192,19 @@ def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     period = _calls_of(call)
     if call.query.cursor:  # the pages before it are not read again
         period["since"] = max(filter(None, [period["since"], instant_of(call.query.cursor)]))
-    return map(reports.with_dollars, current_services().reports.calls(**period, paged=True))
+    return map(reports.call_as_json, current_services().reports.calls(**period, paged=True))
 
 
 @action("GET /ledger/calls/<id>", "read", of_team=True, command="trace ID")
 def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in the address
-    """Show a call by the x-call-id of its answer: its model, tokens, cost and end."""
+    """Show a call by the x-call-id of its answer: its limits, model, tokens, cost and times."""
     row = current_services().reports.call(id)
     if row is None:
         raise OperatorError(
             "unknown_call", f"The ledger has no call {id!r}. Refused requests are not in it."
         )
     call.operator.check_team(row["team"])
-    return reports.with_dollars(row)
+    return reports.call_as_json(row)
 
 
 @action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
@@ -246,6 +246,23 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     since = datetime.now(UTC) - call.query.since
     rows = current_services().reports.outcomes(since=since, top=1000)
     return list(map(reports.outcomes_as_json, rows))
+
+
+@action(
+    "GET /ledger/latency",
+    "read",
+    query=Ago,
+    order="upstream model streamed",
+    command="latency",
+    empty="There are no answers of upstreams in this time",
+)
+def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
+    """Show how slow providers are: how long their answers took to begin, by upstream and model.
+
+    At most so long did half of the answers take (p50), and 95 % of them (p95). A streamed answer
+    begins with its first byte, any other when all of it is generated.
+    """
+    return reports.latencies(datetime.now(UTC) - call.query.since)
 
 
 @action("GET /ledger/check", "read", query=OfUser, command="ledger check")

@@ -91,6 +91,7 @@ class CallRequest:
     ``fallback`` switches the request to its fallback model, and returns None if it has none.
     ``other_key`` switches it to another key of the upstream, and returns the model with that key,
     or None if none is left. ``throttle`` is that of all calls whose upstreams have the same load.
+    ``began_s`` is when the request came, by the monotonic clock.
     """
 
     demand: Demand
@@ -99,6 +100,7 @@ class CallRequest:
     fallback: Callable[[], Demand | None]
     other_key: Callable[[], Model | None] = lambda: None
     throttle: Throttle = field(default_factory=Throttle)
+    began_s: float = field(default_factory=time.monotonic)
 
 
 class UpstreamCall:
@@ -127,6 +129,9 @@ class UpstreamCall:
         self._fallback = request.fallback
         self._other_key = request.other_key
         self._throttle = request.throttle
+        self._began_s = request.began_s
+        #: How long the last attempt took to begin its answer; None without one.
+        self.first_byte_s: float | None = None
         #: After the client's disconnect the upstream is not called any more.
         self.disconnect = request.disconnect
         self._catalogue = catalogue
@@ -220,7 +225,7 @@ class UpstreamCall:
         self._wait.was_asked = False
         try:
             with UNTRACED if self._traces is None else self._traced(self._traces):
-                return attempt(self._demand.model, self._bounds)
+                answer = attempt(self._demand.model, self._bounds)
         except UpstreamError as error:
             waited_s = time.monotonic() - asked_at
             is_cut = error.kind == "unavailable" and error.status is None and self._wait.was_asked
@@ -230,6 +235,8 @@ class UpstreamCall:
             if self._span is not None:
                 self._span.fail(error.kind)
             raise
+        self.first_byte_s = time.monotonic() - asked_at
+        return answer
 
     def _traced(self, traces: Traces) -> AbstractContextManager[Any]:
         if self._span is not None:
@@ -460,6 +467,8 @@ class UpstreamCall:
             status=status,
             client_left=client_left,
             attempts=self._retry.attempts,
+            first_byte_ms=None if self.first_byte_s is None else round(self.first_byte_s * 1000),
+            total_ms=round((time.monotonic() - self._began_s) * 1000),
         )
         if is_free:
             self._limits.cancel()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, get_args, get_origin
@@ -118,7 +118,7 @@ class _Command:
         if "confirm" in self._row.shown:
             run = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(run)
         params = [*self._arguments.values(), *options]
-        make = click.command(name, params=params, help=_help(self._row))
+        make = click.command(name, params=params, help=_help(self._row, self._fixed.values()))
         return make(with_appcontext(run))
 
     def run(
@@ -272,6 +272,9 @@ def _text_of(file: Any) -> str:
         raise click.UsageError(f"line 1: the file is not UTF-8: {error}") from None
 
 
-def _help(row: Action) -> str:
-    only = f"\n\n{ONLY}" if "|" in row.command else ""
-    return re.sub(r"``", "`", row.function.__doc__ or "") + only
+def _help(row: Action, kinds: Iterable[str]) -> str:
+    """Return what the act does; only to that kind, if the command is for one of its kinds."""
+    text = re.sub(r"``", "`", row.function.__doc__ or "")
+    for kind in kinds:
+        text = re.sub(r"\ba user or a key\b", f"a {kind}", text)
+    return f"{text}\n\n{ONLY}" if "|" in row.command else text

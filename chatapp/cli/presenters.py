@@ -95,7 +95,16 @@ def teams(rows: Sequence[Mapping[str, Any]]) -> None:
     output.echo_table_of(shown, columns=("team", "limits", "users", "shares?", "ahead?"))
 
 
+def call(answer: Mapping[str, Any]) -> None:
+    """Print a call, and below it a table of its limits."""
+    output.echo_fields({**answer, "limits": None})
+    if answer["limits"]:
+        click.echo()
+        output.echo_table_of(answer["limits"])
+
+
 PRESENTERS: Final[Mapping[str, Callable[[Any], None]]] = {
+    "get_call": call,
     "get_usage": usage,
     "list_traffic": traffic,
     "check_ledger": findings,

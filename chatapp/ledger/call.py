@@ -6,7 +6,7 @@ A call begins when its provider is called, and is finished exactly once, whateve
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -40,6 +40,11 @@ class Call:
     provider did not report it, and by which ``basis``. ``cost_micro_usd`` begins as the price of
     the estimate. ``attempts`` counts the requests to the provider. ``tags`` are the caller's own
     words, by name.
+
+    ``limits_ms`` is how long the limits took, ``waited_ms`` how long it waited for its turn,
+    ``first_byte_ms`` how long the provider took to begin its answer, which is all of it unless it
+    is ``streamed``, and ``total_ms`` the time from its request to its end. ``limits`` returns what
+    admitted it, when its row is written: see `asked_limits`.
     """
 
     id: str
@@ -62,6 +67,12 @@ class Call:
     attempts: int = 1
     team: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    streamed: bool = False
+    limits_ms: float | None = None
+    waited_ms: int | None = None
+    first_byte_ms: int | None = None
+    total_ms: int | None = None
+    limits: Callable[[], str | None] = lambda: None
 
     @property
     def cost_usd(self) -> float:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypedDict, Unpack
+from itertools import accumulate
+from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 from cachetools import TTLCache, cachedmethod
 from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
@@ -33,6 +35,10 @@ SUMS: Final = (
 BY_SUBJECT: Final[ColumnElement[Any]] = nulls_first(literal_column("subject"))
 #: Answered calls whose usage the provider has reported.
 BILLED: Final = (CALLS.c.status == "answered", CALLS.c.estimated.is_(False))
+#: When a call began, as texts: 2026-12-02 14, and 2026-12-02.
+HOUR, DAY = (
+    func.substr(literal_column("CAST(started_at AS VARCHAR)"), 1, length) for length in (13, 10)
+)
 UNFINISHED: Final[Status] = "unfinished"
 CREDITED: Final[Status] = "credited"
 #: Statuses of calls that say nothing bad about a provider: it answered, or the request was wrong.
@@ -107,6 +113,15 @@ class Outcomes:
         """The calls that failed, for no fault of their request, the most frequent status first."""
         failed = {status: count for status, count in self.calls.items() if status not in NO_FAILURE}
         return dict(sorted(failed.items(), key=lambda item: -item[1]))
+
+
+class Latency(NamedTuple):
+    """How many milliseconds answers took to begin: half of them at most the first figure, 95 % at
+    most the second."""
+
+    calls: int
+    p50_ms: int
+    p95_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,9 +233,9 @@ class Reports:
     def _costs_by_hour(self, user: str | None, team: str | None) -> Mapping[datetime, int]:
         """Return the settled cost by the hours of the time that a forecast reads, as of some
         minutes ago. Credits are left out: they say nothing about the pace."""
-        hour = func.substr(literal_column("CAST(started_at AS VARCHAR)"), 1, 13).label("hour")
-        query = _filtered(select(hour, COST), user=user, team=team, since=datetime.now(UTC) - READ)
-        query = query.where(self._is_settled(), CALLS.c.status != CREDITED).group_by("hour")
+        since = datetime.now(UTC) - READ
+        query = _filtered(select(HOUR, COST), user=user, team=team, since=since)
+        query = query.where(self._is_settled(), CALLS.c.status != CREDITED).group_by(HOUR)
         return {
             datetime.strptime(text, "%Y-%m-%d %H").replace(tzinfo=UTC): int(cost)
             for text, cost in self._rows(query)
@@ -254,6 +269,19 @@ class Reports:
         outcomes = [Outcomes(*name, calls) for name, calls in counts.items()]
         outcomes.sort(key=lambda row: (-sum(row.failures.values()), -row.total, row.slug))
         return outcomes[:top]
+
+    def latencies(
+        self, *columns: ColumnElement[Any], since: datetime, **only: Any
+    ) -> dict[tuple[Any, ...], Latency]:
+        """Return by the values of these columns how long answers took to begin; ``only`` those with
+        these values in their rows."""
+        query = select(*columns, CALLS.c.first_byte_ms, func.count())
+        query = query.where(CALLS.c.first_byte_ms.is_not(None), CALLS.c.started_at >= since)
+        query = query.where(*[CALLS.c[name] == value for name, value in only.items()])
+        counts: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+        for *values, ms, count in self._rows(query.group_by(*columns, CALLS.c.first_byte_ms)):
+            counts.setdefault(tuple(values), []).append((ms, count))
+        return {values: _latency(sorted(calls)) for values, calls in counts.items()}
 
     def estimates(self, *, since: datetime | None) -> Sequence[ModelEstimates]:
         """Estimates and usages by model, by slug. Failures and estimated usages are left out: they
@@ -328,6 +356,13 @@ def _subject(by: str) -> ColumnElement[Any]:
 def _filtered(query: Select[Any], **calls: Unpack[Selection]) -> Select[Any]:
     chosen = {name: value for name, value in calls.items() if value is not None}
     return query.where(*[CONDITIONS[name](value) for name, value in chosen.items()])
+
+
+def _latency(calls: Sequence[tuple[int, int]]) -> Latency:
+    """Return the latency of calls, by their milliseconds in order."""
+    sums = list(accumulate(count for _, count in calls))
+    within = [calls[bisect_left(sums, sums[-1] * share)][0] for share in (0.5, 0.95)]
+    return Latency(sums[-1], *within)
 
 
 def _compared(estimated: ColumnElement[int], used: ColumnElement[int]) -> tuple[Any, Any, Any]:

@@ -14,10 +14,12 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
+    Float,
     Index,
     Integer,
     String,
     Table,
+    Text,
     update,
 )
 
@@ -60,6 +62,12 @@ CALLS: Final = Table(
     Column("team", String(64)),
     Column("tags", JSON(none_as_null=True)),
     Column("basis", String(16)),
+    Column("streamed", Boolean),
+    Column("limits_ms", Float),
+    Column("waited_ms", Integer),
+    Column("first_byte_ms", Integer),
+    Column("total_ms", BigInteger),
+    Column("limits", Text),
     # With what is summed: a million calls are read from it four times as fast as they are sorted.
     *[Index(f"ix_calls_{owner}_started_at", owner, *SUMMED) for owner in ("user", "team")],
     Index("ix_calls_started_at", "started_at"),
@@ -107,6 +115,7 @@ def row_of(call: Call) -> dict[str, object]:
     row: dict[str, object] = {name: getattr(call, name) for name in OF_CALL}
     row |= {"user": call.user[:300], "endpoint": call.endpoint[:64], "model": call.model[:256]}
     row["tags"] = dict(call.tags) or None
+    row["limits"] = None if call.status == "unfinished" else call.limits()
     if (usage := call.usage) is None:
         return dict.fromkeys(CALLS.c.keys()) | row
     row |= {name: getattr(usage, name) for name in USAGE}

@@ -14,9 +14,16 @@ from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import TIME, Forecast
 from chatapp.ledger.reports import CREDITED, MICRO, ModelEstimates, Outcomes, midnight
 from chatapp.ledger.retention import prune
+from chatapp.ledger.table import CALLS
 from chatapp.operators import callers
 from chatapp.services import current_services
-from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits, with_forecast
+from chatapp.web.call_limits import (
+    COOL_DOWN,
+    MODELS,
+    asked_as_json,
+    remaining_limits,
+    with_forecast,
+)
 from chatapp.web.current_request import team_identity
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import printable
@@ -204,6 +211,17 @@ def _differences(identity: str, plan: str, *, team: str | None = None) -> list[s
 
 def with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {**row, "cost_usd": row["cost_micro_usd"] / MICRO}
+
+
+def call_as_json(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {**with_dollars(row), "limits": list(asked_as_json(row["limits"]))}
+
+
+def latencies(since: datetime) -> list[dict[str, object]]:
+    columns = CALLS.c.provider, CALLS.c.slug, CALLS.c.streamed
+    rows = current_services().reports.latencies(*columns, since=since)
+    names = "upstream", "model", "streamed"
+    return [dict(zip(names, row, strict=True)) | rows[row]._asdict() for row in rows]
 
 
 def alert_in_dollars(alert: Mapping[str, Any]) -> dict[str, Any]:

@@ -376,11 +376,16 @@ class SDKUpstream:
             max_retries=0,
             http_client=http_client,
         )
+        found, paths = client.base_url.path.rstrip("/"), [api.path for api in protocol.apis]
+        ends = [end for path in paths for end in ("/v1", path) if path.startswith(end)]
+        allowed = [
+            f"the address without {end}, which is added" for end in ends if found.endswith(end)
+        ]
         if client.base_url.scheme not in ("http", "https"):  # only the environment's may be so
-            raise ConnectionError(
-                f"{protocol.name.upper()}_BASE_URL: found {str(client.base_url)!r}; allowed: an "
-                "address that begins with https:// or http://"
-            )
+            allowed = ["an address that begins with https:// or http://"]
+        if allowed:
+            name = "base_url" if settings.table.base_url else f"{protocol.name.upper()}_BASE_URL"
+            raise ConnectionError(f"{name}: found {str(client.base_url)!r}; allowed: {allowed[-1]}")
         pool = Pool(http_client, client.base_url, connect_s=self._timeouts.connect_s)
         return Connection(client, pool, settings)
 

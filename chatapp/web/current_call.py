@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Final
 
-from flask import Request, Response, after_this_request, request
+from flask import Request, Response, after_this_request, has_request_context, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
@@ -21,7 +21,14 @@ from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
 from chatapp.upstreams.router import ModelUnavailableError, UnknownModelError
 from chatapp.web import allowed_models
-from chatapp.web.call_limits import AT_LIMIT, COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
+from chatapp.web.call_limits import (
+    AT_LIMIT,
+    COOL_DOWN,
+    INPUT_QUOTA,
+    SURGE,
+    RequestLimits,
+    asked_limits,
+)
 from chatapp.web.current_request import (
     CurrentRequest,
     claimed_usd,
@@ -36,10 +43,13 @@ from chatapp.web.current_request import (
 from chatapp.web.tags import tags_of
 from ratelimit_ext import (
     DecideAgain,
+    DecisionEvent,
+    Event,
     Limiter,
     RateLimitExceeded,
     RequestTooLarge,
     TemporarilyUnavailable,
+    WaitEvent,
 )
 
 #: A policy names one: `exempt_when = "chatapp.web.current_call:has_no_quota_by_direction"`.
@@ -47,6 +57,8 @@ __all__ = ["begin_call", "has_no_quota_by_direction", "install"]
 
 #: The id of the call in the ledger: GET /usage/calls/<id> has its cost.
 CALL_ID_HEADER: Final = "x-call-id"
+#: How long the limits were decided, and the provider took to begin its answer, in milliseconds.
+TIMING_HEADER: Final = "Server-Timing"
 #: Where servers put the connection of a request.
 CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 #: An answer names here the cheaper model that has given it; a caller may write NEVER.
@@ -64,6 +76,15 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("usd", limit=SURGE)(usd)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(counted_input)
     limiter.refusal_handler(_decide_elsewhere)
+    limiter.listen(_note)
+
+
+def _note(event: Event) -> None:
+    """Keep what a trace has of the current request: how long it waited, and what admitted it."""
+    if event.__class__ is DecisionEvent and event.admitted and has_request_context():
+        current_request().decisions.append(event)
+    elif event.__class__ is WaitEvent and event.outcome == "started":
+        current_request().in_line_s = event.seconds
 
 
 def begin_call(current: CurrentRequest) -> UpstreamCall:
@@ -71,7 +92,8 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
     services, demand, principal = current.services, current.demand, current.principal
     model, user, fields = demand.model, current.user, current.wanted.fields
     limits = services.limiter.current
-    plan = limits.plan
+    plan, decisions = limits.plan, current.decisions
+    paused_s, decided_s = current.paused_s, sum([event.seconds for event in decisions])
     received: Request = request._get_current_object()  # type: ignore[attr-defined]
     connections = filter(None, map(received.environ.get, CONNECTIONS))
     new_record = partial(
@@ -85,6 +107,10 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         model=current.requested_model or model.name,
         team=None if principal is None else principal.team,
         tags=tags_of(received.headers, fields),
+        streamed=current.wanted.stream,
+        limits_ms=round((decided_s - paused_s) * 1000, 1),
+        waited_ms=round((current.in_line_s + paused_s) * 1000),
+        limits=partial(asked_limits, decisions),
     )
     call_request = CallRequest(
         demand,
@@ -93,6 +119,7 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         lambda: current.demand if _switch_to_fallback(current) else None,
         current.use_other_key,
         Throttle() if demand.tiers else services.throttle,
+        current.began_s,
     )
     call = UpstreamCall(
         new_record,
@@ -103,12 +130,15 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         most_attempts=services.settings.provider_attempts,
         traces=services.traces,
     )
-    after_this_request(partial(_name_call, call.record.id))  # also if it fails
+    after_this_request(partial(_describe, call))  # also if it fails
     return call
 
 
-def _name_call(id_: str, response: Response) -> Response:
-    response.headers[CALL_ID_HEADER] = id_
+def _describe(call: UpstreamCall, response: Response) -> Response:
+    headers, begun_s = response.headers, call.first_byte_s
+    headers[CALL_ID_HEADER] = call.record.id
+    upstream = "" if begun_s is None else f", upstream;dur={begun_s * 1000:.1f}"
+    headers[TIMING_HEADER] = f"limits;dur={call.record.limits_ms}{upstream}"
     return response
 
 
@@ -150,6 +180,7 @@ def _decide_overload(refusal: HTTPException, decide_again: DecideAgain) -> HTTPE
             time.sleep(wait_s)
         finally:
             places.release()
+        current.paused_s += wait_s
         patience_s -= wait_s
         if refused is not None:
             current.choose(choices[refused])  # the last one tried may have a longer wait

@@ -4,6 +4,7 @@ once; and the functions by which limits ask for it.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -20,7 +21,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.services import Services, services_of
 from chatapp.upstreams import Extras, RawRequest, Turn
 from chatapp.web.tags import session_of
-from ratelimit_ext import Claim, Guess, client_ip
+from ratelimit_ext import Claim, DecisionEvent, Guess, client_ip
 
 #: The tier of a call whose input is long enough for another price, and other limits.
 LONG: Final = "long"
@@ -66,6 +67,8 @@ class CurrentRequest:
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
     are the names of the upstream's keys that did not admit or serve it. ``is_cheaper``: a cheaper
     model answers, because a budget refused the requested one.
+    ``began_s`` is when it came, by the monotonic clock; it has waited for ``in_line_s``
+    for its turn, and for ``paused_s`` for its provider. ``decisions`` are those that admitted it.
     """
 
     services: Services
@@ -75,6 +78,10 @@ class CurrentRequest:
     requested_model: str | None = None
     tried_keys: set[str] = field(default_factory=set)
     is_cheaper: bool = False
+    began_s: float = field(default_factory=time.monotonic)
+    in_line_s: float = 0.0
+    paused_s: float = 0.0
+    decisions: list[DecisionEvent] = field(default_factory=list)
     _user: str | None = None
     _demand: Demand | None = None
 

@@ -85,4 +85,5 @@ def call() -> ResponseReturnValue:
     if row is None:
         raise ApiError(404, "not_found", "The ledger has no call with that id.")
     g.admin.operator.check_team(row["team"])
-    return shown("admin/call.html", {}, call=reports.with_dollars(row))
+    call = reports.call_as_json(row)
+    return shown("admin/call.html", {"limits": call["limits"]}, call=call)

@@ -42,7 +42,13 @@ from tests.chatapp.ledger.calls import begun, finished
 
 VIEWS = (
     *("/admin", "/admin/users", "/admin/user?name=alice", "/admin/limits", "/admin/denials"),
-    *("/admin/live", "/admin/shadow", "/admin/changes", "/admin/team?name=research"),
+    *(
+        "/admin/live",
+        "/admin/latency",
+        "/admin/shadow",
+        "/admin/changes",
+        "/admin/team?name=research",
+    ),
     "/admin/operators",
     "/admin/call?id=none",
 )

@@ -36,8 +36,8 @@ def test_a_mistake_in_the_environment(
     monkeypatch.setenv("RATELIMIT_STORAGE_URI", "memory://")
     monkeypatch.setenv("CHATAPP_DATABASE_URL", database_url)
     name, value, where, words = line.groups()
-    if name == "OPENAI_BASE_URL":
-        monkeypatch.setenv("OPENAI_API_KEY", "sk-proj-x")
+    if name.endswith("_BASE_URL"):
+        monkeypatch.setenv(name.replace("BASE_URL", "API_KEY"), "a-key-of-the-service")
     monkeypatch.setenv(name, value)
     with caplog.at_level(logging.WARNING):
         if where == "log":

@@ -64,6 +64,23 @@ def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return slept
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_sdks_read_how_long_parts_took(
+    gpt: openai.OpenAI, claude: anthropic.Anthropic, stream: bool
+) -> None:
+    """By their own way to an answer's headers, before a stream is read."""
+    for raw in (
+        gpt.chat.completions.with_raw_response.create(**GPT, stream=stream),
+        gpt.responses.with_raw_response.create(**RESPONSE, stream=stream),
+        claude.messages.with_raw_response.create(**CLAUDE, stream=stream),
+    ):
+        parts = dict(part.split(";dur=") for part in raw.headers["server-timing"].split(", "))
+        assert parts.keys() == {"limits", "upstream"}
+        assert all(float(ms) >= 0 for ms in parts.values())
+        answer: Any = raw.parse()
+        assert list(answer) if stream else answer.id
+
+
 def test_openai_answers_and_streams(gpt: openai.OpenAI, ledger: RecordingLedger) -> None:
     """As with OpenAI, and every call is in the ledger with the provider's usage."""
     answer = gpt.chat.completions.create(**GPT)
