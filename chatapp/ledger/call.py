@@ -6,10 +6,10 @@ A call begins when its provider is called, and is finished exactly once, whateve
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import ErrorKind
@@ -43,8 +43,8 @@ class Call:
 
     ``limits_ms`` is how long the limits took, ``waited_ms`` how long it waited for its turn,
     ``first_byte_ms`` how long the provider took to begin its answer, which is all of it unless it
-    is ``streamed``, and ``total_ms`` the time from its request to its end. ``limits`` returns what
-    admitted it, when its row is written: see `asked_limits`.
+    is ``streamed``, and ``total_ms`` the time from its request to its end. ``decisions`` are
+    the limiter's, which have admitted it.
     """
 
     id: str
@@ -72,7 +72,7 @@ class Call:
     waited_ms: int | None = None
     first_byte_ms: int | None = None
     total_ms: int | None = None
-    limits: Callable[[], str | None] = lambda: None
+    decisions: Sequence[Any] = ()
 
     @property
     def cost_usd(self) -> float:

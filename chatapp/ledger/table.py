@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, Final
@@ -72,6 +72,12 @@ CALLS: Final = Table(
     *[Index(f"ix_calls_{owner}_started_at", owner, *SUMMED) for owner in ("user", "team")],
     Index("ix_calls_started_at", "started_at"),
 )
+#: The units of limits, by their initials.
+UNITS: Final = {
+    unit[0]: unit
+    for unit in ("requests", "tokens", "input_tokens", "output_tokens", "calls", "usd")
+}
+MICRO: Final = 1_000_000
 #: The columns that a Usage has as they are.
 USAGE: Final = tuple(name for name in Usage._fields if name.endswith("_tokens"))
 WEB_SEARCH: Final = "web_search"
@@ -111,11 +117,25 @@ def as_json(call: Call) -> str:
 
 
 def row_of(call: Call) -> dict[str, object]:
-    """Return the call as a row. Strings of the caller are cut to the length of their column."""
+    """Return the call as a row. Strings of the caller are cut to the length of their column.
+
+    For each limit that has admitted it, a line has its charge, what was left of it, the initial of
+    its unit, and its name. A limit in shadow that would deny has no charge.
+    """
     row: dict[str, object] = {name: getattr(call, name) for name in OF_CALL}
+    row["limits"] = None
     row |= {"user": call.user[:300], "endpoint": call.endpoint[:64], "model": call.model[:256]}
     row["tags"] = dict(call.tags) or None
-    row["limits"] = None if call.status == "unfinished" else call.limits()
+    if call.status != "unfinished":
+        row["limits"] = "\n".join(
+            [
+                f"{verdict[0].cost if verdict[1] else '-'} {verdict[2]} {limit.unit[0]} "
+                f"{limit.name or limit.label}"
+                for event in call.decisions
+                for verdict in event.decision.verdicts
+                if (limit := verdict[0].limit).visible and not verdict[0].meta
+            ]
+        )
     if (usage := call.usage) is None:
         return dict.fromkeys(CALLS.c.keys()) | row
     row |= {name: getattr(usage, name) for name in USAGE}
@@ -137,6 +157,21 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
             tool_calls[name] = int(count)
     tokens: dict[str, Any] = {name: row[name] or 0 for name in USAGE}
     return Usage(**tokens, tool_calls=tool_calls, tiers=tiers)
+
+
+def limits_of(row: Mapping[Any, Any]) -> Iterator[dict[str, object]]:
+    """Yield the limits that have admitted the call in a row, in dollars."""
+    for line in (row["limits"] or "").splitlines():
+        charged, left, initial, name = line.split(" ", 3)
+        amounts = [int(text.replace("-", "0")) for text in (charged, left)]
+        shown = [units / MICRO if initial == "u" else units for units in amounts]
+        yield {
+            "limit": name,
+            "verdict": "would deny" if charged == "-" else "admitted",
+            "unit": UNITS.get(initial, initial),
+            "charged": shown[0],
+            "left": shown[1],
+        }
 
 
 def _other_tools(usage: Usage) -> str | None:

@@ -14,13 +14,12 @@ from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import TIME, Forecast
 from chatapp.ledger.reports import CREDITED, MICRO, ModelEstimates, Outcomes, midnight
 from chatapp.ledger.retention import prune
-from chatapp.ledger.table import CALLS
+from chatapp.ledger.table import CALLS, limits_of
 from chatapp.operators import callers
 from chatapp.services import current_services
 from chatapp.web.call_limits import (
     COOL_DOWN,
     MODELS,
-    asked_as_json,
     remaining_limits,
     with_forecast,
 )
@@ -214,7 +213,7 @@ def with_dollars(row: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def call_as_json(row: Mapping[Any, Any]) -> dict[str, Any]:
-    return {**with_dollars(row), "limits": list(asked_as_json(row["limits"]))}
+    return {**with_dollars(row), "limits": list(limits_of(row))}
 
 
 def latencies(since: datetime) -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,7 +14,6 @@ from chatapp.ledger.forecast import Budget, Forecast
 from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
 from ratelimit_ext import (
-    DecisionEvent,
     LimitedRequest,
     Limiter,
     RequestLimit,
@@ -45,11 +44,6 @@ METHOD: Final = "POST"
 MICRO: Final = 1_000_000
 FIXED: Final = "fixed-window"
 DAY_S: Final = 86_400
-#: The units of limits, by their initials.
-UNITS: Final = {
-    unit[0]: unit
-    for unit in ("requests", "tokens", "input_tokens", "output_tokens", "calls", "usd")
-}
 
 
 class RequestLimits:
@@ -94,33 +88,6 @@ class RequestLimits:
                 period_s=period_s_of(quota),
                 as_of=asked_at,
             )
-
-
-def asked_limits(decisions: Sequence[DecisionEvent]) -> str:
-    """Return a line for each limit that was asked: its charge, what was left of it, the initial of
-    its unit, and its name. A limit in shadow that would deny has no charge."""
-    return "\n".join(
-        [
-            f"{charge.taken if allowed else '-'} {left} {charge.limit.unit[0]} {charge.limit.label}"
-            for event in decisions
-            for charge, allowed, left, *_ in event.decision.verdicts
-            if charge.limit.visible and not charge.meta
-        ]
-    )
-
-
-def asked_as_json(lines: str | None) -> Iterator[dict[str, object]]:
-    """Yield the limits in these lines, in dollars."""
-    for line in (lines or "").splitlines():
-        charged, left, initial, name = line.split(" ", 3)
-        size = MICRO if initial == "u" else 1
-        yield {
-            "limit": name,
-            "verdict": "would deny" if charged == "-" else "admitted",
-            "unit": UNITS.get(initial, initial),
-            "charged": 0 if charged == "-" else int(charged) / size,
-            "left": int(left) / size,
-        }
 
 
 def scarcest_limits(limiter: Limiter, units: Collection[str]) -> list[Verdict]:

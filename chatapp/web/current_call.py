@@ -7,9 +7,10 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from operator import attrgetter
 from typing import Final
 
-from flask import Request, Response, after_this_request, has_request_context, request
+from flask import Request, Response, after_this_request, request
 from werkzeug.exceptions import HTTPException
 
 from chatapp.calls.disconnect import Disconnect
@@ -21,14 +22,7 @@ from chatapp.ledger.call import Call, new_call_id
 from chatapp.upstreams import OPEN_TOOLS
 from chatapp.upstreams.router import ModelUnavailableError, UnknownModelError
 from chatapp.web import allowed_models
-from chatapp.web.call_limits import (
-    AT_LIMIT,
-    COOL_DOWN,
-    INPUT_QUOTA,
-    SURGE,
-    RequestLimits,
-    asked_limits,
-)
+from chatapp.web.call_limits import AT_LIMIT, COOL_DOWN, INPUT_QUOTA, SURGE, RequestLimits
 from chatapp.web.current_request import (
     CurrentRequest,
     claimed_usd,
@@ -36,6 +30,7 @@ from chatapp.web.current_request import (
     current_request,
     has_no_quota_by_direction,
     input_tokens,
+    note_decision,
     output_tokens,
     tokens,
     usd,
@@ -43,13 +38,10 @@ from chatapp.web.current_request import (
 from chatapp.web.tags import tags_of
 from ratelimit_ext import (
     DecideAgain,
-    DecisionEvent,
-    Event,
     Limiter,
     RateLimitExceeded,
     RequestTooLarge,
     TemporarilyUnavailable,
-    WaitEvent,
 )
 
 #: A policy names one: `exempt_when = "chatapp.web.current_call:has_no_quota_by_direction"`.
@@ -64,6 +56,8 @@ CONNECTIONS: Final = ("gunicorn.socket", "werkzeug.socket")
 #: An answer names here the cheaper model that has given it; a caller may write NEVER.
 CHEAPER_HEADER: Final = "x-cheaper-model"
 NEVER: Final = "never"
+#: `map` calls this without a frame of Python.
+_seconds_of: Final = attrgetter("seconds")
 
 
 def install(limiter: Limiter) -> None:
@@ -76,24 +70,16 @@ def install(limiter: Limiter) -> None:
     limiter.estimator("usd", limit=SURGE)(usd)
     limiter.estimator("input_tokens", limit=INPUT_QUOTA)(counted_input)
     limiter.refusal_handler(_decide_elsewhere)
-    limiter.listen(_note)
-
-
-def _note(event: Event) -> None:
-    """Keep what a trace has of the current request: how long it waited, and what admitted it."""
-    if event.__class__ is DecisionEvent and event.admitted and has_request_context():
-        current_request().decisions.append(event)
-    elif event.__class__ is WaitEvent and event.outcome == "started":
-        current_request().in_line_s = event.seconds
+    limiter.listen(note_decision)
 
 
 def begin_call(current: CurrentRequest) -> UpstreamCall:
     """Begin the call of the current request; its upstream is called next."""
     services, demand, principal = current.services, current.demand, current.principal
-    model, user, fields = demand.model, current.user, current.wanted.fields
+    model, user, wanted = demand.model, current.user, current.wanted
     limits = services.limiter.current
     plan, decisions = limits.plan, current.decisions
-    paused_s, decided_s = current.paused_s, sum([event.seconds for event in decisions])
+    paused_s, decided_s = current.paused_s, sum(map(_seconds_of, decisions))
     received: Request = request._get_current_object()  # type: ignore[attr-defined]
     connections = filter(None, map(received.environ.get, CONNECTIONS))
     new_record = partial(
@@ -106,11 +92,11 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         endpoint=received.endpoint or "",
         model=current.requested_model or model.name,
         team=None if principal is None else principal.team,
-        tags=tags_of(received.headers, fields),
-        streamed=current.wanted.stream,
+        tags=tags_of(received.headers, wanted.fields),
+        streamed=wanted.stream,
         limits_ms=round((decided_s - paused_s) * 1000, 1),
         waited_ms=round((current.in_line_s + paused_s) * 1000),
-        limits=partial(asked_limits, decisions),
+        decisions=decisions,
     )
     call_request = CallRequest(
         demand,

@@ -21,7 +21,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.services import Services, services_of
 from chatapp.upstreams import Extras, RawRequest, Turn
 from chatapp.web.tags import session_of
-from ratelimit_ext import Claim, DecisionEvent, Guess, client_ip
+from ratelimit_ext import Claim, DecisionEvent, Event, Guess, WaitEvent, client_ip
 
 #: The tier of a call whose input is long enough for another price, and other limits.
 LONG: Final = "long"
@@ -194,6 +194,14 @@ def current_request() -> CurrentRequest:
     if cached is None:
         cached = context.g.chatapp_request = CurrentRequest(services_of(context.app))
     return cached
+
+
+def note_decision(event: Event) -> None:
+    """Keep what a trace has of the current request: how long it waited, and what admitted it."""
+    if event.__class__ is DecisionEvent and event.reason is None and event.endpoint:
+        current_request().decisions.append(event)
+    elif event.__class__ is WaitEvent and event.outcome == "started":
+        current_request().in_line_s = event.seconds
 
 
 def user_identity(name: str) -> str:

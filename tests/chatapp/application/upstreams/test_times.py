@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +22,7 @@ from tests.chatapp.blueprints.test_admin import log_in
 from tests.chatapp.cli.test_commands import run
 from tests.chatapp.conftest import AppMaker, json_of, policy_file
 from tests.chatapp.ledger.calls import begun, finished
-from tests.chatapp.upstream_server import Answer, Stream, UpstreamServer
+from tests.chatapp.upstream_server import Answer, UpstreamServer
 from tests.web.conftest import Night
 
 CALL = {"model": "gpt-5.4-mini", "messages": [{"role": "user", "content": "ping"}]}
@@ -37,14 +38,15 @@ def app(make_app: AppMaker, provider: UpstreamServer, uri: str) -> Flask:
 
 
 @pytest.fixture
-def slow(provider: UpstreamServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = provider.answer
+def slow(provider: UpstreamServer) -> None:
+    """The provider begins its answer THINKS_S after it has the call."""
 
-    def later(call: object) -> Answer | Stream | None:
-        time.sleep(THINKS_S)
-        return answer(call)  # type: ignore[arg-type]
+    def answer() -> None:
+        provider.waiting.wait(30)
+        threading.Timer(THINKS_S, provider.go_on).start()
 
-    monkeypatch.setattr(provider, "answer", later)
+    provider.think()
+    threading.Thread(target=answer, daemon=True).start()
 
 
 @pytest.mark.usefixtures("slow")
@@ -96,7 +98,7 @@ def test_a_wait_is_told_apart(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A call that waited in line for two seconds has not been in its limits for so long."""
+    """A wait of two seconds in line is no part of the time that the limits took."""
     text = POLICY_FILE.read_text().replace(
         'limit = "30/minute"\n', 'limit = "30/minute"\nwait = "9s"\n'
     )

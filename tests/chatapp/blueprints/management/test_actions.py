@@ -500,6 +500,7 @@ REPORTS: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("chat ledger calls --user alice", "/ledger/calls?user=alice", whole),
     ("chat ledger check", "/ledger/check", whole),
     ("chat ledger estimates", "/ledger/estimates", whole),
+    ("chat latency", "/ledger/latency", whole),
     ("chat ledger outcomes", "/ledger/outcomes", rows()),
     ("chat ledger days", "/ledger/days", rows()),
     ("chat ledger days --by model --since 2d", "/ledger/days?by=model&since=2d", rows()),
