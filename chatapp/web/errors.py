@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
 
@@ -84,7 +85,7 @@ class ErrorReport:
 
     ``param`` is the field of the body, ``retry_after_s`` the wait before a retry, ``is_final``: no
     retry helps, ``unit`` is the unit of the limit that denied, ``request_id`` the provider's id of
-    the request.
+    the request. ``is_spent``: what the caller may use in dollars or in a day is used up.
     """
 
     status: int
@@ -95,6 +96,14 @@ class ErrorReport:
     is_final: bool = False
     unit: str | None = None
     request_id: str | None = None
+    is_spent: bool = False
+    made_at: float = field(default_factory=time.time, compare=False)
+
+    @property
+    def reset_at(self) -> int | None:
+        """When to retry, in seconds since 1970, never too early; None if unknown."""
+        wait_s = self.retry_after_s
+        return None if wait_s is None else math.ceil(self.made_at + wait_s)
 
     @property
     def retry_is_useless(self) -> bool:

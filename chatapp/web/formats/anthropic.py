@@ -22,6 +22,9 @@ ERROR_TYPES: Final = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+#: With it, a Claude Code that is signed in at a gateway shows the message as it is.
+SPENT_REASON: Final = "org_spend_cap_reached"
+UNIFIED: Final = "anthropic-ratelimit-unified"
 HEADER_UNITS: Final = {
     "requests": "requests",
     "tokens": "tokens",
@@ -47,9 +50,28 @@ class AnthropicFormat:
         kind = ERROR_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
         if status == 503 and report.retry_is_useless:
             kind = "api_error"  # Claude Code always retries an overloaded_error
-        error = {"type": kind, "message": report.message, "details": {"error_code": report.code}}
+        message = report.message
+        if report.is_spent:
+            # What Claude Code takes for a budget, and shows with the reset in the user's time.
+            kind, on = "billing_error", ""
+            if report.reset_at is not None:
+                day = datetime.fromtimestamp(report.reset_at, UTC)
+                on = f" · resets {day:%b} {day.day}"
+            message = f"spend limit reached{on} · {message}"
+        error = {"type": kind, "message": message, "details": {"error_code": report.code}}
         request_id = report.request_id or new_request_id()
         return {"type": "error", "error": error, "request_id": request_id}
+
+    def spent_headers(self, report: ErrorReport) -> dict[str, str]:
+        """Return what Claude Code reads of the refusal by a spent budget besides its body."""
+        if not report.is_spent:
+            return {}
+        at = report.reset_at
+        return {
+            f"{UNIFIED}-status": "rejected",
+            f"{UNIFIED}-overage-disabled-reason": SPENT_REASON,
+            **({} if at is None else {f"{UNIFIED}-reset": str(at)}),
+        }
 
     def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         return write(self.error_body(sdk_report(error)), name="error")

@@ -42,6 +42,7 @@ UNSUPPORTED: Final = OPENAI_RESOURCES - {"embeddings", "models", "responses"} | 
     "skills",
 }
 SHOWN_CHARACTERS: Final = 100
+DAY_US: Final = 86_400_000_000
 _name_of: Final = itemgetter(0)
 
 
@@ -117,7 +118,11 @@ class FormatErrors:
         return Response(
             json.dumps(wire_format.error_body(replace(report, request_id=request_id))),
             status=report.status,
-            headers={**report.headers, wire_format.request_id_header: request_id},
+            headers={
+                **report.headers,
+                **wire_format.spent_headers(report),
+                wire_format.request_id_header: request_id,
+            },
             content_type="application/json",
         )
 
@@ -129,7 +134,7 @@ def _denial(error: RateLimitExceeded) -> ErrorReport:
         unit = "usd"
     elif error.cause == "limit" and units and not units & {"requests", "calls"}:
         unit = "tokens"
-    return ErrorReport(
+    report = ErrorReport(
         429,
         "rate_limit_exceeded" if code == "rate_limited" else code,  # the providers' word
         error.message,
@@ -137,6 +142,10 @@ def _denial(error: RateLimitExceeded) -> ErrorReport:
         is_final=code == "insufficient_quota",
         unit=unit,
     )
+    # A quota of a day, too, unless it has room again soon: others are a pace.
+    of_days = any(denial.charge.limit.period_us >= DAY_US for denial in error.denials)
+    is_quota = error.cause == "limit" and of_days and report.retry_is_useless
+    return replace(report, is_spent=report.is_final or is_quota)
 
 
 def _has_error(raw: bytes) -> bool:

@@ -49,6 +49,9 @@ class OpenAIService:
             kind = "insufficient_quota" if report.unit == "usd" else report.unit or "requests"
         return {"message": report.message, "type": kind, "param": report.param, "code": report.code}
 
+    def spent_headers(self, _: ErrorReport) -> dict[str, str]:
+        return {}
+
     def limit_headers(
         self, unit: str, *, limit: int, remaining: int, reset_after_us: int
     ) -> dict[str, str]:

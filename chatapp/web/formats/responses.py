@@ -50,8 +50,8 @@ class ResponsesFormat(OpenAIService):
         error = super()._error(report)
         if report.status == 429 and report.retry_is_useless:
             error["type"] = "usage_limit_reached"
-            if report.retry_after_s is not None:
-                error["resets_at"] = int(time.time()) + report.retry_after_s
+            if report.reset_at is not None:
+                error["resets_at"] = report.reset_at
         return error
 
     def answer_body(self, reply: Completion) -> dict[str, object]:

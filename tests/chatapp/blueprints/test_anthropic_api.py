@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from chatapp.web.formats.anthropic import UNIFIED
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.upstream_server import (
     ANTHROPIC_PATH,
     Answer,
@@ -240,6 +245,58 @@ def test_a_denial_has_anthropics_format(client: FlaskClient) -> None:
     assert denied.headers["request-id"] == denied.json["request_id"]
     reset = datetime.fromisoformat(denied.headers["anthropic-ratelimit-requests-reset"])
     assert reset.tzinfo is not None
+
+
+SENTENCE = "The budget of 5 dollars is spent."
+A_MILLION = {"input_tokens": 9, "output_tokens": 1_000_000}
+#: What denies, and whether that is spent: a pace is not, nor a day's quota with room soon.
+SPENT: dict[str, tuple[dict[str, Any], bool]] = {
+    "dollars of a day": ({"limit": "5 usd/day", "anchor": "day"}, True),
+    "dollars of half a minute": ({"limit": "5 usd/30 second"}, True),
+    "calls of a day": ({"limit": "1/day"}, True),
+    "calls of a day, one of which is free again soon": (
+        {"limit": "1440/day", "strategy": "token-bucket", "burst": 1},
+        False,
+    ),
+    "calls of an hour": ({"limit": "1/hour"}, False),
+    "calls of a second": ({"limit": "1/second"}, False),
+}
+
+
+@pytest.mark.parametrize("name", SPENT)
+def test_claude_code_takes_a_spent_budget_for_its_own(
+    make_app: AppMaker, provider: UpstreamServer, tmp_path: Path, name: str
+) -> None:
+    """By type, message and headers, which name the same instant; a pace stays a rate limit."""
+    options, is_spent = SPENT[name]
+    toml = "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items())
+    own = f'key = "ip"\nerror_message = "{SENTENCE}"\n{toml}'
+    text = f"version = 1\n[groups.counts]\nlimits = []\n[[groups.calls.limits]]\n{own}"
+    file = policy_file(tmp_path, text)
+    client = make_app(RATELIMIT_POLICY_FILE=file).test_client()
+    provider.script(Answer(200, {**anthropic_body(), "usage": A_MILLION}))
+    assert ask(client).status_code == 200
+    denied = ask(client)
+    error = error_of(denied)
+    message = str(error["message"])
+    own = message.removeprefix("spend limit reached · ")
+    assert denied.status_code == 429
+    unified = {k: v for k, v in denied.headers.items() if k.startswith(UNIFIED)}
+    if not is_spent:
+        assert (error["type"], unified) == ("rate_limit_error", {})
+        assert message.startswith(f"{SENTENCE} Try again in ")
+        return
+    at = int(unified.pop(f"{UNIFIED}-reset"))
+    assert 0 <= at - time.time() - int(denied.headers["Retry-After"]) + 5 <= 6
+    day = datetime.fromtimestamp(at, UTC)
+    assert error["type"] == "billing_error"
+    assert own.startswith(f"resets {day:%b} {day.day} · {SENTENCE} Try again in "), message
+    assert unified == {
+        f"{UNIFIED}-status": "rejected",
+        f"{UNIFIED}-overage-disabled-reason": "org_spend_cap_reached",
+    }
+    assert error["details"]["error_code"] in {"insufficient_quota", "rate_limit_exceeded"}
+    assert denied.headers["x-should-retry"] == "false"
 
 
 def test_the_user_of_a_body_is_not_an_identity(client: FlaskClient) -> None:
