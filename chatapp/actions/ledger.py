@@ -45,7 +45,9 @@ class Period(Since):
 
 
 class Summed(Period):
-    by: Subject = Field("user", description="By user, key, team, model or tag:NAME; default user.")
+    by: Subject = Field(
+        "user", description="By user, key, team, model, agent or tag:NAME; default user."
+    )
 
 
 class Spent(Summed):

@@ -14,6 +14,7 @@ from chatapp.ledger.reports import SUBJECTS, TAG, month_start, week_start
 from chatapp.services import current_services
 from chatapp.web.allowed_models import patterns
 from chatapp.web.identities import CLASS, checked_class
+from chatapp.web.tags import AGENT
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import instant_s, span_s
 
@@ -143,8 +144,9 @@ def end(text: str) -> datetime:
 
 def subject(text: str) -> str:
     """Return by what a report sums."""
+    text = f"{TAG}{AGENT}" if text == AGENT else text
     if text not in SUBJECTS and not (text.startswith(TAG) and text != TAG):
-        listed = ", ".join(SUBJECTS)
+        listed = ", ".join([*SUBJECTS, AGENT])
         raise OperatorError(
             "unknown_subject", f"{text!r} is unknown; choose one of {listed}, tag:NAME"
         )

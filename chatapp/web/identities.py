@@ -30,6 +30,7 @@ from chatapp.web.current_request import (
     upstream,
     user,
 )
+from chatapp.web.tags import is_unattended
 from ratelimit_ext import Limiter, Policy
 
 #: What a policy names as `exempt_when = "chatapp.web.identities:…"`.
@@ -37,6 +38,8 @@ __all__ = ["has_no_team", "has_no_valid_key", "has_valid_key", "names_no_model"]
 
 #: The identity that says a request's class of traffic, and the keyword of a plan.
 CLASS: Final = "class"
+#: The class of an agent's request, which may be lower: only as a `priority`.
+REQUEST_CLASS: Final = "request_class"
 CLASS_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 #: The class of a plan without one.
 HIGHEST: Final = "interactive"
@@ -61,6 +64,7 @@ def install(limiter: Limiter) -> None:
     limiter.identity("model", common=True)(model)
     limiter.identity("upstream", common=True)(upstream)
     limiter.identity(CLASS, common=True)(traffic_class)
+    limiter.identity(REQUEST_CLASS, common=True)(request_class)
     limiter.plan_keyword(CLASS)(checked_class)
     limiter.plan_loader(plan)
     limiter.amount_loader(amounts)
@@ -86,6 +90,12 @@ def traffic_class() -> str:
     plan = policy and policy.plans.get(current.services.limiter.current.plan or "")
     name: str = plan.keywords.get(CLASS, HIGHEST) if plan else HIGHEST
     return name
+
+
+def request_class() -> str:
+    """Return the class of the caller, or the lowest for a request of a subagent. Whatever a header
+    says, it is the one or the other."""
+    return LAST if is_unattended(request.headers) else traffic_class()
 
 
 def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:

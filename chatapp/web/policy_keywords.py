@@ -19,6 +19,7 @@ from chatapp.web import allowed_models
 from chatapp.web.allowed_models import Allowance, matching, names_of_slug, patterns, unknown
 from chatapp.web.call_limits import AT_LIMIT, MODELS, WARN_AT
 from chatapp.web.current_request import current_request
+from chatapp.web.identities import REQUEST_CLASS
 from ratelimit_ext import Limiter, Policy, PolicyLimit
 
 #: Only budgets have them.
@@ -93,6 +94,9 @@ def _mistakes(catalogue: Catalogue, policy: Policy) -> Iterator[tuple[Any, str]]
             mistakes[str(at)] = at, f"is {where}. Remove it, or move the limit."
     yield from mistakes.values()
     for limit in policy.all_limits():
+        if REQUEST_CLASS in (limit.key if isinstance(limit.key, tuple) else (limit.key,)):
+            chosen = f"callers choose {REQUEST_CLASS!r} by a header. Use it as priority."
+            yield limit.place.at("key"), chosen
         yield from _mistakes_of_budget(limit, policy, catalogue)
 
 

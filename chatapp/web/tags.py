@@ -1,8 +1,9 @@
 """Tags: the caller's own words for a call, which go into the ledger and nowhere else.
 
-They come from the header X-Chat-Tags (`project=a, run=7`), an agent's session, and from what
-OpenAI's and Anthropic's bodies say about users and runs. Callers choose them freely, so no limit
-may count by them alone. One by session counts the sessions of each caller apart.
+They come from the header X-Chat-Tags (`project=a, run=7`), from what Claude Code says of an agent
+and its session, and from what OpenAI's and Anthropic's bodies say about users and runs. Callers
+choose them freely, so no limit may count by them alone. One by session counts the sessions of each
+caller apart.
 """
 
 from __future__ import annotations
@@ -23,6 +24,18 @@ SESSION_HEADERS: Final = (
     "X-OpenWebUI-Chat-Id",
     "X-Session-Id",
 )
+#: What Claude Code says of a request, by the tag: a subagent has an id, the person's agent none.
+#: Type and class are sent with CLAUDE_CODE_GATEWAY_HINT_HEADERS=1.
+AGENT: Final = "agent"
+REQUEST_CLASS: Final = "request-class"
+AGENT_HEADERS: Final = {
+    AGENT: "X-Claude-Code-Agent-Id",
+    "parent-agent": "X-Claude-Code-Parent-Agent-Id",
+    "agent-type": "X-Claude-Code-Agent-Type",
+    REQUEST_CLASS: "X-Claude-Code-Request-Class",
+}
+#: The classes of requests for which no person waits. Compaction is not one of them.
+UNATTENDED: Final = frozenset({"subagent", "workflow", "auxiliary"})
 #: In Claude Code's `metadata.user_id`: JSON, and the older form.
 _SESSION: Final = re.compile(r'(?:"session_id"\s*:\s*"|_session_)([0-9A-Za-z-]+)')
 #: Fields of a body that are tags by the same name; `metadata` has any names.
@@ -79,6 +92,12 @@ def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object
     return text[:VALUE_MAX_CHARACTERS] or None
 
 
+def is_unattended(headers: Headers | Mapping[str, str]) -> bool:
+    """Return whether an agent says that no person waits for this request."""
+    said = headers.get(AGENT_HEADERS[REQUEST_CLASS])
+    return bool(headers.get(AGENT_HEADERS[AGENT])) or said in UNATTENDED
+
+
 def _pairs(
     headers: Headers | Mapping[str, str], fields: Mapping[str, object]
 ) -> Iterator[tuple[str, str]]:
@@ -88,6 +107,9 @@ def _pairs(
             yield name, value
     if session := session_of(headers, fields):
         yield "session", session
+    for name, header in AGENT_HEADERS.items():
+        if said := headers.get(header):
+            yield name, said
     for field in FIELDS:
         text = fields.get(field)
         if isinstance(text, str):

@@ -121,7 +121,7 @@ def test_spending_is_shown_by_tag(online: FlaskClient) -> None:
     assert len(run(app, "ledger", "days", "--by", "model").output.splitlines()) == 2
     for unknown in ("tags", "tag:"):
         refused = run(app, "ledger", "days", "--by", unknown, status=2)
-        assert "choose one of user, key, team, model, tag:NAME" in refused.stderr
+        assert "choose one of user, key, team, model, agent, tag:NAME" in refused.stderr
 
 
 def test_tags_change_no_limit(online: FlaskClient) -> None:

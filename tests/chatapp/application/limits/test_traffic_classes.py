@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -40,10 +42,17 @@ def app(make_app: AppMaker, provider: UpstreamServer, tmp_path: Path) -> Flask:
     return make_app(RATELIMIT_POLICY_FILE=policy(tmp_path))
 
 
-def remaining(app: Flask, key: str, *, header: str = "", **more: Any) -> int:
+def remaining(
+    app: Flask,
+    key: str,
+    *,
+    header: str = "",
+    more_headers: Mapping[str, str] = MappingProxyType({}),
+    **more: Any,
+) -> int:
     """What the model's limit leaves this caller after a call, which must be the first: 2, 4 or 10
     before it."""
-    headers = {"X-Api-Key": key, "X-Traffic-Class": header}
+    headers = {"X-Api-Key": key, "X-Traffic-Class": header, **more_headers}
     answer = app.test_client().post("/v1/chat/completions", json={**BODY, **more}, headers=headers)
     assert answer.status_code == 200, answer.text
     (found,) = [each for each in answer.headers["RateLimit"].split(", ") if '"model"' in each]
