@@ -384,9 +384,8 @@ def _router(
             on_refused_key=lambda key: alerts.get().note_refused_key(key) if alerts else None,
         )
     except ModelUnavailableError as error:
-        raise settings.SettingsError(
-            f"{' or '.join(MODEL_SETTINGS)}: {error} Or set {error.missing}."
-        ) from error
+        remedy = f" Or set {error.missing}." if error.missing else ""
+        raise settings.SettingsError(f"{' or '.join(MODEL_SETTINGS)}: {error}{remedy}") from error
     except UnknownModelError as error:
         raise settings.SettingsError(f"{' or '.join(MODEL_SETTINGS)}: {error}") from error
     if cli.serves():

@@ -70,6 +70,23 @@ def _invalid(name: str, problem: str) -> ApiError:
 
 
 def _entry(name: str, upstream: str) -> dict[str, object]:
+    """Return a model, with its sizes by Anthropic's names and those of OpenAI-compatible services;
+    null if unknown."""
+    catalogue = current_request().services.catalogue
+    slug = catalogue.model(name, upstream).slug
+    entry, is_listed = catalogue.entry(slug), slug in catalogue.entries
+    can = {"image_input": "image" in entry.files, "pdf_input": "pdf" in entry.files}
+    can |= {"thinking": entry.reasoning != "never", "batch": False}
+    sizes: dict[str, object] = {
+        "max_input_tokens": entry.context,
+        "max_tokens": entry.max_output,
+        "context_window": entry.context,
+        "max_completion_tokens": entry.max_output,
+        "capabilities": {n: {"supported": is_so} for n, is_so in can.items()}
+        if is_listed
+        else None,
+    }
     if speaks_anthropic():
-        return {"type": "model", "id": name, "display_name": name, "created_at": UNKNOWN_DATE}
-    return {"id": name, "object": "model", "created": 0, "owned_by": upstream}
+        named = {"type": "model", "id": name, "display_name": name, "created_at": UNKNOWN_DATE}
+        return {**named, **sizes}
+    return {"id": name, "object": "model", "created": 0, "owned_by": upstream, **sizes}

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Final
 
@@ -77,7 +77,8 @@ class Catalogue:
     a model if that is not the requested name, ``tariffs`` what it costs, as it was on ``as_of``;
     ``embedding`` are the models that make embeddings only. By upstream: ``protocols`` are their
     protocols, ``others`` the tariffs of which the dearest applies to models without one, ``tiers``
-    are those priced for every model, and ``tools`` its own tools that have a price.
+    are those priced for every model, and ``tools`` its own tools that have a price; those in
+    ``strict`` serve listed models only.
     """
 
     slugs: Mapping[str, str]
@@ -92,6 +93,7 @@ class Catalogue:
     tiers: Mapping[str, Collection[str]]
     tools: Mapping[str, Collection[str]]
     as_of: date
+    strict: Collection[str] = ()
     _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
 
     def model(self, name: str, upstream: str) -> Model:
@@ -184,7 +186,7 @@ class Catalogue:
             self._unpriced.add(slug)
             log.warning(
                 "%s has no price and costs as much as its upstream's dearest model. Add its price "
-                "to models.toml or to the providers file.",
+                "to the providers file: `chat prices check` prints what to write.",
                 slug,
             )
         upstream = self.upstreams.get(slug) or slug.removesuffix(OTHER)
@@ -204,6 +206,13 @@ class Catalogue:
     def names_of(self, upstream: str) -> list[str]:
         """Return all names of an upstream's models."""
         return [name for name, slug in self.slugs.items() if self.upstreams[slug] == upstream]
+
+    @property
+    def priced_since(self) -> datetime:
+        """Return since when all prices have been what they are."""
+        began = [tariff.changed_s for tariff in self.tariffs.values()]
+        as_of = datetime.combine(self.as_of, time(), UTC)
+        return max(as_of, datetime.fromtimestamp(max(began), UTC))
 
     @property
     def unlisted_slugs(self) -> tuple[str, ...]:
@@ -255,6 +264,7 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
         tiers=file.tiers,
         tools=file.tools,
         as_of=file.as_of,
+        strict=frozenset(name for name, table in tables.items() if table.unlisted == "refused"),
     )
 
 

@@ -13,7 +13,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from chatapp.catalogue.price import ONE, Dollars, LongPrice, Multiple, Price, Tariff
+from chatapp.catalogue.price import (
+    ONE,
+    Dollars,
+    LaterPrice,
+    LongPrice,
+    Multiple,
+    Price,
+    Tariff,
+)
 
 Reasoning = Literal["default", "on request", "never"]
 Tokens = Annotated[int, Field(gt=0, le=1_000_000_000)]
@@ -35,6 +43,7 @@ class ModelTable(BaseModel):
     embeds: bool = False
     files: list[Literal["image", "pdf"]] = []
     price: Price | None = None
+    later: list[LaterPrice] = []
     long_context: LongPrice | None = None
     tiers: dict[str, Multiple] = {}
 
@@ -61,6 +70,7 @@ class ModelsFile(BaseModel):
             slug: replace(
                 self.tariff(entry.provider, entry.price),
                 long=entry.long_context,
+                later=tuple(sorted(entry.later, key=lambda price: price.since)),
                 tiers={**self.tiers.get(entry.provider, {}), **entry.tiers},
             )
             for slug, entry in self.models.items()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from math import prod
 from typing import Annotated, Final
@@ -94,10 +96,23 @@ class LongPrice(Price):
     over: Annotated[int, Field(gt=0)]
 
 
+class LaterPrice(Price):
+    """The price from the beginning of a day on, by UTC."""
+
+    since: Annotated[date, Field(alias="from")]
+    long_context: LongPrice | None = None
+
+    @property
+    def begins_s(self) -> float:
+        """Return when that is, in seconds since 1970."""
+        return datetime(*self.since.timetuple()[:3], tzinfo=UTC).timestamp()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tariff:
     """The prices of a model.
 
+    ``later`` replace ``usual`` and ``long``, each from its day on; the first comes first.
     ``tiers`` are multiples by tier or speed, in thousandths; ``other_tiers`` are the highest of all
     models, for a tier without a multiple here. A tier that is unknown everywhere is standard.
     ``tools`` are the prices of one use of each tool, in micro-dollars.
@@ -105,6 +120,7 @@ class Tariff:
 
     usual: Price
     long: LongPrice | None = None
+    later: tuple[LaterPrice, ...] = ()
     tiers: Mapping[str, int] = field(default_factory=dict)
     other_tiers: Mapping[str, int] = field(default_factory=dict)
     tools: Mapping[str, int] = field(default_factory=dict)
@@ -112,12 +128,13 @@ class Tariff:
     def of(self, usage: Usage) -> int:
         """Return the cost in micro-dollars, rounded up once for the call. Each reading has the
         price of its own length; what else is used is shared among them by their input."""
-        total = self.usual.millionths(usage)
-        if self.long is not None and (usage.readings or usage.input_tokens > self.long.over):
+        usual, above = self.prices()
+        total = usual.millionths(usage)
+        if above is not None and (usage.readings or usage.input_tokens > above.over):
             inputs = usage.readings or (usage.input_tokens,)
-            if long := sum(filter(self.is_long, inputs)):
+            if long := sum(tokens for tokens in inputs if tokens > above.over):
                 rest = sum(inputs) - long
-                total = total * rest + self.long.millionths(usage) * long
+                total = total * rest + above.millionths(usage) * long
                 total = -(-total // (rest + long))
         multiple, scale = self._multiple(usage.tiers) if usage.tiers else (1, 1)
         tokens = -(-total * multiple // (TOKENS_PER_PRICE * scale))
@@ -126,15 +143,29 @@ class Tariff:
         return tokens
 
     def is_long(self, input_tokens: int) -> bool:
-        return self.long is not None and input_tokens > self.long.over
+        _, long = self.prices()
+        return long is not None and input_tokens > long.over
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
         """Return how many output tokens an amount pays in addition to the prompt."""
-        price = self.long if self.long and self.is_long(prompt.input_tokens) else self.usual
+        usual, long = self.prices()
+        price = long if long and prompt.input_tokens > long.over else usual
         multiple, scale = self._multiple(prompt.tiers) if prompt.tiers else (1, 1)
         per_token = price.output * multiple
         left = max(0, micro_usd - self.of(prompt)) * TOKENS_PER_PRICE * scale
         return left // per_token if per_token else NO_BOUND
+
+    def prices(self) -> tuple[Price, LongPrice | None]:
+        """Return what is in force now: the price, and that of a long call."""
+        if not self.later:
+            return self.usual, self.long
+        begun = [price for price in self.later if price.begins_s <= time.time()]
+        return (begun[-1], begun[-1].long_context) if begun else (self.usual, self.long)
+
+    @property
+    def changed_s(self) -> float:
+        """Return when the price in force began, in seconds since 1970; 0 for the first one."""
+        return max([p.begins_s for p in self.later if p.begins_s <= time.time()], default=0)
 
     def _multiple(self, tiers: Collection[str]) -> tuple[int, int]:
         """Return the product of the tiers' multiples, as a fraction."""

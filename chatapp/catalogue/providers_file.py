@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import date
 from decimal import Decimal
 from difflib import get_close_matches
@@ -32,6 +32,8 @@ TOML_LINE: Final = re.compile(r"at line (\d+)")
 #: Headers that hold a key.
 KEY_HEADERS: Final = frozenset({"authorization", "x-api-key", "api-key"})
 RESERVED: Final = frozenset({"offline"})
+#: What a file without `upstreams` has.
+PACKAGED: Final = Path(__file__).parents[1] / "providers.toml"
 FREE: Final = "free"
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -118,6 +120,14 @@ class OwnModel(ModelTable):
     name: Name | None = None
 
 
+class ListedModel(ModelTable):
+    """A change of a model of models.toml, or a new one: its `provider` says whose, or `like` which
+    model it equals."""
+
+    provider: str | None = None
+    like: str | None = None
+
+
 class UpstreamTable(_Table):
     """An upstream, named by its table. docs/gateway/providers.md explains the keys."""
 
@@ -130,6 +140,7 @@ class UpstreamTable(_Table):
     timeouts: TimeoutTable = Field(default_factory=TimeoutTable)
     refuse: list[Name] = []
     patterns: list[Name] = []
+    unlisted: Literal["dearest", "refused"] = "dearest"
     default_model: str | None = None
     models_of: str | None = None
     price: Annotated[Price, BeforeValidator(_price)] | None = None
@@ -139,6 +150,7 @@ class UpstreamTable(_Table):
 class _Document(_Table):
     version: Literal[1]
     as_of: date | None = None
+    models: dict[str, ListedModel] = {}
     upstreams: Annotated[dict[str, UpstreamTable], Field(min_length=1)]
 
 
@@ -151,9 +163,13 @@ class ProvidersFile:
     line_of: LineOf
     upstreams: Mapping[str, UpstreamTable]
     as_of: date | None = None
+    models: Mapping[str, ListedModel] = field(default_factory=dict)
 
     def merged(self, listed: ModelsFile) -> ModelsFile:
-        """models.toml with what the upstreams have besides. Raises CatalogueError."""
+        """models.toml with the changes, and what the upstreams have besides. Raises
+        CatalogueError."""
+        changed = {slug: self._changed(slug, model, listed) for slug, model in self.models.items()}
+        listed = listed.model_copy(update={"models": {**listed.models, **changed}})
         models, defaults = dict(listed.models), dict(listed.defaults)
         tiers, tools = dict(listed.tiers), dict(listed.tools)
         for name, table in self.upstreams.items():
@@ -206,6 +222,36 @@ class ProvidersFile:
             names = [n for key, model in table.models.items() for n in (key, *model.aliases)]
         return (*table.patterns, *(escape(n.removeprefix(f"{name}/")) for n in names))
 
+    def _changed(self, slug: str, change: ListedModel, listed: ModelsFile) -> ModelEntry:
+        """Return the model with what the file says of it."""
+        fields = {key: getattr(change, key) for key in change.model_fields_set - {"like"}}
+        path, providers = ("models", slug), {*self.upstreams, *listed.defaults}
+        if not 0 < len(slug) <= SLUG_MAX_CHARACTERS:
+            sentence = f"is empty or too long; write 1 to {SLUG_MAX_CHARACTERS} characters"
+            raise CatalogueError(self.located(path, sentence))
+        if change.provider not in {None, *providers}:
+            sentence = f"is {change.provider!r}; write one of {', '.join(sorted(providers))}"
+            raise CatalogueError(self.located((*path, "provider"), sentence))
+        if change.like is not None:
+            model = self._named(change.like, listed, (*path, "like"))
+            return model.model_copy(update={"aliases": [], **fields})
+        if (known := listed.models.get(slug)) is not None:
+            return known.model_copy(update=fields)
+        for key in ("provider", "context"):
+            if key not in fields:
+                raise CatalogueError(
+                    self.located(path, f"is new and has no {key}; write it, or `like`")
+                )
+        return ModelEntry(**fields)
+
+    def _named(self, name: str, listed: ModelsFile, path: KeyPath) -> ModelEntry:
+        if name in listed.models:
+            return listed.models[name]
+        near = get_close_matches(name, listed.models, n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        sentence = f"is {name!r}; write a name of a table in models.toml{hint}"
+        raise CatalogueError(self.located(path, sentence))
+
     def _copied(self, name: str, source: str, listed: ModelsFile) -> dict[str, ModelEntry]:
         """Return the models of models.toml that the upstream has too, under its name."""
         providers = {entry.provider for entry in listed.models.values()} - RESERVED
@@ -235,13 +281,8 @@ class ProvidersFile:
                 raise self._mistake((*path, "context"), "is missing; write it, or `like`")
             values = {key: getattr(model, key) for key in ModelTable.model_fields}
             return ModelEntry(**{**values, **update})
-        if model.like not in listed.models:
-            near = get_close_matches(model.like, listed.models, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
-            raise self._mistake(
-                (*path, "like"), f"is {model.like!r}; write a name of a table in models.toml{hint}"
-            )
-        return listed.models[model.like].model_copy(update=update)
+        place = ("upstreams", *path, "like")
+        return self._named(model.like, listed, place).model_copy(update=update)
 
     def _mistake(self, path: KeyPath, sentence: str) -> CatalogueError:
         return CatalogueError(self.located(("upstreams", *path), sentence))
@@ -270,6 +311,8 @@ def read(path: Path, line_of: LineOf) -> ProvidersFile:
             "in brackets."
         ) from None
     file = ProvidersFile(path, text, line_of, {})
+    if "models" in document and "upstreams" not in document:
+        document["upstreams"] = tomllib.loads(PACKAGED.read_text("utf-8"))["upstreams"]
     try:
         valid = _Document.model_validate(document)
     except ValidationError as error:
@@ -281,7 +324,7 @@ def read(path: Path, line_of: LineOf) -> ProvidersFile:
             if not NAME.fullmatch(name) or name in RESERVED
         }
         if not sentences:
-            return replace(file, upstreams=valid.upstreams, as_of=valid.as_of)
+            return replace(file, upstreams=valid.upstreams, as_of=valid.as_of, models=valid.models)
     lines = sorted(sentences, key=lambda path: line_of(text, path))
     raise CatalogueError("\n".join([file.located(path, sentences[path]) for path in lines]))
 
@@ -299,11 +342,14 @@ def _sentence(error: ErrorDetails) -> str:
 
 
 def _keys_beside(path: KeyPath) -> Iterable[str]:
-    match path[2:-1]:
+    # A model of an upstream is `upstreams.NAME.models.MODEL`, one of models.toml `models.MODEL`.
+    match path[2:-1] if path[0] == "upstreams" else path[:-1]:
         case ("timeouts",):
             return TimeoutTable.model_fields
         case ("models", _):
-            return OwnModel.model_fields
+            return (OwnModel if path[0] == "upstreams" else ListedModel).model_fields
+        case (*_, "later", _):
+            return ["from", *Price.model_fields, "long_context"]
         case (*_, "price"):
             return Price.model_fields
         case (*_, "long_context"):

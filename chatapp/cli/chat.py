@@ -7,7 +7,7 @@ from typing import cast
 import click
 
 from chatapp.cli.acts import HINTS, add_commands
-from chatapp.cli.maintenance import check_providers, db, export_users
+from chatapp.cli.maintenance import check_providers, db, export_users, prices
 from chatapp.cli.presenters import PRESENTERS
 from chatapp.operators.errors import operator_error
 from ratelimit_ext import OperatorError
@@ -22,5 +22,6 @@ class ChatGroup(OperatorGroup):
 chat = ChatGroup("chat", hints=HINTS)
 add_commands(chat, PRESENTERS)
 chat.add_command(db)
+chat.add_command(prices)
 for group, command in (("providers", check_providers), ("users", export_users)):
     cast(click.Group, chat.commands[group]).add_command(command)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -11,6 +12,7 @@ from flask.cli import AppGroup, with_appcontext
 
 from chatapp import catalogue, guards_file
 from chatapp.catalogue import CatalogueError, providers_file
+from chatapp.catalogue.maintained_list import PACKAGE, maintained_prices
 from chatapp.cli import output
 from chatapp.database import backup as backups
 from chatapp.database import migration
@@ -22,12 +24,14 @@ from chatapp.services import current_services
 from chatapp.upstreams.keys import Keys
 from chatapp.web.identities import check_plans, without_plan
 from chatapp.web.policy_keywords import unknown_models
-from ratelimit_ext import CheckedPolicy, toml_line
+from ratelimit_ext import CheckedPolicy, OperatorError, toml_line
 from ratelimit_ext.terminal import with_json
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 db = AppGroup("db", help="Upgrade, back up and restore the database of accounts and ledger.")
+
+prices = AppGroup("prices", help="Compare the prices of models with a maintained list.")
 
 
 def checked_policy(file: Path | None) -> CheckedPolicy:
@@ -63,6 +67,40 @@ def check_providers(file: Path | None, *, as_json: bool) -> None:
     shown = ", ".join(_shown(*item) for item in keys.items())
     facts = {n: {"keys": len(k.names), "missing": list(k.missing)} for n, k in keys.items()}
     output.echo_done(f"{file} is valid: {shown}.", as_json=as_json, file=str(file), upstreams=facts)
+
+
+@prices.command("check")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@with_json
+def check_prices(models: tuple[str, ...], *, as_json: bool) -> None:
+    """Compare the prices with the package genai-prices, of all models or of each MODEL.
+
+    Prints what to write into the providers file for prices that differ and for models that are not
+    listed. Exits with 1 if a price differs. Compare it with your contract before you use it.
+    """
+    services, now = current_services(), datetime.now(UTC)
+    try:
+        listed = list(maintained_prices(services.catalogue, now))
+    except ImportError as error:
+        raise OperatorError("no_list", f"{error}. Run: pip install {PACKAGE}") from error
+    if unknown := set(models) - {price.name for price in listed}:
+        raise OperatorError("unknown_model", f"{PACKAGE} has no {', '.join(sorted(unknown))}.")
+    tariffs = services.catalogue.tariffs
+    chosen = [price for price in listed if not models or price.name in models]
+    absent = [price for price in chosen if price.is_new]
+    differ = [p for p in chosen if not p.is_new and p.differs(tariffs[p.name])]
+    equal = len(chosen) - len(differ) - len(absent)
+    if as_json:
+        names = {"differ": differ, "absent": absent}
+        shown = {kind: [price.name for price in names[kind]] for kind in names}
+        output.echo_json({"equal": equal, **shown})
+    else:
+        tables = "\n".join(price.table() for price in (*differ, *absent))
+        click.echo(f"version = 1\nas_of = {now:%Y-%m-%d}\n\n{tables}" if tables else "", nl=False)
+        done = f"{equal} equal, {len(differ)} different, {len(absent)} not listed here."
+        click.echo(done, err=True)
+    if differ:
+        raise click.exceptions.Exit(1)
 
 
 def _shown(name: str, keys: Keys) -> str:

@@ -40,10 +40,11 @@ def findings(answer: Mapping[str, Any]) -> None:
     for row in answer["spent"]:
         click.echo(f"{row['month']}  {printable(row['user'])}  {row['cost_usd']:.6f} USD")
     problems: list[str] = answer["problems"]
+    since = current_services().catalogue.priced_since.date()
     click.echo(
         f"{counted(answer['calls'], 'call')}, {answer['running']} running, {answer['unpriced']} "
-        f"from before the prices of {current_services().catalogue.as_of} (their costs were not "
-        f"checked); {answer['limits']}; {counted(len(problems), 'problem')}."
+        f"from before the prices of {since} (their costs were not checked); {answer['limits']}; "
+        f"{counted(len(problems), 'problem')}."
     )
     for problem in problems:
         click.echo(printable(problem), err=True)

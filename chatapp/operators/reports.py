@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from chatapp.accounts import ADDRESS, EVERYONE, FORMER, TEAM, USER
@@ -101,7 +101,7 @@ def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, 
         services.catalogue,
         now=datetime.now(UTC),
         lease=services.lease,
-        priced_since=datetime.combine(services.catalogue.as_of, time(), UTC),
+        priced_since=services.catalogue.priced_since,
     )
     return result, *_compare_limits(result)
 

@@ -37,7 +37,8 @@ class UnknownModelError(ValueError):
 
 class ModelUnavailableError(ValueError):
     """The model's upstream is not configured. The message is for the client; ``missing`` is the
-    environment variable that the operator has not set, which is not for the client."""
+    environment variable that the operator has not set, which is not for the client; "" if the
+    model has no price."""
 
     def __init__(self, sentence: str, *, missing: str) -> None:
         super().__init__(sentence)
@@ -87,7 +88,7 @@ class Router:
         try:
             return self._with_key(self._available(name))
         except ModelUnavailableError as error:
-            if error.missing not in self._missed:
+            if error.missing and error.missing not in self._missed:
                 self._missed.add(error.missing)
                 log.warning("Model %r was requested but %s is not set", name, error.missing)
             raise
@@ -100,7 +101,17 @@ class Router:
         missing = None
         for upstream, model_name in self._serving(name):
             if upstream.missing is None:
-                return self.catalogue.model(model_name, upstream.name)
+                model = self.catalogue.model(model_name, upstream.name)
+                if (
+                    model.slug in self.catalogue.entries
+                    or upstream.name not in self.catalogue.strict
+                ):
+                    return model
+                raise ModelUnavailableError(
+                    f'The model "{name[:100]}" has no price on this server. Ask the operator to '
+                    "add it: `chat prices check` prints what to write.",
+                    missing="",
+                )
             missing = missing or upstream.missing
         if missing is not None:
             raise ModelUnavailableError(

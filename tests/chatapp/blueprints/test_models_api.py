@@ -33,6 +33,20 @@ def test_anthropics_sdk_lists_its_models(served: str) -> None:
     assert one == listed["claude-haiku-4-5"]
     assert one.display_name == "claude-haiku-4-5"
     assert one.created_at == datetime(1970, 1, 1, tzinfo=UTC)
+    assert (one.max_input_tokens, one.max_tokens) == (200_000, 64_000)
+    assert one.capabilities is not None
+    assert one.capabilities.image_input.supported
+    assert one.capabilities.pdf_input.supported
+
+
+def test_sizes_are_in_both_lists(client: FlaskClient) -> None:
+    """By the names of both; null for what is unknown."""
+    for headers in ({}, SPEAKS_ANTHROPIC):
+        model = client.get("/v1/models/offline", headers=headers).json
+        assert model is not None
+        assert model["max_input_tokens"] == model["context_window"] == 128_000
+        assert model["max_tokens"] is model["max_completion_tokens"] is None
+        assert model["capabilities"]["thinking"] == {"supported": False}
 
 
 def test_anthropics_list_has_pages(served: str) -> None:
