@@ -46,6 +46,7 @@ from tests.chatapp.blueprints.management.conftest import Api
 from tests.chatapp.blueprints.management.description import text
 from tests.chatapp.conftest import AppMaker
 from tests.chatapp.ledger.calls import begun, finished
+from tests.promise import promised
 from tests.servers import eventually
 
 #: They read or write files of the host, or need none of its state.
@@ -576,7 +577,7 @@ def worked(
 
 @pytest.mark.usefixtures("worked")
 def test_a_report_is_that_of_its_command(app: Flask, api: Api, accounts: Accounts) -> None:
-    """With the same rows and names, also where both select."""
+    """With the same rows and names, also where both select. The names are promised."""
 
     def is_full(row: dict[str, Any]) -> bool:
         return row.get("period") != 60 or row["reset_after"] == 0
@@ -584,6 +585,7 @@ def test_a_report_is_that_of_its_command(app: Flask, api: Api, accounts: Account
     # What a minute's bucket gets back between two readings would make a difference.
     eventually(lambda: all(map(is_full, api("GET", "/usage/alice").json["limits"])))
     call_id = api("GET", "/ledger/calls").json["items"][0]["id"]
+    names = []
     for line, path, alike in REPORTS:
         with_id = [
             each.replace("{call}", call_id).replace("{key}", key_of(accounts))
@@ -592,9 +594,12 @@ def test_a_report_is_that_of_its_command(app: Flask, api: Api, accounts: Account
         result = app.test_cli_runner().invoke(args=[*with_id[0].split(), "--json"])
         answer = api("GET", with_id[1]).json
         assert answer is not None
-        by_command = alike(json.loads(result.stdout))
+        printed = json.loads(result.stdout)
+        by_command = alike(printed)
         assert by_command, line
         assert alike(answer.get("items", answer)) == by_command, line
+        names += [f"{line.partition(' --')[0]} --json {name}" for name in promised.fields(printed)]
+    promised.compare("answers", names)
 
 
 # -- a desired state -----------------------------------------------------------------------------

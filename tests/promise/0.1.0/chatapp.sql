@@ -1,0 +1,132 @@
+BEGIN TRANSACTION;
+CREATE TABLE admin_keys (
+	public_id VARCHAR(16) NOT NULL, 
+	secret_sha256 VARCHAR(64) NOT NULL, 
+	name VARCHAR(100) NOT NULL, 
+	scopes JSON NOT NULL, 
+	team VARCHAR(64), 
+	created_at DATETIME NOT NULL, 
+	expires_at DATETIME, 
+	revoked_at DATETIME, 
+	CONSTRAINT pk_admin_keys PRIMARY KEY (public_id)
+);
+INSERT INTO "admin_keys" VALUES('bd74bfbf031dbcf8','fac1df6088223c56a4f2426581005f173b1e22b90c51630196a496106d8e4ddb','hr','["read"]',NULL,'2026-12-02 03:46:15.300220',NULL,NULL);
+CREATE TABLE alembic_version (
+	version_num VARCHAR(32) NOT NULL, 
+	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+);
+INSERT INTO "alembic_version" VALUES('0014');
+CREATE TABLE alerts (
+	id VARCHAR(32) NOT NULL, 
+	at DATETIME NOT NULL, 
+	type VARCHAR(32) NOT NULL, 
+	identity VARCHAR(300) NOT NULL, 
+	user VARCHAR(300), 
+	name VARCHAR(256), 
+	threshold INTEGER NOT NULL, 
+	spent BIGINT NOT NULL, 
+	amount BIGINT NOT NULL, 
+	since DATETIME NOT NULL, 
+	resets_at DATETIME, 
+	CONSTRAINT pk_alerts PRIMARY KEY (id)
+);
+CREATE TABLE api_keys (
+	public_id VARCHAR(16) NOT NULL, 
+	user VARCHAR(256) NOT NULL, 
+	secret_sha256 VARCHAR(64) NOT NULL, 
+	name VARCHAR(100) NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	expires_at DATETIME, 
+	revoked_at DATETIME, 
+	last_used_on DATE, 
+	limits JSON, 
+	models JSON, 
+	files BOOLEAN, 
+	traffic_class VARCHAR(64), 
+	people JSON, 
+	bound_team VARCHAR(64), 
+	CONSTRAINT pk_api_keys PRIMARY KEY (public_id), 
+	CONSTRAINT fk_api_keys_user FOREIGN KEY(user) REFERENCES users (name)
+);
+INSERT INTO "api_keys" VALUES('ccb20cc87298cea2','alice','d9de345a1d93353422e87e35eada2b214898107614cf9f2868393ee1c416024a','','2026-12-02 03:46:15.298893',NULL,NULL,NULL,'{"key-usd-day": "2 usd/day"}','["gpt-*"]',NULL,NULL,NULL,NULL);
+CREATE TABLE calls (
+	id VARCHAR(32) NOT NULL, 
+	started_at DATETIME NOT NULL, 
+	user VARCHAR(300) NOT NULL, 
+	team VARCHAR(64), 
+	key_id VARCHAR(16), 
+	"plan" VARCHAR(64) NOT NULL, 
+	endpoint VARCHAR(64) NOT NULL, 
+	model VARCHAR(256) NOT NULL, 
+	slug VARCHAR(100) NOT NULL, 
+	provider VARCHAR(32) NOT NULL, 
+	attempts INTEGER DEFAULT '1' NOT NULL, 
+	estimated_input_tokens BIGINT NOT NULL, 
+	estimated_output_tokens BIGINT NOT NULL, 
+	input_tokens BIGINT, 
+	cached_input_tokens BIGINT, 
+	cache_write_tokens BIGINT, 
+	cache_write_1h_tokens BIGINT, 
+	output_tokens BIGINT, 
+	reasoning_tokens BIGINT, 
+	web_searches BIGINT, 
+	other_tool_calls VARCHAR(128), 
+	tiers VARCHAR(64), 
+	estimated BOOLEAN NOT NULL, 
+	cost_micro_usd BIGINT NOT NULL, 
+	status VARCHAR(32) NOT NULL, 
+	client_left BOOLEAN NOT NULL, 
+	tags JSON, 
+	basis VARCHAR(16), 
+	CONSTRAINT pk_calls PRIMARY KEY (id)
+);
+INSERT INTO "calls" VALUES('b6635ff8e7624b9e9cef37e13b3681c2','2026-11-25 12:00:00.123456','user:alice','research','0123456789abcdef','pro','chat.chat','claude-haiku-4-5-20251001','claude-haiku-4-5','anthropic',1,900,500,1000,600,100,0,200,50,0,NULL,NULL,0,1485,'answered',0,'{"project": "a"}',NULL);
+INSERT INTO "calls" VALUES('870ead3bdb7f4d259b155e538742e7f0','2026-11-25 12:00:00.123456','user:bob',NULL,'0123456789abcdef','pro','chat.chat','claude-haiku-4-5-20251001','claude-haiku-4-5','anthropic',1,900,500,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1,3400,'unfinished',0,NULL,NULL);
+CREATE TABLE changes (
+	id INTEGER NOT NULL, 
+	at DOUBLE NOT NULL, 
+	until DOUBLE, 
+	action VARCHAR(64) NOT NULL, 
+	identity TEXT NOT NULL, 
+	"limit" TEXT NOT NULL, 
+	amount TEXT NOT NULL, 
+	reason TEXT NOT NULL, 
+	"by" TEXT NOT NULL, 
+	CONSTRAINT pk_changes PRIMARY KEY (id)
+);
+CREATE TABLE stored_answers (
+	id VARCHAR(128) NOT NULL, 
+	user VARCHAR(300) NOT NULL, 
+	provider VARCHAR(32) NOT NULL, 
+	"key" VARCHAR(300) NOT NULL, 
+	tokens BIGINT, 
+	created_at DATETIME NOT NULL, 
+	CONSTRAINT pk_stored_answers PRIMARY KEY (id)
+);
+CREATE TABLE teams (
+	name VARCHAR(64) NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	limits JSON, 
+	CONSTRAINT pk_teams PRIMARY KEY (name)
+);
+INSERT INTO "teams" VALUES('research','2026-12-02 03:46:15.278014','{"team-usd-month": "100 usd/month"}');
+CREATE TABLE users (
+	name VARCHAR(256) NOT NULL, 
+	"plan" VARCHAR(64) NOT NULL, 
+	created_at DATETIME NOT NULL, 
+	team VARCHAR(64), 
+	limits JSON, 
+	deactivated_at DATETIME, 
+	brought_by VARCHAR(16), 
+	CONSTRAINT pk_users PRIMARY KEY (name)
+);
+INSERT INTO "users" VALUES('alice','pro','2026-12-02 03:46:15.287349','research',NULL,NULL,NULL);
+CREATE INDEX ix_users_brought_by ON users (brought_by);
+CREATE INDEX ix_api_keys_user ON api_keys (user);
+CREATE INDEX ix_calls_user_started_at ON calls (user, started_at, status, input_tokens, output_tokens, cost_micro_usd);
+CREATE INDEX ix_calls_started_at ON calls (started_at);
+CREATE INDEX ix_stored_answers_created_at ON stored_answers (created_at);
+CREATE INDEX ix_alerts_identity_at ON alerts (identity, at);
+CREATE INDEX ix_changes_at ON changes (at);
+CREATE INDEX ix_calls_team_started_at ON calls (team, started_at, status, input_tokens, output_tokens, cost_micro_usd);
+COMMIT;

@@ -1,0 +1,1 @@
+"""What releases promise: docs/reference/promise.md."""
