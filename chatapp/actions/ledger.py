@@ -303,8 +303,7 @@ def give_credit(call: Call) -> dict[str, Any]:
         raise FieldError("user", 'Name exactly one of "user", "key" and "team".')
     [(owner, text)] = named.items()
     call.operator.check_kind(owner)
-    done = credit(owner, amounts.named(owner, text), call.body.usd, **call.why)
-    return {"done": done}
+    return {"done": credit(owner, amounts.named(owner, text), call.body.usd, **call.why)}
 
 
 @action(

@@ -37,8 +37,8 @@ class BackgroundLedger:
     """Keeps calls in a database. No request waits for it.
 
     A call that cannot be written goes to the log as JSON, at ERROR. ``keep`` is how long a call
-    stays in the ledger; ``None``: for ever. ``listeners`` are called with each call that has ended,
-    ``readers`` with those that have been written; neither may wait.
+    stays in the ledger; ``None``: for ever. ``listeners`` are called with each call from its
+    beginning to its end, ``readers`` with those that have been written; neither may wait.
     """
 
     def __init__(
@@ -60,12 +60,11 @@ class BackgroundLedger:
     def begin(self, call: Call) -> None:
         """A row with the estimates; it stays as it is if the worker dies."""
         self._writer.get().put(call.id, call)
-
-    def finish(self, call: Call) -> None:
-        """The same row with the outcome of the call."""
-        self._writer.get().put(call.id, call)
         for listener in self._listeners:
             listener(call)
+
+    #: The same row with the outcome of the call.
+    finish = begin
 
     def flush(self, timeout_s: float = 5.0) -> bool:
         """Wait until this process has written its calls; returns whether it has."""

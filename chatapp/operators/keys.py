@@ -121,8 +121,7 @@ def rotate_key(
     callers.note("rotate-key", public_id, until=end, reason=replaced, by=by)
     if overlap:
         return made, old, f"is valid until {old.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-    since = since_when(is_immediate=blocks.stop_key(public_id))
-    return made, old, f"has expired; {since}"
+    return made, old, f"has expired; {since_when(is_immediate=blocks.stop_key(public_id))}"
 
 
 def as_json(key: ApiKey, amounts: OwnersAmounts) -> dict[str, object]:

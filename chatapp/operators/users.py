@@ -164,8 +164,7 @@ def delete(name: str, *, reason: str, by: str) -> str:
         ) from error
     # At most 300 characters; the time tells former users of one name apart.
     former = f"{FORMER}{name} (deleted {datetime.now(UTC):%Y-%m-%d %H:%M:%S})"
-    rename = partial(table.rename, user=identity, to=former)
-    services.accounts.delete_user(name, also=rename)
+    services.accounts.delete_user(name, also=partial(table.rename, user=identity, to=former))
     since = _stop(public_ids)
     services.stored_answers.disown(identity)
     callers.note("delete-user", identity, reason=reason, by=by)

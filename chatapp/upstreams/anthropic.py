@@ -437,8 +437,7 @@ class MessageReader:
         progress.rereads += progress.has_result
         progress.has_result = False
         if (block.get("type"), block.get("name")) == SEARCH:
-            searches = progress.tool_calls.get("web_search", 0) + 1
-            progress.tool_calls = {"web_search": searches}
+            progress.tool_calls = {"web_search": progress.tool_calls.get("web_search", 0) + 1}
 
     def _text(self, delta: Delta) -> str:
         text = delta.text or ""

@@ -456,8 +456,7 @@ def _refusal(
     message, text = error.message, error.response.text
     if secret:
         message, text = message.replace(secret, REDACTED), text.replace(secret, REDACTED)
-    raw = text.encode()
-    return _status_error(protocol, answer, kind, message=message, raw=raw)
+    return _status_error(protocol, answer, kind, message=message, raw=text.encode())
 
 
 def _status_kind(status: int) -> ErrorKind:

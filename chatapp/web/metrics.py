@@ -19,8 +19,9 @@ RETRY_COUNT: Final = "x-stainless-retry-count"
 CALLS: Final = Measure("calls", "Calls of providers, by their end", ("model", "status"))
 TOKENS: Final = Measure("tokens", "Tokens as the providers bill them", ("model", "direction"))
 DOLLARS: Final = Measure("cost_usd", "What calls cost, in dollars", ("model",))
+IN_FLIGHT: Final = Measure("calls_in_flight", "Calls of providers in flight", (), "sum")
 RETRIES: Final = Measure("client_retries", "Requests that are an SDK's further attempt")
-MEASURES: Final = (CALLS, TOKENS, DOLLARS, RETRIES)
+MEASURES: Final = (CALLS, TOKENS, DOLLARS, IN_FLIGHT, RETRIES)
 
 
 class Metrics:
@@ -34,10 +35,16 @@ class Metrics:
             MEASURES, prefix="chatapp", registry=limits.registry
         )
         self.scrape: Callable[[], tuple[bytes, int, dict[str, str]]] = limits.scrape
+        self._in_flight: set[str] = set()
         limiter.listen(self._count_retries)
 
     def count_call(self, call: Call) -> None:
-        exporter, model = self._exporter, call.slug
+        exporter, model, ids = self._exporter, call.slug, self._in_flight
+        if (runs := call.status == "unfinished") != (call.id in ids):  # it begins or ends
+            exporter.add(IN_FLIGHT, (), 1 if runs else -1)
+            ids ^= {call.id}
+        if runs:
+            return
         exporter.add(CALLS, (model, call.status))
         exporter.add(DOLLARS, (model,), call.cost_micro_usd / MICRO)
         if call.usage is not None:

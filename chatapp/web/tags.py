@@ -88,8 +88,7 @@ def session_of(headers: Headers | Mapping[str, str], fields: Mapping[str, object
         if not isinstance(sent, str):
             match = _SESSION.search(str(metadata.get("user_id")))
             sent = match and match[1]
-    text = "".join(filter(str.isprintable, sent or "")).strip()
-    return text[:VALUE_MAX_CHARACTERS] or None
+    return "".join(filter(str.isprintable, sent or "")).strip()[:VALUE_MAX_CHARACTERS] or None
 
 
 def is_unattended(headers: Headers | Mapping[str, str]) -> bool:

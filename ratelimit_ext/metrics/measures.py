@@ -23,12 +23,12 @@ RATIOS: Final = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.5, 2.0, 4.0, 10.0)
 
 
 class Measure(NamedTuple):
-    """A figure: its name without a prefix, its meaning, its labels; a histogram has buckets."""
+    """A figure: name without a prefix, meaning, labels. To a sum, each process adds its part."""
 
     name: str
     meaning: str
     labels: tuple[str, ...] = ()
-    kind: Literal["counter", "gauge", "histogram"] = "counter"
+    kind: Literal["counter", "gauge", "sum", "histogram"] = "counter"
     buckets: tuple[float, ...] = ()
 
 

@@ -84,7 +84,8 @@ def _metric(measure: Measure, prefix: str, registry: CollectorRegistry) -> Any:
     args = measure.name, measure.meaning, measure.labels
     if measure.kind == "counter":
         return Counter(*args, namespace=prefix, registry=registry)
-    if measure.kind == "gauge":
-        # What any process knows last is true of all of them.
-        return Gauge(*args, namespace=prefix, registry=registry, multiprocess_mode="livemostrecent")
+    if measure.kind in ("gauge", "sum"):
+        # What any process knows last is true of all of them, unless each has its part.
+        mode: Any = "livesum" if measure.kind == "sum" else "livemostrecent"
+        return Gauge(*args, namespace=prefix, registry=registry, multiprocess_mode=mode)
     return Histogram(*args, namespace=prefix, registry=registry, buckets=measure.buckets)

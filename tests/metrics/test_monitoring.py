@@ -24,6 +24,7 @@ def series(measure: Measure, prefix: str) -> set[str]:
     return {
         "counter": {f"{name}_total"},
         "gauge": {name},
+        "sum": {name},
         "histogram": {f"{name}_bucket", f"{name}_sum", f"{name}_count"},
     }[measure.kind]
 

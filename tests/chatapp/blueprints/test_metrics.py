@@ -6,7 +6,14 @@ import pytest
 
 from ratelimit_ext.metrics import prometheus
 from tests.chatapp.conftest import AppMaker
-from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
+from tests.chatapp.upstream_server import (
+    Answer,
+    Stream,
+    UpstreamServer,
+    Wait,
+    openai_body,
+    openai_chunks,
+)
 
 TOKEN = "a token of some length"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -33,6 +40,31 @@ def test_calls_tokens_and_retries_are_counted(make_app: AppMaker) -> None:
         in (found)
     )
     assert "ada" not in found
+
+
+def test_calls_in_flight_are_counted(make_app: AppMaker, provider: UpstreamServer) -> None:
+    """From the beginning of each to its end, which also a failed one has."""
+    client = make_app(CHATAPP_METRICS_TOKEN=TOKEN).test_client()
+
+    def in_flight() -> float:
+        lines = client.get("/metrics", headers=BEARER).text.splitlines()
+        found = [line.split()[1] for line in lines if line.startswith("chatapp_calls_in_flight ")]
+        return float(found[0]) if found else 0
+
+    asked = {"message": "ping", "model": "gpt-5.4-mini"}
+    pieces = openai_chunks()
+    provider.script(Stream([*pieces[:2], Wait(), *pieces[2:]]))
+    with client.post("/chat", json={**asked, "stream": True}, buffered=False) as answer:
+        events = iter(answer.response)
+        next(events)
+        assert provider.waiting.wait(10)
+        assert in_flight() == 1
+        provider.go_on()
+        assert b"event: done" in b"".join(events)
+    assert in_flight() == 0
+    provider.script(Answer(400, {"error": {"message": "no", "type": "invalid_request_error"}}))
+    assert client.post("/chat", json=asked).status_code >= 400
+    assert in_flight() == 0
 
 
 def test_invented_models_make_no_series(make_app: AppMaker, provider: UpstreamServer) -> None:
