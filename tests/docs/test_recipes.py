@@ -5,11 +5,13 @@ runs them."""
 from __future__ import annotations
 
 import getpass
+import os
 import re
 import runpy
 import shutil
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,15 @@ import yaml
 
 from chatapp import create_app
 from chatapp.settings import Settings
+from tests.metrics.test_monitoring import KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "docs" / "operate" / "recipes"
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+MANIFESTS = ROOT / "examples" / "kubernetes"
+BASE, PRODUCTION = MANIFESTS / "base", MANIFESTS / "production"
 KUBERNETES = {
-    each["kind"]: each for each in yaml.safe_load_all((RECIPES / "kubernetes.yaml").read_text())
+    each["kind"]: each for file in BASE.iterdir() for each in yaml.safe_load_all(file.read_text())
 }
 POD = KUBERNETES["Deployment"]["spec"]["template"]["spec"]
 [CONTAINER] = POD["containers"]
@@ -96,7 +101,7 @@ def test_every_proxy_removes_the_header_of_sign_on() -> None:
         if "proxy_pass http://chatapp" in location:
             [value] = re.findall(rf"proxy_set_header {header} (\S+);", location)
             assert value == ('""' if "auth_request /oauth2/auth;" not in location else "$email")
-    route = yaml.safe_load((RECIPES / "kubernetes-route.yaml").read_text())
+    route = yaml.safe_load((PRODUCTION / "route.yaml").read_text())
     for rule in route["spec"]["rules"]:
         removed = [each["requestHeaderModifier"]["remove"] for each in rule["filters"]]
         assert removed == [[header]]
@@ -132,8 +137,10 @@ def test_the_image_copies_what_its_context_has() -> None:
 def test_the_pods_share_the_limits(tmp_path: Path) -> None:
     """All pods' workers are counted, probes ask paths that exist, the first command runs, and
     Kubernetes sets no variable that looks like a setting."""
-    spec = KUBERNETES["Deployment"]["spec"]
-    pods = spec["replicas"] + spec["strategy"]["rollingUpdate"]["maxSurge"]
+    spec, scale = KUBERNETES["Deployment"]["spec"], KUBERNETES["HorizontalPodAutoscaler"]["spec"]
+    assert "replicas" not in spec  # the autoscaler decides
+    assert scale["minReplicas"] == 2
+    pods = scale["maxReplicas"] + spec["strategy"]["rollingUpdate"]["maxSurge"]
     workers = pods * int(VARIABLES["WEB_CONCURRENCY"])
     assert int(VARIABLES["RATELIMIT_WORKERS"]) == workers
     database = f"sqlite:///{tmp_path / 'chatapp.db'}"
@@ -151,6 +158,119 @@ def test_the_pods_share_the_limits(tmp_path: Path) -> None:
     assert POD["enableServiceLinks"] is False
     [user] = dockerfile("USER")
     assert user == f"{POD['securityContext']['runAsUser']}:{POD['securityContext']['runAsGroup']}"
+
+
+def kustomization(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((folder / "kustomization.yaml").read_text())
+    return found
+
+
+def test_the_overlay_has_all_that_the_base_refers_to() -> None:
+    """Each file is a resource, the image and the Secret are named as in the base, and the pods are
+    scaled by a figure that chatapp has, and that Prometheus may read."""
+    listed = {*kustomization(BASE)["resources"]}
+    assert listed == {each.name for each in BASE.iterdir()} - {"kustomization.yaml"}
+    overlay = kustomization(PRODUCTION)
+    assert {each for each in overlay["resources"] if "/" not in each} <= {
+        each.name for each in PRODUCTION.iterdir()
+    }
+    images = {each["image"] for each in (*POD["initContainers"], *POD["containers"])}
+    assert [each["name"] for each in overlay["images"]] == [*images]
+    secrets = {
+        each["secretRef"]["name"]
+        for container in (*POD["initContainers"], *POD["containers"])
+        for each in container["envFrom"]
+    }
+    [generated] = overlay["secretGenerator"]
+    assert secrets == {generated["name"]}
+    [env] = generated["envs"]
+    names = re.findall(r"^([A-Z_]+)=", (PRODUCTION / env).read_text(), re.MULTILINE)
+    assert {*names} <= documented()
+    monitor = yaml.safe_load((PRODUCTION / "pod-monitor.yaml").read_text())["spec"]
+    [endpoint] = monitor["podMetricsEndpoints"]
+    assert endpoint["authorization"]["credentials"]["name"] in secrets
+    assert endpoint["authorization"]["credentials"]["key"] in names
+    assert endpoint["port"] in {each["name"] for each in CONTAINER["ports"]}
+    [metric] = KUBERNETES["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    name = metric["pods"]["metric"]["name"]
+    assert name in KNOWN
+    adapter = yaml.safe_load((PRODUCTION / "prometheus-adapter.yaml").read_text())
+    [rule] = adapter["rules"]["custom"]
+    assert rule["seriesQuery"].startswith(f"{name}{{")
+
+
+def test_every_part_is_of_one_application() -> None:
+    """Service, autoscaler, budget of disruptions and monitor choose the pods of the Deployment."""
+    labels = KUBERNETES["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    monitor = yaml.safe_load((PRODUCTION / "pod-monitor.yaml").read_text())["spec"]["selector"]
+    [spread] = POD["topologySpreadConstraints"]
+    assert [
+        KUBERNETES["Service"]["spec"]["selector"],
+        *(
+            each["matchLabels"]
+            for each in (
+                KUBERNETES["Deployment"]["spec"]["selector"],
+                KUBERNETES["PodDisruptionBudget"]["spec"]["selector"],
+                spread["labelSelector"],
+                monitor,
+            )
+        ),
+    ] == [labels] * 5
+    target = KUBERNETES["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert target["name"] == KUBERNETES["Deployment"]["metadata"]["name"]
+
+
+KUSTOMIZE = next(
+    (
+        words
+        for words in (["kustomize", "build"], ["kubectl", "kustomize"])
+        if shutil.which(words[0])
+    ),
+    None,
+)
+
+
+@pytest.mark.skipif(KUSTOMIZE is None, reason="there is no kustomize, and no kubectl")
+def test_the_overlay_renders() -> None:
+    """With its image, its Secret and its namespace in every part, and only what needs no right."""
+    assert KUSTOMIZE is not None
+    parts = {each["kind"]: each for each in yaml.safe_load_all(run(*KUSTOMIZE, str(PRODUCTION)))}
+    assert parts.keys() == {*KUBERNETES, "Namespace", "Secret", "HTTPRoute", "PodMonitor"} - {
+        "Kustomization"
+    }
+    assert {
+        kind for kind, each in parts.items() if each["metadata"].get("namespace") == "chatapp"
+    } == parts.keys() - {"Namespace"}
+    pod = parts["Deployment"]["spec"]["template"]["spec"]
+    [image] = kustomization(PRODUCTION)["images"]
+    for each in (*pod["initContainers"], *pod["containers"]):
+        assert each["image"] == f"{image['newName']}:{image['newTag']}"
+        assert each["securityContext"]["readOnlyRootFilesystem"] is True
+        assert each["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert pod["securityContext"]["runAsNonRoot"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("RATELIMIT_PACKAGE") != "1",
+    reason="RATELIMIT_PACKAGE=1 installs the schemas of Kubernetes in a new environment",
+)
+def test_kubernetes_accepts_the_manifests(tmp_path: Path) -> None:
+    """By its published schemas, of the oldest version that the recipe names and of a late one."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    tools = tmp_path / "venv" / "bin"
+    package = "kubernetes-validate==1.37.0"
+    subprocess.run([tools / "pip", "install", "--quiet", package], check=True, timeout=600)
+    files = [BASE / name for name in kustomization(BASE)["resources"]]
+    if KUSTOMIZE is not None:
+        files = [tmp_path / "rendered.yaml"]
+        files[0].write_text(run(*KUSTOMIZE, str(PRODUCTION)))
+    [oldest] = re.findall(r"Kubernetes (1\.\d+) or newer", (BASE / "deployment.yaml").read_text())
+    for version in (oldest, "1.37"):
+        words = ["-k", version, "--strict", *map(str, files)]
+        said = run(tools / "kubernetes-validate", *words)
+        passed = {*re.findall(r"passed for resource (\w+)/", said)}
+        assert passed >= {kind.lower() for kind in KUBERNETES if kind != "Kustomization"}
 
 
 @pytest.mark.skipif(not shutil.which("docker-compose"), reason="there is no docker-compose")

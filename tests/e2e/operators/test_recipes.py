@@ -3,6 +3,7 @@ docs/operate/recipes. tests/docs/test_recipes.py compares the other files with t
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
 import os
@@ -152,6 +153,43 @@ def test_the_image_serves(installed: bool, tmp_path: Path) -> None:
     assert {each.name for each in (app / "instance").iterdir()} >= {"chatapp.db", "ratelimit"}
     with pytest.raises(subprocess.CalledProcessError):
         run(*probe[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("RATELIMIT_IMAGE") != "1",
+    reason="RATELIMIT_IMAGE=1 installs the lock in new environments",
+)
+def test_the_image_is_reproducible(tmp_path: Path) -> None:
+    """Its base has a digest, and its steps, done twice, make the same files to the byte."""
+    assert re.search(r"@sha256:[0-9a-f]{64}$", argument("FROM"))
+    made = tmp_path / "made"
+    installing = argument("RUN", "pip install").removeprefix("pip ").split()
+    compiling = [text for name, text in instructions() if name == "RUN" and "compileall" in text]
+
+    def digests() -> dict[str, str]:
+        shutil.rmtree(made, ignore_errors=True)
+        app, environment = made / "app", made / "venv"
+        made.mkdir()
+        copy_into(app)
+        venv.create(environment, symlinks=True)
+        [libraries] = environment.glob("lib/python3.*/site-packages")
+        pip = [sys.executable, "-m", "pip", "--python", str(environment)]
+        subprocess.run([*pip, *installing, "--quiet"], cwd=app, check=True, timeout=900)
+        for command in compiling:
+            python, *words = command.split()
+            assert python == "python"
+            words = [str(libraries) if "site-packages" in word else word for word in words]
+            subprocess.run([sys.executable, *words], cwd=app, check=True, timeout=600)
+        return {
+            path.relative_to(made).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(made.rglob("*"))
+            if path.is_file()
+        }
+
+    first, second = digests(), digests()
+    assert len([name for name in first if name.endswith(".pyc")]) > 1000
+    assert [name for name in first | second if first.get(name) != second.get(name)] == []
 
 
 # -- nginx ---------------------------------------------------------------------------------------
