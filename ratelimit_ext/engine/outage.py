@@ -35,10 +35,10 @@ from ratelimit_ext.core.decision import Decision, Degradation, Verdict
 from ratelimit_ext.core.errors import ShardUnavailable, StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.engine import UNAVAILABLE, Engine, Marker, Substitute, Workers
-from ratelimit_ext.engine.entry import Entry, text_of_limit
+from ratelimit_ext.engine.entry import MOST_LIMITS, Entry, text_of_limit
 from ratelimit_ext.engine.last_verdicts import LastVerdicts, Remainder
 from ratelimit_ext.engine.memory import MemoryEngine, load_lua
-from ratelimit_ext.engine.outage_store import MOST_BUCKETS, Batch, OutageStore
+from ratelimit_ext.engine.outage_store import Batch, OutageStore
 from ratelimit_ext.engine.scratch import scratch
 from ratelimit_ext.engine.verdicts import merged
 from ratelimit_ext.strategies import strategy_of
@@ -251,7 +251,7 @@ class OutageEngine(Substitute):
             return None
         cached = self._shares.get((id(limit), units))
         if cached is None:
-            if len(self._shares) >= MOST_BUCKETS:
+            if len(self._shares) >= MOST_LIMITS:
                 self._shares.clear()
             share = strategy_of(limit).share(limit, units, count)
             cached = self._shares[id(limit), units] = limit, share

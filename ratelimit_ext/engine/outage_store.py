@@ -38,8 +38,10 @@ from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.
 FORMAT: Final = 5
-#: How many buckets are kept at most; then the oldest are forgotten.
-MOST_BUCKETS: Final = 100_000
+#: How many buckets are kept at most, in a file and without one, where they need 250 MB and 30 MB;
+#: then the oldest are forgotten.
+MOST_BUCKETS: Final = 1_000_000
+MOST_ALONE: Final = 100_000
 #: How long a worker waits for the others, of which a busy machine may stop one in the middle of a
 #: decision, before it goes on without them; how often it looks then whether the file is free; and
 #: the pause between two attempts: SQLite's pauses grow to 0.1 s, while a decision takes 0.1 ms.
@@ -75,8 +77,7 @@ INSERT INTO buckets VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET state = 
 expiry = excluded.expiry, handed = excluded.handed, known_at = excluded.known_at,
 changed = excluded.changed"""
 _DROP_OLDEST: Final = """
-DELETE FROM buckets WHERE rowid IN (SELECT rowid FROM buckets ORDER BY rowid
-    LIMIT max(0, (SELECT count(*) FROM buckets) - ?))"""
+DELETE FROM buckets WHERE rowid IN (SELECT rowid FROM buckets ORDER BY rowid LIMIT ?)"""
 
 T = TypeVar("T")
 _logger = logging.getLogger("ratelimit_ext")
@@ -109,6 +110,9 @@ class Bucket:
         """Return whether a call holds something here, as its record begins with the 48 random bits
         of its id."""
         return self.state is not None and hold.id.to_bytes(6, "little") in self.state
+
+
+_columns: Final = attrgetter(*Bucket.__slots__)
 
 
 class OutageStore(Buckets):
@@ -365,10 +369,12 @@ class OutageStore(Buckets):
     def sweep(self, now_us: int) -> None:
         self._until_sweep -= 1
         if self._until_sweep <= 0:
-            self._until_sweep = SWEEP_EVERY
             self._write()
             self._all("DELETE FROM buckets WHERE expiry <= ? AND changed IS NULL", now_us)
-            self._all(_DROP_OLDEST, MOST_BUCKETS)
+            ((count,),) = self._all("SELECT count(*) FROM buckets")
+            most = MOST_BUCKETS if self.is_shared else MOST_ALONE
+            self._all(_DROP_OLDEST, max(0, count - most))
+            self._until_sweep = max(SWEEP_EVERY, min(count, most))  # as it reads all of them
             self._read.clear()
 
     def changed(self, most: int) -> list[tuple[str, Limit]]:
@@ -385,7 +391,7 @@ class OutageStore(Buckets):
             if bucket is None or (bucket.state is None and bucket.changed is None):
                 gone.append((key,))
             else:
-                kept.append((key, *attrgetter(*Bucket.__slots__)(bucket)))
+                kept.append((key, *_columns(bucket)))
         if gone:
             self._connection.executemany("DELETE FROM buckets WHERE key = ?", gone)
         if kept:

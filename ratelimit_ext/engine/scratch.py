@@ -40,6 +40,8 @@ class Scratch:
 
     def used(self, limit: Limit, state: Kept, now_us: int) -> int:
         """Return the units that a bucket counts as used, debt included."""
+        if state is None:
+            return 0
         return strategy_of(limit).used(limit, self.snapshot(limit, state, now_us), now_us)
 
     def filled(self, limit: Limit, units: int, now_us: int, reset_after_us: int) -> Kept:

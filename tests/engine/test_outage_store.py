@@ -453,10 +453,13 @@ def test_without_a_file_a_worker_decides_alone(
     assert left(storage) == 0
 
 
-def test_it_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The oldest buckets and calls are forgotten."""
-    monkeypatch.setattr(outage_store, "MOST_BUCKETS", 100)
+@pytest.mark.parametrize("bound", ["MOST_BUCKETS", "MOST_ALONE"])
+def test_it_is_bounded(path: Path, monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    """The oldest buckets are forgotten: of a file, and of a worker without one, in its memory."""
+    monkeypatch.setattr(outage_store, bound, 100)
     worker, limit = worker_of(path), Limit(2, DAY, unit="tokens")
+    if bound == "MOST_ALONE":
+        worker._store.path = None
     for number in range(2 * SWEEP_EVERY):
         worker.admit([Charge(limit, f"identity {number}")], hold=Hold(number + 1, LEASE))
     names = worker._store.run(lambda: worker._store.named("identity"))
