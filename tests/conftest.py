@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 from weakref import WeakSet
@@ -138,13 +138,18 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             compileall.compile_dir(HERE.parent / package, quiet=2)
 
 
-def pytest_collection_finish() -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
     """What all tests share stays until the end. Else the garbage collector would look at every
     module and every test again and again. An application is some ten thousand objects."""
+    gc.disable()
+    collected = yield
     sys.dont_write_bytecode = WRITES_NOTHING
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000)
+    gc.set_threshold(100_000)
+    gc.enable()
+    return collected
 
 
 def pytest_sessionfinish() -> None:
