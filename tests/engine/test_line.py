@@ -288,7 +288,7 @@ def test_one_with_fifty_calls_beside_nine_others(fair: bool) -> None:
     slots, got = Shared(World(MemoryEngine()), fair=fair, slots=4), Counter[str]()
     for member in ["greedy"] * 50 + [f"user {number}" for number in range(9)]:
         slots.come(member)
-    for _ in range(400):
+    for _ in range(160):
         over = slots.running[0]
         slots.over(over)
         got[over[1]] += 1

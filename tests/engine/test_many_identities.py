@@ -22,7 +22,7 @@ from ratelimit_ext.engine.outage import OutageEngine
 from tests.strategies.world import DAY
 
 #: More than each table has room for. `RATELIMIT_IDENTITIES=1000000` takes minutes.
-IDENTITIES = int(os.environ.get("RATELIMIT_IDENTITIES", "20000"))
+IDENTITIES = int(os.environ.get("RATELIMIT_IDENTITIES", "10000"))
 LIMITS = (Limit(1, DAY, name="day"), Limit(100, 60_000_000, "token-bucket", name="pace"))
 HOUR_US = 3_600_000_000
 
