@@ -412,9 +412,10 @@ class Accounts:
             user = _user(connection, name)
         return None if user is None else (row[0], user)
 
-    def all_keys(self) -> Sequence[ApiKey]:
-        """Return all keys, by user and time of creation."""
+    def all_keys(self, *users: str) -> Sequence[ApiKey]:
+        """Return all keys, or those of these users, by user and time of creation."""
         query = select(KEYS).order_by(KEYS.c.user, KEYS.c.created_at)
+        query = query.where(KEYS.c.user.in_(users)) if users else query
         with self._database.reading() as connection:
             return [ApiKey(*row) for row in connection.execute(query)]
 
@@ -427,9 +428,18 @@ class Accounts:
             if key.is_usable and key.user in users and key.is_for(users[key.user])
         }
 
-    def users(self) -> Sequence[User]:
+    def users(self, *names: str) -> Sequence[User]:
+        """Return all users, or those of these names."""
+        query = _USERS.where(USERS.c.name.in_(names)) if names else _USERS
         with self._database.reading() as connection:
-            return [_user_of(row) for row in connection.execute(_USERS.order_by(USERS.c.name))]
+            return [_user_of(row) for row in connection.execute(query.order_by(USERS.c.name))]
+
+    def names(self) -> Sequence[tuple[str, str | None, str | None]]:
+        """Return the names of all users with their ``team_name`` and ``brought_by``: a fifth of the
+        work of `users`."""
+        query = select(USERS.c.name, USERS.c.team_name, USERS.c.brought_by).order_by(USERS.c.name)
+        with self._database.reading() as connection:
+            return [(*row,) for row in connection.execute(query)]
 
     def user(self, name: str) -> User | None:
         with self._database.reading() as connection:

@@ -72,7 +72,7 @@ def _by(key: ApiKey) -> str:
 def list_keys() -> Response:
     """The caller's keys, without their secrets."""
     overrides, (key, _) = OwnersAmounts(), _owner()
-    rows = [row for row in current_services().accounts.all_keys() if row.user == key.user]
+    rows = current_services().accounts.all_keys(key.user)
     return jsonify(keys=[keys.as_json(row, overrides) for row in rows])
 
 

@@ -12,7 +12,17 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 from cachetools import TTLCache, cachedmethod
-from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Label,
+    Select,
+    case,
+    func,
+    literal_column,
+    nulls_first,
+    or_,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database
@@ -57,9 +67,11 @@ SUBJECTS: Final = {
     "model": CALLS.c.slug,
 }
 TAG: Final = "tag:"
+OTHERS: Final = "all others"
 #: When a call is one of a Selection.
 CONDITIONS: Final[Mapping[str, Callable[[Any], ColumnElement[bool]]]] = {
     "user": lambda user: CALLS.c.user == user,
+    "users": CALLS.c.user.in_,
     "team": lambda team: CALLS.c.team == team,
     "key": lambda key: CALLS.c.key_id == key,
     "since": lambda since: CALLS.c.started_at >= since,
@@ -68,9 +80,11 @@ CONDITIONS: Final[Mapping[str, Callable[[Any], ColumnElement[bool]]]] = {
 
 
 class Selection(TypedDict, total=False):
-    """The calls of a user, a team or a key that began ``since`` then and before ``until``."""
+    """The calls of a user, of several, of a team or a key that began ``since`` then and before
+    ``until``."""
 
     user: str | None
+    users: Sequence[str] | None
     team: str | None
     key: str | None
     since: datetime | None
@@ -241,10 +255,20 @@ class Reports:
             for text, cost in self._rows(query)
         }
 
-    def totals(self, *, by: str = "user", **calls: Unpack[Selection]) -> Sequence[DayTotal]:
-        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``."""
-        day = func.date(CALLS.c.started_at).label("day")
-        query = _filtered(select(day, _subject(by), *SUMS), **calls)
+    def totals(
+        self,
+        *,
+        by: str = "user",
+        among: Sequence[str | None] | None = None,
+        **calls: Unpack[Selection],
+    ) -> Sequence[DayTotal]:
+        """Totals by day, the newest first, and by one of SUBJECTS or a tag, ``tag:NAME``; with
+        ``among``, all other subjects are OTHERS."""
+        day, subject = func.date(CALLS.c.started_at).label("day"), _subject(by)
+        if among is not None:
+            is_one = or_(subject.in_(among), *[subject.is_(None)] * (None in among))
+            subject = case((is_one, subject.element), else_=OTHERS).label("subject")
+        query = _filtered(select(day, subject, *SUMS), **calls)
         query = query.group_by("day", "subject").order_by(day.desc(), BY_SUBJECT)
         return [
             DayTotal(name, *map(int, sums), day=str(day)) for day, name, *sums in self._rows(query)
@@ -347,7 +371,7 @@ class Reports:
             return int(connection.scalar(query) or 0)
 
 
-def _subject(by: str) -> ColumnElement[Any]:
+def _subject(by: str) -> Label[Any]:
     tag = by.removeprefix(TAG)
     column = CALLS.c.tags[tag].as_string() if tag != by else SUBJECTS[by]
     return column.label("subject")

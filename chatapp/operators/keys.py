@@ -98,8 +98,7 @@ def usable_keys(user: str) -> list[str]:
     accounts = current_services().accounts
     if accounts.user(user) is None:
         raise UnknownUserError(user)
-    keys = accounts.all_keys()
-    return [key.public_id for key in keys if key.user == user and key.revoked_at is None]
+    return [key.public_id for key in accounts.all_keys(user) if key.revoked_at is None]
 
 
 def rotate_key(

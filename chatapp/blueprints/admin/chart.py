@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import ClassVar, Final
 
-from chatapp.ledger.reports import MICRO, DayTotal
+from chatapp.ledger.reports import MICRO, OTHERS, DayTotal
 
 #: How many subjects have a colour of their own (admin.css); all others share the last one.
 MOST: Final = 6
-OTHERS: Final = "all others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,15 @@ def chart(totals: Iterable[DayTotal], *, first: date, last: date, by: str) -> Ch
     spent: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for day_total in totals:
         spent[day_total.subject or f"(no {by})"][day_total.day] += day_total.cost_micro_usd
-    ranked = sorted(spent, key=lambda subject: (-sum(spent[subject].values()), subject))
+    sums = {subject: sum(days.values()) for subject, days in spent.items()}
+    ranked = sorted(spent, key=lambda subject: (subject == OTHERS, -sums[subject], subject))
     shown = {subject: spent[subject] for subject in ranked[:MOST]}
     for subject in ranked[MOST:]:
         others = shown.setdefault(OTHERS, defaultdict(int))
         for day, cost in spent[subject].items():
             others[day] += cost
     days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
-    total = sum(sum(part.values()) for part in spent.values())
-    title = f"Spending from {first} to {last} by {by}: {dollars(total)} in total"
+    title = f"Spending from {first} to {last} by {by}: {dollars(sum(sums.values()))} in total"
     # A day with more credit than spending has no bar.
     shown = {s: {day: max(0, part.get(day, 0)) for day in days} for s, part in shown.items()}
     return Chart(title, shown, days, dollars, lambda day: f"{date.fromisoformat(day):%d %b}")

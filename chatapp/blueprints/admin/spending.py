@@ -12,7 +12,7 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
-from chatapp.blueprints.admin.chart import chart
+from chatapp.blueprints.admin.chart import MOST, chart
 from chatapp.blueprints.admin.formats import choice, page_of, shown
 from chatapp.ledger.reports import SUBJECTS, Selection, midnight, month_start
 from chatapp.operators import arguments, reports
@@ -48,8 +48,9 @@ def spending() -> ResponseReturnValue:
     identity = user and user_identity(user)
     whose = identity or (team and team_identity(team))
     calls: Selection = {"user": identity, "team": team, "since": since, "until": until}
-    totals = services.reports.totals(by=by, **calls)
     rows = services.reports.spending(by=by, **calls)
+    dearest = [row.subject for row in rows[:MOST]]
+    totals = services.reports.totals(by=by, among=dearest, **calls)
     keys = services.accounts.all_keys() if by == "key" else ()
     raised = [
         alert

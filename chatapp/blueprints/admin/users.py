@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from flask import g
 from flask.typing import ResponseReturnValue
 
 from chatapp.accounts.people import People
-from chatapp.accounts.store import ApiKey, Owner, Team, User
+from chatapp.accounts.store import Owner, Team, User
 from chatapp.blueprints.admin.access import bp, query, reported, sessions
 from chatapp.blueprints.admin.denials import latest
-from chatapp.blueprints.admin.formats import MOST, Page, Records, page_of, shown
+from chatapp.blueprints.admin.formats import MOST, PAGE, Page, Records, page_of, shown
 from chatapp.ledger.reports import MICRO, month_start
 from chatapp.operators import amounts
 from chatapp.operators.amounts import OwnersAmounts
@@ -38,27 +38,25 @@ def users() -> ResponseReturnValue:
     """Return the users, with what they have spent this month, and the teams."""
     services = current_services()
     searched, brought_by = query("q").strip(), query("key") or None
-    everyone = services.accounts.users()
-    keys = services.accounts.all_keys()
+    everyone = services.accounts.names()
     teams = services.accounts.teams()
-    spent = _spent_this_month()
     overrides = OwnersAmounts()
     matching = [
-        user
-        for user in everyone
-        if searched.lower() in user.name.lower() and brought_by in {None, user.brought_by}
+        name
+        for name, _, brought in everyone
+        if searched.lower() in name.lower() and brought_by in {None, brought}
     ]
     page = page_of(matching)
     return shown(
         "admin/users.html",
-        {"users": _records(matching, keys, overrides, spent)},
-        page=Page([*_records(page.rows, keys, overrides, spent)], page.number, page.count),
+        {"users": _records(matching, overrides)},
+        page=Page([*_records(page.rows, overrides)], page.number, page.count),
         searched=searched,
         brought_by=brought_by,
         plans=services.plans,
         teams=[(team, overrides.of("team", team.name, team.limits)) for team in teams],
-        members=Counter(user.team_name for user in everyone),
-        is_first=not keys,
+        members=Counter(team for _, team, _ in everyone),
+        is_first=not services.accounts.any_key(),
     )
 
 
@@ -71,9 +69,8 @@ def user() -> ResponseReturnValue:
     row = services.accounts.user(name)
     if row is None:
         raise ApiError(404, "not_found", f"There is no user {name!r}.")
-    all_keys = services.accounts.all_keys()
     sees = g.admin.operator.sees_key
-    keys = [key for key in all_keys if key.user == name and sees(key, row)]
+    keys = [key for key in services.accounts.all_keys(name) if sees(key, row)]
     spent = services.reports.spent_micro_usd(identity, month_start())
     teams = services.accounts.teams()
     brought = services.accounts.find(row.brought_by) if row.brought_by else None
@@ -82,7 +79,7 @@ def user() -> ResponseReturnValue:
     if row.team_name is not None:
         limits["states"] += amounts.shares(row.team_name, [name])
     denied = {(state.row.name, state.identity) for state in limits["denying"]}
-    overrides = OwnersAmounts()
+    overrides, new_key = OwnersAmounts(), sessions().handed_over(of=name, to=g.admin)
     return shown(
         "admin/user.html",
         {"limits": (state.as_json() for state in limits["states"])},
@@ -103,8 +100,8 @@ def user() -> ResponseReturnValue:
         usable=len(public_ids),
         brought_by=brought and brought[0],
         is_blocked=(USER_SWITCH, identity) in denied,
-        new_key=sessions().handed_over(of=name, to=g.admin),
-        is_first=len(all_keys) == 1,
+        new_key=new_key,
+        is_first=new_key and len(services.accounts.all_keys()) == 1,
         **limits,
     )
 
@@ -117,27 +114,26 @@ def team() -> ResponseReturnValue:
     row = services.accounts.team(name)
     if row is None:
         raise ApiError(404, "not_found", f"There is no team {name!r}.")
-    everyone = services.accounts.users()
-    members = [user for user in everyone if user.team_name == name]
-    keys = services.accounts.all_keys()
+    everyone = services.accounts.names()
+    members = [user for user, of, _ in everyone if of == name]
     spent = _spent_this_month(team=name)
-    members.sort(key=lambda user: -spent.get(user_identity(user.name), 0))
+    members.sort(key=lambda user: -spent.get(user_identity(user), 0))
     page, overrides = page_of(members), OwnersAmounts()
     limits = _limits("team", row, amounts.identity_of("team", name), plan=None)
-    shares = amounts.shares(name, [user.name for user in page.rows])
+    shares = amounts.shares(name, page.rows)
     return shown(
         "admin/team.html",
         {
             "limits": (state.as_json() for state in limits["states"]),
-            "members": _records(members, keys, overrides, spent),
+            "members": _records(members, overrides, spent),
         },
         shares=[(state, amounts.share_text(state)) for state in shares],
         ahead=amounts.ahead_text(shares),
         team=row,
-        page=Page([*_records(page.rows, keys, overrides, spent)], page.number, page.count),
-        others=[user for user in everyone if user.team_name != name][:MOST],
+        page=Page([*_records(page.rows, overrides, spent)], page.number, page.count),
+        others=[user for user, of, _ in everyone if of != name][:MOST],
         spent=spent,
-        former=sum(spent.values()) - sum(spent.get(user_identity(m.name), 0) for m in members),
+        former=sum(spent.values()) - sum(spent.get(user_identity(m), 0) for m in members),
         **limits,
     )
 
@@ -169,19 +165,25 @@ def _limits(owner: Owner, row: User | Team, *identities: str, plan: str | None) 
 
 
 def _records(
-    users: Iterable[User],
-    keys: Sequence[ApiKey],
-    overrides: OwnersAmounts,
-    spent: Mapping[str | None, int],
+    names: Sequence[str], overrides: OwnersAmounts, spent: Mapping[str | None, int] | None = None
 ) -> Records:
     """Yield the users as the acts show them, with their valid keys and spending."""
-    valid = Counter(key.user for key in keys if key.is_usable)
-    for user in users:
+    if not names:
+        return
+    accounts, few = current_services().accounts, names if len(names) <= PAGE else ()
+    if spent is None:
+        spent = _spent_this_month(users=[*map(user_identity, few)] or None)
+    valid = Counter(key.user for key in accounts.all_keys(*few) if key.is_usable)
+    users = {user.name: user for user in accounts.users(*few)}
+    for user in filter(None, map(users.get, names)):
         usd = spent.get(user_identity(user.name), 0) / MICRO
         yield {**as_json(user, overrides), "valid_keys": valid[user.name], "usd_this_month": usd}
 
 
-def _spent_this_month(team: str | None = None) -> dict[str | None, int]:
+def _spent_this_month(
+    *, team: str | None = None, users: Sequence[str] | None = None
+) -> dict[str | None, int]:
     """Return micro-dollars by user."""
-    rows = current_services().reports.spending(by="user", since=month_start(), team=team)
+    reports = current_services().reports
+    rows = reports.spending(by="user", since=month_start(), team=team, users=users)
     return {row.subject: row.cost_micro_usd for row in rows}

@@ -22,6 +22,7 @@ from flask.testing import FlaskClient
 from sqlalchemy.exc import OperationalError
 
 from chatapp import POLICY_FILE
+from chatapp.accounts import store
 from chatapp.accounts.people import People
 from chatapp.accounts.store import Accounts
 from chatapp.alerts.alert import Alert
@@ -856,6 +857,20 @@ def test_long_tables_have_pages(admin: FlaskClient, accounts: Accounts) -> None:
         assert "1 to 50 of 51" in admin.get(f"/admin/users?page={page}").text
 
 
+@pytest.mark.parametrize("page", ["users", "user?name=alice", "team?name=research"])
+def test_a_page_reads_the_users_and_keys_that_it_shows(
+    admin: FlaskClient, accounts: Accounts, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    """Of 10,000 users it would read for half a second: of all others it reads the names."""
+    made = Mock(wraps=store.ApiKey), Mock(wraps=store.User)
+    for number in range(60):
+        accounts.create_key(f"user-{number:02}", plan=None, default_plan="starter")
+    for name, row in zip(("ApiKey", "User"), made, strict=True):
+        monkeypatch.setattr(store, name, row)
+    assert admin.get(f"/admin/{page}").status_code == 200
+    assert [row.call_count <= 51 for row in made] == [True, True]
+
+
 def rows_of(client: FlaskClient, path: str) -> list[dict[str, str]]:
     """The rows of a download."""
     answer = client.get(path)
@@ -1169,7 +1184,7 @@ def test_a_database_that_fails_is_no_mistake_of_the_operator(
     client = make_app(CHATAPP_ADMIN_TOKEN=TOKEN).test_client()
     log_in(client)
     fails = Mock(side_effect=OperationalError("SELECT", {}, Exception("disk I/O error")))
-    monkeypatch.setattr(Accounts, "users", fails)
+    monkeypatch.setattr(Accounts, "names", fails)
     response = client.get("/admin/users")
     assert response.status_code == 503
     assert "The database failed: disk I/O error." in response.text

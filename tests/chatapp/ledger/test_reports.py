@@ -13,7 +13,7 @@ from chatapp.database.connection import Database
 from chatapp.ledger import table
 from chatapp.ledger.call import Call
 from chatapp.ledger.forecast import DAY, Budget, Forecast
-from chatapp.ledger.reports import MICRO, DayTotal, ModelEstimates, Reports, Tokens
+from chatapp.ledger.reports import MICRO, OTHERS, DayTotal, ModelEstimates, Reports, Tokens
 from tests.chatapp.ledger.calls import NOON, begun, finished, renewed
 
 MIDNIGHT = NOON.replace(hour=0, minute=0, second=0, microsecond=0)
@@ -112,6 +112,22 @@ def test_totals_are_by_day_and_user(reports: Reports) -> None:
     ]
     assert len(reports.totals(user="user:alice", since=None)) == 2
     assert len(reports.totals(user="user:alice", since=MIDNIGHT)) == 1
+
+
+def test_totals_among_some_sum_up_all_others(database: Database) -> None:
+    """Also if calls without a subject are among them, or are not."""
+    calls = [finished(begun(team=team)) for team in ("red", None, "blue", "green")]
+    table.write(database, calls)
+    reports, cost = Reports(database), calls[0].cost_micro_usd
+    for among, expected in (
+        (["red"], {"red": 1, OTHERS: 3}),
+        (["red", None], {None: 1, "red": 1, OTHERS: 2}),
+        (["red", "blue", "green", None], {None: 1, "red": 1, "blue": 1, "green": 1}),
+        ([], {OTHERS: 4}),
+    ):
+        totals = reports.totals(by="team", among=among)
+        found = {total.subject: (total.calls, total.cost_micro_usd) for total in totals}
+        assert found == {subject: (n, n * cost) for subject, n in expected.items()}
 
 
 @pytest.mark.parametrize("by", ["user", "team"])
