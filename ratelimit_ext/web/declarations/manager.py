@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from inspect import unwrap
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 from weakref import WeakSet, ref
 
@@ -32,6 +33,8 @@ from ratelimit_ext.web.declarations.definitions import groups_of, methods_called
 #: Whether a definition yields any limit for this request: a function may return no string.
 Yields = Callable[[Limit], bool]
 EDGE: Final = ""
+IDLE: Final = "limit %s never denies: %s applies with it and is lower. Remove or name one."
+_TEXTS: Final = dict.fromkeys(("limit_provider", "error_message", "source"))
 
 
 class Route(NamedTuple):
@@ -120,8 +123,13 @@ class Manager(LimitManager):
         of each application in an application factory."""
         attached, name = getattr(view, self._key), get_qualified_name(view)
         checked: Any = self._checked(limit, attached)
-        function = unwrap(view)
-        function = getattr(function, "__func__", function)
+        for other in attached if isinstance(limit.limit_provider, str) else ():
+            if vars(other) | _TEXTS == vars(checked) | _TEXTS:
+                for one, another in itertools.product(checked, other):
+                    low, high = sorted((one.limit, another.limit), key=attrgetter("amount"))
+                    if low.amount < high.amount and low.get_expiry() == high.get_expiry():
+                        limit.limiter.logger.warning(IDLE, high, low)
+        function = getattr(unwrap(view), "__func__", unwrap(view))
         code = getattr(function, "__code__", None)
         is_made_again = False
         if code is not None and not attached:
@@ -289,8 +297,7 @@ class Manager(LimitManager):
             for limit in limits
             if _is_of_policy(limit) and limit not in (*shared, *unshared)
         ]
-        replacing = [d for d in unshared if d.override_defaults and not _is_of_policy(d)]
-        code = [str(_source(d)) for d in replacing]
+        code = [str(_source(d)) for d in unshared if d.override_defaults and not _is_of_policy(d)]
         view = get_qualified_name(route.app.view_functions[route.endpoint])
         unexempt = self._unexempt(route.app, route.blueprint)
         if self._route_exemptions.get(view) or unexempt != [*_nesting(route.blueprint)]:
@@ -301,8 +308,7 @@ class Manager(LimitManager):
         """Return the groups that an endpoint's view and the blueprints around it name, each with
         the place of its decorator."""
         view, around_it = app.view_functions.get(endpoint), _nesting(endpoint.rpartition(".")[0])
-        blueprints = [app.blueprints.get(name) for name in around_it]
-        return groups_of(view, *methods_called(view), *blueprints)
+        return groups_of(view, *methods_called(view), *map(app.blueprints.get, around_it))
 
     def candidates(self, route: Route) -> EndpointLimits:
         """Return all that could apply, whatever the method and the functions' answers."""

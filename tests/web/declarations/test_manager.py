@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from flask import Blueprint
 
@@ -182,3 +184,33 @@ def test_static_files_have_no_limits(make: Maker, tmp_path: object) -> None:
     app, _ = make(default_limits=["1/minute"], application_limits=["1/minute"])
     app.static_folder = str(tmp_path)
     assert statuses(app, "/static/nothing.css", 3) == [404] * 3
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "warns"),
+    [
+        (("5/minute", {}), ("9/minute", {}), True),
+        (("9/minute", {}), ("5/minute", {"error_message": "slow"}), True),
+        (("5/minute; 9/hour", {}), ("9/minute", {}), True),
+        (("2/minute", {"strategy": "token-bucket"}), ("9/minute", {}), False),
+        (("5/minute", {}), ("300/hour", {}), False),
+        (("5/minute", {}), ("9/minute", {"key_func": lambda: "other"}), False),
+        (("5/minute", {}), ("9/minute", {"methods": ["POST"]}), False),
+        (("5/minute", {"exempt_when": lambda: True}), ("9/minute", {}), False),
+        (("5/minute", {"mode": "shadow"}), ("9/minute", {}), False),
+        (("5/minute", {"name": "a"}), ("9/minute", {"name": "b"}), False),
+        (("5/minute", {}), ("9/minute", {"cost": 2}), False),
+        (("5/minute", {}), (lambda: "9/minute", {}), False),
+    ],
+    ids=str,
+)
+def test_a_limit_beside_a_lower_one_is_logged(
+    make: Maker, caplog: pytest.LogCaptureFixture, first: Any, second: Any, warns: bool
+) -> None:
+    """Once, as it is declared, if both differ in the amount alone: it would never deny."""
+    app, limiter = make()
+    (text, words), (other, others) = first, second
+    app.get("/")(limiter.limit(other, **others)(limiter.limit(text, **words)(root)))
+    assert statuses(app, times=2) == [200, 200]
+    says = "limit 9 per 1 minute never denies: 5 per 1 minute applies with it and is lower. "
+    assert [says in record.getMessage() for record in caplog.records] == [True] * warns
