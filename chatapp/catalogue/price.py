@@ -128,7 +128,7 @@ class Tariff:
     def of(self, usage: Usage) -> int:
         """Return the cost in micro-dollars, rounded up once for the call. Each reading has the
         price of its own length; what else is used is shared among them by their input."""
-        usual, above = self.prices()
+        usual, above = self.prices() if self.later else (self.usual, self.long)
         total = usual.millionths(usage)
         if above is not None and (usage.readings or usage.input_tokens > above.over):
             inputs = usage.readings or (usage.input_tokens,)
@@ -157,8 +157,6 @@ class Tariff:
 
     def prices(self) -> tuple[Price, LongPrice | None]:
         """Return what is in force now: the price, and that of a long call."""
-        if not self.later:
-            return self.usual, self.long
         begun = [price for price in self.later if price.begins_s <= time.time()]
         return (begun[-1], begun[-1].long_context) if begun else (self.usual, self.long)
 

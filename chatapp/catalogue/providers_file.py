@@ -12,10 +12,18 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias, TypeGuard
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from chatapp import validation
@@ -35,6 +43,8 @@ RESERVED: Final = frozenset({"offline"})
 #: What a file without `upstreams` has.
 PACKAGED: Final = Path(__file__).parents[1] / "providers.toml"
 FREE: Final = "free"
+#: Fields of a body without which it is another request.
+NOT_FOR_CLASSES: Final = frozenset({"", "model", "messages", "input", "stream", "max_tokens"})
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 #: The line of the key at that path of a TOML text; 0 if unknown.
@@ -83,6 +93,12 @@ def _headers(headers: dict[str, str]) -> dict[str, str]:
     return headers
 
 
+def _own_field(name: str) -> str:
+    if name in NOT_FOR_CLASSES:
+        raise ValueError("has another meaning; write for example priority or service_tier")
+    return name
+
+
 def _price(written: object) -> object:
     if written == FREE:
         return dict.fromkeys(("input", "cached_input", "cache_write", "output"), 0)
@@ -128,6 +144,42 @@ class ListedModel(ModelTable):
     like: str | None = None
 
 
+class ClassTable(_Table):
+    """How an upstream reads the class of a call: in a ``field`` of the body or in a ``header``.
+    ``values`` are by class, the highest first; another class has the last."""
+
+    field: Annotated[str, AfterValidator(_own_field)] | None = None
+    header: Annotated[str, AfterValidator(_header)] | None = None
+    values: Annotated[dict[str, int | str], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.field is None) == (self.header is None):
+            raise ValueError("need a `field` or a `header`; write one of them")
+        return self
+
+    def values_for(self, class_name: str, sent: object = None) -> list[int | str | None]:
+        """Return what to send for a class, the best first: the client's own value only if that is
+        lower, and higher ones for a model that has no price for it."""
+        values = [*self.values.values()]
+        ours = self.values.get(class_name, values[-1])
+        above = values[values.index(ours) :: -1]
+        if sent is None:
+            return [*above]
+        return [sent, *above, None] if self._is_lower(sent, ours) else [*above, None]
+
+    def _is_lower(self, sent: object, ours: int | str) -> TypeGuard[int | str]:
+        values = [*self.values.values()]
+        first, last = values[0], values[-1]
+        if type(sent) is int and isinstance(ours, int):
+            return (
+                isinstance(first, int)
+                and isinstance(last, int)
+                and (sent >= ours if last > first else sent <= ours)
+            )
+        return isinstance(sent, str) and sent in values[values.index(ours) :]
+
+
 class UpstreamTable(_Table):
     """An upstream, named by its table. docs/gateway/providers.md explains the keys."""
 
@@ -142,6 +194,7 @@ class UpstreamTable(_Table):
     patterns: list[Name] = []
     unlisted: Literal["dearest", "refused"] = "dearest"
     default_model: str | None = None
+    classes: ClassTable | None = None
     models_of: str | None = None
     price: Annotated[Price, BeforeValidator(_price)] | None = None
     models: dict[str, OwnModel] = {}
@@ -344,8 +397,8 @@ def _sentence(error: ErrorDetails) -> str:
 def _keys_beside(path: KeyPath) -> Iterable[str]:
     # A model of an upstream is `upstreams.NAME.models.MODEL`, one of models.toml `models.MODEL`.
     match path[2:-1] if path[0] == "upstreams" else path[:-1]:
-        case ("timeouts",):
-            return TimeoutTable.model_fields
+        case ("timeouts" | "classes" as name,):
+            return (ClassTable if name == "classes" else TimeoutTable).model_fields
         case ("models", _):
             return (OwnModel if path[0] == "upstreams" else ListedModel).model_fields
         case (*_, "later", _):

@@ -73,6 +73,7 @@ class Turn:
     model: Model
     history: tuple[Message, ...] = ()
     files: tuple[File, ...] = ()
+    traffic_class: str | None = None
 
     @property
     def messages(self) -> tuple[Message, ...]:
@@ -116,7 +117,8 @@ class RawRequest(NamedTuple):
     """A request in an upstream's protocol. ``raw`` is the body that is sent, ``fields`` its parsed
     JSON. ``headers`` and ``query`` are the client's that the protocol defines, ``path`` is the
     address in it; if empty, the one that prompts are sent to. ``object_path`` continues it for an
-    object that the upstream keeps. ``key`` is the name of the key to use; "" for any."""
+    object that the upstream keeps. ``key`` is the name of the key to use; "" for any.
+    ``traffic_class`` is the class of the call, None if no upstream reads it."""
 
     raw: bytes
     fields: Mapping[str, object]
@@ -126,6 +128,7 @@ class RawRequest(NamedTuple):
     object_path: str = ""
     method: str = "POST"
     key: str = ""
+    traffic_class: str | None = None
 
     @classmethod
     def of(cls, fields: Mapping[str, object], *, key: str = "") -> RawRequest:

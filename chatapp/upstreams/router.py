@@ -70,6 +70,8 @@ class Router:
         self._several_keys = {n: keys for n, keys in self._keys.items() if len(keys.names) > 1}
         self.catalogue = catalogue
         self.max_tokens = max_tokens
+        #: Whether an upstream gets the class of a call.
+        self.sends_classes: Final = any(u.sends_classes for u in self._forwarders.values())
         self._on_refused_key = on_refused_key
         self._missed: set[str] = set()
         self.default_model = self._available(default_model or self._first_default())
@@ -216,6 +218,7 @@ class Router:
         """Forward a request in the upstream's own protocol; UpstreamError if there is no answer."""
         with self.call(model):
             upstream = self._forwarders[model.upstream]
+            raw_request = self._with_class(raw_request, model, upstream)
             return upstream.forward(_adapted(raw_request, model, upstream, bounds))
 
     def forward_stream(
@@ -224,12 +227,32 @@ class Router:
         """Forward a request in the upstream's own protocol; UpstreamError if no stream begins."""
         with self.call(model):
             upstream = self._forwarders[model.upstream]
+            raw_request = self._with_class(raw_request, model, upstream)
             return upstream.forward_stream(_adapted(raw_request, model, upstream, bounds))
 
     def extras(self, model: Model, raw_request: RawRequest) -> Extras:
         """Return what changes the price of a request in an upstream's protocol, besides tokens."""
         upstream = self._forwarders.get(model.upstream)
-        return Extras() if upstream is None else upstream.extras(raw_request)
+        if upstream is None:
+            return Extras()
+        extras = upstream.extras(raw_request)
+        if raw_request.traffic_class is None:
+            return extras
+        sent = self._with_class(raw_request, model, upstream)
+        return extras._replace(tiers=upstream.extras(sent).tiers)
+
+    def _with_class(self, raw: RawRequest, model: Model, upstream: SDKUpstream) -> RawRequest:
+        """Return the request with its class, as far as a tier has a price."""
+        if raw.traffic_class is None:
+            return raw
+        try:
+            for sent in upstream.with_class(raw, raw.traffic_class):
+                tiers = upstream.extras(sent).tiers.values()
+                if all(self.catalogue.prices_tier(model, tier) for tier in tiers):
+                    return sent
+        except ValueError as error:  # as in _adapted
+            raise UpstreamError("bad_request", message=str(error), status=400) from error
+        return raw
 
     def count(self, model: Model, raw_request: RawRequest) -> RawAnswer | None:
         """Return the upstream's count of a request's input; None if it does not, or not in time."""

@@ -243,6 +243,7 @@ class SDKUpstream:
         self.patterns: Final = settings.patterns
         self.quotas_by_direction: Final = protocol.quotas_by_direction
         self.keys: Final = settings.keys
+        self.sends_classes: Final = settings.table.classes is not None
 
     def prepare(self) -> None:
         """Import the SDK and make its client, unless a key is missing. That takes a second: a
@@ -260,13 +261,13 @@ class SDKUpstream:
 
     def complete(self, turn: Turn, max_tokens: int) -> Completion:
         body = self._protocol.body(turn, max_tokens)
-        answer = self.forward(RawRequest.of(body, key=turn.model.key))
+        answer = self.forward(self._of_turn(turn, body))
         with upstream_errors(self._protocol):
             return self._protocol.completion(answer)
 
     def stream(self, turn: Turn, max_tokens: int) -> EventStream:
         body = {**self._protocol.body(turn, max_tokens), "stream": True}
-        return self._stream(RawRequest.of(body, key=turn.model.key), lenient=False)
+        return self._stream(self._of_turn(turn, body), lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
         """Return what changes the price of the request, whatever JSON is in it."""
@@ -278,9 +279,28 @@ class SDKUpstream:
         own = dict.fromkeys(sent, "has no price here")
         return found._replace(refused={**found.refused, **own})
 
+    def with_class(self, request: RawRequest, name: str) -> Iterator[RawRequest]:
+        """Yield the request with its class as the upstream reads it, the best value first; nothing
+        if it reads none."""
+        table = self._settings.table.classes
+        if table is None:
+            return
+        if (field := table.field) is not None:
+            for value in table.values_for(name, request.fields.get(field)):
+                yield request.with_fields(**{field: value})
+        elif table.header is not None:
+            header = {table.header: str(table.values_for(name)[0])}
+            yield request._replace(headers={**request.headers, **header})
+
     def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
         """Return the request within these bounds; unchanged if its own are lower."""
         return self._protocol.api(request.path).bounded(request, bounds)
+
+    def _of_turn(self, turn: Turn, body: Mapping[str, object]) -> RawRequest:
+        request = RawRequest.of(body, key=turn.model.key)
+        if turn.traffic_class is None:
+            return request
+        return next(self.with_class(request, turn.traffic_class), request)
 
     def forward(self, request: RawRequest) -> RawAnswer:
         """Send the request once and wait for the whole answer. Raises UpstreamError."""

@@ -18,6 +18,7 @@ from chatapp.upstreams.router import ModelUnavailableError, Router, UnknownModel
 from chatapp.web.authentication import act_for_named
 from chatapp.web.current_request import ModelRequest
 from chatapp.web.errors import ApiError
+from chatapp.web.identities import request_class
 from chatapp.web.requests import json_body
 from chatapp.web.requests.files import TOO_LARGE, Files, checked_count, files_of
 
@@ -80,8 +81,9 @@ def read(request: Request, router: Router) -> ModelRequest:
     system = () if body.system is None else (Message("system", body.system),)
     conversation = (*system, *body.conversation)
     *history, last = conversation
+    class_name = request_class() if router.sends_classes else None
     return ModelRequest(
-        turn=Turn(last.text, model, tuple(history), last.files),
+        turn=Turn(last.text, model, tuple(history), last.files, class_name),
         fields={
             "messages": [
                 {"role": m.role, "content": m.content(_counted) if m.files else m.text}

@@ -27,6 +27,7 @@ from chatapp.web.authentication import act_for_named
 from chatapp.web.current_request import ModelRequest, current_request
 from chatapp.web.errors import ApiError, unavailable
 from chatapp.web.formats import addresses
+from chatapp.web.identities import request_class
 from chatapp.web.requests import json_body
 from chatapp.web.requests.chat import ModelName
 from chatapp.web.requests.named_files import shared_id
@@ -162,8 +163,9 @@ def _read(
     query: Collection[str],
 ) -> ModelRequest:
     """Return the request's body, checked; ApiError if it is invalid."""
+    services = current_services()
     # It may be larger than at other endpoints, because it may contain images.
-    request.max_content_length = current_services().settings.max_body_bytes
+    request.max_content_length = services.settings.max_body_bytes
     document = json_body.read_document(
         request, example=address.example, most_tokens=address.fields.most_json_tokens
     )
@@ -183,6 +185,7 @@ def _read(
         headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
         query=parameters(request, query),
         path=address.path,
+        traffic_class=request_class() if services.router.sends_classes else None,
     )
     extras = _extras(model, raw_request)
     _check_shared(document.fields)

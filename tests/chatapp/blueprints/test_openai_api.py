@@ -310,6 +310,13 @@ def test_the_user_of_a_body_is_not_an_identity(client: FlaskClient) -> None:
     assert statuses[-1] == 429
 
 
+#: What the list has of a model besides OpenAI's fields.
+SIZES = (
+    *("max_input_tokens", "max_tokens", "context_window", "max_completion_tokens"),
+    "capabilities",
+)
+
+
 def test_the_models_are_those_that_can_be_called(online: FlaskClient, client: FlaskClient) -> None:
     """As a list and one by one, without the other provider's, at no cost to the plan."""
     listed = online.get("/v1/models")
@@ -321,7 +328,10 @@ def test_the_models_are_those_that_can_be_called(online: FlaskClient, client: Fl
     assert not any(name.startswith("claude") for name in names)
     assert '"plan"' not in listed.headers["RateLimit"]
     found = online.get(f"/v1/models/{MODEL}").json
-    assert found == {"id": MODEL, "object": "model", "created": 0, "owned_by": "openai"}
+    standard = {"id": MODEL, "object": "model", "created": 0, "owned_by": "openai"}
+    assert found is not None
+    assert found.items() >= standard.items()
+    assert found.keys() - standard.keys() == {*SIZES}
     missing = online.get("/v1/models/llama")
     assert missing.status_code == 404
     assert error_of(missing)["code"] == "model_not_found"

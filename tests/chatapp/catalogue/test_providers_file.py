@@ -134,11 +134,26 @@ def test_a_default_model_must_be_served(make_app: AppMaker, tmp_path: Path) -> N
     make_app(CHATAPP_PROVIDERS_FILE=str(path), CHATAPP_DEFAULT_MODEL="acme/llama-3")
 
 
+def documented() -> list[str]:
+    """The examples of docs/gateway/providers.md."""
+    document = (PROVIDERS_FILE.parents[1] / "docs" / "gateway" / "providers.md").read_text()
+    return re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+
+
+def test_the_example_of_classes_is_valid(tmp_path: Path) -> None:
+    """With the upstreams that it names."""
+    [example] = [example for example in documented() if ".classes]" in example]
+    names = re.findall(r"upstreams\.(\w+)\.classes", example)
+    heads = [f'[upstreams.{name}]\nprotocol = "openai"\n{PRICE}' for name in names]
+    path = tmp_path / "providers.toml"
+    path.write_text("\n".join(["version = 1", *heads, example]))
+    assert all(table.classes for table in providers_file.read(path, toml_line).upstreams.values())
+
+
 @pytest.mark.parametrize("number", range(8))
 def test_the_examples_are_valid(tmp_path: Path, number: int) -> None:
     """Each in docs/gateway/providers.md."""
-    document = (PROVIDERS_FILE.parents[1] / "docs" / "gateway" / "providers.md").read_text()
-    examples = re.findall(r"```toml\n(.*?)```", document, re.DOTALL)
+    examples = [example for example in documented() if ".classes]" not in example]
     assert len(examples) == 8
     path = tmp_path / "providers.toml"
     path.write_text(("" if number < 2 else "version = 1\n") + examples[number])
