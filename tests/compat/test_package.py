@@ -5,8 +5,10 @@ What installs needs a package index: set RATELIMIT_PACKAGE=1.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -53,6 +55,9 @@ EXTRAS = {
     "prometheus": "ratelimit_ext.metrics.prometheus",
     "opentelemetry": "ratelimit_ext.metrics.opentelemetry",
 }
+
+#: The names of libraries are written with dashes or underscores, and large or small.
+LINES = re.MULTILINE | re.IGNORECASE
 
 needs_setuptools = pytest.mark.skipif(
     Version(version("setuptools")) < Version("77"), reason="the build needs setuptools 77"
@@ -263,3 +268,38 @@ def test_a_package_index_would_accept_them(
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("PASSED") == 4
+
+
+@pytest.mark.slow
+@needs_index
+def test_each_has_a_bill_of_materials(
+    sources: dict[str, Path], wheels: dict[str, Path], tmp_path: Path
+) -> None:
+    """`.ci/build --bills` lists what an installation has, in the versions of the lock, as CycloneDX
+    does: the distribution, its libraries and their licences, and no path of this machine."""
+    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "cyclonedx-bom"], check=True)
+    write = (
+        "import pathlib, sys; from importlib.machinery import SourceFileLoader as Loader;"
+        "script = Loader('build_script', sys.argv[1]).load_module();"
+        "[script.write_bill(*map(pathlib.Path, (tree, *sys.argv[2:4]))) for tree in sys.argv[4:]]"
+    )
+    trees = [shutil.copytree(tree, tmp_path / name) for name, tree in sources.items()]
+    folders = (wheels[EXTENSION].parent, tmp_path)
+    command = [python, "-c", write, ROOT / ".ci" / "build", *folders, *trees]
+    subprocess.run([*map(str, command)], check=True, timeout=900)
+    lock = (ROOT / ".ci" / "requirements.lock").read_text()
+    for name, least in ((EXTENSION, 20), (GATEWAY, 40)):
+        text = (tmp_path / f"{name}.cdx.json").read_text()
+        bill = json.loads(text)
+        assert bill["bomFormat"] == "CycloneDX"
+        about = bill["metadata"]["component"]
+        assert (about["name"], about["version"]) == (name, PROJECT["version"])
+        [direct] = [each for each in bill["dependencies"] if each["ref"] == about["bom-ref"]]
+        assert any(ref.lower().startswith("flask==") for ref in direct["dependsOn"])
+        libraries = [each for each in bill["components"] if each["name"] != EXTENSION]
+        assert len(libraries) >= least
+        for each in libraries:
+            assert re.search(rf"^{each['name'].replace('_', '-')}=={each['version']}", lock, LINES)
+        assert str(tmp_path) not in text
