@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import get_args
 
@@ -44,6 +45,32 @@ def test_the_top_level_has_only_what_belongs_there() -> None:
         pytest.skip(listed.stderr.strip())
     entries = {name for name in listed.stdout.split() if not name.startswith(".")}
     assert entries <= TOP_LEVEL
+
+
+@pytest.mark.parametrize(("package", "side"), [("chatapp", 0), ("ratelimit_ext", 1)])
+def test_the_picture_of_the_house_is_true(package: str, side: int) -> None:
+    """docs/house.svg has each folder, and lower ones of the import contracts lower."""
+    picture = (ROOT / "docs" / "house.svg").read_text()
+    middle = int(re.findall(r'viewBox="0 0 (\d+)', picture)[0]) / 2
+    texts = re.findall(r'<text x="([\d.]+)" y="([\d.]+)">([\w.]+)', picture)
+    drawn = {name: float(y) for x, y, name in texts if (float(x) > middle) == side}
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [layers] = [
+        each["layers"] for each in contracts["contracts"] if each.get("containers") == [package]
+    ]
+    heights = []
+    for layer in layers:
+        found = {
+            drawn[name]
+            for part in layer.split(" | ")
+            for name in (part, f"{part}.py")
+            if name in drawn
+        }
+        assert len(found) <= 1, layer
+        heights += found
+    assert heights == sorted(heights)
+    folders = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
+    assert folders - {"migrations"} <= drawn.keys()
 
 
 def test_the_tiers_name_what_exists() -> None:

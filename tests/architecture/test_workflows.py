@@ -74,7 +74,7 @@ def test_they_run_what_a_contributor_runs() -> None:
     reason="RATELIMIT_PACKAGE=1 installs the linters in a new environment",
 )
 def test_linters_find_nothing(tmp_path: Path) -> None:
-    """The published schemas of workflows and of Dependabot, and zizmor's rules of security."""
+    """By the published schemas of workflows, Dependabot and issue forms, and zizmor's rules."""
     venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
     tools = tmp_path / "venv" / "bin"
     subprocess.run([tools / "pip", "install", "--quiet", *LINTERS], check=True, timeout=600)
@@ -83,6 +83,7 @@ def test_linters_find_nothing(tmp_path: Path) -> None:
     for words in (
         [*schema, "vendor.github-workflows", *files],
         [*schema, "vendor.dependabot", GITHUB / "dependabot.yml"],
+        [*schema, "vendor.github-issue-forms", *sorted(GITHUB.glob("ISSUE_TEMPLATE/*.yml"))],
         [tools / "zizmor", "--offline", "--quiet", GITHUB],
     ):
         done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -24,7 +24,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LINKING = [*DOCUMENTS, *(ROOT / name for name in ("CHANGELOG.md", "SECURITY.md"))]
-LINKING.append(ROOT / "benchmarks" / "README.md")
+LINKING += [ROOT / "benchmarks" / "README.md", *sorted((ROOT / ".github").glob("*.md"))]
 # Raise this number, with a reason here, to leave a block unrun.
 NOT_RUN = 0
 LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
