@@ -21,8 +21,8 @@ project = "ratelimit_ext and chatapp"
 project_copyright = "its authors, under the MIT licence"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_click"]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**.md", "docs/**.rst", "benchmarks/README.md"]
-exclude_patterns = [".*", "build", "chatapp", "instance", "ratelimit_ext", "tests"]
+include_patterns = ["*.md", "docs/**.md", "docs/**.rst", "benchmarks/README.md", ".github/C*.md"]
+exclude_patterns = [".[!g]*", ".git", "build", "chatapp", "instance", "ratelimit_ext", "tests"]
 
 html_theme = "furo"
 html_title = project

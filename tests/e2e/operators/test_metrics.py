@@ -23,6 +23,7 @@ def calls(master: Master) -> list[int]:
         answer = master.request("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
         assert answer.status == 200, answer.body
         assert b"ratelimit_storage_up 1.0" in answer.body
+        assert b"\nchatapp_calls_in_flight 0.0" in answer.body
         found += [int(count) for count in CALLS.findall(answer.body)]
     return found
 
