@@ -297,7 +297,7 @@ def record(folder: Path) -> None:
         outage_file = outage_path(work, STORAGE)
         facts["outage"] = {"format": FORMAT, "now_us": during_outage(outage_file)}
         facts["journal"] = journal(work / "journal")
-        (folder / "state.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (folder / "state.json").write_text(json.dumps(facts) + "\n")
         (folder / "chatapp.sql").write_text(sql(work / "chatapp.db"))
         (folder / "outage.sql").write_text(sql(outage_file))
     for file in (POLICY_FILE, PROVIDERS_FILE):
