@@ -224,12 +224,8 @@ BEFORE: Mapping[str, Mapping[str, Callable[[Scene], None]]] = {
         "systemctl stop chatapp": Scene.a_newer_schema,
         "flask --app wsgi chat db restore": Scene.the_old_version,
     },
-    "gateway/from-litellm": {
-        "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
-    },
-    "gateway/providers": {
-        "flask --app wsgi chat providers check": Scene.a_file_of_upstreams,
-    },
+    "gateway/from-litellm": {"flask --app wsgi chat providers check": Scene.a_file_of_upstreams},
+    "gateway/providers": {"flask --app wsgi chat providers check": Scene.a_file_of_upstreams},
     "operate/deployment": {},
     "gateway/sessions": {"flask --app wsgi ratelimit inspect": Scene.a_session_calls},
     "gateway/open-webui": {"flask --app wsgi chat users list": Scene.a_ui_forwards_its_users},

@@ -343,9 +343,7 @@ def change_password(server: servers.Server) -> Callable[[], object]:
 
 
 @pytest.mark.parametrize("fault", [kill, stop, make_replica, change_password])
-def test_it_opens_and_closes(
-    fault: Callable[[servers.Server], Callable[[], object]],
-) -> None:
+def test_it_opens_and_closes(fault: Callable[[servers.Server], Callable[[], object]]) -> None:
     """The worker decides meanwhile, and the storage is charged once it serves."""
     with servers.standalone() as server:
         guarded = Guarded(server.uri)

@@ -371,10 +371,7 @@ def commands(client: redis.Redis) -> dict[str, int]:
 def test_a_library_is_loaded_once(client: redis.Redis, redis_client: redis.Redis) -> None:
     """By the first engine that misses it, and again after the server has lost it."""
     redis_client.function_flush()
-    for left, expected in [
-        (999, {"fcall": 2, "function|load": 1}),
-        (998, {"fcall": 1}),
-    ]:
+    for left, expected in [(999, {"fcall": 2, "function|load": 1}), (998, {"fcall": 1})]:
         redis_client.config_resetstat()
         assert remaining(engine_of(client)) == left
         assert commands(redis_client) == expected

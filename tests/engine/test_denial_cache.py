@@ -285,10 +285,7 @@ def test_of_a_hammering_caller_a_busy_limit_is_not_asked(
 
 @pytest.mark.parametrize(
     "other",
-    [
-        Charge(Limit(1, SECOND, "block"), "caller"),
-        Charge(OWN, "caller", 10),
-    ],
+    [Charge(Limit(1, SECOND, "block"), "caller"), Charge(OWN, "caller", 10)],
     ids=["a guard", "a cost above the capacity"],
 )
 def test_what_may_change_the_answer_is_asked(

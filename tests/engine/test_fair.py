@@ -136,9 +136,7 @@ def expected_line(limit: Limit, begin: int, now_us: int) -> tuple[Fraction, int]
 
 @given(trace=TRACES, kind=st.sampled_from([*KINDS, *LONG]), held=st.booleans())
 @settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_both_engines_agree(
     redis_client: redis.Redis, trace: list[tuple[str, int, int]], kind: str, held: bool
@@ -175,9 +173,7 @@ def test_both_engines_agree(
 
 @given(trace=TRACES, kind=st.sampled_from([*KINDS, *LONG]))
 @settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_shadow_decides_as_if_it_were_enforced(
     redis_client: redis.Redis, trace: list[tuple[str, int, int]], kind: str

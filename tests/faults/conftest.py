@@ -83,11 +83,7 @@ def start(tmp_path: Path) -> Start:
 
     @contextmanager
     def start(uri: str, **options: Any) -> Iterator[Master]:
-        environment = {
-            "RATELIMIT_STORAGE_URI": uri,
-            "RATELIMIT_DEADLINE_SECONDS": "0.1",
-            **options,
-        }
+        environment = {"RATELIMIT_STORAGE_URI": uri, "RATELIMIT_DEADLINE_SECONDS": "0.1", **options}
         with gunicorn("tests.faults.application:create_app()", tmp_path, **environment) as master:
             for _ in range(WARM_UP):
                 master.request("/roomy", headers={"X-Caller": "warm-up"})

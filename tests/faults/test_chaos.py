@@ -64,10 +64,7 @@ ON_ITS_WAY_S = 2.5
 #: charged last.
 DOWN_AFTER_MS = 60_000
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-SETTINGS = {
-    "RATELIMIT_DEADLINE_SECONDS": "0.5",
-    "RATELIMIT_LEASE_SECONDS": str(LEASE_S),
-}
+SETTINGS = {"RATELIMIT_DEADLINE_SECONDS": "0.5", "RATELIMIT_LEASE_SECONDS": str(LEASE_S)}
 
 
 @dataclass

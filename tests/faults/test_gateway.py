@@ -125,8 +125,7 @@ def assert_agreed(account: Account) -> None:
 
 
 @pytest.mark.fault(
-    breaks=f"gunicorn is reloaded (`HUP`) with {IN_FLIGHT} calls in flight",
-    to_do="Nothing.",
+    breaks=f"gunicorn is reloaded (`HUP`) with {IN_FLIGHT} calls in flight", to_do="Nothing."
 )
 def test_reload_in_mid_call(gateway: Gateway, record: Record) -> None:
     """Every call is answered and settled by the worker that began it."""

@@ -45,10 +45,7 @@ def test_slow(relay: Relay, start: Start, record: Record) -> None:
     record(load)
 
 
-@pytest.mark.fault(
-    breaks="Each reply takes 0.4 s",
-    to_do="As if Redis hung.",
-)
+@pytest.mark.fault(breaks="Each reply takes 0.4 s", to_do="As if Redis hung.")
 def test_slower_than_the_deadline(relay: Relay, start: Start, record: Record) -> None:
     """A request waits for the deadline, not for the reply."""
     load = carried_by(relay, replies.late(0.4), start)
@@ -56,10 +53,7 @@ def test_slower_than_the_deadline(relay: Relay, start: Start, record: Record) ->
     record(load)
 
 
-@pytest.mark.fault(
-    breaks="Replies drip, a byte every 20 ms",
-    to_do="As if Redis hung.",
-)
+@pytest.mark.fault(breaks="Replies drip, a byte every 20 ms", to_do="As if Redis hung.")
 def test_dripping(relay: Relay, start: Start, record: Record) -> None:
     """The deadline is for the whole reply: each byte begins no new one. A worker may not know of
     one charge that is on its way when it begins to decide."""

@@ -25,10 +25,7 @@ LOCKED_S = 8.0
 PASSWORD = "right"
 
 
-@pytest.mark.fault(
-    breaks="Redis is killed, and restarted with its data",
-    to_do="Restart Redis.",
-)
+@pytest.mark.fault(breaks="Redis is killed, and restarted with its data", to_do="Restart Redis.")
 def test_killed(durable: Server, start: Start, record: Record) -> None:
     """Each worker decides for its share of the amount, and gives it back."""
     with start(durable.uri, workers=3) as master, traffic.around(master, durable.kill) as load:

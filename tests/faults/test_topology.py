@@ -45,8 +45,7 @@ def test_a_cluster_master_is_killed(start: Start, record: Record) -> None:
 
 
 @pytest.mark.fault(
-    breaks="The master of Sentinel is killed",
-    to_do="Start it again: Sentinel makes it a replica.",
+    breaks="The master of Sentinel is killed", to_do="Start it again: Sentinel makes it a replica."
 )
 def test_sentinel_fails_over(
     sentinel_server: servers.SentinelTrio, start: Start, record: Record

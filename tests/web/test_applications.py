@@ -94,12 +94,7 @@ def test_each_application_has_its_policy(tmp_path: Path) -> None:
     by_config = factory(limiter, RATELIMIT_BLUEPRINTS={"api": ["4/hour"]})
     without = factory(limiter)
     shown = [shown_limit(app) for app in (strict, generous, by_config, without)]
-    assert shown == [
-        '"1-per-60s";q=1;w=60',
-        '"3-per-60s";q=3;w=60',
-        '"4-per-3600s";q=4;w=3600',
-        "",
-    ]
+    assert shown == ['"1-per-60s";q=1;w=60', '"3-per-60s";q=3;w=60', '"4-per-3600s";q=4;w=3600', ""]
     assert [limiter.policy(app) is None for app in (by_config, without)] == [False, True]
 
 

@@ -296,10 +296,7 @@ def test_mistakes_are_sentences(
     shop: Shop, name: str, costs: dict[str, Any], sentence: str
 ) -> None:
     """An unknown name, a missing estimate, a unit that the limit does not count."""
-    with (
-        pytest.raises(ConfigurationError) as error,
-        shop.limiter.charge(name, "ada", **costs),
-    ):
+    with pytest.raises(ConfigurationError) as error, shop.limiter.charge(name, "ada", **costs):
         pass
     assert sentence in str(error.value)
     with pytest.raises(ValueError, match="-1 is not an amount of dollars"):

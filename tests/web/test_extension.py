@@ -17,12 +17,7 @@ from flask import Blueprint, Flask, Response, abort, g, jsonify, redirect, reque
 from limits import parse
 
 import ratelimit_ext
-from ratelimit_ext import (
-    ApplicationLimit,
-    Limiter,
-    MetaLimit,
-    RateLimitExceeded,
-)
+from ratelimit_ext import ApplicationLimit, Limiter, MetaLimit, RateLimitExceeded
 from tests import servers
 from tests.called import called
 from tests.web.calls import statuses

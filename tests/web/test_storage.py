@@ -77,10 +77,7 @@ def test_a_storages_own_prefix_begins_every_name(
     for prefix in ("one", "two"):
         app = Flask("example")
         limiter = Limiter(
-            asked_key,
-            app=app,
-            storage_uri=redis_server.uri,
-            storage_options={"key_prefix": prefix},
+            asked_key, app=app, storage_uri=redis_server.uri, storage_options={"key_prefix": prefix}
         )
         app.get("/")(limiter.limit("1/hour")(lambda: "ok"))
         assert statuses(app, times=2) == [200, 429]

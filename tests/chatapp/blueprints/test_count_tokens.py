@@ -142,16 +142,14 @@ ADDITIONS: dict[str, dict[str, object]] = {
         ]
     },
     "the result of a tool": {
-        "messages": [
-            {"role": "user", "content": [{"type": "tool_result", "content": "so " * 120}]},
-        ]
+        "messages": [{"role": "user", "content": [{"type": "tool_result", "content": "so " * 120}]}]
     },
     "a document": {
         "messages": [
             {
                 "role": "user",
                 "content": [{"type": "document", "source": {"type": "text", "data": "so " * 120}}],
-            },
+            }
         ]
     },
 }
@@ -218,12 +216,7 @@ def test_an_invalid_field_is_refused(
 
 @pytest.mark.parametrize(
     ("words", "status"),
-    [
-        (["user", "alice"], 403),
-        (["key"], 403),
-        (["model", MODEL], 503),
-        (["all"], 503),
-    ],
+    [(["user", "alice"], 403), (["key"], 403), (["model", MODEL], 503), (["all"], 503)],
     ids=["user", "key", "model", "all"],
 )
 def test_the_switches_apply(

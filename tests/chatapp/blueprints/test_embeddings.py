@@ -83,11 +83,7 @@ def test_the_input_is_estimated(
     ],
 )
 def test_an_invalid_request_is_refused(
-    online: FlaskClient,
-    provider: UpstreamServer,
-    fields: dict[str, object],
-    status: int,
-    code: str,
+    online: FlaskClient, provider: UpstreamServer, fields: dict[str, object], status: int, code: str
 ) -> None:
     """In OpenAI's format; the provider is not called."""
     refused = embed(online, **fields)

@@ -150,8 +150,7 @@ def test_budgets_of_the_calendar_have_a_forecast(online: FlaskClient, database_u
 
 
 @pytest.mark.parametrize(
-    ("now", "days"),
-    [("2027-01-31T23:59:50+00:00", 31), ("2028-02-29T23:59:50+00:00", 29)],
+    ("now", "days"), [("2027-01-31T23:59:50+00:00", 31), ("2028-02-29T23:59:50+00:00", 29)]
 )
 def test_dollars_of_a_day_and_a_month_end_with_the_calendar(
     online: FlaskClient, monkeypatch: pytest.MonkeyPatch, now: str, days: int

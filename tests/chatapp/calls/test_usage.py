@@ -114,8 +114,7 @@ def test_each_reading_has_what_came_before_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("received", "hidden", "output"),
-    [(3, 0, 20), (300, 0, 300), (3, 350, 353), (3, 60_000, 8_000)],
+    ("received", "hidden", "output"), [(3, 0, 20), (300, 0, 300), (3, 350, 353), (3, 60_000, 8_000)]
 )
 def test_hidden_reasoning_is_charged(received: int, hidden: int, output: int) -> None:
     """A reasoning model generates before it sends. It is charged at least what was expected and at

@@ -277,10 +277,7 @@ def test_the_ledger_is_shown(app: Flask, database_url: str) -> None:
         assert days("--user", alice)[1:] == shown[1:]
     [address] = days("--user", "ip:198.51.100.7")[1:]
     assert address == shown[0]
-    for of_day in (
-        ("--since", "2026-11-25"),
-        ("--since", "2026-11-25", "--until", "2026-11-25"),
-    ):
+    for of_day in (("--since", "2026-11-25"), ("--since", "2026-11-25", "--until", "2026-11-25")):
         assert days(*of_day)[1:] == shown[1:]
     assert [row[0] for row in days("--until", "2026-11-24")] == ["DAY", "2026-11-24"]
     assert days("--month", "2026-11") == [heads, *shown]

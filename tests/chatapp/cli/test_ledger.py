@@ -33,10 +33,7 @@ CALL = {"message": "hi", "model": "gpt-4o"}
 
 @pytest.fixture
 def app(
-    make_app: AppMaker,
-    redis_server: Server,
-    redis_client: redis.Redis,
-    provider: UpstreamServer,
+    make_app: AppMaker, redis_server: Server, redis_client: redis.Redis, provider: UpstreamServer
 ) -> Iterator[Flask]:
     """The application on a real storage, with a provider that answers."""
     app = make_app(RATELIMIT_STORAGE_URI=redis_server.uri)

@@ -58,7 +58,7 @@ def test_a_deactivated_user_is_refused_at_once(worker: Flask, console: Flask, ke
     forget(worker)
     assert ask(worker, key).status_code == 200
     assert [each["action"] for each in ratelimit(console, "log")][:3] == [
-        *("activate", "deactivate", "amount"),
+        *("activate", "deactivate", "amount")
     ]
 
 

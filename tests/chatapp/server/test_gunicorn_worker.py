@@ -414,12 +414,7 @@ def test_it_recovers_by_itself() -> None:
 
 @pytest.mark.parametrize(
     "late_s",
-    [
-        [1.0, *[0.0] * 8],
-        [86_400.0, *[0.0] * 8],
-        [*[0.3] * 4, *[0.0] * 5] * 5,
-        [0.05] * 90,
-    ],
+    [[1.0, *[0.0] * 8], [86_400.0, *[0.0] * 8], [*[0.3] * 4, *[0.0] * 5] * 5, [0.05] * 90],
     ids=["a second", "a day's sleep", "less than half of the wakes", "busy"],
 )
 def test_one_bad_second_refuses_no_call(late_s: list[float]) -> None:

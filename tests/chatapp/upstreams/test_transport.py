@@ -20,13 +20,7 @@ from httpcore2 import SyncBackend
 from chatapp.upstreams import cancellation, transport
 from chatapp.upstreams.cancellation import ConnectionFailed, written
 from chatapp.upstreams.cancellation import Wait as CallWait
-from chatapp.upstreams.transport import (
-    JOINED_MAX_BYTES,
-    KEPT_MAX,
-    Answer,
-    Pool,
-    network_errors,
-)
+from chatapp.upstreams.transport import JOINED_MAX_BYTES, KEPT_MAX, Answer, Pool, network_errors
 from tests.chatapp.upstream_server import OPENAI_PATH, Stream, UpstreamServer, Wait
 
 HEAD_END = b"\r\n\r\n"

@@ -164,11 +164,7 @@ NODE = "node@24"
 PERSISTENT = "tries twice more, whatever `x-should-retry` says"
 ENDLESS = "shows the error and retries for two minutes, whatever `x-should-retry` says"
 PERSISTENT_AT = ("long 429", "budget spent")
-AIDER: Mapping[str, Any] = {
-    "pip": ["aider-chat"],
-    "ways": ["plain", "stream"],
-    "is_command": True,
-}
+AIDER: Mapping[str, Any] = {"pip": ["aider-chat"], "ways": ["plain", "stream"], "is_command": True}
 AIDER_HABITS = dict.fromkeys([*PERSISTENT_AT, "forbidden", "cut", "error event"], ENDLESS)
 CLIENTS = [
     Client("openai 1.109", "openai_sdk.py", pip=["openai==1.109.*"]),

@@ -30,15 +30,7 @@ from tests.chatapp.upstream_server import (
     openai_error,
     success,
 )
-from tests.e2e.clients.client_matrix import (
-    CACHE,
-    CLAUDE,
-    CLIENTS,
-    SAID,
-    Client,
-    said,
-    variables,
-)
+from tests.e2e.clients.client_matrix import CACHE, CLAUDE, CLIENTS, SAID, Client, said, variables
 from tests.e2e.gunicorn_master import gunicorn
 from tests.e2e.money.billed_gateway import roomy_policy
 

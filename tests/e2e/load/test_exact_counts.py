@@ -29,10 +29,7 @@ def test_exactly_the_amount_is_admitted(master: Master, strategy: str) -> None:
     """8 client processes with 8 threads each, on 8 workers with 8 threads each: 137 pass, the
     others get 429."""
     asked = PROCESSES * volley.THREADS * REQUESTS_PER_THREAD
-    assert volleys(master.port, f"/{strategy}") == {
-        200: AMOUNT,
-        429: asked - AMOUNT,
-    }, master.log
+    assert volleys(master.port, f"/{strategy}") == {200: AMOUNT, 429: asked - AMOUNT}, master.log
 
 
 def volleys(port: int, path: str) -> Counter[int]:

@@ -237,8 +237,7 @@ def test_2_a_broken_stream_costs_what_was_received(
 
 
 @pytest.mark.parametrize(
-    "kind",
-    ["text", "hidden_reasoning", "tool_arguments", "custom_input", "refusal", "thinking"],
+    "kind", ["text", "hidden_reasoning", "tool_arguments", "custom_input", "refusal", "thinking"]
 )
 def test_2_a_disconnect_from_a_response_is_paid(
     patient: Gateway, figures: Figures, kind: str
@@ -956,12 +955,7 @@ def wait_for_a_silent_answer(gateway: Gateway) -> None:
     attempt(gateway, "mallory", GPT, said, stream=True)
 
 
-ATTACKS = [
-    leave_an_uncached_prompt,
-    leave_a_compaction,
-    wait_for_a_silent_answer,
-    leave_a_file,
-]
+ATTACKS = [leave_an_uncached_prompt, leave_a_compaction, wait_for_a_silent_answer, leave_a_file]
 
 
 # 12. Honest clients, who must pay no more for the defences

@@ -98,10 +98,7 @@ LOADS: dict[str, Load] = {
     "failing 500": Load("refuse", model=FAILING_GPT, options={"status": 500}),
     "failing 529": Load("refuse", model=FAILING_CLAUDE, options={"status": 529}),
     "priority 429": Load(
-        "tier_429",
-        model=SCARCE,
-        options={"retry_after": 3000},
-        fields={"service_tier": "priority"},
+        "tier_429", model=SCARCE, options={"retry_after": 3000}, fields={"service_tier": "priority"}
     ),
     "fast": Load(model="claude-opus-5", options=FULL, fields={"speed": "fast"}),
     "priority": Load(options=FULL, fields={"service_tier": "priority"}),

@@ -53,10 +53,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"limit_value": "3/minute", "cost": -1}, "cost: found -1 .*allowed: a whole number from 0 to"),
     ({"limit_value": "3/minute", "cost": "1"}, "cost: found '1' .*a whole number from 0 up"),
     ({"limit_value": "3/minute", "cost": True}, "cost: found true; allowed: a whole number"),
-    (
-        {"limit_value": "3/minute", "cost": [1]},
-        "cost: found a list; allowed: a whole number",
-    ),
+    ({"limit_value": "3/minute", "cost": [1]}, "cost: found a list; allowed: a whole number"),
     ({"limit_value": "3/minute", "cost": 4}, "cost: found 4, but '3/minute' holds at most 3"),
     ({"limit_value": "5 usd/day", "cost": "1 cent"}, "cost: found '1 cent' .*an amount of dollars"),
     ({"limit_value": "5 usd/day", "cost": 6}, "cost: found 6, but .* holds at most 5 usd"),
@@ -288,11 +285,7 @@ def test_an_invalid_limit_that_nothing_stands_in_for_denies(
 
 @pytest.mark.parametrize(
     "options",
-    [
-        {"mode": "shadow"},
-        {"methods": ["POST"]},
-        {"exempt_when": lambda: True},
-    ],
+    [{"mode": "shadow"}, {"methods": ["POST"]}, {"exempt_when": lambda: True}],
     ids=["shadow", "other method", "exempt"],
 )
 def test_an_invalid_limit_that_could_not_deny_does_not(

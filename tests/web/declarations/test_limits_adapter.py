@@ -133,10 +133,7 @@ def test_while_the_storage_is_away_it_is_the_fallbacks() -> None:
     """What it says is what decides."""
     app = Flask("example")
     limiter = Limiter(
-        asked_key,
-        app=app,
-        storage_uri="redis://127.0.0.1:1",
-        in_memory_fallback_enabled=True,
+        asked_key, app=app, storage_uri="redis://127.0.0.1:1", in_memory_fallback_enabled=True
     )
     app.get("/")(limiter.limit("3/minute")(root))
     assert statuses(app) == [200]

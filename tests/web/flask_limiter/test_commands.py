@@ -191,8 +191,7 @@ def test_clear_lifts_blocks(make: Maker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "is_quiet"),
-    [("limiter limits", True), ("ratelimit show", True), ("routes", False)],
+    ("command", "is_quiet"), [("limiter limits", True), ("ratelimit show", True), ("routes", False)]
 )
 def test_commands_are_not_warned_of_the_storage(
     tmp_path: Path, command: str, is_quiet: bool

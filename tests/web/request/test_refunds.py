@@ -460,12 +460,7 @@ def test_a_late_denial_by_another_extension_costs_nothing(uri: str, order: int) 
 
 def _fallback(uri: str) -> tuple[flask.Flask, Limiter]:
     app = flask.Flask("fallback")
-    limiter = Limiter(
-        lambda: "ada",
-        app=app,
-        storage_uri=uri,
-        in_memory_fallback=["7/day"],
-    )
+    limiter = Limiter(lambda: "ada", app=app, storage_uri=uri, in_memory_fallback=["7/day"])
     limiter.estimator("tokens")(lambda: 100)
     return app, limiter
 

@@ -270,10 +270,7 @@ def test_scripts_of_allowed_origins_can_read_the_headers(make: Maker) -> None:
     def view() -> Response:
         return Response(
             "ok",
-            headers={
-                "Access-Control-Allow-Origin": "*",
-                "Access-Control-Expose-Headers": "X-Own",
-            },
+            headers={"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "X-Own"},
         )
 
     app.get("/closed", endpoint="closed")(limiter.limit("5/minute")(root))

@@ -474,11 +474,7 @@ def test_a_quota_is_that_of_its_key(
     """One key has nothing left by its own report; the other one serves all further calls."""
     app = configured(KEYED.format(url=server.url), RATELIMIT_STORAGE_URI=uri)
     client = app.test_client()
-    spent = Answer(
-        200,
-        openai_body(model="acme-1"),
-        quota_headers(requests=(60, 0, "24h0m0s")),
-    )
+    spent = Answer(200, openai_body(model="acme-1"), quota_headers(requests=(60, 0, "24h0m0s")))
     server.script(spent)
     for _ in range(5):
         assert chat(client, "acme-1").status_code == 200

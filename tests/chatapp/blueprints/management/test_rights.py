@@ -278,12 +278,7 @@ def test_the_pages_forms_have_the_same_bounds(app: Flask, accounts: Accounts) ->
         (
             limits,
             "put_amount",
-            {
-                "owner": "team",
-                "name": "research",
-                "limit": "team-usd-day",
-                "amount": "9 usd/day",
-            },
+            {"owner": "team", "name": "research", "limit": "team-usd-day", "amount": "9 usd/day"},
         ),
         (lead, "rotate_key", {"key": trusted.public_id}),
         (lead, "rotate_key", {"key": key_of(accounts)}),
