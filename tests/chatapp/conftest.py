@@ -132,7 +132,6 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def threads_end_with_the_test() -> Iterator[None]:
-    """The threads of an application end with its test."""
     with end_of_process():
         yield
 

@@ -677,7 +677,6 @@ def openai_error(
     message: str = "no",
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """An error in OpenAI's format."""
     error = {"message": message, "type": kind, "param": None, "code": code}
     return Answer(status, {"error": error}, headers or {})
 
@@ -690,7 +689,6 @@ def anthropic_error(
     error_code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Answer:
-    """An error in Anthropic's format."""
     error: dict[str, object] = {"type": kind, "message": message}
     if error_code:
         error["details"] = {"error_code": error_code}

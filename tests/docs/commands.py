@@ -32,7 +32,6 @@ class Command:
 
 
 def commands(page: Path) -> list[Command]:
-    """The commands of a page, in order."""
     found = []
     for block in blocks(page, "console"):
         assert block.text.startswith("$ "), block

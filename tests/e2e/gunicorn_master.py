@@ -95,7 +95,6 @@ class Master:
         eventually(self.is_serving)
 
     def workers(self) -> list[int]:
-        """The running workers."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         booted = {int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log)}
         return [int(pid) for pid in children if int(pid) in booted and alive(int(pid))]

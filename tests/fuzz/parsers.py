@@ -37,7 +37,6 @@ MODELS: Final[tuple[type[BaseModel], ...]] = (
 
 
 def limit(data: bytes) -> None:
-    """A limit string."""
     with contextlib.suppress(ConfigurationError):
         for parsed in parse(data.decode("utf-8", "surrogateescape")):
             parsed.limit(NO_OPTIONS, DEFAULT_STRATEGY)

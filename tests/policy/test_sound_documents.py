@@ -85,7 +85,6 @@ def inline(value: object) -> str:
 
 
 def strings_of(document: dict[str, Any]) -> list[str]:
-    """The strings of all limits in a document."""
     entries = [*document.get("application", ()), *document.get("default", ())]
     tables = [*document.get("blueprints", {}).values(), *document.get("routes", {}).values()]
     tables += document.get("groups", {}).values()

@@ -250,8 +250,6 @@ class SlidingWindowCounter(Rule):
 
 
 class Concurrency(Rule):
-    """The calls in flight."""
-
     def __init__(self) -> None:
         self.flying: Counter[int] = Counter()
 

@@ -15,7 +15,6 @@ from tests.web.conftest import Clock, Maker
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 

@@ -19,7 +19,6 @@ HTML = "text/html; charset=utf-8"
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 

@@ -27,12 +27,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 
 def user() -> str:
-    """The logged-in user."""
     return str(g.user)
 
 
@@ -503,7 +501,6 @@ def test_one_extension_on_two_applications_keeps_them_apart() -> None:
 
 
 def own() -> str:
-    """A view of its own."""
     return "own"
 
 

@@ -93,7 +93,6 @@ def test_a_storages_own_prefix_begins_every_name(
 def storage(
     request: pytest.FixtureRequest, redis_server: servers.Server, redis_client: redis.Redis
 ) -> Storage:
-    """A stock storage of each kind."""
     return {
         "memory": MemoryStorage,
         "redis": lambda: RedisStorage(redis_server.uri),

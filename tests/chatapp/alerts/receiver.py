@@ -45,8 +45,6 @@ class Received:
 
 
 class Receiver:
-    """The receiver of a test."""
-
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}/services/a-secret-path"
         self.gate = threading.Event()

@@ -35,7 +35,6 @@ BEGAN = datetime.now(UTC).replace(second=0, microsecond=0)
 
 @pytest.fixture
 def make_alerts(database: Database) -> Iterator[MakeAlerts]:
-    """Makes the alerts of a worker."""
     made = []
 
     def make(**rules: Any) -> Alerts:

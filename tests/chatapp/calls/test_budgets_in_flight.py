@@ -164,8 +164,6 @@ class Limits:
 
 @dataclass
 class Flight:
-    """A call in flight."""
-
     demand: Demand
     call: UpstreamCall
     limits: Limits

@@ -36,7 +36,6 @@ BODY = {"messages": [{"role": "user", "content": "hello"}]}
 
 @pytest.fixture
 def estimator() -> Estimator:
-    """An estimator without calls."""
     return Estimator(MODELS)
 
 

@@ -29,13 +29,11 @@ DATE = {"date": "Wed, 21 Oct 2015 07:28:00 GMT"}
 
 
 def gpt(unit: str, limit: str, remaining: str, reset: str | None = None) -> dict[str, str]:
-    """The headers of one quota."""
     figures = {"limit": limit, "remaining": remaining, "reset": reset}
     return {f"x-ratelimit-{k}-{unit}": v for k, v in figures.items() if v is not None}
 
 
 def claude(unit: str, limit: str, remaining: str, reset: str | None = None) -> dict[str, str]:
-    """The headers of one quota."""
     figures = {"limit": limit, "remaining": remaining, "reset": reset}
     return {f"anthropic-ratelimit-{unit}-{k}": v for k, v in figures.items() if v is not None}
 

@@ -93,7 +93,6 @@ def ask(
 
 
 def called(services: Services) -> dict[str | None, int]:
-    """The calls in the ledger by user."""
     assert services.ledger.flush()
     return {each.subject: each.calls for each in services.reports.spending(by="user", since=None)}
 

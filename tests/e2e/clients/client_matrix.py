@@ -143,7 +143,6 @@ class Client:
         return folder
 
     def command(self, environment: Path) -> list[str]:
-        """The driver's command."""
         if self.driver.endswith(".mjs"):  # a module of Node finds packages from its own folder
             for script in DRIVERS.glob("*.mjs"):
                 shutil.copy(script, environment)

@@ -81,7 +81,6 @@ class Gateway:
     _clients: dict[tuple[object, ...], Any] = field(default_factory=dict)
 
     def key(self, caller: str, plan: str = "team") -> str:
-        """The caller's API key."""
         if caller not in self._keys:
             self._keys[caller] = make_key(self.app, caller, plan)
         return self._keys[caller]

@@ -585,7 +585,6 @@ class _Attempt:
 
 
 def _texts(call: BilledCall) -> Iterator[str]:
-    """The texts of the deltas."""
     if call.line is None:
         return (FILLER * tokens for tokens in pieces(call.used.output_tokens))
     return iter([call.line if isinstance(call.line, str) else call.line.json])

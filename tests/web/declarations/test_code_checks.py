@@ -253,10 +253,7 @@ def test_a_class_or_a_name_is_neither_limited_nor_exempt() -> None:
 
 
 class Item(MethodView):
-    """A view."""
-
     def get(self) -> str:
-        """One item."""
         return "item"
 
 

@@ -89,7 +89,6 @@ def test_an_item_that_cannot_be_carried_out_says_why() -> None:
 
 
 def root() -> str:
-    """The view of all tests."""
     return "ok"
 
 

@@ -307,7 +307,6 @@ def test_a_reset_never_stops_the_server(
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 

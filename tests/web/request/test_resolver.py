@@ -10,7 +10,6 @@ from tests.web.conftest import Maker
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 

@@ -20,7 +20,6 @@ NOW = 1_800_000_000
 
 
 def root() -> str:
-    """The view of most tests."""
     return "ok"
 
 
