@@ -1,7 +1,5 @@
 """Which functions of Python a block calls."""
 
-from __future__ import annotations
-
 import gc
 import sys
 from collections.abc import Iterator

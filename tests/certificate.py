@@ -1,7 +1,5 @@
 """A certificate for TLS servers of tests."""
 
-from __future__ import annotations
-
 import shutil
 import ssl
 import subprocess

@@ -4,8 +4,6 @@ Each is a context manager on 127.0.0.1 that ends what it started, by pid. Should
 itself be killed, the kernel ends the servers with it (Linux).
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

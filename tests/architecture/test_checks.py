@@ -1,7 +1,5 @@
 """The checks of form, types and imports. This is their one definition: CI runs the tests."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import tomllib

@@ -1,7 +1,5 @@
 """The lock files: what CI and a container install, by version and hash."""
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

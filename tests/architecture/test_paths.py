@@ -5,8 +5,6 @@ more raises the number here, and says why. How many functions a call takes is co
 takes them: tests/web/test_extension.py and tests/chatapp/web/test_current_request.py.
 """
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The benchmarks run, with numbers too small to measure anything. No test asserts a time."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

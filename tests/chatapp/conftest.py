@@ -1,7 +1,5 @@
 """Fixtures for the application: an environment without keys, an app in it, a provider to call."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

@@ -1,7 +1,5 @@
 """The end of a process, as an application sees it, at the end of a test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 

@@ -1,8 +1,6 @@
 """Real servers with threads, on a free port: of an application, or of a handler; and a client that
 disconnects."""
 
-from __future__ import annotations
-
 import json
 import socket
 import threading

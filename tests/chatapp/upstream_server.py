@@ -5,8 +5,6 @@ that: `script` queues answers, `silence` makes it accept calls and answer none, 
 answers. It records calls and disconnects. tests/e2e/money has a provider that keeps a bill.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import select

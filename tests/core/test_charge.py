@@ -1,7 +1,5 @@
 """A cost is a whole number from 0 up, or an error that names the limit."""
 
-from __future__ import annotations
-
 import os
 from decimal import Decimal
 

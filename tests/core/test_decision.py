@@ -1,7 +1,5 @@
 """A decision names its denials and the longest of their waits."""
 
-from __future__ import annotations
-
 import pytest
 
 from ratelimit_ext.core.charge import Charge

@@ -1,7 +1,5 @@
 """Names of buckets: one name for one bucket, whatever an identity is made of."""
 
-from __future__ import annotations
-
 import string
 from itertools import product
 

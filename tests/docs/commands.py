@@ -1,7 +1,5 @@
 """The commands that a page shows in blocks `console`, and their output."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The examples of docs/extension/migration.md: what was moved answers as before."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """docs/extension: what the pages say of their examples is so, also as time passes."""
 
-from __future__ import annotations
-
 import pytest
 from flask.testing import FlaskClient
 

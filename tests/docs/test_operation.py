@@ -2,8 +2,6 @@
 order, on a real Redis: after calls that were really denied, with a Redis that was really killed,
 and a database that a newer version has upgraded."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

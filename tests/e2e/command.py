@@ -1,7 +1,5 @@
 """A command in the project's directory, run until it exits."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What the servers under test call: an upstream, and the receiver of alerts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

@@ -1,7 +1,5 @@
 """A real gunicorn, run as the README runs it, on a free port."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import json

@@ -1,7 +1,5 @@
 """The embedded server: private, durable, and stopped with its last user."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

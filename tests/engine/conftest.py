@@ -1,7 +1,5 @@
 """The engines under test: in memory, and on the session's real server."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

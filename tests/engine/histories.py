@@ -5,8 +5,6 @@ Each answer of an engine is that of the memory engine, to the digit, and of the 
 not describe has none until it is emptied; then the engines are compared with each other alone.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """What each process of the hot key test runs; a module, so that a spawned process can import it."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 from limits.storage import storage_from_string

@@ -5,8 +5,6 @@ oracle that shares no code with them counts what has started: a bucket that leak
 the calls that run.
 """
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence

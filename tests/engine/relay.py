@@ -1,7 +1,5 @@
 """A relay in front of a server: it may take TLS off, lose replies, or carry bytes badly."""
 
-from __future__ import annotations
-
 import contextlib
 import socket
 import ssl

@@ -1,7 +1,5 @@
 """One decision over all charges of a request: all are taken, or none."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """The breaker opens when the storage is down, and closes when it serves; the deadline is total."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

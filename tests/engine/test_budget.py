@@ -1,7 +1,5 @@
 """A budget under load: what concurrent calls may spend together."""
 
-from __future__ import annotations
-
 import random
 import threading
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Windows of the calendar end by the server's clock, however wrong that of a worker is."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """Claims: calls in flight divide what a budget has left, by the storage's own count."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import replace

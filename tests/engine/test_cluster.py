@@ -1,7 +1,5 @@
 """The engine over a Redis Cluster: as one server, as far as slots allow, and never twice."""
 
-from __future__ import annotations
-
 import gc
 import os
 import random

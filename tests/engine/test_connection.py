@@ -1,7 +1,5 @@
 """Script calls on prepared connections."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time

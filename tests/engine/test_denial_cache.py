@@ -1,7 +1,5 @@
 """Denials that are cached in the worker."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable
 

@@ -4,8 +4,6 @@ answers to the digit.
 The oracle counts on its own: what each member has taken in the open window, and how many there are.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from datetime import datetime

@@ -1,7 +1,5 @@
 """A full server (maxmemory, no eviction): known identities are served, new ones are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path

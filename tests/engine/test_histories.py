@@ -6,8 +6,6 @@ with `-s`. MODEL_SEEDS=14 MODEL_HISTORIES=1000 plays them in parts, one for each
 chosen with `-k` and played again.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Never one too many and never one too few, with everyone on one key at once."""
 
-from __future__ import annotations
-
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 

@@ -3,8 +3,6 @@
 The reference is the same strategy beside it: with all of the amount, and with what a class is kept.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any, Final
 

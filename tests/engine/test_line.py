@@ -1,7 +1,5 @@
 """Requests that wait for their turn, on each engine."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import random

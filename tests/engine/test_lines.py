@@ -5,8 +5,6 @@ The long tier plays 10,000 on each engine; see the count with `-s`. LINE_FIRST=4
 one.
 """
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A worker's memory does not grow with the number of callers that it has met."""
 
-from __future__ import annotations
-
 import gc
 import os
 import tracemalloc

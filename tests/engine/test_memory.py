@@ -1,7 +1,5 @@
 """The memory engine: exact under threads and after a fork, and it forgets what has expired."""
 
-from __future__ import annotations
-
 import os
 import random
 import subprocess

@@ -1,7 +1,5 @@
 """Changes that are sent again after a lost reply are applied once."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The Redis engine: one script call a decision, on any server that `limits` can name."""
 
-from __future__ import annotations
-
 import importlib.util
 import threading
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The Lua files: what their headers say is so, and they compose."""
 
-from __future__ import annotations
-
 import re
 import sys
 from importlib.resources import files

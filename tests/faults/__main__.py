@@ -4,8 +4,6 @@ With files or `-k`, as pytest takes them, it runs some and writes their rows. If
 the rows are printed instead.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

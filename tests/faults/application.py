@@ -1,8 +1,6 @@
 """The plain extension in an application. The header `X-Caller` is the identity, and each answer
 names its worker. No period ends during a test: amounts are exact."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

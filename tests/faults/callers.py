@@ -1,7 +1,5 @@
 """Callers that charge an engine as fast as they can, each in a thread, and what came of it."""
 
-from __future__ import annotations
-
 import sys
 import threading
 import time

@@ -13,8 +13,6 @@ of docs/benchmarks/faults.md::
         record(load)
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path

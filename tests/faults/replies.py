@@ -1,7 +1,5 @@
 """How a bad network carries the replies of a server: what `Relay.deliver` may be."""
 
-from __future__ import annotations
-
 import socket
 import struct
 import time

@@ -1,7 +1,5 @@
 """The table of docs/benchmarks/faults.md: a row for each scenario, from the run that wrote it."""
 
-from __future__ import annotations
-
 import importlib
 import re
 from collections.abc import Iterable

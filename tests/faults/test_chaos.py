@@ -20,8 +20,6 @@ ledger by nothing but calls that were cut off, and limits by such estimates.
 It takes 40 s, or RATELIMIT_CHAOS_S seconds.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -4,8 +4,6 @@
 ``RATELIMIT_TEST_SERVER=/usr/bin/redis-server`` runs it on Redis.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import signal

@@ -5,8 +5,6 @@ Afterwards the caller's account is compared: what the provider bills, what the l
 charged, and what the ledger says.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import resource

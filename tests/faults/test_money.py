@@ -4,8 +4,6 @@
 RATELIMIT_LONG_FAULTS=1 the calls take 10 s to end.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

@@ -1,7 +1,5 @@
 """The storage is well, but its replies arrive late, in pieces, or not at all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

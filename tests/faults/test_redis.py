@@ -1,7 +1,5 @@
 """The storage dies, hangs, or refuses, and comes back."""
 
-from __future__ import annotations
-
 import signal
 import sqlite3
 from collections.abc import Callable

@@ -3,8 +3,6 @@
 ``pytest -s tests/faults/test_sentinel.py`` prints the figures of docs/benchmarks/failover.md.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

@@ -1,7 +1,5 @@
 """What calls hold is free again although no worker settles them, or their admission comes late."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

@@ -1,7 +1,5 @@
 """The workers wait for the processor, and the storage is well; and it hangs while they do not."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -1,7 +1,5 @@
 """The page for people on call lists what is tested."""
 
-from __future__ import annotations
-
 from tests.faults import table
 from tests.faults.conftest import IN_EVERY_RUN
 

@@ -1,8 +1,6 @@
 """A master of a cluster, or of Sentinel, dies behind gunicorn. What an engine sees of it is in
 test_cluster.py and test_sentinel.py."""
 
-from __future__ import annotations
-
 import pytest
 import redis
 

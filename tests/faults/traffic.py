@@ -1,7 +1,5 @@
 """The callers of the plain extension during a scenario, and what has to hold for each of them."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Parsers of what callers and operators write: any bytes give a value or the documented error."""
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What the search of tests/fuzz/parsers.py begins from, and what it found."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.fuzz.parsers import TARGETS

@@ -1,7 +1,5 @@
 """The figures of an extension's events, as Prometheus and OpenTelemetry get them."""
 
-from __future__ import annotations
-
 import pytest
 from flask import Flask
 from opentelemetry.sdk.metrics import MeterProvider

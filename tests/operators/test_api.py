@@ -1,7 +1,5 @@
 """`limiter.operators` in code: what cannot be done has a code and a sentence."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

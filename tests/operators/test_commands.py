@@ -1,7 +1,5 @@
 """The `flask ratelimit` commands of an application, beside the workers that serve it."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A loader over a file that a test writes as text."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """All mistakes of both inputs in one error, in order, each with its sentence."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

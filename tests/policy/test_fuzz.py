@@ -1,7 +1,5 @@
 """Any document, setting or file gives a policy or a ConfigurationError."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path

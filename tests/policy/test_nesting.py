@@ -1,7 +1,5 @@
 """Blueprints in blueprints, routes, groups and plans: what applies where, and how often."""
 
-from __future__ import annotations
-
 from ratelimit_ext.policy.policy import Policy
 from tests.policy.conftest import Load, error_of
 

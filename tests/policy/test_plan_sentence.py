@@ -1,7 +1,5 @@
 """The sentence for a caller who has used up a plan."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

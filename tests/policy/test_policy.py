@@ -1,7 +1,5 @@
 """What a sound policy becomes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Keywords that an application adds to plans."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path

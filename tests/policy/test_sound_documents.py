@@ -1,7 +1,5 @@
 """No limit of a sound document is dropped, and each has its place."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """``RATELIMIT_BLUEPRINTS`` of ``app.config``: what it gives, and its mistakes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A policy file: what cannot be read, decoded or parsed, and the lines of its keys."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The fixtures of the extension's tests, and a storage for several processes."""
 
-from __future__ import annotations
-
 import pytest
 import redis
 

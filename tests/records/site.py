@@ -1,7 +1,5 @@
 """An application whose records a test reads."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from click.testing import Result

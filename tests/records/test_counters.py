@@ -1,7 +1,5 @@
 """Decisions are counted by limit and minute, for all workers together, within bounds."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

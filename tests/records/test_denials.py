@@ -1,7 +1,5 @@
 """Denials are remembered, within bounds, and `flask ratelimit why` explains them."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Amounts that operators set at run time."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Amounts of single callers, in place of those in the policy."""
 
-from __future__ import annotations
-
 import logging
 import re
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """`limiter.operators.restore`: a limit counts again what its storage has lost."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """What limits in shadow and candidates would have denied, and the report of a command."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`flask ratelimit simulate` and `suggest`, as an operator uses them."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

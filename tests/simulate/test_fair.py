@@ -1,7 +1,5 @@
 """A budget shared fairly, in virtual time: a team of 24 people and a loop."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Iterator

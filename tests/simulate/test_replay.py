@@ -1,7 +1,5 @@
 """The replay decides as the engines do."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from dataclasses import replace

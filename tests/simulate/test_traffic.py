@@ -1,7 +1,5 @@
 """Traffic from files, and traffic that is made up."""
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Every promise is shown on every engine: in memory, and by Lua on a real server."""
 
-from __future__ import annotations
-
 import pytest
 import redis
 

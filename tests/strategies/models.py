@@ -5,8 +5,6 @@ instant, gives them back, and says what is used; :class:`Bucket` adds the leases
 at its own instant. Nothing ever expires here: an engine's buckets do, and must not be missed.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction

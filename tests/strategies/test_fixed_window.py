@@ -1,7 +1,5 @@
 """Fixed window: opened by the first call, or by the calendar."""
 
-from __future__ import annotations
-
 import random
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo

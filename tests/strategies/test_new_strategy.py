@@ -1,7 +1,5 @@
 """A strategy is two files and a line, also a guard with a form, a unit and a reason of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import cast
 

@@ -1,8 +1,6 @@
 """What random histories (tests/engine/test_histories.py) seldom reach: memory and a server agree to
 the digit at the largest logs and numbers."""
 
-from __future__ import annotations
-
 import random
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sliding window: never more than the amount in any window, wherever it begins."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Sliding window counter: two numbers, and what they can and cannot promise."""
 
-from __future__ import annotations
-
 from ratelimit_ext.core.limit import Limit
 from tests.strategies.world import MINUTE, World
 

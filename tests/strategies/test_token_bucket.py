@@ -1,7 +1,5 @@
 """Token bucket: the burst at once, then the rate, to the microsecond."""
 
-from __future__ import annotations
-
 import random
 from dataclasses import replace
 

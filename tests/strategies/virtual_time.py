@@ -1,7 +1,5 @@
 """A real server in virtual time, expiries and outages included."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One engine and one virtual clock: the stage on which every strategy's promises are shown."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ratelimit_ext.core.change import Change

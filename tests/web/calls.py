@@ -1,7 +1,5 @@
 """Calls to an application, many at a time."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from flask import Flask

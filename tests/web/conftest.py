@@ -1,7 +1,5 @@
 """Fixtures for the extension: applications with their own storages, and a stopped clock."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -2,8 +2,6 @@
 
 As with an application factory that each test calls."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import subprocess

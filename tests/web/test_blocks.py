@@ -1,7 +1,5 @@
 """Guards on the extension: blocks, provider quotas, surges, further attempts, rerouting."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bound limits: the methods they apply to, the cost of a call, and shadows."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Charges outside of a request: a task spends the budget that its user's requests spend."""
 
-from __future__ import annotations
-
 import contextlib
 import random
 import threading

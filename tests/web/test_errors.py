@@ -1,7 +1,5 @@
 """The bodies of refusals."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

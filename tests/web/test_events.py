@@ -1,7 +1,5 @@
 """Listeners learn of every decision and settlement, and can do no harm."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

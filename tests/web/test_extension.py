@@ -1,7 +1,5 @@
 """The extension in an application: what is decided when, and what becomes of a refusal."""
 
-from __future__ import annotations
-
 import functools
 import logging
 import subprocess

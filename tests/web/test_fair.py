@@ -1,7 +1,5 @@
 """`fair`: a budget that the members of a group share."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

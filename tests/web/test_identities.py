@@ -1,7 +1,5 @@
 """Who pays."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

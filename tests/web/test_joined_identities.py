@@ -1,7 +1,5 @@
 """Limits that count several identities together: `key = ["user", "model"]`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

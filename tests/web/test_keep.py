@@ -1,7 +1,5 @@
 """`keep` and `priority`: a part of a limit is kept for a class of traffic."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

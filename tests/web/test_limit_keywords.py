@@ -1,7 +1,5 @@
 """Keywords of limits that are the application's own: `limiter.limit_keyword`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any

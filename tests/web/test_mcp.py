@@ -1,7 +1,5 @@
 """Limits of a server of the Model Context Protocol: the tool that counts, and the refusal."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Iterator

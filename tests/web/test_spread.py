@@ -1,7 +1,5 @@
 """`spread`: callers of a limit that all share do not come back at the same instant."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """Storages of `limits`, and the engines that belong to them."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 

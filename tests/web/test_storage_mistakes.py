@@ -1,7 +1,5 @@
 """What is wrong with a storage and would not heal stops the start; an outage does not."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`wait`: a request waits for its turn instead of being refused."""
 
-from __future__ import annotations
-
 import socket
 import threading
 import time

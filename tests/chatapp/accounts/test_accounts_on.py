@@ -1,7 +1,5 @@
 """The mark that accounts were on, on real storages."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import redis

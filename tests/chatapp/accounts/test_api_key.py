@@ -1,7 +1,5 @@
 """The form of a key, and what is kept of it."""
 
-from __future__ import annotations
-
 import hmac
 from hashlib import sha256
 from types import SimpleNamespace

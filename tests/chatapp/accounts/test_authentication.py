@@ -1,7 +1,5 @@
 """Authentication: how often it queries the database, and what holds during an outage."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from dataclasses import dataclass, field, replace

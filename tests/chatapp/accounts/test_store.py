@@ -1,7 +1,5 @@
 """Users and keys in a real database."""
 
-from __future__ import annotations
-
 from datetime import UTC, date, datetime, timedelta
 
 import pytest

@@ -1,8 +1,6 @@
 """A receiver of webhooks on 127.0.0.1. It accepts everything, unless a test scripts answers or
 closes its gate; then it answers nothing."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import hmac

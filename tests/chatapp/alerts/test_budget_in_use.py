@@ -1,7 +1,5 @@
 """A budget that calls in flight hold is not used up, whatever else refuses the request."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

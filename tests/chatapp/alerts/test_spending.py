@@ -1,7 +1,5 @@
 """Spending alerts over real requests: whose budget it is, what it has, and that no call waits."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """When alerts are raised: by the ledger's settled spending, once for all workers."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Iterator

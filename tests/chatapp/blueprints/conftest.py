@@ -1,7 +1,5 @@
 """An application whose operators have a token."""
 
-from __future__ import annotations
-
 import pytest
 from flask import Flask
 

@@ -1,7 +1,5 @@
 """POST /chat without a provider's key: the format of the answer."""
 
-from __future__ import annotations
-
 from flask.testing import FlaskClient
 
 

@@ -1,7 +1,5 @@
 """POST /v1/messages/count_tokens: the provider's count, or an estimate. It is not a call."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

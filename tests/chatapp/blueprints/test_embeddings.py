@@ -1,7 +1,5 @@
 """POST /v1/embeddings: input tokens only."""
 
-from __future__ import annotations
-
 import json
 
 import openai

@@ -1,7 +1,5 @@
 """Stored responses are only their user's; and counting the tokens of an input."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

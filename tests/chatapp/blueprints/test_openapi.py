@@ -3,8 +3,6 @@
 OPENAPI_CASES=500 makes as many for each operation and mode; see the count with `-s`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

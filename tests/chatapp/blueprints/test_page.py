@@ -1,7 +1,5 @@
 """GET /: the page as the server sends it. tests/e2e/page uses it in a browser."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """POST /v1/responses: requests are forwarded unchanged, priced and settled like other calls."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """GET /usage: what the caller has left and has spent."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attempts at a call: how many, after which waits, and their effect on other callers."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """How many calls reach an upstream that refuses them, by the calls of the last second."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

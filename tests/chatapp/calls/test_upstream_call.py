@@ -1,7 +1,5 @@
 """A call without Flask: what limits and ledger record, however it ends."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """The period of a provider's quota."""
 
-from __future__ import annotations
-
 import pytest
 
 from chatapp.calls.upstream_quota import DAY_S, MINUTE_S, period_s_of

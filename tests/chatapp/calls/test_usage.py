@@ -1,7 +1,5 @@
 """The usage of a call: as the provider reported it, or what may have been billed."""
 
-from __future__ import annotations
-
 import pytest
 
 from chatapp import catalogue

@@ -1,7 +1,5 @@
 """models.toml and the names that mean one model."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

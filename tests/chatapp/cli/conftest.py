@@ -1,7 +1,5 @@
 """An application that answers, and one of the commands: both share a database and a storage."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

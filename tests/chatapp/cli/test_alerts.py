@@ -1,7 +1,5 @@
 """`chat alerts`: what was raised, and whether the webhook works."""
 
-from __future__ import annotations
-
 import json
 from datetime import UTC, datetime, timedelta
 

@@ -1,7 +1,5 @@
 """flask --app wsgi chat block and unblock."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The changes of operators in the database, which outlive the limits' storage."""
 
-from __future__ import annotations
-
 import logging
 import time
 from typing import Any

@@ -1,7 +1,5 @@
 """flask --app wsgi chat …"""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

@@ -1,7 +1,5 @@
 """`chat credit`: dollars that a user gets back, in limits, ledger, reports and the log."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import time

@@ -1,7 +1,5 @@
 """`chat ledger check`: what the ledger sums and what the limits in dollars hold are one figure."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What chatapp's operators do beyond accounts: overrides, states, spending, rotated keys, JSON."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

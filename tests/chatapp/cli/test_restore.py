@@ -1,7 +1,5 @@
 """`chat ledger restore`: budgets that the limits' storage has lost, from the ledger."""
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -1,7 +1,5 @@
 """flask --app wsgi chat usage"""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """`chat users import` and `chat users export`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """`chat users deactivate`, `activate` and `delete`: users on leave, and those who leave."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A version after this one."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The way to the database."""
 
-from __future__ import annotations
-
 import os
 import stat
 import threading

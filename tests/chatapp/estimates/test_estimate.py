@@ -1,7 +1,5 @@
 """Estimates of whole calls, and what they learn from ended calls."""
 
-from __future__ import annotations
-
 import base64
 import logging
 import zlib

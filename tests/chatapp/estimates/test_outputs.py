@@ -1,7 +1,5 @@
 """Recent outputs of models."""
 
-from __future__ import annotations
-
 import doctest
 import math
 import threading

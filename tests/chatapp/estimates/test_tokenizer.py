@@ -1,7 +1,5 @@
 """The tokenizer of bpe-openai, of which only the compiled part is loaded."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 

@@ -1,7 +1,5 @@
 """Input tokens of prompts and bodies, against counts that the providers published."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Mapping

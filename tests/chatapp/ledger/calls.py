@@ -1,7 +1,5 @@
 """Calls to keep, for the ledger's tests."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any

@@ -1,7 +1,5 @@
 """A ledger that only remembers."""
 
-from __future__ import annotations
-
 import threading
 
 from chatapp.ledger.call import Call

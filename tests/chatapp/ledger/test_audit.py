@@ -1,7 +1,5 @@
 """The audit of the ledger."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

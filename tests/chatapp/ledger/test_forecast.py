@@ -1,7 +1,5 @@
 """When a budget will be used up: against made-up ledgers whose ends are known."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime

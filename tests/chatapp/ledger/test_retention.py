@@ -1,7 +1,5 @@
 """Calls leave the ledger when they are old, in small batches and in one process at a time."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta

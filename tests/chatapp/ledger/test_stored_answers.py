@@ -1,7 +1,5 @@
 """Who made which stored answer."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 
 import pytest

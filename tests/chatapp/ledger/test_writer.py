@@ -1,7 +1,5 @@
 """The ledger of a process: what it writes, while it runs and when it ends."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """The background thread: requests never wait for it, memory is bounded, losses are reported."""
 
-from __future__ import annotations
-
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """What a call leaves to the garbage collector, for which all threads of a worker wait."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """A client per process, shared by its threads and never by a forked child."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

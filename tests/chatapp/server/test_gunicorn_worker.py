@@ -1,8 +1,6 @@
 """The parts of the worker that decide: what a request is, which worker has free threads, which is
 replaced."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import multiprocessing

@@ -1,7 +1,5 @@
 """The default number of threads: as many calls as the machine carries."""
 
-from __future__ import annotations
-
 import os
 import resource
 from pathlib import Path

@@ -1,7 +1,5 @@
 """create_app: what it chooses, rejects and logs."""
 
-from __future__ import annotations
-
 import logging
 from inspect import iscoroutinefunction
 from itertools import chain

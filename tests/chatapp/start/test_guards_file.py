@@ -1,7 +1,5 @@
 """The built-in guards: on the same endpoints whatever the policy, and replaced by name."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Any

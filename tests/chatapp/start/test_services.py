@@ -1,7 +1,5 @@
 """The services of an application: one frozen object, made at the start."""
 
-from __future__ import annotations
-
 import dataclasses
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Settings: typed, checked at the start, and never silently ignored."""
 
-from __future__ import annotations
-
 import json
 import logging
 

@@ -1,7 +1,5 @@
 """wsgi.py, each time in a new process: what a start imports. Modules are counted, not the time."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The wait that a provider requests, from untrusted headers and messages."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 

@@ -1,7 +1,5 @@
 """The providers' errors, over their real SDKs, through POST /chat."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Errors of a provider within a stream that began successfully."""
 
-from __future__ import annotations
-
 import pytest
 
 from chatapp.catalogue import Model

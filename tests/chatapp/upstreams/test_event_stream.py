@@ -1,7 +1,5 @@
 """Server-sent events are parsed completely, however the network cuts them."""
 
-from __future__ import annotations
-
 import gzip
 import itertools
 

@@ -1,7 +1,5 @@
 """The keys of an upstream: which is next, and which rests."""
 
-from __future__ import annotations
-
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The offline provider."""
 
-from __future__ import annotations
-
 from chatapp.catalogue import Model
 from chatapp.upstreams import Turn
 from chatapp.upstreams.offline import Offline

@@ -1,8 +1,6 @@
 """The private names of the providers' SDKs and their HTTP client that chatapp uses: which, and that
 the installed versions have them. The tests of the SDKs' newest versions run this, too."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The providers' real SDKs against a local server with their APIs, through POST /chat."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Any, Final
 

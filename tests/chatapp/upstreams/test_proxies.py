@@ -1,7 +1,5 @@
 """Requests through TLS and proxies, as the environment has them for every program."""
 
-from __future__ import annotations
-
 import socket
 import ssl
 import threading

@@ -1,7 +1,5 @@
 """Quotas in the providers' headers: valid and invalid ones, and over the real SDKs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

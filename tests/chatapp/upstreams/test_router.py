@@ -1,7 +1,5 @@
 """One turn, without HTTP."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 

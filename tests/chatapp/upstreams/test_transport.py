@@ -1,7 +1,5 @@
 """Connections to an upstream: what is sent on them, and which of them are kept."""
 
-from __future__ import annotations
-
 import re
 import socket
 import threading

@@ -1,8 +1,6 @@
 """API keys on real requests: which are accepted, which are refused, and what a failed attempt
 costs."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """What is compressed, and what is not."""
 
-from __future__ import annotations
-
 import gzip
 
 from flask.testing import FlaskClient

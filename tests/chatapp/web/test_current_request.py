@@ -1,7 +1,5 @@
 """What a request looks up and finds out, by counts."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import pytest

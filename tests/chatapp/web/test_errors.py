@@ -1,7 +1,5 @@
 """The errors of chatapp's own endpoints."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """Whom a chat is charged to, by the packaged policy, over real requests."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """People behind a trusted key: who they are, what they get, and who cannot name them."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from contextlib import closing

@@ -1,8 +1,6 @@
 """Real clients, each in an environment of its own, against this server in front of a provider with
 a bill: the clients, the scenarios, and one cell of the matrix."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

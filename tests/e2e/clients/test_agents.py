@@ -2,8 +2,6 @@
 tests/chatapp/application/limits/test_office.py and with prompts of their real size. Opt-in, because
 it takes minutes and measures time: RATELIMIT_AGENTS=1. RATELIMIT_AGENTS_S is its length, 120 s."""
 
-from __future__ import annotations
-
 import os
 import random
 import statistics

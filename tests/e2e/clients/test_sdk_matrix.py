@@ -2,8 +2,6 @@
 long as it should, and stops when it should. Opt-in, because it creates an environment per version
 and needs a package index: RATELIMIT_SDK_MATRIX=1."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

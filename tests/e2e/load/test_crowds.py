@@ -1,7 +1,5 @@
 """Many clients at once, some of them slow or silent on purpose, at a real gunicorn."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import http.client

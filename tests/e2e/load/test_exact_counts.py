@@ -1,7 +1,5 @@
 """Exact counts: many processes, one key, a real server."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections import Counter

@@ -1,7 +1,5 @@
 """A loop and those who share a budget with it, on a real server."""
 
-from __future__ import annotations
-
 import random
 import threading
 import time

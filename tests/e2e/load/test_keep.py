@@ -1,7 +1,5 @@
 """Two hundred threads of a batch job against five people, on one bucket of a real server."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections import Counter

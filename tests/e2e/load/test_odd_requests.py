@@ -1,8 +1,6 @@
 """Generated requests over sockets to a real gunicorn: no 500, no traceback, and no hang. Some of
 them in every run; CHATAPP_FUZZ_REQUESTS=50000 sends a tenth of that over sockets."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections import Counter

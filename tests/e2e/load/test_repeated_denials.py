@@ -1,8 +1,6 @@
 """Denials that two workers repeat from memory, on a real server: what each says is compared with a
 look of its own, which changes nothing."""
 
-from __future__ import annotations
-
 import random
 import time
 from collections.abc import Sequence

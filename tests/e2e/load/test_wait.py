@@ -1,7 +1,5 @@
 """Requests that wait for their turn, in real workers of gunicorn on a real server."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

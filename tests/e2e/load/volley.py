@@ -2,8 +2,6 @@
 once. Usage: python volley.py PORT PATH REQUESTS_PER_THREAD. Prints the number of answers by
 status."""
 
-from __future__ import annotations
-
 import http.client
 import sys
 from collections import Counter

@@ -1,8 +1,6 @@
 """The application between its callers and a provider with its own bill: what provider, limits and
 ledger say a caller owes."""
 
-from __future__ import annotations
-
 import json
 import re
 import socket

@@ -1,7 +1,5 @@
 """The provider that keeps a bill."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 

@@ -3,8 +3,6 @@ promise for all of them: what is charged is within 2 % of the bill, or under it 
 call's capped output; ledger and limits agree to the micro-dollar; a bystander is served, and
 charged exactly its own bill."""
 
-from __future__ import annotations
-
 import itertools
 import select
 import threading

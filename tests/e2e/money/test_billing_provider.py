@@ -1,7 +1,5 @@
 """The provider of the money tests bills what it reports."""
 
-from __future__ import annotations
-
 import json
 from decimal import Decimal
 

@@ -1,8 +1,6 @@
 """A worker is killed in the middle of calls that the provider bills: rows, limits and commands have
 one number for them, their estimates."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -2,8 +2,6 @@
 attack: ledger, limits and bill agree, and no legitimate call is refused. Opt-in, because it takes a
 while: RATELIMIT_MONEY_SOAK=1. RATELIMIT_MONEY_SOAK_S is its length, 60 s."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import time

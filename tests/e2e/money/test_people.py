@@ -3,8 +3,6 @@ each spends their own budget, to 2 %, and everything is in the ledger as it was 
 
 RATELIMIT_PEOPLE=1000 is the full run, of some minutes."""
 
-from __future__ import annotations
-
 import json
 import os
 import random

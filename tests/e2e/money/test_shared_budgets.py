@@ -1,8 +1,6 @@
 """Budgets of keys, models and teams with many callers at once, each of whom has the provider write
 as much as it is allowed: the provider's own bill exceeds no budget by more than one call."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections import Counter

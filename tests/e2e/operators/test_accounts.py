@@ -1,7 +1,5 @@
 """Accounts and ledger under gunicorn: several workers with one database, and workers that die."""
 
-from __future__ import annotations
-
 import shutil
 import signal
 import sqlite3

@@ -1,7 +1,5 @@
 """Spending alerts of several workers: one budget, each threshold once, and none lost at the end."""
 
-from __future__ import annotations
-
 import re
 import signal
 from collections.abc import Sequence

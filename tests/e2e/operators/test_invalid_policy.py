@@ -1,7 +1,5 @@
 """A mistake in the policy of a running gunicorn: the last valid policy stays in use."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

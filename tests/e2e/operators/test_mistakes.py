@@ -1,7 +1,5 @@
 """A mistake in the settings: one sentence, and the server does not start."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.e2e.command import run

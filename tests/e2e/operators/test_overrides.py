@@ -1,7 +1,5 @@
 """Commands beside a running gunicorn: they see its limits, and an override acts in every worker."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter

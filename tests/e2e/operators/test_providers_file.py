@@ -1,7 +1,5 @@
 """A providers file of a running gunicorn: keys and upstreams change at a HUP."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 

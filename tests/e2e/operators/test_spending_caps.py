@@ -1,8 +1,6 @@
 """A provider's spending cap under gunicorn with two workers: each lets the capped key rest, the
 other key serves, the operator gets one alert, and no client reads of it."""
 
-from __future__ import annotations
-
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

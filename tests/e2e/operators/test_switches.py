@@ -1,7 +1,5 @@
 """A block by an operator and a cool-down take effect in all of gunicorn's workers at once."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterator

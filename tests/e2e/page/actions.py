@@ -1,7 +1,5 @@
 """What people do on the page, and where to look."""
 
-from __future__ import annotations
-
 from playwright.sync_api import Locator, Page, expect
 
 

@@ -1,7 +1,5 @@
 """The application with its page, offline or in front of a provider, and a real browser."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Images and PDF files in a message: their price before they are sent, and where they are kept."""
 
-from __future__ import annotations
-
 import base64
 import struct
 import zlib

@@ -2,8 +2,6 @@
 of typing, and of scrolling. With CHATAPP_PAGE_TIMES=1 it logs the times (pytest --log-cli-level
 INFO); it asserts none."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Replies are Markdown; nothing in them runs, loads or leads anywhere without a click."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,8 +1,6 @@
 """The pictures of README: the chat page, and `/admin` of a company of the tests.
 TUTORIAL_SCREENSHOTS=1 takes them."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil

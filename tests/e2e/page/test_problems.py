@@ -1,7 +1,5 @@
 """Errors in a user's words: what happened, and what to do."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import pytest

@@ -1,7 +1,5 @@
 """GET /reference: the server's descriptions of its addresses, as forms that send real requests."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Iterator

@@ -1,8 +1,6 @@
 """examples/chat.py under gunicorn with two workers and a storage: each sentence of what a chat
 service was to have."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

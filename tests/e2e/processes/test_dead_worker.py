@@ -1,8 +1,6 @@
 """A worker is killed in the middle of fifty streams: they cost their estimates, everywhere, and
 everything is recorded."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

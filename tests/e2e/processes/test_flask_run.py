@@ -1,7 +1,5 @@
 """Flask's own server, for trying the application without gunicorn."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tests.e2e.command import run

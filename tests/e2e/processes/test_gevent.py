@@ -1,7 +1,5 @@
 """The extension in gunicorn's gevent worker, with the settings of docs/operate/recipes.md."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """gunicorn with its settings and the embedded storage, through the life of its masters."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

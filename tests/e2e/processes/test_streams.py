@@ -1,7 +1,5 @@
 """Streams, and clients that disconnect, through gunicorn and its threads, as in production."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import os

@@ -1,7 +1,5 @@
 """What a block promises, on every engine."""
 
-from __future__ import annotations
-
 import pytest
 
 from ratelimit_ext.core.limit import Limit

@@ -1,7 +1,5 @@
 """What a provider quota promises, on every engine."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

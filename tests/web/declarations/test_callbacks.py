@@ -1,7 +1,5 @@
 """The functions that an application registers."""
 
-from __future__ import annotations
-
 import logging
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Mistakes in a program are found with what was probably meant, most of them before any request."""
 
-from __future__ import annotations
-
 import logging
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Limits as written on views, blueprints, classes and blocks, with every keyword."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Views and blueprints that name a group of the policy."""
 
-from __future__ import annotations
-
 import functools
 import inspect
 import json

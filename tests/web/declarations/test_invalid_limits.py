@@ -1,8 +1,6 @@
 """An invalid limit in code is an error at the decorator. If a function returns it, the defaults
 apply, or with ``strict`` it denies."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from typing import Any

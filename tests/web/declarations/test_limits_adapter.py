@@ -1,7 +1,5 @@
 """Items of `limits` that carry the options of a limit."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """Which limits of a policy apply to a view: blueprints in blueprints, routes, groups and plans."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every place that takes a limit accepts the same strings and options, and makes the same limit."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The limits of a policy, in an application."""
 
-from __future__ import annotations
-
 import re
 import threading
 import tomllib

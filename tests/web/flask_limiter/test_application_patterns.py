@@ -1,7 +1,5 @@
 """What applications on the package index do with Flask-Limiter, by the change of one import."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any, NoReturn
 

@@ -1,7 +1,5 @@
 """The `flask limiter` commands."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

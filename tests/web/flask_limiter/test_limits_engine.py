@@ -1,7 +1,5 @@
 """Storages that cannot run our scripts."""
 
-from __future__ import annotations
-
 import shutil
 import socket
 import subprocess

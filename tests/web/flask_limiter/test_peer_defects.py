@@ -4,8 +4,6 @@ The numbers are those of the list of differences. 18 and 19 are about storages t
 tested where those are.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed

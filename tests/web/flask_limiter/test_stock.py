@@ -1,7 +1,5 @@
 """The strategies in Flask-Limiter's own extension, which only this package's import adds to."""
 
-from __future__ import annotations
-
 import flask_limiter
 import pytest
 from flask import Flask

@@ -1,7 +1,5 @@
 """Admissions: what a request is charged if a function of one of its limits fails."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

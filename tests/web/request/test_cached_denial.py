@@ -1,7 +1,5 @@
 """Denials that are answered from memory: as if the exception had been raised."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import pickle

@@ -1,7 +1,5 @@
 """The plan of a call: what is kept of a caller's charges, and what each request asks again."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from typing import Any

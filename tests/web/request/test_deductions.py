@@ -1,7 +1,5 @@
 """`deduct_when`: checked before the view and charged by its response, or reserved before it."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from itertools import islice

@@ -1,7 +1,5 @@
 """Refunds: every charge is given back once, by the engine that took it, or not at all."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any

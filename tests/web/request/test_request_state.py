@@ -1,7 +1,5 @@
 """The state of a request, and what views and headers show of it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """Routes: what is compiled once, and what is asked at each request."""
 
-from __future__ import annotations
-
 from flask import request
 
 from ratelimit_ext.web.request.resolver import MOST_ROUTES

@@ -1,7 +1,5 @@
 """The headers of an answer, to the letter."""
 
-from __future__ import annotations
-
 from email.utils import parsedate_to_datetime
 from typing import Any
 

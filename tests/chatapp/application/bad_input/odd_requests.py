@@ -1,7 +1,5 @@
 """Generated requests, as clients, proxies and attackers send them, and stranger ones."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections.abc import Callable, Sequence

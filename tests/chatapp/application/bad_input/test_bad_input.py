@@ -1,8 +1,6 @@
 """Invalid and unusual input at all three endpoints: 4xx in the endpoint's format, and only what was
 used is charged."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta

@@ -4,8 +4,6 @@ the worker grows with them, and the storage forgets them.
 CHATAPP_IDENTITIES=1000000 is the full run, of about an hour; its figures are printed.
 """
 
-from __future__ import annotations
-
 import functools
 import gc
 import os

@@ -1,7 +1,5 @@
 """Valid requests and answers with a value of another type somewhere inside: never a 500."""
 
-from __future__ import annotations
-
 import copy
 import json
 import random

@@ -1,8 +1,6 @@
 """Generated requests through the whole application: no 500 and no hang. Some of them in every run;
 CHATAPP_FUZZ_REQUESTS=50000 sends that many."""
 
-from __future__ import annotations
-
 import io
 import os
 import time

@@ -1,8 +1,6 @@
 """A client disconnects. The provider's call ends at once, and what was generated is charged: here
 an answer is not longer than expected. Otherwise it is read on for its bill."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import select

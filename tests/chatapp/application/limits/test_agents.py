@@ -1,7 +1,5 @@
 """Agents: long prompts that the provider has cached, and limits that do not count what it has."""
 
-from __future__ import annotations
-
 import json
 import random
 from collections import Counter

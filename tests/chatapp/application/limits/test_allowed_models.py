@@ -1,7 +1,5 @@
 """The models that a plan and a key allow, for the providers' SDKs and for POST /chat."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """A cheaper model instead of a refusal, `at_limit`, and the warning before, `warn_at`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,8 +1,6 @@
 """A team's budget in fair parts: the lines of the policy that switch it on, and where members and
 operators see their shares."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """Limits of some models only: `models = ["claude-haiku*"]`."""
 
-from __future__ import annotations
-
 import json
 import re
 from datetime import UTC, datetime

@@ -1,7 +1,5 @@
 """Files that a provider keeps are those of all clients here: a key must be allowed to name them."""
 
-from __future__ import annotations
-
 from datetime import timedelta
 
 import pytest

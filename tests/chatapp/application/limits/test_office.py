@@ -1,7 +1,5 @@
 """Many API keys behind one address, as in an office: each has a separate limit at the edge."""
 
-from __future__ import annotations
-
 import heapq
 import random
 import tomllib

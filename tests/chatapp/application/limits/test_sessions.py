@@ -1,8 +1,6 @@
 """Limits of sessions, on a real Redis: what a session is, that calls at once do not exceed its
 budget, and how a paused one goes on."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Budgets of teams and keys, and amounts of single users: by command, over real requests."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """A policy in which calls wait for their turn instead of being refused."""
 
-from __future__ import annotations
-
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

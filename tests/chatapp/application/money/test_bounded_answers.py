@@ -1,8 +1,6 @@
 """An answer is bounded by what the caller's budget pays, and every price that a caller can choose
 is counted."""
 
-from __future__ import annotations
-
 import json
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """The real cost of calls, in limits and ledger: through the SDKs, to the micro-dollar."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """A key with unusual spending is stopped long before its plan's budget is spent."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Calls without a reported usage are charged as the provider may bill them."""
 
-from __future__ import annotations
-
 import http.client
 import json
 from concurrent.futures import ThreadPoolExecutor

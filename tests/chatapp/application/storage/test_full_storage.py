@@ -1,7 +1,5 @@
 """A storage that is full of invented callers: known users are still counted and served."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import pytest

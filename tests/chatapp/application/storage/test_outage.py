@@ -1,7 +1,5 @@
 """chatapp while the storage of its limits is down."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The number of round trips to the limits' storage, as a real server sees them."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Serving needs only those commands of Redis or Valkey that docs/operate/topology.md names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Two workers before a provider."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest

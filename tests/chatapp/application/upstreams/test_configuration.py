@@ -1,7 +1,5 @@
 """Upstreams by configuration: several of one protocol side by side, and several keys of one."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """A provider's cookies are dropped, because one HTTP client serves every caller."""
 
-from __future__ import annotations
-
 import pytest
 
 from tests.chatapp.application.bad_input.test_bad_input import ANTHROPIC_PATH, BODIES, PATHS

@@ -1,7 +1,5 @@
 """A fallback answers for an overloaded model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

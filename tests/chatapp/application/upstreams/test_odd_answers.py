@@ -1,7 +1,5 @@
 """Any answer of a provider: never a 500, no call left open, no redirect followed."""
 
-from __future__ import annotations
-
 import gzip
 import logging
 import socket

@@ -1,8 +1,6 @@
 """The guard in front of the providers, in the whole application: real SDKs, a real server, two
 workers on one storage."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

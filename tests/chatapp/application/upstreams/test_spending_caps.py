@@ -1,8 +1,6 @@
 """A provider refuses a key because of a spending cap or a lack of credit: another key serves the
 call, the operator learns it, and no client reads of it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

@@ -1,7 +1,5 @@
 """CHATAPP_TRACES: what an exporter of OpenTelemetry gets of a request and its calls."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from functools import cache

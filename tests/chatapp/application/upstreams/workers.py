@@ -1,7 +1,5 @@
 """Two workers on one storage, before a provider that follows a script."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An application with the management API, and a client that calls it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 `python -m tests.chatapp.blueprints.management.description` writes it.
 """
 
-from __future__ import annotations
-
 import json
 from inspect import getdoc
 from typing import Any

@@ -1,7 +1,5 @@
 """Requests that are made of the management API's description, valid and not."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections import Counter

@@ -3,8 +3,6 @@
 The matrix is made of the table of actions, so a new address is in it.
 """
 
-from __future__ import annotations
-
 import re
 import sqlite3
 from contextlib import closing

@@ -2,8 +2,6 @@
 proxy is a process of connections, as oauth2-proxy is one: it replaces the header that a client
 sends."""
 
-from __future__ import annotations
-
 import http.client
 import json
 import re

@@ -1,7 +1,5 @@
 """POST /chat with "stream": true, from every provider."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

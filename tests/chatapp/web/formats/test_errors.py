@@ -1,7 +1,5 @@
 """A provider's client that calls an unknown address gets the known ones, in its wire format."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Bodies that are cut off, have a wrong length, or never end, through a real gunicorn."""
 
-from __future__ import annotations
-
 import contextlib
 import gzip
 import http.client

@@ -1,7 +1,5 @@
 """Invalid input: each error names its cause, none is a 500, none is charged to a plan."""
 
-from __future__ import annotations
-
 import base64
 import gzip
 import json
