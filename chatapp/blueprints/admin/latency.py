@@ -16,6 +16,7 @@ from chatapp.services import current_services
 
 #: The days to choose from; one of them is shown by the hour.
 SPANS: Final = {"1": "24 hours", "7": "7 days", "30": "30 days"}
+SECOND_MS: Final = 1000
 KINDS: Final = {"streamed": "Streamed", "whole": "Whole"}
 
 
@@ -24,7 +25,8 @@ def latency() -> ResponseReturnValue:
     days, kind, model = choice("days", [*SPANS], "1"), choice("kind", [*KINDS], "streamed"), None
     now, count = datetime.now(UTC), int(days)
     since = now - timedelta(days=count)
-    rows = reports.latencies(since)
+    every = reports.latencies(since)
+    rows = [row for row in every if row["streamed"] == (kind == "streamed")]
     if query("model") in {row["model"] for row in rows}:
         model = query("model")
     slot, step, form, shown_as = HOUR, timedelta(hours=1), "%Y-%m-%d %H", "%H:%M"
@@ -36,11 +38,11 @@ def latency() -> ResponseReturnValue:
     halves = {name: found[name,].p50_ms if (name,) in found else 0 for name in slots}
     later = {name: found[name,].p95_ms - halves[name] if (name,) in found else 0 for name in slots}
     title = f"How long {kind} answers of {model or 'all models'} took to begin"
-    amounts = {"half of the answers": halves, "later, for 95 % of them": later}
+    amounts = {"half within": halves, "95 % within so much more": later}
     return shown(
         "admin/latency.html",
-        {"latency": rows},
-        rows=[row for row in rows if row["streamed"] == (kind == "streamed")],
+        {"latency": every},
+        rows=rows,
         days=days,
         kind=kind,
         model=model,
@@ -50,7 +52,7 @@ def latency() -> ResponseReturnValue:
             title,
             amounts,
             slots,
-            "{:,} ms".format,
+            lambda ms: f"{ms / 1000:g} s" if ms >= SECOND_MS else f"{ms} ms",
             lambda text: f"{datetime.fromisoformat(text):{shown_as}}",
         ),
     )

@@ -126,6 +126,15 @@ def test_each_example_of_an_amount_is_valid(app: Flask, words: tuple[str, ...]) 
     assert done.exit_code == 0, done.output
 
 
+@pytest.mark.parametrize("verb", ["block", "unblock"])
+@pytest.mark.parametrize(("kind", "other"), [("user", "key"), ("key", "user")])
+def test_help_names_the_kind_of_its_command(app: Flask, verb: str, kind: str, other: str) -> None:
+    """`block key` blocks no user."""
+    said = " ".join(run(app, verb, kind, "--help").stdout.split())
+    assert f" a {kind}" in said
+    assert f" a {other}" not in said
+
+
 def test_a_long_list_is_paged(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     """If it is longer than the terminal. A pipe gets it as it is."""
     for name in ("ada", "bob", "eve"):

@@ -13,6 +13,7 @@ import pytest
 import redis
 from flask import Flask
 from playwright.sync_api import Page, expect
+from sqlalchemy import update
 
 from chatapp import POLICY_FILE, create_app
 from chatapp.accounts.store import Accounts
@@ -20,6 +21,7 @@ from chatapp.alerts.alert import Alert
 from chatapp.alerts.table import remember
 from chatapp.database.connection import Database
 from chatapp.ledger import table
+from chatapp.ledger.table import CALLS
 from chatapp.services import services_of
 from tests import servers
 from tests.chatapp.ledger.calls import begun, finished
@@ -31,7 +33,7 @@ from tests.e2e.page.test_layout import violations
 TOKEN = "a token of some length"
 BODY = {"message": "hi", "model": "offline"}
 VIEWS = (
-    *("Spending", "Users and keys", "Limits", "Live", "Denials", "Shadow", "Changes"),
+    *("Spending", "Users and keys", "Limits", "Live", "Latency", "Denials", "Shadow", "Changes"),
     "Operators",
 )
 #: What is folded on a page, by its address.
@@ -107,7 +109,8 @@ def site(
         for day in range(20)
         for name in ("alice", "bob")
     ]
-    table.write(database, [finished(call, cost_micro_usd=1_500_000) for call in calls])
+    times = {"streamed": True, "first_byte_ms": 640, "total_ms": 2400}
+    table.write(database, [finished(call, cost_micro_usd=1_500_000, **times) for call in calls])
     facts = {"identity": "user:bob", "name": "usd-day", "threshold": 80, "since": now}
     remember(database, Alert(type="budget.reached", spent=4_000_000, amount=5_000_000, **facts))
     accounts.set_amount("user", "bob", "plan", "1/day")
@@ -368,6 +371,35 @@ def test_admin_fits_and_axe_finds_nothing(
     button(page, "Set amount").click()
     expect(page.get_by_role("alert")).to_contain_text("usd-day: ")
     check()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
+def test_a_slow_call_is_traced(
+    open_page: Opener, site: Site, admin_url: str, width: int, scheme: str
+) -> None:
+    """From the latency of a model to a call with its limits and milliseconds. Axe finds nothing,
+    also where there is nothing to draw."""
+    page = open_page(admin_url, color_scheme=scheme, viewport={"width": width, "height": 800})
+    page.goto(f"{admin_url}/admin")
+    log_in(page)
+    assert services_of(site.app).ledger.flush()
+    with site.app.app_context():
+        *_, call = services_of(site.app).reports.calls()
+    for path, name in (
+        ("latency?days=30", "half within"),
+        ("latency?days=30&model=model-3", "Latency of model-3"),
+        ("latency?kind=whole", "offline"),
+        (f"call?id={call['id']}", "Limits that were asked"),
+    ):
+        page.goto(f"{admin_url}/admin/{path}")
+        expect(page.locator("main")).to_contain_text(name)
+        assert violations(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with site.app.app_context(), services_of(site.app).database.writing() as connection:
+        connection.execute(update(CALLS).values(first_byte_ms=None))
+    page.goto(f"{admin_url}/admin/latency")
+    expect(page.get_by_text("There are no such answers in this time.")).to_be_visible()
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

@@ -229,12 +229,12 @@ def test_the_page_draws_them(kept: Flask, now: datetime) -> None:
     log_in(operator)
     page = operator.get("/admin/latency").text
     hour = f"{now - timedelta(minutes=59):%Y-%m-%d %H}"
-    assert f"half of the answers, {hour}: 50 ms" in page
-    assert f"later, for 95 % of them, {hour}: 45 ms" in page
+    assert f"half within, {hour}: 50 ms" in page
+    assert f"95 % within so much more, {hour}: 45 ms" in page
     assert "900 ms" in page
     one = operator.get("/admin/latency?model=gpt-4o&days=7").text
     assert "Latency of gpt-4o" in one
-    assert f"half of the answers, {now - timedelta(minutes=59):%Y-%m-%d}: 50 ms" in one
+    assert f"half within, {now - timedelta(minutes=59):%Y-%m-%d}: 50 ms" in one
     assert ": 900 ms" not in one
     assert "2,000 ms" in operator.get("/admin/latency?kind=whole&model=nothing").text
     table_of = operator.get("/admin/latency?csv=latency").text.splitlines()
