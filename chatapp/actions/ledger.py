@@ -203,7 +203,8 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
     row = current_services().reports.call(id)
     if row is None:
         raise OperatorError(
-            "unknown_call", f"The ledger has no call {id!r}. Refused requests are not in it."
+            "unknown_call",
+            f"The ledger has no call {id!r}. `flask ratelimit why USER` has refused requests.",
         )
     call.operator.check_team(row["team"])
     return reports.call_as_json(row)
@@ -256,6 +257,7 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     query=Ago,
     order="upstream model streamed",
     command="latency",
+    columns="upstream model streamed calls p50_ms p95_ms",
     empty="There are no answers of upstreams in this time",
 )
 def list_latencies(call: Call) -> Iterable[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Literal, get_args, get_origin
@@ -118,7 +118,9 @@ class _Command:
         if "confirm" in self._row.shown:
             run = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(run)
         params = [*self._arguments.values(), *options]
-        make = click.command(name, params=params, help=_help(self._row, self._fixed.values()))
+        make = click.command(
+            name, params=params, help=_help(self._row, self._fixed.get("kind", ""))
+        )
         return make(with_appcontext(run))
 
     def run(
@@ -272,9 +274,7 @@ def _text_of(file: Any) -> str:
         raise click.UsageError(f"line 1: the file is not UTF-8: {error}") from None
 
 
-def _help(row: Action, kinds: Iterable[str]) -> str:
-    """Return what the act does; only to that kind, if the command is for one of its kinds."""
+def _help(row: Action, kind: str) -> str:
+    only = f"\n\n{ONLY}" if "|" in row.command else ""
     text = re.sub(r"``", "`", row.function.__doc__ or "")
-    for kind in kinds:
-        text = re.sub(r"\ba user or a key\b", f"a {kind}", text)
-    return f"{text}\n\n{ONLY}" if "|" in row.command else text
+    return (text.replace("a user or a key", f"a {kind}") if kind else text) + only

@@ -12,17 +12,7 @@ from itertools import accumulate
 from typing import Any, Final, NamedTuple, TypedDict, Unpack
 
 from cachetools import TTLCache, cachedmethod
-from sqlalchemy import (
-    ColumnElement,
-    Label,
-    Select,
-    case,
-    func,
-    literal_column,
-    nulls_first,
-    or_,
-    select,
-)
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, nulls_first, or_, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.database.connection import Database
@@ -371,7 +361,7 @@ class Reports:
             return int(connection.scalar(query) or 0)
 
 
-def _subject(by: str) -> Label[Any]:
+def _subject(by: str) -> Any:
     tag = by.removeprefix(TAG)
     column = CALLS.c.tags[tag].as_string() if tag != by else SUBJECTS[by]
     return column.label("subject")

@@ -73,10 +73,8 @@ CALLS: Final = Table(
     Index("ix_calls_started_at", "started_at"),
 )
 #: The units of limits, by their initials.
-UNITS: Final = {
-    unit[0]: unit
-    for unit in ("requests", "tokens", "input_tokens", "output_tokens", "calls", "usd")
-}
+UNITS: Final = {"r": "requests", "t": "tokens", "i": "input_tokens", "o": "output_tokens"}
+UNITS.update(c="calls", u="usd")
 MICRO: Final = 1_000_000
 #: The columns that a Usage has as they are.
 USAGE: Final = tuple(name for name in Usage._fields if name.endswith("_tokens"))
@@ -162,16 +160,13 @@ def usage_of(row: Mapping[Any, Any]) -> Usage | None:
 def limits_of(row: Mapping[Any, Any]) -> Iterator[dict[str, object]]:
     """Yield the limits that have admitted the call in a row, in dollars."""
     for line in (row["limits"] or "").splitlines():
-        charged, left, initial, name = line.split(" ", 3)
-        amounts = [int(text.replace("-", "0")) for text in (charged, left)]
-        shown = [units / MICRO if initial == "u" else units for units in amounts]
-        yield {
-            "limit": name,
-            "verdict": "would deny" if charged == "-" else "admitted",
-            "unit": UNITS.get(initial, initial),
-            "charged": shown[0],
-            "left": shown[1],
-        }
+        *units, initial, name = line.split(" ", 3)
+        amounts: list[float] = [0 if text == "-" else int(text) for text in units]
+        if initial == "u":
+            amounts = [amount / MICRO for amount in amounts]
+        verdict = "would deny" if units[0] == "-" else "admitted"
+        named = {"limit": name, "verdict": verdict, "unit": UNITS.get(initial, initial)}
+        yield {**named, "charged": amounts[0], "left": amounts[1]}
 
 
 def _other_tools(usage: Usage) -> str | None:

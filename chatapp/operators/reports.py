@@ -17,12 +17,7 @@ from chatapp.ledger.retention import prune
 from chatapp.ledger.table import CALLS, limits_of
 from chatapp.operators import callers
 from chatapp.services import current_services
-from chatapp.web.call_limits import (
-    COOL_DOWN,
-    MODELS,
-    remaining_limits,
-    with_forecast,
-)
+from chatapp.web.call_limits import COOL_DOWN, MODELS, remaining_limits, with_forecast
 from chatapp.web.current_request import team_identity
 from ratelimit_ext import OperatorError
 from ratelimit_ext.operators import printable

@@ -13,14 +13,7 @@ from chatapp.calls.upstream_quota import period_s_of
 from chatapp.ledger.forecast import Budget, Forecast
 from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
-from ratelimit_ext import (
-    LimitedRequest,
-    Limiter,
-    RequestLimit,
-    Share,
-    Verdict,
-    calendar_window,
-)
+from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Share, Verdict, calendar_window
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.

@@ -66,9 +66,9 @@ class CurrentRequest:
     raise LookupError. ``named_user`` is the user that a request without a body names.
     ``requested_model`` is the name in the body if a fallback has replaced the model. ``tried_keys``
     are the names of the upstream's keys that did not admit or serve it. ``is_cheaper``: a cheaper
-    model answers, because a budget refused the requested one.
-    ``began_s`` is when it came, by the monotonic clock; it has waited for ``in_line_s``
-    for its turn, and for ``paused_s`` for its provider. ``decisions`` are those that admitted it.
+    model answers, because a budget refused the requested one. ``began_s`` is when it came, by the
+    monotonic clock; it has waited for ``in_line_s`` for its turn, and for ``paused_s`` for its
+    provider. ``decisions`` are those that admitted it.
     """
 
     services: Services

@@ -6,17 +6,7 @@ It reads and changes what the commands do, by the same acts. Each change is writ
 
 from __future__ import annotations
 
-from chatapp.blueprints.admin import (
-    denials,
-    forms,
-    latency,
-    limits,
-    live,
-    operators,
-    spending,
-    users,
-)
+from chatapp.blueprints.admin import denials, forms, limits, live, operators, spending, users
 from chatapp.blueprints.admin.access import bp, unrouted
 
-__all__ = ["bp", "unrouted"]
-__all__ += ["denials", "forms", "latency", "limits", "live", "operators", "spending", "users"]
+__all__ = ["bp", "denials", "forms", "limits", "live", "operators", "spending", "unrouted", "users"]

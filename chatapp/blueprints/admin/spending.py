@@ -1,10 +1,11 @@
-"""What was spent, by day and in total, and the alerts about it: of all, or of a user or a team."""
+"""What the ledger has: what was spent, with the alerts about it, of all, a user or a team; a call;
+and how slow the providers are, which is how long their answers took to begin."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from flask import g
@@ -12,9 +13,9 @@ from flask.typing import ResponseReturnValue
 
 from chatapp.alerts.table import alerts
 from chatapp.blueprints.admin.access import bp, query
-from chatapp.blueprints.admin.chart import MOST, chart
+from chatapp.blueprints.admin.chart import MOST, Chart, chart
 from chatapp.blueprints.admin.formats import choice, page_of, shown
-from chatapp.ledger.reports import SUBJECTS, Selection, midnight, month_start
+from chatapp.ledger.reports import DAY, HOUR, SUBJECTS, Latency, Selection, midnight, month_start
 from chatapp.operators import arguments, reports
 from chatapp.services import current_services
 from chatapp.web.current_request import team_identity, user_identity
@@ -27,6 +28,10 @@ SPANS: Final[Mapping[str, str]] = {
     "last": "Last month",
 }
 MOST_ALERTS: Final = 20
+#: Of latencies: the days to choose from, one of which is shown by the hour, and kinds of answers.
+LATENCY_SPANS: Final = {"1": "24 hours", "7": "7 days", "30": "30 days"}
+KINDS: Final = {"streamed": "Streamed", "whole": "Whole"}
+SECOND_MS: Final = 1000
 
 
 @bp.get("")
@@ -84,7 +89,45 @@ def spending() -> ResponseReturnValue:
 def call() -> ResponseReturnValue:
     row = current_services().reports.call(query("id").strip())
     if row is None:
-        raise ApiError(404, "not_found", "The ledger has no call with that id.")
+        raise ApiError(404, "not_found", "There is no such call. Refused ones are denials.")
     g.admin.operator.check_team(row["team"])
     call = reports.call_as_json(row)
     return shown("admin/call.html", {"limits": call["limits"]}, call=call)
+
+
+@bp.get("/latency")
+def latency() -> ResponseReturnValue:
+    days, kind = choice("days", [*LATENCY_SPANS], "1"), choice("kind", [*KINDS], "streamed")
+    slot, step, form, name = DAY, timedelta(days=1), "%Y-%m-%d", "%d %b"
+    if days == "1":
+        slot, step, form, name = HOUR, timedelta(hours=1), "%Y-%m-%d %H", "%H:%M"
+    now, is_streamed = datetime.now(UTC), kind == "streamed"
+    since = now - timedelta(days=int(days))
+    every = reports.latencies(since)
+    rows = [row for row in every if row["streamed"] == is_streamed]
+    model = next((row["model"] for row in rows if row["model"] == query("model")), None)
+    only = {"streamed": is_streamed, **({"slug": model} if model else {})}
+    found = current_services().reports.latencies(slot, since=since, **only)
+    slots = [f"{since + number * step:{form}}" for number in range((now - since) // step + 1)]
+    known = {text: found.get((text,), Latency(0, 0, 0)) for text in slots}
+    amounts = {
+        "half within": {text: row.p50_ms for text, row in known.items()},
+        "95 % within so much more": {text: row.p95_ms - row.p50_ms for text, row in known.items()},
+    }
+    title = f"How long {kind} answers of {model or 'all models'} took to begin"
+    drawn = Chart(title, amounts, slots, _text, lambda at: f"{datetime.fromisoformat(at):{name}}")
+    return shown(
+        "admin/latency.html",
+        {"latency": every},
+        rows=rows,
+        days=days,
+        kind=kind,
+        model=model,
+        spans=LATENCY_SPANS.items(),
+        kinds=KINDS.items(),
+        chart=drawn,
+    )
+
+
+def _text(ms: int) -> str:
+    return f"{ms / SECOND_MS:g} s" if ms >= SECOND_MS else f"{ms} ms"
