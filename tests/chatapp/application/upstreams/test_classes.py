@@ -13,6 +13,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatapp import POLICY_FILE
 from chatapp.accounts.store import Accounts
 from chatapp.catalogue import CatalogueError
 from chatapp.catalogue.providers_file import ClassTable
@@ -20,7 +21,7 @@ from chatapp.web.identities import CLASS_HEADER
 from chatapp.web.tags import AGENT_HEADERS
 from tests.chatapp.catalogue.test_changes import loaded
 from tests.chatapp.cli.test_commands import run
-from tests.chatapp.conftest import AppMaker
+from tests.chatapp.conftest import AppMaker, policy_file
 from tests.chatapp.ledger.recording_ledger import RecordingLedger
 from tests.chatapp.upstream_server import Answer, UpstreamServer, openai_body
 
@@ -128,6 +129,17 @@ def test_in_a_field(
             gpu.sent(caller, headers, "/chat", message="hi", messages=None).body["priority"]
             == shown
         )
+
+
+def test_of_the_plan(
+    make_app: AppMaker, accounts: Accounts, provider: UpstreamServer, tmp_path: Path
+) -> None:
+    """By its keyword."""
+    text = POLICY_FILE.read_text().replace('title = "Team"', 'title = "Team"\nclass = "nightly"')
+    policy = {"RATELIMIT_POLICY_FILE": policy_file(tmp_path, text)}
+    gpu = office(make_app, accounts, provider, tmp_path, VLLM, **policy)
+    assert gpu.sent("ada").body["priority"] == 20
+    assert gpu.sent("bot").body["priority"] == 10
 
 
 def test_in_a_header(
