@@ -52,7 +52,7 @@ from tests.servers import eventually
 #: They read or write files of the host, or need none of its state.
 OF_THE_HOST = {
     *("chat db upgrade", "chat db backup", "chat db restore"),
-    *("ratelimit simulate", "ratelimit suggest"),
+    *("ratelimit simulate", "ratelimit suggest", "chat prices check"),
 }
 PREFIX = bp.url_prefix
 #: What stands for a part of an address.
