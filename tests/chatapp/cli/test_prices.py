@@ -44,8 +44,9 @@ def tiered(base: str, long: str, start: int) -> SimpleNamespace:
     return SimpleNamespace(base=Decimal(base), tiers=[tier])
 
 
-def prices(*dollars: str) -> dict[str, Any]:
-    return dict(zip(("input_mtok", "output_mtok", "cache_read_mtok"), map(Decimal, dollars)))  # noqa: B905
+def prices(usd_in: str, usd_out: str, cached: str | None = None) -> dict[str, Any]:
+    listed = {"input_mtok": usd_in, "output_mtok": usd_out, "cache_read_mtok": cached}
+    return {name: usd and Decimal(usd) for name, usd in listed.items()}
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def app(make_app: AppMaker, monkeypatch: pytest.MonkeyPatch) -> Flask:
     equal = prices(str(Decimal(ours.input) / 10**6), str(Decimal(ours.output) / 10**6))
     long = {"input_mtok": tiered("1", "2", 9000), "output_mtok": tiered("3", "4", 9000)}
     openai = [
-        ListedModel("gpt-5.4-mini", 400_000, equal | {"cache_read_mtok": None}),
+        ListedModel("gpt-5.4-mini", 400_000, equal),
         ListedModel("gpt-5.4-nano", 400_000, prices("123", "456", "12.3")),
         ListedModel("gpt-99", 2_000_000, long),
         ListedModel("ada", None, prices("1", "1", "1")),

@@ -217,6 +217,9 @@ CLIENTS = [
             ["cut", "error event"], "asks again without a stream, for longer than 90 s"
         ),
         is_command=True,
+        shows=dict.fromkeys(
+            PERSISTENT_AT, r"spend limit reached · resets .*m \(.*\) · The Team plan allows"
+        ),
     ),
     Client(
         "Codex",
