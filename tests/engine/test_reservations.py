@@ -225,6 +225,21 @@ def test_an_admission_that_arrives_after_its_release_holds_nothing(
     assert left(engine, limit, late) == before - 1
 
 
+@pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
+def test_a_settlement_that_is_sent_again_after_a_release_is_charged_once(
+    engine: Engine, limit: Limit
+) -> None:
+    """A killed worker had sent it, and has left it beside the call in its journal. The release left
+    an empty hold, and the settlement was charged to that a second time."""
+    hold = Hold(700, LEASE, keeps=1)
+    (verdict,) = reserved(engine, limit, 200, hold).verdicts
+    settlement = Change.settle(verdict, hold, 90)
+    assert engine.settle([settlement], now_us=START) == 1
+    assert engine.settle([Change.release(verdict.charge, hold)], now_us=START) == 1
+    assert engine.settle([settlement], now_us=START) == 0
+    assert left(engine, limit, START) == limit.capacity - 90
+
+
 @pytest.mark.parametrize("limit", [*TOKENS, SLOTS], ids=lambda limit: limit.strategy)
 def test_a_release_forgets_what_it_has_seen(redis_client: redis.Redis, limit: Limit) -> None:
     """Two minutes later the storage has nothing of a call that never came."""
