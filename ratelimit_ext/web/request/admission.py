@@ -345,7 +345,8 @@ class Admission:
                 raise
             if any(charge.limit.held for charge in charges):
                 self._settlements.end(engine, hold)
-                hold = self._new_hold()._replace(waited_us=hold.waited_us)
+                if error.may_have_charged:  # else its ticket is there when the storage is back
+                    hold = self._new_hold()._replace(waited_us=hold.waited_us)
                 self._settlements.begin(outage, hold, charges)
             return outage.admit(charges, hold=hold), outage, hold
 
