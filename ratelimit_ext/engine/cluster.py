@@ -144,9 +144,8 @@ class ClusterEngine:
 
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. Asks one shard: an outage is of its identities only."""
-        call = NodeCall(
-            slot_of(hash_tag(self._note)), "EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS
-        )
+        slot = slot_of(hash_tag(self._note))
+        call = NodeCall(slot, "EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS)
         try:
             return int(self._run([call])[0])
         except StorageUnavailable as error:
@@ -205,8 +204,7 @@ class _Request:
                 denied = True
                 refunds, self._took = self._refunds(), []
         if denied:
-            rest = [*refunds, *self._triggered(charges)]
-            if rest:
+            if rest := [*refunds, *self._triggered(charges)]:
                 self._nodes.run(rest, self._late())
             for group in self._groups:
                 group.reply[1] = 0
@@ -240,8 +238,7 @@ class _Request:
         calls = []
         for group in self._took:
             verdicts = Reply(group.charges, group.reply, take=True).verdicts
-            changes = [c for verdict in verdicts if (c := _refund_of(verdict, self._hold))]
-            if changes:
+            if changes := [c for v in verdicts if (c := _refund_of(v, self._hold))]:
                 tag = hash_tag(group.charges[0].key)
                 calls.append(_settlement(self._arguments, tag, changes, self._now_us))
         return calls
@@ -347,11 +344,5 @@ def _unlinked(client: Any, keys: Sequence[str]) -> int:
     pipeline = client.pipeline(transaction=False)
     for key in keys:
         pipeline.unlink(key)
-    replies = pipeline.execute(raise_on_error=False)
-    return sum(
-        [
-            reply
-            for key, reply in zip(keys, replies, strict=True)
-            if isinstance(reply, int) and not is_beside(key)
-        ]
-    )
+    replies = zip(keys, pipeline.execute(raise_on_error=False), strict=True)
+    return sum([each for key, each in replies if isinstance(each, int) and not is_beside(key)])

@@ -189,8 +189,7 @@ class Nodes:
         try:
             # In the same order in all threads: each may wait for connections that others have.
             for _, (node, node_calls) in sorted(by_node.items(), key=lambda item: item[0]):
-                line = self._send(node, node_calls)
-                if line is not None:
+                if (line := self._send(node, node_calls)) is not None:
                     sent.append((node, node_calls, *line))
         finally:
             for node, node_calls, pool, connection in sent:
@@ -382,10 +381,9 @@ class Nodes:
         """Ask the nodes who owns which slots; false if none answers."""
         failed = next(iter(self._failed), None)
         if self._closes_asked:  # other threads wait for replies: ask on new connections
-            self._layout.startup_nodes = {
-                name: type(node)(node.host, node.port)
-                for name, node in self._layout.startup_nodes.items()
-            }
+            known = self._layout.startup_nodes
+            made = {name: type(node)(node.host, node.port) for name, node in known.items()}
+            self._layout.startup_nodes = made
         try:
             self._layout.initialize(**{_FAILED: failed} if self._avoids_failed else {})
         except self.errors as error:
@@ -404,8 +402,7 @@ class Nodes:
 def _watch(reference: weakref.ref[Nodes]) -> None:
     """The thread of a cluster's nodes. It ends with them, as they may not come back."""
     while (nodes := reference()) is not None:
-        awake = nodes._look_again()  # noqa: SLF001
-        if awake is None:
+        if (awake := nodes._look_again()) is None:  # noqa: SLF001
             return
         del nodes
         awake.wait(PROBE_S)

@@ -100,9 +100,8 @@ class MasterWatch:
         return self._take(*words, **options)
 
     def _discover_master(self, service: str) -> Address:
-        answer = self._answer
         is_fresh = time.monotonic() - self._answered_at < FRESH_S
-        if answer is not None and is_fresh and service == self._service:
+        if (answer := self._answer) is not None and is_fresh and service == self._service:
             return answer.address
         address: Address = self._discover(service)
         return address
@@ -183,8 +182,7 @@ class MasterWatch:
             self._lines[place] = line
 
     def _drop(self, place: int) -> None:
-        line = self._lines.pop(place, None)
-        if line is not None:
+        if (line := self._lines.pop(place, None)) is not None:
             line.close()
 
     def _note(self, answers: list[_Answer]) -> None:
