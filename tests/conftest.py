@@ -36,7 +36,7 @@ TIERS = {
     # The application in this process. Servers of limits, upstreams and webhooks are beside it.
     "fast": (
         *("architecture", "core", "docs", "metrics", "operators", "policy", "promise"),
-        *("records", "settlements", "simulate", "strategies"),
+        *("records", "settlements", "simulate", "simulator", "strategies"),
         *("web/declarations", "web/flask_limiter", "web/request", "web/test_blocks.py"),
         *("web/test_bound_limit.py", "web/test_components.py", "web/test_errors.py"),
         *("web/test_events.py", "web/test_extension.py", "web/test_identities.py"),
