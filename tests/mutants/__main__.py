@@ -1,0 +1,137 @@
+"""Change the code in one place, and see whether the simulator or the tests notice it.
+
+`--known` writes defects of the past into the code instead: the simulator has to find each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from tests.mutants.mutations import KNOWN, TESTS, Mutant, mutants_of
+
+ROOT = Path(__file__).resolve().parents[2]
+COPIED = ("ratelimit_ext", "tests", "pyproject.toml")
+
+
+class Copy:
+    """A copy of the code, in which one file at a time is another."""
+
+    def __init__(self, root: Path, *, seeds: int, limit_s: float) -> None:
+        self.root = root
+        self.seeds, self.limit_s = seeds, limit_s
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, root)
+
+    def noticed_by(self, file: str, text: str, *, simulator_only: bool = False) -> str:
+        """Return who notices that the file has this text: `simulator`, `tests`, `time` if one of
+        them does not end, or nothing."""
+        path = self.root / file
+        before = path.read_text("utf-8")
+        path.write_text(text, "utf-8")
+        simulator = ["-m", "tests.simulator", "--brief", "--count", str(self.seeds)]
+        tests = ["-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+        tests += ["-k", "not redis and not server", *TESTS.get(file, ())]
+        try:
+            for name, words in {"simulator": simulator, "tests": tests}.items():
+                if name == "tests" and simulator_only:
+                    break
+                passes = self._passes(words)
+                if not passes:
+                    return "time" if passes is None else name
+            return ""
+        finally:
+            path.write_text(before, "utf-8")
+
+    def _passes(self, words: list[str]) -> bool | None:
+        """Return whether a run succeeds; ``None`` if it does not end."""
+        environment = {**os.environ, "PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
+        try:
+            done = subprocess.run(
+                [sys.executable, *words],
+                cwd=self.root,
+                env=environment,
+                capture_output=True,
+                timeout=self.limit_s,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return None
+        return done.returncode == 0
+
+
+def say(*words: object) -> None:
+    sys.stdout.write(f"{' '.join(map(str, words))}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--file", action="append", choices=TESTS, help="of these files alone")
+    parser.add_argument("--sample", type=int, default=0, help="so many of each file, by chance")
+    parser.add_argument("--chance", type=int, default=0, help="the seed of that chance")
+    parser.add_argument("--seeds", type=int, default=60, help="of the simulator, for each mutant")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds for each run")
+    parser.add_argument("--only", default="", help="known defects with these words in their name")
+    parser.add_argument("--known", action="store_true", help="known defects, by the simulator")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Copy(Path(directory), seeds=options.seeds, limit_s=options.limit)
+        if options.known:
+            return _find_known(copy, options.only)
+        return _find_mutants(copy, options)
+
+
+def _find_known(copy: Copy, only: str) -> int:
+    missed = 0
+    chosen = {name: known for name, known in KNOWN.items() if only in name}
+    for name, (file, *changes) in chosen.items():
+        text = (copy.root / file).read_text("utf-8")
+        for old, new in changes:
+            assert text.count(old) == 1, (name, old)
+            text = text.replace(old, new)
+        began = time.monotonic()
+        found = copy.noticed_by(file, text, simulator_only=True)
+        missed += found != "simulator"
+        word = "found" if found == "simulator" else "MISSED"
+        say(f"{word} after {time.monotonic() - began:.0f} s: {name}")
+    return int(missed > 0)
+
+
+def _find_mutants(copy: Copy, options: argparse.Namespace) -> int:
+    counts, survivors = Counter[tuple[str, str]](), list[Mutant]()
+    for file in options.file or TESTS:
+        mutants = list(mutants_of(copy.root, file))
+        if options.sample:
+            chance = random.Random(f"{options.chance} {file}")
+            mutants = chance.sample(mutants, min(options.sample, len(mutants)))
+        for mutant in mutants:
+            text = mutant.applied((copy.root / file).read_text("utf-8"))
+            by = copy.noticed_by(file, text)
+            counts[file, by] += 1
+            survivors += [mutant] * (not by)
+            say(by or "survived", mutant)
+    say("\n| file | mutants | by the simulator | by tests | without an end | survived |")
+    say("| --- " * 6 + "|")
+    for file in options.file or TESTS:
+        row = [counts[file, by] for by in ("simulator", "tests", "time", "")]
+        say(f"| `{file}` | {sum(row)} | {' | '.join(map(str, row))} |")
+    all_of_them = sum(counts.values())
+    say(f"\n{all_of_them - len(survivors)} of {all_of_them} are noticed")
+    return int(bool(survivors))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
