@@ -295,11 +295,9 @@ class OutageEngine(Substitute):
         if change.verb == "leave":
             return True
         if change.hold.id:
-            if bucket is not None and bucket.has(change.hold):
-                return True
             if self._store.moves(key, change.hold):
                 raise StorageUnavailable("the call is being handed back to the storage")
-            return False
+            return bucket is not None and bucket.has(change.hold)
         if change.charge.limit.traits.guard:
             return self.is_deciding
         return bucket is not None and bucket.changed is not None
@@ -360,15 +358,14 @@ class OutageEngine(Substitute):
         ends, after = time.monotonic() + within_s, 0
         with self._sending:
             while time.monotonic() < ends:
-                batch = self._store.run(partial(self._next_batch, after))
-                if batch is None:
+                if (batch := self._store.run(partial(self._next_batch, after))) is None:
                     break
                 try:
                     batch.entry.send(engine)
                 except ShardUnavailable:
                     after = batch.number
                 else:
-                    self._store.run(partial(self._store.sent, batch))
+                    self._store.run(partial(self._sent, batch))
         return self.is_handed_back
 
     def leave(self, engine: Engine, *, is_down: bool) -> None:
@@ -406,15 +403,26 @@ class OutageEngine(Substitute):
             return []
         until_us, handed, now_us = bucket.expiry_us, bucket.as_handed, self._store.now_us()
         holds = self._memory.hand_over(share, key)
+        held = [Change.resume(Charge(limit, key, each[1]), *each) for each in holds]
+        # They count here, too, until the storage has them.
+        self._memory.settle([self._by_share(change) for change in held])
         state = self._store.state(key, now_us)
-        used = scratch.used(share, state, now_us) - scratch.used(share, handed, now_us)
         self._store.changing(key).handed = state and state[0]
-        changes: list[Change] = []
-        for hold, amount, spent in holds:
-            changes.append(Change.resume(Charge(limit, key, amount), hold, amount, spent))
+        changes = [change for change in held if not self._store.moves(key, change.hold)]
+        used = scratch.used(share, state, now_us) - scratch.used(share, handed, now_us)
+        used -= sum([change.charge.cost for change in changes])
         if used > 0:
             changes.append(Change.adjust(_verdict(Charge(limit, key, 0)), used))
         return [change._replace(expiry_us=until_us) for change in changes]
+
+    def _sent(self, batch: Batch) -> None:
+        """Note that the storage has a batch: its calls end there, and what they take stays used."""
+        self._store.sent(batch)
+        for change in batch.entry.changes:
+            if change.verb == "resume":
+                verdict = _verdict(self._by_share(change).charge)
+                spent = 0 if verdict.charge.limit.traits.ends_with_calls else change.numbers[0]
+                self._memory.settle([Change.settle(verdict, change.hold, spent)])
 
     def _take(self) -> tuple[list[Change], list[Batch]]:
         """Return what this worker has decided alone, and what is on its way to the storage."""

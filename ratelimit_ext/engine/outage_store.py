@@ -269,6 +269,13 @@ class OutageStore(Buckets):
         assert self._connection is not None
         return self._connection.execute(query, words).fetchall()
 
+    def _all_locked(self, query: str, *words: object) -> list[Any]:
+        """Return rows of a locked file, which can mostly be read."""
+        database = None if self._locked is None else self._locked[1]
+        with contextlib.suppress(sqlite3.OperationalError):
+            return [] if database is None else database.execute(query, words).fetchall()
+        return []
+
     # -- time ----------------------------------------------------------------------------------
 
     def now_us(self) -> int:
@@ -307,11 +314,8 @@ class OutageStore(Buckets):
         query = "SELECT state, expiry, handed, known_at, changed FROM buckets WHERE key = ?"
         rows = self._all(query, key)
         bucket = Bucket(*rows[0]) if rows else None
-        if bucket is None and self._locked is not None and self._locked[1] is not None:
-            # What was used before counts: the file can mostly be read.
-            with contextlib.suppress(sqlite3.OperationalError):
-                for state, expiry_us, *_ in self._locked[1].execute(query, [key]).fetchall():
-                    bucket = Bucket(state, expiry_us, state)
+        if not rows and (rows := self._all_locked(query, key)):  # what was used before counts
+            bucket = Bucket(state := rows[0][0], rows[0][1], state)
         self._read[key] = bucket
         return bucket
 
@@ -341,12 +345,13 @@ class OutageStore(Buckets):
     ) -> Sequence[Any]:
         """See :meth:`Buckets.evaluate`. Memory has the buckets only during the script."""
         self.sweep(now_us)
+        distinct = tuple(dict.fromkeys(keys))  # changes may concern one bucket
         try:
-            self.put_back([(key, self.state(key, now_us)) for key in keys])
+            self.put_back([(key, self.state(key, now_us)) for key in distinct])
             reply = super().evaluate(script, keys, now_us, *words)
         finally:
-            states = self.take_out(keys)
-        for key, state in zip(keys, states, strict=True):
+            states = self.take_out(distinct)
+        for key, state in zip(distinct, states, strict=True):
             self.keep(key, state)
         return reply
 
@@ -418,9 +423,17 @@ class OutageStore(Buckets):
         self._all("INSERT INTO batches (entry) VALUES (?)", entry.encode())
 
     def moves(self, key: str, hold: Hold) -> bool:
-        """Return whether what a call holds of a bucket is on its way to the storage."""
-        query = "SELECT 1 FROM batches WHERE instr(entry, ?) AND instr(entry, ?) LIMIT 1"
-        return bool(self._all(query, quoted(key).encode(), f'"hold":[{hold.id},'.encode()))
+        """Return whether what a call holds of a bucket is on its way to the storage, or in a locked
+        file."""
+        # A batch of moved calls releases none of them: see OutageEngine._release.
+        words = '"verb":"resume"', quoted(key), f'"hold":[{hold.id},'
+        query = (
+            "SELECT 1 FROM batches WHERE instr(entry, ?) AND instr(entry, ?) AND instr(entry, ?)"
+        )
+        if self._all(query, *map(str.encode, words)):
+            return True
+        rows = self._all_locked("SELECT state FROM buckets WHERE key = ?", key)
+        return any(Bucket(state).has(hold) for (state,) in rows)
 
     def batches(self) -> bool:
         return bool(self._all("SELECT 1 FROM batches LIMIT 1"))

@@ -928,16 +928,44 @@ def test_a_few_buckets_at_a_time_are_taken_out_of_the_workers_memory() -> None:
     storage.is_away = True
     with pytest.raises(StorageUnavailable):
         worker.hand_back(storage, within_s=9)
-    is_moving = [left(worker, DOLLARS, each.key) == DOLLARS.amount for each in charges]
-    assert is_moving.count(True) == BATCH
-    pairs = list(zip(call.verdicts, is_moving, strict=True))
-    moving, here = ([v for v, moves in pairs if moves is wanted] for wanted in (True, False))
-    assert worker.settle([Change.settle(each, hold, 20) for each in here]) == len(here)
+
+    def is_moving(verdict: Verdict) -> bool:
+        try:
+            return worker.settle([Change.settle(verdict, hold, 20)]) != 1
+        except StorageUnavailable:
+            return True
+
+    moving = [verdict for verdict in call.verdicts if is_moving(verdict)]
+    assert len(moving) == BATCH
+    assert {left(worker, DOLLARS, each.charge.key) for each in moving} == {DOLLARS.amount - 500}
     storage.is_away = False
     assert worker.hand_back(storage, within_s=9)
     assert worker.settle([Change.settle(each, hold, 20) for each in moving]) == BATCH
     assert worker.hand_back(storage, within_s=9)
     assert {left(storage, DOLLARS, each.key) for each in charges} == {DOLLARS.amount - 20}
+
+
+@pytest.mark.parametrize("strategy", ["concurrency", *RATES])
+def test_a_call_on_its_way_to_the_storage_counts_until_it_is_there(
+    strategy: str, clock: Clock
+) -> None:
+    """Also if the storage goes away in between, for long. What the call has taken was free again,
+    in each outage that began like that."""
+    limit = SLOTS if strategy == "concurrency" else Limit(4, DAY, strategy, unit="tokens")
+    storage, charge, hold = Storage(), Charge(limit, "ada"), Hold(7, LEASE)
+    worker = outage_of(storage)
+    (call,) = worker.admit([charge], hold=hold).verdicts
+    storage.is_away = True
+    with pytest.raises(StorageUnavailable):
+        worker.hand_back(storage, within_s=9)
+    admitted = [worker.admit([charge], hold=Hold(8 + n, LEASE)).admitted for n in range(4)]
+    assert admitted == [True, True, True, False]
+    storage.is_away = False
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, limit, "ada") == 0
+    assert left(worker, limit, "ada") == (4 if limit.traits.ends_with_calls else 0)
+    assert worker.settle([Change.settle(call, hold, 0)]) == 1
+    assert left(storage, limit, "ada") == 1
 
 
 def test_markers_do_not_pile_up_in_the_storage(clock: Clock) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import Charge, Hold
+from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine import outage_store
 from ratelimit_ext.engine.breaker import Breaker
@@ -152,6 +153,37 @@ def test_a_worker_that_is_stopped_is_waited_for(path: Path, monkeypatch: Any) ->
     monkeypatch.setattr(time, "monotonic", lambda: now)
     assert admitted(worker, 1) == 0
     stopped.close()
+
+
+def test_a_call_that_a_locked_file_holds_is_settled_when_it_is_free(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its settlement found no hold in the storage and was forgotten: its slot stayed taken, and it
+    cost its estimate."""
+    monkeypatch.setattr(outage_store, "BUSY_S", 0.05)
+    monkeypatch.setattr(outage_store, "LOOK_S", 0.0)
+    storage, limit, hold = MemoryEngine(), Limit(9, DAY, unit="tokens"), Hold(7, LEASE)
+    worker = worker_of(path, storage)
+    (call,) = worker.admit([Charge(limit, "ada", 5)], hold=hold).verdicts
+    locked = sqlite3.connect(path, isolation_level=None)
+    locked.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StorageUnavailable):
+        worker.settle([Change.settle(call, hold, 2)])
+    locked.execute("COMMIT")
+    locked.close()
+    assert worker.settle([Change.settle(call, hold, 2)]) == 1
+    assert worker.hand_back(storage, within_s=5)
+    assert left(storage, limit) == 7
+
+
+def test_two_changes_of_one_bucket_leave_it_there(path: Path) -> None:
+    """In one settlement, as of two calls of a worker that was killed: the bucket was full again."""
+    worker, limit = worker_of(path), Limit(9, DAY, unit="tokens")
+    holds = [Hold(7, LEASE), Hold(8, LEASE)]
+    calls = [worker.admit([Charge(limit, "ada", 4)], hold=hold).verdicts[0] for hold in holds]
+    changes = [Change.settle(*call, 3) for call in zip(calls, holds, strict=True)]
+    assert worker.settle(changes) == 2
+    assert left(worker, limit) == 3
 
 
 @pytest.mark.parametrize("strategy", RATES)
