@@ -176,6 +176,18 @@ def test_a_call_that_a_locked_file_holds_is_settled_when_it_is_free(
     assert left(storage, limit) == 7
 
 
+def test_a_host_with_all_workers_refills_at_the_whole_rate(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its share is the limit, for each of its workers: four tokens an hour, and not two."""
+    now_s = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: now_s[0])
+    worker, charges = worker_of(path), [Charge(Limit(4, DAY // 24, "token-bucket"), "ada")]
+    assert admitted(worker, 5, charges) == 4
+    now_s[0] += 1_800
+    assert admitted(worker, 4, charges) == 2
+
+
 def test_two_changes_of_one_bucket_leave_it_there(path: Path) -> None:
     """In one settlement, as of two calls of a worker that was killed: the bucket was full again."""
     worker, limit = worker_of(path), Limit(9, DAY, unit="tokens")

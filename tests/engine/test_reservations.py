@@ -225,6 +225,13 @@ def test_an_admission_that_arrives_after_its_release_holds_nothing(
     assert left(engine, limit, late) == before - 1
 
 
+def test_the_shortest_lease_is_a_hold(engine: Engine) -> None:
+    """A call that holds something for a microsecond can be settled until its hold is forgotten."""
+    hold = Hold(700, 1)
+    (verdict,) = reserved(engine, TOKENS[0], 200, hold).verdicts
+    assert engine.settle([Change.settle(verdict, hold, 90)], now_us=START + SECOND) == 1
+
+
 @pytest.mark.parametrize("limit", TOKENS, ids=lambda limit: limit.strategy)
 def test_a_settlement_that_is_sent_again_after_a_release_is_charged_once(
     engine: Engine, limit: Limit

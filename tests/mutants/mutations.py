@@ -13,9 +13,13 @@ RATES = "tests/strategies"
 TESTS = {
     f"{ENGINE}/admit.lua": ("tests/engine/test_admission.py", "tests/engine/test_full_storage.py"),
     f"{ENGINE}/settle.lua": ("tests/engine/test_once.py", "tests/engine/test_reservations.py"),
-    f"{STRATEGIES}/reservations.lua": ("tests/engine/test_reservations.py",),
+    f"{STRATEGIES}/reservations.lua": (
+        *("tests/engine/test_reservations.py", "tests/engine/test_claims.py"),
+    ),
     f"{STRATEGIES}/line.lua": ("tests/engine/test_line.py", "tests/engine/test_lines.py"),
-    f"{STRATEGIES}/concurrency.lua": ("tests/engine/test_line.py",),
+    f"{STRATEGIES}/concurrency.lua": (
+        *("tests/engine/test_line.py", "tests/engine/test_reservations.py"),
+    ),
     f"{STRATEGIES}/fixed_window.lua": (RATES,),
     f"{STRATEGIES}/sliding_window.lua": (RATES,),
     f"{STRATEGIES}/sliding_window_counter.lua": (RATES,),
@@ -145,9 +149,5 @@ KNOWN = {
     "a settlement that is sent again after a release is charged again": (
         f"{STRATEGIES}/reservations.lua",
         ("if receipt == RELEASED and", "if receipt == -1 and"),
-    ),
-    "a request in line has a second ticket after a refused call": (
-        "ratelimit_ext/web/request/admission.py",
-        ("if error.may_have_charged:  # else", "if error:  # else"),
     ),
 }

@@ -39,8 +39,10 @@ WAIT_S = 20
 MICRO = 1_000_000
 #: How often a request looks that no one wakes, and what a deadline and a way take beside it.
 LOOK_S = 6.0
-#: After a repair all workers are back, and journals are taken over.
-SETTLED_S = 8.0
+#: How long a ticket may last in the storage whose request has started without it, or has died.
+TICKET_S = 10.0
+#: After a repair all workers are back, journals are taken over, and tickets end.
+SETTLED_S = 11.0
 LEASE_S = 130.0
 
 
@@ -67,7 +69,7 @@ class Call:
     by: str = ""
     status: int = 0
     billed: int = 0
-    asked_at: float = 0.0
+    began_at: float = 0.0
 
     @property
     def charged(self) -> int:
@@ -277,7 +279,7 @@ class Run:
                 self.scheduler.sleep(0.01)
                 worker = next((w for w in reversed(self.workers) if w.is_ready), worker)
             call.worker = worker
-            call.state, call.asked_at = "asked", self.scheduler.now_s
+            call.state = "asked"
             self.scheduler.start(lambda: self._ask(call), owner=worker, name=f"call {call.number}")
 
         return arrive
@@ -305,6 +307,7 @@ class Run:
     def _admitted(self, event: DecisionEvent) -> None:
         call = self._call()
         call.state, call.by = "running", "outage" if event.degraded else "storage"
+        call.began_at = self.scheduler.now_s
         self._note(f"call {call.number} begins, by {call.by}")
         for _, _, charge in event.charges:
             self.charges[charge.limit.name] = charge
@@ -498,7 +501,7 @@ class Run:
             self.room_since = self.scheduler.now_s
         is_calm = not (self.disturbed or self.kills or self.roughness)
         since = max(self.room_since, 0.0 if is_calm else self.healthy_since)
-        if at - since > (0.3 if is_calm else LOOK_S + 2.0):
+        if at - since > (0.3 if is_calm else TICKET_S + LOOK_S):
             numbers = [call.number for call in waiting]
             raise Violation(
                 "no wait while there is room",

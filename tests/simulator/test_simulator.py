@@ -11,7 +11,7 @@ import pytest
 
 from ratelimit_ext.settlements.queue import SettlementQueue
 from tests.simulator import search
-from tests.simulator.scenario import KINDS, Call, Run
+from tests.simulator.scenario import KINDS
 from tests.simulator.scheduler import Choices
 from tests.simulator.search import failure_of, kind_of, play, small_cases
 
@@ -54,33 +54,3 @@ def test_a_failing_seed_becomes_short(monkeypatch: pytest.MonkeyPatch) -> None:
     again = failure_of(failure.seed, failure.kind, kept=failure.kept, is_short=False)
     assert str(failure.error) == str(again and again.error)
     assert f"--seed {failure.seed} --keep " in str(failure)
-
-
-class Scripted(Run):
-    """A run of given calls and faults. All else is calm."""
-
-    def __init__(self, kind: str, *calls: tuple[float, float], amount: int = 1) -> None:
-        self.scripted = calls
-        super().__init__(kind, Choices(0, frozenset()))
-        self.amount = amount
-
-    def _draw_calls(self) -> None:
-        for number, (at_s, work_s) in enumerate(self.scripted):
-            self.calls.append(Call(number, self.workers[0], at_s, work_s, 1, 1))
-
-
-def test_a_request_in_line_has_one_ticket_after_an_outage() -> None:
-    """One whose call was refused had a second one then, behind its first, and waited until that
-    ended: up to ten seconds."""
-
-    class Outage(Scripted):
-        def _breaks(self) -> None:
-            self.scheduler.sleep(1.0)
-            self.network.server.stop()
-            self.scheduler.sleep(2.0)
-            self.network.server.start()
-            self.is_broken_up = True
-
-    run = Outage("slots", (0.0, 4.0), (0.5, 0.0), (0.9, 9.0))
-    run.play()
-    assert [call.status for call in run.calls] == [200] * 3

@@ -12,8 +12,10 @@ import redis
 from flask import Flask, request
 
 from ratelimit_ext import ConfigurationError, DecisionEvent, Event, Limiter, MetaLimit, WaitEvent
+from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.errors import StorageUnavailable
 from ratelimit_ext.core.limit_string import wait_us
+from ratelimit_ext.engine.wake_ups import wake_ups
 from ratelimit_ext.metrics import prometheus
 from tests import servers
 from tests.servers import Server, eventually
@@ -721,6 +723,37 @@ def test_a_storage_that_fails_again_at_the_turn(
     slots.end()
     assert {each.status_code for each in slots.answers.values()} == {200}
     eventually(lambda: slots.count == 0)
+
+
+def test_a_refused_look_keeps_its_ticket(
+    make: Maker, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The storage cannot have admitted it. Under another id it waited behind its own ticket when
+    the storage was back."""
+    slots = Slots(make, server.uri)
+    slots.fill(waiting=1)
+    engines, ids = slots.limiter._components.engines, list[int]()
+    assert engines.outage is not None
+    admit_here = engines.outage.admit
+
+    def refuse(*charges: Any, hold: Hold, **how: Any) -> Any:
+        ids.append(hold.id)
+        refusal = StorageUnavailable("refused")
+        refusal.may_have_charged = False
+        raise refusal
+
+    def note(*charges: Any, hold: Hold, **how: Any) -> Any:
+        ids.append(hold.id)
+        return admit_here(*charges, hold=hold, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engines.primary, "admit", refuse)
+        patch.setattr(engines.outage, "admit", note)
+        wake_ups.wake_for(None)
+        eventually(lambda: len(ids) >= 2)
+    assert ids[0] == ids[1]
+    slots.end()
+    assert {each.status_code for each in slots.answers.values()} == {200}
 
 
 def test_lost_data_while_calls_wait(make: Maker, server: Server) -> None:
