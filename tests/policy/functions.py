@@ -1,5 +1,7 @@
 """Functions that policies in tests name."""
 
+from __future__ import annotations
+
 NOT_A_FUNCTION = 1
 
 
