@@ -143,12 +143,12 @@ class Tariff:
         return tokens
 
     def is_long(self, input_tokens: int) -> bool:
-        _, long = self.prices()
+        long = self.prices()[1] if self.later else self.long
         return long is not None and input_tokens > long.over
 
     def output_tokens_for(self, micro_usd: int, prompt: Usage) -> int:
         """Return how many output tokens an amount pays in addition to the prompt."""
-        usual, long = self.prices()
+        usual, long = self.prices() if self.later else (self.usual, self.long)
         price = long if long and prompt.input_tokens > long.over else usual
         multiple, scale = self._multiple(prompt.tiers) if prompt.tiers else (1, 1)
         per_token = price.output * multiple

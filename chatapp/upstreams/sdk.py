@@ -261,13 +261,19 @@ class SDKUpstream:
 
     def complete(self, turn: Turn, max_tokens: int) -> Completion:
         body = self._protocol.body(turn, max_tokens)
-        answer = self.forward(self._of_turn(turn, body))
+        request = RawRequest.of(body, key=turn.model.key)
+        if (name := turn.traffic_class) is not None:
+            request = next(self.with_class(request, name), request)
+        answer = self.forward(request)
         with upstream_errors(self._protocol):
             return self._protocol.completion(answer)
 
     def stream(self, turn: Turn, max_tokens: int) -> EventStream:
         body = {**self._protocol.body(turn, max_tokens), "stream": True}
-        return self._stream(self._of_turn(turn, body), lenient=False)
+        request = RawRequest.of(body, key=turn.model.key)
+        if (name := turn.traffic_class) is not None:
+            request = next(self.with_class(request, name), request)
+        return self._stream(request, lenient=False)
 
     def extras(self, request: RawRequest) -> Extras:
         """Return what changes the price of the request, whatever JSON is in it."""
@@ -295,12 +301,6 @@ class SDKUpstream:
     def bounded(self, request: RawRequest, bounds: Bounds) -> RawRequest:
         """Return the request within these bounds; unchanged if its own are lower."""
         return self._protocol.api(request.path).bounded(request, bounds)
-
-    def _of_turn(self, turn: Turn, body: Mapping[str, object]) -> RawRequest:
-        request = RawRequest.of(body, key=turn.model.key)
-        if turn.traffic_class is None:
-            return request
-        return next(self.with_class(request, turn.traffic_class), request)
 
     def forward(self, request: RawRequest) -> RawAnswer:
         """Send the request once and wait for the whole answer. Raises UpstreamError."""
