@@ -12,9 +12,8 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Final, TypeAlias
 
 from chatapp.per_process import PerProcess
 
@@ -22,9 +21,12 @@ log = logging.getLogger(__name__)
 
 #: Only Linux reports a disconnect at once; elsewhere it is noticed at the next write.
 IS_SUPPORTED: Final = hasattr(select, "epoll")
+DISCONNECTS: Final = select.EPOLLRDHUP | select.EPOLLONESHOT if IS_SUPPORTED else 0
 #: A call is watched after at most this time. Most calls are over by then, and a thread that wakes
 #: for each of them takes the interpreter from all others.
 YOUNG_S: Final = 0.25
+#: The connection of a call, and what to call if its client disconnects.
+Watched: TypeAlias = tuple[socket.socket, Callable[[], object]]
 
 
 class DisconnectWatch:
@@ -38,29 +40,29 @@ class DisconnectWatch:
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._alarm, select.EPOLLIN)
         self._lock = threading.Lock()
-        self._young: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
-        self._watched: dict[int, tuple[socket.socket, Callable[[], None]]] = {}
+        self._young: dict[int, Watched] = {}
+        self._watched: dict[int, Watched] = {}
         #: Whether the thread sleeps until a call wakes it, and whether one has begun since then.
         self._is_asleep, self._has_begun = True, False
         threading.Thread(target=self._run, name="client-watch", daemon=True).start()
 
-    @contextmanager
-    def watching(self, connection: socket.socket, gone: Callable[[], None]) -> Iterator[None]:
-        """Call ``gone`` once, from another thread, if the client disconnects within the block."""
+    def begin(self, connection: socket.socket, gone: Callable[[], object]) -> int:
+        """Call ``gone`` once, from another thread, if the client disconnects before `end`. Returns
+        the connection's number, for `end`."""
         number = connection.fileno()
         with self._lock:
             self._young[number] = (connection, gone)
             self._has_begun = True
-            if self._is_asleep:
-                self._is_asleep = False
-                os.eventfd_write(self._alarm, 1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                is_young = self._young.pop(number, None) is not None
-                if not is_young and self._watched.pop(number, None) is not None:
-                    self._epoll.unregister(number)
+            wakes, self._is_asleep = self._is_asleep, False
+        if wakes:
+            os.eventfd_write(self._alarm, 1)
+        return number
+
+    def end(self, number: int) -> None:
+        """Stop watching. Needed before the connection is closed: its number is then reused."""
+        with self._lock:
+            if self._young.pop(number, None) is None:
+                self._watched.pop(number, None)
 
     def _run(self) -> None:
         pause_s: float | None = None
@@ -86,13 +88,18 @@ class DisconnectWatch:
         """Watch the calls that are not over yet. Returns when to look for others; None: when one
         begins, because there was none since the last time."""
         with self._lock:
-            for number, watched in self._young.items():
-                with contextlib.suppress(OSError):  # another thread has closed it
-                    self._epoll.register(number, select.EPOLLRDHUP | select.EPOLLONESHOT)
-                    self._watched[number] = watched
-            self._young.clear()
+            young, self._young = self._young, {}
+            self._watched |= young
             has_begun, self._has_begun = self._has_begun, False
             self._is_asleep = not has_begun
+        # Not with the lock: all calls would wait for it at each of these system calls. What a call
+        # has left registered when it ended, the next one on its connection uses again.
+        for number in young:
+            with contextlib.suppress(OSError):  # another thread has closed it
+                try:
+                    self._epoll.modify(number, DISCONNECTS)
+                except FileNotFoundError:
+                    self._epoll.register(number, DISCONNECTS)
         return YOUNG_S if has_begun else None
 
 
@@ -111,42 +118,44 @@ class Disconnect:
     """
 
     def __init__(self, connection: socket.socket | None) -> None:
-        self._event = threading.Event()
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._has_left = False
         self._callback: Callable[[], None] | None = None
-        self._watch = ExitStack()
         self._connection = connection if IS_SUPPORTED else None
         if self._connection is not None:
-            self._watch.enter_context(disconnect_watch.get().watching(self._connection, self._note))
+            self._number = disconnect_watch.get().begin(self._connection, self._note)
 
     @property
     def has_happened(self) -> bool:
         """Whether the client has disconnected. Looks at the connection: the watching thread may not
         have run since, after a pause of the whole process."""
         connection = self._connection
-        return self._event.is_set() or (connection is not None and _is_disconnected(connection))
+        return self._has_left or (connection is not None and _is_disconnected(connection))
 
     def wait(self, seconds: float) -> bool:
         """Sleep for that time or until the client disconnects; True if it has."""
-        return self._event.wait(seconds)
+        with self._changed:
+            return self._changed.wait_for(lambda: self._has_left, seconds)
 
     def on_disconnect(self, callback: Callable[[], None]) -> None:
         """Call this from another thread when the client disconnects, or now if it has."""
-        with self._lock:
+        with self._changed:
             self._callback = callback
-            is_known = self._event.is_set()
+            is_known = self._has_left
         if is_known:
             callback()
 
     def close(self) -> None:
-        """Stop watching. Needed before the connection is closed: its number is then reused."""
-        self._connection = None
-        self._watch.close()
+        """Stop watching."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            disconnect_watch.get().end(self._number)
         self._callback = None  # it refers to the call, which refers to this
 
     def _note(self) -> None:
-        with self._lock:
-            self._event.set()
+        with self._changed:
+            self._has_left = True
+            self._changed.notify_all()
             callback = self._callback
         if callback is not None:
             callback()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -21,6 +23,18 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disconnects, "YOUNG_S", 0.01)
 
 
+@contextmanager
+def watching(
+    watch: DisconnectWatch, connection: socket.socket, gone: Callable[[], object]
+) -> Iterator[None]:
+    """As a call, from its begin to its end."""
+    number = watch.begin(connection, gone)
+    try:
+        yield
+    finally:
+        watch.end(number)
+
+
 def test_a_short_call_wakes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first one after a pause does, and none of them is registered."""
     monkeypatch.setattr(disconnects, "YOUNG_S", 60)
@@ -31,7 +45,7 @@ def test_a_short_call_wakes_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for _ in range(100):
-            with watch.watching(ours, list):
+            with watching(watch, ours, list):
                 assert not watch._watched
     assert len(alarms) == 1
 
@@ -40,7 +54,7 @@ def test_a_client_that_closes_has_disconnected() -> None:
     """It is noticed at once, and once."""
     gone = threading.Event()
     ours, theirs = socket.socketpair()
-    with ours, DisconnectWatch().watching(ours, gone.set):
+    with ours, watching(DisconnectWatch(), ours, gone.set):
         theirs.close()
         assert gone.wait(5)
 
@@ -49,7 +63,7 @@ def test_a_client_that_sends_its_next_request_is_connected() -> None:
     """The data stays in the socket for the server."""
     gone = threading.Event()
     ours, theirs = socket.socketpair()
-    with ours, theirs, DisconnectWatch().watching(ours, gone.set):
+    with ours, theirs, watching(DisconnectWatch(), ours, gone.set):
         theirs.sendall(b"GET / HTTP/1.1\r\n")
         assert not gone.wait(0.2)
         assert ours.recv(100) == b"GET / HTTP/1.1\r\n"
@@ -59,7 +73,7 @@ def test_data_before_a_disconnect_does_not_hide_it() -> None:
     """Such as the end of TLS."""
     gone = threading.Event()
     ours, theirs = socket.socketpair()
-    with ours, DisconnectWatch().watching(ours, gone.set):
+    with ours, watching(DisconnectWatch(), ours, gone.set):
         theirs.sendall(b"GET / HTTP/1.1\r\n")
         theirs.close()
         assert gone.wait(5)
@@ -70,13 +84,28 @@ def test_after_the_block_nothing_is_noticed() -> None:
     gone = threading.Event()
     watch = DisconnectWatch()
     ours, theirs = socket.socketpair()
-    with watch.watching(ours, gone.set):
+    with watching(watch, ours, gone.set):
         eventually(lambda: watch._watched)
     ours.close()
     theirs.close()
     other, theirs = socket.socketpair()
-    with other, theirs, watch.watching(other, gone.set):
+    with other, theirs, watching(watch, other, gone.set):
         assert not gone.wait(0.1)
+
+
+def test_each_call_on_a_connection_is_watched() -> None:
+    """Also if the one before it was watched for so long that it is registered, and nothing happens
+    between them."""
+    earlier, gone, watch = threading.Event(), threading.Event(), DisconnectWatch()
+    ours, theirs = socket.socketpair()
+    with ours:
+        for _ in range(3):
+            with watching(watch, ours, earlier.set):
+                eventually(lambda: watch._watched)
+        with watching(watch, ours, gone.set):
+            theirs.close()
+            assert gone.wait(5)
+    assert not earlier.is_set()
 
 
 def test_an_exception_in_a_callback_does_not_end_the_watch() -> None:
@@ -91,7 +120,7 @@ def test_an_exception_in_a_callback_does_not_end_the_watch() -> None:
     watch = DisconnectWatch()
     for shown, happened in ((fail, failed), (gone.set, gone)):
         ours, theirs = socket.socketpair()
-        with ours, watch.watching(ours, shown):
+        with ours, watching(watch, ours, shown):
             theirs.close()
             assert happened.wait(5)
 
@@ -102,14 +131,14 @@ def test_a_connection_that_was_closed_here_does_not_end_the_watch() -> None:
     ours, theirs = socket.socketpair()
     closed = socket.socket()
     closed.close()
-    with ours, watch.watching(ours, gone.set):
+    with ours, watching(watch, ours, gone.set):
         number = ours.fileno()
         eventually(lambda: watch._watched)
         watch._watched[number] = (closed, gone.set)
         theirs.close()
         assert not gone.wait(0.1)
     ours, theirs = socket.socketpair()
-    with ours, watch.watching(ours, gone.set):
+    with ours, watching(watch, ours, gone.set):
         theirs.close()
         assert gone.wait(5)
 
