@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from decimal import Decimal
-from itertools import compress
 from operator import attrgetter
 from threading import BoundedSemaphore
 from typing import Any, Final
@@ -20,7 +18,6 @@ from ratelimit_ext.web.request.reservation import Reservation, one_per_verdict
 
 #: `map` calls these without a frame of Python; the first returns the other calls of a budget.
 _others_of: Final = attrgetter("verdict.others")
-_unit_of: Final = attrgetter("verdict.charge.limit.unit")
 _is_allowed: Final = attrgetter("verdict.allowed")
 
 
@@ -102,20 +99,16 @@ class LimitedRequest:
 
         As of the latest admission. ``None`` without such a limit. Guards are not budgets.
         """
-        latest: dict[tuple[Engine, str], ChargeRecord] = {}
-        held = Counter[tuple[Engine, str]]()
-        shared = set[tuple[Engine, str]]()
-        taken = self._state.taken
-        dollars = compress(taken, map("usd".__eq__, map(_unit_of, taken)))
+        budgets: dict[tuple[Engine, str], tuple[int, int, bool]] = {}
+        dollars = [r for r in self._state.taken if r.verdict.charge.limit.unit == "usd"]
         for record in one_per_verdict(dollars):  # in the order of admission
-            limit, verdict = record.verdict.charge.limit, record.verdict
+            verdict = record.verdict
+            limit, bucket = verdict.charge.limit, (record.engine, verdict.charge.key)
             if limit.visible and limit.mode == "enforce":
-                bucket = record.engine, verdict.charge.key
-                latest[bucket] = record
-                held[bucket] += verdict.charge.cost
-                if verdict.others:
-                    shared.add(bucket)
-        left = [held[b] + (0 if b in shared else r.verdict.remaining) for b, r in latest.items()]
+                held, _, is_shared = budgets.get(bucket, (0, 0, False))
+                is_shared = is_shared or bool(verdict.others)
+                budgets[bucket] = held + verdict.charge.cost, verdict.remaining, is_shared
+        left = [held + (0 if shared else rest) for held, rest, shared in budgets.values()]
         return Decimal(min(left)).scaleb(-6) if left else None
 
     @property

@@ -123,8 +123,9 @@ class Manager(LimitManager):
         of each application in an application factory."""
         attached, name = getattr(view, self._key), get_qualified_name(view)
         checked: Any = self._checked(limit, attached)
-        for other in attached if isinstance(limit.limit_provider, str) else ():
-            if vars(other) | _TEXTS == vars(checked) | _TEXTS:
+        for other in attached:
+            are_texts = isinstance(limit.limit_provider, str) and not callable(other.limit_provider)
+            if are_texts and vars(other) | _TEXTS == vars(checked) | _TEXTS:
                 for one, another in itertools.product(checked, other):
                     low, high = sorted((one.limit, another.limit), key=attrgetter("amount"))
                     if low.amount < high.amount and low.get_expiry() == high.get_expiry():

@@ -202,7 +202,7 @@ def test_static_files_have_no_limits(make: Maker, tmp_path: object) -> None:
         (("5/minute", {}), ("9/minute", {"cost": 2}), False),
         (("5/minute", {}), (lambda: "9/minute", {}), False),
     ],
-    ids=str,
+    ids=map(str, range(12)),
 )
 def test_a_limit_beside_a_lower_one_is_logged(
     make: Maker, caplog: pytest.LogCaptureFixture, first: Any, second: Any, warns: bool
