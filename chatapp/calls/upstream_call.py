@@ -130,8 +130,8 @@ class UpstreamCall:
         self._other_key = request.other_key
         self._throttle = request.throttle
         self._began_s = request.began_s
-        #: How long the last attempt took to begin its answer; None without one.
-        self.first_byte_s: float | None = None
+        #: How long the answers of attempts took to begin.
+        self.first_bytes_s: list[float] = []
         #: After the client's disconnect the upstream is not called any more.
         self.disconnect = request.disconnect
         self._catalogue = catalogue
@@ -235,7 +235,7 @@ class UpstreamCall:
             if self._span is not None:
                 self._span.fail(error.kind)
             raise
-        self.first_byte_s = time.monotonic() - asked_at
+        self.first_bytes_s.append(time.monotonic() - asked_at)
         return answer
 
     def _traced(self, traces: Traces) -> AbstractContextManager[Any]:
@@ -467,7 +467,7 @@ class UpstreamCall:
             status=status,
             client_left=client_left,
             attempts=self._retry.attempts,
-            first_byte_ms=None if self.first_byte_s is None else round(self.first_byte_s * 1000),
+            first_byte_ms=round(self.first_bytes_s[-1] * 1000) if self.first_bytes_s else None,
             total_ms=round((time.monotonic() - self._began_s) * 1000),
         )
         if is_free:

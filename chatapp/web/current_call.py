@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -116,15 +117,18 @@ def begin_call(current: CurrentRequest) -> UpstreamCall:
         most_attempts=services.settings.provider_attempts,
         traces=services.traces,
     )
-    after_this_request(partial(_describe, call))  # also if it fails
+    # Also if it fails. The request would keep the call, which keeps the request.
+    record = call.record
+    after_this_request(partial(_describe, record.id, record.limits_ms, call.first_bytes_s))
     return call
 
 
-def _describe(call: UpstreamCall, response: Response) -> Response:
-    headers, begun_s = response.headers, call.first_byte_s
-    headers[CALL_ID_HEADER] = call.record.id
-    upstream = "" if begun_s is None else f", upstream;dur={begun_s * 1000:.1f}"
-    headers[TIMING_HEADER] = f"limits;dur={call.record.limits_ms}{upstream}"
+def _describe(
+    id_: str, limits_ms: float | None, first_bytes_s: Sequence[float], response: Response
+) -> Response:
+    response.headers[CALL_ID_HEADER] = id_
+    upstream = f", upstream;dur={first_bytes_s[-1] * 1000:.1f}" if first_bytes_s else ""
+    response.headers[TIMING_HEADER] = f"limits;dur={limits_ms}{upstream}"
     return response
 
 

@@ -94,8 +94,7 @@ def test_after_the_block_nothing_is_noticed() -> None:
 
 
 def test_each_call_on_a_connection_is_watched() -> None:
-    """Also if the one before it was watched for so long that it is registered, and nothing happens
-    between them."""
+    """Also if the one before it lasted until it was registered, and nothing happens in between."""
     earlier, gone, watch = threading.Event(), threading.Event(), DisconnectWatch()
     ours, theirs = socket.socketpair()
     with ours:

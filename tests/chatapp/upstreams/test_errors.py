@@ -182,7 +182,8 @@ def test_an_unreachable_provider_is_a_502(
 ) -> None:
     """A refused connection is the provider's failure."""
     monkeypatch.setenv(f"{protocol.upper()}_API_KEY", "sk-test")
-    monkeypatch.setenv(f"{protocol.upper()}_BASE_URL", "http://127.0.0.1:1/v1")
+    path = "/v1" if protocol == "openai" else ""
+    monkeypatch.setenv(f"{protocol.upper()}_BASE_URL", f"http://127.0.0.1:1{path}")
     response = make_app().test_client().post("/chat", json=asked(protocol))
     assert response.status_code == 502
     assert json_of(response)["code"] == "provider_unavailable"

@@ -255,7 +255,7 @@ def test_a_denial_raises_a_rate_limit_error(make_app: AppMaker, slept: list[floa
             claude.messages.create(**{**CLAUDE, "model": "offline"})
             with pytest.raises(anthropic.RateLimitError) as refused:
                 claude.messages.create(**{**CLAUDE, "model": "offline"})
-            assert refused.value.type == "rate_limit_error"
+            assert refused.value.type == "billing_error"
     assert slept == []
 
 
