@@ -61,10 +61,13 @@ for i = 1, #KEYS do
       banned = banned or part == 'm'
       waits = waits and (not is_denied or strategy.may_wait and strategy.may_wait(state))
       reply[place - 1] = 0
-      -- A shadow of a member's share: its group's charge, right before it, is not made either.
-      if part == 's' and (strategy.of or strategy) == strategies.fm then reply[place - 5] = 0 end
     else
       reply[place - 1] = 1
+    end
+    -- Shadows of a member's share and of its group, right before it: both are made, or none.
+    if part == 's' and (strategy.of or strategy) == strategies.fm then
+      local both = math.min(reply[place - 1], reply[place - 5])
+      reply[place - 1], reply[place - 5] = both, both
     end
     reply[place], reply[place + 1], reply[place + 2] = x, y, z
     if state then states[i] = state end

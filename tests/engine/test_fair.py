@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from ratelimit_ext.core.change import Change
@@ -169,7 +169,13 @@ def test_both_engines_agree(
                 world.engine.settle(changes, now_us=world.now_us)
 
 
+#: At the end, the budget is used up while the share of the last member is not.
+USED_UP: Final = [*[("a", 1, 0)] * 4, ("b", 1, 0), *[("b", 12, 0)] * 2, ("b", 12, 40)]
+USED_UP += [*[("b", 12, 0)] * 2, ("a", 12, 0), ("c", 12, 0), ("d", 12, 0)]
+
+
 @given(trace=TRACES, kind=st.sampled_from([*KINDS, *LONG]))
+@example(trace=USED_UP, kind="day")
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
