@@ -26,6 +26,7 @@ import errno
 import logging
 import re
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -146,11 +147,11 @@ class Breaker:
     ) -> Decision:
         if self.is_open:
             raise self._refusal()
-        began = time.monotonic()
+        began, outside = time.monotonic(), sys.exception()
         try:
             decision = self._engine.admit(charges, take=take, hold=hold, now_us=now_us)
         except Exception as error:  # noqa: BLE001 - raised again
-            self._fail(error, began)
+            self._fail(error, began, outside)
         if self._failed_at is not None:
             self._failed_at = None
         if self.outage is not None:
@@ -191,38 +192,40 @@ class Breaker:
     def _guarded(self, call: Callable[[], T]) -> T:
         if self.is_open:
             raise self._refusal()
-        began = time.monotonic()
+        began, outside = time.monotonic(), sys.exception()
         try:
             result = call()
         except Exception as error:  # noqa: BLE001 - raised again
-            self._fail(error, began)
+            self._fail(error, began, outside)
         self._failed_at = None
         return result
 
     # -- failures ------------------------------------------------------------------------------
 
-    def _fail(self, error: Exception, began: float) -> NoReturn:
+    def _fail(self, error: Exception, began: float, outside: BaseException | None) -> NoReturn:
         """Note the error of a call, and raise it as one of an engine."""
-        self._note(error, began)
+        self._note(error, began, outside)
         if isinstance(error, _EXPECTED):
             raise error
         raise StorageUnavailable(f"the storage failed: {error}") from error
 
-    def _note(self, error: Exception, began: float) -> None:
-        """Note an error of the engine; opens the breaker if it is an outage."""
+    def _note(self, error: Exception, began: float, outside: BaseException | None = None) -> None:
+        """Note an error of the engine; opens the breaker if it is an outage. ``outside``: what the
+        caller was handling. A request may come because of another failure."""
         if isinstance(error, _NO_FAILURE):
             return
-        kind = _kind(error)
+        chain = list(causes(error, outside=outside))
+        kind = _kind(chain)
         if kind == "outage" and isinstance(error, StorageUnavailable):
             error.may_have_charged = False
         if kind == "outage" or (kind == "failure" and self._is_second(began)):
             self._open(str(error))
         if not self.is_open:
-            self._note_single(error)
+            self._note_single(chain)
         if kind != "single":
             self.wake()
 
-    def _note_single(self, error: Exception) -> None:
+    def _note_single(self, chain: Sequence[BaseException]) -> None:
         """Log that single requests are decided without the storage, which is not down."""
         with self._lock:
             now_s = time.monotonic()
@@ -231,10 +234,10 @@ class Breaker:
             self._log_at, self._is_noted = now_s + LOG_EVERY_S, True
             if self.outage is not None:
                 self.outage.decided.clear()
-        if _lacks_descriptors(error):
-            _logger.error(NO_DESCRIPTOR, error)
+        if _lacks_descriptors(chain):
+            _logger.error(NO_DESCRIPTOR, chain[0])
         else:
-            _logger.warning(SINGLE, error)
+            _logger.warning(SINGLE, chain[0])
 
     def _refusal(self) -> StorageUnavailable:
         """Return what a call raises while the breaker is open."""
@@ -359,12 +362,12 @@ def _wait_until(instant: float) -> None:
     time.sleep(max(0.0, instant - time.monotonic()))
 
 
-def _kind(error: Exception) -> str:
-    """``outage``: the storage cannot serve; ``failure``: it may be one, if it comes again;
-    ``single``: of this call alone."""
-    if isinstance(error, ShardUnavailable) or _lacks_descriptors(error):
+def _kind(chain: Sequence[BaseException]) -> str:
+    """Of an error and its causes. ``outage``: the storage cannot serve; ``failure``: it may be one,
+    if it comes again; ``single``: of this call alone."""
+    if isinstance(chain[0], ShardUnavailable) or _lacks_descriptors(chain):
         return "single"
-    for cause in causes(error):
+    for cause in chain:
         names, text = {cls.__name__ for cls in type(cause).__mro__}, str(cause)
         if isinstance(cause, OSError):
             is_outage = isinstance(cause, _NO_ADDRESS) or cause.errno in _UNREACHABLE
@@ -376,5 +379,5 @@ def _kind(error: Exception) -> str:
     return "failure"
 
 
-def _lacks_descriptors(error: Exception) -> bool:
-    return any(getattr(cause, "errno", None) in _NO_DESCRIPTOR for cause in causes(error))
+def _lacks_descriptors(chain: Sequence[BaseException]) -> bool:
+    return any(getattr(cause, "errno", None) in _NO_DESCRIPTOR for cause in chain)

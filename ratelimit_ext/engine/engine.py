@@ -73,10 +73,13 @@ class Substitute:
     """An engine that decides in place of a storage that is down."""
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and what it was raised from, or during."""
+def causes(
+    error: BaseException | None, *, outside: BaseException | None = None
+) -> Iterator[BaseException]:
+    """Yield the error and what it was raised from, or during; not what the caller was handling
+    ``outside`` of the call that failed, and anything before that."""
     for _ in range(_MOST_CAUSES):  # errors may be in a circle
-        if error is None:
+        if error is None or error is outside:
             return
         yield error
         error = error.__cause__ or error.__context__

@@ -157,6 +157,16 @@ class Buckets:
                 raise UnreadableBucket(f"not the state of a bucket: {error}") from error
 
 
+def without_line(text: bytes) -> bytes:
+    """Return the text of a kept bucket (``text_of`` in ``world.lua``) without its line, whose
+    tickets have the ids of calls, too."""
+    begin = ending = 0 if text.startswith(b"v") else 1
+    for _ in range(3 * ending):  # the line is the third part
+        begin = text.index(b":", ending) + 1
+        ending = begin + int(text[ending : begin - 1])
+    return text[:begin] + text[ending:]
+
+
 def kept_in(others: dict[str, Any]) -> Callable[[], Buckets]:
     """Return what finds buckets beside others, whose owner may clear them."""
     return lambda: others.get(_OWN) or others.setdefault(_OWN, Buckets())

@@ -128,7 +128,8 @@ class OutageEngine(Substitute):
         hold: Hold = NO_HOLD,
         now_us: int | None = None,
     ) -> Decision:
-        """See :meth:`Engine.admit`. Never raises ``StorageUnavailable``."""
+        """See :meth:`Engine.admit`. Raises ``StorageUnavailable`` only to a request that waits, if
+        the storage comes back and may have admitted it without a reply."""
         charges = merged(charges)
         if not self.goes_on.is_set():
             self.goes_on.wait(PAUSE_S)
@@ -136,6 +137,8 @@ class OutageEngine(Substitute):
                 return self._primary.admit(charges, take=take, hold=hold, now_us=now_us)
             except StorageUnavailable as error:
                 if error.may_have_charged and hold.id:
+                    if hold.waited_us is not None:
+                        raise  # it asks the storage again, and needs another hold for that
                     self._store.run(partial(self._release, charges, hold))
         decide = partial(self._decide, charges, take=take, hold=hold, now_us=now_us)
         decision = self._store.run(decide)
@@ -268,7 +271,7 @@ class OutageEngine(Substitute):
             is_here = [self._is_here(change) for change in changes]
             local = [*compress(changes, is_here)]
             return self._settle(local, once=once, now_us=now_us), [
-                change._replace(receipt=None)  # which is of the bucket here
+                change._replace(receipt=None)  # that is one of the bucket here
                 for change, is_local in zip(changes, is_here, strict=True)
                 if not is_local
             ]

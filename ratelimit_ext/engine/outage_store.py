@@ -1,10 +1,9 @@
 """What is decided while the storage is down: one file for all workers of a host.
 
 It has the buckets with the limits of those that have changed, and what is on its way to the
-storage. Each decision is one transaction, so workers that are killed or
-reloaded lose nothing, and their successors go on where they stopped. It is a file of SQLite, which
-knows how to do that. It is not synced: it survives the end of all processes, not that of the
-machine, so its name has the boot.
+storage. Each decision is one transaction, so workers that are killed or reloaded lose nothing, and
+their successors go on where they stopped. It is a file of SQLite, which knows how to do that. It is
+not synced: it survives the end of all processes, not that of the machine, so its name has the boot.
 
 Without a file, or if it fails, the store is this process's alone; if it is locked, only until it is
 free again.
@@ -33,11 +32,17 @@ from ratelimit_ext.core.charge import Hold
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.engine.arguments import Script
 from ratelimit_ext.engine.entry import Entry, limit_of_text
-from ratelimit_ext.engine.memory import SWEEP_EVERY, Buckets, Kept, UnreadableBucket
+from ratelimit_ext.engine.memory import (
+    SWEEP_EVERY,
+    Buckets,
+    Kept,
+    UnreadableBucket,
+    without_line,
+)
 from ratelimit_ext.strategies.strategy import LONGEST_LIFETIME_US
 
 #: Of the tables and their values. Another one is another file.
-FORMAT: Final = 5
+FORMAT: Final = 6
 #: How many buckets are kept at most, in a file and without one, where they need 250 MB and 30 MB;
 #: then the oldest are forgotten.
 MOST_BUCKETS: Final = 1_000_000
@@ -68,7 +73,7 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS buckets (
     key TEXT PRIMARY KEY, state BLOB, expiry INTEGER, handed BLOB, known_at REAL, changed TEXT);
 CREATE INDEX IF NOT EXISTS changed ON buckets (key) WHERE changed IS NOT NULL;
-CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY, entry BLOB);
+CREATE TABLE IF NOT EXISTS batches (number INTEGER PRIMARY KEY AUTOINCREMENT, entry BLOB);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value REAL);
 """
 _PUT: Final = "INSERT OR REPLACE INTO"
@@ -107,9 +112,9 @@ class Bucket:
         return None if self.handed is None else (self.handed, LONGEST_LIFETIME_US)
 
     def has(self, hold: Hold) -> bool:
-        """Return whether a call holds something here, as its record begins with the 48 random bits
-        of its id."""
-        return self.state is not None and hold.id.to_bytes(6, "little") in self.state
+        """Return whether a call holds something here: its record begins with the 48 random bits of
+        its id."""
+        return self.state is not None and hold.id.to_bytes(6, "little") in without_line(self.state)
 
 
 _columns: Final = attrgetter(*Bucket.__slots__)
@@ -379,7 +384,7 @@ class OutageStore(Buckets):
             ((count,),) = self._all("SELECT count(*) FROM buckets")
             most = MOST_BUCKETS if self.is_shared else MOST_ALONE
             self._all(_DROP_OLDEST, max(0, count - most))
-            self._until_sweep = max(SWEEP_EVERY, min(count, most))  # as it reads all of them
+            self._until_sweep = max(SWEEP_EVERY, min(count, most))  # it reads all of them
             self._read.clear()
 
     def changed(self, most: int) -> list[tuple[str, Limit]]:

@@ -83,6 +83,19 @@ def breaker(inner: Scripted, monkeypatch: pytest.MonkeyPatch) -> Breaker:
     return Breaker(inner)
 
 
+def test_what_the_caller_was_handling_is_no_reason(breaker: Breaker, inner: Scripted) -> None:
+    """A request that waits because the storage refused a connection asks again later. Then a lost
+    reply was taken for a refusal, too: what the storage had charged was not released."""
+    inner.error = redis.TimeoutError("Timeout reading from socket")
+    try:
+        raise REFUSED
+    except redis.ConnectionError:
+        with pytest.raises(StorageUnavailable) as failure:
+            breaker.admit([CHARGE])
+    assert failure.value.may_have_charged
+    assert not breaker.is_open
+
+
 def fails(breaker: Breaker) -> None:
     with pytest.raises(StorageUnavailable):
         breaker.admit([CHARGE])

@@ -968,6 +968,39 @@ def test_a_call_on_its_way_to_the_storage_counts_until_it_is_there(
     assert left(storage, limit, "ada") == 1
 
 
+def test_a_request_that_waits_needs_another_hold_after_a_lost_reply() -> None:
+    """It asks the storage again, where the former one is released: it would start without a slot.
+    Any other is decided here, once."""
+    storage = Storage()
+    worker, charge = outage_of(storage), Charge(SLOTS, "ada")
+    worker.goes_on.clear()
+    storage.loses_replies = 2
+    with pytest.raises(StorageUnavailable) as failure:
+        worker.admit([charge], hold=Hold(7, LEASE, 0))
+    assert failure.value.may_have_charged
+    assert worker.admit([charge], hold=Hold(8, LEASE)).admitted
+
+
+@pytest.mark.parametrize("strategy", RATES)
+def test_what_is_decided_beside_a_call_on_its_way_is_charged(strategy: str, clock: Clock) -> None:
+    """While one shard stays away, its buckets are handed back again and again. What such a call has
+    taken counts once: it does not make up for what others take meanwhile."""
+    limit = Limit(9, DAY, strategy, unit="tokens")
+    storage, worker = Storage(), outage_of(Storage())
+    storage.lost_key, hold = "ada", Hold(7, LEASE)
+    (call,) = worker.admit([Charge(limit, "ada", 4)], hold=hold).verdicts
+    for other in (8, 9):
+        assert not worker.hand_back(storage, within_s=9)
+        (quick,) = worker.admit([Charge(limit, "ada", 2)], hold=Hold(other, LEASE)).verdicts
+        assert worker.settle([Change.settle(quick, Hold(other, LEASE), 2)]) == 1
+    assert left(worker, limit, "ada") == 1
+    storage.lost_key = ""
+    assert worker.hand_back(storage, within_s=9)
+    assert left(storage, limit, "ada") == 1
+    assert storage.settle([Change.settle(call, hold, 3)]) == 1
+    assert left(storage, limit, "ada") == 2
+
+
 def test_markers_do_not_pile_up_in_the_storage(clock: Clock) -> None:
     """A storage that is always slow gets some of them a second."""
     storage, limit = Storage(), Limit(10, DAY)

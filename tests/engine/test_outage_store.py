@@ -188,6 +188,56 @@ def test_a_host_with_all_workers_refills_at_the_whole_rate(
     assert admitted(worker, 4, charges) == 2
 
 
+class Interrupted(MemoryEngine):
+    """Something happens once between a charge and its reply."""
+
+    meanwhile: Any = None
+
+    def settle(self, changes: Any, **more: Any) -> int:
+        applied = super().settle(changes, **more)
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+        return applied
+
+
+class Away(MemoryEngine):
+    def settle(self, changes: Any, **more: Any) -> int:
+        raise StorageUnavailable("away")
+
+
+def test_a_worker_that_was_stopped_while_it_sent_removes_no_later_batch(path: Path) -> None:
+    """Others have sent everything meanwhile, and put something else on its way. It had the number
+    of the former batch, and was lost."""
+    storage = Interrupted()
+    stopped, other = worker_of(path, storage), worker_of(path, storage)
+
+    def meanwhile() -> None:
+        assert other.hand_back(storage, within_s=5)
+        assert admitted(other, 4) == 4
+        with pytest.raises(StorageUnavailable):
+            other.hand_back(Away(), within_s=5)
+
+    assert admitted(stopped, 3) == 3
+    storage.meanwhile = meanwhile
+    assert stopped.hand_back(storage, within_s=5)
+    assert left(storage) == 3
+
+
+def test_a_call_that_only_waited_in_an_outage_is_settled_in_the_storage(path: Path) -> None:
+    """Its ticket has its id as a hold has. It was taken for one: the slot in the storage stayed
+    taken until the lease ended."""
+    limit = Limit(1, DAY, "concurrency", unit="calls", wait=20_000_000)
+    storage, charge, hold = MemoryEngine(), Charge(limit, "ada"), Hold(7 << 40, LEASE, 0)
+    worker = worker_of(path, storage)
+    (other,) = worker.admit([charge], hold=Hold(8, LEASE)).verdicts
+    assert not worker.admit([charge], hold=hold).admitted  # it waits
+    (call,) = storage.admit([charge], hold=hold).verdicts
+    assert worker.settle([Change.settle(other, Hold(8, LEASE), 0)]) == 1
+    assert worker.settle([Change.settle(call, hold, 0)]) == 1
+    assert left(storage, limit) == 1
+
+
 def test_two_changes_of_one_bucket_leave_it_there(path: Path) -> None:
     """In one settlement, as of two calls of a worker that was killed: the bucket was full again."""
     worker, limit = worker_of(path), Limit(9, DAY, unit="tokens")

@@ -11,9 +11,8 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from unittest import mock
 
-from tests.simulator.scheduler import Scheduler
+from tests.simulator.scheduler import Scheduler, instead_of
 
 #: How long a busy machine may stop a process in the middle of a write, in seconds.
 STALLS_S = (0.0, 0.3, 4.0)
@@ -89,14 +88,8 @@ class Files:
         new[sqlite3, "connect"] = self.connect
         names = itertools.count()
         new[secrets, "token_hex"] = lambda size: f"{next(names):0{2 * size}x}"
-        patches = [mock.patch.object(*place, function) for place, function in new.items()]
-        for patch in patches:
-            patch.start()
-        try:
+        with instead_of(new):
             yield
-        finally:
-            for patch in reversed(patches):
-                patch.stop()
 
 
 class Database:

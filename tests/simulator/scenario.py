@@ -29,7 +29,7 @@ from ratelimit_ext.records.overrides import Overrides
 from ratelimit_ext.settlements.queue import settlements
 from tests.simulator.files import STALLS_S, Files
 from tests.simulator.scheduler import Choices, Scheduler
-from tests.simulator.storage import Network, Server
+from tests.simulator.storage import LATE_S, Network, Server
 from tests.simulator.workers import CALLER, NUMBER, Worker
 
 KINDS = ("money", "slots", "rate", "pace", "budget", "both")
@@ -41,8 +41,8 @@ MICRO = 1_000_000
 LOOK_S = 6.0
 #: How long a ticket may last in the storage whose request has started without it, or has died.
 TICKET_S = 10.0
-#: After a repair all workers are back, journals are taken over, and tickets end.
-SETTLED_S = 11.0
+#: After a repair all workers are back, journals are taken over, late calls arrive, and tickets end.
+SETTLED_S = max(LATE_S) + TICKET_S + 1.0
 LEASE_S = 130.0
 
 
@@ -490,7 +490,7 @@ class Run:
 
     def _before_time(self, at: float) -> None:
         """No request waits while there is room."""
-        if self.kind != "slots" or self.is_calm:
+        if self.kind != "slots" or self.is_calm or self.lost_units:  # whose slots end with leases
             return
         waiting = [call for call in self.calls if call.state == "asked"]
         running = [call for call in self.calls if call.state in ("running", "ending")]

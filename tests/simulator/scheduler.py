@@ -13,8 +13,8 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 from unittest import mock
 
@@ -248,14 +248,17 @@ class Scheduler:
             (threading, "Condition"): lambda lock=None: Condition(scheduler, lock),
             (threading, "Thread"): lambda **how: Thread(scheduler, **how),
         }
-        patches = [mock.patch.object(*place, new) for place, new in replaced.items()]
-        for patch in patches:
-            patch.start()
-        try:
+        with instead_of(replaced):
             yield
-        finally:
-            for patch in reversed(patches):
-                patch.stop()
+
+
+@contextmanager
+def instead_of(replaced: Mapping[tuple[Any, str], object]) -> Iterator[None]:
+    """Replace attributes of modules in the block."""
+    with ExitStack() as stack:
+        for place, new in replaced.items():
+            stack.enter_context(mock.patch.object(*place, new))
+        yield
 
 
 class Lock:

@@ -340,7 +340,7 @@ class Admission:
             raise
         except StorageUnavailable as error:
             self._release(error, engine, charges, hold._replace(waited_us=None))
-            outage = self._engines.instead_of(engine)
+            outage = self._engines.outage
             if outage is None:
                 raise
             if any(charge.limit.held for charge in charges):
@@ -348,6 +348,8 @@ class Admission:
                 if error.may_have_charged:  # else its ticket is there when the storage is back
                     hold = self._new_hold()._replace(waited_us=hold.waited_us)
                 self._settlements.begin(outage, hold, charges)
+            if engine is outage:
+                return self._look_in_line(charges, hold)
             return outage.admit(charges, hold=hold), outage, hold
 
     def _route_limits(

@@ -10,7 +10,7 @@ CREATE TABLE admin_keys (
 	revoked_at DATETIME, 
 	CONSTRAINT pk_admin_keys PRIMARY KEY (public_id)
 );
-INSERT INTO "admin_keys" VALUES('dcdecaaea58933d9','c3c1265565d056b37e63ab2a79d3e717b6dd473ba14e5bece7611d6e22d894ee','hr','["read"]',NULL,'2026-12-02 05:42:25.002460',NULL,NULL);
+INSERT INTO "admin_keys" VALUES('cefdfae4bc1d1a77','14c97bd62f75334e7a3b614742bef9f40415b5ced7dddb75afb2b99bd2a72fda','hr','["read"]',NULL,'2026-12-02 08:14:08.819511',NULL,NULL);
 CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
@@ -48,7 +48,7 @@ CREATE TABLE api_keys (
 	CONSTRAINT pk_api_keys PRIMARY KEY (public_id), 
 	CONSTRAINT fk_api_keys_user FOREIGN KEY(user) REFERENCES users (name)
 );
-INSERT INTO "api_keys" VALUES('c7a0b84d1632ba8e','alice','11e774f87a0a54cd429593de98e9252640e229dff370019467bcb78b96589cec','','2026-12-02 05:42:25.001328',NULL,NULL,NULL,'{"key-usd-day": "2 usd/day"}','["gpt-*"]',NULL,NULL,NULL,NULL);
+INSERT INTO "api_keys" VALUES('3ff04e36f278c9a6','alice','6e5e6b0d1090ef202e861de48f70e1142da9f9796014d1496e214d30715be84b','','2026-12-02 08:14:08.818807',NULL,NULL,NULL,'{"key-usd-day": "2 usd/day"}','["gpt-*"]',NULL,NULL,NULL,NULL);
 CREATE TABLE calls (
 	id VARCHAR(32) NOT NULL, 
 	started_at DATETIME NOT NULL, 
@@ -80,8 +80,8 @@ CREATE TABLE calls (
 	basis VARCHAR(16), waited_ms INTEGER, first_byte_ms INTEGER, limits_ms FLOAT, total_ms BIGINT, streamed BOOLEAN, limits TEXT, 
 	CONSTRAINT pk_calls PRIMARY KEY (id)
 );
-INSERT INTO "calls" VALUES('a14b6270ed6641e4a481741ee1d856b3','2026-11-25 12:00:00.123456','user:alice','research','0123456789abcdef','pro','chat.chat','claude-haiku-4-5-20251001','claude-haiku-4-5','anthropic',1,900,500,1000,600,100,0,200,50,0,NULL,NULL,0,1485,'answered',0,'{"project": "a"}',NULL,NULL,NULL,NULL,NULL,0,'');
-INSERT INTO "calls" VALUES('643f4dd7f36d46fda5608377bcafdf92','2026-11-25 12:00:00.123456','user:bob',NULL,'0123456789abcdef','pro','chat.chat','claude-haiku-4-5-20251001','claude-haiku-4-5','anthropic',1,900,500,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1,3400,'unfinished',0,NULL,NULL,NULL,NULL,NULL,NULL,0,NULL);
+INSERT INTO "calls" VALUES('1d87dcf6171843e3a8ff454c00e5bd81','2026-11-25 12:00:00.123456','user:alice','research','0123456789abcdef','pro','chat.chat','claude-haiku-4-5-20251001','claude-haiku-4-5','anthropic',1,900,500,1000,600,100,0,200,50,0,NULL,NULL,0,1485,'answered',0,'{"project": "a"}',NULL,NULL,NULL,NULL,NULL,0,'');
+INSERT INTO "calls" VALUES('1ddceb7ca89046da9273574f20648883','2026-11-25 12:00:00.123456','user:bob',NULL,'0123456789abcdef','pro','chat.chat','claude-haiku-4-5-20251001','claude-haiku-4-5','anthropic',1,900,500,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,1,3400,'unfinished',0,NULL,NULL,NULL,NULL,NULL,NULL,0,NULL);
 CREATE TABLE changes (
 	id INTEGER NOT NULL, 
 	at DOUBLE NOT NULL, 
@@ -109,7 +109,7 @@ CREATE TABLE teams (
 	limits JSON, 
 	CONSTRAINT pk_teams PRIMARY KEY (name)
 );
-INSERT INTO "teams" VALUES('research','2026-12-02 05:42:24.997177','{"team-usd-month": "100 usd/month"}');
+INSERT INTO "teams" VALUES('research','2026-12-02 08:14:08.815591','{"team-usd-month": "100 usd/month"}');
 CREATE TABLE users (
 	name VARCHAR(256) NOT NULL, 
 	"plan" VARCHAR(64) NOT NULL, 
@@ -120,7 +120,7 @@ CREATE TABLE users (
 	brought_by VARCHAR(16), 
 	CONSTRAINT pk_users PRIMARY KEY (name)
 );
-INSERT INTO "users" VALUES('alice','pro','2026-12-02 05:42:25.000822','research',NULL,NULL,NULL);
+INSERT INTO "users" VALUES('alice','pro','2026-12-02 08:14:08.818363','research',NULL,NULL,NULL);
 CREATE INDEX ix_users_brought_by ON users (brought_by);
 CREATE INDEX ix_api_keys_user ON api_keys (user);
 CREATE INDEX ix_calls_user_started_at ON calls (user, started_at, status, input_tokens, output_tokens, cost_micro_usd);
