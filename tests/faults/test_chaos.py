@@ -71,7 +71,7 @@ class Chaos:
 
     gateway: Gateway
     trio: SentinelTrio
-    random: random.Random = field(default_factory=lambda: random.Random(22))
+    chance: random.Random = field(default_factory=lambda: random.Random(22))
     ends: threading.Event = field(default_factory=threading.Event)
     #: By call.
     answers: dict[str, Answer] = field(default_factory=dict)
@@ -124,10 +124,10 @@ class Chaos:
 
     def kill_workers(self) -> None:
         """One that serves, or all; every few seconds, also while the storage is away."""
-        while not self.ends.wait(self.random.uniform(3, 6)):
+        while not self.ends.wait(self.chance.uniform(3, 6)):
             ready = set(re.findall(r"Worker is ready \(pid: (\d+)\)", self.master.log))
             workers = [pid for pid in self.master.workers() if str(pid) in ready]
-            for worker in workers if self.random.random() < 0.2 else workers[:1]:
+            for worker in workers if self.chance.random() < 0.2 else workers[:1]:
                 self.faults["workers killed"] += 1
                 self.kills.append(time.monotonic())
                 os.kill(worker, signal.SIGKILL)
@@ -135,21 +135,21 @@ class Chaos:
     def break_the_storage(self) -> None:
         """In the main thread: the kernel ends a server with the thread that has started it."""
         until = time.monotonic() + CHAOS_S
-        while time.monotonic() < until and not self.ends.wait(self.random.uniform(1, 4)):
-            self.random.choice((self.hang, self.crash, self.replace))()
+        while time.monotonic() < until and not self.ends.wait(self.chance.uniform(1, 4)):
+            self.chance.choice((self.hang, self.crash, self.replace))()
 
     def hang(self) -> None:
         self.faults["hangs"] += 1
         process = self.trio.current_master().process
         process.send_signal(signal.SIGSTOP)
-        time.sleep(self.random.uniform(0.2, 2))
+        time.sleep(self.chance.uniform(0.2, 2))
         process.send_signal(signal.SIGCONT)
 
     def crash(self) -> None:
         self.faults["crashes"] += 1
         server = self.trio.current_master()
         server.kill()
-        time.sleep(self.random.uniform(0.2, 3))
+        time.sleep(self.chance.uniform(0.2, 3))
         server.relaunch()
 
     def replace(self) -> None:
