@@ -357,12 +357,10 @@ def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
 def pause_provider(call: Call, name: str) -> dict[str, Any]:
     """Send no calls to an upstream for some time, for example in an incident: fallbacks serve its
     models."""
-    done = blocks.pause(name, length=call.body.length, **call.why)
-    return {"done": done.sentence, "changed": done.is_new, "until": done.until}
+    return blocks.pause(name, length=call.body.length, **call.why)
 
 
 @action("POST /providers/<name>/resume", "providers", command="providers resume NAME")
 def resume_provider(call: Call, name: str) -> dict[str, Any]:
     """End the pauses of an upstream: those by operators, and those that it asked for."""
-    done = blocks.resume(name, **call.why)
-    return {"done": done.sentence, "changed": done.is_new}
+    return blocks.resume(name, **call.why)

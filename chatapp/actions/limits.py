@@ -227,10 +227,8 @@ def _block(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any
     body, target = call.body, blocks.target_of(kind, name)
     if isinstance(body, CallerBlock) and body.abnormal:
         target = target._replace(reason="abnormal-usage")
-    done = blocks.block(target, length=body.length, **call.why)
-    return {"done": done.sentence, "changed": done.is_new, "until": done.until}
+    return blocks.block(target, length=body.length, **call.why)
 
 
 def _unblock(call: Call, kind: blocks.Kind, name: str = EVERYONE) -> dict[str, Any]:
-    done = blocks.unblock(kind, blocks.target_of(kind, name), **call.why)
-    return {"done": done.sentence, "changed": done.is_new}
+    return blocks.unblock(kind, blocks.target_of(kind, name), **call.why)

@@ -18,6 +18,8 @@ from chatapp.web.current_request import user_identity
 from ratelimit_ext import BlockReason, OperatorError, StorageUnavailable
 from ratelimit_ext.operators import Operators
 
+#: What is done, in a sentence, and whether there was another state.
+Answer: TypeAlias = dict[str, object]
 Kind: TypeAlias = Literal["user", "key", "model", "all"]
 KINDS: Final[tuple[Kind, ...]] = ("user", "key", "model", "all")
 KEY_SWITCH: Final = "blocked-key"
@@ -35,15 +37,7 @@ class Target(NamedTuple):
     reason: BlockReason
 
 
-class Change(NamedTuple):
-    """A block that was set or removed, in a sentence; ``is_new``: there was another state."""
-
-    sentence: str
-    is_new: bool
-    until: datetime | None = None
-
-
-def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> Change:
+def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> Answer:
     """Block it for that time; None: until it is unblocked. Running calls continue."""
     operators = callers.shared_operators()
     for_s = None if length is None else length.total_seconds()
@@ -54,13 +48,13 @@ def block(target: Target, *, length: timedelta | None, reason: str, by: str) -> 
     if length is not None:
         until = datetime.now(UTC) + length
         text = f"until {until:%Y-%m-%d %H:%M:%S} UTC"
-    if not is_new:
-        done = f"{target.label} is already blocked for at least that time."
-        return Change(done, is_new=False, until=until)
-    end_s = None if until is None else until.timestamp()
-    callers.note("block", target.identity, limit=target.limit, until=end_s, reason=reason, by=by)
-    done = f"{target.label} is blocked {text}, in all workers."
-    return Change(done, is_new=True, until=until)
+    done = f"{target.label} is already blocked for at least that time."
+    if is_new:
+        done = f"{target.label} is blocked {text}, in all workers."
+        end_s = None if until is None else until.timestamp()
+        about = {"limit": target.limit, "until": end_s, "reason": reason, "by": by}
+        callers.note("block", target.identity, **about)
+    return {"done": done, "changed": is_new, "until": until}
 
 
 def _is_endless(operators: Operators, target: Target) -> bool:
@@ -91,7 +85,7 @@ def release_key(public_id: str) -> None:
                 operators.unblock(KEY_SWITCH, public_id)
 
 
-def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
+def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Answer:
     """Remove a block, the pause of a provider, or a surge.
 
     After a surge, the usual amount of the user or key is forgotten.
@@ -113,10 +107,10 @@ def unblock(kind: Kind, target: Target, *, reason: str, by: str) -> Change:
     else:
         done = f"{target.label} {'is no longer' if lifted else 'was not'} blocked"
         done += "; its usual amount is forgotten, which ends a surge." if forgotten else "."
-    return Change(done, is_new=lifted or forgotten)
+    return {"done": done, "changed": lifted or forgotten}
 
 
-def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Change:
+def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Answer:
     """Send no call to an upstream for that time: its models are as overloaded, so fallbacks serve.
     Running calls continue. OperatorError for an upstream without a model that has a key."""
     operators, for_s = callers.shared_operators(), length.total_seconds()
@@ -124,22 +118,22 @@ def pause(upstream: str, *, length: timedelta, reason: str, by: str) -> Change:
     changed = [operators.block(COOL_DOWN, identity, for_s=for_s) for identity in identities]
     until = datetime.now(UTC) + length
     if not any(changed):
-        return Change(f"{upstream} already pauses for at least that time.", is_new=False)
+        done = f"{upstream} already pauses for at least that time."
+        return {"done": done, "changed": False, "until": None}
     end_s = until.timestamp()
     callers.note("pause", upstream, limit=COOL_DOWN, until=end_s, reason=reason, by=by)
     done = f"{upstream} pauses until {until:%Y-%m-%d %H:%M:%S} UTC, in all workers."
-    return Change(done, is_new=True, until=until)
+    return {"done": done, "changed": True, "until": until}
 
 
-def resume(upstream: str, *, reason: str, by: str) -> Change:
+def resume(upstream: str, *, reason: str, by: str) -> Answer:
     """End the pauses of an upstream: an operator's, and those that it has named itself."""
     operators = callers.shared_operators()
     lifted = [_unblocked(operators, COOL_DOWN, identity) for identity in _identities_of(upstream)]
     if any(lifted):
         callers.note("resume", upstream, limit=COOL_DOWN, reason=reason, by=by)
-    return Change(
-        f"{upstream} {'no longer pauses' if any(lifted) else 'did not pause'}.", is_new=any(lifted)
-    )
+    done = f"{upstream} {'no longer pauses' if any(lifted) else 'did not pause'}."
+    return {"done": done, "changed": any(lifted)}
 
 
 def _identities_of(upstream: str) -> Sequence[str]:
