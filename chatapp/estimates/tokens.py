@@ -95,7 +95,7 @@ class InputTokens(NamedTuple):
 
 def input_tokens(model: Model, body: Mapping[str, object]) -> InputTokens:
     """Return the provider's count for this body in OpenAI's or Anthropic's protocol. Never raises
-    for anything that JSON can express."""
+    for JSON that is as deep as a body may be (`web/requests/json_body.py`)."""
     contents, family = of_body(body), family_of(model)
     texts = text_tokens(contents.texts, family)
     expected = -(-texts * family.text_percent // 100) + _other_tokens(contents, family)
@@ -318,28 +318,8 @@ def _is_text(part: Mapping[object, object]) -> bool:
 
 
 def json_text(value: object) -> str:
-    """Return the value as compact JSON; a text of about that length if it is nested too deeply."""
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
-    except (ValueError, TypeError, RecursionError):
-        return _flattened(value)
-
-
-def _flattened(value: object) -> str:
-    words, pending = [], [value]
-    while pending:
-        match pending.pop():
-            case str() as text:
-                words.append(text)
-            case list() | tuple() as values:
-                pending += values
-                words.append("[]")
-            case dict() as entries:
-                pending += [*entries, *entries.values()]
-                words.append("{}")
-            case _:
-                words.append("null")
-    return '","'.join(words)
+    """Return the value as compact JSON."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
