@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from chatapp.database import METADATA
 from chatapp.database.connection import Database
 
 log = logging.getLogger(__name__)
@@ -100,11 +101,16 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _run(connection: Connection, schema: str | None) -> None:
+    """Upgrade that schema, or make the newest one in an empty database."""
     from alembic import command, config, util  # noqa: PLC0415 - see the module's docstring
 
     settings = config.Config()
     settings.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     settings.attributes["connection"] = connection
+    if schema is None:  # the package has imported all tables
+        METADATA.create_all(connection, checkfirst=False)
+        command.stamp(settings, HEAD)
+        return
     try:
         command.upgrade(settings, HEAD)
     except util.CommandError as error:

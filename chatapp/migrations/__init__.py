@@ -1,1 +1,1 @@
-"""How the schema came about, one revision a file; `chatapp.database.migration` applies them."""
+"""How the schema changes, one revision a file; `chatapp.database.migration` applies them."""

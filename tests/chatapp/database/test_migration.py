@@ -10,10 +10,12 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
@@ -27,6 +29,7 @@ from chatapp.accounts.store import Accounts
 from chatapp.database import METADATA, migration
 from chatapp.database.connection import Database
 from tests.chatapp.conftest import SERVER_URL, drop_tables
+from tests.chatapp.database import schema_0013
 
 ROOT = Path(__file__).resolve().parents[3]
 # Waits for a line on its input, so that all processes begin at once.
@@ -46,10 +49,30 @@ def test_the_head_is_the_newest_revision() -> None:
     assert ScriptDirectory(str(migration.MIGRATIONS)).get_heads() == [migration.HEAD]
 
 
-def test_the_migrations_make_what_the_code_expects(database: Database) -> None:
-    """Tables, columns and indexes, on each kind of database."""
+def differences(database: Database) -> list[Any]:
+    """What the database lacks of the tables, columns and indexes that the code expects."""
     with database.reading() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), METADATA) == []
+        return list(compare_metadata(MigrationContext.configure(connection), METADATA))
+
+
+def test_a_new_database_has_what_the_code_expects(database: Database) -> None:
+    """Tables, columns and indexes, on each kind of database."""
+    assert METADATA.tables
+    assert differences(database) == []
+
+
+def test_the_migrations_make_what_the_code_expects(database: Database) -> None:
+    """A database that began with the first schema is like a new one, on each kind of database."""
+    drop_tables(database)
+    with database.writing() as connection:
+        context = MigrationContext.configure(connection)
+        with Operations.context(context):
+            schema_0013.create()
+        context.stamp(ScriptDirectory(str(migration.MIGRATIONS)), migration.OLDEST)
+    assert migration.revision(database) == migration.OLDEST
+    assert migration.upgrade(database) is True
+    assert migration.revision(database) == migration.HEAD
+    assert differences(database) == []
 
 
 def test_an_upgrade_is_done_once(database: Database) -> None:

@@ -1,14 +1,8 @@
-"""The schema of the first release: users, teams and keys, the ledger, stored answers, alerts, and
-the log of operators' changes.
-"""
-
-from __future__ import annotations
+"""The schema 0013, with which every database that is upgraded began: users, teams and keys, the
+ledger, stored answers, alerts, and the log of operators' changes."""
 
 import sqlalchemy as sa
 from alembic import op
-
-revision = "0013"
-down_revision = None
 
 INSTANT = sa.DateTime(timezone=True)
 COUNTS = (
@@ -18,8 +12,8 @@ COUNTS = (
 CHANGE = ("identity", "limit", "amount", "reason", "by")
 
 
-def upgrade() -> None:
-    """Create the tables."""
+def create() -> None:
+    """Create the tables, with alembic's current operations."""
     op.create_table(
         "users",
         sa.Column("name", sa.String(256), nullable=False),
