@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasPath, BaseModel, ConfigDict, Field
 
 from chatapp.upstreams import Quota, QuotaUnit
 
@@ -36,6 +36,11 @@ class OpenFields(Fields):
     """The same, with the others kept in `model_extra`."""
 
     model_config = ConfigDict(extra="allow")
+
+
+def at(*path: str) -> Any:
+    """Say of a field that it is in objects within this one; without them it is absent."""
+    return Field(validation_alias=AliasPath(*path))
 
 
 def objects_in(fields: object, name: str) -> list[dict[str, object]]:

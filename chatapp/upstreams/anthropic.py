@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import ValidationError, field_validator
 
@@ -30,6 +30,7 @@ from chatapp.upstreams.answer import (
     Fields,
     OpenFields,
     Tokens,
+    at,
     http_date,
     objects_in,
     quota,
@@ -191,19 +192,6 @@ def _added_tools(fields: Mapping[str, object]) -> Iterator[dict[str, object]]:
 # -- whole answers -----------------------------------------------------------------------------
 
 
-class CacheWrites(Fields):
-    ephemeral_1h_input_tokens: Tokens | None = None
-    ephemeral_5m_input_tokens: Tokens | None = None
-
-
-class OutputDetails(Fields):
-    thinking_tokens: Tokens | None = None
-
-
-class ServerTools(Fields):
-    web_search_requests: Tokens | None = None
-
-
 class Generation(Fields):
     """The tokens of one generation. Anthropic counts tokens that are read from or written to its
     cache beside the input."""
@@ -213,8 +201,9 @@ class Generation(Fields):
     output_tokens: Tokens = 0
     cache_read_input_tokens: Tokens | None = None
     cache_creation_input_tokens: Tokens | None = None
-    cache_creation: CacheWrites | None = None
-    output_tokens_details: OutputDetails | None = None
+    hour_tokens: Annotated[Tokens | None, at("cache_creation", "ephemeral_1h_input_tokens")] = None
+    short_tokens: Annotated[Tokens | None, at("cache_creation", "ephemeral_5m_input_tokens")] = None
+    thinking_tokens: Annotated[Tokens | None, at("output_tokens_details", "thinking_tokens")] = None
 
     @property
     def all_input_tokens(self) -> int:
@@ -228,9 +217,8 @@ class Generation(Fields):
     def cache_write_1h_tokens(self) -> int:
         """What was written for an hour. The end of a stream reports all writes without their
         lifetimes: if some of the first were for an hour, all further ones are."""
-        first, written = self.cache_creation or CacheWrites(), self.cache_creation_input_tokens or 0
-        hour = first.ephemeral_1h_input_tokens or 0
-        return hour and max(hour, written - (first.ephemeral_5m_input_tokens or 0))
+        hour, written = self.hour_tokens or 0, self.cache_creation_input_tokens or 0
+        return hour and max(hour, written - (self.short_tokens or 0))
 
 
 #: Kinds of generations within one call.
@@ -242,7 +230,7 @@ class Bill(Generation):
     """What Anthropic calls usage."""
 
     output_tokens: Tokens
-    server_tool_use: ServerTools | None = None
+    searches: Annotated[Tokens | None, at("server_tool_use", "web_search_requests")] = None
     speed: str | None = None
     inference_geo: str | None = None
     iterations: list[Generation] | None = None
@@ -266,16 +254,14 @@ class Bill(Generation):
         parts = [self, *(i for i in self.iterations or () if i.type == COMPACTION)]
         read = sum(part.cache_read_input_tokens or 0 for part in parts)
         written = sum(part.cache_creation_input_tokens or 0 for part in parts)
-        details = (part.output_tokens_details or OutputDetails() for part in parts)
-        searches = (self.server_tool_use or ServerTools()).web_search_requests
         return Usage(
             input_tokens=sum(part.input_tokens for part in parts) + read + written,
             output_tokens=sum(part.output_tokens for part in parts),
             cached_input_tokens=read,
             cache_write_tokens=written,
-            reasoning_tokens=sum(detail.thinking_tokens or 0 for detail in details),
+            reasoning_tokens=sum(part.thinking_tokens or 0 for part in parts),
             cache_write_1h_tokens=sum(part.cache_write_1h_tokens for part in parts),
-            tool_calls={"web_search": searches} if searches else {},
+            tool_calls={"web_search": self.searches} if self.searches else {},
             tiers=_tiers(self.speed, self.inference_geo),
             readings=self._readings(),
         )
@@ -283,10 +269,6 @@ class Bill(Generation):
     def _readings(self) -> tuple[int, ...]:
         readings = tuple(generation.all_input_tokens for generation in self.iterations or ())
         return readings if len(readings) > 1 else ()
-
-
-class AnswerBill(Fields):
-    usage: Bill
 
 
 class Block(Fields):
@@ -312,7 +294,7 @@ def _completion(answer: RawAnswer) -> Completion:
 
 
 def _usage(answer: object) -> Usage:
-    return AnswerBill.model_validate(answer).usage.usage()
+    return Bill.model_validate(answer.get("usage") if isinstance(answer, dict) else None).usage()
 
 
 def _tiers(speed: str | None, inference_geo: str | None) -> tuple[str, ...] | None:
@@ -360,13 +342,9 @@ def _finish_reason(word: str | None) -> FinishReason:
 # -- streams -----------------------------------------------------------------------------------
 
 
-class Start(Fields):
-    model: str
-    usage: Bill
-
-
 class MessageStart(Fields):
-    message: Start
+    model: Annotated[str, at("message", "model")]
+    usage: Annotated[dict[str, object], at("message", "usage")]
 
 
 class BlockStart(Fields):
@@ -383,14 +361,11 @@ class BlockDelta(Fields):
     delta: Delta
 
 
-class Stop(Fields):
-    stop_reason: str | None = None
-
-
 class MessageDelta(Fields):
     """``usage`` is the usage so far; what is absent has not changed since the start."""
 
-    delta: Stop
+    delta: dict[str, object]
+    stop_reason: Annotated[str | None, at("delta", "stop_reason")] = None
     usage: dict[str, object]
 
 
@@ -406,11 +381,9 @@ class MessageReader:
         text = ""
         match event.name:
             case "message_start":
-                start = MessageStart.model_validate_json(event.data).message
-                # Each later event has its own count of these.
-                self._bill = start.usage.model_dump(exclude={"output_tokens"})
+                start = MessageStart.model_validate_json(event.data)
+                self._read_bill(start.usage)
                 self.progress.model = start.model
-                self.progress.usage = start.usage.usage()
             case "content_block_start":
                 self._begin_block(BlockStart.model_validate_json(event.data).content_block or {})
             case "content_block_delta":
@@ -446,12 +419,15 @@ class MessageReader:
 
     def _count(self, message: MessageDelta) -> None:
         changed = {name: value for name, value in message.usage.items() if value is not None}
-        bill = Bill.model_validate({**self._bill, **changed})
-        self._bill = bill.model_dump(exclude={"output_tokens"})
-        self.progress.usage = bill.usage()
-        if message.delta.stop_reason is not None:
-            self.progress.finish_reason = _finish_reason(message.delta.stop_reason)
+        self._read_bill({**self._bill, **changed})
+        if message.stop_reason is not None:
+            self.progress.finish_reason = _finish_reason(message.stop_reason)
             self.progress.usage_is_final = True
+
+    def _read_bill(self, usage: dict[str, object]) -> None:
+        self.progress.usage = Bill.model_validate(usage).usage()
+        # Each later event has its own count of these.
+        self._bill = {name: value for name, value in usage.items() if name != "output_tokens"}
 
 
 # -- errors ------------------------------------------------------------------------------------
@@ -476,23 +452,16 @@ CAP_MESSAGE: Final = re.compile(
 )
 
 
-class ErrorDetails(Fields):
-    error_code: str | None = None
-
-
 class ErrorReason(Fields):
-    type: str | None = None
-    message: str | None = None
-    details: ErrorDetails | None = None
-
-
-class ErrorEvent(Fields):
-    error: ErrorReason
+    error: dict[str, object]
+    type: Annotated[str | None, at("error", "type")] = None
+    message: Annotated[str | None, at("error", "message")] = None
+    code: Annotated[str | None, at("error", "details", "error_code")] = None
 
 
 def _error_kind(error: anthropic.APIStatusError) -> ErrorKind | None:
     try:
-        reason = ErrorEvent.model_validate(error.body).error
+        reason = ErrorReason.model_validate(error.body)
     except ValidationError:
         return None
     if reason.type == "billing_error" or _is_spend_cap(reason):
@@ -502,7 +471,7 @@ def _error_kind(error: anthropic.APIStatusError) -> ErrorKind | None:
 
 def _stream_error(data: str) -> UpstreamError:
     try:
-        reason = ErrorEvent.model_validate_json(data).error
+        reason = ErrorReason.model_validate_json(data)
     except ValidationError:  # an error in any other form
         return UpstreamError("unavailable", message=data, status=200)
     kind = STREAM_KINDS.get(reason.type or "", "unavailable")
@@ -515,8 +484,7 @@ def _stream_error(data: str) -> UpstreamError:
 def _is_spend_cap(reason: ErrorReason) -> bool:
     """Return whether an error that looks like a rate limit, or like the caller's mistake, is a cap
     of this server's account: neither a wait nor another request helps."""
-    code, message = reason.details and reason.details.error_code, reason.message or ""
-    return bool(CAP_CODE.search(code or "") or CAP_MESSAGE.fullmatch(message))
+    return bool(CAP_CODE.search(reason.code or "") or CAP_MESSAGE.fullmatch(reason.message or ""))
 
 
 # -- quotas ------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from chatapp.upstreams import (
     Turn,
     UpstreamError,
 )
-from chatapp.upstreams.answer import Fields, OpenFields, Tokens, objects_in, quota, texts_in
+from chatapp.upstreams.answer import Fields, OpenFields, Tokens, at, objects_in, quota, texts_in
 from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_responses import COMPACTION, RESPONSES
 from chatapp.upstreams.openai_service import (
@@ -264,16 +264,12 @@ class ChunkReader:
 # -- embeddings --------------------------------------------------------------------------------
 
 
-class EmbeddingBill(Fields):
-    prompt_tokens: Tokens
-
-
 class Embeddings(Fields):
-    usage: EmbeddingBill
+    prompt_tokens: Annotated[Tokens, at("usage", "prompt_tokens")]
 
 
 def _embedding_usage(answer: object) -> Usage:
-    return Usage(Embeddings.model_validate(answer).usage.prompt_tokens, output_tokens=0)
+    return Usage(Embeddings.model_validate(answer).prompt_tokens, output_tokens=0)
 
 
 EMBEDDINGS: Final = Api(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Final
+from typing import Annotated, Final
 
 from pydantic import ValidationError
 
 from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Bounds, Extras, FinishReason, Part, Progress, RawRequest
-from chatapp.upstreams.answer import Fields, Tokens, objects_in, readings_of, texts_in
+from chatapp.upstreams.answer import Fields, Tokens, at, objects_in, readings_of, texts_in
 from chatapp.upstreams.event_stream import Event
 from chatapp.upstreams.openai_service import (
     Bill,
@@ -171,26 +171,17 @@ def _bounded(request: RawRequest, bounds: Bounds) -> RawRequest:
 # -- whole answers -----------------------------------------------------------------------------
 
 
-class WebSearches(Fields):
-    num_requests: Tokens | None = None
-
-
-class ToolUsage(Fields):
-    web_search: WebSearches | None = None
-
-
 class Answer(Fields):
     usage: Bill
     service_tier: str | None = None
-    tool_usage: ToolUsage | None = None
+    searches: Annotated[Tokens | None, at("tool_usage", "web_search", "num_requests")] = None
 
 
 def _usage(answer: object) -> Usage:
     parsed = Answer.model_validate(answer)
-    bill, tool_usage = parsed.usage, parsed.tool_usage or ToolUsage()
-    tool_calls = _tool_calls(answer)
-    if tool_usage.web_search is not None and tool_usage.web_search.num_requests is not None:
-        tool_calls[_search_tool(answer)] = tool_usage.web_search.num_requests  # OpenAI's own count
+    bill, tool_calls = parsed.usage, _tool_calls(answer)
+    if parsed.searches is not None:
+        tool_calls[_search_tool(answer)] = parsed.searches  # OpenAI's own count
     return bill.usage(tiers_of(parsed.service_tier))._replace(
         tool_calls={name: count for name, count in tool_calls.items() if count},
         readings=readings_of(bill.input_tokens, _added(answer)),
