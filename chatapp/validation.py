@@ -53,13 +53,9 @@ def location(error: ErrorDetails) -> str:
     return ".".join(map(str, error["loc"]))
 
 
-def problem(error: ErrorDetails, *, verb: str = "send", missing: str = "") -> str:
-    """Return what is wrong and what to do: "is a string; send a whole number".
-
-    ``verb`` is what the author does; ``missing`` replaces the sentence for a missing value.
-    """
-    if missing and error["type"] == "missing":
-        return missing
+def problem(error: ErrorDetails, *, verb: str = "send") -> str:
+    """Return what is wrong and what to do: "is a string; send a whole number". ``verb`` is what the
+    author does."""
     sentence = SENTENCES.get(error["type"])
     if sentence is None:
         return error["msg"]

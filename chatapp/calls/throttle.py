@@ -24,6 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cachetools import LRUCache
+
 #: What counts as recent, in seconds, and so how long after a recovery calls are still held back.
 RECENT_S: Final = 1.0
 #: If one of so many calls is answered, all pass: a caller that tries three times without us must
@@ -54,17 +56,13 @@ class Throttle:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        #: The one that was called last comes last.
-        self._recent: dict[str, _Recent] = {}
+        self._recent: LRUCache[str, _Recent] = LRUCache(MOST_UPSTREAMS)
 
     def admits(self, upstream: str) -> bool:
         """Return whether to send a call now; if so, it counts as sent."""
         with self._lock:
             now = self._clock()
-            before = self._recent.pop(upstream, None)
-            recent = self._recent[upstream] = _Recent() if before is None else before
-            if len(self._recent) > MOST_UPSTREAMS:
-                del self._recent[next(iter(self._recent))]
+            recent = self._recent.setdefault(upstream, _Recent())
             recent.forget(now - RECENT_S)
             sent, refused = len(recent.sent), len(recent.refused)
             share = LEAST_ANSWERED * (max(0, sent - refused) + 1) / (sent + 1)

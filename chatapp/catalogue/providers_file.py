@@ -332,8 +332,7 @@ class ProvidersFile:
         if model.like is None:
             if model.context is None:
                 raise self._mistake((*path, "context"), "is missing; write it, or `like`")
-            values = {key: getattr(model, key) for key in ModelTable.model_fields}
-            return ModelEntry(**{**values, **update})
+            return ModelEntry(**update)
         place = ("upstreams", *path, "like")
         return self._named(model.like, listed, place).model_copy(update=update)
 

@@ -14,11 +14,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median_low
 from typing import Final, NamedTuple
+
+from cachetools import LRUCache
 
 from chatapp.catalogue.usage import Usage
 
@@ -79,7 +81,7 @@ class History:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._models: dict[str, deque[int]] = {}
-        self._callers: OrderedDict[tuple[str, str], _Calls] = OrderedDict()
+        self._callers: LRUCache[tuple[str, str], _Calls] = LRUCache(MOST_CALLERS)
 
     def output_tokens(self, slug: str, caller: str | None = None, *, effort: str = "") -> int:
         """Return the estimate for one answer: by the caller's own calls if there are enough, else
@@ -121,9 +123,6 @@ class History:
         used = _Input(usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens)
         self.learn(slug, output_tokens)
         with self._lock:
-            calls = self._callers.pop((caller, slug), None) or _Calls()
-            self._callers[caller, slug] = calls  # the latest last
-            if len(self._callers) > MOST_CALLERS:
-                self._callers.popitem(last=False)
+            calls = self._callers.setdefault((caller, slug), _Calls())
             calls.outputs.append(output_tokens)
             calls.inputs.append(used)

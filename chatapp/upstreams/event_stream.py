@@ -128,8 +128,10 @@ class EventStream:
             for event in read(self._answer.decoded()):
                 try:
                     part = self._reader.read(event)
-                except ValueError as error:
-                    part = self._passed_on(event, error)
+                except ValueError:
+                    if not self._lenient:
+                        raise
+                    part = Part("", event.raw)  # the client may understand it
                 if part[0] or part[1]:
                     yield part
         except ConnectionFailed:
@@ -141,12 +143,6 @@ class EventStream:
             self.close()
         if self.progress.finish_reason is None and not self.progress.failed:
             raise UpstreamError("unavailable", message="the stream ended too early")
-
-    def _passed_on(self, event: Event, error: ValueError) -> Part:
-        """Return an event that cannot be parsed, if the client may understand it."""
-        if not self._lenient:
-            raise error
-        return Part("", event.raw)
 
     def close(self) -> None:
         self._answer.close()

@@ -29,14 +29,6 @@ PAUSES_MOST: Final = 1000
 EVERY_MODEL: Final = ""
 
 
-class KeyPause(NamedTuple):
-    """A key of that version is not used for a model (EVERY_MODEL: for none)."""
-
-    key: str
-    version: int
-    model: str
-
-
 class RefusedKey(NamedTuple):
     """A key that its upstream refuses until then, if that is known: for a ``model`` whose quota is
     used up, or for every one because of a spending cap or a lack of credit."""
@@ -58,7 +50,8 @@ class Keys:
         self._upstream = upstream
         self._keys = tuple(keys)
         self._by_name = {key.name: key for key in keys}
-        self._pauses: dict[KeyPause, float] = {}
+        #: When a pause ends: of a key's name and version, for a model or EVERY_MODEL.
+        self._pauses: dict[tuple[str, int, str], float] = {}
         self._logged: set[tuple[str, int, str]] = set()
         self._turn = 0
         self._lock = threading.Lock()
@@ -108,7 +101,7 @@ class Keys:
             if len(self._pauses) >= PAUSES_MOST:
                 self._pauses = {pause: end for pause, end in self._pauses.items() if end > now}
             if len(self._pauses) < PAUSES_MOST:
-                self._pauses[KeyPause(name, self._by_name[name].version, model)] = now + for_s
+                self._pauses[name, self._by_name[name].version, model] = now + for_s
 
     def note(self, name: str, model: str, error: UpstreamError) -> RefusedKey | None:
         """Pause the key if the upstream has refused it. A rejected key is logged once; one at a
@@ -164,5 +157,5 @@ class Keys:
 
     def _until(self, key: Key, model: str) -> float:
         """Return when the key's pause ends; 0 if it is not paused."""
-        pauses = (KeyPause(key.name, key.version, name) for name in (model, EVERY_MODEL))
+        pauses = ((key.name, key.version, name) for name in (model, EVERY_MODEL))
         return max(self._pauses.get(pause, 0.0) for pause in pauses)

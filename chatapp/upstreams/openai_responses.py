@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final
 
@@ -203,13 +204,9 @@ def _added(answer: object) -> list[list[str]]:
     return added
 
 
-def _tool_calls(answer: object) -> dict[str, int]:
-    calls: dict[str, int] = {}
-    for item in objects_in(answer, "output"):
-        if name := _tool_of(item):
-            name = _search_tool(answer) if name == "web_search" else name
-            calls[name] = calls.get(name, 0) + 1
-    return calls
+def _tool_calls(answer: object) -> Counter[str]:
+    names = filter(None, map(_tool_of, objects_in(answer, "output")))
+    return Counter(_search_tool(answer) if name == "web_search" else name for name in names)
 
 
 def _tool_of(item: Mapping[str, object]) -> str | None:

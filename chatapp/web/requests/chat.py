@@ -253,8 +253,9 @@ FIELDS: Final = ("message", "messages", "files", *_Options.model_fields)
 
 def _refuse(error: ErrorDetails) -> NoReturn:
     place, kind = validation.location(error), error["type"]
-    missing = f"is missing; send a body like {EXAMPLE}" if place == "message" else ""
-    problem = validation.problem(error, missing=missing)
+    problem = validation.problem(error)
+    if place == "message" and kind == "missing":
+        problem = f"is missing; send a body like {EXAMPLE}"
     too_long = kind in TOO_LONG
     raise ApiError(
         413 if too_long else 422,

@@ -101,7 +101,7 @@ def test_rests_are_bounded(keys: Keys, clock: Clock, monkeypatch: pytest.MonkeyP
     assert len(keys._pauses) == 2
     clock.now += 5.0
     keys.pause("KEY_A", "x", 5.0)
-    assert [pause.model for pause in keys._pauses] == ["x"]
+    assert [model for _, _, model in keys._pauses] == ["x"]
 
 
 def test_a_rejection_of_the_last_secret_is_not_the_new_ones(
