@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 from flask import Blueprint, Response, jsonify, request
 
 from chatapp.accounts.store import ApiKey, Owner, User
 from chatapp.actions.action import Fields, checked
-from chatapp.operators import amounts, keys
+from chatapp.operators import amounts, errors, keys
 from chatapp.operators.amounts import OwnersAmounts
-from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request
 from chatapp.web.errors import ApiError, error_body, report_of, unavailable
+from chatapp.web.middleware import forbid_caching
 from chatapp.web.requests.json_body import read_object
-
-log = logging.getLogger(__name__)
+from ratelimit_ext import OperatorError
 
 bp = Blueprint("me", __name__, url_prefix="/me")
+bp.after_request(forbid_caching)
 
 EXAMPLE: Final = '{"amount": "2 usd/day"}'
 
@@ -28,20 +27,10 @@ class Lowered(Fields):
     amount: str
 
 
-@bp.after_request
-def forbid_caching(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def report(error: Exception) -> Response:
+def report(cause: OperatorError) -> Response:
     """Answer what the owner has not caused with a 503; anything else is about what they sent."""
-    cause = operator_error(error)
-    if cause is None:
-        raise error
     refusal = ApiError(422, cause.code, str(cause))
-    if cause.code in {"database", "storage"}:
-        log.error("%s %s: %s", request.method, request.path, cause)
+    if cause.code in errors.DOWN:
         refusal = unavailable(f"{cause.code}_unavailable", "It cannot be done at the moment.")
     answer = jsonify(error_body(report_of(refusal)))
     answer.status_code = refusal.code or 500
@@ -49,8 +38,7 @@ def report(error: Exception) -> Response:
     return answer
 
 
-for kind in REPORTED:
-    bp.register_error_handler(kind, report)
+errors.install(bp, report)
 
 
 def _owner() -> tuple[ApiKey, User]:
@@ -83,8 +71,8 @@ def revoke_key(key: str) -> Response:
     row = current_services().accounts.find(key)
     if row is None or row[0].user != presented.user:
         raise ApiError(404, "unknown_key", "You have no key of this id. GET /me/keys lists yours.")
-    done = keys.revoke_key(key, reason="", by=_by(presented))
-    return jsonify(id=key, immediate=done.is_immediate)
+    _, is_immediate = keys.revoke_key(key, reason="", by=_by(presented))
+    return jsonify(id=key, immediate=is_immediate)
 
 
 @bp.put("/limits/<limit>")

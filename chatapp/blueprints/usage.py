@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from flask import Blueprint, Response, jsonify, request
+from flask import Blueprint, Response, jsonify
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.catalogue.usage import Usage
@@ -14,34 +14,25 @@ from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
 from chatapp.web.call_limits import MICRO, remaining_limits, with_forecast
 from chatapp.web.current_request import current_request
-from chatapp.web.errors import ApiError
+from chatapp.web.errors import ApiError, current_query
 from chatapp.web.formats.chat import usage_fields
+from chatapp.web.middleware import forbid_caching
 from chatapp.web.requests.chat import checked_user_id
 
 log = logging.getLogger(__name__)
 
 bp = Blueprint("usage", __name__, url_prefix="/usage")
+bp.after_request(forbid_caching)
 
 
 @bp.before_request
 def read_user() -> None:
     """Without API keys, and with one that acts for users whom bodies name, the query names the
     user as the body of POST /chat does."""
-    try:
-        name = request.args.get("user_id")
-    except UnicodeDecodeError as error:
-        raise ApiError(
-            400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
-        ) from error
+    name = current_query().get("user_id")
     if name is not None:
         current_request().named_user = checked_user_id(name)
         act_for_named({"user_id": name})
-
-
-@bp.after_request
-def forbid_caching(response: Response) -> Response:
-    response.headers["Cache-Control"] = "no-store"
-    return response
 
 
 @bp.get("")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from typing import Final
 
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
 from sqlalchemy.exc import SQLAlchemyError
 
 from chatapp.accounts.admin_keys import UnknownAdminKeyError
@@ -11,6 +15,10 @@ from chatapp.accounts.store import Owner, RefusedChangeError, UnknownOwnerError
 from chatapp.database.backup import BackupError
 from ratelimit_ext import OperatorError, StorageUnavailable
 
+log = logging.getLogger(__name__)
+
+#: The codes of errors that no operator has caused.
+DOWN: Final = frozenset({"database", "storage"})
 #: What :func:`operator_error` knows.
 REPORTED: Final = (
     *(OperatorError, UnknownOwnerError, UnknownAdminKeyError, RefusedChangeError),
@@ -41,6 +49,20 @@ def operator_error(error: Exception) -> OperatorError | None:
         case _:
             return None
     return OperatorError(code, sentence)
+
+
+def install(bp: Blueprint, answer: Callable[[OperatorError], ResponseReturnValue]) -> None:
+    """Have a blueprint answer errors of acts. Those that no operator has caused are logged."""
+
+    def report(error: Exception) -> ResponseReturnValue:
+        if (cause := operator_error(error)) is None:
+            raise error
+        if cause.code in DOWN:
+            log.error("%s %s: %s", request.method, request.path, cause)
+        return answer(cause)
+
+    for kind in REPORTED:
+        bp.register_error_handler(kind, report)
 
 
 def unknown(owner: Owner, name: str) -> OperatorError:

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from typing import Final
 
 from flask import Flask, Response, current_app, g, has_request_context, json, request
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -154,6 +155,16 @@ def overloaded(why: str = "The server has too many calls in flight.") -> ApiErro
     return unavailable("server_is_overloaded", why)
 
 
+def current_query() -> MultiDict[str, str]:
+    """Return the parameters of the current request; ApiError (400) if they are not UTF-8."""
+    try:
+        return request.args
+    except UnicodeDecodeError as error:
+        raise ApiError(
+            400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
+        ) from error
+
+
 def new_request_id() -> str:
     """Return a new id in the form that both providers use."""
     return f"req_{uuid.uuid4().hex}"
@@ -180,7 +191,6 @@ def add_request_id(record: logging.LogRecord) -> bool:
 
 
 def report_of(error: HTTPException) -> ErrorReport:
-    """Return the report of an error with a status."""
     status = error.code or 500
     if isinstance(error, ApiError):
         return ErrorReport(status, error.error_code, error.description or "", error.param)

@@ -89,6 +89,11 @@ def _add_headers(response: Response) -> Response:
     return response
 
 
+def forbid_caching(response: Response) -> Response:
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
 def begins_with(path: str) -> bool:
     """Return whether the request's path begins with exactly these characters. A proxy may read
     others, such as %61, in another way, and take them for another page."""

@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 
 from chatapp.blueprints.admin.session import PATH, Session, Sessions, sessions_with
 from chatapp.blueprints.page import CONTENT_SECURITY_POLICY
-from chatapp.operators import arguments
+from chatapp.operators import arguments, errors
 from chatapp.operators.errors import REPORTED, operator_error
 from chatapp.operators.rights import operator_named, operator_with
 from chatapp.services import current_services
@@ -147,15 +147,9 @@ def unrouted(error: HTTPException) -> Response | None:
     return add_headers(cast(Response, refuse(error)))
 
 
-def report(error: Exception) -> ResponseReturnValue:
-    """Return what a command would print; a 503, and in the log, if no operator caused it."""
-    cause = operator_error(error)
-    if cause is None:
-        raise error
-    is_down = cause.code in {"database", "storage"}
-    if is_down:
-        log.error("/admin: %s", cause)
-    status = 503 if is_down else 403 if cause.code == "forbidden" else 400
+def report(cause: OperatorError) -> ResponseReturnValue:
+    """Return what a command would print; a 503 if no operator caused it."""
+    status = 503 if cause.code in errors.DOWN else 403 if cause.code == "forbidden" else 400
     page = form_again(cause) if status == 400 and request.endpoint == "admin.act" else ""
     return page or render_template("admin/problem.html", sentence=str(cause)), status
 
@@ -189,8 +183,7 @@ def reported() -> Iterator[list[str]]:
         problems.append(str(operator_error(error)))
 
 
-for kind in REPORTED:
-    bp.register_error_handler(kind, report)
+errors.install(bp, report)
 
 
 @bp.post("/login")

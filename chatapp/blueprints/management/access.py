@@ -11,16 +11,17 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.http import HTTP_STATUS_CODES
 
 from chatapp.actions.action import FieldError
-from chatapp.operators.errors import REPORTED, operator_error
+from chatapp.operators import errors
 from chatapp.operators.rights import operator_with
 from chatapp.web.errors import ApiError, ErrorAnswer, report_of
-from chatapp.web.middleware import begins_with
+from chatapp.web.middleware import begins_with, forbid_caching
 from ratelimit_ext import OperatorError, client_ip
 
 log = logging.getLogger(__name__)
 
 #: Registered only if there is a token of /admin.
 bp = Blueprint("management", __name__, url_prefix="/admin/api/v1")
+bp.after_request(forbid_caching)
 
 #: Made of the table of actions: `python -m tests.chatapp.blueprints.management.description`.
 DOCUMENT: Final = Path(__file__).with_name("openapi.json")
@@ -69,12 +70,6 @@ def authenticate() -> None:
     g.operator = operator
 
 
-@bp.after_request
-def forbid_caching(response: Response) -> Response:
-    response.headers.setdefault("Cache-Control", "no-store")
-    return response
-
-
 @bp.errorhandler(HTTPException)
 def refuse(error: HTTPException) -> ErrorAnswer:
     if error.code is None or error.code < 400:
@@ -99,20 +94,14 @@ def unrouted(error: HTTPException) -> ErrorAnswer | None:
     return refuse(error)
 
 
-def report(error: Exception) -> ErrorAnswer:
-    """Return what a command would print; a 503, and in the log, if no operator caused it."""
-    cause = operator_error(error)
-    if cause is None:
-        raise error
+def report(cause: OperatorError) -> Response:
+    """Return what a command would print; a 503 if no operator caused it."""
     field = cause.field if isinstance(cause, FieldError) else None
     status = STATUSES.get(cause.code, 422) if field is None else 422
-    if status == 503:
-        log.error("%s %s: %s", request.method, request.path, cause)
     return problem(status, cause.code, _sentence(cause), field=field)
 
 
-for kind in REPORTED:
-    bp.register_error_handler(kind, report)
+errors.install(bp, report)
 
 
 def _sentence(error: OperatorError) -> str:
@@ -135,5 +124,4 @@ def problem(status: int, code: str, detail: str, *, field: str | None = None) ->
 
 @bp.get("/openapi.json")
 def description() -> Response:
-    """Return the description of these addresses, which a test makes of the table of actions."""
     return send_file(DOCUMENT)

@@ -155,7 +155,6 @@ def _name(text: str, *, most: int) -> str:
 
 
 def _described(**keywords: Any) -> Any:
-    """Return what a schema can say of a text."""
     return Field(json_schema_extra={"minLength": 1, **keywords})
 
 

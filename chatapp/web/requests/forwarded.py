@@ -25,7 +25,7 @@ from chatapp.upstreams.router import ModelUnavailableError, UnknownModelError
 from chatapp.web import allowed_models
 from chatapp.web.authentication import act_for_named
 from chatapp.web.current_request import ModelRequest, current_request
-from chatapp.web.errors import ApiError, unavailable
+from chatapp.web.errors import ApiError, current_query, unavailable
 from chatapp.web.formats import addresses
 from chatapp.web.identities import request_class
 from chatapp.web.requests import json_body
@@ -166,29 +166,29 @@ def _read(
     services = current_services()
     # It may be larger than at other endpoints, because it may contain images.
     request.max_content_length = services.settings.max_body_bytes
-    document = json_body.read_document(
+    raw, body = json_body.read_document(
         request, example=address.example, most_tokens=address.fields.most_json_tokens
     )
-    act_for_named(document.fields)
+    act_for_named(body)
     try:
-        fields = address.fields.model_validate(document.fields)
+        fields = address.fields.model_validate(body)
     except ValidationError as error:
         refuse(error)
     model = served_model(fields.model, protocol=protocol)
     _check_kind(model, makes_embeddings=fields.makes_embeddings)
-    continued, previous = _continued(fields, model), document.fields.get("previous_response_id")
+    continued, previous = _continued(fields, model), body.get("previous_response_id")
     if continued:
         model = replace(model, key=continued[0].key)
     raw_request = RawRequest(
-        raw=document.raw,
-        fields=document.fields,
+        raw=raw,
+        fields=body,
         headers={n: _plain(n, request.headers[n]) for n in headers if n in request.headers},
         query=parameters(request, query),
         path=address.path,
         traffic_class=request_class() if services.router.sends_classes else None,
     )
     extras = _extras(model, raw_request)
-    _check_shared(document.fields)
+    _check_shared(body)
     if MCP in extras.tools and not fields.stream:
         raise ApiError(
             400,
@@ -199,7 +199,7 @@ def _read(
         )
     return ModelRequest(
         turn=Turn(fields.last_text, model),
-        fields=document.fields,
+        fields=body,
         most_output_tokens=fields.most_output_tokens,
         stream=fields.stream or False,
         raw_request=raw_request,
@@ -316,12 +316,7 @@ def parameters(request: Request, names: Collection[str]) -> dict[str, list[str]]
     """Return the query parameters of these names; ApiError (400) if they cannot be forwarded."""
     if not request.query_string:
         return {}
-    try:
-        query = request.args
-    except UnicodeDecodeError as error:
-        raise ApiError(
-            400, "invalid_query", "The query string is not UTF-8. Percent-encode it."
-        ) from error
+    query = current_query()
     return {
         name: [_plain(name, value) for value in query.getlist(name)]
         for name in names

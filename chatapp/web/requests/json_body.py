@@ -14,7 +14,7 @@ import re
 import threading
 import zlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, NoReturn
 
 from flask import Request, Response, after_this_request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -169,20 +169,15 @@ OPENING: Final = frozenset(b"[{")
 CLOSING: Final = frozenset(b"]}")
 
 
-class Document(NamedTuple):
-    """A body: its bytes, and the object in them."""
-
-    raw: bytes
-    fields: dict[str, object]
-
-
 def read_object(request: Request, *, example: str) -> dict[str, object]:
     """Return the object in the body; an ApiError (400, 413, 422) shows ``example``."""
-    return read_document(request, example=example).fields
+    return read_document(request, example=example)[1]
 
 
-def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_MOST) -> Document:
-    """Return the same, with its bytes; ``most_tokens`` of strings, brackets and commas."""
+def read_document(
+    request: Request, *, example: str, most_tokens: int = TOKENS_MOST
+) -> tuple[bytes, dict[str, object]]:
+    """Return the same behind its bytes; ``most_tokens`` of strings, brackets and commas."""
     if not request.is_json:
         problem = f'"{request.mimetype[:100]}"' if request.mimetype else "missing"
         raise ApiError(
@@ -207,7 +202,7 @@ def read_document(request: Request, *, example: str, most_tokens: int = TOKENS_M
             "invalid_body",
             f"The body is {validation.type_name(document)}. Send a JSON object like {example}.",
         )
-    return Document(raw, document)
+    return raw, document
 
 
 def _check_size(raw: bytes, most_tokens: int) -> None:

@@ -1188,7 +1188,7 @@ def test_a_database_that_fails_is_no_mistake_of_the_operator(
     response = client.get("/admin/users")
     assert response.status_code == 503
     assert "The database failed: disk I/O error." in response.text
-    assert "/admin: The database failed: disk I/O error." in caplog.text
+    assert "GET /admin/users: The database failed: disk I/O error." in caplog.text
 
 
 def test_a_storage_that_cannot_be_read_is_said(make_app: AppMaker, accounts: Accounts) -> None:
