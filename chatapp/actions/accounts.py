@@ -374,8 +374,8 @@ def put_key(call: Call, key: str) -> users.Put:
 def revoke_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a key for good. Does nothing if it is already revoked."""
     call.operator.check_key(key, changes=True)
-    done = keys.revoke_key(key, **call.why)
-    return {"done": done.sentence, "immediate": done.is_immediate}
+    done, is_immediate = keys.revoke_key(key, **call.why)
+    return {"done": done, "immediate": is_immediate}
 
 
 @action("DELETE /keys", "keys", query=UsersKeys, of_team=True, command="keys revoke-all")
@@ -385,10 +385,8 @@ def revoke_keys(call: Call) -> dict[str, object]:
     ids = keys.usable_keys(call.query.user)
     for public_id in ids:
         call.operator.check_key(public_id, changes=True)
-    done = [keys.revoke_key(public_id, **call.why) for public_id in ids]
-    revoked = [revocation.key.public_id for revocation in done]
-    sentences = " ".join(revocation.sentence for revocation in done) or "There is no key to revoke."
-    return {"done": sentences, "revoked": revoked}
+    done = " ".join(keys.revoke_key(public_id, **call.why)[0] for public_id in ids)
+    return {"done": done or "There is no key to revoke.", "revoked": ids}
 
 
 @action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True, command="keys rotate KEY")

@@ -13,7 +13,7 @@ from chatapp.actions.action import Call, Change, Duration, FieldError, Fields, L
 from chatapp.actions.pages import instant_of
 from chatapp.alerts.table import alerts
 from chatapp.catalogue import providers_file
-from chatapp.ledger.reports import month_start
+from chatapp.ledger.reports import CREDITED, month_start
 from chatapp.ledger.retention import LEAST_DAYS
 from chatapp.operators import amounts, arguments, blocks, callers, reports, restoration
 from chatapp.operators.amounts import OWNERS
@@ -213,7 +213,8 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
 @action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """Print the calls as traffic for simulations."""
-    return reports.traffic(current_services().reports.calls(**_calls_of(call), paged=True))
+    rows = current_services().reports.calls(**_calls_of(call), paged=True)
+    return (reports.as_traffic(row) for row in rows if row["status"] != CREDITED)
 
 
 @action(
@@ -272,9 +273,7 @@ def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
 @action("GET /ledger/check", "read", query=OfUser, command="ledger check")
 def check_ledger(call: Call) -> dict[str, Any]:
     """Check for unfinished calls, wrong costs and limits that disagree."""
-    user = callers.known_identity(call.query.user)
-    findings, compared, differ = reports.check(user, call.query.since)
-    return {**reports.findings_as_json(findings, compared), "differ": differ}
+    return reports.check(callers.known_identity(call.query.user), call.query.since)
 
 
 @action("POST /ledger/prune", "all", body=Pruning, command="ledger prune")
@@ -326,8 +325,7 @@ def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
 @action("POST /alerts/test", "all", body=Change, command="alerts test")
 def send_test_alert(_call: Call) -> dict[str, Any]:
     """Send a test alert to the webhook."""
-    facts = reports.test_webhook()
-    return {**facts, "done": f"{facts['host']} accepted it with {facts['status']}."}
+    return reports.test_webhook()
 
 
 @action("GET /providers", "read", order="name", command="providers list")

@@ -10,23 +10,23 @@ from datetime import UTC, date, datetime
 from itertools import chain, count, dropwhile, islice
 from typing import Any
 
-from chatapp.actions.action import FieldError
+from chatapp.actions.action import FieldError, Listed
 from chatapp.operators import spreadsheet
 
 
-def csv_of(
-    names: str, rows: Iterable[Any], *, limit: int | None, cursor: str | None
-) -> Iterator[str]:
-    """Yield the rows after the cursor as lines of CSV: all of them, or at most ``limit``."""
-    return spreadsheet.of_records(islice(_ordered(names, rows, cursor), limit))
+def csv_of(names: str, rows: Iterable[Any], query: Listed) -> Iterator[str]:
+    """Yield the rows that the query asks for as lines of CSV: all of them without a limit."""
+    return spreadsheet.of_records(islice(_ordered(names, rows, query.cursor), query.limit))
 
 
 def page(
-    names: str, rows: Iterable[Any], *, limit: int | None, cursor: str | None
+    names: str, rows: Iterable[Any], query: Listed, *, most: int | None = None
 ) -> tuple[list[Any], str | None]:
-    """Return a page of at most ``limit`` rows, and the cursor of the next; None after the last."""
+    """Return the page that the query asks for, of at most ``most`` rows without a limit, and the
+    cursor of the next; None after the last."""
+    cursor = query.cursor
     rest = _ordered(names, rows, cursor)
-    part = list(islice(rest, limit))
+    part = list(islice(rest, query.limit or most))
     if next(rest, None) is None:
         return part, None
     places = list(map(_order(names), part))

@@ -193,7 +193,6 @@ class _Command:
             click.get_current_context().exit(1)
 
     def _written(self, given: Mapping[str, Any]) -> dict[str, Written]:
-        """Return what was given for the fields."""
         written: dict[str, Written] = {}
         for name in ("reason", *(place.name for place in self._places)):
             match given.get(name):
@@ -211,10 +210,9 @@ class _Command:
         row = self._row
         assert row.order is not None
         if as_csv:
-            lines = csv_of(row.order, answer, limit=query.limit, cursor=query.cursor)
-            sys.stdout.writelines(lines)
+            sys.stdout.writelines(csv_of(row.order, answer, query))
             return
-        rows, more = page(row.order, answer, limit=query.limit, cursor=query.cursor)
+        rows, more = page(row.order, answer, query)
         if as_json:
             output.echo_json(rows)
         elif rows and self._present:

@@ -155,7 +155,10 @@ def target_of(kind: Kind, name: str) -> Target:
     if kind == "user":
         return _user(name)
     if kind == "key":
-        return _key(name)
+        public_id = public_id_of(name)
+        if current_services().accounts.find(public_id) is None:
+            raise unknown("key", public_id)
+        return Target(KEY_SWITCH, public_id, f"The key {public_id}", "blocked")
     catalogue = current_services().catalogue
     slug = name if name in catalogue.unlisted_slugs else catalogue.slug_of(name)
     if slug is None:
@@ -187,10 +190,3 @@ def _user(name: str) -> Target:
     if accounts.user(name) is None and accounts.any_key():
         raise unknown("user", name)
     return Target(USER_SWITCH, user_identity(name), f"The user {name}", "blocked")
-
-
-def _key(text: str) -> Target:
-    public_id = public_id_of(text)
-    if current_services().accounts.find(public_id) is None:
-        raise unknown("key", public_id)
-    return Target(KEY_SWITCH, public_id, f"The key {public_id}", "blocked")

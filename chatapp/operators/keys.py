@@ -4,8 +4,8 @@ is in the log of operators, and is returned in a sentence."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from datetime import timedelta
+from typing import Any, Final
 
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.api_key import PresentedKey, public_id_of
@@ -54,31 +54,20 @@ def people_of(people: People | None) -> str:
     return f"acts for the users in {', '.join(people.headers) or 'the body'}"
 
 
-class Revocation(NamedTuple):
-    """A key that was revoked now, or ``before``. ``is_immediate``: no worker accepts another call
-    with it; otherwise each has to notice first."""
-
-    key: ApiKey
-    before: datetime | None
-    is_immediate: bool
-
-    @property
-    def sentence(self) -> str:
-        named = f"Key {self.key.public_id} of {self.key.user}"
-        if self.before is not None:
-            return f"{named} was already revoked on {self.before:%Y-%m-%d}."
-        return f"{named} is revoked; {since_when(is_immediate=self.is_immediate)}."
-
-
-def revoke_key(key: str, *, reason: str, by: str) -> Revocation:
-    """Revoke a key: its public part, or the whole key. Raises UnknownKeyError."""
+def revoke_key(key: str, *, reason: str, by: str) -> tuple[str, bool]:
+    """Revoke a key: its public part, or the whole key. Returns the change in a sentence, and
+    whether no worker accepts another call with it; otherwise each has to notice first. Raises
+    UnknownKeyError."""
     accounts, public_id = current_services().accounts, public_id_of(key)
     row = accounts.find(public_id)
     revoked = accounts.revoke(public_id)
     is_immediate = blocks.stop_key(public_id)
     limit = blocks.KEY_SWITCH if is_immediate else ""
     callers.note("revoke-key", public_id, limit=limit, reason=reason or f"of {revoked.user}", by=by)
-    return Revocation(revoked, row and row[0].revoked_at, is_immediate)
+    done = f"is revoked; {since_when(is_immediate=is_immediate)}"
+    if row is not None and row[0].revoked_at is not None:
+        done = f"was already revoked on {row[0].revoked_at:%Y-%m-%d}"
+    return f"Key {public_id} of {revoked.user} {done}.", is_immediate
 
 
 def turn_accounts_off(*, reason: str = "", by: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -12,7 +12,7 @@ from chatapp.alerts.alert import Alert
 from chatapp.alerts.webhook import UnreachableError
 from chatapp.ledger.audit import Findings, audit
 from chatapp.ledger.forecast import TIME, Forecast
-from chatapp.ledger.reports import CREDITED, MICRO, ModelEstimates, Outcomes, midnight
+from chatapp.ledger.reports import MICRO, ModelEstimates, Outcomes, midnight
 from chatapp.ledger.retention import prune
 from chatapp.ledger.table import CALLS, limits_of
 from chatapp.operators import callers
@@ -87,7 +87,7 @@ def forecasts_by(
             }
 
 
-def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, bool]:
+def check(identity: str | None, since: datetime | None) -> dict[str, Any]:
     """Return unfinished calls, wrong costs and limits that disagree; which limits were compared,
     and whether any disagrees."""
     services = current_services()
@@ -98,16 +98,14 @@ def check(identity: str | None, since: datetime | None) -> tuple[Findings, str, 
         lease=services.lease,
         priced_since=services.catalogue.priced_since,
     )
-    return result, *_compare_limits(result)
-
-
-def findings_as_json(result: Findings, compared: str) -> dict[str, object]:
+    compared, differ = _compare_limits(result)
     spent = [
         {"month": month, "user": name, "cost_usd": micro_usd / MICRO}
         for (name, month), micro_usd in sorted(result.spent_micro_usd.items())
     ]
     counts = {"calls": result.calls, "running": len(result.running), "unpriced": result.unpriced}
-    return {**counts, "spent": spent, "limits": compared, "problems": result.problems}
+    found = {"limits": compared, "problems": result.problems, "differ": differ}
+    return {**counts, "spent": spent, **found}
 
 
 def prune_ledger(days: int, *, reason: str, by: str) -> int:
@@ -118,12 +116,7 @@ def prune_ledger(days: int, *, reason: str, by: str) -> int:
     return deleted
 
 
-def traffic(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, object]]:
-    """Yield the calls of the simulation in these rows, without credits."""
-    return (_as_traffic(row) for row in rows if row["status"] != CREDITED)
-
-
-def _as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
+def as_traffic(row: Mapping[Any, Any]) -> dict[str, object]:
     """Return a call of the simulation, with the limits of chatapp/policy.toml that are exempt."""
     has_key, team = row["key_id"] is not None, row["team"]
     exempt = ["ip", "address-at-once"] if has_key else ["key"]
@@ -258,7 +251,8 @@ def test_webhook() -> dict[str, Any]:
     if not answer.has_arrived:
         answered = printable(answer.text) or "(no text)"
         raise OperatorError("webhook_failed", f"{host} refused it with {answer.status}: {answered}")
-    return {"host": host, "status": answer.status, "id": alert.id}
+    done = f"{host} accepted it with {answer.status}."
+    return {"host": host, "status": answer.status, "id": alert.id, "done": done}
 
 
 def upstreams() -> list[dict[str, Any]]:

@@ -99,9 +99,8 @@ def _page(names: str, rows: Iterable[Any], query: Any) -> Response:
     """Return a page of a list, or all of it as CSV."""
     best = request.accept_mimetypes.best_match(["application/json", "text/csv"])
     if query.format == "csv" or best == "text/csv":
-        lines = csv_of(names, rows, limit=query.limit, cursor=query.cursor)
-        return Response(lines, mimetype="text/csv")
-    items, more = page(names, rows, limit=query.limit or 100, cursor=query.cursor)
+        return Response(csv_of(names, rows, query), mimetype="text/csv")
+    items, more = page(names, rows, query, most=100)
     return Response(_text({"items": items, "next": more}), content_type="application/json")
 
 
