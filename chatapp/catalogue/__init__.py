@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from chatapp import validation
 from chatapp.catalogue import models_file
-from chatapp.catalogue.models_file import CatalogueError, ModelEntry, ModelTable
+from chatapp.catalogue.models_file import CatalogueError, ModelEntry, ModelsFile, ModelTable
 from chatapp.catalogue.price import Tariff
 from chatapp.catalogue.providers_file import ProvidersFile
 from chatapp.catalogue.usage import Usage
@@ -69,7 +69,6 @@ class Model:
         derive(self, "quota_identity", f"{named}/{self.key}" if self.key else named)
 
 
-@dataclass(frozen=True, slots=True)
 class Catalogue:
     """Slugs by name, and the default model of each upstream.
 
@@ -81,20 +80,31 @@ class Catalogue:
     ``strict`` serve listed models only.
     """
 
-    slugs: Mapping[str, str]
-    entries: Mapping[str, ModelEntry]
-    upstreams: Mapping[str, str]
-    protocols: Mapping[str, str]
-    defaults: Mapping[str, str]
-    sent_names: Mapping[str, str]
-    tariffs: Mapping[str, Tariff]
-    embedding: Collection[str]
-    others: Mapping[str, Collection[Tariff]]
-    tiers: Mapping[str, Collection[str]]
-    tools: Mapping[str, Collection[str]]
-    as_of: date
-    strict: Collection[str] = ()
-    _unpriced: set[str] = field(default_factory=set, repr=False, compare=False)
+    def __init__(
+        self, file: ModelsFile, slugs: Mapping[str, str], upstreams: ProvidersFile | None
+    ) -> None:
+        tables = upstreams.upstreams if upstreams else {}
+        self.slugs = slugs
+        self.entries = file.models
+        self.upstreams = {slug: entry.provider for slug, entry in file.models.items()}
+        self.protocols = {name: name for name in self.upstreams.values()}
+        self.protocols |= {name: table.protocol for name, table in tables.items()}
+        self.defaults = file.defaults
+        self.sent_names = upstreams.sent_names if upstreams else {}
+        self.tariffs = file.tariffs()
+        self.embedding = frozenset(slug for slug, entry in file.models.items() if entry.embeds)
+        self.others = {
+            upstream: [t for slug, t in self.tariffs.items() if self.upstreams[slug] == upstream]
+            for upstream in set(self.upstreams.values())
+        }
+        self.others |= {
+            n: [file.tariff(n, table.price)] for n, table in tables.items() if table.price
+        }
+        self.tiers = file.tiers
+        self.tools = file.tools
+        self.as_of = file.as_of
+        self.strict = frozenset(n for n, table in tables.items() if table.unlisted == "refused")
+        self._unpriced: set[str] = set()
 
     def model(self, name: str, upstream: str) -> Model:
         """Return the model of that name at that upstream; unlisted names share one slug."""
@@ -172,7 +182,6 @@ class Catalogue:
                 return thinks is not False
 
     def entry(self, slug: str) -> ModelTable:
-        """Return what is known of a model."""
         return self.entries.get(slug, UNLISTED)
 
     def is_long(self, model: Model, input_tokens: int) -> bool:
@@ -204,7 +213,6 @@ class Catalogue:
         return None
 
     def names_of(self, upstream: str) -> list[str]:
-        """Return all names of an upstream's models."""
         return [name for name, slug in self.slugs.items() if self.upstreams[slug] == upstream]
 
     @property
@@ -240,32 +248,10 @@ def load(path: Path = MODELS_FILE, *, upstreams: ProvidersFile | None = None) ->
                 f"{path}: defaults.{upstream}: {default!r} is not a model of {upstream}; "
                 "write one of its slugs under [models]"
             )
-    tariffs = file.tariffs()
-    if not tariffs:
+    loaded = Catalogue(file, slugs, upstreams)
+    if not loaded.tariffs:
         raise CatalogueError(f"{path}: no model has a price; unlisted models need one, too")
-    upstream_of = {slug: entry.provider for slug, entry in file.models.items()}
-    tables = upstreams.upstreams if upstreams else {}
-    protocols = {name: table.protocol for name, table in tables.items()}
-    by_upstream = {
-        upstream: [tariff for slug, tariff in tariffs.items() if upstream_of[slug] == upstream]
-        for upstream in set(upstream_of.values())
-    }
-    stated = {n: [file.tariff(n, table.price)] for n, table in tables.items() if table.price}
-    return Catalogue(
-        slugs=slugs,
-        entries=file.models,
-        upstreams=upstream_of,
-        protocols={**{name: name for name in upstream_of.values()}, **protocols},
-        defaults=file.defaults,
-        sent_names=upstreams.sent_names if upstreams else {},
-        tariffs=tariffs,
-        embedding=frozenset(slug for slug, entry in file.models.items() if entry.embeds),
-        others={**by_upstream, **stated},
-        tiers=file.tiers,
-        tools=file.tools,
-        as_of=file.as_of,
-        strict=frozenset(name for name, table in tables.items() if table.unlisted == "refused"),
-    )
+    return loaded
 
 
 def _slugs(models: Mapping[str, ModelEntry], path: Path) -> dict[str, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from chatapp.calls.upstream_quota import period_s_of
 from chatapp.ledger.forecast import Budget, Forecast
 from chatapp.ledger.reports import Reports
 from chatapp.upstreams import Quota
-from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Share, Verdict, calendar_window
+from ratelimit_ext import LimitedRequest, Limiter, RequestLimit, Verdict, calendar_window
 
 # Names of limits in the policy.
 #: The cool-down of a model, `unless blocked`.
@@ -99,7 +98,6 @@ def _scarcity(verdict: Verdict) -> tuple[bool, float, int]:
     return verdict.allowed, left, -verdict.reset_after_us
 
 
-@dataclass(frozen=True, slots=True)
 class RemainingLimit:
     """What the caller has left of one limit.
 
@@ -113,19 +111,27 @@ class RemainingLimit:
     current one: a month has 28 to 31 days. ``keywords`` are chatapp's own of the limit.
     """
 
-    name: str
-    unit: str
-    amount: int
-    period_s: int
-    burst: int | None
-    remaining: int
-    since: float | None
-    reset_at: float
-    identity: str
-    anchor: str | None = None
-    keywords: Mapping[str, Any] = field(default_factory=dict)
-    share: Share | None = None
-    forecast: Forecast | None = None
+    def __init__(self, shown: RequestLimit, ahead_s: float) -> None:
+        verdict, limit = shown.verdict, shown.verdict.charge.limit
+        reset_at, self.period_s = shown.window.reset_time, limit.period_us // MICRO
+        self.since: float | None = None
+        if limit.traits.name == FIXED:
+            # The reset of an unused window is now. It begins now if it follows no calendar.
+            first_s = self.period_s if limit.anchor is None else 1
+            more_s = 0 if verdict.reset_after_us else first_s
+            begin, self.period_s = window_s(limit, reset_at + more_s)
+            self.since = begin + ahead_s
+        self.name = limit.name or str(shown.limit)
+        self.unit = limit.unit
+        self.amount = limit.amount
+        self.burst = limit.burst
+        self.remaining = verdict.remaining
+        self.reset_at = reset_at + ahead_s
+        self.identity = shown.request_args[-2]  # before the scope, after the prefix if there is one
+        self.anchor = limit.anchor
+        self.keywords = shown.keywords
+        self.share = verdict.share
+        self.forecast: Forecast | None = None
 
     def as_json(self) -> dict[str, object]:
         """For a client: amounts in dollars, times in seconds from now."""
@@ -160,7 +166,6 @@ class RemainingLimit:
 
 
 def is_near(amount: int, remaining: int, percent: int) -> bool:
-    """Return whether so much of a budget is used."""
     return (amount - remaining) * 100 >= percent * amount
 
 
@@ -168,7 +173,7 @@ def remaining_limits(limiter: Limiter) -> list[RemainingLimit]:
     """Return what the current caller has left of the limits of a chat, the shortest period first;
     empty if limits are disabled. Nothing is charged; limits of models are left out."""
     limits, ahead_s = look(limiter)
-    return [_left(shown, ahead_s) for shown in limits]
+    return [RemainingLimit(shown, ahead_s) for shown in limits]
 
 
 def look(limiter: Limiter) -> tuple[list[RequestLimit], float]:
@@ -192,31 +197,8 @@ def with_forecast(limit: RemainingLimit, reports: Reports) -> RemainingLimit:
         return limit
     end = datetime.fromtimestamp(limit.reset_at, UTC)
     budget = Budget(limit.amount, used, datetime.fromtimestamp(limit.since, UTC), end)
-    return replace(limit, forecast=reports.forecast(budget, **owner))
-
-
-def _left(shown: RequestLimit, ahead_s: float) -> RemainingLimit:
-    limit, reset_at = shown.verdict.charge.limit, shown.window.reset_time
-    since, period_s = None, limit.period_us // MICRO
-    if limit.traits.name == FIXED:
-        # The reset of an unused window is now. It begins now if it does not follow the calendar.
-        more_s = 0 if shown.verdict.reset_after_us else period_s if limit.anchor is None else 1
-        begin, period_s = window_s(limit, reset_at + more_s)
-        since = begin + ahead_s
-    return RemainingLimit(
-        name=limit.name or str(shown.limit),
-        unit=limit.unit,
-        amount=limit.amount,
-        period_s=period_s,
-        burst=limit.burst,
-        remaining=shown.verdict.remaining,
-        since=since,
-        reset_at=reset_at + ahead_s,
-        identity=shown.request_args[-2],  # before the scope, and after the prefix if there is one
-        anchor=limit.anchor,
-        keywords=shown.keywords,
-        share=shown.verdict.share,
-    )
+    limit.forecast = reports.forecast(budget, **owner)
+    return limit
 
 
 def window_s(limit: Any, ends_at: float) -> tuple[float, int]:
