@@ -34,7 +34,6 @@ def added(config: MutableMapping[str, Any], policy_file: str | Path | None) -> I
 
 
 def call_members() -> set[str]:
-    """Return the blueprints and endpoints that call models."""
     return {*_groups()[CALLS]["members"]}
 
 

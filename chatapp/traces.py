@@ -73,7 +73,6 @@ class Traces:
         span.update_name(f"{getattr(span, 'name', '')} {route}")
 
     def note_decision(self, *, admitted: bool, denied_by: Sequence[str], again: bool) -> None:
-        """Add an event to the current request's span."""
         self._trace.get_current_span().add_event(
             "ratelimit.decision", {"admitted": admitted, "denied_by": denied_by, "again": again}
         )
@@ -90,7 +89,6 @@ class Traces:
         return self._trace.format_trace_id(context.trace_id) if context.is_valid else ""
 
     def attempt(self, model: Model, number: int) -> Attempt:
-        """Begin the span of an attempt at an upstream."""
         span = self._tracer.start_span(
             f"chat {model.name}",
             kind=self._trace.SpanKind.CLIENT,

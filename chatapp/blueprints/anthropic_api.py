@@ -43,12 +43,10 @@ forwarded.install(bp, ANTHROPIC.protocol, ADDRESSES, headers=HEADERS, query=QUER
 @bp.post("/messages")
 @Limiter.group("calls")
 def messages() -> Response:
-    """A message, whole or in events."""
     return respond(lambda _: ANTHROPIC)
 
 
 @bp.post("/messages/count_tokens")
 @Limiter.group("counts")
 def count_tokens() -> Response:
-    """The input tokens of a message."""
     return respond_with_count()

@@ -19,7 +19,6 @@ def blueprint(metrics: Metrics, token: str) -> Blueprint:
 
     @bp.get("/metrics")
     def scrape() -> Response:
-        """The figures of all workers."""
         header = request.headers.get("Authorization", "").encode("utf-8", "surrogatepass")
         if not hmac.compare_digest(header, expected):
             raise ApiError(

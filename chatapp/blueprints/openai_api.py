@@ -93,23 +93,19 @@ forwarded.install(bp, OPENAI.protocol, ADDRESSES, headers=HEADERS)
 
 @bp.post("/chat/completions")
 def chat_completions() -> Response:
-    """A chat completion, whole or in chunks."""
     return respond(lambda _: OPENAI)
 
 
 @bp.post("/responses")
 def responses() -> Response:
-    """A response, whole or in events."""
     return respond(lambda _: RESPONSES)
 
 
 @bp.post("/responses/compact")
 def compact() -> Response:
-    """A conversation as a shorter one."""
     return respond(lambda _: RESPONSES)
 
 
 @bp.post("/embeddings")
 def embeddings() -> Response:
-    """Vectors of texts."""
     return respond(lambda _: OPENAI)

@@ -35,14 +35,12 @@ forwarded.install(bp, OPENAI.protocol, {"count": Address(InputFields, EXAMPLE, P
 
 @bp.post("/input_tokens")
 def count() -> Response:
-    """The input tokens of a response."""
     return respond_with_count(object="response.input_tokens")
 
 
 @bp.get("/<id_>")
 @bp.delete("/<id_>")
 def response(id_: str) -> Response:
-    """A stored response, or its deletion."""
     return _forward(id_, id_)
 
 
@@ -54,7 +52,6 @@ def cancel(id_: str) -> Response:
 
 @bp.get("/<id_>/input_items")
 def input_items(id_: str) -> Response:
-    """What the response answers."""
     return _forward(id_, f"{id_}/input_items")
 
 

@@ -15,5 +15,4 @@ DOCUMENT: Final = Path(__file__).parents[1] / "openapi.json"
 
 @bp.get("/openapi.json")
 def description() -> Response:
-    """This description."""
     return send_file(DOCUMENT)

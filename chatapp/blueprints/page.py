@@ -36,7 +36,6 @@ def page() -> Response:
 
 @bp.get("/reference")
 def reference() -> Response:
-    """A page to try every address of this server."""
     return _shown("reference.html")
 
 

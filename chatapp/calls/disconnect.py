@@ -146,7 +146,6 @@ class Disconnect:
             callback()
 
     def close(self) -> None:
-        """Stop watching."""
         connection, self._connection = self._connection, None
         if connection is not None:
             disconnect_watch.get().end(self._number)

@@ -74,7 +74,6 @@ class Throttle:
             return True
 
     def note_refusal(self, upstream: str) -> None:
-        """A call was refused for the upstream's load."""
         with self._lock:
             if recent := self._recent.get(upstream):
                 recent.refused.append(self._clock())

@@ -384,7 +384,6 @@ class UpstreamCall:
         return saved > WORTH_MICRO_USD
 
     def _count(self, progress: Progress) -> Received:
-        """Return what a stream has brought so far."""
         self._meter = self._meter or Meter(self.model)
         return self._meter.count(progress)
 

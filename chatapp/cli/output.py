@@ -51,7 +51,6 @@ def echo_table_of(
 
 
 def echo_fields(item: Mapping[str, Any]) -> None:
-    """Print what an item has, a line each."""
     for name, value in item.items():
         if not _is_empty(value):
             click.echo(printable(f"{name.replace('_', ' ')}: {_cell(value)}"))

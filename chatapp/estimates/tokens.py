@@ -318,7 +318,6 @@ def _is_text(part: Mapping[object, object]) -> bool:
 
 
 def json_text(value: object) -> str:
-    """Return the value as compact JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
 
 

@@ -32,7 +32,6 @@ def of_records(records: Iterable[Mapping[str, object]]) -> Iterator[str]:
 
 
 def read(cell: str) -> str:
-    """Return what :func:`lines` wrote as this cell."""
     return WRITTEN.sub("", cell)
 
 

@@ -36,7 +36,6 @@ def as_json(user: User, amounts: OwnersAmounts) -> dict[str, object]:
 
 
 def team_as_json(team: Team, amounts: OwnersAmounts, everyone: Iterable[User]) -> dict[str, object]:
-    """Return a team with its budgets and members, of all users."""
     members = [user.name for user in everyone if user.team_name == team.name]
     limits = amounts.of("team", team.name, team.limits)
     return {"team": team.name, "limits": limits, "users": members}

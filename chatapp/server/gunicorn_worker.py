@@ -92,8 +92,6 @@ BEGIN_AGAIN_S: Final = 0.001
 # How many connections are accepted in a turn: behind a slow one, many wait for a refusal.
 ACCEPT_AT_ONCE: Final = 16
 SWEEP_S: Final = 0.5
-# How often the heartbeat is written: the loop wakes for each request.
-HEARTBEAT_S: Final = 1.0
 # A larger piece of a body is sent after the head instead of being copied.
 JOINED_MAX_BYTES: Final = 64 * 1024
 
@@ -535,7 +533,7 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
         self.is_due = False
         #: Whether calls that others hand over wake the main loop.
         self.takes_over = False
-        self.accept_at = self.sweep_at = self.heartbeat_at = 0.0
+        self.accept_at = self.sweep_at = 0.0
         self.current = threading.local()
         self.call_cap = CallCap(self.cfg.threads, time.monotonic())
         #: Held while the free threads are published, by any thread.
@@ -591,12 +589,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
 
     # -- the main thread's loop -----------------------------------------------------------------
 
-    def notify(self) -> None:
-        now = time.monotonic()
-        if now >= self.heartbeat_at:
-            self.heartbeat_at = now + HEARTBEAT_S
-            super().notify()
-
     def run(self) -> None:
         return_memory()
         self.poller.register(self.method_queue, 1, self.method_queue.run_callbacks)
@@ -639,7 +631,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.sweep()
 
     def publish(self) -> None:
-        """Publish the free threads."""
         with self.publishing:
             free = 0 if self.is_due else self.free
             self.free_threads.publish(self.cell, free if self.alive else None)
@@ -682,7 +673,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
     # -- connections ----------------------------------------------------------------------------
 
     def accept(self, listener: Any) -> None:
-        """Accept the connections that wait."""
         for _ in range(ACCEPT_AT_ONCE):
             try:
                 sock, address = listener.accept()
@@ -745,7 +735,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.drop(next(conn for conn in list(self.waiting) if conn.received), TOO_SLOW)
 
     def leave_poller(self, conn: Connection) -> None:
-        """Stop waiting for the client."""
         del self.waiting[conn]
         self.received_bytes -= len(conn.received)
         self.poller.unregister(conn.sock)
@@ -853,7 +842,6 @@ class CallWorker(ThreadWorker):  # type: ignore[misc]
             self.forget(conn)
 
     def work(self, conn: Connection) -> None:
-        """Handle a request, in a thread."""
         keeps = False
         self.current.conn = conn
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final
 
 from pydantic import ValidationError, field_validator
@@ -288,7 +289,7 @@ def _completion(answer: RawAnswer) -> Completion:
         text="".join(b.text for b in read.content if b.type == "text" and b.text),
         model=read.model,
         usage=answer.usage,
-        finish_reason=_finish_reason(read.stop_reason),
+        finish_reason=FINISH_REASONS.get(read.stop_reason or "", "other"),
         quotas=answer.quotas,
     )
 
@@ -333,10 +334,6 @@ def _add_result(progress: Progress, part: object) -> None:
         case list():
             for item in part:
                 _add_result(progress, item)
-
-
-def _finish_reason(word: str | None) -> FinishReason:
-    return FINISH_REASONS.get(word or "", "other")
 
 
 # -- streams -----------------------------------------------------------------------------------
@@ -421,7 +418,7 @@ class MessageReader:
         changed = {name: value for name, value in message.usage.items() if value is not None}
         self._read_bill({**self._bill, **changed})
         if message.stop_reason is not None:
-            self.progress.finish_reason = _finish_reason(message.stop_reason)
+            self.progress.finish_reason = FINISH_REASONS.get(message.stop_reason, "other")
             self.progress.usage_is_final = True
 
     def _read_bill(self, usage: dict[str, object]) -> None:
@@ -500,9 +497,7 @@ def quotas(headers: Mapping[str, str]) -> tuple[Quota, ...]:
     """Return the quotas in an answer's headers, each unit at most once, without invalid ones."""
     # Both the reset and the date are of the provider's clock.
     now = http_date(headers.get("date", "")) or datetime.now(UTC)
-
-    def reset_s(text: str) -> float | None:
-        return _seconds_until(text, now)
+    reset_s = partial(_seconds_until, now=now)
 
     def read(unit: QuotaUnit, name: str) -> Quota | None:
         name = f"anthropic-ratelimit-{name}-{{}}"
@@ -530,7 +525,6 @@ def _seconds_until(text: str, now: datetime) -> float | None:
 PROTOCOL: Final = UpstreamProtocol(
     name="anthropic",
     client_class="Anthropic",
-    error_class="AnthropicError",
     request_id_header="request-id",
     apis=(
         Api(

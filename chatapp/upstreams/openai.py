@@ -347,7 +347,6 @@ def _duration_s(text: str) -> float | None:
 PROTOCOL: Final = UpstreamProtocol(
     name="openai",
     client_class="OpenAI",
-    error_class="OpenAIError",
     request_id_header="x-request-id",
     apis=(
         Api(

@@ -88,9 +88,8 @@ class Api:
 class UpstreamProtocol:
     """A protocol: what differs between the providers' SDKs and APIs.
 
-    ``name`` is also that of the SDK's module, ``client_class`` its client and
-    ``error_class`` the base of its errors. ``request_id_header`` is passed on to clients, who may
-    need it to report a problem.
+    ``name`` is also that of the SDK's module, and ``client_class`` its client.
+    ``request_id_header`` is passed on to clients, who may need it to report a problem.
 
     Turns are sent to the first of the ``apis``: ``body`` writes one, with the most tokens of its
     answer, and ``completion`` reads that. ``count_path`` counts the tokens of an input. ``quotas``
@@ -100,7 +99,6 @@ class UpstreamProtocol:
 
     name: str
     client_class: str
-    error_class: str
     request_id_header: str
     apis: tuple[Api, ...]
     body: Callable[[Turn, int], dict[str, object]]
@@ -462,7 +460,7 @@ def upstream_errors(protocol: UpstreamProtocol) -> Iterator[None]:
     """Turn the SDK's errors, and those of reading an answer, into UpstreamError."""
     try:
         yield
-    except (OSError, getattr(protocol.sdk, protocol.error_class)) as error:
+    except (OSError, getattr(protocol.sdk, f"{protocol.client_class}Error")) as error:
         raise UpstreamError("unavailable", message=str(error)) from error
     except (ValueError, RecursionError) as error:  # an invalid body, or one that is nested too deep
         raise UpstreamError("malformed", message=str(error), status=200) from error

@@ -27,7 +27,6 @@ OF_BUDGETS: Final = (AT_LIMIT, WARN_AT)
 
 
 def install(limiter: Limiter, catalogue: Catalogue) -> None:
-    """Add the keywords to the plans and limits of a policy."""
     limiter.plan_keyword(allowed_models.KEYWORD)(patterns)
     limiter.limit_keyword(MODELS, applies=partial(covers, catalogue))(patterns)
     limiter.limit_keyword(AT_LIMIT)(_cheaper)

@@ -76,7 +76,6 @@ def respond_with_count(**beside: str) -> Response:
 
 
 def raw_response(answer: RawAnswer) -> Response:
-    """Return a provider's whole answer as it is."""
     return WholeResponse(answer.raw, headers=answer.headers, content_type=answer.content_type)
 
 

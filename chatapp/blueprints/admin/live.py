@@ -70,7 +70,6 @@ def _record(row: Mapping[str, Any]) -> dict[str, Any]:
 def _row(
     name: str, counted: Mapping[int, Mapping[str, Counter[str]]], minutes: Mapping[int, str]
 ) -> dict[str, Any]:
-    """Return what a limit decided now and in the hour, and its bars."""
     by_minute = [(minute, limits.get(name, Counter())) for minute, limits in counted.items()]
     now: Counter[str] = sum((counts for _, counts in by_minute[-NOW:]), Counter())
     hour: Counter[str] = sum((counts for _, counts in by_minute), Counter())

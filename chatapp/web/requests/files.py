@@ -88,7 +88,6 @@ def files_of(sent: list[SentFile]) -> tuple[File, ...]:
 
 
 def checked_count(count: int) -> None:
-    """Refuse more files than a conversation may have."""
     if count > FILES_MOST:
         raise ValueError(f"has {count} files; allowed are {FILES_MOST}: leave out the oldest ones")
 

@@ -1,11 +1,14 @@
-"""The wait that a provider requests, from untrusted headers and messages."""
+"""The wait that a provider requests, and details of its bills: both are untrusted."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
+from pydantic import ValidationError
 
+from chatapp.catalogue.usage import Usage
 from chatapp.upstreams.answer import WAIT_MAX_S, regained_after_s, retry_after_s
+from chatapp.upstreams.anthropic import Bill
 
 
 @pytest.mark.parametrize(
@@ -57,3 +60,18 @@ def test_a_cap_ends_on_the_named_date(days: int) -> None:
 def test_a_cap_without_a_date_has_no_end(when: str) -> None:
     """Nor one with a past or an impossible date."""
     assert regained_after_s(f"You will regain access on {when}") is None
+
+
+@pytest.mark.parametrize("detail", [None, 5, "many", [1], {}, {"thinking_tokens": None}])
+def test_a_detail_without_its_fields_counts_as_absent(detail: object) -> None:
+    """The rest of the bill is what the provider bills."""
+    tokens = {"input_tokens": 9, "output_tokens": 4}
+    bill = {**tokens, "output_tokens_details": detail, "server_tool_use": detail}
+    assert Bill.model_validate(bill).usage() == Usage(9, 4)
+
+
+def test_an_invalid_figure_of_a_detail_makes_a_bill_invalid() -> None:
+    """The call is estimated then."""
+    bill = {"input_tokens": 9, "output_tokens": 4, "output_tokens_details": {"thinking_tokens": -1}}
+    with pytest.raises(ValidationError):
+        Bill.model_validate(bill)
