@@ -271,12 +271,12 @@ def import_users(call: Call) -> dict[str, object]:
     heads = user_file.columns(lines)
     for scope in (*(("keys",) if body.keys else ()), *(("limits",) if "limits" in heads else ())):
         call.operator.check(scope)
-    done = user_file.import_users(
+    answer, mistakes = user_file.import_users(
         lines, dry_run=body.dry_run, with_keys=body.keys, watched=call.watched, **call.why
     )
-    if done.mistakes:
-        raise FieldError("csv", done.sentence, code="invalid_csv", lines=done.mistakes)
-    return {**done.facts, "done": done.sentence}
+    if mistakes:
+        raise FieldError("csv", answer["done"], code="invalid_csv", lines=mistakes)
+    return answer
 
 
 # -- keys --------------------------------------------------------------------------------------

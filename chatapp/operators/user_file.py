@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from chatapp.accounts import EVERYONE
 from chatapp.accounts.store import User, UserChange
@@ -18,15 +18,6 @@ COLUMNS: Final = ("user", "plan", "team", "limits")
 MOST_LINES: Final = 100_000
 
 
-class Import(NamedTuple):
-    """Who was created and changed, with the keys of new users; or the mistakes, each with its
-    line, and then nothing was changed."""
-
-    sentence: str
-    facts: Mapping[str, Any]
-    mistakes: Sequence[str] = ()
-
-
 def import_users(
     file: Iterable[str],
     *,
@@ -35,13 +26,15 @@ def import_users(
     watched: Callable[[Sequence[Any]], Iterable[Any]] = iter,
     reason: str,
     by: str,
-) -> Import:
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Return who was created and changed, with the keys of new users; and the mistakes, each with
+    its line. With mistakes nothing was changed."""
     accounts = current_services().accounts
     present = {user.name: user for user in accounts.users()}
     changes, mistakes = _read(file, present, {team.name for team in accounts.teams()})
     if mistakes:
         count = f"{len(mistakes)} mistake{'s' * (len(mistakes) != 1)}"
-        return Import(f"{count} in csv; nothing was changed.", {}, mistakes)
+        return {"done": f"{count} in csv; nothing was changed."}, mistakes
     new = [change.name for change in changes if change.name not in present]
     changed = [c.name for c in changes if c.name in present and _differs(c, present[c.name])]
     made = {}
@@ -57,7 +50,8 @@ def import_users(
     unchanged = len(changes) - len(new) - len(changed)
     what = "Users (dry run)" if dry_run else "Users"
     done = f"{what}: {len(new)} created, {len(changed)} changed, {unchanged} unchanged."
-    return Import(done, {"created": new, "changed": changed, "dry_run": dry_run, "keys": keys})
+    facts = {"created": new, "changed": changed, "dry_run": dry_run, "keys": keys}
+    return {**facts, "done": done}, ()
 
 
 def columns(file: Iterable[str]) -> list[str]:
