@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median_low
-from typing import Final, NamedTuple
+from typing import Final
 
 from cachetools import LRUCache
 
@@ -37,7 +37,7 @@ LEAST_OUTPUT_TOKENS: Final = 256
 #: How much longer the answer to an unknown caller is expected to be with more effort of reasoning.
 EFFORTS: Final = {"high": 4, "xhigh": 8, "max": 8}
 
-#: The most pairs of caller and model that are remembered: about 20 MB.
+#: The most pairs of caller and model that are remembered: about 30 MB.
 MOST_CALLERS: Final = 10_000
 #: How many calls a cached share is taken from; the median of two is the smaller.
 FEW_CALLS: Final = 5
@@ -53,22 +53,13 @@ def quantile(outputs: Iterable[int]) -> int:
     return ordered[math.ceil(QUANTILE_PERCENT * len(ordered) / 100) - 1]
 
 
-class _Input(NamedTuple):
-    """The input of a call: its tokens, of them those from the provider's cache, and those that were
-    written to it."""
-
-    tokens: int
-    cached: int
-    written: int
-
-
 @dataclass(slots=True)
 class _Calls:
     outputs: deque[int] = field(default_factory=lambda: deque(maxlen=2 * ENOUGH_CALLS))
-    inputs: deque[_Input] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
+    inputs: deque[Usage] = field(default_factory=lambda: deque(maxlen=FEW_CALLS))
 
 
-_NO_INPUT: Final = _Input(0, 0, 0)
+_NO_INPUT: Final = Usage(0, 0)
 
 
 class History:
@@ -105,12 +96,14 @@ class History:
         if not inputs:
             return 0
         *_, before, last = (_NO_INPUT, *inputs)
-        longest = max([prompt.tokens for prompt in inputs])
-        if last.written and 2 * last.cached >= min(before.cached + before.written, last.tokens):
-            return min(input_tokens, last.cached + last.written, longest)
+        longest = max([usage.input_tokens for usage in inputs])
+        kept = before.cached_input_tokens + before.cache_write_tokens
+        if last.cache_write_tokens and 2 * last.cached_input_tokens >= min(kept, last.input_tokens):
+            present = last.cached_input_tokens + last.cache_write_tokens
+            return min(input_tokens, present, longest)
         if len(inputs) < 2:
             return 0
-        shares = [min(1.0, prompt.cached / max(1, prompt.tokens)) for prompt in inputs]
+        shares = [min(1.0, u.cached_input_tokens / max(1, u.input_tokens)) for u in inputs]
         return min(int(input_tokens * median_low(shares)), longest)
 
     def learn(self, slug: str, *outputs: int) -> None:
@@ -120,9 +113,8 @@ class History:
 
     def add(self, caller: str, slug: str, usage: Usage, *, output_tokens: int) -> None:
         """Add a call with its reported usage; ``output_tokens`` are those of one answer."""
-        used = _Input(usage.input_tokens, usage.cached_input_tokens, usage.cache_write_tokens)
         self.learn(slug, output_tokens)
         with self._lock:
             calls = self._callers.setdefault((caller, slug), _Calls())
             calls.outputs.append(output_tokens)
-            calls.inputs.append(used)
+            calls.inputs.append(usage)
