@@ -11,6 +11,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
 from chatapp.web.errors import ANTHROPIC_REQUEST_ID_HEADER, ErrorReport, new_request_id, sdk_report
+from ratelimit_ext import Verdict
 
 ERROR_TYPES: Final = {
     401: "authentication_error",
@@ -76,14 +77,12 @@ class AnthropicFormat:
     def error_event(self, error: UpstreamError, *, number: int = 0) -> bytes:
         return write(self.error_body(sdk_report(error)), name="error")
 
-    def limit_headers(
-        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
-    ) -> dict[str, str]:
-        name = f"anthropic-ratelimit-{HEADER_UNITS[unit]}"
+    def limit_headers(self, verdict: Verdict) -> dict[str, str]:
+        name = f"anthropic-ratelimit-{HEADER_UNITS[verdict.charge.limit.unit]}"
         return {
-            f"{name}-limit": str(limit),
-            f"{name}-remaining": str(remaining),
-            f"{name}-reset": _instant(reset_after_us),
+            f"{name}-limit": str(verdict.charge.limit.capacity),
+            f"{name}-remaining": str(verdict.remaining),
+            f"{name}-reset": _instant(verdict.reset_after_us),
         }
 
     def answer_body(self, reply: Completion) -> dict[str, object]:

@@ -68,13 +68,7 @@ class FormatErrors:
         wire_format, limiter = self._current(), current_request().services.limiter
         headers: dict[str, str] = {}
         for verdict in scarcest_limits(limiter, wire_format.limit_units):
-            limit = verdict.charge.limit
-            headers |= wire_format.limit_headers(
-                limit.unit,
-                limit=limit.capacity,
-                remaining=verdict.remaining,
-                reset_after_us=verdict.reset_after_us,
-            )
+            headers |= wire_format.limit_headers(verdict)
         if headers.keys().isdisjoint(map(_name_of, response.headers)):
             # Without the checks of new headers, which take longer than all of this.
             response.headers._list += headers.items()  # noqa: SLF001

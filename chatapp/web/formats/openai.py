@@ -11,6 +11,7 @@ from chatapp.catalogue.usage import Usage
 from chatapp.upstreams import Completion, Part, Progress, UpstreamError
 from chatapp.upstreams.event_stream import write
 from chatapp.web.errors import REQUEST_ID_HEADER, ErrorReport, sdk_report
+from ratelimit_ext import Verdict
 
 ERROR_TYPES: Final = {
     401: "authentication_error",
@@ -52,13 +53,12 @@ class OpenAIService:
     def spent_headers(self, _: ErrorReport) -> dict[str, str]:
         return {}
 
-    def limit_headers(
-        self, unit: str, *, limit: int, remaining: int, reset_after_us: int
-    ) -> dict[str, str]:
+    def limit_headers(self, verdict: Verdict) -> dict[str, str]:
+        unit = verdict.charge.limit.unit
         return {
-            f"x-ratelimit-limit-{unit}": str(limit),
-            f"x-ratelimit-remaining-{unit}": str(remaining),
-            f"x-ratelimit-reset-{unit}": duration(reset_after_us),
+            f"x-ratelimit-limit-{unit}": str(verdict.charge.limit.capacity),
+            f"x-ratelimit-remaining-{unit}": str(verdict.remaining),
+            f"x-ratelimit-reset-{unit}": duration(verdict.reset_after_us),
         }
 
 
