@@ -248,7 +248,11 @@ def _policy(
 ) -> Policy | None:
     """The policy, checked, with its budgets watched. Without limits the extension reads none."""
     file, policy = app.config[POLICY], limiter.policy(app)
-    _watch_budgets(app, limiter, alerts, policy)
+    warns = policy_keywords.has_warnings(policy)
+    if alerts is not None and (alerts.rules.at or warns):
+        limiter.listen(budgets.listener(alerts, limiter))
+    if warns:
+        app.after_request(lambda response: budgets.warn(limiter, response))
     if not file:
         return policy
     if policy is None:
@@ -261,16 +265,6 @@ def _policy(
         if unlimited := identities.without_plan(policy, guards_file.calls(app.view_functions)):
             log.warning("%s: %s", file, unlimited)
     return policy
-
-
-def _watch_budgets(
-    app: Flask, limiter: Limiter, alerts: Alerts | None, policy: Policy | None
-) -> None:
-    warns = policy_keywords.has_warnings(policy)
-    if alerts is not None and (alerts.rules.at or warns):
-        limiter.listen(budgets.listener(alerts, limiter))
-    if warns:
-        app.after_request(lambda response: budgets.warn(limiter, response))
 
 
 def _add_log_handlers(app: Flask) -> None:

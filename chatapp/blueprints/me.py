@@ -12,7 +12,7 @@ from chatapp.operators import amounts, errors, keys
 from chatapp.operators.amounts import OwnersAmounts
 from chatapp.services import current_services
 from chatapp.web.current_request import current_request
-from chatapp.web.errors import ApiError, error_body, report_of, unavailable
+from chatapp.web.errors import ApiError, ErrorAnswer, json_answer, unavailable
 from chatapp.web.middleware import forbid_caching
 from chatapp.web.requests.json_body import read_object
 from ratelimit_ext import OperatorError
@@ -27,15 +27,12 @@ class Lowered(Fields):
     amount: str
 
 
-def report(cause: OperatorError) -> Response:
+def report(cause: OperatorError) -> ErrorAnswer:
     """Answer what the owner has not caused with a 503; anything else is about what they sent."""
     refusal = ApiError(422, cause.code, str(cause))
     if cause.code in errors.DOWN:
         refusal = unavailable(f"{cause.code}_unavailable", "It cannot be done at the moment.")
-    answer = jsonify(error_body(report_of(refusal)))
-    answer.status_code = refusal.code or 500
-    answer.headers.extend((k, v) for k, v in refusal.get_headers() if k != "Content-Type")
-    return answer
+    return json_answer(refusal)
 
 
 errors.install(bp, report)

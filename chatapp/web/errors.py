@@ -261,7 +261,7 @@ def install(
     def answer(error: HTTPException) -> ErrorAnswer:
         if request.endpoint is None and (answered := unrouted(error)) is not None:
             return answered
-        return error if _has_response(error) else _json_answer(error)
+        return error if has_response(error) else json_answer(error)
 
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(UpstreamError, _answer_upstream_error)
@@ -271,13 +271,13 @@ def error_body(report: ErrorReport) -> dict[str, object]:
     return {"error": report.message, "code": report.code}
 
 
-def _has_response(error: HTTPException) -> bool:
+def has_response(error: HTTPException) -> bool:
     """Return whether the error has a response of its own: the extension's 429, a redirect."""
     overridden = type(error).get_response is not HTTPException.get_response
     return overridden or error.response is not None or error.code is None
 
 
-def _json_answer(error: HTTPException) -> WerkzeugResponse:
+def json_answer(error: HTTPException) -> WerkzeugResponse:
     report = report_of(error)
     response = error.get_response()  # with its headers, as Allow on a 405
     response.set_data(json.dumps(error_body(report)))

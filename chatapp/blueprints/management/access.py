@@ -13,7 +13,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 from chatapp.actions.action import FieldError
 from chatapp.operators import errors
 from chatapp.operators.rights import operator_with
-from chatapp.web.errors import ApiError, ErrorAnswer, report_of
+from chatapp.web.errors import ApiError, ErrorAnswer, has_response, report_of
 from chatapp.web.middleware import begins_with, forbid_caching
 from ratelimit_ext import OperatorError, client_ip
 
@@ -72,12 +72,8 @@ def authenticate() -> None:
 
 @bp.errorhandler(HTTPException)
 def refuse(error: HTTPException) -> ErrorAnswer:
-    if error.code is None or error.code < 400:
+    if has_response(error) or (error.code or 0) < 400:
         return error
-    if not isinstance(error, ApiError) and type(error).get_response is not (
-        HTTPException.get_response
-    ):
-        return error  # a 429 makes its own response
     report = report_of(error)
     answer = problem(report.status, report.code, report.message, field=report.param)
     answer.headers.extend((k, v) for k, v in error.get_headers() if k != "Content-Type")
