@@ -14,13 +14,13 @@ from chatapp.accounts.api_key import public_id_of
 from chatapp.accounts.people import HEADERS, MOST_NEW, People
 from chatapp.accounts.store import Owner, UnknownKeyError, UnknownTeamError, UnknownUserError
 from chatapp.actions.action import (
+    Action,
     Call,
     Change,
     FieldError,
     Fields,
     Listed,
     Option,
-    action,
     of_field,
 )
 from chatapp.operators import amounts, arguments, callers, keys, user_file, users
@@ -166,7 +166,7 @@ class NewAdminKey(Change):
 # -- users -------------------------------------------------------------------------------------
 
 
-@action(
+@Action(
     "GET /users",
     "read",
     query=UserQuery,
@@ -190,7 +190,7 @@ def list_users(call: Call) -> list[dict[str, object]]:
     ]
 
 
-@action("GET /users/<path:user>", "read", of_team=True, command="users show USER")
+@Action("GET /users/<path:user>", "read", of_team=True, command="users show USER")
 def get_user(call: Call, user: str) -> dict[str, object]:
     """Show a user."""
     name = name_of(user)
@@ -201,7 +201,7 @@ def get_user(call: Call, user: str) -> dict[str, object]:
     return users.as_json(row, OwnersAmounts())
 
 
-@action(
+@Action(
     "PUT /users/<path:user>",
     "users",
     body=UserFields,
@@ -252,7 +252,7 @@ def _check_team(team: str | None) -> None:
             raise unknown("team", team)
 
 
-@action(
+@Action(
     "DELETE /users/<path:user>",
     "users",
     command="users delete USER",
@@ -263,7 +263,7 @@ def delete_user(call: Call, user: str) -> dict[str, object]:
     return {"done": users.delete(name_of(user), **call.why)}
 
 
-@action("POST /users", "users", body=ImportFields, command="users import CSV")
+@Action("POST /users", "users", body=ImportFields, command="users import CSV")
 def import_users(call: Call) -> dict[str, object]:
     """Create and change users by CSV: all lines or none."""
     body = call.body
@@ -282,7 +282,7 @@ def import_users(call: Call) -> dict[str, object]:
 # -- keys --------------------------------------------------------------------------------------
 
 
-@action(
+@Action(
     "GET /keys",
     "read",
     query=KeyQuery,
@@ -311,7 +311,7 @@ def list_keys(call: Call) -> list[dict[str, object]]:
     ]
 
 
-@action("POST /keys", "keys", body=NewKey, of_team=True, command="keys create")
+@Action("POST /keys", "keys", body=NewKey, of_team=True, command="keys create")
 def create_key(call: Call) -> dict[str, object]:
     """Create a key, and its user if new. It is shown only once."""
     body, operator, services = call.body, call.operator, current_services()
@@ -342,13 +342,13 @@ def create_key(call: Call) -> dict[str, object]:
     return {**_key(call, made.public_id), "key": made.text, "done": " ".join(done)}
 
 
-@action("GET /keys/<key>", "read", of_team=True, command="keys show KEY")
+@Action("GET /keys/<key>", "read", of_team=True, command="keys show KEY")
 def get_key(call: Call, key: str) -> dict[str, object]:
     """Show a key, by its public id."""
     return _key(call, key)
 
 
-@action("PUT /keys/<key>", "keys", body=KeyFields, command="keys set KEY")
+@Action("PUT /keys/<key>", "keys", body=KeyFields, command="keys set KEY")
 def put_key(call: Call, key: str) -> users.Put:
     """Change the fields of a key."""
     body, (before, user) = call.body, _existing_key(key)
@@ -370,7 +370,7 @@ def put_key(call: Call, key: str) -> users.Put:
     return users.Put(is_new=False, done=done)
 
 
-@action("DELETE /keys/<key>", "keys", of_team=True, command="keys revoke KEY...")
+@Action("DELETE /keys/<key>", "keys", of_team=True, command="keys revoke KEY...")
 def revoke_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a key for good. Does nothing if it is already revoked."""
     call.operator.check_key(key, changes=True)
@@ -378,7 +378,7 @@ def revoke_key(call: Call, key: str) -> dict[str, object]:
     return {"done": done, "immediate": is_immediate}
 
 
-@action("DELETE /keys", "keys", query=UsersKeys, of_team=True, command="keys revoke-all")
+@Action("DELETE /keys", "keys", query=UsersKeys, of_team=True, command="keys revoke-all")
 def revoke_keys(call: Call) -> dict[str, object]:
     """Revoke all keys of a user."""
     call.operator.check_user(call.query.user)
@@ -389,7 +389,7 @@ def revoke_keys(call: Call) -> dict[str, object]:
     return {"done": done or "There is no key to revoke.", "revoked": ids}
 
 
-@action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True, command="keys rotate KEY")
+@Action("POST /keys/<key>/rotate", "keys", body=Rotation, of_team=True, command="keys rotate KEY")
 def rotate_key(call: Call, key: str) -> dict[str, object]:
     """Replace a key: create one like it. The old one expires after the overlap."""
     call.operator.check_key(key, shows_secret=True)
@@ -399,7 +399,7 @@ def rotate_key(call: Call, key: str) -> dict[str, object]:
     return {**_key(call, made.public_id), "key": made.text, "replaces": key, "done": done}
 
 
-@action("POST /accounts/off", "all", body=Change, command="keys off")
+@Action("POST /accounts/off", "all", body=Change, command="keys off")
 def turn_accounts_off(call: Call) -> dict[str, object]:
     """Serve without keys again, after the database was replaced by one without keys."""
     keys.turn_accounts_off(**call.why)
@@ -429,7 +429,7 @@ def _existing_key(key: str) -> tuple[store.ApiKey, store.User]:
 # -- teams and plans -----------------------------------------------------------------------------
 
 
-@action(
+@Action(
     "GET /teams",
     "read",
     of_team=True,
@@ -445,7 +445,7 @@ def list_teams(call: Call) -> list[dict[str, object]]:
     return [_team(t, overrides, everyone) for t in accounts.teams() if mine in {None, t.name}]
 
 
-@action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
+@Action("GET /teams/<path:team>", "read", of_team=True, command="teams show TEAM")
 def get_team(call: Call, team: str) -> dict[str, object]:
     """Show a team."""
     call.operator.check_team(team)
@@ -469,7 +469,7 @@ def _team(
     return shown
 
 
-@action("PUT /teams/<path:team>", "teams", body=TeamFields, command="teams create|set TEAM")
+@Action("PUT /teams/<path:team>", "teams", body=TeamFields, command="teams create|set TEAM")
 def put_team(call: Call, team: str) -> users.Put:
     """Create a team, or change its budgets."""
     limits = call.body.limits
@@ -479,7 +479,7 @@ def put_team(call: Call, team: str) -> users.Put:
     return users.put_team(name, amounts, **call.why)
 
 
-@action("GET /plans", "read", order="plan", command="plans list", columns="plan defined users")
+@Action("GET /plans", "read", order="plan", command="plans list", columns="plan defined users")
 def list_plans(_call: Call) -> list[dict[str, Any]]:
     """List the plans, each with its users."""
     return users.plans()
@@ -491,7 +491,7 @@ AMOUNT: Final = "/amounts/<any(user, key, team):owner>/<limit>/<path:name>"
 SET: Final = "amounts set OWNER NAME LIMIT AMOUNT"
 
 
-@action(f"PUT {AMOUNT}", "limits", body=AmountFields, of_team=True, command=SET)
+@Action(f"PUT {AMOUNT}", "limits", body=AmountFields, of_team=True, command=SET)
 def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Set a limit's amount for a user, key or team: for good, or until a time."""
     name, body = amounts.named(owner, name), call.body
@@ -502,7 +502,7 @@ def put_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, obj
     return {"done": done}
 
 
-@action(f"DELETE {AMOUNT}", "limits", of_team=True, command="amounts clear OWNER NAME LIMIT")
+@Action(f"DELETE {AMOUNT}", "limits", of_team=True, command="amounts clear OWNER NAME LIMIT")
 def clear_amount(call: Call, owner: Owner, limit: str, name: str) -> dict[str, object]:
     """Remove an amount, so that the policy's applies again."""
     name = amounts.named(owner, name)
@@ -524,7 +524,7 @@ def _checked_amounts(
 # -- management keys -----------------------------------------------------------------------------
 
 
-@action(
+@Action(
     "GET /admin-keys",
     "all",
     order="name id",
@@ -537,7 +537,7 @@ def list_admin_keys(_call: Call) -> list[dict[str, object]]:
     return [key.as_json() for key in current_services().admin_keys.all()]
 
 
-@action("POST /admin-keys", "all", body=NewAdminKey, command="admin-keys create NAME")
+@Action("POST /admin-keys", "all", body=NewAdminKey, command="admin-keys create NAME")
 def create_admin_key(call: Call) -> dict[str, object]:
     """Create a management key. It is shown only once."""
     body = call.body
@@ -552,7 +552,7 @@ def create_admin_key(call: Call) -> dict[str, object]:
     return {"id": made.public_id, "key": made.text, "done": done}
 
 
-@action("DELETE /admin-keys/<key>", "all", command="admin-keys revoke KEY")
+@Action("DELETE /admin-keys/<key>", "all", command="admin-keys revoke KEY")
 def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
     """Revoke a management key for good. Does nothing if it is already revoked."""
     name = current_services().admin_keys.revoke(key).name
@@ -560,7 +560,7 @@ def revoke_admin_key(call: Call, key: str) -> dict[str, object]:
     return {"done": f"Key {key} of {name} is revoked."}
 
 
-@action("POST /admin-keys/<key>/rotate", "all", body=Rotation, command="admin-keys rotate KEY")
+@Action("POST /admin-keys/<key>/rotate", "all", body=Rotation, command="admin-keys rotate KEY")
 def rotate_admin_key(call: Call, key: str) -> dict[str, object]:
     """Replace a management key: create one like it. The old one expires after the overlap."""
     made, old = current_services().admin_keys.rotate(key, overlap=call.body.overlap)

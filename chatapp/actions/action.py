@@ -6,10 +6,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Any, Final, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,7 +21,6 @@ from ratelimit_ext import OperatorError
 
 F = TypeVar("F", bound=Callable[..., Any])
 M = TypeVar("M", bound=BaseModel)
-Method: TypeAlias = Literal["GET", "PUT", "POST", "DELETE"]
 #: A part of a path, as `<any(user, key):kind>`; of `<path:name>`, the name may have slashes.
 PART: Final = re.compile(r"<(?:([^<>:]*):)?(\w+)>")
 ONE_OF: Final = re.compile(r"any\((.*?)\)")
@@ -59,21 +58,11 @@ class Option:
     name: str
 
 
-class Shown(TypedDict, total=False):
-    """How commands show an act: the ``columns`` of its table, what they say of an ``empty`` list,
-    how to ``begin`` one, and the question that asks to ``confirm`` a change for good. A column with
-    a question mark is left out if all its values are empty. Without ``columns``, the table has all
-    fields, as if each had a question mark."""
-
-    columns: str
-    empty: str
-    begin: str
-    confirm: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(eq=False)
 class Action:
-    """An act: its address, its command, and what it does.
+    """An act: its address, its command, and what it does. It decorates its function, which takes
+    the :class:`Call` and the parts of the path. The function returns an item, the rows of a list,
+    or what a change has done: a PUT at the path of an item returns a :class:`Put`.
 
     ``command`` has its arguments in capitals: parts of the path and fields; `KEY...` takes several.
     `create|set` are two commands: `create` fails if the item exists, `set` if it does not.
@@ -82,22 +71,39 @@ class Action:
 
     ``order`` has the fields that sort a list, downward after a minus. With ``of_team``, a team's
     administrator may do the act on their team.
+
+    Commands show a list with these ``columns``, say of an ``empty`` one how to ``begin`` it, and
+    ask to ``confirm`` a change for good. A column with a question mark is left out if all its
+    values are empty. Without ``columns``, the table has all fields, as if each had a question mark.
     """
 
-    method: Method
-    path: str
+    rule: str
     scope: Scope
-    function: Callable[..., Any]
-    body: type[Fields] | None
-    query: type[Fields]
-    of_team: bool
-    order: str | None
-    command: str
-    shown: Shown
+    _: KW_ONLY
+    body: type[Fields] | None = None
+    query: type[Fields] = Fields
+    of_team: bool = False
+    order: str | None = None
+    command: str = ""
+    columns: str = ""
+    empty: str = "There is nothing to list"
+    begin: str = "."
+    confirm: str = ""
 
-    @property
-    def name(self) -> str:
-        return self.function.__name__
+    def __post_init__(self) -> None:
+        self.method, _, self.path = self.rule.partition(" ")
+        if self.query is Fields and self.order is not None:
+            self.query = Listed
+        elif self.query is Fields and self.body is None and self.method != "GET":
+            self.query = Change
+
+    def __call__(self, function: F) -> F:
+        self.function: Callable[..., Any] = function
+        self.name = function.__name__
+        ACTIONS.append(self)
+        if self.method == "GET" and self.order is None:
+            ITEMS[self.path] = self
+        return function
 
     @property
     def parts(self) -> dict[str, list[str]]:
@@ -129,44 +135,6 @@ class Call:
 ACTIONS: Final[list[Action]] = []
 #: The acts that read one item, by path: its ETag is compared before a change.
 ITEMS: Final[dict[str, Action]] = {}
-
-
-def action(
-    rule: str,
-    scope: Scope,
-    *,
-    body: type[Fields] | None = None,
-    query: type[Fields] | None = None,
-    command: str = "",
-    of_team: bool = False,
-    order: str | None = None,
-    **shown: Unpack[Shown],
-) -> Callable[[F], F]:
-    """Add a row to the table. The function takes the :class:`Call` and the parts of the path. It
-    returns an item, the rows of a list, or what a change has done: a PUT at the path of an item
-    returns a :class:`Put`."""
-    method, _, path = rule.partition(" ")
-
-    def add(function: F) -> F:
-        plain = Listed if order is not None else Fields if body or method == "GET" else Change
-        row = Action(
-            method=method,  # type: ignore[arg-type]
-            path=path,
-            scope=scope,
-            function=function,
-            body=body,
-            query=query or plain,
-            of_team=of_team,
-            order=order,
-            command=command,
-            shown=shown,
-        )
-        ACTIONS.append(row)
-        if method == "GET" and order is None:
-            ITEMS[path] = row
-        return function
-
-    return add
 
 
 # -- what is read --------------------------------------------------------------------------------

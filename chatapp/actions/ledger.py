@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from chatapp.actions.action import Call, Change, Duration, FieldError, Fields, Listed, action
+from chatapp.actions.action import Action, Call, Change, Duration, FieldError, Fields, Listed
 from chatapp.actions.pages import instant_of
 from chatapp.alerts.table import alerts
 from chatapp.catalogue import providers_file
@@ -115,14 +115,14 @@ def _calls_of(call: Call) -> dict[str, Any]:
     return {"user": user, "team": team, "since": since, "until": until}
 
 
-@action("GET /usage/<path:user>", "read", of_team=True, command="usage USER")
+@Action("GET /usage/<path:user>", "read", of_team=True, command="usage USER")
 def get_usage(call: Call, user: str) -> dict[str, Any]:
     """Show what a caller has left and has spent."""
     call.operator.check_user(callers.name_of(user))
     return reports.usage(user)
 
 
-@action(
+@Action(
     "GET /spending",
     "read",
     query=Spent,
@@ -141,7 +141,7 @@ def list_spending(call: Call) -> Iterable[dict[str, Any]]:
     return [reports.with_dollars(asdict(row)) for row in rows]
 
 
-@action(
+@Action(
     "GET /spending/forecast",
     "read",
     query=Ahead,
@@ -163,7 +163,7 @@ def list_forecasts(call: Call) -> Iterable[dict[str, Any]]:
     return rows
 
 
-@action(
+@Action(
     "GET /ledger/days",
     "read",
     query=Summed,
@@ -179,7 +179,7 @@ def list_days(call: Call) -> Iterable[dict[str, Any]]:
     return [reports.with_dollars(asdict(row)) for row in rows]
 
 
-@action(
+@Action(
     "GET /ledger/calls",
     "read",
     query=Period,
@@ -197,7 +197,7 @@ def list_calls(call: Call) -> Iterable[dict[str, Any]]:
     return map(reports.call_as_json, current_services().reports.calls(**period, paged=True))
 
 
-@action("GET /ledger/calls/<id>", "read", of_team=True, command="trace ID")
+@Action("GET /ledger/calls/<id>", "read", of_team=True, command="trace ID")
 def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in the address
     """Show a call by the x-call-id of its answer: its limits, model, tokens, cost and times."""
     row = current_services().reports.call(id)
@@ -210,14 +210,14 @@ def get_call(call: Call, id: str) -> dict[str, Any]:  # noqa: A002 - the name in
     return reports.call_as_json(row)
 
 
-@action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
+@Action("GET /ledger/traffic", "read", query=Period, order="time", command="ledger traffic")
 def list_traffic(call: Call) -> Iterable[dict[str, Any]]:
     """Print the calls as traffic for simulations."""
     rows = current_services().reports.calls(**_calls_of(call), paged=True)
     return (reports.as_traffic(row) for row in rows if row["status"] != CREDITED)
 
 
-@action(
+@Action(
     "GET /ledger/estimates",
     "read",
     query=Since,
@@ -237,7 +237,7 @@ def list_estimates(call: Call) -> Iterable[dict[str, Any]]:
     return list(map(reports.estimates_as_json, rows))
 
 
-@action(
+@Action(
     "GET /ledger/outcomes",
     "read",
     query=Ago,
@@ -252,7 +252,7 @@ def list_outcomes(call: Call) -> Iterable[dict[str, Any]]:
     return list(map(reports.outcomes_as_json, rows))
 
 
-@action(
+@Action(
     "GET /ledger/latency",
     "read",
     query=Ago,
@@ -270,13 +270,13 @@ def list_latencies(call: Call) -> Iterable[dict[str, Any]]:
     return reports.latencies(datetime.now(UTC) - call.query.since)
 
 
-@action("GET /ledger/check", "read", query=OfUser, command="ledger check")
+@Action("GET /ledger/check", "read", query=OfUser, command="ledger check")
 def check_ledger(call: Call) -> dict[str, Any]:
     """Check for unfinished calls, wrong costs and limits that disagree."""
     return reports.check(callers.known_identity(call.query.user), call.query.since)
 
 
-@action("POST /ledger/prune", "all", body=Pruning, command="ledger prune")
+@Action("POST /ledger/prune", "all", body=Pruning, command="ledger prune")
 def prune_ledger(call: Call) -> dict[str, Any]:
     """Delete old calls."""
     days = call.body.keep_days or current_services().settings.ledger_keep_days
@@ -287,7 +287,7 @@ def prune_ledger(call: Call) -> dict[str, Any]:
     return {"deleted": deleted, "days": days, "done": done}
 
 
-@action("POST /ledger/restore", "all", body=Restoring, command="ledger restore")
+@Action("POST /ledger/restore", "all", body=Restoring, command="ledger restore")
 def restore_limits(call: Call) -> dict[str, Any]:
     """Restore limits in dollars and tokens from the ledger. Without ``apply``, compare only."""
     body = call.body
@@ -296,7 +296,7 @@ def restore_limits(call: Call) -> dict[str, Any]:
     return {"limits": [asdict(limit) for limit in restored], "applied": body.apply}
 
 
-@action("POST /ledger/credit", "limits", body=Credit, command="credit USD")
+@Action("POST /ledger/credit", "limits", body=Credit, command="credit USD")
 def give_credit(call: Call) -> dict[str, Any]:
     """Give dollars back, at most what was spent in the current windows of the budgets."""
     named = {owner: getattr(call.body, owner) for owner in OWNERS if getattr(call.body, owner)}
@@ -307,7 +307,7 @@ def give_credit(call: Call) -> dict[str, Any]:
     return {"done": credit(owner, amounts.named(owner, text), call.body.usd, **call.why)}
 
 
-@action(
+@Action(
     "GET /alerts",
     "read",
     query=Since,
@@ -322,13 +322,13 @@ def list_alerts(call: Call) -> Iterable[dict[str, Any]]:
     return list(map(reports.alert_in_dollars, rows))
 
 
-@action("POST /alerts/test", "all", body=Change, command="alerts test")
+@Action("POST /alerts/test", "all", body=Change, command="alerts test")
 def send_test_alert(_call: Call) -> dict[str, Any]:
     """Send a test alert to the webhook."""
     return reports.test_webhook()
 
 
-@action("GET /providers", "read", order="name", command="providers list")
+@Action("GET /providers", "read", order="name", command="providers list")
 def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     """List the upstreams: their number of keys, which keys are missing, which pause, and what is
     left of their quotas."""
@@ -349,7 +349,7 @@ def list_providers(_call: Call) -> Iterable[dict[str, Any]]:
     return rows
 
 
-@action(
+@Action(
     "POST /providers/<name>/pause", "providers", body=PauseFields, command="providers pause NAME"
 )
 def pause_provider(call: Call, name: str) -> dict[str, Any]:
@@ -358,7 +358,7 @@ def pause_provider(call: Call, name: str) -> dict[str, Any]:
     return blocks.pause(name, length=call.body.length, **call.why)
 
 
-@action("POST /providers/<name>/resume", "providers", command="providers resume NAME")
+@Action("POST /providers/<name>/resume", "providers", command="providers resume NAME")
 def resume_provider(call: Call, name: str) -> dict[str, Any]:
     """End the pauses of an upstream: those by operators, and those that it asked for."""
     return blocks.resume(name, **call.why)

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from chatapp.accounts import EVERYONE
 from chatapp.actions.accounts import AmountFields
-from chatapp.actions.action import Call, Change, Duration, Fields, Listed, action, of_field
+from chatapp.actions.action import Action, Call, Change, Duration, Fields, Listed, of_field
 from chatapp.operators import amounts, arguments, blocks
 from chatapp.operators.callers import shared_operators
 from chatapp.services import current_services
@@ -72,7 +72,7 @@ class CallerBlock(BlockFields):
 # -- what there is -------------------------------------------------------------------------------
 
 
-@action("GET /policy", "read")
+@Action("GET /policy", "read")
 def get_policy(_call: Call) -> dict[str, Any]:
     """Show the configured policy, checked: its limits, plans, and warnings."""
     try:
@@ -81,14 +81,14 @@ def get_policy(_call: Call) -> dict[str, Any]:
         raise OperatorError("invalid_policy", str(error)) from error
 
 
-@action("GET /limits", "read", query=OfEndpoint, order="endpoint")
+@Action("GET /limits", "read", query=OfEndpoint, order="endpoint")
 def list_limits(call: Call) -> list[dict[str, Any]]:
     """List every endpoint with its limits, and where each is written."""
     with of_field("endpoint"):
         return definitions_of(current_services().limiter.operators, call.query.endpoint)
 
 
-@action("GET /states/<path:identity>", "read", order="limit plan identity")
+@Action("GET /states/<path:identity>", "read", order="limit plan identity")
 def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
     """List what every limit has counted of a caller."""
     states = shared_operators().states(identity)
@@ -97,7 +97,7 @@ def list_states(_call: Call, identity: str) -> list[dict[str, Any]]:
     return [state.as_json() for state in states]
 
 
-@action("GET /used", "read", query=Used, order="-share limit identity")
+@Action("GET /used", "read", query=Used, order="-share limit identity")
 def list_used(call: Call) -> list[dict[str, Any]]:
     """List who has used at least so many percent of a limit, the largest share first."""
     query = call.query
@@ -106,7 +106,7 @@ def list_used(call: Call) -> list[dict[str, Any]]:
     return [state.as_json() for state in states]
 
 
-@action("GET /denials", "read", query=Denied, order="at")
+@Action("GET /denials", "read", query=Denied, order="at")
 def list_denials(call: Call) -> Iterable[dict[str, Any]]:
     """List who was denied lately, and when their next call is allowed."""
     identities = [call.query.identity] if call.query.identity else []
@@ -114,21 +114,21 @@ def list_denials(call: Call) -> Iterable[dict[str, Any]]:
     return map(record_as_json, sorted(records, key=lambda record: record.at))
 
 
-@action("GET /shadow", "read", query=OfLimit, order="limit amount period")
+@Action("GET /shadow", "read", query=OfLimit, order="limit amount period")
 def list_shadow(call: Call) -> list[dict[str, Any]]:
     """List what limits in shadow and candidates would have denied."""
     with of_field("name"):
         return shared_operators().shadow_report(call.query.name)
 
 
-@action("GET /decisions", "read", query=Minutes)
+@Action("GET /decisions", "read", query=Minutes)
 def get_decisions(call: Call) -> dict[str, Any]:
     """Show how many decisions each limit made, by the minute since 1970; "" is all requests."""
     counted = shared_operators().counters(call.query.minutes)
     return {str(minute): limits for minute, limits in counted.items()}
 
 
-@action("GET /changes", "read", query=Since, order="at")
+@Action("GET /changes", "read", query=Since, order="at")
 def list_changes(call: Call) -> Iterable[dict[str, Any]]:
     """List what operators have changed, the oldest first."""
     return map(with_times, reversed(shared_operators().log(since=call.query.since or 0.0)))
@@ -137,13 +137,13 @@ def list_changes(call: Call) -> Iterable[dict[str, Any]]:
 # -- overrides, resets and blocks ----------------------------------------------------------------
 
 
-@action("GET /overrides", "read", order="limit identity")
+@Action("GET /overrides", "read", order="limit identity")
 def list_overrides(_call: Call) -> list[dict[str, Any]]:
     """List the overrides that apply."""
     return [with_times(row) for row in shared_operators().overrides()]
 
 
-@action("PUT /overrides/<limit>/<path:identity>", "limits", body=AmountFields)
+@Action("PUT /overrides/<limit>/<path:identity>", "limits", body=AmountFields)
 def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Give a caller another amount of a limit, until a time or until it is removed."""
     body = call.body
@@ -155,7 +155,7 @@ def put_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     return {**with_times(made), "done": done}
 
 
-@action("DELETE /overrides/<limit>/<path:identity>", "limits")
+@Action("DELETE /overrides/<limit>/<path:identity>", "limits")
 def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     """Remove an override."""
     call.operator.check_limits(identity, limit)
@@ -165,7 +165,7 @@ def clear_override(call: Call, limit: str, identity: str) -> dict[str, Any]:
     return {"identity": removed, "limit": limit}
 
 
-@action("POST /reset", "limits", body=Reset)
+@Action("POST /reset", "limits", body=Reset)
 def reset(call: Call) -> dict[str, Any]:
     """Forget what limits have counted of a caller: one limit by its name, or all but guards."""
     body = call.body
@@ -174,25 +174,25 @@ def reset(call: Call) -> dict[str, Any]:
     return {"identity": body.identity, "reset": cleared}
 
 
-@action("GET /blocks", "read", order="limit identity")
+@Action("GET /blocks", "read", order="limit identity")
 def list_blocks(_call: Call) -> list[dict[str, Any]]:
     """List what is blocked, until when, why, and by whom."""
     return [block.as_json() for block in shared_operators().blocks()]
 
 
-@action("PUT /blocks/model/<path:name>", "providers", body=BlockFields, command="block model NAME")
+@Action("PUT /blocks/model/<path:name>", "providers", body=BlockFields, command="block model NAME")
 def block_model(call: Call, name: str) -> dict[str, Any]:
     """Block a model."""
     return _block(call, "model", name)
 
 
-@action("PUT /blocks/all", "all", body=BlockFields, command="block all")
+@Action("PUT /blocks/all", "all", body=BlockFields, command="block all")
 def block_all(call: Call) -> dict[str, Any]:
     """Block all calls."""
     return _block(call, "all")
 
 
-@action(
+@Action(
     "PUT /blocks/<any(user, key):kind>/<path:name>",
     "limits",
     body=CallerBlock,
@@ -203,19 +203,19 @@ def block(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     return _block(call, kind, name)
 
 
-@action("DELETE /blocks/model/<path:name>", "providers", command="unblock model NAME")
+@Action("DELETE /blocks/model/<path:name>", "providers", command="unblock model NAME")
 def unblock_model(call: Call, name: str) -> dict[str, Any]:
     """Remove the block of a model, or the pause of its provider."""
     return _unblock(call, "model", name)
 
 
-@action("DELETE /blocks/all", "all", command="unblock all")
+@Action("DELETE /blocks/all", "all", command="unblock all")
 def unblock_all(call: Call) -> dict[str, Any]:
     """Remove the block of all calls."""
     return _unblock(call, "all")
 
 
-@action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", command="unblock {kind} NAME")
+@Action("DELETE /blocks/<any(user, key):kind>/<path:name>", "limits", command="unblock {kind} NAME")
 def unblock(call: Call, kind: blocks.Kind, name: str) -> dict[str, Any]:
     """Remove the block of a user or a key, or the block of a surge."""
     return _unblock(call, kind, name)

@@ -115,7 +115,7 @@ class _Command:
             run = by_operator(run)
         if self._row.order is not None:
             run = click.option("--csv", "as_csv", is_flag=True, help="Print CSV.")(run)
-        if "confirm" in self._row.shown:
+        if self._row.confirm:
             run = click.option("--yes", is_flag=True, help="Do not ask for confirmation.")(run)
         params = [*self._arguments.values(), *options]
         make = click.command(
@@ -134,8 +134,8 @@ class _Command:
             call = replace(call_of(row, Operator(by), self._written(given)), watched=output.watched)
             paths = [self._with_key_ids(path) for path in self._paths_of(given)]
             for path in paths:
-                if "confirm" in row.shown and not yes:
-                    click.confirm(row.shown["confirm"].format(**path), abort=True, err=True)
+                if row.confirm and not yes:
+                    click.confirm(row.confirm.format(**path), abort=True, err=True)
                 check_item(row, call, path, verb=self._verb)
             answers = [row.function(call, **path) for path in paths]
             if row.order is not None:
@@ -218,11 +218,10 @@ class _Command:
         elif rows and self._present:
             self._present(rows)
         else:
-            columns = row.shown.get("columns", "").split()
             is_search = bool(query.model_fields_set - Listed.model_fields.keys())
-            end = " that match these options." if is_search else row.shown.get("begin", ".")
-            empty = f"{row.shown.get('empty', 'There is nothing to list')}{end}"
-            output.echo_table_of(rows, columns=columns, empty=empty)
+            end = " that match these options." if is_search else row.begin
+            empty = f"{row.empty}{end}"
+            output.echo_table_of(rows, columns=row.columns.split(), empty=empty)
         if more:
             click.echo(f"There is more: add --cursor {more}", err=True)
 
