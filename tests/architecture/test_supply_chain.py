@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = ROOT / ".ci" / "licences.txt"
 COPIES = ROOT / "chatapp" / "static" / "vendor"
 #: Those that let anyone use, change and pass on, with the notice; by the SPDX's names.
-ALLOWED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "PSF-2.0"}
+ALLOWED = {"Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "MIT", "MIT-0", "PSF-2.0"}
 #: What older metadata has in place of a name of the SPDX.
 WORDS = {
     "Apache Software License": "Apache-2.0",
