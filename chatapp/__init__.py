@@ -138,7 +138,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     if chosen.remember_denials:
         limiter.remember_denials(request_id=errors.current_request_id)
     if cli.needs_routes():
-        _add_routes(app, limiter, for_operators=bool(chosen.admin_token))
+        _add_routes(app, limiter, chosen)
     measured = _measured(app, limiter, chosen.metrics_token)
     lease = timedelta(seconds=float(app.config[LEASE]))
     reports, estimator = Reports(database, lease=lease), Estimator(models)
@@ -187,7 +187,7 @@ def create_app(config: Mapping[str, object] | None = None) -> Flask:
     return app
 
 
-def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
+def _add_routes(app: Flask, limiter: Limiter, chosen: settings.Settings) -> None:
     from chatapp.blueprints import (  # noqa: PLC0415 - not for reports
         anthropic_api,
         chat,
@@ -206,7 +206,11 @@ def _add_routes(app: Flask, limiter: Limiter, *, for_operators: bool) -> None:
     providers = (openai_api, openai_stored, anthropic_api, models_api)
     for module in (chat, *providers, usage, me, openapi, page, health):
         app.register_blueprint(module.bp)
-    if not for_operators:
+    if chosen.sign_in_issuer:
+        from chatapp.blueprints import sign_in  # noqa: PLC0415 - it loads cryptography
+
+        app.register_blueprint(sign_in.blueprint(limiter, chosen))
+    if not chosen.admin_token:
         errors.install(app, unrouted=unknown_address)
         return
     from chatapp.blueprints import admin  # noqa: PLC0415 - not without a token
@@ -259,6 +263,8 @@ def _policy(
         with app.app_context():
             policy = limiter.operators.check_policy_file(file)
     identities.check_plans(chosen.plans, policy.plans, policy_file=file)
+    granted = {group: text.partition("/")[0] for group, text in chosen.sign_in_groups.items()}
+    identities.check_plans(granted, policy.plans, policy_file=file, of="SIGN_IN_GROUPS")
     if cli.serves():  # `ratelimit check` and the server's log have them
         for sentence in policy_keywords.unknown_models(policy, models):
             log.warning("%s", sentence)

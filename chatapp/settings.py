@@ -192,6 +192,35 @@ class Settings(BaseModel):
         f'"{CONSENT}", for a `CHATAPP_ADMIN_SIGN_ON_FROM` with half of all addresses or more',
         shown="none",
     )
+    sign_in_issuer: str | None = setting(
+        "issuer of the OpenID provider with which [Claude Code signs in](../gateway/sign-in.md), "
+        "with https, or http on this machine",
+        shown="no sign-in",
+        pattern=validation.SAFE_URL,
+    )
+    sign_in_client_id: str | None = setting("chatapp's client id there", shown="none")
+    sign_in_client_secret: str | None = setting(
+        "chatapp's client secret there, not logged", shown="none", repr=False
+    )
+    sign_in_url: str | None = setting(
+        "chatapp's address for browsers and Claude Code, as https://chat.example.com",
+        shown="none",
+        pattern=validation.SAFE_URL,
+    )
+    sign_in_groups: Annotated[dict[str, str], BeforeValidator(_json_object)] = setting(
+        'plan and team by group, as {"ml": "pro/research", "*": "starter"}, of which the first one '
+        "counts that a person has; `*` is everyone, and people without one may not sign in",
+        default_factory=dict,
+    )
+    sign_in_groups_claim: str = setting("claim with a person's groups", "groups")
+    sign_in_user_claim: str = setting("claim with a person's name; `email` if verified", "email")
+    sign_in_scope: str = setting(
+        "scopes; most providers need `offline_access` to be asked again about a person",
+        "openid email profile offline_access",
+    )
+    sign_in_hours: float = setting(
+        "hours until the provider is asked again about a person", *(1.0, 0.25, 168)
+    )
     alert_at: Annotated[tuple[int, ...], BeforeValidator(_percents)] = setting(
         "shares of a budget that raise [an alert](alerts.md), in percent, `off` or 0 for none",
         (50, 80, 100),
@@ -292,6 +321,12 @@ def from_config(config: Mapping[str, object]) -> Settings:
         sentences = {_sentence(mistake, ours): None for mistake in error.errors()}
         raise SettingsError("\n".join(sentences)) from error
     _check_webhook(settings.alert_webhook_url, settings.alert_webhook_secret)
+    needed = [
+        f"sign_in_{name}" for name in ("issuer", "client_id", "client_secret", "url", "groups")
+    ]
+    if len({bool(getattr(settings, name)) for name in needed}) > 1:
+        names = ", ".join(f"{PREFIX}{name.upper()}" for name in needed)
+        raise SettingsError(f"{PREFIX}SIGN_IN_ISSUER: found a part; set {names}, or none of them.")
     sign_on = (settings.admin_sign_on_header, settings.admin_sign_on_from, settings.admin_sign_on)
     if any(sign_on) and not (all(sign_on) and settings.admin_token):
         raise SettingsError(
@@ -366,7 +401,7 @@ def signing_key(secret: str) -> bytes:
 def _sentence(error: ErrorDetails, values: Mapping[str, object]) -> str:
     name = str(error["loc"][0])
     field = Settings.model_fields[name]
-    size, is_secret = len(str(values[name])), name.endswith("_token")  # the error is logged
+    size, is_secret = len(str(values[name])), name.endswith(("_token", "_secret"))  # it is logged
     value = f"{size} characters" if is_secret or size > 300 else repr(values[name])
     meaning = _LINK.sub(r"\1", field.description or "")
     allowed = validation.allowed(field)

@@ -12,6 +12,8 @@ from typing import Final, get_origin
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+#: Of an address to which secrets go: with TLS, or on this machine.
+SAFE_URL: Final = r"^(https://[!-~]+|http://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?(/[!-~]*)?)$"
 # By pydantic's type of error. {found} is the value's type, or a whole number out of bounds.
 SENTENCES: Final = {
     "missing": "is missing; {verb} it",

@@ -29,8 +29,10 @@ from chatapp.web.errors import ApiError, ErrorReport, unavailable
 from ratelimit_ext import wait_text
 
 # Public: the page with its files, the description of the API, and health; metrics and /admin have
-# tokens of their own. Any other blueprint requires a key.
-OPEN_BLUEPRINTS: Final = frozenset({"page", "openapi", "health", "metrics", "admin", "management"})
+# tokens of their own, and who signs in has no key yet. Any other blueprint requires a key.
+OPEN_BLUEPRINTS: Final = frozenset(
+    {"page", "openapi", "health", "metrics", "admin", "management", "sign_in"}
+)
 OPEN_ENDPOINTS: Final = frozenset({"static"})
 HOW: Final = 'Send it as "Authorization: Bearer sk-chat-…" or "x-api-key: sk-chat-…".'
 #: Every 401 has an authentication scheme. Without the ban on retries, Claude Code would retry

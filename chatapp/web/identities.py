@@ -111,12 +111,15 @@ def without_plan(policy: Policy, endpoints: Collection[str]) -> str | None:
     )
 
 
-def check_plans(plans: Mapping[str, str], defined: Collection[str], *, policy_file: str) -> None:
-    """Raise SettingsError if a user's plan is not among the ``defined`` ones of the policy."""
-    allowed = ", ".join(map(repr, defined)) or "none"
-    for user_id, name in plans.items():
+def check_plans(
+    plans: Mapping[str, str], defined: Collection[str], *, policy_file: str, of: str = "PLANS"
+) -> None:
+    """Raise SettingsError if the plan of a user is not among the ``defined`` ones of the policy, or
+    that of a group, in the setting ``of`` groups."""
+    allowed, whose = ", ".join(map(repr, defined)) or "none", "user" if of == "PLANS" else "group"
+    for owner, name in plans.items():
         if name not in defined:
             raise SettingsError(
-                f"CHATAPP_PLANS: unknown plan {name!r} of the user {user_id!r}. Choose one of "
+                f"CHATAPP_{of}: unknown plan {name!r} of the {whose} {owner!r}. Choose one of "
                 f"{allowed}, or define it in {policy_file}."
             )
