@@ -20,9 +20,11 @@ class QuietHandler(WSGIRequestHandler):
 
 
 @contextmanager
-def serving(app: Flask, handler: type[WSGIRequestHandler] = QuietHandler) -> Iterator[str]:
-    """Serve the application within the block, at this address."""
-    server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=handler)
+def serving(
+    app: Flask, handler: type[WSGIRequestHandler] = QuietHandler, *, port: int = 0
+) -> Iterator[str]:
+    """Serve the application within the block, at this address; at a free port without one."""
+    server = make_server("127.0.0.1", port, app, threaded=True, request_handler=handler)
     with _running(server):
         yield f"http://127.0.0.1:{server.server_port}"
 

@@ -1,0 +1,160 @@
+"""Claude Code itself signs in, calls, goes on and signs out, with what a browser does and a real
+OpenID provider on this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import pytest
+
+from chatapp.accounts.store import Accounts
+from tests.chatapp.conftest import AppMaker
+from tests.chatapp.identity_provider import IdentityProvider, running
+from tests.chatapp.served import serving
+from tests.chatapp.upstream_server import UpstreamServer
+from tests.e2e.clients.client_matrix import CLIENTS, variables
+from tests.servers import free_port
+
+pytestmark = [
+    pytest.mark.sdk_matrix,
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not os.environ.get("RATELIMIT_CLIENT_MATRIX"),
+        reason="RATELIMIT_CLIENT_MATRIX=1 installs Claude Code",
+    ),
+]
+
+ALICE = "alice@example.com"
+TIMEOUT_S = 120
+
+
+class ClaudeCode:
+    """The installed client, with a home of its own and this gateway in its settings."""
+
+    def __init__(self, home: Path, url: str) -> None:
+        (client,) = [client for client in CLIENTS if client.name == "Claude Code"]
+        self.home = home
+        self.variables = variables(client.environment(), home)
+        self.command = str(client.environment() / "node_modules" / ".bin" / "claude")
+        self.variables["CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC"] = "1"
+        (home / ".claude").mkdir()
+        settings = {"forceLoginMethod": "gateway", "forceLoginGatewayUrl": url}
+        (home / ".claude" / "settings.json").write_text(json.dumps(settings))
+
+    @property
+    def credentials(self) -> Path:
+        return self.home / ".claude" / ".credentials.json"
+
+    def run(self, *words: str) -> str:
+        return subprocess.run(
+            [self.command, *words],
+            cwd=self.home,
+            env=self.variables,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=TIMEOUT_S,
+        ).stdout
+
+    def sign_in(self, **form: str) -> dict[str, Any]:
+        """Sign in as a program does that shows its questions to a person; returns the end."""
+        with subprocess.Popen(
+            [self.command, "auth", "login", "--gateway-json"],
+            cwd=self.home,
+            env=self.variables,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            timer = threading.Timer(TIMEOUT_S, process.kill)
+            timer.start()
+            shown: dict[str, Any] = {}
+            for line in process.stdout:
+                shown = json.loads(line)
+                if "shown" in shown:
+                    answer = {"state": shown["state"], "shown": shown["shown"], "accept": True}
+                    process.stdin.write(f"{json.dumps(answer)}\n")
+                    process.stdin.flush()
+                if shown["state"] == "polling":
+                    browse(shown["browserUrl"], user_code=shown["userCode"], **form)
+            timer.cancel()
+        return shown
+
+
+def browse(address: str, **form: str) -> None:
+    """What a browser does on the page, at the provider, and back; or on the page alone."""
+    origin = "://".join(urlsplit(address)[:2])
+    headers = {"Origin": origin, "Content-Type": "application/x-www-form-urlencoded"}
+    sent = fetched(f"{origin}/device", "POST", urlencode(form), headers)
+    if sent.status == 303:
+        back = fetched(sent.headers["Location"])
+        cookie = sent.headers["Set-Cookie"].partition(";")[0]
+        assert fetched(back.headers["Location"], headers={"Cookie": cookie}).status == 200
+
+
+def fetched(
+    address: str, method: str = "GET", body: str = "", headers: dict[str, str] | None = None
+) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request(method, address.partition(urlsplit(address).netloc)[2], body, headers or {})
+    return connection.getresponse()
+
+
+@pytest.fixture
+def idp() -> Iterator[IdentityProvider]:
+    with running() as provider:
+        yield provider
+
+
+@pytest.fixture
+def claude(
+    make_app: AppMaker,
+    provider: UpstreamServer,
+    idp: IdentityProvider,
+    accounts: Accounts,
+    tmp_path: Path,
+) -> Iterator[ClaudeCode]:
+    port = free_port()
+    idp.callback = f"http://127.0.0.1:{port}/oauth/callback"
+    accounts.create_team("research")
+    with serving(make_app(**idp.settings), port=port) as url:
+        (tmp_path / "home").mkdir()
+        yield ClaudeCode(tmp_path / "home", url)
+
+
+def test_claude_code_signs_in_and_out(
+    claude: ClaudeCode, accounts: Accounts, idp: IdentityProvider
+) -> None:
+    """It calls with the key, asks for more time when that is about to end, and ends it itself."""
+    assert claude.sign_in()["state"] == "done"
+    assert ALICE in claude.run("auth", "status", "--text")
+    assert claude.run("-p", "say hi")
+    stored = json.loads(claude.credentials.read_text())
+    stored["enterpriseGateway"]["expiresAt"] = int((time.time() + 60) * 1000)
+    claude.credentials.write_text(json.dumps(stored))
+    assert claude.run("-p", "say hi")
+    assert idp.asked == ["authorization_code", "refresh_token"]
+    (key,) = accounts.all_keys(ALICE)
+    assert key.is_usable
+    claude.run("auth", "logout")
+    (key,) = accounts.all_keys(ALICE)
+    assert key.revoked_at is not None
+
+
+def test_claude_code_shows_a_denial(claude: ClaudeCode, accounts: Accounts) -> None:
+    """The person has pressed Deny."""
+    shown = claude.sign_in(deny="1")
+    assert (shown["state"], shown["message"]) == ("error", "Sign-in was denied in the browser.")
+    assert accounts.users() == []
