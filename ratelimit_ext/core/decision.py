@@ -74,9 +74,6 @@ class Verdict(NamedTuple):
         return self.charge.limit.mode == "enforce"
 
 
-PLAIN: Final = ("limit", None, None, None)  # the rest of most verdicts
-
-
 class Decision:
     """All verdicts of a request at the instant ``now_us`` of the deciding clock."""
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
@@ -49,18 +48,10 @@ class Concurrency(Strategy):
     def longest_wait_us(self, limit: Limit) -> int:
         return RETRY_US
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        calls = snapshot[0] + (charge.cost if taken else 0)
-        return Verdict(
-            charge,
-            allowed,
-            max(0, charge.limit.amount - calls),
-            0 if allowed else RETRY_US,
-            RETRY_US if calls else 0,
-            0,
-        )
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        calls = snapshot[0] + cost
+        reset = RETRY_US if calls else 0
+        return max(0, limit.amount - calls), reset, reset
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Left:
         """What happened to the other calls is unknown."""

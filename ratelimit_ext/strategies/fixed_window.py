@@ -20,8 +20,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, tzinfo
 from typing import Final
 
-from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import PLAIN, Left, Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import WEEK_DAYS, Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -59,16 +58,8 @@ class FixedWindow(Strategy):
         reset = end - now_us if used else 0
         return max(0, limit.amount - used), reset, reset
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        """Waiting ends with the window."""
-        cost = charge.cost if taken else 0
-        remaining, reset, _ = self.left(charge.limit, snapshot, now_us, cost)
-        wait = 0 if allowed else snapshot[1] - now_us
-        return tuple.__new__(
-            Verdict, (charge, allowed, remaining, wait, reset, snapshot[1], *PLAIN)
-        )
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int:
+        return snapshot[1]
 
 
 def zone_of(timezone: str) -> tzinfo:

@@ -20,8 +20,7 @@ budgets, against an agent that calls again and again.
 
 from __future__ import annotations
 
-from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Left, Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -51,11 +50,5 @@ class Session(Strategy):
         reset = limit.period_us if cost else end - now_us if used else 0
         return max(0, limit.amount - used - cost), reset, reset
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        """Waiting ends with the session: nothing is charged meanwhile."""
-        cost = charge.cost if taken else 0
-        remaining, reset, _ = self.left(charge.limit, snapshot, now_us, cost)
-        wait = 0 if allowed else snapshot[1] - now_us
-        return Verdict(charge, allowed, remaining, wait, reset, snapshot[2])
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int:
+        return snapshot[2]

@@ -23,8 +23,7 @@ Not for: limits of millions of small calls where 0.2 % does not matter (the coun
 
 from __future__ import annotations
 
-from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Left, Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
 
@@ -52,11 +51,9 @@ class SlidingWindow(Strategy):
         more = leaver + period - now_us if leaver else reset
         return max(0, limit.amount - used - cost), reset, more
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
+    def wait_us(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
         """Waiting ends when the entry that makes room leaves the window."""
-        limit, leaver = charge.limit, snapshot[2]
-        wait = leaver + limit.period_us - now_us if leaver and not allowed else 0
-        remaining, reset, more = self.left(limit, snapshot, now_us, charge.cost if taken else 0)
-        return Verdict(charge, allowed, remaining, wait, reset, now_us, more_after_us=more)
+        return snapshot[2] + limit.period_us - now_us if snapshot[2] else 0
+
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int:
+        return now_us

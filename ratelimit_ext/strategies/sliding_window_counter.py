@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -56,15 +55,18 @@ class SlidingWindowCounter(Strategy):
         period = limit.period_us
         return start - period, -((units - 1) * period // (start + period - now_us))
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
+    def wait_us(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
         """Waiting ends when enough of the previous window has slid out, or of the current one
         later."""
-        limit, cost = charge.limit, charge.cost
-        wait = 0 if allowed else _wait(limit, snapshot, now_us, cost)
-        remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
-        return Verdict(charge, allowed, remaining, wait, reset, snapshot[0], more_after_us=more)
+        start, previous, current = snapshot
+        amount, period = limit.amount, limit.period_us
+        end = start + period
+        if current + cost <= amount:
+            return end - _overlap(amount - cost - current, previous, period) - now_us
+        return end + period - _overlap(amount - cost, current, period) - now_us
+
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int:
+        return snapshot[0]
 
     def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         start, previous, current = snapshot
@@ -78,7 +80,8 @@ class SlidingWindowCounter(Strategy):
             reset = end - _overlap(0, previous, period) - now_us
         else:
             return remaining, 0, 0
-        return remaining, reset, _wait(limit, (start, previous, current), now_us, remaining + 1)
+        more = self.wait_us(limit, (start, previous, current), now_us, remaining + 1)
+        return remaining, reset, more
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Left:
         """With what is used spread over the windows as :meth:`calls` says."""
@@ -94,15 +97,6 @@ class SlidingWindowCounter(Strategy):
 
 def _weighted(start: int, previous: int, current: int, now_us: int, period: int) -> int:
     return previous * (start + period - now_us) // period + current
-
-
-def _wait(limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
-    start, previous, current = snapshot
-    amount, period = limit.amount, limit.period_us
-    end = start + period
-    if current + cost <= amount:
-        return end - _overlap(amount - cost - current, previous, period) - now_us
-    return end + period - _overlap(amount - cost, current, period) - now_us
 
 
 def _overlap(room: int, units: int, period: int) -> int:

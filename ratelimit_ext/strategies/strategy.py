@@ -57,16 +57,28 @@ class Strategy(Traits, ABC):
         return limit.amount, limit.period_us
 
     @abstractmethod
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        """Return what remains once ``cost`` is taken: it is all that most answers show."""
+
+    def wait_us(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
+        """Return how long to wait until a cost fits that does not fit now: mostly until the bucket
+        is full again."""
+        return self.left(limit, snapshot, now_us, 0)[1]
+
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int | None:
+        """Return where a charge of now goes, for a later correction; ``None``: nowhere."""
+        return 0
+
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
         """Return the answer to a charge that was taken, or not. Its cost is within the capacity."""
-
-    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
-        """Return what remains once ``cost`` is taken, without a verdict: it is all that most
-        answers show."""
-        charge = Charge(limit, "", cost)
-        return self.verdict(charge, snapshot, now_us, allowed=True, taken=True).left
+        limit, cost = charge.limit, charge.cost
+        remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
+        wait = 0 if allowed else self.wait_us(limit, snapshot, now_us, cost)
+        times = wait, reset, self.receipt(snapshot, now_us)
+        fields = charge, allowed, remaining, *times, self.denial_reason, more, None, None
+        return tuple.__new__(Verdict, fields)
 
     def used(self, limit: Limit, snapshot: Snapshot, now_us: int) -> int:
         """Return the units that a bucket counts as used now, debt included."""
@@ -85,9 +97,7 @@ class Strategy(Traits, ABC):
     def credit(self, limit: Limit, snapshot: Snapshot, now_us: int, units: int) -> tuple[int, int]:
         """Return the receipt and the correction by which a bucket counts ``units`` less as used,
         the oldest first, or as many more if negative."""
-        look = Charge(limit, "", 0)
-        verdict = self.verdict(look, snapshot, now_us, allowed=True, taken=False)
-        return verdict.receipt or 0, -units
+        return self.receipt(snapshot, now_us) or 0, -units
 
     def longest_wait_us(self, limit: Limit) -> int | None:
         """Return the longest wait for a cost within the capacity; ``None`` if unknown."""
@@ -121,7 +131,7 @@ class Layer(Strategy):
     named like its file, which takes the entry of the other one."""
 
     SAME: ClassVar[Sequence[str]] = ("left", "verdict", "later", "share", "used", "calls", "credit")
-    verdict = cast(Any, None)
+    left = cast(Any, None)
     #: The beginning of its code.
     letter: str
     #: The changes that it takes beside those of the other.

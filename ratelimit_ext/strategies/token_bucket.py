@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ratelimit_ext.core.charge import Charge
 from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.strategies.strategy import SKEW_US, Snapshot, Strategy
@@ -69,19 +68,11 @@ class TokenBucket(Strategy):
         more = ahead - (((burst - remaining - 1) * period - missing) // amount)
         return remaining, ahead - (-missing // amount), more
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
+    def wait_us(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
         """Waiting ends when the excess over the burst has leaked away, to the microsecond."""
-        limit, cost = charge.limit, charge.cost
-        wait = 0
-        if not allowed:
-            used, frac, ahead = snapshot
-            excess = (used + cost - limit.capacity) * limit.period_us + frac
-            wait = ahead - (-excess // limit.amount) if excess > 0 else 0
-        remaining, reset, more = self.left(limit, snapshot, now_us, cost if taken else 0)
-        fields = charge, allowed, remaining, wait, reset, 0, "limit", more, None, None
-        return tuple.__new__(Verdict, fields)
+        used, frac, ahead = snapshot
+        excess = (used + cost - limit.capacity) * limit.period_us + frac
+        return ahead - (-excess // limit.amount) if excess > 0 else 0
 
     def later(self, verdict: Verdict, elapsed_us: int) -> Left:
         """The bucket refills in the meantime. The verdict leaves out a fraction of a unit."""

@@ -24,7 +24,7 @@ from typing import Final, Literal, TypeAlias, get_args
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge
-from ratelimit_ext.core.decision import PLAIN, Verdict
+from ratelimit_ext.core.decision import Left, Verdict
 from ratelimit_ext.core.limit import LONGEST_PERIOD_US, Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -60,15 +60,19 @@ class Block(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         return ()
 
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        wait = snapshot[0]
+        return 0 if wait else limit.amount, wait, wait
+
+    def receipt(self, snapshot: Snapshot, now_us: int) -> None:
+        return None
+
     def verdict(
         self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
     ) -> Verdict:
-        wait, code, _ = snapshot
-        is_known = 0 < code <= len(REASONS)
-        reason = REASONS[code - 1] if is_known else self.denial_reason
-        left, wait_us = 0 if wait else charge.limit.amount, 0 if allowed else wait
-        fields = charge, allowed, left, wait_us, wait, None, reason, *PLAIN[1:]
-        return tuple.__new__(Verdict, fields)
+        verdict = super().verdict(charge, snapshot, now_us, allowed=allowed, taken=taken)
+        is_known = 0 < snapshot[1] <= len(REASONS)
+        return verdict._replace(reason=REASONS[snapshot[1] - 1]) if is_known else verdict
 
 
 def check_reason(reason: str) -> None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import NO_HOLD, Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import MOST_AMOUNT, Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -63,12 +63,13 @@ class Quota(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         return ()
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        """No receipt before the first report: such a charge went nowhere."""
-        wait, left, missing = snapshot
-        remaining = max(0, left - (charge.cost if taken else 0))
-        receipt = None if left == MOST_AMOUNT else 0
-        wait = 0 if allowed else wait
-        return Verdict(charge, allowed, remaining, wait, missing, receipt, self.denial_reason)
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        _, left, missing = snapshot
+        return max(0, left - cost), missing, missing
+
+    def wait_us(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> int:
+        return snapshot[0]
+
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int | None:
+        """Before the first report there is none: such a charge went nowhere."""
+        return None if snapshot[1] == MOST_AMOUNT else 0

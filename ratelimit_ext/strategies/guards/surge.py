@@ -30,8 +30,7 @@ Not for: a budget. It follows its caller, slowly.
 
 from __future__ import annotations
 
-from ratelimit_ext.core.charge import Charge
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import MOST_USED, Snapshot, Strategy
@@ -57,14 +56,11 @@ class Surge(Strategy):
         assert limit.multiple is not None
         return limit.amount, limit.period_us, limit.multiple
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        """Waiting ends with the window."""
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
         used, end, most = snapshot
         if most == MOST_USED:
-            most = charge.limit.amount  # without a past: at least
-        remaining = most - used - (charge.cost if taken else 0)
-        left, reason = end - now_us, self.denial_reason
-        wait = 0 if allowed else left
-        return Verdict(charge, allowed, max(0, remaining), wait, left, end, reason)
+            most = limit.amount  # without a past: at least
+        return max(0, most - used - cost), end - now_us, end - now_us
+
+    def receipt(self, snapshot: Snapshot, now_us: int) -> int:
+        return snapshot[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ratelimit_ext.core.charge import NO_HOLD, Charge, Hold
-from ratelimit_ext.core.decision import Verdict
+from ratelimit_ext.core.decision import Left
 from ratelimit_ext.core.limit import Limit
 from ratelimit_ext.core.traits import Form
 from ratelimit_ext.strategies.strategy import Snapshot, Strategy
@@ -51,9 +51,5 @@ class Credits(Strategy):
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:
         return (limit.amount,)
 
-    def verdict(
-        self, charge: Charge, snapshot: Snapshot, now_us: int, *, allowed: bool, taken: bool
-    ) -> Verdict:
-        left = charge.limit.amount - snapshot[0] - (charge.cost if taken else 0)
-        wait = 0 if allowed else DAY_US
-        return Verdict(charge, allowed, max(0, left), wait, DAY_US, 0, self.denial_reason)
+    def left(self, limit: Limit, snapshot: Snapshot, now_us: int, cost: int) -> Left:
+        return max(0, limit.amount - snapshot[0] - cost), DAY_US, DAY_US
