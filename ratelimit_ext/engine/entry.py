@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Final, NamedTuple
 
@@ -51,22 +51,6 @@ class Entry(NamedTuple):
         if not 0 < _whole(marker_us) <= LONGEST_LIFETIME_US:
             raise ValueError("no marker lives as long")
         return cls([*map(_change, words["changes"])], marker, marker_us, float(until))
-
-
-def release_of(hold: Hold, charges: Iterable[Charge], kept_us: int) -> bytes:
-    """Return an entry without an end that releases the hold, until ``kept_us`` after its lease. It
-    is written for each call, so it is not made of changes."""
-    end = f'"hold":[{hold.id},{hold.lease_us}],"numbers":[{hold.id}]}}'
-    changes = [
-        f'{{"verb":"release","limit":{text_of_limit(limit)},"key":{quoted(key)},"cost":{cost},{end}'
-        for limit, key, cost, *_ in charges
-    ]
-    if not changes:
-        return b""
-    lease_us = hold.lease_us + kept_us
-    return (
-        f'{{"changes":[{",".join(changes)}],"marker":null,"marker_us":{lease_us},"until":0}}\n'
-    ).encode()
 
 
 def text_of_limit(limit: Limit) -> str:

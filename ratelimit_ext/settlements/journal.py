@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
 
+from ratelimit_ext.core.change import Change
 from ratelimit_ext.core.charge import KEPT_AFTER_LEASE_S, Charge, Hold
 from ratelimit_ext.core.errors import ConfigurationError, shown
-from ratelimit_ext.engine.entry import Entry, release_of
+from ratelimit_ext.engine.entry import Entry
 
 #: Where an application keeps its journal; relative to its instance path. ``""``: nowhere.
 DIRECTORY: Final = "RATELIMIT_SETTLEMENTS_DIR"
@@ -227,11 +228,12 @@ class Journal:
     # -- what this process does ----------------------------------------------------------------
 
     def begin(self, hold: Hold, charges: Iterable[Charge]) -> None:
-        """Note what a call will hold. Never raises."""
-        if text := release_of(hold, charges, int(KEPT_AFTER_LEASE_S * 1_000_000)):
+        """Note what a call will hold, to be released after its end. Never raises."""
+        if releases := [Change.release(charge, hold) for charge in charges]:
             if len(self._calls) >= MOST_CALLS:
                 self.erase(self._calls.popitem(last=False)[1])
-            if line := self._write(text, CALLS_NOT_KEPT):
+            entry = Entry(releases, None, hold.lease_us + int(KEPT_AFTER_LEASE_S * 1_000_000))
+            if line := self._write(entry.encode(), CALLS_NOT_KEPT):
                 self._calls[hold.id] = line
 
     def end(self, hold_id: int) -> None:
