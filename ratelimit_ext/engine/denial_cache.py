@@ -21,6 +21,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice, repeat
 from math import inf
 from operator import attrgetter, mod
@@ -42,37 +43,28 @@ MOST_COSTS: Final = 16
 MARKS: Final = 1024
 
 
+@dataclass(slots=True)
 class CachedDenial:
     """What a bucket has denied: the decision, and how long it is repeated. ``until`` is ``since``
     until it has denied twice. ``answers`` is what the cache's user has made of it."""
 
-    __slots__ = (
-        "answers",
-        "decision",
-        "ends",
-        "has_more",
-        "limit",
-        "since",
-        "taken",
-        "until",
-        "verdict",
-    )
+    verdict: Verdict
+    decision: Decision
+    since: float
+    until: float
+    #: What this worker had taken of the buckets with its mark, and whether others may take from
+    #: this one before the wait is over.
+    taken: int
+    has_more: bool = field(init=False)
+    #: When the wait is over that it names.
+    ends: float = field(init=False)
+    limit: Limit = field(init=False)
+    answers: dict[Any, Any] = field(default_factory=dict)
 
-    def __init__(
-        self, verdict: Verdict, decision: Decision, since: float, until: float, taken: int
-    ) -> None:
-        self.limit: Limit = verdict.charge.limit
-        self.verdict = verdict
-        self.decision = decision
-        self.since = since
-        self.until = until
-        #: What this worker had taken of the buckets with its mark, and whether others may take
-        #: from this one before the wait is over.
-        self.taken = taken
-        self.has_more = verdict.charge.cost > 1 or bool(self.limit.keep) or self.limit.has_shares
-        #: When the wait is over that it names.
-        self.ends = since + (verdict.retry_after_us or 0) / 1_000_000
-        self.answers: dict[Any, Any] = {}
+    def __post_init__(self) -> None:
+        self.limit = limit = self.verdict.charge.limit
+        self.has_more = self.verdict.charge.cost > 1 or bool(limit.keep) or limit.has_shares
+        self.ends = self.since + (self.verdict.retry_after_us or 0) / 1_000_000
 
 
 class Allowance(NamedTuple):

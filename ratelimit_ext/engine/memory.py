@@ -8,6 +8,8 @@ Not for: several workers. Each of them would have its own limits.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -78,15 +80,13 @@ class _Lua:
 
 
 def _implementation() -> Any:
+    """Return LuaJIT, or Lua 5.1 in its place. Imported only where Lua is needed."""
+    with contextlib.suppress(ImportError):
+        return importlib.import_module("lupa.luajit21")
     try:
-        from lupa import luajit21  # noqa: PLC0415 - only where Lua is needed
-    except ImportError:
-        try:
-            from lupa import lua51  # noqa: PLC0415
-        except ImportError as error:
-            raise ConfigurationError(NO_LUA % error) from error
-        return lua51
-    return luajit21
+        return importlib.import_module("lupa.lua51")
+    except ImportError as error:
+        raise ConfigurationError(NO_LUA % error) from error
 
 
 _lua: Final = _Lua()
