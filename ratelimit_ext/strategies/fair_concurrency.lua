@@ -7,9 +7,8 @@
 -- ARGV     as words: amount; period in microseconds; the number of the call's member
 -- returns  the snapshot: calls in flight, 0, the number of the member
 
--- Releases until November 2026 added this to the receipts of calls in line. Receipts from before the limit
--- was fair are smaller: they are the time in microseconds.
-local WAITS = 4503599627370496
+-- The numbers of members are below this.
+local MEMBERS = 4294967296
 
 local function opened(raw)
   if not raw or #raw < 7 then return 0, 0 end
@@ -50,7 +49,6 @@ strategies.fc = {
   turns = function(tickets, running, last)
     local counts, order, place = {}, {}, 1
     for _, member in ipairs(running) do
-      member = member % WAITS
       counts[member] = (counts[member] or 0) + 1
     end
     while place <= #tickets do
@@ -64,7 +62,7 @@ strategies.fc = {
       while next(waiting) do
         local first, fewest, nearest
         for member in pairs(waiting) do
-          local count, distance = counts[member] or 0, (member - last - 1) % WAITS
+          local count, distance = counts[member] or 0, (member - last - 1) % MEMBERS
           if member == 0 then count = -1 end -- from before the limit was fair
           if not first or count < fewest or count == fewest and distance < nearest then
             first, fewest, nearest = member, count, distance
