@@ -152,7 +152,6 @@ class Counters:
     def of_hour(self, hour: int) -> Counts:
         counts = Counts()
         for text, count in require_store(self.store, KEPT).table(f"tallies:{hour}").items():
-            if ":" in text:
-                minute, outcome, name = text.split(":", 2)
-                counts[int(minute), name, outcome] = int(count)
+            minute, outcome, name = text.split(":", 2)
+            counts[int(minute), name, outcome] = int(count)
         return counts
