@@ -51,6 +51,23 @@ SWALLOWED: Final = "Failed to rate limit. Swallowing error"
 UNDECLARED: Final = "Limit %s: %s It counts as the lowest class. Correct it, or add it to keep."
 NO_AMOUNTS: Final = "Amounts of callers do not apply: amount_loader returned %s instead of a dict."
 FAILED: Final = "%s failed, and %s. Later failures of this kind are not logged."
+INVALID: Final = "The limit of %s is invalid, and %s: %s"
+#: By whether its requests are denied.
+THEN: Final = {True: "its requests are answered with 503", False: "its defaults apply instead"}
+NO_ESTIMATE: Final = (
+    "Limit %s has no estimate: each call costs %s %s until it is settled. Register "
+    "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without this warning."
+)
+#: Of limits from different places. Those of one place are refused at the start.
+ONE_NAME: Final = (
+    "Limits %s and %s apply together to %s and have one name: each request is charged twice, and "
+    "the smaller amount decides. Give them different names."
+)
+#: The text may be the address of a caller without a key.
+ONE_BUCKET: Final = (
+    "Two limits %s of %s have different key functions and no names: if both return the same text, "
+    "they share a bucket, and the request is charged twice. Give one of them a name."
+)
 
 #: The answer of a function that failed: its definition has no limit for this request.
 _NO_ANSWER: Final = ("",)
@@ -470,16 +487,19 @@ class _Binder:
         )
         named: dict[str, BoundLimit] = {}
         for bound in on_route.limits:
-            limit, cost = bound.limit, bound.runtime.cost
-            if limit.held and limit.unit != "calls" and bound.estimate is None and cost == 1:
-                self._warn_of_estimate(bound)
-            if bound.bucket_prefix:
-                other = named.setdefault(bound.bucket_prefix, bound)
-                if bound.limit.name and other.limit != bound.limit:
-                    self._log_one_name(other, bound)
-                code = code_of(bound.runtime.key_func)
-                if not bound.limit.name and code != code_of(other.runtime.key_func):
-                    self._log_one_bucket(bound)
+            limit, runtime, prefix = bound.limit, bound.runtime, bound.bucket_prefix
+            if limit.held and limit.unit != "calls" and not bound.estimate and runtime.cost == 1:
+                cost = limit.outside(bound.fixed_cost or 0)
+                what = limit.name or runtime.limit, cost, limit.unit, limit.unit
+                self._log(str(limit), NO_ESTIMATE, *what, level=logging.WARNING)
+            if not prefix:
+                continue
+            other = named.setdefault(prefix, bound)
+            where = runtime.limit, self._route.endpoint
+            if not limit.name and code_of(runtime.key_func) != code_of(other.runtime.key_func):
+                self._log(f"one bucket: {prefix}", ONE_BUCKET, *where, level=logging.WARNING)
+            elif limit.name and other.limit != limit:
+                self._log(f"one name: {limit.name}", ONE_NAME, other.runtime.limit, *where)
         return on_route
 
     def limits_of(self, definitions: Iterable[Limit]) -> RouteLimits:
@@ -522,7 +542,9 @@ class _Binder:
             except ValueError as error:
                 denies = self._resolver.denies_if_invalid(definition)
                 text = answer[0] if answer else definition.limit_provider
-                self._log_invalid(text, error, denies=denies)
+                where = self._route.name or self._route.endpoint or "a request without a view"
+                # Once for each string, as callers may choose it.
+                self._log(str(text), INVALID, where, THEN[denies], error)
                 if denies:
                     self._invalid.append(definition)
                 bounds = ()
@@ -584,49 +606,8 @@ class _Binder:
         estimators = self._resolver.estimators
         return estimators.get((limit.unit, limit.name)) or estimators.get((limit.unit, ""))
 
-    def _warn_of_estimate(self, bound: BoundLimit) -> None:
-        """Log, once for each limit, that a call costs 1 until it is settled."""
-        limit = bound.limit
-        self._log(
-            str(limit),
-            "Limit %s has no estimate: each call costs %s %s until it is settled. Register "
-            "@limiter.estimator(%r) or give the limit a cost; cost=lambda: 1 keeps 1 without this "
-            "warning.",
-            *(limit.name or bound.runtime.limit, limit.outside(bound.fixed_cost or 0)),
-            *(limit.unit, limit.unit),
-            level=logging.WARNING,
-        )
-
-    def _log_one_name(self, one: BoundLimit, other: BoundLimit) -> None:
-        """Log, once for each name, that limits from different places share a bucket. Those of one
-        place are refused at the start."""
-        self._log(
-            f"one name: {one.limit.name}",
-            "Limits %s and %s apply together to %s and have one name: each request is charged "
-            "twice, and the smaller amount decides. Give them different names.",
-            *(one.runtime.limit, other.runtime.limit, self._route.endpoint),
-        )
-
-    def _log_one_bucket(self, bound: BoundLimit) -> None:
-        """Log, once for each limit, that two of them count by different functions, of which both
-        may return the same text, such as the address of a caller without a key."""
-        self._log(
-            f"one bucket: {bound.bucket_prefix}",
-            "Two limits %s of %s have different key functions and no names: if both return the "
-            "same text, they share a bucket, and the request is charged twice. Give one of them a "
-            "name.",
-            *(bound.runtime.limit, self._route.endpoint),
-            level=logging.WARNING,
-        )
-
-    def _log_invalid(self, text: object, error: ValueError, *, denies: bool) -> None:
-        """Log an invalid limit of a function to the application's logger, which more people read
-        than Flask-Limiter's. Once for each string, as callers may choose it."""
-        where = self._route.name or self._route.endpoint or "a request without a view"
-        then = "its requests are answered with 503" if denies else "its defaults apply instead"
-        self._log(str(text), "The limit of %s is invalid, and %s: %s", where, then, error)
-
     def _log(self, subject: str, text: str, *words: object, level: int = logging.ERROR) -> None:
+        """Log to the application's logger, which more people read than Flask-Limiter's."""
         app = self._route.app
         if self._resolver.log_once(app, subject):
             app.logger.log(level, text, *words)
