@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from typing import Any, Final
 
 from ratelimit_ext.core.threads import forget_in_child, start_thread
@@ -33,20 +33,18 @@ class WakeUps:
 
     def forget(self) -> None:
         """Start empty in a forked child: the waiting requests and the threads are the parent's."""
-        self._waiting: dict[int, tuple[Collection[str], threading.Event]] = {}
+        self._waiting: dict[int, threading.Event] = {}
         #: By the id of their client.
         self._threads: dict[int, threading.Thread | None] = {}
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
-    def waiting(
-        self, hold_id: int, keys: Collection[str], client: Any
-    ) -> Iterator[threading.Event]:
-        """Give an event that is set when it may be the turn of this ticket in one of these buckets.
-        ``client`` is that of the server, or ``None`` in memory."""
+    def waiting(self, hold_id: int, client: Any) -> Iterator[threading.Event]:
+        """Give an event that is set when it may be the turn of this ticket. ``client`` is that of
+        the server, or ``None`` in memory."""
         woken = threading.Event()
         with self._lock:
-            self._waiting[hold_id] = keys, woken
+            self._waiting[hold_id] = woken
             thread = self._threads.get(id(client))
             if client is not None and not (thread and thread.is_alive()):
                 self._threads[id(client)] = start_thread("turns", self._listen, client)
@@ -58,14 +56,12 @@ class WakeUps:
 
     def wake(self, hold_id: int) -> None:
         """Wake the request of a ticket: it may be its turn."""
-        if (waiting := self._waiting.get(hold_id)) is not None:
-            waiting[1].set()
+        if (woken := self._waiting.get(hold_id)) is not None:
+            woken.set()
 
-    def wake_for(self, key: str | None) -> None:
-        """Wake the requests that wait for this bucket, or all of them for ``None``."""
-        for keys, woken in tuple(self._waiting.values()) if self._waiting else ():
-            if key is None or key in keys:
-                woken.set()
+    def wake_all(self) -> None:
+        for woken in tuple(self._waiting.values()):
+            woken.set()
 
     def _listen(self, client: Any) -> None:
         pause_s = LISTEN_S
@@ -74,7 +70,7 @@ class WakeUps:
                 self._hear(client)
             except Exception:
                 _logger.debug("The turns of waiting requests cannot be read", exc_info=True)
-                self.wake_for(None)  # a restarted storage has lost their tickets
+                self.wake_all()  # a restarted storage has lost their tickets
                 time.sleep(pause_s)
                 pause_s = AGAIN_S
 

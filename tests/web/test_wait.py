@@ -749,7 +749,7 @@ def test_a_refused_look_keeps_its_ticket(
     with monkeypatch.context() as patch:
         patch.setattr(engines.primary, "admit", refuse)
         patch.setattr(engines.outage, "admit", note)
-        wake_ups.wake_for(None)
+        wake_ups.wake_all()
         eventually(lambda: len(ids) >= 2)
     assert ids[0] == ids[1]
     slots.end()

@@ -66,12 +66,12 @@ class WaitingRoom(NamedTuple):
         ):
             self._emit(asked, outcome, 0.0)
             return denied
-        looks, keys = list(map(_uncounted, charges)), {charge.key for charge in charges}
-        began, decided, placed = time.monotonic(), denied, dict[Engine, Hold]()
+        looks, placed = list(map(_uncounted, charges)), dict[Engine, Hold]()
+        began, decided = time.monotonic(), denied
         counted = self._give_back(*denied[:2])
         try:
             while True:
-                with wake_ups.waiting(decided[2].id, keys, self.client) as woken:
+                with wake_ups.waiting(decided[2].id, self.client) as woken:
                     decided = decide(looks, decided[2]._replace(waited_us=waited_us))
                     decision, engine, hold = decided
                     if decision.admitted:
