@@ -218,10 +218,10 @@ class Limit:
             )
         derive = object.__setattr__
         derive(self, "traits", traits)
-        derive(self, "held", self.unit != "requests" and traits.reserves)
+        derive(self, "held", self.unit != "requests" and not traits.external)
         derive(self, "algorithm", self._algorithm(traits))
         derive(self, "is_shadow", self.mode != "enforce" and traits.can_shadow)
-        derive(self, "visible", traits.visible)
+        derive(self, "visible", not traits.guard)
         capacity = (self.burst or self.amount) if self.amount else 0
         derive(self, "capacity", MOST_AMOUNT if traits.guard else capacity)
         derive(self, "whole", self.capacity)

@@ -57,27 +57,21 @@ class Traits:
     units: tuple[str, ...] = UNITS
     #: The options of a limit that this strategy has and most others do not.
     options: tuple[str, ...] = ()
-    #: A guard protects something else than an allowance. It overrides no other limits, and no cost
-    #: exceeds its capacity.
+    #: A guard protects something else than an allowance. It overrides no other limits, callers do
+    #: not see it in headers and answers, and no cost exceeds its capacity.
     guard: bool = False
-    #: Whether callers see it in headers and answers.
-    visible: bool = True
     #: Why a request is denied, and the sentence for it. ``limit``: the caller's allowance is used,
     #: and the sentence says how to go on.
     denial_reason: str = "limit"
     denial_sentence: str = ""
-    #: Whether a cost in another unit than requests is an estimate, reserved until it is settled.
-    reserves: bool = True
     #: Whether every call counts as one. Such a cost is never estimated.
     one_per_call: bool = False
     #: Whether its buckets end with the calls that they count.
     ends_with_calls: bool = False
-    #: Whether the count is kept elsewhere, and this one only follows it.
+    #: Whether the count is kept elsewhere, and this one only follows it: no estimate is reserved.
     external: bool = False
     #: Whether one in shadow is judged: a block has no amount to try.
     can_shadow: bool = True
-    #: Whether nothing but time ends a denial, so that a worker may repeat it from memory.
-    cacheable: bool = True
     #: The changes that its buckets take, by their verbs. ``unblock``: an operator may clear them.
     changes: tuple[str, ...] = ("adjust",)
     #: The same strategy with reservations, once it is registered.

@@ -253,8 +253,9 @@ class DenialCache:
         denials = decision.denials
         if decision.retry_after_ms is None:
             return  # it can never pass
-        if not all(verdict.charge.limit.traits.cacheable for verdict in denials):
-            return
+        every = [verdict.charge.limit.traits for verdict in denials]
+        if any(traits.guard or traits.ends_with_calls for traits in every):
+            return  # not time alone ends it
         now_s = time.monotonic()
         with self._lock:
             for verdict in decision.verdicts:

@@ -43,7 +43,6 @@ class Concurrency(Strategy):
     )
     one_per_call = True
     ends_with_calls = True
-    cacheable = False
 
     def longest_wait_us(self, limit: Limit) -> int:
         return RETRY_US

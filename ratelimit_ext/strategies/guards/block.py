@@ -50,11 +50,9 @@ class Block(Strategy):
     )
     units = ("requests",)
     guard = True
-    visible = False
     denial_reason = "blocked"
     one_per_call = True
     can_shadow = False
-    cacheable = False
     changes = ("adjust", "block", "unblock")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:

@@ -53,11 +53,8 @@ class Quota(Strategy):
     )
     units = ("requests", "tokens", "input_tokens", "output_tokens")
     guard = True
-    visible = False
     denial_reason = "overloaded"
-    reserves = False
     external = True
-    cacheable = False
     changes = ("adjust", "report")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:

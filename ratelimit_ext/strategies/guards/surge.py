@@ -47,9 +47,7 @@ class Surge(Strategy):
     )
     options = ("multiple",)
     guard = True
-    visible = False
     denial_reason = "abnormal-usage"
-    cacheable = False
     changes = ("adjust", "unblock")
 
     def parameters(self, limit: Limit, now_us: int) -> tuple[int, ...]:

@@ -42,8 +42,6 @@ class Credits(Strategy):
         period="day",
     )
     guard = True
-    visible = False
-    cacheable = False
     denial_reason = "no-credit"
     denial_sentence = "Your credits are used up. Buy more."
     changes = ("adjust", "top_up")
