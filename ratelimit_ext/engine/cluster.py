@@ -125,8 +125,8 @@ class ClusterEngine:
 
     def clear(self, keys: Sequence[str]) -> int:
         slots = [slot_of(hash_tag(key)) for key in keys]
-        buckets = [NodeCall(slot, "DEL", key) for slot, key in zip(slots, keys, strict=True)]
-        others = [NodeCall(s, "DEL", *beside(k)) for s, k in zip(slots, keys, strict=True)]
+        buckets = [NodeCall(slot, ("DEL", key)) for slot, key in zip(slots, keys, strict=True)]
+        others = [NodeCall(s, ("DEL", *beside(k))) for s, k in zip(slots, keys, strict=True)]
         return sum(self._run([*buckets, *others])[: len(buckets)])
 
     def reset(self, prefix: str) -> int:
@@ -145,7 +145,7 @@ class ClusterEngine:
     def probe(self) -> int:
         """See :meth:`StorageEngine.probe`. Asks one shard: an outage is of its identities only."""
         slot = slot_of(hash_tag(self._note))
-        call = NodeCall(slot, "EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS)
+        call = NodeCall(slot, ("EVAL", TEXTS["recovery"], 1, self._note, NOTE_MS))
         try:
             return int(self._run([call])[0])
         except StorageUnavailable as error:
@@ -232,7 +232,7 @@ class _Request:
         keys = [charge.key for charge in charges]
         now = "" if self._now_us is None else self._now_us
         sent = (now, mode[0], *lists, *hold_words(self._hold))
-        return NodeCall(group.slot, len(keys), *keys, *sent, script=script)
+        return NodeCall(group.slot, (len(keys), *keys, *sent), script)
 
     def _refunds(self) -> list[NodeCall]:
         calls = []
@@ -325,7 +325,7 @@ def _settlement(
     if once is not None:
         keys.append(with_tag(once.key, tag))
         sent.append(once.for_us)
-    return NodeCall(slot_of(tag), len(keys), *keys, *sent, script=script)
+    return NodeCall(slot_of(tag), (len(keys), *keys, *sent), script)
 
 
 def _refund_of(verdict: Verdict, hold: Hold) -> Change | None:

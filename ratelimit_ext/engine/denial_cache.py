@@ -43,7 +43,7 @@ MOST_COSTS: Final = 16
 MARKS: Final = 1024
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class CachedDenial:
     """What a bucket has denied: the decision, and how long it is repeated. ``until`` is ``since``
     until it has denied twice. ``answers`` is what the cache's user has made of it."""

@@ -19,6 +19,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Final
 
@@ -59,38 +60,33 @@ _OF_CLUSTERS: Final = "ClusterException"
 _logger = logging.getLogger("ratelimit_ext")
 
 
+@dataclass(slots=True, eq=False)
 class NodeCall:
     """A command for the owner of a slot, and afterwards its reply or its error.
 
     ``words`` are a whole command, or with a script its keys and arguments.
     """
 
-    __slots__ = (
-        *("asked", "command", "error", "is_busy", "is_loaded", "reply", "script", "slot", "words"),
-    )
-
-    def __init__(self, slot: int, *words: Any, script: Script | None = None) -> None:
-        self.slot = slot
-        self.words = words
-        self.script = script
-        #: The command that runs the script: FCALL, EVALSHA or EVAL.
-        self.command = ""
-        #: Whether a node was given the script's library for this call.
-        self.is_loaded = False
-        #: The node that is asked although it does not own the slot yet.
-        self.asked: Any = None
-        #: Whether the slot is being moved.
-        self.is_busy = False
-        self.reply: Any = None
-        self.error: Exception | None = None
+    slot: int
+    words: tuple[Any, ...]
+    script: Script | None = None
+    #: The command that runs the script: FCALL, EVALSHA or EVAL.
+    command: str = ""
+    #: Whether a node was given the script's library for this call.
+    is_loaded: bool = False
+    #: The node that is asked although it does not own the slot yet.
+    asked: Any = None
+    #: Whether the slot is being moved.
+    is_busy: bool = False
+    reply: Any = None
+    error: Exception | None = None
 
     @property
     def is_done(self) -> bool:
         return self.reply is not None or self.error is not None
 
     def packed(self) -> list[tuple[Any, ...]]:
-        script = self.script
-        words: tuple[Any, ...] = self.words
+        script, words = self.script, self.words
         if script is not None:
             names = {"FCALL": script.function, "EVALSHA": script.sha, "EVAL": script.text}
             words = (self.command, names[self.command], *self.words)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from threading import BoundedSemaphore
@@ -53,37 +53,30 @@ _is_held: Final = attrgetter("limit.held")  # `map` calls it without a frame of 
 _Emitted: TypeAlias = Records | Denial | CachedAnswer | LimitUnavailable | TemporarilyUnavailable
 
 
+@dataclass(eq=False)
 class Admission:
     """Decides requests, for one extension. ``show`` makes the argument of breach callbacks."""
 
-    def __init__(
-        self,
-        resolver: Resolver,
-        engines: Engines,
-        callbacks: Callbacks,
-        settings: AdmissionSettings,
-        *,
-        events: Events,
-        settlements: SettlementQueue,
-        show: Callable[[ChargeRecord], RequestLimit],
-        logger: logging.Logger,
-    ) -> None:
-        self._events = events
-        self._settlements = settlements
+    resolver: Resolver
+    engines: Engines
+    callbacks: Callbacks
+    settings: AdmissionSettings
+    events: Events
+    settlements: SettlementQueue
+    show: Callable[[ChargeRecord], RequestLimit]
+    logger: logging.Logger
+
+    def __post_init__(self) -> None:
+        settings = self.settings
         self.waiting_room = WaitingRoom(
             BoundedSemaphore(settings.most_waiting),
-            engines.shared_client,
-            settlements=settlements,
-            events=events,
+            self.engines.shared_client,
+            settlements=self.settlements,
+            events=self.events,
             lease_s=settings.lease_s,
         )
-        self._resolver = resolver
-        self.charges = Charges(resolver, logger)
-        self._engines = engines
-        self._callbacks = callbacks
-        self._settings = settings
-        self._refusals = Refusals(callbacks, settings, show=show, logger=logger)
-        self._logger = logger
+        self.charges = Charges(self.resolver, self.logger)
+        self._refusals = Refusals(self.callbacks, settings, show=self.show, logger=self.logger)
 
     # -- the current request -------------------------------------------------------------------
 
@@ -102,21 +95,21 @@ class Admission:
         ``lenient``: a limit whose functions fail is left out, as a request that was aborted before
         its view may lack what they read.
         """
-        began = time.perf_counter() if self._events.listeners else None
+        began = time.perf_counter() if self.events.listeners else None
         charged = state.charged
         if charged is not None:
             is_final = None  # records of an earlier decision are in the headers, too
         try:
             outcome = self._decide(state, route, definitions, lenient=lenient, is_final=is_final)
-            if isinstance(outcome, Denial) and self._callbacks.refusal_handler is not None:
+            if isinstance(outcome, Denial) and self.callbacks.refusal_handler is not None:
                 again = partial(self._decide, state, route, definitions, lenient=lenient)
                 outcome = self._refusals.reconsidered(outcome, state, charged, again)
         except Exception as error:
             self._note_failure(error, state, route, began)
             is_refusal = isinstance(error, LimitUnavailable | TemporarilyUnavailable)
-            if is_refusal or not self._settings.swallow_errors:
+            if is_refusal or not self.settings.swallow_errors:
                 raise
-            self._logger.error(SWALLOWED, exc_info=error)
+            self.logger.error(SWALLOWED, exc_info=error)
             return None
         finally:
             state.charged = state.charged or frozenset()
@@ -153,7 +146,7 @@ class Admission:
         Limits whose functions fail are left out."""
         limits = [
             replace(bound, estimate=None, fixed_cost=0, is_late=False)
-            for bound in self._resolver.limits(route).limits
+            for bound in self.resolver.limits(route).limits
         ]
         return self.decided(self.charges.of(limits, lenient=True), take=False)
 
@@ -162,11 +155,11 @@ class Admission:
         began = time.perf_counter()
         try:
             records = self.decided(charges)
-            if self._events.listeners:
+            if self.events.listeners:
                 outcome = records if records.decision.admitted else self._refusals.denial(records)
                 self._emit(endpoint, outcome, began, again=True)
         except Exception:
-            self._logger.exception("Another attempt could not be decided, and is admitted")
+            self.logger.exception("Another attempt could not be decided, and is admitted")
             return None
         return records
 
@@ -175,7 +168,7 @@ class Admission:
         began = time.perf_counter()
         records = self.decided(charges)
         outcome = records if records.decision.admitted else self._refusals.denial(records)
-        if self._events.listeners:
+        if self.events.listeners:
             self._emit("", outcome, began)
         if isinstance(outcome, Denial):
             raise outcome.error
@@ -183,13 +176,13 @@ class Admission:
 
     def decided(self, charges: Sequence[BoundCharge], *, take: bool = True) -> Records:
         """Decide charges by the storage; without it if it fails."""
-        engine, bound_charges = self._engines.current, BoundCharges(charges)
+        engine, bound_charges = self.engines.current, BoundCharges(charges)
         try:
             return self._decided_by(engine, bound_charges, take=take)
         except StorageFull:
             raise
         except StorageUnavailable:
-            outage = self._engines.instead_of(engine)
+            outage = self.engines.instead_of(engine)
             if outage is None:
                 raise
             return self._decided_by(outage, bound_charges, take=take)
@@ -204,18 +197,18 @@ class Admission:
     ) -> Records:
         """Decide charges of which some are held. These are released if the engine fails, or this
         process is killed."""
-        self._settlements.begin(engine, hold, charges.prepared)
+        self.settlements.begin(engine, hold, charges.prepared)
         admitted = False
         try:
             records = decide(engine, charges, hold, is_new=is_new)
             admitted = records.decision.admitted
         except StorageUnavailable as error:
-            if self._engines.instead_of(engine) is not None:
+            if self.engines.instead_of(engine) is not None:
                 self._release(error, engine, charges.prepared, hold)
             raise
         finally:
             if not admitted:
-                self._settlements.end(engine, hold)
+                self.settlements.end(engine, hold)
         return records
 
     def _release(
@@ -228,7 +221,7 @@ class Admission:
         held = [charge for charge in charges if charge.limit.held]
         changes = [Change.release(charge, hold, undone=True) for charge in held]
         if changes:
-            self._settlements.send(failed, changes, lease_s=self._settings.lease_s, later=True)
+            self.settlements.send(failed, changes, lease_s=self.settings.lease_s, later=True)
 
     def _emit(self, endpoint: str, outcome: _Emitted, began: float, *, again: bool = False) -> None:
         """Call the listeners. ``began`` is when the decision did, of the performance counter."""
@@ -242,7 +235,7 @@ class Admission:
             records, refusal = outcome[:2] if isinstance(outcome, Denial) else (None, outcome)
             wait_ms = refusal.wait_ms
         decision = _UNDECIDED if records is None else records.decision
-        self._events.emit(
+        self.events.emit(
             DecisionEvent(
                 decision=decision,
                 endpoint=endpoint,
@@ -256,7 +249,7 @@ class Admission:
         )
 
     def _new_hold(self) -> Hold:
-        return new_hold(int(self._settings.lease_s * 1_000_000), keeps=True)
+        return new_hold(int(self.settings.lease_s * 1_000_000), keeps=True)
 
     # -- deciding ------------------------------------------------------------------------------
 
@@ -272,13 +265,13 @@ class Admission:
     ) -> AdmissionOutcome:
         """Decide by the storage, or without it if it fails; ``None`` if no limit applies."""
         charged = state.charged
-        engine = engine or self._engines.current
+        engine = engine or self.engines.current
         on_route = self._route_limits(charged, route, definitions, engine)
         limits: Sequence[BoundLimit] = on_route.uncharged(charged) if charged else on_route.limits
         if not limits and (not on_route.metas or route.method == "OPTIONS"):
             return None
         done = charged | on_route.shared_ids if charged else on_route.shared_ids
-        swallow = self._settings.swallow_errors
+        swallow = self.settings.swallow_errors
         charges = (
             self.charges.planned(on_route)
             if on_route.is_planned and not (charged or lenient or swallow)
@@ -302,7 +295,7 @@ class Admission:
             full = next(bound for bound, _, charge in charges if charge.key == error.key)
             raise TemporarilyUnavailable(full, "storage-full", STORAGE_FULL_WAIT_MS) from error
         except StorageUnavailable:
-            outage = self._engines.instead_of(engine)
+            outage = self.engines.instead_of(engine)
             if outage is None:
                 raise
             return self._decide(state, route, definitions, lenient=lenient, engine=outage)
@@ -318,7 +311,7 @@ class Admission:
     ) -> Records:
         """Return what is decided when it is the turn of a denied request."""
         hold = self._new_hold()
-        self._settlements.begin(engine, hold, charges.prepared)
+        self.settlements.begin(engine, hold, charges.prepared)
         admitted = False
         try:
             decision, engine, hold = self.waiting_room.turn(
@@ -327,27 +320,27 @@ class Admission:
             admitted = decision.admitted
         finally:
             if not admitted:
-                self._settlements.end(engine, hold)
+                self.settlements.end(engine, hold)
         return Records(charges, decision, engine, hold._replace(waited_us=None))
 
     def _look_in_line(self, charges: Sequence[Charge], hold: Hold) -> tuple[Decision, Engine, Hold]:
         """Decide a request that waits. If the storage fails, what it may hold is released, and the
         request goes on under a new hold."""
-        engine = self._engines.current
+        engine = self.engines.current
         try:
             return engine.admit(charges, hold=hold), engine, hold
         except StorageFull:
             raise
         except StorageUnavailable as error:
             self._release(error, engine, charges, hold._replace(waited_us=None))
-            outage = self._engines.outage
+            outage = self.engines.outage
             if outage is None:
                 raise
             if any(charge.limit.held for charge in charges):
-                self._settlements.end(engine, hold)
+                self.settlements.end(engine, hold)
                 if error.may_have_charged:  # else its ticket is there when the storage is back
                     hold = self._new_hold()._replace(waited_us=hold.waited_us)
-                self._settlements.begin(outage, hold, charges)
+                self.settlements.begin(outage, hold, charges)
             if engine is outage:
                 return self._look_in_line(charges, hold)
             return outage.admit(charges, hold=hold), outage, hold
@@ -359,13 +352,13 @@ class Admission:
         definitions: Sequence[Limit] | None,
         engine: Engine,
     ) -> RouteLimits:
-        fallback = self._settings.in_memory_fallback
-        if fallback and engine is self._engines.outage:
-            return self._resolver.limits_of(route, fallback) if charged is None else _NO_LIMITS
+        fallback = self.settings.in_memory_fallback
+        if fallback and engine is self.engines.outage:
+            return self.resolver.limits_of(route, fallback) if charged is None else _NO_LIMITS
         if definitions is not None:
-            limits = self._resolver.limits_of(route, definitions)
+            limits = self.resolver.limits_of(route, definitions)
         else:
-            limits = self._resolver.limits(route)
+            limits = self.resolver.limits(route)
         if limits.invalid and not all(d.exempt_when and d.exempt_when() for d in limits.invalid):
             raise LimitUnavailable
         return limits

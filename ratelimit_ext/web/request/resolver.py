@@ -141,29 +141,20 @@ class _CompiledRoute:
     )
 
 
+@dataclass(eq=False)
 class Resolver:
-    def __init__(
-        self,
-        manager: Manager,
-        naming: Naming,
-        *,
-        metas: Sequence[MetaLimit],
-        callbacks: Callbacks,
-        overrides: Overrides,
-        swallow_errors: bool,
-        strict: bool,
-        logger: logging.Logger,
-    ) -> None:
-        self.manager = manager
-        self.naming = naming
-        self.metas = metas
-        self.estimators = callbacks.estimators
-        self.identities = callbacks.identities
-        self.overrides = overrides
-        self._callbacks = callbacks
-        self._swallow_errors = swallow_errors
-        self._strict = strict
-        self._logger = logger
+    manager: Manager
+    naming: Naming
+    metas: Sequence[MetaLimit]
+    callbacks: Callbacks
+    overrides: Overrides
+    swallow_errors: bool
+    strict: bool
+    logger: logging.Logger
+
+    def __post_init__(self) -> None:
+        self.estimators = self.callbacks.estimators
+        self.identities = self.callbacks.identities
         self._routes: dict[Route, _CompiledRoute] = {}
         self._revision = -1
         self._logged: set[tuple[flask.Flask, str]] = set()
@@ -172,7 +163,7 @@ class Resolver:
         self._with_override: Callable[[BoundLimit, str], BoundLimit] = kept(self._make_override)
         self._of_class = kept(lambda bound, name: replace(bound, limit=bound.limit.of_class(name)))
         self._share_of: Callable[[BoundLimit], BoundLimit] = kept(self._make_share)
-        self._names = KnownNames(manager.definitions)
+        self._names = KnownNames(self.manager.definitions)
         #: Limits without a route.
         self._outside: dict[tuple[Any, ...], BoundLimit] = {}
 
@@ -197,7 +188,7 @@ class Resolver:
                 compiled.variants.clear()
             answered = {question: answers[at] for question, at in compiled.question_of.items()}
             on_route = compiled.variants[answers] = _Binder(self, route, answered).route_limits()
-        if (loader := self._callbacks.amount_loader) is not None:
+        if (loader := self.callbacks.amount_loader) is not None:
             amounts = self._amounts(loader, route)
             if amounts or on_route.has_optional:
                 on_route = self._with_own_amounts(on_route, amounts, route, compiled)
@@ -322,7 +313,7 @@ class Resolver:
     def denies_if_invalid(self, definition: Limit) -> bool:
         """Return whether a limit denies if its function returns an invalid one. In Flask-Limiter, a
         view's or blueprint's is left out, so that the defaults apply, and any other is an error."""
-        return self._strict or not (isinstance(definition, RouteLimit) or self._swallow_errors)
+        return self.strict or not (isinstance(definition, RouteLimit) or self.swallow_errors)
 
     def log_once(self, app: flask.Flask, subject: str) -> bool:
         """Return whether the subject has not been logged for the application yet."""
@@ -350,11 +341,11 @@ class Resolver:
             return question()
         except Exception:
             if not route.is_edge:
-                if not self._swallow_errors:
+                if not self.swallow_errors:
                     raise
-                self._logger.exception(SWALLOWED)
+                self.logger.exception(SWALLOWED)
                 return _NO_ANSWER
-            self._logger.debug("%r failed for a request without a view", question, exc_info=True)
+            self.logger.debug("%r failed for a request without a view", question, exc_info=True)
             return _NO_ANSWER
 
     def loaded(self, loader: Callable[[], Any], name: str, app: flask.Flask, instead: str) -> Any:
@@ -420,7 +411,7 @@ class Resolver:
         limit = limit_of(item, self.naming.strategy)
         if isinstance(limit.priority, str):
             limit = replace(limit, priority=function_of(item, "priority", self.identities))
-        return replace(limit, common=True) if self._callbacks.is_common(identity) else limit
+        return replace(limit, common=True) if self.callbacks.is_common(identity) else limit
 
     def with_own_amount(self, bound: BoundLimit, text: str, app: flask.Flask) -> BoundLimit:
         """Return the limit with that amount; an invalid one is logged, and changes nothing."""

@@ -11,6 +11,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import flask
@@ -41,26 +42,21 @@ OF_ONE_RESPONSE: Final = frozenset(
 )
 
 
+@dataclass(kw_only=True, eq=False)
 class ResponseWriter:
     """Finishes responses, for one extension. ``names`` are those of Flask-Limiter's headers."""
 
-    def __init__(
-        self,
-        *,
-        names: Mapping[HeaderNames, str],
-        headers_enabled: bool,
-        retry_after_as_date: bool,
-        swallow_errors: bool,
-        logger: logging.Logger,
-    ) -> None:
-        self.names = names
-        self.headers_enabled = headers_enabled
-        self.retry_after_as_date = retry_after_as_date
-        self.swallow_errors = swallow_errors
-        self.logger = logger
+    names: Mapping[HeaderNames, str]
+    headers_enabled: bool
+    retry_after_as_date: bool
+    swallow_errors: bool
+    logger: logging.Logger
+
+    def __post_init__(self) -> None:
         order = ("LIMIT", "REMAINING", "RESET", "RETRY_AFTER")
+        headers = map(HeaderNames.__getitem__, order)
         #: The names of the limit, what remains, its reset and the wait: an enum is slow as a key.
-        self._in_order = tuple([names.get(n, n.value) for n in map(HeaderNames.__getitem__, order)])
+        self._in_order = tuple([self.names.get(header, header.value) for header in headers])
         wait = self._in_order[3].lower()
         #: The names of the headers that only refusals have, in lower case.
         self._of_refusals = frozenset({"cache-control", wait, "retry-after-ms", "x-should-retry"})
