@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import compress
 from pathlib import Path
@@ -72,6 +73,7 @@ class OutageDecision(Decision):
     __slots__ = ("degraded",)
 
 
+@dataclass(eq=False)
 class OutageEngine(Substitute):
     """An :class:`~ratelimit_ext.engine.engine.Engine` in this process, in place of ``primary``.
 
@@ -79,19 +81,13 @@ class OutageEngine(Substitute):
     something to hand back.
     """
 
-    def __init__(
-        self,
-        primary: Engine,
-        policy: Callable[[Limit], Degradation],
-        workers: Workers,
-        *,
-        wake: Callable[[], object] = lambda: None,
-    ) -> None:
+    primary: Engine
+    policy: Callable[[Limit], Degradation]
+    workers: Workers
+    wake: Callable[[], object] = lambda: None
+
+    def __post_init__(self) -> None:
         load_lua()
-        self._primary = primary
-        self._policy = policy
-        self._workers = workers
-        self._wake = wake
         #: Whether it decides every request, as the storage is down.
         self.is_deciding = False
         #: How many requests were decided, by their degradation.
@@ -104,7 +100,7 @@ class OutageEngine(Substitute):
         self._store = OutageStore(path)
         self._store.take, self._store.note = self._take, self._note_taken
         if not self.is_handed_back:
-            self._wake()
+            self.wake()
 
     def forget(self) -> None:
         """Forget everything: in a forked child, whose parent hands it back."""
@@ -134,7 +130,7 @@ class OutageEngine(Substitute):
         if not self.goes_on.is_set():
             self.goes_on.wait(PAUSE_S)
             try:
-                return self._primary.admit(charges, take=take, hold=hold, now_us=now_us)
+                return self.primary.admit(charges, take=take, hold=hold, now_us=now_us)
             except StorageUnavailable as error:
                 if error.may_have_charged and hold.id:
                     if hold.waited_us is not None:
@@ -145,7 +141,7 @@ class OutageEngine(Substitute):
         if take:
             self.decided[decision.degraded] += 1
         if self.is_deciding or not self.is_handed_back:
-            self._wake()
+            self.wake()
         return decision
 
     def _release(self, charges: Sequence[Charge], hold: Hold) -> None:
@@ -158,7 +154,7 @@ class OutageEngine(Substitute):
     def _decide(
         self, charges: Sequence[Charge], *, take: bool, hold: Hold, now_us: int | None
     ) -> OutageDecision:
-        policies = [self._policy(charge.limit) for charge in charges]
+        policies = [self.policy(charge.limit) for charge in charges]
         verdicts: dict[int, Verdict] = {}
         local: dict[int, Charge] = {}
         for place, (charge, policy) in enumerate(zip(charges, policies, strict=True)):
@@ -233,20 +229,20 @@ class OutageEngine(Substitute):
     def _publish(self, charges: Iterable[Charge]) -> None:
         for charge in charges:
             share = self._share(charge.limit)
-            if share is not None and self._policy(charge.limit) == "local":
+            if share is not None and self.policy(charge.limit) == "local":
                 self._start(charge, share)
 
     def _units(self, capacity: int) -> int:
         """Return the share of this host, or without a file of this worker, rounded down."""
-        count = self._workers.count
-        on_host = (self._workers.on_host or 1) if self._store.is_shared else 1
+        count = self.workers.count
+        on_host = (self.workers.on_host or 1) if self._store.is_shared else 1
         return capacity * min(on_host, count) // count
 
     def _share(self, limit: Limit) -> Limit | None:
         """Return what is enforced of a limit here, if anything. A guard has no amount to divide."""
-        count = self._workers.count
+        count = self.workers.count
         if self._store.is_shared:
-            count = -(-count // (self._workers.on_host or 1))
+            count = -(-count // (self.workers.on_host or 1))
         if limit.traits.guard or count == 1:
             return limit
         units = self._units(limit.capacity)
@@ -278,7 +274,7 @@ class OutageEngine(Substitute):
 
         applied, remote = self._store.run(settle_here)
         if remote:
-            applied += self._primary.settle(remote, once=once, now_us=now_us)
+            applied += self.primary.settle(remote, once=once, now_us=now_us)
         return applied
 
     def _settle(

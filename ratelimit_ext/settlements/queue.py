@@ -23,6 +23,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -69,6 +70,7 @@ class Batch(NamedTuple):
     events: Events | None = None
 
 
+@dataclass(kw_only=True, eq=False)
 class SettlementQueue:
     """Sends at once; queues what the storage could not take, and sends it again from a thread.
 
@@ -76,18 +78,12 @@ class SettlementQueue:
     :meth:`send_waiting` has to be called.
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        epoch: Callable[[], float] = time.time,
-        most_waiting: int = MOST_WAITING,
-        in_background: bool = True,
-    ) -> None:
-        self._clock = clock
-        self._epoch = epoch
-        self._most_waiting = most_waiting
-        self._in_background = in_background
+    clock: Callable[[], float] = time.monotonic
+    epoch: Callable[[], float] = time.time
+    most_waiting: int = MOST_WAITING
+    in_background: bool = True
+
+    def __post_init__(self) -> None:
         self._journals: WeakKeyDictionary[Engine, Journal] = WeakKeyDictionary()
         #: Those of the extensions, for what is taken over.
         self._events: WeakKeyDictionary[Engine, Events] = WeakKeyDictionary()
@@ -130,7 +126,7 @@ class SettlementQueue:
     def begin(self, engine: Engine, hold: Hold, charges: Sequence[Charge]) -> None:
         """Note what a call will hold, before the engine admits it: if this process is killed,
         another ends the call."""
-        if self._clock() >= self._look_at:
+        if self.clock() >= self._look_at:
             self._look()
         if (journal := self._journals.get(engine)) is not None:
             journal.begin(hold, filter(attrgetter("limit.held"), charges))
@@ -151,7 +147,7 @@ class SettlementQueue:
     ) -> SettlementOutcome:
         """Send changes to the engine that took their charges; ``later``: when it is available
         again. Never raises. If they are queued, listeners of ``events`` learn the outcome later."""
-        now, kept_s = self._clock(), lease_s + KEPT_AFTER_LEASE_S
+        now, kept_s = self.clock(), lease_s + KEPT_AFTER_LEASE_S
         if now >= self._look_at:
             self._look()
         entry = Entry(changes, _marker(changes), FIRST_MARKER_US)
@@ -173,16 +169,16 @@ class SettlementQueue:
         again = entry._replace(
             changes=_kept(changes),
             marker_us=int(kept_s * 1_000_000),
-            until=self._epoch() + kept_s,
+            until=self.epoch() + kept_s,
         )
         return self._keep(Batch(engine, again, now + kept_s, None, events))
 
     def take_over(self) -> None:
         """Queue what ended processes have left in the journals, while half of the queue is free."""
-        self._look_at = self._clock() + LOOK_EVERY_S
+        self._look_at = self.clock() + LOOK_EVERY_S
         for engine, journal in list(self._journals.items()):
-            files = journal.take_over(self._epoch())
-            while len(self) <= self._most_waiting // 2 and (left := next(files, None)):
+            files = journal.take_over(self.epoch())
+            while len(self) <= self.most_waiting // 2 and (left := next(files, None)):
                 self._take(engine, *left)
 
     def send_waiting(self) -> int:
@@ -192,7 +188,7 @@ class SettlementQueue:
             with self._changed:
                 waiting = tuple(self._waiting.items())
             for number, batch in waiting:
-                if self._clock() >= batch.until:
+                if self.clock() >= batch.until:
                     self._drop(number, "its hold has expired")
                 elif batch.engine not in failed:
                     try:
@@ -252,7 +248,7 @@ class SettlementQueue:
             if count:
                 _logger.warning(text, count, path)
         with self._changed:
-            now, epoch = self._clock(), self._epoch()
+            now, epoch = self.clock(), self.epoch()
             for line, entry in entries:
                 # If the clock was set back, no longer than it may be sent at all.
                 left_s = min((entry.until or math.inf) - epoch, entry.marker_us / 1_000_000)
@@ -260,17 +256,17 @@ class SettlementQueue:
 
     def _put(self, batch: Batch) -> None:
         self._waiting[next(self._numbers)] = batch
-        if len(self._waiting) > self._most_waiting:
+        if len(self._waiting) > self.most_waiting:
             self._drop(next(iter(self._waiting)), "too many are queued")
 
     def _start(self) -> None:
-        if self._in_background and self._thread is None:
+        if self.in_background and self._thread is None:
             self._thread = start_thread("settlements", self._run)
 
     def _look(self) -> None:
         """Let the thread take over journals of processes that have ended, if there are files."""
         with self._changed:
-            self._look_at = self._clock() + LOOK_EVERY_S
+            self._look_at = self.clock() + LOOK_EVERY_S
             if self._others_exist():
                 self._start()
 

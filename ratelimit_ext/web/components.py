@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, cast
@@ -35,44 +36,37 @@ if TYPE_CHECKING:
     from ratelimit_ext.records.recorder import Recorder
 
 
+@dataclass(eq=False)
 class Components:
     """The components for one application; without one, an extension has some that have no storage.
 
     ``settings`` is what Flask-Limiter has read for this application.
     """
 
-    def __init__(
-        self,
-        settings: flask_limiter.Limiter,
-        callbacks: Callbacks,
-        *,
-        lease_s: float,
-        workers: Workers,
-        is_enabled: bool,
-        strict: bool,
-        decider: Decider,
-        current_plan: Callable[[], str],
-    ) -> None:
-        self.settings = settings
+    settings: flask_limiter.Limiter
+    callbacks: Callbacks
+    lease_s: float
+    workers: Workers
+    is_enabled: bool
+    #: Whether mistakes are refused that are only logged otherwise: ``RATELIMIT_STRICT``.
+    strict: bool
+    decider: Decider
+    current_plan: Callable[[], str]
+
+    def __post_init__(self) -> None:
+        settings = self.settings
         self.manager = cast(Manager, settings.limit_manager)
-        self.is_enabled = is_enabled
-        #: Whether mistakes are refused that are only logged otherwise: ``RATELIMIT_STRICT``.
-        self.strict = strict
-        self.lease_s = lease_s
-        self.workers = workers
         self.settlements = settlements
         self.events = Events()
-        self.callbacks = callbacks
         # A policy is not read while limits are disabled.
-        self.known_names = KnownNames(self.manager.definitions if is_enabled else lambda: ())
-        self._decider = decider
+        self.known_names = KnownNames(self.manager.definitions if self.is_enabled else lambda: ())
         self.policies = Policies(
             settings,
             self.manager,
-            callbacks,
+            self.callbacks,
             check_storage=lambda *limit: self.engines.check(*limit, strategy=self.naming.strategy),
-            lease_s=lease_s,
-            current_plan=current_plan,
+            lease_s=self.lease_s,
+            current_plan=self.current_plan,
         )
         #: Of a storage that others can have, too.
         self.address = ""
@@ -119,7 +113,7 @@ class Components:
         )
         self.inventory = Inventory(
             *(self.manager, self.callbacks.identities, settings._meta_limits, self.naming),
-            *(on_failure, self._decider),
+            *(on_failure, self.decider),
         )
         self.response = ResponseWriter(
             names=settings._header_mapping,
