@@ -174,7 +174,6 @@ def _together(driver: str, words: Sequence[_Words]) -> tuple[Script, str]:
 
 
 def hold_words(hold: Hold) -> tuple[Any, ...]:
-    """Return what an admission says of the call's hold."""
     if not hold.id:
         return ()
     if hold.keeps:

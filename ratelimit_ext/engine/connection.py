@@ -64,10 +64,8 @@ FORBIDDEN: Final = re.compile(
     r"unknown command ['`]FCALL['`]|.* no permissions to run the 'fcall' "  # ` before Redis 7
 )
 
-
 #: The socket's own timeout is enough for a read that begins with this part of the time left.
 _NEARLY: Final = 0.95
-
 
 #: A thread that lost so much time was delayed. A wait for a reply ends when the thread was not
 #: delayed for some time, in which it looks in slices, and at most this long after its deadline.

@@ -71,7 +71,6 @@ class _Lua:
         return runtime.execute(TEXTS["world"])
 
     def function(self, script: Script) -> Callable[..., Any]:
-        """Return the function of a script."""
         function = self._functions.get(script.function)
         if function is None:
             library = script.library.partition("\n")[2]
@@ -120,7 +119,6 @@ class Buckets:
     def evaluate(
         self, script: Script, keys: Sequence[str], now_us: int, *words: Any
     ) -> Sequence[Any]:
-        """Return the reply of a script."""
         words = (*words, *[None] * 7)[:7]
         with _lua.lock:
             function = _lua.function(script)

@@ -457,7 +457,6 @@ class OutageStore(Buckets):
         return None
 
     def sent(self, batch: Batch) -> None:
-        """Note that the storage has it."""
         self._all("DELETE FROM batches WHERE number = ?", batch.number)
         self._set("handed at", time.monotonic())
 

@@ -32,7 +32,6 @@ class Scratch:
         self._engine = MemoryEngine(lambda: self._buckets)
 
     def snapshot(self, limit: Limit, state: Kept, now_us: int) -> Sequence[int]:
-        """Return the strategy's snapshot of a bucket."""
         with self._buckets.lock:
             self._begin(state)
             look = Charge(_without_line(limit, limit.member), _KEY, 0)
@@ -54,7 +53,6 @@ class Scratch:
             return self._buckets.take_out([_KEY])[0]
 
     def adjusted(self, limit: Limit, state: Kept, now_us: int, receipt: int, delta: int) -> Kept:
-        """Return a bucket after a correction."""
         with self._buckets.lock:
             self._begin(state)
             self._adjust(limit, now_us, receipt, delta)

@@ -49,8 +49,6 @@ _logger = logging.getLogger("ratelimit_ext")
 
 
 class _Answer(NamedTuple):
-    """What a sentinel says of the master."""
-
     epoch: int
     address: Address
     is_promoting: bool

@@ -55,7 +55,6 @@ class WakeUps:
                 del self._waiting[hold_id]
 
     def wake(self, hold_id: int) -> None:
-        """Wake the request of a ticket: it may be its turn."""
         if (woken := self._waiting.get(hold_id)) is not None:
             woken.set()
 

@@ -86,16 +86,11 @@ MEASURES: Final = (
 
 
 class Exporter(Protocol):
-    """Keeps figures. ``labels`` are in the order of the measure's."""
+    """Keeps figures: adds to counters, observes values of histograms, sets gauges. ``labels`` are
+    in the order of the measure's."""
 
-    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None:
-        """Raise a counter."""
-        ...
-
-    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None:
-        """Add a value to a histogram."""
-        ...
-
+    def add(self, measure: Measure, labels: Sequence[str], amount: float = 1) -> None: ...
+    def observe(self, measure: Measure, labels: Sequence[str], value: float) -> None: ...
     def set(self, measure: Measure, labels: Sequence[str], value: float) -> None: ...
 
 

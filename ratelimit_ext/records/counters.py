@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable
 from operator import itemgetter
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
@@ -32,14 +32,6 @@ HOUR: Final = 60
 KEPT: Final = "counts of decisions"
 
 
-class _Group(NamedTuple):
-    """What an admitted request counts: the names of its limits; ``is_tried``: some are in shadow,
-    whose verdicts count."""
-
-    names: tuple[str, ...]
-    is_tried: bool
-
-
 class Counters:
     def __init__(self) -> None:
         #: None also in this process's memory, which no other process can watch.
@@ -52,15 +44,16 @@ class Counters:
         #: Requests by the minute, the outcome and the names of the limits that count it; if it was
         #: denied, those that denied it. So a request is one step, whatever its limits.
         self._requests: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
-        self._groups: dict[tuple[ChargedLimit, ...], _Group] = {}
+        #: By the limits of an admitted request the names that it counts, and whether some are in
+        #: shadow, whose verdicts count.
+        self._groups: dict[tuple[ChargedLimit, ...], tuple[tuple[str, ...], bool]] = {}
 
     def note(self, event: DecisionEvent) -> None:
-        minute, decision, group = clock.now_us() // 60_000_000, event.decision, None
+        minute, decision, is_tried = clock.now_us() // 60_000_000, event.decision, False
         if event.reason is None:
             outcome = "allowed"
             asked = tuple(map(itemgetter(0), event.charges))
-            group = self._groups.get(asked) or self._group(asked, event)
-            names = group.names
+            names, is_tried = self._groups.get(asked) or self._group(asked, event)
         else:
             outcome = "denied"
             if isinstance(decision, CachedDecision):  # its other verdicts would have to be computed
@@ -72,19 +65,20 @@ class Counters:
             before = self._requests.get(key)
             if before is not None or len(self._requests) < MOST_GROUPS:
                 self._requests[key] = (before or 0) + 1
-        if group is not None and group.is_tried:
+        if is_tried:
             tried = [verdict.charge.limit for verdict in event.shadow_denials]
             labels = [limit.label for limit in tried if limit.is_shadow]
             self._add(((minute, label, "shadow"), 1) for label in labels)
         if decision.degraded:
             self._add([((minute, REQUESTS, "degraded"), 1)])
 
-    def _group(self, asked: tuple[ChargedLimit, ...], event: DecisionEvent) -> _Group:
+    def _group(
+        self, asked: tuple[ChargedLimit, ...], event: DecisionEvent
+    ) -> tuple[tuple[str, ...], bool]:
         """Return what the admitted request counts. A guard counts only if it denies."""
         limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
         allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
-        is_tried = any(limit.is_shadow for limit in limits)
-        group = _Group(tuple(dict.fromkeys(allowed)), is_tried)
+        group = tuple(dict.fromkeys(allowed)), any(limit.is_shadow for limit in limits)
         with self._lock:
             if len(self._groups) < MOST_GROUPS:
                 self._groups[asked] = group

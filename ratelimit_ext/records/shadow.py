@@ -62,7 +62,6 @@ class Counts:
     is_partial: bool = False
 
     def add(self, other: Counts) -> None:
-        """Add what was counted elsewhere, or at another time."""
         self.requests += other.requests
         self.denied += other.denied
         self.by_identity.update(other.by_identity)

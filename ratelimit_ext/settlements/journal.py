@@ -185,8 +185,6 @@ class JournalFile:
 
 
 class Line(NamedTuple):
-    """Where something is kept."""
-
     journal: Journal
     file: JournalFile
     cells: range
@@ -237,7 +235,6 @@ class Journal:
                 self._calls[hold.id] = line
 
     def end(self, hold_id: int) -> None:
-        """Note that a call holds nothing any more."""
         if line := self._calls.pop(hold_id, None):
             self.erase(line)
 
@@ -249,7 +246,6 @@ class Journal:
         return line
 
     def erase(self, line: Line, *, waiting: int = 0) -> None:
-        """Note that a line does not matter any more."""
         with self._lock:
             if line.file in self._files:
                 line.file.erase(line.cells)

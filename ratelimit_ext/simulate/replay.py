@@ -74,7 +74,6 @@ class Rule(NamedTuple):
         return identity
 
     def share(self) -> Rule:
-        """Return the rule that counts the members of a group."""
         name, bucket = f"{self.name}-share", f"{self.bucket}-share"
         return self._replace(name=name, bucket=bucket, limit=self.limit.share())
 
@@ -198,14 +197,12 @@ class Replay:
             self._wake(now)
 
     def _wake(self, now: int) -> None:
-        """Decide those whose turn has come."""
         while self._woken:
             asked = self._waiting.get(self._woken.popleft())
             if asked is not None:
                 self._look(asked, now)
 
     def _look(self, asked: _Asked, now: int) -> None:
-        """Decide a call."""
         decision = self._engine.admit(asked.charges, hold=asked.hold(now), now_us=now)
         places, waited_us = decision.unfit(enforced=True), now - asked.call.at_us
         may_wait = places and all(asked.charges[at].limit.wait is not None for at in places)

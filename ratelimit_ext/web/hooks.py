@@ -245,7 +245,6 @@ class RequestHooks:
         return state.reserved()
 
     def _endpoint_in(self, context: Any) -> str:
-        """Return the request's identity, by default its endpoint."""
         return (context.request.endpoint or "") if self._is_usual else self._identifier()
 
     def _is_exempt(self, state: RequestState, endpoint: str) -> bool:

@@ -340,12 +340,12 @@ class Resolver:
         try:
             return question()
         except Exception:
-            if not route.is_edge:
-                if not self.swallow_errors:
-                    raise
+            if route.is_edge:
+                self.logger.debug("%r failed for a request without a view", question, exc_info=True)
+            elif self.swallow_errors:
                 self.logger.exception(SWALLOWED)
-                return _NO_ANSWER
-            self.logger.debug("%r failed for a request without a view", question, exc_info=True)
+            else:
+                raise
             return _NO_ANSWER
 
     def loaded(self, loader: Callable[[], Any], name: str, app: flask.Flask, instead: str) -> Any:
