@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import difflib
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from typing import Any
 
 
@@ -98,11 +97,9 @@ def wait_text(wait_ms: int) -> str:
     >>> wait_text(400), wait_text(90_500), wait_text(7_500_000), wait_text(2_678_400_000)
     ('less than a second', '91 seconds', '2 hours 5 minutes', '31 days')
     """
-    return _in_units(-(-wait_ms // 1000)) if wait_ms >= 1000 else "less than a second"
-
-
-@lru_cache(maxsize=256)  # denials that are repeated ask for the same few again and again
-def _in_units(seconds: int) -> str:
+    if wait_ms < 1000:
+        return "less than a second"
+    seconds = -(-wait_ms // 1000)
     hours, minutes = divmod(-(-seconds // 60), 60)
     many, unit, few, smaller = hours, "hour", minutes, "minute"
     if seconds < 120:

@@ -365,15 +365,10 @@ def states_strategy(text: object, options: LimitOptions, strategies: tuple[str, 
     string and for a function, whose string is unknown."""
     if options.strategy in strategies:
         return True
-    return isinstance(text, str) and not _strategies(text).isdisjoint(strategies)
-
-
-@lru_cache(maxsize=1024)
-def _strategies(text: str) -> frozenset[str | None]:
     try:
-        return frozenset([limit.strategy for limit in parse(text)])
+        return isinstance(text, str) and any(each.strategy in strategies for each in parse(text))
     except ConfigurationError:
-        return frozenset()
+        return False
 
 
 def stated_units(text: str, options: LimitOptions) -> set[str]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from operator import itemgetter
 from typing import Final, TypeAlias
 
 from ratelimit_ext.core import clock
 from ratelimit_ext.core.errors import StorageUnavailable
-from ratelimit_ext.core.events import ChargedLimit, DecisionEvent
+from ratelimit_ext.core.events import DecisionEvent
 from ratelimit_ext.engine.denial_cache import CachedDecision
 from ratelimit_ext.records.store import RecordStore, require_store
 
@@ -44,16 +43,20 @@ class Counters:
         #: Requests by the minute, the outcome and the names of the limits that count it; if it was
         #: denied, those that denied it. So a request is one step, whatever its limits.
         self._requests: Counter[tuple[int, str, tuple[str, ...]]] = Counter()
-        #: By the limits of an admitted request the names that it counts, and whether some are in
-        #: shadow, whose verdicts count.
-        self._groups: dict[tuple[ChargedLimit, ...], tuple[tuple[str, ...], bool]] = {}
 
     def note(self, event: DecisionEvent) -> None:
         minute, decision, is_tried = clock.now_us() // 60_000_000, event.decision, False
         if event.reason is None:
             outcome = "allowed"
-            asked = tuple(map(itemgetter(0), event.charges))
-            names, is_tried = self._groups.get(asked) or self._group(asked, event)
+            labels = dict[str, None]()
+            for _, _, charge in event.charges:
+                limit = charge.limit
+                if charge.meta:
+                    continue
+                is_tried = is_tried or limit.is_shadow
+                if limit.mode == "enforce" and limit.visible:  # a guard counts only if it denies
+                    labels[limit.label] = None
+            names = tuple(labels)
         else:
             outcome = "denied"
             if isinstance(decision, CachedDecision):  # its other verdicts would have to be computed
@@ -67,22 +70,9 @@ class Counters:
                 self._requests[key] = (before or 0) + 1
         if is_tried:
             tried = [verdict.charge.limit for verdict in event.shadow_denials]
-            labels = [limit.label for limit in tried if limit.is_shadow]
-            self._add(((minute, label, "shadow"), 1) for label in labels)
+            self._add(((minute, limit.label, "shadow"), 1) for limit in tried if limit.is_shadow)
         if decision.degraded:
             self._add([((minute, REQUESTS, "degraded"), 1)])
-
-    def _group(
-        self, asked: tuple[ChargedLimit, ...], event: DecisionEvent
-    ) -> tuple[tuple[str, ...], bool]:
-        """Return what the admitted request counts. A guard counts only if it denies."""
-        limits = [charge.limit for _, _, charge in event.charges if not charge.meta]
-        allowed = [limit.label for limit in limits if limit.mode == "enforce" and limit.visible]
-        group = tuple(dict.fromkeys(allowed)), any(limit.is_shadow for limit in limits)
-        with self._lock:
-            if len(self._groups) < MOST_GROUPS:
-                self._groups[asked] = group
-        return group
 
     def flush(self) -> None:
         """Write what was counted. Raises ``StorageUnavailable``: then it is kept."""
@@ -91,7 +81,6 @@ class Counters:
         with self._lock:
             others, self._counts = self._counts, Counter()
             requests, self._requests = self._requests, Counter()
-            self._groups = {}
         counted: Counts = Counter()
         for (minute, outcome, names), count in requests.items():
             for name in (REQUESTS, *names):

@@ -155,7 +155,6 @@ class Replay:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._by_question: dict[tuple[str, str, frozenset[str]], list[Rule]] = {}
         self._finals: dict[int, tuple[Limit, Limit]] = {}
         self._woken = deque[int]()
         self._buckets = Buckets(most=math.inf, sweep_every=SWEEP_EVERY, ring=self._woken.append)
@@ -265,12 +264,8 @@ class Replay:
                 yield applying.share()
 
     def _applying(self, call: TrafficCall) -> list[Rule]:
-        question = call.endpoint, call.plan, call.exempt
-        rules = self._by_question.get(question)
-        if rules is None:
-            applying = self._rules(call.endpoint, call.plan)
-            rules = [rule for rule in applying if not (rule.optional or rule.name in call.exempt)]
-            self._by_question[question] = rules
+        stated = self._rules(call.endpoint, call.plan)
+        rules = [rule for rule in stated if not (rule.optional or rule.name in call.exempt)]
         if not rules:
             self.outcome.unlimited[call.endpoint] += 1
         return rules
