@@ -6,8 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import compress, repeat
-from operator import attrgetter, itemgetter
+from itertools import repeat
 from typing import Any, Final, NamedTuple, Self, TypeAlias
 
 from flask_limiter import Limit as Definition
@@ -125,12 +124,6 @@ class BoundLimit:
 Costs: TypeAlias = dict[tuple[int, bool], int | Guess]
 #: A bound limit, the identity that is charged, and the charge.
 BoundCharge: TypeAlias = tuple[BoundLimit, str, Charge]
-#: `map` calls these without a frame of Python.
-_bound_of: Final = itemgetter(0)
-_charge_of: Final = itemgetter(2)
-_cost_of: Final = attrgetter("cost")
-_claim_of: Final = attrgetter("claim")
-_is_conditional: Final = attrgetter("is_conditional")
 #: Makes a named tuple of its items, in a third of the time that its own constructor takes.
 new: Final = tuple.__new__
 
@@ -145,10 +138,10 @@ class BoundCharges(tuple[BoundCharge, ...]):  # noqa: SLOT001 - a tuple allows n
     def __new__(cls, charges: Iterable[BoundCharge], kept: BoundCharges | None = None) -> Self:
         """``kept`` are the same but for costs and claims."""
         made = super().__new__(cls, charges)
-        made.prepared = PreparedCharges(map(_charge_of, made))
+        made.prepared = PreparedCharges([charge for _, _, charge in made])
         made.prepared.kept = None if kept is None else kept.prepared
         made.is_conditional = (
-            True in map(_is_conditional, map(_bound_of, made))
+            True in [bound.is_conditional for bound, _, _ in made]
             if kept is None
             else kept.is_conditional
         )
@@ -255,9 +248,10 @@ class Records(Sequence[ChargeRecord]):
         if not charges:
             return []
         bounds, identities, charged = zip(*charges, strict=True)
-        costs = list(map(_cost_of, charged))
-        for place in compress(range(len(costs)), map(_claim_of, charged)):
-            costs[place] = verdicts[place].charge.cost
+        costs = [
+            charge.cost if charge.claim is None else verdict.charge.cost
+            for charge, verdict in zip(charged, verdicts, strict=True)
+        ]
         shared = map(repeat, (self.decision.now_us, self.engine, self.hold, self.decided_at))
         records = zip(bounds, identities, costs, verdicts, *shared, strict=False)
         return list(map(new, repeat(ChargeRecord), records))

@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 from operator import attrgetter
 from threading import BoundedSemaphore
-from typing import Any, Final
+from typing import Any
 
 from ratelimit_ext.core.decision import Verdict
 from ratelimit_ext.engine.engine import Engine
@@ -15,10 +15,6 @@ from ratelimit_ext.web.hooks import RequestHooks
 from ratelimit_ext.web.request.admission import Admission
 from ratelimit_ext.web.request.request_state import RequestLimit, RequestState
 from ratelimit_ext.web.request.reservation import Reservation, one_per_verdict
-
-#: `map` calls these without a frame of Python; the first returns the other calls of a budget.
-_others_of: Final = attrgetter("verdict.others")
-_is_allowed: Final = attrgetter("verdict.allowed")
 
 
 class LimitedRequest:
@@ -60,7 +56,7 @@ class LimitedRequest:
 
     def _records(self) -> list[ChargeRecord]:
         records = sorted(self._state.records, key=attrgetter("bound.rank"))
-        allowed = list(map(_is_allowed, records))
+        allowed = [record.verdict.allowed for record in records]
         if self._hooks.components.fail_on_first_breach and False in allowed:
             return records[: allowed.index(False) + 1]
         return records
@@ -115,7 +111,7 @@ class LimitedRequest:
     def is_alone(self) -> bool:
         """Whether no budget of the request had other calls in flight when it was admitted: then it
         may cost more than they hold for it."""
-        return set(map(_others_of, self._state.taken)).issubset({0, None})
+        return {record.verdict.others for record in self._state.taken} <= {0, None}
 
     def admit_edge(self) -> None:
         """Decide the application's own limits now, before a request that is expensive to read is

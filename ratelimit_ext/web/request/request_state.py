@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from itertools import chain
-from operator import attrgetter
 from typing import Any, Final
 
 import flask_limiter
@@ -25,10 +24,6 @@ from ratelimit_ext.web.request.reservation import Reservation
 WAITED: Final = "RateLimit-Wait-Ms"
 #: After a longer view, headers show what is left at its end.
 NOTICEABLE_S: Final = 0.05
-#: `filter` and `map` call these without a frame of Python.
-_is_shown: Final = attrgetter("bound.is_shown")
-_is_allowed: Final = attrgetter("verdict.allowed")
-_is_held: Final = attrgetter("bound.limit.held")
 
 
 class RequestLimit(flask_limiter.RequestLimit):
@@ -154,14 +149,14 @@ class RequestState:
         for records in unread:
             made = list(records)
             self._decided += made
-            self._records += filter(_is_shown, made)
+            self._records += [record for record in made if record.bound.is_shown]
             if records.decision.admitted:
-                charged = list(filter(_is_allowed, made))
+                charged = [record for record in made if record.verdict.allowed]
                 if records.charges.is_conditional:
                     self.conditional += [r for r in charged if r.bound.is_conditional]
                     charged = [record for record in charged if not record.bound.is_late]
                 self._taken += charged
-                if any(map(_is_held, charged)):
+                if any(record.bound.limit.held for record in charged):
                     self.reserved()
 
     def reserved(self) -> Reservation:

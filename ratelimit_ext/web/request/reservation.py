@@ -13,8 +13,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import compress, repeat
-from operator import attrgetter, contains
+from itertools import compress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import flask
@@ -43,10 +42,6 @@ UNCACHED: Final = "uncached_input_tokens"
 MOST_WARNINGS: Final = 100
 #: A change, and the engine that took the charge.
 Addressed: TypeAlias = tuple[Engine, Change]
-#: `map` calls these without a frame of Python.
-_changes_of: Final = attrgetter("bound.limit.traits.changes")
-_is_changed: Final = attrgetter("bound.limit.held", "bound.limit.traits.external")
-_verdict_of: Final = attrgetter("verdict")
 
 _logger = logging.getLogger("ratelimit_ext")
 
@@ -209,10 +204,10 @@ class Reservation:
                     f"report: {word} is {value!r}; allowed: a whole number from {least} to {most}."
                 )
         since = time.monotonic() if as_of is None else as_of
-        is_known, records = False, tuple(self._records)  # a retry may use another model
-        take_reports = map(contains, map(_changes_of, records), repeat("report"))
-        for record in compress(records, take_reports):
-            if record.bound.limit.unit == unit:
+        is_known = False
+        for record in tuple(self._records):  # a retry may use another model
+            limit = record.bound.limit
+            if "report" in limit.traits.changes and limit.unit == unit:
                 is_known, charge = True, record.verdict.charge
                 self._reported[charge.key] = _Reported(
                     record.engine, charge, amount, used, period_s * MICRO, since
@@ -346,7 +341,8 @@ class Reservation:
         """Return the changes that settle charges: the end of a call can change an estimate, and
         what is the provider's to count. The first charge of a bucket carries the actual cost of the
         request, all others nothing."""
-        changed = compress(records, map(any, map(_is_changed, records)))
+        limits = [record.bound.limit for record in records]
+        changed = compress(records, [each.held or each.traits.external for each in limits])
         changes = list[Addressed]()
         for record, is_first in _charges(changed):
             limit, verdict = record[0].limit, record[3]
@@ -412,8 +408,7 @@ class Reservation:
 
 def one_per_verdict(records: Iterable[ChargeRecord]) -> list[ChargeRecord]:
     """Return the records without those that share another's verdict: they are one charge."""
-    records = tuple(records)
-    return list(dict(zip(map(id, map(_verdict_of, records)), records, strict=True)).values())
+    return list({id(record.verdict): record for record in records}.values())
 
 
 def _charges(records: Iterable[ChargeRecord]) -> list[tuple[ChargeRecord, bool]]:
