@@ -68,5 +68,5 @@ class Quota(Strategy):
         return snapshot[0]
 
     def receipt(self, snapshot: Snapshot, now_us: int) -> int | None:
-        """Before the first report there is none: such a charge went nowhere."""
+        """Return no receipt before the first report: such a charge went nowhere."""
         return None if snapshot[1] == MOST_AMOUNT else 0
